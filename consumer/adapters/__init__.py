@@ -1,7 +1,7 @@
-"""The outside, one thing each: translate, try once within a time limit, decide nothing.
+"""Adapters to the outside: each translates, tries once within a time limit, and decides nothing.
 
 `kafka` is the brokers, `conversions_api` the destination, `key_store` the memory of delivered keys, `schemas` the
 writers' schemas (a folder and a registry), whose answers `bounded_answers` limits, whose errors `registry_errors`
 explains and whose schemas `schemas_on_disk` keeps, `files` the files of the commands. `thread` is the one thread class,
-for whatever blocks. Retries, backoff and what a failure means are the engine's.
+for all that blocks. Retries, backoff and what a failure means are up to the engine.
 """

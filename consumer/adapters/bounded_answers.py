@@ -1,10 +1,10 @@
-"""The HTTP of the schema registry's client: the way that its requests go, and bounded answers.
+"""HTTP for the schema registry's client: the proxy and authorities of its requests, and bounded answers.
 
-Confluent's client has its own rules for proxies and authorities. `Way` replaces them by those of all calls
+Confluent's client has its own rules for proxies and authorities. `Way` replaces them with the rules of all our calls
 (`consumer.adapters.network`).
 
-An answer is read and decompressed up to a limit: from a wrong or hostile server half a megabyte can become a
-gigabyte, and an endless answer takes all memory.
+An answer is read and decompressed up to a limit: half a megabyte from a wrong or hostile server can become a gigabyte,
+and an endless answer takes all memory.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from confluent_kafka.schema_registry.common._httpx_compat import httpx
 from consumer.adapters.network import Network, Proxy
 from consumer.adapters.registry_errors import UnboundedAnswer
 
-# Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows.
+# Limit of a decompressed answer in bytes: four times the largest schema that is read, since JSON inside JSON grows.
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
-# Connections for one way: the engine asks for few schemas at once.
+# Connections with each proxy or without one: the engine asks for few schemas at once.
 _LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=4)
 _CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 """The content codings that an answer may have, with zlib's parameter for each."""
 
 
 class Way(httpx.AsyncBaseTransport):
-    """Sends each request the way that `network` says at that moment; `context` is the TLS of the connections."""
+    """Sends each request with the proxy and authorities of `network` at that moment; `context` is the connections'
+    TLS context."""
 
     def __init__(self, network: Network, context: ssl.SSLContext) -> None:
         self._network = network
         self._context = context
         network.trust(context)
-        # One for each proxy and password; few in the life of a process.
+        # A transport for each proxy and password; few in the life of a process.
         self._transports: dict[Proxy | None, Any] = {}
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -46,7 +47,7 @@ class Way(httpx.AsyncBaseTransport):
         if proxy not in self._transports:
             through = None
             if proxy is not None:
-                # The context of a proxy that is asked by TLS; without it httpx would make one that trusts others.
+                # The TLS context for an https:// proxy; without it httpx would make one that trusts other authorities.
                 tls = self._context if proxy.url.startswith("https:") else None
                 through = httpx.Proxy(proxy.url, headers=proxy.headers, ssl_context=tls)
             self._transports[proxy] = httpx.AsyncHTTPTransport(
@@ -61,9 +62,9 @@ class Way(httpx.AsyncBaseTransport):
 
 
 def take_over(rest: Any, network: Network) -> Any:
-    """Have this client of the registry go the way that `network` says, and limit all answers. Return the source of
-    its tokens, if it has one: that goes the same way, and trusts the same authorities."""
-    # The client makes its own sessions and has no way to give it others.
+    """Make this client of the registry use the proxies and authorities of `network`, and limit all answers. Return
+    the source of its tokens, if it has one, which then does the same."""
+    # The client makes its own sessions and cannot be given others.
     way = Way(network, rest.verify)
     rest.session = httpx.AsyncClient(transport=way, auth=rest.auth, timeout=rest.timeout, trust_env=False)
     _bound_answers(rest.session)
@@ -97,9 +98,9 @@ def _is_ending(token: Mapping[str, Any]) -> bool:
 
 def _bound_answers(session: Any) -> None:
     """Limit all answers that this session of the HTTP library will read."""
-    # Of other codings the decompressed size cannot be bounded here.
+    # For other codings the decompressed size cannot be bounded here.
     session.headers["Accept-Encoding"] = "gzip"
-    # Confluent's client reads an answer whole. This hook is called before anything of it is read.
+    # Confluent's client reads an answer whole. This hook is called before any of it is read.
     session.event_hooks = {"response": [_bound]}
 
 
@@ -124,11 +125,12 @@ class _BoundedStream(httpx.AsyncByteStream):
             piece = part
             if self._unpacker is not None:
                 try:
-                    # One byte more than may be, so that it shows: half a megabyte can become a gigabyte.
+                    # One byte more than allowed, to notice an answer that is too large: half a megabyte can become a
+                    # gigabyte.
                     piece = self._unpacker.decompress(part, left + 1)
                 except zlib.error:
                     raise ValueError("a compressed answer that cannot be decompressed") from None
-            # What came counts, too: zlib keeps what follows the end of the compressed data.
+            # The received bytes count, too: zlib keeps all that follows the end of the compressed data.
             left -= max(len(part), len(piece))
             if left < 0:
                 raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")

@@ -1,8 +1,8 @@
-"""The Conversions API over HTTP: one attempt per call, in bounded time; it returns what came back and decides nothing.
+"""The Conversions API over HTTP: one attempt per call, in bounded time; it returns the answer and decides nothing.
 
-One aiohttp session has as many connections as requests may be in flight. `network` says by which proxy a call goes and
-which authorities it trusts. The token comes from a setting or from a file, which is read again when it changed, so that
-a mounted secret takes effect without a restart. Each ad account may have a file of its own.
+One aiohttp session has as many connections as requests may be in flight. `network` chooses the proxy of a call and the
+authorities that it trusts. The token comes from a setting or from a file, which is read again when it has changed, so
+that a mounted secret takes effect without a restart. Each ad account may have a file of its own.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from consumer.errors import SettingsError
 # Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _JSON = "application/json"
-# Seconds for a connection to come about; and the share of an attempt's time that a proxy has for that, so that it is
-# known who did not answer.
+# Seconds to make a connection; and the share of an attempt's time that a proxy has for that, so that it shows whether
+# the proxy or the API did not answer.
 _CONNECT, _PROXY_SHARE = 10.0, 0.8
-# Seconds by which a timer is late where the process stood still, and that it then has to read what has arrived.
+# Seconds by which a timer is late if the process stood still; and seconds that it then has to read what has arrived.
 _LATE, _CATCH_UP = 0.1, 1.0
 
 
 class Token:
     """The access token: a text that cannot change while the process runs, or in a file that is read when it changes.
 
-    Raises `SettingsError` if the file has none at first: it names `variable`, the setting that named the file.
-    `on_trouble` is called once each time that a file no longer has a token.
+    Raises `SettingsError` if the file has no token at first; the error names `variable`, the setting that has the
+    file's name. `on_trouble` is called once each time that a file no longer has a token.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class Token:
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.latest = token
-        """The token, without a look at the file."""
+        """The last token that was read, without a check of the file."""
         self._path = path
         self._variable = variable
         self._on_trouble = on_trouble
         self._in_trouble = False
         self._seen: tuple[int, int, int] | None = None
         if path is not None and not self.reload():
-            # Without a folder in it, the path may be the secret itself, given instead of a path: do not show it.
+            # A path without a folder may be the secret itself, given instead of a path: do not show it.
             named = path if len(path.parts) > 1 and path.parent.is_dir() else "the file"
             raise SettingsError(f"{variable}: {named} cannot be read or is empty; put the secret in it")
 
     def value(self) -> str:
-        """The token, after a check whether the file changed."""
+        """Return the token; read the file first if it has changed."""
         # One `stat` before each attempt: a mounted secret takes effect without a restart.
         if self._path is not None and file_stamp(self._path) != self._seen:
             self.reload()
@@ -72,7 +72,7 @@ class Token:
         """Read the file, if there is one. Return True if the token changed."""
         if self._path is None:
             return False
-        # Before the file is read: a change in between is then seen at the next check.
+        # Taken before the file is read: a change in between is noticed at the next check.
         stamp = file_stamp(self._path)
         try:
             token = self._path.read_text("utf-8").strip()
@@ -91,7 +91,7 @@ class Token:
 
 
 Tokens = Token | Mapping[str, Token]
-"""One for all ad accounts, or one for each by its number."""
+"""One token for all ad accounts, or one for each account by its number."""
 
 
 class ConversionsApi:
@@ -126,8 +126,8 @@ class ConversionsApi:
         ends = loop.time() + self._timeout
 
         def end() -> None:
-            # If this process stood still, the answer may have arrived meanwhile. It is read before the time is over:
-            # else what was delivered would be sent again.
+            # If this process stood still, the answer may have arrived meanwhile. It gets time to be read, or delivered
+            # events would be sent again.
             stood_still = loop.time() > ends + _LATE
             limit.reschedule(loop.time() + (_CATCH_UP if stood_still else 0.0))
 
@@ -142,8 +142,8 @@ class ConversionsApi:
             timer.cancel()
 
     async def read_token(self) -> bool:
-        """Read the token, or all of them, again; True if one is not as it was last used."""
-        changed = [one.reload() for one in self._tokens]  # all of them, also if the first one changed
+        """Read the token, or all tokens, again; return True if one has changed."""
+        changed = [one.reload() for one in self._tokens]  # all tokens, also if the first one changed
         return any(changed)
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class ConversionsApi:
         try:
             async with (
                 asyncio.timeout(self._timeout),
-                # Whatever comes back has found the way, but for a proxy that asks for a password.
+                # Any answer shows that the way is open, except for a proxy that asks for a password.
                 self._open().get(self._url, allow_redirects=False, **self._way(proxy)) as response,
             ):
                 if response.status == LOGIN_REQUIRED and proxy is not None:
@@ -169,10 +169,10 @@ class ConversionsApi:
         return None
 
     def _way(self, proxy: Proxy | None) -> dict[str, Any]:
-        """The arguments of a call that say by which way it goes."""
+        """Return the arguments of a call for its proxy and its TLS."""
         if proxy is None:
             return {"ssl": self._network.context()}
-        # Through a tunnel the proxy reads what is sent to open it; without TLS, it reads the request itself.
+        # For a tunnel, the proxy reads the headers of CONNECT; without TLS, it reads those of the request itself.
         shown = "proxy_headers" if self._url.startswith("https:") else "headers"
         within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self._timeout))
         return {"ssl": self._network.context(), "proxy": proxy.url, shown: proxy.headers, "timeout": within}
@@ -180,7 +180,8 @@ class ConversionsApi:
     async def _post(
         self, command: Send, proxy: Proxy | None, answered: dict[str, str]
     ) -> Answered | Unanswered:
-        """Put the answer's headers into `answered` as soon as they are there: they outlast a body that breaks off."""
+        """POST the batch. Put the answer's headers into `answered` as soon as they arrive: they remain if the body
+        breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
         own = self._token if isinstance(self._token, Token) else self._token[command.account]
         token = own.value()
@@ -188,7 +189,7 @@ class ConversionsApi:
         session = self._open()
         way = self._way(proxy)
         headers |= way.pop("headers", {})
-        # Redirects are not followed: a token must not travel to where one points.
+        # Redirects are not followed: they must not lead a token to another server.
         async with session.post(
             url,
             data=Body(command.parts),
@@ -197,15 +198,15 @@ class ConversionsApi:
             allow_redirects=False,
             **way,
         ) as response:
-            if response.status == LOGIN_REQUIRED and proxy is not None:  # never the platform's
+            if response.status == LOGIN_REQUIRED and proxy is not None:  # never from the platform
                 said = proxy.refusal(response.status, place_of(self._url))
                 return Unanswered(command.number, "proxy", said=said)
             answered.update((name.lower(), value) for name, value in response.headers.items())
             body = await _read(response)  # decompressed, and so bounded
             if len(body) > _ANSWER_LIMIT:
                 return Unanswered(command.number, "answer_too_large", answered)
-            # What is not the platform's usual answer (its 401, a proxy's page) may repeat the token, and will be quoted
-            # in logs. Here the tokens are known.
+            # An unusual answer (the platform's 401, a proxy's page) may repeat the token, and will be quoted in logs:
+            # mask it here, where the tokens are known.
             if response.status != 200 or response.content_type != _JSON:
                 for one in (token, *(other.latest for other in self._tokens)):
                     body = body.replace(one.encode(), b"***")
@@ -214,12 +215,12 @@ class ConversionsApi:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             limit = self._concurrency
-            names: Any = _Names()  # of an event loop aiohttp uses only these two functions
+            names: Any = _Names()  # aiohttp uses only these two functions of an event loop
             resolver = aiohttp.ThreadedResolver(names)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=60, resolver=resolver),
-                cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on the ones before it
-                # `send` bounds the whole attempt; here only a connection that does not come about.
+                cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on earlier ones
+                # `send` bounds the whole attempt; this bounds only the making of a connection.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, self._timeout)),
                 headers={"User-Agent": self._agent},
                 auto_decompress=True,
@@ -228,7 +229,7 @@ class ConversionsApi:
 
 
 class Body(Payload):
-    """A request body in parts, which the socket takes one after the other: as one it would be copied three times."""
+    """A request body in parts, which the socket takes one after the other: joined, it would be copied three times."""
 
     def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
         super().__init__(parts, content_type=_JSON)
@@ -236,42 +237,42 @@ class Body(Payload):
         self._size = sum(map(len, parts))
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """All of it as text."""
+        """Return the whole body as text."""
         return b"".join(self.parts).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all of it."""
+        """Write the whole body."""
         for part in self.parts:
             await writer.write(part)
 
 
 class _Names:
-    """Host names to addresses, for aiohttp's resolver, which asks its event loop for them.
+    """Resolves host names in place of the event loop that aiohttp's resolver asks.
 
-    aiohttp remembers the addresses for ten seconds and asks once for all calls that wait for a name.
+    aiohttp keeps the addresses for ten seconds and asks once for all calls that wait for a name.
     """
 
     async def getaddrinfo(self, host: str, port: int, **options: int) -> Any:
-        """The host's addresses. Raises `OSError`, which aiohttp reports as a DNS error."""
-        # In a thread of its own: `getaddrinfo` takes as long as a name server is silent, and cannot be cancelled. In
-        # asyncio's own pool the loop would wait for it when it closes, past every deadline.
+        """Return the host's addresses. Raises `OSError`, which aiohttp reports as a DNS error."""
+        # In a thread of its own: `getaddrinfo` waits as long as the name server does not answer, and cannot be
+        # cancelled. If it ran in asyncio's own pool, the loop would wait for it when it closes, past every deadline.
         return await run_blocking("pinstream-resolver", partial(socket.getaddrinfo, host, port, **options))
 
     async def getnameinfo(self, address: Any, flags: int) -> tuple[str, str]:
-        """A numeric address as text."""
-        # Only of an IPv6 address with a scope, which is part of the number. It asks no name server.
+        """Return a numeric address as text."""
+        # Called only for an IPv6 address with a scope, which is part of the number. It asks no name server.
         return socket.getnameinfo(address, flags)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, or more than the limit."""
+    """Return the whole body; of a larger one, more than the limit."""
     try:
         return await response.content.readexactly(_ANSWER_LIMIT + 1)
     except asyncio.IncompleteReadError as end:
         return end.partial
 
 
-# Kinds of failures; of several that fit the first is meant, since these classes inherit from each other.
+# Kinds of failures; the first that fits counts, since these classes inherit from each other.
 _FAILURES: Final = (
     ("timeout", TimeoutError),
     ("dns", aiohttp.ClientConnectorDNSError),
@@ -285,7 +286,7 @@ def failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, s
     """Return why no answer came to a call of `url` by way of `proxy`: one of a closed set of words, never the text of
     `error`, which can hold addresses; and what is known beyond that and what to do, or None."""
     kind = next((word for word, one in _FAILURES if isinstance(error, one)), "broken_answer")
-    # aiohttp wraps what OpenSSL said in two ways. An error of an open connection is not about the way.
+    # aiohttp wraps OpenSSL's errors in two ways. An error of an open connection is not about TLS or the proxy.
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
     # By way of a proxy, only a certificate shows that the other end was reached.
     reached = proxy is None or isinstance(inner, ssl.SSLCertVerificationError)

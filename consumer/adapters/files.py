@@ -1,8 +1,8 @@
 """FILE of ``explain``, ``produce`` and ``demo``: NDJSON or an Avro container, distinguished by the first bytes.
 
-Both become commerce events in the shape of our schema, one at a time, so that a file may be larger than memory. A line
-or a datum that does not fit is a verdict, and reading goes on; only what hides the rest (a broken block, an I/O error)
-is an `InputError`, after everything before it was yielded. ``-`` is standard input.
+Records of both become commerce events in the shape of our schema, one at a time, so that a file may be larger than
+memory. A line or a datum that does not fit is a verdict, and reading goes on; only an error that hides the rest (a
+broken block, an I/O error) is an `InputError`, after everything before it was yielded. ``-`` is standard input.
 
 A container carries its writer's schema, and is resolved by the same code as Kafka records
 (`consumer.avro.resolution`); `consumer.avro.container` reads its blocks.
@@ -26,7 +26,7 @@ from consumer.errors import InputError
 
 
 class FileRecord(NamedTuple):
-    """One record: its line number (NDJSON) or ordinal (container), from 1, and what it holds."""
+    """One record: its line number (NDJSON) or ordinal (container), from 1, and its event or verdict."""
 
     ordinal: int
     event: CommerceEvent | Rejection | Filtered
@@ -41,7 +41,7 @@ class Types(NamedTuple):
 
 
 def open_records(path: str, types: Types) -> Iterator[FileRecord]:
-    """The records of the file `path` (``-``: standard input), each in the shape of our schema for its type.
+    """Yield the records of the file `path` (``-``: standard input), each in the shape of our schema for its type.
 
     Raises `InputError` at once if the file cannot be opened or its schema cannot be resolved to ours; while
     iterating, if it cannot be read to its end. The file is closed with the iterator. Our schemas must be valid
@@ -53,8 +53,8 @@ def open_records(path: str, types: Types) -> Iterator[FileRecord]:
     with contextlib.ExitStack() as closing:
         try:
             file = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb"))
-            # A pipe cannot be gone back in, and peeking returns what has arrived, which may be less. A line may be
-            # shorter than the mark, and the next one may be slow.
+            # A pipe cannot be rewound, and peeking returns what has arrived, which may be less. A line may be shorter
+            # than the mark, and the next one may be slow.
             head = file.readline(len(MAGIC))
             records = (
                 _container(head, file, types, name) if head == MAGIC else _lines(head, file, LinePlan(*types))
@@ -84,7 +84,7 @@ def _unreadable(name: str, error: Exception) -> InputError:
 
 def _lines(head: bytes, file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
     number = 0
-    # One byte more than a line may have: so it shows that a line is too long, and no more of it is in memory.
+    # One byte more than a line may have shows that a line is too long, and no more of it is in memory.
     line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
     while line:
         number += 1
@@ -97,7 +97,7 @@ def _lines(head: bytes, file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
 
 def _container(head: bytes, file: BinaryIO, types: Types, name: str) -> Iterator[FileRecord]:
     """Open the container at once; the iterator then reads it block by block."""
-    heads = [head]  # has been read already, and a pipe cannot be gone back in
+    heads = [head]  # has been read already, and a pipe cannot be rewound
     try:
         container = Container(lambda size: heads.pop() if heads else file.read(size))
     except BrokenContainer as error:
@@ -114,7 +114,8 @@ def _container(head: bytes, file: BinaryIO, types: Types, name: str) -> Iterator
 
 def _reader(writer: AvroType, types: Types) -> Read:
     """Return what reads a datum as our schema for its type; or, in place of an event, why there is none."""
-    # One schema is no choice: a union is resolved to it as a whole, and what cannot be read is the file's mistake.
+    # With one schema there is no choice: a union is resolved to it as a whole, and a datum that cannot be read is an
+    # error of the file.
     if not types.choice.typed:
         return compile_reader(writer, parse(types.choice.all[0].schema))
     reads = [_branch_reader(branch, types) for branch in branches_of(writer)]
@@ -122,7 +123,7 @@ def _reader(writer: AvroType, types: Types) -> Read:
         return reads[0]
 
     def read(data: bytes, at: int) -> tuple[Any, int]:
-        # A union is the number of the branch, then the datum. A number that is none raises, as all damage does.
+        # A union is the number of the branch, then the datum. An invalid number raises an error, as all damage does.
         branch, at = read_length(data, at)
         return reads[branch](data, at)
 
@@ -135,7 +136,7 @@ def _branch_reader(writer: AvroType, types: Types) -> Read:
     if isinstance(chosen, int):
         try:
             read = compile_reader(writer, parse(types.choice.all[chosen - 1].schema))
-        # A verdict on the records of this type alone: those of the other types are read all the same.
+        # The verdict is on records of this type alone: those of other types are read.
         except Incompatible as error:
             chosen = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
 
@@ -157,12 +158,13 @@ def _data(blocks: Iterator[Block], ours: Read, theirs: Read, name: str) -> Itera
                 try:
                     try:
                         event, at = ours(block.data, at)
-                    # Whole, but not to be read as ours, such as an enum's symbol that we do not know: a verdict.
+                    # The datum is whole but cannot be read as ours, because of an unknown enum symbol, for example: a
+                    # verdict.
                     except Unresolvable as error:
                         event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
                         _, at = theirs(block.data, at)
                 except Exception as error:
-                    # The next one starts where this one ends, so the rest is hidden.
+                    # The next datum starts where this one ends, so the rest cannot be found.
                     raise InputError(
                         f"{name} is damaged at record {ordinal} ({type(error).__name__})"
                     ) from None

@@ -1,7 +1,7 @@
-"""The way out over HTTP: which proxy a call takes, which authorities it trusts, and what an error on the way means.
+"""HTTP calls to the outside: their proxy, the authorities that they trust, and what an error on the way means.
 
 Theory of operation. The clients of the API and of the schema registry are of two libraries, whose own rules for
-``HTTPS_PROXY`` and ``NO_PROXY`` differ. So both are given one `Network`, and ask it before each attempt. Its rules are
+``HTTPS_PROXY`` and ``NO_PROXY`` differ. So both share one `Network`, and ask it before each attempt. Its rules are
 those of curl, which librdkafka uses for its tokens: the proxy is chosen by the scheme of the URL; an item of
 ``NO_PROXY`` is a host and all below it, an address, a network, or ``*``.
 
@@ -28,9 +28,9 @@ from urllib.parse import unquote, urlsplit
 _PORTS: Final = {"http": 80, "https": 443}
 # The settings of the proxies that serve all calls.
 _SHARED: Final = frozenset({"HTTPS_PROXY", "HTTP_PROXY"})
-# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h); the last: it names another host, or address.
+# OpenSSL's codes of faults of a certificate (x509_vfy.h); the last two: it is for another host, or address.
 _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
-# What OpenSSL calls bytes that are no TLS; which of them it is depends on the first bytes and on its version.
+# OpenSSL's errors for bytes that are no TLS; which one comes depends on the first bytes and on its version.
 _NO_TLS: Final = frozenset(
     [
         "WRONG_VERSION_NUMBER",
@@ -41,7 +41,7 @@ _NO_TLS: Final = frozenset(
     ]
 )
 LOGIN_REQUIRED: Final = 407
-# What servers answer that do not know CONNECT, or its target.
+# Answers of servers that do not know CONNECT, or its target.
 _NO_PROXY_SAYS: Final = frozenset({400, 404, 405, 501})
 
 
@@ -60,7 +60,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that log in to the proxy."""
+        """Return the headers that log in to the proxy."""
         if self.login is None:
             return {}
         # Our own header, since the login may change while the process runs, and a URL with a password in it may show
@@ -68,8 +68,8 @@ class Proxy:
         return {"Proxy-Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
 
     def refusal(self, status: int, target: str) -> str:
-        """Say what it means that the proxy answered with this status, in place of opening the way to `target`."""
-        # A proxy of one service alone has its login in its URL, and NO_PROXY does not count for it (`through`).
+        """Return what it means that the proxy answered with this status instead of opening the way to `target`."""
+        # A proxy for one service has its login in its URL, and NO_PROXY does not apply to it (`through`).
         is_shared = self.variable in _SHARED
         said = f"the proxy {self} answered {status}"
         if status == LOGIN_REQUIRED:
@@ -80,13 +80,13 @@ class Proxy:
             return f"{said}: it refused the user and password; correct {wrong}"
         if status in _NO_PROXY_SAYS:
             return f"{said}, as what is no proxy does: correct {self.variable}, or let it allow {target}"
-        if status >= 500:  # 502 and 504, mostly: it has looked for the target and found nothing
+        if status >= 500:  # mostly 502 and 504: it could not reach the target
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}" + (", or name that in NO_PROXY" if is_shared else "")
 
     def trouble(self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = "") -> str:
-        """Say what it means that nothing answers there, that its name is unknown, that it took the connection and did
-        not open the way to `target` in time, or that the connection broke off."""
+        """Return what it means that the proxy does not answer, that its name is unknown, that it accepted the
+        connection and did not open the way to `target` in time, or that the connection broke off."""
         said = {
             "absent": f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the "
             "network",
@@ -99,7 +99,8 @@ class Proxy:
         return said[what]
 
     def broken_promise(self, target: str, variable: str) -> str:
-        """Say what it means that no TLS came by the way to `target`, of the setting `variable`, that it opened."""
+        """Return what it means that the proxy opened the way to `target`, from the setting `variable`, and no TLS
+        came of it."""
         return (
             f"the proxy {self} said that it opens the way to {target}, and then ended it or answered itself: let it "
             f"allow {target}, or correct {variable}"
@@ -134,7 +135,7 @@ class Network:
         self._own: ssl.SSLContext | None = None
 
     def proxy(self, url: str) -> Proxy | None:
-        """Return the proxy for calls to this URL; None: they go straight there."""
+        """Return the proxy for calls to this URL; None: they go there directly."""
         parts = urlsplit(url)
         found = self._proxies.get(parts.scheme)
         if found is None or _is_excepted(
@@ -145,7 +146,7 @@ class Network:
 
     def through(self, proxy: str, variable: str) -> Network:
         """Return a network that sends everything through this one proxy, and trusts the same authorities."""
-        # Without our login and NO_PROXY: a proxy that is named for one service is meant for all calls to it.
+        # Without our login and NO_PROXY: a proxy that is named for one service is for all calls to it.
         one = Network(authorities=self._authorities, on_trouble=self._on_trouble)
         url = proxy if "://" in proxy else f"http://{proxy}"
         one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))
@@ -153,17 +154,17 @@ class Network:
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context of all calls, with the authorities that are trusted now."""
-        if self._own is None:  # made once: to read the system's authorities takes tens of milliseconds
+        if self._own is None:  # made once: reading the system's authorities takes tens of milliseconds
             self._own = ssl.create_default_context()
             self.trust(self._own)
         self.refresh()
         return self._own
 
     def trust(self, context: ssl.SSLContext) -> None:
-        """Have this context trust our authorities, also those that come later."""
+        """Make this context trust our authorities, including those that are added later."""
         self._contexts.append(context)
         if self._authorities is not None:
-            # Before the file is read: a change in between is then seen at the next attempt.
+            # Taken before the file is read: a change in between is noticed at the next attempt.
             self._seen = self._seen or file_stamp(self._authorities)
             # The settings have checked the file. One that is being replaced just now is read later (`refresh`).
             # An `SSLError` is an `OSError`.
@@ -171,10 +172,10 @@ class Network:
                 context.load_verify_locations(self._authorities)
 
     def refresh(self) -> None:
-        """Trust what is new in the file of authorities."""
+        """Read the file of authorities again if it has changed, and trust them."""
         if self._authorities is None or (stamp := file_stamp(self._authorities)) == self._seen:
             return
-        self._seen = stamp  # also if it cannot be read: so that this is said once, and not at each attempt
+        self._seen = stamp  # also if it cannot be read: reported once, and not at each attempt
         try:
             for context in self._contexts:
                 context.load_verify_locations(self._authorities)
@@ -212,13 +213,13 @@ def _is_excepted(no_proxy: str, host: str, port: int) -> bool:
 
 
 def _split(variable: str, url: str) -> Proxy | None:
-    """Take user and password out of a proxy's URL."""
+    """Return the proxy of this URL, with user and password apart; None if the URL is empty."""
     if not url:
         return None
     parts = urlsplit(url)
     login = None
     if parts.username is not None:
-        # In a URL they are percent-encoded: a password may have an @ or a colon in it.
+        # Both are percent-encoded in a URL: a password may have an @ or a colon in it.
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return Proxy(variable, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", login)
 
@@ -231,21 +232,21 @@ def place_of(url: str) -> str:
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when the file does; None: there is none."""
+    """Return a value that changes when the file does; None: there is no file."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    # A mounted file is swapped by its link: size and time may be the same, the file is another one.
+    # A mounted file is swapped by its link: the new file may have the same size and time.
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: str) -> str:
-    """Say what is wrong with TLS to this URL, which the setting `variable` names, and what to do."""
+    """Return what is wrong with TLS to this URL, which the setting `variable` names, and what to do."""
     where = place_of(url)
     via = "" if proxy is None else f", by way of the proxy {proxy},"
     if not isinstance(error, ssl.SSLCertVerificationError):
-        # Behind a proxy no one can tell whether the server or the proxy itself answered with no TLS.
+        # Behind a proxy it cannot be known whether the server or the proxy itself answered without TLS.
         if proxy is not None:
             return proxy.broken_promise(where, variable)
         if error.reason not in _NO_TLS:
@@ -264,7 +265,7 @@ def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: st
 def certificate_fault(
     error: ssl.SSLCertVerificationError, whose: str, *, other_name: str, other_authority: str
 ) -> str:
-    """Say what is wrong with the certificate of `whose`.
+    """Return what is wrong with the certificate of `whose`.
 
     `other_name`: what to do if it is for another name. `other_authority`: ends a sentence about the authority that
     signed it, with what to do.

@@ -1,7 +1,7 @@
-"""What an error of the schema registry's client means: one line that says what to change.
+"""Explains an error of the schema registry's client in one line that says what to change.
 
-A line has a status, a code, the class of an error and names of settings in it, and nothing of an answer's body or of
-an address but host and port: both can hold secrets. A TLS error, a refused connection and an unknown host all reach us
+A line may have a status, a code, the class of an error, names of settings, host and port in it; nothing else of an
+answer's body or an address, which can hold secrets. A TLS error, a refused connection and an unknown host all reach us
 as one class of the HTTP library; which of them it was is in the chain of causes.
 """
 
@@ -21,7 +21,7 @@ _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
 _BEARER: Final = "SCHEMA_REGISTRY_BEARER_AUTH"
 _CLIENT_CERTIFICATE: Final = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_SSL_KEY_LOCATION"
 
-# What to do about an answer, where its status alone says it. The last two are answers to a schema that is registered.
+# What to do about an answer, where its status decides that. The last two are answers when a schema is registered.
 _HINTS: Final[Mapping[int, str]] = {
     403: "this user may not do that; grant it the right, or check the credentials",
     409: "the schema is not compatible with those registered before; change it so that both can be read, or use "
@@ -29,7 +29,7 @@ _HINTS: Final[Mapping[int, str]] = {
     422: "the schema, or its subject, is not valid there; correct it",
 }
 
-# What the client raises for an answer of another shape than it expects.
+# Errors that the client raises for an answer of an unexpected shape.
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 
@@ -40,17 +40,17 @@ class UnboundedAnswer(Exception):
 def explain(
     error: Exception, kind: str = "id", *, config: Mapping[str, Any], network: Network, timeout: float
 ) -> str:
-    """Return why the registry gave no verdict. `kind`: what was asked for, as in `SchemaRef`; `config`: the client's
-    properties; `network`: the way that it went; `timeout`: the seconds that it had."""
+    """Return why the registry gave no verdict. `kind`: the kind of `SchemaRef` that was asked for; `config`: the
+    client's properties; `network`: chose the proxy; `timeout`: the limit in seconds."""
     from confluent_kafka.schema_registry.error import OAuthTokenError
 
-    # Of several addresses the first stands for all: the error does not say which one it is of.
+    # With several addresses, name the first: the error does not show which one it is about.
     url = str(config.get("url")).partition(",")[0]
     proxy = network.proxy(url)
     if isinstance(error, TimeoutError):
         via = "" if proxy is None else f", by way of the proxy {proxy}"
         return f"the registry did not answer within {timeout:g} s{via}"
-    # The most particular first: what an answer shows, then what the way there shows.
+    # The most specific reason first: errors of an answer, then errors on the way there.
     if isinstance(error, UnboundedAnswer):
         return f"the registry's answer is {error}: check what answers at {_URL}"
     if isinstance(error, OAuthTokenError):
@@ -73,7 +73,7 @@ def explain(
 
 def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
     """Return what to do about an answer with this status. The code comes from the body, which may hold anything."""
-    # A number of this size cannot be a secret; many servers repeat the status there, which says nothing more.
+    # A number of this size cannot be a secret. Many servers repeat the status as their code, which adds nothing.
     known = isinstance(code, int) and 0 < code < 10**9 and code != status
     said = f"the registry answered {status}" + (f", code {code}" if known else "")
     if status == 401:
@@ -87,8 +87,8 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
             )
         return f"{said}: {hint}"
     if status == 404:
-        # A known code for "no such schema" is a verdict and not explained here: this is a path that it does not know.
-        # A registry that knows no GUIDs, as Apicurio's, has no path for them, and answers the same.
+        # A code for "no such schema" is a verdict and does not come here: this registry does not know the path. A
+        # registry without GUIDs, as Apicurio's, has no path for them, and answers the same.
         gap = f"{_URL} lacks its path (Apicurio's ends in /apis/ccompat/v7)"
         if "/contexts/" in str(config.get("url")):
             gap = f"it has no contexts, or {gap}"
@@ -101,13 +101,13 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
 
 
 def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> str:
-    """Return why the token endpoint gave no token: the client wraps the error that says it."""
+    """Return why the token endpoint gave no token: the client wraps the error with the reason."""
     endpoint = f"{_BEARER}_ISSUER_ENDPOINT_URL"
     cause = error.__context__
     if isinstance(cause, UnboundedAnswer):
         return f"the token endpoint's answer is {cause}: check {endpoint}"
     refused = getattr(cause, "error", None)  # OAuth's own code, as in RFC 6749, 5.2
-    # Only such words are repeated: the code comes from the body, which may hold a secret.
+    # Only letters are quoted: the code comes from the body, which may hold a secret.
     if isinstance(refused, str) and refused.isascii() and refused.replace("_", "").isalpha():
         return (
             f"the token endpoint answered {refused[:40]}: check {_BEARER}_CLIENT_ID, {_BEARER}_CLIENT_SECRET and "
@@ -123,16 +123,16 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
 
 
 def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
-    """Return why a proxy did not bring us to this URL, which `setting` gives."""
+    """Return why a call by way of a proxy did not reach this URL, which is from `setting`."""
     for cause in _causes(error):
-        # Behind an open tunnel TLS is with the server; before it, with the proxy: `tls_trouble` names both.
+        # TLS is with the server through an open tunnel, and with the proxy before that: `tls_trouble` names both.
         if isinstance(cause, ssl.SSLError):
             return tls_trouble(cause, url, proxy, setting)
         if isinstance(cause, socket.gaierror):
             return proxy.trouble("unknown")
         if isinstance(cause, ConnectionResetError | EOFError):
             return proxy.broken_promise(place_of(url), setting)
-    # The library gives a proxy's refusal as text alone: "407 Proxy Authentication Required".
+    # The library reports a proxy's refusal only as text: "407 Proxy Authentication Required".
     kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))
     if kind == "ProxyError" and status is not None:
         return proxy.refusal(int(status[0]), place_of(url))
@@ -144,7 +144,7 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
 def _no_contact(
     error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any], proxy: Proxy | None
 ) -> str:
-    """Return why no answer came from `whose`, whose address `setting` gives. `proxy`: the call went by way of it."""
+    """Return why no answer came from `whose`, whose address is from `setting`. `proxy`: the call went by way of it."""
     if proxy is not None:
         return f"{whose} could not be asked: {_no_way(error, proxy, url, setting)}"
     client_certificate = (
@@ -173,8 +173,8 @@ def _no_contact(
             return f"the host name of {whose} is unknown: correct {setting}, or check the name server"
         if isinstance(cause, ConnectionRefusedError):
             return f"{whose} refuses connections: check whether it runs, and the host and port in {setting}"
-    # By name: to import httpx takes a third of a second (`RegistrySchemas`). By TLS 1.3 a server that refuses a
-    # client's certificate may end the connection before its alert comes.
+    # Compared by name, since importing httpx takes a third of a second (`RegistrySchemas`). In TLS 1.3, a server that
+    # refuses a client's certificate may close the connection before its alert arrives.
     if type(error).__name__ in ("RemoteProtocolError", "ReadError"):
         tls = f"if it requires TLS, write https:// in {setting}"
         hint = tls if url.startswith("http://") else client_certificate
@@ -183,7 +183,7 @@ def _no_contact(
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what it came of, from the outside in."""
+    """Yield the error and its causes, from the outside in."""
     depth = 0
     while error is not None and depth < 10:  # a chain could have a circle
         yield error

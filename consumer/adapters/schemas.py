@@ -2,8 +2,8 @@
 
 Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Each call has a time
 limit and is tried once; the engine decides when to ask again, and when "missing" is final. The folder is checked again,
-too: a file may come late. A registry is asked for the kinds of names that it has; all others are the folder's
-(`schemas_on_disk` makes the choice).
+too: a file may come late. A registry is asked for the kinds of names that it has, and the folder for all others
+(`schemas_on_disk` chooses).
 
 File names are free. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc`` for a GUID,
 and every file for its fingerprint. Files may refer to types of other files.
@@ -38,16 +38,16 @@ DEFAULT_TIMEOUT: Final = 10.0
 MAX_REFERENCES: Final = 100
 """Further schemas that one schema may refer to, directly or not."""
 
-# Characters of all of them: as JSON they take up to 24 times as many bytes.
+# Characters of all of those schemas: as JSON they take up to 24 times as many bytes.
 _MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
 
 
-# The registry's own codes for: no such subject, version, schema. A plain 404 can come from a proxy, or from a registry
-# that is too old to know the path.
+# The registry's own codes for an unknown subject, version and schema. A plain 404 can come from a proxy, or from a
+# registry that is too old to know the path.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 
-# A registry's ids are signed, though the wire format has 32 bits for one. Asked for a higher one it answers that it
-# does not know the path, which is no verdict: the record, which is garbage, would wait for ever.
+# A registry's ids are signed, though the wire format has 32 bits for one. Its answer to a higher one is that it does
+# not know the path, which is no verdict: the record, which is garbage, would wait for ever.
 _HIGHEST_ID: Final = 2**31 - 1
 
 
@@ -56,7 +56,8 @@ class _Type(NamedTuple):
 
     name: str  # with its namespace
     path: Path
-    # The best first: a file of its own, a version of one (with an id in its file's name), a branch of a union.
+    # The best comes first: a file of its own, a version of the type (with an id in the file's name), a branch of a
+    # union.
     rank: int
     schema: dict[str, Any]  # complete in itself
 
@@ -65,7 +66,7 @@ _OURS, _VERSION, _BRANCH = range(3)
 
 
 class LocalSchemas:
-    """The ``*.avsc`` files of one folder, all read at once. Raises `SchemaError`, naming the file."""
+    """The ``*.avsc`` files of one folder, all read together. Raises `SchemaError`, naming the file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,13 +76,13 @@ class LocalSchemas:
         self._read()
 
     def _read(self) -> None:
-        """Read the folder, unless its files are as they were."""
-        # Each time it is asked: a file may come late, when its records are already there.
+        """Read the folder, unless its files are unchanged."""
+        # Called for each question: a file may be added when its records have already come.
         seen = _state_of(self._folder)
         if seen == self._seen:
             return
         documents = {path: _document(path) for path in seen}
-        # Of one name the first definition counts, and a version comes last.
+        # Of several definitions of a name the first one counts; files with an id or GUID in their name come last.
         in_order = sorted(documents, key=lambda path: (_version(path) is not None, path))
         types: list[_Type] = []
         branches: dict[str, Path] = {}
@@ -89,10 +90,10 @@ class LocalSchemas:
         versions: dict[SchemaRef, Path] = {}
         for path, document in documents.items():
             try:
-                # Its own types come before those of all others.
+                # A file's own types go before those of all others.
                 schema = inlined(document, definitions(documents[one] for one in (path, *in_order)))
                 node = parse(schema)
-                # Two files with one fingerprint may differ in logical types: the first by name counts.
+                # Two files with the same fingerprint may differ in logical types: the first by name counts.
                 by_ref.setdefault(SchemaRef("fingerprint", fingerprint(node)), schema)
             except InvalidSchema as error:
                 raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
@@ -116,11 +117,11 @@ class LocalSchemas:
             types.append(_Type(name, path, _BRANCH, schema))
             # `produce` writes each record of a union with the schema of its own type.
             by_ref.setdefault(SchemaRef("fingerprint", fingerprint(parse(schema))), schema)
-        # All at once, and last: a folder that cannot be read leaves what was known of it.
+        # All are replaced together, at the end: if the folder cannot be read, the earlier schemas stay.
         self._types, self._by_ref, self._seen = types, by_ref, seen
 
     def reader(self, name: str) -> dict[str, Any]:
-        """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
+        """Return the schema (JSON, complete in itself) of a record: `name` is its full name, the name without
         namespace, or the file's name without ``.avsc``. It may also be a branch of the union in a file.
 
         Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
@@ -134,9 +135,9 @@ class LocalSchemas:
         return self._the_one(name, found)
 
     def record(self, name: str) -> dict[str, Any]:
-        """The schema of the record type with this full name: a file's own, or a branch of the union in a file.
+        """Return the schema of the record type with this full name: a file's own, or a branch of the union in a file.
 
-        Raises `SchemaError`, with the name that is spelled most like it.
+        Raises `SchemaError`, which suggests the most similar name.
         """
         found = [one for one in self._types if one.name == name]
         if self._types and not found:
@@ -147,7 +148,8 @@ class LocalSchemas:
         return self._the_one(name, found)
 
     def _the_one(self, name: str, found: Sequence[_Type]) -> dict[str, Any]:
-        """Return the schema of the one that counts of these, which are called `name`. Raises `SchemaError`."""
+        """Return the schema of that one of these types, all called `name`, which goes before the others. Raises
+        `SchemaError`."""
         best = min((one.rank for one in found), default=_BRANCH)
         found = [one for one in found if one.rank == best]
         if len(found) == 1:
@@ -158,7 +160,7 @@ class LocalSchemas:
                 f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
                 "a schema id: <anything>.<id>.avsc"
             )
-        # Branches without their namespace may be two types: then neither is meant.
+        # Branches named without namespace may be two types: then neither counts.
         if self._types:
             raise SchemaError(
                 f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(self._names())}; set "
@@ -169,7 +171,7 @@ class LocalSchemas:
                 f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
             )
         unread = ""
-        # A schema may be where none is read: in a folder below, or in a file with another suffix.
+        # The schema may be where none is read: in a subfolder, or in a file with another suffix.
         with contextlib.suppress(OSError):
             if others := sorted((*self._folder.glob("*/*.avsc"), *self._folder.glob("*.json"))):
                 first = others[0].relative_to(self._folder)
@@ -183,18 +185,18 @@ class LocalSchemas:
         return sorted({one.name for one in self._types})
 
     def find(self, ref: SchemaRef) -> Json | None:
-        """The schema that `ref` names, complete in itself, or ``None``."""
-        # A UUID in a file's name is a GUID of Confluent's or a schema version of AWS Glue's.
+        """Return the schema that `ref` names, complete in itself, or ``None``."""
+        # A UUID in a file's name is a Confluent GUID or a schema version of AWS Glue.
         return self._by_ref.get(SchemaRef("guid", ref.value) if ref.kind == "glue" else ref)
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
-        """Answer from the folder as it is now: what is not there is missing.
+        """Answer from the folder as it is now: a schema that is not there is missing.
 
         If the folder cannot be read now, the answer is unavailable.
         """
         ref = command.ref
         try:
-            if self.find(ref) is None:  # a file may come late
+            if self.find(ref) is None:  # a file may be added late
                 async with asyncio.timeout(DEFAULT_TIMEOUT):
                     await run_blocking("schemas", self._read)
         except TimeoutError:
@@ -207,11 +209,11 @@ class LocalSchemas:
         return SchemaMissing(ref) if schema is None else SchemaFound(ref, schema)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def _state_of(folder: Path) -> dict[Path, tuple[int, int, int] | None]:
-    """The folder's ``.avsc`` files, each with what changes when it is written or swapped."""
+    """Return the folder's ``.avsc`` files, each with values that change when it is written or swapped."""
     try:
         return {path: file_stamp(path) for path in sorted(folder.iterdir()) if path.suffix == ".avsc"}
     except OSError as error:
@@ -236,7 +238,7 @@ def _document(path: Path) -> Json:
 
 
 def _version(path: Path) -> SchemaRef | None:
-    """The id or GUID in a name like ``<anything>.<id>.avsc``."""
+    """Return the id or GUID in a name like ``<anything>.<id>.avsc``."""
     anything, dot, last = path.stem.rpartition(".")
     if not anything or not dot:
         return None
@@ -249,7 +251,7 @@ def _version(path: Path) -> SchemaRef | None:
 
 
 class RegistrySchemas:
-    """A Confluent-compatible registry, asked through Confluent's own client.
+    """A Confluent-compatible registry, which is asked through Confluent's own client.
 
     `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
     one fetch, `network` the way to it unless `config` has a ``proxy``. Raises `RegistryError` if the client refuses
@@ -257,12 +259,12 @@ class RegistrySchemas:
     """
 
     kinds: frozenset[str] = frozenset({"id", "guid"})
-    """Of `SchemaRef`: it knows neither fingerprints nor schema versions of AWS Glue."""
+    """Kinds of `SchemaRef` that it answers: neither fingerprints nor schema versions of AWS Glue."""
 
     def __init__(
         self, config: Mapping[str, Any], *, timeout: float = DEFAULT_TIMEOUT, network: Network | None = None
     ) -> None:
-        # Imported here: that takes a third of a second, and most commands need no registry.
+        # Imported here: importing takes a third of a second, and most commands need no registry.
         from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
 
         from consumer.adapters.bounded_answers import take_over
@@ -273,20 +275,20 @@ class RegistrySchemas:
         self._timeout = timeout
         self._why = partial(explain, config=config, network=network, timeout=timeout)
         try:
-            # One attempt only: when to ask again is the engine's to decide.
-            # With a proxy, its own session, which is replaced, does not look for one in the environment.
+            # One attempt only: the engine decides when to ask again. With a proxy set, the client's own session, which
+            # is replaced, does not look for one in the environment.
             ours = {"max.retries": 0, "proxy": "http://proxy.invalid"}
             self._client = AsyncSchemaRegistryClient({**config, **ours})
-            rest: Any = self._client._rest_client  # there is no other way to its HTTP library
+            rest: Any = self._client._rest_client  # there is no other access to its HTTP library
             if "ssl.ca.location" not in config:
-                rest.verify.load_default_certs()  # beside those that the client brings
+                rest.verify.load_default_certs()  # beside those that the client trusts anyway
             self._tokens = take_over(rest, network)
         except ssl.SSLError:
             raise RegistryError(
                 "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM, and a key must belong to "
                 "its certificate, and SCHEMA_REGISTRY_SSL_KEY_PASSWORD to the key"
             ) from None
-        except Exception as error:  # whatever a wrong file or address provokes; the text may quote a password
+        except Exception as error:  # any error, from a wrong file or address; its text may quote a password
             raise RegistryError(
                 f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
                 "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
@@ -305,14 +307,14 @@ class RegistrySchemas:
                     schema = await self._client.get_schema_by_guid(ref.value)
                 return await self._found(ref, schema)
         except Exception as error:
-            # No answer in time, an error of the client or of its HTTP library, or what a nonsensical answer provokes.
+            # No answer in time, an error of the client or of its HTTP library, or one that a nonsensical answer causes.
             if not isinstance(error, TimeoutError):
-                # The client caches every answer for ever, also one without a schema. When the time is over, the
-                # references that it has by then stay: the next attempt goes on from there.
+                # The client caches every answer for ever, also one without a schema: drop the cache. After a time-out
+                # the references that came stay in it: the next attempt goes on from there.
                 await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
             status = getattr(error, "http_status_code", None)
             if status == 401 and self._tokens is not None:
-                # The next attempt asks for another: the registry's keys may have changed.
+                # The next attempt asks for another token: the registry's keys may have changed.
                 self._tokens.token = ""
             if _says_missing(error):
                 return SchemaMissing(ref)
@@ -334,7 +336,7 @@ class RegistrySchemas:
         try:
             async with asyncio.timeout(self._timeout):
                 return [str(name).strip(":") for name in await self._client.get_contexts()]
-        except Exception:  # an outage, or a registry without contexts: `fetch` says what is wrong
+        except Exception:  # an outage, or a registry without contexts: `fetch` reports what is wrong
             return []
 
     async def _found(self, ref: SchemaRef, schema: Schema) -> SchemaFound:
@@ -355,7 +357,7 @@ class RegistrySchemas:
                 continue
             if len(texts) >= MAX_REFERENCES:
                 raise ValueError("more references than are read")
-            # A deleted version is still what its referrers were written with.
+            # Schemas still refer to a version that is deleted.
             referred = (await self._client.get_version(*key, deleted=True)).schema
             texts[key] = _bounded(referred.schema_str or "")
             # Checked after each one: a hostile registry must not fill the memory first.
@@ -366,7 +368,7 @@ class RegistrySchemas:
         return SchemaFound(ref, inlined(json.loads(_bounded(schema.schema_str)), definitions(documents)))
 
     async def register(self, subject: str, schema: Json) -> int:
-        """The id of `schema` (JSON or its text) under `subject`, registered if it is not yet.
+        """Return the id of `schema` (JSON or its text) under `subject`; register it if it is not yet.
 
         Raises `RegistryError`.
         """
@@ -389,8 +391,8 @@ class RegistrySchemas:
 
 
 def _says_missing(error: Exception) -> bool:
-    # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense must not
-    # make dead letters of good records. The code comes from the body, which may hold anything.
+    # Only an explicit "not found" of the registry counts as missing. An outage, a refusal, a proxy's 404 or nonsense
+    # must not make dead letters of good records. The code comes from the body, which may hold anything.
     status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
     return status == 404 and isinstance(code, int) and code in _NOT_FOUND
 

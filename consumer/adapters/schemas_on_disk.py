@@ -1,11 +1,11 @@
-"""Schemas on disk: what the registry has answered, kept in the state folder for a start while it is away.
+"""Schemas on disk: the registry's answers, kept in the state folder for a start during an outage of the registry.
 
-Theory of operation. The registry is always asked first, and where it answers, its answer counts. Only where it gives
-none (`SchemaUnavailable`) is the file asked. The answer then says so (`SchemaFound.unanswered`), and the engine goes on
-asking the registry until it answers. The reason: an id means a schema only within one life of a registry. One whose
-database was lost gives the same ids to other schemas, and records that are read by a wrong schema are garbage that
-looks well. So when the registry contradicts one file (it has another schema for it, or none), all that was kept of this
-registry is removed.
+Theory of operation. The registry is always asked first, and its answer counts. Only if it gives none
+(`SchemaUnavailable`), the file is read. The answer is then marked (`SchemaFound.unanswered`), and the engine goes on
+asking the registry until it answers. The reason: an id means a schema only within one life of a registry. A registry
+whose database was lost gives the same ids to other schemas, and records that are read with a wrong schema are garbage
+that looks right. So when the registry contradicts one file (it has another schema for it, or none), all files of this
+registry are removed.
 
 Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itself (references are put in)::
 
@@ -17,8 +17,8 @@ Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itsel
 renamed: so it is whole, or not there. A file that is damaged all the same, or not ours, counts as absent. Any number of
 processes may use the folder: none relies on a file being there, and all write the same.
 
-The time of a file is that of its latest use. Those that were not used for longest are removed when there are too many,
-or too many bytes. The folder can be removed at any time: it is filled again as the registry answers.
+The time of a file is that of its latest use. The least recently used files are removed when there are too many, or too
+many bytes. The folder can be removed at any time: the registry's answers fill it again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from consumer.engine.model import SchemaRef
 
 MOST_SCHEMAS: Final = 1_000
 MOST_BYTES: Final = 64 * 1024 * 1024
-# A schema may be 1 MiB, and 4 MiB more of others may be put in. Escaped in JSON it may be larger; then it is not kept.
+# A schema may be 1 MiB, and 4 MiB of references may be put in. Escaped in JSON it may be larger; then it is not kept.
 MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
 
 _FORMAT: Final = b"pinstream schema, format 1\n"
@@ -52,29 +52,30 @@ _CHECK_BYTES: Final = 65
 _NAME: Final = re.compile(r"(id|guid|glue)-([0-9a-f-]+)-([0-9a-f]{16})\.schema")
 """Kind and value of a `SchemaRef`, and the registry."""
 _HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid|glue)-.*\.schema\.new")
-# Seconds after which a half-written file is abandoned: its process was killed.
+# Seconds after which a half-written file counts as abandoned: its process was killed.
 _ABANDONED: Final = 3600.0
 _READ_WITHIN: Final = 5.0
-"""Seconds for one look at the disk, which may hang."""
+"""Seconds for reading from the disk, which may hang."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def registry_digest(config: Mapping[str, Any]) -> str:
-    """Return 16 hex digits for the registry that the client's properties name: not its credentials, nor their order."""
+    """Return 16 hex digits for the registry that the properties name; credentials and the order of addresses do not
+    count."""
     addresses = set()
     for url in str(config["url"]).split(","):
         parts = urlsplit(url.strip())
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-        # The path belongs to it: a context of a registry (/contexts/.shop) has ids of its own.
+        # The path counts: a context of a registry (/contexts/.shop) has ids of its own.
         addresses.add(f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}")
-    # In Confluent Cloud one address serves many registries; this names one of them.
+    # In Confluent Cloud one address serves many registries; the cluster names one of them.
     cluster = str(config.get("bearer.auth.logical.cluster", ""))
     return hashlib.sha256("\n".join([*sorted(addresses), cluster]).encode()).hexdigest()[:16]
 
 
 class Unfit(Exception):
-    """A file that is there and is not used; the text says why."""
+    """A file that exists and is not used; the text says why."""
 
 
 class SchemaFiles:
@@ -85,9 +86,9 @@ class SchemaFiles:
         self._registry = registry
 
     def read(self, ref: SchemaRef) -> Json | None:
-        """Return the schema, complete in itself; None: it is not there. Raises `Unfit` and `OSError`."""
+        """Return the schema, complete in itself; None: there is no file. Raises `Unfit` and `OSError`."""
         path = self._path(ref)
-        # A pipe in its place must not block, nor a link lead elsewhere.
+        # A pipe in the file's place must not block, and a link must not be followed.
         flags = os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             with open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags)) as file:
@@ -96,7 +97,7 @@ class SchemaFiles:
                     raise Unfit(f"{path} is no file")
                 if status.st_uid != os.geteuid():
                     raise Unfit(f"{path} belongs to another user")
-                # One byte more than may be: a longer file fails its checksum, and is not read whole.
+                # One byte more than allowed: a longer file fails its checksum, and is not read whole.
                 data = file.read(MOST_SCHEMA_BYTES + 1)
         except FileNotFoundError:
             return None
@@ -104,22 +105,23 @@ class SchemaFiles:
         if not data.startswith(_FORMAT) or check != _check(text):
             raise Unfit(f"{path} is damaged, or of another version of pinstream")
         found = json.loads(text[len(_FORMAT) :])
-        # A file that was renamed by hand is whole, and of another schema all the same.
+        # A file that was renamed by hand is valid, but of another schema.
         if (found["registry"], found["kind"], found["value"]) != (self._registry, *ref):
             raise Unfit(f"{path} is of another schema")
         schema: Json = found["schema"]
         return schema
 
     def used(self, ref: SchemaRef) -> None:
-        """Note that it was used now."""
-        # The time of the file says it: what was not used for longest is removed first.
+        """Note that the schema was used now."""
+        # The file's time is that of its latest use: the least recently used files are removed first.
         os.utime(self._path(ref))
 
     def write(self, ref: SchemaRef, schema: Json) -> None:
-        """Keep this schema, durably, in place of what was kept for `ref`; remove what was not used for longest."""
+        """Keep this schema, durably, in place of the one that was kept for `ref`; remove the least recently used
+        ones."""
         about = {"registry": self._registry, "kind": ref.kind, "value": ref.value, "schema": schema}
         text = _FORMAT + json.dumps(about).encode() + b"\n"
-        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:  # it would not be read either
+        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:  # `read` would not accept it
             return
         # Schemas hold no personal data, but another user must not change how records are read.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ class SchemaFiles:
         self._prune()
 
     def remove_all(self) -> int:
-        """Remove all that is kept of this registry; return how many there were."""
+        """Remove all files of this registry; return how many there were."""
         refs = self._refs()
         for ref in refs:
             self._path(ref).unlink(missing_ok=True)
@@ -154,13 +156,13 @@ class SchemaFiles:
         return self.folder / f"{ref.kind}-{ref.value}-{self._registry}.schema"
 
     def _refs(self) -> list[SchemaRef]:
-        """What is kept of this registry, by the names of the files."""
+        """Return the references of this registry's schemas, from the names of the files."""
         names = os.listdir(self.folder) if self.folder.exists() else []
         named = [found for name in names if (found := _NAME.fullmatch(name)) is not None]
         return [SchemaRef(one[1], one[2]) for one in named if one[3] == self._registry]
 
     def _prune(self) -> None:
-        """Remove what was not used for longest, of all registries, and what was left half written."""
+        """Remove the least recently used files of all registries beyond the limits, and old half-written files."""
         kept = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process removed it
@@ -178,8 +180,8 @@ class SchemaFiles:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    # Flushed before it gets its name: a power failure, after which a registry is often away for longest, must not leave
-    # the name without the content. That it may take back the name is no harm.
+    # The file is flushed before it gets its name: a power failure, after which a registry is often down for long, must
+    # not leave the name without the content. If the name itself is lost, no harm is done.
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         while data:  # a write may be shorter than it is asked to be
@@ -194,10 +196,10 @@ def _check(text: bytes) -> bytes:
 
 
 class Registry(Protocol):
-    """What is asked first; see `consumer.adapters.schemas.RegistrySchemas`."""
+    """The registry, which is asked first; see `consumer.adapters.schemas.RegistrySchemas`."""
 
     kinds: frozenset[str]
-    """Of `SchemaRef`, that it has names for."""
+    """Kinds of `SchemaRef` that it answers."""
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Ask once, about one of its `kinds`. Never raises."""
@@ -207,10 +209,10 @@ class Registry(Protocol):
 
 
 class KeptSchemas:
-    """A registry whose answers are kept in files, which answer where it does not.
+    """A registry whose answers are kept in files, which are read when it does not answer.
 
-    `local` answers for the names that the registry does not have. `on_trouble` gets a line for each kind of trouble
-    with the files, once. Without `writes` they are only read.
+    `local` answers for the kinds of names that the registry does not have. `on_trouble` gets a line for each kind of
+    trouble with the files, once. Without `writes` the files are only read.
     """
 
     def __init__(
@@ -232,7 +234,7 @@ class KeptSchemas:
         self._thread = OwnThread("schemas-on-disk")
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
-        """Ask the registry once; if it gives no answer, the files. Never raises."""
+        """Ask the registry once; if it gives no answer, read the files. Never raises."""
         if command.ref.kind not in self._registry.kinds:
             return await self._local(command)
         answer = await self._registry.fetch(command)
@@ -265,7 +267,7 @@ class KeptSchemas:
     def _read(self, ref: SchemaRef) -> Any:
         try:
             schema = self._files.read(ref)
-        # Whatever is in the file or wrong with the disk: it counts as absent.
+        # After any error of the file or the disk, the schema counts as absent.
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             what = f"a schema in {self._files.folder} cannot be read ({why})"
@@ -277,13 +279,13 @@ class KeptSchemas:
         return schema
 
     def _keep(self, answer: SchemaFound | SchemaMissing) -> None:
-        """Bring the files in line with what the registry says."""
+        """Make the files agree with the registry's answer."""
         ref = answer.ref
         # A schema of another kind than Avro is never read, so it counts as none.
         found = answer if isinstance(answer, SchemaFound) and answer.kind == "AVRO" else None
         try:
             before = None
-            with suppress(Unfit, OSError, ValueError):  # it is written anew
+            with suppress(Unfit, OSError, ValueError):  # it is written again
                 before = self._files.read(ref)
             if before is not None:
                 if found is not None and found.is_same(SchemaFound(ref, before)):
@@ -306,7 +308,7 @@ class KeptSchemas:
             )
 
     def _tell(self, text: str) -> None:
-        # The same trouble comes again with every question. What was said is bounded: it names schemas.
+        # The same trouble comes again with every question. The memory of texts is bounded, since they name schemas.
         if text not in self._told and len(self._told) < MOST_SCHEMAS:
             self._told.add(text)
             self._on_trouble(text)

@@ -3,8 +3,8 @@
 A Kafka client is used from its own thread alone: polls, commits and close run here, and rebalance callbacks run here
 inside a poll.
 
-Each client is destroyed explicitly, in its thread, before its owner hears that it is closed. Dropping the reference
-would not do: an error keeps the frames that it passed through.
+Each client is destroyed explicitly, in its thread, before its owner's `close` returns. Dropping the reference would not
+be enough: an error keeps the frames that it passed through.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-# Seconds for the orderly end of a client. One that hangs is abandoned.
+# Seconds for closing a client in order. One that hangs is abandoned.
 _END_TIMEOUT: Final = 1.0
 _LAST_MOMENT: Final = 0.5
-"""Seconds that the exit of the process waits, for all threads that are ending together."""
+"""Seconds that the exit of the process waits for all ending threads together."""
 _ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
@@ -45,14 +45,14 @@ class OwnThread:
         self, function: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> _Result:
         """Call `function` in the thread and return its result. Cancelling the wait does not undo the call."""
-        # Not a `concurrent.futures.Future`: cancelling that one would drop a call that has not begun.
+        # Not a `concurrent.futures.Future`: cancelling it would drop a call that has not begun.
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Result] = loop.create_future()
 
         def job() -> None:
             try:
                 result = function(*args, **kwargs)
-            except BaseException as error:  # whatever it is, the caller gets it, and the thread goes on
+            except BaseException as error:  # the caller gets any error, and the thread goes on
                 post(loop, settle, future, None, error)
             else:
                 post(loop, settle, future, result)
@@ -65,15 +65,15 @@ class OwnThread:
         self._jobs.put(function)
 
     async def end(self, last: Callable[[], object] = lambda: None, *, timeout: float = _END_TIMEOUT) -> None:
-        """Run `last` after what is queued and end the thread; wait for it at most `timeout` seconds."""
+        """Run `last` after all queued calls and end the thread; wait for `last` at most `timeout` seconds."""
         with contextlib.suppress(TimeoutError):  # a call that hangs is abandoned
             async with asyncio.timeout(timeout):
                 await self.run(last)
         self.stop()
 
     def stop(self) -> None:
-        """End the thread after what is queued. Does not wait."""
-        # A job that hangs is never followed by this one: then the thread stays, as a daemon.
+        """End the thread after all queued calls. Does not wait."""
+        # Behind a job that hangs, this one is never reached: then the thread stays, as a daemon.
         self._jobs.put(None)
         _ending.add(self._thread)
 
@@ -96,7 +96,7 @@ _Owner = TypeVar("_Owner", bound=_HasThread)
 def in_own_thread(
     method: Callable[Concatenate[_Owner, _Parameters], _Result],
 ) -> Callable[Concatenate[_Owner, _Parameters], Coroutine[Any, Any, _Result]]:
-    """Make a blocking method one to await: it runs in ``self._thread``."""
+    """Make a blocking method awaitable: it runs in ``self._thread``."""
 
     @functools.wraps(method)
     async def call(self: _Owner, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
@@ -109,7 +109,7 @@ async def run_blocking(
     name: str, function: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
 ) -> _Result:
     """Run one blocking call in a thread of its own, called `name`."""
-    # Not one thread for all such calls: one that hangs would hold up the others.
+    # Not one thread for all such calls: one that hangs would block the others.
     thread = OwnThread(name)
     try:
         return await thread.run(function, *args, **kwargs)

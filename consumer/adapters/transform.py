@@ -1,8 +1,8 @@
 """Calls the user's function (``PINSTREAM_TRANSFORM``) in a thread of its own, so that a slow one stops nothing else.
 
-While the function works the event loop goes on: Kafka is polled, calls are answered, the page is served. The loop looks
-at the thread from outside, and says so while a record takes more than a second. A function that never returns can only
-be ended with the process; its thread is a daemon, so a stop does not wait for it.
+While the function works the event loop goes on: Kafka is polled, calls are answered, the page is served. The loop
+watches the thread, and reports a record that takes more than a second. A function that never returns can only be ended
+with the process; its thread is a daemon, so a stop does not wait for it.
 
 Python runs one thread at a time. A function of C that does not let others run (a regular expression that backtracks
 without end) stops the loop, too. Then `faulthandler`, which needs no Python, writes to stderr where it hangs.
@@ -30,7 +30,7 @@ _LOOK: Final = 0.2
 # Seconds that one record may take before `say` is called; and until it is called again.
 SLOW: Final = 1.0
 _AGAIN: Final = 60.0
-# Seconds without a turn of the event loop after which it is written to stderr where all threads are.
+# Seconds without a turn of the event loop after which the stacks of all threads are written to stderr.
 _STANDS_STILL: Final = 30.0
 
 Result = CommerceEvent | Filtered | Rejection
@@ -42,9 +42,9 @@ class TransformThread:
     def __init__(self, function: Transformer) -> None:
         self._function = function
         self._thread = OwnThread("pinstream-transform")
-        # Since when the function works on its record (monotonic seconds).
+        # Time at which the function began its record (monotonic seconds).
         self._since = 0.0
-        # Of the latest call that took long: its row, and its seconds. The loop may not have seen it.
+        # The latest call that took long: its row, and its seconds. The loop may not have noticed it.
         self._took: tuple[int, float] | None = None
 
     async def run(self, command: Transform, say: Callable[[TransformIsSlow], None]) -> Transformed:
@@ -56,23 +56,23 @@ class TransformThread:
         told, say_at, said = 0, 0.0, -1
         try:
             while True:
-                # Armed anew at each turn of the loop, so it goes off only if there is none. Without a stderr that has a
-                # file, as in some embeddings, it cannot be armed.
+                # The timer is set again at each turn of the loop, so it fires only if there is none. If stderr has no
+                # file, as in some embeddings, it cannot be set.
                 with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
                     faulthandler.dump_traceback_later(_STANDS_STILL, file=sys.stderr)
                 await asyncio.wait((work,), timeout=_LOOK)
                 if work.done():
                     work.result()
-                    # A call that kept the interpreter to itself is noticed only now.
+                    # A call that kept the interpreter's lock is noticed only now.
                     if self._took is not None and self._took[0] > said:
                         row, seconds = self._took
                         say(TransformIsSlow(command.number, row, seconds, results[told:row]))
                         told = row
                     return Transformed(command.number, results[told:])
-                # In this order, the reverse of the thread's: a call is never taken for longer than it is.
+                # Read in the reverse of the thread's order, so that a call never seems longer than it is.
                 row, since, now = len(results), self._since, time.monotonic()
                 if now - since >= SLOW and (row > told or now >= say_at):
-                    # What is done goes on, however long this call takes.
+                    # Finished results are handed over, however long this call takes.
                     say(TransformIsSlow(command.number, row, now - since, results[told:row]))
                     told, say_at, said = row, now + _AGAIN, row
         finally:

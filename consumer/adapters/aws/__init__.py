@@ -1,4 +1,4 @@
-"""Amazon's services: logging in to MSK (`msk`), and how all of it asks for credentials and a region.
+"""Amazon's services: logging in to MSK (`msk`), Glue's schemas (`glue`), and how both find credentials and a region.
 
 botocore finds both by AWS's conventions: variables, web identity (EKS), profiles, containers, instances.
 """
@@ -10,18 +10,18 @@ from typing import Any, Final
 
 from consumer.errors import SettingsError
 
-# At lower levels it says each time where it found credentials, and shows what it signs, a session's token included.
+# At lower levels botocore logs each time where it found credentials, and what it signs, including a session's token.
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
-# Seconds. botocore's own 60 would keep what waits for an answer waiting for minutes.
+# Seconds. With botocore's own 60, callers would wait for minutes.
 _CONNECT, _READ, _ATTEMPTS = 3, 5, 2
 _MOST_CHARACTERS: Final = 300
 
 
 def new_session() -> Any:
-    """A session of botocore, whose calls are bounded. Raises `ImportError` without botocore.
+    """Return a session of botocore, whose calls are bounded. Raises `ImportError` without botocore.
 
-    It has read no file yet, so a new one sees what has changed on disk.
+    A new session reads files anew, so it sees what has changed on disk.
     """
     from botocore.config import Config
     from botocore.session import Session
@@ -34,9 +34,9 @@ def new_session() -> Any:
 
 
 def find_region(what: str) -> str:
-    """The region by AWS's conventions: variables, then the profile; empty: there is none.
+    """Return the region by AWS's conventions: variables, then the profile; empty: there is none.
 
-    Raises `SettingsError` if it cannot be read: `what` needs it.
+    Raises `SettingsError`, which names `what` needs the region, if it cannot be read.
     """
     try:
         return str(new_session().get_config_variable("region") or "")
@@ -45,6 +45,6 @@ def find_region(what: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An error of botocore on one bounded line. None of them shows a credential."""
+    """Return an error of botocore on one bounded line. No such error shows a credential."""
     words = " ".join(str(error).split()).rstrip(".")
     return words[:_MOST_CHARACTERS] or type(error).__name__

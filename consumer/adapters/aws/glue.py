@@ -29,7 +29,7 @@ from consumer.errors import SettingsError, missing_extra
 
 _SCHEME: Final = "glue:"
 _TIMEOUT: Final = 10.0
-# Errors of Glue that waiting does not heal.
+# Errors of Glue that do not pass by waiting.
 _REFUSALS: Final = frozenset(
     {
         "AccessDeniedException",
@@ -49,7 +49,7 @@ class GlueSchemas:
     """
 
     kinds: frozenset[str] = frozenset({"glue"})
-    """Of `SchemaRef`: Glue has no names for ids, GUIDs and fingerprints."""
+    """Kinds of `SchemaRef` that it answers: Glue has no ids, GUIDs and fingerprints."""
 
     def __init__(self, address: str, *, timeout: float = _TIMEOUT) -> None:
         self._region = _region(address)
@@ -65,8 +65,8 @@ class GlueSchemas:
                 return _verdict(ref, await run_blocking("pinstream-glue", self._ask, ref.value))
         except TimeoutError:
             return SchemaUnavailable(ref, f"{self._name} did not answer within {self._timeout:g} s")
-        except Exception as error:  # botocore has some forty kinds
-            self._client = None  # the next attempt looks for credentials anew
+        except Exception as error:  # botocore has some forty kinds of errors
+            self._client = None  # the next attempt looks for credentials again
             return self._explained(ref, error)
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class GlueSchemas:
 
 
 def describe(address: str) -> str:
-    """Region and kind of credentials, for people. Blocks. Raises `SettingsError`."""
+    """Return region and kind of credentials, as text for people. Blocks. Raises `SettingsError`."""
     region = _region(address)
     try:
         found = new_session().get_credentials()
@@ -110,7 +110,7 @@ def describe(address: str) -> str:
 
 def _region(address: str) -> str:
     try:
-        new_session()  # also where the address has the region: a missing extra must show at the start
+        new_session()  # also if the address has the region: a missing extra must show at the start
     except ImportError:
         raise SettingsError(f"SCHEMA_REGISTRY_URL names AWS Glue, and {missing_extra('glue')}") from None
     region = address.removeprefix(_SCHEME) or find_region("SCHEMA_REGISTRY_URL=glue:")
@@ -123,7 +123,7 @@ def _verdict(ref: SchemaRef, said: Mapping[str, Any]) -> SchemaAnswer:
     status, kind, text = said.get("Status"), str(said.get("DataFormat")), said.get("SchemaDefinition")
     if status == "FAILURE":
         return SchemaMissing(ref)
-    # A version that is being deleted is still what its records were written with.
+    # Records were written with a version that is being deleted, too.
     if status not in ("AVAILABLE", "DELETING"):
         return SchemaUnavailable(
             ref, f"AWS Glue has the schema version as {str(status)[:20]}, not as AVAILABLE"

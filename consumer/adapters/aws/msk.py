@@ -1,4 +1,4 @@
-"""Amazon MSK with IAM: ``KAFKA_SASL_MECHANISM=AWS_MSK_IAM``, the name that AWS gave to it for Java clients.
+"""Amazon MSK with IAM: ``KAFKA_SASL_MECHANISM=AWS_MSK_IAM``, AWS's name for it in Java clients.
 
 librdkafka does not know this mechanism. It logs in by OAUTHBEARER instead, as AWS documents for clients other than
 Java: the token is a request for ``kafka-cluster:Connect``, signed with the AWS credentials of this machine or pod.
@@ -36,32 +36,32 @@ _MECHANISMS: Final = ("sasl.mechanism", "sasl.mechanisms")  # librdkafka knows b
 # b-1.orders.abcdef.c2.kafka.eu-west-1.amazonaws.com, boot-abcdef.c3.kafka-serverless.eu-west-1.amazonaws.com
 _HOST: Final = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?(?::|$)")
 
-# Seconds. A token lasts 900, but no longer than the credentials that signed it, and botocore renews those only when
-# less than 600 are left: what is signed now is valid for that long.
+# Seconds. A token lasts 900, but no longer than the credentials that signed it. botocore renews those only when less
+# than 600 are left, so a new token is valid for at least that long.
 _MOST_LIFE: Final = 600.0
 _SHARED_LIFE: Final = 0.5
 """Share of its life during which one token serves all clients of the process that ask for one."""
 _CHECK: Final = (
     "check this machine's or pod's role (or AWS_PROFILE, AWS_ACCESS_KEY_ID), and whether AWS can be reached"
 )
-_RAISED: Final = "OAuth callback raised exception"  # confluent-kafka's words, in place of the reason
+_RAISED: Final = "OAuth callback raised exception"  # confluent-kafka's text, which hides the reason
 
 
 class NoToken(KafkaError, KafkaException):
-    """There is no token now. Also a `KafkaException`: code that waits for the brokers waits for a token, too."""
+    """No token can be had now. Also a `KafkaException`: code that waits for the brokers waits for a token, too."""
 
 
 def asked(config: Mapping[str, object]) -> bool:
-    """Whether this configuration logs in with IAM."""
+    """Return whether this configuration logs in with IAM."""
     return any(str(config.get(name, "")).upper() == MECHANISM for name in _MECHANISMS)
 
 
 def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration for librdkafka, with a source of tokens. Blocks for the first of them.
+    """Return the configuration for librdkafka, with a source of tokens. Blocks for the first token.
 
     Raises `SettingsError` without the extra or a region, `NoToken` if there is no token now.
     """
-    tokens = tokens_for(config)  # a client without one would wait for ten seconds, and then not say why
+    tokens = tokens_for(config)  # a client without a token would wait for ten seconds and then not report why
     rest = {name: value for name, value in config.items() if name not in _MECHANISMS}
     told = rest.get("error_cb")
     return {
@@ -74,14 +74,15 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokens_for(config: Mapping[str, object]) -> Tokens:
-    """The tokens for the brokers of this configuration, one of which is at hand. Blocks; raises as `with_tokens`."""
+    """Return the source of tokens for the brokers of this configuration, once it has a token. Blocks; raises as
+    `with_tokens`."""
     tokens = tokens_of(str(config.get("bootstrap.servers", "")))
     tokens("")
     return tokens
 
 
 class Tokens:
-    """Signs tokens for the brokers `servers`. To be called as librdkafka's ``oauth_cb``, in any thread.
+    """Signs tokens for the brokers `servers`. It is librdkafka's ``oauth_cb``, called in any thread.
 
     Raises `SettingsError` without the extra or a region.
     """
@@ -101,8 +102,8 @@ class Tokens:
         """Region and kind of credentials of the last token."""
 
     def __call__(self, _config: str) -> tuple[str, float]:
-        """A token and the time (Unix) at which it ends. Blocks; raises `NoToken`."""
-        with self._lock:  # the others take the token that one client got a moment ago
+        """Return a token and the time (Unix) at which it expires. Blocks; raises `NoToken`."""
+        with self._lock:  # the other clients use the token that one client got a moment ago
             if time.time() >= self._renew_at:
                 try:
                     self._renew()
@@ -113,7 +114,7 @@ class Tokens:
             return self._token
 
     def explain(self, error: confluent_kafka.KafkaError) -> confluent_kafka.KafkaError:
-        """librdkafka's error, with what was used for the login or why there is no token."""
+        """Return librdkafka's error, with the credentials that were used for the login or why there is no token."""
         if error.code() != _Code._AUTHENTICATION:
             return error
         said = error.str()
@@ -122,20 +123,20 @@ class Tokens:
         return _Code(error.code(), f"{said} ({MECHANISM}: {self.used})")
 
     def _no_token(self) -> str:
-        # Another thread may have had a token in the meantime.
+        # Another thread may have got a token in the meantime.
         return f"no token for {MECHANISM} ({self._region}): {self._trouble or 'it has just ended'}"
 
     def _renew(self) -> None:
         from botocore.credentials import CredentialProvider, Credentials
 
-        # A new session each time: it reads files and variables again, which may hold other credentials by now.
+        # A new session each time reads files and variables again, which may hold other credentials by now.
         found = new_session().get_credentials()
         if found is None:
             raise LookupError("no AWS credentials were found")
         key, secret, token = found.get_frozen_credentials()[:3]
 
         class Found(CredentialProvider):  # type: ignore[misc]  # botocore has no annotations
-            """Hands the signer what was found: by itself it would ask without a time limit."""
+            """Passes the found credentials to the signer, which by itself would look for them without a time limit."""
 
             def load(self) -> Credentials:
                 return Credentials(key, secret, token)
@@ -147,8 +148,8 @@ class Tokens:
         self.used = f"region {self._region} ({self._region_from}), credentials by {found.method}"
 
     def _find_region(self, servers: str) -> tuple[str, str]:
-        """The region of the cluster, and where it is from."""
-        # The brokers' name first: AWS_REGION says where this process is, and the cluster may be somewhere else.
+        """Return the region of the cluster, and where it was found."""
+        # The brokers' name first: AWS_REGION is the region of this process, and the cluster may be in another one.
         if named := _HOST.search(servers.split(",")[0].strip()):
             return named[1], "by the brokers' name"
         region = find_region(MECHANISM)
@@ -161,5 +162,5 @@ class Tokens:
 
 
 tokens_of: Final = functools.cache(Tokens)
-"""The tokens for these brokers: one source for all clients of the process. `cache_clear` makes the next client read
-variables, files and the signer again: tests change them."""
+"""The source of tokens for these brokers: one for all clients of the process. `cache_clear` makes the next client
+read variables, files and the signer again: tests change them."""
