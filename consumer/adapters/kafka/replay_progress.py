@@ -148,7 +148,7 @@ async def open_plan(
         await progress.close()
         raise
     starts = {one.range.name: one.position for one in entries}
-    begun = entries[0].begun if entries else int(now)  # a topic that is being created may have no partition yet
+    begun = entries[0].begun if entries else int(now)  # a new topic may have no partition yet
     return Plan([one.range for one in entries], starts, begun, resumed, progress)
 
 
