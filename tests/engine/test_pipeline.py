@@ -443,7 +443,7 @@ def test_the_same_seed_gives_the_same_commands() -> None:
 
 
 def test_a_schema_s_verdicts() -> None:
-    """A found schema decodes its records; an unusable or missing one makes dead letters; without one they wait."""
+    """Records of a found schema are decoded; a missing or unusable one makes dead letters; otherwise they wait."""
     core = Core()
     core.assign()
     core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))

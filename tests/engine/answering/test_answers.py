@@ -320,7 +320,7 @@ def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes)
 
 
 def test_a_middleman_is_called_behind_a_backoff() -> None:
-    """While a middleman answers, ten minutes take less than 80 calls."""
+    """While a middleman answers, ten minutes take fewer than 80 calls."""
     core, send = sent(*(event(str(n)) for n in range(5)))
     ends, calls = core.now + 600.0, 0
     while core.now < ends:
@@ -385,7 +385,7 @@ def test_a_middleman_s_413_makes_batches_smaller() -> None:
 
 
 def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> None:
-    """Only the platform can refuse an event as too large: at a middleman it is retried, and no dead letter."""
+    """Only the platform can refuse an event as too large: at a middleman it is retried and makes no dead letter."""
     core, send = sent(event("huge", text="x" * 5000), event("a"), event("b"), batch_events=3, concurrency=1)
     ends = core.now + 3600.0
     while core.now < ends:
@@ -453,7 +453,7 @@ def test_batches_grow_again() -> None:
 
 
 def test_larger_bodies_are_tried_less_and_less_often() -> None:
-    """While larger bodies are still refused, an hour costs less than 30 refused calls, not one every 15 seconds."""
+    """While larger bodies are still refused, an hour costs fewer than 30 refused calls, not one every 15 seconds."""
     core, send = sent(*(event(f"{n:05}", text="x" * 200) for n in range(8)), batch_events=8)
     half, calls = len(send.body) // 2, 1
     core.answer(send, 413)

@@ -55,7 +55,7 @@ def selected(core: Core) -> int:
 
 
 def test_without_a_limit_reading_never_ends() -> None:
-    """Without a limit, as the service runs, there is never enough."""
+    """Without a limit, as in the service, `enough` is never true."""
     core = made()
     core.fetch(*(event(f"{n}") for n in range(2000)))
     assert not core.pipeline.enough()

@@ -386,7 +386,7 @@ def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
 
 
 def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
-    """When a partition turns out to be lost, its events are not sent, and those of others are after their proof."""
+    """When a partition turns out to be lost, its events are not sent; those of others are sent after their proof."""
     core = core_of(0, 1)
     for partition in (0, 1):
         core.fetch(event(f"a{partition}"), partition=partition)

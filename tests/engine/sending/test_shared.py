@@ -134,7 +134,7 @@ def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
 
 
 def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
-    """An event in flight at another member is looked up each second: delivered there, or released for us to send."""
+    """An event in flight at another member is looked up each second until it is delivered or released there."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"), event("c"), event("a"))
     answer_claims(core, 2, 2, 0)
