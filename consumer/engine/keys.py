@@ -7,14 +7,15 @@ A key store that several members share also holds claims (`consumer.adapters.key
 what was not delivered. Claims belong to our *session* and hold while its *lease* does. Four rules keep an event from
 being sent by two members:
 
-* What another member has claimed waits (stage ``ELSEWHERE``) and is looked up again until its outcome is known.
+* An event that another member has claimed waits (stage ``ELSEWHERE``) and is looked up again until its outcome is
+  known.
 * A call begins only if the lease is known to hold until the call's time limit (`Dispatcher.send`). It is known to
   hold from the moment when its renewal was asked for, however late the answer comes.
-  Time that the machine was suspended for counts, and where the store says that claims are lost, none holds.
-* A new session means that the lease of the one before had ended, or that the store lost something. What is queued, and
-  what comes back without a verdict, was claimed by the session before, so it is looked up again. What is in flight goes
-  on: its lease was long enough.
-* What was delivered is confirmed only if no other live session has claimed it by now (the fence).
+  The time for which the machine was suspended counts, and if the store says that claims are lost, none holds.
+* A new session means that the lease of the one before had ended, or that the store lost data. Queued events, and events
+  that come back without a verdict, were claimed by the session before, so they are looked up again. Events in flight
+  stay there: their lease was long enough.
+* A delivered event is confirmed only if no other live session has claimed it by now (the fence).
 
 A claim that ends without delivery is released, so that other members need not wait for the end of our lease.
 """
@@ -45,11 +46,11 @@ from consumer.engine.runs import divide, each_of, keys_of, mark_taken_over, move
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.errors import bug
 
-# Seconds between two renewals of the lease: it is long, and a renewal also finds out that the store lost something.
+# Seconds between two renewals: short beside the lease, because a renewal also detects that the store has lost data.
 RENEW_EVERY: Final = 1.0
-# Seconds after which what another member has in flight is looked up again.
+# Seconds after which an event that another member has in flight is looked up again.
 ASK_AGAIN: Final = 1.0
-# Seconds that a lease counts as shorter than it is: the clocks of two machines do not run equally fast.
+# Seconds by which a lease counts as shorter than it is: the clocks of two machines do not run equally fast.
 _MARGIN: Final = 1.0
 
 _DELIVERED, _ELSEWHERE = 1, 2
@@ -57,7 +58,7 @@ _DELIVERED, _ELSEWHERE = 1, 2
 
 @dataclass(eq=False)
 class Lookups:
-    """Look-ups that are under way or to be tried again; and the lease, where the key store is shared."""
+    """Look-ups under way or to be retried; and the lease, where the key store is shared."""
 
     _context: Context
     _claims: Claims
@@ -81,24 +82,24 @@ class Lookups:
 
     @property
     def busy(self) -> bool:
-        """Whether an event here may soon be sent."""
+        """True if look-ups are under way or due again, so that an event may soon be sent."""
         return bool(self._asked or self._again)
 
     @property
     def elsewhere(self) -> int:
-        """How many events wait for another member's outcome."""
+        """Events that wait for another member's outcome."""
         waiting = chain.from_iterable([*self._asked.values(), *(leaders for _, leaders in self._again)])
         return sum(block.stages.count(RecordStage.ELSEWHERE, first, end) for block, first, end in waiting)
 
     def due(self) -> float | None:
-        """When something here is next to be done (monotonic)."""
+        """Return when a look-up or a renewal is due next (monotonic)."""
         times = [at for at, _ in self._again]
         if self._shared and self._renewing is None:
             times.append(self._renew_at)
         return min(times, default=None)
 
     def go_on(self) -> None:
-        """Begin what is due."""
+        """Begin the look-ups and the renewal that are due."""
         now = self._context.now.monotonic
         if self._shared and self._renewing is None and now >= self._renew_at:
             self._renewing = (self._context.number(), now)
@@ -118,7 +119,7 @@ class Lookups:
             self._context.emit(LookUpKeys(number, keys_of(leaders)))
 
     def looked_up(self, happened: KeysLookedUp) -> None:
-        """Take the answer: settle what was delivered before, queue what was not."""
+        """Take the answer to a look-up: settle events delivered before, queue the others."""
         self.failures = 0
         leaders, found, now = self._take(happened.number), happened.found, self._context.now.monotonic
         if rows_of(leaders) != len(found):
@@ -131,7 +132,8 @@ class Lookups:
             elsewhere, leaders = pick(leaders, [flag == _ELSEWHERE for flag in found])
             duplicates, leaders = pick(leaders, [flag == _DELIVERED for flag in found if flag != _ELSEWHERE])
             if self._shared:
-                # Sent by us, in a call that brought no answer, and delivered by another member since our lease ended.
+                # Events that we sent in a call without an answer, and that another member delivered after our lease
+                # had ended.
                 marks = [mark for block, first, end in duplicates for mark in block.marks[first:end]]
                 sent_too, _ = pick(duplicates, [mark & UNCLEAR for mark in marks])
                 self._context.counters.taken_over += mark_taken_over(sent_too)
@@ -147,7 +149,7 @@ class Lookups:
         self.drop(gone)
 
     def failed(self, number: int) -> None:
-        """Try a look-up again later."""
+        """Take a look-up that failed: try it again later."""
         self.failures += 1
         self._context.counters.failures["key_store_look_up"] += 1
         delay = self._context.policy.inner_backoff.delay(self.failures, 0.5 + self._context.jitter() / 2)
@@ -155,7 +157,7 @@ class Lookups:
         self._renew_at = -inf  # our session may have ended
 
     def forgotten(self, happened: KeysForgotten) -> None:
-        """Report what the key store has newly forgotten: such an event, read again, would be sent again."""
+        """Report keys that the key store has newly forgotten: their events, read again, would be sent again."""
         context, counters = self._context, self._context.counters
         lost, early = happened.lost - counters.keys_lost, happened.early - counters.keys_forgotten_early
         if lost > 0:
@@ -167,13 +169,13 @@ class Lookups:
             context.report("warning", "keys_forgotten_early", keys=early, advice=advice)
 
     def purge(self) -> None:
-        """Drop events that wait to be looked up and are no longer ours to begin."""
+        """Drop events that wait for a look-up and for which no new work may begin."""
         again, self._again = self._again, []
         for at, leaders in again:
             self._later(at, leaders)
 
     def _later(self, at: float, leaders: Sequence[Run]) -> None:
-        """Look these up at `at` or later, except those that are no longer ours to begin."""
+        """Look events up at `at` or later, except those for which no new work may begin."""
         kept, gone = divide(leaders)
         if kept:
             self._again.append((at, kept))
@@ -231,21 +233,21 @@ class Lookups:
         self._renew_at = self._context.now.monotonic + RENEW_EVERY
 
     def claim_again(self, queued: Sequence[Run]) -> None:
-        """Look up again what a session that has ended had claimed: another member may have it by now."""
+        """Look up again events that a session claimed which has ended: another member may have claimed them by now."""
         kept, gone = divide(queued)
         move_all(kept, RecordStage.LOOKED_UP)
         self.look_up(kept)
         self.drop(gone)
 
-    # -- what is not delivered by us
+    # -- events that we do not deliver
 
     def drop(self, runs: Sequence[Run]) -> None:
-        """These will not be delivered by us (now): nothing is begun for them any more."""
+        """Free events that we will not deliver now, and pass their claims on."""
         move_all(runs, RecordStage.FREED)
         self.pass_on(each_of(runs))
 
     def pass_on(self, leaders: Iterable[Run]) -> None:
-        """The claims of these pass to the first follower of each, which is tried itself."""
+        """Pass the claims of events to the first follower of each, which is tried itself."""
         heirs, ended = [], []
         for leader in leaders:
             heir = self._claims.release(leader)
@@ -254,7 +256,7 @@ class Lookups:
             else:
                 heirs.append(heir)
         move_all(heirs, RecordStage.LOOKED_UP)
-        # So that another member need not wait for them until our lease ends.
+        # So that other members need not wait for these keys until our lease ends.
         if self._shared and ended:
             self._context.emit(ReleaseKeys(keys_of(ended)))
         self.look_up(heirs)

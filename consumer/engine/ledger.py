@@ -6,9 +6,10 @@ final in the first unfinished block. That record's offset is the committable pos
 after the last record seen. The offset map and the oldest open record are read off the same bytes. Offsets are never
 counted up: gaps from compaction and transactions are normal (docs/architecture.md, rule 1).
 
-An assignment ends with its epoch: dropped, it settles nothing and commits nothing, whatever still refers to it (rule
-2). The ledger adds up at every instant: ``read = delivered + duplicate + filtered + dead_lettered + open``. What was
-open in a dropped assignment was never ours to settle, so it leaves ``read`` again and is counted in `Totals.released`.
+An assignment ends with its epoch: once dropped, it settles and commits nothing, even if a call still refers to it
+(rule 2). The ledger adds up at every instant: ``read = delivered + duplicate + filtered + dead_lettered + open``.
+Records that were open in a dropped assignment are not ours to settle, so they leave ``read`` again and count in
+`Totals.released`.
 
 The invariants are asserted here, in production too: an `InvariantViolation` stops the process before a wrong offset
 is committed. Figures are taken without raising, so that `mismatch` is seen (see `commits` for what follows from it).
@@ -41,8 +42,8 @@ _OPEN: attrgetter[int] = attrgetter("open")
 
 
 class LeftAt(NamedTuple):
-    """Where an assignment stands: its lowest offset that is not settled (None: not known); `clear`: nothing is open,
-    so that everything it has read is settled."""
+    """Where an assignment stands: its lowest offset that is not settled (None: not known); `clear`: no record
+    is open, so everything read is settled."""
 
     next_offset: int | None
     clear: bool
@@ -50,86 +51,89 @@ class LeftAt(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class AssignmentState(Fence):
-    """One partition under one epoch: the books, and the fence (`live`)."""
+    """One partition under one epoch: its books, and its fence (`live`)."""
 
     ledger: Ledger
-    """Whose books these are: it says how much may go with a commit, and for which destination that is."""
+    """The ledger that these books belong to: it has the limit for commit metadata, and the destination."""
     start: int | None
     start_leader_epoch: int | None = None
     inherited: OffsetMap | None = None
-    """What was settled above `start` before this assignment, as far as it was not read again yet."""
+    """Offsets from `start` on that were settled before this assignment and are not read again yet."""
     topic_id: str | None = None
-    """Which life of the topic its offsets are of; None: the brokers do not tell."""
+    """The topic's id, which says to which life of the topic the offsets belong; None: the brokers do not say."""
     proven: bool = True
-    """False after the process was away: the group may have given the partition to another meanwhile."""
+    """False after the process was away: the group may have given the partition to another member meanwhile."""
     elsewhere: bool = False
-    """What lies before its start was committed for another destination."""
+    """True if the offset before its start was committed for another destination."""
     blocks: deque[Block] = field(default_factory=deque)
     last_seen: int = -1
     fetched_to: int = 0
-    """The offset after the last record that was fetched: what lies between `position` and there is held."""
+    """The offset after the last record fetched; records between `position` and this offset are held."""
     last_timestamp: int = -1
-    """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
+    """Kafka timestamp (milliseconds) of the record at `last_seen`; -1 while not known."""
     next_offset: int | None = None
     next_leader_epoch: int | None = None
     committed: Position | None = None
     end: int | None = None
     reached: int = -1
-    """Up to where the client has read, markers included, as last heard."""
+    """The offset up to which the client has read, markers included, as last reported."""
     reached_before: int = -1
-    """The same as heard the time before: by then the client has handed over what it had read."""
+    """The same in the report before: the client has handed over everything up to there."""
     removed_to: int = 0
-    """Up to here it is reported what was removed from the log before it was read."""
+    """The offset below which removed records have been reported."""
     emptied: tuple[int, int] | None = None
-    """Where the log was seen to be empty, all to be read removed: our position, and where it begins."""
+    """Our position and the log's beginning when the log was last seen to be empty, with unread records removed."""
     unreadable_at: int | None = None
-    """From where it cannot be read now: what the broker sends is damaged. None: it can."""
+    """The offset from which the partition cannot be read now, because the broker sends damaged data; None: it
+    can be."""
     _pack_at: int = 16
     _map_size: int = 0
     _measure_at: float = -math.inf
 
     def position(self) -> int | None:
-        """The offset after the last record read, or where reading starts."""
+        """Return the offset after the last record read, or where reading starts."""
         return self.last_seen + 1 if self.last_seen >= 0 else self.start
 
     def lowest_open(self) -> tuple[Block, int] | None:
-        """The lowest open record: its block, and its index there."""
+        """Return the lowest open record: its block, and its index there."""
         block = next((one for one in self.blocks if one.open), None) if self.open else None
         return (block, block.lowest()) if block is not None and block.lowest() >= 0 else None
 
     # -- what may be committed
 
     def committable(self) -> Position | None:
-        """The next offset after all that is settled without a gap of open ones; None while there is none.
+        """Return the position to commit: the lowest open offset, or the one after the last record seen; None
+        while nothing is settled.
 
-        With it goes the map of what is settled above it.
+        Its metadata has the map of what is settled above it.
         """
         blocks = self.blocks
         while blocks and not blocks[0].open:
             done = blocks.popleft()
             self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
         self.keep_little()
-        # The epoch of the record before it: a broker that was cut off then knows whether the offset is of its log
-        # (KIP-320).
+        # With the epoch of the record before it, a broker that was cut off can tell whether the offset belongs to its
+        # log (KIP-320).
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
-        # Its first block is never a finished one: these were just taken off.
+        # The first block is never a finished one: those were removed just now.
         if blocks and (lowest := blocks[0].lowest()) > 0:
             next_offset, leader_epoch = blocks[0].offsets[lowest], blocks[0].leader_epoch
         if next_offset is not None:
             return self._position(next_offset, leader_epoch)
-        # The first record still waits; what is settled behind it is worth a commit all the same.
+        # The first record still waits; a map of settled records above it is worth a commit nevertheless.
         position = self._beginning()
         return position if position is not None and self.maps_something(position) else None
 
     def proof(self) -> Position | None:
-        """What to commit in order to hear whether the partition is still ours; None: nothing is known of it yet."""
+        """Return a position to commit that shows whether the partition is still ours; None: no offset is known yet."""
         return self.committable() or self._beginning()
 
     def map_share(self, now: float) -> float:
-        """How much of the usual room the offset map leaves: 1 while it fits whatever settles next, 0 when it is full.
+        """Return the share of the usual room that the offset map leaves: 1 while it fits in any pattern, 0 when
+        it is full.
 
-        1 also where the broker takes no maps: none is lost then by reading on. Measured only where the window is so
-        long that its pattern matters, and then not at every turn.
+        1 also where the broker takes no maps: reading on then loses none. Measured only where the window is so long
+        that its pattern matters, and then once a second.
         """
         most = self.ledger.map_most
         if not self.blocks or most <= offset_map.IDS_MOST:
@@ -140,19 +144,19 @@ class AssignmentState(Fence):
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
             self.committable()
-        # What is open may settle in any pattern: a bit each, six to a character.
+        # Open records may settle in any pattern: one bit each, six to a character.
         free = 1 - (self._map_size + self.open / 6) / most
         return min(1.0, max(0.0, free - 0.1) * 2)
 
     def _beginning(self) -> Position | None:
-        """Where reading began; None while that is not known."""
+        """Return the position where reading began; None while that is not known."""
         if self.start is not None:
             return self._position(self.start, self.start_leader_epoch)
         return self._position(self.blocks[0].first_offset, None) if self.blocks else None
 
     def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
         bounds, highest = self._settled_above(next_offset)
-        # A reader of such a map would skip what is open.
+        # A reader of such a map would skip open records.
         if bounds and bounds[0] < next_offset:
             raise bug(f"the map of {self.tp} begins before {next_offset}")
         where, destination = map_place(self.tp), self.ledger.destination
@@ -164,7 +168,7 @@ class AssignmentState(Fence):
         return Position(*self.tp, next_offset, leader_epoch, text)
 
     def maps_something(self, position: Position) -> bool:
-        """Whether a map goes with this position, which is one of ours."""
+        """Return True if the metadata of `position`, which is one of this assignment, has a map."""
         where = map_place(self.tp)
         return offset_map.read(position.metadata, position.next_offset, where=where) is not None
 
@@ -185,34 +189,34 @@ class AssignmentState(Fence):
         self._pack_at = max(16, 2 * len(packed))
 
     def _settled_above(self, base: int) -> tuple[list[int], int | None]:
-        """Bounds of what is settled above `base` (see `OffsetMap`), and the highest leader epoch seen."""
+        """Return the bounds of what is settled above `base` (see `OffsetMap`), and the highest leader epoch seen."""
         bounds = settled_bounds(self.blocks, base)
         if self.inherited is None:
             return bounds, self.blocks[-1].leader_epoch if self.blocks else None
-        # What was not read again yet: without it a second restart in a row would send it once more.
+        # Records not read again yet: without them in the map, a second restart in a row would send them once more.
         rest = self.inherited.from_offset(max(base, self.last_seen + 1))
         if bounds and rest and bounds[-1] == rest[0]:
             return bounds[:-1] + rest[1:], self.inherited.leader_epoch
         return bounds + rest, self.inherited.leader_epoch
 
     def totals(self) -> Totals:
-        """This assignment's figures."""
+        """Return this assignment's figures."""
         settled = {one.value: self.counts[one] for one in Disposition}
         return Totals(read=self.read, open=self.open, **settled)
 
     def off(self) -> int:
-        """By how many records the books do not add up."""
+        """Return by how many records the books do not add up."""
         unsettled = self.read - self.counts.total()
         return abs(unsettled - self.open) + abs(sum(map(_OPEN, self.blocks)) - self.open)
 
     def left_at(self) -> LeftAt:
-        """Where it stands."""
+        """Return where the assignment stands."""
         position = self.proof()
         return LeftAt(None if position is None else position.next_offset, self.open == 0)
 
 
 def map_place(tp: TopicPartition) -> str:
-    """What an offset map is bound to, beside its offset."""
+    """Return the name of the partition that an offset map is bound to, beside its offset."""
     return f"{tp.topic}-{tp.partition}"
 
 
@@ -222,7 +226,7 @@ class Ledger:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._assignments: dict[TopicPartition, AssignmentState] = {}
-        # What became of the records of assignments that ended, and where each partition was left at.
+        # Records of assignments that ended, by disposition, and where each partition was left.
         self._ended: Counter[Disposition] = Counter()
         self._ended_at: dict[TopicPartition, LeftAt] = {}
         self._entered = 0
@@ -231,28 +235,28 @@ class Ledger:
         self.released_unread = 0
         # Bytes that the metadata of a commit may take: less where the broker takes less.
         self.map_most = context.policy.map_bytes
-        # Where events go: stands in what is committed.
+        # The tag of the destination, which stands in the metadata of commits.
         self.destination = context.policy.destination
         # Records passed over, ever.
         self.passed = 0
         self.open = 0
         self.open_bytes = 0
-        # How often something settled, ever: whether there is progress.
+        # Records settled since the start: shows whether there is progress.
         self.settlements = 0
-        # When something last settled, or began to be open with nothing else open (monotonic).
+        # When a record last settled, or became open with no other open (monotonic).
         self.moved_at = 0.0
 
     def __iter__(self) -> Iterator[AssignmentState]:
         return iter(self._assignments.values())
 
     def get(self, tp: TopicPartition) -> AssignmentState | None:
-        """The live assignment of a partition."""
+        """Return the live assignment of a partition."""
         return self._assignments.get(tp)
 
     def assign(self, one: Assignment, said: CommitMetadata = NOTHING_SAID) -> AssignmentState:
-        """Open the books of a new assignment; an older one of the same partition ends here.
+        """Open the books of a new assignment; an older assignment of the same partition ends.
 
-        `said`: what was committed with its start.
+        `said`: the metadata committed with its start.
         """
         tp = TopicPartition(one.topic, one.partition)
         self.drop(tp)
@@ -260,21 +264,21 @@ class Ledger:
         topic_id = one.topic_id or said.topic_id
         state = AssignmentState(tp, one.epoch, self, one.start, one.leader_epoch, said.settled, topic_id)
         state.next_offset = one.start if one.commit_start else None
-        # Where no destination is said, the commit is from before they were.
+        # Metadata without a destination is older than destination tags.
         state.elsewhere = said.destination not in (None, self.destination)
         self._assignments[tp] = state
         return state
 
     def drop(self, tp: TopicPartition) -> AssignmentState | None:
-        """End an assignment: what is open in it is released, and it settles and commits nothing more."""
+        """End an assignment and return it: its open records are released, and it settles and commits nothing more."""
         state = self._assignments.pop(tp, None)
         if state is None:
             return None
-        # Its figures join the sums of those that ended, where a mismatch could not be told apart any more.
+        # Its figures join the sums of ended assignments, where a mismatch would not show its partition any more.
         self._check(state)
-        # While its blocks are there to read it off.
+        # Read off the blocks before they are cleared.
         self._ended_at[tp] = state.left_at()
-        # From here on no move of its records does anything: see `Block.move`.
+        # From here on no record of it changes its stage: see `Block.move`.
         state.live = False
         self.open -= state.open
         self.open_bytes -= state.open_bytes
@@ -284,40 +288,42 @@ class Ledger:
         return state
 
     def left_at(self) -> dict[TopicPartition, LeftAt]:
-        """Where each partition that was ever ours stands, or was left at."""
+        """Return where each partition that was ever assigned stands, or where it was left."""
         return {**self._ended_at, **{tp: state.left_at() for tp, state in self._assignments.items()}}
 
     def rewind(self, state: AssignmentState, offset: int) -> int:
-        """The position went back to `offset` within an assignment: what is open from there on will come again.
+        """Go back to `offset` within an assignment: open records from there on are released, because they are
+        read again.
 
-        It is released; what is open before `offset` will not come again and stays. Gives how many were released.
+        Open records before `offset` are not read again and stay. Return how many were released.
         """
         released = sum(self._release_from(block, offset) for block in state.blocks)
         state.blocks = deque(block for block in state.blocks if block.first_offset < offset)
         for block in state.blocks:
-            # Where it ends is where reading goes on: what is committed does not go back to before a gap.
+            # A block ends where reading goes on, so that the committed offset does not go back to before a gap.
             block.end = min(block.end, offset)
         state.last_seen, state.last_timestamp = offset - 1, -1
-        # Of the log that is there now, no end has been heard; a commit beyond `offset` was of the one before.
+        # The end of the present log is not known yet; a commit beyond `offset` was of the log before the cut.
         state.end, state.reached, state.reached_before, state.removed_to = None, -1, -1, 0
         if state.committed is not None and state.committed.next_offset > offset:
             state.committed = None
         if state.inherited is not None and (
             state.inherited.leader_epoch is None or offset < (state.start or 0)
         ):
-            # Without leader epochs a cut of the log cannot be recognised; before its beginning it is another one.
+            # Without leader epochs a cut of the log cannot be recognised; an offset before `start` means another log.
             state.inherited = None
         if not state.blocks and (state.next_offset is None or state.next_offset > offset):
-            # Reading begins anew; what is before it is settled, or was never ours.
+            # Reading begins again at `offset`; records before it are settled, or were never ours.
             state.start, state.start_leader_epoch = offset, None
             state.next_offset = state.next_leader_epoch = None
         elif not state.blocks:
-            # All before `offset` is settled, and a commit past the gap before it may be out: none goes back behind it.
+            # All records before `offset` are settled, and a commit past the gap before it may be in flight: later
+            # commits must not go back before it.
             state.next_offset = offset
         return released
 
     def _release_from(self, block: Block, offset: int) -> int:
-        """Release a block's open records from `offset` on; what is before it is all that is left of the block."""
+        """Release a block's open records from `offset` on. Return how many."""
         released, size = block.release_from(offset)
         self._grow(block.assignment, -size)
         block.assignment.open -= released
@@ -327,14 +333,15 @@ class Ledger:
         return released
 
     def settled_before(self, state: AssignmentState, chunk: Chunk) -> list[int]:
-        """Indexes of the chunk's records that were settled before this assignment: they are passed over.
+        """Return the indexes of the chunk's records that were settled before this assignment and are passed
+        over.
 
-        The fence: records of a higher leader epoch than any in the map stand where the log was cut since.
+        A record of a higher leader epoch than any in the map shows that the log was cut since: the map is dropped then.
         """
         inherited = state.inherited
         if inherited is None or not chunk.records:
             return []
-        # A record of a later leader epoch: the log was cut below it, and the map speaks of records that are gone.
+        # The log was cut, and the map describes records that are gone.
         if not inherited.holds_for(chunk.leader_epoch):
             state.inherited = None
             return []
@@ -350,17 +357,17 @@ class Ledger:
         columns: Columns,
         passed: Sequence[int] = (),
     ) -> Block:
-        """Enter fetched records as read and open. Offsets must be beyond those seen, and rise.
+        """Enter fetched records as read and open. Offsets must rise, and lie beyond those seen.
 
-        `sizes`: bytes of each; `columns`: what they became; `passed`: see `settled_before`.
+        `sizes`: bytes of each; `columns`: what was read of them; `passed`: see `settled_before`.
         """
         block = Block(state, chunk, sizes, columns, passed)
         offsets = block.offsets
         # The first record that is not final is the lowest open one only where offsets rise.
         if offsets[0] <= state.last_seen or not rising(offsets):
             raise bug(f"offsets of {state.tp} do not rise after {state.last_seen}")
-        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up. And
-        # before the new block is added: its offsets are needed yet, even where all of its records are passed over.
+        # Not only at a commit, because while the lowest record waits no commit may be due. And before the new block is
+        # added, because its offsets are still needed, even if all of its records are passed over.
         state.keep_little()
         state.blocks.append(block)
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
@@ -376,20 +383,21 @@ class Ledger:
         return block
 
     def insert(self, block: Block, rows: Mapping[int, int], columns: Columns) -> None:
-        """Open records that waited are read: see `Block.insert`."""
+        """Enter open records that waited and have been read: see `Block.insert`."""
         before = block.held
         block.insert(rows, columns)
         self._grow(block.assignment, block.held - before)
 
     def settle(self, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
-        """Settle open records with their final disposition. Return those that it settled: of live assignments."""
+        """Settle open records with their final disposition. Return the runs that were settled: those of live
+        assignments."""
         ours: list[Run] = []
         counters = self._context.counters
         for run in runs:
             block, first, end = run
             if block.move(first, end, SETTLED_AS[disposition]):
                 ours.append(run)
-            # A rewind released some of its rows; the others are settled all the same.
+            # A rewind released some of the rows; the others are settled nevertheless.
             elif block.assignment.live:
                 settled, _ = pick([run], [one == SETTLED_AS[disposition] for one in block.stages[first:end]])
                 ours += settled
@@ -409,17 +417,18 @@ class Ledger:
         return ours
 
     def _grow(self, state: Fence, size: int) -> None:
-        """Count this many bytes more that blocks of an assignment hold."""
+        """Add to the bytes that blocks of an assignment hold."""
         state.open_bytes += size
         self.open_bytes += size
 
     def committables(self) -> Iterator[tuple[AssignmentState, Position]]:
-        """Positions that differ from what is committed, for partitions that are not being drained.
+        """Yield assignments with positions that differ from what is committed, except those of draining
+        partitions.
 
-        With them, for what must be proven to be ours (see `AssignmentState.proof`), even what is committed already.
+        Assignments that are not proven to be ours (see `AssignmentState.proof`) also with committed positions.
         """
         for state in self:
-            # Its last position goes with its release: two commits under way could overtake each other.
+            # Its last position is committed with its release: two commits in flight could overtake each other.
             if state.draining:
                 continue
             position = state.committable() if state.proven else state.proof()
@@ -427,43 +436,44 @@ class Ledger:
                 yield state, position
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
-        """What to commit of assignments that are about to end. Raises `InvariantViolation` if a ledger is off."""
+        """Return the positions to commit for assignments that are about to end. Raises `InvariantViolation` if
+        a ledger does not add up."""
         self.check()
         positions = []
         for state in states:
-            # A lost partition commits nothing, though its drain may still be waited for: its new owner may have
-            # committed more.
+            # A lost partition commits nothing, even if its drain has not ended: its new owner may have committed more.
             position = state.committable() if state.live else None
             if position is not None and position != state.committed:
                 positions.append(position)
         return positions
 
     def map_share(self, now: float) -> float:
-        """How much of the usual room the fullest offset map leaves, 0 to 1."""
+        """Return the share of the usual room that the fullest offset map leaves, 0 to 1."""
         # With nothing open a map cannot grow, however long it is.
         return min((state.map_share(now) for state in self if state.open), default=1.0)
 
     def totals(self) -> Totals:
-        """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
+        """Return the whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
         counts, released = self._settled(), self._released + self.released_unread
         settled = {one.value: counts[one] for one in Disposition}
         return Totals(read=self._entered - self._released, open=self.open, released=released, **settled)
 
     def _settled(self) -> Counter[Disposition]:
-        """What became of all records that were ours."""
+        """Return the counts of all settled records, by disposition."""
         settled = self._ended.copy()
         for state in self:
             settled.update(state.counts)
         return settled
 
     def mismatch(self) -> int:
-        """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
-        # Both sides are counted apart: what was entered, and what became of it.
+        """Return the records ever entered that are neither settled, open nor released; if none, by how many
+        records the assignments' books do not add up."""
+        # Records entered and records settled are counted independently.
         unsettled = self._entered - self._released - self._settled().total()
         return unsettled - self.open or sum(state.off() for state in self)
 
     def check(self) -> None:
-        """Raises `InvariantViolation` unless the books add up."""
+        """Check that the books add up. Raises `InvariantViolation` otherwise."""
         for state in self:
             self._check(state)
         if self.mismatch():

@@ -1,9 +1,9 @@
-"""All that passes between engine and shell: inputs in the past tense, commands in the imperative.
+"""All messages between engine and shell: inputs in the past tense, commands in the imperative.
 
-The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands it
-gets back. Each command that does something outside is answered by exactly one input, success or failure; a
-command is tried once, and what a failure means is the engine's to decide. Numbers (``number``) tie the answer to
-its command; they are unique in a process.
+The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands that it
+returns. Each command with an effect outside is answered by exactly one input, success or failure; the shell tries a
+command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command; they are
+unique in a process.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Assignment(NamedTuple):
 
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
-    `topic_id`: which life of the topic it is; None where the brokers tell none. `void`: an offset that was committed
-    in an earlier life of the topic and means nothing in this one, as does the metadata that came with it.
+    `topic_id`: the topic's id, which says which life of the topic it is; None: the brokers have none. `void`: an offset
+    that was committed in an earlier life of the topic and means nothing in this one, nor does its metadata.
     """
 
     topic: str
@@ -62,7 +62,7 @@ class BrokerTimes(NamedTuple):
     """What one client of ours measured of one broker, in seconds.
 
     `broker`: its id, or ``coordinator``. `round_trip` and `round_trip_p99`: from request to answer, on average and for
-    99 of 100, since the last report; None: it asked nothing. `throttled`: for how long the broker has held back
+    99 of 100, since the last report; None: there was no request. `throttled`: for how long the broker has delayed
     answers because of a quota, since the start.
     """
 
@@ -85,19 +85,19 @@ class DeadLetter(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- inputs
 
-# -- from the consumer group. Partitions come and go at any time, also while calls with their events are out.
+# -- from the consumer group. Partitions come and go at any time, also while calls with their events are in flight.
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """The group gave us these partitions."""
+    """The group assigned partitions to us."""
 
     assignments: Sequence[Assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The group takes these back, in order: drain them, then `Release`. `grace`: seconds until the deadline."""
+    """The group revokes partitions, in order: drain them, then `Release`. `grace`: seconds until the deadline."""
 
     partitions: Sequence[TopicPartition]
     number: int
@@ -106,7 +106,7 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """These are another member's already: drop them, commit nothing."""
+    """The partitions belong to another member already: drop them, commit nothing."""
 
     partitions: Sequence[TopicPartition]
 
@@ -120,7 +120,7 @@ class GroupSize:
 
 GroupSaid = Assigned | Revoked | Lost | GroupSize
 
-# -- from where schemas and the user's function are. "Not now" and "no" are two answers: only the second is final.
+# -- from the schema registry and the user's function. "Not now" and "no" are two answers: only the second is final.
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +131,16 @@ class SchemaFound:
     schema: str | Mapping[str, Any]
     kind: str = "AVRO"
     unanswered: SchemaUnavailable | None = None
-    """Why the registry gave no answer: then the schema is what it had answered earlier. None: it answered."""
+    """Why the registry gave no answer; the schema is then its earlier answer. None: it answered."""
 
     def is_same(self, other: SchemaFound) -> bool:
-        """Return whether both bring the same schema: as text, or as JSON."""
+        """Return True if both bring the same schema: as text, or as JSON."""
         if (self.ref, self.kind) != (other.ref, other.kind):
             return False
         try:
             one, two = (json.loads(x) if isinstance(x, str) else x for x in (self.schema, other.schema))
             return bool(one == two)
-        except (ValueError, RecursionError):  # it is no JSON, or nested too deeply to compare
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply to compare
             return self.schema == other.schema
 
 
@@ -158,14 +158,14 @@ class SchemaUnavailable:
     ref: SchemaRef
     reason: str
     refused: bool = False
-    """It answers, and does not let us in: that does not heal by itself."""
+    """True if the registry answers but refuses access: that does not heal by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """Answers `Transform`: what the user's function made of the next of these records, as many as there are results.
+    """Answers `Transform`: the function's results for the next of its records, as many as there are results.
 
-    The function is not called for the others: those that are still wanted are asked for again.
+    The function is not called for the others: a later `Transform` has those that are still wanted.
     """
 
     number: int
@@ -176,7 +176,7 @@ class Transformed:
 class TransformIsSlow:
     """The user's function has worked for `seconds` on record `row` of a `Transform`, and has not returned.
 
-    `results`: what it made of the records before that one, as far as that was not reported yet.
+    `results`: its results for the records before that one, as far as they were not reported yet.
     """
 
     number: int
@@ -193,8 +193,9 @@ FunctionSaid = Transformed | TransformIsSlow
 
 @dataclass(frozen=True, slots=True)
 class KeysLookedUp:
-    """Answers `LookUpKeys`. `found`, for each key: 0, not delivered within the window; 1, delivered; 2, another member
-    has it in flight. `session`: ours in a shared key store, which has claimed those with 0; 0: it is not shared."""
+    """Answers `LookUpKeys`. `found`, for each key: 0, not delivered within the window; 1, delivered; 2, another
+    member has it in flight. `session`: our session in a shared key store, which has claimed the keys with 0; 0:
+    the store is not shared."""
 
     number: int
     found: Sequence[int]
@@ -203,8 +204,9 @@ class KeysLookedUp:
 
 @dataclass(frozen=True, slots=True)
 class KeysStored:
-    """Answers `StoreKeys`: the keys are durable. `stored`: for each key, whether it is (None: all are). One that is not
-    was claimed by another member, since our lease had ended; 2: it is, and that member had delivered it, too."""
+    """Answers `StoreKeys`: the keys are durable. `stored`, for each key (None: all are 1): 0, not stored,
+    because our lease had ended and another member has claimed it; 1, stored; 2, stored, and another member had
+    delivered it, too."""
 
     number: int
     stored: Sequence[int] | None = None
@@ -212,8 +214,8 @@ class KeysStored:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRenewed:
-    """Answers `RenewLease`: our claims hold for as long as a lease is. `session`: which session of ours has them; if it
-    is another one than before, earlier claims are void. `notes`: what other members have told, and holds yet."""
+    """Answers `RenewLease`: our claims hold for another lease. `session`: our session that has them; if it
+    differs from the one before, earlier claims are void. `notes`: other members' notes that still hold."""
 
     number: int
     session: int
@@ -222,13 +224,13 @@ class LeaseRenewed:
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
-    """Some answer of a shared key store says that our claims do not hold any more."""
+    """An answer of a shared key store says that our claims no longer hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallsGiven:
-    """Answers `AskCalls`: this many calls may be made. 0: the account's quota is used up for `wait` seconds yet.
-    `left`: how many are free for others."""
+    """Answers `AskCalls`: `calls` calls may be made. 0: the account's quota is used up for `wait` more seconds.
+    `left`: how many calls are free for others."""
 
     number: int
     account: str
@@ -239,8 +241,8 @@ class CallsGiven:
 
 @dataclass(frozen=True, slots=True)
 class KeysForgotten:
-    """How many keys the key store has forgotten since the start before their window was over: being full, or because a
-    shared one was set back (`lost`)."""
+    """Keys that the key store has forgotten since the start before their window was over: because it was full
+    (`early`), or because a shared store was set back (`lost`)."""
 
     early: int
     lost: int = 0
@@ -248,7 +250,7 @@ class KeysForgotten:
 
 @dataclass(frozen=True, slots=True)
 class KeyStoreFailed:
-    """Answers `command`: the key store did not answer, so it may have done what was asked, or not."""
+    """Answers `command`: the key store did not answer, so it may or may not have done what was asked."""
 
     command: KeyStoreCommand
 
@@ -257,7 +259,7 @@ KeyStoreSaid = (
     KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeysForgotten | KeyStoreFailed
 )
 
-# -- from the API, or whoever answers in its place. Bodies echo events: they are in no repr, for a repr may be logged.
+# -- from the API, or a server that answers in its place. Bodies echo events: no repr has them, as a repr may be logged.
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,7 @@ class Answered:
 class Unanswered:
     """Answers `Send`: no whole answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ``proxy``, ... .
 
-    `headers` are lower-cased; what came of an answer that broke off. `said`: what is known beyond the reason, and what
+    `headers` are lower-cased; those received of an answer that broke off. `said`: details beyond the reason, and what
     to do; it may name the API and the proxy.
     """
 
@@ -298,35 +300,36 @@ ApiAnswer = Answered | Unanswered | TokenRead
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Records came in."""
+    """Records were fetched."""
 
     chunks: Sequence[Chunk]
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLettersStored:
-    """Answers `StoreDeadLetters`, as far as the broker acknowledged (`stored` in the command's order)."""
+    """Answers `StoreDeadLetters`. `stored`: for each letter, in the command's order, whether the broker
+    acknowledged it."""
 
     number: int
     stored: Sequence[bool]
 
 
 class CommitTrouble(Enum):
-    """What kind of reason a commit was not taken for."""
+    """Kind of reason for which a commit was refused."""
 
-    # The group is between two generations, its coordinator moves, or the partition is another's by now: the next
-    # commit, or the partition's next owner, makes up for it.
+    # The group is between two generations, its coordinator moves, or the partition belongs to another member by now:
+    # the next commit, or the partition's next owner, makes up for it.
     PASSING = "passing"
-    # The broker takes less metadata with a commit, or less of all commits' together.
+    # The broker accepts only less metadata with a commit, or with all commits together.
     METADATA = "metadata"
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class CommitDone:
-    """Answers `Commit`: which positions the broker took, and why it did not take the others.
+    """Answers `Commit`: which positions the broker accepted, and why it refused the others.
 
-    `failure`: the reason in the adapter's words, for the log; None: it took all. `trouble`: what kind of reason it is.
+    `failure`: the reason in the adapter's words, for the log; None: it accepted all. `trouble`: the kind of reason.
     """
 
     number: int
@@ -340,10 +343,10 @@ class EndOffsets:
     """Where partitions end (high watermarks), as the broker last said, for lag.
 
     `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
-    `waiting_for_start`: partitions that are ours and not announced as assigned yet, since the brokers have not said
-    where to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
-    `begins`: where logs begin, as last heard.
-    `joined`: whether the group has said what is ours, nothing included.
+    `waiting_for_start`: how many of our partitions are not announced as assigned yet, because the brokers have not said
+    where to start. `unreadable`: partitions that are not read from this offset on, because the data is damaged.
+    `begins`: where logs begin, as last reported.
+    `joined`: True once the group has said which partitions are ours, even if none is.
     """
 
     ends: Mapping[TopicPartition, int]
@@ -374,7 +377,7 @@ KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Take no more, drain all within `grace` seconds, then `Stop`."""
+    """Read no more, drain all records within `grace` seconds, then `Stop`."""
 
     grace: float
 
@@ -398,7 +401,7 @@ class FetchSchema:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Call the user's function for each of these decoded records, one after the other; see `Transformed`."""
+    """Call the user's function for each of the decoded records, one after the other; see `Transformed`."""
 
     number: int
     events: Sequence[CommerceEvent] = field(repr=False)
@@ -406,7 +409,7 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class LookUpKeys:
-    """Ask the key store which of these were delivered within the window; a shared one claims the others for us.
+    """Ask the key store which keys were delivered within the window; a shared store claims the others for us.
 
     `keys`: one after the other, 16 bytes each.
     """
@@ -417,7 +420,7 @@ class LookUpKeys:
 
 @dataclass(frozen=True, slots=True)
 class StoreKeys:
-    """Remember these as delivered, durably; ends our claims. `keys`: one after the other, 16 bytes each."""
+    """Remember keys as delivered, durably; this ends our claims. `keys`: one after the other, 16 bytes each."""
 
     number: int
     keys: bytes
@@ -425,8 +428,9 @@ class StoreKeys:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseKeys:
-    """End our claims of these in a shared key store: we will not deliver them. No answer is waited for: where it fails,
-    the store begins another session for us, and claims of the one before end with its lease."""
+    """End our claims on keys in a shared key store, because we will not deliver their events. Only a failure is
+    answered: then the store begins another session for us, and the claims of the session before end with its
+    lease."""
 
     keys: bytes
 
@@ -440,9 +444,9 @@ class RenewLease:
 
 @dataclass(frozen=True, slots=True)
 class AskCalls:
-    """Ask a shared key store for calls to an account, of the quota that all members have together.
+    """Ask a shared key store for calls to an account, from the quota that all members have together.
 
-    They are made within `seconds` from now, or not at all. `destination`: the tag of the API (`Policy.destination`).
+    The calls begin within `seconds` from now, or not at all. `destination`: the API's tag (`Policy.destination`).
     """
 
     number: int
@@ -455,20 +459,20 @@ class AskCalls:
 
 @dataclass(frozen=True, slots=True)
 class TellNote:
-    """Tell the other members that share the key store. No answer is waited for: where it fails, they meet it
-    themselves."""
+    """Tell a note to the other members that share the key store. Only a failure is answered; the others then
+    meet the trouble themselves."""
 
     note: Note
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One attempt to deliver: POST the body (JSON) to the account's endpoint.
+    """Make one call: POST the body (JSON) to the account's endpoint.
 
-    `parts`: the body is these, one after the other. They are not joined here: it is a megabyte, and a socket takes
-    them as they stand. `attempt`: 1 the first time. `parents`: where some of its records come from, if traces are
-    wanted. `begin_by`: when it must have begun (monotonic), for its claims in a shared key store are not known to hold
-    long enough after that.
+    `parts`: the body, piece by piece; not joined, because it may be megabytes and a socket can send the pieces as they
+    are. `attempt`: 1 the first time. `parents`: the trace parents of some of its records, if traces are wanted.
+    `begin_by`: when the call must have begun (monotonic), because its claims in a shared key store are not known to
+    hold long enough after that.
     """
 
     number: int
@@ -481,13 +485,13 @@ class Send:
 
     @property
     def body(self) -> bytes:
-        """The body as one."""
+        """The body in one piece."""
         return b"".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreDeadLetters:
-    """Write these to their dead-letter topics and wait for the broker's acknowledgement."""
+    """Write letters to their dead-letter topics and wait for the broker's acknowledgement."""
 
     number: int
     letters: Sequence[DeadLetter]
@@ -495,7 +499,7 @@ class StoreDeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit these positions of live assignments."""
+    """Commit positions of live assignments."""
 
     number: int
     positions: Sequence[Position]
@@ -503,7 +507,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Answers `Revoked`: commit these in the rebalance itself, then give the partitions up."""
+    """Answers `Revoked`: commit the positions within the rebalance, then give the partitions up."""
 
     number: int
     positions: Sequence[Position]
@@ -511,7 +515,8 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Answers `StopRequested`: all is drained (or the deadline came); commit these and leave the group."""
+    """Answers `StopRequested`: all records are drained, or the deadline came; commit the positions and leave
+    the group."""
 
     positions: Sequence[Position]
     drained: bool
@@ -519,26 +524,27 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class ReadAnew:
-    """Read these from the beginning, if they are still held under that epoch: `Assigned` comes, with another one."""
+    """Read partitions from the beginning, if they are still held under their epoch: `Assigned` answers, with a
+    new epoch."""
 
     partitions: Sequence[NewLife]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadToken:
-    """Read the access token again from where it comes from."""
+    """Read the access token again from its source."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The destination refused for longer than patience: end with the exit code for it."""
+    """The destination refused us for longer than the patience: end with the exit code for that."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Something worth a log line. `event` is a closed set; `fields` hold no personal data."""
+    """A line for the log. `event` is from a closed set; `fields` hold no personal data."""
 
     level: str
     event: str

@@ -1,4 +1,4 @@
-"""The nouns of pinstream: records, conversion events, dispositions, positions, and the frozen policy.
+"""The basic types of pinstream: records, conversion events, dispositions, positions, and the frozen policy.
 
 A *record* is what Kafka holds. Decoded it is a *commerce event* (a plain ``dict`` in the shape of the reader
 schema). Converted it is a *conversion event*: one item of the API's ``data``. Each record ends in exactly one
@@ -7,15 +7,15 @@ schema). Converted it is a *conversion event*: one item of the API's ``data``. E
 Hot objects are slotted classes or named tuples, not frozen dataclasses, which cost a microsecond each to make. `Policy`
 holds the limits, intervals and patience that the engine goes by; times are in seconds, sizes in bytes.
 
-*The destination tag.* A delivered key and a committed offset mean nothing for another destination: the address of the
-API, and whether its test mode is on. What does not make it another one does not change the tag: credentials, query,
-fragment, a slash at the end, the case of scheme and host, the scheme's own port written out. (RFC 3986, 6.2.2 and
-6.2.3; the case of a path does matter there.) Ad accounts are no part of it. The tag is a digest, so that no address
-stands in the metadata of commits or in a key.
+*The destination tag.* A delivered key and a committed offset mean nothing for another destination. A destination is the
+address of the API, and whether its test mode is on. Differences that lead to the same place do not change the tag:
+credentials, query, fragment, a slash at the end, the case of scheme and host, the scheme's own port written out. (RFC
+3986, 6.2.2 and 6.2.3; the case of a path does matter there.) Ad accounts are not part of it. The tag is a digest, so
+that neither the metadata of commits nor a key shows an address.
 
 *Trace parents.* Producers that trace give each record the span it was written in (W3C ``traceparent``). A batch has
-many, so our spans link to some of them. Only what is well-formed counts: a header may hold anything. A span that its
-producer keeps is worth more than one it threw away, since a link to that leads nowhere.
+many, so our spans link to some of them. Only a well-formed header counts. A span that its producer keeps is preferred
+to one that it does not keep, because a link to the latter leads nowhere.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ CommerceEvent = dict[str, Any]
 
 
 class SectionEvent(CommerceEvent):
-    """A commerce event, where the mapping has sections: `section` is the number of its own, from 1."""
+    """A commerce event where the mapping has sections: `section` is the number of its section, from 1."""
 
     __slots__ = ("section",)
     section: int
 
     @classmethod
     def of(cls, section: int, event: CommerceEvent) -> SectionEvent:
-        """Return a copy of the event that is of this section."""
+        """Return a copy of the event with this section."""
         made = cls(event)
         made.section = section
         return made
@@ -54,9 +54,9 @@ def section_of(event: CommerceEvent) -> int:
 
 
 class MetadataLeft(Enum):
-    """What the broker takes of the metadata of commits."""
+    """Which metadata the broker still accepts with commits."""
 
-    # All of it: offset maps, topic ids, the destination.
+    # Everything: offset maps, topic ids, the destination.
     MAPS = "maps"
     # Topic ids and the destination.
     IDS = "ids"
@@ -64,7 +64,7 @@ class MetadataLeft(Enum):
 
 
 class GateState(Enum):
-    """What a destination is doing, worst last."""
+    """State of a destination, worst last."""
 
     OPEN = "open"
     THROTTLED = "throttled"
@@ -73,7 +73,7 @@ class GateState(Enum):
 
 
 class Disposition(Enum):
-    """What finally became of a record: exactly one of these, always."""
+    """How a record finally ended: always exactly one of these."""
 
     DELIVERED = "delivered"
     DUPLICATE = "duplicate"
@@ -131,7 +131,8 @@ class Record(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What one member has met that all who share its key store should know (`consumer.engine.sending.halts`)."""
+    """An answer of the platform that one member received and all that share its key store should know
+    (`consumer.engine.sending.halts`)."""
 
     # The tag of the API (`Policy.destination`).
     destination: str
@@ -140,9 +141,9 @@ class Note(NamedTuple):
     # HTTP status: 429, or that of a refusal.
     status: int
     code: int | None
-    # How long it holds yet.
+    # Seconds for which it still holds.
     seconds: float
-    # What tells it from others; given by the store.
+    # Its identity among notes; given by the store.
     name: str = ""
 
 
@@ -158,7 +159,7 @@ class TraceParent(NamedTuple):
     flags: int
 
 
-# What stands for the headers of a record whose client cannot read them; a dead letter says so.
+# Stand-in for headers of a record that the client cannot read; it goes into the dead letter.
 UNREADABLE_HEADERS: Final = (
     (
         "pinstream.headers",
@@ -170,8 +171,8 @@ UNREADABLE_HEADERS: Final = (
 class Chunk(NamedTuple):
     """Records of one partition under one assignment epoch and one leader epoch, in offset order.
 
-    `log_start`: where the log began when they were handed out. Looked for only where offsets are missing before or
-    among them; else, and where it is not known, -1.
+    `log_start`: where the log began when the chunk was handed out. Looked up only where offsets are missing before or
+    within it; otherwise, and where it is not known, -1.
     """
 
     topic: str
@@ -205,24 +206,24 @@ class Rejection(NamedTuple):
 class Ahead(Rejection):
     """The refusal of an event for lying ahead; `time` says when it happened (unix seconds).
 
-    Whether it is refused, or waits, depends on whose clock is right (`consumer.engine.context`).
+    Whether the event is refused or waits depends on which clock is right (`consumer.engine.context`).
     """
 
     time: float
-    # What becomes of it if it is refused.
+    # The verdict on it if it is refused.
     verdict: Rejection | Filtered
 
     @classmethod
     def of(cls, rejection: Rejection, time: float) -> Ahead:
-        """Make one of a rejection and the time of its event."""
+        """Return the refusal `rejection` of an event that happens at `time`."""
         ahead = cls(*rejection)
         ahead.time, ahead.verdict = time, rejection
         return ahead
 
 
 class Early(NamedTuple):
-    """An event that lies ahead of what may be a slow clock: it is judged again once its `time` (unix seconds) comes,
-    or more is known of the clock."""
+    """An event that lies ahead of our clock, which may be slow: it is judged again once its `time` (unix
+    seconds) comes, or more is known of the clock."""
 
     time: float
 
@@ -305,7 +306,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that can be set about the pipeline."""
+    """All settings of the pipeline; times are in seconds."""
 
     # How many ad accounts are configured.
     accounts: int = 1
@@ -316,50 +317,50 @@ class Policy:
     linger: float = 0.5
     concurrency: int = 8
     calls_per_minute: int = 5000
-    # By how many members of the group these calls are divided, as long as the brokers have not said how many there are.
-    # 0: they are not divided, since a shared key store counts those of all members, or there is no group.
+    # By how many members of the group these calls are divided until the brokers say how many there are. 0: the calls
+    # are not divided, because a shared key store counts those of all members, or there is no group.
     quota_members: int = 0
     max_open_events: int = 20_000
     max_open_bytes: int = 128 * 1024 * 1024
     commit_interval: float = 1.0
-    # How long the destination may refuse this account before giving up; 0 is for ever.
+    # Seconds for which the destination may refuse an account before the process gives up; 0: for ever.
     halt_patience: float = 900.0
-    # After so long without a verdict on any call the destination counts as unreachable.
+    # Seconds without a verdict on any call after which the destination counts as unreachable.
     unreachable_after: float = 30.0
-    # How long the registry must say "no such schema" before that is final for a record that waits; 0: for ever.
+    # Seconds for which the registry must say "no such schema" before that is final for a record that waits; 0: never.
     schema_patience: float = 300.0
     # Questions to the schema registry at once.
     registry_concurrency: int = 8
     registry_calls_per_second: float = 20.0
-    # With work to do, and nothing settled for this long, a stall is reported.
+    # Seconds without a settled record, although there is work, after which a stall is reported.
     stall_after: float = 120.0
-    # The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day.
+    # Seconds for which a Retry-After or x-ratelimit-reset is obeyed at most: a header must not stop us for a day.
     throttle_cap: float = 300.0
-    # The most that a commit's metadata may take: what brokers accept by default.
+    # Bytes of a commit's metadata at most: what brokers accept by default.
     map_bytes: int = METADATA_BYTES
-    # The tag of where events go (`consumer.engine.model`), for keys and commits; None: not said.
+    # The tag of the destination (`consumer.engine.model`), for keys and commits; None: not known.
     destination: str | None = None
-    # After so long without an input a process first proves that its partitions are still its own. Shorter than any
-    # session time-out; while there is nothing else to do it looks at the clock twice as often.
+    # Seconds without an input after which a process first proves that its partitions are still its own. Shorter than
+    # any session time-out; an idle process looks at the clock twice as often.
     away: float = AWAY
     # Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does.
     dead_letter_share: float = 1.0
-    # How many of the latest records, in the order of their offsets, the share is taken of; never of fewer.
+    # Successive records of a topic of which the share is taken; never of fewer.
     dead_letter_sample: int = 1000
-    # A replay's pace: of the events that go on, filtered ones and duplicates aside.
+    # A replay's pace, not counting filtered events and duplicates.
     events_per_second: float = math.inf
-    # A replay's limit: at most this many records are read, not counting those that its ``--where`` left out.
+    # A replay's limit: at most this many records are read, not counting filtered ones (``--where`` included).
     most_records: int | None = None
     # Seconds for which claims in a shared key store hold without a renewal; 0: the key store is not shared.
     lease: float = 0.0
-    # The longest that a call may take.
+    # Seconds that a call may take at most.
     call_timeout: float = 30.0
     # The user's function through which decoded records go (``PINSTREAM_TRANSFORM``); empty: there is none.
     transform: str = ""
-    # For this many of its records a `Send` says in which trace they were written; 0: for none.
+    # Trace parents that a `Send` has at most; 0: none.
     trace_links: int = 0
     delivery_backoff: Backoff = Backoff()
-    # For the key store, the dead-letter topic, the registry: near, and needed by all.
+    # For the key store, the dead-letter topic and the registry: they are near, and all events need them.
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
     probe_backoff: Backoff = Backoff(base=2.0, cap=30.0)
 
@@ -398,7 +399,7 @@ _ODD = b"13579bdf"
 def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TraceParent, ...]:
     """Return at most `most` different trace parents of records, first those whose span is kept.
 
-    A record of None is one that is settled and dropped.
+    None stands for a record that is settled and dropped.
     """
     kept: dict[TraceParent, None] = {}
     others: dict[TraceParent, None] = {}

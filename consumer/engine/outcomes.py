@@ -1,10 +1,11 @@
-"""The end of a record's way: delivered, or dead-lettered. And what has to be written before it settles.
+"""The last steps of a record: it is delivered or dead-lettered, and what that needs is written before it
+settles.
 
-Theory of operation. A decision is not the end yet. A delivered event settles once its key is durable (stage
-``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until then the
-record is open, so nothing is committed past it, and after a crash it is read again: the event goes once more under the
-same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which tries until they are
-written.
+Theory of operation. An outcome does not settle a record at once. A delivered event settles once its key is durable
+(stage ``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until
+then the record is open, so nothing is committed past it, and after a crash it is read again: the event is sent once
+more under the same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which tries until
+they are written.
 
 When a leader is refused, its claim passes on (`Lookups.pass_on`): the first event that followed it is tried itself.
 """
@@ -35,7 +36,7 @@ _PROBLEMS_MOST = 10
 
 @dataclass(eq=False)
 class Outcomes:
-    """Moves records to the last stage but one, writes what they need, and settles them."""
+    """Moves records to the stage before the final one, writes their keys and letters, and settles them."""
 
     context: Context
     ledger: Ledger
@@ -45,8 +46,8 @@ class Outcomes:
 
     def __post_init__(self) -> None:
         backoff = self.context.policy.inner_backoff
-        # The most that one write takes: a larger write shares one wait for the acknowledgement among more events, but
-        # what comes next waits longer for it.
+        # The most records in one write: a larger write shares one wait for the acknowledgement among more records, but
+        # the next write waits longer for it.
         self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.end - run.first)
         self.letters: Outbox[Letter] = Outbox(backoff, 500)
         self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()
@@ -58,7 +59,7 @@ class Outcomes:
     # -- delivered
 
     def delivered(self, runs: Sequence[Run]) -> None:
-        """The API said processed: they count as delivered as soon as their keys are durable."""
+        """Take events that the API has processed: they count as delivered once their keys are durable."""
         move_all(runs, RecordStage.STORING)
         self.keys.add(runs)
 
@@ -69,23 +70,24 @@ class Outcomes:
             self.context.emit(StoreKeys(number, keys_of(runs)))
 
     def keys_not_stored(self, number: int) -> None:
-        """A write of keys failed, or may have: it is tried again, and nothing of it settles before."""
+        """Take a failed write of keys: it may have been done, so it is tried again, and none of its events
+        settles before."""
         self.context.counters.failures["key_store_write"] += 1
         self.keys.finish(number, False, self.context.now.monotonic, self.context.jitter())
 
     def keys_stored(self, happened: KeysStored) -> None:
-        """A write of keys came back: what is durable settles, with the duplicates that waited for it."""
+        """Take a finished write of keys: events with durable keys settle, with the duplicates that waited for them."""
         now = self.context.now.monotonic
         done = self.keys.finish(happened.number, True, now, self.context.jitter())
         if happened.stored is not None and set(happened.stored) != {1}:
-            # Our lease had ended, and another member had taken these events over. Where it has them still, they are
-            # stored already, or can be, once it is known what became of them there.
+            # Our lease had ended, and another member had claimed some of these events. Keys that are not stored are
+            # written again later: by then the other member's outcome may be known.
             taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
             self.context.counters.taken_over += mark_taken_over(taken_over)
             done, not_stored = pick(done, happened.stored)
             self.keys.add(not_stored, now + ASK_AGAIN)
         self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
-        # A partition may have gone while the call was out: its next owner settles these, and finds their keys.
+        # A partition may have been revoked during the call: its next owner settles these events, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))
         self.context.counters.delivered_after_release += rows_of(others)
         self.freshness.add(times_of(ours), self.context.now)
@@ -95,20 +97,20 @@ class Outcomes:
             named = f"{kind.name} ({self.context.sections[section]})" if section else kind.name
             covered[kind._replace(name=named)] += count
         self.coverage.add(covered.items(), now)
-        # Last, for a block whose last record is settled drops what was just counted.
+        # Last, because a block drops the columns counted above with its last record.
         self.ledger.settle(ours, Disposition.DELIVERED)
 
     # -- refused
 
     def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
-        """The API refused this event for good."""
-        # Of a partition that is another's by now no letter is written: its owner reads the record again.
+        """Take an event that the API refused for good."""
+        # No letter is written for a partition that belongs to another member by now: it reads the record again.
         if row.ours:
             self.dead_letter(row, rejection, attempts)
         self.lookups.pass_on([row])
 
     def dead_letter(self, row: Run, rejection: Rejection, attempts: int) -> None:
-        """The record goes to the dead-letter topic; it settles when the broker has it."""
+        """Queue a record for the dead-letter topic; it settles once the broker has stored its letter."""
         tp, record = row.block.assignment.tp, row.block.record(row.first)
         move_all([row], RecordStage.DEAD_LETTERING)
         self.guard.judge(row, rejection)
@@ -126,20 +128,20 @@ class Outcomes:
             self.context.emit(StoreDeadLetters(number, [one.letter for one in letters]))
 
     def letters_stored(self, happened: DeadLettersStored) -> None:
-        """A write of letters came back: those that the broker has settle their records."""
+        """Take a finished write of letters: letters that the broker has stored settle their records."""
         counters = self.context.counters
         if failed := sum(not stored for stored in happened.stored):
             counters.failures["dead_letter"] += failed
             self.context.report("error", "dead_letters_not_stored", count=failed)
-        # What the broker did not acknowledge is written again: better two letters than none.
+        # Letters that the broker did not acknowledge are written again: better two letters than none.
         now, jitter = self.context.now.monotonic, self.context.jitter()
         for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
-            # Before the block drops its columns.
+            # Looked up before the block drops its columns.
             section = self.context.sections[row.block.section(row.first)]
             if self.ledger.settle([row], Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
                 place = (letter.topic, letter.partition, letter.record.offset)
                 stored = StoredLetter(letter.at_ms / 1000, *place, *letter.rejection, section)
                 self.latest_letters.appendleft(stored)
-        # What was not written goes back to the outbox, though its partition may have gone meanwhile.
+        # Letters that were not written are in the outbox again, although their partition may have been revoked.
         self.letters.discard(lambda letter: not letter.row.ours)

@@ -1,20 +1,20 @@
-"""The pipeline: it takes in what happened and returns what to do next. The only control flow there is.
+"""The pipeline: it handles one input at a time and returns what to do next. All control flow of the engine is
+here.
 
-Theory of operation. `handle` takes one message and gives the commands that follow; between two messages nothing
-changes. One `match` (`_take_in`) says which part a message is for; `_go_on` then begins all that may begin now. A
+Theory of operation. `handle` takes one input and returns the commands that follow; between two inputs nothing changes.
+One `match` (`_take_in`) says which part an input is for; `_go_on` then begins everything that may begin now. A
 record's way: fetched -> decoded, converted -> entered in the ledger -> claims its key -> looked up in the key store ->
-batched -> sent -> answered -> its key stored -> settled. Each step either ends in a settlement, or leaves the record
-open, and what is open is never committed past. The parts emit commands themselves, through `Context`, in an order that
-is fixed here.
+batched -> sent -> answered -> its key stored -> settled. Each step either settles the record or leaves it open, and no
+commit goes past an open record. The parts emit commands themselves, through `Context`, in an order that is fixed here.
 
-A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`,
-`problems` and `stopping`: nothing else.
+A shell uses only `handle`, `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`, `problems` and
+`stopping`.
 
-Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims` and `keys`, what an
-answer means in `verdicts`, what follows from it in `answers`, when it may settle in `outcomes`, when a call may go in
+Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims` and `keys`,
+the meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
 `sending.gate`.
 
-Revoke and stop are one path (`_drain`): begin nothing new, drop what is queued and release its claims, wait for what is
+Revoke and stop are one path (`_drain`): begin nothing new, drop queued events and release their claims, wait for events
 in flight until the deadline, then say what to commit and release the partitions (rule 6).
 """
 
@@ -56,7 +56,8 @@ from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 @dataclass(slots=True)
 class Drain:
-    """Assignments that are being drained. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
+    """Assignments that are being drained. `number`: of the `Revoked` to be answered; None: the stop. `deadline`
+    is monotonic."""
 
     number: int | None
     states: list[AssignmentState]
@@ -64,7 +65,8 @@ class Drain:
 
 
 class Pipeline:
-    """The engine. Feed it messages in the order they happened; perform its commands; call again at `next_deadline`."""
+    """The engine. Feed it inputs in the order in which they happened; perform its commands; feed a `Tick` at
+    `next_deadline`."""
 
     def __init__(
         self,
@@ -77,8 +79,8 @@ class Pipeline:
         seed: int = 0,
         sections: Sequence[str] = (),
     ) -> None:
-        """`reading`: a faster way through `decoder` and `converter`, not with a function. `around`: what stands around
-        either way, and leaves records out. `sections`: the mapping's."""
+        """`reading`: a faster way through `decoder` and `converter`; not used with a function. `around`: wraps
+        the reading and excludes records. `sections`: the names of the mapping's sections."""
         self.policy = policy
         self.context = Context(policy, seed, sections)
         self.clock = Clock(self.context)
@@ -115,13 +117,13 @@ class Pipeline:
         self._lives = Lives(self.context, self.ledger)
         self._removals = Removals(self.context)
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
-        # What each client last measured of its brokers.
+        # The latest measurements of each client, by broker.
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
-        # Those of revokes before that of the stop.
+        # Drains for revokes stand before the one for the stop.
         self._drains: list[Drain] = []
-        # Whether a replay's limit is reached.
+        # Says whether a replay's limit is reached.
         self.enough = self._room.enough
-        # Where each partition that was ever ours stands, or was left at.
+        # Says where each partition that was ever assigned stands, or where it was left.
         self.left_at = self.ledger.left_at
         self.stopping = False
         self._ends = m.EndOffsets({})
@@ -129,9 +131,9 @@ class Pipeline:
     # -- what a shell calls
 
     def handle(self, happened: m.Input, now: Instant) -> list[m.Command]:
-        """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
+        """Handle an input and return the commands that follow, in order. Raises only `InvariantViolation`, on a bug."""
         self.context.now = self.clock.begin(now)
-        # Before anything is begun: the process may have been away, and its partitions or claims another's by now.
+        # Before new work begins: the process may have been away, and another member may have its partitions or claims.
         self.commits.mind_absence(now)
         self.lookups.mind_clocks(now)
         self._take_in(happened)
@@ -169,7 +171,7 @@ class Pipeline:
                 self.outcomes.keys_stored(happened)
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
-                # The store answers again. What is delivered is confirmed before other members claim it: at once.
+                # The store answers again: confirm delivered events at once, before other members claim them.
                 self.outcomes.keys.not_before = -inf
             case m.LeaseLost():
                 self.lookups.lease_lost()
@@ -217,14 +219,14 @@ class Pipeline:
             case m.AskCalls():
                 self.dispatcher.calls_given(command.number, command.account, None)
             case m.ReleaseKeys() | m.TellNote():
-                pass  # claims end with the lease, and what a note tells other members meet by themselves
+                pass  # claims end with the lease, and other members meet the trouble of a note themselves
             case _:
                 assert_never(command)
 
     def _go_on(self) -> None:
-        """Begin all that may begin now."""
+        """Begin everything that may begin now."""
         now = self.context.now.monotonic
-        # First what ends: that makes room for what waits.
+        # First drains that end: that makes room for records that wait.
         self._end_drains()
         self.clock.mind()
         self.admission.admit()
@@ -244,24 +246,24 @@ class Pipeline:
         self._room.go_on()
 
     def _mind_guard(self) -> None:
-        """Once it has tripped no dead letter is written: those that wait are dropped, and their records stay open.
+        """Write no dead letters once the guard has tripped: waiting letters are dropped, and their records stay
+        open.
 
-        So nothing is committed past them, and no drain waits for what will not be written.
+        So nothing is committed past them, and no drain waits for letters that will not be written.
         """
         self.guard.mind()
         if self.guard.tripped is not None:
-            # A letter would settle its record, and its offset could be committed past the cause that somebody is to
-            # correct.
+            # A letter would settle its record, and its offset could be committed before the cause is corrected.
             move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)
             self._end_drains()
 
     def next_deadline(self) -> float | None:
-        """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
+        """Return when to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
 
         The first one is due when the process begins.
         """
-        # Open records may be another member's by now. Until a commit has proven that they are ours, nothing is begun
-        # that the other may be doing as well.
+        # Open records may belong to another member by now. Until a commit has proven that they are ours, no work begins
+        # that the other member may do as well.
         begun = () if self.commits.unproven() else (self.dispatcher.due(), self.outcomes.letters.due())
         times = [
             *begun,
@@ -277,21 +279,22 @@ class Pipeline:
         return min((at for at in times if at is not None), default=None)
 
     def room(self) -> int:
-        """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
+        """Return how many records to fetch now at most; 0: pause. It is a level, read before each fetch (rules
+        5 and 8)."""
         return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
 
     def committed(self) -> bool:
-        """Whether everything is committed that may be."""
+        """Return True if everything is committed that may be."""
         return next(self.ledger.committables(), None) is None
 
     def statistics(self, now: Instant) -> Statistics:
-        """A snapshot whose figures agree with each other."""
+        """Return a snapshot whose figures agree with each other."""
         # Ages go by the corrected time, as in the engine. Only the clock's own figures need the local time.
         local, now = now, self.clock.correct(now)
         lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
-        # A record without a timestamp only if none has one.
+        # A record without a timestamp is the oldest only if none has one.
         oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
-        # Where all events of a failed look-up were dropped, or none waits for calls, nothing is tried again.
+        # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
         asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
         return Statistics(
@@ -302,7 +305,7 @@ class Pipeline:
             held=self.admission.held,
             passed=self.ledger.passed,
             waiting_for_start=self._ends.waiting_for_start,
-            # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
+            # The source reports it from time to time (`EndOffsets`); an assignment shows it earlier.
             joined=self._ends.joined or any(True for _ in self.ledger),
             stalled_for=self.stall.seconds(),
             key_store_fails=looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0,
@@ -313,7 +316,7 @@ class Pipeline:
             claims=len(self.claims.claimed),
             waiting_for_schema=len(self.parking),
             oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
-            # With nothing open there is nothing that could be stuck.
+            # Without an open record nothing can be stuck.
             seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
             freshness=self.outcomes.freshness.snapshot(now.monotonic),
             counters=copied(self.context.counters),
@@ -339,14 +342,14 @@ class Pipeline:
 
     def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
-            return  # the group gives them to others once we have left
+            return  # the group assigns them to others once we have left
         states = self._lives.assigned(happened.assignments)
         self.commits.assigned(states)
         # A partition that was ours already: its older assignment has ended.
         self._purge()
 
     def _lost(self, happened: m.Lost) -> None:
-        # Nothing is committed: the new owner may have committed more, and ours would set it back.
+        # Nothing is committed: the new owner may have committed more, and our commit would set it back.
         states = [self.ledger.drop(tp) for tp in happened.partitions]
         released = sum(state.open for state in states if state is not None)
         self._purge()
@@ -371,8 +374,8 @@ class Pipeline:
         self._drains.sort(key=lambda drain: drain.number is None)
 
     def _purge(self) -> None:
-        """Take what is no longer ours to begin out of every queue, and release its claims."""
-        # Each queue frees its own records. What is in a call or a write stays there: its outcome still settles it,
+        """Remove records for which no new work may begin from all queues, and release their claims."""
+        # Each queue frees its own records. A record in a call or a write stays there: its outcome still settles it,
         # unless its assignment has ended.
         for queue in self.dispatcher:
             self.lookups.drop(queue.purge())
@@ -394,14 +397,14 @@ class Pipeline:
                 self._finish(one, busy)
 
     def _busy(self, states: list[AssignmentState]) -> bool:
-        """Whether something of these is out there and may still settle."""
+        """Return True if records of these assignments are in a call or a write and may still settle."""
         concerned = {id(state) for state in states if state.live}
         events = [*self.dispatcher.in_flight(), *self.outcomes.keys]
         # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
         # write of its key.
         out = set(split_keys(keys_of(events)))
         followers = chain.from_iterable(rows for key, rows in self.claims.followers.items() if key in out)
-        # Also of records that were released because the position went back: without their keys they are sent again.
+        # Also keys of records that were released because the position went back: without them they are sent again.
         rows = chain(events, (one.row for one in self.outcomes.letters), followers)
         return any(id(row.block.assignment) in concerned for row in rows)
 
@@ -430,8 +433,7 @@ class Pipeline:
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
-                # It was fetched before the partition was taken back, or given to us anew: who has it now reads it
-                # again.
+                # Fetched before the partition was revoked, or assigned to us again: its present owner reads it again.
                 self.ledger.released_unread += len(chunk.records)
                 continue
             if chunk.log_start > 0:
@@ -441,10 +443,10 @@ class Pipeline:
             self.admission.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
-        """Reading goes on before where it was, or begins before the committed offset: the log was cut, or its topic
-        created again.
+        """Rewind an assignment to `offset`, before its position: the log was cut, or its topic was created
+        again.
 
-        What was seen, or known, from there on is void.
+        What was read, or known, from there on is void.
         """
         expected = state.position()
         released = self.ledger.rewind(state, offset)
@@ -456,7 +458,7 @@ class Pipeline:
         self._purge()
 
     def _quiet(self) -> bool:
-        """Whether nothing is under way that would end in a call."""
+        """Return True if nothing is under way that may end in a call."""
         under_way = self.lookups.busy or self.admission.deferred or self.transforming.busy
         return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
 

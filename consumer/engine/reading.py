@@ -1,11 +1,11 @@
-"""How records become events with their JSON: what the engine needs of a decoder and a converter.
+"""How records become events with their JSON: the interfaces that a decoder and a converter have for the engine.
 
 Theory of operation. Reading fills `Columns`: a row for each record, with the event's JSON, key, time and kind, or with
 the verdict why there is no event. An event is serialised once: batches, retries and bisects only join those bytes.
 Decoder and converter know no other part of the engine; they fit the Protocols here by shape.
 
-*Keys.* A key says to whom an event was delivered: destination, ad account, event name, event id (docs/architecture.md,
-rule 3). It is a hash, so that its size is bounded and no id lies readable on disk.
+*Keys.* A key identifies an event where it is delivered: destination, ad account, event name, event id
+(docs/architecture.md, rule 3). It is a hash, so that its size is bounded and no id is readable on disk.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ TOMBSTONE = Filtered("tombstone")
 NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
 Verdict = Filtered | Rejection | SchemaRef | Early
-"""Why a record is no event, or none yet."""
+"""Why a record is not an event, or not yet."""
 
 # 128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21.
 KEY_BYTES: Final = 16
 NO_KEY: Final = bytes(KEY_BYTES)
-# Marks of an event: it happened offline; a call with it has left, and its outcome is not known; it is counted among
-# those that may be doubled.
+# Marks of an event: it happened offline; a call with it was sent, and its outcome is not known; it is counted as a
+# possible double.
 OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
 
 
 class Keys:
     """Makes the keys of events.
 
-    Account, name and id are separated by NUL, which only the last can hold. `destination`: the tag of where events go
-    (`model.destination_tag`). The platform's own, in live mode, has no part in the key (and so has none that is not
-    known): such are the keys of folders from before there were tags, and what a store in production holds stays known.
+    Account, name and id are separated by NUL, which only the id can hold. `destination`: the tag of the destination
+    (`model.destination_tag`). The tag of the platform in live mode is not part of the key, nor is an unknown one: so
+    keys that were stored before destinations had tags stay valid.
     """
 
     def __init__(self, destination: str | None = None) -> None:
@@ -71,7 +71,7 @@ def split_keys(keys: bytes) -> list[bytes]:
 
 
 class Kind(NamedTuple):
-    """What many events have in common. `written`: which parameters are in it (`figures.coverage.BITS`)."""
+    """Properties that many events share. `written`: mask of the parameters in the event (`figures.coverage.BITS`)."""
 
     account: str
     name: str
@@ -80,7 +80,8 @@ class Kind(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Columns:
-    """What a slice of records became: a row for each, in all columns. See `consumer.engine.block.Block` for these."""
+    """A slice of records that was read: one row per record, in all columns. `consumer.engine.block.Block`
+    describes them."""
 
     make_key: Keys
     page: bytearray = field(default_factory=bytearray)
@@ -132,7 +133,8 @@ class Columns:
         )
 
     def add(self, verdict: Verdict | None) -> None:
-        """Add the row of a record that is no event; None: it is not read at all, because it was settled before."""
+        """Add the row of a record that is not an event; None: the record was not read, because it was settled
+        before."""
         if verdict is not None:
             self.verdicts[len(self)] = verdict
         self.keys += NO_KEY
@@ -145,7 +147,7 @@ class Columns:
         self.kind_numbers.append(kind_number)
 
     def of_section(self, row: int, number: int) -> None:
-        """Give the rows from `row` on this section; rows before it that have none yet get 0."""
+        """Set the section of the rows from `row` on; rows before it that have none yet get 0."""
         self.sections += bytes(row - len(self.sections))
         self.sections += bytes((number,)) * (len(self) - len(self.sections))
 
@@ -177,12 +179,13 @@ class Columns:
 
 
 class Decoding(Protocol):
-    """What the engine needs of a decoder; see `consumer.avro.decode.Decoder`."""
+    """The engine's interface to a decoder; see `consumer.avro.decode.Decoder`."""
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
-        """Return one result per record of this topic: the event, why there is none, or the schema that is needed first.
+        """Return one result per record of this topic: the event, why there is none, or the schema that is
+        needed first.
 
-        None stands for a tombstone; `Filtered` where the mapping, or the user's function, does not want it.
+        None stands for a tombstone; `Filtered` for a record that the mapping or the user's function excludes.
         """
 
     def section_of(self, record: Record, topic: str) -> int:
@@ -199,11 +202,11 @@ class SchemaLearner(Decoding, Protocol):
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | Filtered | None:
         """Learn a writer's schema, in place of what was known under this reference.
 
-        Return why its records can never be read, if that is so; None: they can be. Never raises.
+        Return why its records can never be read; None: they can be. Never raises.
         """
 
     def doubt(self, ref: SchemaRef) -> None:
-        """Doubt a schema that was added, because it is what the registry answered earlier.
+        """Doubt a schema that was added, because it is an earlier answer of the registry.
 
         A record that it cannot read is answered with `ref`, until the schema is added again or forgotten.
         """
@@ -216,7 +219,7 @@ class SchemaLearner(Decoding, Protocol):
 
 
 class Converting(Protocol):
-    """What the engine needs of a converter; see `consumer.conversion.converter.Converter`."""
+    """The engine's interface to a converter; see `consumer.conversion.converter.Converter`."""
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
         """Return one result per event, in order, at `now` (unix seconds).
@@ -230,7 +233,7 @@ class Reading(Protocol):
 
     @property
     def in_two_steps(self) -> int:
-        """How many records were decoded and converted in two steps so far."""
+        """Records that were decoded and converted in two steps so far."""
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
         """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds).
@@ -277,7 +280,7 @@ class TwoSteps:
             else:
                 columns.add(TOMBSTONE if one is None else one)
             if self._divided:
-                # What is no event has a section, too: the guard and the counts name it.
+                # A record that is not an event has a section, too: the guard and the counts name it.
                 number = (
                     event.section
                     if isinstance(event, SectionEvent)

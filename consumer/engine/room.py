@@ -1,9 +1,9 @@
 """Room: how many records to fetch now.
 
 Theory of operation. Room is a level, read before each fetch (docs/architecture.md, rule 5). Each limit says how many
-more it leaves, and the least of them counts: the budget in events and in bytes, the offset maps, a destination that is
-halted, the guard, and for a replay its pace and its limit. Reading the level changes nothing; the pace goes on when an
-input is handled.
+more records it allows, and the lowest number counts: the budget in events and in bytes, the offset maps, a destination
+that is halted, the guard, and for a replay its pace and its limit. Reading the level changes nothing; the pace advances
+when an input is handled.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from consumer.engine.sending.gate import TOKEN_REFUSED
 
 # Seconds between two fetches while an offset map is full.
 _CRAWL = 1.0
-# Seconds of its pace that a replay may be ahead.
+# Seconds of its pace by which a replay may be ahead.
 _BURST = 0.1
-# Seconds of its pace that it may catch up on: an outage of an hour must not be followed by an hour's events.
+# Seconds of its pace that a replay may catch up on: after an outage of an hour, an hour's events must not go at once.
 _UNUSED = 1.0
-# Seconds of its pace that may be open: what is read while the platform takes nothing goes all at once afterwards.
+# Seconds of its pace that may be open: records read while the platform accepts no events go all at once afterwards.
 _AHEAD = 2.0
 _ROUNDING = 1e-6
 
 
 @dataclass(eq=False)
 class Room:
-    """What all the limits leave."""
+    """How many records to fetch now: the least that any limit allows."""
 
     _context: Context
     _ledger: Ledger
@@ -49,9 +49,10 @@ class Room:
         self._allowed = self._left = self._burst
 
     def go_on(self) -> None:
-        """An input was handled: note how many events have gone on, open ones included. The first call starts the pace.
+        """Count the events that have gone on, open ones included, after an input was handled. The first call
+        starts the pace.
 
-        At most `events_per_second` go on. What of that was not used within a second is gone.
+        At most `events_per_second` go on. Unused pace of more than a second is lost.
         """
         if math.isinf(self._rate) or not any(True for _ in self._ledger):
             return
@@ -64,15 +65,15 @@ class Room:
         self._left = min(self._allowed - gone_on, self._ahead - still_open)
 
     def level(self) -> int:
-        """How many records to fetch now at most; 0: pause."""
+        """Return how many records to fetch now at most; 0: pause."""
         if self._guard.tripped is not None:
             return 0
         ledger, admission = self._ledger, self._admission
-        # With nothing open there is room for one, however large: else one huge record would stop the line.
+        # With nothing open there is room for one record, however large: otherwise a huge record would stop intake.
         room = 1 if not ledger.open and not admission.held else 0
         if not self._halted():
-            # A full offset map slows intake down and never stops it. What does not fit into a map may be sent again
-            # after a crash; a stop would strand all that has nothing to do with the records that wait.
+            # A full offset map slows intake down and never stops it. Records that do not fit into a map may be sent
+            # again after a crash; a stop would hold back all other records because of the few that wait.
             now = self._context.now.monotonic
             share = 1.0 if now - self.fed_at >= _CRAWL else ledger.map_share(now)
             events = self._context.policy.max_open_events - ledger.open
@@ -81,21 +82,22 @@ class Room:
         return max(0, min(room, pace, admission.limit.room(admission.held)))
 
     def enough(self) -> bool:
-        """Whether the limit is reached."""
-        # What waits may yet turn out to be filtered, and then does not count.
+        """Return True if the limit of records is reached."""
+        # A record that waits may still turn out to be filtered, and then does not count.
         return self._admission.limit.left() + self._admission.waiting() <= 0
 
     def due(self) -> float | None:
-        """When the pace leaves room for a whole burst again; None: there is, or it has not begun."""
+        """Return when the pace allows a whole burst again; None: it does already, or has not begun."""
         if self._guard.tripped is not None or self.enough() or self._paced_at is None:
             return None
         short = self._burst - self._left
         return None if short <= self._burst * _ROUNDING else self._paced_at + short / self._rate
 
     def _halted(self) -> bool:
-        """Whether intake stops: the token of all is refused, or every account, or refused ones hold half of the budget.
+        """Return True if intake stops: the token of all accounts is refused, or every account, or refused
+        accounts hold half of the budget.
 
-        One refused account of several does not stop the others (rudder-server #4953), nor does its own token.
+        One refused account of several does not stop the others (rudder-server #4953), nor does a token of its own.
         """
         halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
         if not halted:

@@ -1,6 +1,6 @@
-"""What is done with runs of several blocks at once: take their columns together, divide them, move them.
+"""Operations on runs of several blocks at once: join their columns, divide them, move them.
 
-A list of runs is one batch, or the answer to one call or write; its rows are numbered through, in order.
+A list of runs is one batch, or the rows of one call or write; its rows are numbered from 0, in order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from consumer.engine.reading import KEY_BYTES, Kind
 
 
 def times_of(runs: Iterable[Run]) -> array[int]:
-    """The times of their events."""
+    """Return the times of the runs' events."""
     times = array("q")
     for block, first, end in runs:
         times += block.times[first:end]
@@ -23,7 +23,7 @@ def times_of(runs: Iterable[Run]) -> array[int]:
 
 
 def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
-    """How many events of each kind and section these are; section 0: none."""
+    """Return how many events of each kind and section the runs have; section 0: none."""
     counted: Counter[tuple[Kind, int]] = Counter()
     for block, first, end in runs:
         numbers = block.kind_numbers[first:end]
@@ -31,7 +31,7 @@ def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
             pairs: Mapping[tuple[int, int], int] = Counter(
                 zip(numbers, block.sections[first:end], strict=True)
             )
-        else:  # nearly always: then no row is looked at by itself
+        else:  # nearly always: then rows are not looked at one by one
             pairs = {(number, 0): numbers.count(number) for number in set(numbers)}
         for (number, section), count in pairs.items():
             counted[block.kinds[number], section] += count
@@ -39,35 +39,35 @@ def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
 
 
 def each_of(runs: Iterable[Run]) -> Iterator[Run]:
-    """Every row as a run of its own."""
+    """Yield every row as a run of its own."""
     return (Run(block, index, index + 1) for block, first, end in runs for index in range(first, end))
 
 
 def rows_of(runs: Iterable[Run]) -> int:
-    """How many rows these are."""
+    """Return how many rows the runs have."""
     return sum([end - first for _, first, end in runs])
 
 
 def keys_of(runs: Iterable[Run]) -> bytes:
-    """Their keys, one after the other."""
+    """Return the keys of the runs, one after the other."""
     return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
 
 
 def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
-    """Move all of these to a stage; see `Block.move`."""
+    """Move all runs to a stage; see `Block.move`."""
     for block, first, end in runs:
         block.move(first, end, stage)
 
 
 def goes_on(row: Run) -> bool:
-    """Whether new work may begin for this row. If not, it is freed: it is its next owner's, who reads it again."""
+    """Return True if new work may begin for this row. Otherwise free it: the partition's next owner reads it again."""
     if not row.accepted:
         move_all([row], RecordStage.FREED)
     return row.accepted
 
 
 def mark_taken_over(runs: Iterable[Run]) -> int:
-    """Another member has claimed these although we delivered them; gives how many were not marked so before."""
+    """Mark delivered rows whose keys another member has claimed. Return how many were not marked before."""
     newly = 0
     for block, first, end in runs:
         for index in range(first, end):
@@ -77,7 +77,7 @@ def mark_taken_over(runs: Iterable[Run]) -> int:
 
 
 def pick(runs: Iterable[Run], chosen: Sequence[object]) -> tuple[list[Run], list[Run]]:
-    """Divide them by a flag for each row: those that are chosen, and the others."""
+    """Divide runs by a flag for each row: return the chosen rows and the others."""
     picked: list[Run] = []
     others: list[Run] = []
     at = 0
@@ -95,14 +95,14 @@ def pick(runs: Iterable[Run], chosen: Sequence[object]) -> tuple[list[Run], list
 def divide(
     runs: Sequence[Run], test: Callable[[Run], bool] = attrgetter("accepted")
 ) -> tuple[Sequence[Run], list[Run]]:
-    """Those that pass the test (by default: for which new work may begin), and the others."""
+    """Divide runs by a test: return the rows that pass it (by default: for which new work may begin) and the others."""
     if all(map(test, runs)):
         return runs, []
     return pick(runs, [test(row) for row in each_of(runs)])
 
 
 def cut(runs: Sequence[Run], rows: int) -> tuple[list[Run], list[Run]]:
-    """The first `rows` rows of them, and the others."""
+    """Return the first `rows` rows of the runs, and the others."""
     head: list[Run] = []
     for at, (block, first, end) in enumerate(runs):
         if end - first > rows:

@@ -1,18 +1,19 @@
-"""What a snapshot (`Pipeline.statistics`) says of partitions, of accounts and of the oldest open record; and a stall.
+"""What a snapshot (`Pipeline.statistics`) says of partitions, accounts and the oldest open record; and stalls.
 
-Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records itself. The stage of
-the oldest open record says what it waits for. All this only reads, but for `Stall`, which remembers its last look.
+Theory of operation. A snapshot is taken once a second, however many records are open, so it counts no records itself.
+The stage of the oldest open record says what it waits for. Everything here only reads, except `Stall`, which remembers
+its last look.
 
-*Lag.* The end of a log is heard from time to time only (`EndOffsets`). So the end that is shown is at least what was
-read, passed over or fetched: always ``committed <= position <= end``. Lag counts from the committed position, as
-Kafka's own tools count it, and is at least the number of open records. Lag in seconds is 0 exactly if lag in records
-is 0.
+*Lag.* The end of a log is reported only from time to time (`EndOffsets`). So the end that is shown is at least the
+offset up to which records were read, passed over or fetched: always ``committed <= position <= end``. Lag counts from
+the committed position, as Kafka's own tools count it, and is at least the number of open records. Lag in seconds is 0
+exactly if lag in records is 0.
 
-*Stall.* There is work (open records, or lag), and nothing has been settled for too long. It is only reported. What is
-reported under its own name is no stall: a stop, a guard that has tripped, a destination that takes no events, a
-function of the user's that does not return. (If one account takes no events and another does and has some, it is a
-stall.) Every other cause is one: a registry or a key
-store that does not answer, a dead-letter topic that cannot be written, another producer's hanging transaction.
+*Stall.* There is work (open records, or lag), and nothing has been settled for too long. It is only reported. A cause
+that has a report of its own is not a stall: a stop, a guard that has tripped, a destination that accepts no events, a
+function of the user's that does not return. (If one account accepts no events, and another one does and has some, it is
+a stall.) Every other cause is a stall: a registry or a key store that does not answer, a dead-letter topic that cannot
+be written, another producer's hanging transaction.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ def end_and_lag(state: AssignmentState) -> tuple[int | None, int | None]:
     if state.end is None:
         return None, None
     position = state.position()
-    # What was read or fetched is in the log, even if its end was last heard of before that.
+    # Records that were read or fetched are in the log, even if its end was reported before that.
     end = max(state.end, state.reached, state.fetched_to, position or 0)
-    # Where nothing is committed yet, from where reading began.
+    # Without a commit, count from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
     if begin is not None and not state.open and state.fetched_to <= max(position or 0, state.removed_to):
-        begin = max(begin, state.removed_to)  # what was removed will not come
+        begin = max(begin, state.removed_to)  # removed records will not come
     if end == 0:
         return 0, 0  # nothing is left in a log that ends where logs begin
     if begin is None or position is None:
@@ -84,7 +85,7 @@ class Stall:
     _dispatcher: Dispatcher
     _guard: Guard
     _transforming: Transforming
-    # No ledger has settled -1 records, so the first look starts the clock.
+    # -1 differs from every number of settled records, so the first look starts the clock.
     _settled: int = -1
     _moved_at: float = inf
     _remind_at: float | None = None
@@ -93,7 +94,7 @@ class Stall:
         """Compare the records settled so far with those of the last look."""
         now, settled = self._context.now.monotonic, self._ledger.settlements
         work = self._ledger.open + sum(end_and_lag(state)[1] or 0 for state in self._ledger)
-        # Without work, or where another name explains it, the time does not count: it begins anew after that.
+        # Without work, or where another report explains the wait, the time does not count: it begins again afterwards.
         if not work or stopping or self._waits_by_name(now) or settled != self._settled:
             if self._remind_at is not None:
                 self._context.report("info", "moves_again", seconds=round(now - self._moved_at, 3))
@@ -105,16 +106,16 @@ class Stall:
             self._context.report("error", "stalled", seconds=round(seconds, 3), work=work)
 
     def _waits_by_name(self, now: float) -> bool:
-        """Return True if what the work waits for is reported under its own name."""
+        """Return True if another report already names what the work waits for."""
         gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in self._dispatcher]
-        # Some account takes no events, and those that do have nothing to send.
+        # Some account accepts no events, and the others have nothing to send.
         platform = any(state is not GateState.OPEN for state, _ in gates) and not any(
             state is GateState.OPEN and busy for state, busy in gates
         )
         return self._guard.tripped is not None or platform or self._transforming.slow(now) is not None
 
     def seconds(self) -> float | None:
-        """Return for how long nothing has settled; None: not for too long."""
+        """Return the seconds for which nothing has settled; None: it is not too long yet."""
         still = self._context.now.monotonic - self._moved_at
         return still if still >= self._context.policy.stall_after else None
 
@@ -132,8 +133,8 @@ def partition_statistics(state: AssignmentState, unix_now: float) -> PartitionSt
     if lowest is not None:
         lag_seconds = age(timestamp_of(lowest), unix_now)
     elif lag:
-        # What is left is not read or not committed yet, so its timestamps are unknown. The last record read stands for
-        # it.
+        # The remaining records are not read, or all are settled and not committed yet, so their timestamps are unknown.
+        # The last record read stands for them.
         lag_seconds = age(state.last_timestamp, unix_now)
     else:
         lag_seconds = None if lag is None else 0.0
@@ -158,7 +159,7 @@ def account_statistics(queue: AccountQueue, now: float) -> AccountStatistics:
     return AccountStatistics(
         account=queue.account,
         state=state.value,
-        # The gate's words are about these two states only.
+        # The gate has a reason for these two states only.
         reason=gate.reason if state in (GateState.HALTED, GateState.UNREACHABLE) else None,
         queued=queue.queued,
         in_flight=queue.in_flight,
@@ -172,7 +173,7 @@ def account_statistics(queue: AccountQueue, now: float) -> AccountStatistics:
 
 # -- the oldest open record
 
-# What a record of each stage waits for, and whether it is known where its event goes. In a queue: see `_queued`.
+# What a record on each stage waits for, and whether its event's account is known. For a queued record see `_queued`.
 _WAITS_FOR: Final = {
     RecordStage.SCHEMA: (WaitsFor.SCHEMA, False),
     RecordStage.CLOCK: (WaitsFor.CLOCK, False),
@@ -183,7 +184,7 @@ _WAITS_FOR: Final = {
     RecordStage.IN_FLIGHT: (WaitsFor.PLATFORM, True),
     RecordStage.STORING: (WaitsFor.KEY_STORE, True),
     RecordStage.DEAD_LETTERING: (WaitsFor.DEAD_LETTER, False),
-    # A draining partition waits for what is in flight.
+    # A draining partition waits for calls in flight.
     RecordStage.FREED: (WaitsFor.PLATFORM, False),
     # Only a bug leaves a record here, but the page must show it.
     RecordStage.READ: (WaitsFor.PLATFORM, False),
@@ -193,7 +194,7 @@ _WAITS_FOR: Final = {
 def describe(
     place: Place, now: Instant, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes, guard: Guard
 ) -> OldestOpen:
-    """Say of an open record where it lies and what it waits for."""
+    """Describe an open record: where it lies and what it waits for."""
     block, index = place
     stage = RecordStage(block.stages[index])
     if stage is RecordStage.QUEUED:
@@ -225,13 +226,13 @@ def _queued(place: Place, now: float, policy: Policy, dispatcher: Dispatcher, ou
     if opens is None and allowance.asked is not None:
         return WaitsFor.KEY_STORE
     if opens is None:
-        # All calls that may be in flight are: fewer than usual, if the platform was in trouble.
+        # As many calls as allowed are in flight: fewer than usual, if the platform was in trouble.
         return WaitsFor.PLATFORM if int(queue.gate.pace) >= policy.concurrency else WaitsFor.QUOTA
     if opens > now:
         return WaitsFor.QUOTA
     if again is None and is_in(queue.filling):
         return WaitsFor.BATCH
-    # The number of events without a durable key is limited: something must come back before more is sent.
+    # The number of events without a durable key is limited: a call or a write must end before more are sent.
     if next(dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
     return WaitsFor.KEY_STORE if len(outcomes.keys) else WaitsFor.BATCH

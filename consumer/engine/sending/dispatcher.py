@@ -4,10 +4,10 @@ Theory of operation. Each account has a queue of batches (`queues`) and a gate (
 batches until the concurrency of the process is used or nothing may go, going round the accounts so that a busy one does
 not starve the others; a closed gate costs the others nothing (rudder-server #4953).
 
-A batch that is neither full nor has lingered goes early, if its call takes nothing from others
+A batch that is neither full nor has lingered goes early if its call takes nothing from other batches
 (`Dispatcher._early_at`): waiting gains nothing where events are few. While calls are in flight, or the quota is scarce,
-it fills; so more events come in fewer calls. What an answer means is not known here (`verdicts`); what a refusal of a
-token or an account means for other accounts, `halts` says.
+it fills, so that more events go in fewer calls. `verdicts` says what an answer means; `halts` says what a refusal of a
+token or an account means for other accounts.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Dispatcher:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._queues: dict[str, AccountQueue] = {}
-        # Whoever has just sent goes to the end. (`_queues` keeps its order: that is how accounts are shown.)
+        # A queue that has just sent moves to the end. (`_queues` keeps its order, in which accounts are shown.)
         self._rotation: list[AccountQueue] = []
         self._in_flight: dict[int, Batch] = {}
         self.halts = Halts(context, self._queues)
         self.quota = Quota(context.policy)
-        # Events delivered whose keys are not durable, as `send` was last called with.
+        # Delivered events whose keys are not durable yet, as of the last call of `send`.
         self._unremembered = 0
-        # Whose claims in a shared key store the queued events have; see `consumer.engine.keys`.
+        # The session in a shared key store that has claimed the queued events; see `consumer.engine.keys`.
         self.session = 0
-        # Until when (monotonic) those claims are known to hold.
+        # Until when (monotonic) its claims are known to hold.
         self.lease_until = math.inf
 
     def __iter__(self) -> Iterator[AccountQueue]:
         return iter(self._queues.values())
 
     def queue(self, account: str) -> AccountQueue:
-        """The account's queue; made when its first event comes."""
+        """Return the account's queue, which is made when the account's first event comes."""
         queue = self._queues.get(account)
         if queue is None:
             queue = AccountQueue(account, self._context.policy, Gate(self._context.policy, self.quota))
@@ -67,15 +67,15 @@ class Dispatcher:
         return queue
 
     def in_flight(self) -> Iterator[Run]:
-        """All events whose outcome is out there."""
+        """Yield the events in calls that are not answered yet."""
         for batch in self._in_flight.values():
             yield from batch.runs
 
     def send(self, unremembered: int) -> None:
-        """Emit `Send` for all that may go now.
+        """Emit `Send` for each batch that may go now.
 
-        `unremembered`: events delivered whose keys are not durable yet. With those in flight they are what a crash
-        makes us send again, so together they never exceed concurrency x batch.
+        `unremembered`: delivered events whose keys are not durable yet. A crash makes us send them and the events in
+        flight again, so together they never exceed concurrency x batch.
         """
         self._unremembered = unremembered
         # A round gives each account one batch at most.
@@ -85,7 +85,7 @@ class Dispatcher:
                 return
 
     def answered(self, number: int) -> Batch:
-        """An attempt came back; its batch is no longer in flight."""
+        """Return the batch of a call that has ended; it is no longer in flight."""
         batch = self._in_flight.pop(number, None)
         if batch is None:
             raise bug(f"an answer came for call {number}, which is not in flight")
@@ -93,11 +93,11 @@ class Dispatcher:
         return batch
 
     def due(self) -> float | None:
-        """When something here is next to be done (monotonic); None: only an answer or a new event can tell."""
+        """Return when something here is due next (monotonic); None: only an answer or a new event changes that."""
         now, may_risk, first = self._context.now.monotonic, self._may_risk(), math.inf
         for queue in self._queues.values():
             first = min(first, *self.halts.due(queue))
-            # While too much is at risk only an answer or a stored key opens the way, and both are inputs.
+            # While too much is at risk, only an answer or a stored key allows a call, and both are inputs.
             ready, opens = queue.due(self._early_at(queue)), queue.gate.opens_at(now, queue.in_flight)
             if ready is not None and opens is not None and may_risk:
                 first = min(first, max(ready, opens))
@@ -122,10 +122,11 @@ class Dispatcher:
         return True
 
     def _early_at(self, queue: AccountQueue) -> float:
-        """When a batch may go that is neither full nor has lingered; infinite: not before an answer comes.
+        """Return when a batch may go that is neither full nor has lingered; infinite: not before an answer
+        comes.
 
-        As in Nagle's algorithm: at once where nothing is in flight; else what is in flight gives the next one its time
-        to fill. Half of the calls that may be in flight are left to full batches of other accounts.
+        As in Nagle's algorithm: at once where no call is in flight; otherwise the next batch fills until the call ends.
+        Half of the calls that may be in flight are left to full batches of other accounts.
         """
         is_busy = queue.in_flight or 2 * len(self._in_flight) >= self._context.policy.concurrency
         if is_busy or queue.gate.halt is not None:
@@ -133,7 +134,8 @@ class Dispatcher:
         return queue.gate.spares_at(self._context.now.monotonic)
 
     def _ask_for_calls(self, queue: AccountQueue) -> None:
-        """Ask the shared key store for the calls that could begin now: what is given and not used is lost to all."""
+        """Ask the shared key store for the calls that could begin now: calls that are given and not used are
+        lost to all."""
         context, policy = self._context, self._context.policy
         now = context.now.monotonic
         free = min(policy.concurrency - len(self._in_flight), int(queue.gate.pace) - queue.in_flight)
@@ -146,7 +148,7 @@ class Dispatcher:
         context.emit(AskCalls(number, *whose, calls, policy.calls_per_minute, allowance.seconds))
 
     def calls_given(self, number: int, account: str, given: CallsGiven | None) -> None:
-        """The shared key store has answered the question `number` for calls; None: it did not."""
+        """Take the shared key store's answer to the question `number` for calls; None: it did not answer."""
         context = self._context
         now, allowance = context.now.monotonic, self._queues[account].gate.allowance
         if allowance.asked != number:
@@ -161,7 +163,8 @@ class Dispatcher:
         allowance.asked, allowance.ask_at = None, now + delay
 
     def _may_risk(self) -> bool:
-        """Whether one more full batch may be out there without a durable key, and its claims hold until it is back."""
+        """Return True if one more full batch may be sent: not too many events lack a durable key, and its
+        claims hold until it is answered."""
         policy = self._context.policy
         if self._context.now.monotonic + policy.call_timeout > self.lease_until:
             return False
@@ -174,7 +177,7 @@ class Dispatcher:
     def _emit(self, queue: AccountQueue, batch: Batch) -> None:
         context = self._context
         batch.attempts += 1
-        # Only its answer tells of the present token: other calls under way left with the one before.
+        # Only the answer to a probe concerns the present token: calls in flight were sent with the one before.
         batch.probe = queue.gate.halt is not None
         queue.in_flight += 1
         queue.gate.called(context.now.monotonic)
@@ -189,18 +192,19 @@ class Dispatcher:
         links = context.policy.trace_links
         records = (record for block, first, end in batch.runs for record in block.records[first:end])
         parents = trace_parents(records, links) if links else ()
-        # Its answer must be back while its claims hold (`consumer.engine.keys`): the shell looks once more.
+        # Its answer must come while its claims hold (`consumer.engine.keys`): the shell checks that once more.
         begin_by = self.lease_until - context.policy.call_timeout
         context.emit(Send(batch.number, batch.account, parts, events, batch.attempts, parents, begin_by))
 
     def _count_unclear(self, batch: Batch) -> None:
-        """Count, once, each event that is sent again though it may have arrived, and may then count twice.
+        """Count, once, each event that is sent again although it may have arrived, and that the platform may
+        count twice.
 
         The platform drops doubles of web and app events only, and an event that reaches it more than an hour after it
-        happened is an offline one.
+        happened counts as an offline event.
         """
         counters, since = self._context.counters, self._context.now.unix - COUNTS_AS_OFFLINE_AFTER
-        # Whatever the attempt: what was claimed again begins in another batch.
+        # In any attempt: events that were claimed again begin in another batch.
         runs = [run for run in batch.runs if _UNCLEAR.search(run.block.marks, run.first, run.end)]
         for block, index, _ in each_of(runs):
             marks = block.marks[index]

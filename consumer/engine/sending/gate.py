@@ -43,13 +43,13 @@ class Halt:
     reading_token: bool = False
     may_probe: bool = False
     waiting_since: float = 0.0
-    """Since when events have waited for its end."""
+    """Since when events have waited for the end of the halt (monotonic)."""
     told: bool = False
-    """Whether another member met it, and our own calls have not yet."""
+    """True if another member met the refusal, and our own calls have not yet."""
 
     @property
     def reason(self) -> str:
-        """What is refused, in words."""
+        """The refusal in words."""
         what = {401: "the access token is refused", 403: "the token may not use this ad account"}
         text = what.get(self.status, "the ad account is unknown")
         code = "" if self.code is None else f", code {self.code}"
@@ -64,27 +64,27 @@ _VALID, _VALID_MOST = 2.0, 10.0
 class Allowance:
     """Calls to an account that the shared key store has given to this member. Times are monotonic.
 
-    By default they have no end: no store counts the calls of all members.
+    By default they are unlimited: no store counts the calls of all members.
     """
 
     calls: float = math.inf
     until: float = math.inf
-    """When what is left of them is void: the store counts them for a minute from then."""
+    """When calls that are left become void: the store counts them for a minute from then."""
     asked: int | None = None
     """The number of the question under way."""
     asked_at: float = 0.0
     seconds: float = _VALID
-    """How long calls are asked for."""
+    """Seconds for which calls are asked for."""
     left: int | None = None
-    """How many calls of the quota were free then, for all; None: the store has not said."""
+    """Calls of the quota that were free for all members then; None: the store has not said."""
     used_up_until: float = 0.0
-    """The store said that no call is free before."""
+    """No call is free before, as the store said."""
     ask_at: float = 0.0
-    """Where the store did not answer: it is not asked again before."""
+    """The store is not asked again before, because it did not answer."""
     failures: int = 0
 
     def given(self, now: float) -> bool:
-        """Return whether a call may be made."""
+        """Return True if a call may be made."""
         return self.calls > 0 and now < self.until
 
     def answered(self, calls: int, wait: float, left: int, now: float) -> None:
@@ -92,37 +92,38 @@ class Allowance:
         self.asked, self.failures, self.left = None, 0, left
         self.calls, self.until = calls, self.asked_at + self.seconds
         self.used_up_until = now + wait
-        # Calls that come too late are void. So that a slow store does not stop everything, more time is asked for.
+        # Calls that the store gives too late are void. So that a slow store does not stop everything, ask for more
+        # time.
         self.seconds = min(_VALID_MOST, _VALID + now - self.asked_at)
 
 
 class Quota:
     """This member's part of each account's calls a minute, where members divide them.
 
-    A smaller part holds at once. A larger one holds when it has been ours for a minute: until then the calls of the
-    members that had it count at the platform.
+    A smaller part takes effect at once, a larger one after a minute: until then the platform still counts the calls of
+    the members that had it.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._whole = policy.calls_per_minute
         self.divided = policy.quota_members > 0
         self.members = max(1, policy.quota_members)
-        # Since when the group has had fewer members, and the most that it had in that time.
+        # Since when the group has had fewer members, and the highest number that it had in that time.
         self._fewer: tuple[float, int] | None = None
 
     @property
     def calls(self) -> int:
-        """Our calls in any 60 seconds. One at least, or an account with more members than calls would stand still."""
+        """Our calls in any 60 seconds; at least one, or an account with more members than calls would stand still."""
         return max(1, self._whole // self.members)
 
     def group_has(self, members: int, now: float) -> None:
-        """Take what the brokers have just said: this many members hold partitions."""
+        """Take the number of members that hold partitions, as the brokers have just said."""
         if not self.divided:
             return
         if members >= self.members:
             self.members, self._fewer = members, None
             return
-        # The most that it had: a member that came and went in this minute has made calls, too.
+        # The highest number counts: a member that came and went in this minute has made calls, too.
         since, most = self._fewer or (now, members)
         self._fewer = since, max(most, members)
         if now >= since + _MINUTE:
@@ -135,18 +136,18 @@ class Gate:
     def __init__(self, policy: Policy, quota: Quota | None = None) -> None:
         self._policy = policy
         self._quota = quota or Quota(policy)
-        # Those of the last 60 seconds.
+        # When calls of the last 60 seconds were sent.
         self._calls: deque[float] = deque()
-        # When the first call went after a minute without any.
+        # When the first call was sent after a minute without any.
         self._began = 0.0
         self.allowance = Allowance(calls=0) if policy.lease else Allowance()
         self._remaining: int | None = None
         self._reset_at = 0.0
         self._scarce_until = 0.0
         self.closed_until = 0.0
-        # Until when it is closed because another member was throttled.
+        # Until when the gate is closed because another member was throttled.
         self._told_until = 0.0
-        # Until when notes that this account is refused are not heeded (`Halts`).
+        # Until when notes that this account is refused are ignored (`Halts`).
         self.doubts_until = 0.0
         self.pace = float(policy.concurrency)
         self.halt: Halt | None = None
@@ -181,7 +182,7 @@ class Gate:
         # The oldest call without an answer counts; later ones do not start the time anew.
         if self.silent_since is None:
             self.silent_since = now
-        # The header was written before this call.
+        # The header does not count this call.
         if self._remaining is not None:
             self._remaining = max(0, self._remaining - 1)
         if self.halt is not None:
@@ -197,10 +198,10 @@ class Gate:
     def close(self, until: float, *, told: bool = False) -> None:
         """Let no call go before `until`, because of a 429; `told`: another member met it."""
         self.closed_until = max(self.closed_until, until)
-        # Others use the account's quota as well, or it is less than we know. That may be so for a minute more.
+        # Other clients use the account's quota as well, or it is smaller than we know. That may last a minute more.
         self._scarce_until = self.closed_until + _MINUTE
         if self.silent_since is not None:
-            # No call goes while it is closed, so there can be no answer: that is no silence of the platform.
+            # No call goes while the gate is closed, so there can be no answer: the platform is not silent.
             self.silent_since = max(self.silent_since, until)
         if told:
             self._told_until = self.closed_until
@@ -208,7 +209,7 @@ class Gate:
             self.slow_down()
 
     def told_by_member(self, now: float) -> bool:
-        """Return whether it is halted or closed because of what another member has met."""
+        """Return True if the account is halted or closed because of what another member has met."""
         return self.halt.told if self.halt is not None else now < self.closed_until == self._told_until
 
     def slow_down(self) -> None:
@@ -222,18 +223,18 @@ class Gate:
 
     def heard(self, now: float, in_flight: int) -> bool:
         """Take note of an answer; `in_flight` more calls have none yet. Return True if it ends a logged silence."""
-        # Those that are still out have been silent for no longer than since this answer.
+        # For calls still in flight, silence counts from this answer on.
         self.silent_since = now if in_flight else None
         told, self.told_silence = self.told_silence, False
         return told
 
     def unreachable_at(self) -> float:
-        """Return when it counts as unreachable unless an answer comes; infinity: no call is in flight."""
+        """Return when the account counts as unreachable unless an answer comes; infinity: no call is in flight."""
         return math.inf if self.silent_since is None else self.silent_since + self._policy.unreachable_after
 
     @property
     def reason(self) -> str:
-        """Say why no event is delivered, while it is halted or unreachable."""
+        """Why no event is delivered, while the account is halted or unreachable."""
         if self.halt is not None:
             return self.halt.reason
         return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
@@ -251,7 +252,7 @@ class Gate:
         if (halt := self.halt) is not None:
             halt.status, halt.code, halt.told = status, code, False
             halt.refusals += 1
-            # Half of the longest delay is fixed: a refused client must not probe at once, time and again.
+            # Half of the longest delay is fixed: a refused client must not probe at once, again and again.
             halt.probe_at = now + self._policy.probe_backoff.delay(halt.refusals, 0.5 + jitter / 2)
 
     def postpone_probe(self, now: float) -> None:
@@ -280,14 +281,14 @@ class Gate:
     def spares_at(self, now: float) -> float:
         """Return when a call may go that could as well wait for more events; not after `now`: at once.
 
-        What the quota has left is spent evenly over the minute for which a call counts, and what the headers say is
-        left over the time to their reset. The more calls there were, the longer the time between two: such calls alone
-        settle at half of the quota, and give way where full batches need it.
+        The rest of the quota is spent evenly over the minute for which a call counts, and the calls that the headers
+        leave over the time to their reset. The more calls there were, the longer the time between two: such calls alone
+        settle at half of the quota, and make room where full batches need it.
         """
         opens = max(self.throttled_until(now), self._evenly_at(now), self._scarce_until)
         most, allowance = self._quota.calls, self.allowance
         if not self._calls or (self._policy.lease and allowance.given(now)):
-            return opens  # what the shared store has given and is not used is lost to all
+            return opens  # calls that the shared store has given and that are not used are lost to all
         left = most - len(self._calls)
         if allowance.left is not None:
             # However many members there are, their early calls together stay below half of the quota.
@@ -308,7 +309,7 @@ class Gate:
     def _evenly_at(self, now: float) -> float:
         """Return when a divided quota lets the next call go, within the first minute of calls.
 
-        The partitions may have just come from members that used up the whole quota. As their calls of before get older
+        The partitions may have just come from members that used up the whole quota. As those members' calls get older
         than a minute, ours may take their place, one after the other.
         """
         if not self._quota.divided or not self._calls or now >= self._began + _MINUTE:

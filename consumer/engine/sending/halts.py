@@ -1,12 +1,12 @@
 """Halts and silences of all accounts, and what members tell each other of them.
 
-Theory of operation. A refused token is the trouble of every account that uses it, a refused account its own. `Halts`
-closes the gates concerned, has the token read again before each probe, and ends the halt with the first probe that is
+Theory of operation. A refused token concerns every account that uses it, a refused account only itself. `Halts` closes
+the gates concerned, has the token read again before each probe, and ends the halt with the first probe that is
 accepted; where patience runs out, it gives up.
 
-*Notes.* A 429 concerns an ad account, a refused token all accounts, a refused account itself: for every
-member, not only for the one that met it. That one writes a note into the shared store. The others get it when they
-renew their lease, each second, and close their gates for as long, or halt as if they had met it themselves.
+*Notes.* A 429 or a refusal concerns every member, not only the one that received it: a 429 an ad account, a refused
+token all accounts, a refused account itself. That member writes a note into the shared store. The others read it when
+they renew their lease, each second, and close their gates for the same time, or halt as if they had been refused.
 
 A note acts once on each member, and expires. What ends a halt is the member's own probe, so a note never keeps a member
 halted whose token is accepted: and if a probe shows that a note was wrong here (the members' tokens differ, or one has
@@ -27,14 +27,14 @@ from consumer.engine.sending.queues import AccountQueue, Batch
 
 # Seconds for which a refusal is announced to other members: they renew their leases each second.
 _TELL_FOR: Final = 60.0
-# Seconds by which a throttle must last longer than the one that was told, to be told as well.
+# Seconds by which a throttle must last longer than the one in the last note to have a note of its own.
 _WORTH_TELLING: Final = 1.0
-# Seconds for which an account does not heed notes of refusals, after its own probe has shown that one was wrong.
+# Seconds for which an account ignores notes of refusals, after its own probe has shown that one was wrong.
 _DOUBT: Final = 600.0
 
 
 def is_of_all(status: int, policy: Policy) -> bool:
-    """Whether a refusal with this status is of the one token that all accounts have."""
+    """Return True if a refusal with this status concerns the one token that all accounts share."""
     return status == TOKEN_REFUSED and not policy.token_by_account
 
 
@@ -42,16 +42,16 @@ class Halts:
     """Refused tokens and accounts, accounts without verdicts, and notes to and from other members."""
 
     def __init__(self, context: Context, queues: Mapping[str, AccountQueue]) -> None:
-        """`queues`: by account; more may come."""
+        """`queues`: by account; the dispatcher adds more."""
         self._context = context
         self._queues = queues
         # Whether the run was given up already.
         self.gave_up = False
-        # By account, until when the throttle lasts that others were told of.
+        # By account, until when the throttle in the last note lasts.
         self._told_until: dict[str, float] = {}
-        # Until when notes of a refused token are not heeded.
+        # Until when notes of a refused token are ignored.
         self._doubts_until = 0.0
-        # The names of the notes that were heeded: each acts once.
+        # The names of the notes that were applied: each acts once.
         self._heeded: frozenset[str] = frozenset()
         # Notes for this destination, as last read, and when each expires (monotonic).
         self._notes: Sequence[tuple[float, Note]] = ()
@@ -59,9 +59,9 @@ class Halts:
     # -- what our own calls bring
 
     def refuse(self, batch: Batch, status: int, code: int | None, rid: str | None) -> None:
-        """The token or the account was refused: close the gates concerned, and say so when that is new.
+        """Halt the accounts that a refused token or account concerns, and report each new halt.
 
-        Calls that were under way when a halt began bring the same refusal once more; only a probe brings a new one.
+        Calls that were in flight when a halt began bring the same refusal once more; only a probe brings a new one.
         """
         own, now = self._queues[batch.account], self._context.now.monotonic
         of_all = is_of_all(status, self._context.policy)
@@ -69,7 +69,7 @@ class Halts:
         if batch.probe:
             own.gate.refuse_again(status, code, now, self._context.jitter())
         elif own.gate.halt is None:
-            # No account: what holds for all of them.
+            # An empty account stands for all of them.
             self._tell("" if of_all else own.account, status, code, _TELL_FOR)
         for queue in self._queues.values() if of_all else (own,):
             halt = queue.gate.halt
@@ -77,7 +77,7 @@ class Halts:
                 self._halt(queue, status, code, rid)
                 continue
             halt.may_probe = False
-            # Where one probe found the token of all refused, the others need not ask as well.
+            # Where one probe found the shared token refused, the other accounts need not probe as well.
             if probed is not None and halt.status == TOKEN_REFUSED:
                 halt.probe_at = probed.probe_at
 
@@ -93,8 +93,8 @@ class Halts:
             )  # fmt: skip
 
     def accept(self, batch: Batch) -> None:
-        """The token and the account were accepted. Only a probe shows that a halt is over: it was sent with the
-        present token. Its account's halt ends, and that of all accounts whose trouble was the token that they share."""
+        """End halts after a probe was accepted, which was sent with the present token: the halt of its account,
+        and of all accounts that share a refused token. Other accepted calls prove nothing."""
         if not batch.probe:
             return
         own = self._queues[batch.account]
@@ -102,7 +102,7 @@ class Halts:
             gate, halt = queue.gate, queue.gate.halt
             if halt is None or not (queue is own or is_of_all(halt.status, self._context.policy)):
                 continue
-            # Notes of before say nothing any more; and for a while none is heeded, if one was wrong here.
+            # Earlier notes do not count any more; and if a note was wrong here, none counts for a while.
             until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
             gate.doubts_until = max(gate.doubts_until, until)
             if is_of_all(halt.status, self._context.policy):
@@ -111,7 +111,7 @@ class Halts:
             self._context.report("info", "resumed", account=queue.account)
 
     def throttled(self, account: str, wait: float) -> None:
-        """Tell others that this account takes no calls for `wait` seconds."""
+        """Tell the other members that this account takes no calls for `wait` seconds."""
         until = self._context.now.monotonic + wait
         # Several calls in flight bring the same answer.
         if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
@@ -119,26 +119,26 @@ class Halts:
             self._tell(account, THROTTLED, None, wait)
 
     def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
-        # Without a shared key store there is no place to tell it.
+        # Without a shared key store there is no place for a note.
         if self._context.policy.lease > 0:
             destination = self._context.policy.destination or ""
             self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
 
     def token_read(self, changed: bool) -> None:
-        """The token was read again: those who waited for that may probe now."""
+        """Let accounts probe that waited for the token to be read again."""
         for queue in self._queues.values():
             halt = queue.gate.halt
             if halt is not None and halt.reading_token:
                 halt.reading_token = False
                 halt.may_probe = True
-                # A new token is a new chance: the delay between probes begins anew.
+                # With a new token the delay between probes begins again at its shortest.
                 halt.refusals = 1 if changed else halt.refusals
 
     # -- what time brings
 
     def due(self, queue: AccountQueue) -> tuple[float, float, float]:
-        """When to read the token for a probe, to give up, and to report that the account is unreachable (monotonic);
-        infinite: not before an input changes that."""
+        """Return when to read the token for a probe, to give up, and to report that the account is unreachable
+        (monotonic); infinite: not before an input changes that."""
         gate, halt, patience = queue.gate, queue.gate.halt, self._context.policy.halt_patience
         if halt is None:
             return inf, inf, inf if gate.told_silence else gate.unreachable_at()
@@ -173,8 +173,8 @@ class Halts:
     # -- what others have met
 
     def share(self, queue: AccountQueue) -> None:
-        """Apply what holds already to the queue of a new account: notes, and a halt of the token that all have."""
-        # What was told before the first event of this account came.
+        """Apply to the queue of a new account what holds already: notes, and a halt of the shared token."""
+        # Notes that came before the first event of this account.
         for until, note in self._notes:
             self._apply(note, until, queue)
         for other in self._queues.values():
@@ -184,7 +184,7 @@ class Halts:
                 return
 
     def heed(self, notes: Sequence[Note]) -> None:
-        """Heed what is new in the notes that the store has now."""
+        """Apply the notes of the store that are new."""
         now, destination = self._context.now.monotonic, self._context.policy.destination or ""
         ours = [one for one in notes if one.destination == destination]
         new = [one for one in ours if one.name not in self._heeded]
@@ -195,7 +195,7 @@ class Halts:
                 self._apply(note, now + note.seconds, queue)
 
     def _apply(self, note: Note, until: float, queue: AccountQueue) -> None:
-        """Close an account's gate, or halt it, as a note says that holds until then (monotonic)."""
+        """Close an account's gate, or halt it, as a note says that expires at `until` (monotonic)."""
         now, account, gate = self._context.now.monotonic, queue.account, queue.gate
         if note.account not in ("", account) or until <= now:
             return

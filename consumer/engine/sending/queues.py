@@ -1,13 +1,14 @@
-"""What waits to be sent to one ad account: the batch being filled, full batches, and those that are to be tried again.
+"""The queue of one ad account: the batch being filled, full batches, and batches to be retried.
 
 Theory of operation. Events fill one batch per account (`AccountQueue`). It is ready when it holds
 `batch_events`, when the next event would take it over `batch_bytes`, or when its oldest event has waited `linger`.
 Refused or unanswered batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they
-hold the oldest records, and the oldest record holds the commit.
+have the oldest records, and the oldest record holds back the commit.
 
-Where a body was too large for somebody on the way, batches are cut to half of it from then on (`shrink`); what is
-larger already is cut when it is taken. Every 15 s that limit doubles, until it is gone, since what wanted smaller
-bodies may be gone, too. If a larger one is refused again, the time until the next try doubles, up to ten minutes.
+Where a body was too large for the platform or a server in between, bodies are limited to half of its size from then on
+(`shrink`); batches that are larger already are cut when they are taken. Every 15 s the limit doubles, until it is gone,
+because its cause may be gone, too. If a larger body is refused again, the time until the next try doubles, up to ten
+minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from consumer.engine.sending.gate import Gate
 
 _OPENING, _CLOSING = b'{"data":[', b"]}"
 _ENVELOPE = len(_OPENING + _CLOSING)
-# A call holds at most this many times its bytes.
+# A call keeps at most this many times its bytes in memory.
 _WORTH_ITS_PAGE = 4
 # Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused.
 _GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
@@ -36,27 +37,27 @@ _GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Runs of events that go in one call."""
+    """Runs of events that are sent in one call."""
 
     number: int
     account: str
     runs: Sequence[Run]
     attempts: int = 0
-    """Calls made with them."""
+    """Calls made with its events."""
     failures: int = 0
     """Calls in a row that brought no verdict."""
     failing_since: float = 0.0
-    """Since when its events may be the reason: since the first of these, the last 429, or a bisection."""
+    """Since when its events may be the reason: since the first of these failures, the last 429, or a bisection."""
     session: int = 0
-    """Whose claims in a shared key store its events had when its last call went."""
+    """The session in a shared key store that had its events' claims when its last call was sent."""
     sent_at: float = 0.0
-    """When its last call went (monotonic)."""
+    """When its last call was sent (monotonic)."""
     probe: bool = False
-    """Whether the call under way was sent while its gate was halted."""
+    """True if the call under way was sent while the account was halted."""
 
     @property
     def events(self) -> int:
-        """How many events go."""
+        """Number of its events."""
         return rows_of(self.runs)
 
     @property
@@ -65,14 +66,15 @@ class Batch:
         return _size_of(self.runs)
 
     def parts(self) -> Sequence[bytes | memoryview]:
-        """The request body, in parts: each event was serialised once, and stays where it was written."""
+        """Return the request body in parts: each event was serialised once, and most are sent from where they
+        were written."""
         pages = [
             memoryview(block.page)[block.start(first) : block.ends[end - 1]]
             for block, first, end in self.runs
         ]
         pages[-1] = pages[-1][:-1]  # no comma behind the last event
-        # A view keeps its whole page for as long as the call takes, though the block may have dropped most of it by
-        # then, and no budget counts that. So a small part of a page is copied.
+        # A view keeps its whole page in memory during the call, although the block may have dropped most of it by then,
+        # and no budget counts that. So a small part of a page is copied.
         parts = [
             page if _WORTH_ITS_PAGE * len(page) >= len(run.block.page) else bytes(page)
             for page, run in zip(pages, self.runs, strict=True)
@@ -80,29 +82,30 @@ class Batch:
         return [_OPENING, *parts, _CLOSING]
 
     def halves(self, first: int, second: int) -> tuple[Batch, Batch]:
-        """Bisect a refused batch: two new ones, numbered, that remember how often their events were sent."""
+        """Bisect a refused batch: return two new batches with these numbers that keep its counts of calls and
+        failures."""
         one, other = cut(self.runs, self.events // 2)
         return replace(self, number=first, runs=one), replace(self, number=second, runs=other)
 
 
 class AccountQueue:
-    """What waits to be sent to one ad account."""
+    """The batches that wait to be sent to one ad account."""
 
     def __init__(self, account: str, policy: Policy, gate: Gate) -> None:
         self.account = account
         self.gate = gate
         self.in_flight = 0
         self._policy = policy
-        # The batch being filled, and what it comes to: counted as it grows, for events join it one block at a time.
+        # The batch being filled, and its events and bytes, counted as it grows by runs.
         self.filling: list[Run] = []
         self._filling_events = 0
         self._filling_bytes = _ENVELOPE
         self._filling_since = 0.0
         # Batches that are full, or have lingered.
         self.ready: deque[Sequence[Run]] = deque()
-        # A heap: batches to be tried again, and not before when. The number keeps two of the same moment in order.
+        # A heap of batches to be retried, by time. The number keeps two of the same time in order.
         self.again: list[tuple[float, int, Batch]] = []
-        # Of a batch's body; less than the policy's where that was too large for somebody.
+        # Bytes of a body at most; less than the policy's limit where that was too large.
         self._most_bytes = policy.batch_bytes
         self._grow_at = 0.0
         self._grow_after = _GROW_AFTER
@@ -131,20 +134,21 @@ class AccountQueue:
             first = some.end
 
     def put_back(self, batch: Batch, at: float) -> None:
-        """Queue a batch that is to be tried again, not before `at`."""
+        """Queue a batch that is to be retried, not before `at`."""
         heapq.heappush(self.again, (at, batch.number, batch))
         self.queued += batch.events
 
     def take(self, now: float, number: int, early_at: float = math.inf) -> Batch | None:
-        """The next batch that may go now: due retries first, then full ones, then one that has waited long enough.
+        """Return the next batch that may go now: due retries first, then full batches, then one that has waited
+        long enough.
 
-        `number` names the call. From `early_at` on one that is not full need not wait. What is no longer ours was
-        purged when it ceased to be (`purge`), so what is taken is ours.
+        `number` names the call. From `early_at` on a batch that is not full need not wait. All that is taken is ours:
+        `purge` removes events as soon as they are not.
         """
         if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
             self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
             self._grow_at, self._grown = now + self._grow_after, True
-        # First what was sent before: it holds the oldest records, and the oldest record holds the commit.
+        # First batches that were sent before: they have the oldest records, and those hold back the commit.
         if self.again and self.again[0][0] <= now:
             at, _, batch = heapq.heappop(self.again)
             self.queued -= batch.events
@@ -164,29 +168,29 @@ class AccountQueue:
         return Batch(number, self.account, runs)
 
     def takeable(self, now: float, early_at: float) -> int:
-        """How many batches `take` would give now."""
+        """Return how many batches `take` would return now."""
         filled = bool(self.filling) and now >= self._filled_at(early_at)
         return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
 
     def shrink(self, size: int, now: float) -> None:
-        """Take half of this many bytes as the limit: such a body, of several events, was too large for somebody."""
-        if size // 2 < self._most_bytes:  # else it went before the limit was known
+        """Limit bodies to half of `size` bytes: a body of this size, with several events, was too large."""
+        if size // 2 < self._most_bytes:  # otherwise it was sent before the limit was known
             self._most_bytes = size // 2
-            # A larger one was tried, and refused again: try less often.
+            # A larger body was tried, and refused again: try less often.
             if self._grown:
                 self._grow_after = min(2 * self._grow_after, _GROW_AFTER_MOST)
             self._grown = False
         self._grow_at = now + self._grow_after
 
     def _fitting(self, runs: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
-        """Return what of these fits into the limit in bytes, one event at least, and the rest."""
+        """Return the runs that fit into the limit in bytes, at least one event, and the rest."""
         if self._most_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._most_bytes:
             return runs, ()
         up_to = [*accumulate((row.size for row in each_of(runs)), initial=_ENVELOPE)]
         return cut(runs, max(1, bisect_right(up_to, self._most_bytes) - 1))
 
     def due(self, early_at: float = math.inf) -> float | None:
-        """When something here is next ready to be taken; None while nothing waits."""
+        """Return when a batch is next ready to be taken; None while none waits."""
         if self.ready:
             return -math.inf
         times = [self.again[0][0]] if self.again else []
@@ -196,11 +200,11 @@ class AccountQueue:
 
     def _filled_at(self, early_at: float) -> float:
         lingered = self._filling_since + self._policy.linger
-        # While something is to be tried again, small batches would only fail one after the other, and then be many.
+        # While a batch waits to be retried, small batches would only fail one after the other, and become many.
         return lingered if self.again else min(lingered, early_at)
 
     def purge(self, stays: Callable[[Run], bool] = attrgetter("accepted")) -> list[Run]:
-        """Take out and return all but what stays: by default what is not ours to send any more."""
+        """Remove and return all rows that fail the test `stays`: by default those for which no new work may begin."""
         kept, gone = divide(self.filling, stays)
         self.filling = [*kept]
         self._filling_events, self._filling_bytes = rows_of(kept), _size_of(kept)
@@ -221,5 +225,5 @@ class AccountQueue:
 
 
 def _size_of(runs: Iterable[Run]) -> int:
-    """Bytes of a body of these."""
+    """Return the bytes of a body with these runs."""
     return _ENVELOPE + sum([run.size for run in runs])
