@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
-from consumer.adapters.kafka.cluster import RenewedAdmin
+from consumer.adapters.kafka.cluster import RenewedAdmin, cluster_id
 from consumer.adapters.kafka.commits import CommitResult, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
 from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
@@ -132,6 +132,8 @@ async def open_plan(
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
     holds a plan with another fingerprint or offsets of another client, and `KafkaError` if the brokers do not answer.
     """
+    # Brokers that refuse the login never answer a question about a group. A first contact ends at once, and says why.
+    await cluster_id(config, timeout)
     progress, digest = NamedProgress(config, group), _digest(fingerprint)
     try:
         entries = _find_plan(await progress.read(timeout), group, digest)

@@ -454,16 +454,18 @@ class TestPlans:
 
 
 async def test_brokers_that_are_away_are_reported_in_time() -> None:
-    """Without brokers, opening a plan fails in one line within the time limit, and a commit returns a failure
-    instead of raising."""
+    """Without brokers, opening a plan fails in one line within the time limit and names the brokers' setting; a
+    commit returns a failure instead of raising."""
 
     async def resolve() -> Sequence[Range]:
         raise AssertionError("not asked")
 
     resolving: Callable[[], Awaitable[Sequence[Range]]] = resolve
-    with pytest.raises(KafkaError, match="the group g"):
+    with pytest.raises(KafkaError, match="KAFKA_BOOTSTRAP_SERVERS"):
         await open_plan({"bootstrap.servers": NOBODY}, "g", "a", resolving, NOW, 1.0)
     progress = NamedProgress({"bootstrap.servers": NOBODY}, "g")
+    with pytest.raises(KafkaError, match="the group g"):
+        await progress.read(1.0)
     position = Position("t", 0, 0, None)
     entry = Entry("0" * 16, 1, "0" * 16, 0, Range("t", 0, 0, 9), position)
     with pytest.raises(KafkaError, match="cannot be kept in the group g"):

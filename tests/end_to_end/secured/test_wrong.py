@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import open_plan
 from consumer.errors import PinstreamError
 from tests.support.certificates import Authority
 from tests.support.kafka.broker import RealBroker
@@ -124,6 +126,17 @@ async def test_said_at_once(case: str, secured_kafka: SecuredBroker, tmp_path: P
     line = await told(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), PATIENT)
     for part in expected:
         assert part in line
+
+
+async def test_a_named_replay_says_it_at_once(secured_kafka: SecuredBroker) -> None:
+    """Its first question is about its group, which brokers that refuse the login never answer."""
+
+    async def resolve() -> list[Range]:
+        raise AssertionError("not asked")
+
+    config = {**secured_kafka.with_login("shop"), "sasl.password": "not-the-password"}
+    with pytest.raises(PinstreamError, match="the broker refused the login: check KAFKA_SASL_USERNAME"):
+        await open_plan(config, "replays", "arguments", resolve, 0.0, PATIENT)
 
 
 @pytest.mark.parametrize("case", IN_VAIN)
