@@ -3,7 +3,7 @@
 Exit codes (docs/run.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
 account and patience ran out. Errors go to stderr, one readable line each; a traceback only with ``--debug``.
 
-Each command is a module or a folder, with its options beside its code. `base` has what commands share.
+Each command is a module or a folder, with its options beside its code. `base` has the code that commands share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMMANDS = {
     "run": "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.",
     "sandbox": "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
 }
-# They have a folder, where the others have a module.
+# Commands that have a folder; the others have a module.
 _FOLDERS = ("check", "dead-letters", "explain", "replay")
 
 

@@ -17,11 +17,11 @@ import click
 
 from consumer.errors import PinstreamError, UsageError
 
-if TYPE_CHECKING:  # it takes a while to import, and help does without
+if TYPE_CHECKING:  # it takes a while to import, and help does not need it
     from rich.console import Console
 
 _Item = TypeVar("_Item")
-# Characters that no first sentence has.
+# Length in characters that no first sentence reaches.
 _WHOLE: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -46,7 +46,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """The group of all commands. Each of them ends the same way: an error is one line on stderr and an exit code."""
+    """The group of all commands. All commands end the same way: an error is one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -57,7 +57,7 @@ class Group(click.Group):
             # Click prints its own errors about usage.
             raise
         except BrokenPipeError:
-            # The reader of our output is gone (`pinstream explain … | head`). Python must not find that out once more
+            # The reader of our output is gone (`pinstream explain … | head`). Without this, Python would fail once more
             # when it flushes stdout at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
@@ -93,7 +93,7 @@ class SettingsCommand(Command):
 
 
 def asynchronous(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Make a function that click can call of a coroutine function: it runs in an event loop of its own."""
+    """Make a coroutine function callable by click: it runs in an event loop of its own."""
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
@@ -107,7 +107,7 @@ def parse_time(
 ) -> int:
     """Return the milliseconds since 1970 of an ISO 8601 time; without a zone it is UTC.
 
-    Raises `UsageError` that names `option` and the `forms` that it takes.
+    Raises `UsageError`, which names `option` and the `forms` that it accepts.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -122,7 +122,7 @@ def parse_time(
 async def paced(
     items: Iterable[_Item], rate: float | None, stopped: asyncio.Event
 ) -> AsyncIterator[tuple[int, _Item]]:
-    """Number the items, at most `rate` of them per second, until `stopped` is set."""
+    """Yield the items with their numbers, at most `rate` per second, until `stopped` is set."""
     begun = time.monotonic()
     for number, item in enumerate(items):
         if rate is not None:
@@ -149,7 +149,7 @@ def prose(console: Console, text: str, style: str | None = None) -> None:
 
 
 def iso(milliseconds: int) -> str | None:
-    """ISO 8601 in UTC, whole seconds; None for what no calendar has."""
+    """Return the time as ISO 8601 in UTC, in whole seconds; None if it is beyond the calendar."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):

@@ -1,7 +1,7 @@
 """``pinstream demo``: broker, sandbox, producer, consumer and page on this machine, with nothing to install first.
 
-All of it is real but the broker: the consumer is the one of ``pinstream run``, events go over HTTP to the sandbox, keys
-to a store on disk, in a folder that is removed afterwards. The broker is librdkafka's mock cluster.
+All parts are real except the broker: the consumer is that of ``pinstream run``, events go over HTTP to the sandbox,
+keys to a store on disk, in a folder that is removed afterwards. The broker is librdkafka's mock cluster.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from consumer.web.status import status_document
 
 TOPIC = "orders"
 _ACCOUNT, _TOKEN = "549755885175", "demo"
-# Records that the producer may be ahead of the settled ones. The broker keeps only about 5 MB a partition.
+# Most records that the producer may be ahead of the settled ones. The broker keeps only about 5 MB a partition.
 _AHEAD = 4000
 # Events per second of a demo without an end: a shop, not a load test.
 _ENDLESS_RATE = 200.0
 # Events that the sandbox of an endless demo remembers, about 30 MB: many more than can be sent again.
 _MOST_IDS = 100_000
 _FLUSH_TIMEOUT = 60.0
-# How long to wait after Ctrl-C until all produced records are settled, so that the last figures agree.
+# Seconds to wait after Ctrl-C until all produced records are settled, so that the last figures agree.
 _LAST_SECONDS = 5.0
 # Seconds between two looks at the consumer's progress.
 _LOOK = 0.02
@@ -80,7 +80,7 @@ def demo(**options: Any) -> None:
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:
     """Return the environment of the demo. The user's PINSTREAM_… settings stay in force."""
-    # HOME, because the default of the state folder is below it.
+    # HOME is needed because the default of the state folder is below it.
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
     defaults = {
         "PINSTREAM_HTTP_ADDRESS": _free_address(8080),
@@ -97,7 +97,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         "PINSTREAM_KEY_STORE": f"disk:{folder}/keys",
         "PINSTREAM_KEY_STORE_PASSWORD": "",
         "PINSTREAM_KEY_STORE_PASSWORD_FILE": "",
-        # As the demo writes its records.
+        # The format in which the demo writes its records.
         "PINSTREAM_WIRE_FORMAT": "single-object",
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": TOPIC,
@@ -112,7 +112,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
 def _free_address(port: int) -> str:
     """Return the loopback address with `port`, or with any free port if that one is taken."""
     with socket.socket() as probe:
-        # A port in TIME_WAIT, as after the last demo, is free.
+        # A port in TIME_WAIT, as after an earlier demo, counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -139,7 +139,7 @@ class _Demo:
         # Whether the demo ends by itself.
         self.bounded = self.events is not None or self.path is not None
         self._stopped = asyncio.Event()
-        # Ctrl-C sets the event, and this time after which no record is waited for any more.
+        # Ctrl-C sets the event, and the time until which records are waited for.
         self._give_up_at = math.inf
 
     async def run(self, environ: Mapping[str, str], folder: str) -> None:
@@ -182,13 +182,13 @@ class _Demo:
         # The broker creates the topic with the first record. The consumer must not join before.
         while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
             await asyncio.sleep(_LOOK)
-        # If it is over it may have failed, for example with a file that cannot be read.
+        # If the producer has ended, it may have failed, for example because a file cannot be read.
         if feeding.done():
             feeding.result()
         serving = asyncio.create_task(self._member.service.run())
         try:
             await self._watch(feeding, serving)
-            # Before the stop, so that the figures are those of a member with its partitions.
+            # Read before the stop, so that the figures are those of a member with its partitions.
             document = status_document(self._member.service.statistics(), self._member.info())
             self._member.service.request_stop()
             await serving
@@ -208,7 +208,7 @@ class _Demo:
     async def _feed(self) -> None:
         rate = self.rate or (None if self.bounded else _ENDLESS_RATE)
         async for _, record in paced(self._records(), rate, self._stopped):
-            # The embedded broker drops old records when it is full, read or not.
+            # The embedded broker drops old records when it is full, even unread ones.
             while self.produced - self._settled() >= _AHEAD and not self._stopped.is_set():
                 await asyncio.sleep(_LOOK)
             if self._stopped.is_set():
@@ -220,7 +220,7 @@ class _Demo:
     def _records(self) -> Iterator[Produced]:
         records: Iterator[Produced]
         if self.path is None:
-            # The generated shop has one type of records: that of the mapping's, or of its first section.
+            # The generated shop has one type of records: that of the mapping, or of its first section.
             generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
             records = made_up(generator, Encoder(self._sections.all[0].schema).encode)
         else:
@@ -250,7 +250,7 @@ class _Demo:
                     feeding.result()
                     if settled >= self.produced and service.pipeline.committed():
                         return
-                    # A guard that stops the intake would wait for a person.
+                    # A guard that has stopped the intake waits for a person.
                     if service.statistics().guard is not None or time.monotonic() > self._give_up_at:
                         return
                 await asyncio.wait((serving,), timeout=_LOOK)

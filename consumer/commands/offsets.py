@@ -1,7 +1,7 @@
 """``pinstream offsets``: show where the consumer group stands, and move it while it has no members.
 
-``offsets set`` shows what a move means before it makes it (`consumer.commands.standing`). It counts offsets, and some
-may be no records: so it says "up to".
+``offsets set`` shows what a move means before it is made (`consumer.commands.standing`). It counts offsets, some of
+which may be no records: so its numbers are "up to".
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
         return
     states = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
     said = states.get(state, f"{state}, {_named(members)}")
-    # What would be skipped by a move to the end is what is left to read.
+    # The records left to read are those that a move to the end would skip.
     left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
     console = Console()
     prose(console, f"group {found.group}: {said}; {left:,} left to read")
@@ -117,12 +117,12 @@ async def set_(
     pinstream offsets set --to 2026-11-24T06:00
     pinstream offsets set --to offset:1200 --partition orders:3 --yes
     """
-    # Before the settings are read: an impossible bound is wrong usage, whatever they are.
+    # Parsed before the settings: an impossible bound is wrong usage in any case.
     bound = parse_bound(to, "--to", time.time())
     async with _look(group, topics) as found:
         rows = await found.rows(_chosen(partitions, found))
-        # A member would go on from where it is, and commit over the new offset. Refused without --yes too: a plan for a
-        # group that moves is worth nothing.
+        # A member would go on where it is, and commit over the new offset. Refused without --yes too: while members
+        # read on, the numbers shown would be wrong.
         _refuse_in_use(found.group, found.view)
         if any(read_entry(one) is not None for one in found.positions.values()):
             raise UsageError(
@@ -139,7 +139,7 @@ async def set_(
             prose(console, line)
         now = found.positions
         if yes:
-            # Once more, for a message that names the members. If one joins after this, the brokers refuse.
+            # Check once more, for a message that names the members. If one joins after this, the brokers refuse.
             _refuse_in_use(found.group, await found.offsets.view())
             try:
                 await found.offsets.put(targets)
@@ -147,7 +147,7 @@ async def set_(
                 _refuse_in_use(found.group, await found.offsets.view())
                 raise GroupInUse(f"{refusal}: stop every member first") from refusal
             now = await found.offsets.positions(list(targets))
-    # What is committed now, read from the brokers, in place of what was.
+    # Read what is committed now from the brokers, in place of the earlier offsets.
     moved = [row._replace(position=now.get(row.place)) for row in rows]
     if as_json:
         documents = [{**plan, "committed": row.committed} for plan, row in zip(plans, moved, strict=True)]
@@ -157,7 +157,7 @@ async def set_(
         _print_table(console, _FIGURES, map(_document, moved))
     else:
         prose(console, "Nothing was changed. Add --yes to do it.")
-    # After the table, which shows what is committed instead.
+    # Raised after the table, which shows what is committed instead.
     others = [str(row.place) for row in moved if row.committed != targets[row.place]]
     if yes and others:
         raise KafkaError(
@@ -166,16 +166,16 @@ async def set_(
         )
 
 
-# What both commands ask the brokers.
+# --- questions of both commands to the brokers
 
 
 class _Found(NamedTuple):
-    """A group, and what the brokers said of it. `topics`: those of the command line, else those of the settings."""
+    """A group, and the brokers' answers about it. `topics`: those of the command line, else those of the settings."""
 
     settings: Settings
     group: str
     offsets: GroupOffsets
-    # All topics that there are, with their number of partitions.
+    # All existing topics, with their number of partitions.
     known: Mapping[str, int]
     topics: Sequence[str]
     view: GroupView
@@ -189,7 +189,7 @@ class _Found(NamedTuple):
         """Return where the group stands in each of these. Raises `UsageError` if there are none."""
         if not places:
             raise UsageError("no topic is given: set KAFKA_TOPICS, or use --topic")
-        # What is gone has no extent to ask for.
+        # Partitions that no longer exist have no extent to ask for.
         there = [one for one in places if one.partition < self.known.get(one.topic, 0)]
         extent = await self.offsets.extents(there)
         return [Standing(one, self.positions.get(one), extent.get(one)) for one in places]
@@ -216,7 +216,7 @@ async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_Foun
         view = await offsets.view()
         found = _Found(settings, group or kafka.group_id, offsets, cluster.known, meant, view, {})
         found = found._replace(positions=await offsets.positions(found.partitions(meant)))
-        # A group that only the settings name may be new. One that the user has typed is probably mistyped.
+        # A group that only the settings name may be new. An unknown one that the user has typed is probably mistyped.
         if group and not found.positions and not view.active:
             others = (
                 one for one in await offsets.known_groups() if one != group and not one.startswith("__")
@@ -227,7 +227,7 @@ async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_Foun
         yield found
 
 
-# What `show` says of each partition.
+# Columns of `show` for each partition.
 
 
 _FIGURES = ("committed", "beginning", "end", "lag", "settled_above")
@@ -240,7 +240,7 @@ def _document(row: Standing) -> dict[str, Any]:
     return {**row.place._asdict(), **dict(zip(_FIGURES, figures, strict=True))}
 
 
-# What `set` does, and says beforehand.
+# --- what `set` does and shows beforehand
 
 
 def _chosen(named: Sequence[str], found: _Found) -> list[TopicPartition]:
@@ -264,7 +264,7 @@ def _refuse_in_use(group: str, view: GroupView) -> None:
             f"the group {group} has {_named(view.members)}: stop every member first; one that was killed counts until "
             "its session times out"
         )
-    # Members are just joining.
+    # No member is listed yet: some are just joining.
     if view.active:
         raise GroupInUse(f"the group {group} is in use ({view.state}): stop every member first")
 
@@ -278,7 +278,7 @@ async def _targets(
         since = await offsets.first_since([row.place for row in rows], bound.value)
     targets = {}
     for row in rows:
-        # It was there when the topics were described.
+        # The partition existed when the topics were described.
         if row.extent is None:
             raise KafkaError(f"Kafka: {row.place} disappeared meanwhile: run it again")
         low, end = row.extent
@@ -287,7 +287,7 @@ async def _targets(
                 f"--to {bound}: offset {bound.value} is not in {row.place}, which goes from {low} to its end, {end}; "
                 "name another, or choose partitions with --partition"
             )
-        # No record since then: the end, so that the next one that comes is the first.
+        # No record since that time: the end, so that the next new record is the first.
         after = {"beginning": low, "offset": bound.value, "time": since.get(row.place, end), "end": end}
         targets[row.place] = after[bound.kind]
     return targets
@@ -311,7 +311,7 @@ def _meaning(
     read_again: int,
     skipped: int,
 ) -> Iterator[str]:
-    """Say what the move means for the records, and how to undo it."""
+    """Return what the move means for the records, and how to undo it."""
     if read_again:
         window, oldest = (
             f"{one / _DAY:g} days" if one > 3 * _DAY else f"{one / _HOUR:g} h"
@@ -328,7 +328,7 @@ def _meaning(
         first, *others = [row for row in rows if row.skipped(targets[row.place])]
         topic, partition = first.place
         more = f" (and so for {len(others)} more)" if others else ""
-        # To be copied: the command that reads what is skipped.
+        # To be copied: the command that replays the skipped records.
         yield (
             f"Up to {skipped:,} records will be SKIPPED: their events are lost unless they are replayed: pinstream "
             f"replay --topic {topic} --partition {partition} --from offset:{first.next_read} "
@@ -338,13 +338,13 @@ def _meaning(
         yield "No record is read again, none is skipped."
 
 
-# How things are shown.
+# --- how figures are shown
 
 
 def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     def cell(name: str, value: int | None) -> str:
         if name == "change":
-            # With a sign, but for none: "+0" would look like a change.
+            # With a sign, except for 0: "+0" would look like a change.
             return "" if value is None else f"{value:+d}" if value else "0"
         return "none" if value is None else str(value)
 

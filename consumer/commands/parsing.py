@@ -17,7 +17,7 @@ from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.base import parse_time
 from consumer.errors import UsageError
 
-# The last line, not all of stdout: so a script need not know what else a command prints.
+# The result is the last line of stdout, not all of it: so a script need not know the other lines.
 JSON_OPTION: Final = click.option(
     "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
 )
@@ -27,7 +27,7 @@ RECORD_OPTION: Final = click.option(
     help="Record type of all lines of an NDJSON file, where the mapping has sections: the full name of its schema. "
     'Default: the one that a line names ({"com.shop.Order": {…}}), or that it fits best.',
 )
-# Without a help text: what is meant without the option differs from command to command.
+# No help text here: the default differs from command to command.
 topics_option: Final = functools.partial(click.option, "--topic", "topics", multiple=True, metavar="T")
 PARTITION_OPTION: Final = click.option(
     "--partition",
@@ -40,7 +40,7 @@ _SHARE: Final = click.FloatRange(0, 0.9)
 
 
 def record_options(pace: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what adds the options of `demo` and `produce`: how many records, how fast, how many of them are no good.
+    """Return a decorator that adds the options of `demo` and `produce`: number of records, rate, and share of bad ones.
 
     `pace`: the default of ``--rate`` in words.
     """
@@ -66,7 +66,7 @@ def record_options(pace: str) -> Callable[[Callable[..., Any]], Callable[..., An
         ),
         click.option("--rate", type=click.FloatRange(min=0.01), help=f"Events per second. Default: {pace}."),
     )
-    # The last one first: each is put before those that the command has.
+    # In reverse order: each option is put before those that the command has.
     return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
@@ -76,7 +76,7 @@ _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_bound(text: str, option: str, now: float) -> Bound:
-    """Parse beginning, end, offset:N or a time. Raises `UsageError` that names `option`."""
+    """Parse beginning, end, offset:N or a time. Raises `UsageError`, which names `option`."""
     text = text.strip()
     if text == "beginning":
         return Bound("beginning")
@@ -84,7 +84,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
         return Bound("end")
     if text.startswith("offset:"):
         digits = text.removeprefix("offset:")
-        # Other tools count negative offsets from the end, so this mistake gets a sentence of its own.
+        # Other tools count negative offsets from the end, so this mistake has its own message.
         if digits.startswith("-") and digits[1:].isdecimal():
             raise UsageError(
                 f"{option} {text}: an offset is 0 or more, counted from the beginning of the partition"
@@ -95,7 +95,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
         return Bound("offset", int(digits))
     forms = "beginning, end, offset:N, or an ISO 8601 time, for example 2026-11-24T12:00:00Z"
     milliseconds = parse_time(text, option, forms)
-    # Kafka would take it for the end of now. Whoever names a later time expects records that are not there yet.
+    # Kafka would use the present end. A user who names a later time expects records that do not exist yet.
     if milliseconds > now * 1000:
         raise UsageError(f"{option} {text} is in the future; the end is `end`")
     return Bound("time", milliseconds)
@@ -103,7 +103,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
 
 def check_order(start: Bound, stop: Bound) -> None:
     """Raise `UsageError` if nothing can lie between the two."""
-    # Only as far as their text shows: where a time or the end is in a partition, the brokers know.
+    # Checked only as far as the text shows: only the brokers know where a time or the end is in a partition.
     if start.kind == "end":
         raise UsageError("--from end leaves nothing to read: the range ends where the topic ends now")
     if stop.kind == "beginning":

@@ -64,10 +64,10 @@ async def produce(
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
     local = building.local_schemas(settings)
-    # The events of the generated shop are of one type, whatever the mapping has.
+    # The events of the generated shop are always of one type.
     mapped = None if file is None else _mapped(settings, local, restamp)
     if mapped is None:
-        # Then the records are of the one schema that the settings name.
+        # Then all records have the schema that the settings name.
         types = Types(OneSchema(local.reader(settings.pinstream.schema_name or DEFAULT_SCHEMA)))
     else:
         types = building.file_types(mapped, record, topic)
@@ -86,22 +86,22 @@ async def produce(
         change = None if mapped is None or not restamp else _moving_to_now(file, types, mapped)
         source = FileRecords(file, types, encode, change)
         records = disturbed(source, duplicates, invalid, seed, encode)
-    # Made after the encoder: what is wrong with a schema or the registry needs no connection for records.
+    # Made after the encoder: errors of a schema or the registry show without a connection for records.
     producer = RecordProducer(config)
     try:
         begun = said = time.monotonic()
         async for number, one in paced(islice(records, events), rate, stopped):
             await producer.produce(topic, one.key, one.value)
-            # So that a long file, or a slow rate, is seen to go on.
+            # Shows that work on a long file, or at a slow rate, goes on.
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
-        # Also after Ctrl-C: what was handed to librdkafka is written, and counted below.
+        # Also after Ctrl-C: records that librdkafka has got are written, and counted below.
         await producer.flush(_FLUSH_TIMEOUT)
     finally:
         await producer.close()
     say(f"produced {producer.delivered:,} records to {topic}")
-    # At the end, so that the good records of the file are written whatever the bad ones are.
+    # Raised at the end, so that the good records of the file are written in spite of the bad ones.
     if source is not None and source.skipped:
         raise InputError(f"{source.skipped} records of {file} do not fit the schema; correct them")
 
@@ -109,7 +109,7 @@ async def produce(
 def _mapped(settings: Settings, local: LocalSchemas, restamp: bool) -> Sections | None:
     """Return the record types of the file, and their mappings for `--now`.
 
-    None: there is one type, and its mapping, which is not needed, does not fit.
+    None: there is one type, whose mapping does not fit and is not needed.
     """
     try:
         return building.sections(settings, local)
@@ -119,15 +119,16 @@ def _mapped(settings: Settings, local: LocalSchemas, restamp: bool) -> Sections 
                 f"--now moves the times that the mapping reads, and it does not fit; correct it, or leave --now out "
                 f"({error})"
             ) from error
-        # Only sections say which types there are.
+        # Only sections name the record types.
         if building.has_sections(settings):
             raise
         return None
 
 
 async def _encode(settings: Settings, choice: Choice, subjects: Sequence[str]) -> Encode:
-    """Return what encodes records, each schema's under its subject: with registered schemas if there is a registry."""
-    # Glue has an id of its own form, which Confluent's framing cannot hold.
+    """Return an encoder of records, with each schema under its subject; with registered schemas if there is a
+    registry."""
+    # Glue's ids have another form, which does not fit into Confluent's framing.
     if not settings.registry.url or settings.registry.is_glue:
         return encoding(choice)
     ids: dict[str, int] = {}
@@ -148,7 +149,7 @@ def _moving_to_now(file: str, types: Types, mapped: Sections) -> Callable[[Comme
         raise UsageError("--now reads the file twice, and standard input cannot be; write it to a file first")
     of = times_of(mapped)
     read = (record for _, record in open_records(file, types) if not isinstance(record, Rejection | Filtered))
-    # In seconds, since units may differ from section to section.
+    # In seconds, since units may differ between sections.
     times = (of(record).seconds(record) for record in read)
     newest = max((at for at in times if at is not None), default=None)
     by = 0.0 if newest is None else time.time() - newest

@@ -26,13 +26,13 @@ def run(workers: str | None, worker: str | None) -> None:
     A second signal ends it at once. Exit code 3: Pinterest has refused this account for PINSTREAM_HALT_PATIENCE.
     Metrics and traces by OpenTelemetry's own variables (OTEL_…): docs/monitoring.md.
     """
-    # Imported here: the supervisor has no client of Kafka or the API, a member needs no supervisor.
+    # Imported here: the supervisor needs no client of Kafka or the API, and a member needs no supervisor.
     if worker is not None:
         _run_worker(worker)
     elif workers is not None:
         from consumer.workers.supervisor import run_workers, this_program
 
-        # The workers are processes of their own, and get the option by their command line.
+        # The workers are processes of their own, and get the option on their command line.
         debug = ["--debug"] if click.get_current_context().find_root().params.get("debug") else []
         run_workers(os.environ, workers, [*this_program(), *debug])
     else:
@@ -44,7 +44,7 @@ def run(workers: str | None, worker: str | None) -> None:
 def _run_worker(which: str) -> None:
     """Run worker I of N; `which` is ``I/N``."""
     number, _, count = which.partition("/")
-    # Somebody may have copied it from a list of processes.
+    # The user may have copied this option from a list of processes.
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise UsageError("--worker is for the supervisor's use: give --workers")
     from consumer.workers.worker import run_worker

@@ -42,12 +42,12 @@ async def sandbox(
 
     It refuses events that the API refuses, answers for each event, and counts the accepted ones: GET /sandbox/counts.
     """
-    # The same faults as in the demo, so that what was tried there can be looked at alone.
+    # The same faults as in the demo, so that its effects can be reproduced.
     misbehaving = DEMO_FAULTS if faults else Faults()
     server = Sandbox(accounts=accounts or None, faults=misbehaving, check_age=not any_age, **others)
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
-    # Before the line is printed: a script that waits for it may call at once.
+    # The server starts before the line is printed: a script that waits for the line may call at once.
     url = await server.start(host, port)
     say(
         f"sandbox of the Conversions API: PINTEREST_API_URL={url}   counts: {url.removesuffix('/v5')}/sandbox/counts"

@@ -1,9 +1,9 @@
-"""Where a consumer group stands in its partitions, what is wrong with that, and what a move of it means.
+"""Where a consumer group stands in its partitions, what is wrong with that, and what moving it means.
 
 `pinstream offsets` shows and moves it, `pinstream check` warns of it. A move to another offset has two meanings. *Read
-again*: the settled records from the new offset on: those below the old offset, and those above it that the offset map
-of the old commit says are settled, because the map goes with the old offset. *Skipped*: the records between the old and
-the new offset that are not settled. Both count offsets, and some may be no records (compaction, transaction markers).
+again*: the settled records from the new offset on: those below the old offset, and those above it that are settled by
+the offset map of the old commit, because a move drops that map. *Skipped*: the records between the old and the new
+offset that are not settled. Both count offsets, and some may be no records (compaction, transaction markers).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ class Standing(NamedTuple):
 
     @property
     def committed(self) -> int | None:
-        """The offset that the group has committed, if any."""
+        """Return the offset that the group has committed, if any."""
         return None if self.position is None else self.position.next_offset
 
     @property
     def next_read(self) -> int:
-        """The offset at which the group reads on."""
+        """Return the offset at which the group reads on."""
         # Records below the beginning were deleted.
         begin = 0 if self.extent is None else self.extent.low
         return begin if self.committed is None else max(self.committed, begin)
 
     @property
     def lag(self) -> int | None:
-        """Offsets from `next_read` to the end."""
+        """Return the number of offsets from `next_read` to the end; None if the partition is gone."""
         return None if self.extent is None else max(0, self.extent.end - self.next_read)
 
     def settled(self, start: int = 0, stop: int = 1 << 63) -> int:
-        """Count the offsets in [start, stop) that the map says are settled above the committed one."""
+        """Count the offsets in [start, stop) above the committed one that are settled by the map."""
         if self.position is None:
             return 0
-        # A named replay commits its plan, and after it the map.
+        # A named replay commits its plan, followed by the map.
         planned = read_entry(self.position)
         _, _, offset, _, text = self.position if planned is None else planned.position
         found = offset_map.read(text, offset, where=map_place(self.place))
@@ -61,7 +61,7 @@ class Standing(NamedTuple):
         """Count the settled offsets that are read again if the group moves to `after`."""
         if self.committed is None or self.extent is None:
             return 0
-        # A committed offset beyond the end (the log was cut) settles nothing there.
+        # Offsets beyond the end (the log was cut) are no records that could be read again.
         below = min(self.next_read, self.extent.end) - after
         return max(0, below) + self.settled(after)
 
@@ -78,7 +78,7 @@ def troubles(rows: Iterable[Standing]) -> Iterator[str]:
             text = "no longer exists; the offsets stay until the brokers delete them"
         elif row.committed is None:
             text = "nothing committed; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` starts"
-        # The beginning has moved past it: retention was shorter than the outage.
+        # The log begins after the committed offset: retention was shorter than the outage.
         elif row.committed < row.extent.low:
             text = (
                 "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` continues; raise the "

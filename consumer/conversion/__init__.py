@@ -1,4 +1,4 @@
-"""From a commerce event to a conversion event, as the mapping says.
+"""From a commerce event to a conversion event, by the mapping.
 
 Reading order: `mapping` (what the advertiser wrote), `targets` and `rules` (what Pinterest takes), `converter`.
 """

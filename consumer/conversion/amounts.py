@@ -1,9 +1,9 @@
 """Amounts of money and of things, exact: never through a float, never rounded.
 
-Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float is taken as the
-shortest decimal that means it (its ``repr``), which is what its author saw. All four become text, one
-pattern takes the text apart, and an exponent is resolved by moving the point within the digits. Trailing
-zeros stay: ``129.970`` is sent as it is written.
+Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float counts as the shortest
+decimal that stands for it (its ``repr``), which is what its author saw. All four become text, one pattern splits the
+text, and an exponent is resolved by moving the point within the digits. Trailing zeros stay: ``129.970`` is sent as it
+is written.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from consumer.conversion.normalise import LeftOut, trimmed_text
 
-# Most digits on either side of the point. A double, what the platform reads it into, holds 17.
+# Most digits on either side of the point. The platform reads an amount into a double, which holds 17.
 MAX_DIGITS = 64
 
 MAX_COUNT = 2**63 - 1  # the API's counts are int64
 
-# What nearly all amounts look like: sent as they are written.
+# The form of nearly all amounts, which are sent as they are written.
 _is_plain = re.compile(r"(?:[1-9][0-9]{0,63}+|0)(?:\.[0-9]{1,64}+)?+").fullmatch
 # Doubles between these are written without an exponent.
 _LEAST_PLAIN, _MOST_PLAIN = 1e-4, 1e15
@@ -27,7 +27,7 @@ _LEAST_PLAIN, _MOST_PLAIN = 1e-4, 1e15
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?(?:[eE](?P<power>[+-]?[0-9]{1,4}))?"
 )
-# Characters of an amount's text: longer ones are not looked at.
+# Most characters of an amount's text: longer ones are malformed.
 _LONGEST = 256
 
 
@@ -35,7 +35,7 @@ def _number(value: Any) -> str | LeftOut:
     """Return the number as decimal text without an exponent; only one below zero begins with a minus."""
     if isinstance(value, str) and len(value) > _LONGEST:
         return LeftOut.MALFORMED
-    # The shortest decimal that means a float is its `repr`, and keeps the zero of 2.0.
+    # The shortest decimal that stands for a float is its `repr`, which keeps the zero of 2.0.
     text = repr(value) if isinstance(value, float) else trimmed_text(value)
     if not isinstance(text, str):
         return text
@@ -46,7 +46,7 @@ def _number(value: Any) -> str | LeftOut:
     digits = whole + part
     point = len(whole) + power
     places = len(digits) - point
-    # Bounded before anything is expanded: 1e999999 is short.
+    # Checked before the exponent is expanded: 1e999999 is short.
     if not digits or abs(point) > MAX_DIGITS or abs(places) > MAX_DIGITS:
         return LeftOut.MALFORMED
     # Minus zero is zero: it refuses nothing.
@@ -59,11 +59,11 @@ def _number(value: Any) -> str | LeftOut:
 
 def exact(value: Any) -> Decimal | LeftOut:
     """Return the number, of either sign, with all its places; or `LeftOut.BLANK` or `LeftOut.MALFORMED`."""
-    # The usual ones are not taken apart: a sum asks for each of its operands.
+    # Usual numbers are not split, for speed: a sum calls this for each of its operands.
     kind = value.__class__
     if kind is Decimal:
         if value.is_finite() and abs(value.adjusted()) < MAX_DIGITS:
-            # Zero has no sign here, as in an amount.
+            # Zero has no sign, as in an amount.
             return value or value.copy_abs()  # type: ignore[no-any-return]  # mypy does not follow `kind`
     elif kind is int:
         if -MAX_COUNT <= value <= MAX_COUNT:
@@ -82,7 +82,7 @@ def amount(value: Any) -> str | LeftOut:
 
     Everything but a finite decimal number of zero or more, without grouping, is malformed.
     """
-    # Sent as it is written, without taking it apart.
+    # Sent as it is written, without splitting it.
     if value.__class__ is str and _is_plain(value):
         return value
     number = _number(value)

@@ -1,7 +1,7 @@
-"""The numbers that Python and the compiled modules share, each written here only.
+"""The numbers that Python and the compiled modules share, each defined only here.
 
-Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, as
-``WAY_TOTAL`` of `Way.TOTAL`: in C they have to be constants. So this module imports nothing of ours.
+Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, with
+names such as ``WAY_TOTAL`` for `Way.TOTAL`: in C they have to be constants. So this module imports none of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """What an operation does (`native/_slots.pyx`)."""
+    """The kind of an operation (`native/_slots.pyx`)."""
 
     TEXT = 0
     OPTIONAL = 1
@@ -38,13 +38,13 @@ class Code(IntEnum):
 class Way(IntEnum):
     """How the value of a field is made from the values in the record."""
 
-    VALUE = 0  # what the rule makes of the one value
-    FIRST = 1  # what the rule makes of the first usable value
-    ALL = 2  # what the rule makes of all values
+    VALUE = 0  # the rule's answer for the one value
+    FIRST = 1  # the rule's answer for the first usable value
+    ALL = 2  # the rule's answers for all values
     DIGESTS = 3  # the different digests of all values
     TOTAL = 4  # the sum of all values
 
-    # Shorter ways to the same result, which only the compiled program takes.
+    # Faster ways to the same result, which only the compiled program takes.
     FLAG = 5  # `VALUE` of a boolean, which needs no call of its rule
     DIGEST = 6  # `DIGESTS` of a path that gives one value
     ONE_DIGEST = 7  # `DIGESTS` of an array, which nearly always holds one

@@ -1,7 +1,7 @@
 """The plain executor of a conversion: commerce event -> conversion event, filtered, or unconvertible.
 
-Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and trusts no value to
-be what the schema says. The compiled program is tested against it, leaves unusual records to it, and
+Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and does not trust
+values to have the types of the schema. The compiled program is tested against it, leaves unusual records to it, and
 ``pinstream explain`` shows what it does.
 
 The order of decisions is: name, consent, account, source, id, time, the rest of the event, user data, identity, custom
@@ -52,7 +52,7 @@ class Converter:
         max_event_age: float,
         max_clock_skew: float = 300.0,
     ) -> None:
-        # By the number of the section, which counts from 1. `consumer.conversion.program` follows them, too.
+        # By the section's number, from 1. `consumer.conversion.program` follows these descriptions, too.
         self.descriptions = [
             Description(mapping, Decisions(mapping, accounts, max_event_age, max_clock_skew), partner_name)
             for mapping in mappings
@@ -70,7 +70,7 @@ class Converter:
         except _Refused as refused:
             return refused.rejection
         except Exception as failure:
-            # Only the type: the text of the failure may quote the record.
+            # Only the type: the text of the error may quote the record.
             name = type(failure).__name__
             message = f"the event cannot be converted ({name}): compare it with its schema"
             return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)
@@ -82,7 +82,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     name = decisions.name_of(decided_value(event, decided["event_name"]))
     if name is decide.BY_EVENT_NAME:
         return decide.BY_EVENT_NAME
-    # An event without consent is filtered, even if its name is unknown: it is not to be looked at.
+    # An event without consent is filtered even if its name is unknown: it must not be examined.
     if what.consent is not None and not decisions.is_consent(decided_value(event, what.consent)):
         return decide.BY_CONSENT
     if not isinstance(name, str):
@@ -101,7 +101,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     time = decisions.time_of(decided_value(event, decided["event_time"]))
     if not isinstance(time, int):
         return time
-    # Nearly every time is between the bounds; only another one is looked at closely.
+    # Nearly every time is between the bounds; only other times need a closer check.
     seconds = time // decisions.units if oldest <= time <= present else decisions.outside(time, present)
     if not isinstance(seconds, int):
         return seconds
@@ -122,7 +122,7 @@ class _Refused(Exception):
 
 
 class _Writing:
-    """One event while its payload is written."""
+    """One event whose payload is being written."""
 
     def __init__(self, description: Description, event: CommerceEvent, source: str) -> None:
         self.warned: list[Warned] = []
@@ -132,7 +132,7 @@ class _Writing:
         self._address: str | None = None  # of the event's page, if there may be a click id in it
 
     def write(self, payload: dict[str, Any]) -> None:
-        """Write all fields that are not decided before. Raises `_Refused`."""
+        """Write all fields that are not decided earlier. Raises `_Refused`."""
         what, event = self._description, self._event
         self._fill(payload, what.event, event)
         for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
@@ -143,7 +143,7 @@ class _Writing:
         # Always there, as the platform requires it; without an identity in it the event is refused below.
         user = payload["user_data"] = {}
         self._fill(user, what.user_data, event)
-        # The platform takes an event only with one of these: alone, neither address nor agent says who it was.
+        # The platform accepts an event only with one of these; neither address nor agent identifies a person alone.
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
         if not ("em" in user or "hashed_maids" in user or at_a_device):
             raise _Refused(REFUSALS["no_identity"])
@@ -151,7 +151,7 @@ class _Writing:
         # An amount means nothing without its currency.
         if "value" in custom and "currency" not in custom:
             raise _Refused(REFUSALS["missing_currency"])
-        # It is sent all the same, and does no harm.
+        # Without state and country the platform ignores the field: it is sent, with a warning, and does no harm.
         if "opt_out_type" in custom and not ("st" in user and "country" in user):
             self.warned.append(decide.OPT_OUT_TYPE_IGNORED)
         if custom:
@@ -198,18 +198,18 @@ class _Writing:
                 into[field.key] = sent
 
     def _several(self, field: ProgramField, rule: Rule, value: Any) -> Any:
-        """Return what is sent of all values from `value` on; None if nothing is."""
+        """Return the values to send, of all from `value` on; None if there are none."""
         if not field.rest and field.way is not Way.TOTAL:  # one, sent as an array
             sent = self._judged(field, rule(value))
             return None if sent is None else [sent]
         values = walk(value, field.rest)
         if field.way is Way.DIGESTS:
-            # No values are no array: the key is left out.
+            # Without values there is no array: the key is left out.
             return decide.digests(rule, values, self.warned, field.warnings) or None
         if field.way is Way.ALL:
             return list(decide.sent_values(rule, values, self.warned, field.warnings))[: field.most] or None
         if field.way is Way.FIRST:
-            # What follows the first usable value is not looked at: it is not warned of either.
+            # Values after the first usable one are not checked, so there is no warning for them.
             usable = decide.sent_values(rule, values, self.warned, field.warnings)
             return self._judged(field, next(usable, LeftOut.BLANK))
         return self._judged(field, total(values))
@@ -220,7 +220,7 @@ class _Writing:
         if result is None:
             raise _Refused(REFUSALS["negative_quantity"])
         if isinstance(result, LeftOut):
-            # A field that says what was bought or whether it may be sent refuses; others are left out.
+            # Some malformed fields refuse the event (`target.refusal`); others are left out.
             if field.refusal is None:
                 decide.note(self.warned, result, field.warnings)
             elif result is LeftOut.MALFORMED:

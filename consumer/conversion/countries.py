@@ -105,13 +105,14 @@ STATE_NAMES = _by_name(
         ),
     ]
 )
-# Withdrawn from 2023 to 2026. Orders of those years are still converted, and a newer list must not refuse them.
+# Currencies withdrawn from 2023 to 2026. Orders of those years are still converted, and a newer list must not refuse
+# them.
 _LATELY_WITHDRAWN = frozenset({"ANG", "BGN", "HRK"})
 # The codes of ISO 4217, upper case.
 CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | _LATELY_WITHDRAWN
 
 
-# Characters; the longest that is known has less than a hundred. Folding longer ones could take minutes.
+# Characters; the longest known name has less than a hundred. Folding a very long text could take minutes.
 _LONGEST_NAME = 256
 
 

@@ -1,8 +1,8 @@
-"""What the converter decides about a whole event: its name, source, account and time; and why it refuses one.
+"""Decisions about a whole event: its name, source, account and time; and why it is refused.
 
-Theory of operation. Both executors ask here: the plain one always, the compiled one for what is not the common case.
-Every refusal and every warning is a constant made once, so that making one costs nothing and no message can hold a
-record's values. So the codes are closed sets, and docs/conversion.md lists them all.
+Theory of operation. Both executors call this module: the plain one always, the compiled one for uncommon cases. Every
+refusal and every warning is a constant made once, so that making one costs nothing and no message can hold a record's
+values. So the codes are closed sets, and docs/conversion.md lists them all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
 
 _AMOUNT = "is not a decimal number of zero or more, without grouping: correct it at the producer"
-# Each message says what to do and where; none can hold a value of the record.
+# Each message says what to do and where; none has a value of the record in it.
 _WHY: Final = {
     "missing_event_name": "the event type is missing or blank",
     "unknown_event_name": "the event type is not mapped: add it to [event_names] of the mapping, or to [own_events] "
@@ -108,7 +108,7 @@ def note(warned: list[Warned], left_out: LeftOut, warnings: LeftOutWarnings) -> 
 
 def note_once(warned: list[Warned], warning: Warned) -> None:
     """Add `warning`, unless it is in the list."""
-    if warning not in warned:  # a short list: it holds each warning of a mapping once
+    if warning not in warned:  # a short list: each warning of a mapping is in it once
         warned.append(warning)
 
 
@@ -146,7 +146,7 @@ _TIMESTAMPS: Final = {
 
 def units_of(source: Expression, time_unit: str) -> int:
     """Return how many units of a time at `source` make a second: as the schema says, else as `time_unit` does."""
-    # A logical type says it exactly; the mapping's time_unit is for plain numbers.
+    # A logical type has an exact unit; the mapping's time_unit is for plain numbers.
     for kind, units in _TIMESTAMPS.items():
         if kind in source.kinds:
             return units
@@ -177,11 +177,11 @@ class Decisions:
         self._accounts = accounts
         self.default_account = accounts[0] if accounts else "0"
         self.names: dict[str, str | Filtered] = {name: name for name in mapping.known_event_names}
-        # A line of the mapping goes before a standard name: the shop may use its words otherwise.
+        # A line of the mapping goes before a standard name: the shop may use such a word in another sense.
         for event_type, name in mapping.event_names.items():
             self.names[event_type] = BY_EVENT_NAME if name == FILTER else name
         self.action_sources = {**{source: source for source in ACTION_SOURCES}, **mapping.action_sources}
-        # Upper and lower case are looked up directly, mixed case through the rule.
+        # Upper and lower case are looked up directly, mixed case by the rule.
         upper = {key.upper(): value for key, value in self.action_sources.items()}
         # The usual spellings of each channel: for the compiled program.
         self.exact_sources: dict[str, str] = {**upper, **self.action_sources}
@@ -229,7 +229,7 @@ class Decisions:
     def account_of(self, value: Any) -> str | Rejection:
         """Return the account that a record names, if it is one of ours; the default if the record names none."""
         text = trimmed_text(value)
-        # A record that names no account is the first one's; one that is malformed is refused, not guessed.
+        # A record without an account belongs to the first one; a malformed account is refused, not guessed.
         if text is LeftOut.BLANK:
             return self.default_account
         if isinstance(text, str) and (text in self._accounts if self._accounts else _ACCOUNT.fullmatch(text)):
@@ -246,10 +246,10 @@ class Decisions:
     def outside(self, time: int, present: float) -> int | Rejection:
         """Judge a time that is not between the oldest and `present` (both in its units).
 
-        A little ahead is clock skew: the event is sent as of now, in whole seconds.
+        A time a little ahead is clock skew: the event is sent as of now, in whole seconds.
         """
         if time > present + self._skew:
-            # So far off is hardly a clock; the message names the likelier reason.
+            # A clock is hardly so far off; the message names the likelier reason.
             far = time > present + _LIKELY_AHEAD * self.units
             refusal = (_FAR_OFF if far else REFUSALS)["future_event_time"]
             return Ahead.of(refusal, time / self.units)
@@ -276,7 +276,7 @@ def id_of(value: Any) -> str | Rejection:
 
 
 def dedup_id_of(value: Any, event_id: str) -> str:
-    """Return what identifies the event within account and name: `value`, else `event_id`."""
+    """Return the key that identifies the event within account and name: `value`, else `event_id`."""
     text = text_of(value)
-    # Without a usable key the id identifies the event: at worst a copy is delivered, and no event is lost.
+    # Without a usable key the id identifies the event: at worst a copy is delivered; no event is lost.
     return event_id if isinstance(text, LeftOut) else text

@@ -1,6 +1,6 @@
 """Questions to the Conversions API, through its test mode: events are validated, not recorded (docs/platform.md).
 
-Each ad account gets events of no real person, which test account, token and format. Each event has its row.
+Each ad account gets events of no real person, which check account, token and format. Each event has its row.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def way(found: Found) -> Sequence[Answer]:
     """Does the proxy let us out to the API, and is the API's certificate trusted? No event and no token is sent."""
     settings, url = found.settings, found.settings.pinterest.api_url
     proxy = building.network(settings).proxy(url)
-    # Only if the settings name a proxy or authorities can they be wrong about the way.
+    # Proxy and authorities can be wrong only if the settings name them.
     if proxy is None and not settings.pinstream.ca_file:
         return []
     # Without a token: a wrong address must not get it.
@@ -73,7 +73,7 @@ async def test_events(found: Found) -> Sequence[Answer]:
     try:
         token = building.token(settings)
     except PinstreamError:
-        # The question about the token has said what is wrong.
+        # The question about the token has reported what is wrong.
         raise Skip("needs the access token") from None
     async with _api(settings, token, settings.pinstream.request_timeout) as api:
         for number, account in enumerate(settings.pinterest.ad_account_ids):
@@ -86,7 +86,7 @@ async def test_events(found: Found) -> Sequence[Answer]:
 
 @contextlib.asynccontextmanager
 async def _api(settings: Settings, token: Tokens, timeout: float) -> AsyncIterator[ConversionsApi]:
-    """Open the API in its test mode: whatever is sent is not recorded."""
+    """Open the API in its test mode: events are not recorded."""
     api = ConversionsApi(
         settings.pinterest.api_url,
         token,
@@ -131,8 +131,8 @@ def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
     }
     # A plain event shows whether the account works, a full one whether the format does.
     yield [event("page_visit"), event("checkout", **full)]
-    # Fields that Pinterest has accepted only recently go in a call of their own: one unknown field turns a whole call
-    # into a 400.
+    # Fields that Pinterest has accepted only recently go in a call of their own: one unknown field makes the whole call
+    # a 400.
     sections = () if mapped is None else mapped.all
     asked = {name for section in sections for name in NEW_TARGETS.keys() & section.mapping.sources.keys()}
     if asked:

@@ -82,13 +82,13 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     else:
         asked = asyncio.run(_ask_all(found))
     _print(asked)
-    # Without an error line: the table says what is wrong.
+    # No error line: the table shows what is wrong.
     sys.exit(1 if any(verdict is Verdict.FAILED for _, answers in asked for verdict, _ in answers) else 0)
 
 
 async def _ask_all(found: Found) -> _Asked:
     asked: _Asked = []
-    # All of them, even if one has a bad answer: one run shows everything that needs a change.
+    # Ask all questions, even if one has a bad answer: one run shows everything that needs a change.
     for what, question in _QUESTIONS:
         try:
             answers = await question(found)

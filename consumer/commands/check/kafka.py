@@ -63,9 +63,9 @@ async def group(found: Found) -> Sequence[Answer]:
         positions = await offsets.positions(partitions)
         members = await offsets.view()
         extents = await offsets.extents(partitions)
-    # Not while it has members: one more would take partitions from them for a moment.
+    # Do not join while it has members: one more would take partitions from them for a moment.
     if uses_consumer_protocol(config) and members.state in ("Empty", "Dead"):
-        # A broker that has this protocol turned off says so only to somebody who joins.
+        # Only joining shows that a broker has this protocol turned off.
         named = {**config, "group.id": kafka.group_id}
         await run_blocking("pinstream-kafka-join", try_to_join, named, list(view.topics), TIMEOUT)
     rows = [Standing(name, positions.get(name), extent) for name, extent in extents.items()]
@@ -85,7 +85,7 @@ async def group(found: Found) -> Sequence[Answer]:
 
 
 def _begin(found: Found, rows: Sequence[Standing], *, is_new: bool) -> str:
-    """Say where the group begins to read. `is_new`: it has no offset of any topic."""
+    """Return where the group begins to read. `is_new`: it has no offset of any topic."""
     kafka, new = found.settings.kafka, [row for row in rows if row.position is None]
     # The service would end with this error when it is assigned such a partition.
     if new and kafka.auto_offset_reset == "error":
@@ -101,7 +101,7 @@ def _begin(found: Found, rows: Sequence[Standing], *, is_new: bool) -> str:
         text = f"goes on where it was, {counted(behind, 'record')} behind"
         news = f", and begins {counted(len(new), 'new partition')} at the beginning ({records})"
         return text + (news if new else "")
-    # It has offsets of other topics: then it reads new topics from the beginning, even with `latest`.
+    # A group with offsets of other topics reads new topics from the beginning, even with `latest`.
     if not is_new:
         return f"new to these topics, begins at the beginning: {records}"
     if kafka.auto_offset_reset == "latest":
@@ -115,7 +115,7 @@ def _is_of_another_destination(found: Found, row: Standing) -> bool:
     if position is None:
         return False
     read = offset_map.read_metadata(position.metadata, position.next_offset, where=map_place(row.place))
-    # Commits of other programs, and of a pinstream before this was in them, name no destination.
+    # Commits of other programs, and of older versions of pinstream, name no destination.
     ours = (None, destination_tag(pinterest.api_url, pinterest.test_mode))
     return read is not None and read.destination not in ours
 
@@ -135,7 +135,7 @@ async def dead_letters(found: Found) -> Sequence[Answer]:
         said.append(f"created with the first dead letter, if this user is allowed to: {first_of(missing)}")
     asked = [*there, *(topic for letters in there for topic in origins[letters])]
     known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
-    # Not every broker gives them, nor to every user.
+    # Not every broker reports them, nor to every user.
     if unknown := [name for name in asked if name not in known]:
         said.append(f"the brokers do not return the settings of {first_of(unknown)} (grant DESCRIBE_CONFIGS)")
     warnings = []
@@ -145,7 +145,7 @@ async def dead_letters(found: Found) -> Sequence[Answer]:
                 f"{letters} is compacted: letters without a key cannot be stored, and of each key only the last is "
                 "kept; set its cleanup.policy=delete"
             )
-        # A letter is its record and some headers: it needs at least the limit of its topic.
+        # A letter is its record and some headers: the limit must be at least that of the origin.
         most = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
         if known[letters].largest < most:
             warnings.append(

@@ -32,7 +32,7 @@ _MIB = 1024 * 1024
 
 
 async def settings(found: Found) -> Sequence[Answer]:
-    """What may surprise in the settings? They were loaded, or no question would be asked."""
+    """Is anything in the settings likely to surprise? (They are loaded and valid.)"""
     return [ok("every variable is known and valid"), *map(warning, found.settings.warnings)]
 
 
@@ -73,7 +73,7 @@ async def schema(found: Found) -> Sequence[Answer]:
     try:
         found.sections = building.sections(found.settings)
     except MappingError as error:
-        # The schemas could be read. What is wrong with the mapping is the next question's row.
+        # The schemas could be read. An error of the mapping is reported in the row of the next question.
         found.mapping_error = error
         return [ok(f"schemas are in {folder}")]
     return [ok(f"{', '.join(found.sections.records)} in {folder}")]
@@ -110,10 +110,10 @@ async def mapping(found: Found) -> Sequence[Answer]:
 
 
 def _sources(settings: Settings, section: Section) -> str:
-    """Say how many fields a section fills, and which of them by lines that are not the user's."""
+    """Return how many fields a section fills, and which of them by lines that are not the user's."""
     mapping = section.mapping
     said = f"{counted(len(mapping.sources), 'field')} with a source"
-    # With an own mapping file, a field that only shares its name with ours may be sent by surprise.
+    # With a mapping file, a field that only has the same name as one of ours may be sent by surprise.
     own_file = settings.pinstream.mapping_file is not None
     proposed = [name for name in mapping.sources if own_file and name in mapping.proposed]
     said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
@@ -122,7 +122,7 @@ def _sources(settings: Settings, section: Section) -> str:
 
 
 def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:
-    """Warn of sections for topics that are not read: most likely they are spelled wrong."""
+    """Warn of sections for topics that are not read: most likely they are misspelled."""
     topics = settings.kafka.topics
     for topic in mapped.topics:
         if topic not in topics and not any(one.startswith("^") and re.match(one, topic) for one in topics):
@@ -155,7 +155,7 @@ async def key_store(found: Found) -> Sequence[Answer]:
         # A file beside the store: this tests the disk and leaves no key behind.
         folder = Path(path).parent
         _write(folder, "PINSTREAM_KEY_STORE")
-        # The store may grow up to its limit, and takes from it what it uses already.
+        # The store may grow up to its limit; the bytes that it uses already count.
         free, most = shutil.disk_usage(folder).free, own.key_store_max_bytes
         if free < most - keys.bytes_used:
             warnings.append(
@@ -187,9 +187,9 @@ async def page(found: Found) -> Sequence[Answer]:
     places = [listening.main_address(*own.http_address)]
     if own.page_address is not None:
         places.append(listening.page_address(*own.page_address))
-    # One that is taken may be another pinstream's: that one runs already.
+    # An address that is taken may be of another pinstream that runs already.
     free = [await _is_free(place) for place in places]
-    # Each alone is free. Both together may not be: a name and a number may be the same address.
+    # Each address alone is free. Both together may not be: a name and a number may be the same address.
     if all(free):
         await try_out(*places)
     said = []
@@ -200,7 +200,7 @@ async def page(found: Found) -> Sequence[Answer]:
             )
         else:
             said.append(f"{place} is free" if place.port else f"{place.host}, any free port")
-    # Who may read the page. Health never needs the token, or no probe could ask for it.
+    # Who may read the page. Health never needs the token, since probes have none.
     if own.http_token is not None or own.http_token_file is not None:
         said.append("everything but health requires PINSTREAM_HTTP_TOKEN")
     elif places[-1].host not in listening.LOCAL_HOSTS:
@@ -209,7 +209,8 @@ async def page(found: Found) -> Sequence[Answer]:
 
 
 async def _is_free(place: ListenAddress) -> bool:
-    """Return True if it is free, False if a pinstream serves there. Raises `SettingsError` for anything else."""
+    """Return True if the address is free, False if a pinstream serves there. Raises `SettingsError` for anything
+    else."""
     try:
         await try_out(place)
         return True
@@ -221,7 +222,7 @@ async def _is_free(place: ListenAddress) -> bool:
     # Another program may answer with anything, or with nothing.
     with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(_ASK_WITHIN):
-            # One cannot connect to "all addresses", but to the machine itself.
+            # "All addresses" is no address to connect to: ask this machine.
             host = listening.LOOPBACK.get(place.host, place.host)
             reader, writer = await asyncio.open_connection(host, place.port)
             with contextlib.closing(writer):
@@ -256,7 +257,7 @@ async def token(found: Found) -> Sequence[Answer]:
 
 
 async def telemetry(_: Found) -> Sequence[Answer]:
-    """Can metrics and traces be exported, which the OTEL_… variables ask for?"""
+    """Can metrics and traces be exported as the OTEL_… variables configure?"""
     good, wrong = environment.outlook(os.environ)
     if not good and not wrong:
         return []

@@ -1,8 +1,8 @@
 """Questions to the schema registry: does it answer, and what is in it: the context, and what writers registered.
 
-Which schemas a topic's records have is in the records alone. A registry can say more only where its subjects are named
-by the topic (TopicNameStrategy, the default of all serialisers): then the newest schema of ``<topic>-value`` is the one
-that is written now.
+Only the records show which schemas a topic has. The registry shows it, too, if its subjects are named by the topic
+(TopicNameStrategy, the default of all serialisers): then the newest schema of ``<topic>-value`` is the one that is
+written now.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from consumer.errors import RegistryError, first_of
 from consumer.settings import Settings
 
 _CONTEXTS: Final = "/contexts/"
-# A pattern may match thousands.
+# Most topics: a pattern may match thousands.
 _MOST_TOPICS: Final = 50
 # Characters of a context.
 _LONGEST_NAME: Final = 100
@@ -39,19 +39,19 @@ async def answers(found: Found) -> Sequence[Answer]:
         # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns; Glue assigns UUIDs.
         some = SchemaRef("glue", str(UUID(int=0))) if settings.is_glue else SchemaRef("id", "1")
         answer = await source.fetch(FetchSchema(some))
-        # Without a registry the source would be the folder; there is one, so this is for the type alone.
+        # Always true here, since a registry is configured; needed for the type checker only.
         kept = await source.kept() if isinstance(source, KeptSchemas) else 0
     finally:
         await source.close()
-    # A schema that is on disk is found although the registry does not answer; then the answer says that, too.
+    # A schema on disk is found although the registry does not answer; then `unanswered` has the reason.
     away = answer.unanswered if isinstance(answer, SchemaFound) else answer
     on_disk = f"{counted(kept, 'schema')} on disk"
     if not isinstance(away, SchemaUnavailable):
-        # With which login AWS was asked: a profile or a role may be another one than the user thinks.
+        # Show the login that AWS was asked with: it may be another profile or role than the user thinks.
         used = [await run_blocking("pinstream-glue", glue.describe, settings.url)] if settings.is_glue else []
         return [*map(ok, (f"answers; {on_disk}", *used))]
     found.registry_trouble = away.reason
-    # Wrong credentials do not heal by themselves. An address that has answered before was right.
+    # Waiting does not correct wrong credentials. An address that has answered before was right.
     if not kept or away.refused:
         raise RegistryError(away.reason)
     text = f"{away.reason}; until it answers, records of the schemas on disk are read, and all others wait"
@@ -59,12 +59,12 @@ async def answers(found: Found) -> Sequence[Answer]:
 
 
 async def writers(found: Found) -> Sequence[Answer]:
-    """Can what the writers of the topics registered last be read?"""
+    """Can the schemas that the topics' writers registered last be read?"""
     settings, mapped = found.settings, found.sections
     # Glue names no schema by a topic.
     if not settings.registry.url or settings.registry.is_glue:
         return []
-    # First: a registry that is asked for an unknown context answers, and has no schema at all.
+    # Check this first: for an unknown context, a registry answers and has no schema at all.
     await _check_context(settings)
     if mapped is None:
         raise Skip("needs the schema")
@@ -78,12 +78,13 @@ async def writers(found: Found) -> Sequence[Answer]:
             if newest is None:
                 continue
             known.append(subject)
-            # As the service does with the schema of a record, so that the verdict is the same. Filtered is no trouble.
+            # As the service does with the schema of a record, so that the verdict is the same. A filtered record is no
+            # fault.
             verdict = decoder.add_schema(newest.ref, newest.schema, newest.kind)
             if isinstance(verdict, Rejection):
                 unreadable.append(f"{subject}: {verdict.message}; its records become dead letters")
     except RegistryError as error:
-        # Whether the registry answers was the question before; here it is only a question that cannot be asked.
+        # Whether the registry answers was an earlier question; here it only means that this one cannot be asked.
         raise Skip(
             "needs the schema registry" if str(error) in found.registry_trouble else str(error)
         ) from None
@@ -110,9 +111,9 @@ async def _check_context(settings: Settings) -> None:
             await source.close()
         # Confluent also accepts the name between colons, as it writes it in the names of subjects.
         context = rest.partition("/")[0].strip(":")
-        # A registry that does not know contexts lists none.
+        # A registry without contexts lists none.
         if there and context not in there:
-            names = first_of([shown(one, _LONGEST_NAME) for one in sorted(there)])  # they may be anything
+            names = first_of([shown(one, _LONGEST_NAME) for one in sorted(there)])  # they may hold anything
             raise RegistryError(
                 f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {names}; correct what follows "
                 "/contexts/"

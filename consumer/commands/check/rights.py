@@ -1,7 +1,7 @@
 """The least rights that the commands need of a Kafka cluster: printed as ACLs, and compared with what this user may do.
 
-One list is the rule (`needed`). `commands` and `strimzi` print it, `missing` asks the brokers, and the tests run each
-command with just these rights and without any one of them.
+There is one list (`needed`). `commands`, `strimzi` and `iam` print it, `missing` compares it with the brokers' answers,
+and the tests run each command with just these rights and without any one of them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _GROUP: Final = re.compile(r"\([^()]*\)")
 
 
 class Right(NamedTuple):
-    """What a user has to be allowed."""
+    """A right that a user needs."""
 
-    # As Kafka's tool and IAM call it: ``topic``, ``group`` or ``transactional-id``.
+    # The kind of resource, as in Kafka's tool and IAM: ``topic``, ``group`` or ``transactional-id``.
     kind: str
     name: str
-    # Whether `name` is how the names begin.
+    # Whether `name` is a prefix of names.
     prefixed: bool
-    # As Kafka's ACLs name them. ``Read`` and ``Write`` bring ``Describe`` with them.
+    # Operations, as Kafka's ACLs name them. ``Read`` and ``Write`` include ``Describe``.
     operations: tuple[str, ...]
     why: str
-    # Which commands: `SERVICE` or `PEOPLE`.
+    # Who needs the right: `SERVICE` or `PEOPLE`.
     who: str = SERVICE
 
 
@@ -61,7 +61,7 @@ def needed(settings: Settings) -> Sequence[Right]:
     for topic in settings.kafka.topics:
         name, prefixed = topic, False
         if topic.startswith("^"):
-            # What all names have in common that the pattern matches; nothing: every topic.
+            # The prefix of all names that the pattern matches; empty: every topic.
             start = None if "|" in _GROUP.sub("", topic) else _PLAIN_START.match(topic)
             name, prefixed = ("" if start is None else start[1].replace("\\", "")), True
         why = "the events; how large they may be"
@@ -82,7 +82,7 @@ def needed(settings: Settings) -> Sequence[Right]:
 
 
 def principal(settings: Settings) -> str:
-    """Return the user's name at the brokers, as far as the settings say it."""
+    """Return the user's name at the brokers, as far as the settings have it."""
     properties = settings.kafka.client_properties()
     return str(properties.get("sasl.username") or properties.get("sasl.oauthbearer.client.id") or "pinstream")
 
@@ -104,7 +104,7 @@ def commands(settings: Settings) -> str:
 
 
 def strimzi(settings: Settings) -> str:
-    """Return the rights as a KafkaUser of Strimzi. The reader has to put in the cluster's name and the login."""
+    """Return the rights as a KafkaUser of Strimzi. The user has to fill in the cluster's name and the login."""
     # Kubernetes accepts only these characters in a name.
     name = re.sub(r"[^a-z0-9.-]+", "-", principal(settings).lower()).strip("-.") or "pinstream"
     lines = [
@@ -132,7 +132,7 @@ def strimzi(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-# Each right of Kafka's, as IAM calls it. Kafka's ``Read`` and ``Write`` bring ``Describe`` with them; IAM's do not.
+# IAM's name of each right of Kafka. Kafka's ``Read`` and ``Write`` include ``Describe``; IAM's do not.
 _ACTIONS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("topic", "Read"): ("DescribeTopic", "ReadData"),
     ("topic", "Write"): ("DescribeTopic", "WriteData"),
@@ -147,7 +147,7 @@ _OF_THE_CLUSTER: Final = ("Connect", "DescribeCluster", "WriteDataIdempotently")
 def iam(settings: Settings) -> str:
     """Return the rights as a policy of AWS, for MSK with IAM, where Kafka's ACLs do not count.
 
-    The reader has to put in region, account, cluster and its UUID, which only AWS knows.
+    The user has to fill in region, account, cluster and its UUID, which only AWS knows.
     """
     arn = "arn:aws:kafka:REGION:ACCOUNT:{}/CLUSTER/UUID"
     actions: dict[str, dict[str, None]] = {arn.format("cluster"): dict.fromkeys(_OF_THE_CLUSTER)}
@@ -163,14 +163,14 @@ def iam(settings: Settings) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2) + "\n"
 
 
-# What the service cannot do without, of what it needs on a topic or group that is there.
+# The rights without which the service cannot run, on topics and groups that exist.
 _ESSENTIAL: Final = frozenset({"Read", "Write"})
 
 
 def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], timeout: float) -> list[str]:
     """Return those of the service's rights on these topics that this user lacks: ``WRITE on the topic orders``.
 
-    `known`: the topics that there are. Empty too if the brokers do not say what is allowed. Blocks.
+    `known`: the topics that exist. Also empty if the brokers do not report rights. Blocks.
     """
     wanted = {
         topic: right
@@ -180,7 +180,8 @@ def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], t
         if topic == right.name or (right.prefixed and topic.startswith(right.name))
     }
     deadline, found = time.monotonic() + timeout, list[str]()
-    # What the brokers do not answer is not missing: the other questions say what is wrong with them.
+    # Rights that the brokers do not report do not count as missing: other questions show what is wrong with the
+    # brokers.
     with admin_client(config) as client, contextlib.suppress(KafkaException):
         if not wanted or not has_controller(client.list_topics(timeout=timeout)):
             return []
@@ -190,7 +191,7 @@ def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], t
         )
         for topic, right in wanted.items():
             allowed = result_of(asked[topic], deadline).authorized_operations
-            # These brokers have no authorizer, or do not tell.
+            # These brokers have no authorizer, or do not report rights.
             if allowed is None:
                 continue
             lacking = _ESSENTIAL.intersection(right.operations) - {one.name.capitalize() for one in allowed}

@@ -1,4 +1,4 @@
-"""What a question of `pinstream check` answers, and what the questions learn from each other."""
+"""The answers of a question of `pinstream check`, and the results that later questions use."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Skip(Exception):
 
 @dataclass(slots=True)
 class Found:
-    """The command's options, and what the questions learn from each other."""
+    """The command's options, and results of questions that later questions use."""
 
     settings: Settings
     # The value of `--workers`; None without this option.
@@ -59,7 +59,7 @@ class Found:
     registry_trouble: str = ""
 
 
-# Returns no answer if the settings do not ask for what it is about. Raises `Skip`, and `PinstreamError`, whose message
+# A question returns no answer if its subject is not configured. It may raise `Skip`, or `PinstreamError`, whose message
 # says what to correct.
 Question = Callable[[Found], Awaitable[Sequence[Answer]]]
 
@@ -72,5 +72,5 @@ def cluster_of(found: Found) -> ClusterView:
 
 
 def counted(number: int, what: str) -> str:
-    """``1 partition``, ``1,200 partitions``."""
+    """Return a number with its noun: ``1 partition``, ``1,200 partitions``."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")

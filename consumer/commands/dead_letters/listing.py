@@ -29,7 +29,7 @@ from consumer.settings import load
 # Most rows: codes are the platform's, and a hostile topic may hold any number of them.
 MOST_KINDS = 10_000
 _OTHERS = ("(others)",) * 3
-# Columns of a terminal from which on there is a table, and one in which a time has one line.
+# Columns of a terminal from which on there is a table, and from which on a time fits on one line.
 _LEAST_TABLE, _WIDE = 80, 100
 # Codes of ours are no longer than this, and the column of topics should not be narrower than that.
 _LONGEST_CODE, _LEAST_TOPIC = 24, 12
@@ -79,10 +79,10 @@ async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, An
                 count[DONE if done else WAITING] += 1
                 count["oldest"] = min(count["oldest"], letter.at_ms)
                 count["latest"] = max(count["latest"], letter.at_ms)
-                # The place decides between letters of the same millisecond, so that every run prints the same.
+                # Letters of the same millisecond are ordered by their place, so that every run prints the same.
                 key = (letter.at_ms, letter.place)
                 if most and (len(latest) < most or key > latest[0][:2]):
-                    # Only what headers say is kept, however large the letters are.
+                    # Only the headers' facts are kept, however large the letters are.
                     heapq.heappush(latest, (*key, facts(letter, done)))
                     if len(latest) > most:
                         heapq.heappop(latest)
@@ -118,7 +118,7 @@ def print_listing(document: Mapping[str, Any], console: Console) -> None:
     if document["latest"]:
         prose(console, "the latest", "italic")
     for one in document["latest"]:
-        # The first line begins with the place, unbroken: it is what `show` takes.
+        # The first line begins with the place, unbroken: people copy it for `show`.
         times = f"trips: {one['trips']}, attempts: {one['attempts']}"
         tried = [times] if one["trips"] or one["attempts"] else []
         prose(console, "  ".join([one["place"], _short(one["at"]), one["state"], *tried]), "bold")
@@ -147,7 +147,7 @@ def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None
     stage, code, *numbers = (
         max(map(len, texts)) for texts in zip(heads, *(row[1:5] for row in rows), strict=True)
     )
-    # With a space between any two columns, and at each edge.
+    # With a space between two columns, and at each edge.
     room = console.width - (stage + code + sum(numbers) + 2 * time + len(heads) + 4)
     table = Table(
         # Topics take the room that is left, and are broken over lines; codes only if they are not ours or too little

@@ -21,14 +21,14 @@ _RECORDS: Final = re.compile(r"([A-Za-z0-9._-]{1,249})(?::([0-9]{1,10})(?::([0-9
 
 
 class Filters(NamedTuple):
-    """Conditions on letters. One that is empty or None holds for all."""
+    """Conditions on letters. An empty condition, or None, holds for all letters."""
 
     stages: frozenset[Stage] = frozenset()
     codes: frozenset[str] = frozenset()
-    # They died at or after `since_ms`, and before `until_ms`.
+    # The records died at or after `since_ms`, and before `until_ms`.
     since_ms: int | None = None
     until_ms: int | None = None
-    # Beginnings of a `Place`: a topic, one of its partitions, or a single record.
+    # Prefixes of a `Place`: a topic, one of its partitions, or a single record.
     origins: tuple[tuple[str | int, ...], ...] = ()
 
     def hold(self, letter: DeadRecord) -> bool:
@@ -62,7 +62,7 @@ def parse_origin(text: str) -> tuple[str | int, ...]:
         raise UsageError(
             f"--origin {text[:300]!r} is no origin: write TOPIC, TOPIC:PARTITION or TOPIC:PARTITION:OFFSET"
         )
-    # A `Place` is a tuple too, so what it begins with can be compared.
+    # A `Place` is a tuple too, so its beginning can be compared.
     topic, *numbers = found.groups()
     return topic, *(int(one) for one in numbers if one is not None)
 
@@ -120,7 +120,7 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         origins: Sequence[tuple[str | int, ...]],
         **others: Any,
     ) -> None:
-        # It would match nothing, and look as if there were no letters.
+        # Such a range would match nothing, and look as if there were no letters.
         if since is not None and until is not None and since >= until:
             raise UsageError("--since must be before --until: no letter can match")
         filters = Filters(frozenset(map(Stage, stages)), frozenset(codes), since, until, tuple(origins))

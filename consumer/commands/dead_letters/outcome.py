@@ -27,12 +27,12 @@ class RedriveOutcome:
 
     options: RedriveOptions
     tallies: list[Tally] = field(default_factory=list)
-    # Dead-letter topics that do not exist, because there was no dead letter so far.
+    # Dead-letter topics that do not exist, because no record has died so far.
     missing: Sequence[str] = ()
     end: ReplayEnd = ReplayEnd.COMPLETE
-    # The error that ended it.
+    # The error that ended the redrive.
     failure: PinstreamError | None = None
-    # One line for each of the first letters that stayed or lost a part; `unnamed` counts the others.
+    # A line for each of the first letters that stayed or lost a part; `unnamed` counts the other letters.
     notes: list[str] = field(default_factory=list)
     unnamed: int = 0
     # Letters that were handed out, over all topics.

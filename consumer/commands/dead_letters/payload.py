@@ -3,8 +3,8 @@
 Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and no
 other field. Everything else becomes ``***``. Nulls and the structure stay.
 
-Two more nets catch what a shop writes in the wrong place. A value that is hidden at one path must not be shown at
-another: a short one ("Bo") is searched for as a word, a number as the whole value. And `masking.mask` removes what
+Two more checks catch values that a shop writes in the wrong place. A value that is hidden at one path must not be shown
+at another: a short one ("Bo") is searched for as a word, a number as the whole value. And `masking.mask` removes what
 looks like an address, a token or a phone number.
 """
 
@@ -31,7 +31,7 @@ _IDENTIFIERS: Final = frozenset(
         *(f"{CONTENTS}.id", f"{CONTENTS}.item_brand_id"),
     }
 )
-# Conversion fields that say what happened and what was bought, not by whom. Every other one counts as personal.
+# Conversion fields that say what happened and what was bought, not by whom. Every other field counts as personal.
 _PUBLIC: Final = _IDENTIFIERS | {
     *("event_name", "action_source", "event_time", "opt_out", "language", "app_name", "app_version", "wifi"),
     *("custom_data.currency", "custom_data.value", "custom_data.num_items", "custom_data.predicted_ltv"),
@@ -45,18 +45,18 @@ _PUBLIC: Final = _IDENTIFIERS | {
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
 # These have the form of an identifier: a digest, an IP address, a token, a page.
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
-# A hidden number with at least this many digits is also searched for without its spaces and signs.
+# Least digits of a hidden number that is also searched for without its spaces and signs.
 _LEAST_DIGITS: Final = 7
 # Shorter values are part of many identifiers by chance, so they count only as words.
 _LEAST_HIDDEN: Final = 4
 _LEAST_LETTERS: Final = 2
-# Words of a hidden value that is searched for word by word; a longer text would hide common words.
+# Most words of a hidden value that is searched for word by word; a longer text would hide common words.
 _MOST_WORDS: Final = 4
 _WORD: Final = re.compile(r"[^\W_]+")
 _CODES: Final = frozenset({"language", "custom_data.currency"})
-# A language or a currency is shown even if a hidden country is written like it.
+# A language or a currency is shown even if it is spelled like a hidden country.
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
-# From a value that may be shown, and the conversion fields that it feeds, to what is shown of it.
+# From a value that may be shown, and the conversion fields that it feeds, to the value to show.
 _Show = Callable[[str | bool | float, frozenset[str]], str | bool | float]
 
 
@@ -69,7 +69,7 @@ class Masker:
         self._public: dict[Path, frozenset[str]] = {}
         personal: set[Path] = set()
         for name, source in mapping.sources.items():
-            # A value that is computed from several is none of them, so none of them is shown.
+            # A value that is computed from several is not equal to any of them, so none of them is shown.
             if name in _PUBLIC and isinstance(source, Source):
                 self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
             else:
@@ -80,13 +80,14 @@ class Masker:
 
     def masked(self, event: CommerceEvent) -> Any:
         """Return the masked record as JSON values."""
-        # Twice: what is hidden in one place must not be shown in another, which may come before it.
+        # Two passes: a value that is hidden in one place must not be shown in an earlier one.
         hidden: list[str] = []
         self._value(self._type, event, (), hidden.append, lambda value, fields: value)
         return self._value(self._type, event, (), lambda text: None, _Nets(hidden).passed)
 
     def _value(self, kind: AvroType, value: Any, path: Path, hide: Callable[[str], None], show: _Show) -> Any:
-        """Return `value` with what `show` makes of what may be shown. The rest is masked; its text goes to `hide`."""
+        """Return `value` with those values that may be shown passed through `show`. The rest is masked; its text
+        goes to `hide`."""
         if value is None:
             return None
         if isinstance(kind, Union):
@@ -114,7 +115,7 @@ class Masker:
             # A type that JSON does not have becomes text.
             plain = value if isinstance(value, str | bool | int | float) else str(value)
             return show(plain, self._public[path])
-        # Enums and booleans too: a field that is not mapped could mean anything.
+        # Enums and booleans are masked too: a field that is not mapped could mean anything.
         text = value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
         # A boolean identifies no person, and "True" would hide the word wherever it stands.
         if text and not isinstance(value, bool):
@@ -132,12 +133,13 @@ def _branch(kind: Union, value: Any) -> AvroType:
         or (isinstance(one, Map) and names is not None)
         or (isinstance(one, Array) and isinstance(value, list))
     ]
-    # If that is not clear, a type that masks the whole value. Of what type a single value is makes no difference.
+    # If the branch is not clear, return a type that masks the whole value. The type of a single value makes no
+    # difference.
     return fitting[0] if len(fitting) == 1 else Primitive("bytes")
 
 
 class _Nets:
-    """Removes from shown values what is hidden elsewhere, and what looks personal."""
+    """Removes from shown values the text that is hidden elsewhere, and text that looks personal."""
 
     def __init__(self, hidden: list[str]) -> None:
         # Some letters have a longer capital ("ß"), which comparing letter by letter does not find.
@@ -157,7 +159,7 @@ class _Nets:
         }
 
     def passed(self, value: str | bool | float, fields: frozenset[str]) -> str | bool | float:
-        """Return what may be shown of a value that feeds these fields."""
+        """Return the part that may be shown of a value that feeds these fields."""
         if isinstance(value, bool):
             return value
         if isinstance(value, str):
@@ -172,7 +174,7 @@ class _Nets:
         if fields <= _CODES and _CODE.fullmatch(text):
             return text
         found = self._find(text)
-        # Identifiers are not for `mask`, which removes long numbers: people search for them.
+        # Identifiers do not go through `mask`, which removes long numbers: people search for them.
         if fields <= _IDENTIFIERS and _IDENTIFIER.fullmatch(text) and not _NO_IDENTIFIER.search(text):
             folded = text.casefold()
             return MASK if found or any(one in folded for one in self._hidden) else text
@@ -181,10 +183,10 @@ class _Nets:
         return mask(text, self._body)
 
     def _find(self, text: str) -> list[tuple[int, int]]:
-        """Return where hidden values stand as words: ranges in order, without overlap."""
+        """Return the ranges in which hidden values stand as words: in order, without overlap."""
         words, found, at = list(_WORD.finditer(text)), list[tuple[int, int]](), 0
         while at < len(words):
-            # The longest first, so that no word of "Bo Xi" stays.
+            # The longest first, so that no word of "Bo Xi" remains.
             for count in range(min(_MOST_WORDS, len(words) - at), 0, -1):
                 some = words[at : at + count]
                 if _phrase([one[0] for one in some]) in self._phrases:

@@ -1,7 +1,7 @@
 """Find the dead-letter topics that are asked for, and read them in two passes: first the marks, then the letters.
 
 ``--topic`` names an origin or a dead-letter topic; KAFKA_TOPICS is the default. Both passes end where the topic ended
-when the first one began: later records are left for the next time.
+when the first one began: later records wait for the next run.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[
         matches = re.compile(topic).search
     except re.error as error:
         raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
-    # Topics that exist, and those of which only the letters are left.
+    # Topics that exist, and deleted ones that still have letters.
     for origin in (origin_of(name) if is_dead(name) else name for name in known):
         if origin is not None and matches(origin):
             yield dead_letter_topic(template, origin), origin
@@ -96,7 +96,7 @@ class Reader:
         self._cluster: str | None = None
 
     async def ranges(self, topic: str) -> Sequence[Range]:
-        """Return all of the topic as it is now, one range per partition."""
+        """Return the ranges of the whole topic as it is now, one per partition."""
         return await resolve_ranges(self._config, [topic], (), Bound("beginning"), Bound("end"), _TIMEOUT)
 
     def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
@@ -104,14 +104,14 @@ class Reader:
         return scan(self._config, ranges)
 
     async def record(self, place: Place) -> Record | None:
-        """Return the record at `place`; None if it is gone, or its topic or partition is."""
+        """Return the record at `place`; None if it, its topic or its partition is gone."""
         try:
             return await read_record(self._config, *place, _TIMEOUT)
         except UsageError:
             return None
 
     async def homes(self, topic: str, partitions: Collection[int]) -> dict[int, Home]:
-        """Return the partitions as they are in this cluster: only marks that were written for them are believed."""
+        """Return the partitions as they are in this cluster: only marks that were written for them count."""
         # One question is enough: all topics are in one cluster.
         if self._cluster is None:
             self._cluster = await cluster_id(self._config, _TIMEOUT)
@@ -127,13 +127,13 @@ class Tally:
     # Letters that match the filters.
     matched: int = 0
     redriven: int = 0
-    # They stay, because they were redriven too often already.
+    # Letters that stay because they were redriven too often already.
     looped: int = 0
-    # They stay, because they lack a part of their record, and the record is no longer at its origin.
+    # Letters that stay because they lack a part of their record, which is no longer at its origin.
     gone: int = 0
     done_before: int = 0
     # Not among `matched`: records that are no letters of the topics that were asked for, and marks that were written
-    # for another cluster or an earlier topic of this name, which are not believed.
+    # for another cluster or an earlier topic of this name, which do not count.
     foreign: int = 0
     elsewhere: int = 0
 
@@ -152,9 +152,9 @@ class Tally:
 class DeadLetters:
     """The letters on one dead-letter topic that a command asks for. Call `begin` first, then `letters` or `letter`."""
 
-    # What is read; it ends where the topic ended at the beginning.
+    # The ranges to read; they end where the topic ended at the beginning.
     ranges: Sequence[Range]
-    # By partition: where its marks are at home, and which of its letters are done.
+    # By partition: the place that its marks must name, and which of its letters are done.
     homes: dict[int, Home]
     done: dict[int, Done]
 
@@ -168,13 +168,13 @@ class DeadLetters:
     async def begin(
         self, stopped: Callable[[], bool] = lambda: False, *, ranges: Sequence[Range] | None = None
     ) -> None:
-        """Fix what is read, and read its marks: the first pass, which ends early when `stopped` says so.
+        """Fix the ranges to read, and read their marks: the first pass, which ends early when `stopped` returns True.
 
-        `ranges`: what of the topic; None: all of it, up to where it ends now.
+        `ranges`: which part of the topic; None: all of it, up to its present end.
         """
         self.ranges = await self.reader.ranges(self.name) if ranges is None else ranges
-        # Marks come after their letters, so a single pass would have to remember all letters. Of marks and of letters
-        # that match, runs are enough; which of these are done is known only at the end.
+        # Marks come after their letters, so a single pass would have to remember all letters. This pass remembers marks
+        # and matching letters as runs of offsets; which letters are done is known only at its end.
         partitions = [one.partition for one in self.ranges]
         self.homes = await self.reader.homes(self.name, partitions)
         self.done = {number: Done() for number in partitions}
@@ -203,7 +203,7 @@ class DeadLetters:
         """Return the letter that a record of the second pass is; None if it is none, or does not match."""
         letter = self._ours(partition, record)
         if letter is None:
-            # Marks are ours, too. Anything else may be another team's: it is counted and stays.
+            # Marks are ours, too. Any other record may be of another team: it is counted and stays.
             self.tally.foreign += read_mark(record, self.homes[partition]) is None
             return None
         return letter if self._filters.hold(letter) else None
@@ -220,7 +220,7 @@ class DeadLetters:
         return letter
 
     async def _records(self, what: str) -> AsyncGenerator[tuple[int, Record], None]:
-        """Yield each record of one pass over `ranges`, with its partition, and show how far it is."""
+        """Yield each record of one pass over `ranges`, with its partition, and show the progress."""
         at = {one.partition: one.begin for one in self.ranges}
         begun, total = sum(at.values()), sum(one.end - one.begin for one in self.ranges)
         with watch(f"{what} {self.name}", total) as show:
@@ -239,7 +239,7 @@ class DeadLetters:
 async def find(
     settings: Settings, topics: Sequence[str], filters: Filters
 ) -> tuple[list[DeadLetters], list[str]]:
-    """Return the dead-letter topics that ``--topic`` or the settings mean, and the names of those that do not exist.
+    """Return the dead-letter topics that ``--topic`` or the settings select, and the names of those that do not exist.
 
     Raises `KafkaError` and `UsageError`.
     """
@@ -252,7 +252,8 @@ async def find(
 
 
 async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
-    """Return the record that died, at the letter's offset. Read at the origin what the letter lacks; None if gone."""
+    """Return the record that died, at the letter's offset. Parts that the letter lacks are read at the origin; None
+    if gone."""
     if not letter.omitted:
         return restored(letter)
     # Its topic does not take messages of that size, so the letter was written without that part.
@@ -263,13 +264,13 @@ async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
 
 
 def why_gone(letter: DeadRecord) -> str:
-    """Say why there is no whole record."""
+    """Return why there is no whole record."""
     parts = " and ".join(letter.omitted)
     return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
 
 
 def facts(letter: DeadRecord, done: bool) -> dict[str, Any]:
-    """Return the JSON form of what the headers say about a letter: no key, no value."""
+    """Return the JSON form of a letter's headers: no key, no value."""
     return {
         "place": str(letter.place),
         "state": DONE if done else WAITING,

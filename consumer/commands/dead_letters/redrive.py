@@ -109,12 +109,12 @@ def redrive_letters(**given: Any) -> None:
     """
     options = RedriveOptions(**given)
     if options.dry_run:
-        # It needs Kafka alone, and logs nothing: an error is the one line that it ends with.
+        # A dry run needs only Kafka, and logs nothing: an error is its one last line.
         settings = load(os.environ, needs=("kafka",))
     else:
         settings = load_quietly(os.environ, ("kafka", "account", "token"))
     outcome = asyncio.run(_run(options, settings))
-    # Before the error, whatever it is: what was redriven until then is redriven.
+    # Printed also before an error: letters that were redriven until then stay so.
     print_redrive(outcome)
     if outcome.failure is not None:
         raise outcome.failure
@@ -129,12 +129,13 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
         if options.dry_run:
             await rehearse(topics, outcome)
             return outcome
-        # Reading the marks of a large topic takes minutes. Later the service handles the signals.
+        # Reading the marks of a large topic takes minutes, in which signals must stop it. Later the service handles
+        # them.
         stopped = asyncio.Event()
         on_stop_signal(stopped.set)
         async with contextlib.AsyncExitStack() as stack:
             redriven: dict[str, Redriven] = {}
-            # The marks of all topics before the service begins: the bar shows how many letters there are.
+            # Read the marks of all topics before the service begins: the bar shows how many letters there are.
             for letters in topics:
                 outcome.tallies.append(letters.tally)
                 writer = TransactionalWriter(
@@ -149,7 +150,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
                 await writer.start()
                 await letters.begin(stopped.is_set)
                 redriven[letters.name] = Redriven(letters, writer.write)
-                # Before the next topic: to take over its id would end another redrive for nothing.
+                # Stop before the next topic: taking over its id would end another redrive for nothing.
                 if stopped.is_set():
                     outcome.end = ReplayEnd.INTERRUPTED
                     break
@@ -236,13 +237,13 @@ async def choose(letter: DeadRecord, letters: DeadLetters, outcome: RedriveOutco
         outcome.note(f"{letter.place} stays: {why_gone(letter)}")
         return None
     outcome.chosen += 1
-    # If it dies again, its new letter needs these: where it came from, and how often it was redriven.
+    # If the record dies again, its new letter needs these headers: where it came from, and how often it was redriven.
     carried = (header for header in letter.record.headers if header[0] in _CARRIED)
     return original._replace(headers=(*original.headers, *carried))
 
 
 class OfOrigin:
-    """A decoder of letters: each is read as a record of the topic that it came from, not of the one that it lies on."""
+    """A decoder of letters: each is read as a record of its origin, not of the dead-letter topic."""
 
     def __init__(self, decoder: SchemaLearner) -> None:
         self._decoder = decoder
@@ -264,14 +265,14 @@ class OfOrigin:
 
 
 class Redriven(NamedTuple):
-    """A dead-letter topic that is redriven. `write` is `TransactionalWriter.write`."""
+    """A dead-letter topic that is being redriven. `write` is `TransactionalWriter.write`."""
 
     letters: DeadLetters
     write: Callable[[Sequence[NewRecord]], Awaitable[int | None]]
 
 
 class LettersSource:
-    """Hands out the chosen letters among the records that `inner` reads of `topics` (by name), and marks them.
+    """Hands out the chosen letters among the records that `inner` reads from `topics` (by name), and marks them.
 
     It is the source of a redrive, and its `DeadLetterWriter`.
     """
@@ -281,11 +282,12 @@ class LettersSource:
         self._topics = topics
         self._outcome = outcome
         self._choosing = False
-        # By partition the offsets of letters that are on their way and not marked yet.
+        # By partition, the offsets of letters that are handed out and not marked yet.
         self._handed_out: defaultdict[TopicPartition, set[int]] = defaultdict(set)
-        # Once a transaction has failed nothing can be marked any more: what is settled after that goes again next time.
+        # Once a transaction has failed, nothing can be marked any more: letters that are settled later are redriven
+        # again next time.
         self._failure: KafkaError | None = None
-        # One transaction at a time: a producer has no second one, and no letter may be marked twice.
+        # One transaction at a time: a producer cannot have two, and no letter may be marked twice.
         self._marking = asyncio.Lock()
         self.start = inner.start
         self.end_offsets = inner.end_offsets
@@ -293,8 +295,8 @@ class LettersSource:
 
     @property
     def done(self) -> bool:
-        """Return True if all letters are handed out, or as many as were asked for."""
-        # Not while letters are chosen: `inner` has handed them out, but the service does not have them yet.
+        """Return True if all letters, or as many as ``--max`` allows, are handed out."""
+        # Not while letters are being chosen: `inner` has handed them out, but the service does not have them yet.
         return not self._choosing and (self._inner.done or self._outcome.spent())
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
@@ -303,16 +305,16 @@ class LettersSource:
         if self._failure is not None:
             raise self._failure
         if self._outcome.spent():
-            # What is handed out is still on its way. Return within the timeout: between fetches the service looks for
-            # a stop.
+            # Letters that are handed out are still in flight. Return within the timeout: between fetches the service
+            # checks for a stop.
             await asyncio.sleep(timeout)
             return []
-        # No more than one transaction marks.
+        # At most as many records as one transaction marks.
         fetched = await self._inner.fetch(min(room, LOT_LETTERS), timeout)
-        # From here on, not before: when all is read, each fetch only waits, and that must count as done.
+        # Set only after the fetch: when all is read, each fetch only waits, and that must count as done.
         self._choosing = True
         chunks = [await self._chosen(chunk) for chunk in fetched]
-        # Only now: where a stop cancels this, the service never gets these letters, and the redrive is not complete.
+        # Reset only now: if a stop cancels this, the service never gets these letters, and the redrive is not complete.
         self._choosing = False
         return [chunk for chunk in chunks if chunk.records]
 
@@ -360,7 +362,7 @@ class LettersSource:
                 for at in lot:
                     one = letters[at]
                     settled[TopicPartition(one.topic, one.partition)].add(one.record.offset)
-                # What is not stored stays open in the engine: it is not committed past.
+                # A letter that is not stored stays open in the engine, so its offset is not committed.
                 written = await self._write(letters[lot[0]].topic, settled, [letters[at] for at in lot])
                 for at in lot:
                     stored[at] = written
@@ -403,27 +405,27 @@ class LettersSource:
                     f"{before.place} died once more, too large for its topic: the new letter is without its "
                     f"{' and '.join(written.left_out)}"
                 )
-        # Only now: a letter whose mark is not written must be marked by the next commit.
+        # Removed only now: a letter whose mark is not written must be marked by the next commit.
         for name, offsets in done.items():
             handed[name] -= offsets
             letters.tally.redriven += len(offsets)
         return True
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Mark what is settled, and close the client, within `timeout` seconds."""
+        """Mark the settled letters, and close the client, within `timeout` seconds."""
 
         async def mark() -> None:
             try:
                 async with asyncio.timeout(timeout):
                     await self.commit(positions)
             except TimeoutError:
-                # The broker may have these marks or not: the user has to run it again.
+                # It is not known whether the broker has these marks: the user has to run the redrive again.
                 self._failure = self._failure or KafkaError(
                     "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
                     "delivered is known"
                 )
 
-        # Both at once: they share one deadline.
+        # Both at the same time: they share one deadline.
         await asyncio.gather(mark(), self._inner.close(timeout))
         if self._failure is not None:
             raise self._failure
@@ -436,7 +438,7 @@ def _lots(letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
     for at, letter in enumerate(letters):
         topic, record = letter.topic, letter.record
         lots.setdefault(topic, []).append(at)
-        # Without headers: it need not be exact.
+        # Headers do not count: the size need not be exact.
         sizes[topic] += len(record.value or b"") + len(record.key or b"")
         if len(lots[topic]) >= LOT_LETTERS or sizes[topic] >= LOT_BYTES:
             yield lots.pop(topic)
@@ -445,18 +447,18 @@ def _lots(letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
 
 
 def _mark(home: Home, offsets: Iterable[int]) -> NewRecord:
-    """Return the record that says of these letters of a partition that they are done."""
+    """Return the record that marks these letters of a partition as done."""
     done = Done()
     done.add((at, at + 1) for at in sorted(offsets))
     headers = mark_headers(done.runs(), home)
-    # A compacted topic keeps what has a key of its own and a value.
+    # A compacted topic keeps a record with a key of its own and a value.
     key = f"pinstream.done-{uuid.uuid4()}".encode()
     return NewRecord(home.topic, home.partition, key, headers[0][1], headers)
 
 
 def _died_again(letter: DeadLetter) -> tuple[DeadRecord, DeadLetter]:
-    """Return the letter before, and the new one: with the origin of the first, and one more trip."""
-    # The headers of its letter went with the record (`choose`), and the engine keeps headers as they are.
+    """Return the earlier letter, and the new one: with the earlier one's origin, and one more trip."""
+    # The record carries the headers of its letter (`choose`), and the engine does not change headers.
     before = read_letter(letter.topic, letter.partition, letter.record)
     if before is None:
         raise bug("a redriven record does not say where it is from")

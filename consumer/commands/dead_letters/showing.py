@@ -26,7 +26,7 @@ from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, Sc
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 
-# The schema of a decoder that is only asked which writer's schema a record names.
+# The schema of a decoder that only finds out which writer's schema a record names.
 _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing", "fields": []}
 
 
@@ -48,7 +48,7 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     document = {
         **facts(letter, done),
         "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
-        # Sizes only; for a part that was left out, the size that it had.
+        # Only sizes; for a part that was left out, the size that it had.
         "key_bytes": letter.omitted.get(letters.KEY, None if key is None else len(key)),
         "value_bytes": letter.omitted.get(letters.VALUE, None if value is None else len(value)),
         # A producer may write anything into the name of a header.
@@ -72,14 +72,14 @@ async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecor
         missing = str(error).removesuffix(": correct --topic")
         raise UsageError(f"{place}: {missing}; see pinstream dead-letters list") from None
     where = ranges.get(place.partition)
-    # Say what there is: the place may come from an old list, or be mistyped.
+    # Name the existing range: the place may come from an old list, or be mistyped.
     if where is None:
         raise UsageError(f"{place}: {place.topic} has the partitions 0 to {len(ranges) - 1}")
     if not where.begin <= place.offset < where.end:
         held = f"{where.begin} to {where.end - 1}" if where.begin < where.end else "nothing"
         raise UsageError(f"{place}: {place.topic}[{place.partition}] holds {held} now")
     record = await reader.record(place)
-    # It was compacted, or is the marker of a transaction.
+    # The record was compacted, or is the marker of a transaction.
     if record is None:
         raise KafkaError(
             f"{place}: there is no record at this offset (a gap of transactions or of compaction)"
@@ -100,7 +100,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reade
     """Return the masked record, or why it cannot be shown."""
     shown: dict[str, Any] = dict.fromkeys(("record", "undecodable", "schema", "value_bytes", "note"))
     record = None
-    # If this user may not read the origin, show the rest.
+    # If this user may not read the origin, show the rest of the letter.
     with contextlib.suppress(KafkaError):
         record = await whole_record(letter, reader)
     if record is None:
@@ -108,7 +108,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reade
     if letter.omitted:
         parts = " and ".join(letter.omitted)
         shown["note"] = f"it holds no {parts}: read at its origin, {letter.origin}"
-    # As `run` reads it, but whole: also the fields that the mapping does not ask for.
+    # Decoded as by `run`, but whole: also the fields that the mapping does not use.
     local = building.local_schemas(settings)
     mapped = building.sections(settings, local)
     writers = building.writer_schemas(settings, local)
@@ -127,7 +127,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reade
         case Rejection():
             message = mask(decoded.message)
             shown["undecodable"] = {**decoded._asdict(), "stage": decoded.stage.value, "message": message}
-            # A decoder that knows no schema returns the name of the one that the bytes carry, whether it exists or not.
+            # A decoder without schemas returns the name of the schema that the bytes carry, whether it exists or not.
             nothing = Decoder(
                 OneSchema(_NOTHING_KNOWN), wire_format=WireFormat(settings.pinstream.wire_format)
             )
@@ -155,7 +155,7 @@ async def _decoded(
             )
         decoder.add_schema(decoded, answer.schema, answer.kind)
         decoded = decoder.decode(record, topic)
-    # A schema that was just added is known: this is for the type alone.
+    # A schema that was just added is known: for the type checker only.
     return None if isinstance(decoded, SchemaRef) else decoded
 
 
@@ -192,7 +192,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
         text = f"cannot be decoded: {why['code']}: {why['message']}; {_bytes(payload['value_bytes'])}{named}"
         prose(console, text)
     elif payload["record"] is not None:
-        # Not by the console, which would break its lines.
+        # Not printed by the console, which would break its lines.
         click.echo(orjson.dumps(payload["record"], option=orjson.OPT_INDENT_2))
 
 

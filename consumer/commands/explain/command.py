@@ -79,7 +79,7 @@ def explain(
     if expected is not None:
         agree = compare(lines, expected, clock_given=now is not None)
     elif summary:
-        for _ in lines:  # counted on the way
+        for _ in lines:  # counts the lines that pass
             pass
         total.print()
     else:
@@ -87,7 +87,7 @@ def explain(
     rejected = total.outcomes["rejected"]
     if strict and rejected:
         raise PinstreamError(f"{rejected} of {total.records} records of {file} were rejected (--strict)")
-    # Without an error line: the differences say what is wrong.
+    # No error line: the differences show what is wrong.
     if not agree:
         sys.exit(1)
 
@@ -101,11 +101,10 @@ def explanations(
     record: str | None = None,
     topic: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return what each record of `file` is called, and its line (docs/run.md, `pinstream explain`).
+    """Yield a name and the line of each record of `file` (docs/run.md, `pinstream explain`).
 
-    `now` is in unix seconds, `record` is the type of all lines, `topic` the one that they are of. With `with_rules`,
-    each line also has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if `file` cannot be
-    read to its end.
+    `now` is in unix seconds, `record` is the type of all lines, `topic` their topic. With `with_rules`, each line also
+    has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if `file` cannot be read to its end.
     """
     settings = load(environ, needs=())
     mapped = building.sections(settings)
@@ -113,7 +112,7 @@ def explanations(
     # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
     accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
     converter = building.converter(settings, mapped, accounts)
-    # What the user's function prints goes to stderr: stdout is for the lines of the records.
+    # Output of the user's function goes to stderr: stdout is for the lines of the records.
     with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
     # Only on request: a trace calls each rule through Python.
@@ -121,7 +120,7 @@ def explanations(
 
     def explained(place: int, record: FileRecord) -> tuple[str, dict[str, Any]]:
         at, event, section = time.time() if now is None else now, record.event, 0
-        # A record that is rejected or filtered when it is read has no section.
+        # A record that is rejected or filtered while it is read has no section.
         if not isinstance(event, Rejection | Filtered):
             section = section_of(event)
             if transformer is not None:
@@ -135,7 +134,7 @@ def explanations(
         # Files without sections keep the lines that they had: people compare them (`--expect`).
         if mapped.names:
             line["section"] = mapped.names[section - 1] if section else None
-        # Its line too, where empty ones stand between.
+        # Name the line number too, since empty lines may stand between records.
         return f"record {place}" + ("" if place == record.ordinal else f" (line {record.ordinal})"), line
 
     return map(explained, count(1), open_records(file, types))
@@ -149,7 +148,7 @@ def explanation(
     if isinstance(result, ConversionEvent):
         warnings = [warning._asdict() for warning in result.warnings]
         try:
-            # Show what would be sent: serialised, and read back.
+            # Show the payload as it would be sent: serialised, and read back.
             payload = orjson.loads(orjson.dumps(result.payload))
         except orjson.JSONEncodeError:
             result = NOT_UNICODE

@@ -1,8 +1,8 @@
 """``--expect``: are the lines what an earlier run printed? For a mapping under test, by hand and in CI.
 
 Theory of operation. The n-th line of EXPECTED belongs to the n-th record. A line has the form that ``explain`` prints,
-and may leave out what is not to be compared. The payload is compared whole: a field that is sent and was not expected
-is a difference. Messages are not compared, since a new version may word them better; nor is ``rules``.
+and may leave out keys that are not to be compared. The payload is compared whole: a field that is sent and was not
+expected is a difference. Messages are not compared, since a new version may word them better; nor is ``rules``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from consumer.commands.explain.showing import readable, why
 from consumer.errors import InputError, or_all
 
 OUTCOMES: Final = ("deliverable", "filtered", "rejected")
-KEYS: Final = ("outcome", "payload", "error", "warnings", "filter", "section", "rules")  # of a line
+KEYS: Final = ("outcome", "payload", "error", "warnings", "filter", "section", "rules")  # the keys of a line
 _NOT_COMPARED: Final = frozenset({"message", "rules"})
-_MOST_SHOWN: Final = 200  # differences: beyond them a person looks at the mapping, not at the next one
+_MOST_SHOWN: Final = 200  # most differences to print: then a person looks at the mapping
 _BY_AGE: Final = ("expired", "future_event_time")  # codes that depend on the clock
 
-_NOTHING: Final[Any] = object()  # in place of a value that is not there
+_NOTHING: Final[Any] = object()  # in place of a missing value
 
 
 def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_given: bool) -> bool:
@@ -35,10 +35,10 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
     by_age = False
     wanted = _expectations(path)
     first = next(wanted, None)
-    # An empty file is what a failed explain leaves behind its `>`.
+    # A failed `explain … >` leaves an empty file.
     if first is None:
         raise InputError(f"{path} expects nothing: make it with `pinstream explain FILE > {path}`")
-    # The longer one counts: a record too many is a difference, as one too few is.
+    # Compare up to the end of the longer one: an extra record is a difference, as a missing one is.
     for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
         name, line = record or (f"record {number}", None)
         found = list(_of_record(line, expected))
@@ -47,7 +47,7 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
         different += len(found)
         records += line is not None
         agreeing += not found
-        # A code of EXPECTED may be anything that JSON can say.
+        # A code of EXPECTED may be any JSON value.
         errors = [one.get("error") for one in (line, expected) if found and one is not None]
         by_age |= any(error.get("code") in _BY_AGE for error in errors if isinstance(error, dict))
     if different > _MOST_SHOWN:
@@ -63,7 +63,7 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
 def _expectations(path: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of EXPECTED, checked: a misspelled key would be compared with nothing, and always agree."""
     try:
-        # Editors of Windows put a byte-order mark in front.
+        # Editors on Windows put a byte-order mark at the beginning.
         with open(path, encoding="utf-8-sig") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
@@ -84,7 +84,7 @@ def _expectation(text: str, where: str) -> dict[str, Any]:
     for key in line:
         if key not in KEYS:
             raise InputError(f"{where}: {key[:40]!r} is not a key of a line of explain; {or_all(key, KEYS)}")
-    # It would agree with any record.
+    # Such a line would agree with any record.
     if not line.keys() - {"rules"}:
         raise InputError(f"{where} expects nothing of its record: write at least its outcome")
     if line.get("outcome", OUTCOMES[0]) not in OUTCOMES:
@@ -99,7 +99,7 @@ def _of_record(line: dict[str, Any] | None, expected: dict[str, Any] | None) -> 
     elif expected is None:
         yield f"not expected: EXPECTED has no more lines; it is {line['outcome']}{why(line)}"
     elif (outcome := _outcome(expected) or line["outcome"]) != line["outcome"]:
-        # The rest follows from it: one of them has no payload, or no error.
+        # Other differences follow from this one: one side has no payload, or no error.
         yield f"outcome: expected {readable(outcome)}, got {readable(line['outcome'])}{why(line)}"
     else:
         for key in expected:
@@ -107,7 +107,7 @@ def _of_record(line: dict[str, Any] | None, expected: dict[str, Any] | None) -> 
 
 
 def _outcome(expected: dict[str, Any]) -> str | None:
-    """Return the outcome that a line expects, or that follows from what it has; None if nothing does."""
+    """Return the outcome that a line expects, or that follows from its keys; None if neither."""
     follows = {"payload": "deliverable", "error": "rejected", "filter": "filtered"}
     found: str | None = expected.get("outcome")
     return found or next((outcome for key, outcome in follows.items() if expected.get(key) is not None), None)
@@ -118,12 +118,12 @@ def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:
     if path.rpartition(".")[2] in _NOT_COMPARED and not path.startswith("payload"):
         return
     if isinstance(expected, dict) and isinstance(got, dict):
-        # What an error or a warning leaves out is not compared, as in the whole line.
+        # Keys that an error or a warning leaves out are not compared, as in the whole line.
         whole = path.startswith("payload")
         for key in [*expected, *(key for key in got if whole and key not in expected)]:
             yield from _differences(expected.get(key, _NOTHING), got.get(key, _NOTHING), f"{path}.{key}")
     elif isinstance(expected, list) and isinstance(got, list):
-        # In order: what is sent first, as the first e-mail address, may count for more.
+        # The order counts: the first value, as the first e-mail address, may matter more.
         for index, (one, other) in enumerate(zip_longest(expected, got, fillvalue=_NOTHING)):
             yield from _differences(one, other, f"{path}[{index}]")
     # In Python true is 1; in JSON it is not.

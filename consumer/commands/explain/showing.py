@@ -1,4 +1,4 @@
-"""What ``explain`` prints for people: a record on a terminal, and the summary."""
+"""Output of ``explain`` for people: a record on a terminal, and the summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST: Final = 160  # characters of a value in a line about it
 
 
 def readable(value: Any, indent: int | None = None) -> str:
-    """Return JSON for a person: text as it is, but for what a terminal would take for a command. Cut if on one line."""
+    """Return JSON for a person: text as it is, except for characters that control a terminal. Cut if on one line."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     if not text.isprintable():
         escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
@@ -33,7 +33,7 @@ def readable(value: Any, indent: int | None = None) -> str:
 
 
 def why(line: dict[str, Any]) -> str:
-    """Return why a record is not delivered, as the end of a sentence; nothing if it is."""
+    """Return why a record is not delivered, as the end of a sentence; empty if it is."""
     error = line["error"]
     if error is not None:
         return f": {error['code']} ({error['stage']}): {error['message']}"
@@ -51,12 +51,12 @@ def print_lines(lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
     for _, line in lines:
         # Only ASCII, because some readers take U+2028 for the end of a line.
         sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
-    # Here, where it is expected that the reader is gone (`Group.invoke`).
+    # Flush here, where `Group.invoke` handles a reader that is gone.
     sys.stdout.flush()
 
 
 def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
-    """Print a record's line as text: payload indented and coloured, then why, what is warned of, and the rules."""
+    """Print a record's line as text: payload indented and coloured, then the reason, the warnings and the rules."""
     outcome = line["outcome"]
     console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why(line)))
     # Printed as text, so that nothing in a record can be taken for rich's markup.
@@ -65,7 +65,7 @@ def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     for warning in line["warnings"]:
         console.print(Text.assemble(("warning", "yellow"), f" {warning['code']}: {warning['message']}"))
     rules = line.get("rules", [])
-    # Columns that fit the longest name, so that the eye finds the rule.
+    # Columns fit the longest name, so that rules stand below each other.
     widths = [max((len(rule[key]) for rule in rules), default=0) for key in ("field", "from")]
     for rule in rules:
         left_out = [f"{count} left out: {reason}" for reason, count in rule["left_out"].items()]
@@ -78,13 +78,13 @@ def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
 
 
 class Summary:
-    """Counts the lines of a file: outcomes, codes, and the coverage of what is deliverable."""
+    """Counts the lines of a file: outcomes, codes, and the coverage of deliverable events."""
 
     def __init__(self) -> None:
         self.records = 0
         self.outcomes: Counter[str] = Counter(dict.fromkeys(_STYLES, 0))
         self._codes: dict[str, Counter[str]] = {"rejected": Counter(), "filtered": Counter()}
-        # By code, how often each field was warned of.
+        # By code, the number of warnings for each field.
         self._warnings: dict[str, Counter[str]] = {}
         self._coverage = Coverage()
 
@@ -98,15 +98,15 @@ class Summary:
                 self._codes[outcome][line["filter"] if error is None else error["code"]] += 1
             for warning in line["warnings"]:
                 self._warnings.setdefault(warning["code"], Counter())[warning["field"]] += 1
-            # Coverage is of what would be sent.
+            # Coverage counts only events that would be sent.
             if line["payload"] is not None:
                 kind = Kind("", line["payload"]["event_name"], written_in(line["payload"]))
-                # All of them in one minute of the coverage's windows.
+                # All events count in one minute of the coverage's windows.
                 self._coverage.add([(kind, 1)], 0.0)
             yield name, line
 
     def document(self) -> dict[str, Any]:
-        """The counts as JSON."""
+        """Return the counts as JSON."""
         covered = self._coverage.snapshot(0.0).hour
         codes = {**self._codes, "warnings": self._warnings}
         coverage = {
@@ -116,7 +116,7 @@ class Summary:
 
     def print(self) -> None:
         """Print the counts: one line of JSON, on a terminal tables."""
-        # For a program one line, as the records are.
+        # One line for programs, as for each record.
         if not sys.stdout.isatty():
             click.echo(json.dumps(self.document(), separators=(",", ":")))
             return

@@ -1,7 +1,7 @@
 """A bounded run: serve until all of a source is read and settled, show the progress, print the result.
 
-The engine knows no ends. So `run_to_end` checks several times a second whether the source has handed out everything and
-whether any of it is still held or open, and then asks for the stop, which is the same path as any stop
+The engine has no notion of an end. So `run_to_end` checks several times a second whether the source has handed out
+everything and no record is held or open any more, and then requests the stop, which is the same path as any stop
 (docs/architecture.md, rule 6): with nothing open, the service only commits and leaves.
 
 The progress is shown on stderr: a bar on a terminal, else a line every few seconds.
@@ -43,12 +43,12 @@ from consumer.errors import Incomplete, PinstreamError
 from consumer.service import RecordSource, Service
 from consumer.settings import Settings, load
 
-# Seconds between two looks at whether it is over.
+# Seconds between two checks whether the run is over.
 _LOOK = 0.05
-# Seconds between two lines in a log: often enough to see that it goes on.
+# Seconds between two lines in a log: often enough to show that the run goes on.
 LINE_EVERY = 5.0
 _WIDE = 100
-# Why sending again what was delivered is not harmless: the platform's one-hour rule.
+# Why sending delivered events again is not harmless: the platform's one-hour rule.
 DOUBLED = (
     "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
     "that: each is a second conversion"
@@ -68,12 +68,12 @@ class ReplayEnd(Enum):
 
     # All of the range is settled.
     COMPLETE = "complete"
-    # As many records as were asked for are settled; there may be more in the range.
+    # As many records as ``--limit`` or ``--max`` allows are settled; there may be more in the range.
     LIMITED = "limited"
     INTERRUPTED = "interrupted"
     # Too many of the records would have become dead letters.
     GUARDED = "guarded"
-    # Something outside ended it; see `Ran.failure`.
+    # An error ended the run; see `Ran.failure`.
     FAILED = "failed"
 
 
@@ -88,7 +88,7 @@ class Ran:
 
 
 def why_guarded(guard: GuardStatistics) -> str:
-    """Say why the guard ended the run, which it always does once it has tripped, and what to do."""
+    """Return why the guard, which has tripped, ended the run, and what to do."""
     return (
         f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead letters, "
         f"mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and run it again (or set "
@@ -97,9 +97,9 @@ def why_guarded(guard: GuardStatistics) -> str:
 
 
 def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
-    """The settings of a command with a progress bar: unless they say otherwise, only warnings are logged."""
+    """Return the settings of a command with a progress bar: by default, only warnings are logged."""
     if "PINSTREAM_LOG_LEVEL" not in environ:
-        # librdkafka's own lines would break the bar. What matters of them is logged as trouble, or is the last line.
+        # librdkafka's own lines would break the bar. Important ones are logged as trouble, or are the last line.
         logs.mute("consumer.kafka")
     settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=needs)
     building.set_up_logs(settings)
@@ -120,9 +120,9 @@ async def serve_to_end(
 
 
 async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:
-    """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at every look.
+    """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at each check.
 
-    What of the error tree ends the service is returned in `Ran.failure`; anything else (a bug) is raised.
+    A `PinstreamError` that ends the service is returned in `Ran.failure`; any other error (a bug) is raised.
     """
     begun = time.monotonic()
     on_stop_signal(service.request_stop)
@@ -139,10 +139,10 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
     except PinstreamError as error:
         end, failure = ReplayEnd.FAILED, error
     finally:
-        # The service must not outlive this call, whatever was raised.
+        # The service must not outlive this call, after any error.
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-    # Once more, with the final figures.
+    # Show once more, with the final figures.
     show()
     # A signal after the last settlement interrupts nothing.
     end = end or _state(service, source) or ReplayEnd.INTERRUPTED
@@ -157,7 +157,7 @@ def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
         return ReplayEnd.GUARDED
     if now.totals.open:
         return None
-    # Records that were read but do not fit yet, or were given back while stopping, are not settled.
+    # Records that are held because they do not fit yet, or were released while stopping, are not settled.
     if source.done and not now.held and not now.totals.released:
         return ReplayEnd.COMPLETE
     return ReplayEnd.LIMITED if service.pipeline.enough() else None
@@ -172,7 +172,7 @@ class Show(Protocol):
 
 @contextlib.contextmanager
 def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
-    """Show progress over `total` records; the bar is gone when it is over."""
+    """Show progress over `total` records; the bar disappears at the end."""
     begun = said = clock()
     # Escape sequences of a bar would fill the log of a job.
     if not on_terminal():
@@ -197,14 +197,14 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
         # No markup: a note may quote what the platform or a proxy said, with brackets in it.
         TextColumn("{task.fields[note]}", markup=False),
     ]
-    # On a narrow terminal the numbers are worth more than the bar.
+    # On a narrow terminal the numbers matter more than the bar.
     if console.width >= _WIDE:
         columns[:0] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, note="", rate="")
 
         def bar(done: int, note: str = "") -> None:
-            # Since the beginning: a rate of the last second would jump with each batch.
+            # The rate since the beginning: that of the last second would jump with each batch.
             rate = f"{done / max(0.001, clock() - begun):,.0f}/s" if done else ""
             progress.update(task, completed=min(done, total), note=note, rate=rate)
 
@@ -212,7 +212,7 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
 
 
 def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:
-    """``replay: 1,200 of 69,659 (2%), 240 a second, about 5 min left, 1,100 delivered``."""
+    """Return ``replay: 1,200 of 69,659 (2%), 240 a second, about 5 min left, 1,100 delivered``."""
     # Offsets and events are counted at different moments, so the difference of the two can be out of bounds.
     done = max(0, min(done, total))
     rate = done / seconds if seconds > 0 else 0.0
@@ -234,7 +234,7 @@ def _time_left(seconds: float) -> str:
 def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the result for people, by `tell`, on stdout; with `as_json`, that on stderr and the document on stdout.
 
-    Raises `Incomplete` if stdout fails: what was done stands all the same.
+    Raises `Incomplete` if stdout fails, although the run itself is complete.
     """
     try:
         tell(Console(stderr=as_json))
@@ -245,7 +245,7 @@ def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in the buffer would fail once more when the process ends.
+        # The rest of the buffer would fail once more when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Incomplete(
             f"the result could not be printed ({error.strerror}); what was done stands: run it again with --dry-run "

@@ -46,7 +46,7 @@ from consumer.settings import Settings
 
 # More calls a minute than a dry run can make.
 _DRY_CALLS = 1_000_000
-# Seconds without a settlement after which the bar says so.
+# Seconds without a settlement after which the bar shows that.
 _STILL = 5.0
 
 
@@ -112,7 +112,7 @@ def replay(**options: Any) -> None:
     pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run
     pinstream replay --topic orders --partition 3 --from offset:1200 --to end --name after-outage
     """
-    # Options before settings: what is wrong with the command line does not depend on them.
+    # Options before settings: errors of the command line do not depend on settings.
     asked = read_options(**options)
     settings = _settings(asked)
     with contextlib.ExitStack() as stack:
@@ -122,14 +122,14 @@ def replay(**options: Any) -> None:
             raise UsageError(
                 f"--name {name}: a replay of this name is running; wait for it, or use another name"
             )
-        # Two that read the same records would both send them: neither finds a key before the other has stored it.
+        # Two replays of the same records would both send them: neither finds a key before the other has stored it.
         if not asked.dry_run and not stack.enter_context(alone(state_dir, "sending.lock", shared=True)):
             say(
                 "pinstream: warning: another replay is running with this PINSTREAM_STATE_DIR: what both of them read "
                 "may be sent twice"
             )
         outcome = asyncio.run(_replay(asked, settings))
-    # Printed in any case, before the error: what a replay had delivered before it failed is delivered.
+    # Printed in any case, before the error: events that were delivered before a failure stay delivered.
     print_replay(outcome, as_json=asked.as_json)
     if outcome.ran.failure is not None:
         raise outcome.ran.failure
@@ -145,7 +145,7 @@ def _settings(options: ReplayOptions) -> Settings:
     try:
         return load_quietly({**os.environ, **given}, needs)
     except PinstreamError as error:
-        # The user typed the option, and does not know the setting that it becomes.
+        # The user typed the option, and may not know the setting that it becomes.
         if given and str(error).startswith("PINSTREAM_MAX_EVENT_AGE="):
             raise type(error)(str(error).replace("PINSTREAM_MAX_EVENT_AGE=", "--max-age ", 1)) from None
         raise
@@ -154,7 +154,7 @@ def _settings(options: ReplayOptions) -> Settings:
 async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
     where = options.where
     async with contextlib.AsyncExitStack() as stack:
-        # Before the brokers are asked: what needs only the settings and the mapping.
+        # Before the brokers are asked: all that needs only the settings and the mapping.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
         function = building.transformer(settings, mapped)
@@ -232,13 +232,13 @@ def _limits(options: ReplayOptions, settings: Settings) -> Policy:
 
 
 def _note(statistics: Statistics) -> str:
-    """Return the text beside the bar. It says above all why nothing moves."""
+    """Return the text beside the bar, above all why nothing moves."""
     parts = [f"{statistics.totals.delivered:,} delivered"]
     if statistics.destination != "open":
         reasons = sorted({one.reason for one in statistics.accounts if one.reason})
         why = f" ({'; '.join(reasons)})" if reasons else ""
         parts.append(f"destination {statistics.destination}{why}")
-    # These are open, and are settled only when the registry answers.
+    # These records are open, and are settled only when the registry answers.
     if statistics.waiting_for_schema:
         parts.append(f"{statistics.waiting_for_schema:,} wait for their schema")
     if statistics.totals.open and statistics.seconds_since_progress > _STILL:
@@ -250,7 +250,7 @@ def _going_on(options: ReplayOptions, plan: Plan) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
     begun = iso(plan.begun * 1000)
-    # The command ends at once, and did nothing: the user may have wanted to replay the same range once more.
+    # The command would end at once and do nothing: the user may have wanted to replay the same range once more.
     if not left:
         return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name starts again"
     return f"going on with the replay {options.name}, begun at {begun}: up to {left:,} of {total:,} records are left"

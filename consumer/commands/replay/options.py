@@ -1,8 +1,8 @@
 """The options of a replay, checked before anything is opened; and the selection of events by ``--where``.
 
-`Selecting` leaves out events that do not match; `LeavingOut`, around all of the reading, what is too old, and with
-``--where`` what was refused before it could be matched (`WithoutMissing`: because its schema does not exist). What they
-leave out becomes `Filtered`, so that the ledger adds up and none of it is sent or dead-lettered.
+`Selecting` leaves out events that do not match. `LeavingOut`, around all of the reading, leaves out events that are too
+old, and with ``--where`` records that were refused before they could be matched (`WithoutMissing`: because their schema
+does not exist). All of these become `Filtered`, so that the ledger adds up and none of them is sent or dead-lettered.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from consumer.engine.model import (
 from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, SchemaLearner
 from consumer.errors import UsageError
 
-# Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`).
+# Filter code of events that are too old; the same as the code of the rejection (`consumer.conversion.decisions`).
 EXPIRED: Final = "expired"
 # The event does not match `--where`; or it was refused before it had the fields that `--where` asks for.
 LEFT_OUT: Final = "where"
 UNJUDGED: Final = "where_unjudged"
-# Filter codes of what ``--where`` left out.
+# Filter codes of records that ``--where`` left out.
 NOT_SELECTED: Final = frozenset({LEFT_OUT, UNJUDGED})
 
-# What is too old is no dead letter in a replay: last month's topic would write last month's dead letters once more.
+# An event that is too old is no dead letter in a replay: last month's topic would write last month's dead letters once
+# more.
 _EXPIRED = Filtered(EXPIRED)
 _LEFT_OUT = Filtered(LEFT_OUT)
 _UNJUDGED = Filtered(UNJUDGED)
@@ -77,7 +78,7 @@ def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
     """
     found: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
     for text in texts:
-        # At the first sign, because an event id may contain others.
+        # Split at the first sign, because an event id may contain more of them.
         left, sign, value = text.partition("=")
         equal = not left.endswith("!")
         field, value = left.removesuffix("!").strip(), value.strip()
@@ -132,10 +133,10 @@ class ReplayOptions:
     def fingerprint(self) -> str:
         """Return a digest of the options that select records. Under one name it must stay the same."""
         meant = [
-            # Sorted, because the order on the command line has no meaning.
+            # Sorted, because their order on the command line has no meaning.
             sorted(self.topics),
             sorted(self.partitions),
-            # As they were typed, not what they come to: a named replay keeps the ends that it began with.
+            # The bounds as they were typed, not their offsets: a named replay keeps the ends that it began with.
             str(self.start),
             str(self.stop),
             sorted((one.field, one.equal, sorted(one.values)) for one in self.where),
@@ -185,7 +186,7 @@ class Selecting:
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
         """See `consumer.engine.reading.Converting`."""
-        # What the mapping filters, or refuses, has no fields to look at: see `LeavingOut`.
+        # Records that the mapping filters or refuses have no fields to check: see `LeavingOut`.
         return [
             _LEFT_OUT
             if isinstance(one, ConversionEvent)
@@ -197,7 +198,8 @@ class Selecting:
 
 @dataclass(frozen=True, slots=True)
 class LeavingOut:
-    """A reading that leaves out what is too old, and with `where` all that is refused before it can be judged."""
+    """A reading that leaves out events that are too old, and with `where` records that are refused before they can
+    be matched."""
 
     reading: Reading
     where: bool
@@ -215,7 +217,8 @@ class LeavingOut:
             # An event whose text cannot be sent was judged: it is a dead letter, as in any run.
             if not isinstance(verdict, Rejection) or verdict is NOT_UNICODE:
                 continue
-            # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
+            # An event ahead of the clock waits until the clock can be trusted, so it keeps its type. Then it is left
+            # out.
             if self.where and isinstance(verdict, Ahead):
                 verdict.verdict = _UNJUDGED
             # Only values of existing keys are replaced, which is allowed while the dictionary is iterated.

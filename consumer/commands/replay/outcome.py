@@ -48,7 +48,7 @@ class ReplayOutcome:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
-        # Nothing of a record's content: reasons are masked, and places are enough to find it.
+        # No record's content: reasons are masked, and places are enough to find the record.
         statistics = self.ran.statistics
         filtered = statistics.counters.filtered
         rejections = sorted(statistics.counters.rejections.items())
@@ -81,8 +81,8 @@ class ReplayOutcome:
         found, left_of = [], self.plan.left()
         for one in sorted(self.plan.ranges):
             read_to, left = self.read_to.get(one.name, one.begin), self.left_at.get(one.name)
-            # Where the user would go on: the lowest offset that may not be settled. If nothing is known, where this run
-            # began: a named replay may have gone on from the middle of its range.
+            # Where the user would go on: the lowest offset that may not be settled. If that is not known, it is where
+            # this run began, which in a named replay may be in the middle of its range.
             at = None if left is None else read_to if left.clear else left.next_offset
             after = max(left_of[one.name][0], 0 if at is None else at)
             whole = {"read_to": min(read_to, one.end), "next": min(after, one.end)}
@@ -93,14 +93,14 @@ class ReplayOutcome:
         """Return True if each record that was read is counted once and, in a complete replay, all were read."""
         totals = self.ran.statistics.totals
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
-        # Complete means: read to the end of each range, and nothing open.
+        # Complete means that each range was read to its end and no record is open.
         clear = all(one.clear for one in self.left_at.values())
         whole = clear and all(one["read_to"] == one["to"] for one in self._ranges())
         return totals.read == settled + totals.open and (whole or self.ran.end is not ReplayEnd.COMPLETE)
 
     def trouble(self) -> str | None:
-        """Say why the exit code is not 0, and what to do; None if all is settled and adds up."""
-        # Before how it ended: figures that are wrong say nothing about that either.
+        """Return why the exit code is not 0, and what to do; None if all records are settled and the figures add up."""
+        # Checked before how the run ended: wrong figures cannot show that.
         if not self.adds_up():
             return "the ledger does not add up; please report this bug"
         if self.ran.failure is not None:
@@ -108,7 +108,7 @@ class ReplayOutcome:
         if (guard := self.ran.statistics.guard) is not None:
             return why_guarded(guard)
         if self.ran.end is not ReplayEnd.INTERRUPTED:
-            return None  # a limit that is reached is what was asked for
+            return None  # reaching the limit is what was asked for
         if self.options.dry_run:
             return "the dry run was interrupted: these figures are of what was read until then"
         if self.options.name is not None:
@@ -129,7 +129,7 @@ class ReplayOutcome:
 
 def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """Print the tables and, with `as_json`, the document: see `print_result`."""
-    # The tables are made of the document, so that the two never differ.
+    # The tables are made from the document, so that the two never differ.
     document = outcome.document()
     print_result(partial(_tell, document), document, as_json=as_json)
 

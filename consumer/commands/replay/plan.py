@@ -1,6 +1,6 @@
-"""What a replay reads, and what to warn of before it does: what the platform could get twice, what is not in the range.
+"""The ranges of a replay, and warnings before it begins: events that could be sent twice, records not in the range.
 
-Warnings count offsets, so they say "up to".
+Warnings count offsets, so their numbers are "up to".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from consumer.engine.model import TopicPartition
 from consumer.errors import PinstreamError, first_of
 from consumer.settings import Settings
 
-# Seconds for the brokers to say where ranges begin and end; and what only a warning needs.
+# Seconds for the brokers to answer where ranges begin and end; and for a question that only a warning needs.
 _TIMEOUT = 30.0
 _WARNING_TIMEOUT = 15.0
 
@@ -35,7 +35,7 @@ async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
     """
     config, bounds = settings.kafka.client_properties(), (options.start, options.stop)
     resolve = partial(resolve_ranges, config, options.topics, options.partitions, *bounds, _TIMEOUT)
-    # The key store counts in whole seconds: what is stored from the next one on was delivered by this replay.
+    # The key store counts in whole seconds: keys that are stored from the next second on are of this replay.
     begun = math.floor(time.time()) + 1
     if options.name is None:
         plan = Plan(await resolve(), {}, begun, resumed=False, progress=None)
@@ -60,7 +60,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
     if any(begin < end for begin, end in left.values()):
         settled = await _or_nothing(_settled(config, group, left))
         window = settings.pinstream.dedup_window
-        # Can the key store know what was delivered? A memory of this process begins empty.
+        # Can the key store have keys of delivered events? A store in this process's memory begins empty.
         if options.ignore_dedup:
             yield f"--ignore-dedup: what was delivered of these records is sent again; {DOUBLED}"
         elif settings.pinstream.key_store.get_secret_value() == "memory:":
@@ -79,7 +79,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
                 f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({window / 86400:g} d): what "
                 f"was delivered of them is no longer known, and is sent again: {DOUBLED}"
             )
-        # What the live group has not read yet it may send at the same time as this replay.
+        # The live group may send records that it has not read yet at the same time as this replay.
         unread = sum(max(0, end - max(begin, settled.get(name, end))) for name, (begin, end) in left.items())
         if unread:
             yield (
@@ -87,7 +87,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
                 "send them; end the replay before its position (`pinstream offsets show`), or stop it first "
                 f"({DOUBLED})"
             )
-    # The user knows what lies at an offset, and a named replay keeps the end that it began with.
+    # A user who names an offset knows the range, and a named replay keeps the end that it began with.
     if options.stop.kind == "offset" or plan.resumed:
         return
     behind = await _or_nothing(behind_transactions(config, list(left), _WARNING_TIMEOUT))
@@ -100,7 +100,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
 
 
 async def _or_nothing(question: Awaitable[Mapping[TopicPartition, int]]) -> Mapping[TopicPartition, int]:
-    """Return the answer; nothing if the brokers give none: a replay goes on without the warning."""
+    """Return the answer; empty if the brokers give none: a replay goes on without the warning."""
     try:
         return await question
     except PinstreamError:
@@ -122,7 +122,7 @@ async def _settled(
 async def _begins(config: Config, topics: Sequence[str], since: float) -> Mapping[TopicPartition, int]:
     """Return for each partition the first offset whose record is not older than `since` (unix seconds).
 
-    By Kafka's timestamps: when each record was delivered is not known.
+    Kafka's timestamps count: it is not known when each record was delivered.
     """
     begin, end = Bound("time", int(since * 1000)), Bound("end")
     ranges = await resolve_ranges(config, topics, (), begin, end, _WARNING_TIMEOUT)

@@ -1,8 +1,8 @@
-"""What stands in for the outside in a replay: the key store as it sees it, and in a dry run API and dead letters.
+"""Stand-ins for adapters in a replay: the key store with its view of it, and in a dry run API and dead letters.
 
-A replay uses the key store of the service: what was delivered within the window is a duplicate. With
-``--ignore-dedup`` only what was delivered since the replay began is a duplicate, so that an event is sent once more
-and not twice more, even if the replay is interrupted and goes on.
+A replay uses the key store of the service: an event that was delivered within the window is a duplicate. With
+``--ignore-dedup`` only an event that was delivered since the replay began is a duplicate, so that an event is sent once
+more and not twice more, even if the replay is interrupted and goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DRY_KEYS_BYTES = 1 << 30
 def open_keys(
     options: ReplayOptions, settings: Settings, begun: int, stack: contextlib.AsyncExitStack
 ) -> KeyStore | SendingAgain:
-    """Open the key store as the replay that began at `begun` sees it; `stack` closes it."""
+    """Open the key store with the view of the replay that began at `begun`; `stack` closes it."""
     window = Window.of(settings.pinstream.dedup_window)
     store: KeyStore
     if not options.dry_run:
@@ -39,7 +39,7 @@ def open_keys(
     elif holds_keys(settings):
         store = ReadOnlyKeys(building.key_store(settings), window)
     else:
-        # To open a store makes its folder, and a dry run writes nothing.
+        # Opening a store makes its folder, and a dry run writes nothing.
         store = MemoryKeyStore(window, _DRY_KEYS_BYTES)
     stack.push_async_callback(store.close)
     return SendingAgain(store, begun) if options.ignore_dedup else store
@@ -84,7 +84,8 @@ class DryRun:
 
     async def send(self, command: Send) -> Answered:
         """Answer as the API does when it has processed all events."""
-        # With a date: the engine compares clocks by it, and would wait for it with events from the future.
+        # The answer has a date: the engine compares clocks by it, and would hold events from the future until one
+        # comes.
         body = {
             "num_events_received": command.events,
             "num_events_processed": command.events,
@@ -102,9 +103,9 @@ class DryRun:
 
 
 class ReadOnlyKeys(MemoryKeyStore):
-    """A `KeyStore` of a dry run: it knows what `store` knows, and remembers in memory alone."""
+    """A `KeyStore` of a dry run: it finds the keys of `store`, and keeps new keys only in memory."""
 
-    # The memory is for events that stand twice in the range: the second is a duplicate in a dry run, too.
+    # The memory is for events that are twice in the range: the second is a duplicate in a dry run, too.
     def __init__(self, store: KeyStore, window: Window) -> None:
         super().__init__(window, _DRY_KEYS_BYTES)
         self._store = store
@@ -122,26 +123,26 @@ class ReadOnlyKeys(MemoryKeyStore):
 
 
 class SendingAgain:
-    """A `consumer.service.KeyStore` over `store` that knows only what was delivered since `begun` (unix seconds).
+    """A `consumer.service.KeyStore` over `store` that finds only keys that were delivered since `begun` (unix seconds).
 
-    `again`: how many keys were delivered that the window of `store` knew from before.
+    `again`: how many keys were delivered that were in the window of `store` before.
     """
 
     def __init__(self, store: KeyStore, begun: int) -> None:
         self._store = store
         self._begun = begun
-        # Keys on their way to the platform for a second time, and those that it then refused.
+        # Keys that are sent to the platform for a second time, including those that it then refused.
         self._known_before: set[bytes] = set()
         self.again = 0
-        # All else is the store's own. A shared store's lease and quota hold for a replay as for any member.
+        # All other methods are the store's own. A shared store's lease and quota apply to a replay as to any member.
         self.release, self.renew, self.expire = store.release, store.renew, store.expire
         self.tell, self.ask_calls, self.statistics = store.tell, store.ask_calls, store.statistics
 
     async def claim(self, keys: bytes, now: float) -> Claimed:
-        """See `KeyStore.claim`; only what was delivered since the replay began counts."""
+        """See `KeyStore.claim`; only keys that were delivered since the replay began count."""
         ever = await self._store.look_up(keys, now)
         claimed = await self._store.claim(keys, now, self._begun)
-        # What was delivered before the replay began, and not since, the platform will see a second time.
+        # The platform will get events a second time that were delivered before the replay began, and not since.
         for key, lately, before in zip(split_keys(keys), claimed.found, ever, strict=True):
             if before and not lately:
                 self._known_before.add(key)
@@ -150,7 +151,7 @@ class SendingAgain:
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         stored = await self._store.confirm(keys, now)
-        # Counted here and not when they are claimed: a key that the platform refuses was not sent twice.
+        # Counted here and not when they are claimed: an event that the platform refuses is not in it twice.
         again = self._known_before.intersection(split_keys(keys))
         self.again += len(again)
         self._known_before -= again

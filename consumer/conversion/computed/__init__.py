@@ -1,1 +1,2 @@
-"""Values that a mapping computes: what it may say, the functions of that, and phone numbers of the record's country."""
+"""Values that a mapping computes: how a mapping writes them, their functions, and phone numbers of the record's
+country."""

@@ -1,4 +1,4 @@
-"""Values that are computed: what operators there are, what each may give, and the function that it becomes.
+"""Computed values: the operators, the kinds of value that each may give, and the function that each becomes.
 
 Theory of operation. An *expression* is a `Source`, which both executors read by its steps, or `Computed`, for which
 they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those
@@ -27,10 +27,10 @@ from consumer.conversion.computed.phones import with_country
 from consumer.conversion.normalise import LeftOut, text_of, trim
 
 Scalar = str | int | float  # of TOML; a boolean is an int
-# What was read, and the elements that the sums around are at -> the value.
+# The values read, and the present elements of the enclosing sums -> the value.
 Function = Callable[[Sequence[Any], tuple[Any, ...]], Any]
 Made = tuple[Function, bool]  # the function, and whether it gives a list
-Scopes = tuple[Way, ...]  # the ways to the elements of the sums around
+Scopes = tuple[Way, ...]  # the ways to the elements of the enclosing sums
 NameOf = Callable[[Any], Any]  # the event's type -> its conversion's name
 
 # No result is ever rounded: the digits of an operand are bounded (`amounts.MAX_DIGITS`), and so is their number.
@@ -45,9 +45,9 @@ _ITEM, _EVENT = -1, -2  # where a way begins that begins in no sum
 
 
 class Unreadable(ValueError):
-    """What a mapping says is no expression, or not one of this schema. One line.
+    """A line of a mapping is no expression, or not one of this schema. The text is one line.
 
-    `missing`: the path that the schema lacks, if that is what is wrong.
+    `missing`: the path that the schema lacks, if that is the error.
     """
 
     def __init__(self, message: str, missing: str | None = None) -> None:
@@ -57,21 +57,21 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A value that is made of its `parts`. As `Source`, it has a `path`, for messages, and `kinds`."""
+    """A value that is computed from its `parts`. As `Source`, it has a `path`, for messages, and `kinds`."""
 
     parts: tuple[Expression, ...]
     gives: ClassVar[frozenset[str]] = frozenset()  # the kinds of all its values; empty: those of its parts
 
     @property
     def path(self) -> str:
-        """The paths that it is computed from."""
+        """Return the paths that it is computed from, for messages."""
         paths = dict.fromkeys(source.path for source in sources_in(self))
         return ", ".join(paths) or "values of the mapping"
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The kinds of value that it may be; see `Source`."""
-        if isinstance(self, Constant | Table):  # what the mapping itself says
+        """Return the kinds of value that it may be; see `Source`."""
+        if isinstance(self, Constant | Table):  # values that are in the mapping itself
             return frozenset(map(kind_of, constants_in(self)))
         return self.gives or frozenset[str]().union(*(result.kinds for result in results_of(self)))
 
@@ -84,14 +84,15 @@ Expression = Source | Computed
 
 
 class Element(Computed):
-    """What stands at a path on which one element of an array is picked, as in ``lines[0]``."""
+    """The value at a path that picks one element of an array, as ``lines[0]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branch(Computed):
-    """The name of the record's type that stands at a path, of those that may.
+    """The name of the type of the record at a path, which may be of several types.
 
-    A record holds all fields of its type, so its type follows from which of `fields` it holds: `names` is by those.
+    A record holds all fields of its type, so its type follows from which of `fields` it holds: these are the keys of
+    `names`.
     """
 
     fields: frozenset[str]
@@ -102,7 +103,7 @@ class Branch(Computed):
         fields, names = self.fields, self.names
 
         def name(value: Any) -> str | None:
-            # In a union another type may stand here.
+            # In a union, another type than a record may stand here.
             return names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
 
         return maker.changed(name, self.parts[0], scopes)
@@ -110,7 +111,7 @@ class Branch(Computed):
 
 @dataclass(frozen=True, slots=True)
 class Constant(Computed):
-    """The same for every event."""
+    """A value that is the same for every event."""
 
     parts: tuple[Expression, ...] = field(default=(), init=False)
     value: Scalar
@@ -122,7 +123,7 @@ class Constant(Computed):
 
 
 class First(Computed):
-    """The first of these that has a value."""
+    """The value of the first part that has one."""
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -140,7 +141,7 @@ class First(Computed):
 
 @dataclass(frozen=True, slots=True)
 class Join(Computed):
-    """The texts of these, with `glue` between them; nothing if one is missing."""
+    """The texts of the parts, with `glue` between them; nothing if one is missing."""
 
     glue: str
     gives = frozenset({"string"})
@@ -153,7 +154,7 @@ class Join(Computed):
             texts: list[str] = []
             for function in functions:
                 text = text_of(function(read, at))
-                # Half of a key is another key: nothing is better.
+                # Half of a key would be another key: no value is better.
                 if isinstance(text, LeftOut):
                     return None if text is LeftOut.BLANK else text
                 texts.append(text)
@@ -164,7 +165,7 @@ class Join(Computed):
 
 @dataclass(frozen=True, slots=True)
 class Table(Computed):
-    """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
+    """The entry of `entries` for a value, or else `otherwise`. Nothing for a missing value."""
 
     # By text, since keys of TOML are text: a number or a boolean is looked up as it is written.
     entries: dict[str, Scalar]
@@ -178,7 +179,7 @@ class Table(Computed):
             if isinstance(value, bool):  # as TOML writes it
                 return entries.get("true" if value else "false", otherwise)
             text = text_of(trim(value) if isinstance(value, str) else value)
-            if isinstance(text, LeftOut):  # blank text is no value, so nothing stands for it
+            if isinstance(text, LeftOut):  # blank text is no value, so it has no entry
                 return None if text is LeftOut.BLANK else text
             return entries.get(text, otherwise)
 
@@ -199,7 +200,7 @@ class Sum(Computed):
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic(Computed):
-    """The first of these, and with it each of the others; nothing if one is missing."""
+    """The operation over the parts, from the first to the last; nothing if one is missing."""
 
     operator: str
     gives = frozenset({"decimal"})
@@ -228,7 +229,7 @@ class Condition(Computed):
 class When(Computed):
     """The first part, if all others (conditions) hold and the conversion's name is one of `events`; else nothing."""
 
-    events: frozenset[str] | None  # None: whatever the conversion's name is
+    events: frozenset[str] | None  # None: any name
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -253,7 +254,7 @@ class When(Computed):
 class Each(Computed):
     """The part for each element of an array: several values."""
 
-    # The items' array: what follows from a computed field of the items is computed for each of them.
+    # The items' array: a field that follows from a computed field of the items is computed for each item.
     array: Path
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
@@ -283,23 +284,23 @@ class Phone(Computed):
         return phone, is_many
 
 
-# -- what is known of an expression before there is a record
+# -- properties of an expression, without a record
 
 
 def asked_by(expression: Expression) -> tuple[Path, ...]:
     """Return the paths of all that is read for this expression."""
-    # Decoders read only what is asked for, so what is forgotten here would always be missing.
+    # Decoders read only the paths that are asked for, so a path that is forgotten here would always be missing.
     if isinstance(expression, Source):
         return (expression.steps,)
     if isinstance(expression, Branch):
         [steps] = asked_by(expression.parts[0])
-        # The record itself is looked at: a name that no field has keeps its fields together.
+        # The record itself is needed: a name that no field has makes the decoder keep it whole.
         return tuple((*steps, name) for name in (*sorted(expression.fields), _ITSELF))
     return tuple(path for part in expression.parts for path in asked_by(part))
 
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
-    """Yield the paths that this is computed from; without `in_sums`, only those outside of sums."""
+    """Yield the paths that an expression is computed from; without `in_sums`, only those outside of sums."""
     # A sum goes through an array of its own, whatever array the value around it is an element of.
     if isinstance(expression, Source):
         yield expression
@@ -309,7 +310,7 @@ def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Sour
 
 
 def results_of(expression: Expression) -> Iterator[Expression]:
-    """Yield what this may be the value of: the alternatives, without what chooses among them."""
+    """Yield the expressions whose value this may have: the alternatives, without the conditions that choose."""
     if isinstance(expression, First | When | Each | Element | Branch):
         # The other parts of `When` are conditions: they choose, and none of them is the value.
         for part in expression.parts if isinstance(expression, First) else expression.parts[:1]:
@@ -319,9 +320,9 @@ def results_of(expression: Expression) -> Iterator[Expression]:
 
 
 def constants_in(expression: Expression) -> Iterator[Scalar]:
-    """Yield the constants that this may be, as they are written."""
+    """Yield the constants that an expression may have as its value, as they are written."""
     for result in results_of(expression):
-        # Of a join or a sum the constants are parts only: none of them is the value.
+        # Constants in a join or a sum are only parts: none of them is the value.
         if isinstance(result, Constant):
             yield result.value
         elif isinstance(result, Table):
@@ -331,16 +332,16 @@ def constants_in(expression: Expression) -> Iterator[Scalar]:
 
 def depends_on_event(expression: Expression) -> bool:
     """Return whether a condition in this asks for the conversion's name."""
-    # The event's name itself must not: it would wait for itself.
+    # The event's name itself must not depend on it: it would need itself.
     if isinstance(expression, When) and expression.events is not None:
         return True
     return isinstance(expression, Computed) and any(map(depends_on_event, expression.parts))
 
 
 def array_of(expression: Expression) -> Path | None:
-    """Return the steps to the array whose elements this is of; empty: it is of none, None: it is the same for all.
+    """Return the steps to the array whose elements have this value; empty: no array, None: the same for all elements.
 
-    Raises `Unreadable` if it is of several arrays.
+    Raises `Unreadable` if it reads from several arrays.
     """
     arrays: dict[Path, str] = {}
     for source in sources_in(expression, in_sums=False):
@@ -352,7 +353,7 @@ def array_of(expression: Expression) -> Path | None:
             arrays.setdefault(steps[: len(steps) - steps[::-1].index(EACH)], source.path)
     if len(arrays) > 1:
         raise Unreadable(f"{' and '.join(map(repr, arrays.values()))} are of two arrays")
-    # A path alone that goes through no array is no field of an item, but of the event.
+    # A plain path without an array is a field of the event, not of an item.
     return next(iter(arrays), () if isinstance(expression, Source) else None)
 
 
@@ -368,7 +369,7 @@ def is_many(expression: Expression) -> bool:
 
 
 def shown(expression: Expression) -> str:
-    """Return how messages call this: its path, its value, or its operator."""
+    """Return the name of an expression in messages: its path, its value, or its operator."""
     if isinstance(expression, Source | Element | Branch):
         return repr(expression.path)
     if isinstance(expression, Constant):
@@ -377,13 +378,13 @@ def shown(expression: Expression) -> str:
 
 
 def listed(kinds: frozenset[str]) -> str:
-    """Return kinds as messages say them."""
+    """Return kinds as text for messages."""
     return " or ".join(sorted(kinds))
 
 
 def kind_of(value: Scalar) -> str:
-    """Return the kind of a value that the mapping itself says; see `Source`."""
-    if isinstance(value, bool):  # before int, which it is to Python
+    """Return the kind of a value that is in the mapping itself; see `Source`."""
+    if isinstance(value, bool):  # before int, which a bool is in Python
         return "boolean"
     return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
 
@@ -392,22 +393,22 @@ def kind_of(value: Scalar) -> str:
 
 
 class Read(NamedTuple):
-    """A value that is read: of the item at hand, or of the event; `names` end where the first array is."""
+    """A value that is read from the present item or the event; `names` end at the first array."""
 
     of_item: bool
     names: Path
 
 
 class Computation(NamedTuple):
-    """What is read for a value, and how it is made of that."""
+    """The values to read for a computed value, and its function."""
 
     reads: tuple[Read, ...]
     function: Function
     is_many: bool  # whether it gives a list
 
     def value(self, event: Any, item: Any) -> Any:
-        """Return the value for this event, and this item of it; None where there is none."""
-        # The compiled program fills the same list from its own reading.
+        """Return the value for this event and this item of it; None if there is none."""
+        # The compiled program fills the same list in its own way.
         read = [value_at(item if of_item else event, names) for of_item, names in self.reads]
         return self.function(read, ())
 
@@ -429,16 +430,16 @@ def computation(
 
 
 class Maker:
-    """Makes the function of one expression, and gathers what is read for it; see `computation`."""
+    """Makes the function of one expression, and collects the values to read for it; see `computation`."""
 
     def __init__(self, item_steps: Path | None, name: Expression | None, name_of: NameOf) -> None:
-        self.reads: dict[Read, int] = {}  # each once, with its place in the list that the function gets
+        self.reads: dict[Read, int] = {}  # each value once, with its index in the function's list
         self._item = item_steps
         self._name = name
         self._name_of = name_of
 
     def make(self, expression: Expression, scopes: Scopes) -> Made:
-        """Return the function of an expression within these sums. Raises `Unreadable`."""
+        """Return the function of an expression inside these sums. Raises `Unreadable`."""
         if isinstance(expression, Source):
             return self.value(_marked(expression), scopes)
         return expression.make(self, scopes)
@@ -457,26 +458,27 @@ class Maker:
         """Return the function that changes the value of an expression, or each of its values."""
         function, is_many = self.make(expression, scopes)
         if is_many:
-            # Of alternatives and conditions there may be a list, one value or none: each is walked as a list.
+            # Alternatives and conditions may give a list, one value or none: all are walked as a list.
             return lambda read, at: [change(value) for value in walk(function(read, at), (EACH,))], True
         return lambda read, at: change(function(read, at)), False
 
     def event_name(self) -> Function:
         """Return the function of the conversion's name."""
-        # The name is that of the whole event, whatever item is at hand: hence no scopes.
+        # The name is that of the whole event, not of an item: hence no scopes.
         event_type = None if self._name is None else self.one(self._name, "event_name", ())
         name_of = self._name_of
         return lambda read, at: name_of(event_type and event_type(read, at))
 
     def value(self, way: Way, scopes: Scopes) -> Made:
-        """Return the function of what stands at the end of a way."""
+        """Return the function that gets the value at the end of a way."""
         depth, passed = self._scope(way, scopes)
         rest = way[passed:]
-        # Below the element of a sum that is at hand, nothing more is read of the record.
+        # Below an element of a sum, no further value of the record is read.
         if depth >= 0:
             get = walk if EACH in rest else value_at
             return lambda _read, at: get(at[depth], rest), EACH in rest
-        # The executors read names alone, each in its own way; from the first array on it is gone through here.
+        # The executors read only names, each in its own way; from the first array on, the function here walks the
+        # value.
         names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
         index, beyond = (
             self.reads.setdefault(Read(depth == _ITEM, names), len(self.reads)),
@@ -490,13 +492,14 @@ class Maker:
     def each(
         self, array: Way, of: Expression, operator: str, scopes: Scopes
     ) -> Callable[[Sequence[Any], tuple[Any, ...]], Iterator[Any]]:
-        """Return what yields the one value of an operand for each element of an array. Raises `Unreadable`."""
+        """Return a function that yields the one value of an operand for each element of an array. Raises
+        `Unreadable`."""
         elements, _ = self.value(array, scopes)
         function = self.one(of, operator, (*scopes, array))
         return lambda read, at: (function(read, (*at, element)) for element in elements(read, at))
 
     def array(self, of: Expression, scopes: Scopes) -> Way:
-        """Return the way to the one array that the paths of `of` go through: a sum is over it. Raises `Unreadable`."""
+        """Return the way to the one array that the paths of `of` go through, for a sum over it. Raises `Unreadable`."""
         arrays: dict[Way, str] = {}
         for source in sources_in(of, in_sums=False):
             way = _marked(source)
@@ -504,7 +507,7 @@ class Maker:
             # One value for all elements, as a rate, may stand in a sum.
             if EACH not in way[passed:]:
                 continue
-            # A path alone is gone through to its innermost elements; several meet at the first array.
+            # A single path goes to its innermost elements; several paths share the first array.
             if isinstance(of, Source | Element):
                 end = len(way) - way[::-1].index(EACH)
             else:
@@ -526,7 +529,7 @@ class Maker:
 
     def _scope(self, way: Way, scopes: Scopes) -> tuple[int, int]:
         """Return the scope that this way begins in (its place, `_ITEM` or `_EVENT`), and how many steps lead there."""
-        # The innermost first: its elements lie in those of the others.
+        # The innermost scope first: its elements are inside those of the others.
         for depth in range(len(scopes) - 1, -1, -1):
             size = len(scopes[depth])
             if way[:size] == scopes[depth]:
@@ -536,18 +539,18 @@ class Maker:
 
 
 def _marked(source: Source) -> Way:
-    """Return the steps of a path, with the index where one element of an array is meant."""
+    """Return the steps of a path, with an index where it picks one element of an array."""
     steps: list[str | int] = list(source.steps)
     for position, index in source.picks:
         steps[position] = index
     return tuple(steps)
 
 
-# -- what is made of values
+# -- operations on values
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether this is no value: null, blank text, or a list of nothing else."""
+    """Return whether this is no value: null, blank text, or a list of only such values."""
     if isinstance(value, str):
         return not trim(value)
     return value is None or (isinstance(value, list) and all(map(_is_missing, value)))
@@ -556,7 +559,7 @@ def _is_missing(value: Any) -> bool:
 def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
     """Return whether a value of a record is one of those that a mapping names. Numbers are compared as numbers."""
     for one in allowed:
-        # To Python true is 1; to the author of a mapping it is not.
+        # In Python true is 1; for the author of a mapping it is not.
         if isinstance(one, bool) or isinstance(value, bool) or isinstance(one, str):
             if type(value) is type(one) and value == one:
                 return True
@@ -571,7 +574,8 @@ def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
 def _folded(
     operation: Callable[[Decimal, Decimal], Decimal], values: Iterable[Any]
 ) -> Decimal | LeftOut | None:
-    """Return the operation over all of these values; if one is missing or no number, that: a part would be wrong."""
+    """Return the operation over all values; if one is missing or no number, return that one: a partial result would
+    be wrong."""
     result: Decimal | None = None
     for value in values:
         number = exact(value)

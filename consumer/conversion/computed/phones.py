@@ -1,10 +1,10 @@
 """Phone numbers without a country code get the code of the record's country.
 
 Theory of operation. The platform compares digests of numbers with their country's code: the digest of ``030 123456``
-matches no customer. The library phonenumbers (the extra ``pinstream[phones]``) knows how each country writes its
-numbers: trunk prefixes, lengths, the 9 of Argentinian mobiles. It is used only where a mapping has ``phone_country``,
-and only for numbers that have no plain country code; its answers are cached. A number that is not valid in that country
-is left as it was written.
+matches no customer. The library phonenumbers (the extra ``pinstream[phones]``) has the rules of each country's numbers:
+trunk prefixes, lengths, the 9 of Argentinian mobiles. It is used only where a mapping has ``phone_country``, and only
+for numbers that have no plain country code; its answers are cached. A number that is not valid in that country is left
+as it was written.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Final
 from consumer.conversion.countries import country_code
 from consumer.conversion.normalise import LeftOut, text_of, trim, without_zeros
 
-_MOST_REMEMBERED: Final = 8192  # numbers: a megabyte or two
+_MOST_REMEMBERED: Final = 8192  # numbers in the cache: a megabyte or two
 _LONGEST: Final = 64  # characters; a ready digest is left alone, too
 
-# With its code, and nothing in it that is no part of the number: no (0), no extension.
+# A number with its code and no other parts: no (0), no extension.
 _has_code = re.compile(r"(?:\+|00)[0-9 ./-]+").fullmatch
 # Until 2019 Mexicans dialled these before the ten digits of a mobile; they are no part of the number any more.
 _MEXICAN: Final = re.compile(r"(?:\+?52)?(?:01|044|045|1)([0-9]{10})")
@@ -28,7 +28,7 @@ _NOT_DIGITS: Final = re.compile(r"[^0-9+]+")
 
 
 def is_installed() -> bool:
-    """Return whether the library is there. It is imported at once, so that no record waits for that."""
+    """Return whether the library is installed. It is imported at once, so that no record waits for that."""
     try:
         import_module("phonenumbers")
     except ImportError:
@@ -42,12 +42,12 @@ def is_region(text: str) -> bool:
 
 
 def with_country(number: Any, country: Any) -> Any:
-    """Return a phone number with ``+`` and its country's code; as it is where that cannot be told.
+    """Return a phone number with ``+`` and its country's code; unchanged if the code is not clear.
 
     `country` is the record's, as code or name.
     """
     text = text_of(number)
-    # What is no text is for the rule of the field to judge.
+    # The field's rule judges values that are no text.
     if isinstance(text, LeftOut) or len(text) >= _LONGEST or _has_code(trim(text)):
         return number
     of = text_of(country)
@@ -55,7 +55,7 @@ def with_country(number: Any, country: Any) -> Any:
     return number if region is None else _international(text, region) or text
 
 
-# The library takes longer than all else that is done to a number, and shoppers come again.
+# The library is the slowest part of all that is done to a number, and shoppers come again.
 @lru_cache(_MOST_REMEMBERED)
 def _international(text: str, region: str) -> str | None:
     phonenumbers = import_module("phonenumbers")
@@ -68,7 +68,7 @@ def _international(text: str, region: str) -> str | None:
         number = phonenumbers.parse(text, region.upper())
     except phonenumbers.NumberParseException:
         return None
-    # By its length alone: which prefixes a country has in use changes every month. A number without its area code is
+    # Checked only by its length: the prefixes that a country uses change every month. A number without its area code is
     # too short to be anybody's.
     reason = phonenumbers.is_possible_number_with_reason(number)
     if reason != phonenumbers.ValidationResult.IS_POSSIBLE:

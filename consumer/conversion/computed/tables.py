@@ -1,8 +1,8 @@
-"""What a mapping may say instead of a path: a value that is computed, as a TOML table.
+"""A computed value in a mapping, which is a TOML table in place of a path.
 
 A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables again, and may have
-conditions. `Reading` makes an `Expression` of it and checks it against the schema. What is wrong is said in one line
-that names the operand.
+conditions. `Reading` makes an `Expression` of it and checks it against the schema. Errors are one line that names the
+operand.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from consumer.conversion.computed.expressions import (
 from consumer.conversion.targets import NUMBERS, WORDS
 from consumer.errors import or_all
 
-# What an operand may be, as kinds and in words; those of other operators may be anything. A number may be written as
-# text; a symbol of an enum is none.
+# The kinds of operand that an operator takes, and their name in words; other operators take any kind. A number may be
+# written as text; a symbol of an enum is none.
 _NUMBER: Final = (NUMBERS | {"string"}, "a number")
 _TAKES: Final = {
     "join": (NUMBERS | WORDS, "text or a number"),
-    # Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
+    # Kinds whose text is the same from every source: 1 and 1.0 are two texts, so no fractions.
     "table": (WORDS | {"int", "long", "boolean"}, "text, a whole number or a boolean"),
     **dict.fromkeys(("sum", "add", "subtract", "multiply"), _NUMBER),
 }
@@ -64,7 +64,7 @@ class Reading:
         self._event_names = event_names
 
     def expression(self, said: Any) -> Expression:
-        """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
+        """Return the expression that the mapping has here: a path, or a table. Raises `Unreadable`."""
         if isinstance(said, str):
             source = self._resolved(said, self._paths.resolve)
             return Element((source,)) if source.picks else source
@@ -79,23 +79,24 @@ class Reading:
         return self._conditional(said, self._operation(said))
 
     def missing(self, said: Any) -> str | None:
-        """Return the first path of what the mapping says that the schema lacks; None: it lacks none."""
-        # Each section asks for all lines of the packaged mapping, and an error's message takes a look at all paths.
+        """Return the first path in this part of the mapping that the schema lacks; None: it lacks none."""
+        # A fast way for plain paths: each section asks for all lines of the packaged mapping, and an error's message
+        # compares all paths.
         if isinstance(said, str):
             return None if self._paths.has(said) else said
         try:
             self.expression(said)
         except Unreadable as error:
-            # None if it is wrong in another way, whatever the schema.
+            # None if the error is another one, in every schema.
             return error.missing
         return None
 
     def _resolved(self, path: str, resolve: Callable[[str], _Found]) -> _Found:
-        """Return what `resolve`, a method of `SchemaPaths`, finds at a path. Raises `Unreadable`."""
+        """Return the result of `resolve`, a method of `SchemaPaths`, for a path. Raises `Unreadable`."""
         try:
             return resolve(path)
         except NoSuchPath as error:
-            # A path that ends at a record exists, and is a mistake in every schema that has it.
+            # A path that ends at a record exists, and is an error in every schema that has it.
             raise Unreadable(str(error), None if self._paths.has(path) else path) from None
 
     def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
@@ -133,7 +134,7 @@ class Reading:
 
     def _branch(self, path: str) -> Branch:
         source, records = self._resolved(path, self._paths.records)
-        # Names without namespace are what people write, if they are enough to tell the types apart.
+        # People write names without namespace, if these are enough to distinguish the types.
         short = [record.name.rpartition(".")[2] for record in records]
         names_are_short = len(set(short)) == len(records)
         holding = {
@@ -141,7 +142,7 @@ class Reading:
             for name, record in zip(short, records, strict=True)
         }
         told: frozenset[str] = frozenset()
-        # As few fields as tell all types apart; those without parts first, for they are quickly read.
+        # As few fields as distinguish all types; those without parts first, since they are quick to read.
         fields = sorted((field for record in records for field in record.fields), key=_has_parts)
         for field in fields:
             more = told | {field.name}
@@ -162,21 +163,21 @@ class Reading:
             raise Unreadable(
                 f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
             )
-        # All of them are read before one is checked: a path that is missing in any goes first (`missing`).
+        # All parts are read before one is checked: a missing path in any of them is reported first (`missing`).
         parts = [self.expression(part) for part in said]
         return tuple(self._operand(operator, part) for part in parts)
 
     def _operand(self, operator: str, of: Expression) -> Expression:
-        """Return this operand. Raises `Unreadable` if what it may be is nothing that the operator takes."""
+        """Return this operand. Raises `Unreadable` if it may be only of kinds that the operator does not take."""
         if operator not in _TAKES:
             return of
         kinds, meant = _TAKES[operator]
-        # One fitting branch of a union is enough: of the others comes nothing, record by record.
+        # One fitting branch of a union is enough: records with another branch have no value.
         for result in results_of(of):
             found = result.kinds
             if not found & kinds:
                 raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
-        # Text of a record may be a number; what the mapping itself says is one, or never is.
+        # Text in a record may be a number or not; a constant of the mapping is always the same.
         for constant in constants_in(of) if _TAKES[operator] is _NUMBER else ():
             if not isinstance(exact(constant), Decimal):
                 raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
@@ -190,7 +191,7 @@ class Reading:
         of = self._operand("table", self.expression(said["of"]))
         kinds = of.kinds
         for key in entries:
-            # Text may be anything, but what is a number in every record has digits.
+            # Text may be anything, but the text of a number has only digits.
             if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
                 raise Unreadable(f"table: {shown(of)} is {listed(kinds)}, so it is never {key!r}")
             if kinds == {"boolean"} and key not in ("true", "false"):
@@ -211,7 +212,7 @@ class Reading:
             if not isinstance(events, list) or not events:
                 raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
             for name in events:
-                # It would never be met, and the field never sent.
+                # Such a condition would never be met, and the field never sent.
                 if not isinstance(name, str) or name not in self._event_names:
                     known = or_all(str(name), sorted(self._event_names))
                     raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
@@ -232,7 +233,7 @@ class Reading:
         if not allowed:
             raise Unreadable(f"when: {path!r} has no values to compare with")
         for value in allowed:
-            # A value that the path never has is a mistake of the mapping: 1 is not "1".
+            # A value that the path never has is an error of the mapping: 1 is not "1".
             kind = kind_of(_scalar(f"when {path!r}", value))
             fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
             if not of.kinds & fitting:
@@ -251,7 +252,7 @@ def _has_parts(field: Field) -> bool:
 
 
 def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
-    """Return the first type, of those that hold the same of these fields, by what they hold."""
+    """Return the types by which of these fields they have; of types that have the same ones, the first."""
     names: dict[frozenset[str], str] = {}
     for name, held in holding.items():
         names.setdefault(frozenset(fields & held), name)
@@ -266,9 +267,9 @@ def _scalar(key: str, value: Any) -> Scalar:
 
 
 def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
-    """Return a table whose dotted names stand without quotes, which TOML takes for tables, by its dotted names.
+    """Return a table by its dotted names, which TOML takes for tables if they are written without quotes.
 
-    `is_table` says of a name whether a table of that name is such a part of names.
+    `is_table`: returns whether a table of this name is a part of such names.
     """
     found: dict[str, Any] = {}
     for key, value in table.items():
