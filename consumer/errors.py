@@ -96,19 +96,19 @@ class InvariantViolation(PinstreamError):
 
 
 def bug(what: str) -> InvariantViolation:
-    """What to raise where an internal check has failed."""
+    """Return the error to raise where an internal check has failed."""
     return InvariantViolation(f"{what}; this is a bug, please report it")
 
 
 def missing_extra(extra: str) -> str:
-    """What to say of an extra that is needed and not installed. No package is published, so a clone is named."""
+    """Return the text about an extra that is needed and not installed. No package is published, so it names a clone."""
     return f"the extra {extra} is not installed: run pip install '.[{extra}]' in a clone of pinstream"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that is likely to be meant by `name`, for an error about a name that does not exist.
+    """Return the one of `known` that `name` probably means, for an error about a name that does not exist.
 
-    An empty string if none is: a far guess would mislead. Upper and lower case are the same.
+    Empty if none is similar: a bad guess would mislead. Upper and lower case are the same.
     """
     wanted, spelled = name.lower(), {one.lower(): one for one in known}
     # People leave the first part of a name out: "em" of "user_data.em", "ios" of "app_ios".
@@ -118,13 +118,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def or_all(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not one of a few: which may be meant, or else what there is."""
+    """Return the end of a message about a name that is not one of a few: the probable one, or else all of them."""
     few = list(known)
     near = nearest(name, few)
     return f"the nearest is {near!r}" if near else f"known: {', '.join(map(repr, few))}"
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Join the first names, and say how many more there are."""
+    """Return the first names as text, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -5,7 +5,7 @@ are filtered and written. Lines of the standard library's `logging` (aiohttp, co
 
     event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> stderr
 
-`RepeatLimiter` keeps an outage from writing the same line ten thousand times a second: it passes a limited number of
+`RepeatLimiter` prevents an outage from writing the same line ten thousand times a second: it passes a limited number of
 lines of one event name and level per interval, and the next line that passes says how many were dropped. Messages that
 a client repeats as long as a problem lasts pass once a minute each. `redact` is the second defence against secrets:
 code must not log one, and if it does, the value is masked by its field's name or by its form. Personal data is the
@@ -176,7 +176,7 @@ def mute(name: str) -> None:
 
 def _masked(key: str, value: object) -> object:
     """Return `value` with secrets masked, also inside dictionaries and lists."""
-    # Its value may have any form.
+    # The value of such a field may have any type.
     if _SECRET_FIELD.search(key):
         return MASK
     if isinstance(value, str):
@@ -192,7 +192,7 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
     """Return one line of JSON that begins with time, level and event. It never raises, whatever the values are."""
     ordered = {key: event.pop(key, None) for key in ("timestamp", "level", "event")} | dict(event)
     try:
-        # Whatever the values are, a line must not be lost.
+        # A line must not be lost because of its values.
         return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError):  # a number or text that orjson does not support
         return json.dumps(ordered, default=str, skipkeys=True)

@@ -1,4 +1,4 @@
-"""The shell: feeds the engine what happened, performs what it says, re-arms one timer. It decides nothing.
+"""The shell: feeds events to the engine, performs its commands, sets one timer. It decides nothing.
 
 Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command begun
 at once as a task of its own; the task's end is the next input. So there are no locks and no queues between stages.
@@ -25,43 +25,43 @@ from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, KeyStoreError, bug
 
-# Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread (some
-# seconds while it asks brokers that do not answer).
+# Seconds that one fetch waits for records: the longest that a commit, a pause or a stop waits for the consumer's thread
+# (some seconds more while it asks brokers that do not answer).
 _FETCH_TIMEOUT = 0.1
 _HOUSEKEEPING = 2.0
-# Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all.
+# Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
 _LEAST_CLOSE = 0.5
-# Of what the grace still leaves for the source: kept for closing all else.
+# Seconds of the remaining grace that are kept for closing all but the source.
 _AFTERWARDS = 1.0
-# An end that was not asked for has no grace.
+# Seconds for closing after a failure, which has no grace.
 _CLOSE_TIMEOUT = 10.0
 
 
 class CommitAnswer(Protocol):
-    """What the broker took of a commit, and why not the rest; see `CommitDone`."""
+    """What the broker accepted of a commit, and why not the rest; see `CommitDone`."""
 
     @property
     def committed(self) -> Sequence[Position]:
-        """Those it took."""
+        """Return the positions that the broker accepted."""
 
     @property
     def failure(self) -> str | None:
-        """The reason, in the adapter's words; None: it took all."""
+        """Return the reason, in the adapter's words; None: all were accepted."""
 
     @property
     def trouble(self) -> m.CommitTrouble:
-        """What kind of reason that is."""
+        """Return the kind of the reason."""
 
 
 class RecordSource(Protocol):
-    """Where records come from and positions go; see `consumer.adapters.kafka`. It calls `Service.assigned`, `revoked`
-    and `lost` on the event loop."""
+    """The source of records, to which positions are committed; see `consumer.adapters.kafka`. It calls
+    `Service.assigned`, `revoked` and `lost` on the event loop."""
 
     async def start(self) -> None:
         """Join the group; partitions come later, through `Service.assigned`.
 
-        Raises `KafkaError` where that cannot succeed.
+        Raises `KafkaError` if that cannot succeed.
         """
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
@@ -92,7 +92,7 @@ class RecordSource(Protocol):
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions` and leave the group, within `timeout` seconds.
 
-        From then on the service is not called any more.
+        After that it does not call the service any more.
         """
 
 
@@ -113,15 +113,15 @@ class Api(Protocol):
 
 
 class KeyStoreFigures(Protocol):
-    """Of a key store's figures those that are asked for here."""
+    """The figures of a key store that the service reads."""
 
     @property
     def evicted_early(self) -> int:
-        """Keys that a full store forgot since the start, before their window was over."""
+        """Return the number of keys that a full store dropped since the start, before their window was over."""
 
     @property
     def lost(self) -> int:
-        """Keys that a shared store has lost since the start."""
+        """Return the number of keys that a shared store has lost since the start."""
 
 
 class KeyStore(Protocol):
@@ -152,13 +152,14 @@ class KeyStore(Protocol):
         """
 
     async def expire(self, now: float) -> None:
-        """Drop some of what is out of the window at `now` (unix seconds): bounded work, called every few seconds."""
+        """Drop some of the keys that are out of the window at `now` (unix seconds): bounded work, called every few
+        seconds."""
 
     def statistics(self) -> KeyStoreFigures:
-        """Return what it knows of itself, without waiting."""
+        """Return the store's figures, without waiting."""
 
     async def tell(self, note: Note) -> None:
-        """Tell other members, which hear it with their next renewal."""
+        """Send a note to other members, which get it with their next renewal."""
 
     async def ask_calls(
         self, quota: str, calls: int, per_minute: int, seconds: float
@@ -195,20 +196,21 @@ class DeadLetterWriter(Protocol):
     async def store(self, letters: Sequence[m.DeadLetter]) -> Sequence[bool]:
         """Write letters once, in bounded time; return for each whether the broker acknowledged it.
 
-        Never raises for what the broker says. A letter that was not acknowledged may be written all the same.
+        Never raises because of the broker's answer. A letter that was not acknowledged may have been written.
         """
 
 
 def system_clock() -> Instant:
-    """The machine's clocks: the event loop's monotonic one, so that virtual time moves it, and the wall clock."""
+    """Return the time of the machine's clocks: the event loop's monotonic one, so that virtual time moves it, and
+    the wall clock."""
     return Instant(asyncio.get_running_loop().time(), time.time())
 
 
 class Service:
     """One group member: engine, adapters, and the loop between them.
 
-    `connect` makes the source; it is given the service, whose `assigned`, `revoked` and `lost` the source calls.
-    `grace`: seconds that a revoke or the stop may take to drain.
+    `connect` makes the source; it gets the service, whose `assigned`, `revoked` and `lost` the source calls. `grace`:
+    seconds that a revoke or the stop may take to drain.
     """
 
     def __init__(
@@ -239,7 +241,7 @@ class Service:
         self._around_fetched = around_fetched
         self._tasks: set[asyncio.Task[m.Input | None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # Of the inputs that ask for an answer themselves.
+        # Numbers of inputs that require an answer.
         self._numbers = itertools.count(1)
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
         self._ended: asyncio.Future[Sequence[Position]] | None = None
@@ -248,11 +250,11 @@ class Service:
         self._closing = False
         self._refused: str | None = None
         self._failed = False
-        # Keys that the key store forgot early, as the engine was told.
+        # Keys that the key store dropped early and has lost, as last reported to the engine.
         self._forgotten = (0, 0)
-        # Why the key store cannot be used before a new start; None: nothing is known of that.
+        # Why the key store needs a restart of the process to be used again; None: it does not, as far as known.
         self.key_store_broken: str | None = None
-        # When the last fetch began, in monotonic seconds: a service that is caught up still fetches.
+        # When the last fetch began, in monotonic seconds: a service without lag fetches, too.
         self.fetched_at: float | None = None
 
     # -- for the application
@@ -260,16 +262,16 @@ class Service:
     async def run(self) -> None:
         """Serve until `request_stop`.
 
-        Raises what ended it otherwise, and `DestinationRefused` when patience ran out.
+        Raises the error that ended it, and `DestinationRefused` if patience ran out.
         """
         self._ended = asyncio.get_running_loop().create_future()
         if self._final is not None:
-            # The stop was asked for before the start.
+            # The stop was requested before the start.
             self._ended.set_result(self._final)
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
         try:
-            self.feed(m.Tick())  # from now on it knows whether it was away
+            self.feed(m.Tick())  # from now on the engine notices if the process stood still
             await self._source.start()
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
             for task in background:
@@ -284,30 +286,31 @@ class Service:
             )
 
     def request_stop(self) -> None:
-        """Take no more, drain within the grace, commit, leave. Calling it again changes nothing."""
+        """Request the stop: take no more records, drain within the grace, commit, leave. Calling it again changes
+        nothing."""
         if self._stop_deadline is None:
             self._stop_deadline = self._clock().monotonic + self._grace
         self.feed(m.StopRequested(self._grace * _DRAIN_SHARE))
 
     def grace_left(self) -> float:
-        """Seconds that are left for stopping; before a stop is requested, all of the grace."""
+        """Return the seconds that are left for stopping; before a stop is requested, all of the grace."""
         if self._stop_deadline is None:
             return self._grace
         return max(0.0, self._stop_deadline - self._clock().monotonic)
 
     def statistics(self) -> Statistics:
-        """The engine's figures of now."""
+        """Return the engine's present figures."""
         return self.pipeline.statistics(self._clock())
 
-    # -- what the group says (the source calls these, on the event loop)
+    # -- rebalances (the source calls these, on the event loop)
 
     async def assigned(self, assignments: Sequence[m.Assignment]) -> None:
-        """Partitions are ours."""
+        """Report assigned partitions to the engine."""
         self._report(m.Report("info", "partitions_assigned", {"partitions": len(assignments)}))
         self.feed(m.Assigned(assignments))
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Partitions are taken back: returns what to commit, once they are drained or the grace is over."""
+        """Drain revoked partitions; return what to commit, once they are drained or the grace is over."""
         if self._failed:
             return ()
         if self._final is not None:
@@ -319,15 +322,16 @@ class Service:
         return await future
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Partitions are another's already."""
+        """Report to the engine that partitions already belong to another member."""
         if self._final is not None:
             self._hand_over(partitions)
         self.feed(m.Lost(partitions))
 
     def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """All is drained, and the group takes partitions back before we left it: their last positions go with them.
+        """Return the last positions of partitions that are revoked after draining, before the member has left the
+        group.
 
-        Each goes once, so that none is committed under a later assignment.
+        Each position is returned once, so that none is committed under a later assignment.
         """
         taken, final = set(partitions), self._final or ()
         mine = [one for one in final if TopicPartition(one.topic, one.partition) in taken]
@@ -337,7 +341,7 @@ class Service:
     # -- feed, perform, re-arm
 
     def feed(self, happened: m.Input) -> None:
-        """Tell the engine what happened, begin what it says. An error in the engine ends the service."""
+        """Pass an input to the engine, and begin its commands. An error in the engine ends the service."""
         if self._failed:
             return
         try:
@@ -363,7 +367,7 @@ class Service:
                     self._ended.set_result(command.positions)
             case m.GiveUp():
                 self._refused = command.reason
-                # Not from within `feed`: the stop is an input of its own.
+                # Not inside of `feed`: the stop is an input of its own.
                 asyncio.get_running_loop().call_soon(self.request_stop)
             case _:
                 task = asyncio.create_task(self._attempt(command))
@@ -372,7 +376,7 @@ class Service:
                 task.add_done_callback(self._watch)
 
     async def _attempt(self, command: m.Attempt) -> m.Input | None:  # noqa: C901 - one case for each command
-        """Make one attempt at what a command asks of the outside; gives its answer, the next input."""
+        """Make one attempt at a command; return its answer, which is the next input."""
         if isinstance(command, m.KeyStoreCommand):
             return await self._ask_key_store(command)
         match command:
@@ -383,7 +387,9 @@ class Service:
                     raise bug("the engine calls a function that there is not")
                 return await self._transform.run(command, self.feed)
             case m.Send():
-                if self._clock().monotonic > command.begin_by:  # we stood still since it was decided
+                if (
+                    self._clock().monotonic > command.begin_by
+                ):  # the process stood still since the command was made
                     return m.Unanswered(command.number, "too_late")
                 return await self._api.send(command)
             case m.StoreDeadLetters():
@@ -393,7 +399,7 @@ class Service:
                 return m.CommitDone(command.number, done.committed, done.failure, done.trouble)
             case m.ReadAnew():
                 await self._source.read_anew(command.partitions)
-                return None  # `Assigned` answers it, when the source begins
+                return None  # `Assigned` answers it when the source begins
             case m.ReadToken():
                 return m.TokenRead(await self._api.read_token())
             case _:
@@ -426,7 +432,7 @@ class Service:
             if error.needs_restart:
                 self.key_store_broken = str(error)
             if error.lease_lost:
-                # Before the answer: what was claimed may be another member's, so no call may begin with it.
+                # Before the answer: the claimed keys may be another member's, so no call may begin with them.
                 self.feed(m.LeaseLost())
             return m.KeyStoreFailed(command)
         self.key_store_broken = None
@@ -443,11 +449,11 @@ class Service:
         self._timer = asyncio.get_running_loop().call_later(delay, self.feed, m.Tick())
 
     def _watch(self, task: asyncio.Task[m.Input | None]) -> None:
-        """A task of ours has ended: its answer is the next input, its failure the end of the service."""
+        """Handle the end of a task: its answer is the next input, its failure ends the service."""
         self._tasks.discard(task)
         if task.cancelled():
             if not self._closing:
-                # A library may do that of its own accord; the engine would wait for the answer for ever.
+                # A library may cancel a task by itself; the engine would wait for the answer for ever.
                 self._fail(bug("a command was cancelled from within"))
             return
         error = task.exception()
@@ -457,7 +463,7 @@ class Service:
             self.feed(answer)
 
     def _fail(self, error: BaseException) -> None:
-        """End the service. After a failure nothing is committed any more: what is open is read again."""
+        """End the service. After a failure nothing is committed any more: open records are read again."""
         self._failed = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_exception(error)
@@ -471,7 +477,7 @@ class Service:
     async def _intake(self) -> None:
         while True:
             self.fetched_at = self._clock().monotonic
-            # Also where there is no room: who does not poll is thrown out of the group.
+            # Also without room: a member that does not poll is expelled from the group.
             room = min(self.pipeline.room(), FETCH_MOST)
             chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
             if chunks:
@@ -484,7 +490,7 @@ class Service:
             self.feed(await self._source.end_offsets())
             figures = self._key_store.statistics()
             before, self._forgotten = self._forgotten, (figures.evicted_early, figures.lost)
-            if self._forgotten != before:  # else an idle service would work twice as often
+            if self._forgotten != before:  # otherwise an idle service would work twice as often
                 self.feed(m.KeysForgotten(*self._forgotten))
             try:
                 await self._key_store.expire(self._clock().unix)
@@ -500,8 +506,8 @@ class Service:
         await asyncio.gather(*background, return_exceptions=True)
         timeout = _CLOSE_TIMEOUT
         if self._stop_deadline is not None:
-            # All that is left: a member that leaves in the middle of a rebalance has to wait for the others, and one
-            # that ends without leaving makes them wait for as long as its session.
+            # All the time that is left: a member that leaves in the middle of a rebalance has to wait for the others,
+            # and one that ends without leaving makes them wait until its session times out.
             timeout = max(_LEAST_CLOSE, self._stop_deadline - self._clock().monotonic - _AFTERWARDS)
         try:
             await self._source.close(timeout, positions)

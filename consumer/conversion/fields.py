@@ -1,8 +1,8 @@
 """Which fields a mapping fills, in which order, and from what: the one description of a conversion.
 
 Theory of operation. A `Description` is made once from a checked mapping. Two executors follow it: `converter`, which
-goes through it for each event, and the compiled modules, for which `program` turns it into a program. What is to be
-done is said here and in the rules; how, is the executor's business.
+goes through it for each event, and the compiled modules, for which `program` turns it into a program. This module and
+the rules define what is done; the executors decide how.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WOR
 from consumer.engine.figures.coverage import BITS, BITS_OF_FIELDS
 from consumer.engine.model import Rejection, Warned
 
-# The API's limit of the list.
+# The API's limit for the list of item ids.
 _MOST_LANGUAGES: Final = 100
 _PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
 _ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
-# Values that rarely come again, or are judged quickly: a memory would cost more than it saves.
+# Fields whose values rarely repeat, or whose rules are quick: a memory would cost more than it saves.
 _NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag, amount, count)
 _OF_ONE_PERSON: Final = frozenset(
     f"user_data.{key}" for key in ("em", "ph", "external_id", "hashed_maids", "client_ip_address")
 )
 
 _BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
-# Fields whose presence something else depends on, or is counted (`consumer.engine.figures.coverage`).
+# Fields whose presence other fields depend on, or is counted (`consumer.engine.figures.coverage`).
 MARKS: Final = {
     **BITS_OF_FIELDS,
     **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},
@@ -51,63 +51,63 @@ class ProgramField:
     name: str
     key: str  # its name in JSON
     way: Way
-    computed: Computation | None  # of a value that is computed; then `steps` lead from there on
-    steps: Path  # to its value or values; in a field of an item, from the item
-    names: tuple[str, ...]  # of those steps, up to the first array on the way
-    rest: Path  # from there on
+    computed: Computation | None  # how the value is computed, if it is
+    steps: Path  # steps to its value or values; in a field of an item, from the item
+    names: tuple[str, ...]  # those steps up to the first array on the way
+    rest: Path  # the steps after those names
     rule: Callable[[Any], Any] | None  # None: no value comes from the record
-    # The rule, which remembers what it answered where values come again and again (`Memory`).
+    # The rule, with a memory of its answers if values repeat (`Memory`).
     ask: Callable[[Any], Any] | None
-    is_text: bool  # whether its values are surely text or null, if the record is what its schema says
-    most: int | None  # values that are sent at most; None: all
-    warnings: LeftOutWarnings  # by reason to leave a value out, what is warned of
-    # With which a malformed value refuses the event; None: it is left out with a warning.
+    is_text: bool  # whether its values are only text or null, by the schema
+    most: int | None  # most values that are sent; None: all
+    warnings: LeftOutWarnings  # the warning for each reason to leave a value out
+    # Refusal of the event for a malformed value; None: the value is left out with a warning.
     refusal: Rejection | None
-    zero: Warned | None  # of an amount: what is warned of if it is zero
-    constant: Any  # what is sent where nothing else is; None: nothing
-    web_only: bool  # it belongs to events of the web
-    gives_click_id: bool  # it is the page's address, and an event without a click id takes it from there
-    takes_click_id: bool  # it is the click id, and comes from the page's address where nothing else gives it
-    is_agent: bool  # it is the user agent, which may be a crawler's
+    zero: Warned | None  # of an amount: the warning if it is zero
+    constant: Any  # the value that is sent if there is no other; None: none
+    web_only: bool  # whether it is sent only with events of the web
+    gives_click_id: bool  # whether it is the page's address, from which a missing click id is taken
+    takes_click_id: bool  # whether it is the click id, which may be taken from the page's address
+    is_agent: bool  # whether it is the user agent, which may be a crawler's
 
 
 class Description:
-    """What a mapping says of every event, under these decisions; `partner_name` is that of every event."""
+    """The conversion of every event by a mapping and its decisions; `partner_name` is sent with every event."""
 
     def __init__(self, mapping: Mapping, decisions: Decisions, partner_name: str | None) -> None:
         self.mapping = mapping
         self.decisions = decisions
         self._partner_name = partner_name
-        # Where the values stand that are decided by before all others; None if the mapping has no source for it.
+        # Where the values are that events are decided by before all others; None if the mapping has no source for one.
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
         self.consent = None if mapping.consent is None else self._place(mapping.consent.source)
         self.dedup_key = self._place(mapping.dedup_key)
-        # To the array of the items; empty: the event itself is the one item.
+        # Steps to the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if partner_name:
             self._filled.add(_PARTNER_NAME)
         if mapping.click_id_from_url:
             self._filled.add(_CLICK_ID)
-        # The fields of the event itself that are not decided on before (`decisions`), in payload order.
+        # The fields of the event itself that are not decided earlier (`decisions`), in payload order.
         self.event = [field for field in self._of("") if field.name not in DECIDED]
         self.app_info = self._of("app_info")
         self.device_info = self._of("device_info")
         self.user_data = self._of("user_data")
         self.items = self._of(CONTENTS)  # the fields of each item
         custom = self._of("custom_data")
-        # Fields of ``custom_data`` whose values are those of a field of the items; they stand behind the items.
+        # Fields of ``custom_data`` whose values are those of a field of the items; they are sent after the items.
         self.gathered = [field for field in custom if self._is_gathered(field.name)]
         self.custom_data = [field for field in custom if not self._is_gathered(field.name)]
 
     def is_text(self, name: str) -> bool:
-        """See `ProgramField.is_text`."""
+        """Return whether the values of a source are only text or null; see `ProgramField.is_text`."""
         source = self.mapping.sources.get(name)
-        # What is computed may be malformed, and then it is no text.
+        # A computed value may be malformed, and then it is no text.
         return isinstance(source, Source) and source.kinds <= WORDS
 
     def _is_gathered(self, name: str) -> bool:
-        """Whether this field has the same source as a field of the items."""
+        """Return whether this field has the same source as a field of the items."""
         source = self.mapping.sources.get(name)
         item = self.mapping.sources.get(DERIVED.get(name, ""))
         if isinstance(source, Each):
@@ -115,7 +115,7 @@ class Description:
         return isinstance(source, Source) and source == item and EACH in source.steps
 
     def _place(self, source: Expression | None) -> Path | Computation | None:
-        """Where the value of a source stands in an event, or how it is computed."""
+        """Return where the value of a source is in an event, or how it is computed."""
         if source is None or isinstance(source, Source):
             return None if source is None else source.steps
         return self._computed(source, None)
@@ -134,13 +134,13 @@ class Description:
     def _field(self, target: Target) -> ProgramField:
         mapping, name = self.mapping, target.name
         source, constant = mapping.sources.get(name), mapping.constants.get(name)
-        # The setting goes before the mapping: it is the same for all events of this service.
+        # The setting overrides the mapping: it is the same for all events of this service.
         if name == _PARTNER_NAME and self._partner_name:
             source, constant = None, self._partner_name
         computed: Computation | None = None
         steps: Path = ()
         if isinstance(source, Source):
-            # The way on from the item.
+            # The rest of the way from the item.
             steps = source.steps[len(self.item_steps) :] if target.parent == CONTENTS else source.steps
         elif source is not None:
             computed = self._computed(source, self.item_steps if target.parent == CONTENTS else None)

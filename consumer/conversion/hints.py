@@ -1,9 +1,9 @@
-"""What is said of a wrong line of a mapping: what it probably means, as the end of its error's message.
+"""Hints about a wrong line of a mapping: its probable meaning, as the end of the error's message.
 
-Theory of operation. Shops and trackers have usual words for what the platform names otherwise: ``purchase`` is its
-``checkout``. Those are tables here. A name that is in none of them is compared by its spelling, and if nothing is
-spelled alike there is no suggestion: one that is far off would mislead. Two functions also judge: whether a constant is
-a value of its field, and whether names can be the advertiser's own.
+Theory of operation. Shops and trackers have common words for names of the platform: ``purchase`` is its ``checkout``.
+Those are tables here. Other names are compared by their spelling, and without a similar name there is no suggestion: a
+wrong one would mislead. Two functions also judge: whether a constant is a value of its field, and whether names can be
+the advertiser's own.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ _FIELD_WORDS: Final = {
 }
 
 
-# The same by word.
+# The field by word.
 _EVENT_OF: Final = {word: name for name, words in _EVENT_WORDS.items() for word in words.split()}
 _FIELD_OF: Final = {word: name for name, words in _FIELD_WORDS.items() for word in words.split()}
 _MOST_NAMED: Final = 8
 
 _CURLY: Final = frozenset("“”„‟‘’‚«»")
 _LINE: Final = re.compile(r"\(at line (\d+)")
-# What people write for a line of TOML -> what to do. The first that fits is shown.
+# Common errors in lines of TOML -> what to do. The first that fits is shown.
 _LINES: Final = (
     (re.compile(r"\s*(?://|--|;)"), "a comment begins with #"),
     (re.compile(r"\s*{"), 'this is JSON, but a mapping is TOML: name = "value", one a line'),
@@ -109,7 +109,7 @@ _LINES: Final = (
 
 
 def event_meant(name: str, known: Iterable[str]) -> str:
-    """The one of the `known` event names that `name` probably means; empty if none."""
+    """Return the one of the `known` event names that `name` probably means; empty if none."""
     names = sorted(known)
     plain = _plain(name)
     alike = [one for one in names if plain and _plain(one) == plain]
@@ -118,24 +118,24 @@ def event_meant(name: str, known: Iterable[str]) -> str:
 
 
 def field_meant(name: str) -> str:
-    """The field of a conversion event that `name` probably means; empty if none."""
+    """Return the field of a conversion event that `name` probably means; empty if none."""
     parent, _, key = name.rpartition(".")
     if _plain(key) in _FIELD_OF:
         return _FIELD_OF[_plain(key)]
-    # Only the last part is compared: all fields of one object begin alike.
+    # Only the last part is compared: all fields of one object have the same beginning.
     beside = {target.key: target.name for target in TARGETS.values() if target.parent == parent}
     anywhere = {target.key: target.name for target in reversed(TARGETS.values())}
     return beside.get(nearest(key, beside)) or anywhere.get(nearest(key, anywhere), "")
 
 
 def fields_within(name: str) -> str:
-    """The fields of the object `name`, as a list for a message; empty if it is no object."""
+    """Return the fields of the object `name`, as a list for a message; empty if it is no object."""
     fields = [one for one in TARGETS if one.startswith((f"{name}.", f"{name}[]."))]
     return ", ".join(fields[:_MOST_NAMED]) + (", …" if len(fields) > _MOST_NAMED else "")
 
 
 def line_meant(toml: str, error: str) -> str:
-    """What to do about a line that is not TOML, where `error` is the parser's message; empty if that is not known."""
+    """Return what to do about a line that is not TOML; `error` is the parser's message; empty if that is not known."""
     if "Cannot declare" in error:
         return "; this table is there already: put the lines of both together"
     if "Cannot overwrite" in error:
@@ -153,7 +153,8 @@ def line_meant(toml: str, error: str) -> str:
 
 
 def element_of(source: Expression) -> str:
-    """The end of a message about a source of several values: how one of them is named; "" if they are computed."""
+    """Return the end of a message about a source of several values: how to name one of them; empty if they are
+    computed."""
     if isinstance(source, Computed):
         return ""
     one = source.path.replace("[]", "[0]") if "[]" in source.path else f"{source.path}[0]"
@@ -185,7 +186,7 @@ def wrong_with_own_events(names: Any) -> str:
         return 'names must be a list of texts: names = ["loyalty_joined"]'
     for name in names:
         shown = repr(name[:LONGEST_OWN_EVENT])
-        # The platform would take it for its own name, and the shop would not know.
+        # The platform would treat it as its own name, and the shop would not notice.
         if name.strip().lower() in EVENT_NAMES:
             return f"{shown} is a standard event name, in any case: take it away"
         if len(name) > LONGEST_OWN_EVENT:

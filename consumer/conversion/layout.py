@@ -3,10 +3,10 @@
 Theory of operation. `native/_slots.pyx` runs *operations* over a record's bytes, which put its values into *slots*.
 Fields of records, and of records in records, get a slot each (the record is *spread*), and so do the fields of each
 item, and the keys of a map that are asked for. Everything else is built as the plain reader builds it, and looked up
-below its slot. What the mapping does not ask for gets no slot: it is passed over, and so are the parts of a value that
+below its slot. Values that the mapping does not use get no slot: they are skipped, and so are the parts of a value that
 are not mapped (fields of records in arrays, other keys of maps). A record that stands in several places is read in each
-of them, up to `MOST_OPERATIONS` in all;
-beyond that, and where a record holds itself, one operation calls the plain reader.
+of them, up to `MOST_OPERATIONS` in all; beyond that, and where a record holds itself, one operation calls the plain
+reader.
 
 A record is spread only if all that the mapping asks for below it are fields of it. Where our schema has a union the
 mapping may ask for what another branch of it holds; then it is looked up, which fails, and the plain path says so.
@@ -37,14 +37,14 @@ from consumer.avro.values import DecimalReader, rescaled
 from consumer.conversion.codes import Code
 
 MOST_SPREAD: Final = 1024  # fields of a spread record: each takes a slot
-# Of a program, but for the calls that then stand in for the rest. Honest schemas have some hundred fields.
+# Most operations of a program, except for the calls that replace the rest. Real schemas have some hundred fields.
 MOST_OPERATIONS: Final = 16_384
-MOST_BRANCHES: Final = 64  # of a union: finding one costs a step for each before it. Python has a table.
-MOST_KEYS: Final = 16  # of a map that get slots: each key of the record is compared with them, one by one
+MOST_BRANCHES: Final = 64  # of a union: finding one costs a step for each before it; Python has a table
+MOST_KEYS: Final = 16  # of a map that get slots: each key of a record is compared with them, one by one
 MOST_NESTED: Final = 32  # values within values that are read in C, which recurses on the machine's stack
 _MOST_STEPS: Final = 8  # to a record that is spread
 NOWHERE: Final = -1  # the slot of a value that is not mapped
-_SOMEWHERE: Final = 0  # the slot of a part of a value: it is asked for, and goes where the value goes
+_SOMEWHERE: Final = 0  # the slot of a part of a value that is mapped: it becomes part of that value
 
 
 _CODES: Final[dict[Read, Code]] = {
@@ -58,8 +58,8 @@ _CODES: Final[dict[Read, Code]] = {
     reading.read_null: Code.NULL_VALUE,
 }
 
-# Code, slot, slots, operations that belong to it, the bytes of null and of the other branch, and an object that it
-# needs (see `Reader` in native/_slots.pyx).
+# Code, slot, number of slots, number of operations that belong to it, the bytes of null and of the other branch, and an
+# object that it needs (see `Reader` in native/_slots.pyx).
 Operation = tuple[int, int, int, int, int, int, Any]
 
 
@@ -75,7 +75,7 @@ class ComputedAt(NamedTuple):
     """How a value is computed, and where it, or each of several, is found below the result."""
 
     function: Callable[[Sequence[Any], tuple[Any, ...]], Any]
-    # The arguments: whether each is part of the item at hand, and where it is.
+    # The arguments: for each, whether it is part of the present item, and where it is.
     reads: tuple[tuple[bool, At], ...]
     below: Path
 
@@ -83,21 +83,21 @@ class ComputedAt(NamedTuple):
 class Layout:
     """The operations that read records of one plan, and the slots that they fill.
 
-    `asked`: the paths that values are asked for at; `item_steps`: that of the items, empty if there are none.
+    `asked`: the paths of the mapped values; `item_steps`: the steps to the items, empty if there are none.
     `is_possible`: whether there are any operations; if not, the plain path takes the records.
     """
 
     def __init__(self, plan: Plan, asked: Asked, item_steps: Path) -> None:
         self.operations: list[Operation] = []
         self.width = 0  # slots of the record. While the fields of an item are laid out: of the item.
-        self.item_width: int | None = None  # slots of each item; None: an item is what stands in the array
+        self.item_width: int | None = None  # slots of each item; None: items have no slots
         self._asked = asked
         self._item_steps = item_steps
-        # The slot of what stands at a path; within items that have slots, the slot in the item.
+        # The slot of the value at a path; within items that have slots, the slot in the item.
         self._slots: dict[Path, int] = {}
-        self._around: list[Plan] = []  # what the value that is being laid out is part of
+        self._around: list[Plan] = []  # the plans around the value that is being laid out
         self._made = 0  # operations so far
-        # A decoder may have been asked for more than the mapping asks for: what is too much is passed over.
+        # The decoder may be asked for more than this mapping uses: the rest is skipped.
         plan = trimmed(plan, asked)
         self.is_possible = self._is_spread(plan, ())
         if self._is_spread(plan, ()):
@@ -114,7 +114,8 @@ class Layout:
     # -- values whose parts have slots of their own
 
     def _is_spread(self, plan: Plan, path: Path) -> TypeGuard[RecordPlan]:
-        """Return whether this is a record with few enough fields, and has all that is asked for below `path`."""
+        """Return whether this is a record with few enough fields, and has all values that are asked for below
+        `path`."""
         if not isinstance(plan, RecordPlan) or plan.fields is None or self._is_too_much(plan):
             return False
         if len(plan.fields) > MOST_SPREAD or len(path) > _MOST_STEPS:
@@ -124,21 +125,21 @@ class Layout:
         return all(steps and steps[0] in fields for steps in self._below(path))
 
     def _below(self, path: Path) -> list[Path]:
-        """Return the steps on from `path` of all that is asked for at it or below."""
+        """Return the steps from `path` on of all paths that are asked for at it or below."""
         return [steps[len(path) :] for steps in self._asked if steps[: len(path)] == path]
 
     def _fields(self, plan: RecordPlan, path: Path) -> list[Operation]:
-        """Return what reads the fields of a record that is spread."""
+        """Return the operations for the fields of a record that is spread."""
         self._around.append(plan)
         operations = []
         for name, value in plan.fields or ():
-            # `trimmed` left a name only to what is asked for.
+            # `trimmed` left a name only to fields that are asked for.
             operations += self._value(value, NOWHERE) if name is None else self._field(value, (*path, name))
         self._around.pop()
         return operations
 
     def _field(self, plan: Plan, path: Path) -> list[Operation]:
-        """Return what reads one field that our schema has: into slots of its parts, or into one."""
+        """Return the operations for one field of our schema: into slots of its parts, or into one slot."""
         first = self.width
         parts = self._parts(plan.value if isinstance(plan, OptionalPlan) else plan, path)
         if parts is None:
@@ -148,12 +149,13 @@ class Layout:
         return parts
 
     def _parts(self, plan: Plan, path: Path) -> list[Operation] | None:
-        """Return what reads the parts of this value into slots of their own; None if it gets one slot as a whole."""
+        """Return the operations that read the parts of a value into slots of their own; None if it gets one slot as
+        a whole."""
         if self._is_spread(plan, path):
             return self._fields(plan, path)
         steps = (*path, EACH)
         if isinstance(plan, ArrayPlan) and steps == self._item_steps:
-            # An item that is null is as one that is not there.
+            # An item that is null counts as missing.
             item, branches = plan.item, (0, 0)
             if isinstance(item, OptionalPlan):
                 branches, item = _branches(item), item.value
@@ -183,7 +185,7 @@ class Layout:
     # -- values in one slot
 
     def _value(self, plan: Plan, slot: int) -> list[Operation]:
-        """Return what reads one value into `slot`."""
+        """Return the operations that read one value into `slot`."""
         if isinstance(plan, DefaultPlan):
             # Nothing is read; null where its record is.
             return [] if slot == NOWHERE else self._with(Code.MAKE, slot, extra=plan.make)
@@ -215,7 +217,7 @@ class Layout:
         return made
 
     def _is_too_much(self, plan: Plan) -> bool:
-        """Return whether the plain reader is called: the program would not end, be too long, or nest too deeply."""
+        """Return whether to call the plain reader: the program would not end, be too long, or nest too deeply."""
         if isinstance(plan, RecordPlan) and (plan.fields is None or plan in self._around):
             return True
         if isinstance(plan, UnionPlan) and len(plan.branches) > MOST_BRANCHES:
@@ -225,7 +227,7 @@ class Layout:
     def _leaf(self, plan: Leaf, slot: int) -> list[Operation]:
         convert = plan.convert
         if slot == NOWHERE and isinstance(convert, partial) and convert.func is rescaled:
-            convert = None  # it takes every number, so there is nothing to find out
+            convert = None  # it accepts every number, so nothing needs to be checked
         into = slot if convert is None else min(slot, _SOMEWHERE)
         if plan.size is not None:
             made = self._with(Code.FIXED, into, plan.size)
@@ -245,7 +247,7 @@ class Layout:
         branches: tuple[int, int] = (0, 0),
         extra: Any = None,
     ) -> list[Operation]:
-        """Return an operation with those behind it that belong to it."""
+        """Return an operation, followed by the operations that belong to it."""
         self._made += 1
         return [(code, slot, slots, len(behind), *branches, extra), *behind]
 

@@ -1,9 +1,9 @@
 """From the tables of a mapping file to a checked `Mapping`.
 
-Theory of operation. `sections` reads the file and says which layers of it a section has: the packaged default, and
-the user's tables from the widest to the narrowest. Here they are laid over each other, table by table and key by key;
-``""`` takes an entry away. Then everything is checked against the closed shape of the API (`targets`) and against the
-schema (`consumer.avro.paths`), once, at start: what `Loader` returns is sound, and the converter trusts it.
+Theory of operation. `sections` reads the file and says which layers of it a section has: the packaged default, and the
+user's tables from the widest to the narrowest. Here they are laid over each other, table by table and key by key;
+``""`` removes an entry. Then everything is checked against the closed shape of the API (`targets`) and against the
+schema (`consumer.avro.paths`), once, at start: what `Loader` returns is valid, and the converter relies on it.
 
 What a section itself writes must hold: a path that the schema lacks is an error that names the nearest. What it shares
 with others, and what the default writes, is a proposal: where the schema has no such path, the next wider layer's line
@@ -70,7 +70,7 @@ CHOICES: Final = {
     "time_unit": tuple(TIME_UNITS),
 }
 SETTINGS: Final = (*CHOICES, "phone_country_code", "phone_country")  # keys that stand in no table
-# Keys of older versions that are accepted -> what is said of them.
+# Keys of older versions that are accepted -> the warning about them.
 WITHOUT_EFFECT: Final = {
     "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
     "line away"
@@ -81,15 +81,16 @@ _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
 
 
 class Rank(IntEnum):
-    """Whose lines a layer has. Those of the higher ranks go before; what is not a section's own is a proposal."""
+    """The origin of a layer's lines. Lines of higher ranks go before others; lines that are not a section's own are
+    proposals."""
 
     DEFAULT = 0  # the packaged mapping's
-    SHARED = 1  # the user's, which other sections have, too: a path may be missing in one schema
+    SHARED = 1  # the user's, shared by sections: a path may be missing in one schema
     OWN = 2  # the section's: its paths must be there
 
 
 class Layer(NamedTuple):
-    """Tables of a mapping file that apply together. `name` is what errors call them."""
+    """Tables of a mapping file that apply together. `name` is their name in error messages."""
 
     name: str
     tables: dict[str, Any]
@@ -109,14 +110,15 @@ class Loader:
     def __init__(self, layers: Sequence[Layer], schema: AvroSchema, name: str) -> None:
         self._name = name
         self._layers = layers
-        # A line of a narrower layer replaces one line of a wider.
+        # A line of a narrower layer replaces one line of a wider layer.
         self._tables = {key: self._merged(key) for key in TABLES}
         self._settings = {
             key: value for layer in layers for key, value in layer.tables.items() if key not in TABLES
         }
         # Field -> the layer whose line is in force.
         self._standing: dict[str, Layer] = {}
-        # Lines of shared layers, as errors call them. Unused: this schema lacks the path, which may be all of the line.
+        # Lines of shared layers, by their names in errors. Unused: this schema lacks the path; with it, whether the
+        # path is all of the line.
         self.unused: dict[str, tuple[str, bool]] = {}
         self.used: set[str] = set()
         self._warnings = tuple(
@@ -134,7 +136,7 @@ class Loader:
         merged: dict[str, Any] = {}
         for layer in self._layers:
             table = layer.tables.get(key, {})
-            # Values that are allowed belong to the path that they stand beside: they say nothing of another one.
+            # Allowed values belong to the path beside them, and do not apply to another one.
             if key == "consent" and not table.keys().isdisjoint(("require", "any")):
                 merged = {}
             merged |= table
@@ -142,7 +144,7 @@ class Loader:
 
     def mapping(self) -> Mapping:
         """Return the mapping. Raises `MappingError`."""
-        # The settings go first: they decide how the tables are read.
+        # The settings come first: they decide how the tables are read.
         for key, choices in CHOICES.items():
             if self._settings.get(key) not in choices:
                 self._refuse_setting(key, f"must be one of {', '.join(map(repr, choices))}")
@@ -151,7 +153,7 @@ class Loader:
             self._refuse_setting(
                 "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
             )
-        # Names of the advertiser's own come before all that may name them.
+        # The advertiser's own names come before all tables that may use them.
         own_events = self._settings_of("own_events", "names").get("names", [])
         if wrong := hints.wrong_with_own_events(own_events):
             self._fail(f"[own_events] {wrong}")
@@ -197,7 +199,7 @@ class Loader:
             phone_country_code=phone_code,
             external_id_case=self._settings["external_id_case"],
             time_unit=self._settings["time_unit"],
-            # An empty line takes the click id away, so it is not to come from the address either.
+            # An empty line removes the click id, so it must not be taken from the address either.
             click_id_from_url="event_source_url" in sources
             and self._tables["fields"].get("user_data.click_id") != "",
             warnings=self._warnings,
@@ -207,20 +209,21 @@ class Loader:
         raise MappingError(f"{self._name}: {message}")
 
     def _refuse_setting(self, key: str, message: str) -> NoReturn:
-        """As `_fail`; names the layer that the setting stands in, and not all that it is in force for."""
+        """Fail as `_fail` does, but name only the layer that has the setting, not all layers that it applies to."""
         layer = next(layer for layer in reversed(self._layers) if key in layer.tables)
         raise MappingError(f"{layer.name}: {key} {message}")
 
     @contextmanager
     def _about(self, key: str) -> Iterator[None]:
-        """Say of what is wrong with an expression here that it is about the line `key`."""
+        """Raise errors of expressions inside this context as errors of the line `key`."""
         try:
             yield
         except Unreadable as error:
             self._fail(f"{key}: {error}")
 
     def _entries(self, table: str, known: Collection[str]) -> dict[str, str]:
-        """The table's entries that are not taken away. Raises `MappingError` if one's value is not `known`."""
+        """Return the table's entries without those that are removed. Raises `MappingError` if a value is not
+        `known`."""
         entries = self._tables[table]
         for key, value in entries.items():
             # Of a name with dots and without quotes, TOML makes tables: show the name that was meant.
@@ -237,7 +240,7 @@ class Loader:
             # A setting below a table's header belongs to that table: the usual mistake with TOML.
             if key in SETTINGS:
                 self._misplaced(table, key)
-            # A channel may well be called as an action source is, so that nothing follows from its name.
+            # A channel may have the name of an action source, so its name shows nothing.
             if table == "action_sources":
                 self._fail(f"[{table}] {key!r}: {value!r} is not an action source; {or_all(value, known)}")
             if key in known:
@@ -252,7 +255,7 @@ class Loader:
         return {key: value for key, value in entries.items() if value}
 
     def _target(self, table: str, name: str) -> Target:
-        """The target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
+        """Return the target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
         if name.rpartition(".")[2] in NEVER_SENT:
             self._fail(f"[{table}] {name!r} is never sent: take the line away")
         if name not in TARGETS:
@@ -271,7 +274,7 @@ class Loader:
         return TARGETS[name]
 
     def _misplaced(self, table: str, key: str) -> NoReturn:
-        """Refuse a setting that stands below the name of a table."""
+        """Raise `MappingError` for a setting that is below the header of a table."""
         section = any(layer.name.endswith("]") for layer in self._layers)
         where = "of the whole file: put its line above the first [table]"
         if section and key != "unknown_record":
@@ -291,15 +294,15 @@ class Loader:
         return found
 
     def _line(self, table: str, key: str, missing: Callable[[Any], str | None]) -> tuple[Layer | None, Any]:
-        """Return the line that stands at a key of a table (of none: ""), and its layer; None twice: there is none.
+        """Return the layer and the line of a key in a table ("": at the top); None twice: there is none.
 
-        It is the narrowest one, but for proposals that lack something in this schema: `missing` says what.
+        The narrowest line counts, except for proposals with a path that this schema lacks: `missing` returns it.
         """
         for layer in reversed(self._layers):
             said = (layer.tables.get(table, {}) if table else layer.tables).get(key)
             if said is None:
                 continue
-            # What the section itself writes must hold. An empty line takes the wider ones away, whoever wrote it.
+            # Lines of the section itself must be valid. An empty line of any layer removes the wider ones.
             if layer.rank is Rank.OWN or not said:
                 return layer, said
             line, lacks = f"{layer.name}: " + (f"[{table}] {key!r}" if table else key), missing(said)
@@ -317,7 +320,7 @@ class Loader:
         except MappingError as error:
             if layer.rank is Rank.OWN:
                 raise
-            # What the schema has there may be something else of the same name: only the user knows.
+            # The schema may have another value of the same name there: only the user knows.
             of = "the packaged mapping's" if layer.rank is Rank.DEFAULT else f"of {layer.name}"
             raise MappingError(
                 f"{error}; this line is {of}: name another path, or take it away with "
@@ -325,11 +328,11 @@ class Loader:
             ) from None
 
     def _fitting(self, target: Target, said: Any, table: str = "fields") -> Expression:
-        """The source that a line of the mapping names, which fits the target."""
+        """Return the source that a line of the mapping names. Raises `MappingError` if it does not fit the target."""
         key = f"[{table}] {target.name!r}"
         with self._about(key):
             source = self._reading.expression(said)
-        # One fitting branch of a union is enough: the others are left out, record by record.
+        # One fitting branch of a union is enough: values of other branches are left out.
         for result in results_of(source):
             if not result.kinds & target.kinds:
                 self._fail(f"{key} takes {target.meant}, but {shown(result)} is {listed(result.kinds)}")
@@ -347,14 +350,14 @@ class Loader:
         return source
 
     def _add_phone_country(self, sources: dict[str, Expression]) -> None:
-        """Phone numbers get the code of the country that ``phone_country`` names."""
+        """Give phone numbers the code of the country that ``phone_country`` names."""
         numbers = sources.get("user_data.ph")
 
         def is_for_all(said: Any) -> bool:
             return isinstance(said, str) and is_region(said)
 
         def missing(said: Any) -> str | None:
-            # Without numbers: other record types have them, or none has, and `sections` knows.
+            # Without numbers here, other record types may have some: `sections` checks that.
             return "" if numbers is None else None if is_for_all(said) else self._reading.missing(said)
 
         _, said = self._line("", "phone_country", missing)
@@ -362,14 +365,14 @@ class Loader:
             return
         if numbers is None:
             self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
-        # Now, and not with the first record that has a number.
+        # Checked now, and not with the first record that has a number.
         if not is_installed():
             self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
         country: Expression = Constant(said) if is_for_all(said) else self._country(said)
         sources["user_data.ph"] = Phone((numbers, country))
 
     def _country(self, said: Any) -> Expression:
-        """What gives the country of a record."""
+        """Return the source of a record's country."""
         meant = country_code(trim(said)) if isinstance(said, str) and not self._paths.has(said) else None
         if meant is not None:
             self._fail(
@@ -381,7 +384,7 @@ class Loader:
     def _check_computed(
         self, sources: dict[str, Expression], event_types: Collection[str], channels: Collection[str]
     ) -> None:
-        """What can be known of computed values before there is a record."""
+        """Check computed values as far as possible without a record."""
         steps, event_type = item_steps_of(sources), sources.get("event_name")
         if event_type is not None and depends_on_event(event_type):
             self._fail("[fields] 'event_name': when_event asks for the name that this line decides; use when")
@@ -391,7 +394,7 @@ class Loader:
             with self._about(f"[fields] {key!r}"):
                 item_steps = steps if key.startswith(CONTENTS) else None
                 computation(source, item_steps, event_type, lambda _: None)
-            # What may be sent only some day is checked now: its first event would be a dead letter.
+            # A constant that is rarely sent is checked now: its first event would be a dead letter.
             for constant in constants_in(source):
                 names = event_types if self._settings["unknown_event_name"] == "refuse" else None
                 if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
@@ -401,8 +404,8 @@ class Loader:
                     self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
 
     def _unify_items(self, found: dict[str, Expression]) -> None:
-        """Item fields must come from one array. The user's array stands; the default's fields make way, and so do the
-        default's lines for what follows from the items."""
+        """Make all item fields come from one array. The user's array counts; the default's fields are dropped, and
+        so are the default's lines for fields that follow from the items."""
         arrays: dict[str, Path | None] = {}
         for name, source in found.items():
             if name.startswith(CONTENTS) or name in DERIVED:
@@ -411,7 +414,7 @@ class Loader:
         items = [name for name, array in arrays.items() if array is not None and name.startswith(CONTENTS)]
         if not items:
             return
-        # The section's own array leads; where it names none, that of the lines it shares, or else the default's.
+        # The section's own array counts; if it names none, that of its shared lines, or else the default's.
         ranks = {name: self._standing[name].rank for name in arrays}
         leader = max(items, key=ranks.__getitem__)
         for name, array in arrays.items():
@@ -426,14 +429,14 @@ class Loader:
                 )
 
     def _constants(self, known: frozenset[str], sources: dict[str, Expression]) -> dict[str, Any]:
-        """The constants; one that depends on the record is added to `sources`, behind what is there."""
+        """Return the constants; one that depends on the record is added to `sources`, after any source of the field."""
         constants = {}
         for name, value in self._tables["constants"].items():
             target = self._target("constants", name)
-            # An empty text takes the default's line away.
+            # An empty text removes the default's line.
             if value == "":
                 continue
-            # Ids and times are of one event each.
+            # Ids and times differ for each event.
             if not target.constant:
                 self._fail(f"[constants] {name!r} cannot be a constant: every event has its own")
             if isinstance(value, dict):
@@ -445,7 +448,7 @@ class Loader:
         return {name: constants[name] for name in TARGETS if name in constants}
 
     def _constant(self, target: Target, value: Any, known: frozenset[str]) -> Any:
-        """The JSON value that is sent for a constant."""
+        """Return the JSON value that is sent for a constant."""
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
             if not isinstance(value, str) or value not in allowed:
@@ -478,7 +481,7 @@ class Loader:
                     meant = "must be a boolean; or say which values will do, allowed = [...]"
                     sources.append(self._one(f"[consent] {key}", path, kinds, meant))
         except MappingError as error:
-            # Never a proposal: without it, events of people would be sent who did not consent.
+            # Consent is never a proposal: without it, events of people would be sent who did not consent.
             asking = [
                 one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()
             ]
@@ -511,10 +514,10 @@ class Loader:
         return self._one("[dedup] key", said, TARGETS["event_id"].kinds, "must be text") if said else None
 
     def _one(self, key: str, said: Any, kinds: frozenset[str] | None, meant: str) -> Expression:
-        """The source of one value that this key names, of one of these `kinds`; None: of any."""
+        """Return the source of one value that this key names, of one of these `kinds`; None: of any kind."""
         with self._about(key):
             source = self._reading.expression(said)
-            # Which of several would count is for the user to say.
+            # The user has to name which of several values counts.
             if is_many(source):
                 raise Unreadable(
                     f"{source.path!r} may give several values{hints.element_of(source) or '; name one'}"
@@ -526,7 +529,7 @@ class Loader:
         return source
 
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
-        """Return the table, which may have the `allowed` keys only."""
+        """Return the table. Raises `MappingError` for other than the `allowed` keys."""
         for key in self._tables[table]:
             if key in SETTINGS:
                 self._misplaced(table, key)

@@ -1,8 +1,8 @@
 """The mapping: which value of a commerce event becomes which field of a conversion event.
 
-Theory of operation. A `Mapping` is what the tables of a mapping file come to for one record type, on one topic or on
-all: checked against the API and the schema (`loading`), complete, and never changed. The executors follow it
-(`fields.Description`); they trust it.
+Theory of operation. A `Mapping` is the result of a mapping file's tables for one record type, on one topic or on all:
+checked against the API and the schema (`loading`), complete, and never changed. The executors follow it
+(`fields.Description`) without further checks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from consumer.conversion.targets import (
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """An event goes only if the value at `source` is true, or is one of `allowed` if there are any."""
+    """An event is sent only if the value at `source` is true, or is one of `allowed` if there are any."""
 
     source: Expression
     allowed: tuple[str | int, ...]
@@ -32,32 +32,32 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A checked mapping. Make it with `sections.load_mapping`; read it, do not change what it holds."""
+    """A checked mapping. Make it with `sections.load_mapping`, and do not change its contents."""
 
     event_names: dict[str, str]  # event type, exact -> conversion name or `FILTER`
-    # Event names that the advertiser registered, sent as they are; a record's type that is one means itself.
+    # Event names that the advertiser registered, sent as they are; an event type of such a name needs no line.
     own_events: tuple[str, ...]
     unknown_event_name: str  # ``refuse``, ``custom`` or ``filter``
     action_sources: dict[str, str]  # channel, lower case -> action source
-    sources: dict[str, Expression]  # target name -> where it comes from, in payload order
-    proposed: frozenset[str]  # those of the sources that only the default names
-    # Target name -> the JSON value sent where the record gives none, in payload order.
+    sources: dict[str, Expression]  # target name -> its source, in payload order
+    proposed: frozenset[str]  # sources that only the default names
+    # Target name -> the JSON value that is sent if the record has none, in payload order.
     constants: dict[str, Any]
     consent: Consent | None
-    dedup_key: Expression | None  # what identifies an event within account and name; None: its ``event_id``
+    dedup_key: Expression | None  # source of an event's key within account and name; None: ``event_id``
     external_id_case: str  # ``lower`` or ``as_written``
-    phone_country_code: str  # put before phone numbers without one; empty: never
-    time_unit: str  # unit of a time whose schema type does not say, a key of `TIME_UNITS`
-    click_id_from_url: bool  # whether an event without a click id takes it from the address of its page
-    warnings: tuple[str, ...]  # what is allowed, and should be changed: one line each
+    phone_country_code: str  # country code for phone numbers without one; empty: none
+    time_unit: str  # unit of a time whose schema type has none, a key of `TIME_UNITS`
+    click_id_from_url: bool  # whether a missing click id is taken from the page's address
+    warnings: tuple[str, ...]  # lines about accepted settings that should be changed
 
     @property
     def known_event_names(self) -> frozenset[str]:
-        """All names that events may be sent under."""
+        """Return all names that events may be sent under."""
         return EVENT_NAMES.union(self.own_events)
 
     def target(self, name: str) -> Target:
-        """The target called `name`, with the rule that this mapping's settings choose."""
+        """Return the target called `name`, with the rule that this mapping's settings choose."""
         if name == "user_data.external_id" and self.external_id_case == "as_written":
             return EXTERNAL_ID_AS_WRITTEN
         if name == "user_data.ph" and self.phone_country_code:
@@ -66,7 +66,7 @@ class Mapping:
 
     @property
     def asked(self) -> Asked:
-        """The paths of all values that are read of a record."""
+        """Return the paths of all values that are read from a record."""
         consent = () if self.consent is None else (self.consent.source,)
         key = () if self.dedup_key is None else (self.dedup_key,)
         asked = (path for source in (*self.sources.values(), *consent, *key) for path in asked_by(source))
@@ -74,11 +74,11 @@ class Mapping:
 
     @property
     def item_steps(self) -> Path:
-        """Steps to the array whose elements are the items; empty: the event itself is the one item."""
+        """Return the steps to the array whose elements are the items; empty: the event itself is the one item."""
         return item_steps_of(self.sources)
 
 
 def item_steps_of(sources: dict[str, Expression]) -> Path:
-    """Return the steps to the array that these fields of the items come from; empty: to none."""
+    """Return the steps to the array that these fields of the items come from; empty: none."""
     arrays = (array_of(source) for name, source in sources.items() if name.startswith(CONTENTS))
     return next((array for array in arrays if array is not None), ())

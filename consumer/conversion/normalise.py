@@ -1,12 +1,12 @@
 """User data: normalise, then SHA-256 of the UTF-8 bytes as lower-case hex. One function per field.
 
-Theory of operation. A *rule* takes any scalar that a record may hold and answers the text to send, or a
-`LeftOut` that says why there is none. `hashing` puts the common part of the hashed fields around a field's
-normaliser: trim, pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise,
-hash. Nothing here raises on bad input, reads a clock or keeps state.
+Theory of operation. A *rule* takes any scalar that a record may hold and returns the text to send, or a `LeftOut` with
+the reason why there is none. `hashing` puts the common part of the hashed fields around a field's normaliser: trim,
+pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise, hash. Nothing here raises on
+bad input, reads a clock or keeps state.
 
-What a rule costs counts: most values are asked once. Where a quick test tells the usual spelling (ASCII;
-``+`` and digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
+The cost of a rule matters: most values come only once. Where a quick test tells the usual spelling (ASCII; ``+`` and
+digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
 
 The rules are the table "User data" of the platform facts. Where the table is silent:
 
@@ -37,25 +37,25 @@ from consumer.conversion.countries import country_code, state_code
 
 
 class LeftOut(Enum):
-    """Why a rule gives no value; the key is then left out (or, for some fields, the event refused)."""
+    """Why a rule returns no value; the key is then left out (or, for some fields, the event refused)."""
 
-    BLANK = "blank"  # nothing was there: null, empty, or white space only. Not worth a warning.
-    MALFORMED = "malformed"  # something was there, and it is not what the field takes
-    # Something was there that stands for nothing: the all-zero id, ``0.0.0.0``, order id 0.
+    BLANK = "blank"  # no value: null, empty, or white space only. Not worth a warning.
+    MALFORMED = "malformed"  # a value that the field does not accept
+    # A value that stands for none: the all-zero id, ``0.0.0.0``, order id 0.
     PLACEHOLDER = "placeholder"
 
 
 Normaliser = Callable[[str], str | LeftOut]
 
 _INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
-# All white space lies in Unicode's first plane, all punctuation in its first two. (To look through all seventeen takes
-# every process a fifth of its start.)
+# All white space is in Unicode's first plane, all punctuation in its first two. (Searching all seventeen would take a
+# fifth of each process's start.)
 _WHITE = "".join(filter(str.isspace, map(chr, range(0x10000)))) + _INVISIBLE
 _WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
-# Of an id kept as a number: the text of longer ones takes time that is the square of their length.
+# Most digits of an id kept as a number: making the text of longer ones takes time that is the square of their length.
 _LONGEST_NUMBER_BITS = 256
 _LARGEST_EXACT_FLOAT = 2.0**53
-_LONGEST_NAME = 256  # see above: normalising may take time that is the square of the length
+_LONGEST_NAME = 256  # most characters: normalising may take time that is the square of the length
 
 
 def trim(text: str) -> str:
@@ -65,13 +65,13 @@ def trim(text: str) -> str:
 
 def _number_text(value: Any) -> str | LeftOut:
     """Return the decimal text of a number in a field that is meant for text, such as an id kept as a long."""
-    # To Python True is an int; it is no id.
+    # In Python True is an int; it is no id.
     if isinstance(value, bool):
         return LeftOut.MALFORMED
     if isinstance(value, int):
         return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else LeftOut.MALFORMED
     if isinstance(value, float):
-        # Beyond 2^53 a float is no exact id any more, so it keeps the form that shows it.
+        # Beyond 2^53 a float is no exact id any more, so it keeps the form that shows that.
         whole = value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT
         return str(int(value)) if whole else repr(value) if math.isfinite(value) else LeftOut.MALFORMED
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= _LONGEST_NUMBER_BITS:
@@ -83,7 +83,9 @@ def text_of(value: Any) -> str | LeftOut:
     """Return `value` as text, with its case and the blanks around it. A number gives its digits."""
     if not isinstance(value, str):
         return LeftOut.BLANK if value is None else _number_text(value)
-    if value >= "!" and value.isascii():  # "!" follows the blank: neither empty nor blank
+    if (
+        value >= "!" and value.isascii()
+    ):  # "!" is the character after the blank: the text does not begin with white space
         return str(value)
     if not value or not trim(value):
         return LeftOut.BLANK
@@ -112,7 +114,8 @@ def email(text: str) -> str | LeftOut:
 
 
 _NOT_A_DIGIT = re.compile(r"[^0-9]+")
-# What stays is named too: `str.translate` makes and drops an exception for each character that it does not find.
+# Characters that stay are in the table too: `str.translate` raises and drops an exception for each character that it
+# does not find.
 _ASCII_DIGITS = {code: chr(code) if 48 <= code <= 57 else None for code in range(128)}
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
@@ -150,7 +153,7 @@ def phone_with_code(code: str) -> Normaliser:
         number = phone(text)
         if isinstance(number, LeftOut):
             return number
-        # What stands first tells: a plus or two zeros lead a country's code.
+        # A plus or two zeros at the beginning lead a country's code.
         begins = _PHONE_BEGINS.search(unicodedata.normalize("NFKC", text))
         if begins is not None and begins[0] in ("+", "00"):
             return number
@@ -213,7 +216,7 @@ def person_name(text: str) -> str | LeftOut:
 
 
 _PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
-# As with `_ASCII_DIGITS`, the usual characters that stay are named.
+# As with `_ASCII_DIGITS`, the usual characters that stay are in the table.
 _IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
 
 
@@ -248,7 +251,7 @@ def postal_code(text: str) -> str | LeftOut:
 
 
 def advertising_id(text: str) -> str | LeftOut:
-    """Return it in lower case. A device that limits tracking has the all-zero id, which stands for nothing."""
+    """Return the id in lower case. A device that limits tracking has the all-zero id, which stands for none."""
     lowered = text.lower()
     return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
 
@@ -270,7 +273,7 @@ HASHED_FIELDS: Final[dict[str, Normaliser]] = {
 }
 
 
-# SHA-256 in hex: what is one already is never hashed twice.
+# A SHA-256 in hex, which is never hashed again.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
 _NOTHING = ("", "00000000-0000-0000-0000-000000000000")
 _DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() for text in _NOTHING)})
@@ -296,7 +299,7 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
-# All eight groups, and the first is not zero: an address, and neither nowhere nor a mapped IPv4 one.
+# All eight groups, the first not zero: an address that is neither unspecified nor a mapped IPv4 one.
 _FULL_IPV6 = r"[1-9A-Fa-f][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
 # Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain.
 _usual_address = re.compile(rf"(?:{_IPV4}|{_FULL_IPV6})(?![^,])").match
@@ -312,7 +315,7 @@ def client_ip_address(value: Any) -> str | LeftOut:
         text = text_of(value)
         if not isinstance(text, str):
             return text
-        # Proxies append theirs, so the first of a chain is the shopper's.
+        # Proxies append their addresses, so the first of a chain is the shopper's.
         address = trim(text.partition(",")[0])
         if not _usual_address(address):
             return _ipv6_address(address)
@@ -327,7 +330,7 @@ def _ipv6_address(text: str) -> str | LeftOut:
         address = IPv6Address(text)
     except ValueError:
         return LeftOut.MALFORMED
-    # ``::ffff:0.0.0.0`` is nowhere, too.
+    # ``::ffff:0.0.0.0`` is an unspecified address, too.
     mapped = address.ipv4_mapped
     nowhere = address.is_unspecified or (mapped is not None and mapped.is_unspecified)
     return LeftOut.PLACEHOLDER if nowhere else text

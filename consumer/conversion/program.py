@@ -1,8 +1,8 @@
-"""The compiled modules' program: what they run to get from a record's bytes to its delivery, JSON and all.
+"""The compiled modules' program, which leads from a record's bytes to its delivery, including the JSON.
 
 Theory of operation. The plain path reads a commerce event and then converts it. Here both become one program per
 writer's schema: operations, which read a record's values into slots (`layout`), and one `CompiledField` for each field
-of the event, in payload order, with all that it takes: where its value stands, what to ask, what to warn of
+of the event, in payload order, with all that it needs: where its value is, which rule to call, which warnings to add
 (`native/_events.pyx`). So neither commerce event nor payload is ever made.
 
 Nothing is decided here: rules and decisions are the Python functions that the plain path asks.
@@ -40,14 +40,14 @@ Many = Callable[[Sequence[Record | None], Columns, bytes, int, float, float], No
 def _module() -> ModuleType | None:
     try:
         return importlib.import_module("consumer.conversion.native._events")
-    except ModuleNotFoundError:  # only where it was not built: to fall back from a broken one would hide it
+    except ModuleNotFoundError:  # only if it was not built: a fallback from a broken one would hide the error
         return None
 
 
 COMPILED: Final = _module()  # the compiled module; None: it was not built here
 
 
-# Rules that have such a shortcut. What comes again and again (countries, currencies, genders) is remembered.
+# Rules with such a shortcut. Values that repeat (countries, currencies, genders) are remembered instead.
 USUAL: Final[dict[Rule, Usual]] = {
     TARGETS["user_data.em"].rule: Usual.EMAIL,
     TARGETS["user_data.ph"].rule: Usual.PHONE,
@@ -76,7 +76,7 @@ def usual_of(rule: Rule | None) -> Usual:
 class CompiledField:
     """A field, and how the program makes its value.
 
-    `at`: where its value stands, or its array; `gather`: where all its values are found, if there may be several.
+    `at`: where its value is, or its array; `gather`: where all its values are, if there may be several.
     """
 
     def __init__(
@@ -86,27 +86,27 @@ class CompiledField:
         gather: At | ComputedAt | None = None,
         listed: tuple[LeftOutWarnings, ...] = (),
     ) -> None:
-        """`listed`: the warnings of the list that lacks this value, too, if it is left out."""
+        """Compile a field. `listed`: further warnings, of a list that lacks the value, too, if it is left out."""
         self.field = field
         self.key = b'"%s":' % field.key.encode()  # its name in JSON, and the colon
         self.way = _compiled_way(field)
         self.at, self.gather = at, gather
         self.warnings = (field.warnings, *listed)
         self.constant = None if field.constant is None else orjson.dumps(field.constant)
-        self.mark = MARKS.get(field.name, 0)  # 0: nothing depends on it
+        self.mark = MARKS.get(field.name, 0)  # 0: no other field depends on it
         self.usual = usual_of(field.rule)
 
 
 class Items(NamedTuple):
-    """The items, and what is gathered from them."""
+    """The items, and the values that are collected from them."""
 
-    # Of the items' array; of all items if they have no slots; None: the event itself is the one item.
+    # Place of the items' array; of all items if they have no slots; None: the event itself is the one item.
     at: At | None
-    slotted: bool  # whether each item has slots of its own; else it is what stands in the array, as slot 0
+    slotted: bool  # whether each item has slots of its own; else the item itself is slot 0
     fields: list[CompiledField]
     quantity: int  # which of `fields` is the quantity, -1: none
     listed: int  # which of `fields` is listed in ``content_ids``, -1: none
-    # Where quantities are added up in ``num_items``: what is warned of if that cannot be.
+    # Warnings if quantities cannot be added up in ``num_items``; None: they are not added up.
     sum_warnings: LeftOutWarnings | None
 
 
@@ -115,21 +115,22 @@ _OBJECTS: Final = ("event", "app_info", "device_info", "user_data", "custom_data
 
 
 class Program:
-    """All that `_events.pyx` takes to read records that are laid out so, under this description."""
+    """All that `_events.pyx` needs to read records of this layout, under this description."""
 
     def __init__(self, what: Description, layout: Layout) -> None:
         self._layout = layout
         self.operations, self.width = layout.operations, layout.width
         self.description = what
-        # By name (`targets.DECIDED`), where the values stand that are decided by; None: the mapping names no source.
+        # By name (`targets.DECIDED`), where the values are that events are decided by; None: the mapping names no
+        # source.
         self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
         self.consent, self.dedup_id = self._place(what.consent), self._place(what.dedup_key)
-        # By the object that holds them.
+        # The fields by their object.
         self.fields = {name: [self._field(field) for field in getattr(what, name)] for name in _OBJECTS}
         self.items = self._items() if what.items else None
 
     def _place(self, place: Path | Computation | None, below: Path = ()) -> At | ComputedAt | None:
-        """Return where a value stands, or how it is computed, and where it is `below` the result; None: nowhere."""
+        """Return where a value is, or how it is computed, and where it is `below` the result; None: nowhere."""
         if not isinstance(place, Computation):
             return None if place is None else self._layout.place(place)
         reads = tuple(
@@ -139,7 +140,7 @@ class Program:
         return ComputedAt(place.function, reads, below)
 
     def _in_item(self, steps: Path) -> At:
-        # Items that have no slots are looked at one by one, as what stands in the only slot.
+        # Items that have no slots are handled one by one, as the value of the only slot.
         of_items = self.description.item_steps
         is_slot = self._layout.item_width is not None or not of_items
         return self._layout.place((*of_items, *steps)) if is_slot else At(0, steps)
@@ -167,7 +168,7 @@ class Program:
         return CompiledField(field, self._layout.place(field.steps))
 
     def _items(self) -> Items:
-        """Return the fields of each item, and what is gathered from them."""
+        """Return the fields of each item, and the values that are collected from them."""
         what, steps = self.description, self.description.item_steps
         slotted = self._layout.item_width is not None
         gathered = {field.name: field for field in what.gathered}
@@ -196,7 +197,7 @@ def _slotted_items(what: Description) -> Path:
     """Return the steps to the items, if each of them may have slots of its own; else none."""
     fields = (field for name in (*_OBJECTS, "items") for field in getattr(what, name))
     places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
-    # What is computed from all items of an event takes them as they stand in the array.
+    # A value that is computed from all items of an event takes them as they are in the array.
     first = what.item_steps.index(EACH) if what.item_steps else 0
     whole = Read(False, what.item_steps[:first])
     taken = any(isinstance(place, Computation) and whole in place.reads for place in places)
@@ -212,7 +213,7 @@ def _compiled_way(field: ProgramField) -> Way:
         return Way.ONE_DIGEST if field.is_text and EACH not in field.steps[:-1] else Way.DIGESTS
     if field.way is not Way.VALUE or field.rule is None:
         return field.way
-    # True and false are written without asking.
+    # True and false are written without calling the rule.
     return Way.FLAG if field.rule is flag else Way.VALUE
 
 
@@ -223,7 +224,8 @@ def make_program(what: Description, plan: RecordPlan) -> Program | None:
 
 
 def write_program(description: Description, plan: RecordPlan) -> Many | None:
-    """Return what reads and converts records of this plan; None if no program can, or the modules are not compiled."""
+    """Return the function that reads and converts records of this plan; None if no program can, or the modules are
+    not compiled."""
     program = None if COMPILED is None else make_program(description, plan)
     # Without a program every record goes the plain way.
     return None if COMPILED is None or program is None else COMPILED.Events(program).read

@@ -1,9 +1,9 @@
 """Which executor takes a record: nearly always the compiled program, else the plain path.
 
-Theory of operation. Per writer's schema, and section of the mapping, there is one program that the compiled modules
-run (`program`), made when the schema is first met; it writes an event's JSON without making its payload. What it is
-not certain of, and what goes wrong in it, is done again from the record's bytes in two steps, by the plain decoder and
-converter, whose verdict counts. So this is faster and decides nothing: without it the same comes out.
+Theory of operation. Per writer's schema, and section of the mapping, there is one program that the compiled modules run
+(`program`), made when the schema is first met; it writes an event's JSON without making its payload. Records that it is
+not certain of, or that cause an error in it, are done again from their bytes in two steps, by the plain decoder and
+converter, whose verdict counts. So the program is faster and decides nothing: without it the results are the same.
 
 Records of schemas that have no program (a record of more fields than there may be slots, too many schemas) always take
 two steps.
@@ -27,7 +27,7 @@ MOST_SCHEMAS: Final = 64
 
 
 class Written(NamedTuple):
-    """The program for a schema: the plan that it was made from, and its function; None: records take two steps."""
+    """The program for a schema: the plan that it was made from, and its function; None: its records take two steps."""
 
     plan: Plan
     function: Many | None
@@ -42,7 +42,7 @@ class CompiledReading:
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
-        # By framing, and number of the section.
+        # The programs, by framing and number of the section.
         self._written: dict[tuple[bytes, int], Written] = {}
 
     @property
@@ -64,7 +64,7 @@ class CompiledReading:
                 # An unpacked record may be large: it is read alone, at its place, before the next one is unpacked.
                 record = record._replace(value=value)
                 lot = [*repeat(None, before), record]
-            # It cannot be unpacked, no section of the mapping is for it, or its schema cannot be read as ours.
+            # The record cannot be unpacked, no section of the mapping is for it, or its schema cannot be read as ours.
             if isinstance(plan, Rejection | Filtered):
                 columns.add(self._decoder.unless_doubted(framing, plan))
             elif (function := self._function(framing, plan, number)) is not None:
@@ -80,18 +80,18 @@ class CompiledReading:
         if plan is None:
             return None
         written = self._written.get((framing, number))
-        if written is None or written.plan is not plan:  # never met, or learned anew
+        if written is None or written.plan is not plan:  # new, or its schema was learned again
             self._written.pop((framing, number), None)
             written = self._written[framing, number] = Written(plan, self._write(plan, number))
         return written.function
 
     def _write(self, plan: Plan, number: int) -> Many | None:
-        # Bounded, since whoever writes to the topic decides how many schemas there are.
+        # Bounded, since the topic's writers decide how many schemas there are.
         functions = sum(one.function is not None for one in self._written.values())
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
         try:
             return write_program(self._converter.descriptions[number - 1], plan)
-        # A schema that no program can be made for costs speed only: `in_two_steps` shows it.
+        # A schema without a program costs only speed: `in_two_steps` shows it.
         except Exception:
             return None

@@ -1,8 +1,8 @@
-"""What was done with each field of one event: where its value is from, the rule, and why a value was left out.
+"""Traces each field of one event: where its value is from, the rule, and why a value was left out.
 
-Theory of operation. The plain executor converts the event once more, by a description whose rules write down each
-value that they are given and what they make of it. So the trace says what happened, and not what should have. It counts
-values and names fields, paths and rules; no value is in it, since some are of a person.
+Theory of operation. The plain executor converts the event once more, by a description whose rules record each of their
+values and answers. So the trace shows what happened, and not what should have happened. It counts values and names
+fields, paths and rules; no value is in it, since some are personal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HASHED: Final = {
     "external_id": "trimmed, lower case",
     "hashed_maids": "trimmed, lower case",
 }
-# The rule of what is decided on before the fields.
+# The rules of fields that are decided before the others.
 _DECIDED: Final = {
     "event_name": "by [event_names], or a name of the platform's or of your own",
     "action_source": "by [action_sources]",
@@ -52,9 +52,9 @@ class RuleTrace:
     """Says what `converter` does with the fields of an event of one section."""
 
     def __init__(self, converter: Converter, section: int = 1) -> None:
-        # What the rules were asked for the event in hand: field -> values with their answers.
+        # The rules' calls for the present event: field -> values with their answers.
         self._asked: dict[str, list[tuple[Any, Any]]] = {}
-        # Copies: the converter of the service must go on without writing anything down.
+        # Copies: the service's converter must go on without recording.
         self._converter = copy.copy(converter)
         self._converter.descriptions = [copy.copy(description) for description in converter.descriptions]
         description = self._converter.descriptions[section - 1]
@@ -64,7 +64,7 @@ class RuleTrace:
             fields: list[ProgramField] = getattr(description, group)
             setattr(description, group, [self._recorded(field) for field in fields])
             self._fields += fields
-        # Phone numbers as the record has them, before they get their country's code; None: they get none.
+        # How phone numbers are read before they get their country's code; None: they get none.
         phones = self._mapping.sources.get(_PHONES)
         self._numbers = None
         if isinstance(phones, Phone):
@@ -91,12 +91,12 @@ class RuleTrace:
             for name, rule in _DECIDED.items()
             if name in payload
         ]
-        # Of an event that is refused, these are the fields up to the one that it is refused for.
+        # For an event that is refused, these are the fields up to the one that it is refused for.
         traced = [self._traced(field, payload, lost.get(field.name), numbers) for field in self._fields]
         return [entry for entry in (*decided, *traced) if entry["values"]]
 
     def _recorded(self, field: ProgramField) -> ProgramField:
-        """Return the field with a rule that writes down what it is asked and what it answers."""
+        """Return the field with a rule that records its calls and answers."""
         rule = field.rule
         if rule is None:
             return field
@@ -106,7 +106,7 @@ class RuleTrace:
             self._asked.setdefault(field.name, []).append((value, answer))
             return answer
 
-        # No `Memory` around it: a value that comes again is asked again.
+        # No `Memory` around it: a value that repeats is recorded again.
         return replace(field, rule=recorded, ask=recorded)
 
     def _origin(self, name: str) -> str:
@@ -147,7 +147,7 @@ class RuleTrace:
             done.clear()
         elif 0 < sent < usable:
             done.append("duplicates removed" if target.hashed else f"the first {sent} sent")
-        # Below, what is sent is no answer of the field's own rule.
+        # In the branches below, the sent value is no answer of the field's own rule.
         elif sent and not usable and field.way is Way.TOTAL and name in mapping.sources:
             done.append("summed")
         elif sent and not usable and field.constant is not None:
@@ -158,7 +158,7 @@ class RuleTrace:
             "field": name,
             "from": source,
             "rule": rule,
-            # What is sent without a value of the record counts as one.
+            # A value that is sent without one in the record counts as one.
             "values": max(len(asked), sent),
             "sent": sent,
             "done": list(dict.fromkeys(done)),
@@ -167,11 +167,11 @@ class RuleTrace:
 
 
 def _done(value: Any, answer: Any, hashed: bool) -> list[str]:
-    """Return what a rule did that made this answer of this value."""
+    """Return what the rule did to the value to get this answer."""
     text = text_of(value)
     if not hashed:
         return ["unchanged" if answer in (value, text) else "normalised"]
-    # Digests in the record are passed on, in lower case.
+    # Digests in the record are sent on, in lower case.
     if not isinstance(text, str) or text.strip().lower() == answer:
         return ["a digest already"]
     return ["hashed"] if sha256(text.encode()).hexdigest() == answer else ["normalised", "hashed"]

@@ -1,8 +1,8 @@
-"""The rules for single values of event and custom data: a record's value in, what the API gets out.
+"""The rules for single values of event and custom data: from a record's value to the API's.
 
-Theory of operation. Each rule takes any value a record may hold and answers the JSON value to send or a
-`LeftOut`. None raises, none keeps state. They are the table "Event and custom data" of the platform facts;
-user data has its own module, `normalise`.
+Theory of operation. Each rule takes any value that a record may hold and returns the JSON value to send or a `LeftOut`.
+No rule raises errors or keeps state. They are the table "Event and custom data" of the platform facts; user data has
+its own module, `normalise`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Memory(dict[Any, Any]):
     """A pure rule that remembers what it answered: a `Rule` itself.
 
     Countries, currencies and the like come again and again. Only short text is remembered: numbers of different types
-    can be equal, and would find each other's answers. When the memory is full, all of it is forgotten: hostile input
-    costs what a miss costs, no more.
+    can be equal, and would find each other's answers. A full memory is emptied: hostile input costs no more than
+    misses.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -45,7 +45,7 @@ class Memory(dict[Any, Any]):
     def __missing__(self, value: Any) -> Any:
         answer = self._rule(value)
         if len(value) <= LONGEST_REMEMBERED:
-            # To forget all costs less than to know which was asked for least.
+            # Emptying all costs less than tracking which answers are used least.
             if len(self) >= MOST_REMEMBERED:
                 self.clear()
             self[value] = answer
@@ -53,7 +53,7 @@ class Memory(dict[Any, Any]):
 
 
 def of_text(take: Callable[[str], Any]) -> Rule:
-    """Return the rule that gives the trimmed text of a value, if it has one, to `take`."""
+    """Return a rule that calls `take` with the trimmed text of a value, if it has one."""
 
     def rule(value: Any) -> Any:
         text = trimmed_text(value)
@@ -69,11 +69,11 @@ _URL = re.compile(
     r"(?:[/?#][^\x00-\x1f\x7f]*)?",
     re.IGNORECASE,
 )
-# What almost all URLs look like: a subset of `_URL` that is quick to check.
+# The form of almost all URLs: a subset of `_URL` that is quick to check.
 _is_plain_url = re.compile(r"https?://[a-z0-9.-]++(?:/[!-~]*+)?+").fullmatch
 # The language of a locale: ``en`` of ``en``, ``en-US``, ``en_US.UTF-8``, ``en-GB,en;q=0.9``.
 _LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*|[,;].*)?", re.DOTALL)
-# What exports make of booleans.
+# Forms that exports give to booleans.
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 SECONDS_A_DAY = 86400
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -83,7 +83,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # A count of time units as text: eight digits are a date, and more than twenty no 64-bit number.
 _DIGITS = re.compile(r"[0-9]{9,20}")
 _LONGEST_TIME = 64
-# Of a time that is sent without a look at the clock: far beyond any year of a calendar.
+# Limit of a time that is sent without a check against the clock: far beyond any year of a calendar.
 _LATEST_SECOND = 2**40
 
 
@@ -99,7 +99,7 @@ def text_up_to(longest: int) -> Rule:
 
 def web_url(value: Any) -> str | LeftOut:
     """Return an absolute http or https URL as it is, with its query."""
-    # Nearly all are plain; the class keeps out what only behaves like text.
+    # A fast way: nearly all are plain. The class check excludes values that only behave like text.
     if value.__class__ is str and _is_plain_url(value):
         return value
     url = trimmed_text(value)
@@ -111,7 +111,7 @@ def web_url(value: Any) -> str | LeftOut:
     return url
 
 
-# Only in lower case: the ads write it so, and another parameter may only look like it.
+# Only in lower case, as in the ads: another parameter may look alike.
 _EPIK = re.compile(r"(?:^|&)epik=([^&]+)")
 _CLICK_ID = re.compile(r"[!-~]{1,1024}")
 
@@ -128,8 +128,8 @@ def click_id_of(url: str) -> str | None:
     return found if _CLICK_ID.fullmatch(found) else None
 
 
-# What well-known crawlers write into their user agents, in lower case: their operators' own pages say so, and the
-# public list monperrus/crawler-user-agents gathers them. No general words (bot, crawler): phones are called so, too.
+# Words in the user agents of well-known crawlers, in lower case, from their operators' pages and the public list
+# monperrus/crawler-user-agents. No general words (bot, crawler): phones have such names, too.
 CRAWLERS: Final = (
     "adsbot-google",
     "ahrefsbot",
@@ -157,13 +157,13 @@ CRAWLERS: Final = (
     "yahoo! slurp",
     "yandexbot",
 )
-# Each of them holds one of these: most agents hold none, which is quickly seen.
+# Each of those words has one of these in it: most agents have none, which is quick to check.
 _PIECES_OF_CRAWLERS = ("bot", "spider", "externalhit", "headless", "mediapartners", "slurp")
 _LONGEST_AGENT = 1024
 
 
 def is_crawler(agent: str) -> bool:
-    """Return whether this user agent is a well-known crawler's. Only its first 1024 characters are looked at."""
+    """Return whether this user agent is a well-known crawler's. Only its first 1024 characters are checked."""
     lowered = agent[:_LONGEST_AGENT].lower()
     for piece in _PIECES_OF_CRAWLERS:
         if piece in lowered:
@@ -173,7 +173,7 @@ def is_crawler(agent: str) -> bool:
 
 def flag(value: Any) -> bool | LeftOut:
     """Return True or False, which may be given as words, or as 1 and 0."""
-    # An int of 1 equals True and is not it: it goes the long way.
+    # An int of 1 equals True but is none: it goes through the rule below.
     if value is True or value is False:
         return bool(value)
     text = trimmed_text(value)
@@ -197,8 +197,8 @@ def currency(text: str) -> str | LeftOut:
 
 
 def order_id(value: Any) -> str | LeftOut:
-    """Return text as it is; 0, which shops write where there is no order, stands for nothing."""
-    # Orders are numbered from 1, so 0 is a default of the shop's software.
+    """Return text as it is; 0, which shops write if there is no order, stands for none."""
+    # Order ids begin at 1, so 0 is a default of the shop's software.
     text = text_of(value)
     return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
 
@@ -225,7 +225,7 @@ def total(values: Iterable[Any]) -> int | LeftOut | None:
     """Return the sum of quantities; None if one is negative; malformed if one is malformed."""
     summed: int | LeftOut = LeftOut.BLANK
     for number in map(count, values):
-        # A sum without it would be a wrong one.
+        # A sum without a malformed quantity would be wrong.
         if number is None or number is LeftOut.MALFORMED:
             return number
         if isinstance(number, int):
@@ -234,10 +234,10 @@ def total(values: Iterable[Any]) -> int | LeftOut | None:
 
 
 def moment(units: int, days: bool) -> Rule:
-    """Return a rule for times: a number of units (`units` make a second) or ISO 8601 text. It answers whole units.
+    """Return a rule for times: a number of units (`units` make a second) or ISO 8601 text. It returns whole units.
 
     With `days`, an ``int`` counts days. Text without a zone is UTC. Nine digits or more are a number written as text;
-    fewer are a date. Whether the time is a likely one is not asked here.
+    fewer are a date. It does not check whether the time is likely.
     """
 
     def rule(value: Any) -> int | LeftOut:
@@ -268,7 +268,7 @@ def event_seconds(units: int, days: bool) -> Rule:
         time: int | LeftOut = in_units(value)
         if isinstance(time, LeftOut):
             return time
-        # No clock is looked at here: only what a calendar holds bounds it.
+        # No clock is checked here: only the calendar is a bound.
         return time // units if 0 <= time <= _LATEST_SECOND * units else LeftOut.MALFORMED
 
     return rule
@@ -280,7 +280,7 @@ class CalendarDay:
     __slots__ = ("_rule", "length")
 
     def __init__(self, units: int, days: bool, rule: Rule) -> None:
-        """The number counts days if `days`, else `units` per second."""
+        """Make the rule. The number counts days if `days`, else units, of which `units` make a second."""
         self._rule = rule
         self.length = 1 if days else units * SECONDS_A_DAY
 
@@ -296,12 +296,12 @@ class CalendarDay:
 
 
 def _iso_time(text: str, units: int) -> int | LeftOut:
-    # Python's parser takes time with the length, also for what is none.
+    # Python's parser takes time by the length, also for text that is no date.
     if len(text) > _LONGEST_TIME:
         return LeftOut.MALFORMED
     try:
         time = datetime.fromisoformat(text)
-        # Text without a zone is taken for UTC: the records' zone is not known.
+        # Text without a zone counts as UTC: the records' zone is not known.
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
         microseconds = (time - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):

@@ -54,20 +54,20 @@ class ReaderSchemas(Protocol):
     """The folder of schemas (`consumer.adapters.schemas.LocalSchemas`)."""
 
     def reader(self, name: str) -> AvroSchema:
-        """The schema that PINSTREAM_SCHEMA names. Raises `SchemaError`."""
+        """Return the schema that PINSTREAM_SCHEMA names. Raises `SchemaError`."""
 
     def record(self, name: str) -> AvroSchema:
-        """The schema of the record type with this full name. Raises `SchemaError`."""
+        """Return the schema of the record type with this full name. Raises `SchemaError`."""
 
 
-_Place = tuple[str, str | None]  # a record type, and a topic; None: every topic that is not named
+_Place = tuple[str, str | None]  # a record type and a topic; None: every topic without a section
 
 
 class Sections:
-    """A checked mapping file, for these record types. Make it with `load_sections`; do not change what it holds."""
+    """A checked mapping file, for these record types. Make it with `load_sections`, and do not change its contents."""
 
     def __init__(self, file: _File, schemas: Map[str, AvroSchema]) -> None:
-        # The number of the section for a place; or, of a record type that has sections, why there is none.
+        # The number of the section for a place; or why there is none, for a record type that has sections.
         self._places: dict[_Place, int | str] = {}
         found: list[Section] = []
         warnings: list[str] = []
@@ -76,13 +76,13 @@ class Sections:
             error: Incomplete | None = None
             for topic in (None, *file.topics(record)):
                 layers = file.layers(record, topic)
-                # What errors call it: its header, and the record type where that is not in there.
+                # The name in errors: the header, with the record type if the header lacks it.
                 where = f"{layers[-1].name} ({record})" if layers[-1].rank is Rank.SHARED else layers[-1].name
                 loaders.append(Loader(layers, schema, where))
                 try:
                     mapping = loaders[-1].mapping()
                 except Incomplete as incomplete:
-                    # A topic's layer can only take a source away: that is a mistake.
+                    # If only a topic's layer is incomplete, it removes a source: that is an error.
                     if isinstance(self._places.get((record, None)), int):
                         raise
                     error = error or incomplete
@@ -95,15 +95,15 @@ class Sections:
                     name = record if topic is None else f"{record} on {topic}"
                     found.append(Section(name if file.is_divided else "", record, schema, mapping))
                     self._places[record, topic] = len(found)
-            # It may be complete on some topics alone: perhaps it never comes on others.
+            # A record type may be complete on some topics only: it may never come on others.
             if error is not None and not any(section.record == record for section in found):
                 raise error
-        # Only now is known whether any section has the paths of the lines that they share.
+        # Only now it is known whether any section has the paths of shared lines.
         file.refuse_unused(loaders, schemas)
         if len(found) > _MOST_SECTIONS:
             raise MappingError(f"{file.name} makes {len(found)} sections; {_MOST_SECTIONS} are the most")
         self.all = tuple(found)  # a section's number is its place here, counted from 1
-        # Of all sections; none if the file has none, and `all` is one mapping for everything.
+        # Names of all sections; empty if the file has none, and `all` is one mapping for everything.
         self.names = tuple(section.name for section in found if section.name)
         self.records = tuple(dict.fromkeys(section.record for section in found))  # that are mapped
         self.topics = file.topics()  # that the file names
@@ -117,19 +117,19 @@ class Sections:
                 f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
             )
         self.unknown_record = file.unknown_record
-        # Whether record types are told apart, which also a file without sections may ask for.
+        # Whether record types are distinguished, which a file without sections may require, too.
         self.typed = file.is_divided or self.unknown_record == "filter"
-        # Those of the sections first: what has no mapping is the exception.
+        # Warnings of the sections first: record types without a mapping are the exception.
         warned = [*(warning for section in found for warning in section.mapping.warnings), *warnings]
         self.warnings = tuple(dict.fromkeys(warned))
         # The record types that are mapped, by their names and aliases.
         self._records = file.by_name(schemas)
-        # Without sections for record types, names are enough that resolution takes for the same.
+        # Without sections for record types, a name without namespace is enough, as in Avro's schema resolution.
         by_name = {} if file.records else self._records
         self._unqualified = {name.rpartition(".")[2]: record for name, record in by_name.items()}
 
     def _record_of(self, name: str) -> str | None:
-        """Return the mapped record type that a writer calls `name`; None: it is not mapped."""
+        """Return the mapped record type with the writer's name `name`; None: it is not mapped."""
         return self._records.get(name) or self._unqualified.get(name.rpartition(".")[2])
 
     def knows(self, name: str) -> bool:
@@ -141,7 +141,7 @@ class Sections:
         record = self._record_of(name)
         found: int | str | None = None
         if record is not None:
-            # A topic without a section of its own takes the one for all topics.
+            # A topic without a section of its own uses the one for all topics.
             found = self._places.get((record, topic)) or self._places[record, None]
         if isinstance(found, int):
             return found
@@ -168,11 +168,10 @@ _FILTERED: Final = Filtered(DecodeCode.UNKNOWN_RECORD.value)
 def load_mapping(
     overlay_toml: str | None, schema: AvroSchema, *, default_toml: str, overlay_name: str = "mapping"
 ) -> Mapping:
-    """Lays `overlay_toml`, which has no sections, over `default_toml`; checks the result against API and `schema`.
+    """Lay `overlay_toml`, which has no sections, over `default_toml`; check the result against API and `schema`.
 
-    `schema` is the reader's schema as JSON; `overlay_name` is what errors call the overlay (its file name).
-    Raises `MappingError`: one line that names the key, and for a path or name that does not exist the nearest
-    that does.
+    `schema` is the reader's schema as JSON; `overlay_name` is the overlay's name in errors (its file name). Raises
+    `MappingError`: one line that names the key, and for a path or name that does not exist the nearest that does.
     """
     file = _File(overlay_toml, default_toml, overlay_name)
     return Loader(file.layers("", None), schema, overlay_name).mapping()
@@ -187,14 +186,14 @@ def load_sections(
     schema_name: str,
     is_named: bool = False,
 ) -> Sections:
-    """As `load_mapping`, for a file that may have sections. Raises `MappingError` and `SchemaError`.
+    """Load a file that may have sections, as `load_mapping` does. Raises `MappingError` and `SchemaError`.
 
     `schema_name` (PINSTREAM_SCHEMA) is the record type of a file without sections for record types. A file that has
     them maps it, too, if the user named it (`is_named`).
     """
     file = _File(overlay_toml, default_toml, overlay_name)
     found: dict[str, AvroSchema] = {}
-    # The file's own sections say which types there are; the setting's default would add one that never comes.
+    # The file's own sections name the types; the setting's default would add one that never comes.
     if is_named or not file.records:
         schema = schemas.reader(schema_name)
         found[_record(schema).name] = schema
@@ -208,7 +207,7 @@ def load_sections(
 
 
 def is_divided(overlay_toml: str) -> bool:
-    """Return whether a mapping file has sections, whatever else is wrong with it. Raises `MappingError`."""
+    """Return whether a mapping file has sections, even if it has other errors. Raises `MappingError`."""
     return not _parsed(overlay_toml, "mapping").keys().isdisjoint(_SECTIONS)
 
 
@@ -219,7 +218,7 @@ def _record(schema: AvroSchema) -> Record:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as TOML spells it as a key."""
+    """Return a name in the form of a TOML key."""
     return json.dumps(name, ensure_ascii=False)
 
 
@@ -231,7 +230,7 @@ class _File:
         self._default = _checked(_parsed(default_toml, "packaged mapping"), "packaged mapping", _TOP)
         self._top = _checked(_parsed(overlay_toml or "", name), name, (*_TOP, *_SECTIONS))
         records, topics = (self._top.pop(key, {}) for key in _SECTIONS)
-        # A section for a topic is one of several that have its lines if there are record types.
+        # With record types, a section for a topic is shared: several mappings have its lines.
         self._layers: dict[tuple[str | None, str | None], Layer] = {
             (None, topic): layer._replace(rank=Rank.SHARED if records else Rank.OWN)
             for topic, layer in self._named(topics, "topic", ())
@@ -244,7 +243,7 @@ class _File:
             for topic, inner in self._named(narrow, f"record.{_quoted(record)}.topic", ()):
                 self._layers[record, topic] = inner
         self.is_divided = bool(self._layers)
-        # Checked by each `Loader`, as all settings are.
+        # Its value is checked by each `Loader`, as all settings are.
         self.unknown_record: str = {**self._default, **self._top}.get("unknown_record", "")
 
     def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> Iterator[tuple[str, Layer]]:
@@ -267,8 +266,8 @@ class _File:
         return tuple(dict.fromkeys(topic for _, topic in named if topic is not None))
 
     def layers(self, record: str, topic: str | None) -> list[Layer]:
-        """Return what applies to a record type on a topic, from the packaged default to the narrowest."""
-        # On topics without a section of their own (None) two of these places are the same.
+        """Return the layers that apply to a record type on a topic, from the packaged default to the narrowest."""
+        # For topics without a section of their own (None), two of these places are the same.
         places = dict.fromkeys(((None, topic), (record, None), (record, topic)))
         return [
             Layer("packaged mapping", self._default, Rank.DEFAULT),
@@ -290,7 +289,7 @@ class _File:
         return by_name | {record: record for record in schemas}
 
     def refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
-        """Raise `MappingError` if a path that sections share is in no schema that it was looked for in."""
+        """Raise `MappingError` if a path that sections share is in none of their schemas."""
         by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
         used = {line for loader in loaders for line in loader.used}
         for loader in loaders:
@@ -310,7 +309,7 @@ class _File:
 
 def _parsed(toml: str, name: str) -> dict[str, Any]:
     try:
-        # Editors of Windows put a byte-order mark in front.
+        # Editors on Windows put a byte-order mark at the beginning.
         return tomllib.loads(toml.removeprefix("\ufeff"))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         # An error is one line.
@@ -327,8 +326,8 @@ def _checked(
 ) -> dict[str, Any]:
     """Return the tables of the file or of a section, checked for shape.
 
-    Dotted names that TOML took apart are put together again. `more`: further keys that may stand there; `quoted`: how
-    the header of a section begins.
+    Dotted names that TOML took apart are put together again. `more`: further keys that are allowed; `quoted`: the
+    beginning of the section's header.
     """
     settings = [key for key in SETTINGS if key not in _TOP]
     allowed = (*TABLES, *settings, *WITHOUT_EFFECT, *more)
@@ -341,7 +340,7 @@ def _checked(
             raise MappingError(f"{where}: {key} is for all sections: write it at the top of the file")
         if quoted and key == "record":
             raise MappingError(f'{where}: write [record."<record type>".topic…], the record type first')
-        # The lines of a table, with the table's name forgotten.
+        # The lines of a table without the table's header.
         if key in TARGETS or fields_within(key):
             table = f"{quoted}.fields]" if quoted else "[fields]"
             raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")

@@ -1,9 +1,9 @@
 """The conversion event's closed shape: every field the API takes, its rule, and where it may come from.
 
-Theory of operation. One table, `TARGETS`, in the order fields stand in a payload. The mapping checks names and
-types against it, the converter and the tests' reference both read rules from it, so that a rule
-lives here once. Names are dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item.
-``ad_account_id`` is no field of the event but picks the account; it is a target of the mapping all the same.
+Theory of operation. One table, `TARGETS`, in the order of fields in a payload. The mapping checks names and types
+against it; the converter and the tests' reference both read rules from it, so that each rule is defined once. Names are
+dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item. ``ad_account_id`` is no field of the
+event but picks the account; it is a target of the mapping all the same.
 
 The closed objects are those of the platform's OpenAPI description 5.28, without what we never send; what came later,
 or is known from one reading of the endpoint's page only, is `NEW_TARGETS`.
@@ -27,9 +27,9 @@ from consumer.conversion.normalise import (
 
 
 class Arity(Enum):
-    """What is sent of a source that gives several values."""
+    """How several values of a source are sent."""
 
-    ONE = "one"  # not allowed: to pick one would be a guess
+    ONE = "one"  # not allowed: picking one would be a guess
     FIRST = "first"  # the first usable one is sent
     ALL = "all"  # all are sent, as an array
     SUM = "sum"  # their sum is sent
@@ -39,8 +39,8 @@ class Arity(Enum):
 class Target(NamedTuple):
     """A field a mapping may fill. `kinds`: Avro kinds it may come from (see `Source`).
 
-    `refusal`: code with which a malformed value refuses the event; None: it is left out with a warning.
-    `meant`: what the field takes, for messages.
+    `refusal`: code of the refusal of an event for a malformed value; None: the value is left out with a warning.
+    `meant`: what the field accepts, for messages.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Target(NamedTuple):
 
     @property
     def parent(self) -> str:
-        """The object the field stands in: ``user_data``, ``custom_data.contents[]``, "" for the event."""
+        """Return the object that has the field: ``user_data``, ``custom_data.contents[]``, "" for the event."""
         return self.name.rpartition(".")[0]
 
     @property
     def key(self) -> str:
-        """The field's name within its object."""
+        """Return the field's name within its object."""
         return self.name.rpartition(".")[2]
 
 
@@ -95,12 +95,12 @@ EVENT_NAMES: Final = frozenset(
 )
 
 MOST_OWN_EVENTS: Final = 15  # names of its own that an advertiser may register
-FILTER: Final = "!filter"  # what stands in `[event_names]` for an event type that is not sent
-LONGEST_OWN_EVENT: Final = 100  # characters of one
+FILTER: Final = "!filter"  # the word in `[event_names]` for an event type that is not sent
+LONGEST_OWN_EVENT: Final = 100  # most characters of such a name
 
 ACTION_SOURCES: Final = ("web", "app_ios", "app_android", "offline")
 
-# Fields of the API that are left out whatever a mapping says.
+# Fields of the API that are always left out.
 NEVER_SENT: Final = frozenset(
     {"np", "external_measurement_id", "external_measurement_vendor_id", "advertiser_tracking_enabled"}
 )
@@ -110,19 +110,19 @@ TIME_UNITS: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6,
 
 # Kinds of value (see `consumer.avro.paths.Source`).
 NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
-# What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither.
+# Kinds that may hold a number or a time. A symbol of an enum begins with a letter, so it is neither.
 _DIGITS = NUMBERS | {"string"}
 WORDS: Final = frozenset({"string", "enum"})
 _TEXT = NUMBERS | WORDS
-# They count time, each in a unit of its own; a day can be taken from any of them.
+# Kinds that count time, each in a unit of its own; each of them has a day.
 DAYS: Final = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
 _WHOLE = frozenset({"int", "long", "string"})
-# What `rules.flag` reads.
+# Kinds that `rules.flag` reads.
 _FLAG = WORDS | {"boolean", "int"}
 
 
 def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
-    """Return a field that the converter decides on itself: its rule is never called."""
+    """Return a field that the converter decides itself: its rule is never called."""
     return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant)
 
 
@@ -145,7 +145,7 @@ def _choice(name: str, words: str) -> Target:
     return Target(name, rules.choice(words.split()), f"one of {', '.join(words.split())}", _TEXT)
 
 
-# What a hashed field takes, for messages.
+# The values that a hashed field accepts, for messages.
 _MEANT = {
     "em": "an e-mail address",
     "ph": "a phone number",
@@ -162,7 +162,8 @@ _MEANT = {
 }
 
 
-# Fields of objects that hold text or a whole number -> the most characters, or the highest number, that the API takes.
+# Fields of objects that hold text or a whole number -> the most characters, or the highest number, that the API
+# accepts.
 _APP_TEXTS = {"app_id": 200, "app_name": 200, "app_package_name": 200, "app_store": 100, "app_version": 100}
 _DEVICE_TEXTS = {
     "brand": 100,
@@ -206,7 +207,7 @@ def _table() -> list[Target]:
         _text("os_version"),
         Target("wifi", rules.flag, "true or false", _FLAG, Arity.ONE),
         *(_text(f"app_info.{key}", longest) for key, longest in _APP_TEXTS.items()),
-        # Its rule depends on how the schema counts time: `decisions.rule_for` makes another one.
+        # The rule depends on how the schema counts time: `decisions.rule_for` makes another one.
         Target("app_info.install_time", text_of, "a time", _TEXT | DAYS, Arity.ONE, constant=False),
         _text("app_info.user_agent", 16384),
         *(_integer(f"app_info.window_{side}", 30720) for side in ("height", "width")),
@@ -243,7 +244,7 @@ def _table() -> list[Target]:
 # Dotted name -> target, in payload order.
 TARGETS: Final[dict[str, Target]] = {target.name: target for target in _table()}
 
-# Targets that the platform takes only of late -> since when: never sent unless a mapping asks for them.
+# Targets that the platform accepts only recently -> since when: never sent unless a mapping names them.
 NEW_TARGETS: Final = {
     f"{CONTENTS}.item_brand_id": "since 5.28",
     "user_data.customer_type": "as one reading of 5.31 has it",
@@ -254,7 +255,7 @@ DERIVED: Final = {
     "custom_data.content_ids": f"{CONTENTS}.id",
     "custom_data.num_items": f"{CONTENTS}.quantity",
 }
-# Targets that the converter decides on itself, before anything else is read.
+# Targets that the converter decides itself, before it reads any others.
 DECIDED: Final = frozenset({"event_name", "action_source", "event_time", "event_id", "ad_account_id"})
 
 # The target of ``external_id`` where the case is kept, for shops whose browser tag hashes the id as it is.
@@ -263,5 +264,5 @@ EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(rule=h
 
 @cache
 def phone_target(code: str) -> Target:
-    """The target of ``ph`` where the country's `code` is put before numbers without one."""
+    """Return the target of ``ph`` that puts the country's `code` before numbers without one."""
     return TARGETS["user_data.ph"]._replace(rule=hashing(phone_with_code(code)))

@@ -1,10 +1,10 @@
 """``PINSTREAM_TRANSFORM``: a function of the user's that changes a decoded record, or filters it.
 
 Theory of operation. The function stands between decoding and converting. It gets a record in plain Python, with times
-as `datetime` objects, and returns it changed, or None (docs/transform.md has the table of types). What it returns is
-fitted into the schema again: the converter meets the same types as without a function, and a mistake is found where it
-was made. `Transformer.apply` never raises because of what the function does: an exception is the record's verdict, and
-so is a result that is no record.
+as `datetime` objects, and returns it changed, or None (docs/transform.md has the table of types). Its result is fitted
+into the schema again: the converter gets the same types as without a function, and an error shows where it was made.
+`Transformer.apply` never raises because of what the function does: an exception is the record's verdict, and so is a
+result that is no record.
 
 Verdicts name types, fields of the schema, and lines of the user's code. They never show a value of the record, nor the
 text of an exception, which may quote one.
@@ -38,7 +38,7 @@ Transform: TypeAlias = (
 )
 """What ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
 
-One that needs two arguments also gets the full name of the record's type.
+A function that needs two arguments also gets the full name of the record's type.
 """
 
 FILTERED: Final = Filtered("transform")
@@ -64,7 +64,7 @@ def load_transform(name: str) -> Transform:
                 f"contains it to PYTHONPATH, or correct the name"
             ) from None
         raise SettingsError(f"{where}: {module_name} imports {missing!r}, which is not installed") from error
-    # Whatever the module does while it is imported, `sys.exit` included. The text of the error may hold anything.
+    # Any error of the module while it is imported, including `sys.exit`. Its text may hold anything.
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -89,7 +89,7 @@ def _unfit(function: object) -> str | None:
     wanted = "name a function that takes a record and returns it, or None"
     if not callable(function) or isinstance(function, type):
         return f"it is {'a class' if isinstance(function, type) else 'not a function'}; {wanted}"
-    # Of an object that can be called, its call counts.
+    # For a callable object, its `__call__` counts.
     for called in (function, getattr(function, "__call__", None)):  # noqa: B004
         if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
             return "it is an async function; define it with def, and let it return the record"
@@ -104,7 +104,7 @@ def _unfit(function: object) -> str | None:
 
 
 def _takes(function: Callable[..., object], arguments: int) -> bool:
-    """Return whether it can be called with this number of arguments."""
+    """Return whether the function can be called with this number of arguments."""
     try:
         inspect.signature(function).bind(*range(arguments))
     except ValueError:  # some C functions have no signature: they are called with the record alone
@@ -128,7 +128,7 @@ class Transformer:
         self._function: Callable[..., object] = function
         self._module = name.partition(":")[0]
         nodes = [parse(schema) for schema in schemas]
-        # A second argument that has a default is the function's own.
+        # A second parameter with a default is for the function's own use.
         self._more = [() if _takes(function, 1) else (label(node),) for node in nodes]
         self._shapes = [Shape(node) for node in nodes]
 
@@ -184,12 +184,12 @@ def _misfit(what: str) -> Rejection:
 
 def _name_of(error: BaseException) -> str:
     name = type(error).__name__
-    # A class made while a record is read may be called as its values are.
+    # A class that is made while a record is read may have a value of the record as its name.
     return shown(name, _LONGEST_NAME) if name.isidentifier() else "an exception"
 
 
 def _place(traceback: TracebackType | None, module: str) -> str:
-    """Return where in the user's module an error passed last, as text; empty if it did not pass it."""
+    """Return the last place of an error in the user's module, as text; empty if it has none there."""
     package, found = module.partition(".")[0], ""
     while traceback is not None:
         name = traceback.tb_frame.f_globals.get("__name__")
