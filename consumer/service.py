@@ -67,26 +67,26 @@ class RecordSource(Protocol):
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
         """Return at most `room` records, once there are some or `timeout` seconds are over.
 
-        With room 0 it pauses, and polls all the same: rebalances and answers to commits come in a poll. Raises
-        `KafkaError` for what does not recover by itself.
+        With room 0 it pauses, but it polls: rebalances and answers to commits come in a poll. Raises `KafkaError` for
+        what does not recover by itself.
         """
 
     async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
         """Commit positions of partitions that are ours: one try, in bounded time.
 
-        Never raises: what the broker did not take is said in the answer.
+        Never raises: the answer shows what the broker did not accept.
         """
 
     async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
-        """Read these from the beginning, as far as they are held under their epochs yet.
+        """Read these partitions from the beginning, if they are still held under their epochs.
 
         `Service.assigned` is called for them when that begins.
         """
 
     async def end_offsets(self) -> m.EndOffsets:
-        """Return what is known of the assigned partitions: their ends, and how far each was read.
+        """Return the last known ends of the assigned partitions, and how far each was read.
 
-        It is what was heard last, so that no broker is asked for it and nothing is waited for.
+        Asks no broker and does not wait.
         """
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
@@ -102,13 +102,13 @@ class Api(Protocol):
     async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         """Make one call, in bounded time.
 
-        Never raises: a call that brought no whole answer is `Unanswered`.
+        Never raises: a call without a complete answer is `Unanswered`.
         """
 
     async def read_token(self) -> bool:
-        """Read the access token again from where it comes from; return True if it changed.
+        """Read the access token again from its source; return True if it changed.
 
-        Never raises: where it cannot be read, the one of before is used.
+        Never raises: if it cannot be read, the last token stays in use.
         """
 
 
@@ -139,7 +139,7 @@ class KeyStore(Protocol):
     async def confirm(self, keys: bytes, now: float) -> Sequence[int]:
         """Store keys as delivered at `now` (unix seconds), and end our claims of them.
 
-        Return `stored` of `m.KeysStored`: what is not 0 is durable.
+        Return `stored` of `m.KeysStored`: a byte that is not 0 means durable.
         """
 
     async def release(self, keys: bytes) -> None:
@@ -176,7 +176,7 @@ class Schemas(Protocol):
     async def fetch(self, command: m.FetchSchema) -> m.SchemaAnswer:
         """Ask for a schema once, in bounded time.
 
-        Never raises: `m.SchemaUnavailable` says why there is no answer.
+        Never raises: `m.SchemaUnavailable` has the reason if there is no answer.
         """
 
 
@@ -184,9 +184,9 @@ class UserFunction(Protocol):
     """The function of ``PINSTREAM_TRANSFORM``; see `consumer.adapters.transform`."""
 
     async def run(self, command: m.Transform, say: Callable[[m.TransformIsSlow], None]) -> m.Transformed:
-        """Call it for at least the first of these records; `say` is called while it takes long.
+        """Call the function for at least the first of these records; `say` is called while it takes long.
 
-        Never raises: what the function raises is the result of its record.
+        Never raises: an error of the function is the result of its record.
         """
 
 
@@ -328,8 +328,7 @@ class Service:
         self.feed(m.Lost(partitions))
 
     def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Return the last positions of partitions that are revoked after draining, before the member has left the
-        group.
+        """Return the last positions of partitions that are revoked between the drain and leaving the group.
 
         Each position is returned once, so that none is committed under a later assignment.
         """
@@ -387,9 +386,7 @@ class Service:
                     raise bug("the engine calls a function that there is not")
                 return await self._transform.run(command, self.feed)
             case m.Send():
-                if (
-                    self._clock().monotonic > command.begin_by
-                ):  # the process stood still since the command was made
+                if self._clock().monotonic > command.begin_by:  # stood still since the decision
                     return m.Unanswered(command.number, "too_late")
                 return await self._api.send(command)
             case m.StoreDeadLetters():

@@ -164,9 +164,9 @@ def element_of(source: Expression) -> str:
 def wrong_constant(
     target: Target, constant: Any, event_types: Collection[str] | None, channels: Collection[str]
 ) -> str:
-    """Return what a computed value of this field would have to be, if `constant` is no such value; else nothing.
+    """Return what a computed value of this field must be, if `constant` is no such value; else None.
 
-    `event_types`: those that have a name; None: any will do.
+    `event_types`: the event types with a name; None: any is allowed.
     """
     if target.name == "event_name":
         is_good = event_types is None or constant in event_types

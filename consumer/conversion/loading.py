@@ -104,7 +104,7 @@ class Incomplete(MappingError):
 class Loader:
     """Checks the tables of `layers`, from the packaged default's to the narrowest, against the API and `schema`.
 
-    `name` is what errors call them all.
+    `name` is the name of all of them in error messages.
     """
 
     def __init__(self, layers: Sequence[Layer], schema: AvroSchema, name: str) -> None:

@@ -83,9 +83,7 @@ def text_of(value: Any) -> str | LeftOut:
     """Return `value` as text, with its case and the blanks around it. A number gives its digits."""
     if not isinstance(value, str):
         return LeftOut.BLANK if value is None else _number_text(value)
-    if (
-        value >= "!" and value.isascii()
-    ):  # "!" is the character after the blank: the text does not begin with white space
+    if value >= "!" and value.isascii():  # "!" follows the blank: no white space
         return str(value)
     if not value or not trim(value):
         return LeftOut.BLANK

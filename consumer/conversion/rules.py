@@ -27,11 +27,10 @@ LONGEST_REMEMBERED: Final = 256  # characters
 
 
 class Memory(dict[Any, Any]):
-    """A pure rule that remembers what it answered: a `Rule` itself.
+    """A pure rule with a memory of its answers; a `Rule` itself.
 
-    Countries, currencies and the like come again and again. Only short text is remembered: numbers of different types
-    can be equal, and would find each other's answers. A full memory is emptied: hostile input costs no more than
-    misses.
+    Countries, currencies and the like repeat often. Only short text is remembered: numbers of different types can be
+    equal, and would find each other's answers. A full memory is emptied: hostile input costs no more than misses.
     """
 
     def __init__(self, rule: Rule) -> None:
