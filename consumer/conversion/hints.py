@@ -164,7 +164,7 @@ def element_of(source: Expression) -> str:
 def wrong_constant(
     target: Target, constant: Any, event_types: Collection[str] | None, channels: Collection[str]
 ) -> str:
-    """Return what a computed value of this field must be, if `constant` is no such value; else None.
+    """Return what a computed value of this field must be, if `constant` is no such value; else empty.
 
     `event_types`: the event types with a name; None: any is allowed.
     """
