@@ -6,10 +6,10 @@ are filtered and written. Lines of the standard library's `logging` (aiohttp, co
     event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> stderr
 
 `RepeatLimiter` prevents an outage from writing the same line ten thousand times a second: it passes a limited number of
-lines of one event name and level per interval, and the next line that passes says how many were dropped. Messages that
-a client repeats as long as a problem lasts pass once a minute each. `redact` is the second defence against secrets:
-code must not log one, and if it does, the value is masked by its field's name or by its form. Personal data is the
-responsibility of the callers: they log codes and ids, never bodies.
+lines of one event name and level per interval, and the next line that passes has the number of dropped lines. Messages
+that a client repeats as long as a problem lasts pass once a minute each. `redact` is the second defence against
+secrets: code must not log one, and if it does, the value is masked by its field's name or by its form. Personal data is
+the responsibility of the callers: they log codes and ids, never bodies.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _masked(key: str, value: object) -> object:
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
-    """Return one line of JSON that begins with time, level and event. It never raises, whatever the values are."""
+    """Return one line of JSON that begins with time, level and event. Never raises, with any values."""
     ordered = {key: event.pop(key, None) for key in ("timestamp", "level", "event")} | dict(event)
     try:
         # A line must not be lost because of its values.

@@ -1,12 +1,12 @@
 """The shell: feeds events to the engine, performs its commands, sets one timer. It decides nothing.
 
-Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command begun
-at once as a task of its own; the task's end is the next input. So there are no locks and no queues between stages.
-One loop fetches, reading `Pipeline.room` before each fetch; one timer ticks at `Pipeline.next_deadline`; one slow
-loop keeps house (end offsets, expiry of keys). Rebalances come in through `assigned`, `revoked` and `lost`.
+Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command starts at
+once as a task of its own; the task's result is the next input. So there are no locks and no queues between stages. One
+loop fetches, reading `Pipeline.room` before each fetch; one timer ticks at `Pipeline.next_deadline`; one slow loop does
+the rest (end offsets, expiry of keys). Rebalances come in through `assigned`, `revoked` and `lost`.
 
-The Protocols below are all it needs of the outside; the adapters fit them by shape. What an adapter raises beyond
-its Protocol is a bug or a dead end, and ends the service: nothing is swallowed, and nothing is committed after.
+The Protocols below are all that the service needs of adapters, which fit them by shape. An error that an adapter raises
+beyond its Protocol is a bug or final, and ends the service: no error is ignored, and nothing is committed after one.
 """
 
 from __future__ import annotations

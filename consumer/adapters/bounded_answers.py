@@ -72,7 +72,7 @@ def take_over(rest: Any, network: Network) -> Any:
     if not hasattr(tokens, "client"):
         return None
     if not hasattr(tokens.client, "client_id"):
-        # Azure's metadata service is on this machine, so no proxy is asked for it, whatever the environment says.
+        # Azure's metadata service is on this machine, so it is reached without a proxy, in spite of the environment.
         tokens.client = httpx.AsyncClient(trust_env=False)
     else:
         plain = tokens.client

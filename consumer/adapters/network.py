@@ -5,8 +5,8 @@ Theory of operation. The clients of the API and of the schema registry are of tw
 those of curl, which librdkafka uses for its tokens: the proxy is chosen by the scheme of the URL; an item of
 ``NO_PROXY`` is a host and all below it, an address, a network, or ``*``.
 
-User and password of the proxy, and the file of further authorities, may change while the process runs: both are looked
-at before each attempt. An authority that is new in the file is trusted at once. One that is gone is trusted until the
+User and password of the proxy, and the file of further authorities, may change while the process runs: both are checked
+before each attempt. An authority that is new in the file is trusted at once. One that is gone is trusted until the
 process ends, because OpenSSL cannot forget one.
 
 An error names the proxy by host and port alone, and never repeats what it answered: a page may repeat what it was sent.

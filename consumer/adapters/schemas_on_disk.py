@@ -14,8 +14,8 @@ Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itsel
     the SHA-256 of these two lines
 
 ``<registry>`` is a digest of its address without user and password. A file is written beside its place, flushed and
-renamed: so it is whole, or not there. A file that is damaged all the same, or not ours, counts as absent. Any number of
-processes may use the folder: none relies on a file being there, and all write the same.
+renamed: so it is complete or absent. A file that is damaged in spite of this, or not ours, counts as absent. Any number
+of processes may use the folder: none relies on a file, and all write the same.
 
 The time of a file is that of its latest use. The least recently used files are removed when there are too many, or too
 many bytes. The folder can be removed at any time: the registry's answers fill it again.

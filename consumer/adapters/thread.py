@@ -1,4 +1,4 @@
-"""The one thread class: a daemon with a queue, for whatever blocks (a Kafka client, a disk, a name server, a pipe).
+"""The one thread class: a daemon with a queue, for all that blocks (a Kafka client, a disk, a name server, a pipe).
 
 A Kafka client is used from its own thread alone: polls, commits and close run here, and rebalance callbacks run here
 inside a poll.

@@ -5,7 +5,7 @@ watches the thread, and reports a record that takes more than a second. A functi
 with the process; its thread is a daemon, so a stop does not wait for it.
 
 Python runs one thread at a time. A function of C that does not let others run (a regular expression that backtracks
-without end) stops the loop, too. Then `faulthandler`, which needs no Python, writes to stderr where it hangs.
+without end) stops the loop, too. Then `faulthandler`, which does not need the interpreter, writes the place to stderr.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Amounts of money and of things, exact: never through a float, never rounded.
 
-Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float counts as the shortest
-decimal that stands for it (its ``repr``), which is what its author saw. All four become text, one pattern splits the
-text, and an exponent is resolved by moving the point within the digits. Trailing zeros stay: ``129.970`` is sent as it
-is written.
+Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float counts as its shortest
+decimal (its ``repr``), which is what its author saw. All four become text, one pattern splits the text, and an exponent
+is resolved by moving the point within the digits. Trailing zeros stay: ``129.970`` is sent as it is written.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def _number(value: Any) -> str | LeftOut:
     """Return the number as decimal text without an exponent; only one below zero begins with a minus."""
     if isinstance(value, str) and len(value) > _LONGEST:
         return LeftOut.MALFORMED
-    # The shortest decimal that stands for a float is its `repr`, which keeps the zero of 2.0.
+    # The shortest decimal of a float is its `repr`, which keeps the zero of 2.0.
     text = repr(value) if isinstance(value, float) else trimmed_text(value)
     if not isinstance(text, str):
         return text

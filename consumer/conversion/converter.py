@@ -8,7 +8,7 @@ The order of decisions is: name, consent, account, source, id, time, the rest of
 data. The first refusal ends it. An event whose conversion raises an unforeseen exception is refused as
 ``unconvertible``, with the exception's type: one event never stops the rest.
 
-What comes out is safe to serialise: text is Unicode, numbers fit the API's int64, amounts are text.
+The result is safe to serialise: text is Unicode, numbers fit the API's int64, amounts are text.
 """
 
 from __future__ import annotations

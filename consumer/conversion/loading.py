@@ -5,10 +5,10 @@ user's tables from the widest to the narrowest. Here they are laid over each oth
 ``""`` removes an entry. Then everything is checked against the closed shape of the API (`targets`) and against the
 schema (`consumer.avro.paths`), once, at start: what `Loader` returns is valid, and the converter relies on it.
 
-What a section itself writes must hold: a path that the schema lacks is an error that names the nearest. What it shares
-with others, and what the default writes, is a proposal: where the schema has no such path, the next wider layer's line
-stands; and where the section's items come from another array, item fields of the others are dropped too.
-Errors are one line, name the file and the key, and say what to do.
+A section's own lines must be valid: a path that the schema lacks is an error that names the nearest. Shared lines, and
+those of the default, are proposals: if the schema has no such path, the next wider layer's line counts; and if the
+section's items come from another array, item fields of the other layers are dropped too. Errors are one line, name the
+file and the key, and say what to do.
 """
 
 from __future__ import annotations
@@ -444,7 +444,7 @@ class Loader:
                 sources[name] = otherwise if before is None else First((before, otherwise))
             else:
                 constants[name] = self._constant(target, value, known)
-        # In the order of a payload, whatever the order in the file.
+        # In the order of a payload, not that of the file.
         return {name: constants[name] for name in TARGETS if name in constants}
 
     def _constant(self, target: Target, value: Any, known: frozenset[str]) -> Any:

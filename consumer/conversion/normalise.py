@@ -5,8 +5,8 @@ the reason why there is none. `hashing` puts the common part of the hashed field
 pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise, hash. Nothing here raises on
 bad input, reads a clock or keeps state.
 
-The cost of a rule matters: most values come only once. Where a quick test tells the usual spelling (ASCII; ``+`` and
-digits), it stands in front of the rule and answers what the rule would: property tests hold them together.
+The cost of a rule matters: most values come only once. Where a quick test recognises the usual spelling (ASCII; ``+``
+and digits), it comes before the rule and gives the same answer: property tests check that.
 
 The rules are the table "User data" of the platform facts. Where the table is silent:
 
@@ -41,7 +41,7 @@ class LeftOut(Enum):
 
     BLANK = "blank"  # no value: null, empty, or white space only. Not worth a warning.
     MALFORMED = "malformed"  # a value that the field does not accept
-    # A value that stands for none: the all-zero id, ``0.0.0.0``, order id 0.
+    # A placeholder: the all-zero id, ``0.0.0.0``, order id 0.
     PLACEHOLDER = "placeholder"
 
 
@@ -249,7 +249,7 @@ def postal_code(text: str) -> str | LeftOut:
 
 
 def advertising_id(text: str) -> str | LeftOut:
-    """Return the id in lower case. A device that limits tracking has the all-zero id, which stands for none."""
+    """Return the id in lower case. A device that limits tracking has the all-zero id, a placeholder."""
     lowered = text.lower()
     return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
 

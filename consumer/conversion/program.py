@@ -5,7 +5,7 @@ writer's schema: operations, which read a record's values into slots (`layout`),
 of the event, in payload order, with all that it needs: where its value is, which rule to call, which warnings to add
 (`native/_events.pyx`). So neither commerce event nor payload is ever made.
 
-Nothing is decided here: rules and decisions are the Python functions that the plain path asks.
+Nothing is decided here: rules and decisions are the Python functions that the plain path calls.
 """
 
 from __future__ import annotations

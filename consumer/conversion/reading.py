@@ -37,7 +37,8 @@ class CompiledReading:
     """Reads records as `TwoSteps` does, faster."""
 
     def __init__(self, decoder: Decoder, converter: Converter, *, divided: bool = False) -> None:
-        """`divided`: whether the mapping has sections. Record types may be distinguished without them."""
+        """Make the reading. `divided`: whether the mapping has sections. Record types may be distinguished without
+        them."""
         self._divided = divided
         self._decoder = decoder
         self._converter = converter

@@ -196,7 +196,7 @@ def currency(text: str) -> str | LeftOut:
 
 
 def order_id(value: Any) -> str | LeftOut:
-    """Return text as it is; 0, which shops write if there is no order, stands for none."""
+    """Return text as it is; 0, which shops write if there is no order, is a placeholder."""
     # Order ids begin at 1, so 0 is a default of the shop's software.
     text = text_of(value)
     return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text

@@ -5,8 +5,8 @@ against it; the converter and the tests' reference both read rules from it, so t
 dotted (``user_data.em``); ``custom_data.contents[].id`` is a field of every item. ``ad_account_id`` is no field of the
 event but picks the account; it is a target of the mapping all the same.
 
-The closed objects are those of the platform's OpenAPI description 5.28, without what we never send; what came later,
-or is known from one reading of the endpoint's page only, is `NEW_TARGETS`.
+The closed objects are those of the platform's OpenAPI description 5.28, without fields that we never send; fields that
+came later, or are known only from one reading of the endpoint's page, are in `NEW_TARGETS`.
 """
 
 from __future__ import annotations

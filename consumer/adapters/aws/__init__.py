@@ -21,7 +21,7 @@ _MOST_CHARACTERS: Final = 300
 def new_session() -> Any:
     """Return a session of botocore, whose calls are bounded. Raises `ImportError` without botocore.
 
-    A new session reads files anew, so it sees what has changed on disk.
+    A new session reads files again, so it sees changes on disk.
     """
     from botocore.config import Config
     from botocore.session import Session

@@ -8,9 +8,9 @@ Java: the token is a request for ``kafka-cluster:Connect``, signed with the AWS 
     make_client -> with_tokens(config) -> sasl.mechanism=OAUTHBEARER, oauth_cb=Tokens
     librdkafka, when four fifths of a token's life are over -> oauth_cb -> AWS credentials -> signature -> token
 
-confluent-kafka calls ``oauth_cb`` in a thread in the background that each client has, whether it is polled or not: so
-an idle producer, and an AdminClient, which is never polled, get their next token as well. While there is none,
-librdkafka asks again every ten seconds. A client cannot be made without a first token: then `NoToken` is raised.
+confluent-kafka calls ``oauth_cb`` in a background thread of each client, even if the client is not polled: so an idle
+producer, and an AdminClient, which is never polled, get their next token as well. While there is no token, librdkafka
+asks again every ten seconds. A client cannot be made without a first token: then `NoToken` is raised.
 """
 
 from __future__ import annotations

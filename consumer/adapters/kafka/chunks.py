@@ -1,25 +1,25 @@
-"""From librdkafka's messages to chunks of records: hot, bounded in bytes, and without what came damaged.
+"""From librdkafka's messages to chunks of records: fast, bounded in bytes, and without damaged batches.
 
 A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
 and leader epoch, in offset order.
 
 A thousand records may be a megabyte or some gigabytes, and the client hands out records by number only. So they are
 taken a slice at a time (`Inbox`), each as large as the size of the records before it allows, until they hold
-`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. What of a slice goes beyond
-it is kept back for the next fetch.
+`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. The messages of a slice beyond
+that are kept back for the next fetch.
 
-Where records come one by one, a fetch that took only what is there would bring a few of them, and cost as much as
-one of a thousand. So, after a fetch that took all there was, the next one gathers until `GATHER_SECONDS` have passed.
-A record that comes alone does not wait, nor does a fetch that is full.
+If records come one by one, a fetch that did not wait would bring a few of them, and cost as much as one of a thousand.
+So, after a fetch that emptied the client's queue, the next one gathers until `GATHER_SECONDS` have passed. A record
+that comes alone does not wait, nor does a fetch that is full.
 
-*Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
-broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
-and goes on *somewhere* behind the error: it loses its place in the answer and takes what stands there for the next
-batch, so that it skips records, or finds the offset out of range and begins the whole log again (librdkafka 2.16;
-`rdkafka_msgset_reader.c` has the remark). None of that can be trusted. So what follows such an error in its partition
-is dropped, the partition is paused, and after a while reading goes on at the very offset where it stopped: what was
-damaged on its way then comes whole; what is damaged on the disk fails until it is repaired, or until an operator moves
-the group past it.
+*Damaged batches.* Each batch of records has a checksum. If it does not fit (a byte was changed on the wire, in a
+broker's memory or on its disk), if the batch cannot be decompressed, or has an unknown format, librdkafka reports it
+and goes on *somewhere* behind the error: it loses its place in the answer and reads any bytes there as the next batch,
+so that it skips records, or finds the offset out of range and begins the whole log again (librdkafka 2.16;
+`rdkafka_msgset_reader.c` has the remark). None of that can be trusted. So all messages behind such an error in its
+partition are dropped, the partition is paused, and after a while reading goes on at the offset where it stopped: a
+batch that was damaged on the wire then comes whole; one that is damaged on the disk fails until it is repaired, or
+until an operator moves the group past it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MOST_RECORDS: Final = 2000
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of a fetch from which on no further slice is taken."""
 _SLICE: Final = 256
-"""Records of a slice at most: so many large records may come unforeseen behind small ones. Each slice hands the GIL
-over between two busy threads: slices of 64 cost 0.5 µs a record."""
+"""Records of a slice at most: this is also the most large records that may come unforeseen behind small ones. Each
+slice hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 GATHER_SECONDS: Final = 0.005
 """Seconds between the ends of two fetches that empty the client's queue. A fetch costs one or two milliseconds of
@@ -114,8 +114,8 @@ class Taken:
 class Inbox:
     """Takes messages from a client, as many as a fetch may hold, and keeps the others back for the next fetch.
 
-    Lives in the consumer's thread. Whoever ends an assignment or seeks in a partition also has to drop what is kept
-    back of it (`keep`).
+    Lives in the consumer's thread. Code that ends an assignment or seeks in a partition also has to drop its kept-back
+    messages (`keep`).
     """
 
     def __init__(self, consumer: Consumer, clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,7 +151,7 @@ class Inbox:
             asked, timeout = min(_SLICE, left, fitting), max(0.0, self._emptied + GATHER_SECONDS - now)
 
     def keep(self, names: Container[Any]) -> None:
-        """Drop what is kept back, except for errors and for records of these partitions (pairs of topic and number)."""
+        """Drop kept-back messages, except for errors and records of these partitions (pairs of topic and number)."""
         self._kept_back = [
             one
             for one in self._kept_back
@@ -159,7 +159,7 @@ class Inbox:
         ]
 
     def first_offsets(self) -> dict[TopicPartition, Any]:
-        """Return the first offset that is kept back of each partition."""
+        """Return the first kept-back offset of each partition."""
         return {
             TopicPartition(one.topic() or "", one.partition() or 0): one.offset()
             for one in reversed(self._kept_back)

@@ -325,9 +325,9 @@ class RenewedAdmin:
     coordinator is there, however much later, `rd_kafka_admin_coord_request` frees the question's `rd_kafka_enq_once_t`
     and `rd_kafka_coord_req_fail` uses it again, which ends the process: "Assertion `eonce->refcnt > 0' failed".
 
-    So librdkafka gets the longest time limit there is, and a shorter one is kept here. When that has passed, the
-    client is destroyed, which ends the question properly (`rd_kafka_coord_reqs_term`), and the next question gets
-    a new client. That may also get an answer which the old one would never get: librdkafka looks for a coordinator
+    So librdkafka gets the longest possible time limit, and the real one is kept here. When that has passed, the client
+    is destroyed, which ends the question properly (`rd_kafka_coord_reqs_term`), and the next question gets a new
+    client. The new client may also get an answer that the old one would never get: librdkafka looks for a coordinator
     three times, and after that only when the connection to a broker comes or goes.
 
     Used in one thread. The AdminClient is made for the first question; that raises `SettingsError` as

@@ -243,7 +243,7 @@ class DeadLetterProducer:
         if topic in there:
             return len(there[topic].partitions)
         if has_controller(metadata):
-            # Records without a key must be taken whatever the broker's default policy.
+            # The topic must accept records without a key, also if the broker's default policy is to compact.
             settings = {"cleanup.policy": "delete"}
             if (of_origin := ask_settings(client, origin, self._timeout)) is not None:
                 # The origin's limit, with room for the added headers and for a record that its producer compressed

@@ -48,7 +48,7 @@ class Hooks:
     brokers how many members the group has, and report it. `revoke_timeout`: seconds for the listener to drain.
 
     `assigned`, `revoked` and `lost` block the thread until the listener has answered, bounded. They raise
-    `TimeoutError`, and whatever the listener raises. The others return at once.
+    `TimeoutError`, and any error of the listener. The other methods return at once.
     """
 
     def __init__(

@@ -5,9 +5,9 @@ something there that we never write, is left alone. A letter that is larger than
 value, then also without its own headers, then also without its key: `forms` yields these forms in this order. For each
 part that is left out a header says so, and the headers about the origin say where to read it.
 
-A *mark* is a record of the same partition, further on, that says which letters are done: settled by a redrive. It lies
-on the topic itself, so that it lives as long as the letters, moves with them, and can be written in one transaction
-with the letters of what died again.
+A *mark* is a record of the same partition, further on, that lists the letters that are done: settled by a redrive. It
+is on the topic itself, so that it lives as long as the letters, is copied with them, and can be written in one
+transaction with the letters of records that died again.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ class Mark(NamedTuple):
 def read_mark(record: Record, home: Home) -> Mark | None:
     """Return the mark that `record` at `home` is; None if it is no mark of ours."""
     texts = _texts(record.headers)
-    # A letter is never a mark, whatever headers its producer gave it.
+    # A letter is never a mark, even if its producer gave it the headers of one.
     if DONE not in texts or STAGE in texts or not _HOME.fullmatch(texts.get(MARKED_AT, "")):
         return None
     runs = read_done(texts[DONE])

@@ -107,7 +107,7 @@ class KafkaSource:
         """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
 
         Call it without pause, also with room 0: it polls, which brings rebalances and the answers to commits. Raises
-        `KafkaError` for what does not recover by itself, and whatever the listener raised.
+        `KafkaError` for what does not recover by itself, and any error of the listener.
         """
         # Cancelling this loses nothing: what the thread has consumed is in `_ready`, and the next fetch hands it out.
         await self._thread.run(self._joined().fetch, room, timeout)

@@ -12,8 +12,8 @@ Without a committed offset:
   subscription since, or the partition was added to its topic, or the group's first run never got to it. Its records
   must not be skipped: the beginning.
 
-An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. Nothing else of
-this is left to librdkafka.
+An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. librdkafka
+decides nothing else about starts.
 
 *Partitions that wait* (`Unstarted`). Under a moving or loading coordinator the question for the committed offsets fails
 at once. A partition whose start is not known is not handed to librdkafka at all: it waits, and the question is asked

@@ -5,7 +5,7 @@ The consumer itself does not notice: librdkafka goes on at its offset, in the mi
 There are two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so
 that an offset of the earlier life never goes with the id of the next (`consumer.adapters.kafka.starts`).
 `TopicIds.look` never blocks: it begins a question every few seconds, and returns the answer to an earlier one. Brokers
-without topic ids (older than 2.8, the embedded one) give none, and topics go without.
+without topic ids (older than 2.8, the embedded one) report none; their topics have no ids.
 """
 
 from __future__ import annotations

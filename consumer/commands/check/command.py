@@ -71,7 +71,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     """Check whether this configuration is fit to run.
 
     Prints a table of the checks. Exit code 0: fit to run; 1: not fit."""
-    # Rights follow from the settings alone, so no broker is needed: whoever grants them may have no access.
+    # Rights follow from the settings alone, so no broker is needed: the person who grants them may have no access.
     if form is not None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return

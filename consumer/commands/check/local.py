@@ -226,7 +226,7 @@ async def _is_free(place: ListenAddress) -> bool:
             host = listening.LOOPBACK.get(place.host, place.host)
             reader, writer = await asyncio.open_connection(host, place.port)
             with contextlib.closing(writer):
-                # Health needs no token. The header names us, whatever the status is.
+                # Health needs no token. The header names us with any status.
                 writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
                 answer = await reader.readuntil(b"\r\n\r\n")
     if b"server: pinstream" not in answer.lower():

@@ -117,7 +117,7 @@ class Masker:
             return show(plain, self._public[path])
         # Enums and booleans are masked too: a field that is not mapped could mean anything.
         text = value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
-        # A boolean identifies no person, and "True" would hide the word wherever it stands.
+        # A boolean identifies no person, and "True" would hide this word everywhere.
         if text and not isinstance(value, bool):
             hide(text.encode("utf-8", "ignore").decode())
         return MASK

@@ -139,7 +139,7 @@ class Tally:
 
     @property
     def left(self) -> int:
-        """Letters that were not reached, because of ``--max`` or because the redrive was interrupted."""
+        """Return the number of letters that were not reached, because of ``--max`` or an interruption."""
         return self.matched - self.redriven - self.looped - self.gone - self.done_before
 
     def counts(self) -> dict[str, int]:

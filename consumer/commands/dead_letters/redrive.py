@@ -1,16 +1,16 @@
 """``pinstream dead-letters redrive``: take letters through the pipeline once more, and mark them as done.
 
 It is the service of ``pinstream run`` over a source that hands out the records of the chosen letters, with the offsets
-of the letters. Nothing is written to the topics that they came from. To commit a position means here to mark every
-letter that it settles. The order for one dead-letter topic::
+of the letters. Nothing is written to the origin topics. Committing a position means here to mark every letter that it
+settles. The order for one dead-letter topic::
 
     take over the transactional id (ends what a killed redrive left open, fences one that still runs)
       -> fix the topic's end -> first pass: marks -> second pass: hand out what is chosen
       -> delivered: its key is in the key store -> its mark     filtered, duplicate: its mark
       -> dies again: the new letter and the mark of the old one, in one transaction
 
-A kill at any point: a letter that is not marked is handed out again by the next redrive. If its key was stored, it is
-a duplicate and gets its mark; if it was on its way, it is sent again (at most what was in flight, as with `pinstream
+A kill at any point: a letter that is not marked is handed out again by the next redrive. If its key was stored, it is a
+duplicate and gets its mark; if it was in flight, it is sent again (at most what was in flight, as with `pinstream
 run`). A letter that died again is either marked, with its new letter beside it, or unchanged.
 """
 

@@ -4,13 +4,13 @@ Theory of operation. An *expression* is a `Source`, which both executors read by
 they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those
 of its parts. A `Computation` names the values that it takes (`Read`) and has one function of them. Both executors read
 these values in their own way and call the same function, so both compute the same. Each read goes up to the first array
-on its path; what lies beyond is the function's business, which also goes through the elements of a sum.
+on its path; the function does the rest, including the elements of a sum.
 
-Paths are written from the record, as everywhere in a mapping. Which of several items a path means follows from where it
-stands: under ``sum``, and in a field of ``contents[]``, it is the item at hand.
+Paths are written from the record, as everywhere in a mapping. Which of several items a path means depends on its place:
+under ``sum``, and in a field of ``contents[]``, it is the present item.
 
-Numbers are decimal and exact: a double is taken as the shortest decimal that means it, and no place is ever lost. A
-missing value is None. What is no number is `LeftOut.MALFORMED`, which each rule takes for a malformed value.
+Numbers are decimal and exact: a double counts as its shortest decimal, and no digit is ever lost. A missing value is
+None. A value that is no number is `LeftOut.MALFORMED`, which each rule treats as a malformed value.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def asked_by(expression: Expression) -> tuple[Path, ...]:
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
     """Yield the paths that an expression is computed from; without `in_sums`, only those outside of sums."""
-    # A sum goes through an array of its own, whatever array the value around it is an element of.
+    # A sum goes through an array of its own, independent of the array around it.
     if isinstance(expression, Source):
         yield expression
     elif in_sums or not isinstance(expression, Sum):
