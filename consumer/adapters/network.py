@@ -6,10 +6,10 @@ those of curl, which librdkafka uses for its tokens: the proxy is chosen by the 
 ``NO_PROXY`` is a host and all below it, an address, a network, or ``*``.
 
 User and password of the proxy, and the file of further authorities, may change while the process runs: both are checked
-before each attempt. An authority that is new in the file is trusted at once. One that is gone is trusted until the
+before each attempt. An authority that is new in the file is trusted at once. One that is removed is trusted until the
 process ends, because OpenSSL cannot forget one.
 
-An error names the proxy by host and port alone, and never repeats what it answered: a page may repeat what it was sent.
+An error names the proxy by host and port only, and never quotes its answer: a page may repeat the request.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ Theory of operation. `native/_slots.pyx` runs *operations* over a record's bytes
 Fields of records, and of records in records, get a slot each (the record is *spread*), and so do the fields of each
 item, and the keys of a map that are asked for. Everything else is built as the plain reader builds it, and looked up
 below its slot. Values that the mapping does not use get no slot: they are skipped, and so are the parts of a value that
-are not mapped (fields of records in arrays, other keys of maps). A record that stands in several places is read in each
-of them, up to `MOST_OPERATIONS` in all; beyond that, and where a record holds itself, one operation calls the plain
-reader.
+are not mapped (fields of records in arrays, other keys of maps). A record type in several places has operations for
+each of them, up to `MOST_OPERATIONS` in all; beyond that, and for a record that contains itself, one operation calls
+the plain reader.
 
-A record is spread only if all that the mapping asks for below it are fields of it. Where our schema has a union the
-mapping may ask for what another branch of it holds; then it is looked up, which fails, and the plain path says so.
+A record is spread only if all paths that the mapping uses below it are its fields. If our schema has a union, the
+mapping may use a field of another branch; then the look-up fails, and the plain path reports that.
 """
 
 from __future__ import annotations

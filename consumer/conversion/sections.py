@@ -4,10 +4,10 @@ Theory of operation. What stands at the top of the file is for all records. A se
 the full name in its writer's schema (``[record."com.shop.Order"]``), for one topic (``[topic."web.orders"]``), or for
 one record type on one topic (``[record."com.shop.Order".topic."web.orders"]``): four layers above the packaged default,
 the narrower one wins key by key. For each record type and topic that the file names, its layers become one mapping,
-checked once at start (`loading`). `choose` says which one a record takes; the decoder asks it once for each schema and
+checked once at start (`loading`). `choose` returns the one for a record; the decoder calls it once for each schema and
 topic.
 
-A file without sections is one mapping, for whatever is read.
+A file without sections is one mapping, for all records.
 
 Errors are one line, name the file and the key, and say what to do.
 """

@@ -1,26 +1,26 @@
 """Where an assigned partition starts (the rules of ``KAFKA_AUTO_OFFSET_RESET``), and the partitions that wait for it.
 
-The committed offset, always, if there is one for the topic as it is. An offset that was committed in an earlier life of
-the topic, before it was deleted and created again, means nothing in this one: the beginning, whatever the setting.
-Without a committed offset:
+It starts at the committed offset if there is one for the topic as it is. An offset that was committed in an earlier
+life of the topic, before it was deleted and created again, has no meaning in this one: then it starts at the beginning,
+with any setting. Without a committed offset:
 
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.
 * ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash before the
-  first settlement cannot skip what came in between. This holds only for a group that has no offsets yet, of whatever
-  topic, subscribed or not. Otherwise the partition is new to a group that is not: its topic was created or added to the
-  subscription since, or the partition was added to its topic, or the group's first run never got to it. Its records
-  must not be skipped: the beginning.
+  first settlement cannot skip records that came meanwhile. This applies only to a group that has no offsets yet of any
+  topic, subscribed or not. In a group that has offsets, a partition without one is new: its topic was created or added
+  to the subscription since, or the partition was added to its topic, or the group's first run never got to it. Its
+  records must not be skipped, so it starts at the beginning.
 
 An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. librdkafka
 decides nothing else about starts.
 
 *Partitions that wait* (`Unstarted`). Under a moving or loading coordinator the question for the committed offsets fails
 at once. A partition whose start is not known is not handed to librdkafka at all: it waits, and the question is asked
-again between the polls until it is answered, or the partition is taken away.
+again between the polls until it is answered, or the partition is revoked.
 
-A question takes its time, and meanwhile the group may have given the partition away, which only a poll shows: so there
-is one between the answer (`Unstarted.ask`) and its use (`Unstarted.take`).
+During a question the group may have reassigned the partition, which only a poll shows: so there is one between the
+answer (`Unstarted.ask`) and its use (`Unstarted.take`).
 """
 
 from __future__ import annotations
