@@ -93,7 +93,7 @@ def test_a_copy_of_the_request_is_not_quoted() -> None:
     st.text(max_size=60),
     st.text(max_size=30),
 )
-def test_it_is_one_short_printable_line_whatever_comes(body: bytes, server: str, kind: str) -> None:
+def test_any_answer_gives_one_short_printable_line(body: bytes, server: str, kind: str) -> None:
     """Any answer gives one printable line of bounded length, and raises nothing."""
     said = who_answered({"server": server, "content-type": kind}, body)
     assert 0 < len(said) < 200

@@ -48,7 +48,7 @@ def test_records_wait_for_the_function_and_are_not_open() -> None:
     assert b"a-changed" in core.take(m.Send).body
 
 
-def test_what_it_filters_and_fails_on() -> None:
+def test_none_filters_and_a_failure_is_a_dead_letter() -> None:
     """A record for which the function returns None is filtered under its own code; a failure is a dead letter."""
     core = started()
     core.fetch(event("a"), event("b"), event("c"))
@@ -62,7 +62,7 @@ def test_what_it_filters_and_fails_on() -> None:
     assert (statistics.totals.read, statistics.totals.open) == (3, 2)
 
 
-def test_it_may_return_for_some_of_the_records_at_a_time() -> None:
+def test_the_function_may_return_for_some_records_at_a_time() -> None:
     """When the function returned for some records, those go on; it is asked for the others, once for each record."""
     core = started()
     core.fetch(*(event(str(n)) for n in range(300)))
@@ -73,7 +73,7 @@ def test_it_may_return_for_some_of_the_records_at_a_time() -> None:
     assert called == [str(n) for n in range(300)]
 
 
-def test_it_is_not_called_for_what_is_no_event() -> None:
+def test_the_function_is_not_called_for_records_that_are_no_events() -> None:
     """Tombstones and undecodable records are settled without the function, and without waiting for calls of others."""
     core = started()
     core.fetch(None, UNDECODABLE, event("a"), None)
@@ -82,7 +82,7 @@ def test_it_is_not_called_for_what_is_no_event() -> None:
     assert core.pipeline.statistics(core.instant()).totals.read == 4
 
 
-def test_records_that_waited_for_their_schema_go_through_it() -> None:
+def test_records_that_waited_for_their_schema_go_through_the_function() -> None:
     """A record that waited for its schema stays open until the function has returned for it; others go on."""
     core = started()
     core.fetch(of_schema("a", "7"), event("b"))
@@ -97,7 +97,7 @@ def test_records_that_waited_for_their_schema_go_through_it() -> None:
     assert b'"event_id":"a"' in core.take(m.Send).body
 
 
-def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
+def test_an_early_event_goes_through_the_function_again() -> None:
     """An event ahead of the clock passes through the function again when it is judged again, and is then sent."""
     core = started()
     core.clock_off = -3_600
@@ -112,7 +112,7 @@ def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
     assert core.take(m.Send).events == 1
 
 
-def test_a_revoke_does_not_wait_for_it() -> None:
+def test_a_revoke_does_not_wait_for_the_function() -> None:
     """A revoke drops records that wait for the function, and ignores what the function returns for them later."""
     core = started()
     core.fetch(event("a"), event("b"))
@@ -126,7 +126,7 @@ def test_a_revoke_does_not_wait_for_it() -> None:
     assert answer(core) == ["a", "b"]
 
 
-def test_a_stop_does_not_wait_for_it() -> None:
+def test_a_stop_does_not_wait_for_the_function() -> None:
     """A stop does not wait for the function, which may never return."""
     core = started()
     core.fetch(event("a"))

@@ -58,7 +58,7 @@ def test_what_was_settled_before_does_not_count(bounds: list[int], begin: int, e
     assert known.count(begin, end) == sum(known.settled(one) for one in range(begin, end))
 
 
-def test_records_removed_while_it_was_away_are_told() -> None:
+def test_records_removed_while_no_member_read_are_reported() -> None:
     """Records removed while no member read them are reported, without those that the offset map says were settled."""
     core = Core()
     core.assign(start=100, metadata=write_map(100, [110, 150], 7))
@@ -69,7 +69,7 @@ def test_records_removed_while_it_was_away_are_told() -> None:
     assert statistics.totals.read == 2
 
 
-def test_records_removed_under_a_running_member_are_told_once() -> None:
+def test_records_removed_under_a_running_member_are_reported_once() -> None:
     """Records removed while a member runs are reported once; later gaps are those of transactions."""
     core = Core()
     core.assign(start=0)
@@ -80,7 +80,7 @@ def test_records_removed_under_a_running_member_are_told_once() -> None:
 
 
 @pytest.mark.parametrize("then", ["nothing", "a record"])
-def test_markers_that_are_removed_are_not_missed(then: str) -> None:
+def test_removed_markers_are_not_reported(then: str) -> None:
     """Transaction markers that were read and then removed do not count as records removed unread."""
     core = Core()
     core.assign(start=0)
@@ -95,7 +95,7 @@ def test_markers_that_are_removed_are_not_missed(then: str) -> None:
     assert told(core) == ([] if then == "nothing" else [(4, 9, 5)])
 
 
-def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
+def test_a_gap_that_the_client_has_skipped_is_reported() -> None:
     """A gap that the client has already skipped is reported with the first record behind it."""
     core = Core()
     core.assign(start=0)
@@ -105,7 +105,7 @@ def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
     assert told(core) == [(2, 10, 8)]
 
 
-def test_records_that_wait_unread_are_not_missed() -> None:
+def test_held_records_count_as_read() -> None:
     """Records that are held count as read when the gap is measured."""
     core = Core(max_open_events=1)
     core.assign(start=0)
@@ -116,7 +116,7 @@ def test_records_that_wait_unread_are_not_missed() -> None:
     assert told(core) == [(4, 10, 6)]
 
 
-def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
+def test_a_log_that_was_emptied_is_reported_without_a_record() -> None:
     """An emptied log seen twice is reported without a record; seen once, a fetch may still be on its way."""
     core = Core()
     core.assign(start=5)
@@ -132,7 +132,7 @@ def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
     assert len(told(core)) == 1, "it is not told again with the first record"
 
 
-def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_told() -> None:
+def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_reported() -> None:
     """A log that was emptied is not reported when the fetch on its way brings all its records."""
     core = Core()
     core.assign(start=5)
@@ -153,7 +153,7 @@ def test_a_position_that_goes_back_is_counted() -> None:
     assert core.statistics().counters.positions_went_back == len(core.reports("position_went_back")) == 2
 
 
-def test_keys_that_are_forgotten_early_are_told_as_they_grow() -> None:
+def test_more_keys_forgotten_early_are_reported() -> None:
     """The count of keys forgotten early is taken from the store; the log has a line for each increase."""
     core = Core()
     for early in (0, 0, 40, 40, 100):

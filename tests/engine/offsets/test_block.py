@@ -196,7 +196,7 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
         assert all(block.stages[at] == before for at in {0, 1, 2, 3} - {*indexes})
 
 
-def test_nothing_moves_in_an_assignment_that_has_ended() -> None:
+def test_no_record_of_an_ended_assignment_moves() -> None:
     """No record of an ended assignment moves: it belongs to the next owner."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)

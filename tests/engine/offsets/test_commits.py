@@ -179,7 +179,7 @@ def metadata_of(destination: str | None, base: int = 5) -> str:
     return offset_map.write(base, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID, destination=destination)
 
 
-def test_commits_for_another_destination_are_told_at_start() -> None:
+def test_commits_for_another_destination_are_reported_at_the_start() -> None:
     """Offsets committed for another destination, whose records are not sent here, give a warning, and count
     in a figure while the assignment lasts."""
     core = Core(destination=DESTINATION)
@@ -206,7 +206,7 @@ def test_the_same_or_an_unknown_destination_is_not_reported(told: str | None) ->
     assert core.statistics().elsewhere == 0
 
 
-def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
+def test_a_refused_map_of_one_partition_ends_maps_for_all() -> None:
     """A refused map of one partition ends maps for all: the limit is the broker's. Accepted positions stay."""
     core = core_of(0, 1)
     for partition in (0, 1):
@@ -472,7 +472,7 @@ def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
     assert core.has(m.Send)
 
 
-def test_a_later_assignment_is_ours() -> None:
+def test_an_assignment_long_after_an_absence_needs_no_proof() -> None:
     """An assignment long after an absence needs no proof."""
     core = core_of()
     is_away(core)
@@ -486,7 +486,7 @@ def test_a_later_assignment_is_ours() -> None:
 
 
 @pytest.mark.parametrize("gap", [0.01, AWAY / 2, AWAY - 0.01])
-def test_ordinary_gaps_cause_nothing(gap: float) -> None:
+def test_ordinary_gaps_are_no_absence(gap: float) -> None:
     """Gaps between inputs below `away` cause no wait, report or commit."""
     core = core_of()
     core.fetch(event("a"))

@@ -79,7 +79,7 @@ def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float]
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-def test_figures_are_taken_and_say_by_how_much(spoil: Callable[[Ledger], None]) -> None:
+def test_figures_show_the_mismatch_and_raise_nothing(spoil: Callable[[Ledger], None]) -> None:
     """With any mismatch statistics raise no error, and show it from the first snapshot on."""
     _, _, core = spoiled(spoil)
     statistics = core.statistics()
@@ -107,7 +107,7 @@ def test_nothing_is_committed_or_read_any_more(spoil: Callable[[Ledger], None]) 
         tick(1.0)
 
 
-def test_books_that_come_right_by_themselves_are_not_trusted_again() -> None:
+def test_books_that_add_up_again_are_not_trusted() -> None:
     """Books that add up again by a second error are not trusted: commits stay stopped."""
     pipeline, tick, _ = spoiled(a_record_vanished)
     tick(1.0)

@@ -142,7 +142,7 @@ def test_the_ids_come_back_with_and_without_a_map(
 
 @PROPERTY
 @given(BASES, runs(), LEADER_EPOCHS, st.integers(0, 400))
-def test_the_map_makes_room_for_the_ids(
+def test_runs_that_do_not_fit_beside_the_ids_are_left_out(
     base: int, lengths: list[int], leader_epoch: int | None, most: int
 ) -> None:
     """Runs that do not fit beside the ids are left out; without room for the ids nothing is written."""
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_cut_from_the_top(
 
 @FEW
 @given(st.integers(0, 2**32), st.integers(2, 5_000), st.sampled_from([3, 40, 5_000]), BASES)
-def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: int, base: int) -> None:
+def test_a_map_never_exceeds_the_broker_s_limit(seed: int, count: int, longest: int, base: int) -> None:
     """Thousands of runs take at most 4,096 bytes: a prefix of the runs that fills the text if it was cut."""
     random = Random(seed)
     bounds = bounds_of(base, [random.randint(1, longest) for _ in range(2 * count)])
@@ -331,13 +331,13 @@ def test_what_is_no_map_is_none(how: int, body: bytes) -> None:
     assert read(forged(77, how, body), 77) is None
 
 
-def test_a_bomb_does_not_unfold() -> None:
+def test_a_bomb_gives_no_more_bounds_than_the_limit() -> None:
     """4,096 characters that inflate to very much never give more bounds than a million offsets have."""
     found = read(forged(0, BITS_DEFLATED, b"\0" + zlib.compress(b"\xaa" * ((1 << 20) - 1), 9)), 0)
     assert found is None or len(found.bounds) <= 1 << 20
 
 
-def test_more_than_a_broker_takes_is_not_read() -> None:
+def test_a_text_above_the_broker_s_limit_is_not_read() -> None:
     """The longest text that a broker accepts is read as a map; a longer one is not."""
     quads = (METADATA_BYTES - len(PREFIX)) // 4
     runs = 3 * quads - 6 - (3 * quads - 6) % 2  # runs of one byte each, after six other bytes

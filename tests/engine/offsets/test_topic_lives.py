@@ -135,7 +135,7 @@ def test_without_an_id_of_the_brokers_the_committed_one_counts() -> None:
     assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
 
 
-def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
+def test_a_start_at_the_beginning_for_a_void_offset_is_reported() -> None:
     """A void offset found at the start, when the topic was created again unread, is logged once for each topic."""
     core = Core()
     given = [
@@ -146,7 +146,7 @@ def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
     assert report.fields == {"topic": TOPIC, "partitions": 3, "released": 0}
 
 
-def test_a_rebalance_that_comes_first_is_told_as_well() -> None:
+def test_a_rebalance_that_brings_a_new_topic_id_is_reported_as_well() -> None:
     """A rebalance that brings a new topic id before the brokers' report is logged as well."""
     core = core_of()
     core.fetch(filtered())

@@ -133,7 +133,7 @@ def test_members_and_status_agree() -> None:
 def test_members_together_keep_within_what_is_promised(
     quota: int, changes: list[tuple[int, float]], bursts: bool
 ) -> None:
-    """While loaded members come and go, calls in any minute stay within the quota, and the parts of members
+    """While loaded members come and go, the calls of any minute stay within the quota plus the parts of members
     that joined within a minute."""
     policy, now = divided(quota), 0.0
     members: list[tuple[Quota, Gate]] = []

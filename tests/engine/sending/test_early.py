@@ -138,7 +138,7 @@ def test_the_headers_share_is_spent_evenly() -> None:
         max_size=12,
     ),
 )
-def test_at_the_moment_it_names_an_early_call_may_go(
+def test_an_early_call_is_allowed_at_the_named_time(
     quota: int, steps: list[tuple[float, tuple[int, float] | None]]
 ) -> None:
     """At the time that the gate names an early call is allowed, or the timer would spin; the gate is open then."""

@@ -112,7 +112,7 @@ def test_the_section_of_the_mapping_is_named(transform: str) -> None:
     assert {letter.section for letter in core.statistics().letters} == {"shop.Click"}
 
 
-def test_the_share_itself_does_not_trip_it() -> None:
+def test_exactly_the_share_does_not_trip_it() -> None:
     """Exactly the share does not trip the guard, for any time."""
     core = guarded()
     for _ in range(20):
@@ -173,7 +173,7 @@ def test_filtered_records_do_not_count() -> None:
         ("refused", "destination", "why Pinterest refuses"),
     ],
 )
-def test_it_names_what_trips_it(reason: str, cause: str, advice: str) -> None:
+def test_the_guard_names_the_cause(reason: str, cause: str, advice: str) -> None:
     """The guard names the cause (schema, mapping, clock or destination) with its own advice: a changed mapping
     makes no event younger and convinces no platform."""
     core = guarded(batch_events=10)

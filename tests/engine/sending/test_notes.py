@@ -67,7 +67,7 @@ def test_a_throttle_is_noted_once() -> None:
     assert told(core)[1:] == [Note(REAL_API, ACCOUNT, 429, None, 10.0)]
 
 
-def test_a_token_of_one_account_is_told_for_that_account() -> None:
+def test_a_refused_token_of_one_account_is_noted_for_that_account() -> None:
     """With a token for each account, the note of a refused token is for that account alone."""
     core = member(accounts=2, token_by_account=True)
     send(core, "a")
@@ -77,7 +77,7 @@ def test_a_token_of_one_account_is_told_for_that_account() -> None:
     assert [(one.account, one.status) for one in told(core)] == [(OTHER_ACCOUNT, 401)]
 
 
-def test_a_refused_token_is_told_for_all_accounts_and_a_refused_account_for_itself() -> None:
+def test_a_refused_token_is_noted_for_all_accounts_and_a_refused_account_for_itself() -> None:
     """A refused token is noted for all accounts, a refused account for itself, once each and not for each probe."""
     core = member()
     send(core, "a")
@@ -122,7 +122,7 @@ def test_a_throttle_that_another_member_met_closes_the_account_for_as_long() -> 
     assert core.take(m.Send).account == ACCOUNT
 
 
-def test_what_was_told_before_the_first_event_of_an_account_holds_for_it() -> None:
+def test_notes_before_the_first_event_of_an_account_hold_for_it() -> None:
     """Notes that came before an account's first event hold for it."""
     core = member()
     hear(core, note(429, seconds=20.0), note(401, account="", name="other-2"))

@@ -122,7 +122,7 @@ def test_a_call_says_by_when_it_must_have_begun() -> None:
     assert core.take(m.Send).begin_by == renewed_at + LEASE - 1.0 - TIMEOUT
 
 
-def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
+def test_a_renewal_that_fails_is_repeated_and_reported() -> None:
     """A renewal that fails is repeated, and the store counts as failing until one is answered."""
     core = core_of_a_member()
     core.advance(RENEW_EVERY)

@@ -32,7 +32,7 @@ def waiting() -> Core:
     return core
 
 
-def test_open_records_that_stand_still_are_told_until_they_move() -> None:
+def test_open_records_that_stand_still_are_reported_until_they_move() -> None:
     """Open records without progress are reported at the limit, every five minutes after it, and once at the end."""
     core = waiting()
     told = looking(core, 1_000.0)
@@ -45,7 +45,7 @@ def test_open_records_that_stand_still_are_told_until_they_move() -> None:
     assert len(core.reports("moves_again")) == 1
 
 
-def test_lag_that_stands_still_is_told_with_nothing_open() -> None:
+def test_lag_that_stands_still_is_reported_with_nothing_open() -> None:
     """Lag without progress is reported with nothing open, as behind a transaction that hangs."""
     core = Core(stall_after=AFTER)
     core.assign()

@@ -407,7 +407,7 @@ def test_the_mismatch_is_zero_whatever_happens() -> None:
     assert core.statistics().totals.released == 3
 
 
-def test_a_record_that_is_nowhere_shows_as_a_mismatch() -> None:
+def test_a_lost_record_shows_as_a_mismatch() -> None:
     """Records read are counted independently of their outcomes, so that a lost one shows as a mismatch."""
     core = reading(event("a"))
     core.pipeline.ledger._entered += 1
