@@ -188,7 +188,7 @@ class Network:
 
 @functools.lru_cache
 def _is_excepted(no_proxy: str, host: str, port: int) -> bool:
-    """Return whether NO_PROXY excepts this host and port. An item that cannot be read excepts none, as with curl."""
+    """Return whether NO_PROXY exempts this host and port. An item that cannot be read exempts none, as with curl."""
     name, address = host.rstrip(".").lower(), None  # a name with the final dot is the same host
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(name)

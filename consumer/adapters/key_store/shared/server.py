@@ -22,7 +22,7 @@ _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     "calls": (int, int, int),
     **dict.fromkeys(("notes", "tidy"), (list,)),
 }
-"""The scripts, and what each answers behind what all answer: bytes and two numbers."""
+"""The scripts. All answer with bytes and two numbers; here are the types of what an answer has after these."""
 
 
 class Unclear(KeyStoreError):
@@ -54,7 +54,7 @@ class Server:
     async def run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[list[Any]]:
         """Run a script once for each of `calls`: a shard's prefix, and arguments. Raises `KeyStoreError`.
 
-        Each answer is a list: bytes, two numbers, and what `_SCRIPTS` says.
+        Each answer is a list: bytes, two numbers, and values of the types in `_SCRIPTS`.
         """
         time_outs = self._time_outs
         # A renewal does not wait for the others: our claims depend on it.
