@@ -295,8 +295,8 @@ def test_a_schema_once_known_is_never_lost() -> None:
 
 
 def test_refusals_are_bounded_and_the_stalest_goes_first() -> None:
-    """Only so many refused schemas are remembered. One that records still name stays; the dropped one is asked
-    for again."""
+    """At most `MAX_REFUSED_SCHEMAS` refused schemas are remembered. One that records still name stays; a
+    dropped one is asked for again."""
     made = decoder()
     used, stale = SchemaRef("id", "1"), SchemaRef("id", "2")
     made.add_schema(used, '"string"')

@@ -23,7 +23,7 @@ def levels(depth: int, variants: int, last: Any) -> Any:
     """Return records ``shop.L0`` to ``shop.L{depth}``; each holds a union of all `variants` of the next one,
     which are defined once and referred to elsewhere. The last one has a field of type `last`.
 
-    Read by chains of single records, each way from top to bottom is another one: `variants` to the power of `depth`.
+    For a reader of single records each path from top to bottom is another one: `variants` to the power of `depth`.
     """
     kind: Any = [
         record(field("end", last), name=f"v{variant}.L{depth}") if depth else "null"

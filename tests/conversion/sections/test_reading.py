@@ -228,8 +228,8 @@ def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: P
     ],
 )
 def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tmp_path: Path) -> None:
-    """Only so many schemas that cannot be read or have no section are kept, since their number depends on the
-    producers. One that records use stays; a dropped one is asked for again."""
+    """At most `MAX_REFUSED_SCHEMAS` schemas are kept that cannot be read or have no section, since producers
+    decide how many there are. One that records use stays; a dropped one is asked for again."""
     decoder = Decoder(loaded(tmp_path))
     known, used, stale = len(decoder.known), SchemaRef("id", "1"), SchemaRef("id", "2")
     records = {ref: Record(0, -1, None, framing_of(ref) + b"\x02a", ()) for ref in (used, stale)}
