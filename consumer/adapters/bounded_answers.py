@@ -41,7 +41,7 @@ class Way(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request."""
-        # At each attempt: login and authorities may have changed since the last one.
+        # Chosen at each attempt: login and authorities may have changed since the last one.
         self._network.refresh()
         proxy = self._network.proxy(str(request.url))
         if proxy not in self._transports:

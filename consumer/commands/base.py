@@ -41,7 +41,7 @@ class Command(click.Command):
             ["--debug"], is_flag=True, expose_value=False, callback=debug, help="Show tracebacks of errors."
         )
         self.params.append(option)
-        # Where a group lists it, click would cut a first sentence to one line.
+        # In the list of a group, click would cut the first sentence to one line.
         self.short_help = self.get_short_help_str(_WHOLE)
 
 
@@ -80,7 +80,7 @@ class SettingsCommand(Command):
     """A command whose ``--help`` ends with the settings that it uses."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # Here, because importing them takes a third of a second.
+        # Imported here, because that takes a third of a second.
         from consumer.settings import all_settings
 
         super().format_epilog(ctx, formatter)

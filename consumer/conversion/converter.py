@@ -96,7 +96,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     event_id = decide.id_of(decided_value(event, decided["event_id"]))
     if not isinstance(event_id, str):
         return event_id
-    # Without a key of its own an event is known by its id.
+    # An event without a key of its own is identified by its id.
     dedup_id = decide.dedup_id_of(decided_value(event, what.dedup_key), event_id)
     time = decisions.time_of(decided_value(event, decided["event_time"]))
     if not isinstance(time, int):

@@ -78,7 +78,7 @@ class Description:
         self.mapping = mapping
         self.decisions = decisions
         self._partner_name = partner_name
-        # Where the values are that events are decided by before all others; None if the mapping has no source for one.
+        # Where the values are that are decided before all others; None if the mapping has no source for one.
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
         self.consent = None if mapping.consent is None else self._place(mapping.consent.source)
         self.dedup_key = self._place(mapping.dedup_key)

@@ -226,7 +226,7 @@ class Loader:
         `known`."""
         entries = self._tables[table]
         for key, value in entries.items():
-            # Of a name with dots and without quotes, TOML makes tables: show the name that was meant.
+            # TOML makes tables of a name with dots and without quotes: show the name that was meant.
             while isinstance(value, dict) and value:
                 part, value = next(iter(value.items()))
                 key = f"{key}.{part}"
@@ -471,7 +471,7 @@ class Loader:
             self._fail(
                 '[consent] allowed must be a list of texts, whole numbers, true or false: allowed = ["granted"]'
             )
-        # Without allowed values only true will do, and text is never true.
+        # Without allowed values only true is consent, and text is never true.
         kinds = None if allowed else frozenset({"boolean"})
         found: dict[str, list[Expression]] = {"require": [], "any": []}
         try:

@@ -121,8 +121,7 @@ class Program:
         self._layout = layout
         self.operations, self.width = layout.operations, layout.width
         self.description = what
-        # By name (`targets.DECIDED`), where the values are that events are decided by; None: the mapping names no
-        # source.
+        # By name (`targets.DECIDED`), where the values are that are decided first; None: the mapping names no source.
         self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
         self.consent, self.dedup_id = self._place(what.consent), self._place(what.dedup_key)
         # The fields by their object.
@@ -227,5 +226,5 @@ def write_program(description: Description, plan: RecordPlan) -> Many | None:
     """Return the function that reads and converts records of this plan; None if no program can, or the modules are
     not compiled."""
     program = None if COMPILED is None else make_program(description, plan)
-    # Without a program every record goes the plain way.
+    # Without a program every record is converted by the plain path.
     return None if COMPILED is None or program is None else COMPILED.Events(program).read

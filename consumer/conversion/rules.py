@@ -121,7 +121,7 @@ def click_id_of(url: str) -> str | None:
     It is the value of the first query parameter called ``epik`` (in lower case) that is not empty, with its ``%XX``
     decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
     """
-    # What follows # is the browser's, and is not part of the query.
+    # The part after # is for the browser, and not part of the query.
     match = _EPIK.search(url.partition("#")[0].partition("?")[2])
     found = "" if match is None else unquote(match[1])
     return found if _CLICK_ID.fullmatch(found) else None

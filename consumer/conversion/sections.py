@@ -145,7 +145,7 @@ class Sections:
             found = self._places.get((record, topic)) or self._places[record, None]
         if isinstance(found, int):
             return found
-        # Also a type that is mapped on other topics only.
+        # This includes a type that is mapped on other topics only.
         if self.unknown_record == "filter":
             return _FILTERED
         if found is not None:

@@ -36,7 +36,7 @@ from consumer.errors import SettingsError, nearest
 Transform: TypeAlias = (
     Callable[[dict[str, Any]], dict[str, Any] | None] | Callable[[dict[str, Any], str], dict[str, Any] | None]
 )
-"""What ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
+"""The function that ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
 
 A function that needs two arguments also gets the full name of the record's type.
 """
@@ -143,7 +143,7 @@ class Transformer:
         except BaseException as error:
             return self.failed(error)
         taken = _fitted(returned, self._shapes[at])
-        # What the function returned is a plain dict: the converter has to know the section.
+        # The function's result is a plain dict, without the section that the converter needs.
         return SectionEvent.of(at + 1, taken) if isinstance(taken, dict) else taken
 
     def failed(self, error: BaseException) -> Rejection:

@@ -40,8 +40,8 @@ MOST_RECORDS: Final = 2000
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of a fetch from which on no further slice is taken."""
 _SLICE: Final = 256
-"""Records of a slice at most: this is also the most large records that may come unforeseen behind small ones. Each
-slice hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
+"""Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
+hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 GATHER_SECONDS: Final = 0.005
 """Seconds between the ends of two fetches that empty the client's queue. A fetch costs one or two milliseconds of

@@ -42,7 +42,7 @@ _ONE_TRY: Final = 1.0
 # Seconds that a question about partitions gets even when the limit is nearly used up: leaders have to be found.
 _LEAST: Final = 1.0
 _ASK_AGAIN: Final = 0.2
-# What a broker knows, as librdkafka logs it. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848. Its
+# A broker's APIs, as librdkafka logs them. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848. Its
 # version 0 is the preview of Kafka 3.7 to 3.9, which librdkafka does not speak.
 _ANY_API: Final = re.compile(r"ApiKey \w+ \(\d+\) Versions")
 _HEARTBEAT_API: Final = re.compile(r"ApiKey \w+ \(68\) Versions \d+\.\.[1-9]")
@@ -203,7 +203,8 @@ async def topic_settings(
         deadline = time.monotonic() + timeout
         with configuration.admin_client(config) as client, contextlib.suppress(KafkaException):
             if has_controller(client.list_topics(timeout=timeout)):
-                # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
+                # One topic at a time: some brokers refuse a question about several topics if one of them is not
+                # allowed.
                 answers = ((name, ask_settings(client, name, time_left(deadline))) for name in topics)
                 return {name: one for name, one in answers if one is not None}
         return {}

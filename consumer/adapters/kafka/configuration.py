@@ -75,7 +75,7 @@ _KNOWN: Final = """
 _UNKNOWN: Final = re.compile(r'No such configuration property: "([^"]+)"')
 _BARE: Final = re.compile("|".join(map(re.escape, sorted(_KNOWN, key=len, reverse=True))))
 _QUOTED: Final = re.compile(r'["`]([a-z]+(?:\.[a-z0-9]+)+)["`]')
-# With ``group.protocol=consumer`` the broker decides these; librdkafka refuses them.
+# With ``group.protocol=consumer`` the broker decides these properties; librdkafka refuses them.
 _NOT_WITH_KIP_848: Final = (
     "session.timeout.ms",
     "heartbeat.interval.ms",

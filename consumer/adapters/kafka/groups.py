@@ -334,7 +334,7 @@ class GroupOffsets:
     @in_own_thread
     def put(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit `positions`: one try. Raises `GroupInUse` while the group has members."""
-        # Without metadata: the offset map of the old position must not hold for the new one.
+        # Committed without metadata: the offset map of the old position must not apply to the new one.
         raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
         try:
             answered = alter_offsets(self._client, self._group, raw, self._timeout)

@@ -106,7 +106,7 @@ class KafkaSource:
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
 
-        Call it without pause, also with room 0: it polls, which brings rebalances and the answers to commits. Raises
+        Call it continuously, also with room 0: it polls, which brings rebalances and the answers to commits. Raises
         `KafkaError` for what does not recover by itself, and any error of the listener.
         """
         # Cancelling this loses nothing: what the thread has consumed is in `_ready`, and the next fetch hands it out.

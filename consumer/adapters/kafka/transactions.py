@@ -30,7 +30,7 @@ from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
 
-# What the transactional id of a redrive begins with; the name of its dead-letter topic follows.
+# Prefix of a redrive's transactional id; the name of its dead-letter topic follows.
 ID_PREFIX: Final = "pinstream.redrive."
 # Short: the open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed
 # readers until the next redrive starts, or this time has passed.

@@ -238,7 +238,7 @@ class Teller:
 
     _on_trouble: OnTrouble
     _told: bool = False
-    """Whether a broker's own error was reported."""
+    """Whether an error of a single broker was reported."""
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
         """Report an error that librdkafka's `error_cb` brought."""

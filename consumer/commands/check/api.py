@@ -48,7 +48,7 @@ async def way(found: Found) -> Sequence[Answer]:
     # Proxy and authorities can be wrong only if the settings name them.
     if proxy is None and not settings.pinstream.ca_file:
         return []
-    # Without a token: a wrong address must not get it.
+    # Called without a token: a wrong address must not get it.
     async with _api(settings, Token(), TIMEOUT) as api:
         wrong = await api.reach()
     if wrong is not None:

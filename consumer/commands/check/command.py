@@ -26,7 +26,7 @@ _STYLES = {
     Verdict.FAILED: "bold red",
     Verdict.SKIPPED: "dim",
 }
-# What was asked, and its answers.
+# The name of a question, and its answers.
 _Asked = list[tuple[str, Sequence[Answer]]]
 _FORMS = {"kafka-acls": rights.commands, "strimzi": rights.strimzi, "iam": rights.iam}
 # In this order, because later questions use what earlier ones have found.

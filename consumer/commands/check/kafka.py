@@ -93,7 +93,7 @@ def _begin(found: Found, rows: Sequence[Standing], *, is_new: bool) -> str:
             f"the group {kafka.group_id} has no offset for {first_of([str(row.place) for row in new])}, and "
             "KAFKA_AUTO_OFFSET_RESET is error: set one with `pinstream offsets set`, or set earliest"
         )
-    # These count offsets. Compaction and transactions leave gaps, so there may be fewer records.
+    # The numbers count offsets. Compaction and transactions leave gaps, so there may be fewer records.
     unread = sum(row.lag or 0 for row in new)
     behind = sum(row.lag or 0 for row in rows) - unread
     records = counted(unread, "record")

@@ -97,7 +97,7 @@ async def mapping(found: Found) -> Sequence[Answer]:
             f"; own events: {len(mapped.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
             f"{', '.join(mapped.own_events)}"
         )
-    # Without sections, what the one mapping fills needs no row of its own.
+    # Without sections, the fields of the one mapping need no row of their own.
     own_rows = mapped.all if mapped.names else ()
     warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
     filled = {name for section in mapped.all for name in section.mapping.sources}

@@ -66,7 +66,7 @@ def needed(settings: Settings) -> Sequence[Right]:
             name, prefixed = ("" if start is None else start[1].replace("\\", "")), True
         why = "the events; how large they may be"
         found.append(Right("topic", name, prefixed, ("Read", "DescribeConfigs"), why))
-        # Of a pattern, only the beginning is known. The names of its dead-letter topics begin in the same way.
+        # Only the beginning of a pattern is known. The names of its dead-letter topics begin in the same way.
         is_start = prefixed and by_topic
         letters[name if is_start else dead_letter_topic(template, name), is_start] = None
     for name, prefixed in letters:

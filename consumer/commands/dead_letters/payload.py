@@ -43,7 +43,7 @@ _PUBLIC: Final = _IDENTIFIERS | {
 }
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
-# These have the form of an identifier: a digest, an IP address, a token, a page.
+# Fields with the form of an identifier: a digest, an IP address, a token, a page.
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
 # Least digits of a hidden number that is also searched for without its spaces and signs.
 _LEAST_DIGITS: Final = 7
@@ -144,7 +144,7 @@ class _Nets:
     def __init__(self, hidden: list[str]) -> None:
         # Some letters have a longer capital ("ß"), which comparing letter by letter does not find.
         capitals = [text.upper() for text in hidden if len(text.upper()) != len(text)]
-        # Without spaces, signs and leading zeros, as a shop may write a phone number into an id.
+        # Compared without spaces, signs and leading zeros, as a shop may write a phone number into an id.
         bare = [(text, re.sub(r"\D", "", text)) for text in hidden]
         numbers = [one for text, one in bare if len(one) >= _LEAST_DIGITS and len(one) * 2 > len(text)]
         texts = [*hidden, *capitals, *numbers, *(one.lstrip("0") for one in numbers)]

@@ -182,7 +182,7 @@ class DeadLetters:
         async with contextlib.aclosing(self._records("reading")) as records:
             async for partition, record in records:
                 if (mark := read_mark(record, self.homes[partition])) is not None:
-                    # Without runs if the mark is for another place.
+                    # The mark has no runs if it is for another place.
                     self.done[partition].add(mark.runs)
                     self.tally.elsewhere += not mark.at_home
                 elif (letter := self._ours(partition, record)) is not None and self._filters.hold(letter):
@@ -256,7 +256,7 @@ async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
     if gone."""
     if not letter.omitted:
         return restored(letter)
-    # Its topic does not take messages of that size, so the letter was written without that part.
+    # The dead-letter topic does not accept messages of that size, so the letter was written without that part.
     record = await reader.record(letter.origin)
     if record is None or not is_original(letter, record):
         return None

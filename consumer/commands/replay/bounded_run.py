@@ -68,7 +68,7 @@ class ReplayEnd(Enum):
 
     # All of the range is settled.
     COMPLETE = "complete"
-    # As many records as ``--limit`` or ``--max`` allows are settled; there may be more in the range.
+    # As many records as ``--limit`` allows are settled; there may be more in the range.
     LIMITED = "limited"
     INTERRUPTED = "interrupted"
     # Too many of the records would have become dead letters.

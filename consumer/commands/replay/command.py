@@ -199,7 +199,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             # The limit counts records that match `--where`, so the bar does too.
             if options.limit is not None:
                 return totals.delivered + totals.duplicate + totals.dead_lettered, _note(statistics)
-            # Else the bar counts offsets that are read, less those that are open or not taken in yet.
+            # Otherwise the bar counts offsets that are read, without those that are open or not taken in yet.
             read = sum(max(0, at - left[name][0]) for name, at in source.figures.items())
             return read - totals.open - statistics.held, _note(statistics)
 

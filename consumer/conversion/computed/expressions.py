@@ -238,7 +238,7 @@ class When(Computed):
         tests = [maker.one(condition, "a condition", scopes) for condition in conditions]
         if (events := self.events) is not None:
             name = maker.event_name()
-            # What has no name is a `Rejection` or `Filtered`, which is none of these.
+            # An event without a name has a `Rejection` or `Filtered` here, which is in no set of names.
             tests.append(lambda read, at: name(read, at) in events)
 
         def when(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
@@ -278,7 +278,7 @@ class Phone(Computed):
             numbers, of = function(read, at), country(read, at)
             if not is_many:
                 return with_country(numbers, of)
-            # As `changed` takes them.
+            # Walked as in `changed`.
             return [with_country(number, of) for number in walk(numbers, (EACH,))]
 
         return phone, is_many
@@ -504,7 +504,7 @@ class Maker:
         for source in sources_in(of, in_sums=False):
             way = _marked(source)
             _, passed = self._scope(way, scopes)
-            # One value for all elements, as a rate, may stand in a sum.
+            # A sum may have one value for all elements in it, such as a rate.
             if EACH not in way[passed:]:
                 continue
             # A single path goes to its innermost elements; several paths share the first array.
