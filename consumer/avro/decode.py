@@ -309,6 +309,9 @@ class Decoder:
         except InvalidSchema as error:
             writer = Writer(_incompatible(framing, error), False)
         routes = [self._route(framing, writer, at, None) for at in range(len(writer.types))]
+        if not self._typed and isinstance(routes[0].plan, Rejection):
+            # Only the verdict is kept: a thousand schemas that cannot be read may be of megabytes each.
+            writer = Writer(routes[0].plan, False)
         for node, (plan, number) in zip(writer.types, routes, strict=True):
             # One type that is read is enough; also on another topic, whose section is found with its first record.
             is_elsewhere = not number and not isinstance(node, Rejection) and self._choice.knows(label(node))

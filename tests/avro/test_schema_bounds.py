@@ -158,6 +158,22 @@ def test_names_cannot_fill_the_memory(schema: Any) -> None:
     assert peak < 20 * 2**20
 
 
+def test_of_a_schema_that_cannot_be_read_only_the_verdict_is_kept() -> None:
+    """Ten schemas of a thousand fields each that do not fit ours take less than 100 kB; parsed, they take megabytes."""
+    decoder = Decoder(OneSchema(record(field("a", "int"), name="Ours")))
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            fields = [field(f"f{number}_{at}", "int") for at in range(1_000)]
+            schema = json.dumps(record(*fields, name="Theirs"))
+            assert isinstance(decoder.add_schema(SchemaRef("id", str(number)), schema), Rejection)
+        del fields, schema
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+
+
 def test_a_name_of_the_greatest_length_is_read() -> None:
     """A name of the greatest length, namespace included, is read; one character more is refused."""
     parse(record(name="n" * (MAX_NAME_CHARACTERS - 2), namespace="s"))
