@@ -109,6 +109,15 @@ def test_records_that_fill_the_room_do_not_wait() -> None:
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
 
 
+def test_an_error_among_records_is_kept_apart() -> None:
+    """An error in the middle of a fetch goes to `errors`; the records around it come in one chunk, in order."""
+    error = Message(topic="t", partition=0, error=KafkaError(KafkaError._TRANSPORT))
+    taken = inbox_of(Queue(message(1, b"v"), error, message(2, b"v"))).take(1000, 0.5)
+    [chunk] = taken.chunks({("t", 0): 1}.get)
+    assert [record.offset for record in chunk.records] == [1, 2]
+    assert (taken.errors, taken.damaged) == ([error], {})
+
+
 def test_large_records_come_a_few_at_a_time() -> None:
     """Large records come a few at a time: keys and values count, and one larger than the bound comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
