@@ -1,11 +1,11 @@
-"""Avro container files taken apart ("Object Container Files" of the specification), within bounds.
+"""Avro container files ("Object Container Files" of the specification): taken apart within bounds.
 
-Theory of operation. A container is a header (metadata, then 16 bytes of its own that stand behind every block) and
-blocks: a count of records, a size, the records packed with the header's codec. A `Container` is given a `read`
-that behaves as a file's and yields the blocks unpacked; it knows nothing of what the records are.
+Theory of operation. A container is a header (metadata, then a marker of 16 bytes that also follows every block) and
+blocks: a count of records, a size, the records packed with the header's codec. A `Container` reads with a `read` like
+that of a file and yields the unpacked blocks; it does not read the records in them.
 
-A file comes from anywhere, so nothing is allocated because it was claimed: bytes are read piece by piece, a block
-is unpacked up to `MAX_BLOCK_BYTES` and no further (a few kilobytes can unpack to gigabytes), and a block cannot
+A file may come from anywhere, so memory is not allocated only because the file claims a size: bytes are read piece by
+piece, a block is unpacked only up to `MAX_BLOCK_BYTES` (a few kilobytes can unpack to gigabytes), and a block cannot
 claim more records than it has bytes. Codecs are those of the standard library, whose unpackers can be stopped.
 """
 
@@ -32,7 +32,7 @@ _LONGEST_SHOWN: Final = 40
 
 
 class BrokenContainer(Exception):
-    """The file is no Avro container, or is damaged. The message is one line and holds no data."""
+    """The file is not an Avro container, or is damaged. The message is one line and holds no data."""
 
 
 class Block(NamedTuple):
@@ -69,11 +69,11 @@ class Container:
         while first := self._read(1):
             count = self._long(first)
             packed = self._exactly(self._size(MAX_BLOCK_BYTES))
-            # The header's own 16 bytes stand behind every block, so a damaged size is noticed here.
+            # The header's marker of 16 bytes follows every block, so a damaged size is noticed here.
             if self._exactly(_SYNC_BYTES) != self._sync:
                 raise BrokenContainer("a block does not end where it says")
             data = unpack(packed)
-            # A block of no bytes may claim any number of records of type null: reading them would not end.
+            # An empty block may claim any number of records of type null: reading them would not end.
             if not 0 <= count <= len(data):
                 raise BrokenContainer("a block claims more records than it has bytes")
             yield Block(count, data)
@@ -101,7 +101,7 @@ class Container:
 
     def _long(self, first: bytes = b"") -> int:
         data = first or self._exactly(1)
-        # Ten bytes of seven bits hold every number: an eleventh is not waited for.
+        # Ten bytes of seven bits hold every number: an eleventh is not read.
         while data[-1] > 127 and len(data) < 10:
             data += self._exactly(1)
         try:
@@ -112,7 +112,7 @@ class Container:
     def _exactly(self, size: int) -> bytes:
         pieces = []
         while size:
-            # Piece by piece: a claimed length is no reason to take that much memory.
+            # Piece by piece, so that a claimed length alone does not allocate memory.
             piece = self._read(min(size, _PIECE))
             if not piece:
                 raise BrokenContainer("it ends in its middle")
@@ -123,7 +123,7 @@ class Container:
 
 def _unpacked(unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> bytes:
     try:
-        # A byte more than there may be, or a block that is too large would look whole.
+        # One byte more than the limit, or a block that is too large would look complete.
         unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)
     except (OSError, zlib.error, lzma.LZMAError, EOFError):
         raise BrokenContainer("a block cannot be unpacked") from None

@@ -7,22 +7,22 @@ The bytes say which schema they were written with, in one of these ways (docs/ru
   id), the value is the bare datum;
 * Avro single-object encoding: ``C3 01``, the CRC-64-AVRO fingerprint (little-endian), the datum;
 * AWS Glue: ``03``, a byte for the compression (``00``: none, ``05``: zlib), the UUID of the schema version (16 bytes),
-  the datum, compressed or not. A compressed one is unpacked first, and then read as if it had come without.
+  the datum, compressed or not. A compressed one is unpacked first, and then read like one that was not compressed.
 
-These leading bytes (here: the *framing*) are the key under which the compiled reader of a schema is kept, so
-that a known record costs one look-up. An unknown one is answered with the `SchemaRef` that is needed; the
-shell fetches it, tells `add_schema`, and decodes again; `missing` is the verdict where there is none. Nothing here
-does I/O.
+These leading bytes (here: the *framing*) are the key under which the compiled reader of a schema is kept, so that a
+record with a known schema costs one look-up. For an unknown schema the result is its `SchemaRef`; the engine has the
+schema fetched, adds it with `add_schema`, and decodes the record again; `missing` is the verdict if there is none. This
+module does no I/O.
 
 A record's *type* is the full name of the record in its writer's schema. A *choice* (the sections of the mapping file)
 knows for each type and topic which of our schemas is meant, or why none is. It is asked once for each writer's schema
 and topic; the answer is a *route*. A writer's schema may be a union of record types. Then the datum begins with the
 number of a branch, which belongs to the framing, so that records of one branch that follow each other have equal
-leading bytes. With one schema of ours there is nothing to choose: a union is read as any other type, by its plan.
+leading bytes. With a single schema of ours there is no choice: a union is read like any other type, by its plan.
 
-Schemas that can be read are kept for ever: an outage of the registry must never cost one that was known
-(docs/why.md). Those that cannot be read are bounded, since whoever writes to the topics decides how many there are: the
-one not asked for longest is dropped and simply asked for again.
+Schemas that can be read are kept for ever: an outage of the registry must not affect known ones (docs/why.md). Schemas
+that cannot be read are bounded, because the topics' producers decide how many there are: the one not used for longest
+is forgotten, and fetched again if it is needed.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ from consumer.avro.schema import (
 )
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
 
-# The header in which Confluent's serialisers put the schema of the value (for the key there is another).
+# The header in which Confluent's serialisers name the schema of the value (the key's schema has another header).
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
 MAX_REFUSED_SCHEMAS: Final = 1_024
 MAX_RECORD_BYTES: Final = 16 << 20
-"""Largest record that is read where its size is not known before: compressed in itself, or a line of a file."""
+"""Bytes of the largest record that is read if its size is not known before: a compressed record, or a line of a
+file."""
 # By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all.
 _FRAMINGS: Final = {
     "id": (b"\x00", 5),
@@ -69,7 +70,7 @@ _GLUE, _GLUE_BYTES = _FRAMINGS["glue"]
 _GLUE_ZLIB: Final = b"\x03\x05"
 _UUIDS: Final = frozenset({"guid", "glue"})
 
-# An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone.
+# An event, why there is none, the schema that is needed first, or ``None`` for a tombstone.
 Decoded = CommerceEvent | Rejection | Filtered | SchemaRef | None
 
 
@@ -80,15 +81,15 @@ class DecodeCode(StrEnum):
     docs/conversion.md share it.
     """
 
-    EMPTY = "empty"  # the value has no bytes (a tombstone has no value at all, and is not rejected)
-    # The record does not say, in any way we read, which schema it was written with.
+    EMPTY = "empty"  # the value has no bytes (a tombstone has no value, and is not rejected)
+    # The record does not name its schema in any way that we can read.
     UNKNOWN_WIRE_FORMAT = "unknown_wire_format"
-    TRUNCATED_HEADER = "truncated_header"  # it starts to name its schema, and ends before it has
-    # It names a schema that the registry (or the schemas folder) says does not exist.
+    TRUNCATED_HEADER = "truncated_header"  # it ends within the bytes that name its schema
+    # It names a schema that does not exist in the registry (or in the schemas folder).
     NO_SUCH_SCHEMA = "no_such_schema"
     # Its schema, or the part of it that this record uses, cannot be resolved to ours.
     INCOMPATIBLE_SCHEMA = "incompatible_schema"
-    UNKNOWN_RECORD = "unknown_record"  # it is of a record type that no section of the mapping is for
+    UNKNOWN_RECORD = "unknown_record"  # no section of the mapping is for its record type
     UNDECODABLE = "undecodable"  # its bytes are not a datum of the schema it names
     # Bytes are left over after the datum: most likely it names the wrong schema.
     TRAILING_BYTES = "trailing_bytes"
@@ -104,9 +105,11 @@ _LONGEST_MESSAGE: Final = 500
 
 
 def rejected(code: DecodeCode, message: str) -> Rejection:
-    """Return the verdict of stage ``decode``: no exception, since one bad record must not stop the others.
+    """Return a rejection at stage ``decode``. It is not raised, because one bad record must not stop the
+    others.
 
-    `message` must name schemas, fields and types only, never data."""
+    `message` must name schemas, fields and types only, never data.
+    """
     return Rejection(Stage.DECODE, code.value, shown(message, _LONGEST_MESSAGE))
 
 
@@ -129,7 +132,7 @@ def framing_of(ref: SchemaRef) -> bytes:
 
 
 class Ours(Protocol):
-    """What records of one type are read as."""
+    """The schema that records of one type are read as."""
 
     @property
     def schema(self) -> AvroSchema:
@@ -137,32 +140,33 @@ class Ours(Protocol):
 
     @property
     def asked(self) -> Asked:
-        """The paths whose values are used; the rest of a record is read over, whatever it would take."""
+        """The paths whose values are used; the rest of a record is skipped, whatever its size."""
 
 
 class Choice(Protocol):
-    """Which of our schemas a record is read as."""
+    """Decides which of our schemas a record is read as."""
 
     @property
     def all(self) -> Sequence[Ours]:
-        """All of them; each has its place here as its number, counted from 1."""
+        """All our schemas; a schema's number is its place here, counted from 1."""
 
     @property
     def typed(self) -> bool:
-        """Whether the type of a record decides which schema it is read as; if not, there is one schema for all."""
+        """True if the type of a record decides which schema it is read as; otherwise there is one schema for all."""
 
     @property
     def records(self) -> Sequence[str]:
         """The full names of the record types that are read."""
 
     def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
-        """Return the number for records of this type on a topic (None: of no topic), or why there is none.
+        """Return the schema's number for records of this type on a topic (None: without a topic), or why there
+        is none.
 
         `name` is the full name in the writer's schema, or another type's name if it is no record.
         """
 
     def knows(self, name: str) -> bool:
-        """Return whether records of this type are read on some topic."""
+        """Return True if records of this type are read on some topic."""
 
 
 class OneSchema:
@@ -192,7 +196,7 @@ class Route(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How a record is read: its value, decompressed; its framing, where its datum starts, and its route.
+    """How a record is read: its decompressed value, its framing, where its datum starts, and its route.
 
     `plan` is None if its schema is not known yet.
     """
@@ -205,7 +209,7 @@ class Found(NamedTuple):
 
 
 class Writer:
-    """A writer's schema that is known, or why it can never be read.
+    """A known writer's schema, or why it can never be read.
 
     With `typed`, the branches of a union are types of their own.
     """
@@ -224,8 +228,8 @@ class Writer:
 class Decoder:
     """Reads records of any writer's schema, each in the shape of our schema for its type.
 
-    `wire_format` fixes how they name theirs. With `whole`, all of a record is read, and not only what is asked for.
-    Raises `InvalidSchema` (a `ValueError`) if one of ours is not a schema.
+    `wire_format` fixes how records name their schema. With `whole`, all fields of a record are read, not only those
+    that are asked for. Raises `InvalidSchema` (a `ValueError`) if one of our schemas is not valid.
     """
 
     def __init__(
@@ -236,17 +240,17 @@ class Decoder:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         self.known: dict[bytes, Writer] = {}  # by framing
-        # The framings of known schemas of which no type is read on any topic, the one not asked for longest first.
+        # The framings of known schemas of which no type is read on any topic, the one not used for longest first.
         self._unread: OrderedDict[bytes, None] = OrderedDict()
-        # By framing, schemas that are what the registry answered earlier, in a life before this one perhaps.
+        # By framing, schemas from an earlier answer of the registry, perhaps of an earlier life of it.
         self._doubted: dict[bytes, SchemaRef] = {}
-        # What we write ourselves in single-object encoding needs no look-up.
+        # Records that we write ourselves in single-object encoding need no look-up.
         for node, _ in self._ours:
             resolve(node, node)  # a default that does not fit its type is an error now
             self.known[framing_of(SchemaRef("fingerprint", fingerprint(node)))] = Writer(node, self._typed)
 
     def find(self, record: Record, value: bytes, topic: str) -> Found:
-        """Return how a record of this topic is read, whose value is `value`, compressed or not."""
+        """Return how a record of this topic is read; `value` is its value, compressed or not."""
         if value.startswith(_GLUE_ZLIB) and "glue" in self._kinds:
             # Where a header names the schema, the value is a bare datum, which may begin with any bytes.
             is_bare = "guid" in self._kinds and record.headers and _schema_header(record) is not None
@@ -285,19 +289,19 @@ class Decoder:
         if (at, number) not in writer.plans:
             ours, asked = self._ours[number - 1]
             try:
-                # What is not asked for is read over: a record may hold far more than the mapping looks at.
+                # Fields that are not asked for are skipped: a record may hold far more than the mapping uses.
                 writer.plans[at, number] = trimmed(resolve(node, ours), asked)
             except (Incompatible, InvalidSchema) as error:
-                # Of this type only: records of the others are read.
+                # For this type only: records of the other types are read.
                 writer.plans[at, number] = _incompatible(framing, error)
         return Route(writer.plans[at, number], number)
 
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
-        """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
+        """Learn the schema that `ref` names, given as text or as its JSON value; `kind` as a registry calls it.
 
-        Returns why its records can never be read, on any topic, if so: each of them then gets this verdict.
+        Return the verdict on all its records if they can never be read, on any topic; None: they can be.
         """
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
@@ -319,8 +323,8 @@ class Decoder:
                 self._unread.pop(framing, None)
                 self.known[framing] = writer
                 return None
-        # What could be read before still can. Where types are told apart, a schema that does not fit is known all the
-        # same: its records count for their own section.
+        # A schema that could be read before still can be. Where types are distinguished, a schema that does not fit is
+        # kept nevertheless: its records count for their own section.
         was_read = framing in self.known and framing not in self._unread
         if not was_read or (self._typed and not isinstance(writer.types[0], Rejection)):
             self.known[framing] = writer
@@ -334,12 +338,12 @@ class Decoder:
         return verdict
 
     def doubt(self, ref: SchemaRef) -> None:
-        """Take the schema that was added for an earlier answer of the registry: what cannot be read by it gets `ref`
-        instead of a rejection, until the schema is added again or forgotten."""
+        """Mark a schema as an earlier answer of the registry: a record that it cannot read gets `ref` instead
+        of a rejection, until the schema is added again or forgotten."""
         self._doubted[framing_of(ref)] = ref
 
     def forget(self, ref: SchemaRef) -> None:
-        """Know this schema no more: its records are answered with `ref`."""
+        """Forget this schema: its records are answered with `ref`."""
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
         self._unread.pop(framing, None)
@@ -356,11 +360,12 @@ class Decoder:
         return verdict
 
     def missing(self, ref: SchemaRef) -> Rejection:
-        """Return the verdict on a record whose schema does not exist. It is not remembered: it may come later."""
+        """Return the verdict on a record whose schema does not exist. It is not remembered: the schema may come
+        later."""
         how = "set SCHEMA_REGISTRY_URL=glue: and check its region" if ref.kind == "glue" else "register it"
         message = f"schema {ref.kind} {ref.value} does not exist: {how}, or put it into the schemas folder"
         if ref == SchemaRef("id", "0"):
-            # Registries count from 1. Apicurio's own serialisers write ids of eight bytes: the first four are 0.
+            # Registries count ids from 1. Apicurio's own serialisers write ids of eight bytes: the first four are 0.
             message = (
                 "schema id 0 does not exist: if Apicurio's own serialiser wrote the record, it needs "
                 "apicurio.registry.as-confluent=true and apicurio.registry.use-id=contentId"
@@ -376,7 +381,7 @@ class Decoder:
         return [self.decode(record, topic) for record in records]
 
     def decode(self, record: Record, topic: str = "") -> Decoded:
-        """Return the event of one record, or why there is none. Never raises because of what it holds."""
+        """Return the event of one record, or why there is none. Never raises because of its content."""
         if record.value is None:
             return None
         value, framing, start, plan, number = self.find(record, record.value, topic)
@@ -410,10 +415,10 @@ _UNKNOWN_WIRE_FORMAT: Final = rejected(
 
 
 def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
-    """Return whether a record is framed by `framing`, as one before it was, whose datum began at `start`.
+    """Return True if a record is framed by `framing`, as an earlier record was whose datum began at `start`.
 
-    `framing` is that of a known schema. Where the header named the schema (the datum begins the value), this one's must
-    too; else it must not.
+    `framing` is that of a known schema. If the earlier record's header named the schema (its datum began the value),
+    this record's header must name it too; otherwise it must not.
     """
     value = record.value
     if value is None:
@@ -426,7 +431,8 @@ def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
 
 
 def _schema_header(record: Record) -> bytes | None:
-    """Return the first header that names the value's schema, if it has a value, as Confluent's serialisers do."""
+    """Return the first header, as Confluent's serialisers write it, that names the value's schema, if it has a
+    value."""
     for name, content in record.headers:
         if name == SCHEMA_ID_HEADER:
             return content
@@ -434,7 +440,7 @@ def _schema_header(record: Record) -> bytes | None:
 
 
 def _split_auto(record: Record, value: bytes) -> tuple[bytes, int]:
-    # The header goes first: a bare datum may begin with any bytes, also with those of a framing.
+    # The header counts first: a bare datum may begin with any bytes, also with those of a framing.
     header = _schema_header(record) if record.headers else None
     if header is not None:
         return header, 0
@@ -447,7 +453,7 @@ def _split_auto(record: Record, value: bytes) -> tuple[bytes, int]:
 def _unzipped(value: bytes) -> bytes | Rejection:
     """Return the value of a compressed record of AWS Glue's serialisers as it would be without the compression."""
     if len(value) < _GLUE_BYTES:
-        return _GLUE + value[len(_GLUE) :]  # it ends inside its header, which is said of it as of any other
+        return _GLUE + value[len(_GLUE) :]  # it ends inside its header: reported like an uncompressed one
     unpacker = zlib.decompressobj()
     try:
         # Bounded: a few kilobytes may unpack to gigabytes.
@@ -493,10 +499,10 @@ def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejecti
 
 
 def describe(framing: bytes) -> str:
-    """Return what messages call the schema that a framing names."""
+    """Return the name that messages give to the schema of a framing."""
     for kind, (magic, length) in _FRAMINGS.items():
         if framing.startswith(magic):
-            # Behind it may be the number of a union's branch, which belongs to the framing.
+            # The number of a union's branch may follow, which belongs to the framing.
             named = _named_schema(framing[:length], {kind})
             if isinstance(named, SchemaRef):
                 return f"schema {named.kind} {named.value}"
@@ -510,7 +516,7 @@ def _incompatible(framing: bytes, error: Exception) -> Rejection:
 def _failed(framing: bytes, error: Exception) -> Rejection:
     if isinstance(error, Unresolvable):
         return _incompatible(framing, error)
-    # It is a datum of the schema, but of a size that is not kept.
+    # The datum fits the schema, but is too large to keep.
     if isinstance(error, TooManyItems):
         message = f"an array of more than {MOST_ITEMS} items, in a datum of {describe(framing)}"
         return rejected(DecodeCode.TOO_LARGE, message)

@@ -1,8 +1,8 @@
-"""From a commerce event to a record's value: what `produce`, `demo` and the tests write.
+"""From a commerce event to a record's value: used by `produce`, `demo` and the tests.
 
-fastavro writes the bytes; here stands what it does not do: the framing by which a reader finds the schema, our
-schema's defaults for missing fields, the branch of a union that a value goes to, and errors that hold no data. Values
-are what a decoded event has: times are counts of the schema's own unit, decimals are `Decimal`, or text or a number.
+fastavro writes the bytes; this module adds the framing by which a reader finds the schema, our schema's defaults for
+missing fields, the choice of a union's branch for a value, and errors that hold no data. Values are as in a decoded
+event: times are counts of the schema's own unit, decimals are `Decimal`, or text or a number.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Unencodable(ValueError):
 
 
 class Encoder:
-    """Writes events of one schema (JSON), in Confluent's framing, with the id that a registry gave the schema.
+    """Writes events of one schema (JSON), in Confluent's framing, with the schema's id in a registry.
 
-    Without an id: in that of Avro's single-object encoding. Raises `InvalidSchema`, a `ValueError`.
+    Without an id: in the framing of Avro's single-object encoding. Raises `InvalidSchema`, a `ValueError`.
     """
 
     def __init__(self, schema: dict[str, Any], schema_id: int | None = None) -> None:
@@ -41,33 +41,34 @@ class Encoder:
         self._framing = framing_of(own if schema_id is None else SchemaRef("id", str(schema_id)))
         self._name = label(node)
         self._fitter = Fitter(node, _leaf, "paired")
-        # Without logical types: fastavro would convert what is converted already.
+        # Without logical types: fastavro would convert values that are converted already.
         self._schema = fastavro.parse_schema(outline(node))
 
     def encode(self, event: CommerceEvent) -> bytes:
         """Return the value of a record that holds `event`. Raises `Unencodable`."""
         out = io.BytesIO()
-        # In one buffer with the datum: fastavro writes behind what is there.
+        # In one buffer with the datum: fastavro appends to the buffer.
         out.write(self._framing)
         try:
             fastavro.schemaless_writer(out, self._schema, self._fitter.fit(event))
         except Misfit as misfit:
             misfit.path.append(self._name)
             raise Unencodable(misfit.described("the event")) from None
-        except Exception as error:  # fastavro's own are many, and quote the value
+        except Exception as error:  # fastavro raises many types of its own, which quote the value
             raise Unencodable(f"the event does not fit its schema ({type(error).__name__})") from None
         return out.getvalue()
 
 
 def encoding(choice: Choice, schema_ids: Sequence[int] = ()) -> Encode:
-    """Return what writes an event with the schema of its section, as `Encoder` does; `schema_ids`: one for each."""
+    """Return a function that writes an event with the schema of its section, as `Encoder` does; `schema_ids`:
+    one for each section."""
     ids: Sequence[int | None] = schema_ids or [None] * len(choice.all)
     encoders = [Encoder(ours.schema, schema_id) for ours, schema_id in zip(choice.all, ids, strict=True)]
     return lambda event: encoders[section_of(event) - 1].encode(event)
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:
-    """Return what turns a value into one that fastavro writes without logical types."""
+    """Return a function that makes a value one that fastavro writes without logical types."""
     size = node.size if isinstance(node, Fixed) else None
     family = "" if node.logical is None else node.logical.family
     if node.logical is not None and family == "decimal":

@@ -2,9 +2,9 @@
 a function of the user's returns (`shape`).
 
 Theory of operation. A schema is compiled once into closures, one for each type, that turn a value into one of that
-type or raise `Misfit`. What the users share is here: records with defaults and aliases, arrays, maps, enums, and
-the choice among the branches of a union. What a number, a text or a time may look like is the caller's (`leaf`);
-`python_leaf` is that of values that are Python's own already.
+type or raise `Misfit`. This module has the parts that all users share: records with defaults and aliases, arrays, maps,
+enums, and the choice among the branches of a union. The caller decides which numbers, texts and times are accepted
+(`leaf`); `python_leaf` accepts values in Python's own types.
 
 A value of a union goes to the branch that it fits best, the first of equals.
 
@@ -45,7 +45,7 @@ Fit = Callable[[Any], Any]  # makes a value of some type of another value, or ra
 
 
 class Number(str):
-    """A JSON number as it is written."""
+    """A JSON number with its literal."""
 
     __slots__ = ()
 
@@ -59,7 +59,7 @@ class Misfit(ValueError):
         self.path: list[str] = []
 
     def described(self, whole: str) -> str:
-        """Return where the misfit is and what was expected, never a value. `whole` names the event itself."""
+        """Return where the misfit is and what was expected, but no value. `whole` names the event itself."""
         where = ".".join(reversed(self.path)).replace(".[", "[")
         return f"{f'field {where}' if where else whole}: {self.expected}"
 
@@ -69,11 +69,11 @@ class TooMuch(Exception):
 
 
 class Fitter:
-    """One schema, compiled. `leaf` gives what fits values into a type that has no parts.
+    """One compiled schema. `leaf` gives the function that fits values into a type without parts.
 
-    `branches`: how a value of several possible branches names its own. ``tagged``: it may, as in Avro's JSON encoding.
-    ``paired``: it does not, and comes out as fastavro takes it, a pair of branch and value. ``bare``: it does not.
-    Raises `InvalidSchema` for a wrong default.
+    `branches`: how a value of a union with several branches names its branch. ``tagged``: it may name it, as in Avro's
+    JSON encoding. ``paired``: it does not, and the result is a pair of branch and value, as fastavro takes it.
+    ``bare``: it does not. Raises `InvalidSchema` for a wrong default.
     """
 
     # What messages call a record or a map, and an array: words of JSON.
@@ -87,7 +87,7 @@ class Fitter:
     ) -> None:
         self._leaf = leaf
         self._branches = branches
-        # Keys are text like any other: no half of a surrogate pair.
+        # Keys are text like any other: half of a surrogate pair is refused.
         self._fit_key = leaf(Primitive("string"))
         self._records: dict[str, Fit] = {}
         self._attempts_left = 0
@@ -118,13 +118,13 @@ class Fitter:
             fitted = {}
             for name, aliases, fit_field, default in fields:
                 try:
-                    # The name goes before an alias, should both be there.
+                    # If both are there, the name counts before an alias.
                     if name in value:
                         fitted[name] = fit_field(value[name])
                     elif (key := next((alias for alias in aliases if alias in value), None)) is not None:
                         fitted[name] = fit_field(value[key])
                     elif default is not None:
-                        # Times and decimals of a default are values already; only fastavro takes other ones.
+                        # Times and decimals of a default are final values already; only fastavro takes other forms.
                         fitted[name] = fit_field(default()) if self._branches == "paired" else default()
                     else:
                         raise Misfit("is missing, and has no default")
@@ -136,13 +136,13 @@ class Fitter:
         self._records[node.name] = fit  # before its fields, which may refer to it
         names = {each.name for each in node.fields}
         for each in node.fields:
-            # What has the name of another field is that field's, and not what this one was called once.
+            # An alias that is another field's name means that field, and not an earlier name of this one.
             aliases = tuple(alias for alias in each.aliases if alias not in names)
             fields.append((each.name, aliases, self._compile(each.type), self._default(each)))
         return fit
 
     def _default(self, owner: Field) -> Callable[[], Any] | None:
-        """Return what gives the value of a field that is missing; None: nothing does."""
+        """Return a function that gives the value of a missing field; None: the field has no default."""
         return default_factory(owner)
 
     def _array(self, fit_item: Fit) -> Fit:
@@ -180,7 +180,7 @@ class Fitter:
         def fit(value: Any) -> Any:
             if value is None and nullable:
                 return None
-            # Nearly every union: nothing to choose, and the misfit of the one branch says most.
+            # Nearly every union: there is no choice, and the misfit of the one branch says most.
             if len(branches) == 1:
                 return branches[0][1](value)
             for each, fit_branch in self._candidates(branches, value):
@@ -224,7 +224,7 @@ def _enum(node: Enum) -> Fit:
 
 
 def python_leaf(node: Primitive | Fixed) -> Fit:
-    """Return what fits a value of Python's own into a type, whatever its logical type is."""
+    """Return a function that fits a value of Python's own into a type, whatever its logical type is."""
     return _bytes_of(node.size) if isinstance(node, Fixed) else _PYTHON[node.kind]
 
 
@@ -232,7 +232,7 @@ def fit_text(value: Any) -> str:
     """Return text that UTF-8 can hold. Raises `Misfit`."""
     if not isinstance(value, str):
         raise Misfit("expected text")
-    # The exact type: what a subclass does later is not known here.
+    # The exact type: a subclass may behave in another way later.
     text = str.__str__(value)
     # JSON and Python can spell half of a surrogate pair, which no UTF-8 holds, and so no Avro.
     if not text.isascii():
@@ -268,7 +268,7 @@ def _fit_number(value: Any) -> float:
 
 def _whole(bounds: range) -> Fit:
     def fit(value: Any) -> int:
-        # As an int first: a range looks for one of a subclass, as an `IntEnum` has, among all its numbers, one by one.
+        # Made an int first: a range looks for a subclass, such as an `IntEnum`, among all its numbers one by one.
         number = int(value) if isinstance(value, int) and not isinstance(value, bool) else bounds.stop
         # fastavro would write an int of any size, and no reader could read it.
         if number not in bounds:
@@ -279,7 +279,8 @@ def _whole(bounds: range) -> Fit:
 
 
 def fit_decimal(takes: tuple[type[Any], ...], make: Callable[[Decimal], Any], expected: str) -> Fit:
-    """Return what makes a decimal of a number of these Python types; `make` raises for one that does not fit."""
+    """Return a function that makes a decimal of a number of these Python types; `make` raises for one that does
+    not fit."""
 
     def fit(value: Any) -> Any:
         try:
@@ -318,12 +319,12 @@ _PYTHON: Final[dict[str, Fit]] = {
 
 
 def _with_tags(fit_bare: Fit, branches: list[tuple[AvroType, Fit]]) -> Fit:
-    """Return `fit_bare` that also takes a tagged value: an object whose one key names the branch."""
+    """Return `fit_bare` extended to tagged values: an object whose one key names the branch."""
     tags: dict[str, tuple[AvroType, Fit]] = {}
     for node, fit_branch in branches:
         fields = node.fields if isinstance(node, Record) else ()
         names = {name for each in fields for name in (each.name, *each.aliases)}
-        # People leave the namespace out. What is a field of the branch is no tag.
+        # People omit the namespace. A field of the branch is not a tag.
         for tag in {label(node), label(node).rpartition(".")[2]} - names:
             tags.setdefault(tag, (node, fit_branch))
 
@@ -332,7 +333,7 @@ def _with_tags(fit_bare: Fit, branches: list[tuple[AvroType, Fit]]) -> Fit:
         if tag not in tags:
             return fit_bare(value)
         node, fit_branch = tags[tag]
-        # Its name is the tag, and no field of it is called so: it can mean nothing else.
+        # The key is the branch's name, and no field of it has that name: so it is a tag.
         if isinstance(node, Record):
             return fit_branch(value[tag])
         try:
@@ -369,12 +370,12 @@ def misfit(node: AvroType, value: Any) -> int:
 
 
 def may_be(node: AvroType, value: Any) -> bool:
-    """Return whether a reader may have made `value` of this branch."""
+    """Return True if a reader may have made `value` of this branch."""
     if isinstance(node, Record):
-        # It may lack any field: a decoder leaves out what was not asked for.
+        # Any field may be missing: a decoder leaves out those that were not asked for.
         return isinstance(value, dict) and value.keys() <= {each.name for each in node.fields}
     logical = node.logical if isinstance(node, Primitive | Fixed) else None
-    # Text that is given fits a UUID no better than a time; text that was decoded is no time, which is a count.
+    # Given text fits a UUID no better than a time; decoded text is not a time, because a decoded time is a count.
     if logical is not None and logical.family == "uuid":
         return isinstance(value, str)
     return misfit(node, value) <= _AS_DECODED
@@ -395,7 +396,7 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
         "bytes": 4,
         "fixed": 4,
     },
-    # A fraction is tried as a whole number first, which fails, and then as what else the union has.
+    # A number with a fraction is tried as a whole number first, which fails, and then as the union's other types.
     Number: {
         "int": 0,
         "long": 0,

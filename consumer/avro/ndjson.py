@@ -1,7 +1,7 @@
 """From a line of NDJSON to a commerce event, in the shape of a schema but written as plain JSON.
 
 The contract ("explain FILE"): union values are bare, missing fields take the schema's default, times are
-milliseconds or ISO 8601 text. What people write by hand or export from elsewhere decides the rest:
+milliseconds or ISO 8601 text. The other rules follow what people write by hand or export from other systems:
 
 * A number never passes through a float: it keeps its literal, so 27.50 is the text ``27.50`` where the schema
   says string, and the exact decimal where it says decimal. Text is never taken for a number or a boolean.
@@ -10,7 +10,7 @@ milliseconds or ISO 8601 text. What people write by hand or export from elsewher
 * bytes are text of the code points 0 to 255, as in Avro's JSON encoding; its tagged unions
   (``{"string": "x"}``) are accepted where the bare reading is impossible, or a record's name is the tag.
 
-The verdict on a line that does not fit names path and type, never a value, nor a key that the schema does not have.
+The verdict on a line that does not fit names path and type, but no value, and no key that the schema does not have.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _MAX_WHOLE_DIGITS: Final = 20  # of a 64-bit number with its sign
 class LinePlan:
     """Our schemas, compiled for `parse_line`: lines of the record types that `choice` reads on a topic.
 
-    A line may name its type as Avro's JSON encoding of a union does, ``{"com.shop.Order": {…}}``. If it does not, it is
-    of the type `named`; without that, of the one that it fits best, as a bare value of a union. Raises `InvalidSchema`,
-    a `ValueError`.
+    A line may name its type as in Avro's JSON encoding of a union, ``{"com.shop.Order": {…}}``. If it does not, it is
+    of the type `named`; without that, of the type that it fits best, like a bare value of a union. Raises
+    `InvalidSchema`, a `ValueError`.
     """
 
     def __init__(self, choice: Choice, topic: str | None = None, named: str | None = None) -> None:
@@ -77,7 +77,7 @@ class LinePlan:
         """Return the event of a line's object, or why there is none. Raises `Misfit` and `TooMuch`."""
         if len(document) == 1:
             [(tag, inner)] = document.items()
-            # No field has a dot in its name: this one is a type. An unknown one is refused where types are told apart.
+            # No field has a dot in its name: this key is a type. An unknown type is refused if types are told apart.
             is_type = self._choice.typed or tag in self._choice.records
             if type(inner) is dict and "." in tag and is_type:
                 return self._fitted(self._choice.choose(tag, self._topic), inner)
@@ -100,7 +100,7 @@ class LinePlan:
         fitting: list[CommerceEvent | Rejection | Filtered] = []
         best = math.inf
         for rating, number in rated:
-            # One that fits worse than another is not meant; of equals none is preferred.
+            # A type that fits worse than another is not meant; of equals none is preferred.
             if rating > best:
                 break
             try:
@@ -120,7 +120,7 @@ class LinePlan:
 
 def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filtered:
     """Return the event of one line, in the shape of the plan's schema, or why it does not fit."""
-    # Before it is parsed: the parser makes many times its bytes.
+    # Checked before parsing, because the parser takes many times the line's bytes.
     if len(line) > MAX_LINE_BYTES:
         return rejected(DecodeCode.TOO_LARGE, f"the line is larger than {MAX_LINE_BYTES >> 20} MiB")
     try:
@@ -138,9 +138,9 @@ def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filte
         return rejected(DecodeCode.MISFIT, error.described("the line"))
     except (RecursionError, TooMuch):
         return rejected(DecodeCode.TOO_LARGE, "the line is nested too deeply")
-    # These two are ValueErrors, so they go before it.
+    # These two are ValueErrors, so they come before it.
     except json.JSONDecodeError as error:
-        # The parser's own words hold no data; the text of its exception does.
+        # The parser's message holds no data; the text of its exception does.
         why = f"the line is not JSON ({error.msg}, column {error.colno}): write each record on one line"
         return rejected(DecodeCode.NOT_JSON, why)
     except UnicodeDecodeError:
@@ -159,7 +159,7 @@ def _leaf(node: Primitive | Fixed) -> Fit:
         return _time(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
     if logical is not None and logical.family == "decimal":
         expected = f"expected a decimal of {logical.precision} digits, {logical.scale} behind the point"
-        # Text, too: exports quote amounts, so that no reader makes floats of them.
+        # Text is accepted, too: exports quote amounts, so that no reader makes floats of them.
         return fit_decimal((str,), partial(decimal_to_scale, logical=logical), expected)
     return _fixed(node) if isinstance(node, Fixed) else _PLAIN[node.kind]
 
@@ -172,7 +172,7 @@ def _time(logical: Logical, bounds: range) -> Fit:
     def fit(value: Any) -> int:
         if type(value) is Number:
             count = _whole(value)
-            # Whatever the unit, who writes JSON writes milliseconds; a date counts days.
+            # In JSON, times are milliseconds, whatever the schema's unit; a date counts days.
             if logical.per_second:
                 if logical.family != "time" and count not in _CALENDAR:
                     raise Misfit(_another_unit(count))
@@ -188,9 +188,9 @@ def _time(logical: Logical, bounds: range) -> Fit:
 
 
 def _another_unit(count: int) -> str:
-    """Return why this is no count of milliseconds: no calendar has the year. Years alone identify no person."""
+    """Return why this is not a count of milliseconds: its year is in no calendar. A year alone identifies no person."""
     readings = [f"as milliseconds it is the year {_year(count, MILLIS)}"]
-    # The finest unit goes last: nanoseconds of our time are microseconds of no calendar.
+    # The finest unit comes last: a present time in nanoseconds, read as microseconds, is in no calendar.
     for unit, per_second in (("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000)):
         if rescaled(count, per_second, MILLIS) in _CALENDAR:
             readings.append(f"as {unit} {_year(count, per_second)}")
@@ -199,7 +199,7 @@ def _another_unit(count: int) -> str:
 
 
 def _year(count: int, per_second: int) -> int:
-    """Return the year of a count since 1970, however far away: the calendar comes again every 400 years."""
+    """Return the year of a count since 1970, however far away: the calendar repeats every 400 years."""
     cycles, days = divmod(count // (86_400 * per_second), 146_097)
     return 400 * cycles + (date(1970, 1, 1) + timedelta(days)).year
 
@@ -227,7 +227,7 @@ def _whole(value: Any) -> int:
     """Return a number without a fraction, such as 2, 2.0 or 2e3."""
     try:
         number = Decimal(value) if type(value) is Number else None
-        # The size goes first: 1e999999999 is a short literal and a number of a billion digits.
+        # The size is checked first: 1e999999999 is a short literal for a number of a billion digits.
         if (
             number is not None
             and number.adjusted() < _MAX_WHOLE_DIGITS
@@ -260,6 +260,6 @@ _PLAIN: Final[dict[str, Callable[[Any], Any]]] = {
     "float": _float,
     "double": _float,
     "bytes": _bytes,
-    # A number keeps its literal: 27.50 its zero, and an id of 20 digits every one.
+    # A number keeps its literal: 27.50 its zero, and an id of 20 digits every digit.
     "string": fit_text,
 }

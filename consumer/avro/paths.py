@@ -1,4 +1,4 @@
-"""Paths into a commerce event, and what an Avro schema says lies at their end.
+"""Paths into a commerce event, and the kinds of value that an Avro schema has at their ends.
 
 Theory of operation. A path is written ``order.items[].sku``: field names and, inside a map, keys, separated by
 dots; ``[]`` after a name means each element of that array, ``[0]`` the first one, ``[-1]`` the last. `resolve` walks
@@ -37,7 +37,7 @@ Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` fo
 EACH: Final = ""
 Way = tuple[str | int, ...]  # as `Path`, with an index where one element of an array is meant
 
-# The paths that are asked for below a value; none: it is not asked for. The empty path: for all of it.
+# The paths that are asked for below a value; none: the value is not asked for. The empty path asks for all of it.
 Asked = tuple[Path, ...]
 NOTHING: Final[Asked] = ()
 ALL: Final[Asked] = ((),)
@@ -70,7 +70,7 @@ class Source(NamedTuple):
 
 
 class NoSuchPath(ValueError):
-    """The schema has no such path, or the path ends at something that is not a value. One line."""
+    """The schema has no such path, or the path ends at something that is not a value. The message is one line."""
 
 
 class SchemaPaths:
@@ -81,7 +81,7 @@ class SchemaPaths:
             root = parse(schema)
         except InvalidSchema as error:
             raise NoSuchPath(str(error)) from None
-        # A union at the root is gone through for its records, as unions everywhere.
+        # A union at the root stands for its records, like any union.
         self._root = [branch for branch in branches_of(root) if isinstance(branch, Record)]
         if not self._root:
             raise NoSuchPath("the schema is not a record")
@@ -103,7 +103,7 @@ class SchemaPaths:
         return Source(path, tuple(steps), frozenset(kinds), picks)
 
     def records(self, path: str) -> tuple[Source, list[Record]]:
-        """Return where the records stand that `path` ends at, and their types. Raises `NoSuchPath`."""
+        """Return where the records stand at which `path` ends, and their types. Raises `NoSuchPath`."""
         steps, picks, places = self._walk(path)
         records = [place for place in places if isinstance(place, Record)]
         if not records:
@@ -112,7 +112,7 @@ class SchemaPaths:
         return Source(path, tuple(steps), frozenset({"enum"}), picks), records
 
     def has(self, path: str) -> bool:
-        """Return whether the schema has this path, to a value or to a structure."""
+        """Return True if the schema has this path, to a value or to a structure."""
         try:
             return bool(self._at(_parsed(path)[0]))
         except NoSuchPath:
@@ -129,7 +129,7 @@ class SchemaPaths:
 
     def _at(self, steps: Iterable[str]) -> Sequence[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
-        # All branches at once: a path is right if one branch of a union has it.
+        # In all branches at once: a path is right if one branch of a union has it.
         return reduce(_below, steps, self._root)
 
     def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], Sequence[AvroType]]:
@@ -158,7 +158,7 @@ class SchemaPaths:
         near = written(meant) if why and self._at(meant) else self._nearest(path, written(here))
         if near:
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
-        # Nothing is spelled alike: say what there is.
+        # No path is spelled alike: name the paths that exist.
         holder = repr(written(here)) if here else "the record"
         has = first_of(_ends_below(places, written(here)), _MOST_NAMED) or "no fields"
         return f"{path!r} is not in the schema{why}; {holder} has {has}"
@@ -166,7 +166,7 @@ class SchemaPaths:
     def _nearest(self, path: str, here: str) -> str:
         """Return the path to a value that `path` probably means, which exists as far as `here`; "" if there is none."""
         every = list(self.all_paths())
-        # Only what follows is compared: all paths below `here` begin alike.
+        # Only the rest is compared: all paths below `here` begin alike.
         within = (f"{here}.", f"{here}[") if here else ""
         below = {one.removeprefix(here).lstrip("."): one for one in every if one.startswith(within)}
         name = path.rpartition(".")[2]
@@ -174,13 +174,13 @@ class SchemaPaths:
         return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(elsewhere, "")
 
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
-        """Return the name of a record's type that the steps hold in place of its field, and the steps meant."""
+        """Return the name of a record type that the steps have in place of its field, and the steps that were meant."""
         everywhere = islice(_below_all(self._root, (), _DEEPEST), _MOST_PATHS)
         records = [
             (place.name, here) for here, places in everywhere for place in places if isinstance(place, Record)
         ]
         for name, here in records:
-            # With its namespace a name is several steps.
+            # A name with a namespace is several steps.
             for words in (name.split("."), [name.rpartition(".")[2]]):
                 for at in range(len(steps) - len(words) + 1):
                     meant = [*here, *steps[at + len(words) :]]
@@ -209,7 +209,7 @@ def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
 
 
 def written(steps: Iterable[str]) -> str:
-    """Return the path of these steps as a mapping writes it."""
+    """Return the path of these steps as it is written in a mapping."""
     return "".join("[]" if step == EACH else f".{step}" for step in steps).removeprefix(".")
 
 
@@ -238,7 +238,7 @@ def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
 def _below_all(
     places: Sequence[AvroType], steps: Path, depth: int
 ) -> Iterator[tuple[Path, Sequence[AvroType]]]:
-    """Yield all places at and below these types: the steps to each, and its types. What is inside goes first.
+    """Yield all places at and below these types: the steps to each, and its types. Inner places come first.
 
     An array of scalars has no step of its own: a path to it means its elements.
     """
@@ -266,7 +266,7 @@ def _below(places: Sequence[AvroType], step: str) -> Sequence[AvroType]:
 
 
 def _parts(node: AvroType) -> Iterable[tuple[str, AvroType]]:
-    """Return the steps from this type to what it is made of, each with the type there."""
+    """Return the steps from this type to its parts, each with the type there."""
     if isinstance(node, Record):
         return ((field.name, field.type) for field in node.fields)
     if isinstance(node, Array):
@@ -282,14 +282,14 @@ def _kinds(places: Iterable[AvroType]) -> set[str]:
         if logical is None:
             found.add(node.kind)
         else:
-            # A local timestamp names no zone: it is read as UTC.
+            # A local timestamp has no zone: it is read as UTC.
             found.add("string" if logical.family == "uuid" else logical.name.removeprefix("local-"))
-    # Null is no value to take, and every field may be null.
+    # Null is not a kind of value, because every field may be null.
     return found - {"null"}
 
 
 def _are_scalars(items: Sequence[AvroType]) -> bool:
-    """Return whether a path to these items of an array ends at them: none is a record or a map."""
+    """Return True if a path to these items of an array ends at them: none is a record or a map."""
     return not any(isinstance(item, Record | Map) for item in items)
 
 
@@ -297,22 +297,23 @@ def _are_scalars(items: Sequence[AvroType]) -> bool:
 
 
 def value_at(value: Any, way: Iterable[str | int]) -> Any:
-    """Return the one value at the end of a way without `EACH`; None where there is none."""
+    """Return the one value at the end of a way without `EACH`; None if there is none."""
     for step in way:
         if type(step) is not int:  # as nearly every step; and cheaper to ask than whether it is text
-            # In a union another branch may stand here, which has no such field.
+            # The value may be of another branch of a union, which has no such field.
             if not isinstance(value, dict):
                 return None
             value = value.get(step)
         else:
-            # What is no array is its own element.
+            # A value that is not an array is its own element.
             elements = value if isinstance(value, list) else [value]
             value = elements[step] if -len(elements) <= step < len(elements) else None
     return value
 
 
 def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
-    """Return all values at the end of a way, in order, without nulls. What is no array is its own element."""
+    """Return all values at the end of a way, in order, without nulls. A value that is not an array is its own
+    element."""
     values = [value]
     for step in way:
         if step == EACH:
@@ -328,9 +329,9 @@ def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
 
 
 def _below_each(asked: Asked) -> Asked:
-    """Return the paths without the `EACH` that they begin with.
+    """Return the paths without the `EACH` steps that they begin with.
 
-    Where a value is no array, `walk` takes it for the one element.
+    `walk` takes a value that is not an array for its own only element.
     """
     return tuple(tuple(dropwhile(lambda step: step == EACH, steps)) for steps in asked)
 

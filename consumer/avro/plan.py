@@ -4,11 +4,11 @@ Theory of operation. `resolution` makes a plan once per pair of schemas. Each pa
 its data in Python as `reading` promises; `consumer.conversion.layout` makes the compiled modules' operations of the
 same plan.
 
-`trimmed` is a plan without what is not asked for: read over, for its bytes must be a datum all the same, and never
-built. A datum of a megabyte may hold a million records of one byte each, which as dictionaries take half a gigabyte.
-What the writer has and we lack, and what the mapping does not ask for of ours, becomes a plan that makes nothing:
-arrays and maps that keep no items, records without a named field. The values within are still read, by the same
-functions, so that the verdict on hostile bytes is the same; each is gone before the next one.
+`trimmed` returns a plan without the parts that are not asked for. They are read, because their bytes must be a valid
+datum, but no values are built: a datum of a megabyte may hold a million records of one byte each, which as dictionaries
+take half a gigabyte. Fields that we lack, and fields that the mapping does not ask for, get a plan that keeps nothing:
+arrays and maps without items, records without a named field. The values within are still read by the same functions, so
+that the verdict on hostile bytes is the same; each is freed before the next one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Leaf:
 
     def __post_init__(self) -> None:
         primitive, convert = self.primitive, self.convert
-        # Most values are not converted: then nothing stands between the caller and the primitive.
+        # Most values are not converted: then the caller calls the primitive directly.
         self.read = primitive
         if convert is not None:
 
@@ -55,8 +55,8 @@ class Leaf:
 class EnumPlan:
     """An index into the writer's symbols, each already mapped to ours; None for one that ours lacks.
 
-    One is made for each pair of enums, however often it stands in a schema: to compare a hundred thousand symbols in
-    each of a thousand places would take minutes.
+    Made once for each pair of enums, however often it occurs in a schema: comparing a hundred thousand symbols in each
+    of a thousand places would take minutes.
     """
 
     name: str
@@ -94,7 +94,7 @@ class OptionalPlan:
 
 @dataclass(frozen=True, slots=True)
 class UnionPlan:
-    """Any other union: the index of a branch, then its datum."""
+    """Any other union: the index of a branch, then that branch's datum."""
 
     branches: tuple[Plan, ...]
 
@@ -107,7 +107,7 @@ class UnionPlan:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """Blocks of items, up to a block of none; not `kept`: they are read over, and null stands for them."""
+    """Blocks of items, up to an empty block; if not `kept`, the items are skipped and null stands for them."""
 
     item: Plan
     kept: bool = True
@@ -117,13 +117,13 @@ class ArrayPlan:
         items: list[Any] = []
         read_item = self.item.read
         count, at = read_count(data, at)
-        # A count may claim anything: each round reads at least a byte, or the schema is refused (`schema`).
+        # A count may be any number: each round reads at least a byte, or the schema is refused (`schema`).
         while count:
             for _ in range(count):
                 item, at = read_item(data, at)
                 if self.kept:
                     items.append(item)
-                    # Looked at for each item: a claimed count is no reason to refuse, the items are.
+                    # Checked for each item: too many items are refused, not a large claimed count.
                     if len(items) > MOST_ITEMS:
                         raise TooManyItems
             count, at = read_count(data, at)
@@ -132,7 +132,7 @@ class ArrayPlan:
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
-    """Blocks of keys and values, up to a block of none. Only `keys` are kept; None: all."""
+    """Blocks of keys and values, up to an empty block. Only the values of `keys` are kept; None: all."""
 
     value: Plan
     keys: frozenset[str] | None = None
@@ -155,7 +155,7 @@ class MapPlan:
 
 @dataclass(frozen=True, slots=True)
 class DefaultPlan:
-    """A field that the writer lacks: nothing is read, `make` gives its value."""
+    """A field that the writer lacks: no byte is read, `make` gives its value."""
 
     make: Callable[[], Any]
 
@@ -166,9 +166,9 @@ class DefaultPlan:
 
 @dataclass(slots=True, eq=False)
 class RecordPlan:
-    """The fields in the writer's order, those we lack without a name, then our defaults.
+    """Fields in the writer's order, those that we lack without a name, and then our defaults.
 
-    Made before its fields are known, since they may refer to it; ``None`` if they never came to be.
+    Made before its fields are known, because they may refer to it; `fields` stays ``None`` if they cannot be resolved.
     """
 
     name: str
@@ -192,14 +192,14 @@ Plan = Leaf | EnumPlan | OptionalPlan | UnionPlan | ArrayPlan | MapPlan | Defaul
 def trimmed(
     plan: Plan, asked: Asked, records: dict[tuple[RecordPlan, Asked], RecordPlan] | None = None
 ) -> Plan:
-    """Return `plan` without what `asked` does not name: that is read over, and not kept.
+    """Return `plan` without the parts that `asked` does not name: they are skipped, and not kept.
 
     `records`: the records that were trimmed on the way to this plan.
     """
     records = {} if records is None else records
     if isinstance(plan, RecordPlan):
         key = (plan, asked)
-        # A record may stand in many places, and in itself: it is trimmed once for each asking.
+        # A record may occur in many places, and in itself: it is trimmed once for each set of paths.
         if key not in records and plan.fields is not None:
             records[key] = made = RecordPlan(plan.name)
             fields = [
@@ -216,7 +216,7 @@ def trimmed(
     if isinstance(plan, UnionPlan):
         return UnionPlan(tuple(trimmed(branch, asked, records) for branch in plan.branches))
     if isinstance(plan, ArrayPlan):
-        # Where the paths name no array, its one element is meant.
+        # Where no path names the array, the paths apply to its items.
         return ArrayPlan(trimmed(plan.item, within(asked, EACH) or asked, records), bool(asked))
     if isinstance(plan, MapPlan):
         keys, below = keys_in(asked)

@@ -1,19 +1,19 @@
 """Avro's binary encoding in Python: functions that read one value of a primitive type.
 
-Theory of operation. A `Read` takes ``(data, at)`` and returns ``(value, next)``. The functions here read what has no
-parts; `plan` puts values together. What is read comes from outside, so each `Read` keeps three promises, and so does
-the compiled reader (`native/_slots.pyx`):
+Theory of operation. A `Read` takes ``(data, at)`` and returns ``(value, next)``. The functions here read values without
+parts; `plan` puts values together. The data come from outside, so each `Read` keeps three promises, and so does the
+compiled reader (`native/_slots.pyx`):
 
 * every loop over a count that the data claim consumes at least one byte per round, and reading past the end
   raises (text and bytes may leave the position beyond the end instead: whatever reads next raises, and the
   caller compares the final position with the length);
-* nothing is allocated because a length was claimed, only because the bytes are there;
+* memory is allocated only for bytes that are there, never for a claimed length;
 * only Python frames nest, so data nested too deeply end in `RecursionError`, not in a dead process. (This is why
   fastavro is not used here: its C code ends the process at 5,000 levels, and reads the negative index -1 of a union or
   enum as the last.)
 
-Bad data raise `ValueError`, `IndexError`, `OverflowError`, `struct.error` or `RecursionError`; the caller
-catches all alike. `Unresolvable` is apart: the bytes are fine and our schema has no place for them.
+Bad data raise `ValueError`, `IndexError`, `OverflowError`, `struct.error` or `RecursionError`, which the caller treats
+alike. `Unresolvable` is different: the bytes are valid, but our schema has no place for them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Unresolvable(Exception):
     """This datum uses a branch or symbol of its schema that ours lacks. Names types only."""
 
 
-# Of an array that is kept. An item of one byte may become a record of many defaults, some hundred bytes each.
+# Items of an array that is kept. An item of one byte may become a record of many defaults, some hundred bytes each.
 MOST_ITEMS: Final = 10_000
 
 
@@ -155,9 +155,9 @@ PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
 
 
 def read_fixed(size: int, data: bytes, at: int) -> tuple[bytes, int]:
-    """Read this many bytes; `partial` makes a `Read` of it."""
+    """Read this many bytes; used through `partial`, which makes a `Read` of it."""
     end = at + size
-    # They have no length that reading past the end would trip over, so it is checked here.
+    # A fixed has no length whose reading would fail beyond the end, so the end is checked here.
     if end > len(data):
         raise ValueError("the data end inside a fixed")
     return data[at:end], end
@@ -172,5 +172,5 @@ def read_count(data: bytes, at: int) -> tuple[int, int]:
 
 
 def refuse(reason: str, _data: bytes, _at: int) -> NoReturn:
-    """Fail for the data that use a branch which cannot be resolved; `partial` makes a `Read` of it."""
+    """Raise for data that use a branch which cannot be resolved; used through `partial`, which makes a `Read` of it."""
     raise Unresolvable(reason)

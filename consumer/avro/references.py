@@ -1,8 +1,8 @@
-"""Schemas in several documents made one: references to named types replaced by their definitions.
+"""One schema from several documents: references to named types are replaced by their definitions.
 
-A registry stores what a schema refers to under other subjects, a folder in other files. Pure functions on the
-JSON, so that the result keeps everything its author wrote; what is no schema passes through unchanged, and
-`schema.parse` refuses it.
+A registry stores the types that a schema refers to under other subjects, a folder in other files. These are pure
+functions on the JSON, so the result keeps everything that its author wrote. JSON that is not a schema passes through
+unchanged, and `schema.parse` refuses it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def definitions(documents: Iterable[Json]) -> dict[str, Json]:
     def visit(schema: Json, namespace: str) -> None:
         full, inner = _name_of(schema, namespace)
         if full:
-            # It may be put into another namespace, so it brings its own along. The first of equal names stands: the
-            # caller says by the order of the documents which one counts.
+            # A definition may be put into another namespace, so it states its own. The first of equal names counts: the
+            # caller decides by the order of the documents.
             found.setdefault(full, {**schema, "name": full.rpartition(".")[2], "namespace": inner})
         _with_parts(schema, lambda part: visit(part, inner))
 
@@ -43,7 +43,7 @@ def inlined(document: Json, known: Mapping[str, Json]) -> Json:
     defined: set[str] = set()  # the names that the document has by now
 
     def walk(schema: Json, namespace: str, is_known: bool) -> Json:
-        """`is_known`: this is part of a definition that came from `known`."""
+        """`is_known`: this is part of a definition from `known`."""
         if isinstance(schema, str) and schema not in PRIMITIVES:
             # The two names that a reference may mean, as `schema.parse` takes it.
             for full in (full_name(schema, namespace), schema):
@@ -54,7 +54,7 @@ def inlined(document: Json, known: Mapping[str, Json]) -> Json:
             return schema  # unknown: `schema.parse` says so
         full, inner = _name_of(schema, namespace)
         if full in defined and is_known:
-            # It came in before, by itself or inside another definition, and must not be defined twice.
+            # The type was inlined before, alone or inside another definition, and must not be defined twice.
             return full
         if full:
             defined.add(full)
@@ -67,7 +67,7 @@ def inlined(document: Json, known: Mapping[str, Json]) -> Json:
 
 
 def _name_of(schema: Json, namespace: str) -> tuple[str, str]:
-    """Return the full name of a named type, else "", and the namespace for what is inside."""
+    """Return the full name of a named type, else "", and the namespace for its parts."""
     if not isinstance(schema, dict):
         return "", namespace
     kind, name, own = schema.get("type"), schema.get("name"), schema.get("namespace", namespace)

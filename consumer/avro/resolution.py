@@ -1,15 +1,15 @@
 """Avro schema resolution ("Schema Resolution" of the specification), done once per pair of schemas.
 
 `resolve` walks a writer's schema and ours side by side and works out the plan by which the writer's bytes are read
-straight into the shape of our schema: fields we lack are read over, fields the writer lacks get our default, aliases
-rename, numbers are promoted, enum symbols are mapped. Per datum nothing is compared or looked up any more.
+straight into the shape of our schema: fields we lack are skipped, fields the writer lacks get our default, aliases
+rename, numbers are promoted, enum symbols are mapped. No datum needs another comparison or look-up.
 
 The work is bounded by steps: each pair of types is resolved once, failed pairs of records and enums are remembered
-like the others, and a writer's schema that would take more than `MOST_STEPS` is refused. So no schema holds up the
-event loop for long, however its author nested it.
+like the others, and a writer's schema that would take more than `MOST_STEPS` is refused. So no schema blocks the event
+loop for long, however it is nested.
 
-What can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours
-is only refused for the data that use it (`Unresolvable`), as the specification has it.
+A schema that can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours is
+refused only for the data that use it (`Unresolvable`), as the specification says.
 
 Choices where the specification is silent or implementations differ:
 
@@ -84,10 +84,10 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
 def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) -> Plan:
     """Return the plan that reads data of `writer` in the shape of `reader`; raises as `compile_reader` does.
 
-    `most_steps`: how much may be looked at, before the writer's schema is refused.
+    `most_steps`: steps after which the writer's schema is refused.
     """
     try:
-        # Before anything is resolved: what is refused here need not be looked at.
+        # Checked before the resolution, so that a refused schema costs no steps.
         require_bounded(writer)
         return _Resolver(most_steps).resolve(writer, reader)
     except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
@@ -100,7 +100,7 @@ def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) ->
 
 
 class _TooIntricate(Exception):
-    """The steps are used up. It is not `Incompatible`, since it ends the resolution and not one branch of it."""
+    """The steps are used up. Not an `Incompatible`, because it ends the resolution and not one branch of it."""
 
 
 class _Resolver:
@@ -150,11 +150,11 @@ class _Resolver:
         reasons = []
         for branch in writer.branches:
             try:
-                # In a union with itself each branch is its own match: to look for each among all would be a square.
+                # In a union with itself each branch is its own match: comparing each with all takes quadratic time.
                 branches.append(self.resolve(branch, branch if writer is reader else reader))
             except Incompatible as error:
                 reasons.append(str(error))
-                # It is refused only for the data that use it.
+                # This branch is refused only for the data that use it.
                 branches.append(Leaf(partial(refuse, str(error))))
         if len(reasons) == len(branches):
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
@@ -165,7 +165,7 @@ class _Resolver:
         return OptionalPlan(writer.null << 1, branches[1 - writer.null])
 
     def _pair(self, writer: Record | Enum, reader: AvroType) -> Plan:
-        """Resolve two records or enums once, in however many places they are referred to."""
+        """Resolve two records or enums once, however often they are referred to."""
         pair = (id(writer), id(reader))
         known = self._pairs.get(pair)
         if isinstance(known, str):
@@ -181,14 +181,14 @@ class _Resolver:
             assert isinstance(writer, Enum) and isinstance(reader, Enum)  # noqa: S101, PT018 (as above)
             self._step(len(writer.symbols) + len(reader.symbols))
             ours = set(reader.symbols)
-            # None where we lack a symbol and have no default: refused for the data that use it.
+            # None for a symbol that we lack without a default: refused for the data that use it.
             symbols = tuple(symbol if symbol in ours else reader.default for symbol in writer.symbols)
             if not any(symbols):
                 raise Incompatible(f"enum {reader.name} shares no symbol with the writer's")
             self._pairs[pair] = found = EnumPlan(reader.name, symbols)
             return found
         except Incompatible as error:
-            # Remembered, or each further place would be tried again in full.
+            # Remembered, or each further place would be resolved again in full.
             self._pairs[pair] = str(error)
             raise
 
@@ -204,7 +204,7 @@ class _Resolver:
                 except Incompatible as error:
                     raise Incompatible(f"field {reader.name}.{ours.name}: {error}") from None
             elif theirs.type.kind == "string":
-                fields.append((None, Leaf(read_bytes)))  # to get past it, it need not be text
+                fields.append((None, Leaf(read_bytes)))  # skipped text need not be valid UTF-8
             else:
                 fields.append((None, self.resolve(theirs.type, theirs.type)))
         matched = {ours.name for ours in ours_by_writers.values()}
@@ -220,10 +220,10 @@ class _Resolver:
 
 
 def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
-    """Map each field of the writer that we have to ours: by name first, then by our aliases in their order."""
+    """Map the writer's fields to our fields: by name first, then by our aliases in their order."""
     free = {each.name for each in writer.fields}
     matched = {ours.name: ours for ours in reader.fields if ours.name in free}
-    # A field of the writer's is one of ours only once, by its name if it can.
+    # A field of the writer's matches one of ours only once, by its name if possible.
     free -= matched.keys()
     for ours in reader.fields:
         alias = next((alias for alias in ours.aliases if alias in free), None)
@@ -255,7 +255,7 @@ def _match(writer: AvroType, reader: AvroType) -> int:
 def _leaf(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
     """Return the plan of a value without parts, with the logical types of both sides applied."""
     theirs, ours = writer.logical, reader.logical
-    # The bytes of a decimal are no text, and the other way round.
+    # The bytes of a decimal are not text, and text is not a decimal.
     if writer.kind != reader.kind and any(one and one.family == "decimal" for one in (theirs, ours)):
         names = [node.logical.name if node.logical else label(node) for node in (writer, reader)]
         raise Incompatible(f"{names[0]} cannot be read as {names[1]}")

@@ -1,12 +1,12 @@
 """Avro schemas as a graph of types: parsed once, checked, and bounded.
 
-A schema document comes from outside (a registry, a file), so nothing of it is trusted: its size, its depth,
-its names and what reading it could cost are checked here. What comes out is a graph of small objects in
-which every name is full and every reference is the type itself, so that the modules that compile it
-(`resolution`, `ndjson`, `encode`) need no namespaces and no look-ups.
+A schema document comes from outside (a registry, a file), so it is not trusted: its size, its depth, its names and the
+cost of reading its data are checked here. The result is a graph of small objects in which every name is full and every
+reference is the type itself, so that the modules that compile it (`resolution`, `ndjson`, `encode`) need no namespaces
+and no look-ups.
 
 Section numbers and rules are those of the Avro 1.12 specification. Defaults stay JSON here; a writer's
-defaults are never used, so a wrong one there is no reason to refuse the schema.
+defaults are never used, so a wrong one does not make the schema invalid.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fastavro.schema import fingerprint as _fastavro_fingerprint
 Json = Any  # a JSON value as `json.loads` gives it
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
-# "error" is a record of RPC; files and registries have it now and then.
+# "error" is a record of RPC; some files and registries have it.
 NAMED_KINDS: Final = frozenset({"record", "error", "enum", "fixed"})
 # A registry's own limit for one schema is of this size; ours keeps parsing within milliseconds.
 MAX_SCHEMA_CHARACTERS: Final = 1 << 20
 MAX_SCHEMA_DEPTH: Final = 64
 MAX_SCHEMA_TYPES: Final = 10_000  # references to types are counted, too
-# Of a full name, an alias or a field's name. A namespace counts for each type in it, so one of half a megabyte makes
-# gigabytes of names.
+# Characters of a full name, an alias or a field's name. Each type's full name has its namespace, so a namespace of half
+# a megabyte makes gigabytes of names.
 MAX_NAME_CHARACTERS: Final = 1_024
 MAX_DECIMAL_PRECISION: Final = 1_000
 MAX_ALIAS_CHARACTERS: Final = 4 * MAX_SCHEMA_CHARACTERS  # of all full names of aliases together
@@ -44,7 +44,7 @@ _LONGEST_MESSAGE: Final = 300
 
 
 def shown(message: str, longest: int = _LONGEST_MESSAGE) -> str:
-    """Return `message` as one printable line of bounded length: the names in it are a schema's, and not checked."""
+    """Return `message` as one printable line of bounded length: names of a schema in it are not checked."""
     # Nearly every message: nothing to copy.
     if len(message) <= longest and message.isprintable():
         return message
@@ -53,18 +53,18 @@ def shown(message: str, longest: int = _LONGEST_MESSAGE) -> str:
 
 
 class InvalidSchema(ValueError):
-    """The document is not an Avro schema that we read. The message names types and fields, never data."""
+    """The document is not an Avro schema that we can read. The message names types and fields, never data."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shown(message))
 
 
 class Logical(NamedTuple):
-    """What a number or a string means. `family` is the logical type without its unit."""
+    """The meaning of a number or a string. `family` is the logical type without its unit."""
 
     name: str
     family: str
-    # Of the time families: how many units make a second (``date`` has none: it counts days).
+    # For the time families: units in a second (``date`` has none: it counts days).
     per_second: int = 0
     precision: int = 0
     scale: int = 0
@@ -187,10 +187,10 @@ class _Parser:
 
     def parse(self, schema: Json, namespace: str, depth: int, where: str) -> AvroType:
         self._count += 1
-        # Counted before anything is made of it: a document may repeat itself.
+        # Counted before a type is made: a document may repeat itself.
         if self._count > MAX_SCHEMA_TYPES:
             raise InvalidSchema(f"more than {MAX_SCHEMA_TYPES} types are not read ({where})")
-        # Python's stack would end it too, but later, and in the middle of things.
+        # Python's stack has a limit too, but it is reached later, at an unknown place.
         if depth > MAX_SCHEMA_DEPTH:
             raise InvalidSchema(f"{where}: more than {MAX_SCHEMA_DEPTH} levels are not read")
         if isinstance(schema, str):
@@ -212,7 +212,7 @@ class _Parser:
                 return Array(self.parse(schema.get("items"), namespace, depth + 1, f"items of {where}"))
             if kind == "map":
                 return Map(self.parse(schema.get("values"), namespace, depth + 1, f"values of {where}"))
-        # {"type": {"type": …}} is not in the specification, but seen in the wild; it has one meaning.
+        # {"type": {"type": …}} is not in the specification, but occurs in practice; it has one meaning.
         return self.parse(kind, namespace, depth + 1, where)
 
     def _reference(self, name: str, namespace: str, where: str) -> AvroType:
@@ -282,7 +282,7 @@ def _enum(schema: dict[str, Json], name: str, aliases: tuple[str, ...]) -> Enum:
     symbols, default = _texts(schema.get("symbols"), f"symbols of {name}"), schema.get("default")
     if not symbols or len(set(symbols)) < len(symbols):
         raise InvalidSchema(f"{name}: an enum has symbols, each once")
-    # Wrong defaults of fields are let pass, as a writer's are never used; a reader's enum uses its own.
+    # Wrong defaults of fields are accepted, as a writer's are never used; a reader's enum uses its own.
     if default is not None and default not in symbols:
         raise InvalidSchema(f"{name}: the default is not one of the symbols")
     return Enum(name, aliases, symbols, default)
@@ -346,7 +346,7 @@ def label(node: AvroType) -> str:
 
 def outline(node: AvroType, seen: set[str] | None = None) -> Json:
     """Reduce the schema to what the bytes depend on: names, types, symbols, sizes, in canonical order."""
-    # A named type is written out where it comes first, and is its name from then on.
+    # A named type is written out where it occurs first, and referred to by its name after that.
     seen = set() if seen is None else seen
     if isinstance(node, Primitive):
         return node.kind
@@ -430,7 +430,7 @@ class _Bounds:
                 self._recurring.add(node.name)
             return known or 0
         self._known[node.name] = None
-        # Each field begins where the one before ends, which may be in no byte.
+        # Each field begins where the one before ends, which may be at the same byte.
         inside = around | {node.name}
         debt = 1 + sum(self.debt(each.type, inside) for each in node.fields)
         if debt > (0 if node.name in self._recurring else MAX_VALUES_PER_DATUM):

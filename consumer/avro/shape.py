@@ -1,9 +1,9 @@
-"""Decoded values as Python's own, and back: what a function of the user's gets, and what it may return.
+"""Decoded values in Python's own types, and back: what a user's function gets, and what it may return.
 
 Theory of operation. A decoded record is plain Python already, but for its times, which are counts of a unit.
 `Shape.give` makes them `datetime`, `date` and `time`. `Shape.take` fits what a function returned into the schema: the
-exact types that a decoded record has, in objects of its own, so that nothing else holds them. None stands for any value
-that is not there. What does not fit raises `Misfit`, which names fields and types, never a value.
+exact types that a decoded record has, in new objects, which no other code holds. None stands for any missing value. A
+value that does not fit raises `Misfit`, which names fields and types, never a value.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from consumer.avro.schema import (
 from consumer.avro.values import INT_RANGE, LONG_RANGE, MICROS, count_of, decimal_to_scale
 from consumer.errors import nearest
 
-# Of one record. A list may hold itself, or a thousand times the same list: what that takes must be bounded.
+# Parts of one record. A list may hold itself, or a thousand times the same list: the work for it must be bounded.
 MOST_VALUES: Final = 200_000
 MOST_CHARACTERS: Final = 16 << 20
 _FIRST_DAY: Final = date(1970, 1, 1)
 _NO_ZONE: Final = datetime(1970, 1, 1)
-# By family of a logical type: what a function may return for it, and the moment that its counts begin at.
+# By family of a logical type: the type that a function may return for it, and the moment at which its counts begin.
 _TIMES: Final[dict[str, tuple[str, Any]]] = {
     "date": ("a date", _FIRST_DAY),
     "time": ("a time without a zone", _NO_ZONE),
@@ -49,7 +49,7 @@ _TIMES: Final[dict[str, tuple[str, Any]]] = {
 
 
 class Shape:
-    """How values of a schema are given to the function, and how what it returns becomes values of the schema again."""
+    """Gives values of a schema to the user's function, and makes the returned ones values of the schema again."""
 
     def __init__(self, root: AvroType) -> None:
         self._givers: dict[str, Fit] = {}
@@ -57,7 +57,7 @@ class Shape:
         # From what the function returned to a record of the schema. Raises `Misfit` or `TooMuch`.
         self.take: Fit = _Taker(root).fit
 
-    # Only times change their type, so whatever holds none stays as it is.
+    # Only times change their type, so values without times stay as they are.
 
     def _giver(self, node: AvroType) -> Fit | None:
         if isinstance(node, Record):
@@ -100,7 +100,7 @@ class Shape:
         def give(value: Any) -> Any:
             if value is None:
                 return None
-            # Which branch it was is not known any more. If two fit, it stays as it is.
+            # The branch of a value is not known any more. If two branches fit, the value stays as it is.
             fitting = [change for each, change in branches if len(branches) == 1 or may_be(each, value)]
             return fitting[0](value) if len(fitting) == 1 and fitting[0] is not None else value
 
@@ -108,7 +108,7 @@ class Shape:
 
 
 class _Taker(Fitter):
-    """Fits what a function returned into a schema. Of Python's own types, and with bounds of its own."""
+    """Fits a returned value into a schema. It takes Python's own types, and has bounds of its own."""
 
     _OBJECT, _ARRAY = "a dict", "a list"
 
@@ -145,7 +145,7 @@ class _Taker(Fitter):
         is_checked = kind in ("record", "array", "enum")
 
         def take(value: Any) -> Any:
-            # Counted before anything is made of it: it may be far too much, or hold itself.
+            # Counted before a value is made: the returned one may be far too large, or hold itself.
             self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
             if value is None:
                 return None
@@ -161,13 +161,13 @@ class _Taker(Fitter):
                 )
             if kind == "array" and isinstance(value, list | tuple) and len(value) > MOST_ITEMS:
                 raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
-            # A symbol may be of a subclass of `str`, as those of a `StrEnum` are.
+            # A symbol may be of a subclass of `str`, such as a `StrEnum`.
             return fit(fit_text(value) if kind == "enum" else value)
 
         return take
 
     def _default(self, owner: Field) -> Callable[[], Any]:
-        # None and a missing key mean the same: there is no value. It takes its place in the record all the same.
+        # None and a missing key mean the same: there is no value. The field counts nevertheless.
         return self._count
 
     def _take_key(self, key: Any) -> str:
@@ -177,7 +177,7 @@ class _Taker(Fitter):
         return fit_text(key)
 
     def _candidates(self, branches: list[tuple[AvroType, Fit]], value: Any) -> Iterable[tuple[AvroType, Fit]]:
-        # First those that it may have been before: 5 of a long must not become 5.0 of a double.
+        # First the branches that it may have come from: 5 of a long must not become 5.0 of a double.
         return sorted(branches, key=lambda one: not may_be(one[0], value))
 
 
@@ -190,12 +190,12 @@ def _leaf_taker(node: Primitive | Fixed) -> Fit:
         expected = f"expected a Decimal of at most {logical.precision} digits, {logical.scale} of them after the point"
         to_scale = partial(decimal_to_scale, logical=logical)
         return fit_decimal((Decimal, int), to_scale, f"{expected} (quantize rounds)")
-    # A decoded UUID is text, also that of a fixed.
+    # A decoded UUID is text, also if its type is fixed.
     return fit_text if logical is not None else python_leaf(node)
 
 
 def _time_giver(logical: Logical) -> Fit | None:
-    """Return what makes a `datetime`, `date` or `time` of a count; None for nanoseconds.
+    """Return a function that makes a `datetime`, `date` or `time` of a count; None for nanoseconds.
 
     A count beyond the year 9999, which a record may hold, stays a number.
     """
@@ -226,7 +226,7 @@ def _time_taker(logical: Logical, bounds: range) -> Fit:
                 moment = datetime.combine(_FIRST_DAY, value) if logical.family == "time" else value
                 since = moment - begin
             except TypeError:
-                # Python takes no date from a datetime, and none with a zone from one without, or the other way round.
+                # Python subtracts no date from a datetime, and no time with a zone from one without, nor the reverse.
                 since = None
             if not isinstance(since, timedelta):
                 raise Misfit(f"expected {wanted}")

@@ -1,4 +1,4 @@
-"""Values that take more than their bytes say: decimals, UUIDs and times.
+"""Values whose meaning is more than their bytes: decimals, UUIDs and times.
 
 Times are whole numbers of a unit, converted exactly and never through a float. A timestamp is a count of units since
 1970 in UTC, a local timestamp the same of a clock on the wall, a time a count since midnight, a date a count of days.
@@ -41,7 +41,7 @@ class DecimalReader:
 
     def __call__(self, data: bytes) -> Decimal:
         """Return the decimal of `data`, which has any length; no bytes are zero."""
-        # The bytes may be any number, also longer ones than the precision allows.
+        # The bytes may hold any number, also one with more digits than the precision allows.
         unscaled = int.from_bytes(data, "big", signed=True)
         if not -self._bound < unscaled < self._bound:
             raise ValueError("more digits than the decimal's precision")
@@ -50,7 +50,7 @@ class DecimalReader:
 
 def decimal_to_scale(value: Decimal, logical: Logical) -> Decimal:
     """Return the number with the logical type's scale. Raises `ValueError` if that is not exact, or too long."""
-    # First, since to quantize 1E+999999 would take all memory.
+    # Checked first, because quantizing 1E+999999 would take all memory.
     if not value.is_finite() or value.adjusted() > logical.precision:
         raise ValueError("not a number of the decimal's precision")
     try:
@@ -65,7 +65,7 @@ def decimal_to_scale(value: Decimal, logical: Logical) -> Decimal:
 def decimal_to_bytes(value: Decimal, logical: Logical, size: int | None) -> bytes:
     """Return the bytes of a decimal: as few as it needs, or exactly `size` of a fixed. Raises `ValueError`."""
     unscaled = int(decimal_to_scale(value, logical).scaleb(logical.scale, _EXACT))
-    # Two's complement: one bit of the sign, and a negative number has one value more.
+    # Two's complement: one bit for the sign, and one negative value more than positive ones.
     needed = (unscaled if unscaled >= 0 else ~unscaled).bit_length() // 8 + 1
     if size is not None and needed > size:
         raise ValueError("more digits than the fixed type holds")
@@ -73,7 +73,8 @@ def decimal_to_bytes(value: Decimal, logical: Logical, size: int | None) -> byte
 
 
 def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
-    """Return what turns the bytes of a ``bytes`` or ``fixed`` into the value of its logical type, if it has one."""
+    """Return a function that makes bytes of a ``bytes`` or ``fixed`` the value of its logical type; None: it
+    has none."""
     logical = node.logical
     # Numbers keep their count, and a UUID that is text is text.
     if logical is None or node.kind not in ("bytes", "fixed"):
@@ -101,13 +102,14 @@ def from_text(text: str, logical: Logical) -> int:
     else:
         raise ValueError("not ISO 8601")
     if moment.tzinfo is None or logical.family != "timestamp":
-        # Dates and local timestamps are what the wall shows: its offset is not part of them.
+        # Dates and local timestamps are wall-clock values: the offset is not part of them.
         moment = moment.replace(tzinfo=UTC)
     return count_of(moment - _EPOCH, logical)
 
 
 def count_of(since: timedelta, logical: Logical) -> int:
-    """Return the time since a logical type's first moment as a count of its unit, rounded down; of days for a date."""
+    """Return the time since a logical type's first moment as a count of its unit, rounded down; for dates a
+    count of days."""
     if not logical.per_second:
         return since.days
     return rescaled(since // timedelta(microseconds=1), MICROS, logical.per_second)
