@@ -6,9 +6,8 @@
 ``disk:/path``   a folder on a local disk; survives restarts and kills; may be shared by processes of one host
 ``redis://…``    a server that members on several machines share, which keeps their claims too (`shared`)
 
-Theory of operation of the store on disk. What is remembered is a set of keys that only grows at one end and is
-forgotten at the other, and keys are hashes. So nothing is ever changed in place. There are three kinds of files
-(`files`):
+Theory of operation of the store on disk. The set of remembered keys grows at one end in time and is forgotten at the
+other, and keys are hashes. So nothing is ever changed in place. There are three kinds of files (`files`):
 
 * The **journal**: keys of the latest deliveries in the order in which they came, 16 bytes a key, appended and flushed
   for each chunk. Each process has them in a table in memory too.
@@ -18,16 +17,16 @@ forgotten at the other, and keys are hashes. So nothing is ever changed in place
   then, on a thread. A segment is dropped whole: when its slice is out of the window, or when the store is full.
 * The **list** of these files, called ``format``: replaced as a whole, it is the one point at which the store changes.
 
-Everything has a checksum, and what is certain has an end that is written down: so a flipped bit and a cut file are
-reported, and never taken for keys that were not delivered. What a kill or a full disk leaves half written is not
-certain yet: no caller has been answered for it, and it is cut off.
+Everything has a checksum, and the end of the certain part of a journal is recorded: so a flipped bit and a cut file are
+reported, and never taken for keys that were not delivered. Data that a kill or a full disk leaves half written are not
+certain yet: no caller has had an answer for them, and they are cut off.
 
-Processes share a folder by its lock (`folder`): one appends, seals or enters a merge at a time, and remembers nothing
-from the last time. Looking up takes no lock (`view`): files of the list never change, and the journal is read up to
-its certain end. Network file systems are not supported.
+Processes share a folder by its lock (`folder`): one at a time appends, seals or enters a merge, and keeps no state from
+the last time. Looking up takes no lock (`view`): files of the list never change, and the journal is read up to its
+certain end. Network file systems are not supported.
 
-`disk_store` is the boundary to the event loop. `native` is what is done to many keys at once, in Cython, with a
-plain twin; `old_format` reads the LMDB folders of older versions, once.
+`disk_store` is the boundary to the event loop. `native` has the operations on many keys at once, in Cython, with a twin
+in plain Python; `old_format` reads the LMDB folders of older versions, once.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from consumer.errors import SettingsError
 
 __all__ = ["MIN_MAX_BYTES", "KeyStore", "KeyStoreStatistics", "open_key_store"]
 
-# Smallest size limit accepted: below it, there is little room beside the journal.
+# Smallest size limit in bytes that is accepted: below it, there is little room beside the journal.
 MIN_MAX_BYTES = 16 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The disk: durable writes, and what goes wrong there as one `KeyStoreError` line that says what to do."""
+"""Disk access: durable writes, and errors as one `KeyStoreError` line that says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from consumer.errors import KeyStoreError
 
 
 class Damage(Exception):
-    """A file is not as it was written. `translated` turns it into a `KeyStoreError`; it never leaves the store."""
+    """The content of a file is not what was written. `translated` turns it into a `KeyStoreError`; it never
+    leaves the store."""
 
 
 _REFUSED = f"make it writable for user {os.geteuid()}, or name another folder in PINSTREAM_KEY_STORE"
@@ -29,11 +30,11 @@ _ADVICE = {
     errno.ENOMEM: "raise the limit of address space (ulimit -v): all of the key store is mapped",
 }
 
-# A long file is flushed in parts: what waits to be flushed delays the flush of the journal beside it.
+# A long file is flushed in parts, because unflushed data delay the flush of the journal beside it.
 _SYNC_BYTES = 8 * 1024 * 1024
 
-# What is written in pieces of this size stands in large pages of memory, where the file system has such (ext4 and XFS
-# do). Then a look-up in millions of keys waits for the keys alone, and not for the addresses of their pages, too.
+# A file that is written in pieces of this size is cached in large pages of memory, where the file system has them (ext4
+# and XFS do). Then a look-up in millions of keys waits only for the keys, and not for the addresses of their pages.
 _PAGE_BYTES = 2 * 1024 * 1024
 
 
@@ -61,7 +62,7 @@ def write_file(path: str, parts: Iterable[bytes], *, reserve: int = 0) -> None:
     """Write a file, durably."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        # At its full length from the start: its room counts as taken while it is written (`Folder.bytes_on_disk`).
+        # At its full length from the start: its room counts as used while it is written (`Folder.bytes_on_disk`).
         os.ftruncate(number, reserve)
         size = flushed = 0
         waiting = bytearray()
@@ -96,8 +97,8 @@ def write_all(number: int, data: bytes | bytearray, at: int) -> None:
 
 def read_through(path: str) -> None:
     """Read a file into the page cache, if it is there. Raises `OSError` where the disk cannot read it."""
-    # Before a mapping of it is read: page by page that takes ten times as long, and a page that the disk cannot read
-    # ends the process (SIGBUS), without a word.
+    # Called before a mapping of the file is read: page by page that takes ten times as long, and a page that the disk
+    # cannot read ends the process (SIGBUS) without a message.
     with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         piece = bytearray(_PAGE_BYTES)
@@ -107,7 +108,7 @@ def read_through(path: str) -> None:
 
 def sync_folder(path: str) -> None:
     """Flush a folder's entries to disk."""
-    # A new file that was flushed is lost in a power failure as long as its name was not.
+    # A power failure loses a new file that was flushed if its name in the folder was not.
     number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(number)

@@ -1,4 +1,5 @@
-"""The key store on disk as the event loop uses it: `view` looks up, `folder` writes on a thread, another thread merges.
+"""The key store on disk for the event loop: `view` looks up, `folder` writes on a thread, another thread
+merges.
 
 Merging is compiled code that does not hold the interpreter's lock.
 """
@@ -70,7 +71,7 @@ class DiskKeyStore(KeyStore):
         self._writer = OwnThread("key-store-writer")
         self._reader: OwnThread | None = None
         self._merger: OwnThread | None = None
-        # Infinity from when a merge is queued until its thread has ended it: two are never queued.
+        # Infinity from when a merge is queued until it has ended: two are never queued.
         self._merge_not_before = 0.0
         self._merge_problem: str | None = None
         self._waiting: list[tuple[bytes, int]] = []
@@ -91,7 +92,7 @@ class DiskKeyStore(KeyStore):
             some = keys[at : at + _KEYS_AT_ONCE * KEY_BYTES]
             found = bytearray(len(some) // KEY_BYTES)
             self._view.table.find(some, oldest, found)
-            # The segments of now: while a thread searches them, others may be taken in.
+            # The present segments: while a thread searches them, the list may change.
             search = partial(self._search, self._view.segments, some, oldest, found)
             if self._bytes <= INLINE_BYTES:
                 search(beside=False)
@@ -113,11 +114,11 @@ class DiskKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         if not keys:
             return b""
-        # A flush takes milliseconds. So the calls that come meanwhile share the next one.
+        # A flush takes milliseconds, so calls that come meanwhile share the next flush.
         if self._writing is None or not self._waiting:
             self._writing = asyncio.create_task(self._write(self._writing))
         self._waiting.append((keys, self._window.stamp(now)))
-        # The write is also that of others: a caller that is cancelled must not cancel it.
+        # Other callers share the write: a caller that is cancelled must not cancel it.
         await asyncio.shield(self._writing)
         return b"\1" * (len(keys) // KEY_BYTES)
 
@@ -129,7 +130,7 @@ class DiskKeyStore(KeyStore):
         await self._change(partial(self._folder.append, calls))
 
     async def _change(self, step: Callable[[], None]) -> None:
-        """Change the folder on the writer's thread, then take in what has changed."""
+        """Change the folder on the writer's thread, then read what has changed."""
 
         def run() -> None:
             try:
@@ -181,14 +182,14 @@ class DiskKeyStore(KeyStore):
         self._closed = True
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        # The merger first: it goes on with what it is writing until it sees that the store is closed.
+        # The merger first: it goes on writing until it sees that the store is closed.
         for thread in (self._merger, self._writer, self._reader):
             if thread is not None:  # a disk that hangs must not keep the process from ending
                 await thread.end(timeout=TIME_LIMIT)
         self._view.close()
 
     async def _refresh(self) -> None:
-        """Take in what this process and others have changed."""
+        """Read what this process and others have changed."""
         with translated(self._folder.root):
             try:
                 self._view.refresh()
@@ -196,7 +197,7 @@ class DiskKeyStore(KeyStore):
                 # The whole folder was deleted: make a new one, and count the keys that are lost.
                 self._lost += self._view.keys()
                 self._view.close()
-                # On the thread: it waits for the disk, and for the lock where another process does the same.
+                # On the thread: this waits for the disk, and for the lock if another process does the same.
                 await ask_disk(self._writer, self._folder.open)
                 self._view.refresh()
 

@@ -1,4 +1,5 @@
-"""The files of a key store on disk: how each is laid out, written and read. The package's docstring says what for.
+"""The files of a key store on disk: how each is laid out, written and read. The package's docstring says what
+they are for.
 
 *The list* (``format``)::
 
@@ -6,9 +7,10 @@
     {"journal": 7, "start": 1731196800, "window": 172800, "next": 12, "segments": [[…], …], "old": []}
     the CRC-32 of these two lines
 
-*A journal* (``journal-7``) begins with 64 bytes: what it is, and from byte 32 on the *acknowledged end*, up to which
-all is certain. So what is wrong before this end is damage, and what follows it is at most what a killed process was
-writing. A chunk is the number of its keys, their stamp, a CRC-32 of both, of the keys and of where it is, and the keys.
+*A journal* (``journal-7``) begins with 64 bytes: an identification, and from byte 32 on the *acknowledged end*, up to
+which all chunks are certain. So an error before this end is damage, and data behind it are at most those that a killed
+process was writing. A chunk is the number of its keys, their stamp, a CRC-32 of both, of the keys and of its position,
+and the keys.
 
 *A segment* (``segment-11``) is laid out as `plain` says; its name, size and the CRC-32 of its checksums are in the
 list.
@@ -48,12 +50,12 @@ _CHUNK = struct.Struct(">III")
 
 
 class SegmentFile(NamedTuple):
-    """What the list says of a segment."""
+    """The entry of a segment in the list."""
 
     number: int
     entries: int
     bits: int
-    """Bits of a key that its directory goes by."""
+    """Number of a key's first bits that the segment's directory uses."""
     start: int
     """The first second of its slice of time."""
     window: int
@@ -63,12 +65,12 @@ class SegmentFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file's name."""
+        """Name of its file."""
         return f"segment-{self.number}"
 
     @property
     def bytes(self) -> int:
-        """Its file's size."""
+        """Bytes of its file."""
         return segment_bytes(self.entries, self.bits)
 
     @property
@@ -78,7 +80,7 @@ class SegmentFile(NamedTuple):
 
     def forgotten_at(self, window: int) -> int:
         """The second from which none of its keys is needed, neither with this window nor with its writer's."""
-        # Processes that share the folder may have other windows: the longest one counts for what it wrote.
+        # Processes that share the folder may have other windows: the longer of the writer's and this one counts.
         return self.end + max(window, self.window)
 
 
@@ -92,23 +94,23 @@ class FileList(NamedTuple):
     next: int = 0
     """The number of the next segment."""
     segments: tuple[SegmentFile, ...] = ()
-    """In the order in which their youngest keys were written."""
+    """Segments in the order in which their youngest keys were written."""
     old: tuple[str, ...] = ()
     """Folders of an older format that are still to be taken over."""
 
     @property
     def journal_slice(self) -> SegmentFile:
-        """The slice of time of the journal's keys."""
-        # As a segment that is still to be written: sealing fills in the rest.
+        """Return the slice of time of the journal's keys, as a segment that is not written yet."""
+        # Sealing fills in the rest.
         return SegmentFile(-1, 0, 0, self.start, self.window, 0)
 
     def names(self) -> set[str]:
-        """All files that belong to the store."""
+        """Return the names of all files that belong to the store."""
         journals = [f"journal-{self.journal}"] if self.window else []  # none in a new store
         return {LIST, *journals, *self.old, *(one.name for one in self.segments)}
 
 
-@lru_cache(maxsize=4)  # it is read for each chunk, and seldom another one
+@lru_cache(maxsize=4)  # the list is read for each chunk, and rarely changes
 def decode_list(data: bytes) -> FileList:
     """Parse the list, which begins with `FORMAT`. Raises `Damage`."""
     text, check = data[:-9], data[-9:]  # the last line is eight digits
@@ -120,10 +122,11 @@ def decode_list(data: bytes) -> FileList:
 
 
 class Journal:
-    """An open journal. `chunks` and `acknowledged` may be used beside a writer; the others under the store's lock."""
+    """An open journal. `chunks` and `acknowledged` may be used beside a writer; the other methods under the
+    store's lock."""
 
     def __init__(self, root: str, number: int) -> None:
-        """Open it. Raises `Damage`."""
+        """Open the journal. Raises `Damage`."""
         self.name = f"journal-{number}"
         self._number = number
         try:
@@ -138,7 +141,7 @@ class Journal:
 
     @staticmethod
     def make(root: str, number: int) -> None:
-        """Make an empty one, durably."""
+        """Make an empty journal, durably."""
         first = _header(number).ljust(_END_AT, b"\0") + _end(number, FIRST_CHUNK)
         write_file(os.path.join(root, f"journal-{number}"), [first.ljust(FIRST_CHUNK, b"\0")])
         sync_folder(root)
@@ -148,12 +151,12 @@ class Journal:
         self._file.close()
 
     def is_deleted(self) -> bool:
-        """Whether another process or a person deleted the file."""
-        # It stays open and can be written, but all of it is gone when it is closed.
+        """Return True if another process or a person deleted the file."""
+        # An open file can still be written, but all its data are lost when it is closed.
         return not os.fstat(self._file_number).st_nlink
 
     def acknowledged(self) -> int:
-        """The end of what is certain. Raises `Damage`."""
+        """Return the acknowledged end, up to which all chunks are certain. Raises `Damage`."""
         for _ in range(3):  # a writer may be writing it just now
             found = os.pread(self._file_number, _END.size, _END_AT)
             if len(found) == _END.size and found == _end(self._number, _END.unpack(found)[0]):
@@ -161,7 +164,7 @@ class Journal:
         raise Damage(f"{self.name} is not as it was written")
 
     def chunks(self, begin: int, end: int) -> list[tuple[int, memoryview]]:
-        """The stamp and the column of keys of each chunk between two ends. Raises `Damage`.
+        """Return the stamp and the column of keys of each chunk between two ends. Raises `Damage`.
 
         A `begin` of 0 is the first chunk's.
         """
@@ -175,7 +178,8 @@ class Journal:
         return found
 
     def recovered(self) -> Journal:
-        """Take in what a killed process wrote whole behind the acknowledged end, and cut the rest off.
+        """Keep complete chunks that a killed process wrote behind the acknowledged end, and cut the rest off.
+        Return the journal.
 
         To be called before anything is added. Raises `Damage` if the file is shorter.
         """
@@ -198,7 +202,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Its size with what waits for `commit`."""
+        """Bytes of the journal, with the chunks that wait for `commit`."""
         return self._written + len(self._waiting)
 
     def commit(self) -> None:
@@ -211,17 +215,18 @@ class Journal:
             return
         write_all(self._file_number, waiting, self._written)
         self._acknowledge(self._written + len(waiting))
-        if self.is_deleted():  # what is written into it is lost
+        if self.is_deleted():  # data written into a deleted file are lost
             raise Damage(f"{self.name} is missing")
 
     def _acknowledge(self, end: int) -> None:
-        # This order: an end that is on disk before its chunks would make a power failure look like damage.
+        # In this order: an end that is on disk before its chunks would make a power failure look like damage.
         os.fdatasync(self._file_number)
         write_all(self._file_number, _end(self._number, end), _END_AT)
         self._written = end
 
     def _parsed(self, data: bytes, at: int) -> tuple[list[tuple[int, memoryview]], int]:
-        """The whole chunks that `data` begins with, and how many bytes they are. `at`: where it stands in the file."""
+        """Return the complete chunks at the beginning of `data`, and their bytes. `at`: the position of `data`
+        in the file."""
         found, position, view = [], 0, memoryview(data)
         while position + _CHUNK.size <= len(data):
             count, stamp, check = _CHUNK.unpack_from(data, position)
@@ -233,7 +238,7 @@ class Journal:
         return found, position
 
     def _check(self, at: int, keys: bytes | memoryview, stamp: int) -> int:
-        # With the journal's number and the place: what an earlier file left in the same blocks of the disk is no chunk.
+        # With the journal's number and the position: data of an earlier file in the same disk blocks are not a chunk.
         return crc32(keys, crc32(struct.pack(">QQII", self._number, at, len(keys), stamp)))
 
 
@@ -246,19 +251,20 @@ def _end(number: int, end: int) -> bytes:
 
 
 def segment_bytes(entries: int, bits: int | None = None) -> int:
-    """The size of a segment's file; without `bits`, of the one that `write_segment` makes for that many entries."""
+    """Return the size of a segment's file; without `bits`, of the one that `write_segment` makes for so many
+    entries."""
     size = entries * ENTRY + ((1 << (directory_bits(entries) if bits is None else bits)) + 1) * 4
     return size + 4 * -(-size // BLOCK)  # and a checksum for each block that is begun
 
 
 def directory_bits(entries: int) -> int:
-    """How large a directory to make for that many entries: 2 to 4 for each of its numbers."""
-    # Four entries are 80 bytes, two or three lines of the memory's caches; to wait for these is what a look-up costs.
+    """Return the bits of a directory for so many entries: 2 to 4 entries for each of its numbers."""
+    # Four entries are 80 bytes, two or three cache lines; the wait for them is the cost of a look-up.
     return min(28, max(0, (entries // 2).bit_length() - 1))
 
 
 def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentFile) -> SegmentFile:
-    """Write the entries of a segment, `most` at most, durably. Return `whose` with what the list is to say of it."""
+    """Write the entries of a segment, `most` at most, durably. Return `whose` completed for the list."""
     builder = Builder(directory_bits(most))
     checks = b""
 
@@ -267,7 +273,7 @@ def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentF
         for piece in pieces:
             builder.add(piece)
             yield piece
-        # Known only once all entries have passed: a merge leaves out what is in several segments.
+        # Known only after all entries: a merge leaves out keys that are in several segments.
         directory, checks = builder.finish()
         yield directory
         yield checks
@@ -277,16 +283,16 @@ def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentF
 
 
 class _Mapping(mmap.mmap):
-    """A file in memory. Other threads run on while its mapping ends."""
+    """A file mapped into memory. Other threads run while its mapping ends."""
 
     def __del__(self) -> None:
-        # Without this the mapping ends while the interpreter's lock is held. For a removed file of 1 GiB, whose pages
-        # and blocks are freed with it, that takes 60 ms, and a second on a busy disk. `close` releases the lock.
+        # Otherwise the mapping ends while the interpreter's lock is held. For a removed file of 1 GiB, whose pages and
+        # blocks are freed then, that takes 60 ms, and a second on a busy disk. `close` releases the lock.
         self.close()
 
 
 def open_segment(root: str, file: SegmentFile, *, in_order: bool = False) -> Segment:
-    """Map a segment, to be read `in_order` or here and there. Raises `Damage`."""
+    """Map a segment, to be read `in_order` or at random. Raises `Damage`."""
     try:
         with open(os.path.join(root, file.name), "rb") as opened:
             if os.fstat(opened.fileno()).st_size != file.bytes:

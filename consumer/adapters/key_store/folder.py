@@ -1,12 +1,12 @@
 """The writing side of a key store's folder: append, seal, merge, drop. All of it runs on threads.
 
-Each of these first takes the folder's lock (``flock`` on ``lock``, which a kill releases) and reads the list: nothing
-is remembered between two calls, so it does not matter which process made the last one. Order matters: new files are
-complete and flushed before the list names them, and those that it no longer names are removed after. So a kill
+Each of these operations first takes the folder's lock (``flock`` on ``lock``, which a kill releases) and reads the
+list. No state is kept between two calls, so any process may have made the last one. Order matters: new files are
+complete and flushed before the list names them, and files that it no longer names are removed afterwards. So a kill
 between any two system calls leaves either the state before or the state after, and files that the list does not name:
-leftovers, which the next one to change the list removes.
+leftovers, which the next process that changes the list removes.
 
-A merge takes its time outside the lock, and the lock only to enter its result. ``merge.lock`` is held for all of it:
+A merge runs outside the lock, and takes it only to enter its result. ``merge.lock`` is held during the whole merge, so
 one process merges at a time.
 """
 
@@ -47,7 +47,7 @@ from consumer.errors import KeyStoreError
 JOURNAL_KEYS = 131_072
 
 _LOCK_TIME_LIMIT = 5.0
-# Nothing waits for a merge. On a slow disk a writer may hold the lock for long; to give up wastes the merge.
+# No caller waits for a merge. On a slow disk a writer may hold the lock for long; giving up would waste the merge.
 _MERGE_LOCK_LIMIT = 60.0
 # Another process may be taking over the folder of an older version, key by key.
 _TAKE_OVER_LIMIT = 3600.0
@@ -55,7 +55,7 @@ _LOCKS = {"lock", "merge.lock"}
 _KEYS = re.compile(r"(segment|journal)-\d+")
 _OURS = re.compile(rf"{_KEYS.pattern}|format\.new")
 _MERGING = "merging"
-"""The file that a merge writes."""
+"""Name of the file that a merge writes."""
 _PIECE = 65_536
 """Entries that a merge writes at a time."""
 _FAN = 4
@@ -69,35 +69,35 @@ Progress = Callable[[str], None]
 
 
 class Folder:
-    """A key store's folder, as its writers use it."""
+    """A key store's folder as its writers use it."""
 
     def __init__(self, root: str, window: Window, max_bytes: int, progress: Progress) -> None:
-        """Open the folder or create it, and take over what an older version left there. Raises `KeyStoreError`."""
+        """Open the folder or create it, and take over the keys of an older version. Raises `KeyStoreError`."""
         self.root = os.path.abspath(os.path.expanduser(root))
         self.evicted_early = 0
-        # Called with each new segment before the list names it, on the thread that wrote it.
+        # Called on the writing thread with each new segment, before the list names it.
         self.announce: Callable[[SegmentFile], object] = lambda _: None
         self._window = window
         self.merge_bytes = min(max_bytes // 8 - _SLACK, _LARGEST_SEGMENT)
         self._journal_keys = max(64, min(JOURNAL_KEYS, self.merge_bytes // 3 // KEY_BYTES))
         # A chunk must fit into an empty journal.
         self._chunk_bytes = min(CHUNK_KEYS, self._journal_keys) * KEY_BYTES
-        # The last eighth is for what is being merged. A journal that is sealed stands beside its segment for a moment.
+        # The last eighth is for a merge's result. A journal that is sealed exists beside its segment for a moment.
         self._key_bytes = max_bytes - max_bytes // 8 - segment_bytes(self._journal_keys) - _SLACK
         self.open(progress)
 
     def open(self, progress: Progress | None = None) -> None:
-        """Make it a key store if it is a new folder; bring in order what a killed process left."""
+        """Make a new folder a key store; repair what a killed process left incomplete."""
         with translated(self.root):
             os.makedirs(self.root, mode=0o700, exist_ok=True)
-            # Before anything is written: a folder of another format is refused, and one of something else.
+            # Checked before any write: a folder of another format, or with other files, is refused.
             names = set(os.listdir(self.root)) - _LOCKS
             old = self._read_list().old
             if LIST not in names and names - {f"{LIST}.new"}:
                 raise KeyStoreError(
                     f"the folder {self.root} contains files that are not a key store: name an empty or a new folder"
                 )
-            # Another process may be taking over the same folder: then it is waited for.
+            # Another process may be taking over the same folder: then wait for it.
             with self._locked(_TAKE_OVER_LIMIT if old else _LOCK_TIME_LIMIT):
                 files = self._read_list()
                 if files.old:
@@ -114,7 +114,7 @@ class Folder:
         for entry in os.scandir(self.root):
             with suppress(FileNotFoundError):  # removed meanwhile
                 status = entry.stat(follow_symlinks=False)
-                # Its blocks; or its length, while the file system has not allocated blocks for it yet.
+                # The file's blocks, or its length, while the file system has not allocated all blocks yet.
                 total += max(status.st_blocks * 512, status.st_size)
         return total
 
@@ -126,13 +126,13 @@ class Folder:
             files = self._read_list()
             journal: Journal | None = None
             try:
-                # By their stamps: each journal holds keys of one slice of time.
+                # In the order of stamps, because each journal holds keys of one slice of time.
                 for keys, stamp in sorted(calls, key=lambda call: call[1]):
                     for at in range(0, len(keys), self._chunk_bytes):
                         chunk = keys[at : at + self._chunk_bytes]
                         files, journal = self._journal_for(files, journal, len(chunk), stamp)
                         journal.add(chunk, stamp)
-                # All calls share one flush: that is what a write costs.
+                # All calls share one flush, which is the cost of a write.
                 if journal is not None:
                     self._commit(files, journal, max(stamp for _, stamp in calls))
             finally:
@@ -142,10 +142,10 @@ class Folder:
     def _journal_for(
         self, files: FileList, journal: Journal | None, more: int, stamp: int
     ) -> tuple[FileList, Journal]:
-        """The journal for a chunk: the current one, unless that is full or of another slice of time."""
+        """Return the journal for a chunk: the current one, unless it is full or of another slice of time."""
         slice_ = (self._window.bucket_start(stamp), self._window.seconds)
         if files.window:
-            # Since the last call another process may have written to the journal, or have been killed in doing so.
+            # Since the last call another process may have written to the journal, or have been killed while writing.
             journal = journal or Journal(self.root, files.journal).recovered()
             fits = journal.size + more <= self._journal_keys * KEY_BYTES
             if fits and (files.start, files.window) == slice_:
@@ -158,8 +158,8 @@ class Folder:
         return files, Journal(self.root, files.journal).recovered()
 
     def _commit(self, files: FileList, journal: Journal, stamp: int) -> FileList:
-        """Write the chunks that wait, after the oldest segments were dropped to make room for them."""
-        # What was written first is dropped first: whole segments, since to delete single keys is to write files again.
+        """Write the chunks that wait, after dropping the oldest segments to make room for them."""
+        # The oldest segments are dropped first, and as a whole: deleting single keys would mean writing files again.
         excess = journal.size + sum(one.bytes for one in files.segments) - self._key_bytes
         freed = [0, *accumulate(one.bytes for one in files.segments)]
         count = next((number for number, enough in enumerate(freed) if enough >= excess), None)
@@ -178,8 +178,8 @@ class Folder:
         return files
 
     def _sealed(self, files: FileList, journal: Journal) -> FileList:
-        """Make a segment of a full journal's keys. The list that is returned has it; it is still to be written."""
-        # The journal has keys in the order of their deliveries, and some twice: the table sorts them, each once.
+        """Make a segment of a full journal's keys. Return the list with it, which is still to be written."""
+        # The journal has keys in the order of their deliveries, some of them twice: the table sorts them and keeps one.
         table = Table()
         for stamp, keys in journal.chunks(0, journal.acknowledged()):
             table.insert(keys, stamp)
@@ -196,7 +196,7 @@ class Folder:
     # --- drop and merge ---
 
     def expire(self, stamp: int) -> None:
-        """Drop what is not needed at `stamp`. Raises `KeyStoreError`."""
+        """Drop segments and a journal whose keys are not needed at `stamp`. Raises `KeyStoreError`."""
         with translated(self.root), self._locked():
             files = self._read_list()
             window = self._window.seconds
@@ -211,7 +211,8 @@ class Folder:
                 self._remove_leftovers()
 
     def merge(self, is_wanted: Callable[[], bool]) -> None:
-        """Merge some segments into one, if there are such as `mergeable` names. Ends early if it is no longer wanted.
+        """Merge the segments that `mergeable` chooses, if any, into one. Ends early once `is_wanted` returns
+        False.
 
         Raises `KeyStoreError`.
         """
@@ -221,12 +222,12 @@ class Folder:
                 return
             try:
                 merger = Merger([open_segment(self.root, one, in_order=True) for one in chosen])
-                # Asked before each piece: to close the store must not take as long as a merge.
+                # Checked before each piece: closing the store must not take as long as a merge.
                 pieces = iter(lambda: merger.take(_PIECE) if is_wanted() else b"", b"")
                 most = sum(one.entries for one in chosen)
                 new = write_segment(os.path.join(self.root, _MERGING), pieces, most, chosen[-1])
             except Damage as damage:
-                # If one is not in the list any more, another process has dropped it: no damage.
+                # If a segment is not in the list any more, another process has dropped it: that is not damage.
                 if set(chosen) <= set(self._read_list().segments):
                     raise Damage(f"one of {', '.join(one.name for one in chosen)}: {damage}") from damage
             else:
@@ -234,7 +235,7 @@ class Folder:
                     self._enter(new, chosen)
 
     def _enter(self, new: SegmentFile, merged: Sequence[SegmentFile]) -> None:
-        """Put a segment in the place of those that it was merged of, unless one of these was dropped meanwhile."""
+        """Replace merged segments by their result, unless one of them was dropped meanwhile."""
         with self._locked(_MERGE_LOCK_LIMIT):
             files = self._read_list()
             if not set(merged) <= set(files.segments):
@@ -248,12 +249,12 @@ class Folder:
     # --- the list and the lock ---
 
     def _read_list(self) -> FileList:
-        """The list; an empty one for a new folder, one with `old` for a folder of an older format."""
+        """Return the list; an empty one for a new folder, one with `old` for a folder of an older format."""
         try:
             with open(os.path.join(self.root, LIST), "rb") as file:
                 data = file.read()
         except FileNotFoundError:
-            if any(map(_KEYS.fullmatch, os.listdir(self.root))):  # the list is made before anything else
+            if any(map(_KEYS.fullmatch, os.listdir(self.root))):  # the list is always made first
                 raise Damage(f"{LIST} is missing") from None
             return FileList()
         if data in OLD_FORMATS:
@@ -266,13 +267,13 @@ class Folder:
         return decode_list(data)
 
     def _change(self, files: FileList) -> None:
-        """Write the list, and remove what it no longer names."""
-        # In this order: a kill in between leaves files that no list names, never a list that names a missing file.
+        """Write the list, and remove files that it no longer names."""
+        # In this order, a kill in between leaves files that no list names, and never a list that names a missing file.
         write_list(self.root, files)
         self._remove_leftovers(files)
 
     def _remove_leftovers(self, files: FileList | None = None) -> None:
-        """Remove the files that the list does not name. Under the lock, only a merge can be writing one."""
+        """Remove files that the list does not name. Under the lock, only a merge can be writing one."""
         files = files or self._read_list()
         leftovers = set(os.listdir(self.root)) - files.names() - _LOCKS
         for name in leftovers:
@@ -290,12 +291,13 @@ class Folder:
                 os.unlink(path)
 
     def _is_younger(self, name: str, files: FileList) -> bool:
-        """Whether a file that the list does not name is from later than the list, which then was put back."""
+        """Return True if a file that the list does not name is younger than the list: then the list was
+        restored from a copy."""
         # A take-over makes many segments before it changes the list.
         if files.old or not _KEYS.fullmatch(name):
             return False
         kind, _, number = name.partition("-")
-        # A killed process leaves the next one of each at the most, and a journal gets keys once the list names it.
+        # A killed process leaves at most the next file of each kind, and a journal is empty until the list names it.
         if kind == "segment":
             return int(number) > files.next
         ahead = int(number) - files.journal
@@ -314,7 +316,7 @@ class Folder:
 
     @contextmanager
     def _lock(self, name: str, limit: float = 0.0) -> Iterator[bool]:
-        """Try for `limit` seconds to take a lock. Yields whether it is held."""
+        """Try for `limit` seconds to take a lock. Yields True if it is held."""
         give_up = time.monotonic() + limit
         is_held = False
         number = os.open(os.path.join(self.root, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -337,9 +339,9 @@ class Folder:
     # --- what an older version left ---
 
     def _take_over(self, files: FileList, progress: Progress) -> None:
-        """Take in the folders of an older format."""
+        """Take over the keys in the folders of an older format."""
         old_format.refuse_if_in_use(self.root, files.old)
-        # Each is removed when its keys are in: a kill loses no more than one, and the disk need not hold all twice.
+        # Each folder is removed once its keys are stored: a kill repeats one at most, and few keys are on disk twice.
         folders = files.old
         for number, name in enumerate(folders, 1):
             progress(f"taking over the key store {self.root} of an older version: {number} of {len(folders)}")
@@ -356,17 +358,17 @@ def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:
     for slice_, segments in slices.items():
         segments.sort(key=lambda one: one.entries)
         if slice_ == (files.start, files.window):
-            # Keys are still added to this slice. Four or more of similar size: so a key is written about once for each
-            # fourfold growth.
+            # Keys are still added to this slice: merge four or more segments of similar size, so that a key is written
+            # about once for each fourfold growth.
             levels: dict[int, list[SegmentFile]] = {}
             for one in segments:
                 levels.setdefault((2 * one.entries // JOURNAL_KEYS).bit_length() // 2, []).append(one)
             groups = [level for level in levels.values() if len(level) >= _FAN]
         else:
-            # The slice is complete: all together, so that a look-up searches one segment.
+            # The slice is complete: merge all its segments, so that a look-up searches one.
             groups = [[]]
             for one in segments:
-                # To add a few small ones, a large one would be written again: the small ones are a group without it.
+                # A large segment is not written again to add a few small ones: they are merged without it.
                 if one.bytes > 8 * sum(other.bytes for other in groups[-1]):
                     groups.append([])
                 groups[-1].append(one)

@@ -8,9 +8,9 @@ recognised as a duplicate and not sent again. Rules for every implementation:
   is remembered at `now` while ``floor(now) - stamp <= window``. So it is never forgotten before the window ends,
   and at most one second after. A stamp in the future (the clock went back) counts as remembered.
 * Keys are stored by **slices of time** half a window long that begin at multiples of that length, so that processes
-  that share a store agree on them without communication. What is of one slice is dropped as a whole when its last
-  possible stamp is out of the window. Single keys are never deleted: in another system, deleting keys one by one let
-  the dedup store outgrow its disk (docs/why.md, PostHog #44051).
+  that share a store agree on them without communication. A slice is dropped as a whole when its last possible stamp is
+  out of the window. Single keys are never deleted: in another system, deleting keys one by one let the dedup store
+  outgrow its disk (docs/why.md, PostHog #44051).
 * A store has a hard limit in bytes. Before it is exceeded, the keys that were written first are dropped, an eighth of
   the store or less at a time, although they may still be in the window; they are counted in
   `KeyStoreStatistics.evicted_early`, and the caller warns.
@@ -32,12 +32,12 @@ MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
 @snapshot
 class KeyStoreStatistics:
-    """A snapshot; what is a figure of it is ``key_store`` in /status."""
+    """A snapshot; its figures are ``key_store`` in /status."""
 
     keys: int = figure("Delivered keys that are remembered.")
-    """Including those already out of the window; a key in two places counts twice."""
+    """Including keys already out of the window; a key in two places counts twice."""
     bytes_used: int = figure("What they take on disk.", path="bytes")
-    """Or an upper bound of what they take in memory; never above the store's limit."""
+    """Or an upper bound of their memory; never above the store's limit."""
     buckets: int = figure("Slices of time that they are kept in.")
     oldest: int | None
     """Unix seconds at which the oldest slice begins; None when the store is empty."""
@@ -52,39 +52,39 @@ class KeyStoreStatistics:
 
 
 class Claimed(NamedTuple):
-    """What `KeyStore.claim` says of keys."""
+    """The answer of `KeyStore.claim`."""
 
     found: bytes
     """A byte for each key: 0, not delivered, and claimed by us now; 1, delivered within the window; 2, another member
     has it in flight."""
     session: int
-    """Which of our sessions holds the claims: 1 for the first one, then 2, and so on; 0: the store is not shared."""
+    """The number of our session that holds the claims, from 1; 0: the store is not shared."""
 
 
 class Renewed(NamedTuple):
-    """A lease holds again, for as long as it is, from the moment when `KeyStore.renew` was called."""
+    """The lease holds for its full length, from the moment when `KeyStore.renew` was called."""
 
     session: int
-    """If it is another one than before, the claims of the one before are void."""
+    """If it differs from the one before, the earlier claims are void."""
     notes: Sequence[Note] = ()
-    """What other members have told, and holds yet."""
+    """Notes of other members that still hold."""
 
 
 class Given(NamedTuple):
-    """Calls of a quota."""
+    """Calls given from a quota."""
 
     calls: int
     wait: float
-    """Seconds until some are free, if there are none now."""
+    """Seconds until calls are free, if none are now."""
     left: int
-    """How many are still free, for all members."""
+    """Calls that are still free, for all members."""
 
 
 class KeyStore(Protocol):
     """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop.
 
-    Keys come as one column: a bytes object with `KEY_BYTES` for each key. What a member has in flight it knows itself
-    (`consumer.engine.claims`); only a store that members share keeps claims, and then `claim`, `release` and `renew`
+    Keys come as one column: a bytes object with `KEY_BYTES` for each key. A member knows its own events in flight
+    (`consumer.engine.claims`); only a store that members share keeps claims, and there `claim`, `release` and `renew`
     do more than here.
     """
 
@@ -111,7 +111,7 @@ class KeyStore(Protocol):
         ...
 
     async def release(self, keys: bytes) -> None:
-        """End our claims of these keys: they will not be delivered by us. Raises `KeyStoreError`."""
+        """End our claims on keys that we will not deliver. Raises `KeyStoreError`."""
         return
 
     async def renew(self) -> Renewed:
@@ -119,23 +119,23 @@ class KeyStore(Protocol):
         return Renewed(0)
 
     async def tell(self, note: Note) -> None:
-        """Tell the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""
+        """Tell a note to the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""
         return
 
     async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
-        """Ask for `calls`, or fewer, of a quota of this name that members share: `per_minute` in any 60 seconds, of all
-        members together. They must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
+        """Ask for at most `calls` of the quota with this name: `per_minute` in any 60 seconds, for all members
+        together. The calls must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
         return Given(calls, 0.0, per_minute)
 
     async def expire(self, now: float) -> None:
-        """Drop what is out of the window. It does bounded work and is called every few seconds.
+        """Drop keys that are out of the window. It does bounded work and is called every few seconds.
 
         It never raises for failures of the disk; `KeyStoreStatistics.problem` reports them.
         """
         ...
 
     async def review(self) -> Sequence[str]:
-        """Say what of the store's own configuration does not fit, and what to do. Raises `KeyStoreError`."""
+        """Return what does not fit in the store's own configuration, and what to do. Raises `KeyStoreError`."""
         return ()
 
     def statistics(self) -> KeyStoreStatistics:
@@ -162,25 +162,25 @@ class Window(NamedTuple):
         return cls(seconds, bucket_length(seconds))
 
     def stamp(self, now: float) -> int:
-        """The stamp of a delivery at `now`."""
+        """Return the stamp of a delivery at `now`."""
         # A clock may be wrong; keys of before 1970 or after 2106 are kept under the nearest stamp.
         return min(max(math.floor(now), 0), MAX_STAMP)
 
     def oldest(self, now: float, since: float | None = None) -> int:
-        """The oldest stamp that is still remembered at `now` and is not before `since`."""
+        """Return the oldest stamp that is still remembered at `now` and is not before `since`."""
         # Whole seconds, rounded so that a key is remembered too long rather than too short.
         remembered = max(0, self.stamp(now) - self.seconds)
         return remembered if since is None else max(remembered, self.stamp(since))
 
     def bucket_start(self, stamp: int) -> int:
-        """The first second of the bucket of `stamp`."""
+        """Return the first second of the bucket of `stamp`."""
         return stamp - stamp % self.bucket_seconds
 
 
 def bucket_length(window_seconds: int) -> int:
-    """Length of a bucket in seconds."""
-    # Half a window: at most three buckets are needed at any time. With shorter ones each look-up would search more of
-    # them, with longer ones more keys would be kept beyond their window.
+    """Return the length of a bucket in seconds."""
+    # Half a window: at most three buckets are needed at any time. With shorter buckets each look-up would search more,
+    # with longer ones more keys would be kept beyond their window.
     return max(1, math.ceil(window_seconds / 2))
 
 

@@ -12,8 +12,8 @@ from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, 
 from consumer.adapters.key_store.native import Table
 from consumer.engine.reading import KEY_BYTES
 
-# Upper bound of the memory of a key. The compiled table needs 96 while it grows, the one in plain Python 124 (CPython
-# 3.11, measured with 100,000 to 3 million keys).
+# Upper bound of the bytes of a key in memory. The compiled table needs 96 while it grows, the one in plain Python 124
+# (CPython 3.11, measured with 100,000 to 3 million keys).
 BYTES_PER_KEY = 128
 
 
@@ -62,7 +62,7 @@ class MemoryKeyStore(KeyStore):
 
     async def expire(self, now: float) -> None:
         """See `KeyStore.expire`."""
-        # Whole buckets only: to look at each key would hold up the event loop.
+        # Whole buckets only: looking at each key would block the event loop.
         oldest = self._window.oldest(now)
         self._buckets = [bucket for bucket in self._buckets if bucket.end > oldest]
 
@@ -76,12 +76,12 @@ class MemoryKeyStore(KeyStore):
 
     async def close(self) -> None:
         """See `KeyStore.close`."""
-        # Whatever is asked of it from now on is an error (`check_use`), as with the other stores.
+        # Every later call is an error (`check_use`), as with the other stores.
         self._closed = True
         self._buckets = []
 
     def _keys(self) -> int:
-        # Counted, not kept: three or four buckets, and no count that could go wrong.
+        # Computed from the three or four buckets, so that there is no count that could become wrong.
         return sum(len(bucket.table) for bucket in self._buckets)
 
     def _active(self, stamp: int) -> _Bucket:
@@ -98,8 +98,8 @@ class MemoryKeyStore(KeyStore):
 
     def _evict_oldest(self, active: _Bucket, stamp: int) -> None:
         """Drop the oldest bucket."""
-        # One of the slice that is being written goes only if there is no other. If the clock went back, that slice may
-        # be the oldest, and a chunk must not evict its own keys.
+        # A bucket of the slice that is being written is dropped only if there is no other. If the clock went back, that
+        # slice may be the oldest, and a chunk must not evict its own keys.
         others = [bucket for bucket in self._buckets if bucket is not active]
         oldest = min(others, key=lambda bucket: (bucket.start == active.start, bucket.start))
         self._buckets.remove(oldest)

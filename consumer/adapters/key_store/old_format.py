@@ -1,8 +1,8 @@
 """Reads the key stores of versions before 0.3, which were LMDB environments: without LMDB, and once.
 
-A folder of that kind has a folder for each *bucket*: ``b-<start>-<window>-<sequence>``, the slice of time of its keys,
-with one B-tree that maps a key to its stamp. Keys that had not yet been entered there stand in *records* in the same
-tree: the name of a record begins with 16 bytes of 255 and is longer than a key, its value is keys with their stamps.
+Such a folder has a folder for each *bucket*: ``b-<start>-<window>-<sequence>``, the slice of time of its keys, with one
+B-tree that maps a key to its stamp. Keys that had not been entered there yet are in *records* in the same tree: the
+name of a record begins with 16 bytes of 255 and is longer than a key, its value is keys with their stamps.
 
 The tree is read by the layout of LMDB 0.9 on a 64-bit little-endian machine (``mdb.c``: MDB_meta, MDB_page,
 MDB_node), page by page from the file. So a file that was cut short or overwritten is `Damage`.
@@ -26,10 +26,10 @@ from consumer.errors import KeyStoreError
 BUCKET: Final = re.compile(r"b-\d{1,10}-\d{1,10}-\d{1,9}")
 """The name of a folder that holds keys of the older format."""
 LEFTOVER: Final = re.compile(rf"new|(old-)?{BUCKET.pattern}")
-"""The same, or what a killed process of that version was making or removing."""
+"""The same, or a folder that a killed process of that version was making or removing."""
 
 _META: Final = struct.Struct("<16xI20xI76xQQ8xQ")
-"""Meta page: what it is, bytes of a page; number of entries and root of the tree; the transaction that wrote it."""
+"""Meta page: its magic number, bytes of a page; entries and root of the tree; the transaction that wrote it."""
 _MAGIC: Final = 0xBEEFC0DE
 _HEADER: Final = struct.Struct("<Q2xHH2x")
 """Header of a page: its number, flags, and the end of its table of nodes (an overflow page has its length there)."""
@@ -43,12 +43,12 @@ _RECORD: Final = struct.Struct(f">{KEY_BYTES}sQII")
 """Name of a record: the greatest key, a number that is the same for all, the record's number, keys before it."""
 _STAMP_BYTES: Final = 4
 _ENTRY_BYTES: Final = KEY_BYTES + _STAMP_BYTES
-# What is in memory at once: the compiled table takes 50 MB for this many keys.
+# Keys in memory at once: the compiled table takes 50 MB for this many.
 _TABLE_KEYS: Final = 1_000_000
 
 
 def refuse_if_in_use(root: str, names: Sequence[str]) -> None:
-    """Raise `KeyStoreError` if a process of an older version has it open: what that one stores would be lost."""
+    """Raise `KeyStoreError` if a process of an older version has the folder open: keys that it stores would be lost."""
     for name in names:
         try:
             with open(os.path.join(root, name, "lock.mdb"), "r+b") as file:
@@ -62,13 +62,13 @@ def refuse_if_in_use(root: str, names: Sequence[str]) -> None:
 
 
 def slice_of(name: str) -> SegmentFile:
-    """The slice of time of a bucket's keys."""
+    """Return the slice of time of a bucket's keys."""
     _, start, window, _ = name.split("-")
     return SegmentFile(0, 0, 0, int(start), int(window), 0)
 
 
 def read(root: str, name: str) -> Iterator[Table]:
-    """The keys of a bucket, a million at a time. Raises `Damage`."""
+    """Yield the keys of a bucket, a million at a time. Raises `Damage`."""
     path = os.path.join(root, name, "data.mdb")
     if not os.path.exists(path) or not os.path.getsize(path):  # being made when its process was killed
         return
@@ -99,7 +99,7 @@ class _Tree:
     """The B-tree of a file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Find its root."""
+        """Find the root of the tree."""
         self._file = file
         self._page_bytes = 4096
         metas = [_META.unpack_from(self._read(0, 1))]
@@ -107,11 +107,11 @@ class _Tree:
         metas.append(_META.unpack_from(self._read(1, 1)))
         if any(meta[:2] != (_MAGIC, self._page_bytes) for meta in metas):
             raise Damage("data.mdb is not as it was written")
-        # LMDB writes its two meta pages in turn: that of the later transaction is in force.
+        # LMDB writes its two meta pages alternately: the one of the later transaction counts.
         _, _, self._count, self._root, _ = max(metas, key=lambda meta: int(meta[4]))
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys with their stamps."""
+        """Yield all keys with their stamps."""
         ahead = [] if self._root == _NONE else [self._root]
         pages = os.fstat(self._file.fileno()).st_size // self._page_bytes
         seen, records = 0, []
@@ -150,7 +150,7 @@ class _Tree:
         return found
 
     def _read(self, number: int, pages: int) -> bytes:
-        # Not mapped, as LMDB does it: to read a page of a mapping that is missing in the file kills the process.
+        # Not mapped, as LMDB does it: reading a page of a mapping that is missing in the file kills the process.
         self._file.seek(number * self._page_bytes)
         found = self._file.read(pages * self._page_bytes)
         if len(found) < pages * self._page_bytes:
@@ -159,7 +159,7 @@ class _Tree:
 
 
 def _recorded(records: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """The keys of records with their stamps. Raises `Damage` if one is missing."""
+    """Yield the keys of records with their stamps. Raises `Damage` if one is missing."""
     before = 0
     for number, (name, value) in enumerate(records):
         if _RECORD.unpack(name)[2:] != (number, before) or len(value) % _ENTRY_BYTES:

@@ -1,8 +1,9 @@
-"""What is done to many keys at once, in plain Python: the fallback without a C compiler, and the oracle of its tests.
+"""Operations on many keys at once, in plain Python: the fallback without a C compiler, and the reference of its
+tests.
 
 Keys come as one *column*: a bytes object of 16 bytes a key. `found` has a byte for each key of the column; a search
-sets it to 1 where the key is there with a stamp of `oldest` or later, and leaves it alone elsewhere. An *entry* is a
-key and its stamp, four bytes with the greatest first, so that entries sort by key and then by stamp.
+sets it to 1 where the key is there with a stamp of `oldest` or later, and leaves other bytes as they are. An *entry* is
+a key and its stamp, four bytes with the greatest first, so that entries sort by key and then by stamp.
 
 A segment is a file of three parts: its entries, sorted, each key once; a directory of 2**bits + 1 numbers of four
 bytes, the smallest first: for each value of a key's first bits the number of its first entry; and a CRC-32 of each
@@ -40,23 +41,23 @@ class Table:
         return len(self._stamps)
 
     def insert(self, keys: bytes | memoryview, stamp: int) -> None:
-        """Insert a column; of two stamps of a key the later one stays."""
+        """Insert a column of keys; of two stamps of a key the later one stays."""
         for key in split_keys(bytes(keys)):
             self._stamps[key] = max(stamp, self._stamps.get(key, 0))
 
     def find(self, keys: bytes, oldest: int, found: bytearray) -> None:
-        """Mark the keys that are here."""
+        """Mark the keys that are in the table."""
         for number, key in enumerate(split_keys(keys)):
             if self._stamps.get(key, -1) >= oldest:
                 found[number] = 1
 
     def sorted(self) -> bytes:
-        """All entries, in order."""
+        """Return all entries, in order."""
         return b"".join(sorted(key + _STAMP.pack(stamp) for key, stamp in self._stamps.items()))
 
 
 class Segment:
-    """A segment whose content is `data`. What is read of it is compared with its checksum first, once."""
+    """A segment whose content is `data`. Each part is compared with its checksum before its first use."""
 
     def __init__(self, data: bytes | mmap, entries: int, bits: int) -> None:
         self.entries, self._data, self._bits = entries, data, bits
@@ -67,16 +68,16 @@ class Segment:
         self._checked = bytearray(blocks)
 
     def check(self) -> None:
-        """Compare all of it with its checksums. Raises `Damage`."""
+        """Compare the whole segment with its checksums. Raises `Damage`."""
         self._whole(0, self._size)
 
     def find(self, keys: bytes, oldest: int, found: bytearray, beside: bool) -> None:
-        """Mark the keys that are here. Raises `Damage`. `beside`: let other threads run meanwhile."""
+        """Mark the keys that are in the segment. Raises `Damage`. `beside`: let other threads run meanwhile."""
         for number, key in enumerate(split_keys(keys)):
-            # Two neighbours in the directory: the first entry with these bits, and the first with the next ones.
+            # Two neighbours in the directory: the first entry with these bits, and the first with the next value.
             at = self.entries * ENTRY + 4 * _first_bits(key, self._bits)
             low, high = struct.unpack("<2I", self._whole(at, at + 8))
-            # A checksum of 32 bits may fit by chance: stay within the file.
+            # A checksum of 32 bits may match by chance: stay within the file.
             if not low <= high <= self.entries:
                 raise Damage("is not as it was written")
             for start in range(low * ENTRY, high * ENTRY, ENTRY):
@@ -85,14 +86,14 @@ class Segment:
                     found[number] = 1
 
     def entry(self, number: int) -> bytes:
-        """An entry, by its number. Raises `Damage`."""
+        """Return the entry with this number. Raises `Damage`."""
         return self._whole(number * ENTRY, (number + 1) * ENTRY)
 
     def _whole(self, begin: int, end: int) -> bytes:
         for block in range(begin // BLOCK, (end - 1) // BLOCK + 1):
             if not self._checked[block]:
                 part = self._data[block * BLOCK : min((block + 1) * BLOCK, self._size)]
-                # Once for each block: a look-up reads a few of its entries, the checksum all of them.
+                # Checked once for each block: a look-up reads a few of its entries, the checksum all of them.
                 if crc32(part) != struct.unpack_from("<I", self._data, self._size + 4 * block)[0]:
                     raise Damage("is not as it was written")
                 self._checked[block] = 1
@@ -100,7 +101,7 @@ class Segment:
 
 
 class Builder:
-    """Makes the second and the third part of a segment, while its entries pass by in order."""
+    """Makes the directory and the checksums of a segment, while its entries are added in order."""
 
     def __init__(self, bits: int) -> None:
         self.entries = 0
@@ -110,7 +111,7 @@ class Builder:
         self._rest = b""
 
     def add(self, piece: bytes) -> None:
-        """The next entries."""
+        """Add the next entries."""
         for at in range(0, len(piece), ENTRY):
             self._counts[_first_bits(piece[at : at + 4], self._bits) + 1] += 1
         self.entries += len(piece) // ENTRY
@@ -121,7 +122,7 @@ class Builder:
         self._rest = data[whole:]
 
     def finish(self) -> tuple[bytes, bytes]:
-        """The directory and the checksums."""
+        """Return the directory and the checksums."""
         directory = struct.pack(f"<{len(self._counts)}I", *accumulate(self._counts))
         data = self._rest + directory
         checks = self._checks + [crc32(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
@@ -129,7 +130,7 @@ class Builder:
 
 
 class Merger:
-    """The entries of several segments in order, each key once, with its latest stamp."""
+    """Merges the entries of several segments in order: each key once, with its latest stamp."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         # `heapq.merge` holds one entry of each: a merge of gigabytes needs no memory.
@@ -137,11 +138,11 @@ class Merger:
         self._next = next(self._entries, None)
 
     def take(self, most: int) -> bytes:
-        """The next entries, up to `most`; none at the end. Raises `Damage`."""
+        """Return the next entries, up to `most`; none at the end. Raises `Damage`."""
         taken: list[bytes] = []
         while self._next is not None and len(taken) < most:
             entry, self._next = self._next, next(self._entries, None)
-            # Of one key the latest stamp comes last.
+            # The latest stamp of a key comes last.
             if self._next is None or self._next[:KEY_BYTES] != entry[:KEY_BYTES]:
                 taken.append(entry)
         return b"".join(taken)

@@ -1,8 +1,8 @@
-"""The reading side of a key store's folder: which keys are remembered. It belongs to the event loop.
+"""The reading side of a key store's folder: which keys are remembered. Only the event loop uses it.
 
 It follows the files and never takes a lock: the list, which is another file after each change, and the journal up to
-its acknowledged end. Keys of the journal are in a table in memory; what this process appended comes into it the same
-way as what others did. A segment that this process wrote is opened by the thread that wrote it.
+its acknowledged end. Keys of the journal are in a table in memory, those of this process in the same way as those of
+others. A segment that this process wrote is opened by the thread that wrote it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from consumer.adapters.thread import run_aside
 # reported at once, and the store is in the page cache. A larger one is checked block by block, at first use.
 CHECKED_BYTES = 1024**3
 
-# Another process may replace the list while this one opens its files. More often than this in a row is no accident.
+# Another process may replace the list while this one opens its files, but hardly more often than this in a row.
 _ATTEMPTS = 100
 
 
@@ -31,7 +31,7 @@ class OpenSegment(NamedTuple):
     segment: Segment
 
     def find(self, keys: bytes, oldest: int, found: bytearray, *, beside: bool) -> None:
-        """See `Segment.find`. Raises `Damage`, by name."""
+        """See `Segment.find`. Raises `Damage`, with the file's name."""
         if self.file.end > oldest:
             try:
                 self.segment.find(keys, oldest, found, beside)
@@ -40,7 +40,7 @@ class OpenSegment(NamedTuple):
 
 
 class View:
-    """What one process knows of the folder. Methods raise `Damage` and `OSError`."""
+    """What one process has read of the folder. Methods raise `Damage` and `OSError`."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -56,7 +56,7 @@ class View:
         self.segments: tuple[OpenSegment, ...] = ()
 
     def check(self) -> None:
-        """Check every block, up to `CHECKED_BYTES`; the newest first."""
+        """Check every block of the newest segments, up to `CHECKED_BYTES` of them."""
         left = CHECKED_BYTES
         for one in reversed(self.segments):
             left -= one.file.bytes
@@ -69,59 +69,61 @@ class View:
                 raise Damage(f"{one.file.name} {damage}") from damage
 
     def prepare(self, file: SegmentFile) -> None:
-        """Open a segment that the next list will name. For the thread that wrote it, beside the event loop."""
-        # To open one takes ten system calls. After each, the event loop would wait for the interpreter's lock beside a
-        # merge: 20 ms were measured.
+        """Open a segment that the next list will name; called on the thread that wrote it, beside the event loop."""
+        # Opening takes ten system calls. Beside a merge, the event loop would wait for the interpreter's lock after
+        # each: 20 ms were measured.
         self._prepared[file] = OpenSegment(file, open_segment(self._root, file))
 
     def forget_prepared(self) -> None:
-        """Forget what is prepared: the list could not be written. May be called by any thread."""
-        # Else a file that no list names would keep its place on a disk that may be full, long after it was removed.
-        # What another thread has just prepared goes, too: then the event loop opens it.
+        """Drop prepared segments, because the list could not be written. Any thread may call it."""
+        # Otherwise a file that no list names would occupy a disk that may be full, long after it was removed. A segment
+        # that another thread has just prepared is dropped, too: then the event loop opens it.
         self._prepared.clear()
 
     def refresh(self) -> None:
-        """Take in what has changed. Raises `FileNotFoundError` if the list was deleted."""
+        """Read what has changed. Raises `FileNotFoundError` if the list was deleted."""
         # Before each look-up: one `stat`, and one `pread` of 12 bytes.
         status = os.stat(self._path)
         if (status.st_dev, status.st_ino) != self._seen:
             self._load()
-            # To close a removed file waits for the disk, and to end a mapping waits for page faults of other threads.
+            # Closing a removed file waits for the disk, and ending a mapping waits for page faults of other threads.
             unused, self._unused = self._unused, []
             if unused:
                 try:
                     run_aside("key-store-closer", partial(_close, unused))
-                except RuntimeError:  # no thread can be started now: rather wait than keep the files open
+                except (
+                    RuntimeError
+                ):  # no thread can be started now: waiting is better than keeping the files open
                     _close(unused)
         if self._journal is not None:
             end = self._journal.acknowledged()
             if end != self._position:
-                if end < self._position:  # its file was put back: what was written since is lost
+                if end < self._position:  # an older copy was restored: later keys are lost
                     raise Damage(f"{self._journal.name} was cut short")
                 for stamp, keys in self._journal.chunks(self._position, end):
                     self.table.insert(keys, stamp)
                 self._position = end
 
     def keys(self) -> int:
-        """Keys held; one that is in several places counts several times."""
+        """Number of keys held; a key that is in several places counts several times."""
         return len(self.table) + sum(one.file.entries for one in self.segments)
 
     def close(self) -> None:
         """Close the files and forget everything."""
-        # As if the list named nothing: the next `refresh` reads it anew.
+        # The same as an empty list, so that the next `refresh` reads the list again.
         self._replace(-1, FileList(), (), None)
         self._seen = None
         self.forget_prepared()
         _close(self._unused)
 
     def _load(self) -> None:
-        """Open what a new list names."""
+        """Open the files that a new list names."""
         for _ in range(_ATTEMPTS):
             number = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             status = os.fstat(number)
             try:
                 files = decode_list(os.pread(number, status.st_size, 0))
-                # What is open already stays open: its blocks have been checked.
+                # Segments that are open already stay open: their blocks have been checked.
                 held = {**self._prepared, **{one.file: one for one in self.segments}}
                 segments = tuple(
                     held.get(file) or OpenSegment(file, open_segment(self._root, file))
@@ -145,7 +147,7 @@ class View:
                 self._replace(number, files, segments, journal)
                 self._seen = (status.st_dev, status.st_ino)
                 for file in list(self._prepared):  # a copy: other threads change it
-                    # Taken in, or merged by another process before it was seen.
+                    # In the list, or merged by another process before the list was read.
                     if file.number < files.next and (one := self._prepared.pop(file, None)) is not None:
                         self._unused.append(one)
                 return
@@ -154,7 +156,7 @@ class View:
     def _replace(
         self, number: int, files: FileList, segments: tuple[OpenSegment, ...], journal: Journal | None
     ) -> None:
-        # The list is held open: else a later one could get the number of its file, and would be taken for it.
+        # The list is kept open: otherwise a later list could get the same inode number, and would be taken for it.
         if self._open_list >= 0:
             self._unused.append(self._open_list)
         if journal is not self._journal:
@@ -173,4 +175,4 @@ def _close(unused: list[int | Journal | OpenSegment]) -> None:
             one.close()
         elif isinstance(one, int):
             os.close(one)
-        # A segment ends its mapping with its last user: mostly here, or in a look-up that is still under way.
+        # A segment's mapping ends with its last user: mostly here, or in a look-up that is still under way.

@@ -1,1 +1,1 @@
-"""Members on several machines share this store: `store` asks it, `address` finds it, the scripts run in it."""
+"""The key store that members on several machines share: `store` uses it, `address` finds it, the scripts run in it."""

@@ -6,7 +6,7 @@
     redis://[user[:password]@]host:26379,host:26379,…?sentinel=NAME   the master NAME, asked of these Sentinels
     redis://host:port,host:port,…?cluster=true                        a Redis Cluster, found through these nodes
 
-Options: ``prefix`` (what all names begin with, default ``pinstream``: for several services on one server), ``ca`` (a
+Options: ``prefix`` (the beginning of all names, default ``pinstream``: for several services on one server), ``ca`` (a
 file with the certificates to trust), ``cert`` and ``key`` (files with the client's own).
 
 The adapter tries once: the client's own retries are turned off, so that the engine alone decides (rule 4).
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 _PORTS: Final = {False: 6379, True: 26379}
-"""The usual ports: of servers, and of Sentinels."""
+"""The usual ports of servers, and of Sentinels."""
 _OPTIONS: Final = ("prefix", "ca", "cert", "key", "sentinel", "cluster")
 _MOST_PORT: Final = 65535
 CONNECTIONS: Final = 16
@@ -32,7 +32,7 @@ CONNECTIONS: Final = 16
 
 
 class Address(NamedTuple):
-    """A shared key store as its URL names it."""
+    """The address of a shared key store, as its URL names it."""
 
     hosts: tuple[tuple[str, int], ...]
     tls: bool
@@ -41,19 +41,19 @@ class Address(NamedTuple):
     database: int
     prefix: str
     sentinel: str | None
-    """The name of the master, if Sentinels are to be asked for it."""
+    """The name of the master that Sentinels are asked for; None: no Sentinels."""
     cluster: bool
     ca: str | None
     cert: str | None
     key: str | None
 
     def __str__(self) -> str:
-        """Without user and password, for messages."""
+        """Return the address without user and password, for messages."""
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         return f"{'rediss' if self.tls else 'redis'}://{hosts}"
 
     def __repr__(self) -> str:
-        # Without user and password, too: it may stand in a traceback.
+        # Also without user and password: it may be in a traceback.
         return str(self)
 
 
@@ -69,7 +69,7 @@ def parse_address(url: str) -> Address:
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise _bad(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
-    # A mistake in the URL must not open another store than was meant, so none is passed over.
+    # A mistake in the URL must not open another store than was meant, so every mistake is an error.
     cluster = options.get("cluster", "false")
     if cluster not in ("true", "false"):
         raise _bad("cluster is true or false")
@@ -84,7 +84,7 @@ def parse_address(url: str) -> Address:
     return Address(
         hosts=hosts,
         tls=parts.scheme == "rediss",
-        # In a URL they are percent-encoded: a password may have an @ or a colon in it.
+        # User and password are percent-encoded in a URL: a password may have an @ or a colon in it.
         user=unquote(parts.username or "") or None,
         password=unquote(parts.password or "") or None,
         database=database,
@@ -98,7 +98,7 @@ def parse_address(url: str) -> Address:
 
 
 def _hosts(parts: SplitResult, *, sentinel: bool) -> tuple[tuple[str, int], ...]:
-    """The hosts and ports of a URL. Raises `ValueError`."""
+    """Return the hosts and ports of a URL. Raises `ValueError`."""
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError
     hosts = []
@@ -138,7 +138,7 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
             return self.get_credentials()  # the library's own warns in the log
 
-    # None where neither is set: a server without a password refuses an AUTH.
+    # None if neither is set: a server without a password refuses an AUTH.
     credentials = Credentials() if address.user or password() else None
     tls: dict[str, Any] = {}
     if address.tls:
@@ -179,7 +179,7 @@ def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: d
     from redis.backoff import NoBackoff
     from redis.exceptions import NoPermissionError
 
-    # They are asked one after the other, and those that do not answer must leave time for the next ones.
+    # Sentinels are asked one after the other, and those that do not answer must leave time for the next ones.
     limit = timeout / (len(address.hosts) * (2 if credentials else 1) + 1)
     asked = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": Retry(NoBackoff(), 0), **tls}
     known = {**asked, "credential_provider": credentials}
@@ -194,7 +194,7 @@ def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: d
                 asks = isinstance(error, NoPermissionError) or "AuthenticationError" in str(error)
                 if credentials is None or not asks:
                     raise
-            # Those that do not ask for the password need not know it, and would refuse it.
+            # Sentinels without a password of their own would refuse one.
             return await secured.discover_master(service_name)
 
     return Sentinels(address.hosts, sentinel_kwargs=asked, **tls)  # type: ignore[no-untyped-call]  # as above

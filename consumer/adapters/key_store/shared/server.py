@@ -1,7 +1,7 @@
-"""The server or cluster of a shared key store: runs a script on it, and says in one line what is wrong with it.
+"""The server or cluster of a shared key store: runs scripts on it, and reports errors in one line.
 
-A call is tried once and has a time limit. What is wrong is a `KeyStoreError`, whatever the server or the client for it
-came up with: neither may end the service. `Unclear` says that the call may have been done, or may be done later.
+A call is tried once and has a time limit. Every error of the server or its client library becomes a `KeyStoreError`, so
+that none ends the service. `Unclear` says that the call may have been done, or may be done later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from consumer.adapters.key_store.shared.address import CONNECTIONS, Address, con
 from consumer.errors import KeyStoreError, PinstreamError
 
 _SAID_MOST: Final = 200
-"""Characters of a server's own words that are repeated."""
+"""Characters of a server's own message that are repeated."""
 _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
     "calls": (int, int, int),
@@ -26,7 +26,7 @@ _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 class Unclear(KeyStoreError):
-    """It is not known whether the server has done what it was asked, or does so later."""
+    """It is not known whether the server has done what it was asked, or will do it later."""
 
 
 class Server:
@@ -57,7 +57,7 @@ class Server:
         Each answer is a list: bytes, two numbers, and values of the types in `_SCRIPTS`.
         """
         time_outs = self._time_outs
-        # A renewal does not wait for the others: our claims depend on it.
+        # A renewal does not wait for other calls: our claims depend on it.
         turn = nullcontext() if name in ("renew", "notes") else self._turns
 
         async def ask(prefix: bytes, arguments: Sequence[object]) -> Any:
@@ -73,7 +73,7 @@ class Server:
                     self._time_outs += 1
                     raise
 
-        # All are awaited, also where one fails: none is left to happen later.
+        # All calls are awaited, even if one fails, so that none happens later.
         answers: list[Any] = await asyncio.gather(*(ask(*call) for call in calls), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, asyncio.CancelledError):  # by the client library: we were not cancelled
@@ -83,26 +83,26 @@ class Server:
             if isinstance(answer, BaseException):
                 raise answer
         for answer in answers:
-            # What listens there may be something else, and its answer must not be taken for "delivered".
+            # Another kind of server may answer, and its answer must not be taken for "delivered".
             if not isinstance(answer, list) or (*map(type, answer),) != (bytes, int, int, *_SCRIPTS[name]):
                 raise self.nonsense()
         return answers
 
     async def each_info(self) -> list[dict[str, Any]]:
-        """Return what each server that keys are in says of itself. Raises `KeyStoreError`."""
+        """Return the INFO of each server that keys are in. Raises `KeyStoreError`."""
         try:
             async with asyncio.timeout(self._time_limit):
                 if not self.address.cluster:
                     return [await self._client.info()]
                 found = await self._client.info(target_nodes="primaries")
-            # Of a cluster with one node the library gives that node's answer alone.
+            # For a cluster with one node the library returns that node's answer directly.
             return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
         except Exception as error:
             raise self.explain(error) from error
 
     async def close(self, names: Sequence[bytes]) -> None:
-        """Delete these, and close all connections."""
-        # What cannot be deleted expires by itself.
+        """Delete these names, and close all connections."""
+        # Names that cannot be deleted expire by themselves.
         with suppress(Exception):
             async with asyncio.timeout(self._time_limit):
                 await asyncio.gather(*(self._client.delete(name) for name in names))
@@ -112,18 +112,18 @@ class Server:
     # -- what is wrong
 
     def nonsense(self) -> KeyStoreError:
-        """Say that what was answered makes no sense."""
+        """Return the error for an answer that makes no sense."""
         return Unclear(
             f"the shared key store {self.address} gives answers that make no sense: is it Redis or Valkey?"
         )
 
     def explain(self, error: Exception) -> KeyStoreError:
-        """Say in one line what is wrong and what to do."""
+        """Return the error that says in one line what is wrong and what to do."""
         from redis.exceptions import ClusterError, ResponseError
 
         if isinstance(error, PinstreamError):  # the file of the password cannot be read
             return Unclear(str(error))
-        # Some servers repeat what they do not understand: user and password must not be in it.
+        # Some servers repeat commands that they do not understand: user and password must not be in the message.
         text = str(error).partition(", with args beginning with")[0]
         for secret in (self._word, self.address.password, self.address.user):
             text = text.replace(secret, "***") if secret else text
@@ -140,7 +140,7 @@ class Server:
             if "AuthenticationError" in str(error)
             else "name no primary: see if they run, and know one of that name",
         )
-        # What the server itself refused was not done.
+        # A call that the server itself refused was not done.
         refused = isinstance(error, ResponseError) and not isinstance(error, ClusterError)
         made = (KeyStoreError if refused else Unclear)(f"the shared key store {self.address} {reason}")
         made.lease_lost = text.startswith("NOLEASE")
@@ -151,8 +151,8 @@ def _text_of(script: str) -> bytes:
     return b"".join(files(__package__).joinpath(f"{one}.lua").read_bytes() for one in ("common", script))
 
 
-# By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by how the
-# words of server or client begin. The first that fits: some of these classes are subclasses of others.
+# By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by the first
+# words of the server's or client's message. The first match counts: some of these classes are subclasses of others.
 _REASONS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("NOLEASE",), "has ended the lease of this member: it is begun again by itself"),
     (
@@ -177,7 +177,7 @@ _REASONS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     ),
     (("MasterNotFoundError", "No master found"), "has Sentinels that {sentinels}"),
     (
-        # The second is the client's word for nodes that name each other.
+        # The second is the client's message for nodes that redirect to each other.
         ("Script attempted to access a non local key", "TTL exhausted"),
         "is a cluster that moves keys to another node: wait until it has",
     ),

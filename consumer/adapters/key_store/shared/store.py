@@ -5,24 +5,24 @@ unless it is renewed. A *claim* says which session has an event in flight. It ho
 does: so one command renews all claims, and a member that dies loses them all when its lease ends. A session whose
 lease has ended never comes back. Its member begins another one and claims again what it had not sent.
 
-The *fence* is the name of the session. What another live session holds is not confirmed by us: that member took over
-because our lease had ended, and knows better what becomes of the event.
+The *fence* is the name of the session. We do not confirm an event that another live session holds: that member claimed
+it because our lease had ended, and settles it.
 
-A session ends as well when it is not known whether a call was done: it may be done later, by a server that had stood
-still, and must not claim or release for the session of then. The claims of our ended sessions are ours to take over.
+A session also ends when it is not known whether a call was done: a server that had stood still may do it later, and it
+must not claim or release for a later session. We may take over the claims of our own ended sessions.
 
 Delivered keys are kept in strings: one for each slice of time and 17 bits of the key, to which 14 bytes a key are
 appended. A string expires as a whole when its slice is out of the window. That is 27 bytes of memory a key at 10
 million keys, where a string or a member of a set for each key would take 70 or more.
 
 *A store that went back.* In each shard the scripts of a member are numbered. A number that comes again means that the
-store has lost something: a replica took over that lacked the last moments, it was flushed, or an older copy was
-restored. Then claims may be lost, too: the session ends, and what is queued is claimed again. The numbers are the
-member's own, so what others write meanwhile hides nothing. The keys that it had confirmed and that are gone are counted
+store has lost data: a replica took over that lacked the last moments, it was flushed, or an older copy was restored.
+Then claims may be lost, too: the session ends, and queued events are claimed again. The numbers are the member's own,
+so other members' writes do not hide a loss. The lost keys that the member had confirmed are counted
 (`KeyStoreStatistics.lost`).
 
-Everything is one script a step, so that it is atomic, and one call for a thousand keys. A cluster has `_SHARDS` shards,
-told apart by their hash tags, and a call for each; a single server has one. All errors are `KeyStoreError`.
+Each step is one script, so that it is atomic, and one call for a thousand keys. A cluster has `_SHARDS` shards,
+distinguished by their hash tags, and a call for each; a single server has one. All errors are `KeyStoreError`.
 """
 
 from __future__ import annotations
@@ -54,34 +54,34 @@ from consumer.errors import KeyStoreError
 TIME_LIMIT: Final = 5.0
 """Seconds after which a server that does not answer is an error."""
 _SHARDS: Final = 16
-"""Of a cluster. A fixed number: which shard a key is in must not depend on how many nodes there are."""
+"""Shards of a cluster. A fixed number: the shard of a key must not depend on the number of nodes."""
 _MOST_KEYS: Final = 1000
-"""Keys of one call: a script of this many takes about 5 ms, and nothing else runs in the server meanwhile."""
+"""Keys in one call: a script for this many takes about 5 ms, and nothing else runs in the server meanwhile."""
 _LEAST_VERSION: Final = 7
 _STEPS: Final = 2**16 - 1
 """Times within a slice are kept in two bytes."""
 _MARGIN: Final = 60
 """Seconds that a slice is kept longer than the window: the clocks of members and server differ."""
 _NUMBERS: Final = 1000
-"""Numbers of scripts that are kept for comparison: many more than may be under way at once."""
+"""Numbers of scripts kept for comparison: many more than may be under way at once."""
 
 
 class _Shard:
-    """What is known of one shard, to see that it went back."""
+    """The numbers of one shard that show whether its data went back."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix.encode()
         self.cursor: bytes = b"0"
-        """Where housekeeping goes on."""
+        """Where housekeeping continues."""
         self.times_lost = 0
         self.confirmed = 0
-        """How many keys we have confirmed in it."""
+        """Keys that we have confirmed in the shard."""
         self.highest = 0
-        """The highest number that one of our scripts had."""
+        """The highest number of our scripts."""
         self._numbers: dict[int, None] = {}
 
     def lost(self, number: int, before: int, since: int) -> int | None:
-        """Look at the number of a script that was answered; None: nothing is lost. Else, how many keys.
+        """Take the number of an answered script. Return None if nothing was lost, else how many keys were.
 
         `before`: how many keys the shard says that we had confirmed. `since`: `highest` when the script was asked for.
         """
@@ -123,18 +123,18 @@ class RedisKeyStore(KeyStore):
         self._shards = [_Shard(name) for name in names]
         self._member = secrets.token_hex(8)
         self._name: str | None = None
-        """Of the session; None: there is none, or it is not certain what it has claimed."""
+        """Name of the session; None: there is none, or it is not certain what it has claimed."""
         self._former: list[tuple[str, float]] = []
         """Our earlier sessions, and when each ended (monotonic): while their leases last, their claims are ours."""
         self._session = 0
         self._told = 0
         """How many notes we have told."""
         self._unsure: set[bytes] = set()
-        """Keys that a call which failed may have confirmed. They are confirmed again."""
+        """Keys that a failed call may have confirmed. They are confirmed again."""
         self._releasing: set[asyncio.Future[None]] = set()
         self._lost = 0
         self._seen = KeyStoreStatistics(0, 0, 0, None, 0, 0, None)
-        """As of the last `expire`."""
+        """Figures as of the last `expire`."""
         self._evicted_before: int | None = None
         self._closed = False
 
@@ -171,7 +171,7 @@ class RedisKeyStore(KeyStore):
             raise
         if not self._unsure:
             return flags
-        # Of these it was we ourselves who had delivered them, in a call that was not answered.
+        # We ourselves delivered the unsure keys, in a call that was not answered.
         found = [
             1 if one in self._unsure and flag else flag for one, flag in zip(columns, flags, strict=True)
         ]
@@ -181,14 +181,14 @@ class RedisKeyStore(KeyStore):
     async def release(self, keys: bytes) -> None:
         """See `KeyStore.release`."""
         name = self._name
-        if name is None:  # the claims end with the lease that they had
+        if name is None:  # the claims end with the lease of their session
             return
         done = asyncio.get_running_loop().create_future()
         self._releasing.add(done)
         try:
             await self._ask_for("release", keys, name, 0)
         except KeyStoreError:
-            # Also if nothing was done: a release is not tried again, so the claims must end with the lease.
+            # Even if nothing was done: a release is not tried again, so the claims must end with the lease.
             self._end_session(name)
             raise
         finally:
@@ -237,7 +237,7 @@ class RedisKeyStore(KeyStore):
             self._name = None
 
     def _ours(self) -> str:
-        """The names of our earlier sessions whose leases may last yet."""
+        """Return the names of our earlier sessions whose leases may not have ended yet."""
         until = time.monotonic() - 2 * self._lease  # twice: a renewal may have been on its way when it ended
         self._former = [one for one in self._former if one[1] > until]
         return " ".join(name for name, _ in self._former)
@@ -252,7 +252,7 @@ class RedisKeyStore(KeyStore):
         await self._notes(place, text, math.ceil(note.seconds * 1000))
 
     async def _notes(self, place: str, text: str, milliseconds: int) -> list[Note]:
-        """Keep a note, if there is one, and read those of other members. All are in the first shard."""
+        """Store a note, if there is one, and return those of other members. All are in the first shard."""
         asked = (place, text, milliseconds)
         [(_, _, _, found)] = await self._run("notes", None, [(self._shards[0], asked)])
         notes = []
@@ -262,7 +262,7 @@ class RedisKeyStore(KeyStore):
                 name, status, code = said.decode().split(" ")
                 note = Note(destination, account, int(status), int(code) if code else None, left / 1000, name)
                 notes.append(note)
-        except (AttributeError, TypeError, ValueError):  # whatever stands there, it must not end the service
+        except (AttributeError, TypeError, ValueError):  # invalid notes must not end the service
             raise self._server.nonsense() from None
         return [note for note in notes if not note.name.startswith(self._member)]
 
@@ -278,14 +278,15 @@ class RedisKeyStore(KeyStore):
     async def _ask_for(
         self, script: str, keys: bytes, session: str | None, most: int, *arguments: object
     ) -> bytes:
-        """Run a script for these keys, in the shards where they are. Return its flags, in the order of the keys.
+        """Run a script for these keys, in the shards where they are. Return its flags, in the order of the
+        keys.
 
         `most`: the highest flag that makes sense.
         """
         check_use(keys, closed=self._closed)
         rows = range(len(keys) // KEY_BYTES)
         parts: list[tuple[_Shard, Sequence[int], bytes]] = []
-        # A single server gets pieces of the column itself: to take it apart costs a quarter of a µs a key.
+        # A single server gets slices of the column: splitting it into keys costs a quarter of a µs a key.
         whole = len(self._shards) == 1
         singles = [] if whole else split_keys(keys)
         for number, shard in enumerate(self._shards):
@@ -302,7 +303,7 @@ class RedisKeyStore(KeyStore):
         )
         flags = bytearray(len(rows))
         for (shard, place, _), (some_flags, _, before) in zip(parts, found, strict=True):
-            # Never taken for "claimed" or "delivered": nothing is sent or settled by such an answer.
+            # Such an answer never means "claimed" or "delivered": it sends and settles no event.
             if len(some_flags) != len(place) or max(some_flags) > most:
                 self._end_session(session)
                 raise self._server.nonsense()
@@ -316,9 +317,10 @@ class RedisKeyStore(KeyStore):
     async def _run(
         self, script: str, session: str | None, calls: Sequence[tuple[_Shard, Sequence[object]]]
     ) -> list[list[Any]]:
-        """Run a script once for each of `calls`, under this session of ours, or none. Return their answers.
+        """Run a script once for each of `calls`, under this session of ours or without one (None). Return the
+        answers.
 
-        Raises `KeyStoreError`, also if the answers say that a shard has lost something.
+        Raises `KeyStoreError`, also if the answers show that a shard has lost data.
         """
         whose = ("", "", "") if session is None else (self._member, session, self._ours())
         since = [(shard.highest, shard.times_lost) for shard, _ in calls]
@@ -327,13 +329,13 @@ class RedisKeyStore(KeyStore):
                 script, [(shard.prefix, (*whose, *given)) for shard, given in calls]
             )
         except BaseException as error:
-            # Cancelled, or no clear answer: it may be done all the same.
+            # Cancelled, or without a clear answer: the call may be done nevertheless.
             if not isinstance(error, KeyStoreError) or isinstance(error, Unclear) or error.lease_lost:
                 self._end_session(session)
             raise
         if session is None:
             return answers
-        # Has a shard lost something since it was asked? What one answer says of it, the others need not say again.
+        # Has a shard lost data since the call? Of several answers from one shard, only the first that shows it counts.
         lost = 0
         for (shard, _), (_, number, before), (highest, times_lost) in zip(calls, answers, since, strict=True):
             if shard.times_lost == times_lost:
@@ -353,7 +355,7 @@ class RedisKeyStore(KeyStore):
     # -- housekeeping
 
     async def expire(self, now: float) -> None:
-        """See `KeyStore.expire`. What is removed depends on the server's clock alone, so `now` is for the figures."""
+        """See `KeyStore.expire`. The server's own clock decides what is removed, so `now` is only for the figures."""
         if self._closed:
             return
         oldest = self._window.oldest(now) - self._window.bucket_seconds + 1
@@ -376,7 +378,7 @@ class RedisKeyStore(KeyStore):
         except (TypeError, ValueError):
             self._seen = replace(self._seen, problem=str(self._server.nonsense()))
             return
-        # The server counts since its start, and for all who use it: what was before us is not ours.
+        # The server counts since its start, for all its users: evictions before our start are not ours.
         if self._evicted_before is None:
             self._evicted_before = evicted
         self._seen = KeyStoreStatistics(
@@ -410,11 +412,12 @@ class RedisKeyStore(KeyStore):
         return list(found)
 
     def statistics(self) -> KeyStoreStatistics:
-        """See `KeyStore.statistics`: as of the last `expire`, but for what was lost. Memory is that of the server."""
+        """See `KeyStore.statistics`: as of the last `expire`, except for lost keys. Memory is that of the whole
+        server."""
         return replace(self._seen, lost=self._lost)
 
     async def close(self) -> None:
-        """See `KeyStore.close`: ends the session, so that others need not wait for the end of its lease."""
+        """See `KeyStore.close`: ends the session, so that other members need not wait for the end of its lease."""
         if self._closed:
             return
         self._closed = True
