@@ -43,21 +43,21 @@ from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
-# In the state folder: what the schema registry has answered.
+# In the state folder: the answers of the schema registry.
 KEPT_SCHEMAS = "registry-schemas"
 
 
 def set_up_logs(settings: Settings) -> None:
     """Set up the log as the settings say, and log their warnings."""
     logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
-    # Not while the settings are read: how to log is one of them.
+    # Not while the settings are read, because they say how to log.
     for warning in settings.warnings:
         structlog.get_logger().warning("setting", text=warning)
 
 
 def log_report(report: Report) -> None:
     """Log what the engine reports."""
-    # The engine does no I/O: it says what to log as it says what to send.
+    # The engine does no I/O: its commands say what to log as they say what to send.
     getattr(structlog.get_logger(), report.level)(report.event, **report.fields)
 
 
@@ -87,11 +87,11 @@ def service(
         [Sequence[Chunk]], contextlib.AbstractContextManager[object]
     ] = contextlib.nullcontext,
 ) -> Service:
-    """Build the service that moves records from the source that `connect` makes through `pipeline`, with all that it
-    drives; `stack` closes that, but not the source and `keys`. Raises `PinstreamError`.
+    """Build the service that moves records from the source that `connect` makes through `pipeline`, and open
+    the other parts that it uses; `stack` closes these, but not the source and `keys`. Raises `PinstreamError`.
 
-    `function`: the user's, see `transformer`. `api`: stands in for the API, in a dry run. `letters`: where dead letters
-    go; None: to the dead-letter topics.
+    `function`: the user's, see `transformer`. `api`: replaces the API in a dry run. `letters`: where dead letters go;
+    None: to the dead-letter topics.
     """
     dry_run = api is not None
     # `stack` closes what is opened here in reverse order.
@@ -134,7 +134,7 @@ def service(
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
     )
-    # Only now: what the producer hears of its brokers goes to the engine, which `made` has.
+    # Only now, because the producer's reports about its brokers go to the engine, which `made` has.
     if producer is not None:
         producer.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
     return made
@@ -151,13 +151,13 @@ def writer_schemas(
     """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`
     and `SettingsError`.
 
-    What the registry answered earlier is read from the state folder while it does not answer. `keeps`: what it answers
-    is kept there.
+    While the registry does not answer, its earlier answers are read from the state folder. `keeps`: answers are stored
+    there.
     """
     if not settings.registry.url:
         return local
     config = settings.registry.client_configuration()
-    # A start must not depend on the registry: what it answered once is kept on disk.
+    # A start must not depend on the registry, so its answers are kept on disk.
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
     asked = GlueSchemas(settings.registry.url) if settings.registry.is_glue else registry(settings)
 
@@ -188,7 +188,8 @@ def network(settings: Settings) -> Network:
 
 
 def secret(value: SecretStr | None, path: Path | None, variable: str) -> Callable[[], str] | None:
-    """Return the source of a secret that may be a setting or, named by `variable`, a file; None: it is neither.
+    """Return the source of a secret that may be a setting or in a file named by `variable`; None: it is
+    neither.
 
     A file is read again when it changes, so that a mounted secret takes effect without a restart. Raises
     `SettingsError` if it cannot be read at first.
@@ -205,7 +206,7 @@ def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
     """
     own = settings.pinstream
     overlay = _mapping_file(settings)
-    # Messages begin with it: without a file, what does not fit is the packaged mapping.
+    # Messages begin with this. Without a file, the mapping that does not fit is the packaged one.
     name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
     return load_sections(
         overlay,
@@ -218,8 +219,8 @@ def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
 
 
 def has_sections(settings: Settings) -> bool:
-    """Return whether the mapping file has sections, as far as it can be read."""
-    # What is wrong with it, the caller has said already.
+    """Return True if the mapping file has sections, as far as it can be read."""
+    # The caller has reported an invalid file already.
     with contextlib.suppress(MappingError):
         overlay = _mapping_file(settings)
         return overlay is not None and is_divided(overlay)
@@ -240,7 +241,7 @@ def _mapping_file(settings: Settings) -> str | None:
 
 
 def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Decoder:
-    """Build the decoder that reads records as the schemas of the mapping, as far as its fields are asked for.
+    """Build the decoder that reads records as the schemas of the mapping: the fields that the mapping asks for.
 
     `whole`: all fields are. Raises `SettingsError` if no record can be read as such a schema.
     """
@@ -283,7 +284,7 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
     name = settings.pinstream.transform
     if name is None:
         return None
-    # What the function returns is checked against the schema of its record's type.
+    # The function's results are checked against the schema of the record's type.
     return Transformer(load_transform(name), name, *(section.schema for section in mapped.all))
 
 
@@ -313,28 +314,28 @@ def policy(settings: Settings, rate: float | None = None) -> Policy:
         dead_letter_sample=own.dead_letter_sample,
         away=_absence(settings),
         transform=own.transform or "",
-        # What test mode accepted was not recorded: the same events are new to the real API.
+        # Events that test mode accepted were not recorded: they are new to the real API.
         destination=destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode),
     )
 
 
 def quota_members(settings: Settings) -> int:
-    """By how many members the quota is divided at least; 0: a shared key store counts the calls of all."""
+    """Return the number of members that divide the quota at least; 0: a shared key store counts the calls of all."""
     return 0 if settings.pinstream.shares_key_store else settings.workers
 
 
 def _lease(settings: Settings) -> float:
-    """Seconds for which claims in a shared key store hold without a renewal; 0: it is not shared.
+    """Return the seconds for which claims in a shared key store hold without a renewal; 0: it is not shared.
 
-    Longer than a call, so that a call may begin while the store does not answer for a moment. As short as that allows:
-    copies of what a killed member had in flight wait for the end of its lease.
+    Longer than a call, so that a call may begin while the store does not answer for a moment. As short as that allows,
+    because copies of events that a killed member had in flight wait for the end of its lease.
     """
     own = settings.pinstream
     return max(10.0, 2 * own.request_timeout) if own.shares_key_store else 0.0
 
 
 def _absence(settings: Settings) -> float:
-    """Seconds without a sign of life after which another member may own our partitions."""
+    """Return the seconds without a sign of life after which another member may own our partitions."""
     # By the consumer protocol (KIP-848) the broker sets the time-out, and the property is not there.
     given = settings.kafka.properties.get("session.timeout.ms")
     text = given.get_secret_value() if given is not None else ""
@@ -385,7 +386,7 @@ def require_current_modules() -> None:
     """Raise `PinstreamError` if a compiled module was made of other sources than stand beside it."""
     codes = Path(consumer.__file__).parent / "conversion" / "codes.py"
     for name, module in sorted(sys.modules.items()):
-        # It would load, but not work with newer Python: every record would take the two steps, and only its cost tell.
+        # It would load, but fail beside newer Python code: every record would take the two steps, at a hidden cost.
         if name.startswith("consumer.") and hasattr(module, "SOURCES"):
             sources = sorted(Path(str(module.__file__)).parent.glob("_*.p[yx][xd]"))
             # As `hatch_build.sources_digest`. An installed package may come without them.
@@ -417,7 +418,8 @@ def token(settings: Settings) -> Tokens:
 
 
 def key_store(settings: Settings) -> KeyStore:
-    """The service's key store; its state folder is made if need be. Raises `SettingsError`, `KeyStoreError`."""
+    """Open the service's key store; its state folder is made if it is missing. Raises `SettingsError`,
+    `KeyStoreError`."""
     own = settings.pinstream
     make_state_folder(own.state_dir)
     return open_key_store(
@@ -438,7 +440,7 @@ def make_state_folder(path: Path) -> None:
     try:
         if not path.is_dir():
             path.mkdir(parents=True)
-            # It holds keys of people's events: for this user alone, whatever the umask is.
+            # It holds keys of people's events: readable only by this user, whatever the umask is.
             path.chmod(0o700)
     except OSError as error:
         raise SettingsError(

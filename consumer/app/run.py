@@ -50,7 +50,7 @@ def run_service(environ: Mapping[str, str]) -> None:
 
 async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
     async with member(settings, traces) as one:
-        # Before anything waits: a stop must end the wait for absent brokers, too.
+        # Before the first wait: a stop must end the wait for absent brokers, too.
         on_stop_signal(one.stop)
         # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
@@ -163,7 +163,7 @@ class Member:
         }
 
     def unhealthy(self, statistics: Statistics) -> str | None:
-        """Return why /healthz fails, given these figures of the service; None: it does not."""
+        """Return why /healthz fails, given these figures of the service; None: it succeeds."""
         return why_unhealthy(
             statistics,
             time.monotonic(),
@@ -251,7 +251,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
             around_api=traces.api,
             around_fetched=traces.convert,
         )
-        # What closing may take is known only now: there is one deadline for all of the stop.
+        # The time for closing is known only now: one deadline covers the whole stop.
         traces.left = service.grace_left
         yield Member(settings, service, key_store, stack)
 

@@ -12,7 +12,7 @@ POST  ``/sandbox/faults``              sets the faults; those not named are off.
 A call is checked in the order of the real API (see `faults`) and answered in the forms of the OpenAPI description:
 ``ConversionApiResponse`` for a 200, ``Error`` and ``DetailedError`` otherwise. The events of a call are recorded only
 if its answer says so, except for a deliberately wrong answer (`Lie`). Only `_events` waits: it reads the body, and it
-delays the answer or cuts the connection instead. What it decides takes the time as `now` and its chances from the
+delays the answer or cuts the connection instead. All decisions take the time as `now` and the faults from the
 `CallPlan` of the call.
 
 Use it on loopback only: ``/sandbox`` requires no token.
@@ -76,7 +76,7 @@ class Sandbox:
         self._set_at, self._calls = self.clock(), 0
 
     def counts(self) -> SandboxCounts:
-        """A copy of the current counts."""
+        """Return a copy of the current counts."""
         return copy.deepcopy(self.books.counts)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
@@ -160,7 +160,7 @@ class Sandbox:
 
     def _answer(self, request: web.Request, body: bytes, plan: CallPlan, now: float) -> web.Response:
         """Answer a call and record the processed events; `now` is in seconds since 1970."""
-        # In the order of the real system: what stands between, then the caller, the load, the content of the call.
+        # In the order of the real system: a server in between, then the caller, the load, the content of the call.
         limit = plan.faults.max_body_bytes
         if limit is not None and len(body) > limit:
             return _page(413, b"<html><body>413 Request Entity Too Large</body></html>")
@@ -293,7 +293,7 @@ class Sandbox:
 
 
 def _middleman(request: web.Request, body: bytes, faults: Faults) -> web.Response:
-    """The answer of a proxy or firewall in place of Pinterest."""
+    """Return the answer of a proxy or firewall in place of Pinterest."""
     status = faults.middleman_status
     match faults.middleman_says:
         case "html":
@@ -317,7 +317,7 @@ def _message(problem: rules.Violation, plan: CallPlan) -> str:
 
 
 def _response(entries: list[Entry], lie: Lie | None = None) -> dict[str, Any]:
-    """A ``ConversionApiResponse``, which may lie."""
+    """Return a ``ConversionApiResponse``, which may be deliberately wrong."""
     processed, events = sum(entry["status"] == "processed" for entry in entries), entries
     match lie:
         case "wrong_count":

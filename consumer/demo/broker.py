@@ -44,7 +44,7 @@ _STOP_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def embedded_broker() -> AsyncIterator[str]:
-    """Run the mock cluster in a child process; gives its ``bootstrap.servers``. Raises `KafkaError`."""
+    """Run the mock cluster in a child process and yield its ``bootstrap.servers``. Raises `KafkaError`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "consumer.demo.broker"),
         stdin=asyncio.subprocess.PIPE,
@@ -75,7 +75,7 @@ async def embedded_broker() -> AsyncIterator[str]:
 
 
 def run_broker() -> int:
-    """The child process: create the cluster, print its address, wait for the end of standard input."""
+    """Run in the child process: create the cluster, print its address, wait for the end of standard input."""
     # Any client can contain the cluster; this one needs no topic and no group.
     config: dict[str, str | int | float | bool] = {"test.mock.num.brokers": "1", "log_level": 0}
     client = AdminClient(config)

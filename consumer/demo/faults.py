@@ -49,8 +49,8 @@ Wait = Literal["reset", "seconds", "date", "none"]
 # empty details, and nothing is recorded. 422_details: one verdict per event, and the other events are recorded. failed:
 # a 200 in which that event has failed, and the others are recorded.
 Marked = Literal["400", "422", "422_details", "failed"]
-# The form of a wrong answer: no JSON; one entry too few in ``events``; a counter of processed events that contradicts
-# the entries; processed, but with an ``error_message``. The events are recorded all the same.
+# The form of a wrong answer: not JSON; one entry too few in ``events``; a counter of processed events that contradicts
+# the entries; processed, but with an ``error_message``. The events are recorded nevertheless.
 Lie = Literal["not_json", "wrong_count", "contradiction", "processed_with_error"]
 # The form of a middleman's answer, which never looks like Pinterest's: an HTML page, an empty body, the JSON of a
 # gateway, or a page that repeats the token and the body.
@@ -127,7 +127,7 @@ class CallPlan(NamedTuple):
 
     faults: Faults
     random: random.Random  # source of the random numbers for single events
-    # Each of these draws one random number, in this order: another order would change what a seed gives.
+    # Each of these draws one random number, in this order: another order would change the faults of a seed.
     unauthorised: bool
     throttled: bool
     unavailable: bool
@@ -142,7 +142,7 @@ class CallPlan(NamedTuple):
 def draw_plan(faults: Faults, *, seed: int, call: int, elapsed: float) -> CallPlan:
     """Draw the faults of call number `call` (from 0), `elapsed` seconds after they were set."""
     draws = random.Random(f"{seed}:{call}")  # noqa: S311  faults are not secrets
-    # Every kind draws its own number for every call, so that changing one kind does not change the others.
+    # Each kind draws its own number for every call, so that changing one kind does not change the others.
     struck = {
         name: getattr(faults, name).strikes(call, elapsed, draws.random()) for name in CallPlan._fields[2:]
     }

@@ -169,7 +169,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
             yield shopper, event
 
     def _at_the_till(self, shopper: Shopper) -> Iterator[CommerceEvent]:
-        """A purchase in a store; the till uploads between a minute and five hours later."""
+        """Yield a purchase in a store; the till uploads between a minute and five hours later."""
         event = self._event(shopper, "order_completed", in_store=True)
         event["occurred_at"] -= self._random.randrange(60_000, 18_000_000)
         # A till sees no browser.
@@ -180,7 +180,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
             yield self._event(shopper, "order_refunded", in_store=True)
 
     def _online(self, shopper: Shopper, new: bool) -> Iterator[CommerceEvent]:
-        """A web or app session, from the landing page down the funnel."""
+        """Yield a web or app session, from the landing page down the funnel."""
         if new and shopper.handset is not None and self._chance(0.5):
             yield self._event(shopper, "app_installed")
         yield self._event(shopper, "page_viewed")
@@ -202,7 +202,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
             yield from self._buying(shopper)
 
     def _buying(self, shopper: Shopper) -> Iterator[CommerceEvent]:
-        """From the cart to the payment, which only some of the shoppers reach."""
+        """Yield the way from the cart to the payment, which only some of the shoppers reach."""
         basket = self._basket()
         for line in basket:
             yield self._event(
@@ -233,7 +233,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
         order: dict[str, Any] | None = None,
         in_store: bool = False,
     ) -> CommerceEvent:
-        """A new event with the fields that all kinds share."""
+        """Return a new event with the fields that all kinds share."""
         handset, market = shopper.handset, shopper.market
         url = device = None
         if handset is not None:
@@ -279,7 +279,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
         paid: bool = False,
         numbered: bool = False,
     ) -> dict[str, Any]:
-        """An order or a part of one. `paid`: it has a total, sometimes with a discount."""
+        """Return an order or a part of one. `paid`: it has a total, sometimes with a discount."""
         unit = Decimal(1).scaleb(-market.digits)
         items: list[dict[str, Any]] = [
             {
@@ -331,7 +331,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
         return Shopper(key, market, handset, customer, opt_out=self._chance(0.02))
 
     def _known(self, market: Market, key: str) -> dict[str, Any]:
-        """The data of a customer with an account, typed as people type."""
+        """Return the data of a customer with an account, spelled as people type."""
         pick, draw, woman = self._random.choice, self._random.randrange, self._chance(0.6)
         home = pick(market.cities)
         email = f"customer.{key}@{pick(EMAIL_DOMAINS)}"

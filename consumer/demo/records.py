@@ -138,7 +138,7 @@ class EventTimes:
     """Reads and moves the times of events that one mapping converts.
 
     A time is read as the converter reads it (`rules.moment`), and written back the way it was: a number stays a number
-    of the same unit, text stays text. What is no time stays as it is: the consumer says what is wrong with a record.
+    of the same unit, text stays text. A value that is not a time stays as it is: the consumer reports it.
     """
 
     def __init__(self, mapping: Mapping) -> None:
@@ -156,13 +156,13 @@ class EventTimes:
         return next((at / self._units for at in times if isinstance(at, int)), None)
 
     def moved(self, event: CommerceEvent, seconds: float) -> CommerceEvent:
-        """A copy of the event that happened so much later."""
+        """Return a copy of the event that happened `seconds` later."""
         by = int(seconds * self._units)
         for way in self._ways:
             at = self._read(value_at(event, way))
             if not isinstance(at, int):
                 continue
-            # `copy` keeps its section. Only what is changed is copied on the way: records share nothing that changes.
+            # `copy` keeps its section. Only changed objects are copied, so that records share no object that changes.
             event = copy(event)
             holder: dict[str, Any] = event
             for name in way[:-1]:

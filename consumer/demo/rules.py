@@ -53,7 +53,7 @@ class Violation(NamedTuple):
 
     @property
     def structural(self) -> bool:
-        """Whether it costs the whole call, and not only its event."""
+        """True if the violation refuses the whole call, and not only its event."""
         return self.code in _STRUCTURAL
 
 
@@ -190,7 +190,7 @@ def _check_structure(event: object) -> Violation | None:
         code, what = _MISSHAPEN.get(first["type"], ("wrong_type", "has the wrong type"))
         # An index among the items tells nothing more: `contents[]` is any of them.
         path = "".join("[]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-        # The input of these two is not an invalid value, but all of the object, or what stands at the key.
+        # The input of these two is not an invalid value, but the whole object, or the value at the key.
         invalid = None if code in ("missing_key", "unknown_key") else first["input"]
         return Violation(code, f"{path.removeprefix('.') or 'an event'} {what}", invalid)
     return None
@@ -227,7 +227,7 @@ def _in_user_data(user_data: dict[str, Any]) -> Iterator[Violation]:
         elif key in _PLAIN and member is not None:
             if not member or member.isspace():
                 yield Violation("empty", f"user_data.{key} is blank: leave it out", member)
-            # The commonest mistake: everything hashed.
+            # The most frequent mistake: all values are hashed.
             if len(member) == 64 and _is_digest_of_any_case(member):
                 yield Violation("hashed", f"user_data.{key} must not be hashed", member)
     if user_data.get("customer_type", "new") not in CUSTOMER_TYPES:

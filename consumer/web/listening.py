@@ -56,14 +56,14 @@ class ListenAddress(NamedTuple):
 
 
 def main_address(host: str, port: int) -> ListenAddress:
-    """The address of health and metrics and, unless it has its own address, of the page."""
+    """Return the address of health and metrics and, unless it has its own address, of the page."""
     return ListenAddress(
         "PINSTREAM_HTTP_ADDRESS", host, port, "choose another address, or set it empty to serve nothing"
     )
 
 
 def page_address(host: str, port: int) -> ListenAddress:
-    """The page's own address."""
+    """Return the page's own address."""
     return ListenAddress("PINSTREAM_PAGE_ADDRESS", host, port)
 
 

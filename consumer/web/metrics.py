@@ -67,7 +67,8 @@ def gather(owner: type, snapshots: Iterable[Any]) -> Iterator[tuple[Family, list
 def _of_items(
     owner: type, names: tuple[str, ...], items: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[tuple[Family, list[Series]]]:
-    """`items`: snapshots of this type, or of a part of one, with their labels, which have these `names`."""
+    """`items`: snapshots of this type, or of a part of one, with the values of their labels, whose names are
+    `names`."""
     attributes = figures_of(owner)
     # Labels name the item that a figure stands in, from the outermost to the innermost.
     own = [one.name for one in attributes if one.figure.is_label]
@@ -90,7 +91,7 @@ def _of_items(
                 series += [((*labels, *further), one) for further, one in _by_label(number)]
             yield Family(figure.metric, kind, (*names, *more), words), series
         if attribute.shape.many:
-            # Of a mapping the values are numbers; the items of a list may have figures of their own.
+            # The values of a mapping are numbers; the items of a list may have figures of their own.
             lists = [(labels, value) for labels, value in values if not isinstance(value, Mapping)]
             values = [(labels, one) for labels, value in lists for one in value]
         yield from _of_items(part, names, [one for one in values if one[1] is not None])
@@ -103,5 +104,5 @@ def _by_label(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             for _, number in _by_label(one):
                 yield (names if isinstance(names, tuple) else (names,)), number
     elif value is not None:
-        # Whether something is so is a metric of 0 or 1.
+        # True and False are a metric of 1 and 0.
         yield (), int(value) if isinstance(value, bool) else value

@@ -59,7 +59,7 @@ _ELSEWHERE = (
     "starts\n"
 )
 
-# A line of style or script that is a comment. It is for those who read the source, and no reader's browser needs it.
+# A comment line in style or script. It is for readers of the source, and browsers do not need it.
 _COMMENT = re.compile(r"^ *(?://|/\*).*\n", re.MULTILINE)
 # A comment in page.html that names the files to insert, such as ``/* page.css */``.
 _PARTS = re.compile(r"/\* ((?:\w+\.(?:css|js) ?)+) \*/")
@@ -89,9 +89,9 @@ class WebServer:
     unhealthy: Callable[[Statistics], str | None] = lambda statistics: why_unhealthy(statistics, 0.0)
     """Says what is wrong with the process whose figures these are, in one line; None: it is healthy."""
     keys: Callable[[], int | None] = lambda: None
-    """How many keys the key store holds, for /history."""
+    """Returns the number of keys that the key store holds, for /history."""
     token: Callable[[], str] | None = None
-    """Gives the current token, which all requests but the probes must carry; None: there is none."""
+    """Returns the current token, which all requests but the probes must carry; None: there is none."""
     more_metrics: Collector | None = None
     look_every: float = _LOOK_EVERY
 
@@ -137,7 +137,7 @@ class WebServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
         self._events.end()
-        # First no new connection, then the end of those that are there.
+        # First accept no new connections, then close those that are open.
         while self._listening:
             self._listening.pop().close()
         runners, self._runners = self._runners, []
@@ -179,7 +179,7 @@ class WebServer:
         return place.url(listening)
 
     def _routes(self) -> tuple[list[web.RouteDef], list[web.RouteDef]]:
-        """Routes for people, which are the page and what it fetches, and those for Prometheus and probes."""
+        """Return the routes for people (the page and what it fetches), and those for Prometheus and probes."""
 
         def json(document: Any) -> web.Response:
             body = document if isinstance(document, bytes) else orjson.dumps(document)
@@ -224,12 +224,12 @@ class WebServer:
             return f"the figures cannot be read ({type(error).__name__})"
 
     def _document(self, statistics: Statistics | None = None) -> bytes:
-        """The /status document of `statistics`, or of a new snapshot."""
+        """Return the /status document of `statistics`, or of a new snapshot."""
         return orjson.dumps(status_document(statistics or self.snapshot(), self.info()))
 
 
 def _get(path: str, make: Callable[[], web.Response]) -> web.RouteDef:
-    """The route of a path whose answer `make` makes at once."""
+    """Return the route of a path whose answer `make` makes at once."""
 
     async def serve(_: web.Request) -> web.Response:
         return make()
@@ -240,7 +240,7 @@ def _get(path: str, make: Callable[[], web.Response]) -> web.RouteDef:
 def render_page() -> str:
     """Return the page as one document: `page.html` with style and scripts inserted where it names them.
 
-    They are inserted as they are but for their comment lines. So there is no build step, and the browser fetches no
+    They are inserted unchanged, except for their comment lines. So there is no build step, and the browser fetches no
     further file.
     """
     folder = files("consumer.web")
@@ -274,7 +274,8 @@ def _security_headers(document: str) -> dict[str, str]:
 
 
 def _logger() -> logging.Logger:
-    """The logger for aiohttp, without invalid requests: they are the client's mistake, and must not be logged."""
+    """Return the logger for aiohttp, without invalid requests: they are the client's mistake, and must not be
+    logged."""
     logger = logging.getLogger(__name__)
     logger.addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -19,7 +19,7 @@ VERSION = 1
 
 @snapshot
 class Process:
-    """What the process says of itself."""
+    """The process's part of /status."""
 
     version: str = figure("Of pinstream.")
     started: int = figure("Seconds since 1970.")
@@ -62,7 +62,7 @@ def document_of(owner: object) -> dict[str, Any]:
             # `[]` and `{…}` are for the table in docs/status.md: a list or a mapping is shown as what it is.
             *outer, last = attribute.path.removesuffix("[]").partition(".{")[0].split(".")
             inner = document
-            # Objects that no snapshot has: they group the figures for the reader.
+            # Objects without a snapshot of their own, which group figures for the reader.
             for name in outer:
                 inner = inner.setdefault(name, {})
             inner[last] = show(getattr(owner, attribute.name))

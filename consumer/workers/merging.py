@@ -23,7 +23,7 @@ NO_WORKER = merged(Statistics, [])
 
 
 def remains(last: Statistics) -> Statistics:
-    """What a dead worker leaves behind, computed from its last snapshot."""
+    """Return what a dead worker leaves behind, computed from its last snapshot."""
     totals = last.totals
     # A ledger that did not add up is corrected, because the next process starts a new one.
     settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
@@ -67,12 +67,12 @@ class Merged:
             self._past = self._named(merged(Statistics, [self._past, remains(last)]))
 
     def statistics(self, *, stopping: bool = False) -> Statistics:
-        """The merged snapshot. `stopping`: whether the supervisor is stopping."""
+        """Return the merged snapshot. `stopping`: whether the supervisor is stopping."""
         one = self._named(merged(Statistics, [self._past, *self._live.values()]))
         return replace(one, stopping=stopping)
 
     def _named(self, statistics: Statistics) -> Statistics:
-        """Limit the names of each family: each worker does, but together they may have more."""
+        """Limit the names of each family: each worker limits them, but together the workers may have more."""
         counts: dict[str, Any] = {
             family: self._capped(family, value) if isinstance(value, Counter) else value
             for family, value in vars(statistics.counters).items()
@@ -83,7 +83,7 @@ class Merged:
         known = self._names.setdefault(family, set())
         capped: Counter[Any] = Counter()
         for name, count in counts.items():
-            # Names of several parts are codes, and the set of codes is limited.
+            # Names with several parts are codes, and the set of codes is limited.
             named = counted_as(name, known) if isinstance(name, str) else name
             known.add(named)
             capped[named] += count

@@ -12,7 +12,7 @@ from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
 @snapshot
 class WorkerFigures:
-    """What /status and /metrics have of a worker, whether it lives or not."""
+    """The figures of a worker in /status and /metrics, whether it lives or not."""
 
     worker: int = figure("Its number, 1 to N.", is_label=True)
     state: WorkerState = figure(

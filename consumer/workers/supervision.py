@@ -111,7 +111,7 @@ class Supervision:
         self._commands: list[Command] = []
 
     def joined(self, worker: int, now: float) -> None:
-        """A worker has found the cluster and its topics and joins the group."""
+        """Take note that a worker has found the cluster and its topics and joins the group."""
         one = self.workers[worker - 1]
         if one.state is WorkerState.STARTING:
             one.state = WorkerState.RUNNING
@@ -122,13 +122,14 @@ class Supervision:
                     other.start_at = now
 
     def progressed(self) -> None:
-        """A worker has settled records."""
+        """Take note that a worker has settled records."""
         # Any progress shows that restarts are not in vain.
         for one in self.workers:
             one.in_vain = 0
 
     def ended(self, worker: int, code: int, reason: str | None, now: float) -> None:
-        """A worker is gone. `code`: as in `subprocess` (negative: a signal); `reason`: of its last report, if any."""
+        """Take note that a worker has ended. `code`: as in `subprocess` (negative: a signal); `reason`: of its
+        last report, if any."""
         one, reason = self.workers[worker - 1], reason or _how_it_ended(worker, code)
         if self.stopping:
             one.state = WorkerState.GONE
@@ -193,7 +194,7 @@ class Supervision:
         return commands
 
     def next_deadline(self) -> float:
-        """When to ask for commands at the latest; infinity: only when something happens."""
+        """Return when to ask for commands at the latest; infinity: only after an event."""
         # While stopping, no worker waits or pauses.
         pauses = [one.start_at for one in self.workers if one.state is WorkerState.PAUSING]
         return min([self._kill_at, *pauses])

@@ -174,7 +174,7 @@ class Supervisor:
         except Exception as error:  # the process could not be started, or sent an invalid report
             code, life.error = 1, f"worker {number} cannot be run ({error})"
         del self._lives[number]
-        # What it counted stays counted.
+        # Its counts stay.
         self._merged.gone(number)
         if life.said is not None and life.said.key_store is not None:
             self._keys.gone(life.said.key_store)
@@ -230,7 +230,7 @@ class _Life:
     said: WorkerReport | None = None
     """Its latest report."""
     heard_at: float = field(default_factory=time.monotonic)
-    """When that came; before the first one, the start: a new worker has as long for it."""
+    """When the latest report came; before the first one, the start: a new worker has as long for its first report."""
     error: str | None = None
     """Why it ended, if it was not asked to."""
     pid: int | None = None

@@ -1,4 +1,5 @@
-"""Traces and metrics for OpenTelemetry, if its standard variables ask for them. Else nothing of it is even imported.
+"""Traces and metrics for OpenTelemetry, if its standard variables ask for them. Otherwise OpenTelemetry is not
+imported.
 
 `environment` reads the variables and returns a `Tracing` and a `MetricsExport`: those of this module, which do nothing,
 or those of `spans` and `metrics`, the modules that import OpenTelemetry (the extra ``otel``). `otlp` is what these two
@@ -21,7 +22,8 @@ CLOSING = 3.0
 
 
 class Wish(NamedTuple):
-    """How traces or metrics are exported. All else OpenTelemetry's exporters read from the environment themselves."""
+    """How traces or metrics are exported. OpenTelemetry's exporters read all other options from the environment
+    themselves."""
 
     instance: str
     """The resource attribute ``service.instance.id``."""
@@ -40,7 +42,7 @@ class Wish(NamedTuple):
 class Tracing:
     """Traces of one member. This class makes none: everything stays as it is. `SpanTracing` does."""
 
-    # Maximum number of records per batch whose own traces it links to.
+    # Maximum number of records per batch to whose traces a span links.
     links = 0
 
     def __init__(self) -> None:
@@ -48,15 +50,15 @@ class Tracing:
         """The seconds that closing may take; called when it begins."""
 
     def source(self, source: RecordSource) -> RecordSource:
-        """The source that the service drives: this one, or one around it."""
+        """Return the source that the service drives: `source`, or a source that wraps it."""
         return source
 
     def api(self, api: Api) -> Api:
-        """The API that the service drives: this one, or one around it."""
+        """Return the API that the service drives: `api`, or an API that wraps it."""
         return api
 
     def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
-        """Around the handling of what was fetched. Never raises, never waits."""
+        """Return a context for the handling of fetched chunks. Never raises, never waits."""
         return nullcontext()
 
     async def close(self) -> None:

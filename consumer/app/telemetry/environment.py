@@ -152,7 +152,7 @@ class _Variables:
         )
 
     def _headers_file(self) -> str:
-        """Return the headers that stand in a file, as our own secrets may."""
+        """Return the headers in a file, which is read like a file with one of our own secrets."""
         name = self._find("HEADERS_FILE")
         if name is None:
             return ""
@@ -203,7 +203,7 @@ _PAIRS: Final = _Rule(_are_pairs, "is not a list such as name=value,other=value"
 _FILE: Final = _Rule(
     lambda value: os.access(value, os.R_OK) and os.path.isfile(value), "names a file that cannot be read"
 )
-# Of OTEL_EXPORTER_OTLP_… and of OTEL_EXPORTER_OTLP_TRACES_… or …_METRICS_….
+# For OTEL_EXPORTER_OTLP_… and for OTEL_EXPORTER_OTLP_TRACES_… or …_METRICS_….
 _OTLP: Final[Mapping[str, _Rule]] = {
     "PROTOCOL": _one_of("http/protobuf")._replace(
         otherwise="is not http/protobuf, the only protocol that pinstream has (port 4318 of a collector, not 4317)"

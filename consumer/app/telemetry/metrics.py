@@ -100,7 +100,7 @@ class OtlpMetrics(MetricsExport):
             done, _ = await asyncio.wait({under_way}, timeout=self._wish.export_timeout)
             if not done:
                 self._tell("no answer")
-            # Due at fixed times, whatever an export takes; those that were missed are not made up for.
+            # Due at fixed times, however long an export takes; missed exports are not repeated.
             due = max(due + self._wish.interval, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -150,7 +150,7 @@ class OtlpMetrics(MetricsExport):
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
             return self._connection.failure
-        # Only now: what a failed export had counts again in the next one.
+        # Only now: the counts of a failed export are sent again with the next one.
         self._accepted, self._accepted_at = counts, at
         return None
 
@@ -167,7 +167,7 @@ class OtlpMetrics(MetricsExport):
         points = []
         for labels, value in series:
             if not cumulative:
-                # A counter or a histogram: what was counted since the last export that was accepted.
+                # A counter or a histogram: the difference since the last export that was accepted.
                 counts[family.name, *labels] = value
                 before = self._accepted.get((family.name, *labels))
                 if before is not None and isinstance(value, Histogram):
@@ -189,7 +189,7 @@ class OtlpMetrics(MetricsExport):
 def _point(attributes: Mapping[str, str], since: int, at: int, value: Any) -> Any:
     if not isinstance(value, Histogram):
         return NumberDataPoint(attributes, since, at, value)
-    # Ours hold what is at most their bound; OTLP's hold only what is in none below, and have no infinite bound.
+    # Our buckets count all values up to their bound; OTLP's count each value once, and have no infinite bound.
     buckets = [upper - lower for lower, upper in pairwise([0, *value.counts])]
     # The extremes are not known. OTLP has them as optional, and the encoder leaves None out.
     unknown = cast(float, None)

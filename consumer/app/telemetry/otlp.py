@@ -21,14 +21,14 @@ _NO_ANSWER = "no answer"
 
 
 def resource(instance: str) -> Resource:
-    """Return whose spans and metrics they are."""
+    """Return the resource that spans and metrics belong to."""
     ours = {"service.name": "pinstream", "service.version": __version__, "service.instance.id": instance}
-    # What the OTEL_… variables say of the service comes before what we say.
+    # The OTEL_… variables' attributes take precedence over ours.
     return Resource.create({**ours, **OTELResourceDetector().detect().attributes})
 
 
 class Connection(requests.Session):
-    """The HTTP session of one exporter; knows why the latest request brought nothing."""
+    """The HTTP session of one exporter; it knows why the latest request failed."""
 
     def __init__(self, wish: Wish) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Connection(requests.Session):
         }
         """The arguments of an exporter."""
         self.failure = _NO_ANSWER
-        """Why the latest request failed, if it did: a few words, and none of the collector's."""
+        """Why the latest request failed, if it did: a few words, none of them from the collector."""
 
     def request(self, *args: Any, **named: Any) -> requests.Response:
         """Make a request. Raises `requests.RequestException` if there is no answer, or if it is not a collector's."""
@@ -65,7 +65,7 @@ class Connection(requests.Session):
 
 
 def _words(error: Exception) -> str:
-    """Return what is wrong with a connection: no address, and nothing that the other side said."""
+    """Return what is wrong with a connection, without an address or any text of the other side."""
     # Of a certificate OpenSSL's own words: expired, another host's, of an unknown authority.
     certificate = re.search(
         r"certificate verify failed: (.+?)(?: \(_ssl|[.,] certificate is not valid|$)", str(error)

@@ -222,10 +222,10 @@ class Watched(SpanExporter):
         self._lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Pass them on. Never raises: spans that cannot be exported are lost, and counted."""
+        """Export these spans. Never raises: spans that cannot be exported are lost, and counted."""
         try:
             result = self._exporter.export(spans)
-        # Whatever the exporter does not catch itself: a lost span must not end its thread.
+        # Catch errors that the exporter does not catch itself: a lost span must not end its thread.
         except Exception:
             result = SpanExportResult.FAILURE
         log = structlog.get_logger()
