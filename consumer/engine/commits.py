@@ -40,7 +40,7 @@ from consumer.errors import bug
 
 # Seconds after which failed commits are no longer usual: more than members may take to drain by default.
 _LASTING = 30.0
-# A number of absences: what the group said during one reaches the process within this time.
+# A multiple of `Policy.away`: within this time after an absence, reports of the group from then reach the process.
 _SOON = 12
 # Seconds for which a ledger that does not add up is shown: enough for some scrapes and an alert.
 _SHOWN_FOR = 180.0
@@ -76,7 +76,7 @@ class Commits:
         if self._under_way is not None or now < self._due_at:
             return
         self._due_at = now + self._context.policy.commit_interval
-        # Before anything is committed.
+        # Checked before each commit.
         mismatch = self._ledger.mismatch()
         if mismatch and self.withheld_since is None:
             self.withheld_since = now
@@ -99,10 +99,10 @@ class Commits:
         taken = set(happened.committed)
         for state, position in asked:
             if position in taken:
-                # Beyond what is read it is one of a log that was cut meanwhile: void.
+                # A position beyond what was read belongs to a log that was cut meanwhile: it is void.
                 if position.next_offset <= (state.position() or 0):
                     state.committed = position
-                # What was sent before the absence says nothing of what the group did in it.
+                # A commit that was sent before the absence does not show what the group did during it.
                 state.proven = state.proven or happened.number > self._absence
         if happened.failure is None:
             self._failing_since = None
@@ -149,7 +149,7 @@ class Commits:
         for state in states:
             state.proven = False
         self._absence = self._context.number()
-        # A commit at once: it is the question whether they are still ours.
+        # Commit at once: the answer shows whether the partitions are still ours.
         self._back_since = self._due_at = now.monotonic
         if states:
             self._context.report("warning", "away", seconds=round(gap, 3), partitions=len(states))
@@ -206,7 +206,7 @@ class Lives:
         return said or NOTHING_SAID
 
     def told(self, ids: Mapping[str, str]) -> bool:
-        """End the assignments of an earlier life than these ids say. Return True if there were any."""
+        """End the assignments whose topic has another id in `ids` than theirs. Return True if there were any."""
         ended: dict[str, list[AssignmentState]] = {}
         for state in self._ledger:
             told = ids.get(state.tp.topic)
@@ -219,9 +219,9 @@ class Lives:
             self._ids[topic] = ids[topic]
             self._tell(topic, len(states), sum(state.open for state in states))
             for state in states:
-                # What is open in it is of a log that is gone.
+                # Its open records belong to a log that is gone.
                 self._ledger.drop(state.tp)
-                # One that is being given back is for its next owner to read.
+                # A partition that is being drained is read by its next owner.
                 if not state.draining:
                     anew.append(NewLife(*state.tp, state.epoch, ids[topic]))
         if anew:
@@ -277,7 +277,8 @@ def _read_to(state: AssignmentState) -> int | None:
 
 
 def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
-    """Count the offsets that are missing below the log's beginning, from `expected` (None: the chunk's first) on.
+    """Count the offsets that are missing below the log's beginning, from `expected` (None: the chunk's first)
+    on.
 
     `known`: what was settled before this assignment.
     """

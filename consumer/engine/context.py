@@ -104,7 +104,7 @@ class Clock:
         self._off_since: float | None = None
         self.version = 0
 
-    # -- what is heard
+    # -- observations
 
     def begin(self, now: Instant) -> Instant:
         """Take `now` from this machine's clocks and return the corrected time."""
@@ -136,7 +136,7 @@ class Clock:
         self._context.now = self.correct(self._local)
 
     def _what_counts(self) -> _Bounds | None:
-        """Return the bounds to believe, from the platform's answers; None: none yet."""
+        """Return the bounds that count, from the platform's answers; None: none yet."""
         if len(self._answers) >= _ENOUGH:
             _, *counts = median_low((least + most, least, most) for least, most in self._answers)
             return counts[0], counts[1]
@@ -154,7 +154,7 @@ class Clock:
             if stamp >= 0:
                 self._stamps.append((now, stamp / 1000 - now))
 
-    # -- what time it is
+    # -- the corrected time
 
     def correct(self, now: Instant) -> Instant:
         """Return the time when this machine's clocks say `now`."""
@@ -178,7 +178,7 @@ class Clock:
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
         return median_low(lately) if lately else None
 
-    # -- what is reported
+    # -- reports
 
     def mind(self) -> None:
         """Report a wrong clock once a minute, and once when it is right again."""

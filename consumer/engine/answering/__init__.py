@@ -1,1 +1,1 @@
-"""What an answer of the API says of each event, and what may be shown of it."""
+"""What an answer of the API says of each event, and which parts of it may be shown."""

@@ -1,4 +1,4 @@
-"""What may be shown of what others say: the API's messages, masked, and who answered in the API's place.
+"""What may be shown of messages from outside: the API's messages, masked, and who answered in the API's place.
 
 Theory of operation. The API's messages can repeat user data. They are masked twice. First, every text value of the
 event that could identify a person (all but names from closed sets) is replaced, in upper or lower case. Then everything
@@ -45,8 +45,8 @@ _PRODUCT = re.compile(r"[A-Za-z][A-Za-z-]{0,19}(?:/\d{1,3}(?:\.\d{1,3}){0,2})?")
 
 
 def who_answered(headers: Mapping[str, str], body: bytes, request: bytes = b"") -> str:
-    """Return on one line who seems to have answered, and what it said; `request`: the body that was sent."""
-    # Escapes must not hide from the masks what they stand for.
+    """Return on one line which server seems to have answered, and its message; `request`: the body that was sent."""
+    # Unescaped first, so that the masks see what escapes stand for.
     text = unquote_plus(html.unescape(body[:_READ_MOST].decode("utf-8", "replace")))
     if not body.strip():
         said = "an empty body"
@@ -94,7 +94,7 @@ def _messages(value: object, depth: int) -> Iterator[str]:
 def _plain(text: str) -> str:
     """Return the first words, masked unless they are plain; empty if none is."""
     words = [word if _WORD.fullmatch(word) else MASK for word in text.split()[:_WORDS_MOST]]
-    # Nothing but masks says nothing.
+    # A text of masks only says nothing.
     if set(words) <= {MASK}:
         return ""
     shown = [
@@ -148,7 +148,7 @@ def mask(message: str, body: bytes = b"") -> str:
         while at >= 0:
             covered[at : at + len(value)] = b"\1" * len(value)
             at = folded.find(value, at + len(value))
-    # Mostly a message echoes nothing. A warning may come with every event, and is then not taken apart.
+    # Most messages repeat no value. A warning may come with every event, and is then not taken apart.
     if any(covered):
         # One mask for each stretch: where two values overlap or touch, it must not show where one ends.
         text = "".join(

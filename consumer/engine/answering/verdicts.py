@@ -7,7 +7,7 @@ batch for something in it. If outcomes per event can be read, the failed events 
 otherwise the batch is bisected. 401, 403 and 404 refuse us, not the events.
 
 A status code does not say who answered: proxies, firewalls and login pages answer with 400, 403 or 413 too. So a
-refusal counts only in the platform's own words (`_own_words`); from anybody else it is no verdict
+refusal counts only in the platform's own form (`_own_words`); from any other server it is no verdict
 (docs/architecture.md, rule 7).
 
 Pure functions: bytes in, values out. What follows from a verdict is decided in `answers`.
@@ -68,7 +68,7 @@ class TooLarge:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """This token or account is refused: halt."""
+    """The token or the account is refused: halt."""
 
     status: int
     code: int | None
@@ -83,9 +83,9 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """Nothing is known of any event: undelivered. `reason` is from a closed set.
+    """Nothing is known of any event: all are undelivered. `reason` is from a closed set.
 
-    `too_large`: what answered in the platform's place takes only smaller bodies.
+    `too_large`: the server that answered in the platform's place accepts only smaller bodies.
     """
 
     reason: str
@@ -94,20 +94,20 @@ class NoVerdict:
 
 Verdict = PerEvent | SomeRefused | BatchRefused | TooLarge | Refused | Throttled | NoVerdict
 
-# Of us, not of events: the token, its rights, or the account.
+# Refusals of us, not of events: the token, its rights, or the account.
 _REFUSALS = frozenset({401, 403, 404})
 _TOO_LARGE = 413
-# Statuses that count only in the platform's own words.
+# Statuses that count only in the platform's own form.
 _SPOKEN = _REFUSALS | {400, 422, _TOO_LARGE}
 # The largest number of objects and lists in a body that is parsed.
 _MOST_VALUES = 200_000
 _DIGITS = r"[ \t]*([0-9]{1,12}(?:\.[0-9]*)?)[ \t]*"
-# Not just any text that Python takes for a number: no exponent, no foreign digits, no NaN.
+# Narrower than Python's numbers: no exponent, no foreign digits, no NaN.
 _SECONDS = re.compile(_DIGITS)
 # The figure of a rate-limit header, which may have parameters behind it: ``120000;w=60``.
 _FIGURE = re.compile(_DIGITS + r"(?:;[ \t]*[A-Za-z][A-Za-z0-9_.*-]*(?:=[^;]*)?)*")
 REQUEST_ID = "x-pinterest-rid"
-# The platform's are numbers. Nothing longer, so no digest; no ``@`` and no dot, so no address of any kind.
+# The platform's ids are numbers. Longer texts are refused, so no digest passes; ``@`` and dots, too, so no address.
 _REQUEST_ID_LIKE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -125,7 +125,7 @@ def read_answer(
 
 
 def _parse(body: bytes) -> Any:
-    # An answer for a thousand events has some thousands of them. A body of nothing else would take 30 times its size.
+    # An answer for a thousand events has some thousands of them. A body of brackets alone would take 30 times its size.
     if body.count(b"{") + body.count(b"[") > _MOST_VALUES:
         return None
     try:
@@ -135,7 +135,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _read_ok(body: bytes, events: int) -> Verdict:
-    # A cut or changed answer must not confirm an event, so each of these doubts makes it no verdict.
+    # A cut or changed answer must not confirm an event, so each of these contradictions makes it no verdict.
     answer = _parse(body)
     if not isinstance(answer, dict):
         return NoVerdict("not_json")
@@ -196,7 +196,7 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
 
 
 def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
-    """Return an answer in the platform's own form; None: somebody else answered.
+    """Return an answer in the platform's own form; None: another server answered.
 
     The form is an error (OAS, "Error"), an object with an integer `code` and a text `message`, or a complete list of
     outcomes, which nothing else could make.

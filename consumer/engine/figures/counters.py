@@ -187,7 +187,7 @@ class Counters:
 
     def call_ended(self, outcome: str, seconds: float) -> None:
         """Count a call that ended."""
-        # In plain counts, because these are what copies and merges of workers know to add.
+        # In plain counts, because copies and merges of workers can add only those.
         self.call_buckets[outcome, CALL_BOUNDS[bisect_left(CALL_BOUNDS, seconds)]] += 1
         # Whole milliseconds, because a `Counter` counts in whole numbers.
         self.call_milliseconds[outcome] += round(seconds * 1000)

@@ -185,14 +185,14 @@ class Coverage:
         self._windows = Windows()
 
     def add(self, kinds: Iterable[tuple[tuple[str, str, int], int]], now: float) -> None:
-        """These many events of each kind (`reading.Kind`) were delivered at `now` (monotonic seconds)."""
+        """Count events of each kind (`reading.Kind`) that were delivered at `now` (monotonic seconds)."""
         if self._windows.is_over(now) or len(self._masks) > _MOST_MASKS:
             self._split_masks(now)
         for (_account, name, written), count in kinds:
             self._masks[name, written] += count
 
     def snapshot(self, now: float) -> CoverageSnapshot:
-        """The windows that end at `now` (monotonic seconds)."""
+        """Return the windows that end at `now` (monotonic seconds)."""
         self._split_masks(now)
         hour, day = (
             {name: Covered(row[0], tuple(row[1:])) for name, row in sorted(rows.items())}

@@ -38,27 +38,27 @@ _T = TypeVar("_T")
 
 
 class Figure(NamedTuple):
-    """What is said of one figure."""
+    """The definition of one figure."""
 
     sentence: str = ""
-    """What it is, in plain text: for the page in docs/, and as the help of the metric."""
+    """What the figure is, in plain text: for the page in docs/, and as the help of the metric."""
     metric: str = ""
-    """Its name on /metrics, as Prometheus shows it (``_total``: a counter); empty: it is not there."""
+    """The metric's name on /metrics, as Prometheus shows it (``_total``: a counter); empty: there is no metric."""
     path: str | None = None
-    """Its path in /status, from the object it stands in; None: its name, empty: it is not there. ``[]`` marks an array;
-    ``.``: its own figures stand in the same object."""
+    """The figure's path in /status, below the object that it is in; None: its name; empty: not in /status.
+    ``[]`` marks an array; ``.``: the figures of this object are in the object around it."""
     keys: tuple[str, ...] = ()
-    """What the names mean that its values have: in /status they stand below its path, on /metrics they are labels."""
+    """The meaning of the names in its values: in /status they follow its path, on /metrics they are labels."""
     status_note: str = ""
-    """What the page adds of /status (Markdown): what null means, where to look."""
+    """What the page adds for /status (Markdown): what null means, where to look."""
     labels: tuple[str, ...] = ()
     """The metric's labels, if they are not `keys`."""
     metric_note: str = ""
     """What the metric's help adds: what 0 or 1 mean."""
     is_label: bool = False
-    """It names the item of an array that it stands in: a label of all metrics of that item."""
+    """True if it names the item of an array that it is in: a label of all metrics of that item."""
     show: Callable[[Any], Any] | None = None
-    """Makes the value of /status."""
+    """Makes the value in /status."""
     number: Callable[[Any], Any] | None = None
     """Makes the metric's value: a number, numbers by label, or None for no series."""
     merge: Callable[[Sequence[Any]], Any] | None = None
@@ -90,7 +90,7 @@ def snapshot(cls: type[_T]) -> type[_T]:
 
 
 def copied(counting: _T) -> _T:
-    """Return a copy of a dataclass that goes on counting; the copy does not change any more."""
+    """Return a copy of a dataclass whose counts continue; the copy does not change any more."""
     return type(counting)(**{name: copy(value) for name, value in vars(counting).items()})
 
 
@@ -111,7 +111,7 @@ def derived(path: str = "", **more: Any) -> Callable[[Callable[[Any], _T]], Deri
 
 
 class Histogram(NamedTuple):
-    """`counts` of what was at most each of `bounds`, the last of which is infinity; `total` of all values."""
+    """`counts` of values that were at most each of `bounds`, the last of which is infinity; `total` of all values."""
 
     bounds: Sequence[float]
     counts: Sequence[int]
@@ -119,7 +119,7 @@ class Histogram(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The type of a value: `item`, or None if `optional`; a sequence of them, or a mapping to them, if `many`."""
+    """The type of a value: `item`, or also None if `optional`; a sequence of items, or a mapping to them, if `many`."""
 
     item: type
     optional: bool
@@ -133,7 +133,7 @@ class Attribute(NamedTuple):
     shape: Shape
     figure: Figure
     path: str
-    """In /status, with ``{…}`` for names that are data; empty: it is not there."""
+    """Its path in /status, with ``{…}`` for names that are data; empty: not in /status."""
     is_field: bool
 
 
@@ -204,7 +204,7 @@ def joined_lists(item: type[_T], lists: Iterable[Iterable[_T]]) -> Sequence[_T]:
 
 
 def _sum(shape: Shape, values: Sequence[Any]) -> Any:
-    """Numbers are added, in a row or by name too; of snapshots, by name too, one is made."""
+    """Add numbers, also in a row or by name; merge snapshots, also by name, into one."""
     if figures_of(shape.item) and shape.many:
         names = sorted({name for named in values for name in named})
         return {name: merged(shape.item, [one[name] for one in values if name in one]) for name in names}

@@ -25,7 +25,7 @@ from consumer.engine.native import count_ages
 HOUR = 3600
 _MINUTE = 60
 _DAY = 24 * HOUR
-# Upper bounds of the histogram's buckets, in seconds; one more bucket holds what is older.
+# Upper bounds of the histogram's buckets, in seconds; one more bucket holds older events.
 AGE_BOUNDS = (
     *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 26, 30, 36, 42, 50, 60, 75, 90, 105),
     *(120, 150, 180, 210, 240, 300, 360, 420, 480, 540, 600, 720, 840, 960, 1080, 1200, 1500, 1800),
@@ -39,7 +39,7 @@ _COLUMN = array("d", _BOUNDS)
 _BUCKETS = len(_BOUNDS)
 # Some of `AGE_BOUNDS`, because Prometheus keeps a series for each.
 METRIC_AGES = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 172800, 604800)
-# The last of the buckets that hold what is at most an hour old.
+# The last of the buckets for events that are at most an hour old.
 _LAST_WITHIN_HOUR = AGE_BOUNDS.index(HOUR)
 # The name of the only row in the windows.
 _ALL = "all"
@@ -112,7 +112,7 @@ NO_FRESHNESS = FreshnessSnapshot(0.0, *([(0,) * _BUCKETS] * 3))
 
 
 class Freshness:
-    """Counts ages of events at delivery."""
+    """Counts the ages of events at delivery."""
 
     def __init__(self) -> None:
         # Since the start, without what is `_counted`.
@@ -128,14 +128,14 @@ class Freshness:
             self._enter(now.monotonic)
         unix, whole = now.unix, int(now.unix)
         past, total = count_ages(array("q", event_times), unix, _COLUMN, self._counted)
-        # What lies ahead has no age. Whole seconds are summed as such, so that nothing is lost to rounding.
+        # An event that lies ahead has no age. Whole seconds are summed as integers, so that rounding loses nothing.
         self._age_sum += past * whole - total + past * (unix - whole)
 
     def _enter(self, now: float) -> None:
-        """Enter what is counted into the minute in which it was, then roll the windows to `now`."""
+        """Enter the counts into the minute in which they were made, then roll the windows to `now`."""
         running = self._windows.running
         running[_ALL] = [*map(add, running.get(_ALL, NO_FRESHNESS.buckets), self._counted)]
-        # Since the start, it is kept apart: the windows forget.
+        # The counts since the start are kept apart, because the windows forget.
         self._ever = [*map(add, self._ever, self._counted)]
         self._counted = array("q", [0]) * _BUCKETS
         self._windows.roll(now)

@@ -136,7 +136,7 @@ class PartitionStatistics:
 
     @staticmethod
     def of_workers(lists: Sequence[Sequence[PartitionStatistics]]) -> Sequence[PartitionStatistics]:
-        """The partitions of all workers, in order."""
+        """Return the partitions of all workers, in order."""
         # One that was handed over may be in two snapshots. The newer one, which comes later, replaces the other.
         latest = [seen[-1] for seen in by_label(PartitionStatistics, lists)]
         return tuple(sorted(latest, key=attrgetter("topic", "partition")))
@@ -181,7 +181,7 @@ class AccountStatistics:
 
     @staticmethod
     def of_workers(lists: Sequence[Sequence[AccountStatistics]]) -> Sequence[AccountStatistics]:
-        """The worst state of any worker's gate, and the sum of the queues; in the order of the settings."""
+        """Return the worst state of any worker's gate, and the sum of the queues; in the order of the settings."""
         accounts = []
         for gates in by_label(AccountStatistics, lists):
             state = worst_state(one.state for one in gates)
@@ -431,7 +431,7 @@ class Statistics:
     )
     # Delivered events only, as of coverage: the platform has no others.
     freshness: FreshnessSnapshot = figure(
-        # What is added to nothing gives histograms of the right width.
+        # Merged with an empty one, so that histograms have the right width.
         merge=lambda snapshots: merged(FreshnessSnapshot, [NO_FRESHNESS, *snapshots])
     )
     open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
