@@ -356,7 +356,7 @@ def pipeline(
     around: Callable[[Reading], Reading] | None = None,
     fast: bool = True,
 ) -> Pipeline:
-    """Build the engine of one process. Raises `PinstreamError` if what is compiled is out of date.
+    """Build the engine of one process. Raises `PinstreamError` if compiled modules are out of date.
 
     `decoding`, `converting`, `around`: what a command puts around the decoder, the converter, or the way through both,
     to leave records out or to read them in another way. Not `fast`: all records take the two steps.

@@ -390,7 +390,7 @@ class _Bounds:
     records that hold records of such types double with every level, and an item of one byte may bring thousands of
     nulls along.
 
-    So each value costs one, each byte it is sure to take pays for `VALUES_PER_BYTE`, and what is left is the type's
+    So each value costs one, each byte that it certainly takes pays for `VALUES_PER_BYTE`, and the rest is the type's
     *debt*. What can come again within one datum (items of arrays, values of maps, records that hold themselves) must
     pay for itself; a whole datum may have a debt once, of a size that no honest schema comes near.
     """

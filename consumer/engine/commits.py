@@ -10,18 +10,18 @@ begins.
 
 A ledger that does not add up is a bug, and its offsets cannot be trusted. From then on commits are *withheld* and
 intake stops. The process goes on for three minutes, so that page, metrics and health show it, and then ends; a revoke
-or a stop ends it at once. A restart reads again what was not committed.
+or a stop ends it at once. A restart reads uncommitted records again.
 
 *Lives of topics* (`Lives`). A topic that was deleted and created again has another id, and other offsets: an offset
 means something within one life only. If the id changes while we hold partitions, their assignments end as if they were
-lost. Nothing of them settles or commits any more, and reading begins again, under new epochs. What was already read of
-the new life is read again and found to be delivered. If the id changed while we did not hold the topic, the next
+lost. They settle and commit nothing more, and reading begins again, under new epochs. Records of the new life that were
+read already are read again and found to be delivered. If the id changed while we did not hold the topic, the next
 assignment shows it: the committed offset belongs to another id (`Assignment.void`), or the id is not the last known.
 
-*What was removed unread* (`Removals`), by retention or by an administrator (delete-records). Missing offsets are
+*Records removed unread* (`Removals`), by retention or by an administrator (delete-records). Missing offsets are
 normal, because compaction and transactions leave gaps. But offsets missing *below the log's beginning* may have been
-unread records, so that part of each gap is counted. How many records it had is unknown: the count is a maximum. What an
-offset map says is settled was delivered before and does not count.
+unread records, so that part of each gap is counted. How many records it had is unknown: the count is a maximum. Offsets
+that an offset map says are settled do not count.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Theory of operation. An event that leads its key is looked up before it is sent.
 behind a backoff that grows with failures in a row; meanwhile its events stay open.
 
 A key store that several members share also holds claims (`consumer.adapters.key_store.shared`): a look-up there claims
-what was not delivered. Claims belong to our *session* and hold while its *lease* does. Four rules keep an event from
-being sent by two members:
+keys that were not delivered. Claims belong to our *session* and hold while its *lease* does. Four rules keep an event
+from being sent by two members:
 
 * An event that another member has claimed waits (stage ``ELSEWHERE``) and is looked up again until its outcome is
   known.

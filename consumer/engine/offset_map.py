@@ -1,6 +1,6 @@
 """What goes with a committed offset, in the commit's metadata: the offset map, the topic's id, the destination.
 
-Theory of operation. A commit names one offset, that of the lowest open record. What is settled above it would be sent
+Theory of operation. A commit names one offset, that of the lowest open record. Records settled above it would be sent
 again after a restart or by another member. So each commit carries a map: the lengths of open and of settled runs, in
 turns, from the committed offset on (as parallel-consumer does it). Offsets without a record (compaction, transaction
 markers) belong to the run around them.
@@ -8,13 +8,13 @@ markers) belong to the run around them.
 *The topic's id.* An offset means something within one life of a topic only. A topic that was deleted and created again
 begins at offset 0, and an offset that was committed in its earlier life names another record (`is_void`).
 
-*The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but what was sent to a
+*The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but events sent to a
 sandbox never reached the real API. So a start with another destination must be noticed.
 
 The text is ``pinstream:2:`` and base64url of: one byte (how the runs are written, and which ids follow), a checksum
 over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs. Runs are written as
 varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by default
-(``offset.metadata.max.bytes``). What does not fit is left out, from the top of the map, and may be sent again.
+(``offset.metadata.max.bytes``). Runs that do not fit are left out, from the top of the map, and may be sent again.
 ``pinstream:1:``, the earlier form without ids, is still read.
 
 Two things protect the map. The checksum binds it to its offset and partition, so a copied map is ignored. And it has
@@ -154,7 +154,7 @@ def write(
 def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
     """Return the map that came with the committed offset `base` of the partition `where`.
 
-    None for what is not ours, broken, or of another place, and where nothing is settled above `base`.
+    None if the text is not ours, broken, or of another place, and if nothing is settled above `base`.
     """
     found = read_metadata(text, base, where=where)
     return None if found is None else found.settled
@@ -163,9 +163,9 @@ def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
 def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
     """Return what came with the committed offset `base` of the partition `where`.
 
-    None for what is not ours, broken, or of another place.
+    None if the text is not ours, broken, or of another place.
     """
-    # The earlier form is as this one without ids.
+    # The earlier form is the same without ids.
     if not text.startswith((_PREFIX, _PREFIX_WITHOUT_IDS)) or len(text) > METADATA_BYTES:
         return None
     try:
@@ -189,7 +189,7 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
 def is_void(metadata: str, base: int, *, where: str, topic_id: str | None) -> bool:
     """Return True if the offset `base` was committed in an earlier life of the topic, whose id is `topic_id` now.
 
-    What names no id may be of any life: it is taken as it is.
+    Metadata without an id may be of any life: the offset is used as it is.
     """
     found = read_metadata(metadata, base, where=where)
     return found is not None and are_different_lives(found.topic_id, topic_id)

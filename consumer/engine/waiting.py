@@ -6,7 +6,7 @@ asked for the schema. Known schemas need no registry, so other records go on (co
 allegro/hermes #607). There are three possible answers:
 
 * the schema: all its records go on;
-* no answer: the records wait, for ever if need be, and the registry is asked again with backoff;
+* no answer: the records wait, without a limit, and the registry is asked again with backoff;
 * "no such schema": that may only mean "not yet", because registries have followers and caches. The registry is asked
   again with the same backoff, and its answer is final for a record only once it has said so throughout `patience` while
   the record waited. Time in which the registry gave no answer does not count.

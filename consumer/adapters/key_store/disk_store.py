@@ -135,7 +135,7 @@ class DiskKeyStore(KeyStore):
         def run() -> None:
             try:
                 step()
-            except BaseException:  # whatever it was: no list names what was prepared for this change
+            except BaseException:  # of any kind: no list names the segments prepared for this change
                 self._view.forget_prepared()
                 raise
             self._bytes = self._folder.bytes_on_disk()

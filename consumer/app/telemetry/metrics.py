@@ -161,7 +161,7 @@ class OtlpMetrics(MetricsExport):
         at: int,
         counts: dict[tuple[object, ...], Any],
     ) -> Metric:
-        """Return a family with its series. What is counted in it is added to `counts`."""
+        """Return a family with its series. Its counts are added to `counts`."""
         cumulative = self._cumulative.get(family.kind, True)
         since = self._started if cumulative else self._accepted_at
         points = []

@@ -142,7 +142,7 @@ class _TracedSource:
     def __init__(self, source: RecordSource, tracing: SpanTracing) -> None:
         self._source = source
         self._tracing = tracing
-        # What is not traced is the source's own.
+        # Attributes that are not traced are those of the source.
         self.start = source.start
         self.end_offsets = source.end_offsets
         self.read_anew = source.read_anew

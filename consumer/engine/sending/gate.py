@@ -179,7 +179,7 @@ class Gate:
             self._began = now
         self._calls.append(now)
         self.allowance.calls -= 1
-        # The oldest call without an answer counts; later ones do not start the time anew.
+        # The oldest call without an answer counts; later calls do not restart the time.
         if self.silent_since is None:
             self.silent_since = now
         # The header does not count this call.

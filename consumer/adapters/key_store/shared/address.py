@@ -28,7 +28,7 @@ _PORTS: Final = {False: 6379, True: 26379}
 _OPTIONS: Final = ("prefix", "ca", "cert", "key", "sentinel", "cluster")
 _MOST_PORT: Final = 65535
 CONNECTIONS: Final = 16
-"""Calls under way at once; the others wait. Renewals and housekeeping do not, and have connections beside these."""
+"""Calls under way at once; the others wait. Renewals and housekeeping have connections of their own."""
 
 
 class Address(NamedTuple):
