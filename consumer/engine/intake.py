@@ -315,9 +315,10 @@ class Admission:
         self._context.counters.in_two_steps = self._reading.in_two_steps
         for row, verdict in columns.verdicts.items():
             record = records[row]
-            # Whether the event is refused or waits depends on which clock is wrong.
+            # Whether the event is refused or waits depends on which clock is wrong. A pilot, judged by its record's
+            # timestamp, has waited already: otherwise it would wait and be the pilot again, without end.
             if isinstance(verdict, Ahead) and record is not None:
-                waits = self._clock.may_wait(verdict.time, record.timestamp)
+                waits = now < record.timestamp / 1000 and self._clock.may_wait(verdict.time, record.timestamp)
                 columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
         return columns
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.model import Chunk, Record
+from consumer.engine.context import SKEW
+from consumer.engine.model import Chunk, CommerceEvent, Converted, Record
 from consumer.engine.survey import describe
-from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, accepted, event
+from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, FakeConverter, accepted, event
 
 FAR = 3_600.0
 
@@ -129,6 +131,19 @@ def test_one_producer_ahead_does_not_stop_a_topic() -> None:
     assert core.statistics().clock.early == 1
     core.look_up()
     assert answer(core) == 1
+    assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
+
+
+def test_a_pilot_does_not_wait_for_the_clock_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converter counts nanoseconds, the engine does not: they differ on what is too far ahead of its own record."""
+    convert = FakeConverter.convert_chunk
+
+    def convert_exactly(self: FakeConverter, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        return convert(self, events, now - 1e-6)
+
+    monkeypatch.setattr(FakeConverter, "convert_chunk", convert_exactly)
+    core = core_of(-FAR)
+    fetch(core, ("a", SKEW))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
 
 
