@@ -400,13 +400,15 @@ class Pipeline:
         """Return True if records of these assignments are in a call or a write and may still settle."""
         concerned = {id(state) for state in states if state.live}
         events = [*self.dispatcher.in_flight(), *self.outcomes.keys]
-        # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
-        # write of its key.
-        out = set(split_keys(keys_of(events)))
-        followers = chain.from_iterable(rows for key, rows in self.claims.followers.items() if key in out)
         # Also keys of records that were released because the position went back: without them they are sent again.
-        rows = chain(events, (one.row for one in self.outcomes.letters), followers)
-        return any(id(row.block.assignment) in concerned for row in rows)
+        rows = chain(events, (one.row for one in self.outcomes.letters))
+        if any(id(row.block.assignment) in concerned for row in rows):
+            return True
+        # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
+        # write of its key. Asked last: there may be thousands of keys, and a drain asks with each input.
+        out = set(split_keys(keys_of(events)))
+        followers = chain.from_iterable(some for key, some in self.claims.followers.items() if key in out)
+        return any(id(row.block.assignment) in concerned for row in followers)
 
     def _finish(self, drain: Drain, late: bool) -> None:
         # Before they are dropped: a dropped assignment commits nothing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages as m
+from consumer.engine import pipeline
 from consumer.engine.intake import FETCH_MOST
 from consumer.engine.model import Position
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
@@ -111,6 +112,27 @@ def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
     core.accept()
     asked = core.take(m.StoreKeys)
     assert released(core.feed(m.KeysStored(asked.number))) == [Position(TOPIC, 1, 1, 7)]
+
+
+def test_a_revoke_looks_at_no_keys_while_a_call_of_its_own_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks with each input: the keys of all that is in flight would take milliseconds of each."""
+    looked: list[bytes] = []
+
+    def split_keys(keys: bytes) -> list[bytes]:
+        looked.append(keys)
+        return []
+
+    monkeypatch.setattr(pipeline, "split_keys", split_keys)
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    assert released(core.revoke(0)) is None
+    core.tick()
+    core.accept()
+    assert looked == []
+    core.store_keys()
+    assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
 
 
 def test_a_revoke_of_what_we_do_not_have_is_answered_at_once() -> None:
