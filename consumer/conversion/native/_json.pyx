@@ -39,7 +39,7 @@ cdef class Page:
     cdef char* data
     cdef Py_ssize_t size
     cdef Py_ssize_t room
-    cdef bytearray within  # whose bytes these are; None: the page's own
+    cdef bytearray within  # the column that is written to; None: the page's own buffer
 
     def __cinit__(self):
         self.data = NULL
@@ -52,7 +52,7 @@ cdef class Page:
     cdef int begin(self, bytearray column, Py_ssize_t likely) except -1:
         """From now on write at the end of `column`; `likely`: about how many bytes. The page must be empty."""
         self.within, self.size, self.room = column, PyByteArray_GET_SIZE(column), 0
-        # A little more is mostly enough. Room that is not used stays in the column (`engine.block.Block`).
+        # A little more than expected is mostly enough. Unused room stays in the column (`engine.block.Block`).
         return self.resize(self.size + likely + likely // 32)
 
     cdef int end(self) except -1:
@@ -84,18 +84,18 @@ cdef class Page:
         return 0
 
     cdef inline int raw(self, const char* data, Py_ssize_t size) except -1:
-        """These bytes."""
+        """Write these bytes."""
         self.reserve(size)
         memcpy(self.data + self.size, data, size)
         self.size += size
         return 0
 
     cdef inline int put(self, bytes data) except -1:
-        """These bytes."""
+        """Write these bytes."""
         return self.raw(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int value(self, object value) except -1:
-        """Write a value and a comma. Raises what orjson raises."""
+        """Write a value and a comma. Raises the errors of orjson."""
         if type(value) is str:
             return self.text(value)
         self.put(dumps(value))

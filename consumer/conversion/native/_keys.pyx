@@ -190,5 +190,5 @@ if HASHES_FOUR:
 
 
 def hashes_four_keys():
-    """Whether four keys are hashed at once: for the test."""
+    """Return whether four keys are hashed at once: for the test."""
     return HASHES_FOUR

@@ -149,5 +149,5 @@ if HAS_SHA:
 
 
 def hashes_with_instructions():
-    """Whether the processor's own instructions are used: for the test."""
+    """Return whether the processor's own instructions are used: for the test."""
     return HAS_SHA

@@ -10,11 +10,11 @@ where it is). ASCII text stays there, and its slot points to it; a number is kep
 of a slot when it is needed. So slots are valid as long as the record's bytes exist and until the next `read`. The
 reader holds the objects that it had to make until then, or until `forget`.
 
-It keeps the promises of `consumer.avro.reading`: it looks at no byte beyond the end, allocates nothing because a length
-was claimed, consumes at least one byte in each round of a loop over a claimed count (`schema.require_bounded` refuses
-other schemas), and accepts only what that module accepts. Anything wrong raises; then the two steps read the record
-again, and their verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; a
-value that nests deeper, or holds itself, is read by a call of the Python function.
+It keeps the promises of `consumer.avro.reading`: it uses no byte beyond the end, allocates no memory for a claimed
+length alone, consumes at least one byte in each round of a loop over a claimed count (`schema.require_bounded` refuses
+other schemas), and accepts only what that module accepts. Any error raises; then the two steps read the record again,
+and their verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; a value that
+nests deeper, or holds itself, is read by a call of the Python function.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -120,7 +120,7 @@ cdef inline unsigned char lowered(unsigned char byte) noexcept:
 
 
 cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Four numbers up to 255 without leading zeros, not all of them 0."""
+    """Return whether this is four numbers up to 255 without leading zeros, not all of them 0."""
     cdef int octet = 0, digits = 0, octets = 1, any_bits = 0
     cdef Py_ssize_t at
     for at in range(size):
@@ -141,7 +141,10 @@ cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
 
 
 cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Eight groups of one to four hex digits, the first of which is not 0: neither nowhere nor a mapped IPv4 address."""
+    """Return whether this is eight groups of one to four hex digits.
+
+    The first digit must not be 0, so it is neither the unspecified nor a mapped IPv4 address.
+    """
     cdef int digits = 0, groups = 1
     cdef Py_ssize_t at
     if size == 0 or text[0] == c"0":
@@ -225,7 +228,7 @@ cdef inline int block_of(int kind, const unsigned char* padded, int size, unsign
 
 
 cdef int normalised(int kind, const unsigned char* text, int size, unsigned char* into) noexcept:
-    """The part of `block_of` for kinds that are normalised byte by byte. Apart, so that `block_of` can be inlined."""
+    """Do `block_of` for kinds that are normalised byte by byte. Apart, so that `block_of` can be inlined."""
     if kind == USUAL_PHONE:
         return phone(text, size, into)
     if kind == USUAL_DIGITS:
@@ -374,18 +377,18 @@ cdef int digest_hex(const unsigned char* data, Py_ssize_t size, char* into) exce
 
 
 def digest_of(kind, value):
-    """The digest of `value`, None if it is not usual: for the property test."""
+    """Return the digest of `value`, None if it is not usual: for the property test."""
     cdef char digits[DIGEST]
     return digits[:DIGEST].decode() if put_usual_digest(kind, value, digits) else None
 
 
 def text_of(kind, value):
-    """What is sent of `value`, None if it is not usual: for the property test."""
+    """Return what is sent for `value`, None if it is not usual: for the property test."""
     return usual_text(kind, value)
 
 
 def digits_with_point(number, scale):
-    """What `put_digits` writes: for the property test."""
+    """Return what `put_digits` writes: for the property test."""
     cdef char digits[NUMBER_ROOM]
     cdef int size = put_digits(number, scale, digits)
     return digits[:size].decode()
@@ -399,7 +402,7 @@ def click_id_in(text):
 
 
 def may_be_a_crawler(text):
-    """What `is_padded_crawler` says of these bytes: for the test."""
+    """Return what `is_padded_crawler` returns for these bytes: for the test."""
     padded = text + bytes(PADDING)
     return is_padded_crawler(<const unsigned char*> PyBytes_AS_STRING(padded), len(text))
 

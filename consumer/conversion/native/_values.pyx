@@ -8,7 +8,7 @@ says what they promise; `consumer.avro.reading` and `plan` have the same functio
 
 
 cdef inline int64_t number(Datum* datum) except? -77:
-    """A zig-zag number of at most 64 bits."""
+    """Read a zig-zag number of at most 64 bits."""
     cdef uint64_t bits = 0
     cdef int shift = 0
     cdef uint8_t byte
@@ -26,7 +26,7 @@ cdef inline int64_t number(Datum* datum) except? -77:
 
 
 cdef inline int64_t short_number(Datum* datum) except? -77:
-    """A zig-zag number of at most 32 bits."""
+    """Read a zig-zag number of at most 32 bits."""
     cdef int64_t value = number(datum)
     if value > 0x7FFFFFFF or value < -0x80000000LL:
         raise ValueError("an int has at most 32 bits")
@@ -146,7 +146,7 @@ cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t si
 
 
 cdef inline Py_ssize_t raw_size(const Operation* raw, Datum* datum) except -1:
-    """Return how many bytes a decimal has: those of a fixed, or the length that is read of bytes."""
+    """Return how many bytes a decimal has: the size of a fixed, or the length that is read before the bytes."""
     return raw.slots if raw.code == CODE_FIXED else length(datum)
 
 

@@ -1,11 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """From a run of the client's messages to records: `consumer.adapters.kafka.native.plain.gather`, compiled.
 
-Theory of operation. What a message holds stands in a C structure, which is no public part of the client. So it is
-not trusted: when this module is imported, messages are made whose fields are known, and unless each field is found
-where the structure below has it, the import fails and the plain way is taken. (Headers as the client got them, in C,
-cannot be made so. Between two fields that were found there is room for just that pointer, and all that is asked of it
-is whether it is there.)
+Theory of operation. A message keeps its fields in a C structure that is not a public part of the client, so its layout
+is checked: the import of this module makes messages with known fields, and if a field is not where the structure below
+has it, the import fails and the plain way is used. (The pointer to headers as the client received them, in C, cannot be
+set in this way. Only this pointer fits between two fields that were found, and it is only compared with NULL.)
 """
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE

@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Operations on many keys at once: find, insert, sort, merge, check. `plain` has the same, and says what each does.
+"""Operations on many keys at once: find, insert, sort, merge, check. `plain` has the same, with descriptions.
 
 Theory of operation. Keys are hashes: spread evenly, so their first bits say where they belong. The table is a hash table
 with linear probing. A segment has a directory: for each value of a key's first bits, the number of its first entry; a
-search is one step into the directory and a walk over a few entries. What a search costs is waiting for memory,
-so it goes through the keys in groups and asks for what a whole group needs next (`prefetch`) before it uses any of it.
+search is one step into the directory and a walk over a few entries. Most of a search's time is waiting for memory, so
+it goes through the keys in groups and requests the memory that a group needs next (`prefetch`) before it uses any.
 
-A block of a segment is compared with its checksum before it is used for the first time. Nothing outside of a segment is
-ever read, whatever stands in it.
+A block of a segment is compared with its checksum before it is used for the first time. No byte outside of a segment is
+ever read, whatever its content.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
