@@ -188,8 +188,7 @@ def network(settings: Settings) -> Network:
 
 
 def secret(value: SecretStr | None, path: Path | None, variable: str) -> Callable[[], str] | None:
-    """Return the source of a secret that may be a setting or in a file named by `variable`; None: it is
-    neither.
+    """Return the source of a secret that may be a setting or in a file named by `variable`; None: it is neither.
 
     A file is read again when it changes, so that a mounted secret takes effect without a restart. Raises
     `SettingsError` if it cannot be read at first.
@@ -418,8 +417,7 @@ def token(settings: Settings) -> Tokens:
 
 
 def key_store(settings: Settings) -> KeyStore:
-    """Open the service's key store; its state folder is made if it is missing. Raises `SettingsError`,
-    `KeyStoreError`."""
+    """Open the service's key store, and make its state folder. Raises `SettingsError`, `KeyStoreError`."""
     own = settings.pinstream
     make_state_folder(own.state_dir)
     return open_key_store(

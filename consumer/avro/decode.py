@@ -55,8 +55,7 @@ from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, Sc
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
 MAX_REFUSED_SCHEMAS: Final = 1_024
 MAX_RECORD_BYTES: Final = 16 << 20
-"""Bytes of the largest record that is read if its size is not known before: a compressed record, or a line of a
-file."""
+"""Bytes of the largest record that is read if its size is not known before: compressed, or a line of a file."""
 # By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all.
 _FRAMINGS: Final = {
     "id": (b"\x00", 5),
@@ -105,8 +104,7 @@ _LONGEST_MESSAGE: Final = 500
 
 
 def rejected(code: DecodeCode, message: str) -> Rejection:
-    """Return a rejection at stage ``decode``. It is not raised, because one bad record must not stop the
-    others.
+    """Return a rejection at stage ``decode``. It is not raised, because one bad record must not stop the others.
 
     `message` must name schemas, fields and types only, never data.
     """
@@ -159,8 +157,7 @@ class Choice(Protocol):
         """The full names of the record types that are read."""
 
     def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
-        """Return the schema's number for records of this type on a topic (None: without a topic), or why there
-        is none.
+        """Return the schema's number for records of this type on a topic (None: without a topic), or why there is none.
 
         `name` is the full name in the writer's schema, or another type's name if it is no record.
         """
@@ -360,8 +357,7 @@ class Decoder:
         return verdict
 
     def missing(self, ref: SchemaRef) -> Rejection:
-        """Return the verdict on a record whose schema does not exist. It is not remembered: the schema may come
-        later."""
+        """Return the verdict on a record whose schema does not exist. It is not remembered: the schema may come."""
         how = "set SCHEMA_REGISTRY_URL=glue: and check its region" if ref.kind == "glue" else "register it"
         message = f"schema {ref.kind} {ref.value} does not exist: {how}, or put it into the schemas folder"
         if ref == SchemaRef("id", "0"):
@@ -431,8 +427,7 @@ def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
 
 
 def _schema_header(record: Record) -> bytes | None:
-    """Return the first header, as Confluent's serialisers write it, that names the value's schema, if it has a
-    value."""
+    """Return the first header, as Confluent's serialisers write it, that names the value's schema, if any."""
     for name, content in record.headers:
         if name == SCHEMA_ID_HEADER:
             return content

@@ -60,8 +60,7 @@ class Encoder:
 
 
 def encoding(choice: Choice, schema_ids: Sequence[int] = ()) -> Encode:
-    """Return a function that writes an event with the schema of its section, as `Encoder` does; `schema_ids`:
-    one for each section."""
+    """Return a function that writes an event with its section's schema, as `Encoder` does; `schema_ids`: by section."""
     ids: Sequence[int | None] = schema_ids or [None] * len(choice.all)
     encoders = [Encoder(ours.schema, schema_id) for ours, schema_id in zip(choice.all, ids, strict=True)]
     return lambda event: encoders[section_of(event) - 1].encode(event)

@@ -279,8 +279,7 @@ def _whole(bounds: range) -> Fit:
 
 
 def fit_decimal(takes: tuple[type[Any], ...], make: Callable[[Decimal], Any], expected: str) -> Fit:
-    """Return a function that makes a decimal of a number of these Python types; `make` raises for one that does
-    not fit."""
+    """Return a function that makes a decimal of a number of these types; `make` raises for one that does not fit."""
 
     def fit(value: Any) -> Any:
         try:

@@ -312,8 +312,7 @@ def value_at(value: Any, way: Iterable[str | int]) -> Any:
 
 
 def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
-    """Return all values at the end of a way, in order, without nulls. A value that is not an array is its own
-    element."""
+    """Return all values at the end of a way, in order, without nulls. A non-array is its own element."""
     values = [value]
     for step in way:
         if step == EACH:

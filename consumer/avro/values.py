@@ -73,7 +73,7 @@ def decimal_to_bytes(value: Decimal, logical: Logical, size: int | None) -> byte
 
 
 def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
-    """Return a function that makes bytes of a ``bytes`` or ``fixed`` the value of its logical type; None: it
+    """Return a function that makes bytes the value of the logical type of a ``bytes`` or ``fixed``; None: it
     has none."""
     logical = node.logical
     # Numbers keep their count, and a UUID that is text is text.
@@ -108,8 +108,7 @@ def from_text(text: str, logical: Logical) -> int:
 
 
 def count_of(since: timedelta, logical: Logical) -> int:
-    """Return the time since a logical type's first moment as a count of its unit, rounded down; for dates a
-    count of days."""
+    """Return the time since a logical type's first moment as a count of its unit (days for dates), rounded down."""
     if not logical.per_second:
         return since.days
     return rescaled(since // timedelta(microseconds=1), MICROS, logical.per_second)

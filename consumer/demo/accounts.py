@@ -59,8 +59,7 @@ class SandboxCounts:
 
 
 class Books:
-    """The running `counts`, and the events counted. `most_ids`: how many of the latest event keys are kept;
-    None: all."""
+    """The running `counts`, and the events counted. `most_ids`: how many event keys are kept; None: all."""
 
     def __init__(self, *, most_ids: int | None) -> None:
         self._most_ids = most_ids

@@ -1,5 +1,4 @@
-"""The block: the records of one chunk of a partition, from reading until all of them are settled; and their
-stages.
+"""The block: the records of one chunk of a partition, from reading until all of them are settled; and their stages.
 
 Theory of operation. A block has a column for each property of its records: offset, size, stage, key, body, time, kind,
 marks, and the record itself (for dead letters). A record is a row: a block and an index. Neighbours in a block are
@@ -206,8 +205,7 @@ class Block:
         self._drop_what_is_dead()
 
     def move(self, first: int, end: int, stage: RecordStage) -> bool:
-        """Move the rows from `first` to before `end` to a stage, except released ones. Return True if none is
-        released.
+        """Move the rows from `first` to before `end` to a stage, except released ones. Return True if none is released.
 
         Return False and move nothing if the assignment has ended. Raises `InvariantViolation` if a move is not legal.
         """
@@ -277,8 +275,8 @@ class Block:
         return -1 if found is None else found.start()
 
     def open_runs(self) -> Iterator[tuple[int, int | None]]:
-        """Yield the offset at which each run of open records begins, and that of the settled record after it
-        (None: there is none)."""
+        """Yield where each run of open records begins, and where the settled record after it is (None: there is
+        none)."""
         count = bisect_left(self.offsets, self.end)
         for run in _OPEN_RUN.finditer(self.stages, 0, count) if self.open else ():
             yield self.offsets[run.start()], self.offsets[run.end()] if run.end() < count else None
@@ -349,8 +347,7 @@ class Block:
         self.records, self.offsets, self.sizes = [], array("q"), array("q")
 
     def _drop_what_is_dead(self) -> None:
-        """Drop all columns with the last open row; before that, drop the bodies of settled rows once they are a
-        quarter of the page."""
+        """Drop all columns with the last open row; before that, bodies of settled rows once they are a quarter."""
         if not self.open:
             self.held = 0
             # Answers to calls with released rows still need bodies, to mask what they echo.
@@ -403,8 +400,7 @@ class Run(NamedTuple):
 
 
 def settled_bounds(blocks: Iterable[Block], base: int) -> list[int]:
-    """Return where settled runs above `base`, the lowest open offset, begin and end, alternately (see
-    `OffsetMap`).
+    """Return where settled runs above `base`, the lowest open offset, begin and end, alternately (see `OffsetMap`).
 
     Offsets between two blocks have no records, and belong to the run before them.
     """

@@ -91,8 +91,7 @@ class Claims:
         return [follower for key in split_keys(keys) for follower in self.followers.pop(key, ())]
 
     def release(self, leader: Run) -> Run | None:
-        """Release the claim of a leader that is not delivered. Return the follower that leads now; None: there
-        is none."""
+        """Release the claim of a leader that is not delivered. Return the follower that leads now; None: none."""
         key = keys_of([leader])
         followers = [one for one in self.followers.pop(key, []) if goes_on(one)]
         if not followers:
@@ -126,8 +125,7 @@ class Letter(NamedTuple):
 
 
 class Outbox(Generic[T]):
-    """A queue with one write under way, of up to `most` records. `rows_in` counts the records that an item
-    stands for."""
+    """A queue with one write under way, of up to `most` records. `rows_in`: records that an item stands for."""
 
     def __init__(self, backoff: Backoff, most: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
         self._backoff = backoff

@@ -277,8 +277,7 @@ def _read_to(state: AssignmentState) -> int | None:
 
 
 def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
-    """Count the offsets that are missing below the log's beginning, from `expected` (None: the chunk's first)
-    on.
+    """Count the offsets that are missing below the log's beginning, from `expected` (None: the chunk's first) on.
 
     `known`: what was settled before this assignment.
     """

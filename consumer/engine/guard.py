@@ -153,8 +153,7 @@ class _Sample:
             self.news.append(number)
 
     def worst(self, least: int) -> bytes | None:
-        """Return the marks of the window with the most bad records; None: no window with new marks has `least`
-        bad ones."""
+        """Return the marks of the window with most bad records; None: no window with new marks has `least` bad."""
         most, marks, news = self._most, self._marks, self.news
         if not news or len(marks) < most:
             return None

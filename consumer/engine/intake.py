@@ -77,8 +77,7 @@ class Limit:
         return count
 
     def room(self, held: int) -> int:
-        """Return how many records to fetch beside the `held` ones: an estimate from the share that was filtered
-        so far."""
+        """Return how many records to fetch beside the `held` ones: an estimate from the share filtered so far."""
         left = self.left()
         if math.isinf(left) or left <= 0:
             return FETCH_MOST if left > 0 else 0
@@ -150,8 +149,7 @@ class Admission:
         state.fetched_to = chunk.records[-1].offset + 1
 
     def unparked(self, rows: Sequence[Run]) -> None:
-        """Queue open records for room in the budget: they waited for their schema or their time, and can be
-        read now."""
+        """Queue open records for room in the budget: their schema or their time has come, so they can be read."""
         if rows:
             move_all(rows, RecordStage.ROOM)
             self._deferred.extend(row for row in rows if goes_on(row))
@@ -323,8 +321,7 @@ class Admission:
         return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
-        """Return how many rows of `columns`, from the first on, fit now. Notes how many free bytes the others
-        need.
+        """Return how many rows of `columns`, from the first on, fit now. Notes how many free bytes the others need.
 
         `sizes`: bytes of their records, unless the ledger counts them already; `passed`: rows that were settled before.
         """

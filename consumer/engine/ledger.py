@@ -84,8 +84,7 @@ class AssignmentState(Fence):
     emptied: tuple[int, int] | None = None
     """Our position and the log's beginning when the log was last seen to be empty, with unread records removed."""
     unreadable_at: int | None = None
-    """The offset from which the partition cannot be read now, because the broker sends damaged data; None: it
-    can be."""
+    """The offset from which the partition cannot be read, as the broker sends damaged data; None: it can be."""
     _pack_at: int = 16
     _map_size: int = 0
     _measure_at: float = -math.inf
@@ -333,8 +332,7 @@ class Ledger:
         return released
 
     def settled_before(self, state: AssignmentState, chunk: Chunk) -> list[int]:
-        """Return the indexes of the chunk's records that were settled before this assignment and are passed
-        over.
+        """Return the indexes of the chunk's records that were settled before this assignment and are passed over.
 
         A record of a higher leader epoch than any in the map shows that the log was cut since: the map is dropped then.
         """
@@ -389,8 +387,7 @@ class Ledger:
         self._grow(block.assignment, block.held - before)
 
     def settle(self, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
-        """Settle open records with their final disposition. Return the runs that were settled: those of live
-        assignments."""
+        """Settle open records with their final disposition. Return the settled runs: those of live assignments."""
         ours: list[Run] = []
         counters = self._context.counters
         for run in runs:
@@ -422,8 +419,7 @@ class Ledger:
         self.open_bytes += size
 
     def committables(self) -> Iterator[tuple[AssignmentState, Position]]:
-        """Yield assignments with positions that differ from what is committed, except those of draining
-        partitions.
+        """Yield assignments with positions that differ from what is committed, except those of draining partitions.
 
         Assignments that are not proven to be ours (see `AssignmentState.proof`) also with committed positions.
         """

@@ -307,8 +307,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettersStored:
-    """Answers `StoreDeadLetters`. `stored`: for each letter, in the command's order, whether the broker
-    acknowledged it."""
+    """Answers `StoreDeadLetters`. `stored`, for each letter in its order: whether the broker acknowledged it."""
 
     number: int
     stored: Sequence[bool]
@@ -515,8 +514,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Answers `StopRequested`: all records are drained, or the deadline came; commit the positions and leave
-    the group."""
+    """Answers `StopRequested`: all is drained, or the deadline came; commit the positions and leave the group."""
 
     positions: Sequence[Position]
     drained: bool
@@ -524,8 +522,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class ReadAnew:
-    """Read partitions from the beginning, if they are still held under their epoch: `Assigned` answers, with a
-    new epoch."""
+    """Read partitions from the beginning, if still held under their epoch: `Assigned` answers, with a new epoch."""
 
     partitions: Sequence[NewLife]
 

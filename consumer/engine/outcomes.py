@@ -1,5 +1,4 @@
-"""The last steps of a record: it is delivered or dead-lettered, and what that needs is written before it
-settles.
+"""The last steps of a record: it is delivered or dead-lettered, and what that needs is written before it settles.
 
 Theory of operation. An outcome does not settle a record at once. A delivered event settles once its key is durable
 (stage ``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until
@@ -70,8 +69,7 @@ class Outcomes:
             self.context.emit(StoreKeys(number, keys_of(runs)))
 
     def keys_not_stored(self, number: int) -> None:
-        """Take a failed write of keys: it may have been done, so it is tried again, and none of its events
-        settles before."""
+        """Take a failed write of keys, which may have been done: it is tried again, and its events stay open."""
         self.context.counters.failures["key_store_write"] += 1
         self.keys.finish(number, False, self.context.now.monotonic, self.context.jitter())
 

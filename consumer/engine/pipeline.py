@@ -1,5 +1,4 @@
-"""The pipeline: it handles one input at a time and returns what to do next. All control flow of the engine is
-here.
+"""The pipeline: it handles one input at a time and returns what to do next. All control flow of the engine is here.
 
 Theory of operation. `handle` takes one input and returns the commands that follow; between two inputs nothing changes.
 One `match` (`_take_in`) says which part an input is for; `_go_on` then begins everything that may begin now. A
@@ -56,8 +55,7 @@ from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 @dataclass(slots=True)
 class Drain:
-    """Assignments that are being drained. `number`: of the `Revoked` to be answered; None: the stop. `deadline`
-    is monotonic."""
+    """Assignments that are being drained. `number`: of the `Revoked`; None: the stop. `deadline` is monotonic."""
 
     number: int | None
     states: list[AssignmentState]
@@ -65,8 +63,8 @@ class Drain:
 
 
 class Pipeline:
-    """The engine. Feed it inputs in the order in which they happened; perform its commands; feed a `Tick` at
-    `next_deadline`."""
+    """The engine. Feed it inputs in the order in which they happened, and a `Tick` at `next_deadline`; perform
+    its commands."""
 
     def __init__(
         self,
@@ -246,8 +244,7 @@ class Pipeline:
         self._room.go_on()
 
     def _mind_guard(self) -> None:
-        """Write no dead letters once the guard has tripped: waiting letters are dropped, and their records stay
-        open.
+        """Write no dead letters once the guard has tripped: waiting letters are dropped, and their records stay open.
 
         So nothing is committed past them, and no drain waits for letters that will not be written.
         """
@@ -279,8 +276,7 @@ class Pipeline:
         return min((at for at in times if at is not None), default=None)
 
     def room(self) -> int:
-        """Return how many records to fetch now at most; 0: pause. It is a level, read before each fetch (rules
-        5 and 8)."""
+        """Return how many records to fetch now at most; 0: pause. Read before each fetch (rules 5 and 8)."""
         return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
 
     def committed(self) -> bool:
@@ -445,8 +441,7 @@ class Pipeline:
             self.admission.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
-        """Rewind an assignment to `offset`, before its position: the log was cut, or its topic was created
-        again.
+        """Rewind an assignment to `offset`, before its position: the log was cut, or its topic was created again.
 
         What was read, or known, from there on is void.
         """

@@ -80,8 +80,7 @@ class Kind(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Columns:
-    """A slice of records that was read: one row per record, in all columns. `consumer.engine.block.Block`
-    describes them."""
+    """A slice of records that was read: one row per record, in all columns (see `consumer.engine.block.Block`)."""
 
     make_key: Keys
     page: bytearray = field(default_factory=bytearray)
@@ -133,8 +132,7 @@ class Columns:
         )
 
     def add(self, verdict: Verdict | None) -> None:
-        """Add the row of a record that is not an event; None: the record was not read, because it was settled
-        before."""
+        """Add the row of a record that is not an event; None: it was settled before, and so was not read."""
         if verdict is not None:
             self.verdicts[len(self)] = verdict
         self.keys += NO_KEY
@@ -182,8 +180,7 @@ class Decoding(Protocol):
     """The engine's interface to a decoder; see `consumer.avro.decode.Decoder`."""
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
-        """Return one result per record of this topic: the event, why there is none, or the schema that is
-        needed first.
+        """Return one result per record of this topic: the event, why there is none, or the schema that is needed first.
 
         None stands for a tombstone; `Filtered` for a record that the mapping or the user's function excludes.
         """

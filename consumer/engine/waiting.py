@@ -98,8 +98,7 @@ class _Wanted:
     denied: float = 0.0
     """Seconds throughout which the registry said that there is no such schema."""
     denied_at: float | None = None
-    """When the latest question was asked to which the registry said so; None if it gave no answer since, or was
-    never asked."""
+    """When the latest question was asked to which it said so; None: it gave no answer since, or was never asked."""
     absent: bool = False
     stand_in: StandIn | None = None
 
@@ -242,8 +241,8 @@ class Parking:
         return rows
 
     def missing(self, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
-        """Take the answer that there is no such schema (yet). Return the records for which it is final, with
-        their verdicts."""
+        """Take the answer that there is no such schema (yet). Return the records for which it is final, and
+        verdicts."""
         context = self._context
         wanted, jitter = self._answered(ref, None), context.jitter()
         final = [] if wanted is None else self._deny(wanted)

@@ -67,8 +67,7 @@ def gather(owner: type, snapshots: Iterable[Any]) -> Iterator[tuple[Family, list
 def _of_items(
     owner: type, names: tuple[str, ...], items: Sequence[tuple[tuple[str, ...], Any]]
 ) -> Iterator[tuple[Family, list[Series]]]:
-    """`items`: snapshots of this type, or of a part of one, with the values of their labels, whose names are
-    `names`."""
+    """`items`: snapshots of this type, or of a part of one, with the values of their labels called `names`."""
     attributes = figures_of(owner)
     # Labels name the item that a figure stands in, from the outermost to the innermost.
     own = [one.name for one in attributes if one.figure.is_label]

@@ -274,8 +274,7 @@ def _security_headers(document: str) -> dict[str, str]:
 
 
 def _logger() -> logging.Logger:
-    """Return the logger for aiohttp, without invalid requests: they are the client's mistake, and must not be
-    logged."""
+    """Return the logger for aiohttp, without invalid requests: these are mistakes of the clients."""
     logger = logging.getLogger(__name__)
     logger.addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

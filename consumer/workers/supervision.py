@@ -128,8 +128,7 @@ class Supervision:
             one.in_vain = 0
 
     def ended(self, worker: int, code: int, reason: str | None, now: float) -> None:
-        """Take note that a worker has ended. `code`: as in `subprocess` (negative: a signal); `reason`: of its
-        last report, if any."""
+        """Take note that a worker has ended. `code`: as in `subprocess` (negative: a signal); `reason`: as reported."""
         one, reason = self.workers[worker - 1], reason or _how_it_ended(worker, code)
         if self.stopping:
             one.state = WorkerState.GONE

@@ -11,8 +11,7 @@ from consumer.errors import KeyStoreError
 
 
 class Damage(Exception):
-    """The content of a file is not what was written. `translated` turns it into a `KeyStoreError`; it never
-    leaves the store."""
+    """A file's content is not what was written. `translated` makes it a `KeyStoreError`; it never leaves the store."""
 
 
 _REFUSED = f"make it writable for user {os.geteuid()}, or name another folder in PINSTREAM_KEY_STORE"

@@ -1,5 +1,4 @@
-"""The key store on disk for the event loop: `view` looks up, `folder` writes on a thread, another thread
-merges.
+"""The key store on disk for the event loop: `view` looks up, `folder` writes on a thread, another thread merges.
 
 Merging is compiled code that does not hold the interpreter's lock.
 """

@@ -122,8 +122,7 @@ def decode_list(data: bytes) -> FileList:
 
 
 class Journal:
-    """An open journal. `chunks` and `acknowledged` may be used beside a writer; the other methods under the
-    store's lock."""
+    """An open journal. `chunks` and `acknowledged` may be used beside a writer; all else under the store's lock."""
 
     def __init__(self, root: str, number: int) -> None:
         """Open the journal. Raises `Damage`."""
@@ -225,8 +224,7 @@ class Journal:
         self._written = end
 
     def _parsed(self, data: bytes, at: int) -> tuple[list[tuple[int, memoryview]], int]:
-        """Return the complete chunks at the beginning of `data`, and their bytes. `at`: the position of `data`
-        in the file."""
+        """Return the complete chunks that `data` begins with, and their bytes. `at`: where `data` is in the file."""
         found, position, view = [], 0, memoryview(data)
         while position + _CHUNK.size <= len(data):
             count, stamp, check = _CHUNK.unpack_from(data, position)
@@ -251,8 +249,7 @@ def _end(number: int, end: int) -> bytes:
 
 
 def segment_bytes(entries: int, bits: int | None = None) -> int:
-    """Return the size of a segment's file; without `bits`, of the one that `write_segment` makes for so many
-    entries."""
+    """Return the size of a segment's file; without `bits`, of one that `write_segment` makes for `entries`."""
     size = entries * ENTRY + ((1 << (directory_bits(entries) if bits is None else bits)) + 1) * 4
     return size + 4 * -(-size // BLOCK)  # and a checksum for each block that is begun
 

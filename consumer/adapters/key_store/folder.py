@@ -211,8 +211,7 @@ class Folder:
                 self._remove_leftovers()
 
     def merge(self, is_wanted: Callable[[], bool]) -> None:
-        """Merge the segments that `mergeable` chooses, if any, into one. Ends early once `is_wanted` returns
-        False.
+        """Merge the segments that `mergeable` chooses, if any, into one. Ends early once `is_wanted` returns False.
 
         Raises `KeyStoreError`.
         """
@@ -291,8 +290,7 @@ class Folder:
                 os.unlink(path)
 
     def _is_younger(self, name: str, files: FileList) -> bool:
-        """Return True if a file that the list does not name is younger than the list: then the list was
-        restored from a copy."""
+        """Return True if a file outside of the list is younger than the list, which was restored from a copy then."""
         # A take-over makes many segments before it changes the list.
         if files.old or not _KEYS.fullmatch(name):
             return False

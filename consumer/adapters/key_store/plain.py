@@ -1,5 +1,4 @@
-"""Operations on many keys at once, in plain Python: the fallback without a C compiler, and the reference of its
-tests.
+"""Operations on many keys at once, in plain Python: the fallback without a C compiler, and the reference of its tests.
 
 Keys come as one *column*: a bytes object of 16 bytes a key. `found` has a byte for each key of the column; a search
 sets it to 1 where the key is there with a stamp of `oldest` or later, and leaves other bytes as they are. An *entry* is

@@ -22,8 +22,7 @@ CLOSING = 3.0
 
 
 class Wish(NamedTuple):
-    """How traces or metrics are exported. OpenTelemetry's exporters read all other options from the environment
-    themselves."""
+    """How traces or metrics are exported. OpenTelemetry's exporters read all other options themselves."""
 
     instance: str
     """The resource attribute ``service.instance.id``."""

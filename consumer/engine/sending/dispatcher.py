@@ -122,8 +122,7 @@ class Dispatcher:
         return True
 
     def _early_at(self, queue: AccountQueue) -> float:
-        """Return when a batch may go that is neither full nor has lingered; infinite: not before an answer
-        comes.
+        """Return when a batch may go that is neither full nor has lingered; infinite: not before an answer comes.
 
         As in Nagle's algorithm: at once where no call is in flight; otherwise the next batch fills until the call ends.
         Half of the calls that may be in flight are left to full batches of other accounts.
@@ -134,8 +133,7 @@ class Dispatcher:
         return queue.gate.spares_at(self._context.now.monotonic)
 
     def _ask_for_calls(self, queue: AccountQueue) -> None:
-        """Ask the shared key store for the calls that could begin now: calls that are given and not used are
-        lost to all."""
+        """Ask the shared key store for the calls that could begin now: unused calls are lost to all members."""
         context, policy = self._context, self._context.policy
         now = context.now.monotonic
         free = min(policy.concurrency - len(self._in_flight), int(queue.gate.pace) - queue.in_flight)

@@ -66,8 +66,7 @@ class Batch:
         return _size_of(self.runs)
 
     def parts(self) -> Sequence[bytes | memoryview]:
-        """Return the request body in parts: each event was serialised once, and most are sent from where they
-        were written."""
+        """Return the request body in parts: most events are sent from where they were serialised, once."""
         pages = [
             memoryview(block.page)[block.start(first) : block.ends[end - 1]]
             for block, first, end in self.runs
@@ -82,8 +81,7 @@ class Batch:
         return [_OPENING, *parts, _CLOSING]
 
     def halves(self, first: int, second: int) -> tuple[Batch, Batch]:
-        """Bisect a refused batch: return two new batches with these numbers that keep its counts of calls and
-        failures."""
+        """Bisect a refused batch: return two new ones with these numbers that keep its calls and failures."""
         one, other = cut(self.runs, self.events // 2)
         return replace(self, number=first, runs=one), replace(self, number=second, runs=other)
 

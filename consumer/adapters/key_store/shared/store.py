@@ -278,8 +278,7 @@ class RedisKeyStore(KeyStore):
     async def _ask_for(
         self, script: str, keys: bytes, session: str | None, most: int, *arguments: object
     ) -> bytes:
-        """Run a script for these keys, in the shards where they are. Return its flags, in the order of the
-        keys.
+        """Run a script for these keys, in the shards where they are. Return its flags, in the order of the keys.
 
         `most`: the highest flag that makes sense.
         """
@@ -317,8 +316,7 @@ class RedisKeyStore(KeyStore):
     async def _run(
         self, script: str, session: str | None, calls: Sequence[tuple[_Shard, Sequence[object]]]
     ) -> list[list[Any]]:
-        """Run a script once for each of `calls`, under this session of ours or without one (None). Return the
-        answers.
+        """Run a script once for each of `calls`, under this session of ours or without one (None). Return the answers.
 
         Raises `KeyStoreError`, also if the answers show that a shard has lost data.
         """
@@ -412,8 +410,7 @@ class RedisKeyStore(KeyStore):
         return list(found)
 
     def statistics(self) -> KeyStoreStatistics:
-        """See `KeyStore.statistics`: as of the last `expire`, except for lost keys. Memory is that of the whole
-        server."""
+        """See `KeyStore.statistics`: as of the last `expire`, except for lost keys. Memory is the server's."""
         return replace(self._seen, lost=self._lost)
 
     async def close(self) -> None:
