@@ -157,7 +157,7 @@ class Counters:
     keys_forgotten_early: int = count(
         "Keys of delivered events that the key store forgot before their window was over, since it was full.",
         "pinstream_keys_forgotten_early_total",
-        status_note="With `--workers` the sum of what each dropped.",
+        status_note="With `--workers` their sum; of a shared key store each worker counts all that the server evicted.",
     )
     delivered_after_release: int = count(
         "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",

@@ -71,8 +71,7 @@ def given_calls_are_never_used_up(patch: pytest.MonkeyPatch) -> None:
 
     def kept(self: Gate, now: float) -> None:
         called(self, now)
-        if self.allowance is not None:
-            self.allowance.calls += 1
+        self.allowance.calls += 1
 
     patch.setattr(Gate, "called", kept)
 
@@ -95,9 +94,8 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
 
     def at_once(self: Dispatcher, number: int, account: str, given: messages.CallsGiven | None) -> None:
         calls_given(self, number, account, given)
-        allowance = self.queue(account).gate.allowance
-        if given is None and allowance is not None:
-            allowance.ask_at = 0.0
+        if given is None:
+            self.queue(account).gate.allowance.ask_at = 0.0
 
     patch.setattr(Dispatcher, "calls_given", at_once)
 
