@@ -14,6 +14,7 @@ Two ways to use it:
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import signal
 import socket
@@ -199,12 +200,19 @@ def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.0
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` ports that are free now; all are open at once, so that they differ."""
+    """`count` ports that are free now; all are bound at once, so that they differ.
+
+    Linux takes the ports of outgoing connections from 32768 on. These lie below, so that no client gets one of them
+    while its server starts or is down.
+    """
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(ports) < count:
+            port = 20_000 + secrets.randbelow(12_000)  # seeds would be the same in each process
+            with contextlib.suppress(OSError):  # in use
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 # -------------------------------------------------------------------- one broker for all processes of a run
