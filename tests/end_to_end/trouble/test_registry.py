@@ -191,7 +191,8 @@ def test_ill_in_every_way(kafka: Kafka, api: Api, registry: Registry, tmp_path: 
     assert len(api.accepted()) == 1 + 2 * len(SICK)
     assert set(api.accepted().values()) == {1}
     assert line.reasons == []
-    assert "the registry answered 500, code 50001" in complaints(process)
+    advice = "check the registry, and what is in front of it"
+    assert f"the registry answered 500, code 50001: {advice}" in complaints(process)
 
 
 def asked(registry: Registry, schema_id: int, times: int) -> bool:
