@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator, GeneratedEvent
@@ -106,10 +106,21 @@ def new_group() -> str:
 
 
 def committed_offsets(kafka: Kafka, group: str, topic: str, partitions: int = PARTITIONS) -> list[int]:
-    """The group's committed offset of each partition, 0 where there is none."""
+    """The group's committed offset of each partition, 0 where there is none.
+
+    Asks again for a bounded time: a broker that has just started may load its groups first.
+    """
     consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
     asked = [TopicPartition(topic, number) for number in range(partitions)]
-    found = consumer.committed(asked, timeout=WITHIN)
+    deadline = time.monotonic() + WITHIN
+    while True:
+        try:
+            found = consumer.committed(asked, timeout=WITHIN)
+            break
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
     consumer.close()
     return [max(0, one.offset) for one in found]
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from confluent_kafka import KafkaException
 
 from consumer.demo.faults import Chance
 from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api, Loop
-from tests.end_to_end.processes import Process, run_environment, wait_for
+from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import (
     committed_offsets,
     dead_letters,
@@ -76,15 +75,8 @@ class Shop(NamedTuple):
         return self._replace(events=[*self.events, *events])
 
     def committed(self) -> int:
-        """How many records the broker has as committed; a broker that has just started may load its groups first."""
-
-        def ask() -> list[int] | None:
-            try:
-                return committed_offsets(self.kafka, self.group, self.topic)
-            except KafkaException:
-                return None
-
-        return sum(wait_for(ask, "the broker to tell of its groups"))
+        """How many records the broker has as committed."""
+        return sum(committed_offsets(self.kafka, self.group, self.topic))
 
 
 def open_shop(kafka: Kafka, count: int, seed: int) -> Shop:
