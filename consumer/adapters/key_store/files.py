@@ -255,7 +255,7 @@ def segment_bytes(entries: int, bits: int | None = None) -> int:
 
 
 def directory_bits(entries: int) -> int:
-    """Return the bits of a directory for so many entries: 2 to 4 entries for each of its numbers."""
+    """Return the bits of the directory of a segment with `entries` entries: 2 to 4 entries for each of its numbers."""
     # Four entries are 80 bytes, two or three cache lines; the wait for them is the cost of a look-up.
     return min(28, max(0, (entries // 2).bit_length() - 1))
 
