@@ -248,26 +248,32 @@ def postal_code(text: str) -> str | LeftOut:
     return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
 
 
+def country(text: str) -> str | LeftOut:
+    """Return the two letters, in lower case, of a code of ISO 3166-1 or of a country's English name."""
+    return country_code(text) or LeftOut.MALFORMED
+
+
 def advertising_id(text: str) -> str | LeftOut:
     """Return the id in lower case. A device that limits tracking has the all-zero id, a placeholder."""
     lowered = text.lower()
     return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
 
 
-# The hashed fields of ``user_data`` and the normaliser of each.
-HASHED_FIELDS: Final[dict[str, Normaliser]] = {
-    "em": email,
-    "ph": phone,
-    "ge": gender,
-    "db": birthday,
-    "ln": person_name,
-    "fn": person_name,
-    "ct": city,
-    "st": state,
-    "zp": postal_code,
-    "country": lambda text: country_code(text) or LeftOut.MALFORMED,
-    "external_id": str.lower,
-    "hashed_maids": advertising_id,
+# The hashed fields of ``user_data``: the normaliser of each, and for messages what it accepts and what it returns
+# (docs/conversion.md, "User data").
+HASHED_FIELDS: Final[dict[str, tuple[Normaliser, str, str]]] = {
+    "em": (email, "an e-mail address", "without white space, lower case"),
+    "ph": (phone, "a phone number", "digits, without leading zeros"),
+    "ge": (gender, "f, m or n", "f, m or n"),
+    "db": (birthday, "a date, year first", "YYYYMMDD"),
+    "ln": (person_name, "a name", "NFC, lower case"),
+    "fn": (person_name, "a name", "NFC, lower case"),
+    "ct": (city, "a city", "NFC, lower case, without white space and punctuation"),
+    "st": (state, "a state: two letters, or a full US or Canadian name", "two letters, lower case"),
+    "zp": (postal_code, "a postal code of digits", "digits"),
+    "country": (country, "a country of ISO 3166-1", "two letters, lower case"),
+    "external_id": (str.lower, "an id", "trimmed, lower case"),
+    "hashed_maids": (advertising_id, "an advertising id", "trimmed, lower case"),
 }
 
 

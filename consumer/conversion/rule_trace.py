@@ -19,30 +19,9 @@ from consumer.conversion.computed.expressions import Element, Phone, computation
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
 from consumer.conversion.normalise import LeftOut, text_of
+from consumer.conversion.targets import DECIDED, TARGETS
 from consumer.engine.model import CommerceEvent, ConversionEvent
 
-# The rule of a hashed field before the digest (docs/conversion.md, "User data").
-_HASHED: Final = {
-    "em": "without white space, lower case",
-    "ph": "digits, without leading zeros",
-    "ge": "f, m or n",
-    "db": "YYYYMMDD",
-    "ln": "NFC, lower case",
-    "fn": "NFC, lower case",
-    "ct": "NFC, lower case, without white space and punctuation",
-    "st": "two letters, lower case",
-    "zp": "digits",
-    "country": "two letters, lower case",
-    "external_id": "trimmed, lower case",
-    "hashed_maids": "trimmed, lower case",
-}
-# The rules of fields that are decided before the others.
-_DECIDED: Final = {
-    "event_name": "by [event_names], or a name of the platform's or of your own",
-    "action_source": "by [action_sources]",
-    "event_time": "whole seconds since 1970",
-    "event_id": "text, unchanged",
-}
 _LEFT_OUT: Final = {LeftOut.BLANK: "blank", LeftOut.PLACEHOLDER: "stands for nothing"}
 _PHONES: Final = "user_data.ph"
 _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gathered", "custom_data")
@@ -87,9 +66,9 @@ class RuleTrace:
         numbers = None if self._numbers is None else walk(self._numbers.value(event, None), (EACH,))
         once = {"values": 1, "sent": 1, "done": [], "left_out": {}}
         decided = [
-            {"field": name, "from": self._origin(name), "rule": rule, **once}
-            for name, rule in _DECIDED.items()
-            if name in payload
+            {"field": name, "from": self._origin(name), "rule": target.form, **once}
+            for name, target in TARGETS.items()
+            if name in DECIDED and name in payload
         ]
         # For an event that is refused, these are the fields up to the one that it is refused for.
         traced = [self._traced(field, payload, lost.get(field.name), numbers) for field in self._fields]
@@ -123,7 +102,7 @@ class RuleTrace:
         """Return the entry of one field. `lost`: its warning; `numbers`: phone numbers before they get their codes."""
         name, mapping, asked = field.name, self._mapping, self._asked.get(field.name, ())
         target, source, is_phone = mapping.target(name), self._origin(name), name == _PHONES
-        rule = f"{_HASHED[target.key]}; SHA-256" if target.hashed else target.meant
+        rule = target.form or target.meant
         if is_phone and (numbers is not None or mapping.phone_country_code):
             rule = f"with the country's code, {rule}"
         done: list[str] = []

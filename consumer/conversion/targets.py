@@ -40,7 +40,7 @@ class Target(NamedTuple):
     """A field a mapping may fill. `kinds`: Avro kinds it may come from (see `Source`).
 
     `refusal`: code of the refusal of an event for a malformed value; None: the value is left out with a warning.
-    `meant`: what the field accepts, for messages.
+    `meant`: what the field accepts, for messages; `form`: what is sent for it, if that is not the same.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Target(NamedTuple):
     refusal: str | None = None
     hashed: bool = False
     constant: bool = True
+    form: str = ""
 
     @property
     def parent(self) -> str:
@@ -121,9 +122,9 @@ _WHOLE = frozenset({"int", "long", "string"})
 _FLAG = WORDS | {"boolean", "int"}
 
 
-def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
+def _special(name: str, meant: str, kinds: frozenset[str], form: str = "", constant: bool = False) -> Target:
     """Return a field that the converter decides itself: its rule is never called."""
-    return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant)
+    return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant, form=form)
 
 
 def _text(name: str, longest: int | None = None) -> Target:
@@ -143,23 +144,6 @@ def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
 
 def _choice(name: str, words: str) -> Target:
     return Target(name, rules.choice(words.split()), f"one of {', '.join(words.split())}", _TEXT)
-
-
-# The values that a hashed field accepts, for messages.
-_MEANT = {
-    "em": "an e-mail address",
-    "ph": "a phone number",
-    "ge": "f, m or n",
-    "db": "a date, year first",
-    "ln": "a name",
-    "fn": "a name",
-    "ct": "a city",
-    "st": "a state: two letters, or a full US or Canadian name",
-    "zp": "a postal code of digits",
-    "country": "a country of ISO 3166-1",
-    "external_id": "an id",
-    "hashed_maids": "an advertising id",
-}
 
 
 # Fields of objects that hold text or a whole number -> the most characters, or the highest number, that the API
@@ -193,10 +177,11 @@ _DEVICE_NUMBERS = {
 
 def _table() -> list[Target]:
     return [
-        _special("event_name", "text", WORDS, constant=True),
-        _special("action_source", "text", WORDS, constant=True),
-        _special("event_time", "a time", _DIGITS | DAYS),
-        _special("event_id", "text", frozenset({"string", "int", "long"})),
+        _special("event_name", "text", WORDS, "by [event_names], or a name of the platform's or of your own",
+                 constant=True),
+        _special("action_source", "text", WORDS, "by [action_sources]", constant=True),
+        _special("event_time", "a time", _DIGITS | DAYS, "whole seconds since 1970"),
+        _special("event_id", "text", frozenset({"string", "int", "long"}), "text, unchanged"),
         _special("ad_account_id", "digits", frozenset({"string", "int", "long"})),
         Target("event_source_url", rules.web_url, "an absolute http or https URL", frozenset({"string"})),
         Target("opt_out", rules.flag, "true or false", _FLAG, Arity.ONE, "malformed_opt_out"),
@@ -218,8 +203,8 @@ def _table() -> list[Target]:
                 "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown"),
         _choice("device_info.os_family", "ios android macos windows linux bsd other"),
         Target("device_info.languages", rules.language, "a language", _TEXT, Arity.ALL, constant=False),
-        *(Target(f"user_data.{key}", hashing(normaliser), _MEANT[key], _TEXT | DAYS if key == "db" else _TEXT,
-                 Arity.ALL, hashed=True) for key, normaliser in HASHED_FIELDS.items()),
+        *(Target(f"user_data.{key}", hashing(normaliser), meant, _TEXT | DAYS if key == "db" else _TEXT, Arity.ALL,
+                 hashed=True, form=f"{form}; SHA-256") for key, (normaliser, meant, form) in HASHED_FIELDS.items()),
         Target("user_data.client_ip_address", client_ip_address, "an IP address", _TEXT),
         *(_text(f"user_data.{key}") for key in ("client_user_agent", "click_id", "partner_id")),
         _choice("user_data.customer_type", "new returning")._replace(constant=False),

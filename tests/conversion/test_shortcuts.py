@@ -105,7 +105,7 @@ def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
 def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
     """Trimming, normalising and hashing in one go gives what the three steps give; a ready digest is not hashed."""
     ready = re.fullmatch("[0-9A-Fa-f]{64}", trim(text))
-    for normaliser in HASHED_FIELDS.values():
+    for normaliser, _, _ in HASHED_FIELDS.values():
         rule = hashing(normaliser)
         digest = rule(Derived(text))
         assert rule(text) == digest
