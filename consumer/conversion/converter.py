@@ -83,7 +83,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     if name is decide.BY_EVENT_NAME:
         return decide.BY_EVENT_NAME
     # An event without consent is filtered even if its name is unknown: it must not be examined.
-    if what.consent is not None and not decisions.is_consent(decided_value(event, what.consent)):
+    if what.consent is not None and decided_value(event, what.consent) is not True:
         return decide.BY_CONSENT
     if not isinstance(name, str):
         return name

@@ -257,17 +257,6 @@ class Decisions:
             return int(present // self.units)
         return (_FAR_OFF if time < _LIKELY_FROM * self.units else REFUSALS)["expired"]
 
-    def is_consent(self, value: Any) -> bool:
-        """Return whether the value at the consent's path allows the event to be sent."""
-        consent = self._mapping.consent
-        # The mapping asks for no consent: then the producer is responsible for it.
-        if consent is None:
-            return True
-        if consent.allowed:
-            # The types, too: 1 is not true, and neither is 1.0.
-            return any(type(value) is type(allowed) and value == allowed for allowed in consent.allowed)
-        return value is True
-
 
 def id_of(value: Any) -> str | Rejection:
     """Return the event's id as it is. An id is never made up: two records of one event would get different ones."""

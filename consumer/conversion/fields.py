@@ -80,7 +80,7 @@ class Description:
         self._partner_name = partner_name
         # Where the values are that are decided before all others; None if the mapping has no source for one.
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
-        self.consent = None if mapping.consent is None else self._place(mapping.consent.source)
+        self.consent = self._place(mapping.consent)
         self.dedup_key = self._place(mapping.dedup_key)
         # Steps to the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps

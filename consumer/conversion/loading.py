@@ -43,7 +43,7 @@ from consumer.conversion.computed.expressions import (
 from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import Reading
 from consumer.conversion.countries import country_code
-from consumer.conversion.mapping import Consent, Mapping, item_steps_of
+from consumer.conversion.mapping import Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
@@ -464,7 +464,7 @@ class Loader:
             self._fail(f"[constants] {target.name!r} must be {target.meant}")
         return [sent] if target.hashed else sent
 
-    def _consent(self) -> Consent | None:
+    def _consent(self) -> Expression | None:
         table = self._settings_of("consent", "require", "any", "allowed")
         allowed = table.get("allowed", [])
         if not isinstance(allowed, list) or not all(isinstance(value, str | int) for value in allowed):
@@ -495,17 +495,18 @@ class Loader:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")
             return None
-        if len(found["require"]) == 1 and not found["any"]:
-            return Consent(found["require"][0], tuple(allowed))
         every, some = (
             tuple(Condition((source,), tuple(allowed) or (True,)) for source in found[key])
             for key in ("require", "any")
         )
+        # The usual consent, one boolean: the compiled program reads it without calling Python.
+        if len(every) == 1 and not some:
+            return every[0] if allowed else found["require"][0]
         agreed: Expression = Constant(True)
         if some:
             agreed = First(tuple(When((agreed, condition), None) for condition in some))
         # True if all of `require` hold, and one of `any`; else nothing, which is no consent.
-        return Consent(When((agreed, *every), None), ())
+        return When((agreed, *every), None)
 
     def _dedup_key(self) -> Expression | None:
         self._settings_of("dedup", "key")

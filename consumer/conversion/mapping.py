@@ -23,14 +23,6 @@ from consumer.conversion.targets import (
 
 
 @dataclass(frozen=True, slots=True)
-class Consent:
-    """An event is sent only if the value at `source` is true, or is one of `allowed` if there are any."""
-
-    source: Expression
-    allowed: tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Mapping:
     """A checked mapping. Make it with `sections.load_mapping`, and do not change its contents."""
 
@@ -43,7 +35,9 @@ class Mapping:
     proposed: frozenset[str]  # sources that only the default names
     # Target name -> the JSON value that is sent if the record has none, in payload order.
     constants: dict[str, Any]
-    consent: Consent | None
+    consent: (
+        Expression | None
+    )  # an event is sent only if this is true; None: the producer is responsible for it
     dedup_key: Expression | None  # source of an event's key within account and name; None: ``event_id``
     external_id_case: str  # ``lower`` or ``as_written``
     phone_country_code: str  # country code for phone numbers without one; empty: none
@@ -67,9 +61,8 @@ class Mapping:
     @property
     def asked(self) -> Asked:
         """Return the paths of all values that are read from a record."""
-        consent = () if self.consent is None else (self.consent.source,)
-        key = () if self.dedup_key is None else (self.dedup_key,)
-        asked = (path for source in (*self.sources.values(), *consent, *key) for path in asked_by(source))
+        sources = (*self.sources.values(), self.consent, self.dedup_key)
+        asked = (path for source in sources if source is not None for path in asked_by(source))
         return tuple(dict.fromkeys(asked))
 
     @property

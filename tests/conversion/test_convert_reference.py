@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.avro.paths import walk
 from consumer.conversion.amounts import MAX_COUNT, amount, count, is_zero
+from consumer.conversion.computed.expressions import Condition
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
     BY_CONSENT,
@@ -70,13 +71,21 @@ class Reference:
         name: object = self.decided("event_name", event, self.decisions.name_of)
         if name is BY_EVENT_NAME:
             return BY_EVENT_NAME
-        consent = self.mapping.consent
-        if consent is not None and not self.decisions.is_consent(self.one(event, steps_of(consent.source))):
+        if not self.consents(event):
             return BY_CONSENT
         try:
             return self.event(event, name)
         except Refused as refused:
             return refused.rejection
+
+    def consents(self, event: CommerceEvent) -> bool:
+        """Return whether the record says that the event may be sent."""
+        consent = self.mapping.consent
+        if not isinstance(consent, Condition):
+            return consent is None or self.one(event, steps_of(consent)) is True
+        # The mappings here allow texts and booleans only, which are compared with their types.
+        value = self.one(event, steps_of(consent.parts[0]))
+        return any(type(value) is type(allowed) and value == allowed for allowed in consent.allowed)
 
     def event(self, event: CommerceEvent, name: Any) -> ConversionEvent:
         """Return the conversion event, or raise `Refused`."""

@@ -147,7 +147,6 @@ cdef class Events(Items):
     cdef Known known_sources[KNOWN]
     cdef Known known_accounts[KNOWN]
     cdef list accounts  # holds the accounts that `known_accounts` points to
-    cdef bint is_true_consent  # only true is consent
     cdef object last_channel, last_source  # the last symbol of an enum, and its action source
     cdef bint trusts_id, days
     cdef int64_t units
@@ -168,7 +167,6 @@ cdef class Events(Items):
         self.time_at, self.days, self.units = at(places["event_time"]), decisions.days, decisions.units
         self.decisions, self.default_account = decisions, decisions.default_account
         self.accounts = [None] * KNOWN
-        self.is_true_consent = what.mapping.consent is not None and not what.mapping.consent.allowed
         self.event, self.app_info = Fields(program.fields["event"]), Fields(program.fields["app_info"])
         self.device_info, self.user = Fields(program.fields["device_info"]), Fields(program.fields["user_data"])
         self.custom = Fields(program.fields["custom_data"])
@@ -387,9 +385,9 @@ cdef class Events(Items):
 
     cdef bint is_consent(self, const Slot* slots) except -1:
         cdef const Slot* slot = slots + self.consent_at.slot
-        if self.is_true_consent and self.consent_at.in_slot and slot.kind == TRUTH:
+        if self.consent_at.in_slot and slot.kind == TRUTH:
             return slot.number == 1
-        return self.decisions.is_consent(self.consent_at.value(slots))
+        return self.consent_at.value(slots) is True
 
     cdef object account_of(self, const Slot* slots):
         cdef uint64_t words[4]

@@ -410,6 +410,10 @@ key = { join = ["id", "country"] }
         ('require = "ads"\nany = ["terms"]', {"ads": True}, False),
         ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "yes"}, True),
         ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "no"}, False),
+        ('require = "ads"\nallowed = ["yes", 1]', {"ads": True}, False),
+        ('require = "rate"\nallowed = [true, 1]', {"rate": 1.0}, True),
+        ('require = ["rate"]\nallowed = [true, 1]', {"rate": 1.5}, False),
+        ('require = ["ads", "rate"]\nallowed = [true, 1]', {"ads": True, "rate": 1.0}, True),
         (
             f'require = ["ads", "rate"]\nallowed = [true, {10**70}]',
             {"ads": True, "rate": float("nan")},
@@ -417,8 +421,9 @@ key = { join = ["id", "country"] }
         ),
     ],
 )
-def test_more_than_one_consent(consent: str, event: dict[str, Any], is_sent: bool) -> None:
-    """Consent needs all values of ``require`` and one of ``any``."""
+def test_consent_of_one_path_and_of_several(consent: str, event: dict[str, Any], is_sent: bool) -> None:
+    """Consent needs all values of ``require`` and one of ``any``; however many there are, they are compared alike:
+    numbers as numbers, but true is not 1."""
     result = converted(both_of("", f"[consent]\n{consent}"), record(**event))
     assert isinstance(result, ConversionEvent if is_sent else Filtered)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from consumer.avro.decode import Decoder
-from consumer.avro.paths import SchemaPaths
-from consumer.conversion.computed.expressions import Computed
+from consumer.avro.paths import SchemaPaths, Source
+from consumer.conversion.computed.expressions import Computed, Condition
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, PinstreamError, SchemaError
@@ -275,10 +275,11 @@ def test_values_that_are_allowed_belong_to_their_path(tmp_path: Path) -> None:
         """,
     )
     consents = {one.record: one.mapping.consent for one in sections.all}
-    assert consents["com.shop.Signup"] is not None
-    assert consents["com.shop.Signup"].allowed == ("yes",)
-    assert consents["com.shop.Order"] is not None
-    assert consents["com.shop.Order"].allowed == ()
+    by_value, by_flag = consents["com.shop.Signup"], consents["com.shop.Order"]
+    assert isinstance(by_value, Condition)
+    assert (by_value.path, by_value.allowed) == ("id", ("yes",))
+    assert isinstance(by_flag, Source)
+    assert by_flag.path == "consent"
 
 
 def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
