@@ -310,11 +310,16 @@ class _File:
 def _parsed(toml: str, name: str) -> dict[str, Any]:
     try:
         # Editors on Windows put a byte-order mark at the beginning.
-        return tomllib.loads(toml.removeprefix("\ufeff"))
+        tables = tomllib.loads(toml.removeprefix("\ufeff"))
+        # Messages name values of the file: Python makes no text of an integer of more than 4300 digits.
+        repr(tables)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         # An error is one line.
         reason = " ".join(str(error).split())
         raise MappingError(f"{name}: not TOML: {reason}{line_meant(toml, reason)}") from error
+    except ValueError:
+        raise MappingError(f"{name}: a number has thousands of digits: write a shorter one") from None
+    return tables
 
 
 _TOP: Final = ("unknown_record",)

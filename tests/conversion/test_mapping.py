@@ -410,6 +410,11 @@ ERRORS = {
         '[consent]\nrequire = "language"\nallowed = [1.5]',
         "allowed must be a list of texts, whole numbers, true or false",
     ),
+    "a number of thousands of digits": (f"[fields]\nevent_id = {'1' * 5000}", "thousands of digits"),
+    "such a number in hexadecimal": (
+        f"[fields]\nevent_id = {{ value = 0x{'1' * 5000} }}",
+        "a number has thousands of digits: write a shorter one",
+    ),
     "allowed that is no list": ('[consent]\nrequire = "language"\nallowed = "x"', "must be a list"),
     "an unknown key of consent": (
         '[consent]\nrequires = "opt_out"',
