@@ -7,7 +7,7 @@ are filtered and written. Lines of the standard library's `logging` (aiohttp, co
 
 `RepeatLimiter` prevents an outage from writing the same line ten thousand times a second: it passes a limited number of
 lines of one event name and level per interval, and the next line that passes has the number of dropped lines. Messages
-that a client repeats as long as a problem lasts pass once a minute each. `redact` is the second defence against
+that are repeated as long as a problem lasts pass once a minute each. `redact` is the second defence against
 secrets: code must not log one, and if it does, the value is masked by its field's name or by its form. Personal data is
 the responsibility of the callers: they log codes and ids, never bodies.
 """
@@ -35,8 +35,8 @@ MASK = "[redacted]"
 
 # Events that the console shows with one field per line, because people read them in full.
 _ONE_FIELD_PER_LINE = frozenset({"starting"})
-# Events that clients repeat until the cause is gone. Lines that differ only in numbers count as repeats.
-_REPEATED_BY_CLIENTS = frozenset({"kafka_trouble"})
+# Events that are repeated until the cause is gone. Lines that differ only in numbers count as repeats.
+_REPEATED = frozenset({"kafka_trouble", "key_store_trouble"})
 _EVENT_WIDTH = 22
 
 _DIGITS = re.compile(r"\d+")
@@ -57,7 +57,7 @@ _SECRET_TEXT = re.compile(
 class RepeatLimiter:
     """A structlog processor that passes `burst` lines of one event and level per `interval` seconds.
 
-    Of the events in `_REPEATED_BY_CLIENTS`, it passes each distinct message once per `seldom` seconds. The first line
+    Of the events in `_REPEATED`, it passes each distinct message once per `seldom` seconds. The first line
     that passes afterwards has the field ``repeats_not_shown``. The limiter remembers the latest `kinds` kinds of line,
     so its memory is bounded even if an event name contains data.
     """
@@ -74,7 +74,7 @@ class RepeatLimiter:
         """Return the event with the number of dropped repeats, or raise `structlog.DropEvent` to drop it."""
         name = str(event.pop("_kind", event.get("event")))
         kind, burst, interval = (method, name), self.burst, self.interval
-        if name in _REPEATED_BY_CLIENTS:
+        if name in _REPEATED:
             text = " ".join(str(event[key]) for key in sorted(event))
             # Other ports, broker ids and offsets do not make a new message.
             kind, burst, interval = (method, _DIGITS.sub("", text)), 1, self.seldom

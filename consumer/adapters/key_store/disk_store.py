@@ -60,7 +60,6 @@ class DiskKeyStore(KeyStore):
         self._folder = Folder(path, window, max_bytes, progress)
         self._window = window
         self._lost = 0
-        self._problem: str | None = None
         self._view = View(self._folder.root)
         self._folder.announce = self._view.prepare
         with translated(self._folder.root):
@@ -72,7 +71,7 @@ class DiskKeyStore(KeyStore):
         self._merger: OwnThread | None = None
         # Infinity from when a merge is queued until it has ended: two are never queued.
         self._merge_not_before = 0.0
-        self._merge_problem: str | None = None
+        self._merge_failure: KeyStoreError | None = None
         self._waiting: list[tuple[bytes, int]] = []
         """Columns of keys with their stamps, which the next write takes."""
         self._writing: asyncio.Task[None] | None = None
@@ -151,13 +150,12 @@ class DiskKeyStore(KeyStore):
         """See `KeyStore.expire`."""
         if self._closed:
             return
-        try:
-            await self._refresh()
-            await self._change(partial(self._folder.expire, self._window.stamp(now)))
-            self._problem = self._merge_problem
-        except KeyStoreError as failure:
-            # Reported, not raised: events can still be delivered while old keys stay.
-            self._problem = str(failure)
+        await self._refresh()
+        await self._change(partial(self._folder.expire, self._window.stamp(now)))
+        # A merge has no caller of its own, so this one reports it, once.
+        failure, self._merge_failure = self._merge_failure, None
+        if failure is not None:
+            raise failure
 
     def statistics(self) -> KeyStoreStatistics:
         """See `KeyStore.statistics`."""
@@ -171,7 +169,6 @@ class DiskKeyStore(KeyStore):
             oldest=min(slices, default=None),
             evicted_early=self._folder.evicted_early + self._lost,
             lost=0,
-            problem=self._problem,
         )
 
     async def close(self) -> None:
@@ -204,10 +201,9 @@ class DiskKeyStore(KeyStore):
         not_before = 0.0
         try:
             self._folder.merge(lambda: not self._closed)
-            self._merge_problem = None
-        except (KeyStoreError, OSError) as failure:
+        except KeyStoreError as failure:
             self._view.forget_prepared()
-            self._merge_problem = str(failure)
+            self._merge_failure = failure
             not_before = time.monotonic() + _MERGE_AGAIN
         finally:
             self._merge_not_before = not_before

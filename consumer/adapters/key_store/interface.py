@@ -47,8 +47,6 @@ class KeyStoreStatistics:
     """By this process. If not zero, raise the limit."""
     lost: int
     """Keys that a shared store has lost: a replica took over that lacked them, or it was flushed or restored."""
-    problem: str | None
-    """Why the last `KeyStore.expire` failed; None if it succeeded."""
 
 
 class Claimed(NamedTuple):
@@ -130,7 +128,8 @@ class KeyStore(Protocol):
     async def expire(self, now: float) -> None:
         """Drop keys that are out of the window. It does bounded work and is called every few seconds.
 
-        It never raises for failures of the disk; `KeyStoreStatistics.problem` reports them.
+        Raises `KeyStoreError` if it fails, or if other housekeeping has failed since the last call. Events can still be
+        delivered while old keys stay.
         """
         ...
 

@@ -71,7 +71,7 @@ class MemoryKeyStore(KeyStore):
         keys = self._keys()
         oldest = self._buckets[0].start if self._buckets else None
         return KeyStoreStatistics(
-            keys, keys * BYTES_PER_KEY, len(self._buckets), oldest, self._evicted_early, 0, None
+            keys, keys * BYTES_PER_KEY, len(self._buckets), oldest, self._evicted_early, 0
         )
 
     async def close(self) -> None:

@@ -133,7 +133,7 @@ class RedisKeyStore(KeyStore):
         """Keys that a failed call may have confirmed. They are confirmed again."""
         self._releasing: set[asyncio.Future[None]] = set()
         self._lost = 0
-        self._seen = KeyStoreStatistics(0, 0, 0, None, 0, 0, None)
+        self._seen = KeyStoreStatistics(0, 0, 0, None, 0, 0)
         """Figures as of the last `expire`."""
         self._evicted_before: int | None = None
         self._closed = False
@@ -370,12 +370,8 @@ class RedisKeyStore(KeyStore):
             used, evicted = (
                 sum(int(one.get(name, 0)) for one in servers) for name in ("used_memory", "evicted_keys")
             )
-        except KeyStoreError as error:
-            self._seen = replace(self._seen, problem=str(error))
-            return
         except (TypeError, ValueError):
-            self._seen = replace(self._seen, problem=str(self._server.nonsense()))
-            return
+            raise self._server.nonsense() from None
         # The server counts since its start, for all its users: evictions before our start are not ours.
         if self._evicted_before is None:
             self._evicted_before = evicted
@@ -386,7 +382,6 @@ class RedisKeyStore(KeyStore):
             oldest=min(slices, default=None),
             evicted_early=max(0, evicted - self._evicted_before),
             lost=0,
-            problem=None,
         )
 
     async def review(self) -> Sequence[str]:
