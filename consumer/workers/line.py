@@ -14,10 +14,10 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
+from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.adapters.thread import OwnThread
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import PinstreamError
@@ -40,8 +40,7 @@ class WorkerReport(NamedTuple):
     """None: they could not be read, or the worker ended before it had any."""
     unhealthy: str | None = None
     """Why its health check fails; None: it is healthy."""
-    key_store: Mapping[str, Any] | None = None
-    """The key store's part of /status."""
+    key_store: KeyStoreStatistics = KeyStoreStatistics()
     error: str | None = None
     """Why the worker ends, if it was not asked to."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from consumer.engine.figures.definitions import figure, snapshot
+from consumer.adapters.key_store import KeyStoreStatistics
+from consumer.engine.figures.definitions import figure, merged, snapshot
 from consumer.workers.line import WorkerReport
 from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
@@ -78,25 +79,19 @@ def why_workers_unhealthy(workers: Sequence[WorkerFigures], silent_after: float 
 
 
 class SharedKeyStore:
-    """The key store in /status, merged from the workers that share it: the largest size seen, and all evictions.
+    """The key store that the workers share."""
 
-    While no worker lives, the size is the last one seen. `is_server`: the store is one that other machines share.
-    """
+    def __init__(self) -> None:
+        # Of the workers that are gone, for its counts; and of the last that were seen alive, for its sizes.
+        self._gone = self._live = KeyStoreStatistics()
 
-    def __init__(self, *, is_server: bool) -> None:
-        self._sizes = dict.fromkeys(("keys", "bytes", "buckets"), 0)
-        # A server counts its evictions itself, and each worker reports all of them. On disk each reports its own.
-        self._total: Callable[[Iterable[int]], int] = max if is_server else sum
-        # Keys evicted by workers that are gone.
-        self._evicted = 0
+    def gone(self, last: KeyStoreStatistics) -> None:
+        """Keep the counts of a worker that is gone."""
+        self._gone = merged(KeyStoreStatistics, [self._gone, last])
 
-    def gone(self, part: Mapping[str, Any]) -> None:
-        """Keep the evictions of a worker that is gone; `part` is its last report."""
-        self._evicted = self._total((self._evicted, part["evicted_early"]))
-
-    def of_all(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Merge the reports of the live workers."""
-        if parts:
-            self._sizes = {name: max(part[name] for part in parts) for name in self._sizes}
-        evicted = self._total((self._evicted, *(part["evicted_early"] for part in parts)))
-        return {**self._sizes, "evicted_early": evicted}
+    def of_all(self, live: Sequence[KeyStoreStatistics]) -> KeyStoreStatistics:
+        """Merge what the live workers report."""
+        if live:
+            self._live = merged(KeyStoreStatistics, live)
+        counts = merged(KeyStoreStatistics, [self._gone, *live])
+        return replace(self._live, evicted=counts.evicted, evicted_by_server=counts.evicted_by_server)

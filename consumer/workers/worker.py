@@ -71,7 +71,7 @@ async def _report_on(one: Member, joined: asyncio.Event, line: ReportLine) -> No
 
 
 def _report(one: Member, joined: bool) -> WorkerReport:
-    key_store = one.info()["key_store"]
+    key_store = one.key_store.statistics()
     try:
         statistics = one.service.statistics()
     except Exception as error:  # the ledger does not add up; the health of a single process says the same

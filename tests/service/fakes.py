@@ -270,7 +270,7 @@ class FakeKeyStore(KeyStore):
         await self._call("expire")
 
     def statistics(self) -> KeyStoreStatistics:
-        return KeyStoreStatistics(0, 0, 0, None, self.evicted_early, 0)
+        return KeyStoreStatistics(evicted=self.evicted_early)
 
     async def close(self) -> None:
         await asyncio.sleep(0)

@@ -375,7 +375,7 @@ class SharedMember(KeyStore):
 
     def statistics(self) -> KeyStoreStatistics:
         """See `KeyStore.statistics`."""
-        return KeyStoreStatistics(len(self._server.delivered), 0, 0, None, 0, self._known.lost)
+        return KeyStoreStatistics(len(self._server.delivered), lost=self._known.lost)
 
     async def close(self) -> None:
         """See `KeyStore.close`."""

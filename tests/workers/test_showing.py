@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import WebServer
 from consumer.web.status import document_of
@@ -90,26 +91,24 @@ def test_metrics() -> None:
 def test_the_key_store_is_one() -> None:
     """Sizes are the largest that a worker reports, or the last known; evictions are added, those of dead workers
     too."""
-    keys = SharedKeyStore(is_server=False)
-    assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
-    one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
-    other = {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2}
-    assert keys.of_all([one, other]) == {"keys": 12, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    keys = SharedKeyStore()
+    assert keys.of_all([]) == KeyStoreStatistics()
+    one, other = KeyStoreStatistics(10, 900, 2, evicted=1), KeyStoreStatistics(12, 800, 2, evicted=2)
+    assert keys.of_all([one, other]) == KeyStoreStatistics(12, 900, 2, evicted=3)
     keys.gone(other)
-    assert keys.of_all([one]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    assert keys.of_all([one]) == KeyStoreStatistics(10, 900, 2, evicted=3)
     keys.gone(one)
-    assert keys.of_all([]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    assert keys.of_all([]) == KeyStoreStatistics(10, 900, 2, evicted=3)
 
 
 def test_evictions_of_a_server_are_counted_once() -> None:
     """Each worker reports all that the server has evicted."""
-    keys = SharedKeyStore(is_server=True)
-    one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
-    other = one | {"evicted_early": 5}
-    assert keys.of_all([one, other])["evicted_early"] == 5
+    keys = SharedKeyStore()
+    one, other = KeyStoreStatistics(evicted_by_server=3), KeyStoreStatistics(evicted_by_server=5)
+    assert keys.of_all([one, other]).evicted_early == 5
     keys.gone(other)
-    assert keys.of_all([one])["evicted_early"] == 5
-    assert keys.of_all([one | {"evicted_early": 8}])["evicted_early"] == 8
+    assert keys.of_all([one]).evicted_early == 5
+    assert keys.of_all([KeyStoreStatistics(evicted_by_server=8)]).evicted_early == 8
 
 
 def test_docs_explain_each_figure() -> None:

@@ -60,6 +60,8 @@ class DiskKeyStore(KeyStore):
         self._folder = Folder(path, window, max_bytes, progress)
         self._window = window
         self._lost = 0
+        self._deleted = 0
+        """Keys that were in a deleted folder until it is made again."""
         self._view = View(self._folder.root)
         self._folder.announce = self._view.prepare
         with translated(self._folder.root):
@@ -166,9 +168,7 @@ class DiskKeyStore(KeyStore):
             keys=self._view.keys(),
             bytes_used=self._bytes,
             buckets=len(slices),
-            oldest=min(slices, default=None),
-            evicted_early=self._folder.evicted_early + self._lost,
-            lost=0,
+            evicted=self._folder.evicted_early + self._lost,
         )
 
     async def close(self) -> None:
@@ -191,10 +191,13 @@ class DiskKeyStore(KeyStore):
                 self._view.refresh()
             except FileNotFoundError:
                 # The whole folder was deleted: make a new one, and count the keys that are lost.
-                self._lost += self._view.keys()
+                self._deleted += self._view.keys()
                 self._view.close()
                 # On the thread: this waits for the disk, and for the lock if another process does the same.
-                await ask_disk(self._writer, self._folder.open)
+                if await ask_disk(self._writer, self._folder.open):
+                    # Others that share the folder lost the same keys, and do not count them.
+                    self._lost += self._deleted
+                self._deleted = 0
                 self._view.refresh()
 
     def _merge(self) -> None:

@@ -86,8 +86,8 @@ class Folder:
         self._key_bytes = max_bytes - max_bytes // 8 - segment_bytes(self._journal_keys) - _SLACK
         self.open(progress)
 
-    def open(self, progress: Progress | None = None) -> None:
-        """Make a new folder a key store; repair what a killed process left incomplete."""
+    def open(self, progress: Progress | None = None) -> bool:
+        """Make a new folder a key store, and return True; repair what a killed process left incomplete."""
         with translated(self.root):
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             # Checked before any write: a folder of another format, or with other files, is refused.
@@ -99,6 +99,7 @@ class Folder:
                 )
             # Another process may be taking over the same folder: then wait for it.
             with self._locked(_TAKE_OVER_LIMIT if old else _LOCK_TIME_LIMIT):
+                is_new = LIST not in os.listdir(self.root)
                 files = self._read_list()
                 if files.old:
                     self._take_over(files, progress or (lambda _: None))
@@ -107,6 +108,7 @@ class Folder:
                 elif files == FileList():
                     write_list(self.root, files)
                 self._remove_leftovers()
+        return is_new
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of the folder on disk, rather too many than too few."""

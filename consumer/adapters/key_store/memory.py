@@ -69,10 +69,7 @@ class MemoryKeyStore(KeyStore):
     def statistics(self) -> KeyStoreStatistics:
         """See `KeyStore.statistics`."""
         keys = self._keys()
-        oldest = self._buckets[0].start if self._buckets else None
-        return KeyStoreStatistics(
-            keys, keys * BYTES_PER_KEY, len(self._buckets), oldest, self._evicted_early, 0
-        )
+        return KeyStoreStatistics(keys, keys * BYTES_PER_KEY, len(self._buckets), self._evicted_early)
 
     async def close(self) -> None:
         """See `KeyStore.close`."""

@@ -27,7 +27,7 @@ async def test_empty_chunks_are_accepted(make_store: MakeStore) -> None:
     store = make_store(DAY, MIB)
     await store.confirm(b"", NOON)
     assert await store.look_up(b"", NOON) == b""
-    assert store.statistics() == KeyStoreStatistics(0, store.statistics().bytes_used, 0, None, 0, 0)
+    assert store.statistics() == KeyStoreStatistics(bytes_used=store.statistics().bytes_used)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,6 @@ async def test_a_store_at_its_limit_drops_the_oldest_and_says_so(make_store: Mak
         "dropped from the old end only, the chunk at the cut in part"
     )
     assert store.statistics().evicted_early == answers.count(False)
-    assert store.statistics().oldest is not None
 
 
 @pytest.mark.parametrize("make_store", LOCAL, indirect=True)  # a server has its own limit

@@ -233,9 +233,26 @@ async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_keys_lost_with_a_shared_folder_are_counted_once(tmp_path: Path) -> None:
+    """Of all that share a folder, only the one that makes it again counts the keys that were lost with it."""
+    stores = [open_store(tmp_path / "store") for _ in range(3)]
+    await stores[0].confirm(keys(range(3000)), NOON)
+    for store in stores:
+        assert all(await store.look_up(keys(range(3000)), NOON))
+    shutil.rmtree(tmp_path / "store")
+    # At the same moment, so that each finds the folder missing.
+    await asyncio.gather(*(store.expire(NOON) for store in stores))
+    assert sum(store.statistics().evicted_early for store in stores) == 3000
+    for store in stores:
+        assert not any(await store.look_up(keys(range(3000)), NOON))
+        await store.close()
+
+
 async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_path: Path) -> None:
-    """While the folder cannot be made again, reads, writes and expiry raise; afterwards all work."""
+    """While the folder cannot be made again, reads, writes and expiry raise; afterwards all work, and the keys that
+    were in it are counted as lost."""
     store = open_store(tmp_path / "store")
+    await store.confirm(keys([5]), NOON)
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").touch()
     with pytest.raises(KeyStoreError, match="name a folder, not a file"):
@@ -247,6 +264,7 @@ async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_p
     (tmp_path / "store").unlink()
     await store.confirm(keys([1]), NOON)
     await store.expire(NOON)
+    assert store.statistics().evicted_early == 1
     await store.close()
 
 

@@ -133,7 +133,7 @@ class RedisKeyStore(KeyStore):
         """Keys that a failed call may have confirmed. They are confirmed again."""
         self._releasing: set[asyncio.Future[None]] = set()
         self._lost = 0
-        self._seen = KeyStoreStatistics(0, 0, 0, None, 0, 0)
+        self._seen = KeyStoreStatistics()
         """Figures as of the last `expire`."""
         self._evicted_before: int | None = None
         self._closed = False
@@ -379,9 +379,7 @@ class RedisKeyStore(KeyStore):
             keys=slices.total(),
             bytes_used=used,
             buckets=len(slices),
-            oldest=min(slices, default=None),
-            evicted_early=max(0, evicted - self._evicted_before),
-            lost=0,
+            evicted_by_server=max(0, evicted - self._evicted_before),
         )
 
     async def review(self) -> Sequence[str]:
