@@ -7,24 +7,21 @@ the rules define what is done; the executors decide how.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from consumer.avro.paths import EACH, Path, Source
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Computation, Each, Expression, computation, is_many
-from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
+from consumer.conversion.decisions import REFUSALS, Decisions
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
 from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WORDS, Arity, Target
 from consumer.engine.figures.coverage import BITS, BITS_OF_FIELDS
-from consumer.engine.model import Rejection, Warned
 
-# The API's limit for the list of item ids.
+# The API's limit for the list of languages.
 _MOST_LANGUAGES: Final = 100
 _PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
@@ -44,31 +41,52 @@ MARKS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class ProgramField:
     """One field of the event, of an object in it, or of an item."""
 
-    name: str
-    key: str  # its name in JSON
-    way: Way
-    computed: Computation | None  # how the value is computed, if it is
-    steps: Path  # steps to its value or values; in a field of an item, from the item
-    names: tuple[str, ...]  # those steps up to the first array on the way
-    rest: Path  # the steps after those names
-    rule: Callable[[Any], Any] | None  # None: no value comes from the record
-    # The rule, with a memory of its answers if values repeat (`Memory`).
-    ask: Callable[[Any], Any] | None
-    is_text: bool  # whether its values are only text or null, by the schema
-    most: int | None  # most values that are sent; None: all
-    warnings: LeftOutWarnings  # the warning for each reason to leave a value out
-    # Refusal of the event for a malformed value; None: the value is left out with a warning.
-    refusal: Rejection | None
-    zero: Warned | None  # of an amount: the warning if it is zero
-    constant: Any  # the value that is sent if there is no other; None: none
-    web_only: bool  # whether it is sent only with events of the web
-    gives_click_id: bool  # whether it is the page's address, from which a missing click id is taken
-    takes_click_id: bool  # whether it is the click id, which may be taken from the page's address
-    is_agent: bool  # whether it is the user agent, which may be a crawler's
+    def __init__(self, description: Description, target: Target) -> None:
+        mapping, name = description.mapping, target.name
+        source, constant = mapping.sources.get(name), mapping.constants.get(name)
+        # The setting overrides the mapping: it is the same for all events of this service.
+        if name == _PARTNER_NAME and description.partner_name:
+            source, constant = None, description.partner_name
+        item_steps = description.item_steps if target.parent == CONTENTS else None
+        self.name = name
+        self.key = target.key  # its name in JSON
+        # How the value is computed, if it is.
+        self.computed: Computation | None = None
+        # The steps to its value or values; in a field of an item, from the item.
+        self.steps: Path = ()
+        if isinstance(source, Source):
+            self.steps = source.steps[len(item_steps or ()) :]
+        elif source is not None:
+            self.computed = description.computed(source, item_steps)
+            self.steps = (EACH,) if self.computed.is_many else ()
+        before = self.steps.index(EACH) if EACH in self.steps else len(self.steps)
+        self.names = self.steps[:before]  # those steps up to the first array on the way
+        self.rest = self.steps[before:]
+        self.way = Way.VALUE if source is None else _way(target, source)
+        # None: no value comes from the record.
+        self.rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
+        # The rule, with a memory of its answers if values repeat (`Memory`).
+        self.ask = self.rule
+        is_quick = self.rule in _NOT_REMEMBERED or name in _OF_ONE_PERSON
+        if self.rule is not None and self.way in (Way.VALUE, Way.DIGESTS) and not is_quick:
+            self.ask = Memory(self.rule)
+        self.is_text = description.is_text(name)  # whether its values are only text or null, by the schema
+        # Most values that are sent; None: all.
+        self.most = _MOST_LANGUAGES if target.key == "languages" else None
+        self.warnings = decide.warnings_of(target)  # for each reason to leave a value out
+        # The event's refusal for a malformed value; None: the value is left out with a warning.
+        self.refusal = None if target.refusal is None else REFUSALS[target.refusal]
+        # Of an amount: the warning if it is zero.
+        self.zero = decide.zero_warning(target) if target.rule is amount else None
+        self.constant = constant  # is sent if there is no other value; None: none
+        self.web_only = name == _ADDRESS
+        # A missing click id is taken from the page's address.
+        self.gives_click_id = name == _ADDRESS and mapping.click_id_from_url
+        self.takes_click_id = name == _CLICK_ID and mapping.click_id_from_url
+        self.is_agent = name == _AGENT  # which may be a crawler's
 
 
 class Description:
@@ -77,7 +95,7 @@ class Description:
     def __init__(self, mapping: Mapping, decisions: Decisions, partner_name: str | None) -> None:
         self.mapping = mapping
         self.decisions = decisions
-        self._partner_name = partner_name
+        self.partner_name = partner_name
         # Where the values are that are decided before all others; None if the mapping has no source for one.
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
         self.consent = self._place(mapping.consent)
@@ -118,58 +136,19 @@ class Description:
         """Return where the value of a source is in an event, or how it is computed."""
         if source is None or isinstance(source, Source):
             return None if source is None else source.steps
-        return self._computed(source, None)
+        return self.computed(source, None)
 
-    def _computed(self, source: Expression, item_steps: Path | None) -> Computation:
+    def computed(self, source: Expression, item_steps: Path | None) -> Computation:
+        """Return how a source is computed; `item_steps`: to the items' array, for a field of an item."""
         name = self.mapping.sources.get("event_name")
         return computation(source, item_steps, name, self.decisions.name_of)
 
     def _of(self, parent: str) -> list[ProgramField]:
         return [
-            self._field(self.mapping.target(name))
+            ProgramField(self, self.mapping.target(name))
             for name, target in TARGETS.items()
             if target.parent == parent and name in self._filled
         ]
-
-    def _field(self, target: Target) -> ProgramField:
-        mapping, name = self.mapping, target.name
-        source, constant = mapping.sources.get(name), mapping.constants.get(name)
-        # The setting overrides the mapping: it is the same for all events of this service.
-        if name == _PARTNER_NAME and self._partner_name:
-            source, constant = None, self._partner_name
-        computed: Computation | None = None
-        steps: Path = ()
-        if isinstance(source, Source):
-            # The rest of the way from the item.
-            steps = source.steps[len(self.item_steps) :] if target.parent == CONTENTS else source.steps
-        elif source is not None:
-            computed = self._computed(source, self.item_steps if target.parent == CONTENTS else None)
-            steps = (EACH,) if computed.is_many else ()
-        before = steps.index(EACH) if EACH in steps else len(steps)
-        rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
-        way = Way.VALUE if source is None else _way(target, source)
-        again = way in (Way.VALUE, Way.DIGESTS) and rule not in _NOT_REMEMBERED and name not in _OF_ONE_PERSON
-        return ProgramField(
-            name=name,
-            key=target.key,
-            way=way,
-            computed=computed,
-            steps=steps,
-            names=steps[:before],
-            rest=steps[before:],
-            rule=rule,
-            ask=rule if rule is None or not again else Memory(rule),
-            is_text=source is not None and self.is_text(name),
-            most=_MOST_LANGUAGES if target.key == "languages" else None,
-            warnings=decide.warnings_of(target),
-            refusal=None if target.refusal is None else REFUSALS[target.refusal],
-            zero=decide.zero_warning(target) if target.rule is amount else None,
-            constant=constant,
-            web_only=name == _ADDRESS,
-            gives_click_id=name == _ADDRESS and mapping.click_id_from_url,
-            takes_click_id=name == _CLICK_ID and mapping.click_id_from_url,
-            is_agent=name == _AGENT,
-        )
 
 
 def _way(target: Target, source: Expression) -> Way:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -85,8 +84,10 @@ class RuleTrace:
             self._asked.setdefault(field.name, []).append((value, answer))
             return answer
 
+        traced = copy.copy(field)
         # No `Memory` around it: a value that repeats is recorded again.
-        return replace(field, rule=recorded, ask=recorded)
+        traced.rule = traced.ask = recorded
+        return traced
 
     def _origin(self, name: str) -> str:
         source = self._mapping.sources.get(name)
