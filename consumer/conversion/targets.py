@@ -127,14 +127,24 @@ def _special(name: str, meant: str, kinds: frozenset[str], form: str = "", const
     return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant, form=form)
 
 
-def _text(name: str, longest: int | None = None) -> Target:
-    if longest is None:
-        return Target(name, text_of, "text", _TEXT)
-    return Target(name, rules.text_up_to(longest), f"text of up to {longest} characters", _TEXT)
+def _text(name: str) -> Target:
+    return Target(name, text_of, "text", _TEXT)
 
 
-def _integer(name: str, high: int) -> Target:
-    return Target(name, rules.integer(high), f"a whole number from 0 to {high}", _WHOLE, Arity.ONE)
+def _texts(parent: str, **longest: int) -> list[Target]:
+    """Return fields of an object for text of up to this many characters."""
+    return [
+        Target(f"{parent}.{key}", rules.text_up_to(most), f"text of up to {most} characters", _TEXT)
+        for key, most in longest.items()
+    ]
+
+
+def _numbers(parent: str, **highest: int) -> list[Target]:
+    """Return fields of an object for whole numbers up to these."""
+    return [
+        Target(f"{parent}.{key}", rules.integer(most), f"a whole number from 0 to {most}", _WHOLE, Arity.ONE)
+        for key, most in highest.items()
+    ]
 
 
 def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
@@ -144,35 +154,6 @@ def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
 
 def _choice(name: str, words: str) -> Target:
     return Target(name, rules.choice(words.split()), f"one of {', '.join(words.split())}", _TEXT)
-
-
-# Fields of objects that hold text or a whole number -> the most characters, or the highest number, that the API
-# accepts.
-_APP_TEXTS = {"app_id": 200, "app_name": 200, "app_package_name": 200, "app_store": 100, "app_version": 100}
-_DEVICE_TEXTS = {
-    "brand": 100,
-    "carrier": 100,
-    "kernel_version": 100,
-    "locale": 35,
-    "model": 100,
-    "os_name": 100,
-    "os_release_name": 100,
-    "os_version": 100,
-    "timezone": 40,
-    "timezone_abbr": 5,
-    "type": 100,
-}
-_DEVICE_NUMBERS = {
-    "battery_level": 100,
-    "cpu_cores": 1152,
-    "external_storage_free_space": 1048576,
-    "external_storage_size": 1048576,
-    "screen_density": 100000,
-    "screen_height": 30720,
-    "screen_width": 30720,
-    "storage_free_space": 1048576,
-    "storage_size": 1048576,
-}
 
 
 def _table() -> list[Target]:
@@ -191,13 +172,17 @@ def _table() -> list[Target]:
         *(_text(f"device_{key}") for key in ("brand", "carrier", "model", "type")),
         _text("os_version"),
         Target("wifi", rules.flag, "true or false", _FLAG, Arity.ONE),
-        *(_text(f"app_info.{key}", longest) for key, longest in _APP_TEXTS.items()),
+        # The numbers are limits of the API: the most characters of a text, the highest number.
+        *_texts("app_info", app_id=200, app_name=200, app_package_name=200, app_store=100, app_version=100),
         # The rule depends on how the schema counts time: `decisions.rule_for` makes another one.
         Target("app_info.install_time", text_of, "a time", _TEXT | DAYS, Arity.ONE, constant=False),
-        _text("app_info.user_agent", 16384),
-        *(_integer(f"app_info.window_{side}", 30720) for side in ("height", "width")),
-        *(_text(f"device_info.{key}", longest) for key, longest in _DEVICE_TEXTS.items()),
-        *(_integer(f"device_info.{key}", high) for key, high in _DEVICE_NUMBERS.items()),
+        *_texts("app_info", user_agent=16384),
+        *_numbers("app_info", window_height=30720, window_width=30720),
+        *_texts("device_info", brand=100, carrier=100, kernel_version=100, locale=35, model=100, os_name=100,
+                os_release_name=100, os_version=100, timezone=40, timezone_abbr=5, type=100),
+        *_numbers("device_info", battery_level=100, cpu_cores=1152, external_storage_free_space=1048576,
+                  external_storage_size=1048576, screen_density=100000, screen_height=30720, screen_width=30720,
+                  storage_free_space=1048576, storage_size=1048576),
         _choice("device_info.form_factor", "desktop laptop cellphone tablet smartwatch tv vr console other"),
         _choice("device_info.network_type",
                 "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown"),
