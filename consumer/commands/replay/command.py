@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
-from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, topics_option
+from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
 from consumer.commands.replay.options import (
     LeavingOut,
@@ -33,7 +34,7 @@ from consumer.commands.replay.options import (
     Selecting,
     WithoutMissing,
     check_values,
-    read_options,
+    parse_where,
 )
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.commands.replay.plan import beforehand, make_plan
@@ -57,6 +58,7 @@ _STILL = 5.0
     "--from",
     "start",
     required=True,
+    type=lambda text: parse_bound(text, "--from", time.time()),
     metavar="X",
     help="First record to replay: beginning, end, offset:N or an ISO 8601 time.",
 )
@@ -64,12 +66,14 @@ _STILL = 5.0
     "--to",
     "stop",
     required=True,
+    type=lambda text: parse_bound(text, "--to", time.time()),
     metavar="Y",
     help="First record not to replay, in the same forms. end is the end when the replay starts.",
 )
 @click.option(
     "--where",
     multiple=True,
+    callback=lambda _ctx, _param, texts: parse_where(texts),
     metavar="FIELD=VALUE",
     help="Only events with this value: event_name=checkout, channel=web, ad_account=…, event_id=…; != excludes it. "
     "May be repeated: values of one field are alternatives, different fields must all match.",
@@ -98,7 +102,7 @@ _STILL = 5.0
     help="Store the progress under this name, so that the same command continues after an interruption.",
 )
 @JSON_OPTION
-def replay(**options: Any) -> None:
+def replay(**given: Any) -> None:
     """Send a bounded part of topics through the same pipeline again, then exit.
 
     The offsets of the running service do not change. Times are the timestamps of Kafka records; without a zone they are
@@ -113,24 +117,24 @@ def replay(**options: Any) -> None:
     pinstream replay --topic orders --partition 3 --from offset:1200 --to end --name after-outage
     """
     # Options before settings: errors of the command line do not depend on settings.
-    asked = read_options(**options)
-    settings = _settings(asked)
+    options = ReplayOptions(**given)
+    settings = _settings(options)
     with contextlib.ExitStack() as stack:
-        state_dir, name = settings.pinstream.state_dir, asked.name
+        state_dir, name = settings.pinstream.state_dir, options.name
         # Two processes under one name would commit over each other.
         if name is not None and not stack.enter_context(alone(state_dir, f"name-{name}.lock")):
             raise UsageError(
                 f"--name {name}: a replay of this name is running; wait for it, or use another name"
             )
         # Two replays of the same records would both send them: neither finds a key before the other has stored it.
-        if not asked.dry_run and not stack.enter_context(alone(state_dir, "sending.lock", shared=True)):
+        if not options.dry_run and not stack.enter_context(alone(state_dir, "sending.lock", shared=True)):
             say(
                 "pinstream: warning: another replay is running with this PINSTREAM_STATE_DIR: what both of them read "
                 "may be sent twice"
             )
-        outcome = asyncio.run(_replay(asked, settings))
+        outcome = asyncio.run(_replay(options, settings))
     # Printed in any case, before the error: events that were delivered before a failure stay delivered.
-    print_replay(outcome, as_json=asked.as_json)
+    print_replay(outcome, as_json=options.as_json)
     if outcome.ran.failure is not None:
         raise outcome.ran.failure
     if (trouble := outcome.trouble()) is not None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from consumer.adapters.kafka.ranges import Bound
-from consumer.commands.parsing import check_order, parse_bound
+from consumer.commands.parsing import check_order
 from consumer.conversion.hints import event_meant
 from consumer.engine.model import (
     Ahead,
@@ -115,7 +114,10 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """The options of a replay. `rate` is in events per second, `max_age` the text of a duration."""
+    """The options of a replay. `rate` is in events per second, `max_age` the text of a duration.
+
+    Raises `UsageError` for options that contradict each other.
+    """
 
     topics: tuple[str, ...]
     partitions: tuple[str, ...]
@@ -130,12 +132,22 @@ class ReplayOptions:
     max_age: str | None
     as_json: bool
 
+    def __post_init__(self) -> None:
+        check_order(self.start, self.stop)
+        if self.name is not None and self.dry_run:
+            raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
+        # The name becomes part of the name of a group and of a file.
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", self.name):
+            raise UsageError(
+                f"--name {self.name[:60]!r} cannot be: use up to 100 letters, digits, dots, dashes, underscores"
+            )
+
     def fingerprint(self) -> str:
         """Return a digest of the options that select records. Under one name it must stay the same."""
         meant = [
-            # Sorted, because their order on the command line has no meaning.
-            sorted(self.topics),
-            sorted(self.partitions),
+            # As sets, because their order on the command line has no meaning, and a repetition neither.
+            sorted({*self.topics}),
+            sorted({*self.partitions}),
             # The bounds as they were typed, not their offsets: a named replay keeps the ends that it began with.
             str(self.start),
             str(self.stop),
@@ -144,37 +156,6 @@ class ReplayOptions:
             self.max_age,
         ]
         return hashlib.blake2b(orjson.dumps(meant), digest_size=8).hexdigest()
-
-
-def read_options(
-    *,
-    topics: Sequence[str],
-    partitions: Sequence[str],
-    start: str,
-    stop: str,
-    where: Sequence[str],
-    **others: Any,
-) -> ReplayOptions:
-    """Read the options, and check what needs no broker. Raises `UsageError`."""
-    now = time.time()
-    options = ReplayOptions(
-        topics=tuple(dict.fromkeys(topics)),
-        partitions=tuple(dict.fromkeys(partitions)),
-        start=parse_bound(start, "--from", now),
-        stop=parse_bound(stop, "--to", now),
-        where=parse_where(where),
-        **others,
-    )
-    check_order(options.start, options.stop)
-    name = options.name
-    if name is not None and options.dry_run:
-        raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
-    # The name becomes part of the name of a group and of a file.
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
-        raise UsageError(
-            f"--name {name[:60]!r} cannot be: use up to 100 letters, digits, dots, dashes, underscores"
-        )
-    return options
 
 
 class Selecting:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import parse_rate
-from consumer.commands.replay.options import ReplayOptions, check_values, parse_where, read_options
+from consumer.commands.replay.command import replay
+from consumer.commands.replay.options import ReplayOptions, check_values, parse_where
 from consumer.conversion.targets import EVENT_NAMES
 from consumer.errors import UsageError
 
 
-def options(**given: Any) -> ReplayOptions:
-    """Return the options, as read from the command line."""
-    plain: dict[str, Any] = {
-        "topics": ("orders",), "partitions": (), "start": "beginning", "stop": "end", "where": (), "rate": None,
-        "name": None, "dry_run": False, "ignore_dedup": False, "limit": None, "max_age": None, "as_json": False,
-    }  # fmt: skip
-    return read_options(**{**plain, **given})
+def options(*given: str) -> ReplayOptions:
+    """Return the options, as read from a command line with `given`; the later one of two bounds counts."""
+    line = ["--topic", "orders", "--from", "beginning", "--to", "end", *given]
+    return ReplayOptions(**replay.make_context("replay", line).params)
 
 
-def test_bounds_are_read_and_repeated_topics_count_once() -> None:
-    """Bounds are offsets, times, beginning or end; a repeated topic counts once, in the order given."""
-    read = options(topics=("b", "a", "b"), start="offset:5", stop="2026-01-01T00:00Z")
-    assert (read.topics, read.start, read.stop) == (
-        ("b", "a"),
-        Bound("offset", 5),
-        Bound("time", 1767225600000),
-    )
+def test_bounds_are_read() -> None:
+    """Bounds are offsets, times, beginning or end; an impossible one is a usage error that names its option."""
+    read = options("--from", "offset:5", "--to", "2026-01-01T00:00Z")
+    assert (read.start, read.stop) == (Bound("offset", 5), Bound("time", 1767225600000))
+    with pytest.raises(UsageError, match="--from 'offset:x' names no offset"):
+        options("--from", "offset:x")
+    with pytest.raises(UsageError, match="--to 2999-01-01 is in the future"):
+        options("--to", "2999-01-01")
+    with pytest.raises(UsageError, match="--from offset:7 is after --to offset:5"):
+        options("--from", "offset:7", "--to", "offset:5")
 
 
 @pytest.mark.parametrize(
@@ -52,14 +50,14 @@ def test_no_rate(text: str) -> None:
 def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
     """A name must fit a group's name and a file's name, and others are refused."""
     with pytest.raises(UsageError, match="--name"):
-        options(name=name)
-    assert options(name="after-outage_2026.11").name == "after-outage_2026.11"
+        options("--name", name)
+    assert options("--name", "after-outage_2026.11").name == "after-outage_2026.11"
 
 
 def test_a_dry_run_keeps_no_progress() -> None:
     """``--name`` with ``--dry-run`` is refused, since a dry run keeps no progress."""
     with pytest.raises(UsageError, match="--dry-run"):
-        options(name="x", dry_run=True)
+        options("--name", "x", "--dry-run")
 
 
 def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
@@ -87,17 +85,15 @@ def test_what_can_never_come_is_refused() -> None:
 def test_the_fingerprint_is_of_what_is_replayed() -> None:
     """The fingerprint depends on which records are replayed, and not on the order of options, the rate, the
     limit or the output."""
-    one = options(topics=("a", "b"), where=("event_name=checkout", "channel=web"))
+    one = options("--topic", "b", "--where", "event_name=checkout", "--where", "channel=web")
     same = options(
-        topics=("b", "a"),
-        where=("channel=web", "event_name=checkout"),
-        rate=5.0,
-        limit=9,
-        as_json=True,
-    )
+        "--where", "channel=web", "--topic", "b", "--where", "event_name=checkout", "--topic", "b",
+        "--rate", "5", "--limit", "9", "--json",
+    )  # fmt: skip
     assert one.fingerprint() == same.fingerprint()
     others = [
-        options(topics=("a",)), options(topics=("a", "b")), options(start="offset:1"), options(stop="offset:7"),
-        options(partitions=("1",)), options(ignore_dedup=True), options(where=("channel!=web",)), options(max_age="0"),
+        options(), options("--topic", "b"), options("--from", "offset:1"), options("--to", "offset:7"),
+        options("--partition", "1"), options("--ignore-dedup"), options("--where", "channel!=web"),
+        options("--max-age", "0"),
     ]  # fmt: skip
     assert len({each.fingerprint() for each in (one, *others)}) == len(others) + 1

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.ranges import Bound, Range
 from consumer.adapters.kafka.replay_progress import Plan
 from consumer.commands.replay.bounded_run import Ran, ReplayEnd
-from consumer.commands.replay.options import read_options
+from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.figures.statistics import Cause, GuardStatistics
 from consumer.engine.ledger import LeftAt
@@ -32,9 +32,9 @@ def outcome(
     core.store_letters()
     plain = ReplayOutcome(
         Ran(end, core.statistics(), 1.5),
-        read_options(
-            topics=("orders",), partitions=(), start="beginning", stop="end", where=(), rate=None, name=name,
-            dry_run=dry_run, ignore_dedup=False, limit=None, max_age=None, as_json=False,
+        ReplayOptions(
+            ("orders",), (), Bound("beginning"), Bound("end"), (), name, dry_run, ignore_dedup=False, rate=None,
+            limit=None, max_age=None, as_json=False,
         ),
         Plan([Range("orders", 0, 10, 20)], {}, 0, resumed=False, progress=None),
         read_to={TopicPartition("orders", 0): 25},
