@@ -16,7 +16,7 @@ import contextlib
 import heapq
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -321,18 +321,12 @@ def read_done(text: str) -> list[Run] | None:
     return runs
 
 
-class Mark(NamedTuple):
-    """A mark on a dead-letter topic."""
+def read_mark(record: Record, home: Home) -> list[Run] | None:
+    """Return the offsets that `record` at `home` marks as done; None if it is no mark of ours.
 
-    # The offsets that are done; empty if the mark was written elsewhere.
-    runs: Sequence[Run]
-    # False if the mark was mirrored or copied to this topic, or the topic was created again during a redrive: then the
-    # mark is about other letters.
-    at_home: bool
-
-
-def read_mark(record: Record, home: Home) -> Mark | None:
-    """Return the mark that `record` at `home` is; None if it is no mark of ours."""
+    None at all are done by a mark that is about other letters: it was mirrored or copied to this topic, or the topic
+    was created again during a redrive.
+    """
     texts = _texts(record.headers)
     # A letter is never a mark, even if its producer gave it the headers of one.
     if DONE not in texts or STAGE in texts or not _HOME.fullmatch(texts.get(MARKED_AT, "")):
@@ -342,9 +336,9 @@ def read_mark(record: Record, home: Home) -> Mark | None:
         return None
     # Mirroring to another cluster gives letters other offsets and copies marks unchanged.
     if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
-        return Mark((), at_home=False)
+        return []
     # A mark is about letters before it.
-    return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
+    return None if any(end > record.offset for _, end in runs) else runs
 
 
 @dataclass(slots=True)

@@ -181,10 +181,10 @@ class DeadLetters:
         matching = {number: Done() for number in partitions}
         async with contextlib.aclosing(self._records("reading")) as records:
             async for partition, record in records:
-                if (mark := read_mark(record, self.homes[partition])) is not None:
-                    # The mark has no runs if it is for another place.
-                    self.done[partition].add(mark.runs)
-                    self.tally.elsewhere += not mark.at_home
+                if (marked := read_mark(record, self.homes[partition])) is not None:
+                    self.done[partition].add(marked)
+                    # A mark of another place says nothing about the letters here.
+                    self.tally.elsewhere += not marked
                 elif (letter := self._ours(partition, record)) is not None and self._filters.hold(letter):
                     matching[partition].add([(record.offset, record.offset + 1)])
                     self.tally.matched += 1

@@ -14,7 +14,6 @@ from consumer.adapters.kafka.letters import (
     DONE,
     Done,
     Home,
-    Mark,
     Place,
     forms,
     is_original,
@@ -301,7 +300,7 @@ def test_the_runs_of_a_mark_are_read_again(runs: list[tuple[int, int]]) -> None:
     """The runs of a mark are read again, from its text and from a record whose offset is above all of them."""
     assert read_done((dict(mark_headers(runs, HOME))[DONE] or b"").decode()) == (runs or None)
     record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
-    assert read_mark(record, HOME) == (Mark(runs, at_home=True) if runs else None)
+    assert read_mark(record, HOME) == (runs or None)
 
 
 def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
@@ -328,7 +327,7 @@ def test_a_mark_counts_only_for_offsets_before_its_own() -> None:
     """A mark that names offsets at or above its own was written for another topic and is ignored."""
     headers = mark_headers([(17, 31)], HOME)
     assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
-    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == Mark([(17, 31)], at_home=True)
+    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == [(17, 31)]
 
 
 HOMES = st.builds(
@@ -345,9 +344,9 @@ HOMES = st.builds(
 def test_a_mark_counts_at_its_own_place_alone(home: Home, other: Home) -> None:
     """A mark counts only for its own cluster, topic and partition; elsewhere it is recognised and marks nothing."""
     record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], home))
-    assert read_mark(record, home) == Mark([(17, 31)], at_home=True)
+    assert read_mark(record, home) == [(17, 31)]
     if other != home:
-        assert read_mark(record, other) == Mark((), at_home=False)
+        assert read_mark(record, other) == []
     assert read_mark(record._replace(headers=record.headers[:1]), home) is None
 
 
@@ -355,7 +354,7 @@ def test_a_mark_from_before_its_topic_was_created_again_is_ignored() -> None:
     """A mark from before its topic was created again marks nothing, since its offsets are of other letters. If
     the mark (of an older version) or the brokers name no topic id, it counts."""
     old, new = HOME._replace(topic_id="old"), HOME._replace(topic_id="new")
-    believed, ignored = Mark([(17, 31)], at_home=True), Mark((), at_home=False)
+    believed, ignored = [(17, 31)], list[tuple[int, int]]()
     for written, read, expected in (
         (old, new, ignored),
         (old, old, believed),

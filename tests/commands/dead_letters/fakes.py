@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
-from consumer.adapters.kafka.letters import Home, Mark, NewRecord, Place, letter_headers, read_mark
+from consumer.adapters.kafka.letters import Home, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters.options import Filters
 from consumer.commands.dead_letters.reading import DeadLetters, Reader
@@ -25,8 +25,7 @@ def home(topic: str, partition: int = 0) -> Home:
 
 def runs_in(record: Record, topic: str, partition: int = 0) -> list[tuple[int, int]]:
     """Return the runs of offsets that a mark in this partition says are done."""
-    mark = read_mark(record, home(topic, partition)) or Mark((), at_home=True)
-    return list(mark.runs)
+    return read_mark(record, home(topic, partition)) or []
 
 
 class Topics(Reader):
