@@ -26,7 +26,7 @@ class RedriveOutcome:
     """The outcome of a redrive, collected while it runs."""
 
     options: RedriveOptions
-    tallies: list[Tally] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=dict)
     # Dead-letter topics that do not exist, because no record has died so far.
     missing: Sequence[str] = ()
     end: ReplayEnd = ReplayEnd.COMPLETE
@@ -53,11 +53,11 @@ class RedriveOutcome:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
-        topics = {tally.topic: tally.counts() for tally in self.tallies}
+        topics = {topic: tally.counts() for topic, tally in self.tallies.items()}
         return {
             "result": self.end.value,
             "dry_run": self.options.dry_run,
-            **{name: sum(counts[name] for counts in topics.values()) for name in Tally("").counts()},
+            **{name: sum(counts[name] for counts in topics.values()) for name in Tally().counts()},
             "topics": [{"topic": topic, **counts} for topic, counts in topics.items()],
             "ledger": self.ledger,
             "no_dead_letters": list(self.missing),
@@ -99,7 +99,7 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
     if outcome.ledger is not None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
         prose(console, f"of the redriven: {became or 'none'}")
-    if any(tally.redriven for tally in outcome.tallies):
+    if any(tally.redriven for tally in outcome.tallies.values()):
         prose(console, DOUBLED)
     for note in outcome.notes:
         prose(console, note)
@@ -110,12 +110,11 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
 def _table(outcome: RedriveOutcome) -> Table:
     dry_run = outcome.options.dry_run
     title = "what a redrive would do" if dry_run else "what became of the dead letters"
-    names = (escape(tally.topic) for tally in outcome.tallies)
-    topics = (Column(name, justify="right", overflow="fold") for name in names)
+    topics = (Column(escape(name), justify="right", overflow="fold") for name in outcome.tallies)
     table = Table(Column("letters on", overflow="fold"), *topics, title=title, title_justify="left")
     for name, text in _MEANT.items():
         would = "would be " if name == "redriven" and dry_run else ""
-        counts = [tally.counts()[name] for tally in outcome.tallies]
+        counts = [tally.counts()[name] for tally in outcome.tallies.values()]
         if any(counts) or name in ("matched", "redriven"):
             table.add_row(would + text, *(f"{count:,}" for count in counts))
     return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,11 +40,11 @@ from consumer.settings import Settings
 WAITING, DONE = "waiting", "done"
 # Seconds for one question to the brokers.
 _TIMEOUT = 15.0
-# Origins of the letters that are ours on a dead-letter topic; None: all letters that it holds.
-Origins = frozenset[str] | None
+# Origins of the letters that are ours on a dead-letter topic; with None, all letters that it holds.
+Origins = Set[str | None]
 
 
-def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) -> dict[str, Origins]:
+def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) -> Mapping[str, Origins]:
     """Return the dead-letter topics that are asked for, in the order of their names. `known`: the topics that exist.
 
     Raises `UsageError` for a ``--topic`` that is neither an origin nor a dead-letter topic.
@@ -60,10 +60,7 @@ def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) ->
             raise UsageError(f"--topic {topic}: there is no such topic, and none for its dead letters{hint}")
         for name, origin in meant:
             found[name].add(origin)
-    return {
-        name: None if None in origins else frozenset(one for one in origins if one is not None)
-        for name, origins in sorted(found.items())
-    }
+    return dict(sorted(found.items()))
 
 
 def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[str, str | None]]:
@@ -123,7 +120,6 @@ class Reader:
 class Tally:
     """Counts of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
 
-    topic: str
     # Letters that match the filters.
     matched: int = 0
     redriven: int = 0
@@ -144,9 +140,7 @@ class Tally:
 
     def counts(self) -> dict[str, int]:
         """Return all numbers by name."""
-        numbers = asdict(self)
-        del numbers["topic"]
-        return {**numbers, "left": self.left}
+        return {**asdict(self), "left": self.left}
 
 
 class DeadLetters:
@@ -161,7 +155,7 @@ class DeadLetters:
     def __init__(self, name: str, origins: Origins, filters: Filters, reader: Reader) -> None:
         self.name = name
         self.reader = reader
-        self.tally = Tally(name)
+        self.tally = Tally()
         self._origins = origins
         self._filters = filters
 
@@ -215,9 +209,7 @@ class DeadLetters:
     def _ours(self, partition: int, record: Record) -> DeadRecord | None:
         letter = read_letter(self.name, partition, record)
         # Other origins: another team's letter on a topic for all, or one that a mirror brought from another cluster.
-        if letter is None or (self._origins is not None and letter.origin.topic not in self._origins):
-            return None
-        return letter
+        return None if letter is None or self._origins.isdisjoint((None, letter.origin.topic)) else letter
 
     async def _records(self, what: str) -> AsyncGenerator[tuple[int, Record], None]:
         """Yield each record of one pass over `ranges`, with its partition, and show the progress."""

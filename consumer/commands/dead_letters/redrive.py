@@ -137,7 +137,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
             redriven: dict[str, Redriven] = {}
             # Read the marks of all topics before the service begins: the bar shows how many letters there are.
             for letters in topics:
-                outcome.tallies.append(letters.tally)
+                outcome.tallies[letters.name] = letters.tally
                 writer = TransactionalWriter(
                     settings.kafka.client_properties(),
                     # All redrives of a topic share the id, so that a second fences the first.
@@ -164,7 +164,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
 async def rehearse(topics: Sequence[DeadLetters], outcome: RedriveOutcome) -> None:
     """Make a dry run: choose letters, and write nothing."""
     for letters in topics:
-        outcome.tallies.append(letters.tally)
+        outcome.tallies[letters.name] = letters.tally
         await letters.begin()
         async with contextlib.aclosing(letters.letters("choosing")) as found:
             async for letter in found:
@@ -206,10 +206,10 @@ async def _serve(
     inner.listener = service
 
     def progress(statistics: Statistics) -> tuple[int, str]:
-        done = sum(one.matched - one.left for one in outcome.tallies)
+        done = sum(one.matched - one.left for one in outcome.tallies.values())
         return done, f"{statistics.totals.delivered:,} delivered"
 
-    total = sum(one.matched for one in outcome.tallies)
+    total = sum(one.matched for one in outcome.tallies.values())
     ran = await serve_to_end(service, source, "redrive", total, progress)
     outcome.ledger = document_of(ran.statistics.totals)
     if ran.failure is not None:

@@ -90,7 +90,7 @@ async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecor
         is_mark = letters.read_mark(record, homes[place.partition]) is not None
         what = "a mark of what was redriven" if is_mark else "no dead letter of ours"
         raise UsageError(f"{place} is {what}; see pinstream dead-letters list")
-    topic = DeadLetters(place.topic, None, Filters(), reader)
+    topic = DeadLetters(place.topic, {None}, Filters(), reader)
     # Marks come after the letters that they are about.
     await topic.begin(ranges=[where._replace(begin=place.offset + 1)])
     return letter, topic.is_done(letter)

@@ -109,7 +109,7 @@ EVERYTHING = Filters()
 def dead_letters(where: Topics, *, of: str | None = "orders", filters: Filters = EVERYTHING) -> DeadLetters:
     """Return the letters of one topic on its dead-letter topic; with `of` None, all on the topic ``letters``."""
     name = "letters" if of is None else f"{of}.dead-letters"
-    return DeadLetters(name, None if of is None else frozenset({of}), filters, where)
+    return DeadLetters(name, {of}, filters, where)
 
 
 class Killed(Exception):

@@ -119,7 +119,7 @@ def redrive(
     outcome."""
     given = options(**changes)
     letters = dead_letters(topics, filters=given.filters)
-    outcome = RedriveOutcome(given, [letters.tally])
+    outcome = RedriveOutcome(given, {DEAD: letters.tally})
     partitions = range(topics.partitions[DEAD])
     letters.homes = {at: home(DEAD, at) for at in partitions}
     letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
@@ -181,7 +181,7 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
     assert (first.offset, first.timestamp, first.key, first.value) == (0, AT, b"k0", b"v0")
     assert first.headers[0] == ("own", b"1")
     assert (second.offset, second.value) == (5, b"v4")
-    [tally] = outcome.tallies
+    [tally] = outcome.tallies.values()
     assert (tally.looped, tally.foreign) == (1, 2)
 
 
@@ -277,11 +277,11 @@ async def test_only_what_is_settled_is_marked() -> None:
     one = position(0, range(8), {0, 1, 4, 5, 7})
     assert await found.commit([one]) == ((one,), None)
     assert marked(where) == {0, 1, 4, 5, 7}
-    assert outcome.tallies[0].redriven == 5
+    assert outcome.tallies[DEAD].redriven == 5
     last = position(0, range(8), set(range(8)))
     await found.close(1.0, [last])
     assert marked(where) == set(range(8))
-    assert outcome.tallies[0].redriven == 8
+    assert outcome.tallies[DEAD].redriven == 8
     assert len(writer.lots) == 2
 
 
@@ -307,7 +307,7 @@ async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> N
     assert marked(where) == {0, 1, 2, 3}
     await found.close(1.0, [position(0, range(12), set(range(12)))])
     assert marked(where) == set(range(12))
-    assert outcome.tallies[0].redriven == 12
+    assert outcome.tallies[DEAD].redriven == 12
 
 
 async def test_a_mark_that_cannot_be_written_ends_it() -> None:
@@ -326,7 +326,7 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
         await found.fetch(4, 0.0)
     with pytest.raises(KafkaError, match="another redrive"):
         await found.close(1.0, [])
-    assert outcome.tallies[0].redriven == 0
+    assert outcome.tallies[DEAD].redriven == 0
 
 
 def test_closing_keeps_its_deadline() -> None:
@@ -397,7 +397,7 @@ async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None
     assert [len(one) for one in writer.lots[1:]] == [1]
     assert marked(where) == set(range(6))
     assert len(writer.lots) == 2
-    assert outcome.tallies[0].redriven == 6
+    assert outcome.tallies[DEAD].redriven == 6
 
 
 def values(*numbers: int) -> list[bytes]:
@@ -489,7 +489,7 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
     await letters.begin()
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
-    [tally] = outcome.tallies
+    [tally] = outcome.tallies.values()
     expected = min(4, most or 4)
     assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
     assert tally.looped + tally.left == 5 - expected
@@ -537,4 +537,4 @@ def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
         assert wanted <= marked(where, at)
         assert not marked(where, at) & others
         total += len(wanted)
-    assert outcome.tallies[0].redriven == total
+    assert outcome.tallies[DEAD].redriven == total
