@@ -225,7 +225,7 @@ class DeadLetters:
                             yield chunk.partition, record
                         # Count offsets: how many of them are records is not known before the end.
                         at[chunk.partition] = chunk.records[-1].offset + 1
-                    show(sum(at.values()) - begun)
+                    show(sum(at.values()) - begun, "")
 
 
 async def find(

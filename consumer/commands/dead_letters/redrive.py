@@ -51,13 +51,7 @@ from consumer.commands.dead_letters.options import RedriveOptions, filter_option
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
-from consumer.commands.replay.bounded_run import (
-    FiniteSource,
-    ReplayEnd,
-    load_quietly,
-    serve_to_end,
-    why_guarded,
-)
+from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
 from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import map_place
@@ -212,11 +206,7 @@ async def _serve(
     total = sum(one.matched for one in outcome.tallies.values())
     ran = await serve_to_end(service, source, "redrive", total, progress)
     outcome.ledger = document_of(ran.statistics.totals)
-    if ran.failure is not None:
-        raise ran.failure
-    outcome.end = ran.end
-    if (guard := ran.statistics.guard) is not None:
-        outcome.failure = Incomplete(why_guarded(guard))
+    outcome.end, outcome.failure = ran.end, ran.failure or ran.guarded()
 
 
 async def choose(letter: DeadRecord, letters: DeadLetters, outcome: RedriveOutcome) -> Record | None:

@@ -38,7 +38,7 @@ from consumer.app import building
 from consumer.app.run import tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import on_terminal, say
-from consumer.engine.figures.statistics import GuardStatistics, Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.errors import Incomplete, PinstreamError
 from consumer.service import RecordSource, Service
 from consumer.settings import Settings, load
@@ -86,14 +86,15 @@ class Ran:
     seconds: float
     failure: PinstreamError | None = None
 
-
-def why_guarded(guard: GuardStatistics) -> str:
-    """Return why the guard, which has tripped, ended the run, and what to do."""
-    return (
-        f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead letters, "
-        f"mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and run it again (or set "
-        "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all become dead letters)"
-    )
+    def guarded(self) -> Incomplete | None:
+        """Return why the guard ended the run, and what to do; None if it has not tripped."""
+        if (guard := self.statistics.guard) is None:
+            return None
+        return Incomplete(
+            f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead letters, "
+            f"mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and run it again (or set "
+            "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all become dead letters)"
+        )
 
 
 def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
@@ -163,21 +164,19 @@ def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
     return ReplayEnd.LIMITED if service.pipeline.enough() else None
 
 
-class Show(Protocol):
-    """Shows the progress."""
-
-    def __call__(self, done: int, note: str = "") -> None:
-        """Show that `done` of the total are done, with a short note beside it."""
-
-
 @contextlib.contextmanager
-def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
-    """Show progress over `total` records; the bar disappears at the end."""
+def watch(
+    what: str, total: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, str], None]]:
+    """Show progress over `total` records: yield a function that shows how many are done, with a short note beside it.
+
+    A bar disappears at the end.
+    """
     begun = said = clock()
     # Escape sequences of a bar would fill the log of a job.
     if not on_terminal():
 
-        def line(done: int, note: str = "") -> None:
+        def line(done: int, note: str) -> None:
             nonlocal said
             now = clock()
             # No line at the beginning either, so that a short run prints none.
@@ -203,7 +202,7 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, note="", rate="")
 
-        def bar(done: int, note: str = "") -> None:
+        def bar(done: int, note: str) -> None:
             # The rate since the beginning: that of the last second would jump with each batch.
             rate = f"{done / max(0.001, clock() - begun):,.0f}/s" if done else ""
             progress.update(task, completed=min(done, total), note=note, rate=rate)

@@ -42,7 +42,7 @@ from consumer.commands.replay.stand_ins import DryRun, SendingAgain, alone, open
 from consumer.conversion.targets import EVENT_NAMES
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Policy
-from consumer.errors import Incomplete, PinstreamError, UsageError
+from consumer.errors import PinstreamError, UsageError
 from consumer.settings import Settings
 
 # More calls a minute than a dry run can make.
@@ -135,10 +135,8 @@ def replay(**given: Any) -> None:
         outcome = asyncio.run(_replay(options, settings))
     # Printed in any case, before the error: events that were delivered before a failure stay delivered.
     print_replay(outcome, as_json=options.as_json)
-    if outcome.ran.failure is not None:
-        raise outcome.ran.failure
     if (trouble := outcome.trouble()) is not None:
-        raise Incomplete(trouble)
+        raise trouble
 
 
 def _settings(options: ReplayOptions) -> Settings:

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result, why_guarded
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
-from consumer.errors import first_of
+from consumer.errors import Incomplete, PinstreamError, first_of
 from consumer.web.status import document_of
 
 _WOULD_BE = {"delivered": "would be delivered", "dead_lettered": "would be dead-lettered"}
@@ -98,30 +98,31 @@ class ReplayOutcome:
         whole = clear and all(one["read_to"] == one["to"] for one in self._ranges())
         return totals.read == settled + totals.open and (whole or self.ran.end is not ReplayEnd.COMPLETE)
 
-    def trouble(self) -> str | None:
+    def trouble(self) -> PinstreamError | None:
         """Return why the exit code is not 0, and what to do; None if all records are settled and the figures add up."""
+        if self.ran.failure is not None:
+            return self.ran.failure
         # Checked before how the run ended: wrong figures cannot show that.
         if not self.adds_up():
-            return "the ledger does not add up; please report this bug"
-        if self.ran.failure is not None:
-            return str(self.ran.failure)
-        if (guard := self.ran.statistics.guard) is not None:
-            return why_guarded(guard)
+            return Incomplete("the ledger does not add up; please report this bug")
         if self.ran.end is not ReplayEnd.INTERRUPTED:
-            return None  # reaching the limit is what was asked for
+            # Reaching the limit is what was asked for.
+            return self.ran.guarded()
         if self.options.dry_run:
-            return "the dry run was interrupted: these figures are of what was read until then"
+            return Incomplete("the dry run was interrupted: these figures are of what was read until then")
         if self.options.name is not None:
-            return f"interrupted: the same command goes on where it stopped (--name {self.options.name})"
+            return Incomplete(
+                f"interrupted: the same command goes on where it stopped (--name {self.options.name})"
+            )
         if self.sent_again is None:
-            return (
+            return Incomplete(
                 "interrupted: run the same command again; what was delivered is known and not sent again "
                 "(with --name it would go on where it stopped)"
             )
         # With `--ignore-dedup` the same command would send again what this run delivered.
         open_ones = (one for one in self._ranges() if one["next"] < one["to"])
         places = [f"{one['topic']}[{one['partition']}] at {one['next']}" for one in open_ones]
-        return (
+        return Incomplete(
             f"interrupted: go on from where each partition stopped (--partition P --from offset:N): "
             f"{first_of(places, _MOST_PLACES)}; with --name it would go on by itself"
         )

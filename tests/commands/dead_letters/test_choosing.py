@@ -126,7 +126,10 @@ def test_max_is_never_exceeded() -> None:
     done(where, (0, 2))
     done(where, (0, 3), partition=1)
     second = rehearsed(where, which=both, most=4)
-    assert [(one.done_before, one.redriven, one.left) for one in second.tallies.values()] == [(5, 2, 0), (0, 2, 1)]
+    assert [(one.done_before, one.redriven, one.left) for one in second.tallies.values()] == [
+        (5, 2, 0),
+        (0, 2, 1),
+    ]
 
 
 def test_what_was_redriven_too_often_stays() -> None:

@@ -34,7 +34,10 @@ def names(*topics: str, template: str = "{topic}.dead-letters", configured: str 
     """Return the dead-letter topics meant by ``--topic``, with the origins of each."""
     env = {"KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINSTREAM_DEAD_LETTER_TOPIC": template, "HOME": "/"}
     settings = load({**env, **({"KAFKA_TOPICS": configured} if configured else {})}, needs=("kafka",))
-    return {name: None if None in origins else origins for name, origins in chosen(settings, topics, KNOWN).items()}
+    return {
+        name: None if None in origins else origins
+        for name, origins in chosen(settings, topics, KNOWN).items()
+    }
 
 
 def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:

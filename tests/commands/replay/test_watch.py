@@ -37,7 +37,7 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     with watch("replay", 1000, lambda: clock[0]) as show:
         for tick in range(121):
             clock[0] = 100.0 + tick / 10
-            show(tick)
+            show(tick, "")
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(" of ")[0] for line in err.splitlines()] == ["replay: 50", "replay: 100"]
