@@ -78,6 +78,10 @@ def parse_place(text: str) -> Place:
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select letters. The command is called with `topics` and `filters`."""
 
+    def time(option: str, help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        # The message about a time that cannot be read names its option.
+        return click.option(option, type=lambda text: parse_time(text, option), metavar="TIME", help=help)
+
     @topics_option(
         help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS."
     )
@@ -91,18 +95,8 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
     )
-    @click.option(
-        "--since",
-        type=lambda text: parse_time(text, "--since"),
-        metavar="TIME",
-        help="Only letters written at or after this time (ISO 8601).",
-    )
-    @click.option(
-        "--until",
-        type=lambda text: parse_time(text, "--until"),
-        metavar="TIME",
-        help="Only letters written before this time.",
-    )
+    @time("--since", help="Only letters written at or after this time (ISO 8601).")
+    @time("--until", help="Only letters written before this time.")
     @click.option(
         "--origin",
         "origins",
