@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from consumer.engine.answering.masking import mask
 from consumer.engine.messages import DeadLetter
@@ -86,6 +86,12 @@ class NewRecord(NamedTuple):
     headers: Headers = ()
     # The parts of the record that this letter lacks.
     left_out: tuple[str, ...] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the record as arguments of `confluent_kafka.Producer.produce`."""
+        record = {"topic": self.topic, "partition": self.partition, "key": self.key, "value": self.value}
+        # The client refuses a tuple.
+        return {**record, "headers": list(self.headers)}
 
 
 # -------------------------------------------------------------------------------------- letters that are written

@@ -45,14 +45,7 @@ class PolledProducer:
 
         Returns at once. Raises `BufferError` when the queue is full, `KafkaException` for what cannot be queued.
         """
-        self._producer.produce(
-            record.topic,
-            value=record.value,
-            key=record.key,
-            headers=list(record.headers),
-            on_delivery=on_delivery,
-            partition=record.partition,
-        )
+        self._producer.produce(**record.arguments(), on_delivery=on_delivery)
 
     def stop(self) -> None:
         """End the polling within a moment; what is still queued is dropped. Does not wait."""

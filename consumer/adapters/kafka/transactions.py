@@ -165,14 +165,7 @@ class TransactionalWriter:
             self._producer.begin_transaction()
             for index, record in enumerate(records):
                 try:
-                    self._producer.produce(
-                        record.topic,
-                        value=record.value,
-                        key=record.key,
-                        headers=list(record.headers),
-                        partition=record.partition,
-                        on_delivery=partial(reported, index),
-                    )
+                    self._producer.produce(**record.arguments(), on_delivery=partial(reported, index))
                 except KafkaException as error:
                     reported(index, trouble.cause_of(error))
                 if one_by_one or index == len(records) - 1:
