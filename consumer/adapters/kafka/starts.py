@@ -26,9 +26,9 @@ answer (`Unstarted.ask`) and its use (`Unstarted.take`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
@@ -49,13 +49,6 @@ _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
 _NO_EPOCH: Final = 0
 """Epoch of a partition that waits; no assignment has this number."""
-
-
-class FoundStarts(NamedTuple):
-    """The known starts, and why others are not known (None: all are known)."""
-
-    starts: dict[TopicPartition, Assignment]
-    failure: KafkaException | None
 
 
 @dataclass(eq=False, repr=False)
@@ -114,11 +107,9 @@ class Unstarted:
         if unknown and begun >= self._ask_due:
             # A question blocks the polls: it gets little time at first, and more after each time-out.
             timeout = min(self._patience, self._most_patience)
-            starts, failure = self.find(unknown, timeout)
-            # Never guess the other starts: the beginning would repeat a topic, the end would skip records, and either
-            # would lose the offset map of the committed offset.
-            self.waiting.update(starts)
-            if failure is not None:
+            try:
+                self._find(unknown, begun + timeout)
+            except KafkaException as failure:
                 self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
 
@@ -130,28 +121,25 @@ class Unstarted:
             self.discard(name)
         return startable
 
-    def find(self, names: Sequence[TopicPartition], timeout: float) -> FoundStarts:
-        """Find where these partitions start, as far as the brokers answer within `timeout` seconds. Blocks.
+    def _find(self, names: Sequence[TopicPartition], until: float) -> None:
+        """Find where these partitions start, as far as the brokers answer until `until` (monotonic). Blocks.
 
-        If a partition has no committed offset and the setting is ``error``, the failure is ``_AUTO_OFFSET_RESET``.
+        Raises `KafkaException` if the start of any is not known then: ``_AUTO_OFFSET_RESET`` if it has no committed
+        offset and the setting is ``error``.
         """
-        until = time.monotonic() + timeout
-        try:
-            # The member asks for offsets itself, since librdkafka's own question gives up after three tries while a
-            # coordinator moves: the member would hold its partitions and read nothing. The ids first: an offset must
-            # not belong to an earlier life than the id that goes with it.
-            ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
-            answers = self.source.committed(
-                [RawPartition(*one) for one in names], timeout=time_left(until, 0.0)
-            )
-        except KafkaException as error:
-            return FoundStarts({}, error)
+        # The member asks for offsets itself, since librdkafka's own question gives up after three tries while a
+        # coordinator moves: the member would hold its partitions and read nothing. The ids first: an offset must not
+        # belong to an earlier life than the id that goes with it.
+        ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
+        answers = self.source.committed([RawPartition(*one) for one in names], timeout=time_left(until, 0.0))
         starts: dict[TopicPartition, Assignment] = {}
         missing: dict[TopicPartition, Assignment] = {}
-        failure: KafkaException | None = None
+        # A start that failed is asked for again and never guessed: the beginning would repeat a topic, the end would
+        # skip records, and either would lose the offset map of the committed offset.
+        failures: list[KafkaException] = []
         for name, one in zip(names, answers, strict=True):
             if one.error is not None:  # an error must not be taken for "no committed offset"
-                failure = failure or KafkaException(one.error)
+                failures.append(KafkaException(one.error))
                 continue
             topic_id, position = ids.get(name.topic), read_position(one)
             beginning = Assignment(*name, _NO_EPOCH, None, False, topic_id=topic_id)
@@ -164,47 +152,44 @@ class Unstarted:
         if self.offset_reset == "error" and missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             text = f"no committed offset of {next(iter(missing))}{more}"
-            return FoundStarts({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
+            raise KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text))
+        self.waiting.update(starts)
         if self.offset_reset == "latest":
-            failure = self._find_latest(missing, starts, until) or failure
+            failures = [*self._find_latest(missing, until, begun=self.begun or bool(starts)), *failures]
         else:
-            starts.update(missing)
-        return FoundStarts(starts, failure)
+            self.waiting.update(missing)
+        if failures:
+            raise failures[0]
 
     def _find_latest(
-        self,
-        missing: Mapping[TopicPartition, Assignment],
-        starts: dict[TopicPartition, Assignment],
-        until: float,
-    ) -> KafkaException | None:
-        """Add to `starts` partitions without a committed offset, one by one: a known start must not wait for another.
+        self, missing: Mapping[TopicPartition, Assignment], until: float, *, begun: bool
+    ) -> Iterator[KafkaException]:
+        """Find where partitions without a committed offset start, one by one: a known start must not wait for another.
 
-        Returns the first failure.
+        Yields what fails. `begun`: see `self.begun`.
         """
-        failure: KafkaException | None = None
         undecided = {name: one for name, one in missing.items() if name not in self.new}
         try:
             # If one of the partitions has an offset, no further question is needed. The brokers delete offsets together
             # with a topic: so `begun` remembers that the group was not new. (Two members of a new group that ask at the
             # same moment may find each other's first commits; the later one then reads its partitions from the
             # beginning. That repeats old records and loses none.)
-            if undecided and (starts or self.begun or self.has_offsets(time_left(until, 0.0))):
-                starts.update(undecided)
+            if undecided and (begun or self.has_offsets(time_left(until, 0.0))):
+                self.waiting.update(undecided)
             else:
                 self.new.update(undecided)
         except KafkaException as error:
-            failure = error
+            yield error
         for name in (one for one in missing if one in self.new):
             try:
                 # An explicit offset, committed at once: a crash before the first settlement must not skip records that
                 # come meanwhile.
                 _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=time_left(until, 0.0))
-                starts[name] = missing[name]._replace(start=end, commit_start=True)
+                self.waiting[name] = missing[name]._replace(start=end, commit_start=True)
             except KafkaException as error:
-                failure = failure or error
+                yield error
                 if time.monotonic() >= until:
                     break
-        return failure
 
     def _startable(self) -> dict[TopicPartition, Assignment]:
         # A known start does not wait for another, unless all partitions have to start together.

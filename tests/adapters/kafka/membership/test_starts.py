@@ -6,13 +6,13 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import FoundStarts, Unstarted
+from consumer.adapters.kafka.starts import Unstarted
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -64,6 +64,13 @@ class FakeOffsets:
         return 0, self.ends[partition.partition]
 
 
+class FoundStarts(NamedTuple):
+    """The starts that are known after one search, and why others are not (None: all are known)."""
+
+    starts: dict[TopicPartition, Assignment]
+    failure: confluent_kafka.KafkaException | None
+
+
 def starting(
     name: TopicPartition, offset: int | None, *, commit: bool = False, leader_epoch: int | None = None
 ) -> Assignment:
@@ -81,7 +88,7 @@ def find_starts(
     elsewhere: bool = False,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
-    """Return what `Unstarted.find` finds for a group with the offsets of `source`, and of other topics if
+    """Return what is found for a group with the offsets of `source`, and of other topics if
     `elsewhere`."""
 
     def has_offsets(_: float) -> bool:
@@ -99,7 +106,7 @@ def find_all_starts(
     has_offsets: Callable[[float], bool],
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
-    """Return what `Unstarted.find` finds; `new` is kept from one call to the next."""
+    """Return what is found; `new` is kept from one call to the next."""
     unstarted = Unstarted(
         cast(Any, source),
         reset,
@@ -110,7 +117,13 @@ def find_all_starts(
         on_trouble=lambda *_: None,
         new=new,
     )
-    return unstarted.find(partitions, timeout)
+    unstarted.add(partitions)
+    failure = None
+    try:
+        unstarted._find(partitions, time.monotonic() + timeout)
+    except confluent_kafka.KafkaException as error:
+        failure = error
+    return FoundStarts({name: one for name, one in unstarted.waiting.items() if one is not None}, failure)
 
 
 P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
