@@ -241,20 +241,25 @@ class Extent(NamedTuple):
     end: int
 
 
-def find_extents(client: Any, names: Sequence[TopicPartition], deadline: float) -> list[Extent]:
+def find_extents(
+    client: Any, names: Sequence[TopicPartition], deadline: float
+) -> dict[TopicPartition, Extent]:
     """Return what each partition holds. Blocks; raises `KafkaError`. `client`: an AdminClient."""
     lows = _ask_offsets(client, names, _EARLIEST, deadline)
     ends = _ask_offsets(client, names, _LATEST, deadline)
-    return [Extent(low, max(low, end)) for low, end in zip(lows, ends, strict=True)]
+    return {name: Extent(low, max(low, ends[name])) for name, low in lows.items()}
 
 
-def find_at(client: Any, names: Sequence[TopicPartition], milliseconds: int, deadline: float) -> list[int]:
-    """Return the offset of each partition's first record with this timestamp or a later one; -1 if there is none.
+def find_at(
+    client: Any, names: Sequence[TopicPartition], milliseconds: int, deadline: float
+) -> dict[TopicPartition, int]:
+    """Return the offset of each partition's first record with this timestamp or a later one; absent if there is none.
 
     Blocks; raises `KafkaError`.
     """
-    # Below 0 the protocol has other meanings for a timestamp: -1 is the end.
-    return _ask_offsets(client, names, OffsetSpec.for_timestamp(max(0, milliseconds)), deadline)
+    # Below 0 the protocol has other meanings for a timestamp: -1 is the end. An offset of -1 means that there is none.
+    found = _ask_offsets(client, names, OffsetSpec.for_timestamp(max(0, milliseconds)), deadline)
+    return {name: offset for name, offset in found.items() if offset >= 0}
 
 
 async def behind_transactions(
@@ -270,8 +275,7 @@ async def behind_transactions(
         with meet_cluster(config, timeout) as (client, _):
             stable = _ask_offsets(client, names, _LATEST, deadline)
             written = _ask_offsets(client, names, _LATEST, deadline, IsolationLevel.READ_UNCOMMITTED)
-        gaps = zip(names, stable, written, strict=True)
-        return {name: high - end for name, end, high in gaps if high > end}
+        return {name: high - stable[name] for name, high in written.items() if high > stable[name]}
 
     return await run_blocking("pinstream-kafka-offsets", ask)
 
@@ -282,9 +286,9 @@ def _ask_offsets(
     spec: OffsetSpec,
     deadline: float,
     isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
-) -> list[int]:
-    """Return one offset for each partition, in order. Ask again where a leader changes or a login failed without a
-    verdict."""
+) -> dict[TopicPartition, int]:
+    """Return one offset for each partition, in this order. Ask again where a leader changes or a login failed without
+    a verdict."""
     found: dict[TopicPartition, int] = {}
     while missing := [name for name in names if name not in found]:
         until = time.monotonic() + time_left(deadline, _LEAST)
@@ -308,7 +312,7 @@ def _ask_offsets(
                     raise trouble.failure(error, text) from error
         if len(found) < len(names):
             time.sleep(_ASK_AGAIN)
-    return [found[name] for name in names]
+    return {name: found[name] for name in names}
 
 
 # ------------------------------------------------------------------- a client that may have to be given up

@@ -317,8 +317,7 @@ class GroupOffsets:
     @in_own_thread
     def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, cluster.Extent]:
         """Return what each partition holds. The end is the last stable offset: how far it can be read now."""
-        found = cluster.find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
-        return dict(zip(partitions, found, strict=True))
+        return cluster.find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
 
     @in_own_thread
     def first_since(
@@ -326,10 +325,7 @@ class GroupOffsets:
     ) -> dict[TopicPartition, int]:
         """Return the offset of each partition's first record with this timestamp or a later one; absent if there is
         none."""
-        found = cluster.find_at(
-            self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout
-        )
-        return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
+        return cluster.find_at(self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout)
 
     @in_own_thread
     def put(self, offsets: Mapping[TopicPartition, int]) -> None:

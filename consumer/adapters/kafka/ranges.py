@@ -83,21 +83,8 @@ async def resolve_ranges(
             # The end is the last stable offset, not the high watermark. A reader of committed records gets no further
             # while a transaction is open, and would wait for another producer's commit.
             extents = cluster.find_extents(client, names, deadline)
-            match start.kind:
-                case "beginning":
-                    begins = [one.low for one in extents]
-                case "end":
-                    begins = [one.end for one in extents]
-                case "offset":
-                    begins = [start.value] * len(names)
-                case "time":
-                    found = zip(cluster.find_at(client, names, start.value, deadline), extents, strict=True)
-                    # -1: no record is late enough. Records written after the end was asked for do not count.
-                    begins = [one.end if at < 0 else min(at, one.end) for at, one in found]
-        return [
-            _range(name, extent, begin, start, stop)
-            for name, extent, begin in zip(names, extents, begins, strict=True)
-        ]
+            since = cluster.find_at(client, names, start.value, deadline) if start.kind == "time" else {}
+        return [_range(name, one, since.get(name, one.end), start, stop) for name, one in extents.items()]
 
     return await run_blocking("pinstream-kafka-ranges", resolve)
 
@@ -157,14 +144,18 @@ def _spoken(numbers: Collection[int]) -> str:
 # ---------------------------------------------------------------------------------------- which offsets
 
 
-def _range(name: TopicPartition, extent: cluster.Extent, begin: int, start: Bound, stop: Bound) -> Range:
+def _range(name: TopicPartition, extent: cluster.Extent, first: int, start: Bound, stop: Bound) -> Range:
+    """Return the range of one partition. `first`: where a range by time begins; its end where no record is late
+    enough."""
     for option, bound in (("--from", start), ("--to", stop)):
         if bound.kind == "offset" and not extent.low <= bound.value <= extent.end:
             held = f"holds {extent.low} to {extent.end - 1}"
             if extent.low == extent.end:
                 held = f"is empty (its next offset is {extent.end})"
             raise UsageError(f"{option} {bound}: offset {bound.value} is not in {name}, which {held}")
-    # A range by time always ends at the end of the partition.
+    # Records written after the end was asked for do not count. A range by time always ends at the end of the partition.
+    begins = {"beginning": extent.low, "offset": start.value, "time": min(first, extent.end)}
+    begin = begins.get(start.kind, extent.end)
     end = {"beginning": extent.low, "offset": stop.value}.get(stop.kind, extent.end)
     if begin > end:
         raise UsageError(

@@ -61,7 +61,7 @@ def test_a_partition_whose_question_fails_for_a_moment_is_asked_for_again(passin
     """A partition whose query fails for a moment is queried again alone, until it answers."""
     admin = Admin({0: 5, 1: passing}, {1: passing}, {1: 7}, {0: 9, 1: 9})
     extents = find_extents(admin, NAMES, time.monotonic() + 30.0)
-    assert [(one.low, one.end) for one in extents] == [(5, 9), (7, 9)]
+    assert [(one.low, one.end) for one in extents.values()] == [(5, 9), (7, 9)]
     assert admin.asked == [[0, 1], [1], [1], [0, 1]]
 
 
