@@ -22,7 +22,7 @@ from rich.table import Column, Table
 
 from consumer.adapters.kafka.cluster import describe, nearest_topic
 from consumer.adapters.kafka.configuration import dead_letter_pattern
-from consumer.adapters.kafka.groups import ActiveMember, GroupInUse, GroupOffsets, GroupView
+from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.base import Command, asynchronous, prose
@@ -123,7 +123,14 @@ async def set_(
         rows = await found.rows(_chosen(partitions, found))
         # A member would go on where it is, and commit over the new offset. Refused without --yes too: while members
         # read on, the numbers shown would be wrong.
-        _refuse_in_use(found.group, found.view)
+        if found.view.active:
+            members = found.view.members
+            # No member is listed as long as all of them are just joining.
+            who = f"has {_named(members)}" if members else f"is in use ({found.view.state})"
+            raise KafkaError(
+                f"the group {found.group} {who}: stop every member first; one that was killed counts until its session "
+                "times out"
+            )
         if any(read_entry(one) is not None for one in found.positions.values()):
             raise UsageError(
                 f"the group {found.group} stores the progress of a named replay: do not change it; start a replay with "
@@ -139,13 +146,7 @@ async def set_(
             prose(console, line)
         now = found.positions
         if yes:
-            # Check once more, for a message that names the members. If one joins after this, the brokers refuse.
-            _refuse_in_use(found.group, await found.offsets.view())
-            try:
-                await found.offsets.put(targets)
-            except GroupInUse as refusal:
-                _refuse_in_use(found.group, await found.offsets.view())
-                raise GroupInUse(f"{refusal}: stop every member first") from refusal
+            await found.offsets.put(targets)  # the brokers refuse it if a member has joined meanwhile
             now = await found.offsets.positions(list(targets))
     # Read what is committed now from the brokers, in place of the earlier offsets.
     moved = [row._replace(position=now.get(row.place)) for row in rows]
@@ -256,17 +257,6 @@ def _chosen(named: Sequence[str], found: _Found) -> list[TopicPartition]:
     # `--partition 3` means that partition of every topic; `orders:3` that of one.
     known = {topic: [one.partition for one in places if one.topic == topic] for topic in sorted(topics)}
     return sorted({place for text in named for place in named_partitions(text, list(known), known)})
-
-
-def _refuse_in_use(group: str, view: GroupView) -> None:
-    if view.members:
-        raise GroupInUse(
-            f"the group {group} has {_named(view.members)}: stop every member first; one that was killed counts until "
-            "its session times out"
-        )
-    # No member is listed yet: some are just joining.
-    if view.active:
-        raise GroupInUse(f"the group {group} is in use ({view.state}): stop every member first")
 
 
 async def _targets(

@@ -31,7 +31,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import cluster, trouble
 from consumer.adapters.kafka.commits import read_position
-from consumer.adapters.kafka.configuration import Config, consumer_config, make_client, result_of, time_left
+from consumer.adapters.kafka.configuration import Config, consumer_config, make_client, result_of
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
@@ -263,10 +263,6 @@ class GroupView(NamedTuple):
         return bool(self.members) or self.state not in ("Empty", "Dead", "Unknown")
 
 
-class GroupInUse(KafkaError):
-    """The brokers refused new offsets because the group has members."""
-
-
 class GroupOffsets:
     """One group's offsets, by one client in a thread of its own; an async context manager.
 
@@ -329,7 +325,7 @@ class GroupOffsets:
 
     @in_own_thread
     def put(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit `positions`: one try. Raises `GroupInUse` while the group has members."""
+        """Commit these offsets: one try. Refused while the group has members."""
         # Committed without metadata: the offset map of the old position must not apply to the new one.
         raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
         try:
@@ -339,10 +335,11 @@ class GroupOffsets:
         except KafkaException as error:
             cause = trouble.cause_of(error)
             # Under both protocols the brokers refuse this, even if the group had no members a moment before. Only this
-            # refusal protects a running group; checking the members beforehand just makes a clearer message.
+            # refusal protects a running group; checking the members beforehand just names them.
             if cause.name() in trouble.GROUP_IN_USE:
-                text = f"the group {self._group} has active members ({trouble.describe_error(cause)})"
-                raise GroupInUse(text) from error
+                said = trouble.describe_error(cause)
+                text = f"the group {self._group} has active members: stop every member first ({said})"
+                raise KafkaError(text) from error
             raise trouble.failure(
                 cause,
                 f"the brokers did not accept all offsets of the group {self._group}: look at them with "
@@ -352,11 +349,9 @@ class GroupOffsets:
     @in_own_thread
     def known_groups(self) -> list[str]:
         """Return the names of all groups that this user may see; none if the brokers do not report them."""
-        ask = self._client.admin.list_consumer_groups
+        deadline = time.monotonic() + self._timeout
         try:
-            found = ask_patiently(
-                lambda until: result_of(ask(request_timeout=time_left(until)), until), self._timeout
-            )
-            return sorted(one.group_id for one in found.valid)
+            asked = self._client.admin.list_consumer_groups(request_timeout=self._timeout)
+            return sorted(one.group_id for one in result_of(asked, deadline).valid)
         except KafkaException:
             return []
