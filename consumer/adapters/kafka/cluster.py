@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 from logging.handlers import BufferingHandler
 from typing import Any, Final, NamedTuple
@@ -335,30 +335,24 @@ class RenewedAdmin:
     client. The new client may also get an answer that the old one would never get: librdkafka looks for a coordinator
     three times, and after that only when the connection to a broker comes or goes.
 
-    Used in one thread. The AdminClient is made for the first question; that raises `SettingsError` as
-    `configuration.make_client` does, or `KafkaException` if the configuration is `proven`.
+    Used in one thread. The AdminClient is made for the first question. If none can be made, that counts as no answer:
+    a consumer or a first contact (`meet_cluster`) had the same configuration before, but a certificate may be being
+    replaced.
     """
 
     config: Config
-    _: KW_ONLY
     make_admin: Callable[[Config], Any] = configuration.admin_client
-    proven: bool = False
-    """Whether a client was made with this configuration before. If none can be made now, a certificate may be being
-    replaced, for example: that counts as no answer."""
     _admin: Any = None
 
     @property
     def admin(self) -> Any:
         """Return the present AdminClient, for questions to brokers other than a coordinator: those may time out in
-        librdkafka."""
+        librdkafka. Raises `KafkaException` if none can be made."""
         if self._admin is None:
             try:
                 self._admin = self.make_admin(self.config)
             except SettingsError as error:
-                if self.proven:
-                    raise KafkaException(_Code(_Code._FAIL, str(error))) from error
-                raise
-            self.proven = True
+                raise KafkaException(_Code(_Code._FAIL, str(error))) from error
         return self._admin
 
     def begin(self, question: str, about: Sequence[Any]) -> concurrent.futures.Future[Any]:

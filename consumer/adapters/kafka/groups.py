@@ -122,7 +122,7 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     # A client for this one question: it is rare, only for a partition without an offset under ``latest``.
-    with contextlib.closing(cluster.RenewedAdmin(config, proven=True)) as client:
+    with contextlib.closing(cluster.RenewedAdmin(config)) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 

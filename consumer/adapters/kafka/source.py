@@ -89,10 +89,10 @@ class KafkaSource:
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
-            topic_ids=make_topic_ids(config, proven=True),
+            topic_ids=make_topic_ids(config),
             # The clients of ids and group cost nothing before their first question, which may come long after the
             # consumer is made.
-            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config, proven=True), hooks.trouble),
+            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config), hooks.trouble),
             make_consumer=make_consumer,
         )
         self._commit_timeout = commit_timeout

@@ -41,16 +41,13 @@ _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 class TopicIds:
-    """Asks for topic ids. Made, used and closed in one thread; the client is made with the first question. `proven`:
-    see `RenewedAdmin`.
+    """Asks for topic ids. Made, used and closed in one thread; the client is made with the first question.
 
     A client that brings no answer for a while is replaced, since it may never bring one (`BrokerWatch`).
     """
 
-    def __init__(
-        self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client, proven: bool = False
-    ) -> None:
-        self._client = RenewedAdmin(config, make_admin=make_admin, proven=proven)
+    def __init__(self, config: Config, make_admin: Callable[[Config], Any] = admin_client) -> None:
+        self._client = RenewedAdmin(config, make_admin)
         self._can_tell = False
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
         self._hurried = False

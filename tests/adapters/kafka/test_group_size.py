@@ -191,14 +191,15 @@ def test_another_client_that_cannot_be_made_is_tried_again(bench: Bench) -> None
     assert bench.answer(described(1)) == 1
 
 
-def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
-    """A wrong setting that keeps the first client from being made is raised as a settings error."""
-
-    def refuse(_: object) -> FakeAdmin:
-        raise SettingsError("KAFKA_GROUPID is not a librdkafka property")
-
-    with pytest.raises(SettingsError, match="KAFKA_GROUPID"):
-        GroupWatch("g", RenewedAdmin({}, make_admin=refuse), lambda *_: None).look()
+def test_a_first_client_that_cannot_be_made_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first client that cannot be made, as while a certificate is replaced, is made by a later look."""
+    bench = Bench(monkeypatch)
+    bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
+    assert bench.size.look() is None
+    bench.refusal = None
+    bench.now += 10.0
+    assert bench.size.look() is None
+    assert bench.answer(described(1)) == 1
 
 
 @pytest.mark.parametrize(
