@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from consumer.conversion.computed.expressions import Computed, Expression
 from consumer.conversion.normalise import LeftOut, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
@@ -150,15 +149,6 @@ def line_meant(toml: str, error: str) -> str:
         if found := pattern.match(line):
             return "; " + what.format(*found.groups())
     return ""
-
-
-def element_of(source: Expression) -> str:
-    """Return the end of a message about a source of several values: how to name one of them; empty if they are
-    computed."""
-    if isinstance(source, Computed):
-        return ""
-    one = source.path.replace("[]", "[0]") if "[]" in source.path else f"{source.path}[0]"
-    return f", since it is a list: name one element, {one!r}"
 
 
 def wrong_constant(

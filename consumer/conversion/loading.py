@@ -36,9 +36,7 @@ from consumer.conversion.computed.expressions import (
     constants_in,
     depends_on_event,
     is_many,
-    listed,
-    results_of,
-    shown,
+    misfit,
 )
 from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import Reading
@@ -329,17 +327,8 @@ class Loader:
 
     def _fitting(self, target: Target, said: Any, table: str = "fields") -> Expression:
         """Return the source that a line of the mapping names. Raises `MappingError` if it does not fit the target."""
-        key = f"[{table}] {target.name!r}"
-        with self._about(key):
-            source = self._reading.expression(said)
-        # One fitting branch of a union is enough: values of other branches are left out.
-        for result in results_of(source):
-            if not result.kinds & target.kinds:
-                self._fail(f"{key} takes {target.meant}, but {shown(result)} is {listed(result.kinds)}")
-        if is_many(source) and target.arity is Arity.ONE:
-            self._fail(
-                f"{key} takes one value, but {source.path!r} may give several{hints.element_of(source)}"
-            )
+        key, one = f"[{table}] {target.name!r}", target.arity is Arity.ONE
+        source = self._source(key, said, target.kinds, target.meant, one=one)
         if isinstance(source, Computed) and target.name in _TIMES:
             # A number without a logical type counts in `time_unit`.
             units = {kind if kind in DAYS else "number" for kind in source.kinds & (DAYS | NUMBERS)}
@@ -379,7 +368,7 @@ class Loader:
                 f"phone_country: {said!r} is no path of the record; one country for all is written "
                 f'phone_country = "{meant.upper()}"'
             )
-        return self._one("phone_country", said, WORDS, "a country is text")
+        return self._source("phone_country", said, WORDS, "text")
 
     def _check_computed(
         self, sources: dict[str, Expression], event_types: Collection[str], channels: Collection[str]
@@ -478,8 +467,8 @@ class Loader:
             for key, sources in found.items():
                 said = table.get(key, "")
                 for path in said if isinstance(said, list) else [said] if said else []:
-                    meant = "must be a boolean; or say which values will do, allowed = [...]"
-                    sources.append(self._one(f"[consent] {key}", path, kinds, meant))
+                    meant = "a boolean, unless you say which values will do, allowed = [...]"
+                    sources.append(self._source(f"[consent] {key}", path, kinds, meant))
         except MappingError as error:
             # Consent is never a proposal: without it, events of people would be sent who did not consent.
             asking = [
@@ -512,21 +501,25 @@ class Loader:
         self._settings_of("dedup", "key")
         _, said = self._line("dedup", "key", self._reading.missing)
         # Records without such a value are known by their event_id: so are those of a schema without it.
-        return self._one("[dedup] key", said, TARGETS["event_id"].kinds, "must be text") if said else None
+        return self._source("[dedup] key", said, TARGETS["event_id"].kinds, "text") if said else None
 
-    def _one(self, key: str, said: Any, kinds: frozenset[str] | None, meant: str) -> Expression:
-        """Return the source of one value that this key names, of one of these `kinds`; None: of any kind."""
+    def _source(
+        self, key: str, said: Any, kinds: frozenset[str] | None, meant: str, *, one: bool = True
+    ) -> Expression:
+        """Return the source that `key` names, of these `kinds` (None: of any) and, if `one`, of one value."""
         with self._about(key):
             source = self._reading.expression(said)
-            # The user has to name which of several values counts.
-            if is_many(source):
-                raise Unreadable(
-                    f"{source.path!r} may give several values{hints.element_of(source) or '; name one'}"
-                )
-            if isinstance(source, Computed):
+            if one and isinstance(source, Computed):
                 computation(source, None, None, lambda _: None)
-        if kinds is not None and not source.kinds & kinds:
-            self._fail(f"{key}: {source.path!r} is {listed(source.kinds)}, but {meant}")
+        if kinds is not None and (other := misfit(source, kinds)):
+            self._fail(f"{key} takes {meant}, but {other}")
+        # The user has to name which of several values counts.
+        if one and is_many(source):
+            first = (source.path if "[]" in source.path else f"{source.path}[]").replace("[]", "[0]")
+            hint = (
+                "" if isinstance(source, Computed) else f", since it is a list: name one element, {first!r}"
+            )
+            self._fail(f"{key} takes one value, but {source.path!r} may give several{hint}")
         return source
 
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:

@@ -424,10 +424,21 @@ ERRORS = {
         '[dedup]\nkey = "order.id"',
         "[dedup] key: 'order.id' is not in the schema; the nearest that is: 'order.order_id'",
     ),
-    "a dedup key that is no text": ('[dedup]\nkey = "opt_out"', "must be text"),
+    "a dedup key that is no text": (
+        '[dedup]\nkey = "opt_out"',
+        "[dedup] key takes text, but 'opt_out' is boolean",
+    ),
+    "a dedup key with an alternative that is no text": (
+        '[dedup]\nkey = { first = ["event_id", "opt_out"] }',
+        "[dedup] key takes text, but 'opt_out' is boolean",
+    ),
+    "a consent with an alternative that is no boolean": (
+        '[consent]\nrequire = { first = ["opt_out", "language"] }',
+        "[consent] require takes a boolean, unless you say which values will do, allowed = [...], but 'language' is",
+    ),
     "a dedup key of several": (
         '[dedup]\nkey = "order.items[].sku"',
-        "may give several values, since it is a list: name one element, 'order.items[0].sku'",
+        "may give several, since it is a list: name one element, 'order.items[0].sku'",
     ),
 }
 

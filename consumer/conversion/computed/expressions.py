@@ -377,6 +377,13 @@ def shown(expression: Expression) -> str:
     return expression.operator if isinstance(expression, Arithmetic) else type(expression).__name__.lower()
 
 
+def misfit(expression: Expression, kinds: frozenset[str]) -> str:
+    """Return which value of this is of none of these kinds, and what it is instead, for messages; empty: all fit."""
+    # One fitting branch of a union is enough: records with another branch have no value.
+    found = (result for result in results_of(expression) if not result.kinds & kinds)
+    return next((f"{shown(result)} is {listed(result.kinds)}" for result in found), "")
+
+
 def listed(kinds: frozenset[str]) -> str:
     """Return kinds as text for messages."""
     return " or ".join(sorted(kinds))

@@ -31,7 +31,7 @@ from consumer.conversion.computed.expressions import (
     constants_in,
     kind_of,
     listed,
-    results_of,
+    misfit,
     shown,
 )
 from consumer.conversion.targets import NUMBERS, WORDS
@@ -172,11 +172,8 @@ class Reading:
         if operator not in _TAKES:
             return of
         kinds, meant = _TAKES[operator]
-        # One fitting branch of a union is enough: records with another branch have no value.
-        for result in results_of(of):
-            found = result.kinds
-            if not found & kinds:
-                raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
+        if other := misfit(of, kinds):
+            raise Unreadable(f"{operator} takes {meant}, but {other}")
         # Text in a record may be a number or not; a constant of the mapping is always the same.
         for constant in constants_in(of) if _TAKES[operator] is _NUMBER else ():
             if not isinstance(exact(constant), Decimal):

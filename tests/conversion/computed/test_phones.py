@@ -180,8 +180,11 @@ def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
             'phone_country = "contry"\n',
             "phone_country: 'contry' is not in the schema; the nearest that is: 'country'",
         ),
-        ('phone_country = "dept"\n', "phone_country: 'dept' is int, but a country is text"),
-        ('phone_country = "lines[].sku"\n', "phone_country: 'lines[].sku' may give several values"),
+        ('phone_country = "dept"\n', "phone_country takes text, but 'dept' is int"),
+        (
+            'phone_country = "lines[].sku"\n',
+            "phone_country takes one value, but 'lines[].sku' may give several, since it is a list",
+        ),
         ("phone_country = 49\n", "phone_country: a path must be text in quotes"),
         ('phone_country = "de"\n', 'one country for all is written phone_country = "DE"'),
         ('phone_country = "Germany"\n', 'one country for all is written phone_country = "DE"'),
