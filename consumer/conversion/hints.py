@@ -108,12 +108,15 @@ _LINES: Final = (
 
 
 def event_meant(name: str, known: Iterable[str]) -> str:
-    """Return the one of the `known` event names that `name` probably means; empty if none."""
+    """Return the end of a message about an unknown event name: the one of `known` that it probably means, or all."""
     names = sorted(known)
     plain = _plain(name)
     alike = [one for one in names if plain and _plain(one) == plain]
     word = _EVENT_OF.get(plain, "")
-    return next(iter(alike), "") or (word if word in names else nearest(name, names))
+    meant = next(iter(alike), "") or (word if word in names else nearest(name, names))
+    return (
+        f"the nearest is {meant!r}" if meant else f"known: {', '.join(one for one in names if one != FILTER)}"
+    )
 
 
 def field_meant(name: str) -> str:

@@ -14,6 +14,7 @@ file and the key, and say what to do.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -110,9 +111,7 @@ class Loader:
         self._layers = layers
         # A line of a narrower layer replaces one line of a wider layer.
         self._tables = {key: self._merged(key) for key in TABLES}
-        self._settings = {
-            key: value for layer in layers for key, value in layer.tables.items() if key not in TABLES
-        }
+        self._settings = ChainMap(*(layer.tables for layer in reversed(layers)))
         # Field -> the layer whose line is in force.
         self._standing: dict[str, Layer] = {}
         # Lines of shared layers, by their names in errors. Unused: this schema lacks the path; with it, whether the
@@ -143,14 +142,7 @@ class Loader:
     def mapping(self) -> Mapping:
         """Return the mapping. Raises `MappingError`."""
         # The settings come first: they decide how the tables are read.
-        for key, choices in CHOICES.items():
-            if self._settings.get(key) not in choices:
-                self._refuse_setting(key, f"must be one of {', '.join(map(repr, choices))}")
-        phone_code = self._settings.get("phone_country_code")
-        if not isinstance(phone_code, str) or not _PHONE_CODE.fullmatch(phone_code):
-            self._refuse_setting(
-                "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
-            )
+        self._check_settings()
         # The advertiser's own names come before all tables that may use them.
         own_events = self._settings_of("own_events", "names").get("names", [])
         if wrong := hints.wrong_with_own_events(own_events):
@@ -194,7 +186,7 @@ class Loader:
             constants=constants,
             consent=self._consent(),
             dedup_key=self._dedup_key(),
-            phone_country_code=phone_code,
+            phone_country_code=self._settings["phone_country_code"],
             external_id_case=self._settings["external_id_case"],
             time_unit=self._settings["time_unit"],
             # An empty line removes the click id, so it must not be taken from the address either.
@@ -202,6 +194,24 @@ class Loader:
             and self._tables["fields"].get("user_data.click_id") != "",
             warnings=self._warnings,
         )
+
+    def _check_settings(self) -> None:
+        for key, choices in CHOICES.items():
+            if self._settings.get(key) not in choices:
+                self._refuse_setting(key, f"must be one of {', '.join(map(repr, choices))}")
+        phone_code = self._settings.get("phone_country_code")
+        if not isinstance(phone_code, str) or not _PHONE_CODE.fullmatch(phone_code):
+            self._refuse_setting(
+                "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
+            )
+        # A setting below a table's header belongs to that table: the usual mistake with TOML.
+        for table, lines in self._tables.items():
+            if key := next((key for key in SETTINGS if key in lines), ""):
+                own = key != "unknown_record" and any(layer.name.endswith("]") for layer in self._layers)
+                below = ", or directly below the header of a section" if own else ""
+                self._fail(
+                    f"[{table}] {key!r} is a setting, no line of a table: put it above the first [table]{below}"
+                )
 
     def _fail(self, message: str) -> NoReturn:
         raise MappingError(f"{self._name}: {message}")
@@ -235,17 +245,12 @@ class Loader:
                 self._fail(f"[{table}] {key!r} {said} in quotes")
             if not value or value in known:
                 continue
-            # A setting below a table's header belongs to that table: the usual mistake with TOML.
-            if key in SETTINGS:
-                self._misplaced(table, key)
             # A channel may have the name of an action source, so its name shows nothing.
             if table == "action_sources":
                 self._fail(f"[{table}] {key!r}: {value!r} is not an action source; {or_all(value, known)}")
             if key in known:
                 self._fail(f'[{table}] {key!r} is turned around: write "{value}" = "{key}"')
-            meant = hints.event_meant(value, known)
-            names = ", ".join(name for name in sorted(known) if name != FILTER)
-            hint = f"the nearest is {meant!r}" if meant else f"its names are {names}"
+            hint = hints.event_meant(value, known)
             self._fail(
                 f"[{table}] {key!r}: {value!r} is not an event name of the platform; {hint}; {FILTER!r} means: do not "
                 "send; a name that you registered with Pinterest is declared in [own_events]"
@@ -257,8 +262,6 @@ class Loader:
         if name.rpartition(".")[2] in NEVER_SENT:
             self._fail(f"[{table}] {name!r} is never sent: take the line away")
         if name not in TARGETS:
-            if name in SETTINGS:
-                self._misplaced(table, name)
             path = self._tables[table][name]
             if isinstance(path, str) and path in TARGETS:
                 self._fail(f'[{table}] {name!r} is turned around: write "{path}" = "{name}"')
@@ -271,14 +274,6 @@ class Loader:
             self._fail(f"[{table}] {name!r} is not a field of a conversion event; {hint}")
         return TARGETS[name]
 
-    def _misplaced(self, table: str, key: str) -> NoReturn:
-        """Raise `MappingError` for a setting that is below the header of a table."""
-        section = any(layer.name.endswith("]") for layer in self._layers)
-        where = "of the whole file: put its line above the first [table]"
-        if section and key != "unknown_record":
-            where = "and no line of a table: put it above the first [table], or directly below the header of a section"
-        self._fail(f"[{table}] {key!r} is a setting {where}")
-
     def _sources(self) -> dict[str, Expression]:
         found: dict[str, Expression] = {}
         for name in self._tables["fields"]:
@@ -287,7 +282,9 @@ class Loader:
             if layer is not None:
                 self._standing[name] = layer
             if layer is not None and said != "":
-                found[name] = self._proposed(layer, target, said)
+                advice = f'name another path, or take it away with "{name}" = "" in [fields]'
+                with self._line_of(layer, advice):
+                    found[name] = self._fitting(target, said)
         self._unify_items(found)
         return found
 
@@ -312,18 +309,17 @@ class Loader:
                 self.unused[line] = lacks, isinstance(said, str)
         return None, None
 
-    def _proposed(self, layer: Layer, target: Target, said: Any) -> Expression:
+    @contextmanager
+    def _line_of(self, layer: Layer, advice: str) -> Iterator[None]:
+        """Say of errors inside this context whose line it is, unless it is the section's own, and what to do."""
         try:
-            return self._fitting(target, said)
+            yield
         except MappingError as error:
             if layer.rank is Rank.OWN:
                 raise
             # The schema may have another value of the same name there: only the user knows.
             of = "the packaged mapping's" if layer.rank is Rank.DEFAULT else f"of {layer.name}"
-            raise MappingError(
-                f"{error}; this line is {of}: name another path, or take it away with "
-                f'"{target.name}" = "" in [fields]'
-            ) from None
+            raise MappingError(f"{error}; this line is {of}: {advice}") from None
 
     def _fitting(self, target: Target, said: Any, table: str = "fields") -> Expression:
         """Return the source that a line of the mapping names. Raises `MappingError` if it does not fit the target."""
@@ -387,9 +383,7 @@ class Loader:
             for constant in constants_in(source):
                 names = event_types if self._settings["unknown_event_name"] == "refuse" else None
                 if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
-                    standing = self._standing.get(key)
-                    said = None if standing is None else standing.tables["fields"].get(key)
-                    table = "fields" if isinstance(said, dict) else "constants"
+                    table = "constants" if isinstance(self._tables["constants"].get(key), dict) else "fields"
                     self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
 
     def _unify_items(self, found: dict[str, Expression]) -> None:
@@ -441,9 +435,9 @@ class Loader:
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
             if not isinstance(value, str) or value not in allowed:
-                near = hints.event_meant(str(value), allowed)
-                hint = f"the nearest is {near!r}" if near else f"known are {', '.join(sorted(allowed))}"
-                self._fail(f"[constants] {target.name}: {value!r} is not one; {hint}")
+                self._fail(
+                    f"[constants] {target.name}: {value!r} is not one; {hints.event_meant(str(value), allowed)}"
+                )
             return value
         # A constant goes through the rule once, now, so that each event sends what the rule would.
         if isinstance(value, list):
@@ -463,23 +457,15 @@ class Loader:
         # Without allowed values only true is consent, and text is never true.
         kinds = None if allowed else frozenset({"boolean"})
         found: dict[str, list[Expression]] = {"require": [], "any": []}
-        try:
+        meant = "a boolean, unless you say which values will do, allowed = [...]"
+        # Consent is never a proposal: without it, events of people would be sent who did not consent.
+        asking = [one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()]
+        advice = 'name the path of this record type in its own [consent], or require = "" if it needs none'
+        with self._line_of((asking or self._layers)[-1], advice):
             for key, sources in found.items():
                 said = table.get(key, "")
                 for path in said if isinstance(said, list) else [said] if said else []:
-                    meant = "a boolean, unless you say which values will do, allowed = [...]"
                     sources.append(self._source(f"[consent] {key}", path, kinds, meant))
-        except MappingError as error:
-            # Consent is never a proposal: without it, events of people would be sent who did not consent.
-            asking = [
-                one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()
-            ]
-            if not asking or asking[-1].rank is not Rank.SHARED:
-                raise
-            raise MappingError(
-                f"{error}; this line is of {asking[-1].name} and is required of all: name the path of this record type "
-                'in its own [consent], or require = "" if it needs none'
-            ) from None
         if not found["require"] and not found["any"]:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")
@@ -525,8 +511,6 @@ class Loader:
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
         """Return the table. Raises `MappingError` for other than the `allowed` keys."""
         for key in self._tables[table]:
-            if key in SETTINGS:
-                self._misplaced(table, key)
             if key not in allowed:
                 self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")
         return self._tables[table]

@@ -287,12 +287,12 @@ ERRORS = {
     ),
     "an own event of no letters": (
         '[own_events]\nnames = ["!!"]\n[event_names]\nx = "zzz"',
-        "not an event name of the platform; its names are !!, add_payment_info,",
+        "not an event name of the platform; known: !!, add_payment_info,",
     ),
     "a tracker's word for an event": ('[event_names]\nx = "ViewItem"', "; the nearest is 'page_visit';"),
     "an event name like no other": (
         '[event_names]\nx = "refund"',
-        "; its names are add_payment_info, add_to_cart,",
+        "; known: add_payment_info, add_to_cart,",
     ),
     "event names turned around": (
         '[event_names]\ncheckout = "shop.paid"',
@@ -308,21 +308,31 @@ ERRORS = {
     ),
     "a setting below a table": (
         '[fields]\nunknown_event_name = "filter"',
-        "[fields] 'unknown_event_name' is a setting of the whole file: put its line above the first [table]",
+        "[fields] 'unknown_event_name' is a setting, no line of a table: put it above the first [table]",
     ),
-    "a setting below event names": ('[event_names]\ntime_unit = "seconds"', "is a setting of the whole file"),
+    "a setting below event names that is an event name, too": (
+        '[event_names]\nunknown_event_name = "custom"',
+        "[event_names] 'unknown_event_name' is a setting, no line of a table",
+    ),
+    "a setting below event names": (
+        '[event_names]\ntime_unit = "seconds"',
+        "is a setting, no line of a table",
+    ),
     "a country of phone numbers below event names": (
         '[event_names]\nphone_country = "DE"',
-        "[event_names] 'phone_country' is a setting of the whole file",
+        "[event_names] 'phone_country' is a setting, no line of a table",
     ),
     "a calling code at the end of the file": (
         '[dedup]\nphone_country_code = "49"',
-        "[dedup] 'phone_country_code' is a setting of the whole file",
+        "[dedup] 'phone_country_code' is a setting, no line of a table",
     ),
-    "a setting at the end of the file": ('[dedup]\ntime_unit = "seconds"', "is a setting of the whole file"),
+    "a setting at the end of the file": (
+        '[dedup]\ntime_unit = "seconds"',
+        "is a setting, no line of a table",
+    ),
     "a setting below action sources": (
         '[action_sources]\ntime_unit = "seconds"',
-        "is a setting of the whole file",
+        "is a setting, no line of a table",
     ),
     "a field without its table": (
         'event_id = "event_id"',
