@@ -4,15 +4,16 @@ Confluent's client has its own rules for proxies and authorities. `Way` replaces
 (`consumer.adapters.network`).
 
 An answer is read and decompressed up to a limit: half a megabyte from a wrong or hostile server can become a gigabyte,
-and an endless answer takes all memory.
+and an endless answer takes all memory. Confluent's client reads an answer whole, so `Way` reads it first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from confluent_kafka.schema_registry.common._httpx_compat import httpx
@@ -24,13 +25,11 @@ from consumer.adapters.registry_errors import UnboundedAnswer
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
 # Connections with each proxy or without one: the engine asks for few schemas at once.
 _LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=4)
-_CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
-"""The content codings that an answer may have, with zlib's parameter for each."""
 
 
 class Way(httpx.AsyncBaseTransport):
-    """Sends each request with the proxy and authorities of `network` at that moment; `context` is the connections'
-    TLS context."""
+    """Sends each request with the proxy and authorities of `network` at that moment, and reads its answer up to the
+    limit; `context` is the connections' TLS context."""
 
     def __init__(self, network: Network, context: ssl.SSLContext) -> None:
         self._network = network
@@ -40,7 +39,7 @@ class Way(httpx.AsyncBaseTransport):
         self._transports: dict[Proxy | None, Any] = {}
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Send one request."""
+        """Send one request. Raises `UnboundedAnswer`."""
         # Chosen at each attempt: login and authorities may have changed since the last one.
         self._network.refresh()
         proxy = self._network.proxy(str(request.url))
@@ -53,12 +52,39 @@ class Way(httpx.AsyncBaseTransport):
             self._transports[proxy] = httpx.AsyncHTTPTransport(
                 verify=self._context, proxy=through, trust_env=False, limits=_LIMITS
             )
-        return await self._transports[proxy].handle_async_request(request)
+        request.headers["Accept-Encoding"] = "gzip"  # the one coding that `_content` decompresses
+        async with contextlib.aclosing(await self._transports[proxy].handle_async_request(request)) as answer:
+            # Without this header the library does not decompress once more.
+            coding = answer.headers.pop("content-encoding", "")
+            content = await _content(answer.stream, coding.strip().lower())
+            return httpx.Response(answer.status_code, headers=answer.headers, content=content)
 
     async def aclose(self) -> None:
         """Close all connections."""
         for transport in self._transports.values():
             await transport.aclose()
+
+
+async def _content(stream: Any, coding: str) -> bytes:
+    """Return what this stream has, decompressed. Raises `UnboundedAnswer` before more than the limit is in memory."""
+    unpacker = None
+    if coding in ("gzip", "x-gzip"):
+        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)  # with the header of a gzip file
+    elif coding not in ("", "identity"):
+        raise UnboundedAnswer(f"compressed as {coding[:20]!a}, which was not requested")
+    content, received = bytearray(), 0
+    async for part in stream:
+        try:
+            # One byte more than allowed, to notice an answer that is too large: half a megabyte can become a gigabyte.
+            most = ANSWER_LIMIT + 1 - len(content)
+            content += part if unpacker is None else unpacker.decompress(part, most)
+        except zlib.error:
+            raise ValueError("a compressed answer that cannot be decompressed") from None
+        # The received bytes count, too: zlib keeps all that follows the end of the compressed data.
+        received += len(part)
+        if max(received, len(content)) > ANSWER_LIMIT:
+            raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
+    return bytes(content)
 
 
 def take_over(rest: Any, network: Network) -> Any:
@@ -67,24 +93,23 @@ def take_over(rest: Any, network: Network) -> Any:
     # The client makes its own sessions and cannot be given others.
     way = Way(network, rest.verify)
     rest.session = httpx.AsyncClient(transport=way, auth=rest.auth, timeout=rest.timeout, trust_env=False)
-    _bound_answers(rest.session)
     tokens = rest.bearer_field_provider
     if not hasattr(tokens, "client"):
         return None
-    if not hasattr(tokens.client, "client_id"):
+    plain = tokens.client
+    if not hasattr(plain, "client_id"):
         # Azure's metadata service is on this machine, so it is reached without a proxy, in spite of the environment.
-        tokens.client = httpx.AsyncClient(trust_env=False)
+        direct = Way(Network(), ssl.create_default_context())
+        tokens.client = httpx.AsyncClient(transport=direct, trust_env=False)
     else:
-        plain = tokens.client
         tokens.client = type(plain)(
             client_id=plain.client_id,
             client_secret=plain.client_secret,
             scope=plain.scope,
-            transport=Way(network, rest.verify),
+            transport=way,
             trust_env=False,
         )
         tokens.token_expired = lambda: _is_ending(tokens.token_object)
-    _bound_answers(tokens.client)
     return tokens
 
 
@@ -94,48 +119,3 @@ def _is_ending(token: Mapping[str, Any]) -> bool:
     number, as some endpoints write it."""
     ends, lives = token.get("expires_at"), token.get("expires_in")
     return ends is not None and float(ends) < time.time() + float(lives or 0) / 5
-
-
-def _bound_answers(session: Any) -> None:
-    """Limit all answers that this session of the HTTP library will read."""
-    # For other codings the decompressed size cannot be bounded here.
-    session.headers["Accept-Encoding"] = "gzip"
-    # Confluent's client reads an answer whole. This hook is called before any of it is read.
-    session.event_hooks = {"response": [_bound]}
-
-
-async def _bound(response: Any) -> None:
-    # Without this header the library does not decompress: our stream does.
-    coding = response.headers.pop("content-encoding", "").strip().lower()
-    if coding not in _CODINGS:
-        raise UnboundedAnswer(f"compressed as {coding[:20]!a}, which was not requested")
-    response.stream = _BoundedStream(response.stream, _CODINGS[coding])
-
-
-class _BoundedStream(httpx.AsyncByteStream):
-    """The decompressed content of `stream`. Raises `UnboundedAnswer` beyond the limit, before more is in memory."""
-
-    def __init__(self, stream: Any, window: int | None) -> None:
-        self._stream = stream
-        self._unpacker = None if window is None else zlib.decompressobj(window)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = ANSWER_LIMIT
-        async for part in self._stream:
-            piece = part
-            if self._unpacker is not None:
-                try:
-                    # One byte more than allowed, to notice an answer that is too large: half a megabyte can become a
-                    # gigabyte.
-                    piece = self._unpacker.decompress(part, left + 1)
-                except zlib.error:
-                    raise ValueError("a compressed answer that cannot be decompressed") from None
-            # The received bytes count, too: zlib keeps all that follows the end of the compressed data.
-            left -= max(len(part), len(piece))
-            if left < 0:
-                raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
-            yield piece
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
