@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, certificate_fault, place_of, tls_trouble
+from consumer.errors import RegistryError
 
 _URL: Final = "SCHEMA_REGISTRY_URL"
 _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
@@ -51,6 +52,8 @@ def explain(
         via = "" if proxy is None else f", by way of the proxy {proxy}"
         return f"the registry did not answer within {timeout:g} s{via}"
     # The most specific reason first: errors of an answer, then errors on the way there.
+    if isinstance(error, RegistryError):  # the answer is a schema, which cannot be used
+        return str(error)
     if isinstance(error, UnboundedAnswer):
         return f"the registry's answer is {error}: check what answers at {_URL}"
     if isinstance(error, OAuthTokenError):

@@ -14,11 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from consumer.adapters.network import Network, file_stamp
@@ -33,6 +32,8 @@ from consumer.errors import RegistryError, SchemaError, or_all
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import Schema
 
+_Answer = TypeVar("_Answer")
+
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for one fetch with all its references."""
 MAX_REFERENCES: Final = 100
@@ -40,7 +41,6 @@ MAX_REFERENCES: Final = 100
 
 # Characters of all of those schemas: as JSON they take up to 24 times as many bytes.
 _MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
-
 
 # The registry's own codes for an unknown subject, version and schema. A plain 404 can come from a proxy, or from a
 # registry that is too old to know the path.
@@ -283,12 +283,12 @@ class RegistrySchemas:
             if "ssl.ca.location" not in config:
                 rest.verify.load_default_certs()  # beside those that the client trusts anyway
             self._tokens = take_over(rest, network)
-        except ssl.SSLError:
+        except OSError:  # also OpenSSL's errors
             raise RegistryError(
-                "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM, and a key must belong to "
-                "its certificate, and SCHEMA_REGISTRY_SSL_KEY_PASSWORD to the key"
+                "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be readable and PEM, a key must "
+                "belong to its certificate, and SCHEMA_REGISTRY_SSL_KEY_PASSWORD to the key"
             ) from None
-        except Exception as error:  # any error, from a wrong file or address; its text may quote a password
+        except Exception as error:  # any error, from a wrong address; its text may quote a password
             raise RegistryError(
                 f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
                 "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
@@ -302,10 +302,10 @@ class RegistrySchemas:
         try:
             async with asyncio.timeout(self._timeout):
                 if ref.kind == "id":
-                    schema = await self._client.get_schema(int(ref.value))
+                    schema = await _there(self._client.get_schema(int(ref.value)))
                 else:
-                    schema = await self._client.get_schema_by_guid(ref.value)
-                return await self._found(ref, schema)
+                    schema = await _there(self._client.get_schema_by_guid(ref.value))
+                return SchemaMissing(ref) if schema is None else await self._found(ref, schema)
         except Exception as error:
             # No answer in time, an error of the client or of its HTTP library, or one that a nonsensical answer causes.
             if not isinstance(error, TimeoutError):
@@ -316,19 +316,17 @@ class RegistrySchemas:
             if status == 401 and self._tokens is not None:
                 # The next attempt asks for another token: the registry's keys may have changed.
                 self._tokens.token = ""
-            if _says_missing(error):
-                return SchemaMissing(ref)
             return SchemaUnavailable(ref, self._why(error, ref.kind), refused=status in (401, 403))
 
     async def newest(self, subject: str) -> SchemaFound | None:
         """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""
         try:
             async with asyncio.timeout(self._timeout):
-                latest = await self._client.get_latest_version(subject)
+                latest = await _there(self._client.get_latest_version(subject))
+                if latest is None:
+                    return None
                 return await self._found(SchemaRef("id", str(latest.schema_id)), latest.schema)
         except Exception as error:
-            if _says_missing(error):
-                return None
             raise RegistryError(self._why(error)) from None
 
     async def contexts(self) -> list[str]:
@@ -355,15 +353,20 @@ class RegistrySchemas:
             key = (str(reference.subject), int(reference.version or 0))
             if key in texts:
                 continue
-            if len(texts) >= MAX_REFERENCES:
-                raise ValueError("more references than are read")
-            # Schemas still refer to a version that is deleted.
-            referred = (await self._client.get_version(*key, deleted=True)).schema
-            texts[key] = _bounded(referred.schema_str or "")
+            # Schemas still refer to a version that is deleted, unless it was deleted for good.
+            referred = await _there(self._client.get_version(*key, deleted=True))
+            if referred is None:
+                raise RegistryError(
+                    "the registry no longer has a schema that this one refers to: register that one again"
+                )
+            texts[key] = _bounded(referred.schema.schema_str or "")
+            waiting[:0] = referred.schema.references or ()
             # Checked after each one: a hostile registry must not fill the memory first.
-            if sum(map(len, texts.values())) > _MOST_REFERRED:
-                raise ValueError("more characters in references than are read")
-            waiting[:0] = referred.references or ()
+            if len(texts) > MAX_REFERENCES or sum(map(len, texts.values())) > _MOST_REFERRED:
+                raise RegistryError(
+                    f"the registry's schema refers to more than {MAX_REFERENCES} others, or to more than "
+                    f"{_MOST_REFERRED >> 20} MiB of them: pinstream reads no more; use fewer or smaller ones"
+                )
         documents = [json.loads(text) for text in texts.values()]
         return SchemaFound(ref, inlined(json.loads(_bounded(schema.schema_str)), definitions(documents)))
 
@@ -390,14 +393,23 @@ class RegistrySchemas:
             await self._tokens.client.aclose()
 
 
-def _says_missing(error: Exception) -> bool:
-    # Only an explicit "not found" of the registry counts as missing. An outage, a refusal, a proxy's 404 or nonsense
-    # must not make dead letters of good records. The code comes from the body, which may hold anything.
-    status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
-    return status == 404 and isinstance(code, int) and code in _NOT_FOUND
+async def _there(question: Awaitable[_Answer]) -> _Answer | None:
+    """Return what the registry answers; None: it says that there is no such schema."""
+    try:
+        return await question
+    except Exception as error:
+        # Only an explicit "not found" of the registry counts as missing. An outage, a refusal, a proxy's 404 or
+        # nonsense must not make dead letters of good records. The code comes from the body, which may hold anything.
+        status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+        if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
+            return None
+        raise
 
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise ValueError("a schema larger than one may be")
+        raise RegistryError(
+            f"the registry's schema, or one that it refers to, is larger than the limit of a schema "
+            f"({MAX_SCHEMA_CHARACTERS >> 20} MiB)"
+        )
     return text

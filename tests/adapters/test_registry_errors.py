@@ -131,9 +131,14 @@ async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority)
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:
-    """A file that is no certificate is refused with the names of the settings."""
+    """A file that is no certificate, or cannot be read, is refused with the names of the settings."""
     (tmp_path / "ca.pem").write_text("nonsense")
-    with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM"):
+    line = "SCHEMA_REGISTRY_SSL_… name cannot be used: they must be readable and PEM"
+    for own in ("ca.pem", "."):
+        config = {"url": "https://r", "ssl.certificate.location": str(tmp_path / own)}
+        with pytest.raises(RegistryError, match=line):
+            RegistrySchemas(config)
+    with pytest.raises(RegistryError, match=line):
         RegistrySchemas({"url": "https://r", "ssl.ca.location": str(tmp_path / "ca.pem")})
 
 

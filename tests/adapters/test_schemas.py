@@ -328,13 +328,21 @@ async def test_only_an_explicit_not_found_is_missing(schemas: RegistrySchemas, r
     assert await schemas.fetch(FetchSchema(ref)) == SchemaMissing(ref)
 
 
-async def test_a_reference_to_nowhere_is_missing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A schema with an unknown reference is missing, since it can never be completed."""
+async def test_a_reference_that_was_deleted_is_reported(
+    registry: FakeRegistry, schemas: RegistrySchemas
+) -> None:
+    """A schema that refers to one that the registry no longer has is not missing itself: it is unavailable, for that
+    reason, until the other one is registered again. So it is with the newest one of a subject."""
     stored = registry.add(
         "t", json.dumps(EVENT), references=[{"name": "shop.Item", "subject": "item", "version": 1}]
     )
     ref = ref_of(stored.schema_id)
-    assert await schemas.fetch(FetchSchema(ref)) == SchemaMissing(ref)
+    line = "the registry no longer has a schema that this one refers to: register that one again"
+    assert await schemas.fetch(FetchSchema(ref)) == SchemaUnavailable(ref, line)
+    with pytest.raises(RegistryError, match="no longer has a schema that this one refers to"):
+        await schemas.newest("t")
+    registry.add("item", json.dumps(ITEM))
+    assert isinstance(await schemas.fetch(FetchSchema(ref)), SchemaFound)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 429, 500, 502, 503, 504])
@@ -481,7 +489,7 @@ async def test_credentials_are_sent_and_their_refusal_says_so(registry: FakeRegi
 )
 def test_a_wrong_configuration_raises_without_its_values(config: dict[str, str]) -> None:
     """A wrong configuration raises an error without its values, which may be secrets."""
-    with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_URL") as caught:
+    with pytest.raises(RegistryError, match=r"SCHEMA_REGISTRY_(URL|SSL)") as caught:
         RegistrySchemas(config)
     assert "s3cret" not in str(caught.value)
 
