@@ -262,12 +262,13 @@ def dead_letter_pattern(template: str) -> str:
 
 
 def check_files(config: Config) -> None:
-    """Raise `SettingsError` if the file of a certificate or a key does not exist."""
-    # For a file that cannot be read, librdkafka reports only that something failed.
+    """Raise `SettingsError` if the file of a certificate or a key does not exist, or cannot be opened."""
+    # For such a file, librdkafka reports only that something failed.
     for name, value in config.items():
         if name.startswith("ssl.") and name.endswith(".location") and value != "probe":
             try:
-                os.stat(str(value))
+                # It may be a folder of authorities. A pipe must not block.
+                os.close(os.open(str(value), os.O_RDONLY | os.O_NONBLOCK))
             except OSError as error:
                 raise SettingsError(f"{variable(name)}: {value} cannot be read: {error.strerror}") from error
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -17,6 +20,7 @@ from consumer.adapters.kafka.configuration import (
     BrokerWatch,
     admin_client,
     admin_config,
+    check_files,
     consumer_config,
     dead_letter_pattern,
     dead_letter_topic,
@@ -216,3 +220,18 @@ def test_a_client_without_brokers_is_seen() -> None:
     assert watch.stranded
     watch.watching({})
     assert not watch.stranded, "another client"
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a certificate or a key that does not exist, or exists and cannot be opened, is an error that names its
+    variable. A folder of authorities is accepted."""
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as it:
+        it.bind("key.pem")  # even root cannot open it
+        with pytest.raises(
+            SettingsError, match=r"^KAFKA_SSL_KEY_LOCATION: key\.pem cannot be read: No such device"
+        ):
+            check_files({"ssl.key.location": "key.pem"})
+    with pytest.raises(SettingsError, match=r"^KAFKA_SSL_CA_LOCATION: ca\.pem cannot be read: No such file"):
+        check_files({"ssl.ca.location": "ca.pem"})
+    check_files({"ssl.ca.location": str(tmp_path), "ssl.ca.certificate.stores": "Root"})
