@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -59,32 +59,22 @@ _TEXTS: Final = (
 
 
 class Defect(Enum):
-    """What is wrong with an invalid record."""
+    """What is wrong with an invalid record: what it sets in a part of the event ("": in the event itself), or by how
+    many milliseconds it moves the event's time."""
 
-    UNDECODABLE = "undecodable"  # bytes in none of the wire formats
-    NO_IDENTITY = "no_identity"
-    BAD_CURRENCY = "bad_currency"
-    NEGATIVE_VALUE = "negative_value"
-    GROUPED_VALUE = "grouped_value"
-    UNKNOWN_TYPE = "unknown_type"
-    UNKNOWN_CHANNEL = "unknown_channel"
-    BLANK_EVENT_ID = "blank_event_id"
-    TOO_OLD = "too_old"
-    FUTURE = "future"
+    UNDECODABLE = None  # bytes in none of the wire formats
+    NO_IDENTITY = ("customer", dict[str, Any](emails=[], advertising_ids=[], ip_address=None))
+    BAD_CURRENCY = ("order", {"currency": "ZZZ"})
+    NEGATIVE_VALUE = ("order", {"total": "-12.00"})
+    GROUPED_VALUE = ("order", {"total": "1,299.00"})
+    UNKNOWN_TYPE = ("", {"event_type": "order_teleported"})
+    UNKNOWN_CHANNEL = ("", {"channel": "UNKNOWN"})
+    BLANK_EVENT_ID = ("", {"event_id": "  "})
+    TOO_OLD = -10 * _DAY_MS
+    FUTURE = _DAY_MS
 
 
 _DEFECTS: Final = tuple(Defect)
-# What a defect sets in an event, in its customer, or in its order.
-_SPOILED: Final[Mapping[Defect, tuple[str | None, Mapping[str, Any]]]] = {
-    Defect.NO_IDENTITY: ("customer", {"emails": [], "advertising_ids": [], "ip_address": None}),
-    Defect.BAD_CURRENCY: ("order", {"currency": "ZZZ"}),
-    Defect.NEGATIVE_VALUE: ("order", {"total": "-12.00"}),
-    Defect.GROUPED_VALUE: ("order", {"total": "1,299.00"}),
-    Defect.UNKNOWN_TYPE: (None, {"event_type": "order_teleported"}),
-    Defect.UNKNOWN_CHANNEL: (None, {"channel": "UNKNOWN"}),
-    Defect.BLANK_EVENT_ID: (None, {"event_id": "  "}),
-}
-_SHIFTED_MS: Final = {Defect.TOO_OLD: -10 * _DAY_MS, Defect.FUTURE: _DAY_MS}
 
 
 class GeneratedEvent(NamedTuple):
@@ -373,7 +363,9 @@ class EventGenerator(Iterator[GeneratedEvent]):
             return GeneratedEvent(key, None, Disposition.DEAD_LETTERED, raw, defect)
         event = event | {"event_type": "order_completed"}
         event["order"] = self._order(shopper.market, self._basket(), paid=True, numbered=True)
-        part, changes = _SPOILED.get(defect, (None, {}))
-        (event if part is None else event[part]).update(changes)
-        event["occurred_at"] += _SHIFTED_MS.get(defect, 0)
+        if isinstance(defect.value, int):
+            event["occurred_at"] += defect.value
+        else:
+            part, changes = defect.value
+            (event[part] if part else event).update(changes)
         return GeneratedEvent(key, event, Disposition.DEAD_LETTERED, None, defect)
