@@ -17,14 +17,12 @@ import pycountry
 _EVERYDAY_COUNTRY_NAMES = {
     "britain": "GB",
     "great britain": "GB",
-    "british virgin islands": "VG",
     "brunei": "BN",
     "burma": "MM",
     "cape verde": "CV",
     "cocos islands": "CC",
     "congo, democratic republic of the": "CD",
     "congo, republic of the": "CG",
-    "czech republic": "CZ",
     "east timor": "TL",
     "falkland islands": "FK",
     "holy see": "VA",
@@ -39,14 +37,12 @@ _EVERYDAY_COUNTRY_NAMES = {
     "sint maarten": "SX",
     "swaziland": "SZ",
     "turkey": "TR",
-    "us virgin islands": "VI",
     "vatican": "VA",
     "vatican city": "VA",
 }
 
 # Full names of US and Canadian states that ISO 3166-2 spells otherwise; French is official in Canada.
 _OTHER_STATE_NAMES = {
-    "us virgin islands": "vi",
     "colombie-britannique": "bc",
     "île-du-prince-édouard": "pe",
     "nouveau-brunswick": "nb",

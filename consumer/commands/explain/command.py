@@ -86,7 +86,9 @@ def explain(
         print_lines(lines)
     rejected = total.outcomes["rejected"]
     if strict and rejected:
-        raise PinstreamError(f"{rejected} of {total.records} records of {file} were rejected (--strict)")
+        raise PinstreamError(
+            f"{rejected} of {total.outcomes.total()} records of {file} were rejected (--strict)"
+        )
     # No error line: the differences show what is wrong.
     if not agree:
         sys.exit(1)

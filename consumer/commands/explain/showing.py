@@ -81,7 +81,6 @@ class Summary:
     """Counts the lines of a file: outcomes, codes, and the coverage of deliverable events."""
 
     def __init__(self) -> None:
-        self.records = 0
         self.outcomes: Counter[str] = Counter(dict.fromkeys(_STYLES, 0))
         self._codes: dict[str, Counter[str]] = {"rejected": Counter(), "filtered": Counter()}
         # By code, the number of warnings for each field.
@@ -91,7 +90,6 @@ class Summary:
     def count(self, lines: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the lines as they are, and count them."""
         for name, line in lines:
-            self.records += 1
             outcome, error = line["outcome"], line["error"]
             self.outcomes[outcome] += 1
             if outcome in self._codes:
@@ -112,7 +110,12 @@ class Summary:
         coverage = {
             name: {"events": one.events, "carried": by_id(one.carried)} for name, one in covered.items()
         }
-        return {"records": self.records, "outcomes": self.outcomes, "codes": codes, "coverage": coverage}
+        return {
+            "records": self.outcomes.total(),
+            "outcomes": self.outcomes,
+            "codes": codes,
+            "coverage": coverage,
+        }
 
     def print(self) -> None:
         """Print the counts: one line of JSON, on a terminal tables."""
@@ -137,4 +140,4 @@ class Summary:
             for number, parameter in enumerate(PARAMETERS):
                 shares.add_row(parameter.id, *(f"{one.shares[number]:.0%}" for one in covered.values()))
             console.print(shares)
-        console.print(f"{self.records:,} records")
+        console.print(f"{self.outcomes.total():,} records")
