@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from consumer.avro.paths import EACH, Source, walk
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Element, Phone, computation
+from consumer.conversion.computed.expressions import Element, Phone
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
 from consumer.conversion.normalise import LeftOut, text_of
@@ -44,11 +44,7 @@ class RuleTrace:
             self._fields += fields
         # How phone numbers are read before they get their country's code; None: they get none.
         phones = self._mapping.sources.get(_PHONES)
-        self._numbers = None
-        if isinstance(phones, Phone):
-            name = self._mapping.sources.get("event_name")
-            name_of = description.decisions.name_of
-            self._numbers = computation(phones.parts[0], None, name, name_of)
+        self._numbers = description.computed(phones.parts[0], None) if isinstance(phones, Phone) else None
 
     def rules(self, event: CommerceEvent, now: float) -> list[dict[str, Any]]:
         """Return an entry for each field that has a value in the record, or is sent; in the order of the payload.

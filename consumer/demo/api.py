@@ -117,20 +117,18 @@ class Sandbox:
     async def _counts(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             self.reset()
-        return web.json_response(body=orjson.dumps(self.books.counts.as_json()))
+        return _json(200, self.books.counts.as_json())
 
     async def _deliveries(self, _: web.Request) -> web.Response:
         known = self.books.deliveries.items()
-        return web.json_response(
-            body=orjson.dumps([{**key._asdict(), "accepted": times} for key, times in known])
-        )
+        return _json(200, [{**key._asdict(), "accepted": times} for key, times in known])
 
     async def _faults(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             try:
                 self.set_faults(FAULTS.validate_json(await request.read()))
             except ValueError as error:  # pydantic's, which names each invalid member
-                return web.json_response({"message": str(error)}, status=400)
+                return _json(400, {"message": str(error)})
         return web.json_response(body=FAULTS.dump_json(self.faults))
 
     # -- the API itself

@@ -23,7 +23,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
@@ -124,6 +123,7 @@ ACTION_SOURCES: Final[frozenset[str]] = frozenset(_EVENT_MEMBERS["action_source"
 KNOWN_EVENT_NAMES: Final[frozenset[str]] = frozenset(_DEFINITIONS["standard_event_name"]["enum"])
 CUSTOMER_TYPES: Final[frozenset[str]] = frozenset(_USER_MEMBERS["customer_type"]["enum"])
 
+_CURRENCIES: Final = frozenset(currency.alpha_3 for currency in pycountry.currencies)
 _PLAIN: Final = ("client_user_agent", "click_id", "partner_id")
 # What identifies a person only together.
 _IP_AND_AGENT: Final = {"client_ip_address", "client_user_agent"}
@@ -253,7 +253,7 @@ def _in_digests(path: str, values: list[str]) -> Iterator[Violation]:
 
 def _in_custom_data(custom_data: dict[str, Any]) -> Iterator[Violation]:
     currency = custom_data.get("currency")
-    if currency is not None and currency not in _currencies():
+    if currency is not None and currency not in _CURRENCIES:
         yield Violation("currency", "custom_data.currency must be an ISO 4217 code in upper case", currency)
     items = zip(repeat("custom_data.contents[]"), custom_data.get("contents", ()))
     # An order and its items have amounts and quantities under different names.
@@ -275,8 +275,3 @@ def _is_address(text: str) -> bool:
         return any(socket.inet_pton(family, text))
     except (OSError, ValueError):
         return False
-
-
-@lru_cache(maxsize=1)
-def _currencies() -> frozenset[str]:
-    return frozenset(currency.alpha_3 for currency in pycountry.currencies)
