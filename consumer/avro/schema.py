@@ -34,11 +34,8 @@ MAX_DECIMAL_PRECISION: Final = 1_000
 MAX_ALIAS_CHARACTERS: Final = 4 * MAX_SCHEMA_CHARACTERS  # of all full names of aliases together
 MAX_VALUES_PER_DATUM: Final = 10_000  # values that one datum may hold beyond what its bytes pay for
 VALUES_PER_BYTE: Final = 16  # honest data have about one
-_BYTES: Final = {
-    "null": 0,
-    "float": 4,
-    "double": 8,
-}  # the fewest bytes of a primitive; one, if it is not here
+# The fewest bytes of a primitive; one, if it is not here.
+_BYTES: Final = {"null": 0, "float": 4, "double": 8}
 NO_DEFAULT: Final = object()  # the default of a field that has none (``None`` is the default ``null``)
 _LONGEST_MESSAGE: Final = 300
 
@@ -407,9 +404,8 @@ class _Bounds:
             # The branch's index is a byte, so no branch begins where the union does.
             return max(self.debt(branch, frozenset()) for branch in node.branches) - VALUES_PER_BYTE
         if isinstance(node, Map):
-            self._require_paid(
-                node.values, "a map", VALUES_PER_BYTE
-            )  # each value has a key's length before it
+            # Each value has a key's length before it.
+            self._require_paid(node.values, "a map", VALUES_PER_BYTE)
         elif isinstance(node, Array):
             self._require_paid(node.items, "an array", 0)
         size = node.size if isinstance(node, Fixed) else _BYTES.get(node.kind, 1)

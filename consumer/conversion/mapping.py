@@ -35,9 +35,8 @@ class Mapping:
     proposed: frozenset[str]  # sources that only the default names
     # Target name -> the JSON value that is sent if the record has none, in payload order.
     constants: dict[str, Any]
-    consent: (
-        Expression | None
-    )  # an event is sent only if this is true; None: the producer is responsible for it
+    # An event is sent only if this is true; None: the producer is responsible for it.
+    consent: Expression | None
     dedup_key: Expression | None  # source of an event's key within account and name; None: ``event_id``
     external_id_case: str  # ``lower`` or ``as_written``
     phone_country_code: str  # country code for phone numbers without one; empty: none

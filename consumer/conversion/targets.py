@@ -17,13 +17,7 @@ from typing import Final, NamedTuple
 
 from consumer.conversion import rules
 from consumer.conversion.amounts import MAX_COUNT, amount, count
-from consumer.conversion.normalise import (
-    HASHED_FIELDS,
-    client_ip_address,
-    hashing,
-    phone_with_code,
-    text_of,
-)
+from consumer.conversion.normalise import HASHED_FIELDS, client_ip_address, hashing, phone_with_code, text_of
 
 
 class Arity(Enum):
