@@ -25,9 +25,9 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Record
 from consumer.engine.reading import KEY_BYTES, Columns, Keys
+from tests.support.mapping import load_mapping
 
 _SLICE = 128
 _ROUNDS = 3

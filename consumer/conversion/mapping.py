@@ -24,7 +24,7 @@ from consumer.conversion.targets import (
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A checked mapping. Make it with `sections.load_mapping`, and do not change its contents."""
+    """A checked mapping. Make it with `sections.load_sections`, and do not change its contents."""
 
     event_names: dict[str, str]  # event type, exact -> conversion name or `FILTER`
     # Event names that the advertiser registered, sent as they are; an event type of such a name needs no line.

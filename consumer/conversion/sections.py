@@ -165,18 +165,6 @@ class Sections:
 _FILTERED: Final = Filtered(DecodeCode.UNKNOWN_RECORD.value)
 
 
-def load_mapping(
-    overlay_toml: str | None, schema: AvroSchema, *, default_toml: str, overlay_name: str = "mapping"
-) -> Mapping:
-    """Lay `overlay_toml`, which has no sections, over `default_toml`; check the result against API and `schema`.
-
-    `schema` is the reader's schema as JSON; `overlay_name` is the overlay's name in errors (its file name). Raises
-    `MappingError`: one line that names the key, and for a path or name that does not exist the nearest that does.
-    """
-    file = _File(overlay_toml, default_toml, overlay_name)
-    return Loader(file.layers("", None), schema, overlay_name).mapping()
-
-
 def load_sections(
     overlay_toml: str | None,
     schemas: ReaderSchemas,
@@ -186,7 +174,10 @@ def load_sections(
     schema_name: str,
     is_named: bool = False,
 ) -> Sections:
-    """Load a file that may have sections, as `load_mapping` does. Raises `MappingError` and `SchemaError`.
+    """Lay `overlay_toml`, which may have sections, over `default_toml`; check the result against API and schemas.
+
+    `overlay_name` is the overlay's name in errors (its file name). Raises `SchemaError`, and `MappingError`: one line
+    that names the key, and for a path or name that does not exist the nearest that does.
 
     `schema_name` (PINSTREAM_SCHEMA) is the record type of a file without sections for record types. A file that has
     them maps it, too, if the user named it (`is_named`).

@@ -16,9 +16,9 @@ from benchmarks.systems import Unavailable, build_floor
 from consumer.avro.decode import Decoder, OneSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import Record
 from tests.engine.building import Read, read_by
+from tests.support.mapping import load_mapping
 
 _EVENTS = 20_000
 _SIZES = (200, 1_000, 4_000, 20_000)

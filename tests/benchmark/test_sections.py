@@ -20,9 +20,10 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import load_mapping, load_sections
+from consumer.conversion.sections import load_sections
 from consumer.engine.model import Record, SchemaRef
 from consumer.engine.reading import Columns, Keys
+from tests.support.mapping import load_mapping
 
 EVENTS, SLICE = 3_000, 128
 OURS: Final[dict[str, Any]] = json.loads(SCHEMA.read_text())

@@ -9,10 +9,10 @@ import pytest
 
 from consumer.conversion.decisions import Decisions
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.sections import load_mapping
 from consumer.demo.records import EventTimes
 from tests.conversion.test_compiled_typed import fields, record_of
 from tests.conversion.test_convert import DEFAULT
+from tests.support.mapping import load_mapping
 
 MAPPING = """
 time_unit = "seconds"

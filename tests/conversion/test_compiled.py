@@ -24,7 +24,6 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
-from consumer.conversion.sections import load_mapping
 from consumer.engine.figures.coverage import written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import Chunk, Instant, Policy, Record, Rejection, SchemaRef
@@ -34,6 +33,7 @@ from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
 from tests.engine.building import Read, read_by
+from tests.support.mapping import load_mapping
 
 Setup = tuple[dict[str, Any], str | None, str | None]
 

@@ -22,7 +22,6 @@ from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, OneSchema, WireForma
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.normalise import HASHED_FIELDS
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, Keys, TwoSteps
@@ -33,6 +32,7 @@ from tests.conversion.test_compiled import BOTH, Both, comparable_row
 from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of
 from tests.conversion.test_normalise import VECTORS, sha256, target_name
 from tests.engine.building import Read, read_by
+from tests.support.mapping import load_mapping
 
 EVENT: dict[str, Any] = {
     "event_id": "e-1",

@@ -26,10 +26,10 @@ from consumer.conversion.decisions import (
     warnings_of,
     zero_warning,
 )
-from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import ConversionEvent, Converted, Filtered, Rejection, Stage
 from tests.demo.examples import SENT
+from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())

@@ -35,11 +35,11 @@ from consumer.conversion.decisions import (
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import click_id_of, is_crawler, total
-from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Rejection, Warned
 from tests.conversion.convert_records import SETUPS, likely, shaped, steps_of
+from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from consumer.conversion.converter import Converter
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Converted, Rejection
+from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()

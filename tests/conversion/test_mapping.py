@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import EVENT_NAMES, FILTER, NEW_TARGETS, TARGETS
 from consumer.errors import MappingError
+from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from consumer.conversion.converter import Converter
 from consumer.conversion.rule_trace import RuleTrace
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Rejection
 from tests.conversion.convert_records import SETUPS as GIVEN
 from tests.conversion.convert_records import likely, shaped
 from tests.conversion.test_mapping import DEFAULT, SCHEMA
+from tests.support.mapping import load_mapping
 
 NOW = 1760000000.0
 COMPUTED = """

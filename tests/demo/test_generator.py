@@ -17,11 +17,11 @@ import orjson
 import pytest
 
 from consumer.conversion.converter import Converter
-from consumer.conversion.sections import load_mapping
 from consumer.demo import rules
 from consumer.demo.generator import Defect, EventGenerator, GeneratedEvent
 from consumer.engine.model import ConversionEvent, Converted, Disposition, Filtered
 from tests.demo.examples import NOW
+from tests.support.mapping import load_mapping
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "commerce_event.avsc"
 MAPPING = SCHEMA.with_suffix(".mapping.toml")

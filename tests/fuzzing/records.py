@@ -18,7 +18,6 @@ from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchem
 from consumer.commands.explain.command import explanation
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import UNCONVERTIBLE
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
 from consumer.errors import InputError
 from tests.conversion.test_convert import REJECTION_CODES, WARNING_CODES
@@ -26,6 +25,7 @@ from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, contai
 from tests.fuzzing.contract import bounded, check_line, check_rejection, values_in
 from tests.fuzzing.taker import MARK, Taker
 from tests.fuzzing.writers import READERS, WRITERS
+from tests.support.mapping import load_mapping
 
 NOW: Final = 1_700_000_000.0
 DECODE_CODES: Final = frozenset(code.value for code in DecodeCode)

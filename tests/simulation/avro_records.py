@@ -23,11 +23,11 @@ import fastavro
 from consumer.avro.decode import Decoder, OneSchema, framing_of
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, TwoSteps
 from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
 from tests.simulation.truth import require
+from tests.support.mapping import load_mapping
 
 _PACKAGED = (Path(__file__).parents[2] / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")
 _MAPPING = """

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.commands.dead_letters.payload import Masker
-from consumer.conversion.sections import load_mapping
 from tests.end_to_end.processes import ROOT
 from tests.end_to_end.records import SCHEMA, commerce_event
 from tests.end_to_end.test_personal_data import CUSTOMER, EVERYTHING, MARK, NEVER
 from tests.engine.building import PROPERTY
+from tests.support.mapping import load_mapping
 
 DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 """The packaged mapping."""

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Rejection
 from consumer.errors import MappingError
 from tests.conversion.computed.test_values import converted
 from tests.conversion.convert_records import shaped
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import DEFAULT, NOW
+from tests.support.mapping import load_mapping
 
 
 def record_type(name: str, **fields: Any) -> dict[str, Any]:

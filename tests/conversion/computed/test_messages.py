@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from consumer.conversion.sections import load_mapping
 from consumer.errors import MappingError
 from tests.conversion.computed.test_values import CATEGORY, SHOP, VALUE, mapping_of
 from tests.conversion.test_convert import DEFAULT
+from tests.support.mapping import load_mapping
 
 
 @pytest.mark.parametrize(

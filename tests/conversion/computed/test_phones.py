@@ -11,12 +11,12 @@ import pytest
 
 from consumer.conversion.computed import phones
 from consumer.conversion.computed.phones import with_country
-from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent
 from consumer.errors import MappingError
 from tests.conversion.computed.test_values import SHOP, converted, mapping_of, record
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import DEFAULT
+from tests.support.mapping import load_mapping
 
 # Country, number as it is written, and the digits that are sent.
 NUMBERS = [
