@@ -22,7 +22,6 @@ from consumer.avro.schema import (
     Array,
     AvroType,
     Fixed,
-    InvalidSchema,
     Map,
     Primitive,
     Record,
@@ -74,17 +73,13 @@ class NoSuchPath(ValueError):
 
 
 class SchemaPaths:
-    """The paths of one schema. `schema` is the reader's schema: a record, or a union with one."""
+    """The paths of one schema of ours, which is that of a record. Raises `InvalidSchema`."""
 
     def __init__(self, schema: AvroSchema) -> None:
-        try:
-            root = parse(schema)
-        except InvalidSchema as error:
-            raise NoSuchPath(str(error)) from None
-        # A union at the root stands for its records, like any union.
-        self._root = [branch for branch in branches_of(root) if isinstance(branch, Record)]
-        if not self._root:
-            raise NoSuchPath("the schema is not a record")
+        self.schema = schema
+        record = parse(schema)
+        assert isinstance(record, Record)  # noqa: S101 - the folder of schemas gives no others
+        self.record = record
 
     def resolve(self, path: str) -> Source:
         """Return the source that `path` names. Raises `NoSuchPath`, which says what may be meant."""
@@ -122,7 +117,7 @@ class SchemaPaths:
         """Yield the paths to values, in the schema's order; bounded in number and depth."""
         ends = (
             written(steps)
-            for steps, places in _below_all(self._root, (), _DEEPEST)
+            for steps, places in _below_all([self.record], (), _DEEPEST)
             if steps and any(place.kind not in _NO_VALUES for place in places)
         )
         return iter(dict.fromkeys(islice(ends, _MOST_PATHS)))
@@ -130,7 +125,8 @@ class SchemaPaths:
     def _at(self, steps: Iterable[str]) -> Sequence[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
         # In all branches at once: a path is right if one branch of a union has it.
-        return reduce(_below, steps, self._root)
+        start: Sequence[AvroType] = [self.record]
+        return reduce(_below, steps, start)
 
     def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], Sequence[AvroType]]:
         """Return the steps of `path`, its picks, and the types at its end. Raises `NoSuchPath`."""
@@ -175,7 +171,7 @@ class SchemaPaths:
 
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
         """Return the name of a record type that the steps have in place of its field, and the steps that were meant."""
-        everywhere = islice(_below_all(self._root, (), _DEEPEST), _MOST_PATHS)
+        everywhere = islice(_below_all([self.record], (), _DEEPEST), _MOST_PATHS)
         records = [
             (place.name, here) for here, places in everywhere for place in places if isinstance(place, Record)
         ]

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, NoReturn
 
-from consumer.avro.paths import AvroSchema, NoSuchPath, Path, SchemaPaths
+from consumer.avro.paths import Path, SchemaPaths
 from consumer.conversion import hints
 from consumer.conversion.computed.expressions import (
     Computed,
@@ -101,12 +101,12 @@ class Incomplete(MappingError):
 
 
 class Loader:
-    """Checks the tables of `layers`, from the packaged default's to the narrowest, against the API and `schema`.
+    """Checks the tables of `layers`, from the packaged default's to the narrowest, against the API and a schema.
 
-    `name` is the name of all of them in error messages.
+    `paths` are those of the schema; `name` is the name of all of them in error messages.
     """
 
-    def __init__(self, layers: Sequence[Layer], schema: AvroSchema, name: str) -> None:
+    def __init__(self, layers: Sequence[Layer], paths: SchemaPaths, name: str) -> None:
         self._name = name
         self._layers = layers
         # A line of a narrower layer replaces one line of a wider layer.
@@ -124,10 +124,7 @@ class Loader:
             for key, text in WITHOUT_EFFECT.items()
             if key in layer.tables
         )
-        try:
-            self._paths = SchemaPaths(schema)
-        except NoSuchPath as error:
-            self._fail(str(error))
+        self._paths = paths
 
     def _merged(self, key: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}

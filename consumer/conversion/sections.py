@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
-from consumer.avro.schema import PRIMITIVES, Record, parse
+from consumer.avro.schema import PRIMITIVES
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
 from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Rank
@@ -66,19 +66,19 @@ _Place = tuple[str, str | None]  # a record type and a topic; None: every topic 
 class Sections:
     """A checked mapping file, for these record types. Make it with `load_sections`, and do not change its contents."""
 
-    def __init__(self, file: _File, schemas: Map[str, AvroSchema]) -> None:
+    def __init__(self, file: _File, schemas: Map[str, SchemaPaths]) -> None:
         # The number of the section for a place; or why there is none, for a record type that has sections.
         self._places: dict[_Place, int | str] = {}
         found: list[Section] = []
         warnings: list[str] = []
         loaders: list[Loader] = []
-        for record, schema in schemas.items():
+        for record, paths in schemas.items():
             error: Incomplete | None = None
             for topic in (None, *file.topics(record)):
                 layers = file.layers(record, topic)
                 # The name in errors: the header, with the record type if the header lacks it.
                 where = f"{layers[-1].name} ({record})" if layers[-1].rank is Rank.SHARED else layers[-1].name
-                loaders.append(Loader(layers, schema, where))
+                loaders.append(Loader(layers, paths, where))
                 try:
                     mapping = loaders[-1].mapping()
                 except Incomplete as incomplete:
@@ -93,7 +93,7 @@ class Sections:
                     )
                 else:
                     name = record if topic is None else f"{record} on {topic}"
-                    found.append(Section(name if file.is_divided else "", record, schema, mapping))
+                    found.append(Section(name if file.is_divided else "", record, paths.schema, mapping))
                     self._places[record, topic] = len(found)
             # A record type may be complete on some topics only: it may never come on others.
             if error is not None and not any(section.record == record for section in found):
@@ -183,15 +183,15 @@ def load_sections(
     them maps it, too, if the user named it (`is_named`).
     """
     file = _File(overlay_toml, default_toml, overlay_name)
-    found: dict[str, AvroSchema] = {}
+    found: dict[str, SchemaPaths] = {}
     # The file's own sections name the types; the setting's default would add one that never comes.
     if is_named or not file.records:
-        schema = schemas.reader(schema_name)
-        found[_record(schema).name] = schema
+        paths = SchemaPaths(schemas.reader(schema_name))
+        found[paths.record.name] = paths
     for name in file.records:
         if name not in found:
             try:
-                found[name] = schemas.record(name)
+                found[name] = SchemaPaths(schemas.record(name))
             except SchemaError as error:
                 raise SchemaError(f"{overlay_name} [record.{_quoted(name)}]: {error}") from None
     return Sections(file, found)
@@ -200,12 +200,6 @@ def load_sections(
 def is_divided(overlay_toml: str) -> bool:
     """Return whether a mapping file has sections, even if it has other errors. Raises `MappingError`."""
     return not _parsed(overlay_toml, "mapping").keys().isdisjoint(_SECTIONS)
-
-
-def _record(schema: AvroSchema) -> Record:
-    node = parse(schema)
-    assert isinstance(node, Record)  # noqa: S101 - `ReaderSchemas` gives no others
-    return node
 
 
 def _quoted(name: str) -> str:
@@ -266,11 +260,11 @@ class _File:
             *(self._layers[place] for place in places if place in self._layers),
         ]
 
-    def by_name(self, schemas: Map[str, AvroSchema]) -> dict[str, str]:
+    def by_name(self, schemas: Map[str, SchemaPaths]) -> dict[str, str]:
         """Return the record types by their names and aliases; a name goes before an alias."""
         by_name: dict[str, str] = {}
-        for record, schema in schemas.items():
-            for alias in _record(schema).aliases:
+        for record, paths in schemas.items():
+            for alias in paths.record.aliases:
                 other = by_name.setdefault(alias, record)
                 if other != record and alias not in schemas:
                     raise MappingError(
@@ -279,18 +273,17 @@ class _File:
                     )
         return by_name | {record: record for record in schemas}
 
-    def refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
+    def refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, SchemaPaths]) -> None:
         """Raise `MappingError` if a path that sections share is in none of their schemas."""
-        by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
         used = {line for loader in loaders for line in loader.used}
         for loader in loaders:
             for line, (path, is_all) in loader.unused.items():
                 # The section that has the path may have a line of its own.
-                if line in used or (is_all and any(paths.has(path) for paths in by_record.values())):
+                if line in used or (is_all and any(paths.has(path) for paths in schemas.values())):
                     continue
                 if not path:
                     raise MappingError(f"{line} has no numbers: name the path of user_data.ph in [fields]")
-                places = {at: record for record, paths in by_record.items() for at in paths.all_paths()}
+                places = {at: record for record, paths in schemas.items() for at in paths.all_paths()}
                 near = nearest(path, places)
                 hint = f"the nearest is {near!r} ({places[near]})" if near else "see the schemas for its name"
                 raise MappingError(

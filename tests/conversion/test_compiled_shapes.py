@@ -169,18 +169,6 @@ def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, i
     assert contents == (None if ids is None else [{"id": one} for one in ids])
 
 
-def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
-    """Where our schema is a union of records and the mapping reads one that is not written, the event takes two
-    steps."""
-    other = {**schema_of({"name": "more", "type": "string"}), "name": "shop.Other"}
-    theirs = schema_of()
-    ours: Any = [theirs, {**other, "fields": [*other["fields"][:4], other["fields"][5]]}]
-    both = Both((ours, '[fields]\n"custom_data.content_name" = "more"', None), theirs)
-    (said,) = both.check(both.value(EVENT))
-    assert isinstance(said, list)
-    assert both.function is None
-
-
 def evolved_item(draw: Any, item: dict[str, Any]) -> Any:
     """Return an item as our schema has it, perhaps in a union with null. Its ``k`` stays, since items of no
     bytes have no bound."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.avro.paths import EACH, NoSuchPath, SchemaPaths
+from consumer.avro.schema import InvalidSchema
 
 TREE: dict[str, Any] = {
     "type": "record",
@@ -110,8 +111,8 @@ def test_listing_the_paths_of_a_recursive_schema_ends() -> None:
 def test_a_type_that_is_not_defined_is_an_error() -> None:
     """A schema that names a type it lacks is an error that says so."""
     schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "Missing"}]}
-    with pytest.raises(NoSuchPath, match="'Missing'"):
-        SchemaPaths(schema).resolve("x")
+    with pytest.raises(InvalidSchema, match="'Missing'"):
+        SchemaPaths(schema)
 
 
 @settings(max_examples=30)

@@ -465,15 +465,6 @@ def test_each_error_names_the_file_and_what_is_wrong(overlay_and_words: tuple[st
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    "schema", [{"type": "string"}, {"type": "map", "values": "string"}, ["null", "string"]]
-)
-def test_a_schema_that_is_no_record_is_an_error(schema: Any) -> None:
-    """A schema that is no record is an error, since it has no fields."""
-    with pytest.raises(MappingError, match="the schema is not a record"):
-        load(schema=schema)
-
-
 def test_all_missing_sources_are_named_at_once() -> None:
     """Where the schema lacks all packaged fields, one error names all required lines without a source, and
     which may be constants."""
