@@ -1,8 +1,8 @@
 """/events: a stream of /status documents (server-sent events), one per second, made once for all listeners.
 
 The web server calls `Events.look` regularly. Once per second, if there are listeners, it makes the document and wakes
-them. Each writes the latest document, so nothing is buffered for clients that read slowly. One that falls too far behind
-is disconnected.
+them. Each writes the latest document, so nothing is buffered for clients that read slowly. One that falls too far
+behind is disconnected.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Coverage:
     def snapshot(self, now: float) -> CoverageSnapshot:
         """Return the windows that end at `now` (monotonic seconds)."""
         self._split_masks(now)
-        hour, day = (
+        _, hour, day = (
             {name: Covered(row[0], tuple(row[1:])) for name, row in sorted(rows.items())}
             for rows in self._windows.sums()
         )

@@ -5,7 +5,7 @@ histogram, so that memory does not depend on their number. A bound is at most a 
 five seconds: one second, because event times are whole seconds). A quantile is the upper bound of its bucket: never too
 low, and at most a quarter too high. One of the bounds is the hour, so the share within it is exact.
 
-The histogram of the running minute goes into `windows`: 156 histograms at most, half a megabyte.
+Each minute has a histogram, which goes into `windows`: 157 histograms at most, half a megabyte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from operator import add
 
 from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
 from consumer.engine.figures.windows import Windows
@@ -115,36 +114,26 @@ class Freshness:
     """Counts the ages of events at delivery."""
 
     def __init__(self) -> None:
-        # Since the start, without what is `_counted`.
-        self._ever = [0] * _BUCKETS
-        # Of the running minute, not in the windows yet.
-        self._counted = array("q", [0]) * _BUCKETS
+        # The histogram of the running minute, once there is one.
+        self._running = array("q")
         self._age_sum = 0.0
         self._windows = Windows()
 
     def add(self, event_times: Iterable[int], now: Instant) -> None:
         """Count events that happened at these times (unix seconds) and were delivered at `now`."""
-        if self._windows.is_over(now.monotonic):
-            self._enter(now.monotonic)
+        self._windows.roll(now.monotonic)
+        if not self._windows.running:
+            self._windows.running[_ALL] = self._running = array("q", [0]) * _BUCKETS
         unix, whole = now.unix, int(now.unix)
-        past, total = count_ages(array("q", event_times), unix, _COLUMN, self._counted)
+        past, total = count_ages(array("q", event_times), unix, _COLUMN, self._running)
         # An event that lies ahead has no age. Whole seconds are summed as integers, so that rounding loses nothing.
         self._age_sum += past * whole - total + past * (unix - whole)
 
-    def _enter(self, now: float) -> None:
-        """Enter the counts into the minute in which they were made, then roll the windows to `now`."""
-        running = self._windows.running
-        running[_ALL] = [*map(add, running.get(_ALL, NO_FRESHNESS.buckets), self._counted)]
-        # The counts since the start are kept apart, because the windows forget.
-        self._ever = [*map(add, self._ever, self._counted)]
-        self._counted = array("q", [0]) * _BUCKETS
-        self._windows.roll(now)
-
     def snapshot(self, now: float) -> FreshnessSnapshot:
         """Return the figures of `now` (monotonic seconds)."""
-        self._enter(now)
-        hour, day = (tuple(rows.get(_ALL, NO_FRESHNESS.buckets)) for rows in self._windows.sums())
-        return FreshnessSnapshot(self._age_sum, tuple(self._ever), hour, day)
+        self._windows.roll(now)
+        windows = (tuple(rows.get(_ALL, NO_FRESHNESS.buckets)) for rows in self._windows.sums())
+        return FreshnessSnapshot(self._age_sum, *windows)
 
 
 def ages(buckets: Sequence[int]) -> Ages:

@@ -1,57 +1,54 @@
-"""Counts over the last hour and the last day, from minutes that are over.
+"""Counts since the start, over the last hour and over the last day.
 
-Theory of operation. The owner counts the running minute. When it ends, it is added to two windows: an hour of minutes,
-and a day of quarters of an hour. A window keeps its sum, from which it subtracts what becomes too old, so a snapshot
-costs the same at any rate. A window is up to one bucket short: the hour has 59 to 60 minutes, the day 23¾ to 24 hours.
+Theory of operation. The owner counts the running minute. When it ends, it is added to three windows: one that never
+ends, an hour of minutes, and a day of quarters of an hour. The sum of a window is computed then, once a minute, so a
+snapshot costs the same at any rate. A window is up to one bucket short: the hour has 59 to 60 minutes, the day 23¾ to
+24 hours.
 
 Windows use the monotonic clock, because setting the wall clock must not empty them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from operator import add, sub
+import sys
+from collections.abc import Iterable, MutableSequence
+from itertools import chain
+from operator import add
 
 _MINUTE = 60
 
-# Counts by name, in columns; all rows of one window have the same columns.
-Rows = dict[str, list[int]]
+# Counts by name, in columns; all rows of one owner have the same columns.
+Rows = dict[str, MutableSequence[int]]
 
 
 class Windows:
-    """The last hour and the last day of what one counter counts."""
+    """What one counter counted since the start, in the last hour and in the last day."""
 
     def __init__(self) -> None:
         # The counts of the running minute, which the owner enters here.
         self.running: Rows = {}
         self._minute = 0
-        self._hour = _Window(60, 1)
-        self._day = _Window(24 * 4, 15)
+        # By the number of buckets, and by the minutes of each: since the start there is one, which never ends.
+        self._windows = [_Window(1, sys.maxsize), _Window(60, 1), _Window(24 * 4, 15)]
 
     def is_over(self, now: float) -> bool:
         """Return True if the running minute has ended at `now` (monotonic seconds)."""
         return int(now // _MINUTE) != self._minute
 
     def roll(self, now: float) -> None:
-        """Roll the windows forward to `now` (monotonic seconds)."""
-        ended, self._minute = self._minute, int(now // _MINUTE)
-        if ended == self._minute:
-            return
-        # A row of zeros is left out: once the other rows are subtracted, there would be no sum to subtract it from.
-        counted = {name: row for name, row in self.running.items() if any(row)}
-        for window in (self._hour, self._day):
-            window.roll(ended, counted, self._minute)
-        self.running = {}
+        """Roll the windows forward to `now` (monotonic seconds). If the minute has ended, no name is `running`."""
+        if self.is_over(now):
+            ended, self._minute = self._minute, int(now // _MINUTE)
+            for window in self._windows:
+                window.roll(ended, self.running, self._minute)
+            self.running = {}
 
-    def sums(self) -> tuple[Rows, Rows]:
-        """Return the sums of the last hour and of the last day, with the running minute.
+    def sums(self) -> list[Rows]:
+        """Return the sums since the start, of the last hour and of the last day, each with the running minute.
 
         The caller may keep the rows, but must not change them.
         """
-        both = dict(self._hour.sum), dict(self._day.sum)
-        for sums in both:
-            _enter(self.running, sums)
-        return both
+        return [_sum([window.sum, self.running]) for window in self._windows]
 
 
 class _Window:
@@ -60,28 +57,21 @@ class _Window:
     def __init__(self, most: int, width: int) -> None:
         self._most = most
         self._width = width
-        self._buckets: deque[tuple[int, Rows]] = deque()
+        # By their numbers, which count from the begin of the clock.
+        self._buckets: dict[int, Rows] = {}
         self.sum: Rows = {}
 
     def roll(self, ended: int, rows: Rows, begun: int) -> None:
         """Add the counts of the minute that `ended`; drop the buckets that are too old now that another has `begun`."""
-        number = ended // self._width
-        if not self._buckets or self._buckets[-1][0] != number:
-            self._buckets.append((number, {}))
-        _enter(rows, self._buckets[-1][1])
-        _enter(rows, self.sum)
-        while self._buckets and self._buckets[0][0] <= begun // self._width - self._most:
-            for name, row in self._buckets.popleft()[1].items():
-                left = [*map(sub, self.sum[name], row)]
-                # A name that did not occur in the whole window leaves it, or names would be kept for ever.
-                if any(left):
-                    self.sum[name] = left
-                else:
-                    del self.sum[name]
+        number, oldest = ended // self._width, begun // self._width - self._most
+        self._buckets[number] = _sum([self._buckets.get(number, {}), rows])
+        self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > oldest}
+        self.sum = _sum(self._buckets.values())
 
 
-def _enter(rows: Rows, sums: Rows) -> None:
-    """Add `rows` to `sums`. Rows are replaced, never changed, because a snapshot may hold them."""
-    for name, row in rows.items():
-        so_far = sums.get(name)
-        sums[name] = list(row) if so_far is None else [*map(add, so_far, row)]
+def _sum(buckets: Iterable[Rows]) -> Rows:
+    """Add counts by name. Rows are replaced, never changed, because a snapshot may hold them."""
+    sums: Rows = {}
+    for name, row in chain.from_iterable(map(dict.items, buckets)):
+        sums[name] = list(map(add, sums[name], row)) if name in sums else list(row)
+    return sums
