@@ -93,17 +93,15 @@ def _messages(value: object, depth: int) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Return the first words, masked unless they are plain; empty if none is."""
-    words = [word if _WORD.fullmatch(word) else MASK for word in text.split()[:_WORDS_MOST]]
+    words = " ".join(word if _WORD.fullmatch(word) else MASK for word in text.split()[:_WORDS_MOST])
+    shown = _MASKS.sub(MASK, words)
     # A text of masks only says nothing.
-    if set(words) <= {MASK}:
-        return ""
-    shown = [
-        word for word, before in zip(words, ["", *words], strict=False) if (word, before) != (MASK, MASK)
-    ]
-    return " ".join(shown)[:_SHOWN_MOST]
+    return "" if shown == MASK else shown[:_SHOWN_MOST]
 
 
 MASK = "***"
+# Several masks, which look like one. No plain word has an asterisk.
+_MASKS = re.compile(r"\*{3}(?: \*{3})+")
 _LONGEST = 300
 _LONGEST_READ = 2000
 # Event fields whose values come from closed sets or from our own settings.
