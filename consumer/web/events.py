@@ -1,8 +1,9 @@
 """/events: a stream of /status documents (server-sent events), one per second, made once for all listeners.
 
 The web server calls `Events.look` regularly. Once per second, if there are listeners, it makes the document and wakes
-them. Each writes the latest document, so nothing is buffered for clients that read slowly. One that falls too far
-behind is disconnected.
+them. Each writes the latest document, also if nothing has changed: so the page knows that its figures are current, and
+a listener that has left is found out. Nothing is buffered for clients that read slowly. One that falls too far behind
+is disconnected.
 """
 
 from __future__ import annotations
@@ -18,12 +19,8 @@ from consumer.engine.figures.statistics import Statistics
 MOST_LISTENERS = 32
 # Seconds in a row in which a listener was not ready for a message, after which it is disconnected.
 MOST_MISSED = 5
-# Seconds after which an unchanged document is repeated.
-SAY_AGAIN = 5
 # A browser reconnects after two seconds.
 _RETRY = b"retry: 2000\n\n"
-# A comment line, which finds out whether the listener is still there.
-_HEARTBEAT = b":\n\n"
 # X-Accel-Buffering tells nginx not to buffer the stream.
 _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
 
@@ -50,22 +47,17 @@ class Events:
         self._clock = clock
         self._listeners: set[_Listener] = set()
         # The latest document as a message; empty: there is none, or it is out of date.
-        self._told = b""
-        self._told_at = 0.0
+        self._latest = b""
+        # The second in which it was made.
         self._second = 0
         self._ended = False
 
     def look(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
-        now = self._clock()
         # Made for listeners only, and once for all of them: the cost does not grow with their number.
-        if not self._listeners or int(now) == self._second:
+        if not self._listeners or int(self._clock()) == self._second:
             return
-        self._second = int(now)
-        message = self._message(statistics)
-        # An unchanged document is repeated too, so that the page knows that its figures are current.
-        if message != self._told or now - self._told_at >= SAY_AGAIN:
-            self._told, self._told_at = message, now
+        self._make_latest(statistics)
         for one in self._listeners:
             one.missed += 1
             if one.missed > MOST_MISSED:
@@ -74,7 +66,7 @@ class Events:
 
     def hang_up(self) -> None:
         """End all streams, because there are no valid figures. Listeners may reconnect."""
-        self._told = b""
+        self._latest = b""
         while self._listeners:
             one = self._listeners.pop()
             one.woken.set()
@@ -95,25 +87,19 @@ class Events:
         if self._ended or transport is None or len(self._listeners) >= MOST_LISTENERS:
             text = f"pinstream is stopping, or has {MOST_LISTENERS} listeners already; /status has the same figures\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
-        if not self._listeners or not self._told:
+        if not self._listeners or not self._latest:
             # No other listener keeps the document up to date.
-            self._told_at = self._clock()
-            self._second = int(self._told_at)
-            self._told = self._message(None)
+            self._make_latest(None)
         listener = _Listener(transport)
         self._listeners.add(listener)
         response = web.StreamResponse(headers=_HEADERS)
         try:
             await response.prepare(request)
             await response.write(_RETRY)
-            written = b""
             while listener in self._listeners:
                 listener.missed = 0
                 listener.woken.clear()
-                # By identity: a document that is repeated is a new message.
-                message = _HEARTBEAT if self._told is written else self._told
-                written = self._told
-                await response.write(message)
+                await response.write(self._latest)
                 await listener.woken.wait()
         except ConnectionError:
             pass  # the listener left or was disconnected
@@ -121,6 +107,7 @@ class Events:
             self._listeners.discard(listener)
         return response
 
-    def _message(self, statistics: Statistics | None) -> bytes:
-        """Encode the document as a server-sent event ``status``; it is one line of JSON."""
-        return b"event: status\ndata: " + self._make(statistics) + b"\n\n"
+    def _make_latest(self, statistics: Statistics | None) -> None:
+        """Make the document, one line of JSON, a server-sent event ``status``."""
+        self._second = int(self._clock())
+        self._latest = b"event: status\ndata: " + self._make(statistics) + b"\n\n"
