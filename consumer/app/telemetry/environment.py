@@ -129,12 +129,11 @@ class _Variables:
         exporters = {"otlp", "otlp_proto_http"}
         rules = [(self._find(what), rule) for what, rule in _OTLP.items()]
         rules += _OTHERS.items()
-        variables, temporality = {"timeout": self._find("TIMEOUT")}, None
+        variables = {"timeout": self._find("TIMEOUT")}
         if self.signal == "METRICS":
             exporters.add("prometheus")
             rules += _OF_METRICS.items()
             variables |= {"interval": _INTERVAL, "export_timeout": _EXPORT_TIMEOUT}
-            temporality = self._values.get(_TEMPORALITY)
         if not self._exporters <= exporters:
             raise SettingsError(f"{self._exporter} is not otlp, the only exporter that pinstream has")
         for name, (fits, words) in rules:
@@ -147,7 +146,7 @@ class _Variables:
         return Wish(
             instance,
             headers=self._headers_file(),
-            temporality="cumulative" if temporality is None else temporality.lower(),
+            temporality=self._values.get(_TEMPORALITY, "cumulative").lower(),  # used for metrics only
             **given,
         )
 

@@ -44,6 +44,8 @@ from consumer.engine.figures.definitions import Histogram
 from consumer.web.metrics import Family, FiguresCollector, gather
 
 _SCOPE = InstrumentationScope("pinstream", __version__)
+# What is exported as differences, by the temporality that is asked for. A gauge has none.
+_DELTAS = {"cumulative": (), "delta": ("counter", "histogram"), "lowmemory": ("histogram",)}
 # Units by the end of a metric's name. Prometheus puts a unit into the name only if it is not there.
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 
@@ -56,10 +58,6 @@ class OtlpMetrics(MetricsExport):
         self._exporter = OTLPMetricExporter(**self._connection.arguments)
         self._wish = wish
         self._resource = resource(wish.instance)
-        self._cumulative = {
-            kind: wish.temporality == "cumulative" or (wish.temporality == "lowmemory" and kind == "counter")
-            for kind in ("counter", "histogram")
-        }
         # A counter's series begins with the process: by this a collector sees that a restart set it to 0.
         self._started = self._accepted_at = time.time_ns()
         # The counts of the last export that was accepted.
@@ -162,7 +160,7 @@ class OtlpMetrics(MetricsExport):
         counts: dict[tuple[object, ...], Any],
     ) -> Metric:
         """Return a family with its series. Its counts are added to `counts`."""
-        cumulative = self._cumulative.get(family.kind, True)
+        cumulative = family.kind not in _DELTAS[self._wish.temporality]
         since = self._started if cumulative else self._accepted_at
         points = []
         for labels, value in series:
