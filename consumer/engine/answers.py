@@ -26,7 +26,6 @@ from consumer.engine.answering.verdicts import (
     Refused,
     SomeRefused,
     Throttled,
-    TooLarge,
     Verdict,
     limit_headers,
     read_answer,
@@ -136,16 +135,14 @@ class Answers:
             batch.failures = 0
             self._judged(batch, verdict, rid)
 
-    def _judged(
-        self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused | TooLarge, rid: str | None
-    ) -> None:
+    def _judged(self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused, rid: str | None) -> None:
         refused: list[Rejection] = []
         events = batch.events
         if isinstance(verdict, PerEvent):
             refused = self._per_event(batch, verdict.outcomes)
         elif isinstance(verdict, SomeRefused):
             refused = self._some_refused(batch, verdict)
-        elif isinstance(verdict, BatchRefused):
+        elif not verdict.too_large:
             refused = self._bisect(batch, "refused", verdict.message, rid)
         else:
             # A batch of one event says nothing about how much fits.

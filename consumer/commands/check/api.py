@@ -166,7 +166,7 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
         case verdicts.Refused(status, code):
             by_code = f", code {code}" if code is not None else ""
             yield failed(f"{_REFUSED[status]} ({source}{by_code})")
-        case verdicts.BatchRefused(_, message):
+        case verdicts.BatchRefused(message):
             # Masked, because the API may repeat a value of the event.
             said = mask(message, orjson.dumps(events[-1])) or "no reason given"
             yield failed(

@@ -53,17 +53,13 @@ class SomeRefused:
 
 @dataclass(frozen=True, slots=True)
 class BatchRefused:
-    """Something in the batch is refused, not said what: bisect; a batch of one is refused for good."""
+    """Something in the batch is refused, not said what: bisect; a batch of one is refused for good.
 
-    status: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class TooLarge:
-    """The platform says that the body is too large: split; a batch of one is refused for good."""
+    `too_large`: it is the size of the body.
+    """
 
     message: str
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ class NoVerdict:
     too_large: bool = False
 
 
-Verdict = PerEvent | SomeRefused | BatchRefused | TooLarge | Refused | Throttled | NoVerdict
+Verdict = PerEvent | SomeRefused | BatchRefused | Refused | Throttled | NoVerdict
 
 # Refusals of us, not of events: the token, its rights, or the account.
 _REFUSALS = frozenset({401, 403, 404})
@@ -180,7 +176,7 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
         code = answer.get("code")
         return Refused(status, code if type(code) is int else None)
     if status == _TOO_LARGE:
-        return TooLarge(message)
+        return BatchRefused(message, too_large=True)
     details = answer.get("details")
     for holder in (answer, details if isinstance(details, dict) else {}):
         outcomes = _outcomes(holder.get("events"), events)
@@ -192,7 +188,7 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
         # A refusal in which no event failed does not say what is wrong: bisect.
         if failed:
             return SomeRefused(failed)
-    return BatchRefused(status, message)
+    return BatchRefused(message)
 
 
 def _own_words(body: bytes, events: int) -> dict[str, Any] | None:

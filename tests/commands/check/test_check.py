@@ -552,6 +552,7 @@ class TestTestEvents:
             (401, "failed", "PINTEREST_ACCESS_TOKEN"),
             (403, "failed", "grant it access at Pinterest"),
             (404, "failed", "PINTEREST_AD_ACCOUNT_ID"),
+            (413, "failed", "this is a bug, please report it"),
             (422, "failed", "this is a bug, please report it"),
             (429, "warning", "later"),
             (500, "failed", "try again later"),

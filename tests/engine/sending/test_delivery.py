@@ -17,7 +17,6 @@ from consumer.engine.answering.verdicts import (
     Refused,
     SomeRefused,
     Throttled,
-    TooLarge,
     limit_headers,
     read_answer,
     wait_time,
@@ -113,12 +112,12 @@ def test_a_failed_event_without_a_message_takes_the_call_s() -> None:
 )
 def test_a_refused_call_that_does_not_say_which_is_to_be_bisected(body: bytes, message: str) -> None:
     """A refusal without verdicts that fit the batch is a refusal of the batch, which is to be bisected."""
-    assert read(400, body) == BatchRefused(400, message)
+    assert read(400, body) == BatchRefused(message)
 
 
 def test_statuses_that_concern_us_and_not_the_events() -> None:
     """A 413 means too large; 401, 403 and 404 mean a refused token or account, with the platform's code."""
-    assert read(413, b'{"code": 1, "message": "too large"}') == TooLarge("too large")
+    assert read(413, b'{"code": 1, "message": "too large"}') == BatchRefused("too large", too_large=True)
     assert read(401, b'{"code": 2, "message": "pina_SECRET is not valid"}') == Refused(401, 2)
     assert read(403, b'{"code": 29, "message": ""}') == Refused(403, 29)
     assert read(404, b'{"code": 50, "message": "no such account"}') == Refused(404, 50)

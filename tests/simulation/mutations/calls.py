@@ -172,7 +172,7 @@ def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) ->
     read = verdicts.read_answer
 
     def believing(status: int, *more: Any) -> verdicts.Verdict:
-        return verdicts.TooLarge("") if status == 413 else read(status, *more)
+        return verdicts.BatchRefused("", too_large=True) if status == 413 else read(status, *more)
 
     patch.setattr(answers, "read_answer", believing)
 
