@@ -49,8 +49,6 @@ const NOTES = [
   ["api_warnings", "warning from the API", "warn"],
   ["convert_warnings", "field left out or corrected", "warn"],
   ["filtered", "filtered by the mapping", "soft"],
-];
-const SINGLES = [
   ["processed_with_error", "delivered, but with an error message", "bad"],
   ["unclear_repeats", "event sent again after an unknown outcome, offline or over an hour old: Pinterest may count it twice", "warn"],
   ["batches_bisected", "batch bisected to find a refused event", "soft"],
@@ -377,12 +375,14 @@ const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("w
 /** The CSS class of a share: the larger, the deeper its shade. */
 const shade = part => "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0);
 
+/** The counts in an object of /status as [names, count]: one name for each level of the object. Zeros are left out. */
+const counted = (x, ...names) => typeof x === "object" ? Object.entries(x).flatMap(([name, inner]) => counted(inner, ...names, name))
+  : x ? [[names, x]] : [];
+
 function showReasons(s) {
-  const lines = Object.entries(s.counts.rejections).flatMap(([stage, codes]) =>
-    Object.entries(codes).map(([code, count]) => [stage, code, count, s.samples?.rejections[stage]?.[code]]));
-  lines.sort((a, b) => b[2] - a[2]);
   showTable("reasons", [["Reason", "left word"], ["Stage", "left"], ["Records"], ["Latest message", "left message break"]],
-    lines.map(([stage, code, count, sample]) => [h("code", null, breakable(code)), [stage, ": ", STAGES[stage]], n(count), sample || NONE]));
+    counted(s.counts.rejections).sort((a, b) => b[1] - a[1]).map(([[stage, code], count]) => [h("code", null, breakable(code)), [stage, ": ", STAGES[stage]],
+      n(count), s.samples?.rejections[stage]?.[code] || NONE]));
 }
 
 /** Where the mapping has sections, what became of the records of each. */
@@ -400,15 +400,10 @@ function showLatest(s) {
 }
 
 function showNotes(s) {
-  const lines = [];
-  for (const [family, what, cls] of NOTES) {
-    for (const [name, count] of Object.entries(s.counts[family])) {
-      if (family !== "convert_warnings") lines.push([what, cls, [name], count, ""]);
-      else for (const [field, times] of Object.entries(count)) lines.push([what, cls, [name, field], times, s.samples?.convert_warnings[name]?.[field]]);
-    }
-  }
+  const sampleOf = (family, [code, field]) => family === "convert_warnings" && s.samples?.convert_warnings[code]?.[field];
+  const lines = NOTES.flatMap(([family, what, cls]) => counted(s.counts[family])
+    .map(([names, count]) => [what, cls, names, count, sampleOf(family, names)]));
   if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
-  for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
   showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Latest message", "left message break"]],
     lines.map(([what, cls, names, count, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), sample]));
 }
