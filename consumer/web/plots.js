@@ -1,5 +1,8 @@
 // The plots of /history: axes with units, gaps where a value is unknown, a cursor for mouse and keyboard, a table.
 
+/** A short number for an axis: 1,200,000 -> 1.2M, 9,000,000,000 -> 9B. */
+const short = x => x.toLocaleString("en", { maximumSignificantDigits: 3, notation: x >= 1e4 ? "compact" : "standard" });
+
 const RATE = { unit: "per second", tick: short, show: x => rate(x) + "/s" };
 const COUNT = { unit: "records", tick: short, show: x => n(Math.round(x)) };
 const SHARE = { unit: "percent", tick: x => x * 100 + NBSP + "%", show: x => share(x, 1), marks: [0, .25, .5, .75, 1] };
@@ -38,15 +41,6 @@ const TABLE_ROWS = 12;
 const cursors = {};
 let past = null;
 let span = "hour";
-
-/** A short number for an axis: 1,200,000 -> 1.2M. */
-function short(x) {
-  if (x >= 1e12) return +(x / 1e12).toPrecision(3) + "tn";
-  if (x >= 1e9) return +(x / 1e9).toPrecision(3) + "bn";
-  if (x >= 1e6) return +(x / 1e6).toPrecision(3) + "M";
-  if (x >= 1e4) return +(x / 1e3).toPrecision(3) + "k";
-  return n(+x.toPrecision(3));
-}
 
 /** About four round steps from 0 to `top`. */
 function ticks(top, whole) {
