@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -84,21 +85,21 @@ class LocalSchemas:
         documents = {path: _document(path) for path in seen}
         # Of several definitions of a name the first one counts; files with an id or GUID in their name come last.
         in_order = sorted(documents, key=lambda path: (_version(path) is not None, path))
+        known: dict[str, Json] = {}
+        for path in reversed(in_order):  # so that the first one overwrites the others
+            with _naming(path):
+                known |= definitions([documents[path]])
         types: list[_Type] = []
         branches: dict[str, Path] = {}
         by_ref: dict[SchemaRef, Json] = {}
         versions: dict[SchemaRef, Path] = {}
         for path, document in documents.items():
-            try:
+            with _naming(path):
                 # A file's own types go before those of all others.
-                schema = inlined(document, definitions(documents[one] for one in (path, *in_order)))
+                schema = inlined(document, ChainMap(definitions([document]), known))
                 node = parse(schema)
                 # Two files with the same fingerprint may differ in logical types: the first by name counts.
                 by_ref.setdefault(SchemaRef("fingerprint", fingerprint(node)), schema)
-            except InvalidSchema as error:
-                raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
-            except UnicodeEncodeError:
-                raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
             version = _version(path)
             if isinstance(node, Record):
                 types.append(_Type(node.name, path, _OURS if version is None else _VERSION, schema))
@@ -111,7 +112,6 @@ class LocalSchemas:
                 if other != path:
                     raise SchemaError(f"{path} and {other} have the same {version.kind}; rename one of them")
                 by_ref[version] = schema
-        known = definitions(documents[path] for path in in_order)
         for name, path in branches.items():
             schema = inlined(name, known)
             types.append(_Type(name, path, _BRANCH, schema))
@@ -200,9 +200,7 @@ class LocalSchemas:
                 async with asyncio.timeout(DEFAULT_TIMEOUT):
                     await run_blocking("schemas", self._read)
         except TimeoutError:
-            return SchemaUnavailable(
-                ref, f"the schemas folder could not be read within {DEFAULT_TIMEOUT:g} s"
-            )
+            return SchemaUnavailable(ref, f"the schemas folder was not read within {DEFAULT_TIMEOUT:g} s")
         except SchemaError as error:
             return SchemaUnavailable(ref, str(error))
         schema = self.find(ref)
@@ -220,6 +218,17 @@ def _state_of(folder: Path) -> dict[Path, tuple[int, int, int] | None]:
         raise SchemaError(
             f"{folder}: cannot be read ({error.strerror}); name the folder of .avsc files"
         ) from None
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name this file in the error of a schema."""
+    try:
+        yield
+    except InvalidSchema as error:
+        raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
+    except UnicodeEncodeError:
+        raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
 
 
 def _document(path: Path) -> Json:
@@ -356,9 +365,7 @@ class RegistrySchemas:
             # Schemas still refer to a version that is deleted, unless it was deleted for good.
             referred = await _there(self._client.get_version(*key, deleted=True))
             if referred is None:
-                raise RegistryError(
-                    "the registry no longer has a schema that this one refers to: register that one again"
-                )
+                raise RegistryError("a schema that this one refers to was deleted: register that one again")
             texts[key] = _bounded(referred.schema.schema_str or "")
             waiting[:0] = referred.schema.references or ()
             # Checked after each one: a hostile registry must not fill the memory first.
@@ -408,8 +415,5 @@ async def _there(question: Awaitable[_Answer]) -> _Answer | None:
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise RegistryError(
-            f"the registry's schema, or one that it refers to, is larger than the limit of a schema "
-            f"({MAX_SCHEMA_CHARACTERS >> 20} MiB)"
-        )
+        raise RegistryError(f"a registry schema exceeds the limit of {MAX_SCHEMA_CHARACTERS >> 20} MiB")
     return text

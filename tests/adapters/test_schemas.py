@@ -7,16 +7,18 @@ import json
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.adapters import schemas as schemas_module
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.schema import fingerprint, parse
+from consumer.avro.references import definitions
+from consumer.avro.schema import Json, fingerprint, parse
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import Rejection, SchemaRef
 from consumer.errors import RegistryError, SchemaError
@@ -252,6 +254,35 @@ def test_two_files_of_one_id_contradict_each_other(tmp_path: Path) -> None:
         LocalSchemas(write(tmp_path, a__17=PLAIN, b__17=OLDER))
 
 
+def test_a_folder_of_many_files_is_read_in_proportion_to_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is searched for types a fixed number of times, however many files there are, so that a folder of
+    hundreds is read in a moment."""
+    searched: list[Json] = []
+
+    def counted(documents: Sequence[Json]) -> dict[str, Json]:
+        searched.extend(documents)
+        return definitions(documents)
+
+    monkeypatch.setattr(schemas_module, "definitions", counted)
+    for number in range(100):
+        (tmp_path / f"{number}.avsc").write_text(json.dumps({**PLAIN, "name": f"R{number}"}))
+    LocalSchemas(tmp_path)
+    assert len(searched) <= 200
+
+
+def test_a_file_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    """Of several files, the one that is nested too deeply is named."""
+    deep: Json = "int"
+    for _ in range(400):
+        deep = {"type": "array", "items": deep}
+    (tmp_path / "a.avsc").write_text(json.dumps(PLAIN))
+    (tmp_path / "b.avsc").write_text(json.dumps(deep))
+    with pytest.raises(SchemaError, match=r"b\.avsc: is not an Avro schema: the schema is nested too deeply"):
+        LocalSchemas(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------- the registry
 
 
@@ -337,9 +368,9 @@ async def test_a_reference_that_was_deleted_is_reported(
         "t", json.dumps(EVENT), references=[{"name": "shop.Item", "subject": "item", "version": 1}]
     )
     ref = ref_of(stored.schema_id)
-    line = "the registry no longer has a schema that this one refers to: register that one again"
+    line = "a schema that this one refers to was deleted: register that one again"
     assert await schemas.fetch(FetchSchema(ref)) == SchemaUnavailable(ref, line)
-    with pytest.raises(RegistryError, match="no longer has a schema that this one refers to"):
+    with pytest.raises(RegistryError, match="a schema that this one refers to was deleted"):
         await schemas.newest("t")
     registry.add("item", json.dumps(ITEM))
     assert isinstance(await schemas.fetch(FetchSchema(ref)), SchemaFound)
