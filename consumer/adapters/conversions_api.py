@@ -8,9 +8,10 @@ that a mounted secret takes effect without a restart. Each ad account may have a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -155,27 +156,35 @@ class ConversionsApi:
         """Try the way to the API, without a token and without an event. Return what is wrong with it, if anything."""
         proxy = self._network.proxy(self._url)
         try:
-            async with (
-                asyncio.timeout(self._timeout),
-                # Any answer shows that the way is open, except for a proxy that asks for a password.
-                self._open().get(self._url, allow_redirects=False, **self._way(proxy)) as response,
-            ):
-                if response.status == LOGIN_REQUIRED and proxy is not None:
-                    return proxy.refusal(response.status, place_of(self._url))
+            # Any answer shows that the way is open.
+            async with asyncio.timeout(self._timeout), self._call("GET", self._url, proxy, {}):
+                return None
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             reason, said = failure(error, self._url, proxy)
             what = said or "check PINTEREST_API_URL, the DNS and the network"
             return f"no answer from {place_of(self._url)} ({reason}): {what}"
-        return None
 
-    def _way(self, proxy: Proxy | None) -> dict[str, Any]:
-        """Return the arguments of a call for its proxy and its TLS."""
-        if proxy is None:
-            return {"ssl": self._network.context()}
-        # For a tunnel, the proxy reads the headers of CONNECT; without TLS, it reads those of the request itself.
-        shown = "proxy_headers" if self._url.startswith("https:") else "headers"
-        within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self._timeout))
-        return {"ssl": self._network.context(), "proxy": proxy.url, shown: proxy.headers, "timeout": within}
+    @contextlib.asynccontextmanager
+    async def _call(
+        self, method: str, url: str, proxy: Proxy | None, headers: Mapping[str, str], **body: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make one call by way of `proxy`. Raises aiohttp's errors, also where the proxy itself asks for a login."""
+        way: dict[str, Any] = {}
+        if proxy is not None:
+            within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self._timeout))
+            way = {"proxy": proxy.url, "timeout": within}
+            # For a tunnel, the proxy reads the headers of CONNECT; without TLS, it reads those of the request itself.
+            if url.startswith("https:"):
+                way["proxy_headers"] = proxy.headers
+            else:
+                headers = {**headers, **proxy.headers}
+        # Redirects are not followed: they must not lead a token to another server.
+        async with self._open().request(
+            method, url, headers=headers, allow_redirects=False, ssl=self._network.context(), **way, **body
+        ) as response:
+            if response.status == LOGIN_REQUIRED and proxy is not None:  # never from the platform
+                raise aiohttp.ClientHttpProxyError(response.request_info, (), status=response.status)
+            yield response
 
     async def _post(
         self, command: Send, proxy: Proxy | None, answered: dict[str, str]
@@ -186,31 +195,18 @@ class ConversionsApi:
         own = self._token if isinstance(self._token, Token) else self._token[command.account]
         token = own.value()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
-        session = self._open()
-        way = self._way(proxy)
-        headers |= way.pop("headers", {})
-        # Redirects are not followed: they must not lead a token to another server.
-        async with session.post(
-            url,
-            data=Body(command.parts),
-            headers=headers,
-            params=self._params,
-            allow_redirects=False,
-            **way,
-        ) as response:
-            if response.status == LOGIN_REQUIRED and proxy is not None:  # never from the platform
-                said = proxy.refusal(response.status, place_of(self._url))
-                return Unanswered(command.number, "proxy", said=said)
+        body = Body(command.parts)
+        async with self._call("POST", url, proxy, headers, data=body, params=self._params) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
-            body = await _read(response)  # decompressed, and so bounded
-            if len(body) > _ANSWER_LIMIT:
+            content = await _read(response)  # decompressed, and so bounded
+            if len(content) > _ANSWER_LIMIT:
                 return Unanswered(command.number, "answer_too_large", answered)
             # An unusual answer (the platform's 401, a proxy's page) may repeat the token, and will be quoted in logs:
             # mask it here, where the tokens are known.
             if response.status != 200 or response.content_type != _JSON:
                 for one in (token, *(other.latest for other in self._tokens)):
-                    body = body.replace(one.encode(), b"***")
-            return Answered(command.number, response.status, answered, body)
+                    content = content.replace(one.encode(), b"***")
+            return Answered(command.number, response.status, answered, content)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
