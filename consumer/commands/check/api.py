@@ -152,9 +152,8 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
         yield failed(f"no answer ({answer.reason}): {why}")
         return
     # Pinterest's support asks for the request id.
-    source = f"HTTP {answer.status}" + (
-        f", request id {rid}" if (rid := verdicts.request_id(answer.headers)) else ""
-    )
+    request = verdicts.request_id(answer.headers)
+    source = f"HTTP {answer.status}" + (f", request id {request}" if request else "")
     match verdicts.read_answer(answer.status, answer.headers, answer.body, len(events), time.time()):
         case verdicts.PerEvent(outcomes):
             for event, outcome in zip(events, outcomes, strict=True):

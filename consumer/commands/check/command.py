@@ -76,11 +76,9 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
     try:
-        found = Found(load(os.environ), workers, send_test_event)
-    except PinstreamError as error:
-        asked: _Asked = [("settings", [failed(str(error))])]
-    else:
-        asked = asyncio.run(_ask_all(found))
+        asked = asyncio.run(_ask_all(Found(load(os.environ), workers, send_test_event)))
+    except PinstreamError as error:  # of the settings: that of a question is its answer
+        asked = [("settings", [failed(str(error))])]
     _print(asked)
     # No error line: the table shows what is wrong.
     sys.exit(1 if any(verdict is Verdict.FAILED for _, answers in asked for verdict, _ in answers) else 0)

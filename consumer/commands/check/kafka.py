@@ -41,9 +41,7 @@ async def cluster(found: Found) -> Sequence[Answer]:
             f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights {form}` prints how)"
         )
     topics = [f"{name} ({counted(partitions, 'partition')})" for name, partitions in view.topics.items()]
-    unmatched = (
-        "KAFKA_TOPICS: no topic matches {} yet; a topic that is created later is read from its beginning"
-    )
+    unmatched = "KAFKA_TOPICS: no topic matches {} yet; one that is created later is read from its beginning"
     logins = [await run_blocking("pinstream-msk", msk.tokens_for, config)] if kafka.uses_iam else []
     return [
         ok(f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}"),

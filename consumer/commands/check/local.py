@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import aiohttp
+
 from consumer.app import building
 from consumer.app.telemetry import environment
 from consumer.commands.check.rows import Answer, Found, Skip, counted, ok, warning
@@ -102,9 +104,7 @@ async def mapping(found: Found) -> Sequence[Answer]:
     warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
     filled = {name for section in mapped.all for name in section.mapping.sources}
     if new := [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in filled]:
-        warnings.append(
-            f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(new)}"
-        )
+        warnings.append(f"new at Pinterest, to be tried with --send-test-event: {', '.join(new)}")
     texts = [text, *(f"{section.name}: {_sources(found.settings, section)}" for section in own_rows)]
     return [*map(ok, texts), *map(warning, warnings)]
 
@@ -218,18 +218,14 @@ async def _is_free(place: ListenAddress) -> bool:
         if not listening.is_taken(error):
             raise
         taken = error
-    answer = b""
+    server = ""
+    # "All addresses" is no address to connect to: ask this machine. Health needs no token.
+    url = f"http://{place._replace(host=listening.LOOPBACK.get(place.host, place.host))}/healthz"
     # Another program may answer with anything, or with nothing.
-    with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        async with asyncio.timeout(_ASK_WITHIN):
-            # "All addresses" is no address to connect to: ask this machine.
-            host = listening.LOOPBACK.get(place.host, place.host)
-            reader, writer = await asyncio.open_connection(host, place.port)
-            with contextlib.closing(writer):
-                # Health needs no token. The header names us with any status.
-                writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                answer = await reader.readuntil(b"\r\n\r\n")
-    if b"server: pinstream" not in answer.lower():
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_ASK_WITHIN), aiohttp.request("GET", url, allow_redirects=False) as answer:
+            server = answer.headers.get("Server", "")  # names us with any status
+    if not server.startswith("pinstream"):
         raise SettingsError(
             f"{place.variable}: {place} is used by another program; choose another address, or stop that program"
         ) from taken
@@ -261,7 +257,5 @@ async def telemetry(_: Found) -> Sequence[Answer]:
     good, wrong = environment.outlook(os.environ)
     if not good and not wrong:
         return []
-    text = (
-        f"{' and '.join(good)} would be exported; only `pinstream run` shows whether the collector takes them"
-    )
+    text = f"{' and '.join(good)} would be exported; `pinstream run` shows whether the collector takes them"
     return [ok(text if good else "nothing would be exported"), *map(warning, wrong)]
