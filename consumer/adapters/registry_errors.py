@@ -68,9 +68,7 @@ def explain(
             f"no schema registry answers at {_URL}: the answer is not JSON (a web page?); correct the address"
         )
     if isinstance(error, _NONSENSE):
-        return (
-            f"the registry's answer contains no schema ({type(error).__name__}): check what answers at {_URL}"
-        )
+        return f"the registry's answer has no schema ({type(error).__name__}): check what answers at {_URL}"
     return _no_contact(error, "the registry", _URL, url, config, proxy)
 
 
@@ -97,9 +95,7 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
             gap = f"it has no contexts, or {gap}"
         return f"{said}: it has no schemas by GUID, or {gap}" if kind == "guid" else f"{said}: {gap}"
     if 300 <= status < 400:
-        return (
-            f"{said}: it sends us to another address; set {_URL} to that one (https:// instead of http://?)"
-        )
+        return f"{said}: it sends us to another address; set {_URL} to that (https:// instead of http://?)"
     return f"{said}: {_HINTS.get(status, 'check the registry, and what is in front of it')}"
 
 
@@ -169,9 +165,7 @@ def _no_contact(
         if isinstance(cause, ssl.SSLError):
             if "ALERT" in (cause.reason or ""):
                 return f"{whose} ended the TLS handshake: {client_certificate}"
-            return (
-                f"{whose} does not speak TLS at this address: write http:// in {setting}, or correct the port"
-            )
+            return f"{whose} does not speak TLS there: write http:// in {setting}, or correct the port"
         if isinstance(cause, socket.gaierror):
             return f"the host name of {whose} is unknown: correct {setting}, or check the name server"
         if isinstance(cause, ConnectionRefusedError):

@@ -87,7 +87,7 @@ async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: 
 async def test_a_broken_packing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """A compressed answer that cannot be decompressed makes the schema unavailable, not missing."""
     registry.faults.body, registry.faults.coding = b"nonsense", "gzip"
-    await peak_of_asking(schemas, "contains no schema")
+    await peak_of_asking(schemas, "has no schema")
 
 
 async def test_packed_answers_are_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:

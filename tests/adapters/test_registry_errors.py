@@ -105,9 +105,7 @@ async def test_a_wrong_scheme_is_reported(authority: Authority, registry: FakeRe
     line = await served(authority.server(), {}, "http")
     assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
     line = await told({"url": registry.url.replace("http", "https")})
-    assert line.startswith(
-        "the registry does not speak TLS at this address: write http:// in SCHEMA_REGISTRY_URL"
-    )
+    assert line.startswith("the registry does not speak TLS there: write http:// in SCHEMA_REGISTRY_URL")
 
 
 async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority) -> None:
@@ -169,12 +167,12 @@ async def test_a_closed_port_and_an_unknown_host_are_reported(registry: FakeRegi
             "guid",
             "it has no schemas by GUID, or SCHEMA_REGISTRY_URL lacks its path",
         ),
-        (302, b"", "id", "it sends us to another address; set SCHEMA_REGISTRY_URL to that one"),
+        (302, b"", "id", "it sends us to another address; set SCHEMA_REGISTRY_URL to that"),
         (403, b"", "id", "this user may not do that; grant it the right"),
         (503, b"", "id", "the registry answered 503: check the registry, and what is in front of it"),
         (401, b"", "id", "it requires a login; set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO, or"),
-        (200, b"{}", "id", "contains no schema (ValueError): check what answers at SCHEMA_REGISTRY_URL"),
-        (200, b"[]", "id", "contains no schema"),
+        (200, b"{}", "id", "has no schema (ValueError): check what answers at SCHEMA_REGISTRY_URL"),
+        (200, b"[]", "id", "has no schema"),
     ],
 )
 async def test_an_answer_that_is_no_registry_s_is_reported(

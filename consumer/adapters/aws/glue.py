@@ -125,9 +125,7 @@ def _verdict(ref: SchemaRef, said: Mapping[str, Any]) -> SchemaAnswer:
         return SchemaMissing(ref)
     # Records were written with a version that is being deleted, too.
     if status not in ("AVAILABLE", "DELETING"):
-        return SchemaUnavailable(
-            ref, f"AWS Glue has the schema version as {str(status)[:20]}, not as AVAILABLE"
-        )
+        return SchemaUnavailable(ref, f"AWS Glue has the schema as {str(status)[:20]}, not as AVAILABLE")
     if kind in ("JSON", "PROTOBUF"):
         return SchemaFound(ref, "", kind)
     if kind != "AVRO" or not isinstance(text, str) or not text:
