@@ -163,17 +163,9 @@ def phone_with_code(code: str) -> Normaliser:
 _PHONE_BEGINS = re.compile(r"\+|00|[0-9]")
 
 _GENDERS = {
-    "f": "f",
-    "female": "f",
-    "woman": "f",
-    "m": "m",
-    "male": "m",
-    "man": "m",
-    "n": "n",
-    "nb": "n",
-    "non-binary": "n",
-    "nonbinary": "n",
-    "non binary": "n",
+    **dict.fromkeys(("f", "female", "woman"), "f"),
+    **dict.fromkeys(("m", "male", "man"), "m"),
+    **dict.fromkeys(("n", "nb", "non-binary", "nonbinary", "non binary"), "n"),
 }
 
 

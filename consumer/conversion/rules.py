@@ -128,45 +128,38 @@ def click_id_of(url: str) -> str | None:
 
 
 # Words in the user agents of well-known crawlers, in lower case, from their operators' pages and the public list
-# monperrus/crawler-user-agents. No general words (bot, crawler): phones have such names, too.
-CRAWLERS: Final = (
-    "adsbot-google",
-    "ahrefsbot",
-    "amazonbot",
-    "applebot",
-    "baiduspider",
-    "bingbot",
-    "bytespider",
-    "ccbot",
-    "claudebot",
-    "dotbot",
-    "duckduckbot",
-    "facebookexternalhit",
-    "googlebot",
-    "gptbot",
-    "headlesschrome",
-    "linkedinbot",
-    "mediapartners-google",
-    "mj12bot",
-    "petalbot",
-    "pinterestbot",
-    "semrushbot",
-    "storebot-google",
-    "twitterbot",
-    "yahoo! slurp",
-    "yandexbot",
-)
-# Each of those words has one of these in it: most agents have none, which is quick to check.
-_PIECES_OF_CRAWLERS = ("bot", "spider", "externalhit", "headless", "mediapartners", "slurp")
+# monperrus/crawler-user-agents. No general words (bot, crawler): phones have such names, too. Each stands behind a
+# piece of it: most agents have none of these pieces, which is quick to check.
+CRAWLERS: Final = {
+    "bot": (
+        *("adsbot-google", "ahrefsbot", "amazonbot", "applebot", "bingbot", "ccbot", "claudebot", "dotbot"),
+        *(
+            "duckduckbot",
+            "googlebot",
+            "gptbot",
+            "linkedinbot",
+            "mj12bot",
+            "petalbot",
+            "pinterestbot",
+            "semrushbot",
+        ),
+        *("storebot-google", "twitterbot", "yandexbot"),
+    ),
+    "spider": ("baiduspider", "bytespider"),
+    "externalhit": ("facebookexternalhit",),
+    "headless": ("headlesschrome",),
+    "mediapartners": ("mediapartners-google",),
+    "slurp": ("yahoo! slurp",),
+}
 _LONGEST_AGENT = 1024
 
 
 def is_crawler(agent: str) -> bool:
     """Return whether this user agent is a well-known crawler's. Only its first 1024 characters are checked."""
     lowered = agent[:_LONGEST_AGENT].lower()
-    for piece in _PIECES_OF_CRAWLERS:
-        if piece in lowered:
-            return any(crawler in lowered for crawler in CRAWLERS)
+    for piece, crawlers in CRAWLERS.items():
+        if piece in lowered and any(crawler in lowered for crawler in crawlers):
+            return True
     return False
 
 

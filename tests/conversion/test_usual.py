@@ -6,6 +6,7 @@ import hashlib
 import re
 from datetime import date
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
         assert _events.digest_of(Usual.DAY, day) == BY_DAYS(day)
 
 
-@pytest.mark.parametrize("crawler", CRAWLERS)
+@pytest.mark.parametrize("crawler", [*chain.from_iterable(CRAWLERS.values())])
 def test_each_crawler_is_looked_at_by_the_rule(crawler: str) -> None:
     """For each name of a crawler the agent is looked at by the rule."""
     for name in (crawler, crawler.upper(), crawler.title()):
