@@ -12,20 +12,21 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
-from consumer.adapters.kafka.cluster import RenewedAdmin, cluster_id
+from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.commits import CommitResult, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
-from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
+from consumer.adapters.kafka.groups import GroupOffsets, alter_offsets
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of, failure
-from consumer.adapters.thread import OwnThread, in_own_thread, run_blocking
+from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
+from consumer.adapters.thread import in_own_thread, run_blocking
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
@@ -134,9 +135,9 @@ async def open_plan(
     """
     # Brokers that refuse the login never answer a question about a group. A first contact ends at once, and says why.
     await cluster_id(config, timeout)
-    progress, digest = NamedProgress(config, group), _digest(fingerprint)
+    progress, digest = NamedProgress(config, group, timeout), _digest(fingerprint)
     try:
-        entries = _find_plan(await progress.read(timeout), group, digest)
+        entries = _find_plan((await progress.positions(())).values(), group, digest)
         resumed = bool(entries)
         if not resumed:
             ranges = await resolve()
@@ -145,7 +146,7 @@ async def open_plan(
             entries = _new_plan(ranges, digest, int(now), ids)
         # Commit all of it before anything is read: a part of a plan could not be distinguished from a shorter plan. A
         # resumed plan is committed, too: this shows at once if commits fail.
-        await progress.begin(entries, timeout)
+        await progress.begin(entries)
     except BaseException:
         await progress.close()
         raise
@@ -165,40 +166,27 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
     return entries
 
 
-class NamedProgress:
-    """Commits positions for a named replay, each with its part of the plan, by a client and thread of its own.
+class NamedProgress(GroupOffsets):
+    """The offsets of a named replay's group: commits positions, each with its part of the plan.
 
-    `refresh`: seconds after which a commit repeats the positions of all other partitions.
+    `timeout`: seconds for each question and for `begin`. `refresh`: seconds after which a commit repeats the positions
+    of all other partitions.
     """
 
-    def __init__(self, config: Config, group: str, *, refresh: float = _REFRESH) -> None:
-        self._group = group
+    def __init__(self, config: Config, group: str, timeout: float, *, refresh: float = _REFRESH) -> None:
+        super().__init__(config, group, timeout)
         self._refresh = refresh
         self._prefixes: dict[tuple[str, int], str] = {}
         self._last: dict[tuple[str, int], Position] = {}
         """The last committed position of each partition, without the prefix."""
         self._refresh_due = 0.0
-        self._client = RenewedAdmin(config)
         self._closed = False
-        self._thread = OwnThread("pinstream-kafka-progress")
 
     @in_own_thread
-    def read(self, timeout: float) -> list[Position]:
-        """Return all positions that are committed in the group. Raises `KafkaError`."""
-        try:
-            return ask_patiently(lambda until: ask_committed(self._client, self._group, until), timeout)
-        except KafkaException as error:
-            raise failure(
-                error,
-                f"the brokers do not say what the group {self._group} has committed: check that they are healthy, "
-                "then start again",
-            ) from error
-
-    @in_own_thread
-    def begin(self, entries: Sequence[Entry], timeout: float) -> None:
+    def begin(self, entries: Sequence[Entry]) -> None:
         """Commit the whole plan. Raises `KafkaError`."""
         self._prefixes = {one.range[:2]: write_entry(one) for one in entries}
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + self._timeout
         while True:
             result = self._commit([one.position for one in entries], time_left(deadline, _LEAST))
             # A coordinator that starts or moves answers within seconds.
@@ -253,7 +241,8 @@ class NamedProgress:
 
 def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[Entry]:
     """Return the complete plan that is committed; empty if there is none, or only a part of one."""
-    plans: dict[str, list[Entry]] = {}
+    # By all that the entries of one plan have in common.
+    plans: defaultdict[tuple[str, int, str, int], list[Entry]] = defaultdict(list)
     for one in committed:
         entry = read_entry(one)
         # What another client committed is never overwritten.
@@ -262,17 +251,12 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
                 f"the group {group} holds offsets that no replay wrote ({one.topic}[{one.partition}]): "
                 "give another --name, or delete the group"
             )
-        plans.setdefault(entry.plan, []).append(entry)
+        plans[entry[:4]].append(entry)
     whole: list[list[Entry]] = []
     rests: list[Entry] = []
-    for parts in plans.values():
-        plan, partitions, made_by, begun, _, _ = parts[0]
-        if (
-            # Otherwise the digest would be checked for the first entry alone.
-            all(one[:4] == parts[0][:4] for one in parts)
-            and len(parts) == partitions
-            and plan == _digest_plan([one.range for one in parts], made_by, begun)
-        ):
+    for (plan, partitions, made_by, begun), parts in plans.items():
+        digest = _digest_plan([one.range for one in parts], made_by, begun)
+        if len(parts) == partitions and plan == digest:
             whole.append(sorted(parts, key=lambda one: one.range[:2]))
         else:
             rests += parts

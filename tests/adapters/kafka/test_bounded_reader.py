@@ -147,7 +147,7 @@ async def test_it_is_a_source_of_the_service() -> None:
 async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None:
     """A commit after the close of a named replay fails with ``_DESTROY``, since its client is closed."""
     config = {"bootstrap.servers": NOBODY}
-    progress = NamedProgress(config, "shop.replay.n")
+    progress = NamedProgress(config, "shop.replay.n", 1.0)
     source = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
     await source.close(1.0)
     assert await source.commit([Position("t", 0, 1, None)]) == ((), "_DESTROY")

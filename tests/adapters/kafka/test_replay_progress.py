@@ -416,8 +416,8 @@ class TestPlans:
         entries = [one for one in found if one is not None]
         assert len(entries) == 3
         for refresh, left in ((0.0, 3), (1000.0, 2)):
-            progress = NamedProgress(replay.kafka.config, replay.group, refresh=refresh)
-            await progress.begin(entries, WITHIN)
+            progress = NamedProgress(replay.kafka.config, replay.group, WITHIN, refresh=refresh)
+            await progress.begin(entries)
             replay.forget(1)
             position = Position(replay.topic, 0, 4, 0)
             assert await progress.commit([position]) == ((position,), None)
@@ -463,13 +463,13 @@ async def test_brokers_that_are_away_are_reported_in_time() -> None:
     resolving: Callable[[], Awaitable[Sequence[Range]]] = resolve
     with pytest.raises(KafkaError, match="KAFKA_BOOTSTRAP_SERVERS"):
         await open_plan({"bootstrap.servers": NOBODY}, "g", "a", resolving, NOW, 1.0)
-    progress = NamedProgress({"bootstrap.servers": NOBODY}, "g")
+    progress = NamedProgress({"bootstrap.servers": NOBODY}, "g", 1.0)
     with pytest.raises(KafkaError, match="the group g"):
-        await progress.read(1.0)
+        await progress.positions(())
     position = Position("t", 0, 0, None)
     entry = Entry("0" * 16, 1, "0" * 16, 0, Range("t", 0, 0, 9), position)
     with pytest.raises(KafkaError, match="cannot be kept in the group g"):
-        await progress.begin([entry], 1.0)
+        await progress.begin([entry])
     for _ in range(2):
         await progress.close()
     assert await progress.commit([position]) == ((), "_DESTROY")

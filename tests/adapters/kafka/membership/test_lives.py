@@ -273,7 +273,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
     delete_and_make(kafka, topic)
     produce(kafka, topic, [b"new"] * 10)
     # Brokers forget the group's offsets with the topic; an offset committed late is of the old topic.
-    late = NamedProgress(kafka.config, group)
+    late = NamedProgress(kafka.config, group, WITHIN)
     held = [(one, plan.starts[TopicPartition(one.topic, one.partition)]) for one in plan.ranges]
     source = BoundedSource(
         kafka.config,
