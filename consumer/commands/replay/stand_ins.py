@@ -55,27 +55,29 @@ def holds_keys(settings: Settings) -> bool:
 def alone(state_dir: Path, name: str, *, shared: bool = False) -> Iterator[bool]:
     """Hold a lock on a file of this name; yield True if no other process holds it.
 
-    With `shared`, another process may start meanwhile, and gets False.
+    With `shared`, another process may start meanwhile, and gets False. Raises `SettingsError` for a folder in which no
+    file can be written or locked.
     """
     folder = state_dir / "replays"
     building.make_state_folder(state_dir)
     building.make_state_folder(folder)
-    try:
-        file = (folder / name).open("w")
-    except OSError as error:
-        raise SettingsError(
-            f"PINSTREAM_STATE_DIR: {folder} cannot be written ({error.strerror}); name a folder this user may write to"
-        ) from error
+    locked = True
     # The operating system releases the lock when the process ends, even if it is killed.
-    with file:
-        locked = True
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            locked = False
-        if shared:
-            # From now on a shared lock: a later process can share it too, but does not get the exclusive one.
-            fcntl.flock(file, fcntl.LOCK_SH)
+            file = stack.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked = False
+            if shared:
+                # From now on a shared lock: a later process can share it too, but does not get the exclusive one.
+                fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError as error:
+            raise SettingsError(
+                f"PINSTREAM_STATE_DIR: no file in {folder} can be written and locked ({error.strerror}); name a folder "
+                "of this machine that this user may write to"
+            ) from error
         yield locked
 
 

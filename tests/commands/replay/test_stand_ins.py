@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -11,13 +13,43 @@ import pytest
 
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.key_store.interface import Window
-from consumer.commands.replay.stand_ins import DryRun, ReadOnlyKeys, SendingAgain
+from consumer.commands.replay.stand_ins import DryRun, ReadOnlyKeys, SendingAgain, alone
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
+from consumer.errors import SettingsError
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys
 from tests.engine.building import START, UNIX, Core, event
 
 WINDOW = 1000.0
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    """A second holder of a lock is told so; of a shared one too, which both may then hold."""
+    for shared in (False, True):
+        with (
+            alone(tmp_path, "a.lock", shared=shared) as first,
+            alone(tmp_path, "a.lock", shared=shared) as second,
+        ):
+            assert (first, second) == (True, False)
+        with alone(tmp_path, "a.lock", shared=shared) as third:
+            assert third
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_folder_without_locks_is_no_other_replay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: bool
+) -> None:
+    """Where the file system has no locks, the error names the setting, and no other replay."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(SettingsError, match=r"PINSTREAM_STATE_DIR: .* locked \(No locks available\)"),
+        alone(tmp_path, "a.lock", shared=shared),
+    ):
+        raise AssertionError("it is not locked")
 
 
 @pytest.fixture(params=["memory:", "disk:"])
