@@ -34,7 +34,7 @@ from consumer.commands.base import iso
 from consumer.commands.dead_letters.options import Filters
 from consumer.commands.replay.bounded_run import watch
 from consumer.engine.model import Chunk, Record
-from consumer.errors import SettingsError, UsageError
+from consumer.errors import UsageError
 from consumer.settings import Settings
 
 WAITING, DONE = "waiting", "done"
@@ -78,7 +78,8 @@ def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[
     try:
         matches = re.compile(topic).search
     except re.error as error:
-        raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
+        # A pattern of KAFKA_TOPICS was checked with the settings.
+        raise UsageError(f"--topic {topic}: the pattern cannot be read: {error}") from error
     # Topics that exist, and deleted ones that still have letters.
     for origin in (origin_of(name) if is_dead(name) else name for name in known):
         if origin is not None and matches(origin):
