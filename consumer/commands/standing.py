@@ -53,7 +53,7 @@ class Standing(NamedTuple):
             return 0
         # A named replay commits its plan, followed by the map.
         planned = read_entry(self.position)
-        _, _, offset, _, text = self.position if planned is None else planned.position
+        _, _, offset, _, text = self.position if planned is None else planned.range.first
         found = offset_map.read(text, offset, where=map_place(self.place))
         return 0 if found is None else found.count(start, stop)
 

@@ -60,7 +60,6 @@ class _Part:
 
     name: TopicPartition
     range: Range
-    start: Position
     at: int
     """The offset up to which it was read."""
     topic_id: str | None = None
@@ -87,7 +86,7 @@ class _Lot(NamedTuple):
 class BoundedSource:
     """Reads `ranges`, at most one for each partition, each to its end. Fits `consumer.service.RecordSource`.
 
-    `progress` and `starts` belong to a named replay (`replay_progress.Plan`).
+    `progress` and the starts of the ranges belong to a named replay (`replay_progress.Plan`).
     """
 
     config: Config
@@ -96,7 +95,6 @@ class BoundedSource:
     listener: AssignmentListener | None = None
     progress: NamedProgress | None = None
     """The progress of a named replay. Closed with the source."""
-    starts: Mapping[TopicPartition, Position] = field(default_factory=dict)
     on_trouble: trouble.OnTrouble = trouble.ignore_trouble
     patience: float = 30.0
     """Seconds for which a partition may end before its range does: a replica may be behind the others for a moment."""
@@ -109,9 +107,8 @@ class BoundedSource:
         """Records skipped because of their timestamp."""
         self._parts: dict[tuple[str | None, int | None], _Part] = {}
         for one in self.ranges:
-            start = self.starts.get(one.name) or Position(*one.name, one.begin, None)
             # A named replay may have settled its range to the end: then no record of it is read.
-            self._parts[one.name] = _Part(one.name, one, start, min(start.next_offset, one.end))
+            self._parts[one.name] = _Part(one.name, one, min(one.first.next_offset, one.end))
         parts = self._parts.values()
         self.figures: Mapping[TopicPartition, int] = {one.name: one.at for one in parts}
         """The offset up to which each range was read; transaction markers, holes and skipped records count as read."""
@@ -139,10 +136,12 @@ class BoundedSource:
         self._trouble = partial(post, asyncio.get_running_loop(), self.on_trouble)
         await self._thread.run(self._open)
         self._is_open = True
-        given = [
-            Assignment(*one.name, one.epoch, one.start.next_offset, False, *one.start[3:], one.topic_id)
-            for one in self._parts.values()
-        ]
+        given: list[Assignment] = []
+        for part in self._parts.values():
+            _, _, begin, leader_epoch, metadata = part.range.first
+            given.append(
+                Assignment(*part.name, part.epoch, begin, False, leader_epoch, metadata, part.topic_id)
+            )
         if self.listener is not None:
             await self.listener.assigned(given)
 
@@ -215,7 +214,7 @@ class BoundedSource:
                 stack.callback(self.topic_ids.close)
             ids = self._ask_ids()
             for part in self._parts.values():
-                part.topic_id, start = ids.get(part.name.topic), part.start
+                part.topic_id, start = ids.get(part.name.topic), part.range.first
                 where = map_place(part.name)
                 if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
                     raise _created_again(part.name.topic, "since this replay began")
@@ -230,7 +229,8 @@ class BoundedSource:
             stack.callback(self._consumer.close)
             self._inbox = Inbox(self._consumer)
             places = [
-                raw_partition(*one.name, one.at, one.start.leader_epoch) for one in self._reading.values()
+                raw_partition(*one.name, one.at, one.range.first.leader_epoch)
+                for one in self._reading.values()
             ]
             if places:
                 self._consumer.incremental_assign(places)

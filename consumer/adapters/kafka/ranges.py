@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 from consumer.adapters.kafka import cluster
 from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.thread import run_blocking
-from consumer.engine.model import TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import UsageError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +45,8 @@ class Bound(NamedTuple):
 class Range(NamedTuple):
     """Offsets [begin, end) of one partition, of which only records with a timestamp in [since, until) are read.
 
-    `since_ms`, `until_ms`: milliseconds since 1970; None: no limit.
+    `since_ms`, `until_ms`: milliseconds since 1970; None: no limit. `start`: where a named replay goes on, with the
+    engine's offset map as its metadata.
     """
 
     topic: str
@@ -54,6 +55,12 @@ class Range(NamedTuple):
     end: int
     since_ms: int | None = None
     until_ms: int | None = None
+    start: Position | None = None
+
+    @property
+    def first(self) -> Position:
+        """Return the position at which the reading begins: `start`, else the beginning."""
+        return self.start or Position(self.topic, self.partition, self.begin, None)
 
     @property
     def name(self) -> TopicPartition:

@@ -54,8 +54,8 @@ _PREFIX: Final = re.compile(
 class Entry(NamedTuple):
     """What the commit of one partition holds: its part of the plan, and how far the replay has come there.
 
-    `plan`: digest of the whole, `partitions`: their number, `begun`: unix seconds. `position`: without the plan in its
-    metadata, which is then the engine's offset map.
+    `plan`: digest of the whole, `partitions`: their number, `begun`: unix seconds. `range`: with its start, whose
+    metadata is the engine's offset map, without the plan.
     """
 
     plan: str
@@ -63,12 +63,11 @@ class Entry(NamedTuple):
     fingerprint: str
     begun: int
     range: Range
-    position: Position
 
 
 def write_entry(entry: Entry) -> str:
     """Return the prefix of the metadata: ASCII, of bounded length."""
-    plan, partitions, fingerprint, begun, (_, _, begin, end, *times), _ = entry
+    plan, partitions, fingerprint, begun, (_, _, begin, end, *times, _) = entry
     since, until = ("" if one is None else str(one) for one in times)
     return f"pinstream.replay:1:{plan}:{partitions}:{fingerprint}:{begun}:{begin}:{end}:{since}:{until};"
 
@@ -80,9 +79,9 @@ def read_entry(committed: Position) -> Entry | None:
         return None
     plan, partitions, fingerprint, begun, begin, end, *times = found.groups()
     since, until = (None if one is None else int(one) for one in times)
-    planned = Range(committed.topic, committed.partition, int(begin), int(end), since, until)
-    position = committed._replace(metadata=committed.metadata[found.end() :])
-    entry = Entry(plan, int(partitions), fingerprint, int(begun), planned, position)
+    start = committed._replace(metadata=committed.metadata[found.end() :])
+    planned = Range(committed.topic, committed.partition, int(begin), int(end), since, until, start)
+    entry = Entry(plan, int(partitions), fingerprint, int(begun), planned)
     # The numbers must be exactly as we write them: `007` is from another program, and offsets have limits.
     if (
         write_entry(entry) != found[0]
@@ -95,7 +94,7 @@ def read_entry(committed: Position) -> Entry | None:
 
 _LONGEST: Final = Entry(
     "f" * 16, 10**7 - 1, "f" * 16, _LATEST,
-    Range("", 0, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1), Position("", 0, 0, None),
+    Range("", 0, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1),
 )  # fmt: skip
 METADATA_MOST: Final = METADATA_BYTES - len(write_entry(_LONGEST))
 """Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
@@ -104,20 +103,17 @@ METADATA_MOST: Final = METADATA_BYTES - len(write_entry(_LONGEST))
 class Plan(NamedTuple):
     """What a replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
 
-    `starts`: where a named replay goes on, with the engine's offset map as `metadata`. `progress` is for
-    `BoundedSource`, which closes it; None if the replay has no name.
+    `progress` is for `BoundedSource`, which closes it; None if the replay has no name.
     """
 
     ranges: Sequence[Range]
-    starts: Mapping[TopicPartition, Position]
     begun: int
     resumed: bool
     progress: NamedProgress | None
 
     def left(self) -> dict[TopicPartition, tuple[int, int]]:
         """Return the offsets [begin, end) that are left to read of each partition."""
-        begins = {name: start.next_offset for name, start in self.starts.items()}
-        return {one.name: (begins.get(one.name, one.begin), one.end) for one in self.ranges}
+        return {one.name: (one.first.next_offset, one.end) for one in self.ranges}
 
 
 async def open_plan(
@@ -150,9 +146,8 @@ async def open_plan(
     except BaseException:
         await progress.close()
         raise
-    starts = {one.range.name: one.position for one in entries}
     begun = entries[0].begun if entries else int(now)  # a new topic may have no partition yet
-    return Plan([one.range for one in entries], starts, begun, resumed, progress)
+    return Plan([one.range for one in entries], begun, resumed, progress)
 
 
 def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mapping[str, str]) -> list[Entry]:
@@ -162,7 +157,7 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
         # The first commit also records the ids of the topics: a topic that is created again has another id.
         text = offset_map.write(one.begin, (), None, where=map_place(one.name), topic_id=ids.get(one.topic))
         start = Position(*one.name, one.begin, None, text)
-        entries.append(Entry(plan, len(ranges), fingerprint, begun, one, start))
+        entries.append(Entry(plan, len(ranges), fingerprint, begun, one._replace(start=start)))
     return entries
 
 
@@ -188,7 +183,7 @@ class NamedProgress(GroupOffsets):
         self._prefixes = {one.range[:2]: write_entry(one) for one in entries}
         deadline = time.monotonic() + self._timeout
         while True:
-            result = self._commit([one.position for one in entries], time_left(deadline, _LEAST))
+            result = self._commit([one.range.first for one in entries], time_left(deadline, _LEAST))
             # A coordinator that starts or moves answers within seconds.
             if result.failure not in PASSING or time.monotonic() >= deadline:
                 break
@@ -279,7 +274,7 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
 
 def _has_settled(entry: Entry) -> bool:
     """Return whether any record of this partition is settled."""
-    topic, partition, offset, _, metadata = entry.position
+    topic, partition, offset, _, metadata = entry.range.first
     if offset > entry.range.begin:
         return True
     known = offset_map.read_metadata(metadata, offset, where=map_place(TopicPartition(topic, partition)))
@@ -288,8 +283,8 @@ def _has_settled(entry: Entry) -> bool:
 
 def _digest_plan(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
     # The digest is of the text of these values, which must not change: an interrupted replay may go on with a newer
-    # version.
-    return _digest(repr((fingerprint, begun, sorted(tuple(one) for one in ranges))))
+    # version. The starts do not count: they move.
+    return _digest(repr((fingerprint, begun, sorted(one[:6] for one in ranges))))
 
 
 def _digest(text: str) -> str:

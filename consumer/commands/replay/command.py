@@ -185,7 +185,6 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             config,
             plan.ranges,
             progress=plan.progress,
-            starts=plan.starts,
             on_trouble=building.log_kafka_trouble,
             topic_ids=TopicIds(config),
         )

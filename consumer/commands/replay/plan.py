@@ -38,7 +38,7 @@ async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
     # The key store counts in whole seconds: keys that are stored from the next second on are of this replay.
     begun = math.floor(time.time()) + 1
     if options.name is None:
-        plan = Plan(await resolve(), {}, begun, resumed=False, progress=None)
+        plan = Plan(await resolve(), begun, resumed=False, progress=None)
     else:
         # A group of its own, so that the service's group does not move.
         group = f"{settings.kafka.group_id}.replay.{options.name}"

@@ -81,16 +81,12 @@ class TestRanges:
         topic = create_topic(each_kafka, 4)
         for partition in range(2):
             produce(each_kafka, topic, TEN, partition=partition)
-        starts = {
-            TopicPartition(topic, 0): Position(topic, 0, 6, 0, "a map"),
-            TopicPartition(topic, 1): Position(topic, 1, 9, 0),
-        }
+        starts = Position(topic, 0, 6, 0, "a map"), Position(topic, 1, 9, 0)
         listener = Listener()
         source = BoundedSource(
             each_kafka.config,
-            [Range(topic, 0, 2, 9), Range(topic, 1, 0, 9)],
+            [Range(topic, 0, 2, 9, start=starts[0]), Range(topic, 1, 0, 9, start=starts[1])],
             listener=listener,
-            starts=starts,
         )
         assert source.figures == {TopicPartition(topic, 0): 6, TopicPartition(topic, 1): 9}
         await source.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import confluent_kafka
@@ -77,15 +76,12 @@ def failing(code: int, partition: int = 0, offset: int = -1) -> Message:
 _Code = confluent_kafka.KafkaError
 
 
-async def play(
-    fake: FakeConsumer, *ranges: Range, starts: Mapping[TopicPartition, Position] | None = None
-) -> tuple[BoundedSource, list[Chunk], list[str]]:
+async def play(fake: FakeConsumer, *ranges: Range) -> tuple[BoundedSource, list[Chunk], list[str]]:
     """Read to the end or as far as the script goes; return the source, its chunks and the codes of its troubles."""
     told: list[str] = []
     source = BoundedSource(
         {"bootstrap.servers": NOBODY},
         ranges,
-        starts=starts or {},
         on_trouble=lambda code, _: told.append(code),
         make_consumer=fake.made,
     )

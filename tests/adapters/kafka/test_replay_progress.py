@@ -31,7 +31,7 @@ from consumer.adapters.kafka.replay_progress import (
     write_entry,
 )
 from consumer.engine import offset_map
-from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.model import METADATA_BYTES, Position
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import TEN, Listener, offsets, read_on
 from tests.support.kafka.broker import wait_until
@@ -51,13 +51,19 @@ def progress_of(plan: Plan) -> NamedProgress:
     return plan.progress
 
 
+def parts_of(plan: Plan) -> list[Range]:
+    """Return the ranges of a plan, without how far the replay has come."""
+    return [one._replace(start=None) for one in plan.ranges]
+
+
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
     """Draw any possible entry."""
     begin, end = sorted((draw(st.integers(0, LARGEST)), draw(st.integers(0, LARGEST))))
     begun, partitions = draw(st.integers(0, 253402300799)), draw(st.integers(1, 9_999_999))
-    planned = Range("orders", 0, begin, end, draw(times), draw(times))
-    return Entry(draw(digests), partitions, draw(digests), begun, planned, committed_as(draw(st.text())))
+    start = committed_as(draw(st.text()))
+    planned = Range("orders", 0, begin, end, draw(times), draw(times), start)
+    return Entry(draw(digests), partitions, draw(digests), begun, planned)
 
 
 def committed_as(text: str) -> Position:
@@ -67,7 +73,7 @@ def committed_as(text: str) -> Position:
 
 def whole_text(entry: Entry) -> str:
     """Return the metadata of the entry's commit."""
-    return write_entry(entry) + entry.position.metadata
+    return write_entry(entry) + entry.range.first.metadata
 
 
 FINGERPRINT = "0123456789abcdef"
@@ -118,7 +124,7 @@ class TestEntries:
     def test_a_changed_entry_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
         """An entry that was cut off or changed is read as another one or as none, without an exception; the
         text after it stays."""
-        text, rest = write_entry(entry), entry.position.metadata
+        text, rest = write_entry(entry), entry.range.first.metadata
         at = data.draw(st.integers(0, len(text) - 1))
         assert read_entry(committed_as(text[:at])) is None
         changed = text[:at] + data.draw(st.characters().filter(lambda one: one != text[at])) + text[at + 1 :]
@@ -146,7 +152,7 @@ class TestEntries:
     @pytest.mark.parametrize("begin", ["007", "+7", "٧", "7_0", "", "-1", "9" * 19])
     def test_numbers_have_one_form(self, begin: str) -> None:
         """A number in another form is refused, and so is a range that begins after its end."""
-        entry = Entry("0" * 16, 1, "1" * 16, 0, Range("orders", 0, 7, 9), committed_as(""))
+        entry = Entry("0" * 16, 1, "1" * 16, 0, Range("orders", 0, 7, 9))
         text = write_entry(entry).replace(":7:9:", f":{begin}:9:")
         assert read_entry(committed_as(text)) is None
 
@@ -156,12 +162,12 @@ class TestEntries:
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
         text = offset_map.write(4, bounds, 0, METADATA_MOST)
-        planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999)
-        longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned, committed_as(text))
+        planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999, committed_as(text))
+        longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned)
         assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
         found = read_entry(committed_as(whole_text(longest)))
         assert found is not None
-        assert offset_map.read(found.position.metadata, 4) is not None
+        assert offset_map.read(found.range.first.metadata, 4) is not None
 
 
 def has_joined(consumer: Consumer) -> bool:
@@ -242,15 +248,13 @@ class TestPlans:
         """A new plan is committed at once at the beginnings of its ranges, and resuming it needs nothing else: its
         ends stay."""
         async with replay.open() as plan:
-            assert plan.ranges == [Range(replay.topic, number, 0, 10) for number in range(3)]
-            assert [one.next_offset for one in plan.starts.values()] == [0, 0, 0]
+            assert parts_of(plan) == [Range(replay.topic, number, 0, 10) for number in range(3)]
+            assert [one.first.next_offset for one in plan.ranges] == [0, 0, 0]
             assert (plan.begun, plan.resumed) == (int(NOW), False)
         produce(replay.kafka, replay.topic, TEN)
         async with replay.open(now=NOW + 500) as again:
-            assert again[:3] == (plan.ranges, again.starts, plan.begun)
-            assert {one: again.starts[one][:3] for one in again.starts} == {
-                one: plan.starts[one][:3] for one in plan.starts
-            }
+            assert (parts_of(again), again.begun) == (parts_of(plan), plan.begun)
+            assert [one.first[:3] for one in again.ranges] == [one.first[:3] for one in plan.ranges]
             assert again.resumed
         assert replay.resolved == 1
 
@@ -261,8 +265,8 @@ class TestPlans:
         async with replay.open() as plan:
             assert await progress_of(plan).commit(positions) == (tuple(positions), None)
         async with replay.open() as again:
-            assert [again.starts[TopicPartition(replay.topic, number)] for number in (0, 2)] == positions
-            assert again.ranges == plan.ranges
+            assert [again.ranges[number].start for number in (0, 2)] == positions
+            assert parts_of(again) == parts_of(plan)
         assert committed(replay.kafka, replay.group, replay.topic).offset == 4
 
     async def test_times_are_part_of_the_plan(self, replay: Replay) -> None:
@@ -275,15 +279,13 @@ class TestPlans:
         for resumed in (False, True):
             plan = await open_plan(replay.kafka.config, replay.group, "a", resolve, NOW, WITHIN)
             await progress_of(plan).close()
-            assert (plan.ranges, plan.resumed) == (timed, resumed)
+            assert (parts_of(plan), plan.resumed) == (timed, resumed)
 
     async def test_read_killed_and_resumed(self, replay: Replay) -> None:
         """A replay that is killed and resumed reads all records up to the ends fixed at first, each once but
         for those after the last commit."""
         async with replay.open() as plan:
-            source = BoundedSource(
-                replay.kafka.config, plan.ranges, progress=plan.progress, starts=plan.starts
-            )
+            source = BoundedSource(replay.kafka.config, plan.ranges, progress=plan.progress)
             await source.start()
             first = await source.fetch(7, WITHIN)
             positions = [
@@ -300,7 +302,6 @@ class TestPlans:
                 again.ranges,
                 listener=listener,
                 progress=again.progress,
-                starts=again.starts,
             )
             await source.start()
             rest = await read_on(source)
@@ -311,8 +312,8 @@ class TestPlans:
             assert offsets(own) == list(range(10))
         assert {one.start for one in listener.assignments} > {0}
         async with replay.open() as done:
-            assert sorted(done.starts.values()) == ends
-            source = BoundedSource(replay.kafka.config, done.ranges, starts=done.starts)
+            assert sorted(one.first for one in done.ranges) == ends
+            source = BoundedSource(replay.kafka.config, done.ranges)
             assert source.done
             await source.close(WITHIN)
 
@@ -376,7 +377,7 @@ class TestPlans:
         for resumed in (False, True):
             plan = await open_plan(replay.kafka.config, replay.group, "b", resolve, NOW + 1, WITHIN)
             await progress_of(plan).close()
-            assert (plan.ranges, plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
+            assert (parts_of(plan), plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
 
     @pytest.mark.parametrize("position", [Position("", 1, 4, 0), Position("", 1, 0, None, "a map")])
     async def test_an_incomplete_plan_is_refused(self, replay: Replay, position: Position) -> None:
@@ -445,7 +446,7 @@ class TestPlans:
         commit(replay.kafka, group, replay.topic, 7)
         async with replay.open() as plan:
             config: dict[str, Any] = {**replay.kafka.config, "group.id": group}
-            source = BoundedSource(config, plan.ranges, progress=plan.progress, starts=plan.starts)
+            source = BoundedSource(config, plan.ranges, progress=plan.progress)
             await source.start()
             await read_on(source)
             await source.close(WITHIN, [Position(replay.topic, 0, 10, 0)])
@@ -467,7 +468,7 @@ async def test_brokers_that_are_away_are_reported_in_time() -> None:
     with pytest.raises(KafkaError, match="the group g"):
         await progress.positions(())
     position = Position("t", 0, 0, None)
-    entry = Entry("0" * 16, 1, "0" * 16, 0, Range("t", 0, 0, 9), position)
+    entry = Entry("0" * 16, 1, "0" * 16, 0, Range("t", 0, 0, 9, start=position))
     with pytest.raises(KafkaError, match="cannot be kept in the group g"):
         await progress.begin([entry])
     for _ in range(2):

@@ -178,7 +178,7 @@ def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
     commit(kafka, group, topic, 0, 0)
     env = environment(tmp_path, kafka, topic, group)
     replay = f"{group}.replay.x"
-    planned = Entry("a" * 16, 1, "b" * 16, 1, Range(topic, 0, 0, 9), Position(topic, 0, 2, None))
+    planned = Entry("a" * 16, 1, "b" * 16, 1, Range(topic, 0, 0, 9))
     commit_map(kafka, replay, topic, 0, 2, 3, plan=write_entry(planned))
     assert document("show", "--group", replay, env=env)["partitions"][0]["settled_above"] == 1
     for arguments, words in (

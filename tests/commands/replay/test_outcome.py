@@ -36,7 +36,7 @@ def outcome(
             ("orders",), (), Bound("beginning"), Bound("end"), (), name, dry_run, ignore_dedup=False, rate=None,
             limit=None, max_age=None, as_json=False,
         ),
-        Plan([Range("orders", 0, 10, 20)], {}, 0, resumed=False, progress=None),
+        Plan([Range("orders", 0, 10, 20)], 0, resumed=False, progress=None),
         read_to={TopicPartition("orders", 0): 25},
         left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is ReplayEnd.COMPLETE)},
         outside_time=3,
@@ -132,8 +132,7 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
         ReplayEnd.INTERRUPTED,
         sent_again=0,
         plan=Plan(
-            [Range("orders", number, 0, 20) for number in range(4)],
-            {name: Position(*name, 5, None) for name in names},
+            [Range(*name, 0, 20, start=Position(*name, 5, None)) for name in names],
             0,
             resumed=True,
             progress=None,

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine import offset_map
 from consumer.engine.messages import Assignment, NewLife
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import Position
 from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import (
     Bench,
@@ -204,8 +204,8 @@ async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
     ids = Ids()
     ids.told = {"t": NEW_ID}
     text = offset_map.write(0, [], None, where="t-0", topic_id=OLD_ID)
-    starts = {TopicPartition("t", 0): Position("t", 0, 0, None, text)}
-    source = BoundedSource({}, [Range("t", 0, 0, 9)], starts=starts, topic_ids=ids)
+    planned = Range("t", 0, 0, 9, start=Position("t", 0, 0, None, text))
+    source = BoundedSource({}, [planned], topic_ids=ids)
     with pytest.raises(KafkaError, match="deleted and created again"):
         await source.start()
     assert ids.closed
@@ -274,14 +274,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
     produce(kafka, topic, [b"new"] * 10)
     # Brokers forget the group's offsets with the topic; an offset committed late is of the old topic.
     late = NamedProgress(kafka.config, group, WITHIN)
-    held = [(one, plan.starts[TopicPartition(one.topic, one.partition)]) for one in plan.ranges]
-    source = BoundedSource(
-        kafka.config,
-        [one for one, _ in held],
-        starts=plan.starts,
-        progress=late,
-        topic_ids=TopicIds(kafka.config),
-    )
+    source = BoundedSource(kafka.config, plan.ranges, progress=late, topic_ids=TopicIds(kafka.config))
     with pytest.raises(KafkaError, match=f"{topic} was deleted and created again since this replay began"):
         await source.start()
     await source.close(WITHIN)
