@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from consumer.adapters.kafka.bounded import read_record, scan
@@ -86,12 +86,12 @@ def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[
             yield dead_letter_topic(template, origin), origin
 
 
+@dataclass(eq=False, repr=False)  # the configuration holds passwords
 class Reader:
     """Reads from Kafka with a consumer that belongs to no group."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._cluster: str | None = None
+    _config: Config
+    _cluster: str | None = None
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """Return the ranges of the whole topic as it is now, one per partition."""
@@ -144,21 +144,20 @@ class Tally:
         return {**asdict(self), "left": self.left}
 
 
+@dataclass(eq=False)
 class DeadLetters:
     """The letters on one dead-letter topic that a command asks for. Call `begin` first, then `letters` or `letter`."""
 
+    name: str
+    _origins: Origins
+    _filters: Filters
+    reader: Reader
+    tally: Tally = field(default_factory=Tally)
     # The ranges to read; they end where the topic ended at the beginning.
-    ranges: Sequence[Range]
+    ranges: Sequence[Range] = ()
     # By partition: the place that its marks must name, and which of its letters are done.
-    homes: dict[int, Home]
-    done: dict[int, Done]
-
-    def __init__(self, name: str, origins: Origins, filters: Filters, reader: Reader) -> None:
-        self.name = name
-        self.reader = reader
-        self.tally = Tally()
-        self._origins = origins
-        self._filters = filters
+    homes: dict[int, Home] = field(default_factory=dict)
+    done: dict[int, Done] = field(default_factory=dict)
 
     async def begin(
         self, stopped: Callable[[], bool] = lambda: False, *, ranges: Sequence[Range] | None = None
