@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +41,7 @@ from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import MappingError, PinstreamError, SettingsError, UsageError, or_all
 from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
-from consumer.settings import DEFAULT_SCHEMA, Settings, packaged_schemas_dir
+from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
 # In the state folder: the answers of the schema registry.
@@ -290,27 +291,17 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
 def policy(settings: Settings, rate: float | None = None) -> Policy:
     """Return the limits of the engine; a replay may have a `rate`, in events a second."""
     own = settings.pinstream
-    return Policy(
+    # What settings and engine call by one name is one thing, in the same unit.
+    same = PinstreamSettings.model_fields.keys() & {one.name for one in fields(Policy)}
+    return replace(
+        Policy(**own.model_dump(include=same)),
         accounts=len(settings.pinterest.ad_account_ids),
         # Then a refused token halts its own account alone.
         token_by_account=settings.pinterest.token_by_account,
-        batch_events=own.batch_events,
-        batch_bytes=own.batch_bytes,
-        linger=own.linger,
-        concurrency=own.concurrency,
-        calls_per_minute=own.calls_per_minute,
         events_per_second=rate or math.inf,
-        max_open_events=own.max_open_events,
-        max_open_bytes=own.max_open_bytes,
-        commit_interval=own.commit_interval,
-        halt_patience=own.halt_patience,
-        stall_after=own.stall_after,
         lease=_lease(settings),
         # The engine never begins a call that could outlast its lease.
         call_timeout=own.request_timeout,
-        schema_patience=own.schema_patience,
-        dead_letter_share=own.dead_letter_share,
-        dead_letter_sample=own.dead_letter_sample,
         away=_absence(settings),
         transform=own.transform or "",
         # Events that test mode accepted were not recorded: they are new to the real API.
