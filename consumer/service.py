@@ -16,9 +16,11 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from consumer.engine import messages as m
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.intake import FETCH_MOST
 from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
@@ -112,18 +114,6 @@ class Api(Protocol):
         """
 
 
-class KeyStoreFigures(Protocol):
-    """The figures of a key store that the service reads."""
-
-    @property
-    def evicted_early(self) -> int:
-        """Return the number of keys that a full store dropped since the start, before their window was over."""
-
-    @property
-    def lost(self) -> int:
-        """Return the number of keys that a shared store has lost since the start."""
-
-
 class KeyStore(Protocol):
     """The windowed key store; see `consumer.adapters.key_store`. `keys`: 16 bytes each, one after the other.
 
@@ -155,7 +145,7 @@ class KeyStore(Protocol):
         """Drop some of the keys that are out of the window at `now` (unix seconds): bounded work, called every few
         seconds."""
 
-    def statistics(self) -> KeyStoreFigures:
+    def statistics(self) -> KeyStoreStatistics:
         """Return the store's figures, without waiting."""
 
     async def tell(self, note: Note) -> None:
@@ -299,8 +289,8 @@ class Service:
         return max(0.0, self._stop_deadline - self._clock().monotonic)
 
     def statistics(self) -> Statistics:
-        """Return the engine's present figures."""
-        return self.pipeline.statistics(self._clock())
+        """Return the present figures of the engine and the key store."""
+        return replace(self.pipeline.statistics(self._clock()), key_store=self._key_store.statistics())
 
     # -- rebalances (the source calls these, on the event loop)
 

@@ -18,7 +18,6 @@ from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
-from consumer.adapters.key_store import KeyStore
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.app.telemetry import MetricsExport, Tracing, environment
@@ -100,7 +99,6 @@ class Member:
 
     settings: Settings
     service: Service
-    key_store: KeyStore
     # Closes the parts in reverse order, so the page first.
     closing: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _started: float = field(default_factory=time.time, init=False)
@@ -148,7 +146,6 @@ class Member:
             self.service.statistics,
             self.info,
             unhealthy=self.unhealthy,
-            keys=lambda: self.key_store.statistics().keys,
         )
         if web is None:
             return None
@@ -157,10 +154,7 @@ class Member:
 
     def info(self) -> dict[str, Any]:
         """Return the part of /status that is about this process."""
-        return {
-            "process": process(self.settings, self._started),
-            "key_store": document_of(self.key_store.statistics()),
-        }
+        return {"process": process(self.settings, self._started)}
 
     def unhealthy(self, statistics: Statistics) -> str | None:
         """Return why /healthz fails, given these figures of the service; None: it succeeds."""
@@ -253,7 +247,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         )
         # The time for closing is known only now: one deadline covers the whole stop.
         traces.left = service.grace_left
-        yield Member(settings, service, key_store, stack)
+        yield Member(settings, service, stack)
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:

@@ -10,7 +10,7 @@ Unknown values are None, not zero: no ages if nothing was delivered, no rate if 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from consumer.engine.figures.definitions import most
@@ -33,7 +33,7 @@ class Point(NamedTuple):
     lag_seconds: float | None
     age_p50: float | None
     age_p95: float | None
-    keys: int | None
+    keys: int
     within_hour: float | None
     age_p99: float | None
 
@@ -44,10 +44,10 @@ class History:
     def __init__(self) -> None:
         self._steps = [_Step(seconds, points) for seconds, points in STEPS]
 
-    def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
-        """Take the snapshot of `now` (monotonic seconds). `keys`, the key store's size, is called for a point only."""
+    def look(self, statistics: Statistics, now: float) -> None:
+        """Take the snapshot of `now` (monotonic seconds)."""
         for step in self._steps:
-            step.look(statistics, now, keys)
+            step.look(statistics, now)
 
     def document(self, now: float, unix: float) -> dict[str, Any]:
         """Return the points as JSON, oldest first; `unix` is the wall-clock time at the monotonic `now`."""
@@ -77,7 +77,7 @@ class _Step:
         self._lag: int | None = None
         self._lag_seconds: float | None = None
 
-    def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
+    def look(self, statistics: Statistics, now: float) -> None:
         """Take a snapshot; make a point if one is due."""
         totals, buckets = statistics.totals, statistics.freshness.buckets
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
@@ -103,7 +103,8 @@ class _Step:
         delivered = ages(grown if min(grown) >= 0 else ())
         lags = self._lag, self._lag_seconds
         quantiles = delivered.p50, delivered.p95
-        values = (now, *rates, *lags, *quantiles, keys(), delivered.within_hour, delivered.p99)
+        keys = statistics.key_store.keys
+        values = (now, *rates, *lags, *quantiles, keys, delivered.within_hour, delivered.p99)
         self.points.append(Point._make(values))
         self._interval, self._before = interval, (now, counts, buckets)
         self._lag = self._lag_seconds = None

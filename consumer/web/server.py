@@ -88,8 +88,6 @@ class WebServer:
     wall: Callable[[], float] = time.time
     unhealthy: Callable[[Statistics], str | None] = lambda statistics: why_unhealthy(statistics, 0.0)
     """Says what is wrong with the process whose figures these are, in one line; None: it is healthy."""
-    keys: Callable[[], int | None] = lambda: None
-    """Returns the number of keys that the key store holds, for /history."""
     token: Callable[[], str] | None = None
     """Returns the current token, which all requests but the probes must carry; None: there is none."""
     more_metrics: Collector | None = None
@@ -209,7 +207,7 @@ class WebServer:
         while True:
             try:
                 statistics = self.snapshot()
-                self._history.look(statistics, self.clock(), self.keys)
+                self._history.look(statistics, self.clock())
                 self._events.look(statistics)
             except Exception as error:  # a bug: log it and keep looking
                 structlog.get_logger().error("figures_unreadable", error=type(error).__name__)

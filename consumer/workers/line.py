@@ -17,7 +17,6 @@ import time
 from functools import partial
 from typing import NamedTuple, Self
 
-from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.adapters.thread import OwnThread
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import PinstreamError
@@ -40,7 +39,6 @@ class WorkerReport(NamedTuple):
     """None: they could not be read, or the worker ended before it had any."""
     unhealthy: str | None = None
     """Why its health check fails; None: it is healthy."""
-    key_store: KeyStoreStatistics = KeyStoreStatistics()
     error: str | None = None
     """Why the worker ends, if it was not asked to."""
 

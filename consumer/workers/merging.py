@@ -38,6 +38,7 @@ def remains(last: Statistics) -> Statistics:
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,
+        key_store=last.key_store,
         brokers=tuple(replace(one, round_trip=None, round_trip_p99=None) for one in last.brokers),
     )
 
@@ -57,6 +58,9 @@ class Merged:
         # Removed first, so that the newest is last: of what cannot be added, the newest counts.
         before = self._live.pop(worker, None)
         self._live[worker] = statistics
+        # How large the key store is, a live worker knows; until one reports, it is what a dead one has seen last.
+        counts = replace(self._past.key_store, keys=0, bytes_used=0, buckets=0)
+        self._past = replace(self._past, key_store=counts)
         settled = 0 if before is None else before.totals.read - before.totals.open
         return statistics.totals.read - statistics.totals.open > settled
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from consumer.adapters.key_store import KeyStoreStatistics
-from consumer.engine.figures.definitions import figure, merged, snapshot
+from consumer.engine.figures.definitions import figure, snapshot
 from consumer.workers.line import WorkerReport
 from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
@@ -76,22 +74,3 @@ def why_workers_unhealthy(workers: Sequence[WorkerFigures], silent_after: float 
         if one.state in ALIVE and trouble is not None:
             return f"worker {one.worker}: {trouble}"
     return None
-
-
-class SharedKeyStore:
-    """The key store that the workers share."""
-
-    def __init__(self) -> None:
-        # Of the workers that are gone, for its counts; and of the last that were seen alive, for its sizes.
-        self._gone = self._live = KeyStoreStatistics()
-
-    def gone(self, last: KeyStoreStatistics) -> None:
-        """Keep the counts of a worker that is gone."""
-        self._gone = merged(KeyStoreStatistics, [self._gone, last])
-
-    def of_all(self, live: Sequence[KeyStoreStatistics]) -> KeyStoreStatistics:
-        """Merge what the live workers report."""
-        if live:
-            self._live = merged(KeyStoreStatistics, live)
-        counts = merged(KeyStoreStatistics, [self._gone, *live])
-        return replace(self._live, evicted=counts.evicted, evicted_by_server=counts.evicted_by_server)

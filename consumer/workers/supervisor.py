@@ -17,7 +17,6 @@ from typing import Any, assert_never
 
 import structlog
 
-from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.app import building
 from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
@@ -83,7 +82,6 @@ class Supervisor:
         self._lives: dict[int, _Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._keys = showing.SharedKeyStore()
         self._started = time.time()
         self._closing = False
         self._end: asyncio.Future[s.Finish]
@@ -97,7 +95,6 @@ class Supervisor:
             self._settings,
             self.statistics,
             self._info,
-            keys=lambda: self._key_store().keys,
             unhealthy=self._why_unhealthy,
             more_metrics=of_workers,
         )
@@ -177,8 +174,6 @@ class Supervisor:
         del self._lives[number]
         # Its counts stay.
         self._merged.gone(number)
-        if life.said is not None:
-            self._keys.gone(life.said.key_store)
         self._feed(partial(self._supervision.ended, number, code, life.error))
 
     def _hear(self, number: int, life: _Life, said: WorkerReport) -> None:
@@ -212,13 +207,9 @@ class Supervisor:
         # The merged ledger first: that it does not add up is worse than a worker that hangs.
         return why_unhealthy(statistics, time.monotonic()) or showing.why_workers_unhealthy(self._seen())
 
-    def _key_store(self) -> KeyStoreStatistics:
-        return self._keys.of_all([one.said.key_store for one in self._lives.values() if one.said is not None])
-
     def _info(self) -> dict[str, Any]:
         return {
             "process": process(self._settings, self._started),
-            "key_store": document_of(self._key_store()),
             "workers": [document_of(one) for one in self._seen()],
         }
 

@@ -71,10 +71,9 @@ async def _report_on(one: Member, joined: asyncio.Event, line: ReportLine) -> No
 
 
 def _report(one: Member, joined: bool) -> WorkerReport:
-    key_store = one.key_store.statistics()
     try:
         statistics = one.service.statistics()
     except Exception as error:  # the ledger does not add up; the health of a single process says the same
         unreadable = f"the figures cannot be read ({type(error).__name__})"
-        return WorkerReport(joined, unhealthy=unreadable, key_store=key_store)
-    return WorkerReport(joined, statistics, one.unhealthy(statistics), key_store)
+        return WorkerReport(joined, unhealthy=unreadable)
+    return WorkerReport(joined, statistics, one.unhealthy(statistics))

@@ -14,8 +14,9 @@ from typing import Any
 
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.trouble import ASSIGNMENT_LOST
-from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics
+from consumer.adapters.key_store.interface import KeyStore
 from consumer.engine import messages as m
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys

@@ -18,11 +18,11 @@ from consumer.adapters.key_store.interface import (
     Claimed,
     Given,
     KeyStore,
-    KeyStoreStatistics,
     Renewed,
     Window,
 )
 from consumer.adapters.key_store.shared.server import Unclear
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import THROTTLED, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError

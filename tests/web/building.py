@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from consumer.engine.figures.counters import Counters, Samples, StoredLetter
+from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.freshness import Freshness
 from consumer.engine.figures.statistics import (
@@ -51,7 +51,6 @@ INFO: Mapping[str, Any] = {
         "fast_path": "compiled",
         "transform": None,
     },
-    "key_store": {"keys": 1_204_511, "bytes": 96_360_880, "buckets": 49, "evicted_early": 0},
 }
 
 
@@ -156,6 +155,7 @@ def statistics(
         "coverage": CoverageSnapshot({}, {}),
         "letters": (),
         "samples": Samples(),
+        "key_store": KeyStoreStatistics(1_204_511, 96_360_880, 49),
     }
     return Statistics(
         totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.engine.figures.definitions import figure, figures_of, snapshot
 from consumer.web.metrics import gather
 from consumer.web.status import Process
@@ -17,7 +16,6 @@ class Info:
     """What the process adds to the figures of the engine."""
 
     process: Process = figure()
-    key_store: KeyStoreStatistics = figure()
 
 
 def metrics_table(*owners: type) -> str:

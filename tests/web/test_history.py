@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count, repeat
+from itertools import count
 from typing import Any, NamedTuple
 
 import orjson
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS, History, Point
@@ -36,11 +37,11 @@ SERIES = [
 ]
 
 
-def history(*looks: tuple[float, Statistics], keys: int | None = None) -> list[dict[str, Any]]:
+def history(*looks: tuple[float, Statistics]) -> list[dict[str, Any]]:
     """The steps of a history that took these snapshots, each with its seconds after the start."""
     one = History()
     for at, snapshot in looks:
-        one.look(snapshot, START + at, lambda: keys)
+        one.look(snapshot, START + at)
     steps: list[dict[str, Any]] = one.document(START, UNIX)["steps"]
     return steps
 
@@ -126,9 +127,9 @@ def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
 
 
 def test_keys_are_what_the_key_store_holds() -> None:
-    """None if it is unknown."""
-    assert points(history((0, idle()), (10, idle()), keys=77)[0], "keys") == [(77,)]
-    assert points(history((0, idle()), (10, idle()))[0], "keys") == [(None,)]
+    """As of the snapshot that makes the point."""
+    later = statistics(key_store=KeyStoreStatistics(77))
+    assert points(history((0, idle()), (10, later))[0], "keys") == [(77,)]
 
 
 def test_a_start_has_no_points() -> None:
@@ -144,7 +145,7 @@ def test_a_clock_that_is_set_does_not_tear_the_curves() -> None:
     """Points have the wall-clock time of now minus their real age."""
     one = History()
     for at in (0, 10, 20):
-        one.look(idle(), START + at, lambda: None)
+        one.look(idle(), START + at)
     for unix in (UNIX, UNIX - 86_400):
         series = one.document(START + 25, unix)["steps"][0]["series"]
         assert series["at"] == [unix - 15, unix - 5]
@@ -158,7 +159,7 @@ def test_moving_partitions_make_no_negative_rates() -> None:
     core, one, looks = Core(), History(), count()
 
     def look() -> None:
-        one.look(core.statistics(), START + 10 * next(looks), lambda: None)
+        one.look(core.statistics(), START + 10 * next(looks))
 
     core.assign()
     look()
@@ -191,20 +192,19 @@ def test_it_is_bounded() -> None:
     """Two days of snapshots: only the latest hour and the latest day of points are kept."""
     one, snapshot = History(), idle()
     for at in range(0, 2 * 86_400, 10):
-        one.look(snapshot, START + at, lambda: None)
+        one.look(snapshot, START + at)
     steps = one.document(START, UNIX)["steps"]
     assert [(step["seconds"], step["points"]) for step in steps] == list(STEPS) == [(10, 360), (120, 720)]
     assert [step["series"]["at"][-1] - step["series"]["at"][0] for step in steps] == [3590, 86_280]
     assert steps[0]["series"]["at"][-1] == UNIX + 2 * 86_400 - 10
 
 
-def test_more_looks_than_points_cost_nothing() -> None:
-    """The key store is asked when a point is due, not at each look."""
-    asked = []
+def test_more_looks_than_points_make_no_more_points() -> None:
+    """A point is made when it is due, not at each look."""
     one = History()
     for tenth in range(1000):
-        one.look(idle(), START + tenth / 10, lambda: asked.append(1))
-    assert len(asked) == len(one.document(START, UNIX)["steps"][0]["series"]["at"]) == 9
+        one.look(idle(), START + tenth / 10)
+    assert len(one.document(START, UNIX)["steps"][0]["series"]["at"]) == 9
 
 
 # -- against a naive list
@@ -218,7 +218,7 @@ class Sample(NamedTuple):
     buckets: Sequence[int]
     lag: int | None
     lag_seconds: float | None
-    keys: int | None
+    keys: int
 
 
 def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
@@ -267,7 +267,7 @@ def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
 
 
 @st.composite
-def walks(draw: st.DrawFn) -> list[tuple[float, Statistics, int | None]]:
+def walks(draw: st.DrawFn) -> list[tuple[float, Statistics]]:
     """Snapshots at irregular times, with growing counts and partitions that come and go."""
     walk, at, delivered, duplicate, ages = [], 0.0, 0, 0, []
     for _ in range(draw(st.integers(1, 30))):
@@ -280,17 +280,18 @@ def walks(draw: st.DrawFn) -> list[tuple[float, Statistics, int | None]]:
             *(partition(number, lag=lag) for number, lag in enumerate(lags)),
             ended=totals(delivered=delivered, duplicate=duplicate),
             ages=ages,
+            key_store=KeyStoreStatistics(draw(st.integers(0, 9))),
         )
-        walk.append((at, snapshot, draw(st.none() | st.integers(0, 9))))
+        walk.append((at, snapshot))
     return walk
 
 
 @given(walks())
-def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None]]) -> None:
+def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics]]) -> None:
     """All points of both steps equal those of the naive list, however irregular the snapshots."""
     one = History()
-    for at, snapshot, keys in walk:
-        one.look(snapshot, START + at, repeat(keys).__next__)
+    for at, snapshot in walk:
+        one.look(snapshot, START + at)
     readings = list(due(walk))
     for step, (seconds, most) in zip(one.document(0.0, 0.0)["steps"], STEPS, strict=True):
         expected = naive(readings, seconds, most)
@@ -298,10 +299,10 @@ def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None
         assert all(value is None or value >= 0 for row in points(step, *SERIES) for value in row)
 
 
-def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Sample]:
+def due(walk: list[tuple[float, Statistics]]) -> Iterator[Sample]:
     """The samples: the first snapshot in each ten seconds, with the maximum lag since the sample before."""
     begun, last, lags, late = walk[0][0], -1, list[int](), list[float]()
-    for at, snapshot, keys in walk:
+    for at, snapshot in walk:
         known = [one.lag for one in snapshot.partitions if one.lag is not None]
         lags += [sum(known)] if known else []
         late += [one.lag_seconds for one in snapshot.partitions if one.lag_seconds is not None]
@@ -312,7 +313,7 @@ def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Sample]:
             settled = delivered + duplicate + dead_lettered + ended.filtered
             counts = (settled, delivered, duplicate, dead_lettered)
             worst = max(lags, default=None), max(late, default=None)
-            yield Sample(START + at, counts, snapshot.freshness.buckets, *worst, keys)
+            yield Sample(START + at, counts, snapshot.freshness.buckets, *worst, snapshot.key_store.keys)
             lags, late = [], []
 
 
@@ -321,7 +322,7 @@ def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Sample]:
 
 async def test_the_server_takes_it_from_the_looks_it_takes_anyway() -> None:
     """/history has points whether or not a page is open; in the JSON that the page expects."""
-    async with running(idle, wall=lambda: float(UNIX), keys=lambda: 1_204_511) as served:
+    async with running(idle, wall=lambda: float(UNIX)) as served:
         await looked(served.shown)
         for _ in range(13):
             served.shown.now += 10

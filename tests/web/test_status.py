@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.key_store.interface import Window
-from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app.run import Member
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.coverage import PARAMETERS
@@ -130,9 +128,7 @@ def test_a_member_says_of_itself_what_the_scenes_say() -> None:
         pinstream=SimpleNamespace(fast_path=True, transform=None),
     )
     none: Any = None
-    assert _fields(Member(settings, none, MemoryKeyStore(Window.of(3_600.0), 1_000_000)).info()) == _fields(
-        dict(INFO)
-    )
+    assert _fields(Member(settings, none).info()) == _fields(dict(INFO))
 
 
 def _pattern(row: str) -> re.Pattern[str]:

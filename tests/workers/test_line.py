@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.engine.figures.statistics import Statistics
 from consumer.workers.line import MOST_BYTES, ReportLine, WorkerReport, frame, hear
 from tests.web.building import busy, full_counters, guarded, halted, statistics
@@ -35,12 +34,12 @@ async def heard(data: bytes) -> list[WorkerReport]:
 async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> None:
     """Every field, counters too."""
     snapshot = scene()
-    [said] = await heard(frame(WorkerReport(True, snapshot, None, KeyStoreStatistics(3))))
+    [said] = await heard(frame(WorkerReport(True, snapshot, None)))
     assert said.statistics is not None
     assert vars(said.statistics.counters) == vars(snapshot.counters)
     for name in ("totals", "partitions", "accounts", "freshness", "coverage", "letters", "samples", "guard"):
         assert getattr(said.statistics, name) == getattr(snapshot, name)
-    assert said._replace(statistics=None) == WorkerReport(True, None, None, KeyStoreStatistics(3))
+    assert said._replace(statistics=None) == WorkerReport(True, None, None)
 
 
 async def test_a_frame_that_is_cut_off() -> None:
@@ -66,10 +65,10 @@ async def test_the_latest_report_is_kept_and_the_last_comes_last() -> None:
     line = ReportLine(sink, nothing)
     big = "x" * 200_000  # more than a pipe holds: the first one blocks the writer
     for number in range(50):
-        line.say(WorkerReport(error=big, key_store=KeyStoreStatistics(number)))
+        line.say(WorkerReport(unhealthy=str(number), error=big))
 
     def end() -> None:
-        line.end(WorkerReport(key_store=KeyStoreStatistics(99)))
+        line.end(WorkerReport(unhealthy="99"))
         os.close(sink)
 
     ending = asyncio.create_task(asyncio.to_thread(end))
@@ -77,7 +76,7 @@ async def test_the_latest_report_is_kept_and_the_last_comes_last() -> None:
     while part := await asyncio.to_thread(os.read, source, 1 << 20):
         data += part
     await ending
-    numbers = [said.key_store.keys for said in await heard(data)]
+    numbers = [int(said.unhealthy or "") for said in await heard(data)]
     assert numbers[-2:] == [49, 99]
     assert len(numbers) <= 4
     for descriptor in (source, nothing, alive):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, Samples, StoredLetter
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.coverage import MOST_NAMES, OTHER
 from consumer.engine.figures.definitions import copied, figures_of, merged
 from consumer.engine.figures.freshness import NO_AGES, Ages
@@ -274,6 +274,26 @@ def test_progress_of_a_worker() -> None:
     merged.gone(1)
     assert not merged.take(1, statistics())
     assert merged.take(1, statistics(partition(0, duplicate=1)))
+
+
+def test_the_key_store_is_one() -> None:
+    """Sizes are the largest that a live worker reports, or the last known; evictions are added, those of dead workers
+    too. Those of a server are counted once: each worker reports all of them."""
+    all_, nothing = Merged(), NO_WORKER.key_store
+    assert all_.statistics().key_store == nothing == KeyStoreStatistics()
+    one = KeyStoreStatistics(10, 900, 2, evicted=1, evicted_by_server=3)
+    all_.take(1, statistics(key_store=one))
+    all_.take(2, statistics(key_store=KeyStoreStatistics(12, 800, 2, evicted=2, evicted_by_server=5)))
+    found = all_.statistics().key_store
+    assert found == KeyStoreStatistics(12, 900, 2, evicted=3, evicted_by_server=5)
+    assert found.evicted_early == 8
+    all_.gone(2)
+    all_.take(1, statistics(key_store=one))
+    assert all_.statistics().key_store == replace(found, keys=10)
+    all_.gone(1)
+    assert all_.statistics().key_store == replace(found, keys=10)
+    all_.take(1, statistics(key_store=KeyStoreStatistics(4, 300, 1)))
+    assert all_.statistics().key_store == replace(found, keys=4, bytes_used=300, buckets=1)
 
 
 def test_names_are_bounded_over_all_workers() -> None:

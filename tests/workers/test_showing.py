@@ -11,13 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import WebServer
 from consumer.web.status import document_of
 from consumer.workers.line import WorkerReport
 from consumer.workers.showing import (
-    SharedKeyStore,
     WorkerFigures,
     figures,
     why_workers_unhealthy,
@@ -86,29 +84,6 @@ def test_metrics() -> None:
         ("pinstream_worker_restarts_total", "1"): 0,
         ("pinstream_worker_restarts_total", "2"): 1,
     }
-
-
-def test_the_key_store_is_one() -> None:
-    """Sizes are the largest that a worker reports, or the last known; evictions are added, those of dead workers
-    too."""
-    keys = SharedKeyStore()
-    assert keys.of_all([]) == KeyStoreStatistics()
-    one, other = KeyStoreStatistics(10, 900, 2, evicted=1), KeyStoreStatistics(12, 800, 2, evicted=2)
-    assert keys.of_all([one, other]) == KeyStoreStatistics(12, 900, 2, evicted=3)
-    keys.gone(other)
-    assert keys.of_all([one]) == KeyStoreStatistics(10, 900, 2, evicted=3)
-    keys.gone(one)
-    assert keys.of_all([]) == KeyStoreStatistics(10, 900, 2, evicted=3)
-
-
-def test_evictions_of_a_server_are_counted_once() -> None:
-    """Each worker reports all that the server has evicted."""
-    keys = SharedKeyStore()
-    one, other = KeyStoreStatistics(evicted_by_server=3), KeyStoreStatistics(evicted_by_server=5)
-    assert keys.of_all([one, other]).evicted_early == 5
-    keys.gone(other)
-    assert keys.of_all([one]).evicted_early == 5
-    assert keys.of_all([KeyStoreStatistics(evicted_by_server=8)]).evicted_early == 8
 
 
 def test_docs_explain_each_figure() -> None:

@@ -35,13 +35,13 @@ from collections.abc import Callable
 
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.folder import Progress
-from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window
+from consumer.adapters.key_store.interface import KeyStore, Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import SettingsError
 
-__all__ = ["MIN_MAX_BYTES", "KeyStore", "KeyStoreStatistics", "open_key_store"]
+__all__ = ["MIN_MAX_BYTES", "KeyStore", "open_key_store"]
 
 # Smallest size limit in bytes that is accepted: below it, there is little room beside the journal.
 MIN_MAX_BYTES = 16 * 1024 * 1024

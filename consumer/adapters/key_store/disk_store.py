@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from consumer.adapters.key_store.disk import translated
 from consumer.adapters.key_store.folder import Folder, Progress, mergeable
-from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window, check_use
+from consumer.adapters.key_store.interface import KeyStore, Window, check_use
 from consumer.adapters.key_store.view import OpenSegment, View
 from consumer.adapters.thread import OwnThread
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 

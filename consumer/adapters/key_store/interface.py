@@ -20,42 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
-from consumer.engine.figures.definitions import derived, figure, snapshot
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import Note
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 
 MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
-
-
-# Workers share one store: the largest size that one of them has seen is its size.
-_seen_by_all = partial(figure, default=0, merge=partial(max, default=0))
-
-
-@snapshot
-class KeyStoreStatistics:
-    """A snapshot; its figures are ``key_store`` in /status."""
-
-    keys: int = _seen_by_all("Delivered keys that are remembered.")
-    """Including keys already out of the window; a key in two places counts twice."""
-    bytes_used: int = _seen_by_all("What they take on disk.", path="bytes")
-    """Or an upper bound of their memory; never above the store's limit."""
-    buckets: int = _seen_by_all("Slices of time that they are kept in.")
-    evicted: int = figure(path="", default=0)
-    """Part of `evicted_early`: by this process."""
-    evicted_by_server: int = _seen_by_all(path="")
-    """Part of `evicted_early`: by a shared server, which tells all its members."""
-    lost: int = 0
-    """Keys that a shared store has lost: a replica took over that lacked them, or it was flushed or restored."""
-
-    @derived(path="evicted_early")
-    def evicted_early(self) -> int:
-        """Keys forgotten before the window was over: it was full, or somebody deleted the folder."""
-        # If not zero, the limit should be raised.
-        return self.evicted + self.evicted_by_server
 
 
 class Claimed(NamedTuple):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window, check_use
+from consumer.adapters.key_store.interface import KeyStore, Window, check_use
 from consumer.adapters.key_store.native import Table
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.reading import KEY_BYTES
 
 # Upper bound of the bytes of a key in memory. The compiled table needs 96 while it grows, the one in plain Python 124

@@ -1,4 +1,4 @@
-"""What the engine counts, and samples of it.
+"""What the engine counts, and samples of it; and what a key store counts.
 
 Theory of operation. `Counters` only grow. The names of a family are a closed or capped set, so that nothing that a shop
 or the API sends can make it grow without bound. `Samples` are messages of what is counted. A snapshot has copies of
@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 from consumer.engine.figures.coverage import counted_as
@@ -237,3 +238,30 @@ class Samples:
         keys=("code", "field"),
         merge=_latest,
     )
+
+
+# Workers share one store: the largest size that one of them has seen is its size.
+_seen_by_all = partial(figure, default=0, merge=partial(max, default=0))
+
+
+@snapshot
+class KeyStoreStatistics:
+    """The figures of a key store."""
+
+    keys: int = _seen_by_all("Delivered keys that are remembered.")
+    """Including keys already out of the window; a key in two places counts twice."""
+    bytes_used: int = _seen_by_all("What they take on disk.", path="bytes")
+    """Or an upper bound of their memory; never above the store's limit."""
+    buckets: int = _seen_by_all("Slices of time that they are kept in.")
+    evicted: int = figure(path="", default=0)
+    """Part of `evicted_early`: by this process."""
+    evicted_by_server: int = _seen_by_all(path="")
+    """Part of `evicted_early`: by a shared server, which tells all its members."""
+    lost: int = figure(path="", default=0)
+    """Keys that a shared store has lost: a replica took over that lacked them, or it was flushed or restored."""
+
+    @derived(path="evicted_early")
+    def evicted_early(self) -> int:
+        """Keys forgotten before the window was over: it was full, or somebody deleted the folder."""
+        # If not zero, the limit should be raised.
+        return self.evicted + self.evicted_by_server

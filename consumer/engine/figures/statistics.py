@@ -15,7 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, Samples, StoredLetter
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.coverage import CoverageSnapshot
 from consumer.engine.figures.definitions import (
     by_label,
@@ -539,6 +539,8 @@ class Statistics:
         # Each worker counts the members of the whole group.
         merge=lambda values: max(values, default=1),
     )
+    # The service adds them, because the engine has no key store of its own.
+    key_store: KeyStoreStatistics = figure(default=KeyStoreStatistics())
     brokers: Sequence[BrokerStatistics] = figure(
         path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
     )

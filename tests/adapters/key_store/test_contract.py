@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from consumer.adapters.key_store import KeyStoreStatistics
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.errors import InvariantViolation, KeyStoreError
 from tests.adapters.key_store.conftest import LOCAL, MakeStore
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys

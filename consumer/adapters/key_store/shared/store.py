@@ -40,13 +40,13 @@ from consumer.adapters.key_store.interface import (
     Claimed,
     Given,
     KeyStore,
-    KeyStoreStatistics,
     Renewed,
     Window,
     check_use,
 )
 from consumer.adapters.key_store.shared.address import Address
 from consumer.adapters.key_store.shared.server import Server, Unclear
+from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import THROTTLED, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
