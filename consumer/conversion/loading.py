@@ -453,27 +453,25 @@ class Loader:
             )
         # Without allowed values only true is consent, and text is never true.
         kinds = None if allowed else frozenset({"boolean"})
-        found: dict[str, list[Expression]] = {"require": [], "any": []}
+        every: list[Condition] = []
+        some: list[Condition] = []
         meant = "a boolean, unless you say which values will do, allowed = [...]"
         # Consent is never a proposal: without it, events of people would be sent who did not consent.
         asking = [one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()]
         advice = 'name the path of this record type in its own [consent], or require = "" if it needs none'
         with self._line_of((asking or self._layers)[-1], advice):
-            for key, sources in found.items():
+            for key, conditions in (("require", every), ("any", some)):
                 said = table.get(key, "")
                 for path in said if isinstance(said, list) else [said] if said else []:
-                    sources.append(self._source(f"[consent] {key}", path, kinds, meant))
-        if not found["require"] and not found["any"]:
+                    source = self._source(f"[consent] {key}", path, kinds, meant)
+                    conditions.append(Condition((source,), tuple(allowed) or (True,)))
+        if not every and not some:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")
             return None
-        every, some = (
-            tuple(Condition((source,), tuple(allowed) or (True,)) for source in found[key])
-            for key in ("require", "any")
-        )
         # The usual consent, one boolean: the compiled program reads it without calling Python.
         if len(every) == 1 and not some:
-            return every[0] if allowed else found["require"][0]
+            return every[0] if allowed else every[0].parts[0]
         agreed: Expression = Constant(True)
         if some:
             agreed = First(tuple(When((agreed, condition), None) for condition in some))
