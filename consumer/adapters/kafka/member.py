@@ -337,7 +337,7 @@ class GroupMember:
                 self._stop_reading(name, why, "the broker sent damaged data")
         for message in taken.errors:
             if (error := message.error()) is not None:
-                self._on_error(message.topic(), error)
+                self._on_error(TopicPartition(message.topic() or "", message.partition() or 0), error)
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
         """Stop reading a partition that cannot be read on: pause it, drop its records, and try again after a while."""
@@ -539,14 +539,22 @@ class GroupMember:
 
     # ------------------------------------------------------------------------------------------- errors
 
-    def _on_error(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
+    def _on_error(self, name: TopicPartition | None, error: confluent_kafka.KafkaError) -> None:
+        """Handle an error of this partition, or of the client."""
         if error.code() in trouble.OTHER_TOPIC:
             self.topic_ids.hurry()
-        if topic is not None and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
-            text = f"Kafka: the topic {topic} does not exist: create it, or correct KAFKA_TOPICS"
+        if name and name.topic and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
+            text = f"Kafka: the topic {name.topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._failure = self._failure or KafkaError(text)
         elif error.code() == _Code._FATAL and trouble.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
             self._forgotten = True
+        elif (
+            name in self._held
+            and error.code() == _Code._AUTO_OFFSET_RESET
+            and trouble.is_unjudged_login(error)
+        ):
+            # librdkafka gives the partition up here, while it repeats all else that such a login interrupts.
+            self._stop_reading(name, error, "the client had to log in when it asked for the beginning")
         elif (fatal := trouble.as_fatal(error) or self._tls_files.explain(error)) is not None:
             self._failure = self._failure or fatal
         else:

@@ -197,7 +197,8 @@ def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:
     librdkafka logs in again, and asks for a token every ten seconds; a request that failed may be made again.
     """
     text = error.str()
-    return error.code() == _Code._AUTHENTICATION and bool(
+    # The second code: the beginning of a partition was asked for, under ``auto.offset.reset=error``.
+    return error.code() in (_Code._AUTHENTICATION, _Code._AUTO_OFFSET_RESET) and bool(
         _TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)
     )
 
@@ -210,8 +211,9 @@ def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, 
 
 
 def cause_code(error: confluent_kafka.KafkaError) -> int:
-    """Return the code; for an error that ended a client, the code behind it if its text is known."""
-    if error.code() != _Code._FATAL:
+    """Return the code; for an error that ended a client, or a partition without a start, the code behind it if its text
+    is known."""
+    if error.code() not in (_Code._FATAL, _Code._AUTO_OFFSET_RESET):
         return error.code()
     # The code behind it is lost on the way out of the client's queue; only its text is left.
     return next((code for text, code in _ENDS.items() if text in error.str()), error.code())

@@ -125,6 +125,19 @@ def test_a_refused_login_ends_the_run(said: str, ends: str | None) -> None:
     assert ends is None or ends in str(found)
 
 
+@pytest.mark.parametrize(
+    ("why", "advice"),
+    [
+        ("Broker: Offset out of range", "KAFKA_AUTO_OFFSET_RESET=earliest"),
+        ("Broker: Topic authorization failed", "grant READ on it"),
+    ],
+)
+def test_a_partition_without_a_start_is_explained_by_what_was_refused(why: str, advice: str) -> None:
+    """A partition that has no start ends the run with advice about offsets, or about the right that is missing."""
+    error = KafkaError(KafkaError._AUTO_OFFSET_RESET, f"failed to query logical offset: {why} (broker 1)")
+    assert advice in str(as_fatal(error))
+
+
 def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
     """A changed TLS file ends the run when TLS fails; neither a TLS failure with the same file nor a change
     while TLS works does."""

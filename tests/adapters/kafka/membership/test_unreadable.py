@@ -112,6 +112,22 @@ def test_a_damaged_partition_of_which_nothing_was_read_is_tried_from_its_start(c
     assert bench.member.end_offsets().unreadable == {P0: 0, P1: 7}
 
 
+def test_a_beginning_that_a_login_interrupts_is_asked_for_again(clock: Clock) -> None:
+    """Under ``error`` librdkafka gives a partition up when the query for its beginning fails, also with a login that
+    was not judged: that does not end the run, and the partition is read from there half a second later."""
+    bench = Bench()
+    bench.assign(0, 1)
+    words = "failed to query logical offset: Local: Authentication failure (broker 1)"
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTO_OFFSET_RESET, words)
+    bench.fetch(brings(Message("t", 0, -1, None, None, None, error, (0, -1), 0.0, -1)))
+    [(code, text)] = bench.told.troubles
+    assert code == "_AUTO_OFFSET_RESET"
+    assert text.startswith("t[0] cannot be read further than its beginning: the client had to log in")
+    clock.now += 0.5
+    assert offsets(bench.fetch(brings(message(3)))) == [3]
+    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)])]
+
+
 def test_a_damaged_partition_stays_paused_without_room(clock: Clock) -> None:
     """Without room a damaged partition stays paused; with room the others resume, and it resumes when it is
     tried again."""
