@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -13,7 +14,7 @@ from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.trouble import cause_of, describe_error
+from consumer.adapters.kafka.trouble import cause_of, describe_error, is_unjudged_login
 from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
 
@@ -72,7 +73,8 @@ class RecordProducer:
     """Produces many records with back-pressure: ``await produce`` waits while the queue is full; `flush` at the end.
 
     Acknowledged by all in-sync replicas, idempotent. The first record that fails for good fails all that follows:
-    `produce` and `flush` raise `KafkaError`. `delivery_timeout`: seconds for one record, retries included.
+    `produce` and `flush` raise `KafkaError`. A record that fails because its connection had to log in is sent again,
+    behind those that are queued. `delivery_timeout`: seconds for one record, retries included.
     `queue_records` limits what is queued, beside 32 MiB.
     """
 
@@ -85,26 +87,18 @@ class RecordProducer:
         self._moved = asyncio.Event()
         self._trouble = ""
         self._failure: str | None = None
-        # Records queued so far, and records that the broker has acknowledged.
+        self._unqueued: deque[NewRecord] = deque()
+        """Records that librdkafka has to be given, for the first time or again."""
+        # Records given to us so far, and records that the broker has acknowledged.
         self.produced = self.delivered = 0
         # Started last: it may call back at once.
         self._producer = PolledProducer(complete, self._on_error)
 
     async def produce(self, topic: str, key: bytes | None, value: bytes | None) -> None:
         """Queue one record, waiting for room. Raises `KafkaError` once any record has failed."""
-        record = NewRecord(topic, _PARTITIONER, key, value)
-        while True:
-            self._raise_failure()
-            self._moved.clear()
-            try:
-                self._producer.produce(record, partial(post, self._loop, self._count))
-                break
-            except BufferError:
-                # The wait is bounded: each queued record is delivered, or fails at its time limit.
-                await self._moved.wait()
-            except KafkaException as error:
-                self._failure = describe_error(cause_of(error))
+        self._unqueued.append(NewRecord(topic, _PARTITIONER, key, value))
         self.produced += 1
+        await self._queue()
         if self.produced % 256 == 0:
             # Let other tasks run, also when the queue is never full.
             await asyncio.sleep(0)
@@ -115,6 +109,7 @@ class RecordProducer:
         try:
             async with asyncio.timeout(timeout):
                 while self._failure is None and self.delivered < self.produced:
+                    await self._queue()
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
@@ -126,10 +121,27 @@ class RecordProducer:
         """Drop what is queued and close the producer. Call `flush` first."""
         self._producer.stop()
 
+    async def _queue(self) -> None:
+        while self._unqueued:
+            self._raise_failure()
+            self._moved.clear()
+            try:
+                self._producer.produce(self._unqueued[0], partial(post, self._loop, self._count))
+                self._unqueued.popleft()
+            except BufferError:
+                # The wait is bounded: each queued record is delivered, or fails at its time limit.
+                await self._moved.wait()
+            except KafkaException as error:
+                self._failure = describe_error(cause_of(error))
+
     def _count(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
         """Count a delivery report."""
         if error is None:
             self.delivered += 1
+        elif is_unjudged_login(error):
+            # The broker has refused nothing. If it has stored the record all the same, there are two of it.
+            again = NewRecord(message.topic() or "", _PARTITIONER, message.key(), message.value())
+            self._unqueued.append(again)
         else:
             self._failure = self._failure or f"{message.topic()}: {describe_error(error)}"
         self._moved.set()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 
+import confluent_kafka
 import pytest
+from confluent_kafka import Message
 
+from consumer.adapters.kafka import producer as producer_module
 from consumer.adapters.kafka.cluster import describe, lacks_consumer_protocol
+from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
@@ -209,6 +214,54 @@ async def test_record_that_fails_fails_what_follows() -> None:
     with pytest.raises(KafkaError, match="orders"):
         await producer.produce("orders", None, b"v")
     await producer.close()
+
+
+class Interrupted:
+    """A producer whose first delivery of each record fails with `words`, in place of `PolledProducer`."""
+
+    words = ""
+
+    def __init__(self, *_: object) -> None:
+        self.given: list[NewRecord] = []
+
+    def produce(self, record: NewRecord, on_delivery: Callable[..., None]) -> None:
+        """Report the record as failed the first time, then as delivered."""
+        error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, self.words)
+        failure = error if record not in self.given else None
+        self.given.append(record)
+        on_delivery(failure, Message(record.topic, 0, 0, record.key, record.value, None, failure))
+
+    def stop(self) -> None:
+        """Do nothing: no thread polls."""
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (
+            "ProduceRequest for t [0] with 1 message(s) failed: Local: Authentication failure (broker 1)",
+            False,
+        ),
+        ("SASL authentication error: Authentication failed: Invalid username or password", True),
+    ],
+)
+async def test_records_that_a_login_interrupts_are_sent_again(
+    monkeypatch: pytest.MonkeyPatch, words: str, refused: bool
+) -> None:
+    """Records whose connection had to log in are sent again; a login that the broker refused fails them."""
+    monkeypatch.setattr(producer_module, "PolledProducer", Interrupted)
+    monkeypatch.setattr(Interrupted, "words", words)
+    producer = RecordProducer({"bootstrap.servers": NOBODY})
+    records = [NewRecord("orders", -1, key, b"v") for key in (b"a", b"b")]
+    for one in records:
+        await producer.produce(one.topic, one.key, one.value)
+    if refused:
+        with pytest.raises(KafkaError, match="Invalid username or password"):
+            await producer.flush(WITHIN)
+    else:
+        await producer.flush(WITHIN)
+        assert producer._producer.given == records + records  # type: ignore[attr-defined]  # a fake
+        assert producer.delivered == 2
 
 
 async def test_full_queue_without_a_broker_does_not_wait_for_ever() -> None:
