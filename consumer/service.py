@@ -40,22 +40,6 @@ _AFTERWARDS = 1.0
 _CLOSE_TIMEOUT = 10.0
 
 
-class CommitAnswer(Protocol):
-    """What the broker accepted of a commit, and why not the rest; see `CommitDone`."""
-
-    @property
-    def committed(self) -> Sequence[Position]:
-        """Return the positions that the broker accepted."""
-
-    @property
-    def failure(self) -> str | None:
-        """Return the reason, in the adapter's words; None: all were accepted."""
-
-    @property
-    def trouble(self) -> m.CommitTrouble:
-        """Return the kind of the reason."""
-
-
 class RecordSource(Protocol):
     """The source of records, to which positions are committed; see `consumer.adapters.kafka`. It calls
     `Service.assigned`, `revoked` and `lost` on the event loop."""
@@ -73,7 +57,7 @@ class RecordSource(Protocol):
         what does not recover by itself.
         """
 
-    async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
+    async def commit(self, positions: Sequence[Position]) -> m.CommitDone:
         """Commit positions of partitions that are ours: one try, in bounded time.
 
         Never raises: the answer shows what the broker did not accept.
@@ -382,8 +366,7 @@ class Service:
             case m.StoreDeadLetters():
                 return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
             case m.Commit():
-                done = await self._source.commit(command.positions)
-                return m.CommitDone(command.number, done.committed, done.failure, done.trouble)
+                return await self._source.commit(command.positions)
             case m.ReadAnew():
                 await self._source.read_anew(command.partitions)
                 return None  # `Assigned` answers it when the source begins

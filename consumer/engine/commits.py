@@ -52,12 +52,12 @@ class Commits:
     def __init__(self, context: Context, ledger: Ledger) -> None:
         self._context = context
         self._ledger = ledger
-        self._under_way: tuple[int, list[tuple[AssignmentState, Position]]] | None = None
+        self._under_way: list[tuple[AssignmentState, Position]] | None = None
+        # Whether it was sent since the process was last away: one from before does not show what the group did then.
+        self._proves = True
         self._due_at = 0.0
         self._last_input: Instant | None = None
         self._back_since = float("-inf")
-        # The process was away before this number, so commits with lower numbers prove nothing.
-        self._absence = 0
         # When the first of several failed commits in a row was answered.
         self._failing_since: float | None = None
         # Since when the ledger has not added up, so that nothing is committed.
@@ -87,23 +87,21 @@ class Commits:
             return
         asked = [*self._ledger.committables()]
         if asked:
-            number = self._context.number()
-            self._under_way = (number, asked)
-            self._context.emit(Commit(number, [position for _, position in asked]))
+            self._under_way, self._proves = asked, True
+            self._context.emit(Commit([position for _, position in asked]))
 
     def done(self, happened: CommitDone) -> None:
         """Take the answer to the commit in flight."""
-        if self._under_way is None or self._under_way[0] != happened.number:
-            raise bug(f"commit {happened.number} was answered but not asked")
-        asked, self._under_way = self._under_way[1], None
+        asked, self._under_way = self._under_way, None
+        if asked is None:
+            raise bug("a commit was answered but not asked")
         taken = set(happened.committed)
         for state, position in asked:
             if position in taken:
                 # A position beyond what was read belongs to a log that was cut meanwhile: it is void.
                 if position.next_offset <= (state.position() or 0):
                     state.committed = position
-                # A commit that was sent before the absence does not show what the group did during it.
-                state.proven = state.proven or happened.number > self._absence
+                state.proven = state.proven or self._proves
         if happened.failure is None:
             self._failing_since = None
         else:
@@ -148,7 +146,7 @@ class Commits:
         states = list(self._ledger)
         for state in states:
             state.proven = False
-        self._absence = self._context.number()
+        self._proves = False
         # Commit at once: the answer shows whether the partitions are still ours.
         self._back_since = self._due_at = now.monotonic
         if states:

@@ -2,8 +2,8 @@
 
 The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands that it
 returns. Each command with an effect outside is answered by exactly one input, success or failure; the shell tries a
-command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command; they are
-unique in a process.
+command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command, where
+several commands of a kind may be under way; they are unique in a process.
 """
 
 from __future__ import annotations
@@ -331,7 +331,6 @@ class CommitDone:
     `failure`: the reason in the adapter's words, for the log; None: it accepted all. `trouble`: the kind of reason.
     """
 
-    number: int
     committed: Sequence[Position]
     failure: str | None = None
     trouble: CommitTrouble = CommitTrouble.OTHER
@@ -498,9 +497,8 @@ class StoreDeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit positions of live assignments."""
+    """Commit positions of live assignments. One commit is under way at a time."""
 
-    number: int
     positions: Sequence[Position]
 
 

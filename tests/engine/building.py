@@ -446,7 +446,7 @@ class Core:
     def commit(self) -> list[Position]:
         """Let the broker accept the oldest commit, and return its positions."""
         asked = self.take(m.Commit)
-        self.feed(m.CommitDone(asked.number, asked.positions, None))
+        self.feed(m.CommitDone(asked.positions, None))
         return list(asked.positions)
 
     def send_all(self) -> None:

@@ -106,11 +106,11 @@ def test_commits_come_at_their_interval_one_at_a_time() -> None:
     core.assign()
     core.fetch(filtered())
     core.advance(1.0)
-    first = core.take(m.Commit)
+    core.take(m.Commit)
     core.fetch(filtered())
     core.advance(5.0)
     assert not core.has(m.Commit)
-    core.feed(m.CommitDone(first.number, [], "STALE_MEMBER_EPOCH"))
+    core.feed(m.CommitDone([], "STALE_MEMBER_EPOCH"))
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
     core.advance(5.0)
@@ -128,7 +128,7 @@ def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
     core.fetch(filtered(), partition=1)
     core.advance(1.0)
     asked = core.take(m.Commit)
-    core.feed(m.CommitDone(asked.number, asked.positions[:1], "trouble"))
+    core.feed(m.CommitDone(asked.positions[:1], "trouble"))
     core.advance(1.0)
     assert core.commit() == list(asked.positions[1:])
 
@@ -171,7 +171,7 @@ def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> Non
     core.advance(1.0)
     asked = core.take(m.Commit)
     core.assign(0, epoch=2)
-    core.feed(m.CommitDone(asked.number, asked.positions, None))
+    core.feed(m.CommitDone(asked.positions, None))
     assert core.statistics().partitions[0].committed is None
 
 
@@ -374,7 +374,7 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
         m.KeyStoreFailed(m.LookUpKeys(99, b"")),
         m.KeysStored(99),
         m.KeyStoreFailed(m.StoreKeys(99, b"")),
-        m.CommitDone(99, [], None),
+        m.CommitDone([], None),
         m.DeadLettersStored(99, []),
         m.Unanswered(99, "timeout"),
     ):

@@ -205,7 +205,7 @@ class World(RuleBasedStateMachine):
                 )
                 self.store_letters(command, flags)
             case m.Commit():
-                self.core.feed(m.CommitDone(command.number, [], "trouble"))
+                self.core.feed(m.CommitDone([], "trouble"))
             case m.Send():
                 self.answer_send_badly(command, data)
             case _:
@@ -247,7 +247,7 @@ class World(RuleBasedStateMachine):
             case m.Commit():
                 ours = [one for one in command.positions if one.partition in self.owned]
                 self.commit(ours)
-                self.core.feed(m.CommitDone(command.number, ours, None))
+                self.core.feed(m.CommitDone(ours, None))
             case m.ReadToken():
                 self.core.feed(m.TokenRead(False))
             case m.Send():

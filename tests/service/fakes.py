@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.trouble import ASSIGNMENT_LOST
 from consumer.adapters.key_store.interface import KeyStore
 from consumer.engine import messages as m
@@ -142,12 +142,12 @@ class FakeSource:
             await asyncio.sleep(timeout)
         return chunks
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> m.CommitDone:
         assert not self.closed
         await self._process.step("commit")
         await asyncio.sleep(self.commit_time)
         taken = self._take(positions)
-        return CommitResult(tuple(taken), None if len(taken) == len(positions) else ASSIGNMENT_LOST)
+        return commit_done(tuple(taken), None if len(taken) == len(positions) else ASSIGNMENT_LOST)
 
     async def end_offsets(self) -> m.EndOffsets:
         await self._process.step("end_offsets")

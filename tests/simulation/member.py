@@ -331,12 +331,10 @@ class Member:
             wanted = wanted[: world.random.choice((0, 0, 1, len(wanted)))]
         taken = world.broker.commit(self, epochs, wanted)
         if fails and world.random.random() < 0.5:
-            return m.CommitDone(command.number, (), "timed out")
+            return m.CommitDone((), "timed out")
         if any(len(one.metadata) > world.broker.metadata_limit for one in wanted):
-            return m.CommitDone(command.number, taken, "too large", m.CommitTrouble.METADATA)
-        return m.CommitDone(
-            command.number, taken, None if len(taken) == len(command.positions) else "refused"
-        )
+            return m.CommitDone(taken, "too large", m.CommitTrouble.METADATA)
+        return m.CommitDone(taken, None if len(taken) == len(command.positions) else "refused")
 
     def _committed(self, done: m.CommitDone) -> None:
         if not self.alive or self.stands_still(self._committed, done):

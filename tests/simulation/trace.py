@@ -57,7 +57,8 @@ def _command(command: Any) -> str:
             return f"StoreDeadLetters #{command.number}: {letters}"
         case m.Commit() | m.Release():
             where = " ".join(f"{p.topic}[{p.partition}]->{p.next_offset}" for p in command.positions)
-            return f"{type(command).__name__} #{command.number}: {where}"
+            which = f" #{command.number}" if isinstance(command, m.Release) else ""
+            return f"{type(command).__name__}{which}: {where}"
         case m.Report():
             return f"report {command.level} {command.event} {dict(command.fields)}"
     return repr(command)

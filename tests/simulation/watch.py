@@ -461,9 +461,9 @@ class Watch:
         self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
 
     def _commit(self, commit: m.Commit) -> None:
-        require(not self._committing, "one commit at a time", commit.number)
+        require(not self._committing, "one commit at a time", commit.positions)
         self._committing = True
-        require(bool(commit.positions), "a commit has positions", commit.number)
+        require(bool(commit.positions), "a commit has positions", commit)
         for position in commit.positions:
             held = self._check_position(position)
             require(not held.draining, "what is drained is committed once, at its release", position)

@@ -26,7 +26,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken
-from consumer.adapters.kafka.commits import CommitResult, raw_partition
+from consumer.adapters.kafka.commits import raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.hooks import AssignmentListener
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
@@ -34,7 +34,7 @@ from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import Assignment, EndOffsets, NewLife
+from consumer.engine.messages import Assignment, CommitDone, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import KafkaError, bug
@@ -168,11 +168,11 @@ class BoundedSource:
         self.figures = lot.figures
         return lot.chunks
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> CommitDone:
         """Commit the positions of a named replay: one bounded try. Without a name, no broker is asked and all
         positions count as committed."""
         if self.progress is None:
-            return CommitResult(tuple(positions), None)
+            return CommitDone(positions)
         return await self.progress.commit(positions)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
-from consumer.engine.messages import CommitTrouble
+from consumer.engine.messages import CommitDone, CommitTrouble
 from consumer.engine.model import Position
 
 _AGAIN_AFTER: Final = 0.05
@@ -21,22 +21,16 @@ _AGAIN_AFTER: Final = 0.05
 _LOOK: Final = 0.1
 
 
-class CommitResult(NamedTuple):
-    """What the broker accepted. `failure`: the code of the first position that it refused, if any."""
-
-    committed: tuple[Position, ...]
-    failure: str | None
-
-    @property
-    def trouble(self) -> CommitTrouble:
-        """Return the kind of the failure."""
-        if self.failure in trouble.METADATA_TOO_LARGE:
-            return CommitTrouble.METADATA
-        passing = self.failure in trouble.BETWEEN_GENERATIONS or self.failure == trouble.ASSIGNMENT_LOST
-        return CommitTrouble.PASSING if passing else CommitTrouble.OTHER
+def commit_done(committed: Sequence[Position], failure: str | None) -> CommitDone:
+    """Return the answer to a commit: what the broker accepted, and the code of the first position that it refused, if
+    any."""
+    if failure in trouble.METADATA_TOO_LARGE:
+        return CommitDone(committed, failure, CommitTrouble.METADATA)
+    passing = failure in trouble.BETWEEN_GENERATIONS or failure == trouble.ASSIGNMENT_LOST
+    return CommitDone(committed, failure, CommitTrouble.PASSING if passing else CommitTrouble.OTHER)
 
 
-Answer = Callable[[CommitResult], None]
+Answer = Callable[[CommitDone], None]
 
 
 class Sent(NamedTuple):
@@ -72,7 +66,7 @@ class SentCommits:
     def drop(self, failure: str) -> None:
         """Answer all commits with `failure`: the broker's answers will not come any more."""
         for sent in self.sent:
-            sent.answer(CommitResult((), failure))
+            sent.answer(commit_done((), failure))
         self.sent.clear()
 
 
@@ -81,15 +75,15 @@ def read_commit_answer(
     partitions: Iterable[RawPartition],
     positions: Sequence[Position],
     left_out: str | None = None,
-) -> CommitResult:
+) -> CommitDone:
     """Return which of `positions` were accepted, by the broker's answer for each partition."""
     if error is not None and error.code() != confluent_kafka.KafkaError.NO_ERROR:
-        return CommitResult((), error.name())
+        return commit_done((), error.name())
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
     taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
     # That the metadata is too large must not hide behind another partition's error.
     of_size = next((name for name in refused.values() if name in trouble.METADATA_TOO_LARGE), None)
-    return CommitResult(taken, of_size or next(iter(refused.values()), left_out))
+    return commit_done(taken, of_size or next(iter(refused.values()), left_out))
 
 
 def raw_partition(
@@ -133,8 +127,8 @@ def commit_last(
         except KafkaException as error:
             failure = trouble.cause_of(error).name()
         else:
-            taken, failure = read_commit_answer(None, answered, left)
-            left = [one for one in left if one not in taken]
+            done = read_commit_answer(None, answered, left)
+            left, failure = [one for one in left if one not in done.committed], done.failure
         if failure in trouble.METADATA_TOO_LARGE and any(one.metadata for one in left):
             # Better a commit without metadata than none: no later one follows.
             left = [one._replace(metadata="") for one in left]

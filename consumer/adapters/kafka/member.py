@@ -217,12 +217,12 @@ class GroupMember:
         ours = self._still_ours(positions, epochs)
         left_out = None if len(ours) == len(positions) else trouble.ASSIGNMENT_LOST
         if not ours:
-            answer(commits.CommitResult((), left_out))
+            answer(commits.commit_done((), left_out))
             return
         try:
             self._consumer.commit(offsets=[commits.raw_partition(*one) for one in ours], asynchronous=True)
         except KafkaException as error:
-            answer(commits.CommitResult((), trouble.cause_of(error).name()))
+            answer(commits.commit_done((), trouble.cause_of(error).name()))
         else:
             self._commits.sent.append(commits.Sent(ours, left_out, answer))  # answered in a later poll
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka.cluster import cluster_id
-from consumer.adapters.kafka.commits import CommitResult, raw_partition, read_commit_answer
+from consumer.adapters.kafka.commits import commit_done, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
 from consumer.adapters.kafka.groups import GroupOffsets, alter_offsets
 from consumer.adapters.kafka.ranges import Range
@@ -29,6 +29,7 @@ from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
 from consumer.adapters.thread import in_own_thread, run_blocking
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
+from consumer.engine.messages import CommitDone
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 
@@ -200,11 +201,11 @@ class NamedProgress(GroupOffsets):
                 f"the brokers, or replay without --name ({result.failure})"
             )
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> CommitDone:
         """Commit positions, each with its part of the plan: one try, within the time limit. Never raises."""
         if self._closed:
             # librdkafka's code for a closed client: the thread has ended and would not answer.
-            return CommitResult((), "_DESTROY")
+            return commit_done((), "_DESTROY")
         return await self._thread.run(self._commit, positions, _COMMIT_TIMEOUT)
 
     async def close(self) -> None:
@@ -214,7 +215,7 @@ class NamedProgress(GroupOffsets):
             # In the thread, not on the event loop: destroying a client waits for its own threads.
             await self._thread.end(self._client.close, timeout=_COMMIT_TIMEOUT)
 
-    def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
+    def _commit(self, positions: Sequence[Position], timeout: float) -> CommitDone:
         ours = [one for one in positions if one[:2] in self._prefixes]
         left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
         # Also if this commit fails: settled records stay settled, and the next refresh may commit the positions.
@@ -223,12 +224,12 @@ class NamedProgress(GroupOffsets):
         refresh = time.monotonic() >= self._refresh_due
         sent = list(self._last.values()) if refresh else ours
         if not sent:
-            return CommitResult((), left_out)
+            return commit_done((), left_out)
         whole = [raw_partition(*one[:4], self._prefixes[one[:2]] + one.metadata) for one in sent]
         try:
             answered = alter_offsets(self._client, self._group, whole, timeout)
         except KafkaException as error:
-            return CommitResult((), cause_of(error).name())
+            return commit_done((), cause_of(error).name())
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
         return read_commit_answer(None, answered, ours, left_out)

@@ -29,7 +29,7 @@ from typing import Any
 import confluent_kafka
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
-from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.configuration import (
     Config,
     consumer_config,
@@ -41,7 +41,7 @@ from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import OwnThread, post, settle
-from consumer.engine.messages import EndOffsets, NewLife
+from consumer.engine.messages import CommitDone, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position
 from consumer.errors import KafkaError, SettingsError
 
@@ -115,18 +115,18 @@ class KafkaSource:
         # Chunks that a cancelled fetch left may be of a partition that was revoked since.
         return [one for one in chunks if self._hooks.epochs.get((one.topic, one.partition)) == one.epoch]
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> CommitDone:
         """Commit `positions` with their leader epochs: one try, within the time limit. Meanwhile fetches have to go on.
 
-        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that were revoked or lost
+        `CommitDone.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that were revoked or lost
         meanwhile, ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener
         drains.
         """
         # While the listener drains, the thread waits for it and can send nothing.
         if self._hooks.draining:
-            return CommitResult((), "REBALANCE_IN_PROGRESS")
+            return commit_done((), "REBALANCE_IN_PROGRESS")
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[CommitResult] = loop.create_future()
+        answered: asyncio.Future[CommitDone] = loop.create_future()
         # The thread sends a position only if it holds the partition in the epoch that the listener knows now. (No
         # assignment has the epoch 0.)
         epochs = [self._hooks.epochs.get(one[:2], 0) for one in positions]
@@ -137,7 +137,7 @@ class KafkaSource:
                 await self._thread.run(send, positions, epochs, answer)
                 return await answered
         except TimeoutError:
-            return CommitResult((), "_TIMED_OUT")
+            return commit_done((), "_TIMED_OUT")
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Read these partitions from the beginning, since their topic was created again. Then report them as

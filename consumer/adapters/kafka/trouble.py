@@ -90,8 +90,8 @@ _FATAL: Final = {
 # know the group (any more). A new client may join it.
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, _Code.GROUP_ID_NOT_FOUND)}
 
-# Groups of errors, by their names, which are those of `consumer.adapters.kafka.commits.CommitResult`. Errors while a
-# group's coordinator starts or moves: a question may be asked again.
+# Groups of errors, by their names, as in `CommitDone.failure`. Errors while a group's coordinator starts or moves: a
+# question may be asked again.
 MOVING_COORDINATOR: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )

@@ -29,7 +29,7 @@ from consumer.app.telemetry.otlp import Connection, resource
 from consumer.engine import messages as m
 from consumer.engine.answering.verdicts import request_id
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
-from consumer.service import Api, CommitAnswer, RecordSource
+from consumer.service import Api, RecordSource
 
 # Maximum number of links of a span.
 LINKS = 32
@@ -156,7 +156,7 @@ class _TracedSource:
             self._tracing.fetched(begun, chunks)
         return chunks
 
-    async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
+    async def commit(self, positions: Sequence[Position]) -> m.CommitDone:
         attributes = {
             **self._tracing.kafka,
             "messaging.operation.type": "settle",

@@ -27,7 +27,6 @@ from typing import Any, Final, NamedTuple
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import (
     LETTER_HEADERS,
     TRIPS,
@@ -55,7 +54,7 @@ from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_q
 from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import DeadLetter
+from consumer.engine.messages import CommitDone, DeadLetter
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.reading import Decoded, SchemaLearner
 from consumer.errors import Incomplete, KafkaError, PinstreamError, bug
@@ -320,7 +319,7 @@ class LettersSource:
                 records.append(original)
         return chunk._replace(records=records)
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> CommitDone:
         """Mark the letters that these positions settle; they count as committed once the broker has the marks."""
         settled: defaultdict[str, dict[TopicPartition, set[int]]] = defaultdict(dict)
         async with self._marking:
@@ -336,9 +335,9 @@ class LettersSource:
             for topic, offsets in settled.items():
                 await self._write(topic, offsets)
         if self._failure is None:
-            return CommitResult(tuple(positions), None)
+            return CommitDone(positions)
         # The reason is in `_failure`, which the next fetch raises.
-        return CommitResult((), "not marked")
+        return CommitDone((), "not marked")
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Write new letters of records that died again, in one transaction with the marks of the old ones.

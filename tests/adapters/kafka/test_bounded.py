@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.engine.model import Position, TopicPartition
 from tests.adapters.kafka.bounded_reading import (
@@ -134,7 +135,7 @@ class TestRanges:
         await source.start()
         await read_on(source)
         positions = [Position(topic, 0, 10, 0)]
-        assert await source.commit(positions) == (tuple(positions), None)
+        assert await source.commit(positions) == commit_done(positions, None)
         await source.close(WITHIN, positions)
         assert committed(each_kafka, group, topic).offset < 0
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.engine.model import Chunk, Position, TopicPartition
@@ -146,7 +147,7 @@ async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None
     progress = NamedProgress(config, "shop.replay.n", 1.0)
     source = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
     await source.close(1.0)
-    assert await source.commit([Position("t", 0, 1, None)]) == ((), "_DESTROY")
+    assert await source.commit([Position("t", 0, 1, None)]) == commit_done((), "_DESTROY")
 
 
 async def test_records_after_the_end_in_one_consume_are_dropped() -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.commits import read_position
+from consumer.adapters.kafka.commits import commit_done, read_position
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import (
     METADATA_MOST,
@@ -263,7 +263,7 @@ class TestPlans:
         text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open() as plan:
-            assert await progress_of(plan).commit(positions) == (tuple(positions), None)
+            assert await progress_of(plan).commit(positions) == commit_done(tuple(positions), None)
         async with replay.open() as again:
             assert [again.ranges[number].start for number in (0, 2)] == positions
             assert parts_of(again) == parts_of(plan)
@@ -421,7 +421,7 @@ class TestPlans:
             await progress.begin(entries)
             replay.forget(1)
             position = Position(replay.topic, 0, 4, 0)
-            assert await progress.commit([position]) == ((position,), None)
+            assert await progress.commit([position]) == commit_done((position,), None)
             await progress.close()
             assert len(replay.metadata()) == left
 
@@ -429,16 +429,18 @@ class TestPlans:
         """A position of another partition is left out and reported as failed."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
         async with replay.open() as plan:
-            assert await progress_of(plan).commit([ours, foreign]) == ((ours,), "_UNKNOWN_PARTITION")
-            assert await progress_of(plan).commit([foreign]) == ((), "_UNKNOWN_PARTITION")
+            assert await progress_of(plan).commit([ours, foreign]) == commit_done(
+                (ours,), "_UNKNOWN_PARTITION"
+            )
+            assert await progress_of(plan).commit([foreign]) == commit_done((), "_UNKNOWN_PARTITION")
 
     async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
         """A commit whose metadata are too large fails with the error that makes the core leave its map out."""
         async with replay.open() as plan:
             large = Position(replay.topic, 0, 4, 0, "x" * METADATA_BYTES)
-            assert await progress_of(plan).commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
+            assert await progress_of(plan).commit([large]) == commit_done((), "OFFSET_METADATA_TOO_LARGE")
             fits = large._replace(metadata="x" * METADATA_MOST)
-            assert await progress_of(plan).commit([fits]) == ((fits,), None)
+            assert await progress_of(plan).commit([fits]) == commit_done((fits,), None)
 
     async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:
         """A replay does not change the offsets of the service's group."""
@@ -473,4 +475,4 @@ async def test_brokers_that_are_away_are_reported_in_time() -> None:
         await progress.begin([entry])
     for _ in range(2):
         await progress.close()
-    assert await progress.commit([position]) == ((), "_DESTROY")
+    assert await progress.commit([position]) == commit_done((), "_DESTROY")

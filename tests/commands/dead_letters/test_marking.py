@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import RedriveOutcome
@@ -20,7 +19,7 @@ from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.commands.dead_letters.redrive import LettersSource, Redriven
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import DeadLetter, EndOffsets, NewLife
+from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import (
@@ -66,7 +65,7 @@ class Inner:
         partitions = dict.fromkeys(partition for partition, _ in lot)
         return [Chunk(DEAD, one, 7, 3, [record for at, record in lot if at == one]) for one in partitions]
 
-    async def commit(self, positions: Sequence[Position]) -> CommitResult:
+    async def commit(self, positions: Sequence[Position]) -> CommitDone:
         """See `RecordSource`."""
         raise AssertionError("this source does not commit")
 
@@ -275,7 +274,7 @@ async def test_only_what_is_settled_is_marked() -> None:
     found, outcome = source(where, writer)
     await read_all(found)
     one = position(0, range(8), {0, 1, 4, 5, 7})
-    assert await found.commit([one]) == ((one,), None)
+    assert await found.commit([one]) == CommitDone([one])
     assert marked(where) == {0, 1, 4, 5, 7}
     assert outcome.tallies[DEAD].redriven == 5
     last = position(0, range(8), set(range(8)))
@@ -320,8 +319,8 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
     where = topics(4)
     found, outcome = source(where, Fenced(where))
     await found.fetch(4, 0.0)
-    committed, failure = await found.commit([position(0, range(4), {0})])
-    assert (committed, failure) == ((), "not marked")
+    answer = await found.commit([position(0, range(4), {0})])
+    assert answer == CommitDone((), "not marked")
     with pytest.raises(KafkaError, match="another redrive"):
         await found.fetch(4, 0.0)
     with pytest.raises(KafkaError, match="another redrive"):

@@ -194,7 +194,7 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     fetch(core, *((f"{n}", FAR) for n in range(3)), stamped=FAR)
     assert (core.statistics().clock.early, refused(core)) == (2, [])
     proof = core.take(m.Commit)
-    core.feed(m.CommitDone(proof.number, proof.positions, None))
+    core.feed(m.CommitDone(proof.positions, None))
     core.look_up()
     assert answer(core, off=FAR) == 1
     assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
@@ -323,7 +323,7 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_accepted() -> None:
     core.feed(m.Tick())
     fetch(core, ("a", FAR), stamped=FAR)
     proof = core.take(m.Commit)
-    core.feed(m.CommitDone(proof.number, proof.positions, None))
+    core.feed(m.CommitDone(proof.positions, None))
     core.look_up()
     answer(core, off=-FAR)
     assert not core.pipeline.clock.certain

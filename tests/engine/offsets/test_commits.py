@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.commits import commit_done
 from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.model import MetadataLeft, Position, TopicPartition
@@ -56,11 +56,9 @@ def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
     core.look_up()
 
 
-def committed(
-    core: Core, number: int, positions: Sequence[Position], failure: str | None = None
-) -> list[m.Command]:
+def committed(core: Core, positions: Sequence[Position], failure: str | None = None) -> list[m.Command]:
     """Let the broker answer a commit: it accepted `positions`."""
-    return core.feed(m.CommitDone(number, positions, failure, CommitResult((), failure).trouble))
+    return core.feed(commit_done(positions, failure))
 
 
 # -- when commits are sent
@@ -75,7 +73,7 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
     core.fetch(filtered())
     core.advance(10.0)
     assert not core.has(m.Commit)
-    committed(core, first.number, first.positions)
+    committed(core, first.positions)
     core.advance(2.0)
     assert [one.next_offset for one in core.commit()] == [2]
     core.advance(20.0)
@@ -108,7 +106,7 @@ def test_a_failed_commit_is_due_again() -> None:
     core.fetch(filtered())
     core.advance(1.0)
     asked = core.take(m.Commit)
-    committed(core, asked.number, [], "COORDINATOR_NOT_AVAILABLE")
+    committed(core, [], "COORDINATOR_NOT_AVAILABLE")
     [report] = core.reports("commit_failed")
     assert report.fields["reason"] == "COORDINATOR_NOT_AVAILABLE"
     core.advance(1.0)
@@ -122,7 +120,7 @@ def test_a_broker_that_refuses_maps_gets_commits_without_them() -> None:
     core.advance(1.0)
     asked = core.take(m.Commit)
     assert asked.positions[0].metadata
-    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
     core.fetch(event("b"), filtered())
@@ -143,7 +141,7 @@ def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
     core.advance(1.0)
     asked = core.take(m.Commit)
     assert asked.positions[0].metadata
-    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
@@ -159,14 +157,15 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
     assert core.statistics().commit_metadata is MetadataLeft.MAPS
-    committed(core, core.take(m.Commit).number, [], "OFFSET_METADATA_TOO_LARGE")
+    core.take(m.Commit)
+    committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     asked = core.take(m.Commit)
     [position] = asked.positions
     assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
     found = offset_map.read_metadata(position.metadata, 1, where=f"{TOPIC}-0")
     assert found == CommitMetadata(TOPIC_ID, DESTINATION, None)
     assert core.statistics().commit_metadata is MetadataLeft.IDS
-    committed(core, asked.number, [], "OFFSET_METADATA_TOO_LARGE")
+    committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
     assert [one.fields["left"] for one in core.reports("commit_metadata_refused")] == ["ids", "nothing"]
 
@@ -213,7 +212,7 @@ def test_a_refused_map_of_one_partition_ends_maps_for_all() -> None:
         core.fetch(filtered(), event(f"a{partition}"), filtered(), partition=partition)
     core.advance(1.0)
     asked = core.take(m.Commit)
-    committed(core, asked.number, asked.positions[:1], "OFFSET_METADATA_TOO_LARGE")
+    committed(core, asked.positions[:1], "OFFSET_METADATA_TOO_LARGE")
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 1, 7), Position(TOPIC, 1, 1, 7)]
 
@@ -307,12 +306,11 @@ def test_a_commit_that_was_sent_before_proves_nothing() -> None:
     is_away(core)
     assert not core.has(m.Commit)
     queued(core, event("c"))
-    assert begun(committed(core, before.number, before.positions)) == []
+    assert begun(committed(core, before.positions)) == []
     assert not core.has(m.Send)
     assert len(begun(core.log)) == 2
     after = core.take(m.Commit)
-    assert after.number > before.number
-    assert [event_ids(one) for one in sends(committed(core, after.number, after.positions))] == [["c"]]
+    assert [event_ids(one) for one in sends(committed(core, after.positions))] == [["c"]]
 
 
 def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
@@ -324,9 +322,9 @@ def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
     queued(core, event("b"))
     first = core.take(m.Commit)
     is_away(core)
-    assert begun(committed(core, first.number, first.positions)) == []
+    assert begun(committed(core, first.positions)) == []
     second = core.take(m.Commit)
-    assert [event_ids(one) for one in sends(committed(core, second.number, second.positions))] == [["b"]]
+    assert [event_ids(one) for one in sends(committed(core, second.positions))] == [["b"]]
 
 
 def test_a_proof_that_failed_is_tried_again() -> None:
@@ -337,8 +335,8 @@ def test_a_proof_that_failed_is_tried_again() -> None:
     is_away(core)
     queued(core, event("b"))
     for _ in range(4):
-        asked = core.take(m.Commit)
-        assert begun(committed(core, asked.number, [], "REQUEST_TIMED_OUT")) == []
+        core.take(m.Commit)
+        assert begun(committed(core, [], "REQUEST_TIMED_OUT")) == []
         core.advance(1.0)
     core.commit()
     assert event_ids(core.take(m.Send)) == ["b"]
@@ -353,12 +351,12 @@ def test_a_proof_of_one_partition_is_none_of_another() -> None:
     core.look_up()
     asked = core.take(m.Commit)
     assert len(asked.positions) == 2
-    assert begun(committed(core, asked.number, asked.positions[:1], "REBALANCE_IN_PROGRESS")) == []
+    assert begun(committed(core, asked.positions[:1], "REBALANCE_IN_PROGRESS")) == []
     core.advance(1.0)
     # The first is proven and unchanged: it is not committed again.
     asked = core.take(m.Commit)
     assert [one.partition for one in asked.positions] == [1]
-    assert len(sends(committed(core, asked.number, asked.positions))) == 2
+    assert len(sends(committed(core, asked.positions))) == 2
 
 
 def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
@@ -370,7 +368,7 @@ def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
     core.look_up()
     asked = core.take(m.Commit)
     proven = [one for one in asked.positions if one.partition == 0]
-    commands = committed(core, asked.number, proven, "ILLEGAL_GENERATION")
+    commands = committed(core, proven, "ILLEGAL_GENERATION")
     assert [event_ids(one) for one in sends(commands)] == [["a"]]
 
 
@@ -382,7 +380,7 @@ def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
     core.fetch(event("a"), UNDECODABLE)
     core.look_up()
     assert begun(core.log) == []
-    assert len(begun(committed(core, asked.number, asked.positions))) == 2
+    assert len(begun(committed(core, asked.positions))) == 2
 
 
 def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
@@ -396,7 +394,7 @@ def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
     core.lose(0)
     assert begun(core.log) == []
     kept = [one for one in asked.positions if one.partition == 1]
-    commands = committed(core, asked.number, kept, "_ASSIGNMENT_LOST")
+    commands = committed(core, kept, "_ASSIGNMENT_LOST")
     assert [event_ids(one) for one in sends(commands)] == [["a1"]]
 
 
@@ -427,14 +425,15 @@ def test_a_draining_partition_does_not_hold_up_others() -> None:
     core.fetch(event("a"))
     core.look_up()
     is_away(core)
-    core.feed(m.CommitDone(core.take(m.Commit).number, [], "REBALANCE_IN_PROGRESS", m.CommitTrouble.PASSING))
+    core.take(m.Commit)
+    core.feed(m.CommitDone([], "REBALANCE_IN_PROGRESS", m.CommitTrouble.PASSING))
     assert released(core.revoke(0)) is None
     core.fetch(event("b"), partition=1)
     core.look_up()
     core.advance(1.0)
     asked = core.take(m.Commit)
     assert [one.partition for one in asked.positions] == [1]
-    assert [event_ids(one) for one in sends(committed(core, asked.number, asked.positions))] == [["b"]]
+    assert [event_ids(one) for one in sends(committed(core, asked.positions))] == [["b"]]
 
 
 def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
@@ -448,12 +447,12 @@ def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
     core.look_up()
     asked = core.take(m.Commit)
     if asked.positions[0].next_offset != 4:  # the one for the lost assignment
-        committed(core, asked.number, [], "_ASSIGNMENT_LOST")
+        committed(core, [], "_ASSIGNMENT_LOST")
         core.advance(1.0)
         asked = core.take(m.Commit)
     assert begun(core.log) == []
     assert list(asked.positions) == [Position(TOPIC, 0, 4, None)]
-    assert len(begun(committed(core, asked.number, asked.positions))) == 2
+    assert len(begun(committed(core, asked.positions))) == 2
 
 
 def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
@@ -466,7 +465,7 @@ def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
     core.assign(0, epoch=7)
     core.fetch(event("b"))
     core.look_up()
-    assert begun(committed(core, asked.number, asked.positions)) == []
+    assert begun(committed(core, asked.positions)) == []
     core.advance(1.0)
     core.commit()
     assert core.has(m.Send)

@@ -12,7 +12,8 @@ from tests.engine.offsets.test_commits import committed, core_of
 def refused(core: Core, reason: str) -> None:
     """Let the broker refuse all of the next commit."""
     core.advance(1.0)
-    committed(core, core.take(m.Commit).number, [], reason)
+    core.take(m.Commit)
+    committed(core, [], reason)
 
 
 @pytest.mark.parametrize("reason", ["ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST"])
@@ -25,7 +26,7 @@ def test_refusals_of_a_rebalance_are_no_warning(reason: str) -> None:
     assert [report.level for report in core.reports("commit_failed")] == ["info"]
     core.advance(1.0)
     asked = core.take(m.Commit)
-    committed(core, asked.number, asked.positions)
+    committed(core, asked.positions)
     core.fetch(filtered())
     refused(core, reason)
     assert [report.level for report in core.reports("commit_failed")] == ["info", "info"]

@@ -75,9 +75,7 @@ class LagMachine(RuleBasedStateMachine):
     @rule(taken=st.booleans())
     def commit(self, taken: bool) -> None:
         asked = self.core.take(m.Commit)
-        self.core.feed(
-            m.CommitDone(asked.number, asked.positions if taken else [], None if taken else "TIMED_OUT")
-        )
+        self.core.feed(m.CommitDone(asked.positions if taken else [], None if taken else "TIMED_OUT"))
 
     @invariant()
     def the_figures_agree(self) -> None:
@@ -128,7 +126,7 @@ def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
     core.until(lambda: core.has(m.Commit))
     under_way = core.take(m.Commit)
     core.feed(m.Fetched([chunk([event("b")], offset=1)]))
-    core.feed(m.CommitDone(under_way.number, under_way.positions, None))
+    core.feed(m.CommitDone(under_way.positions, None))
     core.feed(m.EndOffsets({TP: 2}, {TP: 2}))
     [one] = core.statistics().partitions
     assert [at.next_offset for at in under_way.positions] == [3]

@@ -82,7 +82,7 @@ def test_a_commit_under_way_does_no_harm() -> None:
     asked = core.take(m.Commit)
     core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
-    core.feed(m.CommitDone(asked.number, asked.positions, None))
+    core.feed(m.CommitDone(asked.positions, None))
     [position] = asked.positions
     assert offset_map.is_void(position.metadata, 1, where=f"{TOPIC}-0", topic_id=NEXT_ID)
     assert core.statistics().partitions[0].committed is None

@@ -226,7 +226,7 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
     done = Commits.done
 
     def always(self: Commits, happened: messages.CommitDone) -> None:
-        positions = [position for _, position in self._under_way[1]] if self._under_way else []
+        positions = [position for _, position in self._under_way or ()]
         done(self, replace(happened, committed=positions, failure=None))
 
     patch.setattr(Commits, "done", always)
@@ -252,8 +252,8 @@ def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
         positions = self.ledger.final_positions(s for s in map(self.ledger.get, happened.partitions) if s)
         lose(self, happened)
         if positions and self.commits._under_way is None:
-            self.commits._under_way = (self.context.number(), [])
-            self.context.emit(messages.Commit(self.commits._under_way[0], positions))
+            self.commits._under_way = []
+            self.context.emit(messages.Commit(positions))
 
     patch.setattr(Pipeline, "_lost", lost)
 

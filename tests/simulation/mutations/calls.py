@@ -392,7 +392,7 @@ def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None
 
     def believing(self: Commits, now: Instant) -> None:
         mind(self, now)
-        self._absence = 0
+        self._proves = True
 
     patch.setattr(Commits, "mind_absence", believing)
 

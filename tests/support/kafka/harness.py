@@ -16,10 +16,9 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
-from consumer.engine.messages import Assignment, GroupSize
+from consumer.engine.messages import Assignment, CommitDone, GroupSize
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.support.kafka.broker import wait_until
 
@@ -228,7 +227,7 @@ class Member:
                 name = TopicPartition(chunk.topic, chunk.partition)
                 self.next[name] = Position(*name, chunk.records[-1].offset + 1, chunk.leader_epoch)
 
-    async def commit(self) -> CommitResult:
+    async def commit(self) -> CommitDone:
         """Commit everything that was fetched."""
         return await self.source.commit(list(self.next.values()))
 

@@ -10,7 +10,8 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.commits import commit_done
+from consumer.engine.messages import CommitDone
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import (
@@ -121,9 +122,9 @@ def test_commit_of_an_older_epoch_is_not_sent() -> None:
     old = bench.told.assignments[0].epoch
     bench.fetch(taken(0))
     bench.assign(0)
-    results: list[CommitResult] = []
+    results: list[CommitDone] = []
     bench.member.send_commit([Position("t", 0, 4, 0)], [old], results.append)
-    assert results == [CommitResult((), "_ASSIGNMENT_LOST")]
+    assert results == [commit_done((), "_ASSIGNMENT_LOST")]
     assert bench.calls("commit") == []
 
 
@@ -133,7 +134,7 @@ def test_refused_partition_of_a_commit_is_named() -> None:
     bench = Bench()
     bench.assign(0, 1)
     epochs = [one.epoch for one in bench.told.assignments]
-    results: list[CommitResult] = []
+    results: list[CommitDone] = []
     positions = [Position("t", 0, 4, 0), Position("t", 1, 5, 0)]
     bench.member.send_commit(positions, epochs, results.append)
 
@@ -143,7 +144,7 @@ def test_refused_partition_of_a_commit_is_named() -> None:
 
     stale = confluent_kafka.KafkaError.STALE_MEMBER_EPOCH
     bench.consumer.config["on_commit"](None, [answered(0, 4, None), answered(1, 5, stale)])
-    assert results == [CommitResult((positions[0],), "STALE_MEMBER_EPOCH")]
+    assert results == [commit_done((positions[0],), "STALE_MEMBER_EPOCH")]
 
 
 def test_close_answers_commits_in_flight() -> None:
@@ -151,11 +152,11 @@ def test_close_answers_commits_in_flight() -> None:
     for ever."""
     bench = Bench()
     bench.assign(0)
-    results: list[CommitResult] = []
+    results: list[CommitDone] = []
     epoch = bench.told.assignments[0].epoch
     bench.member.send_commit([Position("t", 0, 4, 0)], [epoch], results.append)
     bench.member.close([Position("t", 0, 5, 0)], [epoch], time.monotonic() + 1.0)
-    assert results == [CommitResult((), "_DESTROY")]
+    assert results == [commit_done((), "_DESTROY")]
     assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
 
 

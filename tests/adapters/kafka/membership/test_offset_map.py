@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.commits import commit_done
 from consumer.engine import offset_map
 from consumer.engine.messages import Assignment
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
@@ -99,7 +100,7 @@ async def test_the_map_comes_back_with_the_next_assignment(
         await first.until(lambda: len(first.records) == 10)
         for text in (a_map(4), largest()):
             position = Position(name, 0, 4, 0, text)
-            assert await first.source.commit([position]) == ((position,), None)
+            assert await first.source.commit([position]) == commit_done((position,), None)
     async with Member(kafka, [name], group, config=protocol) as second:
         await second.until(lambda: len(second.records) == 6)
     [told] = second.assignments
@@ -160,7 +161,7 @@ async def test_more_than_the_broker_takes_is_refused_by_name(
         kept = Position(name, 0, 2, 0, a_map(2))
         assert (await member.source.commit([kept])).failure is None
         refused, taken = Position(name, 0, 5, 0, "x" * 4097), Position(name, 1, 5, 0, a_map(5))
-        assert await member.source.commit([refused]) == ((), REFUSED)
+        assert await member.source.commit([refused]) == commit_done((), REFUSED)
         for both in ([refused, taken], [taken, refused]):
             result = await member.source.commit(both)
             assert result.failure == REFUSED

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from consumer.adapters.kafka.commits import commit_done
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import InvariantViolation, KafkaError
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, committed, produce, unique, until
@@ -90,7 +91,7 @@ async def test_draining_may_take_its_time(
         first.on_revoked = drained.wait
         async with Member(kafka, [name], group, config=protocol) as second:
             await first.until(lambda: len(first.revocations) > 0, "a revocation")
-            assert await first.commit() == ((), "REBALANCE_IN_PROGRESS")
+            assert await first.commit() == commit_done((), "REBALANCE_IN_PROGRESS")
             assert not set(first.revocations[0]) & second.held.keys()
             drained.set()
             await second.until(lambda: len(second.held) == 2, "two partitions")
@@ -251,7 +252,7 @@ async def test_commit_of_a_former_assignment_is_not_sent(kafka: Kafka, topic: Ca
             await second.until(lambda: len(second.held) == 2)
             gone = next(iter(second.held))
             position = Position(*gone, 1, 0)
-            assert await first.source.commit([position]) == ((), "_ASSIGNMENT_LOST")
+            assert await first.source.commit([position]) == commit_done((), "_ASSIGNMENT_LOST")
             assert committed(kafka, group, *gone).offset == 5
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
+from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.model import Position, TopicPartition
@@ -64,7 +65,7 @@ async def test_commit_survives_restart(each_kafka: Kafka) -> None:
     async with Member(each_kafka, [topic], group) as first:
         await first.until(lambda: len(first.records) == 10)
         result = await first.source.commit([Position(topic, 0, 4, 0)])
-    assert result == ((Position(topic, 0, 4, 0),), None)
+    assert result == commit_done((Position(topic, 0, 4, 0),), None)
     async with Member(each_kafka, [topic], group) as second:
         await second.until(lambda: len(second.records) == 6)
         assert second.held[TopicPartition(topic, 0)].start == 4
@@ -191,8 +192,8 @@ async def test_commit_of_a_partition_not_held_is_not_sent(each_kafka: Kafka) -> 
     async with Member(each_kafka, [topic], group) as member:
         await member.until(lambda: len(member.records) == 2)
         ours, foreign = Position(topic, 0, 2, 0), Position(other, 0, 9, 0)
-        assert await member.source.commit([ours, foreign]) == ((ours,), "_ASSIGNMENT_LOST")
-        assert await member.source.commit([foreign]) == ((), "_ASSIGNMENT_LOST")
+        assert await member.source.commit([ours, foreign]) == commit_done((ours,), "_ASSIGNMENT_LOST")
+        assert await member.source.commit([foreign]) == commit_done((), "_ASSIGNMENT_LOST")
     assert committed(each_kafka, group, other).offset < 0
 
 
@@ -217,7 +218,7 @@ async def test_commit_without_an_answer_is_given_up(kafka: Kafka, topic: Callabl
     async with Member(kafka, [name], unique("group"), commit_timeout=0.3) as member:
         await member.until(lambda: len(member.records) == 1)
         await member.halt()
-        assert await member.commit() == ((), "_TIMED_OUT")
+        assert await member.commit() == commit_done((), "_TIMED_OUT")
 
 
 @pytest.mark.real_kafka
