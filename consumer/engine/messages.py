@@ -4,6 +4,9 @@ The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle
 returns. Each command with an effect outside is answered by exactly one input, success or failure; the shell tries a
 command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command, where
 several commands of a kind may be under way; they are unique in a process.
+
+Messages are named tuples. Those with a body are dataclasses, which can leave it out of their repr; so are those without
+fields, because an empty tuple is false.
 """
 
 from __future__ import annotations
@@ -88,15 +91,13 @@ class DeadLetter(NamedTuple):
 # -- from the consumer group. Partitions come and go at any time, also while calls with their events are in flight.
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
+class Assigned(NamedTuple):
     """The group assigned partitions to us."""
 
     assignments: Sequence[Assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """The group revokes partitions, in order: drain them, then `Release`. `grace`: seconds until the deadline."""
 
     partitions: Sequence[TopicPartition]
@@ -104,15 +105,13 @@ class Revoked:
     grace: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The partitions belong to another member already: drop them, commit nothing."""
 
     partitions: Sequence[TopicPartition]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSize:
+class GroupSize(NamedTuple):
     """How many members of the group hold partitions, this one included."""
 
     members: int
@@ -123,8 +122,7 @@ GroupSaid = Assigned | Revoked | Lost | GroupSize
 # -- from the schema registry and the user's function. "Not now" and "no" are two answers: only the second is final.
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaFound:
+class SchemaFound(NamedTuple):
     """Answers `FetchSchema`: the writer's schema, as Avro JSON if `kind` is ``AVRO``."""
 
     ref: SchemaRef
@@ -144,15 +142,13 @@ class SchemaFound:
             return self.schema == other.schema
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaMissing:
+class SchemaMissing(NamedTuple):
     """Answers `FetchSchema`: the registry says that there is no such schema (yet)."""
 
     ref: SchemaRef
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaUnavailable:
+class SchemaUnavailable(NamedTuple):
     """Answers `FetchSchema`: no verdict; the records that need it wait."""
 
     ref: SchemaRef
@@ -161,8 +157,7 @@ class SchemaUnavailable:
     """True if the registry answers but refuses access: that does not heal by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transformed:
+class Transformed(NamedTuple):
     """Answers `Transform`: the function's results for the next of its records, as many as there are results.
 
     The function is not called for the others: a later `Transform` has those that are still wanted.
@@ -172,8 +167,7 @@ class Transformed:
     results: Sequence[CommerceEvent | Filtered | Rejection]
 
 
-@dataclass(frozen=True, slots=True)
-class TransformIsSlow:
+class TransformIsSlow(NamedTuple):
     """The user's function has worked for `seconds` on record `row` of a `Transform`, and has not returned.
 
     `results`: its results for the records before that one, as far as they were not reported yet.
@@ -191,8 +185,7 @@ FunctionSaid = Transformed | TransformIsSlow
 # -- from the key store. A failure is an answer as well, so that nothing waits for an answer that never comes.
 
 
-@dataclass(frozen=True, slots=True)
-class KeysLookedUp:
+class KeysLookedUp(NamedTuple):
     """Answers `LookUpKeys`. `found`, for each key: 0, not delivered within the window; 1, delivered; 2, another
     member has it in flight. `session`: our session in a shared key store, which has claimed the keys with 0; 0:
     the store is not shared."""
@@ -202,8 +195,7 @@ class KeysLookedUp:
     session: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class KeysStored:
+class KeysStored(NamedTuple):
     """Answers `StoreKeys`: the keys are durable. `stored`, for each key (None: all are 1): 0, not stored,
     because our lease had ended and another member has claimed it; 1, stored; 2, stored, and another member had
     delivered it, too."""
@@ -212,8 +204,7 @@ class KeysStored:
     stored: Sequence[int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRenewed:
+class LeaseRenewed(NamedTuple):
     """Answers `RenewLease`: our claims hold for another lease. `session`: our session that has them; if it
     differs from the one before, earlier claims are void. `notes`: other members' notes that still hold."""
 
@@ -227,8 +218,7 @@ class LeaseLost:
     """An answer of a shared key store says that our claims no longer hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallsGiven:
+class CallsGiven(NamedTuple):
     """Answers `AskCalls`: `calls` calls may be made. 0: the account's quota is used up for `wait` more seconds.
     `left`: how many calls are free for others."""
 
@@ -239,8 +229,7 @@ class CallsGiven:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeysForgotten:
+class KeysForgotten(NamedTuple):
     """Keys that the key store has forgotten since the start before their window was over: because it was full
     (`early`), or because a shared store was set back (`lost`)."""
 
@@ -248,8 +237,7 @@ class KeysForgotten:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class KeyStoreFailed:
+class KeyStoreFailed(NamedTuple):
     """Answers `command`: the key store did not answer, so it may or may not have done what was asked."""
 
     command: KeyStoreCommand
@@ -286,8 +274,7 @@ class Unanswered:
     said: str | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRead:
+class TokenRead(NamedTuple):
     """Answers `ReadToken`. `changed`: it differs from the one used before."""
 
     changed: bool
@@ -298,15 +285,13 @@ ApiAnswer = Answered | Unanswered | TokenRead
 # -- from Kafka
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """Records were fetched."""
 
     chunks: Sequence[Chunk]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettersStored:
+class DeadLettersStored(NamedTuple):
     """Answers `StoreDeadLetters`. `stored`, for each letter in its order: whether the broker acknowledged it."""
 
     number: int
@@ -324,8 +309,7 @@ class CommitTrouble(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class CommitDone:
+class CommitDone(NamedTuple):
     """Answers `Commit`: which positions the broker accepted, and why it refused the others.
 
     `failure`: the reason in the adapter's words, for the log; None: it accepted all. `trouble`: the kind of reason.
@@ -355,15 +339,13 @@ class EndOffsets:
     joined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TopicIdsTold:
+class TopicIdsTold(NamedTuple):
     """The ids that topics have now. A topic without an id is left out."""
 
     ids: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class BrokersTold:
+class BrokersTold(NamedTuple):
     """What `client` (``consumer``, ``producer``) has measured of its brokers."""
 
     client: str
@@ -373,8 +355,7 @@ class BrokersTold:
 KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(NamedTuple):
     """Read no more, drain all records within `grace` seconds, then `Stop`."""
 
     grace: float
@@ -390,8 +371,7 @@ Input = GroupSaid | SchemaAnswer | FunctionSaid | KeyStoreSaid | ApiAnswer | Kaf
 # -------------------------------------------------------------------------------------------- commands
 
 
-@dataclass(frozen=True, slots=True)
-class FetchSchema:
+class FetchSchema(NamedTuple):
     """Ask the registry (or the folder) for this writer's schema."""
 
     ref: SchemaRef
@@ -405,8 +385,7 @@ class Transform:
     events: Sequence[CommerceEvent] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LookUpKeys:
+class LookUpKeys(NamedTuple):
     """Ask the key store which keys were delivered within the window; a shared store claims the others for us.
 
     `keys`: one after the other, 16 bytes each.
@@ -416,16 +395,14 @@ class LookUpKeys:
     keys: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoreKeys:
+class StoreKeys(NamedTuple):
     """Remember keys as delivered, durably; this ends our claims. `keys`: one after the other, 16 bytes each."""
 
     number: int
     keys: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseKeys:
+class ReleaseKeys(NamedTuple):
     """End our claims on keys in a shared key store, because we will not deliver their events. Only a failure is
     answered: then the store begins another session for us, and the claims of the session before end with its
     lease."""
@@ -433,15 +410,13 @@ class ReleaseKeys:
     keys: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RenewLease:
+class RenewLease(NamedTuple):
     """Prolong the lease on our claims in a shared key store, or begin a session there."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class AskCalls:
+class AskCalls(NamedTuple):
     """Ask a shared key store for calls to an account, from the quota that all members have together.
 
     The calls begin within `seconds` from now, or not at all. `destination`: the API's tag (`Policy.destination`).
@@ -455,8 +430,7 @@ class AskCalls:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class TellNote:
+class TellNote(NamedTuple):
     """Tell a note to the other members that share the key store. Only a failure is answered; the others then
     meet the trouble themselves."""
 
@@ -487,39 +461,34 @@ class Send:
         return b"".join(self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreDeadLetters:
+class StoreDeadLetters(NamedTuple):
     """Write letters to their dead-letter topics and wait for the broker's acknowledgement."""
 
     number: int
     letters: Sequence[DeadLetter]
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """Commit positions of live assignments. One commit is under way at a time."""
 
     positions: Sequence[Position]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Answers `Revoked`: commit the positions within the rebalance, then give the partitions up."""
 
     number: int
     positions: Sequence[Position]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """Answers `StopRequested`: all is drained, or the deadline came; commit the positions and leave the group."""
 
     positions: Sequence[Position]
     drained: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAnew:
+class ReadAnew(NamedTuple):
     """Read partitions from the beginning, if still held under their epoch: `Assigned` answers, with a new epoch."""
 
     partitions: Sequence[NewLife]
@@ -530,15 +499,13 @@ class ReadToken:
     """Read the access token again from its source."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """The destination refused us for longer than the patience: end with the exit code for that."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """A line for the log. `event` is from a closed set; `fields` hold no personal data."""
 
     level: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,7 +226,7 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
 
     def always(self: Commits, happened: messages.CommitDone) -> None:
         positions = [position for _, position in self._under_way or ()]
-        done(self, replace(happened, committed=positions, failure=None))
+        done(self, happened._replace(committed=positions, failure=None))
 
     patch.setattr(Commits, "done", always)
 
@@ -450,7 +449,7 @@ def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
     stored = Outcomes.letters_stored
 
     def all_or_nothing(self: Outcomes, happened: messages.DeadLettersStored) -> None:
-        stored(self, replace(happened, stored=[any(happened.stored)] * len(happened.stored)))
+        stored(self, happened._replace(stored=[any(happened.stored)] * len(happened.stored)))
 
     patch.setattr(Outcomes, "letters_stored", all_or_nothing)
 
@@ -481,7 +480,7 @@ def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
     stored = Outcomes.letters_stored
 
     def reversed_(self: Outcomes, happened: messages.DeadLettersStored) -> None:
-        stored(self, replace(happened, stored=list(happened.stored)[::-1]))
+        stored(self, happened._replace(stored=list(happened.stored)[::-1]))
 
     patch.setattr(Outcomes, "letters_stored", reversed_)
 

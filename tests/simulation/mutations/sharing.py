@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -23,7 +22,7 @@ def claims_of_others_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     looked_up = Lookups.looked_up
 
     def all_ours(self: Lookups, happened: messages.KeysLookedUp) -> None:
-        looked_up(self, replace(happened, found=[flag % 2 for flag in happened.found]))
+        looked_up(self, happened._replace(found=[flag % 2 for flag in happened.found]))
 
     patch.setattr(Lookups, "looked_up", all_ours)
 
@@ -107,7 +106,7 @@ def an_ended_session_s_answer_is_believed(patch: pytest.MonkeyPatch) -> None:
     looked_up = Lookups.looked_up
 
     def believed(self: Lookups, happened: messages.KeysLookedUp) -> None:
-        looked_up(self, replace(happened, session=self._dispatcher.session))
+        looked_up(self, happened._replace(session=self._dispatcher.session))
 
     patch.setattr(Lookups, "looked_up", believed)
 
