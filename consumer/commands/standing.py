@@ -15,7 +15,6 @@ from typing import NamedTuple
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.engine import offset_map
-from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import first_of
 
@@ -53,8 +52,7 @@ class Standing(NamedTuple):
             return 0
         # A named replay commits its plan, followed by the map.
         planned = read_entry(self.position)
-        _, _, offset, _, text = self.position if planned is None else planned.range.first
-        found = offset_map.read(text, offset, where=map_place(self.place))
+        found = offset_map.read(self.position if planned is None else planned.range.first).settled
         return 0 if found is None else found.count(start, stop)
 
     def read_again(self, after: int) -> int:

@@ -32,9 +32,9 @@ from dataclasses import dataclass
 
 from consumer.engine import offset_map
 from consumer.engine.context import Context
-from consumer.engine.ledger import AssignmentState, Ledger, map_place
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
-from consumer.engine.model import Chunk, Instant, MetadataLeft, Position, TopicPartition
+from consumer.engine.model import Chunk, Instant, MetadataLeft, Position
 from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.errors import bug
 
@@ -108,7 +108,7 @@ class Commits:
             self._failed(happened.failure, happened.trouble)
         if happened.trouble is CommitTrouble.METADATA and self._ledger.map_most:
             # The metadata was too large for the broker: commit at once with less, without maps or without any.
-            with_maps = any(state.maps_something(position) for state, position in asked)
+            with_maps = any(offset_map.read(position).settled is not None for _, position in asked)
             self._ledger.map_most = offset_map.IDS_MOST if with_maps else 0
             self._due_at = self._context.now.monotonic
             left = "ids" if with_maps else "nothing"
@@ -197,11 +197,10 @@ class Lives:
         """Return what was committed with the start, as far as it can be read."""
         if not one.metadata or one.start is None:
             return NOTHING_SAID
-        where = map_place(TopicPartition(one.topic, one.partition))
-        said = offset_map.read_metadata(one.metadata, one.start, where=where)
-        if said is None:
+        said = offset_map.read(Position(one.topic, one.partition, one.start, None, one.metadata))
+        if said is NOTHING_SAID:
             self._context.report("info", "commit_metadata_ignored", topic=one.topic, partition=one.partition)
-        return said or NOTHING_SAID
+        return said
 
     def told(self, ids: Mapping[str, str]) -> bool:
         """End the assignments whose topic has another id in `ids` than theirs. Return True if there were any."""

@@ -121,7 +121,7 @@ class AssignmentState(Fence):
             return self._position(next_offset, leader_epoch)
         # The first record still waits; a map of settled records above it is worth a commit nevertheless.
         position = self._beginning()
-        return position if position is not None and self.maps_something(position) else None
+        return position if position is not None and offset_map.read(position).settled is not None else None
 
     def proof(self) -> Position | None:
         """Return a position to commit that shows whether the partition is still ours; None: no offset is known yet."""
@@ -158,18 +158,12 @@ class AssignmentState(Fence):
         # A reader of such a map would skip open records.
         if bounds and bounds[0] < next_offset:
             raise bug(f"the map of {self.tp} begins before {next_offset}")
-        where, destination = map_place(self.tp), self.ledger.destination
         text = offset_map.write(
-            next_offset, bounds, highest, self.ledger.map_most,
-            where=where, topic_id=self.topic_id, destination=destination,
+            self.tp, next_offset, bounds, highest, self.ledger.map_most,
+            topic_id=self.topic_id, destination=self.ledger.destination,
         )  # fmt: skip
         self._map_size = len(text)
         return Position(*self.tp, next_offset, leader_epoch, text)
-
-    def maps_something(self, position: Position) -> bool:
-        """Return True if the metadata of `position`, which is one of this assignment, has a map."""
-        where = map_place(self.tp)
-        return offset_map.read(position.metadata, position.next_offset, where=where) is not None
 
     def keep_little(self) -> None:
         """Pack and join finished blocks behind an unfinished one, which may stand there for hours."""
@@ -212,11 +206,6 @@ class AssignmentState(Fence):
         """Return where the assignment stands."""
         position = self.proof()
         return LeftAt(None if position is None else position.next_offset, self.open == 0)
-
-
-def map_place(tp: TopicPartition) -> str:
-    """Return the name of the partition that an offset map is bound to, beside its offset."""
-    return f"{tp.topic}-{tp.partition}"
 
 
 class Ledger:

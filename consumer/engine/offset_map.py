@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from consumer.engine.model import METADATA_BYTES
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 
 _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"  # as long
@@ -109,19 +109,19 @@ NOTHING_SAID: Final = CommitMetadata(None, None, None)
 
 
 def write(
+    tp: TopicPartition,
     base: int,
     bounds: Sequence[int],
     leader_epoch: int | None,
     most: int = METADATA_BYTES,
     *,
-    where: str = "",
     topic_id: str | None = None,
     destination: str | None = None,
 ) -> str:
-    """Return the metadata of a commit of `base`, with as much of the map as fits into `most` bytes.
+    """Return the metadata of a commit of `base` in a partition, with as much of the map as fits into `most` bytes.
 
-    Empty if there is nothing to say, or no room for the ids. `where`: the name of the partition that it is bound to.
-    `topic_id`: as Kafka writes it, base64url of 16 bytes; `destination`: a tag.
+    Empty if there is nothing to say, or no room for the ids. `topic_id`: as Kafka writes it, base64url of 16 bytes;
+    `destination`: a tag.
     """
     bounds = bounds[:_MOST_BOUNDS] if most > IDS_MOST else ()
     if not most or not (bounds or topic_id or destination):
@@ -140,7 +140,7 @@ def write(
         how, written = _shortest(base, bounds[: 2 * runs]) if runs else (0, b"")
         how |= which
         body = ids + (epoch + written if runs else b"\0")
-        raw = bytes([how]) + _checksum(base, where, how, body) + body
+        raw = bytes([how]) + _checksum(tp, base, how, body) + body
         return _PREFIX + base64.urlsafe_b64encode(raw).decode()
 
     runs = len(bounds) // 2
@@ -151,29 +151,20 @@ def write(
     return found if len(found) <= most and (runs or ids) else ""
 
 
-def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
-    """Return the map that came with the committed offset `base` of the partition `where`.
-
-    None if the text is not ours, broken, or of another place, and if nothing is settled above `base`.
-    """
-    found = read_metadata(text, base, where=where)
-    return None if found is None else found.settled
-
-
-def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
-    """Return what came with the committed offset `base` of the partition `where`.
-
-    None if the text is not ours, broken, or of another place.
-    """
+def read(position: Position) -> CommitMetadata:
+    """Return what the metadata of a committed position says: `NOTHING_SAID` itself if there is none, or if it is not
+    ours, broken, or of another place."""
+    text = position.metadata
     # The earlier form is the same without ids.
     if not text.startswith((_PREFIX, _PREFIX_WITHOUT_IDS)) or len(text) > METADATA_BYTES:
-        return None
+        return NOTHING_SAID
+    tp, base = TopicPartition(*position[:2]), position.next_offset
     try:
         raw = base64.b64decode(text[len(_PREFIX) :], altchars=b"-_", validate=True)
-        if len(raw) < _HEAD or _checksum(base, where, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
-            return None
+        if len(raw) < _HEAD or _checksum(tp, base, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
+            return NOTHING_SAID
     except ValueError:  # not base64
-        return None
+        return NOTHING_SAID
     ids: list[str | None] = []
     at = _HEAD
     for flag, size in zip(_HAS_ID, _ID_BYTES, strict=True):
@@ -181,18 +172,17 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
         ids.append(base64.urlsafe_b64encode(raw[at:end]).decode().rstrip("=") or None)
         at = end
     if at > len(raw):
-        return None  # an id ends in its middle
+        return NOTHING_SAID  # an id ends in its middle
     topic_id, destination = ids
     return CommitMetadata(topic_id, destination, _read_map(raw[0] & _HOW, raw, at, base))
 
 
-def is_void(metadata: str, base: int, *, where: str, topic_id: str | None) -> bool:
-    """Return True if the offset `base` was committed in an earlier life of the topic, whose id is `topic_id` now.
+def is_void(position: Position, topic_id: str | None) -> bool:
+    """Return True if `position` was committed in an earlier life of the topic, whose id is `topic_id` now.
 
     Metadata without an id may be of any life: the offset is used as it is.
     """
-    found = read_metadata(metadata, base, where=where)
-    return found is not None and are_different_lives(found.topic_id, topic_id)
+    return are_different_lives(read(position).topic_id, topic_id)
 
 
 def are_different_lives(one: str | None, other: str | None) -> bool:
@@ -256,8 +246,9 @@ def _bounds_of_bits(data: bytes, base: int) -> Iterator[int]:
             yield base + run.end()
 
 
-def _checksum(base: int, where: str, how: int, body: bytes) -> bytes:
-    return zlib.crc32(base.to_bytes(8, "big") + where.encode() + bytes([how]) + body).to_bytes(4, "big")
+def _checksum(tp: TopicPartition, base: int, how: int, body: bytes) -> bytes:
+    where = f"{tp.topic}-{tp.partition}".encode()
+    return zlib.crc32(base.to_bytes(8, "big") + where + bytes([how]) + body).to_bytes(4, "big")
 
 
 def _varints(numbers: Iterable[int]) -> bytes:

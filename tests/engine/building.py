@@ -20,7 +20,7 @@ from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.coverage import written_in
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.ledger import AssignmentState, Ledger, map_place
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import (
     Ahead,
     Chunk,
@@ -554,13 +554,12 @@ def released(commands: list[m.Command]) -> list[Position] | None:
 
 def read_map(position: Position) -> OffsetMap | None:
     """Return the offset map in the metadata of `position`."""
-    place = map_place(TopicPartition(position.topic, position.partition))
-    return offset_map.read(position.metadata, position.next_offset, where=place)
+    return offset_map.read(position).settled
 
 
 def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
     """Return the metadata of a commit of `base`."""
-    return offset_map.write(base, bounds, leader_epoch, where=map_place(TopicPartition(TOPIC, partition)))
+    return offset_map.write(TopicPartition(TOPIC, partition), base, bounds, leader_epoch)
 
 
 def stopped(core: Core) -> m.Stop | None:

@@ -20,7 +20,7 @@ from consumer.avro.decode import WireFormat
 from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import SchemaRef
+from consumer.engine.model import Position, SchemaRef, TopicPartition
 from tests.fuzzing.building import SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
@@ -220,7 +220,7 @@ def offset_map(data: bytes) -> None:
 
 def sealed_map(base: int, how: int, body: bytes) -> str:
     """Metadata with the right checksum, which a fuzzer would not guess."""
-    check = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
+    check = zlib.crc32(base.to_bytes(8, "big") + b"t-0" + bytes([how]) + body).to_bytes(4, "big")
     return "pinstream:2:" + base64.urlsafe_b64encode(bytes([how]) + check + body).decode()
 
 
@@ -228,10 +228,10 @@ def check_offset_map(base: int, text: str) -> None:
     """Reads the metadata of a commit of `base` and checks the map against the contract."""
     # A map of 4,096 characters may unfold to a million runs, and does not need to be read to a megabyte of them.
     with bounded(1_000_000, 96 << 20):
-        found = OFFSET_MAP.read(text, base)
+        found = OFFSET_MAP.read(Position("t", 0, base, None, text)).settled
     if found is not None:
         assert list(found.bounds) == sorted(set(found.bounds))
         assert len(found.bounds) % 2 == 0
         assert found.bounds[0] >= base
-        written = OFFSET_MAP.write(base, found.bounds, found.leader_epoch)
-        assert OFFSET_MAP.read(written, base) is not None
+        written = OFFSET_MAP.write(TopicPartition("t", 0), base, found.bounds, found.leader_epoch)
+        assert OFFSET_MAP.read(Position("t", 0, base, None, written)).settled is not None

@@ -8,11 +8,10 @@ from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from consumer.engine.ledger import map_place
+from consumer.engine import offset_map
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
-from consumer.engine.offset_map import OffsetMap, read_metadata
-from consumer.engine.offset_map import read as read_map
+from consumer.engine.offset_map import NOTHING_SAID, OffsetMap
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
 
@@ -99,9 +98,7 @@ class Broker:
 
     def is_void(self, position: Position) -> bool:
         """Whether it was committed in an earlier life of its topic."""
-        tp = TopicPartition(position.topic, position.partition)
-        found = read_metadata(position.metadata, position.next_offset, where=map_place(tp))
-        return found is not None and found.topic_id not in (None, self.topic_ids[tp.topic])
+        return offset_map.read(position).topic_id not in (None, self.topic_ids[position.topic])
 
     def make_anew(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
         """Replace all partitions of a topic, which was deleted and created again. Returns the earlier records."""
@@ -121,9 +118,9 @@ class Broker:
         """What a new owner will skip must be resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
         require(len(text.encode()) <= self.map_most, "commit metadata fits", len(text))
-        found = read_metadata(text, position.next_offset, where=map_place(tp))
-        require((found is None) is (text == ""), "commit metadata can be read", text)
-        known = None if found is None else found.settled
+        found = offset_map.read(position)
+        require((found is NOTHING_SAID) is (text == ""), "commit metadata can be read", text)
+        known = found.settled
         if known is None:
             return
         for spec in self.logs[tp][self.index(tp, position.next_offset) : self.index(tp, known.end)]:
@@ -155,7 +152,7 @@ class Broker:
         reads them again."""
         position = self.committed.get(tp) if self.resumes_at(tp) is not None else None
         begin = position.next_offset if position is not None else 0
-        known = read_map(position.metadata, begin, where=map_place(tp)) if position is not None else None
+        known = offset_map.read(position).settled if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 

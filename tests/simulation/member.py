@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.ledger import map_place
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
@@ -420,9 +419,7 @@ class Member:
             start, commit_start = broker.committed_offset(tp), False
             metadata, leader_epoch = self._find_metadata(tp)
             topic_id, void = broker.topic_ids[tp.topic], None
-            if start is not None and offset_map.is_void(
-                metadata, start, where=map_place(tp), topic_id=topic_id
-            ):
+            if start is not None and offset_map.is_void(Position(*tp, start, None, metadata), topic_id):
                 start, leader_epoch, void = None, None, start
                 self.watch.excuse_all([Held(tp, 0, 0)], whole=True)
             elif start is None and broker.logs[tp] and random.random() < 0.5:

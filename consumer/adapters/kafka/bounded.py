@@ -33,7 +33,6 @@ from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import OwnThread, post
-from consumer.engine.ledger import map_place
 from consumer.engine.messages import Assignment, CommitDone, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
@@ -214,9 +213,8 @@ class BoundedSource:
                 stack.callback(self.topic_ids.close)
             ids = self._ask_ids()
             for part in self._parts.values():
-                part.topic_id, start = ids.get(part.name.topic), part.range.first
-                where = map_place(part.name)
-                if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
+                part.topic_id = ids.get(part.name.topic)
+                if is_void(part.range.first, part.topic_id):
                     raise _created_again(part.name.topic, "since this replay began")
             self._tell = trouble.Teller(self._trouble)
             # The client assigns and never subscribes: no group can revoke a partition, and no group is disturbed.

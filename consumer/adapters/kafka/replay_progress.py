@@ -28,7 +28,6 @@ from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
 from consumer.adapters.thread import in_own_thread, run_blocking
 from consumer.engine import offset_map
-from consumer.engine.ledger import map_place
 from consumer.engine.messages import CommitDone
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
@@ -156,7 +155,7 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
     entries = []
     for one in ranges:
         # The first commit also records the ids of the topics: a topic that is created again has another id.
-        text = offset_map.write(one.begin, (), None, where=map_place(one.name), topic_id=ids.get(one.topic))
+        text = offset_map.write(one.name, one.begin, (), None, topic_id=ids.get(one.topic))
         start = Position(*one.name, one.begin, None, text)
         entries.append(Entry(plan, len(ranges), fingerprint, begun, one._replace(start=start)))
     return entries
@@ -275,11 +274,12 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
 
 def _has_settled(entry: Entry) -> bool:
     """Return whether any record of this partition is settled."""
-    topic, partition, offset, _, metadata = entry.range.first
-    if offset > entry.range.begin:
+    position = entry.range.first
+    if position.next_offset > entry.range.begin:
         return True
-    known = offset_map.read_metadata(metadata, offset, where=map_place(TopicPartition(topic, partition)))
-    return known.settled is not None if known is not None else bool(metadata)
+    said = offset_map.read(position)
+    # Metadata that cannot be read may have been a map.
+    return bool(position.metadata) if said is offset_map.NOTHING_SAID else said.settled is not None
 
 
 def _digest_plan(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:

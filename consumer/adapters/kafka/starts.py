@@ -36,7 +36,6 @@ from confluent_kafka import TopicPartition as RawPartition
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import time_left
 from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
-from consumer.engine.ledger import map_place
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.engine.offset_map import is_void
@@ -145,7 +144,7 @@ class Unstarted:
             beginning = Assignment(*name, _NO_EPOCH, None, False, topic_id=topic_id)
             if one.offset < 0:
                 missing[name] = beginning
-            elif is_void(position.metadata, one.offset, where=map_place(name), topic_id=topic_id):
+            elif is_void(position, topic_id):
                 starts[name] = beginning._replace(metadata=position.metadata, void=one.offset)
             else:
                 starts[name] = Assignment(*name, _NO_EPOCH, one.offset, False, *position[3:], topic_id)

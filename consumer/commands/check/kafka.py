@@ -13,7 +13,6 @@ from consumer.commands.check.rights import missing, needed
 from consumer.commands.check.rows import TIMEOUT, Answer, Found, Skip, cluster_of, counted, ok, warning
 from consumer.commands.standing import Standing, troubles
 from consumer.engine import offset_map
-from consumer.engine.ledger import map_place
 from consumer.engine.model import TopicPartition, destination_tag
 from consumer.errors import KafkaError, first_of
 
@@ -112,10 +111,9 @@ def _is_of_another_destination(found: Found, row: Standing) -> bool:
     pinterest, position = found.settings.pinterest, row.position
     if position is None:
         return False
-    read = offset_map.read_metadata(position.metadata, position.next_offset, where=map_place(row.place))
     # Commits of other programs, and of older versions of pinstream, name no destination.
     ours = (None, destination_tag(pinterest.api_url, pinterest.test_mode))
-    return read is not None and read.destination not in ours
+    return offset_map.read(position).destination not in ours
 
 
 async def dead_letters(found: Found) -> Sequence[Answer]:

@@ -53,7 +53,6 @@ from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
 from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
 from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.ledger import map_place
 from consumer.engine.messages import CommitDone, DeadLetter
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.reading import Decoded, SchemaLearner
@@ -325,7 +324,7 @@ class LettersSource:
         async with self._marking:
             for position in positions:
                 name, base = TopicPartition(*position[:2]), position.next_offset
-                above = offset_map.read(position.metadata, base, where=map_place(name))
+                above = offset_map.read(position).settled
                 settled[name.topic][name] = {
                     at
                     for at in self._handed_out[name]

@@ -31,7 +31,7 @@ from consumer.adapters.kafka.replay_progress import (
     write_entry,
 )
 from consumer.engine import offset_map
-from consumer.engine.model import METADATA_BYTES, Position
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import TEN, Listener, offsets, read_on
 from tests.support.kafka.broker import wait_until
@@ -161,13 +161,13 @@ class TestEntries:
         random, bounds = Random(1), [5]
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
-        text = offset_map.write(4, bounds, 0, METADATA_MOST)
+        text = offset_map.write(TopicPartition("orders", 0), 4, bounds, 0, METADATA_MOST)
         planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999, committed_as(text))
         longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned)
         assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
         found = read_entry(committed_as(whole_text(longest)))
         assert found is not None
-        assert offset_map.read(found.range.first.metadata, 4) is not None
+        assert offset_map.read(found.range.first._replace(next_offset=4)).settled is not None
 
 
 def has_joined(consumer: Consumer) -> bool:
@@ -260,7 +260,7 @@ class TestPlans:
 
     async def test_a_replay_resumes_with_its_maps(self, replay: Replay) -> None:
         """A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
-        text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
+        text = offset_map.write(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open() as plan:
             assert await progress_of(plan).commit(positions) == commit_done(tuple(positions), None)

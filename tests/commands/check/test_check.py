@@ -18,7 +18,7 @@ from consumer.commands.check import local
 from consumer.commands.check.local import page
 from consumer.commands.check.rows import Found, Verdict
 from consumer.engine import offset_map
-from consumer.engine.model import destination_tag
+from consumer.engine.model import TopicPartition, destination_tag
 from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop
@@ -304,7 +304,7 @@ class TestGroup:
         env = run_environment(tmp_path, kafka, topic, group, api.url)
         for url, told in ((api.url, False), ("http://sandbox.example/v5", True)):
             tag = destination_tag(url, test_mode=False)
-            metadata = offset_map.write(2, [], None, where=f"{topic}-0", destination=tag)
+            metadata = offset_map.write(TopicPartition(topic, 0), 2, [], None, destination=tag)
             commit(kafka, group, topic, 2, metadata=metadata)
             found = check(env)
             assert ("consumer group" in found.names("warning")) is told

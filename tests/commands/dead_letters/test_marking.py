@@ -18,7 +18,6 @@ from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.commands.dead_letters.redrive import LettersSource, Redriven
 from consumer.engine import offset_map
-from consumer.engine.ledger import map_place
 from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
@@ -155,7 +154,7 @@ def position(partition: int, handed: Sequence[int], settled: set[int]) -> Positi
             bounds.append(offset)
     if len(bounds) % 2:
         bounds.append(handed[-1] + 1)
-    text = offset_map.write(base, bounds, 3, where=map_place(TopicPartition(DEAD, partition)))
+    text = offset_map.write(TopicPartition(DEAD, partition), base, bounds, 3)
     return Position(DEAD, partition, base, 3, text)
 
 

@@ -23,7 +23,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
 from consumer.engine import offset_map
-from consumer.engine.model import Disposition, destination_tag
+from consumer.engine.model import Disposition, Position, destination_tag
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.reading import NO_KEY, Keys
 from tests.end_to_end.api import Api
@@ -65,10 +65,9 @@ def committed_of(found: TopicPartition) -> Committed:
     """The committed offset of a partition; its metadata must be ours if there is any."""
     if found.offset < 0:
         return Committed()
-    place = f"{found.topic}-{found.partition}"
-    metadata = offset_map.read_metadata(found.metadata or "", found.offset, where=place)
-    assert (metadata is None) == (not found.metadata)
-    known = None if metadata is None else metadata.settled
+    said = offset_map.read(Position(found.topic, found.partition, found.offset, None, found.metadata or ""))
+    assert (said is offset_map.NOTHING_SAID) == (not found.metadata)
+    known = said.settled
     return Committed(found.offset, tuple(known.bounds) if known is not None else ())
 
 

@@ -18,7 +18,6 @@ from hypothesis.stateful import (
 
 from consumer.engine import offset_map
 from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
-from consumer.engine.ledger import map_place
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
 from consumer.engine.reading import Columns, Keys, Kind
 from consumer.errors import InvariantViolation
@@ -67,7 +66,7 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     assert position is not None
     # The position stays where reading began; the map says what is settled behind it.
     assert position.next_offset == 0
-    known = offset_map.read(position.metadata, 0, where=map_place(TP))
+    known = offset_map.read(position).settled
     assert known is not None
     assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
     ledger.settle_row(block, 0, Disposition.DEAD_LETTERED)

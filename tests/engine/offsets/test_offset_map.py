@@ -13,19 +13,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.engine.model import METADATA_BYTES
+from consumer.engine import offset_map
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.engine.offset_map import (
     IDS_MOST,
+    NOTHING_SAID,
+    CommitMetadata,
     OffsetMap,
     are_different_lives,
     is_void,
-    read,
-    read_metadata,
     safe_window,
-    write,
 )
 from tests.engine.building import PROPERTY
 
+TP = TopicPartition("t", 0)
 PREFIX = "pinstream:2:"
 PREFIX_WITHOUT_IDS = "pinstream:1:"
 TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
@@ -64,6 +65,28 @@ def random_bounds(seed: int, base: int, window: int, share: float = 0.5) -> list
     return [base + at for at in range(window) if marks[at] != marks[at - 1 if at else at]] + [base + window]
 
 
+def write(
+    base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = METADATA_BYTES, **ids: str | None
+) -> str:
+    """Return the metadata of a commit of `base`."""
+    return offset_map.write(TP, base, bounds, leader_epoch, most, **ids)
+
+
+def at(base: int, text: str) -> Position:
+    """Return a commit of `base` with this metadata."""
+    return Position(*TP, base, None, text)
+
+
+def read_metadata(text: str, base: int) -> CommitMetadata:
+    """Return what is read of a commit of `base`."""
+    return offset_map.read(at(base, text))
+
+
+def read(text: str, base: int) -> OffsetMap | None:
+    """Return the map of a commit of `base`."""
+    return read_metadata(text, base).settled
+
+
 def as_read(text: str, base: int) -> tuple[list[int], int | None] | None:
     """Return what `read` returns, as plain values."""
     found = read(text, base)
@@ -72,7 +95,7 @@ def as_read(text: str, base: int) -> tuple[list[int], int | None] | None:
 
 def forged(base: int, how: int, body: bytes, prefix: str = PREFIX) -> str:
     """Return a text with the right checksum and any content."""
-    checksum = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
+    checksum = zlib.crc32(base.to_bytes(8, "big") + b"t-0" + bytes([how]) + body).to_bytes(4, "big")
     return prefix + base64.urlsafe_b64encode(bytes([how]) + checksum + body).decode()
 
 
@@ -129,12 +152,11 @@ def test_the_ids_come_back_with_and_without_a_map(
 ) -> None:
     """Topic id and destination are read as written, also without a settled offset above the base."""
     bounds = bounds_of(base, lengths)
-    text = write(base, bounds, leader_epoch, where="t-0", topic_id=topic_id, destination=destination)
-    found = read_metadata(text, base, where="t-0")
+    text = write(base, bounds, leader_epoch, topic_id=topic_id, destination=destination)
+    found = read_metadata(text, base)
     if not (bounds or topic_id or destination):
-        assert (text, found) == ("", None)
+        assert (text, found) == ("", NOTHING_SAID)
         return
-    assert found is not None
     assert found[:2] == (topic_id, destination)
     assert (found.settled is None) == (not bounds)
     assert found.settled is None or list(found.settled.bounds) == bounds
@@ -153,7 +175,6 @@ def test_runs_that_do_not_fit_beside_the_ids_are_left_out(
         assert text == ""
         return
     found = read_metadata(text, base)
-    assert found is not None
     assert found[:2] == (TOPIC_ID, DESTINATION)
     if most == IDS_MOST:
         assert found.settled is None
@@ -163,35 +184,34 @@ def test_what_was_written_before_there_were_ids_is_read() -> None:
     """A commit of an older version without ids is read: its map counts, and topic id and destination are not known."""
     text = forged(5, RUNS, b"\x04\1\2", PREFIX_WITHOUT_IDS)
     found = read_metadata(text, 5)
-    assert found is not None
     assert found[:2] == (None, None)
     assert as_read(text, 5) == ([6, 8], 3)
-    assert not is_void(text, 5, where="", topic_id=TOPIC_ID)
+    assert not is_void(at(5, text), TOPIC_ID)
 
 
 def test_an_offset_of_an_earlier_life_is_void() -> None:
     """An offset with another topic id than the topic has now is void; an unknown id makes nothing void."""
-    text = write(5, [6, 8], 3, where="t-0", topic_id=TOPIC_ID)
+    text = write(5, [6, 8], 3, topic_id=TOPIC_ID)
     another = TOPIC_ID[::-1][:21] + "A"
-    assert is_void(text, 5, where="t-0", topic_id=another)
-    assert not is_void(text, 5, where="t-0", topic_id=TOPIC_ID)
-    assert not is_void(text, 5, where="t-0", topic_id=None)
-    assert not is_void(text, 6, where="t-0", topic_id=another)
-    assert not is_void(write(5, [], 3, destination=DESTINATION), 5, where="", topic_id=another)
-    assert not is_void("by hand", 5, where="t-0", topic_id=another)
+    assert is_void(at(5, text), another)
+    assert not is_void(at(5, text), TOPIC_ID)
+    assert not is_void(at(5, text), None)
+    assert not is_void(at(6, text), another)
+    assert not is_void(at(5, text)._replace(partition=1), another)
+    assert not is_void(at(5, write(5, [], 3, destination=DESTINATION)), another)
+    assert not is_void(at(5, "by hand"), another)
     assert not are_different_lives(None, None)
 
 
 @pytest.mark.parametrize("body", [b"", b"\1" * 15, b"\1" * 16])
 def test_an_id_that_ends_in_its_middle_is_no_metadata(body: bytes) -> None:
     """An id that ends too early is no metadata, even with the right checksum."""
-    assert read_metadata(forged(5, 0xC0, body), 5) is None
+    assert read_metadata(forged(5, 0xC0, body), 5) is NOTHING_SAID
 
 
 def test_ids_with_a_map_that_cannot_be_read_still_count() -> None:
     """When the runs have an unknown form, as of a later version, the ids are read and the map is None."""
     found = read_metadata(forged(5, 0x80 | 9, b"\1" * 16 + b"\0\1\1"), 5)
-    assert found is not None
     assert found.topic_id == "AQEBAQEBAQEBAQEBAQEBAQ"
     assert found.settled is None
 

@@ -299,13 +299,12 @@ def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
     """The next owner sends again what is settled above the committed offset."""
-    read = offset_map.read_metadata
+    read = Lives._read_metadata
 
-    def without_map(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
-        found = read(text, base, where=where)
-        return None if found is None else found._replace(settled=None)
+    def without_map(self: Lives, one: messages.Assignment) -> CommitMetadata:
+        return read(self, one)._replace(settled=None)
 
-    patch.setattr(offset_map, "read_metadata", without_map)
+    patch.setattr(Lives, "_read_metadata", without_map)
 
 
 @mutation
@@ -389,8 +388,10 @@ def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """The broker refuses a commit whose map is too long, and every later one."""
     write = offset_map.write
 
-    def all_of_it(base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **others: Any) -> str:
-        return write(base, bounds, epoch, 10**9, **others)
+    def all_of_it(
+        tp: TopicPartition, base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **ids: Any
+    ) -> str:
+        return write(tp, base, bounds, epoch, 10**9, **ids)
 
     patch.setattr(offset_map, "write", all_of_it)
 
