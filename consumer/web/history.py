@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from consumer.engine.figures.definitions import most
-from consumer.engine.figures.freshness import ages
+from consumer.engine.figures.freshness import Ages
 from consumer.engine.figures.statistics import Statistics
 
 # Seconds between two points, and the maximum number of points: for an hour and for a day.
@@ -79,7 +79,7 @@ class _Step:
 
     def look(self, statistics: Statistics, now: float) -> None:
         """Take a snapshot; make a point if one is due."""
-        totals, buckets = statistics.totals, statistics.freshness.buckets
+        totals, buckets = statistics.totals, statistics.freshness.total.buckets
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         counts = (settled, totals.delivered, totals.duplicate, totals.dead_lettered)
         if self._before is None:
@@ -100,7 +100,7 @@ class _Step:
             for early, late in zip(counts_then, counts, strict=True)
         ]
         grown = [late - early for early, late in zip(buckets_then, buckets, strict=True)]
-        delivered = ages(grown if min(grown) >= 0 else ())
+        delivered = Ages(tuple(grown)) if min(grown) >= 0 else Ages()
         lags = self._lag, self._lag_seconds
         quantiles = delivered.p50, delivered.p95
         keys = statistics.key_store.keys

@@ -15,7 +15,7 @@ from typing import Any
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.coverage import counted_as
 from consumer.engine.figures.definitions import merged
-from consumer.engine.figures.freshness import NO_FRESHNESS
+from consumer.engine.figures.freshness import FreshnessSnapshot
 from consumer.engine.figures.statistics import Statistics
 
 # The snapshot of no worker.
@@ -34,7 +34,7 @@ def remains(last: Statistics) -> Statistics:
         # Its counts stay, so that no counter ever decreases. Levels and states end with the process.
         totals=replace(totals, read=settled, open=0, released=released),
         passed=last.passed,
-        freshness=replace(NO_FRESHNESS, age_sum=last.freshness.age_sum, buckets=last.freshness.buckets),
+        freshness=FreshnessSnapshot(last.freshness.age_sum, last.freshness.total),
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,

@@ -313,7 +313,9 @@ def due(walk: list[tuple[float, Statistics]]) -> Iterator[Sample]:
             settled = delivered + duplicate + dead_lettered + ended.filtered
             counts = (settled, delivered, duplicate, dead_lettered)
             worst = max(lags, default=None), max(late, default=None)
-            yield Sample(START + at, counts, snapshot.freshness.buckets, *worst, snapshot.key_store.keys)
+            yield Sample(
+                START + at, counts, snapshot.freshness.total.buckets, *worst, snapshot.key_store.keys
+            )
             lags, late = [], []
 
 

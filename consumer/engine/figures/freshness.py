@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
@@ -35,64 +35,70 @@ AGE_BOUNDS = (
 )
 _BOUNDS = (*map(float, AGE_BOUNDS), math.inf)
 _COLUMN = array("d", _BOUNDS)
-_BUCKETS = len(_BOUNDS)
+# The histogram of no event.
+_NONE = (0,) * len(_BOUNDS)
 # Some of `AGE_BOUNDS`, because Prometheus keeps a series for each.
 METRIC_AGES = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 172800, 604800)
-# The last of the buckets for events that are at most an hour old.
-_LAST_WITHIN_HOUR = AGE_BOUNDS.index(HOUR)
+# The number of buckets for events that are at most an hour old.
+_UP_TO_HOUR = AGE_BOUNDS.index(HOUR) + 1
 # The name of the only row in the windows.
 _ALL = "all"
 
 
 @snapshot
 class Ages:
-    """Ages of events delivered, in seconds. Quantiles are the upper bounds of their buckets."""
+    """Ages of events delivered: a histogram by `AGE_BOUNDS`, and what it says, in seconds."""
 
-    delivered: int = figure("Events delivered since the start.")
-    within_hour: float | None = figure(
-        "Share of them that were at most an hour old then, 0 to 1.",
-        path="within_one_hour",
-        status_note="null before the first.",
-        # `ages` has rounded it; as seconds are, to three digits, it would be 1 with one in two thousand too late.
-        show=lambda share: share,
+    buckets: tuple[int, ...] = figure(
+        path="", default=_NONE, merge=lambda several: tuple(map(sum, zip(_NONE, *several, strict=True)))
     )
-    p50: float | None = figure(
-        "Age in seconds that half of them had at most; at most a quarter too high.",
-        path="age_p50",
-        status_note="See below. null: none, or more than 7 days.",
-    )
-    p95: float | None = figure("The same of 95 %.", path="age_p95")
-    p99: float | None = figure("The same of 99 %.", path="age_p99")
 
+    @derived("delivered")
+    def delivered(self) -> int:
+        """Events delivered since the start."""
+        return sum(self.buckets)
 
-NO_AGES = Ages(0, None, None, None, None)
+    # Not rounded again: as seconds are, to three digits, it would be 1 with one in two thousand too late.
+    @derived("within_one_hour", status_note="null before the first.", show=lambda share: share)
+    def within_hour(self) -> float | None:
+        """Share of them that were at most an hour old then, 0 to 1."""
+        if not self.delivered:
+            return None
+        # Rounded down, so that 1 means all.
+        return sum(self.buckets[:_UP_TO_HOUR]) * 1_000_000 // self.delivered / 1_000_000
+
+    @derived("age_p50", status_note="See below. null: none, or more than 7 days.")
+    def p50(self) -> float | None:
+        """Age in seconds that half of them had at most; at most a quarter too high."""
+        return self._quantile(0.50)
+
+    @derived("age_p95")
+    def p95(self) -> float | None:
+        """The same of 95 %."""
+        return self._quantile(0.95)
+
+    @derived("age_p99")
+    def p99(self) -> float | None:
+        """The same of 99 %."""
+        return self._quantile(0.99)
+
+    def _quantile(self, share: float) -> float | None:
+        seen = [*accumulate(self.buckets)]
+        # The upper bound of the bucket that has it.
+        bound = _BOUNDS[bisect_left(seen, share * seen[-1])]
+        return bound if seen[-1] and bound < math.inf else None
 
 
 @snapshot
 class FreshnessSnapshot:
-    """Event age at delivery since the start, and over the last hour and day: histograms by `AGE_BOUNDS`."""
+    """Event age at delivery since the start, and over the last hour and day."""
 
     # Seconds, since the start.
     age_sum: float = figure(path="")
     # Since the start.
-    buckets: tuple[int, ...] = figure(path="")
-    hour_buckets: tuple[int, ...] = figure(path="")
-    day_buckets: tuple[int, ...] = figure(path="")
-
-    @derived(".")
-    def total(self) -> Ages:
-        """Since the start."""
-        return ages(self.buckets)
-
-    @derived("hour")
-    def hour(self) -> Ages:
-        """The same five of what was delivered in the last hour:"""
-        return ages(self.hour_buckets)
-
-    @derived("day")
-    def day(self) -> Ages:
-        """The same five of what was delivered in the last day:"""
-        return ages(self.day_buckets)
+    total: Ages = figure(path=".")
+    hour: Ages = figure("The same five of what was delivered in the last hour:", default=Ages())
+    day: Ages = figure("The same five of what was delivered in the last day:", default=Ages())
 
     @derived(metric="pinstream_delivered_within_hour_ratio", labels=("window",))
     def within_hour(self) -> Mapping[str, float | None]:
@@ -102,12 +108,9 @@ class FreshnessSnapshot:
     @derived(metric="pinstream_event_age_seconds")
     def age(self) -> Histogram:
         """Age of events when they were delivered."""
-        up_to = dict(zip(_BOUNDS, accumulate(self.buckets), strict=True))
+        up_to = dict(zip(_BOUNDS, accumulate(self.total.buckets), strict=True))
         bounds = (*METRIC_AGES, math.inf)
         return Histogram(bounds, [up_to[bound] for bound in bounds], self.age_sum)
-
-
-NO_FRESHNESS = FreshnessSnapshot(0.0, *([(0,) * _BUCKETS] * 3))
 
 
 class Freshness:
@@ -123,7 +126,7 @@ class Freshness:
         """Count events that happened at these times (unix seconds) and were delivered at `now`."""
         self._windows.roll(now.monotonic)
         if not self._windows.running:
-            self._windows.running[_ALL] = self._running = array("q", [0]) * _BUCKETS
+            self._windows.running[_ALL] = self._running = array("q", _NONE)
         unix, whole = now.unix, int(now.unix)
         past, total = count_ages(array("q", event_times), unix, _COLUMN, self._running)
         # An event that lies ahead has no age. Whole seconds are summed as integers, so that rounding loses nothing.
@@ -132,19 +135,5 @@ class Freshness:
     def snapshot(self, now: float) -> FreshnessSnapshot:
         """Return the figures of `now` (monotonic seconds)."""
         self._windows.roll(now)
-        windows = (tuple(rows.get(_ALL, NO_FRESHNESS.buckets)) for rows in self._windows.sums())
+        windows = (Ages(tuple(rows.get(_ALL, _NONE))) for rows in self._windows.sums())
         return FreshnessSnapshot(self._age_sum, *windows)
-
-
-def ages(buckets: Sequence[int]) -> Ages:
-    """Return the share and the quantiles of a histogram by `AGE_BOUNDS`."""
-    count = sum(buckets)
-    if not count:
-        return NO_AGES
-    seen = [*accumulate(buckets)]
-    # A quantile is the upper bound of the bucket that has it; the last bucket has none.
-    bounds = (*_BOUNDS[:-1], None)
-    quantiles = (bounds[bisect_left(seen, share * count)] for share in (0.50, 0.95, 0.99))
-    # Rounded down, so that 1 means all.
-    within_hour = seen[_LAST_WITHIN_HOUR] * 1_000_000 // count / 1_000_000
-    return Ages(count, within_hour, *quantiles)

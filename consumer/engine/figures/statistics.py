@@ -29,7 +29,7 @@ from consumer.engine.figures.definitions import (
     most,
     snapshot,
 )
-from consumer.engine.figures.freshness import NO_FRESHNESS, FreshnessSnapshot
+from consumer.engine.figures.freshness import FreshnessSnapshot
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
@@ -430,10 +430,7 @@ class Statistics:
         merge=first,
     )
     # Delivered events only, as of coverage: the platform has no others.
-    freshness: FreshnessSnapshot = figure(
-        # Merged with an empty one, so that histograms have the right width.
-        merge=lambda snapshots: merged(FreshnessSnapshot, [NO_FRESHNESS, *snapshots])
-    )
+    freshness: FreshnessSnapshot = figure()
     open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
     # The age of the same record is in `oldest_open`; this is to find it by.
     oldest_open_ms: int | None = figure(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR, NO_AGES, Ages, Freshness
+from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR, Ages, Freshness
 from consumer.engine.model import Instant
 from tests.engine.building import PROPERTY, UNIX, Core, event
 
@@ -23,14 +23,19 @@ def add(freshness: Freshness, ages: list[int], monotonic: float = 0.0) -> None:
     freshness.add([int(UNIX) - age for age in ages], Instant(monotonic, UNIX))
 
 
-def naive(ages: list[int]) -> Ages:
+def shown(ages: Ages) -> tuple[int, float | None, float | None, float | None, float | None]:
+    """Return all figures of these ages."""
+    return ages.delivered, ages.within_hour, ages.p50, ages.p95, ages.p99
+
+
+def naive(ages: list[int]) -> tuple[int, float | None, float | None, float | None, float | None]:
     """Return the same figures, computed by sorting all ages."""
     if not ages:
-        return NO_AGES
+        return 0, None, None, None, None
     # Rounded down to six digits, so that all but one of a million is not 1.0.
     within = sum(age <= HOUR for age in ages) * 1_000_000 // len(ages) / 1_000_000
-    quantiles = (sorted(ages)[math.ceil(q * len(ages)) - 1] for q in (0.50, 0.95, 0.99))
-    return Ages(len(ages), within, *(bound(age) for age in quantiles))
+    p50, p95, p99 = (bound(sorted(ages)[math.ceil(q * len(ages)) - 1]) for q in (0.50, 0.95, 0.99))
+    return len(ages), within, p50, p95, p99
 
 
 def bound(age: int) -> float | None:
@@ -58,17 +63,18 @@ def test_windows_agree_with_a_list_of_all_ages(batches: list[tuple[int, list[int
             add(freshness, ages, now)
         happened += [(now, age) for age in ages]
         snapshot = freshness.snapshot(now)
-        assert snapshot.total == naive([age for _, age in happened])
-        assert snapshot.hour == naive([age for at, age in happened if at >= (now // 60 - 59) * 60])
-        assert snapshot.day == naive([age for at, age in happened if at >= (now // 900 - 95) * 900])
+        assert shown(snapshot.total) == naive([age for _, age in happened])
+        assert shown(snapshot.hour) == naive([age for at, age in happened if at >= (now // 60 - 59) * 60])
+        assert shown(snapshot.day) == naive([age for at, age in happened if at >= (now // 900 - 95) * 900])
         assert snapshot.age_sum == sum(max(0, age) for _, age in happened)
-        assert sum(snapshot.buckets) == len(happened)
+        assert sum(snapshot.total.buckets) == len(happened)
 
 
 def test_nothing_delivered_has_no_freshness() -> None:
     """Before a delivery the figures are None: no division by zero, no invented figure."""
     snapshot = Freshness().snapshot(0.0)
-    assert snapshot.total == snapshot.hour == snapshot.day == Ages(0, None, None, None, None)
+    assert snapshot.total == snapshot.hour == snapshot.day == Ages()
+    assert shown(Ages()) == (0, None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_snapshots_change_neither_later_ones_nor_themselves() -> None:
             add(one, [second, 3], float(second))
         watched.snapshot(float(second))
     assert watched.snapshot(7_200.0) == alone.snapshot(7_200.0)
-    assert (before.total.delivered, sum(before.buckets)) == (0, 0)
+    assert (before.total.delivered, sum(before.total.buckets)) == (0, 0)
 
 
 def test_histograms_are_bounded() -> None:
@@ -118,4 +124,4 @@ def test_the_core_counts_what_is_delivered_over_the_last_hour() -> None:
     assert freshness.hour.delivered == 1
     core.now += 3_700.0
     later = core.statistics().freshness
-    assert (later.hour, later.total) == (NO_AGES, freshness.total)
+    assert (later.hour, later.total) == (Ages(), freshness.total)
