@@ -105,11 +105,9 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
     cause = error.__context__
     if isinstance(cause, UnboundedAnswer):
         return f"the token endpoint's answer is {cause}: check {endpoint}"
-    refused = getattr(cause, "error", None)  # OAuth's own code, as in RFC 6749, 5.2
-    # Only letters are quoted: the code comes from the body, which may hold a secret.
-    if isinstance(refused, str) and refused.isascii() and refused.replace("_", "").isalpha():
+    if code := oauth_code(error):
         return (
-            f"the token endpoint answered {refused[:40]}: check {_BEARER}_CLIENT_ID, {_BEARER}_CLIENT_SECRET and "
+            f"the token endpoint answered {code}: check {_BEARER}_CLIENT_ID, {_BEARER}_CLIENT_SECRET and "
             f"{_BEARER}_SCOPE"
         )
     status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -119,6 +117,14 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
         return f"the token endpoint's answer contains no token: check {endpoint}"
     url = str(config.get("bearer.auth.issuer.endpoint.url"))
     return _no_contact(cause, "the token endpoint", endpoint, url, config, network.proxy(url))
+
+
+def oauth_code(error: Exception) -> str:
+    """Return the code with which the token endpoint refused (RFC 6749, 5.2); empty: it did not."""
+    code = getattr(error.__context__, "error", None)
+    # Only letters are quoted: the code comes from the body, which may hold a secret.
+    is_word = isinstance(code, str) and code.isascii() and code.replace("_", "").isalpha()
+    return str(code)[:40] if is_word else ""
 
 
 def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:

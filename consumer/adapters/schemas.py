@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from consumer.adapters.network import Network, file_stamp
-from consumer.adapters.registry_errors import explain
+from consumer.adapters.registry_errors import explain, oauth_code
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, Union, fingerprint, parse
@@ -325,7 +325,8 @@ class RegistrySchemas:
             if status == 401 and self._tokens is not None:
                 # The next attempt asks for another token: the registry's keys may have changed.
                 self._tokens.token = ""
-            return SchemaUnavailable(ref, self._why(error, ref.kind), refused=status in (401, 403))
+            refused = status in (401, 403) or oauth_code(error) != ""
+            return SchemaUnavailable(ref, self._why(error, ref.kind), refused=refused)
 
     async def newest(self, subject: str) -> SchemaFound | None:
         """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""

@@ -232,6 +232,18 @@ async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> N
     assert line.startswith("the token endpoint refuses connections: check whether it runs")
 
 
+async def test_a_refused_login_at_the_endpoint_is_a_refusal(registry: FakeRegistry, issuer: Issuer) -> None:
+    """A wrong secret counts as refused, as a wrong password does: `check` fails, although schemas are on disk. An
+    outage of the endpoint does not."""
+    for secret, fails, refused in (("wrong", None, True), (PASSWORD, (500, b""), False)):
+        issuer.fails = fails
+        schemas = RegistrySchemas(by_token(registry, issuer.url, secret))
+        answer = await schemas.fetch(FetchSchema(SchemaRef("id", "1")))
+        await schemas.close()
+        assert isinstance(answer, SchemaUnavailable)
+        assert answer.refused is refused
+
+
 async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issuer) -> None:
     """A token that the registry refuses, as after a change of its keys, is replaced at the next attempt."""
     registry.faults.status = 401
