@@ -328,14 +328,18 @@ class RegistrySchemas:
             refused = status in (401, 403) or oauth_code(error) != ""
             return SchemaUnavailable(ref, self._why(error, ref.kind), refused=refused)
 
-    async def newest(self, subject: str) -> SchemaFound | None:
-        """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""
+    async def newest(self, subject: str) -> SchemaFound | SchemaUnavailable | None:
+        """Return the newest schema of this subject, why it cannot be used, or None: there is none. Raises
+        `RegistryError` if the registry does not answer."""
         try:
             async with asyncio.timeout(self._timeout):
                 latest = await _there(self._client.get_latest_version(subject))
                 if latest is None:
                     return None
-                return await self._found(SchemaRef("id", str(latest.schema_id)), latest.schema)
+                ref = SchemaRef("id", str(latest.schema_id))
+                return await self._found(ref, latest.schema)
+        except RegistryError as error:
+            return SchemaUnavailable(ref, str(error))
         except Exception as error:
             raise RegistryError(self._why(error)) from None
 

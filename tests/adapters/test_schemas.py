@@ -370,8 +370,7 @@ async def test_a_reference_that_was_deleted_is_reported(
     ref = ref_of(stored.schema_id)
     line = "a schema that this one refers to was deleted: register that one again"
     assert await schemas.fetch(FetchSchema(ref)) == SchemaUnavailable(ref, line)
-    with pytest.raises(RegistryError, match="a schema that this one refers to was deleted"):
-        await schemas.newest("t")
+    assert await schemas.newest("t") == SchemaUnavailable(ref, line)
     registry.add("item", json.dumps(ITEM))
     assert isinstance(await schemas.fetch(FetchSchema(ref)), SchemaFound)
 

@@ -78,6 +78,9 @@ async def writers(found: Found) -> Sequence[Answer]:
             if newest is None:
                 continue
             known.append(subject)
+            if isinstance(newest, SchemaUnavailable):
+                unreadable.append(f"{subject}: {newest.reason}; its records wait")
+                continue
             # As the service does with the schema of a record, so that the verdict is the same. A filtered record is no
             # fault.
             verdict = decoder.add_schema(newest.ref, newest.schema, newest.kind)

@@ -11,10 +11,13 @@ from uuid import uuid4
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
+from consumer.adapters.kafka.cluster import ClusterView
+from consumer.app import building
 from consumer.commands.check import registry as questions
-from consumer.commands.check.rows import Found
+from consumer.commands.check.rows import Found, ok, warning
 from consumer.errors import RegistryError
 from consumer.settings import load
+from tests.adapters.fake_registry import FakeRegistry
 from tests.commands.check.test_check import check
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import run_environment
@@ -63,6 +66,24 @@ def test_the_newest_schemas_of_the_topics(kafka: Kafka, real_registry: str, api:
         assert f"{name}-value: schema id {number}: {what}" in warnings
     assert warnings.count("; its records become dead letters") == 2
     assert found.code == 0, "the subject may be a rest of former times"
+
+
+async def test_a_newest_schema_that_refers_to_a_deleted_one(tmp_path: Path) -> None:
+    """A newest schema that refers to one that was deleted is a warning, and the other topics' are checked."""
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
+    async with FakeRegistry() as registry:
+        gone = {"name": "shop.Item", "subject": "item", "version": 1}
+        registry.add("orders-value", json.dumps(SCHEMA), references=[gone])
+        registry.add("payments-value", json.dumps(SCHEMA))
+        settings = load(env | {"SCHEMA_REGISTRY_URL": registry.url})
+        cluster = ClusterView((), {"orders": 1, "payments": 1}, (), (), {})
+        found = Found(settings, sections=building.sections(settings), cluster=cluster)
+        assert await questions.writers(found) == [
+            ok("1 of 2 newest schemas can be read: orders-value, payments-value"),
+            warning(
+                "orders-value: a schema that this one refers to was deleted: register that one again; its records wait"
+            ),
+        ]
 
 
 def test_a_context_that_the_registry_does_not_have(
