@@ -23,7 +23,7 @@ from consumer.conversion.targets import CONTENTS, NEW_TARGETS
 from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import mask, who_answered
 from consumer.engine.messages import Answered, Send, Unanswered
-from consumer.errors import PinstreamError
+from consumer.errors import PinstreamError, bug
 from consumer.settings import Settings
 
 # SHA-256 of an address under example.com.
@@ -168,9 +168,7 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
         case verdicts.BatchRefused(message):
             # Masked, because the API may repeat a value of the event.
             said = mask(message, orjson.dumps(events[-1])) or "no reason given"
-            yield failed(
-                f"the API refused the test events: {said} ({source}); this is a bug, please report it"
-            )
+            yield failed(str(bug(f"the API refused the test events: {said} ({source})")))
         case verdicts.Throttled(wait):
             when = f"in {wait:.0f} s" if wait is not None else "later"
             yield warning(f"the API accepts no more calls for now ({source}): try again {when}")
