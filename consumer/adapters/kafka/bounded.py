@@ -36,7 +36,7 @@ from consumer.adapters.thread import OwnThread, post
 from consumer.engine.messages import Assignment, CommitDone, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
-from consumer.errors import KafkaError, bug
+from consumer.errors import KafkaError, UsageError, bug
 
 _STILL: Final = 60.0
 """Seconds without any progress after which `scan` gives up."""
@@ -402,16 +402,17 @@ async def scan(
 async def read_record(
     config: Config, topic: str, partition: int, offset: int, timeout: float
 ) -> Record | None:
-    """Return the record at `offset`; None if there is none (deleted, or not written yet). Raises `KafkaError` after
-    `timeout`."""
+    """Return the record at `offset`; None if there is none: it was deleted or not written yet, or its topic or
+    partition is gone. Raises `KafkaError` after `timeout`."""
     everything = Bound("beginning"), Bound("end")
-    [held] = await resolve_ranges(config, [topic], [str(partition)], *everything, timeout)
+    try:
+        [held] = await resolve_ranges(config, [topic], [str(partition)], *everything, timeout)
+    except UsageError:
+        return None
     if not held.begin <= offset < held.end:
         return None
-    reading = scan(config, [Range(topic, partition, offset, offset + 1)], still=timeout)
-    try:
+    place = held._replace(begin=offset, end=offset + 1)
+    async with contextlib.aclosing(scan(config, [place], still=timeout)) as reading:
         async for chunks in reading:
             return chunks[0].records[0]
-    finally:
-        await reading.aclose()
     return None

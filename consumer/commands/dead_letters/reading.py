@@ -103,10 +103,7 @@ class Reader:
 
     async def record(self, place: Place) -> Record | None:
         """Return the record at `place`; None if it, its topic or its partition is gone."""
-        try:
-            return await read_record(self._config, *place, _TIMEOUT)
-        except UsageError:
-            return None
+        return await read_record(self._config, *place, _TIMEOUT)
 
     async def homes(self, topic: str, partitions: Collection[int]) -> dict[int, Home]:
         """Return the partitions as they are in this cluster: only marks that were written for them count."""

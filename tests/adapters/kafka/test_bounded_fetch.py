@@ -15,7 +15,7 @@ from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
 from consumer.adapters.kafka.chunks import MOST_RECORDS
 from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import Chunk
-from consumer.errors import KafkaError, SettingsError, UsageError
+from consumer.errors import KafkaError, SettingsError
 from tests.adapters.kafka.bounded_reading import (
     TEN,
     delete_before,
@@ -202,7 +202,7 @@ class TestScan:
         await asyncio.wait_for(reading.aclose(), WITHIN)
 
     async def test_one_record(self, each_kafka: Kafka) -> None:
-        """The record at an offset is returned with its bytes, or None without one; an unknown partition is an error."""
+        """The record at an offset is returned with its bytes, or None without one, or without its partition or topic."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN, key=b"k", headers=[("h", b"\x00")])
         found = await read_record(each_kafka.config, topic, 0, 7, WITHIN)
@@ -211,8 +211,8 @@ class TestScan:
         assert found[2:] == (b"k", b"7", (("h", b"\x00"),))
         assert await read_record(each_kafka.config, topic, 0, 10, WITHIN) is None
         assert await read_record(each_kafka.config, topic, 0, -1, WITHIN) is None
-        with pytest.raises(UsageError, match="no partition 17"):
-            await read_record(each_kafka.config, topic, 17, 0, WITHIN)
+        assert await read_record(each_kafka.config, topic, 17, 0, WITHIN) is None
+        assert await read_record(each_kafka.config, topic + "x", 0, 0, WITHIN) is None
 
     @pytest.mark.real_kafka
     async def test_one_record_that_is_no_more(self, kafka: Kafka, topic: Callable[..., str]) -> None:
