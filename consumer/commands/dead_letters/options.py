@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -21,23 +21,23 @@ _RECORDS: Final = re.compile(r"([A-Za-z0-9._-]{1,249})(?::([0-9]{1,10})(?::([0-9
 
 
 class Filters(NamedTuple):
-    """Conditions on letters. An empty condition, or None, holds for all letters."""
+    """Conditions on letters, by the names of the options. An empty condition, or None, holds for all letters."""
 
-    stages: frozenset[Stage] = frozenset()
-    codes: frozenset[str] = frozenset()
-    # The records died at or after `since_ms`, and before `until_ms`.
-    since_ms: int | None = None
-    until_ms: int | None = None
+    stages: Collection[str] = ()
+    codes: Collection[str] = ()
+    # The records died at or after `since`, and before `until` (milliseconds since 1970).
+    since: int | None = None
+    until: int | None = None
     # Prefixes of a `Place`: a topic, one of its partitions, or a single record.
-    origins: tuple[tuple[str | int, ...], ...] = ()
+    origins: Sequence[tuple[str | int, ...]] = ()
 
     def hold(self, letter: DeadRecord) -> bool:
         """Return True if the letter matches."""
         return (
-            (not self.stages or letter.stage in self.stages)
+            (not self.stages or letter.stage.value in self.stages)
             and (not self.codes or letter.code in self.codes)
-            and (self.since_ms is None or letter.at_ms >= self.since_ms)
-            and (self.until_ms is None or letter.at_ms < self.until_ms)
+            and (self.since is None or letter.at_ms >= self.since)
+            and (self.until is None or letter.at_ms < self.until)
             and (not self.origins or any(letter.origin[: len(one)] == one for one in self.origins))
         )
 
@@ -106,18 +106,11 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Only letters of records from here; may be repeated.",
     )
     @functools.wraps(command)
-    def with_filters(
-        stages: Sequence[str],
-        codes: Sequence[str],
-        since: int | None,
-        until: int | None,
-        origins: Sequence[tuple[str | int, ...]],
-        **others: Any,
-    ) -> None:
+    def with_filters(**given: Any) -> None:
+        filters = Filters(**{name: given.pop(name) for name in Filters._fields})
         # Such a range would match nothing, and look as if there were no letters.
-        if since is not None and until is not None and since >= until:
+        if filters.since is not None and filters.until is not None and filters.since >= filters.until:
             raise UsageError("--since must be before --until: no letter can match")
-        filters = Filters(frozenset(map(Stage, stages)), frozenset(codes), since, until, tuple(origins))
-        command(filters=filters, **others)
+        command(filters=filters, **given)
 
     return with_filters

@@ -202,7 +202,7 @@ class TestScan:
         await asyncio.wait_for(reading.aclose(), WITHIN)
 
     async def test_one_record(self, each_kafka: Kafka) -> None:
-        """The record at an offset is returned with its bytes, or None without one, or without its partition or topic."""
+        """The record at an offset is returned with its bytes; None without one, its partition or its topic."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN, key=b"k", headers=[("h", b"\x00")])
         found = await read_record(each_kafka.config, topic, 0, 7, WITHIN)

@@ -94,10 +94,10 @@ def test_what_is_found_is_told() -> None:
 
 
 FILTERS = {
-    "stage": (Filters(stages=frozenset({Stage.DECODE})), 1),
+    "stage": (Filters(stages=(Stage.DECODE.value,)), 1),
     "code": (Filters(codes=frozenset({"expired"})), 1),
-    "since": (Filters(since_ms=AT + 2000), 2),
-    "until": (Filters(until_ms=AT + 2000), 2),
+    "since": (Filters(since=AT + 2000), 2),
+    "until": (Filters(until=AT + 2000), 2),
     "origin": (Filters(origins=(("orders", 0, 3),)), 1),
     "none that match": (Filters(codes=frozenset({"other"})), 0),
 }
