@@ -9,10 +9,6 @@ from consumer.commands.dead_letters.redrive import redrive_letters
 from consumer.commands.dead_letters.showing import show_letter
 
 
-@click.group(name="dead-letters")
+@click.group(name="dead-letters", commands=[list_letters, redrive_letters, show_letter])
 def dead_letters() -> None:
     """List, show and redrive records that could not be delivered."""
-
-
-for one in (list_letters, redrive_letters, show_letter):
-    dead_letters.add_command(one)
