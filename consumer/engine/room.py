@@ -16,7 +16,7 @@ from consumer.engine.guard import Guard
 from consumer.engine.intake import FETCH_MOST, Admission
 from consumer.engine.ledger import Ledger
 from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.gate import TOKEN_REFUSED
+from consumer.engine.sending.halts import is_of_all
 
 # Seconds between two fetches while an offset map is full.
 _CRAWL = 1.0
@@ -99,13 +99,8 @@ class Room:
 
         One refused account of several does not stop the others (rudder-server #4953), nor does a token of its own.
         """
-        halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
-        if not halted:
-            return False
         policy = self._context.policy
-        token_of_all = not policy.token_by_account and any(
-            queue.gate.halt is not None and queue.gate.halt.status == TOKEN_REFUSED for queue in halted
-        )
-        if token_of_all or len(halted) >= policy.accounts:
+        halted = [(queue, halt) for queue in self._dispatcher if (halt := queue.gate.halt) is not None]
+        if len(halted) >= policy.accounts or any(is_of_all(halt.status, policy) for _, halt in halted):
             return True
-        return sum(queue.queued for queue in halted) * 2 >= policy.max_open_events
+        return sum(queue.queued for queue, _ in halted) * 2 >= policy.max_open_events
