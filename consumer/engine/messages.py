@@ -5,8 +5,8 @@ returns. Each command with an effect outside is answered by exactly one input, s
 command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command, where
 several commands of a kind may be under way; they are unique in a process.
 
-Messages are named tuples. Those with a body are dataclasses, which can leave it out of their repr; so are those without
-fields, because an empty tuple is false.
+Messages are named tuples. Those with bodies or events are dataclasses, which leave them out of their repr, since a repr
+may be logged; so are those without fields, because an empty tuple is false.
 """
 
 from __future__ import annotations
@@ -157,17 +157,19 @@ class SchemaUnavailable(NamedTuple):
     """True if the registry answers but refuses access: that does not heal by itself."""
 
 
-class Transformed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Transformed:
     """Answers `Transform`: the function's results for the next of its records, as many as there are results.
 
     The function is not called for the others: a later `Transform` has those that are still wanted.
     """
 
     number: int
-    results: Sequence[CommerceEvent | Filtered | Rejection]
+    results: Sequence[CommerceEvent | Filtered | Rejection] = field(repr=False)
 
 
-class TransformIsSlow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TransformIsSlow:
     """The user's function has worked for `seconds` on record `row` of a `Transform`, and has not returned.
 
     `results`: its results for the records before that one, as far as they were not reported yet.
@@ -176,7 +178,7 @@ class TransformIsSlow(NamedTuple):
     number: int
     row: int
     seconds: float
-    results: Sequence[CommerceEvent | Filtered | Rejection] = ()
+    results: Sequence[CommerceEvent | Filtered | Rejection] = field(default=(), repr=False)
 
 
 SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable

@@ -48,6 +48,19 @@ def test_records_wait_for_the_function_and_are_not_open() -> None:
     assert b"a-changed" in core.take(m.Send).body
 
 
+def test_no_repr_shows_an_event() -> None:
+    """The repr of a question to the function, or of its answer, which asyncio may log, has nothing of the events."""
+    core = started()
+    core.fetch(event("SECRET"))
+    asked = core.take(m.Transform)
+    for message in (
+        asked,
+        m.Transformed(asked.number, asked.events),
+        m.TransformIsSlow(asked.number, 0, 2.0, asked.events),
+    ):
+        assert "SECRET" not in repr(message)
+
+
 def test_none_filters_and_a_failure_is_a_dead_letter() -> None:
     """A record for which the function returns None is filtered under its own code; a failure is a dead letter."""
     core = started()
