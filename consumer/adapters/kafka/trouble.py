@@ -14,12 +14,13 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import confluent_kafka
 
 from consumer.adapters.aws import msk
-from consumer.adapters.network import certificate_fault
+from consumer.adapters.network import certificate_fault, file_stamp
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -260,7 +261,7 @@ class TlsFiles:
 
     def __init__(self, config: Mapping[str, object]) -> None:
         names = (name for name in config if name.startswith("ssl.") and name.endswith(".location"))
-        self._seen = {file: self._look(file) for file in (str(config[name]) for name in names)}
+        self._seen = {file: file_stamp(file) for file in (Path(str(config[name])) for name in names)}
 
     def explain(self, error: confluent_kafka.KafkaError) -> KafkaError | None:
         """Return the error that ends the run if `error` is about TLS and a file has changed, which only a new client
@@ -268,20 +269,12 @@ class TlsFiles:
         if error.code() != _Code._SSL and not _CERTIFICATE_ALERT.search(error.str()):
             return None
         for file, before in self._seen.items():
-            if self._look(file) != before:
+            if file_stamp(file) != before:
                 return KafkaError(
                     f"Kafka: TLS fails, and {file} has changed since the start: start again, so that it is read "
                     f"({describe_error(error)})"
                 )
         return None
-
-    def _look(self, file: str) -> tuple[int, int, int] | None:
-        """Return what distinguishes this file from another one. None: it does not exist."""
-        try:
-            one = os.stat(file)
-        except OSError:
-            return None
-        return one.st_ino, one.st_mtime_ns, one.st_size
 
 
 def cause_of(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
