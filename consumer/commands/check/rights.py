@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -51,11 +51,10 @@ class Right(NamedTuple):
     who: str = SERVICE
 
 
-def needed(settings: Settings) -> Sequence[Right]:
-    """Return all rights that the commands need with these settings: first those of `SERVICE`, then of `PEOPLE`."""
+def needed(settings: Settings) -> Iterator[Right]:
+    """Yield all rights that the commands need with these settings: first those of `SERVICE`, then of `PEOPLE`."""
     group, template = settings.kafka.group_id, settings.pinstream.dead_letter_topic
     by_topic = "{topic}" in template
-    found: list[Right] = []
     # Names, and whether they are prefixes. A dictionary: several topics may share a dead-letter topic.
     letters: dict[tuple[str, bool], None] = {}
     for topic in settings.kafka.topics:
@@ -64,21 +63,19 @@ def needed(settings: Settings) -> Sequence[Right]:
             # The prefix of all names that the pattern matches; empty: every topic.
             start = None if "|" in _GROUP.sub("", topic) else _PLAIN_START.match(topic)
             name, prefixed = ("" if start is None else start[1].replace("\\", "")), True
-        why = "the events; how large they may be"
-        found.append(Right("topic", name, prefixed, ("Read", "DescribeConfigs"), why))
+        yield Right("topic", name, prefixed, ("Read", "DescribeConfigs"), "the events; how large they may be")
         # Only the beginning of a pattern is known. The names of its dead-letter topics begin in the same way.
         is_start = prefixed and by_topic
         letters[name if is_start else dead_letter_topic(template, name), is_start] = None
     for name, prefixed in letters:
         why = "dead letters. Create: only if the topic is not there yet"
-        found.append(Right("topic", name, prefixed, ("Write", "Create", "DescribeConfigs"), why))
-    found.append(Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`"))
-    found.append(Right("group", f"{group}.replay.", True, ("Read",), "named replays"))
+        yield Right("topic", name, prefixed, ("Write", "Create", "DescribeConfigs"), why)
+    yield Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`")
+    yield Right("group", f"{group}.replay.", True, ("Read",), "named replays")
     for name, prefixed in letters:
-        found.append(Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE))
+        yield Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE)
         why = "a letter that dies again and the mark of the old one are one transaction"
-        found.append(Right("transactional-id", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE))
-    return found
+        yield Right("transactional-id", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE)
 
 
 def principal(settings: Settings) -> str:
