@@ -45,7 +45,6 @@ _LEAST_TRY: Final = 5.0
 """Least seconds of one of several tries, as far as there is time."""
 _WHO: Final = "describe_consumer_groups"
 """The question for a group's state and members."""
-_UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
 
 
 # --------------------------------------------------------------------------------------- questions to a coordinator
@@ -79,7 +78,7 @@ def ask_committed(
 
     Waits until `deadline` (monotonic). Raises `KafkaException`, also where a single partition has an error.
     """
-    meet_coordinator(client, group, deadline)
+    describe_group(client, group, deadline)
     named = None if partitions is None else [RawPartition(*one) for one in partitions]
     asked = [ConsumerGroupTopicPartitions(group, named)]
     answer = client.ask("list_consumer_group_offsets", asked, deadline)
@@ -91,28 +90,22 @@ def ask_committed(
     return [read_position(one) for one in answers if one.offset >= 0]
 
 
-def meet_coordinator(client: cluster.RenewedAdmin, group: str, deadline: float) -> None:
-    """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
+def describe_group(client: cluster.RenewedAdmin, group: str, deadline: float) -> Any:
+    """Return confluent-kafka's description of the group, None if the brokers cannot describe groups.
+
+    Raises `KafkaException`, also when the coordinator has not answered at `deadline` (monotonic).
+    """
     # When a question for offsets is answered "not the coordinator (yet)", the process ends with a segmentation fault:
     # librdkafka (2.16) calls its group handler, which an AdminClient does not have. (Seen on a cluster that had never
-    # had a group; confluent-kafka-javascript #374 has the stack.) The question for the members goes to the same
+    # had a group; confluent-kafka-javascript #374 has the stack.) So this question comes first: it goes to the same
     # coordinator, needs the same permission, and fails without a crash. The risk that remains is a coordinator that
     # moves between the two questions.
     try:
-        client.ask(_WHO, [group], deadline)
+        return client.ask(_WHO, [group], deadline)
     except KafkaException as error:
         if trouble.cause_of(error).code() not in trouble.CANNOT_SAY:
             raise
-
-
-def alter_offsets(
-    client: cluster.RenewedAdmin, group: str, raw: Sequence[RawPartition], timeout: float
-) -> Sequence[RawPartition]:
-    """Commit offsets without being a member: one try. Return the answer for each partition. Raises `KafkaException`."""
-    asked = [ConsumerGroupTopicPartitions(group, list(raw))]
-    answer = client.ask("alter_consumer_group_offsets", asked, time.monotonic() + timeout)
-    answered: Sequence[RawPartition] = answer.topic_partitions
-    return answered
+        return None
 
 
 def group_has_offsets(config: Config, timeout: float) -> bool:
@@ -284,12 +277,9 @@ class GroupOffsets:
     @in_own_thread
     def view(self) -> GroupView:
         """Return state and members; the state is ``Unknown`` if the brokers cannot describe groups."""
-        try:
-            found = ask_patiently(partial(self._client.ask, _WHO, [self._group]), self._timeout)
-        except KafkaException as error:
-            if trouble.cause_of(error).code() in trouble.CANNOT_SAY:
-                return GroupView("Unknown", ())
-            raise trouble.failure(error, _UNANSWERED.format("members", self._group)) from error
+        found = self._ask("members", partial(describe_group, self._client, self._group))
+        if found is None:
+            return GroupView("Unknown", ())
         # Brokers write a host as ``/10.0.0.1``.
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
         # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
@@ -300,14 +290,10 @@ class GroupOffsets:
     def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
         """Return what is committed for `partitions` and for any other partition that the group has offsets for."""
         # Ask for all, and by name: the embedded broker answers only for those that are named.
-        asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
         found: list[Position] = []
-        try:
-            for names in asked:
-                ask = partial(ask_committed, self._client, self._group, partitions=names)
-                found += ask_patiently(ask, self._timeout)
-        except KafkaException as error:
-            raise trouble.failure(error, _UNANSWERED.format("offsets", self._group)) from error
+        for names in [None, partitions] if partitions else [None]:
+            question = partial(ask_committed, self._client, self._group, partitions=names)
+            found += self._ask("offsets", question)
         return {TopicPartition(one.topic, one.partition): one for one in found}
 
     @in_own_thread
@@ -329,7 +315,7 @@ class GroupOffsets:
         # Committed without metadata: the offset map of the old position must not apply to the new one.
         raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
         try:
-            answered = alter_offsets(self._client, self._group, raw, self._timeout)
+            answered = self._alter(raw, self._timeout)
             if refused := next((one.error for one in answered if one.error is not None), None):
                 raise KafkaException(refused)
         except KafkaException as error:
@@ -345,6 +331,21 @@ class GroupOffsets:
                 f"the brokers did not accept all offsets of the group {self._group}: look at them with "
                 "`pinstream offsets show`, and set them again",
             ) from error
+
+    def _ask(self, what: str, question: Callable[[float], _Answer]) -> _Answer:
+        try:
+            return ask_patiently(question, self._timeout)
+        except KafkaException as error:
+            text = f"the brokers do not give the {what} of the group {self._group}: try again, or check the brokers"
+            raise trouble.failure(error, text) from error
+
+    def _alter(self, raw: Sequence[RawPartition], timeout: float) -> Sequence[RawPartition]:
+        """Commit offsets without being a member: one try. Return the answer for each partition. Raises
+        `KafkaException`."""
+        asked = [ConsumerGroupTopicPartitions(self._group, list(raw))]
+        answer = self._client.ask("alter_consumer_group_offsets", asked, time.monotonic() + timeout)
+        answered: Sequence[RawPartition] = answer.topic_partitions
+        return answered
 
     @in_own_thread
     def known_groups(self) -> list[str]:

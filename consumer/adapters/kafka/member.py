@@ -121,8 +121,9 @@ class GroupMember:
         self._tell = trouble.Teller(self.hooks.trouble)
         self._watch = BrokerWatch(lambda told: self.hooks.tell(BrokersTold("consumer", told)))
         self._paused = False
-        self._full_since: float | None = None
-        """Time (monotonic) since which there is no room; None: there is room, or the partitions are paused already."""
+        self._full_since = math.inf
+        """Time (monotonic) since which there is no room; infinite: there is room, or the partitions are paused
+        already."""
         self._polled = time.monotonic()
         self._late = False
         """Whether the last poll is so long ago that the group has reassigned our partitions, or is about to."""
@@ -283,13 +284,9 @@ class GroupMember:
         # before its broker threads look again, once a second: calls to a destination that answers within that time
         # would go out in bursts. Only polls bring rebalances and the answers to commits, so this wait lasts a second at
         # most.
-        if room > 0 or self._paused or self.ready:
-            self._full_since = None
-            return False
-        now = time.monotonic()
-        if self._full_since is None:
-            self._full_since = now
-        return now - self._full_since < _FULL_FOR
+        now, is_full = time.monotonic(), room <= 0 and not self._paused and not self.ready
+        self._full_since = min(self._full_since, now) if is_full else math.inf
+        return is_full and now - self._full_since < _FULL_FOR
 
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
         """Pause these partitions; or, when there is room, resume those of them that are paused."""
@@ -519,10 +516,11 @@ class GroupMember:
             return
         stranded = self._watch.stranded
         if stranded:
-            why = ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
+            self.hooks.trouble(
+                "_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one"
+            )
         else:
-            why = ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
-        self.hooks.trouble(*why)
+            self.hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         if lost := list(self._held):
             self._held.clear()
             self.hooks.lost(lost)

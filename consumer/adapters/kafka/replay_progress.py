@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException
 from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.commits import commit_done, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
-from consumer.adapters.kafka.groups import GroupOffsets, alter_offsets
+from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
@@ -226,7 +226,7 @@ class NamedProgress(GroupOffsets):
             return commit_done((), left_out)
         whole = [raw_partition(*one[:4], self._prefixes[one[:2]] + one.metadata) for one in sent]
         try:
-            answered = alter_offsets(self._client, self._group, whole, timeout)
+            answered = self._alter(whole, timeout)
         except KafkaException as error:
             return commit_done((), cause_of(error).name())
         if refresh:

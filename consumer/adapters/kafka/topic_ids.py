@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
@@ -52,8 +53,8 @@ class TopicIds:
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
         self._hurried = False
         self._asked_at = float("-inf")
-        self._silent_since: float | None = None
-        """Time (monotonic) since which no question has been answered; None: the last one was answered."""
+        self._silent_since = math.inf
+        """Time (monotonic) since which no question has been answered; infinite: the last one was answered."""
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
         """Return the ids of the topics for which the brokers have one, within `timeout` seconds.
@@ -117,14 +118,11 @@ class TopicIds:
 
     def _heard(self, *, an_answer: bool) -> None:
         now = time.monotonic()
-        if an_answer:
-            self._silent_since = None
-        elif self._silent_since is None:
-            self._silent_since = now
-        elif now >= self._silent_since + _PATIENCE:
+        self._silent_since = math.inf if an_answer else min(self._silent_since, now)
+        if now >= self._silent_since + _PATIENCE:
             # The client may have lost its brokers for ever. It is not replaced sooner, since a new client has to
             # connect and log in.
-            self._silent_since = None
+            self._silent_since = math.inf
             self._client.give_up()
 
 

@@ -1,6 +1,6 @@
 """Two ways in which a query to a group's coordinator could end the process, and how they are avoided.
 
-A group's offsets are queried only after its coordinator has answered (`meet_coordinator`), and librdkafka never gives
+A group's offsets are queried only after its coordinator has answered (`describe_group`), and librdkafka never gives
 up a query (`RenewedAdmin`).
 """
 
@@ -23,7 +23,7 @@ from consumer.adapters.kafka.groups import (
     GroupOffsets,
     ask_committed,
     ask_patiently,
-    meet_coordinator,
+    describe_group,
 )
 from tests.adapters.kafka.membership import asker
 from tests.support.kafka.broker import RealBroker
@@ -86,13 +86,13 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: 
 def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
     """A broker that cannot describe groups, as the embedded one, is queried without that answer: it does no
     harm there."""
-    meet_coordinator(client_of(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
+    describe_group(client_of(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
 
 
 def test_a_refusal_is_the_caller_s() -> None:
     """An error that does not pass by waiting is raised to the caller."""
     with pytest.raises(KafkaException):
-        meet_coordinator(
+        describe_group(
             client_of(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
         )
 
