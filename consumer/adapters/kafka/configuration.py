@@ -283,21 +283,18 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
     check_files(config)
     try:
         return make({"logger": LOGGER, **config})
-    except KafkaException as error:
-        text = error.args[0].str()
+    except (KafkaException, TypeError, ValueError) as error:
+        text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         if unknown := _UNKNOWN.search(text):
             near = nearest(unknown[1], _KNOWN)
             hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
             raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
-        cause: Exception = error
-    except (TypeError, ValueError) as error:
-        text, cause = str(error), error
-    # librdkafka's text, with the environment variable in place of each property that it quotes.
-    line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
-    line = _BARE.sub(lambda found: variable(found[0]), line)
-    if "KAFKA_SECURITY_PROTOCOL" in line:
-        line = f"{line}: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
-    raise SettingsError(f"the Kafka settings cannot be used: {line}") from cause
+        # librdkafka's text, with the environment variable in place of each property that it quotes.
+        line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
+        line = _BARE.sub(lambda found: variable(found[0]), line)
+        if "KAFKA_SECURITY_PROTOCOL" in line:
+            line = f"{line}: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+        raise SettingsError(f"the Kafka settings cannot be used: {line}") from error
 
 
 def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:

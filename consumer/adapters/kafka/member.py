@@ -83,8 +83,8 @@ class _Reading:
     epoch: int
     next: RawPartition
     """Where reading goes on, behind the records that were handed out."""
-    again: float | None = None
-    """Time of the seek to `next` (monotonic); None: no seek is due. Records that come until then are dropped."""
+    again: float = math.inf
+    """Time of the seek to `next` (monotonic); infinite: no seek is due. Records that come until then are dropped."""
     unreadable: int | None = None
     """The offset from which the partition could not be read, until a record comes."""
     delay: float = 0.0
@@ -296,7 +296,7 @@ class GroupMember:
         else:
             # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition
             # last started, although records from there were handed out meanwhile (librdkafka #4637).
-            names = [name for name in names if name in self._left_paused and self._held[name].again is None]
+            names = [one for one in names if one in self._left_paused and self._held[one].again == math.inf]
             self._left_paused.difference_update(names)
         if names:
             change = self._consumer.pause if self._paused else self._consumer.resume
@@ -315,7 +315,7 @@ class GroupMember:
         def epoch_of(name: TopicPartition) -> int | None:
             # Only partitions that are held now: a rebalance while records were taken may have revoked some.
             reading = self._held.get(name)
-            return None if reading is None or reading.again is not None else reading.epoch
+            return None if reading is None or reading.again < math.inf else reading.epoch
 
         for chunk in taken.chunks(epoch_of):
             name = TopicPartition(chunk.topic, chunk.partition)
@@ -363,15 +363,13 @@ class GroupMember:
         sought: set[TopicPartition] = set()
         begun: list[Assignment] = []
         for name, reading in self._held.items():
-            if reading.again is None:
-                continue
             if reading.again > now:
                 self._again_due = min(self._again_due, reading.again)
                 continue
             # Without room a damaged batch is not fetched again; `fetch` makes this due once there is room.
             if self._paused and reading.new_life is None:
                 continue
-            reading.again = None
+            reading.again = math.inf
             try:
                 # The seek discards all that librdkafka has of the partition, so it comes last.
                 self._set_pause([name])
