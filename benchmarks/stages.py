@@ -99,9 +99,9 @@ def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tup
     decoding = converting = serialising = 0.0
     for at in range(0, len(records), _SLICE):
         begun = cpu()
-        decoded: list[Any] = decoder.decode_chunk(records[at : at + _SLICE])
+        decoded: list[Any] = [decoder.decode(record) for record in records[at : at + _SLICE]]
         decoded_at = cpu()
-        converted = converter.convert_chunk(decoded, now)
+        converted = [converter.convert(event, now) for event in decoded]
         converted_at = cpu()
         columns = Columns(Keys())
         for event in converted:

@@ -372,10 +372,6 @@ class Decoder:
         """See `consumer.engine.reading.Decoding.section_of`."""
         return 0 if record.value is None else self.find(record, record.value, topic).number
 
-    def decode_chunk(self, records: list[Record], topic: str = "") -> list[Decoded]:
-        """Return the event of each record of this topic, in order, or why there is none."""
-        return [self.decode(record, topic) for record in records]
-
     def decode(self, record: Record, topic: str = "") -> Decoded:
         """Return the event of one record, or why there is none. Never raises because of its content."""
         if record.value is None:

@@ -58,10 +58,6 @@ class Converter:
             for mapping in mappings
         ]
 
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
-        """Return the conversion of each event, in order, at `now` (unix seconds)."""
-        return [self.convert(event, now) for event in events]
-
     def convert(self, event: CommerceEvent, now: float) -> Converted:
         """Return the conversion of `event` at `now` (unix seconds). Never raises."""
         what = self.descriptions[section_of(event) - 1]

@@ -486,18 +486,13 @@ class Transforming:
         """True while a call of the function is under way."""
         return self._number is not None
 
-    def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
-        """Decode records that are all `ready`; see `Decoding`."""
-        if not self._function:
-            return self._decoder.decode_chunk(records, topic)
-        return [self._decoded(record, topic) for record in records]
-
-    def _decoded(self, record: Record, topic: str) -> Decoded:
+    def decode(self, record: Record, topic: str) -> Decoded:
+        """Decode a record that is `ready`; see `Decoding`."""
         done = self._done.get(id(record))
         if done is not None:
             return done[1]
-        [decoded] = self._decoder.decode_chunk([record], topic)
-        if isinstance(decoded, dict):
+        decoded = self._decoder.decode(record, topic)
+        if self._function and isinstance(decoded, dict):
             raise bug("a record was read before the user's function had it")
         return decoded
 
@@ -515,12 +510,11 @@ class Transforming:
             return len(rows)
         if self.busy:
             return lacking[0][0]
-        decoded = self._decoder.decode_chunk([record for _, record in lacking], rows[0][0].topic)
         # A record that is not an event has its verdict already, or waits for its schema.
         events = [
             (at, record, one)
-            for (at, record), one in zip(lacking, decoded, strict=True)
-            if isinstance(one, dict)
+            for at, record in lacking
+            if isinstance(one := self._decoder.decode(record, rows[0][0].topic), dict)
         ]
         if not events:
             return len(rows)

@@ -203,13 +203,12 @@ def test_a_tombstone_is_none() -> None:
     assert decoder().decode(record(None)) is None
 
 
-def test_a_chunk_keeps_its_order() -> None:
-    """Each record of a chunk has its result in its place, whatever the other records hold."""
+def test_each_record_has_its_own_result() -> None:
+    """Each record has its own result, whatever the records before it hold."""
     made = decoder(WireFormat.AUTO, SEVEN)
     good = record(b"\x00\x00\x00\x00\x07" + datum(EVENT))
-    first, second, third, fourth, fifth = made.decode_chunk(
-        [good, record(None), record(b"x"), record(b"\x00\x00\x00\x00\x08"), good]
-    )
+    records = [good, record(None), record(b"x"), record(b"\x00\x00\x00\x00\x08"), good]
+    first, second, third, fourth, fifth = map(made.decode, records)
     assert first == fifth == EVENT
     assert first is not fifth
     assert second is None
@@ -218,8 +217,8 @@ def test_a_chunk_keeps_its_order() -> None:
 
 
 @pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.CONFLUENT, WireFormat.HEADER])
-def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
-    """Records of all framings, in any order, are each decoded in a chunk as they would be alone."""
+def test_each_record_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
+    """Records of all framings, in any order, are each decoded as a decoder decodes them that has read no other."""
     made = decoder(wire_format, SEVEN, SchemaRef("id", "8"))
     prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     kinds = [
@@ -236,7 +235,8 @@ def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireForm
         record(None),
     ]
     chunk = [each for pair in itertools.product(kinds, kinds) for each in pair]
-    assert made.decode_chunk(chunk) == [made.decode(each) for each in chunk]
+    alone = [decoder(wire_format, SEVEN, SchemaRef("id", "8")).decode(each) for each in kinds]
+    assert [made.decode(each) for each in chunk] == [alone[kinds.index(each)] for each in chunk]
 
 
 def test_ids_of_eight_bytes_are_explained() -> None:

@@ -214,12 +214,13 @@ def test_a_time_in_another_unit_says_so(occurred_at: int, code: str, hint: bool)
     assert (result.code, "correct time_unit of the mapping" in result.message) == (code, hint)
 
 
-def test_a_chunk_keeps_its_order() -> None:
-    """A chunk has one result for each event in order, and a bad event does not change the others."""
+def test_a_bad_event_does_not_change_the_others() -> None:
+    """Each event has its own result, whatever the events before it hold."""
     events = [event_of({"event_id": f"e-{number}"}) for number in range(5)]
     events[2] = {"customer": {"emails": object()}}
     events[3]["event_id"] = ""
-    results = converter().convert_chunk(events, NOW)
+    subject = converter()
+    results = [subject.convert(event, NOW) for event in events]
     ids = [result.event_id if isinstance(result, ConversionEvent) else result.code for result in results]
     assert ids == ["e-0", "e-1", "missing_event_name", "missing_event_id", "e-4"]
 
@@ -227,7 +228,7 @@ def test_a_chunk_keeps_its_order() -> None:
 def test_digests_are_not_shared_between_events() -> None:
     """Changing one payload changes no other, though digests are remembered."""
     subject = converter()
-    first, second = subject.convert_chunk([event_of({}), event_of({})], NOW)
+    first, second = (subject.convert(event_of({}), NOW) for _ in range(2))
     assert isinstance(first, ConversionEvent)
     assert isinstance(second, ConversionEvent)
     first.payload["user_data"]["em"].append("x")

@@ -103,11 +103,6 @@ class FakeDecoder(SchemaLearner):
         """Return the number of the record's section; see `SchemaLearner`."""
         return 1 + record.offset % self._sections if self._sections else 0
 
-    def decode_chunk(
-        self, records: list[Record], topic: str = ""
-    ) -> Sequence[CommerceEvent | Rejection | SchemaRef | None]:
-        return [self._decode(record.value) for record in records]
-
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         rejection = (
             Rejection(Stage.DECODE, "schema_unusable", "not Avro") if schema_json == "broken" else None
@@ -126,11 +121,11 @@ class FakeDecoder(SchemaLearner):
     def missing(self, ref: SchemaRef) -> Rejection:
         return Rejection(Stage.DECODE, "schema_missing", "no such schema")
 
-    def _decode(self, value: bytes | None) -> CommerceEvent | Rejection | SchemaRef | None:
-        if value is None:
+    def decode(self, record: Record, topic: str = "") -> CommerceEvent | Rejection | SchemaRef | None:
+        if record.value is None:
             return None
         try:
-            decoded: CommerceEvent = orjson.loads(value)
+            decoded: CommerceEvent = orjson.loads(record.value)
         except orjson.JSONDecodeError:
             return Rejection(Stage.DECODE, "malformed", "the value is not an event")
         schema = decoded.get("schema")
@@ -145,11 +140,8 @@ class FakeDecoder(SchemaLearner):
 class FakeConverter:
     """A converter that turns the events of `FakeDecoder` into conversion events."""
 
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """Return one result per event."""
-        return [self._convert(one, now) for one in events]
-
-    def _convert(self, one: CommerceEvent, now: float) -> Converted:
+    def convert(self, one: CommerceEvent, now: float) -> Converted:
+        """Return what the event says that it becomes."""
         if "filter" in one:
             return Filtered(one["filter"])
         if "reject" in one:

@@ -242,11 +242,8 @@ class Decoder(SchemaLearner):
         """The registry does not have the schema."""
         return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
-    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
-        """One result per record."""
-        return [self._decode(record) for record in records]
-
-    def _decode(self, record: Record) -> Decoded:
+    def decode(self, record: Record, topic: str = "") -> Decoded:
+        """What the record's spec says."""
         if record.value is None:
             return None
         spec = self._specs[int(record.value[:6])]
@@ -268,11 +265,9 @@ class Converter:
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
 
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """One result per event."""
-        return [self._convert(self._specs[event["number"]], now) for event in events]
-
-    def _convert(self, spec: Spec, now: float) -> Converted:
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        """What the spec of the event's record says."""
+        spec = self._specs[event["number"]]
         if spec.kind is Kind.FILTERED:
             return Filtered("event_name")
         if spec.kind is Kind.UNCONVERTIBLE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Sequence
 from typing import Any
 
 from consumer.engine import messages as m
@@ -28,8 +27,8 @@ CHUNK = 500
 class _Decoder:
     """One record needs a schema that is not known yet; the others are tombstones, which settle at once."""
 
-    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
-        return [UNKNOWN if record.offset == 0 else None for record in records]
+    def decode(self, record: Record, topic: str = "") -> Decoded:
+        return UNKNOWN if record.offset == 0 else None
 
     def section_of(self, record: Record, topic: str) -> int:
         return 0
@@ -48,8 +47,8 @@ class _Decoder:
 
 
 class _Converter:
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        return []
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        raise AssertionError("no record is an event")
 
 
 def settle(pipeline: Pipeline, first: int, chunks: int) -> None:

@@ -238,14 +238,10 @@ class OfOrigin:
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
         self.missing = decoder.missing
 
-    def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
+    def decode(self, record: Record, topic: str) -> Decoded:
         """See `consumer.engine.reading.Decoding`."""
-        # One by one: a topic for all may hold letters of several origins, whose records have different types.
-        return [
-            decoded
-            for record in records
-            for decoded in self._decoder.decode_chunk([record], origin_topic(record, topic))
-        ]
+        # A topic for all may hold letters of several origins, whose records have different types.
+        return self._decoder.decode(record, origin_topic(record, topic))
 
     def section_of(self, record: Record, topic: str) -> int:
         """See `consumer.engine.reading.Decoding.section_of`."""

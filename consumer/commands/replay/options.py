@@ -165,16 +165,14 @@ class Selecting:
         self._converter = converter
         self._tests = [(FIELDS[one.field], one.values, one.equal) for one in conditions]
 
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
         """See `consumer.engine.reading.Converting`."""
+        one = self._converter.convert(event, now)
         # Records that the mapping filters or refuses have no fields to check: see `LeavingOut`.
-        return [
-            _LEFT_OUT
-            if isinstance(one, ConversionEvent)
-            and any((read(one) in values) is not equal for read, values, equal in self._tests)
-            else one
-            for one in self._converter.convert_chunk(events, now)
-        ]
+        is_left_out = isinstance(one, ConversionEvent) and any(
+            (read(one) in values) is not equal for read, values, equal in self._tests
+        )
+        return _LEFT_OUT if is_left_out else one
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +211,7 @@ class WithoutMissing:
     """A decoder that leaves out a record whose schema does not exist: it cannot be matched with ``--where``."""
 
     def __init__(self, decoder: SchemaLearner) -> None:
-        self.decode_chunk, self.section_of = decoder.decode_chunk, decoder.section_of
+        self.decode, self.section_of = decoder.decode, decoder.section_of
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
 
     def missing(self, ref: SchemaRef) -> Filtered:

@@ -12,7 +12,7 @@ from typing import Any
 from consumer.avro.decode import Decoder
 from consumer.conversion.converter import Converter
 
-_decode, _convert = Decoder.decode_chunk, Converter.convert_chunk
+_decode, _convert = Decoder.decode, Converter.convert
 
 
 def _decode_twice(self: Decoder, *arguments: Any, **named: Any) -> Any:
@@ -26,5 +26,5 @@ def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
 
 
 # That they are replaced is what this file is for.
-Decoder.decode_chunk = _decode_twice  # type: ignore[method-assign]
-Converter.convert_chunk = _convert_twice  # type: ignore[method-assign]
+Decoder.decode = _decode_twice  # type: ignore[method-assign]
+Converter.convert = _convert_twice  # type: ignore[method-assign]

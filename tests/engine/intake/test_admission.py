@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.block import ROW_BYTES
 from consumer.engine.model import Record
+from consumer.engine.reading import TwoSteps
 from tests.engine.building import (
     Core,
-    FakeDecoder,
     event,
     event_ids,
     of_schema,
@@ -225,16 +226,16 @@ def test_records_without_their_schema_fill_half() -> None:
 
 
 def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that waited for their schema are decoded a few at a time: decoded, a hostile record grows large."""
+    """Records that waited for their schema are read a few at a time: read, a hostile record grows large."""
     slices: list[list[int]] = []
-    decode = FakeDecoder.decode_chunk
+    read = TwoSteps.read
 
-    def measured(self: FakeDecoder, records: list[Record], topic: str) -> Any:
-        slices.append([len(one.value or b"") for one in records])
-        return decode(self, records, topic)
+    def measured(self: TwoSteps, records: Sequence[Record | None], *more: Any) -> None:
+        slices.append([len(one.value or b"") for one in records if one is not None])
+        read(self, records, *more)
 
     monkeypatch.setattr("consumer.engine.intake._SLICE_BYTES", 500)
-    monkeypatch.setattr(FakeDecoder, "decode_chunk", measured)
+    monkeypatch.setattr(TwoSteps, "read", measured)
     core = Core()
     core.assign()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(9)), of_schema("l", "1", pad="x" * 600))

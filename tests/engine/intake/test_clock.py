@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -136,12 +135,12 @@ def test_one_producer_ahead_does_not_stop_a_topic() -> None:
 
 def test_a_pilot_does_not_wait_for_the_clock_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The converter counts nanoseconds, the engine does not: they differ on what is too far ahead of its own record."""
-    convert = FakeConverter.convert_chunk
+    convert = FakeConverter.convert
 
-    def convert_exactly(self: FakeConverter, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        return convert(self, events, now - 1e-6)
+    def convert_exactly(self: FakeConverter, event: CommerceEvent, now: float) -> Converted:
+        return convert(self, event, now - 1e-6)
 
-    monkeypatch.setattr(FakeConverter, "convert_chunk", convert_exactly)
+    monkeypatch.setattr(FakeConverter, "convert", convert_exactly)
     core = core_of(-FAR)
     fetch(core, ("a", SKEW))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])

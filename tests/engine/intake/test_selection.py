@@ -50,13 +50,13 @@ def converted(
 
 
 class Gives:
-    """A converter that returns the results it was made with, one for each event."""
+    """A converter that returns the results it was made with, one after the other."""
 
     def __init__(self, *given: Converted) -> None:
-        self.given = given
+        self._given = iter(given)
 
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        return self.given
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        return next(self._given)
 
 
 class GivesRows:
@@ -74,7 +74,8 @@ class GivesRows:
 
 def select(where: Sequence[str], *given: Converted) -> list[Converted]:
     """Return the results of a converter under ``--where`` for `given`."""
-    return list(Selecting(Gives(*given), parse_where(where)).convert_chunk([{}] * len(given), 0.0))
+    selecting = Selecting(Gives(*given), parse_where(where))
+    return [selecting.convert({}, 0.0) for _ in given]
 
 
 def left_out(given: Verdict, *, where: bool) -> Verdict:
