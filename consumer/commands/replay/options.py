@@ -104,11 +104,9 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
             )
         if field == "event_name" and value not in known:
             # Many people type the event type of their records, which the mapping renames.
-            near = event_meant(value, known)
-            hint = f"; the nearest that is sent is {near}" if near else ""
             raise UsageError(
-                f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
-                "name that is asked for, not the record's event type)"
+                f"--where event_name={value}: the mapping sends no event of this name; {event_meant(value, known)} "
+                "(it is the platform's name that is asked for, not the record's event type)"
             )
 
 

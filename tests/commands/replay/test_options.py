@@ -72,9 +72,9 @@ def test_what_can_never_come_is_refused() -> None:
     """A value that no record can have, by a typo or as the record's event type, is refused with the nearest
     name: nothing would be replayed."""
     check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
-    with pytest.raises(UsageError, match="nearest that is sent is checkout"):
+    with pytest.raises(UsageError, match=r"of this name; the nearest is 'checkout' \(it is"):
         check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
-    with pytest.raises(UsageError, match="nearest that is sent is checkout"):
+    with pytest.raises(UsageError, match=r"of this name; the nearest is 'checkout' \(it is"):
         check_values(parse_where(["event_name=purchase"]), EVENT_NAMES, ())
     with pytest.raises(UsageError, match="not the record's event type"):
         check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
