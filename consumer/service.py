@@ -224,8 +224,8 @@ class Service:
         self._closing = False
         self._refused: str | None = None
         self._failed = False
-        # Keys that the key store dropped early and has lost, as last reported to the engine.
-        self._forgotten = (0, 0)
+        # The figures of the key store as they were last looked at.
+        self._keys = KeyStoreStatistics()
         # Why the key store needs a restart of the process to be used again; None: it does not, as far as known.
         self.key_store_broken: str | None = None
         # When the last fetch began, in monotonic seconds: a service without lag fetches, too.
@@ -459,9 +459,13 @@ class Service:
             await asyncio.sleep(_HOUSEKEEPING)
             self.feed(await self._source.end_offsets())
             figures = self._key_store.statistics()
-            before, self._forgotten = self._forgotten, (figures.evicted_early, figures.lost)
-            if self._forgotten != before:  # otherwise an idle service would work twice as often
-                self.feed(m.KeysForgotten(*self._forgotten))
+            before, self._keys = self._keys, figures
+            # Such events, read again, are sent again.
+            if (lost := figures.lost - before.lost) > 0:
+                self._report(m.Report("warning", "keys_lost", {"keys": lost}))
+            if (early := figures.evicted_early - before.evicted_early) > 0:
+                advice = "raise PINSTREAM_KEY_STORE_MAX_BYTES"
+                self._report(m.Report("warning", "keys_forgotten_early", {"keys": early, "advice": advice}))
             try:
                 await self._key_store.expire(self._clock().unix)
             except KeyStoreError as error:

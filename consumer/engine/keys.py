@@ -33,7 +33,6 @@ from consumer.engine.claims import Claims
 from consumer.engine.context import Context
 from consumer.engine.ledger import Ledger
 from consumer.engine.messages import (
-    KeysForgotten,
     KeysLookedUp,
     LeaseRenewed,
     LookUpKeys,
@@ -155,18 +154,6 @@ class Lookups:
         delay = self._context.policy.inner_backoff.delay(self.failures, 0.5 + self._context.jitter() / 2)
         self._later(self._context.now.monotonic + delay, self._take(number))
         self._renew_at = -inf  # our session may have ended
-
-    def forgotten(self, happened: KeysForgotten) -> None:
-        """Report keys that the key store has newly forgotten: their events, read again, would be sent again."""
-        context, counters = self._context, self._context.counters
-        lost, early = happened.lost - counters.keys_lost, happened.early - counters.keys_forgotten_early
-        if lost > 0:
-            counters.keys_lost = happened.lost
-            context.report("warning", "keys_lost", keys=lost)
-        if early > 0:
-            counters.keys_forgotten_early = happened.early
-            advice = "raise PINSTREAM_KEY_STORE_MAX_BYTES"
-            context.report("warning", "keys_forgotten_early", keys=early, advice=advice)
 
     def purge(self) -> None:
         """Drop events that wait for a look-up and for which no new work may begin."""

@@ -231,23 +231,13 @@ class CallsGiven(NamedTuple):
     left: int
 
 
-class KeysForgotten(NamedTuple):
-    """Keys that the key store has forgotten since the start before their window was over: because it was full
-    (`early`), or because a shared store was set back (`lost`)."""
-
-    early: int
-    lost: int = 0
-
-
 class KeyStoreFailed(NamedTuple):
     """Answers `command`: the key store did not answer, so it may or may not have done what was asked."""
 
     command: KeyStoreCommand
 
 
-KeyStoreSaid = (
-    KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeysForgotten | KeyStoreFailed
-)
+KeyStoreSaid = KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeyStoreFailed
 
 # -- from the API, or a server that answers in its place. Bodies echo events: no repr has them, as a repr may be logged.
 

@@ -177,8 +177,6 @@ class Pipeline:
                 self.dispatcher.calls_given(happened.number, happened.account, happened)
             case m.KeyStoreFailed():
                 self._key_store_failed(happened.command)
-            case m.KeysForgotten():
-                self.lookups.forgotten(happened)
             # -- the API
             case m.Answered():
                 self._answers.answered(happened)

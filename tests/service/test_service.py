@@ -98,16 +98,31 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
 
     def look() -> bool:
         process.source.unstarted = 2 if process.calls.count("expire") < 3 else 0
-        starts.add(process.service.statistics().waiting_for_start)
+        figures = process.service.statistics()
+        starts.add(figures.waiting_for_start)
+        assert figures.keys_forgotten_early == 7, "as the key store has it"
         return process.calls.count("expire") >= 4
 
     run(serve(process, look))
     assert starts == {0, 2}, "as the source has it, each time"
-    counters = process.service.pipeline.context.counters
-    assert counters.keys_forgotten_early == 7, "as the key store has it"
-    assert len(process.reported("keys_forgotten_early")) == 1
+    assert [one.fields["keys"] for one in process.reported("keys_forgotten_early")] == [7]
     assert len(process.reported("key_store_trouble")) == 2
     assert process.world.committed == {0: 3}
+
+
+def test_more_keys_forgotten_early_or_lost_are_reported() -> None:
+    """The log has a line for each increase, with what has been added since the last."""
+    process = Process(World(p0=values(3)))
+
+    def look() -> bool:
+        rounds = process.calls.count("expire")
+        process.key_store.evicted_early = (0, 40, 40, 100)[min(rounds, 3)]
+        process.key_store.lost = (0, 0, 5)[min(rounds, 2)]
+        return rounds >= 6
+
+    run(serve(process, look))
+    assert [one.fields["keys"] for one in process.reported("keys_forgotten_early")] == [40, 60]
+    assert [one.fields for one in process.reported("keys_lost")] == [{"keys": 5}]
 
 
 @pytest.mark.parametrize("call", ["look_up", "confirm"])

@@ -58,7 +58,6 @@ class Member:
         )
         self._epoch = self._numbers = 0
         self.in_callback = False
-        self._forgotten = 0
         """Keys that its key store says it forgot early."""
         self._knows_brokers = False
         self._ask_size_at = world.now
@@ -498,8 +497,6 @@ class Member:
         elif world.random.random() < 0.05:
             ends = {tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}
             self.feed(m.EndOffsets(ends, begins=world.broker.begins))
-            self._forgotten += world.random.randint(0, 2)
-            self.feed(m.KeysForgotten(self._forgotten, self.keys.session.lost))
         world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
 
     def _take(self, room: int) -> list[Chunk]:

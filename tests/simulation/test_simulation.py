@@ -132,7 +132,6 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
         "clock_off",
         "clock_jumped",
         "claimed_again",
-        "keys_lost",
     )
     missing = [name for name in (*(kind.__name__ for kind in kinds), *incidents) if not seen[name]]
     assert not missing

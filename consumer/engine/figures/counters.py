@@ -145,20 +145,10 @@ class Counters:
         "Times that a position went back: a log was cut, or a topic was created again.",
         "pinstream_positions_went_back_total",
     )
-    keys_lost: int = count(
-        "Keys of delivered events that the shared key store has lost: a replica took over that lacked them, or it was "
-        "flushed or restored. Such an event, read again, is sent again.",
-        "pinstream_keys_lost_total",
-    )
     taken_over: int = count(
         "Events that we delivered, or sent without an answer, and that another member had taken over since our lease "
         "ended: each may have been sent twice.",
         "pinstream_taken_over_events_total",
-    )
-    keys_forgotten_early: int = count(
-        "Keys of delivered events that the key store forgot before their window was over, since it was full.",
-        "pinstream_keys_forgotten_early_total",
-        status_note="With `--workers` their sum; of a shared key store each worker counts all that the server evicted.",
     )
     delivered_after_release: int = count(
         "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",

@@ -107,7 +107,7 @@ class Derived(Generic[_T]):
 
 def derived(path: str = "", **more: Any) -> Callable[[Callable[[Any], _T]], Derived[_T]]:
     """Make a method a property that is a figure; `more` is what `Figure` takes. Its docstring is the sentence."""
-    return lambda of: Derived(of, Figure(of.__doc__ or "", path=path, **more))
+    return lambda of: Derived(of, Figure(" ".join((of.__doc__ or "").split()), path=path, **more))
 
 
 class Histogram(NamedTuple):

@@ -570,6 +570,17 @@ class Statistics:
         """Records read and not yet settled."""
         return self.totals.open
 
+    @derived("counts.keys_lost", metric="pinstream_keys_lost_total")
+    def keys_lost(self) -> int:
+        """Keys of delivered events that the shared key store has lost: a replica took over that lacked them, or it was
+        flushed or restored. Such an event, read again, is sent again."""
+        return self.key_store.lost
+
+    @derived("counts.keys_forgotten_early", metric="pinstream_keys_forgotten_early_total")
+    def keys_forgotten_early(self) -> int:
+        """Keys of delivered events that the key store forgot before their window was over, since it was full."""
+        return self.key_store.evicted_early
+
     @derived(metric="pinstream_unreadable_partitions")
     def unreadable(self) -> int:
         """Partitions that cannot be read on, because the broker sends damaged data."""

@@ -151,12 +151,3 @@ def test_a_position_that_goes_back_is_counted() -> None:
     for first in (0, 1, 0):
         core.feed(m.Fetched([chunk(-1, first, first + 1, first + 2)]))
     assert core.statistics().counters.positions_went_back == len(core.reports("position_went_back")) == 2
-
-
-def test_more_keys_forgotten_early_are_reported() -> None:
-    """The count of keys forgotten early is taken from the store; the log has a line for each increase."""
-    core = Core()
-    for early in (0, 0, 40, 40, 100):
-        core.feed(m.KeysForgotten(early))
-    assert [one.fields["keys"] for one in core.reports("keys_forgotten_early")] == [40, 60]
-    assert core.statistics().counters.keys_forgotten_early == 100

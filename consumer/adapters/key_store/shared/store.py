@@ -379,7 +379,8 @@ class RedisKeyStore(KeyStore):
             keys=slices.total(),
             bytes_used=used,
             buckets=len(slices),
-            evicted_by_server=max(0, evicted - self._evicted_before),
+            # A server that was started again counts from 0.
+            evicted_by_server=max(self._seen.evicted_by_server, evicted - self._evicted_before),
         )
 
     async def review(self) -> Sequence[str]:
