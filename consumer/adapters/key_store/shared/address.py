@@ -39,13 +39,14 @@ class Address(NamedTuple):
     user: str | None
     password: str | None
     database: int
-    prefix: str
-    sentinel: str | None
-    """The name of the master that Sentinels are asked for; None: no Sentinels."""
     cluster: bool
-    ca: str | None
-    cert: str | None
-    key: str | None
+    # The other options of the URL, by their names there.
+    prefix: str = "pinstream"
+    sentinel: str | None = None
+    """The name of the master that Sentinels are asked for; None: no Sentinels."""
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         """Return the address without user and password, for messages."""
@@ -70,31 +71,27 @@ def parse_address(url: str) -> Address:
     if unknown:
         raise _bad(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
     # A mistake in the URL must not open another store than was meant, so every mistake is an error.
-    cluster = options.get("cluster", "false")
+    cluster = options.pop("cluster", "false")
     if cluster not in ("true", "false"):
         raise _bad("cluster is true or false")
     if cluster == "true" and (database or "sentinel" in options):
         raise _bad("a cluster has neither Sentinels nor several databases")
     if len(hosts) > 1 and cluster == "false" and "sentinel" not in options:
         raise _bad("several hosts are Sentinels (?sentinel=NAME) or nodes of a cluster (?cluster=true)")
-    prefix = options.get("prefix", "pinstream")
-    # Braces are the hash tags of a cluster, a star is for patterns of ACLs (docs/scaling.md).
-    if not prefix or any(one in prefix for one in "{}* "):
-        raise _bad("prefix is a word without braces, stars or spaces")
-    return Address(
+    address = Address(
         hosts=hosts,
         tls=parts.scheme == "rediss",
         # User and password are percent-encoded in a URL: a password may have an @ or a colon in it.
         user=unquote(parts.username or "") or None,
         password=unquote(parts.password or "") or None,
         database=database,
-        prefix=prefix,
-        sentinel=options.get("sentinel"),
         cluster=cluster == "true",
-        ca=options.get("ca"),
-        cert=options.get("cert"),
-        key=options.get("key"),
+        **options,
     )
+    # Braces are the hash tags of a cluster, a star is for patterns of ACLs (docs/scaling.md).
+    if not address.prefix or any(one in address.prefix for one in "{}* "):
+        raise _bad("prefix is a word without braces, stars or spaces")
+    return address
 
 
 def _hosts(parts: SplitResult, *, sentinel: bool) -> tuple[tuple[str, int], ...]:
