@@ -21,7 +21,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.metrics import FiguresCollector
 from consumer.workers.showing import WorkerFigures, figures

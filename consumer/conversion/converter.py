@@ -24,7 +24,7 @@ from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
-from consumer.engine.figures.coverage import written_in
+from consumer.engine.figures.delivered import written_in
 from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,

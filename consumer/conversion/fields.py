@@ -19,7 +19,7 @@ from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
 from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WORDS, Arity, Target
-from consumer.engine.figures.coverage import BITS, BITS_OF_FIELDS
+from consumer.engine.figures.delivered import BITS, BITS_OF_FIELDS
 
 # The API's limit for the list of languages.
 _MOST_LANGUAGES: Final = 100
@@ -34,7 +34,7 @@ _OF_ONE_PERSON: Final = frozenset(
 )
 
 _BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
-# Fields whose presence other fields depend on, or is counted (`consumer.engine.figures.coverage`).
+# Fields whose presence other fields depend on, or is counted (`consumer.engine.figures.delivered`).
 MARKS: Final = {
     **BITS_OF_FIELDS,
     **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},

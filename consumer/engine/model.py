@@ -261,7 +261,7 @@ class ConversionEvent:
     action_source: str
     # The JSON object to send.
     payload: dict[str, Any]
-    # The mask of the recommended parameters in it (`figures.coverage`).
+    # The mask of the recommended parameters in it (`figures.delivered`).
     written: int
     warnings: tuple[Warned, ...]
 

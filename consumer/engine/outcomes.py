@@ -20,8 +20,7 @@ from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims, Letter, Outbox
 from consumer.engine.context import Context
 from consumer.engine.figures.counters import LETTERS_MOST, Samples, StoredLetter
-from consumer.engine.figures.coverage import Coverage
-from consumer.engine.figures.freshness import Freshness
+from consumer.engine.figures.delivered import Coverage, Freshness
 from consumer.engine.guard import Guard
 from consumer.engine.keys import ASK_AGAIN, Lookups
 from consumer.engine.ledger import Ledger

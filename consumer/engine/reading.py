@@ -71,7 +71,7 @@ def split_keys(keys: bytes) -> list[bytes]:
 
 
 class Kind(NamedTuple):
-    """Properties that many events share. `written`: mask of the parameters in the event (`figures.coverage.BITS`)."""
+    """Properties that many events share. `written`: mask of the parameters in the event (`figures.delivered.BITS`)."""
 
     account: str
     name: str

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from consumer.engine.figures.definitions import most
-from consumer.engine.figures.freshness import Ages
+from consumer.engine.figures.delivered import Ages
 from consumer.engine.figures.statistics import Statistics
 
 # Seconds between two points, and the maximum number of points: for an hour and for a day.

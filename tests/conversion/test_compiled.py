@@ -24,7 +24,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
-from consumer.engine.figures.coverage import written_in
+from consumer.engine.figures.delivered import written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import Chunk, Instant, Policy, Record, Rejection, SchemaRef
 from consumer.engine.pipeline import Pipeline

@@ -36,7 +36,7 @@ from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import click_id_of, is_crawler, total
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
-from consumer.engine.figures.coverage import written_in
+from consumer.engine.figures.delivered import written_in
 from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Rejection, Warned
 from tests.conversion.convert_records import SETUPS, likely, shaped, steps_of
 from tests.support.mapping import load_mapping

@@ -18,7 +18,7 @@ from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
 from consumer.engine.context import SKEW, Context
-from consumer.engine.figures.coverage import written_in
+from consumer.engine.figures.delivered import written_in
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import (

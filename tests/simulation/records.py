@@ -13,7 +13,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from consumer.engine.figures.coverage import written_in
+from consumer.engine.figures.delivered import written_in
 from consumer.engine.model import (
     Ahead,
     CommerceEvent,

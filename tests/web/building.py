@@ -14,8 +14,7 @@ from typing import Any
 import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
-from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.engine.figures.freshness import Freshness
+from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     BrokerStatistics,

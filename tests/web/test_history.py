@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR
+from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS, History, Point
 from tests.engine.building import Core, event

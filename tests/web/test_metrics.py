@@ -14,8 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.counters import Counters
-from consumer.engine.figures.coverage import Coverage
-from consumer.engine.figures.freshness import AGE_BOUNDS, METRIC_AGES
+from consumer.engine.figures.delivered import AGE_BOUNDS, METRIC_AGES, Coverage
 from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.engine.reading import Kind

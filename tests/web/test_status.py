@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from consumer.app.run import Member
 from consumer.engine.figures.counters import Counters
-from consumer.engine.figures.coverage import PARAMETERS
+from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.figures.statistics import OldestOpen, PartitionStatistics, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.web.status import VERSION, document_of, status_document

@@ -15,9 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
-from consumer.engine.figures.coverage import MOST_NAMES, OTHER
-from consumer.engine.figures.definitions import copied, figures_of, merged
-from consumer.engine.figures.freshness import Ages
+from consumer.engine.figures.definitions import MOST_NAMES, OTHER, copied, figures_of, merged
+from consumer.engine.figures.delivered import Ages
 from consumer.engine.figures.statistics import (
     BrokerStatistics,
     Cause,

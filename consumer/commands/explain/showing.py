@@ -15,7 +15,7 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Column, Table
 from rich.text import Text
 
-from consumer.engine.figures.coverage import PARAMETERS, Coverage, by_id, written_in
+from consumer.engine.figures.delivered import PARAMETERS, Coverage, by_id, written_in
 from consumer.engine.reading import Kind
 
 _STYLES: Final = {"deliverable": "bold green", "filtered": "bold yellow", "rejected": "bold red"}

@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from consumer.engine.figures.coverage import counted_as
-from consumer.engine.figures.definitions import Histogram, count, counts, derived, figure, snapshot
+from consumer.engine.figures.definitions import (
+    Histogram,
+    count,
+    counted_as,
+    counts,
+    derived,
+    figure,
+    snapshot,
+)
 from consumer.engine.model import Stage
 
 # Dead letters that a snapshot names.

@@ -16,7 +16,6 @@ from operator import attrgetter
 from typing import Final
 
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
-from consumer.engine.figures.coverage import CoverageSnapshot
 from consumer.engine.figures.definitions import (
     by_label,
     derived,
@@ -29,7 +28,7 @@ from consumer.engine.figures.definitions import (
     most,
     snapshot,
 )
-from consumer.engine.figures.freshness import FreshnessSnapshot
+from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR, Ages, Freshness
+from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR, Ages, Freshness
 from consumer.engine.model import Instant
 from tests.engine.building import PROPERTY, UNIX, Core, event
 

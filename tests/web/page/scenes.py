@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from consumer.engine.figures.coverage import PARAMETERS
+from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS
 from consumer.web.status import document_of, status_document
