@@ -1,12 +1,13 @@
 """The layout: folders a person can survey, files neither crumbs nor walls, and no circle of imports.
 
-The layers themselves are import-linter's (pyproject.toml). The exceptions are listed here with their reasons; take out
-one that is none any more.
+The layers themselves are import-linter's (pyproject.toml): here it is held that no package is without. The exceptions
+are listed here with their reasons; take out one that is none any more.
 """
 
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -90,6 +91,18 @@ def test_a_folder_of_tests_is_one_of_the_code() -> None:
     assert here <= there
     packages = {path.parts[1] for path in FILES if path.parts[0] == "consumer" and len(path.parts) > 2}
     assert packages <= here
+
+
+def test_every_package_names_its_layers() -> None:
+    """Each package with three members or more has its layers in pyproject.toml, and no list leaves a member out."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layered = [one for one in contracts if one["type"] == "layers"]
+    assert [one["name"] for one in layered if not one.get("exhaustive")] == []
+    members = [name.rpartition(".")[0] for name in MODULES]
+    large = {one for one in members if one and members.count(one) >= 3}
+    assert large - {container for one in layered for container in one["containers"]} == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
