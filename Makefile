@@ -84,7 +84,7 @@ endef
 # Asked for, or on a machine without a compiler: the package is plain Python, and one line says so. In CI the build
 # fails there, as it does for wheels and images.
 define FIND_COMPILER
-if [ -z "$$PINSTREAM_NO_COMPILE$$CI" ] && ! $(BIN)/python hatch_build.py; then \
+if [ -z "$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 	export PINSTREAM_NO_COMPILE=1; \
 	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about fourteen times as expensive; install them and run: make clean setup" >&2; \
 fi

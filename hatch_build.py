@@ -2,7 +2,7 @@
 
 A build that cannot compile them fails: an image or a wheel without the fast path must not be made by accident.
 ``PINSTREAM_NO_COMPILE=1`` asks for the plain package, in which everything works and the fast path is slower. `make
-setup` sets it on a machine that has no compiler (``python hatch_build.py`` says whether it has one).
+setup` sets it on a machine that has no compiler (``python hatch_build.py`` exits with 1 if one is missing).
 
 The compiled modules lie beside their sources, so that an editable installation finds them too. So the build first
 removes what an earlier build left there: modules of older sources must neither be loaded beside newer Python nor get
@@ -77,6 +77,11 @@ def remove_compiled(root: Path) -> None:
                 file.unlink()
 
 
+def plain_asked_for() -> bool:
+    """Return whether the environment asks for the plain package; the Makefile asks here too."""
+    return os.environ.get(NO_COMPILE, "") not in ("", "0", "false")
+
+
 def can_compile() -> bool:
     """Return whether this machine has a C compiler and Python's headers."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
@@ -98,7 +103,7 @@ class Compile(BuildHookInterface[Any]):
         if self.target_name != "wheel":
             return
         remove_compiled(Path(self.root))
-        if os.environ.get(NO_COMPILE, "") not in ("", "0", "false"):
+        if plain_asked_for():
             return
         included = Path(self.root) / "consumer" / "conversion" / "native" / "codes.pxi"
         try:
@@ -142,4 +147,4 @@ class Compile(BuildHookInterface[Any]):
 
 
 if __name__ == "__main__":
-    sys.exit(not can_compile())
+    sys.exit(not (plain_asked_for() or can_compile()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling is not installed")
 
 from consumer import __version__
+from consumer.engine.reading import KEY_BYTES
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -111,6 +114,14 @@ def test_a_machine_without_a_compiler_is_recognised(
     assert not build.can_compile()
 
 
+@pytest.mark.parametrize(("asked", "fails"), [("", 1), ("0", 1), ("false", 1), ("1", 0)])
+def test_make_setup_reads_the_switch_as_the_build_does(asked: str, fails: int) -> None:
+    """Without a compiler `make setup` says that the package is plain, unless that was asked for: 0 does not ask."""
+    environment = {**os.environ, "CC": "/nonexistent/cc", "PINSTREAM_NO_COMPILE": asked}
+    done = subprocess.run([sys.executable, "hatch_build.py"], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == fails
+
+
 def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     """With a compiler the modules are built from the present sources, and the wheel has them beside the sources."""
     if shutil.which("cc") is None:
@@ -148,6 +159,21 @@ def test_source_and_wheel_carry_licence_version_and_schemas(
         assert "consumer/schemas/commerce_event.avsc" in archive_of_wheel.namelist()
     assert (metadata["Version"], metadata["License-Expression"]) == (__version__, "Apache-2.0")
     assert metadata["Author"] == "pinstream contributors"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("conversion/native/_keys.pyx", "DIGEST"),
+        ("conversion/native/_keys.pyx", "KEY_SIZE"),
+        ("engine/native/_keyset.pyx", "KEY_BYTES"),
+        ("adapters/key_store/native/_keys.pyx", "KEY"),
+    ],
+)
+def test_native_sources_have_the_key_size_of_python(source: str, name: str) -> None:
+    """The size of a dedup key is a constant in compiled modules, which cannot import it from `engine.reading`."""
+    text = (ROOT / "consumer" / source).read_text("utf-8")
+    assert re.findall(rf"[ {{,]{name} = (\d+)\b", text) == [str(KEY_BYTES)]
 
 
 FALLBACKS = {
