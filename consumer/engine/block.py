@@ -123,7 +123,7 @@ _MAY_COME_FROM: Final[list[Set[RecordStage]]] = [
     MOVES[one].of if one in MOVES else set() for one in RecordStage
 ]
 # Stages that are not final; a regular expression, because each commit looks through all blocks of an assignment.
-_OPEN_RUN: Final = re.compile(b"[\\0-\\x0b]+")
+_OPEN_RUN: Final = re.compile(b"[\\0-\\x%02x]+" % RecordStage.FREED)
 # Mark of a released row that is in a call which is not answered yet.
 _IN_CALL: Final = 8
 # Mark of a delivered row whose key another member has claimed.

@@ -21,7 +21,7 @@ cdef object dumps = orjson.dumps
 
 cdef enum:
     NUMBER_ROOM = 24
-    MOST_KEPT = 1 << 20  # bytes that `clear` keeps; an event has 1 KB, seldom 10, and a block has 128 events
+    MOST_KEPT = 1 << 20  # bytes that `clear` keeps; an event has 1 KB, seldom 10, and a block has up to 256 events
 
 
 cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noexcept:
