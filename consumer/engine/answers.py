@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from consumer.engine.account import Batch
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.answering.verdicts import (
     UNTROUBLED,
@@ -31,15 +32,13 @@ from consumer.engine.answering.verdicts import (
     read_answer,
     request_id,
 )
-from consumer.engine.block import AS_UNCLEAR, RecordStage, Run
+from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick
+from consumer.engine.claims import Lookups
 from consumer.engine.context import Clock, Context
-from consumer.engine.keys import Lookups
 from consumer.engine.messages import Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
 from consumer.engine.outcomes import Outcomes
-from consumer.engine.runs import divide, each_of, move_all, pick
-from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.queues import Batch
+from consumer.engine.sending import Dispatcher
 
 # Reasons for no answer when nothing was sent: without a connection the outcome is clear.
 _NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", "too_late"})
@@ -273,7 +272,7 @@ class Answers:
         if batch.runs:
             self._context.counters.retried_batches += 1
             move_all(batch.runs, RecordStage.QUEUED)
-            # Claims of an ended session may be another member's by now (`consumer.engine.keys`).
+            # Claims of an ended session may be another member's by now (`consumer.engine.claims`).
             if batch.session == self._dispatcher.session:
                 self._dispatcher.queue(batch.account).put_back(batch, at)
             else:

@@ -33,7 +33,6 @@ from typing import Final
 
 from consumer.engine.answering.verdicts import unix_of
 from consumer.engine.figures.counters import Counters
-from consumer.engine.figures.statistics import ClockStatistics
 from consumer.engine.messages import Command, Report
 from consumer.engine.model import Chunk, Instant, Policy
 
@@ -186,8 +185,8 @@ class Clock:
         if now.monotonic < self._look_at:
             return
         self._look_at = now.monotonic + _LOOK_EVERY
-        figures = self.statistics(now, 0)
-        off = {"platform": figures.platform or 0.0, "records": figures.records}
+        platform, records, _ = self.deviations(now)
+        off = {"platform": platform or 0.0, "records": records}
         by = next((one for one, seconds in off.items() if abs(seconds) >= WORTH_A_WORD), None)
         if by is None and self._off_since is not None:
             self._context.report("info", "clock_right", after_seconds=round(now.monotonic - self._off_since))
@@ -198,13 +197,13 @@ class Clock:
             seconds, certain = round(off[by]), int(self.certain)
             self._context.report("warning", "clock_off", by=by, behind_seconds=seconds, certain=certain)
 
-    def statistics(self, now: Instant, early: int) -> ClockStatistics:
-        """Return the figures of our clock; `early`: events that wait for it."""
+    def deviations(self, now: Instant) -> tuple[float | None, float, float]:
+        """Return three figures of `ClockStatistics`: `platform`, `records` and `corrected`."""
         behind, stamped = self._behind(now), self._stamped(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
         # A timestamp that lies behind us is only old.
         ahead = 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
-        return ClockStatistics(behind, ahead, corrected, early)
+        return behind, ahead, corrected
 
 
 def _beyond(above: float, bounds: _Bounds) -> float:

@@ -23,17 +23,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, takewhile
 
-from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
-from consumer.engine.claims import Claims
+from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run, goes_on, move_all, pick
+from consumer.engine.claims import Claims, Lookups
 from consumer.engine.context import Clock, Context
 from consumer.engine.guard import Guard
-from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, SchemaRef
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, Reading, Verdict
-from consumer.engine.runs import goes_on, move_all, pick
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 # Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough

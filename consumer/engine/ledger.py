@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from consumer.engine import offset_map
-from consumer.engine.block import SETTLED_AS, Block, Fence, Run, settled_bounds
+from consumer.engine.block import SETTLED_AS, Block, Fence, Run, pick, settled_bounds
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.messages import Assignment
@@ -33,7 +33,6 @@ from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.native import rising
 from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.engine.reading import Columns
-from consumer.engine.runs import pick
 from consumer.errors import bug
 
 # Seconds between two measurements of a map that may come to overflow.

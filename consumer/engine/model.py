@@ -132,7 +132,7 @@ class Record(NamedTuple):
 
 class Note(NamedTuple):
     """An answer of the platform that one member received and all that share its key store should know
-    (`consumer.engine.sending.halts`)."""
+    (`consumer.engine.sending`)."""
 
     # The tag of the API (`Policy.destination`).
     destination: str

@@ -3,33 +3,158 @@
 Theory of operation. An outcome does not settle a record at once. A delivered event settles once its key is durable
 (stage ``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until
 then the record is open, so nothing is committed past it, and after a crash it is read again: the event is sent once
-more under the same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which tries until
-they are written.
+more under the same event id, or its letter is written twice.
+
+Keys and letters each have an `Outbox`. It has at most one write under way; items that come meanwhile wait and go
+together in the next write (group commit: the slower the disk, the larger the groups). Items that a write did not store
+wait again, behind a backoff that grows with failures in a row. An item leaves an outbox when it is written, or when its
+assignment has ended.
 
 When a leader is refused, its claim passes on (`Lookups.pass_on`): the first event that followed it is tried itself.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
+from math import inf
 from operator import attrgetter
+from typing import Generic, NamedTuple, TypeVar
 
-from consumer.engine.block import RecordStage, Run
-from consumer.engine.claims import Claims, Letter, Outbox
+from consumer.engine.block import (
+    RecordStage,
+    Run,
+    divide,
+    keys_of,
+    kinds_of,
+    mark_taken_over,
+    move_all,
+    pick,
+    rows_of,
+    times_of,
+)
+from consumer.engine.claims import ASK_AGAIN, Claims, Lookups
 from consumer.engine.context import Context
 from consumer.engine.figures.counters import LETTERS_MOST, Samples, StoredLetter
 from consumer.engine.figures.delivered import Coverage, Freshness
 from consumer.engine.guard import Guard
-from consumer.engine.keys import ASK_AGAIN, Lookups
 from consumer.engine.ledger import Ledger
-from consumer.engine.messages import DeadLetter, DeadLettersStored, KeysStored, StoreDeadLetters, StoreKeys
-from consumer.engine.model import Disposition, Problem, Rejection
+from consumer.engine.messages import (
+    DeadLetter,
+    DeadLettersStored,
+    KeysStored,
+    StoreDeadLetters,
+    StoreKeys,
+)
+from consumer.engine.model import Backoff, Disposition, Problem, Rejection
 from consumer.engine.reading import Kind
-from consumer.engine.runs import divide, keys_of, kinds_of, mark_taken_over, move_all, pick, rows_of, times_of
+from consumer.errors import bug
 
 _PROBLEMS_MOST = 10
+
+
+T = TypeVar("T")
+
+
+class Letter(NamedTuple):
+    """A record on its way to the dead-letter topic."""
+
+    row: Run
+    letter: DeadLetter
+
+
+class Outbox(Generic[T]):
+    """A queue with one write under way, of up to `most` records. `rows_in`: records that an item stands for."""
+
+    def __init__(self, backoff: Backoff, most: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
+        self._backoff = backoff
+        self._most = most
+        self._rows_in = rows_in
+        self._waiting: list[T] = []
+        self.writing: list[T] = []
+        self._number: int | None = None
+        # Writes in a row that did not write everything.
+        self.failures = 0
+        # The end of the backoff (monotonic): no write begins before it.
+        self.not_before = -inf
+        self._later: list[tuple[float, Sequence[T]]] = []
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield all items that are not known to be written."""
+        yield from self.writing
+        yield from self._waiting
+        yield from chain.from_iterable(items for _, items in self._later)
+
+    def __len__(self) -> int:
+        return len(self.writing) + len(self._waiting) + sum(len(items) for _, items in self._later)
+
+    @property
+    def rows_at_risk(self) -> int:
+        """Records that a crash now would leave unwritten.
+
+        Items for a later write do not count: another member has claimed their keys, and its own records count there.
+        Two members that each wait for the other's outcome must not both stop sending.
+        """
+        return sum(map(self._rows_in, chain(self.writing, self._waiting)))
+
+    def add(self, items: Sequence[T], at: float = -inf) -> None:
+        """Queue items for the next write, or for one that begins at `at` (monotonic) or later."""
+        if at == -inf:
+            self._waiting.extend(items)
+        elif items:
+            self._later.append((at, items))
+
+    def due(self) -> float | None:
+        """When the next write may begin; None while nothing waits or one is under way."""
+        if self._number is not None:
+            return None
+        begins = [-inf] if self._waiting else [at for at, _ in self._later]
+        return max(self.not_before, min(begins)) if begins else None
+
+    def begin(self, number: int, now: float) -> Sequence[T]:
+        """Begin the next write under this number, and return its items; none: no write may begin now."""
+        due = self.due()
+        if due is None or due > now:
+            return ()
+        for entry in [one for one in self._later if one[0] <= now]:
+            self._later.remove(entry)
+            self._waiting.extend(entry[1])
+        self._number = number
+        up_to = [*accumulate(map(self._rows_in, self._waiting))]
+        # At least one item, however many records it stands for: a run of more than `most` must not wait for ever.
+        count = max(1, bisect_right(up_to, self._most))
+        self.writing, self._waiting = self._waiting[:count], self._waiting[count:]
+        return self.writing
+
+    def finish(self, number: int, written: Sequence[bool] | bool, now: float, jitter: float) -> list[T]:
+        """Take the answer to the write `number`: whether all items, or which of them, were written. Return the
+        written ones."""
+        if number != self._number:
+            raise bug(f"write {number} was answered, {self._number} is under way")
+        items, self.writing, self._number = self.writing, [], None
+        flags = [written] * len(items) if isinstance(written, bool) else written
+        if len(flags) != len(items):
+            raise bug("a write was answered for more or fewer items than it had")
+        if all(flags):
+            self.failures, self.not_before = 0, -inf
+            return items
+        # Items that were not written go first, so that the order stays.
+        done = [item for item, flag in zip(items, flags, strict=True) if flag]
+        self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
+        self.failures += 1
+        # At least half of the longest delay: an immediate second try does not help a broken disk or broker.
+        self.not_before = now + self._backoff.delay(self.failures, 0.5 + jitter / 2)
+        return done
+
+    def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Forget waiting items that are unwanted, and return them."""
+        # Items in the current write stay until its answer comes: they may be written.
+        gone = [item for item in self._waiting if unwanted(item)]
+        self._waiting = [item for item in self._waiting if not unwanted(item)]
+        return gone
 
 
 @dataclass(eq=False)

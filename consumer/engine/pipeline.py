@@ -27,22 +27,20 @@ from typing import assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.answers import Answers
-from consumer.engine.block import RecordStage
-from consumer.engine.claims import Claims
+from consumer.engine.block import RecordStage, keys_of, move_all
+from consumer.engine.claims import Claims, Lookups
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
-from consumer.engine.figures.statistics import BrokerStatistics, Statistics
+from consumer.engine.figures.statistics import BrokerStatistics, ClockStatistics, Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
-from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Instant, Policy, Problem, TopicPartition
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
 from consumer.engine.room import Room
-from consumer.engine.runs import keys_of, move_all
-from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending import Dispatcher
 from consumer.engine.survey import (
     Stall,
     account_statistics,
@@ -327,7 +325,7 @@ class Pipeline:
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.stand_ins,
-            clock=self.clock.statistics(local, len(self.early)),
+            clock=ClockStatistics(*self.clock.deviations(local), len(self.early)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
         )

@@ -15,8 +15,7 @@ from consumer.engine.context import Context
 from consumer.engine.guard import Guard
 from consumer.engine.intake import FETCH_MOST, Admission
 from consumer.engine.ledger import Ledger
-from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.halts import is_of_all
+from consumer.engine.sending import Dispatcher, is_of_all
 
 # Seconds between two fetches while an offset map is full.
 _CRAWL = 1.0

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from consumer.engine.account import AccountQueue
 from consumer.engine.block import Block, RecordStage, Run
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import (
@@ -35,8 +36,7 @@ from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import GateState, Instant, Policy
 from consumer.engine.outcomes import Outcomes
-from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.queues import AccountQueue
+from consumer.engine.sending import Dispatcher
 from consumer.engine.waiting import Transforming
 
 Place = tuple[Block, int]

@@ -48,7 +48,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from consumer.engine.block import ROW_BYTES, Run
+from consumer.engine.block import ROW_BYTES, Run, goes_on
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
 from consumer.engine.messages import SchemaFound, SchemaUnavailable, Transform, Transformed, TransformIsSlow
@@ -62,7 +62,6 @@ from consumer.engine.model import (
     TopicPartition,
 )
 from consumer.engine.reading import Decoded, SchemaLearner
-from consumer.engine.runs import goes_on
 from consumer.errors import bug
 
 # Seconds of unused rate that may be spent in a burst, so that a new member that needs many schemas starts quickly.

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.block import RecordStage, Run
+from consumer.engine.block import RecordStage, Run, move_all
 from consumer.engine.claims import Claims, KeySet, PlainKeySet
 from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import REAL_API, TopicPartition, destination_tag
 from consumer.engine.reading import KEY_BYTES, Columns, Keys, Kind
-from consumer.engine.runs import move_all
 from consumer.errors import InvariantViolation
 from tests.engine.building import MACHINE, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
 

@@ -7,10 +7,21 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
+from consumer.engine.block import (
+    ROW_BYTES,
+    Block,
+    RecordStage,
+    Run,
+    cut,
+    each_of,
+    keys_of,
+    kinds_of,
+    move_all,
+    pick,
+    rows_of,
+)
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.reading import Columns, Keys, Kind
-from consumer.engine.runs import cut, each_of, keys_of, kinds_of, move_all, pick, rows_of
 from tests.engine.building import PROPERTY, TOPIC, UNIX, Books
 
 TP = TopicPartition(TOPIC, 0)

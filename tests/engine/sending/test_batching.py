@@ -7,11 +7,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.block import Run
+from consumer.engine.account import AccountQueue, Batch, Gate
+from consumer.engine.block import Run, divide, each_of
 from consumer.engine.model import Policy, TopicPartition
-from consumer.engine.runs import divide, each_of
-from consumer.engine.sending.gate import Gate
-from consumer.engine.sending.queues import AccountQueue, Batch
 from tests.engine.building import ACCOUNT, MACHINE, TOPIC, Books, make_runs
 
 MIB = 1024 * 1024

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine import messages as m
+from consumer.engine.account import Gate, Quota
 from consumer.engine.model import Policy
-from consumer.engine.sending.gate import Gate, Quota
 from tests.engine.building import PROPERTY, Core, event
 
 QUOTA = 60

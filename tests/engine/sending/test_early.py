@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine import messages as m
+from consumer.engine.account import Gate
 from consumer.engine.model import Backoff, Policy
-from consumer.engine.sending.gate import Gate
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, PROPERTY, Core, event, event_ids
 
 LINGER = 5.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from consumer.engine.account import Gate
 from consumer.engine.model import GateState, Policy
-from consumer.engine.sending.gate import Gate
 from tests.engine.building import PROPERTY
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.keys import RENEW_EVERY
+from consumer.engine.claims import RENEW_EVERY
 from consumer.engine.model import REAL_API, Note
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
 from tests.engine.sending.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew

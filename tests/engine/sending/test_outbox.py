@@ -6,8 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.claims import Outbox
 from consumer.engine.model import Backoff
+from consumer.engine.outcomes import Outbox
 from consumer.errors import InvariantViolation
 from tests.engine.building import MACHINE
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from consumer.engine import messages as m
+from consumer.engine.claims import ASK_AGAIN, RENEW_EVERY
 from consumer.engine.figures.statistics import WaitsFor
-from consumer.engine.keys import ASK_AGAIN, RENEW_EVERY
 from consumer.engine.model import Note
 from consumer.engine.reading import split_keys
 from tests.engine.building import Core, answer_body, event, event_ids, stopped

@@ -8,10 +8,9 @@ from itertools import chain
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import RELEASED, Block, RecordStage, Run
+from consumer.engine.block import RELEASED, Block, RecordStage, Run, each_of
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.runs import each_of
 from tests.simulation.runs import run_seed
 
 

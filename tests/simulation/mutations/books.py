@@ -8,17 +8,15 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, commits, messages, offset_map
-from consumer.engine.block import Block, RecordStage, Run
-from consumer.engine.claims import Claims, Outbox
+from consumer.engine.block import Block, RecordStage, Run, each_of, keys_of, move_all, pick, rows_of
+from consumer.engine.claims import Claims, Lookups
 from consumer.engine.commits import Commits, Lives, Removals, removed_unread
-from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
-from consumer.engine.outcomes import Outcomes
+from consumer.engine.outcomes import Outbox, Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
-from consumer.engine.runs import each_of, keys_of, move_all, pick, rows_of
 from tests.simulation.mutations.mutating import mutation
 
 # -- deduplication

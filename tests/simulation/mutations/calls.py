@@ -9,19 +9,16 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, messages
+from consumer.engine.account import AccountQueue, Batch, Gate
 from consumer.engine.answering import verdicts
 from consumer.engine.answers import Answers
-from consumer.engine.block import AS_UNCLEAR, Run
+from consumer.engine.block import AS_UNCLEAR, Run, cut, each_of, pick
 from consumer.engine.commits import Commits
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import Backoff, Instant
 from consumer.engine.pipeline import Drain, Pipeline
-from consumer.engine.runs import cut, each_of, pick
-from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.gate import Gate
-from consumer.engine.sending.halts import Halts
-from consumer.engine.sending.queues import AccountQueue, Batch
+from consumer.engine.sending import Dispatcher, Halts
 from tests.simulation.mutations.mutating import mutation
 
 # -- answers
@@ -95,7 +92,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Only repeats of offline events count as not deduplicated by the platform, even after an hour."""
-    patch.setattr("consumer.engine.sending.dispatcher.COUNTS_AS_OFFLINE_AFTER", 1e12)
+    patch.setattr("consumer.engine.sending.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
@@ -213,7 +210,7 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """A refused token halts one account; the others meet the refusal themselves."""
-    patch.setattr("consumer.engine.sending.halts.TOKEN_REFUSED", -1)
+    patch.setattr("consumer.engine.sending.TOKEN_REFUSED", -1)
 
 
 @mutation

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 import pytest
 
 from consumer.engine import guard, messages
-from consumer.engine.block import Block, RecordStage, Run
+from consumer.engine.block import Block, RecordStage, Run, each_of
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import TOMBSTONE, Verdict
-from consumer.engine.runs import each_of
 from tests.simulation.mutations.mutating import mutation
 
 

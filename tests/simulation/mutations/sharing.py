@@ -7,12 +7,12 @@ from math import inf
 import pytest
 
 from consumer.engine import messages
+from consumer.engine.account import Batch
 from consumer.engine.answers import Answers
+from consumer.engine.claims import Lookups
 from consumer.engine.context import Context
-from consumer.engine.keys import Lookups
 from consumer.engine.outcomes import Outcomes
-from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.queues import Batch
+from consumer.engine.sending import Dispatcher
 from tests.simulation.mutations.mutating import mutation
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages
+from consumer.engine.account import Batch
 from consumer.engine.answers import Answers
 from consumer.engine.block import Run
 from consumer.engine.context import Clock, Context
@@ -17,7 +18,6 @@ from consumer.engine.intake import Admission
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import SchemaLearner
-from consumer.engine.sending.queues import Batch
 from consumer.engine.waiting import BURST, EarlyRecords, Parking, Transforming
 from tests.simulation.mutations.mutating import mutation
 

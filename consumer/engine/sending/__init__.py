@@ -1,1 +1,0 @@
-"""Delivery of batches: `dispatcher` (what goes next), `queues`, `gate` (when a call may go) and `halts`."""
