@@ -1,7 +1,11 @@
-"""The shell: feeds events to the engine, performs its commands, sets one timer. It decides nothing.
+"""The shell: feeds inputs to the engine, performs its commands, sets one timer.
 
-Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out, each command starts at
-once as a task of its own; the task's result is the next input. So there are no locks and no queues between stages. One
+It decides nothing, with one exception: a call whose lease ended while the process stood still does not begin. The
+engine cannot know that in time.
+
+Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out. `_perform` does at once
+what needs no waiting; every `Attempt` starts at once as a task of its own, and the task's result is the next input. So
+there are no locks and no queues between stages. One
 loop fetches, reading `Pipeline.room` before each fetch; one timer ticks at `Pipeline.next_deadline`; one slow loop does
 the rest (end offsets, expiry of keys). Rebalances come in through `assigned`, `revoked` and `lost`.
 
@@ -22,7 +26,6 @@ from typing import Protocol, assert_never
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.intake import FETCH_MOST
 from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import DestinationRefused, KeyStoreError, bug
@@ -247,7 +250,7 @@ class Service:
         try:
             self.feed(m.Tick())  # from now on the engine notices if the process stood still
             await self._source.start()
-            background = [asyncio.create_task(self._intake()), asyncio.create_task(self._keep_house())]
+            background = [asyncio.create_task(self._intake()), asyncio.create_task(self._housekeeping())]
             for task in background:
                 task.add_done_callback(self._watch)
             positions = await self._ended
@@ -448,13 +451,12 @@ class Service:
         while True:
             self.fetched_at = self._clock().monotonic
             # Also without room: a member that does not poll is expelled from the group.
-            room = min(self.pipeline.room(), FETCH_MOST)
-            chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
+            chunks = await self._source.fetch(self.pipeline.room(), _FETCH_TIMEOUT)
             if chunks:
                 with self._around_fetched(chunks):
                     self.feed(m.Fetched(chunks))
 
-    async def _keep_house(self) -> None:
+    async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             self.feed(await self._source.end_offsets())

@@ -7,8 +7,9 @@ is taken out of it, as a run of one row.
 
 The stage is one byte, and says where a record is on its way. Two rules:
 
-* A record is open until its stage is final, and only the ledger makes it final. The lowest open record of an
-  assignment is the first byte that is not final in its first unfinished block: nothing is committed past that.
+* A record is open until its stage is final. Only the ledger settles a record; a block makes a row final that another
+  assignment or another row settles (PASSED, REWOUND). The lowest open record of an assignment is the first byte that is
+  not final in its first unfinished block: nothing is committed past that.
 * A stage changes only as `MOVES` says; any other change is a bug and raises `InvariantViolation`.
 
 Memory is counted as it is held: the records that are open, the page of bodies, and the other columns until the last
@@ -75,7 +76,7 @@ class RecordStage(IntEnum):
     # Settled before this assignment: the offset map it came with says so.
     PASSED = 16
     # The log was read again from before it: another row settles the record, although its block is still ours.
-    RELEASED = 17
+    REWOUND = 17
 
 
 class Move(NamedTuple):
@@ -97,10 +98,12 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.ROOM: Move({_S.SCHEMA, _S.CLOCK}, "intake", _AGAIN),
     _S.FOLLOWING: Move({_S.READ, _S.ROOM}, "intake", f"{_AGAIN}: a claim is in memory only"),
     _S.LOOKED_UP: Move(
-        {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED}, "intake, keys (an heir, a new session)", _AGAIN
+        {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED}, "intake, claims (an heir, a new session)", _AGAIN
     ),
-    _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "keys", _AGAIN),
-    _S.QUEUED: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "keys, answers (a retry)", f"{_AGAIN}, sent"),
+    _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "claims", _AGAIN),
+    _S.QUEUED: Move(
+        {_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "claims, answers (a retry)", f"{_AGAIN}, sent"
+    ),
     _S.IN_FLIGHT: Move({_S.QUEUED}, "sending", "read again, sent again under the same event id"),
     _S.STORING: Move({_S.IN_FLIGHT}, "outcomes.delivered", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
@@ -109,7 +112,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     # A delivered event is not freed: its key is being written.
     _S.FREED: Move(
         {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING},
-        "keys, whatever held it",
+        "claims, and intake or pipeline for what holds no claim",
         f"{_AGAIN}, by the next owner or after the restart",
     ),
     _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable"),
@@ -117,9 +120,9 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "ledger", "filtered once more"),
     _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "ledger", "its letter is written twice"),
     _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over once more"),
-    _S.RELEASED: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
+    _S.REWOUND: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
-RELEASED: Final = int(_S.RELEASED)
+REWOUND: Final = int(_S.REWOUND)
 # The stage of a record that is settled, by its disposition.
 SETTLED_AS: Final = {one: RecordStage[one.name] for one in Disposition}
 # By stage, a list: looked up at every move.
@@ -128,7 +131,7 @@ _MAY_COME_FROM: Final[list[Set[RecordStage]]] = [
 ]
 # Stages that are not final; a regular expression, because each commit looks through all blocks of an assignment.
 _OPEN_RUN: Final = re.compile(b"[\\0-\\x%02x]+" % RecordStage.FREED)
-# Mark of a released row that is in a call which is not answered yet.
+# Mark of a rewound row that is in a call which is not answered yet.
 _IN_CALL: Final = 8
 # Mark of a delivered row whose key another member has claimed.
 TAKEN_OVER: Final = 16
@@ -204,12 +207,12 @@ class Block:
         self.held = sum(self.sizes) + len(self.page) + ROW_BYTES * self.open
         # Bytes of the page that belong to settled records.
         self._dead = 0
-        # Whether rows were released: calls with them may still be in flight, so the columns stay.
+        # Whether rows were rewound: calls with them may still be in flight, so the columns stay.
         self._cut = False
         self._drop_what_is_dead()
 
     def move(self, first: int, end: int, stage: RecordStage) -> bool:
-        """Move the rows from `first` to before `end` to a stage, except released ones. Return True if none is released.
+        """Move the rows from `first` to before `end` to a stage, except rewound ones. Return True if none is rewound.
 
         Return False and move nothing if the assignment has ended. Raises `InvariantViolation` if a move is not legal.
         """
@@ -226,7 +229,7 @@ class Block:
         for index in range(first, end):
             if stages[index] in of:
                 stages[index] = stage
-            elif stages[index] == RELEASED:
+            elif stages[index] == REWOUND:
                 whole = False  # it is read again, as a row of another block
             else:
                 where, came_from = self.assignment.tp, RecordStage(stages[index])
@@ -327,9 +330,9 @@ class Block:
         released, before = 0, self.held
         for index in range(bisect_left(self.offsets, offset), len(self.offsets)):
             stage = self.stages[index]
-            if stage not in _MAY_COME_FROM[RecordStage.RELEASED]:
+            if stage not in _MAY_COME_FROM[RecordStage.REWOUND]:
                 continue
-            self.stages[index] = RELEASED
+            self.stages[index] = REWOUND
             self.records[index] = None
             self.held -= self.sizes[index]
             released += 1
@@ -354,7 +357,7 @@ class Block:
         """Drop all columns with the last open row; before that, bodies of settled rows once they are a quarter."""
         if not self.open:
             self.held = 0
-            # Answers to calls with released rows still need bodies, to mask what they echo.
+            # Answers to calls with rewound rows still need bodies, to mask what they echo.
             if not self._cut:
                 self.page, self.keys, self.ends, self.times = b"", b"", array("q"), array("q")
                 self.marks, self.kind_numbers, self.sections = bytearray(), bytearray(), bytearray()
@@ -384,8 +387,8 @@ class Run(NamedTuple):
     @property
     def ours(self) -> bool:
         """True if all rows are still ours to settle, or were settled while they were."""
-        # A record that a rewind released is read again as a row of another block, under the same assignment.
-        return self.block.assignment.live and self.block.stages.find(RELEASED, self.first, self.end) < 0
+        # A rewound record is read again as a row of another block, under the same assignment.
+        return self.block.assignment.live and self.block.stages.find(REWOUND, self.first, self.end) < 0
 
     @property
     def accepted(self) -> bool:

@@ -278,7 +278,7 @@ class Lookups:
 
     # -- the lease
 
-    def mind_clocks(self, now: Instant) -> None:
+    def notice_suspension(self, now: Instant) -> None:
         """Shorten the lease by the time that this machine was suspended for: the monotonic clock stands still then.
 
         If the wall clock was only set, this costs one renewal.
@@ -307,7 +307,7 @@ class Lookups:
         # An answer that came so late that it proves nothing is asked for again at once.
         self._renew_at = now + RENEW_EVERY if self._dispatcher.lease_until > now else now
         self.renewal_fails = False
-        self._dispatcher.halts.heed(happened.notes)
+        self._dispatcher.halts.apply(happened.notes)
         before, self._dispatcher.session = self._dispatcher.session, happened.session
         # 0: the first session of this process, so no claim was made under another one.
         if before not in (0, happened.session):

@@ -133,7 +133,7 @@ class Commits:
 
     # -- absence
 
-    def mind_absence(self, now: Instant) -> None:
+    def notice_absence(self, now: Instant) -> None:
         """Note that an input came at `now`; if that is long after the one before, the process was away."""
         before, self._last_input = self._last_input, now
         if before is None:

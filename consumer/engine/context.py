@@ -179,7 +179,7 @@ class Clock:
 
     # -- reports
 
-    def mind(self) -> None:
+    def report(self) -> None:
         """Report a wrong clock once a minute, and once when it is right again."""
         now = self._local
         if now.monotonic < self._look_at:

@@ -230,7 +230,7 @@ class Guard:
             if not sample.news:
                 del self._unweighed[topic]
 
-    def mind(self) -> None:
+    def check(self) -> None:
         """Weigh the verdicts of one input together; report a guard that has tripped once a minute."""
         self.weigh()
         tripped = self.tripped

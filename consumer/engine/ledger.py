@@ -50,10 +50,10 @@ class LeftAt(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class AssignmentState(Fence):
-    """One partition under one epoch: its books, and its fence (`live`)."""
+    """One partition under one epoch: its records and counts, and its fence (`live`)."""
 
     ledger: Ledger
-    """The ledger that these books belong to: it has the limit for commit metadata, and the destination."""
+    """The ledger that this assignment belongs to: it has the limit for commit metadata, and the destination."""
     start: int | None
     start_leader_epoch: int | None = None
     inherited: OffsetMap | None = None
@@ -197,7 +197,7 @@ class AssignmentState(Fence):
         return Totals(read=self.read, open=self.open, **settled)
 
     def off(self) -> int:
-        """Return by how many records the books do not add up."""
+        """Return by how many records the counts do not add up."""
         unsettled = self.read - self.counts.total()
         return abs(unsettled - self.open) + abs(sum(map(_OPEN, self.blocks)) - self.open)
 
@@ -241,7 +241,7 @@ class Ledger:
         return self._assignments.get(tp)
 
     def assign(self, one: Assignment, said: CommitMetadata = NOTHING_SAID) -> AssignmentState:
-        """Open the books of a new assignment; an older assignment of the same partition ends.
+        """Begin a new assignment; an older assignment of the same partition ends.
 
         `said`: the metadata committed with its start.
         """
@@ -382,7 +382,7 @@ class Ledger:
             block, first, end = run
             if block.move(first, end, SETTLED_AS[disposition]):
                 ours.append(run)
-            # A rewind released some of the rows; the others are settled nevertheless.
+            # Some of the rows were rewound; the others are settled nevertheless.
             elif block.assignment.live:
                 settled, _ = pick([run], [one == SETTLED_AS[disposition] for one in block.stages[first:end]])
                 ours += settled
@@ -450,14 +450,14 @@ class Ledger:
         return settled
 
     def mismatch(self) -> int:
-        """Return the records ever entered that are neither settled, open nor released; if none, by how many
-        records the assignments' books do not add up."""
+        """Return the records ever entered that are neither settled, open nor rewound; if none, by how many
+        records the assignments' counts do not add up."""
         # Records entered and records settled are counted independently.
         unsettled = self._entered - self._released - self._settled().total()
         return unsettled - self.open or sum(state.off() for state in self)
 
     def check(self) -> None:
-        """Check that the books add up. Raises `InvariantViolation` otherwise."""
+        """Check that all counts add up. Raises `InvariantViolation` otherwise."""
         for state in self:
             self._check(state)
         if self.mismatch():

@@ -1,9 +1,11 @@
 """All messages between engine and shell: inputs in the past tense, commands in the imperative.
 
 The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands that it
-returns. Each command with an effect outside is answered by exactly one input, success or failure; the shell tries a
-command once, and the engine decides what a failure means. Numbers (``number``) tie the answer to its command, where
-several commands of a kind may be under way; they are unique in a process.
+returns. The shell tries a command once, and the engine decides what a failure means. An `Attempt` is answered by
+exactly one input, success or failure, with three exceptions: `ReleaseKeys` and `TellNote` are answered only if they
+fail; `Assigned` answers `ReadAnew`; and before its answer a `Transform` may report, more than once, that it is slow.
+Numbers (``number``) tie the answer to its command, where several commands of a kind may be under way; they are unique
+in a process.
 
 Messages are named tuples. Those with bodies or events are dataclasses, which leave them out of their repr, since a repr
 may be logged; so are those without fields, because an empty tuple is false.

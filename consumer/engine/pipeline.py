@@ -1,17 +1,17 @@
-"""The pipeline: it handles one input at a time and returns what to do next. All control flow of the engine is here.
+"""The pipeline: it handles one input at a time and returns what to do next.
 
 Theory of operation. `handle` takes one input and returns the commands that follow; between two inputs nothing changes.
-One `match` (`_take_in`) says which part an input is for; `_go_on` then begins everything that may begin now. A
-record's way: fetched -> decoded, converted -> entered in the ledger -> claims its key -> looked up in the key store ->
-batched -> sent -> answered -> its key stored -> settled. Each step either settles the record or leaves it open, and no
-commit goes past an open record. The parts emit commands themselves, through `Context`, in an order that is fixed here.
+One `match` (`_take_in`) says which part an input is for; `_go_on` then lets the parts begin, in a fixed order, what may
+begin now. They emit commands themselves, through `Context`. A record's way: fetched -> decoded, converted -> entered in
+the ledger -> claims its key -> looked up in the key store -> batched -> sent -> answered -> its key stored -> settled.
+Each step either settles the record or leaves it open, and no commit goes past an open record.
 
 A shell uses only `handle`, `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`, `problems` and
 `stopping`.
 
-Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims` and `keys`,
-the meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
-`sending.gate`.
+Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims`, the
+meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
+`account`.
 
 Revoke and stop are one path (`_drain`): begin nothing new, drop queued events and release their claims, wait for events
 in flight until the deadline, then say what to commit and release the partitions (rule 6).
@@ -130,8 +130,8 @@ class Pipeline:
         """Handle an input and return the commands that follow, in order. Raises only `InvariantViolation`, on a bug."""
         self.context.now = self.clock.begin(now)
         # Before new work begins: the process may have been away, and another member may have its partitions or claims.
-        self.commits.mind_absence(now)
-        self.lookups.mind_clocks(now)
+        self.commits.notice_absence(now)
+        self.lookups.notice_suspension(now)
         self._take_in(happened)
         self._go_on()
         commands, self.context.commands = self.context.commands, []
@@ -222,16 +222,16 @@ class Pipeline:
         now = self.context.now.monotonic
         # First drains that end: that makes room for records that wait.
         self._end_drains()
-        self.clock.mind()
+        self.clock.report()
         self.admission.admit()
         if len(self.early):
             self.admission.judge_early(self.clock.version, self._quiet)
-        self._mind_guard()
+        self._check_guard()
         if self.guard.tripped is None:
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
         self.lookups.go_on()
-        self.dispatcher.halts.tend()
+        self.dispatcher.halts.go_on()
         self.outcomes.write_keys()
         if not self.commits.unproven():
             self.dispatcher.send(self.outcomes.keys.rows_at_risk)
@@ -239,12 +239,12 @@ class Pipeline:
         self.commits.go_on()
         self._room.go_on()
 
-    def _mind_guard(self) -> None:
+    def _check_guard(self) -> None:
         """Write no dead letters once the guard has tripped: waiting letters are dropped, and their records stay open.
 
         So nothing is committed past them, and no drain waits for letters that will not be written.
         """
-        self.guard.mind()
+        self.guard.check()
         if self.guard.tripped is not None:
             # A letter would settle its record, and its offset could be committed before the cause is corrected.
             move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)

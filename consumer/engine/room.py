@@ -64,7 +64,7 @@ class Room:
         self._left = min(self._allowed - gone_on, self._ahead - still_open)
 
     def level(self) -> int:
-        """Return how many records to fetch now at most; 0: pause."""
+        """Return how many records to fetch now at most, up to `FETCH_MOST`; 0: pause."""
         if self._guard.tripped is not None:
             return 0
         ledger, admission = self._ledger, self._admission

@@ -64,7 +64,7 @@ class Halts:
         # Until when notes of a refused token are ignored.
         self._doubts_until = 0.0
         # The names of the notes that were applied: each acts once.
-        self._heeded: frozenset[str] = frozenset()
+        self._applied: frozenset[str] = frozenset()
         # Notes for this destination, as last read, and when each expires (monotonic).
         self._notes: Sequence[tuple[float, Note]] = ()
 
@@ -159,7 +159,7 @@ class Halts:
         loses_patience = patience and not self.gave_up and (queue.queued or queue.in_flight)
         return halt.probe_at if probes else inf, halt.waiting_since + patience if loses_patience else inf, inf
 
-    def tend(self) -> None:
+    def go_on(self) -> None:
         """Do what is due: have the token read, give up, report that an account is unreachable."""
         now, reading = self._context.now.monotonic, False
         for queue in self._queues.values():
@@ -195,12 +195,12 @@ class Halts:
                 queue.gate.refuse(halt.status, halt.code, self._context.now.monotonic)
                 return
 
-    def heed(self, notes: Sequence[Note]) -> None:
+    def apply(self, notes: Sequence[Note]) -> None:
         """Apply the notes of the store that are new."""
         now, destination = self._context.now.monotonic, self._context.policy.destination or ""
         ours = [one for one in notes if one.destination == destination]
-        new = [one for one in ours if one.name not in self._heeded]
-        self._heeded = frozenset(one.name for one in ours)
+        new = [one for one in ours if one.name not in self._applied]
+        self._applied = frozenset(one.name for one in ours)
         self._notes = [(now + one.seconds, one) for one in ours]
         for queue in self._queues.values() if new else ():
             for note in new:

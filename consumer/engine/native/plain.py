@@ -7,15 +7,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from operator import itemgetter, lt
 
-from consumer.engine.model import Record
-
+# A record as it was fetched (`consumer.engine.model.Record`): offset, timestamp, key, value, headers.
+_Record = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 # Bytes of a header beside its name and value: tuples (64, and 8 for its place in another), text (64), bytes (48).
 _HEADER = 184
 # Bytes of a character in a name that is not ASCII, at most.
 _WIDEST = 4
 
 
-def sizes_of(records: list[Record]) -> array[int]:
+def sizes_of(records: Sequence[_Record]) -> array[int]:
     """Return the bytes that each of these fetched records holds in memory.
 
     The objects around key and value are left aside: some hundred bytes a record, which the budget of open events
@@ -37,7 +37,7 @@ def size_of_headers(headers: Sequence[tuple[str, bytes | None]]) -> int:
     )
 
 
-def offsets_of(records: list[Record]) -> array[int]:
+def offsets_of(records: Sequence[_Record]) -> array[int]:
     """Return the offset of each record."""
     return array("q", map(itemgetter(0), records))
 

@@ -185,13 +185,13 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
         block.stages[:] = bytes([before]) * 4
         if before in MOVES[stage].of:
             assert block.move(first, end, stage)
-        elif before is RecordStage.RELEASED:
+        elif before is RecordStage.REWOUND:
             assert not block.move(first, end, stage)
         else:
             with pytest.raises(InvariantViolation, match="please report it"):
                 block.move(first, end, stage)
             continue
-        expected = before if before is RecordStage.RELEASED else stage
+        expected = before if before is RecordStage.REWOUND else stage
         assert [block.stages[at] == expected for at in indexes] == [True] * len(indexes)
         assert all(block.stages[at] == before for at in {0, 1, 2, 3} - {*indexes})
 

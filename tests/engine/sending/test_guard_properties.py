@@ -149,7 +149,7 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        self.guard.mind()
+        self.guard.check()
         tripped = self.guard.tripped
         named = set() if tripped is None else {(tripped.topic, tripped.rejected, tripped.of)}
         assert named <= self.first

@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import RELEASED, Block, RecordStage, Run, each_of
+from consumer.engine.block import REWOUND, Block, RecordStage, Run, each_of
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
 from tests.simulation.runs import run_seed
@@ -51,7 +51,7 @@ def _look(pipeline: Pipeline, now: Instant) -> None:
         for block in state.blocks:
             for index, stage in enumerate(block.stages):
                 if stage >= RecordStage.DELIVERED:
-                    assert not any((block, index) in held for held in places.values()) or stage == RELEASED
+                    assert not any((block, index) in held for held in places.values()) or stage == REWOUND
                 elif stage == RecordStage.FREED:
                     assert state.draining or pipeline.guard.tripped is not None
                 else:

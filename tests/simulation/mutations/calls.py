@@ -372,26 +372,26 @@ def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """A process that stood still goes on sending, although its partitions have other owners."""
-    mind = Commits.mind_absence
+    original = Commits.notice_absence
 
     def unmoved(self: Commits, now: Instant) -> None:
-        mind(self, now)
+        original(self, now)
         for state in self._ledger:
             state.proven = True
 
-    patch.setattr(Commits, "mind_absence", unmoved)
+    patch.setattr(Commits, "notice_absence", unmoved)
 
 
 @mutation
 def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None:
     """The answer to a commit that was sent before the absence counts as proof of ownership."""
-    mind = Commits.mind_absence
+    original = Commits.notice_absence
 
     def believing(self: Commits, now: Instant) -> None:
-        mind(self, now)
+        original(self, now)
         self._proves = True
 
-    patch.setattr(Commits, "mind_absence", believing)
+    patch.setattr(Commits, "notice_absence", believing)
 
 
 @mutation

@@ -20,13 +20,13 @@ from tests.simulation.mutations.mutating import mutation
 @mutation
 def guard_writes_on(patch: pytest.MonkeyPatch) -> None:
     """Intake has stopped, but waiting dead letters are written."""
-    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
+    patch.setattr(Pipeline, "_check_guard", lambda self: self.guard.check())
 
 
 @mutation
 def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
     """No dead letter is written, and the record is settled."""
-    mind = Pipeline._mind_guard
+    original = Pipeline._check_guard
 
     def settling(self: Pipeline) -> None:
         dropped = (
@@ -34,11 +34,11 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
             if self.guard.tripped is not None
             else []
         )
-        mind(self)
+        original(self)
         for letter in dropped:
             self.ledger.settle([letter.row], Disposition.DEAD_LETTERED)
 
-    patch.setattr(Pipeline, "_mind_guard", settling)
+    patch.setattr(Pipeline, "_check_guard", settling)
 
 
 @mutation
@@ -61,7 +61,7 @@ def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None
         if self.guard.tripped is None:
             write(self)
 
-    patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
+    patch.setattr(Pipeline, "_check_guard", lambda self: self.guard.check())
     patch.setattr(Outcomes, "write_letters", unless_tripped)
 
 

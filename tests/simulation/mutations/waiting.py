@@ -110,14 +110,14 @@ def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
     """Schemas are asked for while the guard has stopped intake."""
-    mind = Pipeline._mind_guard
+    original = Pipeline._check_guard
 
     def ask_first(self: Pipeline) -> None:
         for ref in self.parking.ask(self.context.now.monotonic):
             self.context.emit(messages.FetchSchema(ref))
-        mind(self)
+        original(self)
 
-    patch.setattr(Pipeline, "_mind_guard", ask_first)
+    patch.setattr(Pipeline, "_check_guard", ask_first)
 
 
 @mutation
