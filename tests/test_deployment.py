@@ -405,7 +405,7 @@ class TestMake:
             "-n2",
             "-m",
             expression,
-            "tests/engine/offsets/test_lag.py",
+            "tests/engine/commits/test_lag.py",
         ]
         done = subprocess.run(
             arguments,

@@ -16,7 +16,7 @@ from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
-from tests.adapters.key_store.shops import Shop, on_redis, on_the_stand_in
+from tests.adapters.key_store.shared.shops import Shop, on_redis, on_the_stand_in
 
 
 def use_plain(monkeypatch: pytest.MonkeyPatch) -> None:

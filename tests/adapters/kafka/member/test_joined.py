@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.adapters.kafka.membership.scripted_member import Bench, given, parts
+from tests.adapters.kafka.member.scripted_member import Bench, given, parts
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
 

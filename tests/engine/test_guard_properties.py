@@ -37,7 +37,7 @@ from tests.engine.building import (
     write_map,
 )
 from tests.engine.building import Books as LedgerBooks
-from tests.engine.sending.test_guard import OTHER_TOPIC, bad, good, guarded, judge, tripped
+from tests.engine.test_guard import OTHER_TOPIC, bad, good, guarded, judge, tripped
 
 # -- against naive books
 

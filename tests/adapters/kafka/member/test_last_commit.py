@@ -9,7 +9,7 @@ import confluent_kafka
 import pytest
 
 from consumer.engine.model import Position
-from tests.adapters.kafka.membership.scripted_member import Bench, taken
+from tests.adapters.kafka.member.scripted_member import Bench, taken
 
 PASSING = [
     confluent_kafka.KafkaError.ILLEGAL_GENERATION,

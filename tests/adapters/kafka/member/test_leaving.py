@@ -15,7 +15,7 @@ from confluent_kafka import Message
 
 from consumer.adapters.kafka import commits, ends, member
 from consumer.engine.model import Position
-from tests.adapters.kafka.membership.scripted_member import Bench, taken
+from tests.adapters.kafka.member.scripted_member import Bench, taken
 
 ILLEGAL_GENERATION = confluent_kafka.KafkaError.ILLEGAL_GENERATION
 GRACE = 25.0

@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import TopicPartition
-from tests.adapters.kafka.membership.scripted_member import Bench, brings, message
+from tests.adapters.kafka.member.scripted_member import Bench, brings, message
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, produce, unique
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]

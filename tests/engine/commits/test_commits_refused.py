@@ -6,7 +6,7 @@ import pytest
 
 from consumer.engine import messages as m
 from tests.engine.building import Core, filtered
-from tests.engine.offsets.test_commits import committed, core_of
+from tests.engine.commits.test_commits import committed, core_of
 
 
 def refused(core: Core, reason: str) -> None:

@@ -13,7 +13,7 @@ from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.engine.model import Note
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import NOON, key, keys
-from tests.adapters.key_store.shops import Shop
+from tests.adapters.key_store.shared.shops import Shop
 from tests.support.shared_keys import SharedMember
 
 

@@ -25,7 +25,7 @@ from consumer.adapters.kafka.groups import (
     ask_patiently,
     describe_group,
 )
-from tests.adapters.kafka.membership import asker
+from tests.adapters.kafka.member import asker
 from tests.support.kafka.broker import RealBroker
 from tests.support.limits import LATE
 

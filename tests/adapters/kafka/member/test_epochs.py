@@ -15,8 +15,8 @@ from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
-from tests.adapters.kafka.membership.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
-from tests.adapters.kafka.membership.test_forgotten import FORGOTTEN, ended
+from tests.adapters.kafka.member.scripted_member import FakeConsumer, Ids, brings, given, message, offsets
+from tests.adapters.kafka.member.test_forgotten import FORGOTTEN, ended
 from tests.support.certificates import Authority
 from tests.support.kafka.harness import until
 

@@ -11,7 +11,7 @@ from consumer.engine import messages as m
 from consumer.engine.claims import RENEW_EVERY
 from consumer.engine.model import REAL_API, Note
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
-from tests.engine.sending.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew
+from tests.engine.claims.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew
 
 
 def member(**policy: Any) -> Core:

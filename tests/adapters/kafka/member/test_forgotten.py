@@ -16,7 +16,7 @@ from consumer.adapters.aws import msk
 from consumer.adapters.kafka.trouble import as_fatal
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.membership.scripted_member import Bench, Clock, message, offsets
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, message, offsets
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 from tests.support.limits import LATE

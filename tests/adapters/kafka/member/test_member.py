@@ -14,7 +14,7 @@ from consumer.adapters.kafka.commits import commit_done
 from consumer.engine.messages import CommitDone
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.membership.scripted_member import (
+from tests.adapters.kafka.member.scripted_member import (
     Bench,
     FakeConsumer,
     message,

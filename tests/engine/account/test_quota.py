@@ -10,7 +10,7 @@ from consumer.engine import messages as m
 from consumer.engine.figures.statistics import WaitsFor
 from consumer.engine.model import REAL_API
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
-from tests.engine.sending.test_shared import LEASE, TIMEOUT, pass_time, renew
+from tests.engine.claims.test_shared import LEASE, TIMEOUT, pass_time, renew
 from tests.support.shared_keys import SharedKeys
 
 SECONDS = 2.0

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.starts import Unstarted
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.membership.scripted_member import (
+from tests.adapters.kafka.member.scripted_member import (
     Bench,
     Clock,
     FakeConsumer,

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from consumer.settings import passthrough
-from tests.adapters.kafka.membership.scripted_member import Bench, brings, message, offsets, taken
+from tests.adapters.kafka.member.scripted_member import Bench, brings, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
 from tests.support.kafka.segments import Segment

@@ -20,7 +20,7 @@ from consumer.engine import offset_map
 from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Position
 from consumer.errors import KafkaError
-from tests.adapters.kafka.membership.scripted_member import (
+from tests.adapters.kafka.member.scripted_member import (
     Bench,
     FakeConsumer,
     Ids,
@@ -29,8 +29,8 @@ from tests.adapters.kafka.membership.scripted_member import (
     offsets,
     taken,
 )
-from tests.adapters.kafka.membership.test_forgotten import FORGOTTEN, ended
-from tests.adapters.kafka.membership.test_starts import P0, P1, FakeOffsets, find_starts
+from tests.adapters.kafka.member.test_forgotten import FORGOTTEN, ended
+from tests.adapters.kafka.member.test_starts import P0, P1, FakeOffsets, find_starts
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
 

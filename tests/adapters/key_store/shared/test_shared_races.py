@@ -15,7 +15,7 @@ from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import NOON, key
-from tests.adapters.key_store.shops import Shop
+from tests.adapters.key_store.shared.shops import Shop
 from tests.support.shared_keys import SharedMember
 
 KEYS = 40

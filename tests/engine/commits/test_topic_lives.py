@@ -8,7 +8,7 @@ from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.engine.building import TOPIC, Core, event, filtered, released
-from tests.engine.offsets.test_commits import DESTINATION, TOPIC_ID
+from tests.engine.commits.test_commits import DESTINATION, TOPIC_ID
 
 NEXT_ID = "AAAAAAAAAAAAAAAAAAAAAg"
 

@@ -11,7 +11,7 @@ from consumer.engine.block import Block, RecordStage
 from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import METADATA_BYTES, Disposition, Position
 from tests.engine.building import TOPIC, Books, read_map, write_map
-from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk_of
+from tests.engine.ledger.test_ledger_restarts import TP, Identity, begin, chunk_of
 
 
 def reads(ledger: Books, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Block:
