@@ -58,7 +58,6 @@ class Member:
         )
         self._epoch = self._numbers = 0
         self.in_callback = False
-        """Keys that its key store says it forgot early."""
         self._knows_brokers = False
         self._ask_size_at = world.now
         self._committing = False
