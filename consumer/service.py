@@ -226,7 +226,8 @@ class Service:
         self._stop_deadline: float | None = None
         self._closing = False
         self._refused: str | None = None
-        self._failed = False
+        # Why the service failed; None: it has not.
+        self._failure: BaseException | None = None
         # The figures of the key store as they were last looked at.
         self._keys = KeyStoreStatistics()
         # Why the key store needs a restart of the process to be used again; None: it does not, as far as known.
@@ -242,8 +243,10 @@ class Service:
         Raises the error that ended it, and `DestinationRefused` if patience ran out.
         """
         self._ended = asyncio.get_running_loop().create_future()
-        if self._final is not None:
-            # The stop was requested before the start.
+        # The stop may have been requested before the start, and the engine may have failed at it.
+        if self._failure is not None:
+            self._ended.set_exception(self._failure)
+        elif self._final is not None:
             self._ended.set_result(self._final)
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
@@ -288,7 +291,7 @@ class Service:
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """Drain revoked partitions; return what to commit, once they are drained or the grace is over."""
-        if self._failed:
+        if self._failure is not None:
             return ()
         if self._final is not None:
             return self._hand_over(partitions)
@@ -318,7 +321,7 @@ class Service:
 
     def feed(self, happened: m.Input) -> None:
         """Pass an input to the engine, and begin its commands. An error in the engine ends the service."""
-        if self._failed:
+        if self._failure is not None:
             return
         try:
             # One step, with no await in it: no other input comes in between.
@@ -437,7 +440,7 @@ class Service:
 
     def _fail(self, error: BaseException) -> None:
         """End the service. After a failure nothing is committed any more: open records are read again."""
-        self._failed = True
+        self._failure = self._failure or error
         if self._ended is not None and not self._ended.done():
             self._ended.set_exception(error)
         for future in self._releases.values():

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import DestinationRefused, KafkaError
+from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
 from consumer.service import Service
 from tests.engine.building import TOPIC, UNDECODABLE, filtered, of_schema
 from tests.service.driving import Trouble, serve, settled, something_processed, until, values
@@ -128,6 +128,21 @@ def test_a_stop_before_the_run() -> None:
 
     run(scenario(), limit=60.0)
     assert process.source.closed
+
+
+def test_an_error_before_the_run_ends_it() -> None:
+    """An engine that failed before the start takes no inputs, so a run would never end: it raises the error."""
+    process = Process(World(p0=values(4)))
+
+    async def scenario() -> None:
+        process.service.feed(m.CommitDone(()))
+        process.service.request_stop()
+        with pytest.raises(InvariantViolation, match="a commit was answered but not asked"):
+            await process.service.run()
+
+    run(scenario(), limit=60.0)
+    assert process.source.closed
+    assert process.world.processed == []
 
 
 def test_a_cancelled_run_leaves_the_group() -> None:
