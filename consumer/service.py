@@ -468,9 +468,19 @@ class Service:
             # Such events, read again, are sent again.
             if (lost := figures.lost - before.lost) > 0:
                 self._report(m.Report("warning", "keys_lost", {"keys": lost}))
-            if (early := figures.evicted_early - before.evicted_early) > 0:
-                advice = "raise PINSTREAM_KEY_STORE_MAX_BYTES"
-                self._report(m.Report("warning", "keys_forgotten_early", {"keys": early, "advice": advice}))
+            forgotten = {
+                "raise PINSTREAM_KEY_STORE_MAX_BYTES, unless the store's folder was deleted": (
+                    figures.evicted - before.evicted
+                ),
+                "give the shared key store's server more memory, and set its maxmemory-policy to noeviction": (
+                    figures.evicted_by_server - before.evicted_by_server
+                ),
+            }
+            for advice, early in forgotten.items():
+                if early > 0:
+                    self._report(
+                        m.Report("warning", "keys_forgotten_early", {"keys": early, "advice": advice})
+                    )
             try:
                 await self._key_store.expire(self._clock().unix)
             except KeyStoreError as error:

@@ -346,7 +346,7 @@ function showDuplicates(s) {
     h("p", null, h("b", big(n(l.duplicate)), n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`),
     s.claimed_elsewhere > 0 && h("p", null, `${many(s.claimed_elsewhere, "open event")} ${s.claimed_elsewhere === 1 ? "is" : "are"} in flight at another member; the outcome there decides.`),
     keys && h("p", "soft", `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
-      keys.evicted_early ? h("b", "warn", ` ${many(keys.evicted_early, "key")} forgotten early because it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
+      keys.evicted_early ? h("b", "warn", ` ${many(keys.evicted_early, "key")} forgotten early: see keys_forgotten_early in the log.`) : ""));
 }
 
 function showCoverage(s) {

@@ -254,7 +254,7 @@ class FakeKeyStore(KeyStore):
         self._process = process
         self.failures: dict[str, int] = {}
         """For each call's name, how often it fails."""
-        self.evicted_early = self.lost = 0
+        self.evicted = self.evicted_by_server = self.lost = 0
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         await self._call("look_up")
@@ -271,7 +271,9 @@ class FakeKeyStore(KeyStore):
         await self._call("expire")
 
     def statistics(self) -> KeyStoreStatistics:
-        return KeyStoreStatistics(evicted=self.evicted_early, lost=self.lost)
+        return KeyStoreStatistics(
+            evicted=self.evicted, evicted_by_server=self.evicted_by_server, lost=self.lost
+        )
 
     async def close(self) -> None:
         await asyncio.sleep(0)

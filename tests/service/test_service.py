@@ -93,7 +93,7 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
     continues."""
     process = Process(World(p0=values(3)))
     process.key_store.failures["expire"] = 2
-    process.key_store.evicted_early = 7
+    process.key_store.evicted = 7
     starts: set[int] = set()
 
     def look() -> bool:
@@ -111,17 +111,22 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
 
 
 def test_more_keys_forgotten_early_or_lost_are_reported() -> None:
-    """The log has a line for each increase, with what has been added since the last."""
+    """The log has a line for each increase, with what has been added since the last, and what to do about it."""
     process = Process(World(p0=values(3)))
 
     def look() -> bool:
         rounds = process.calls.count("expire")
-        process.key_store.evicted_early = (0, 40, 40, 100)[min(rounds, 3)]
+        process.key_store.evicted = (0, 40, 40, 100)[min(rounds, 3)]
+        process.key_store.evicted_by_server = (0, 0, 0, 0, 8)[min(rounds, 4)]
         process.key_store.lost = (0, 0, 5)[min(rounds, 2)]
         return rounds >= 6
 
     run(serve(process, look))
-    assert [one.fields["keys"] for one in process.reported("keys_forgotten_early")] == [40, 60]
+    early = process.reported("keys_forgotten_early")
+    assert [one.fields["keys"] for one in early] == [40, 60, 8]
+    words = ["PINSTREAM_KEY_STORE_MAX_BYTES", "PINSTREAM_KEY_STORE_MAX_BYTES", "server more memory"]
+    for one, word in zip(early, words, strict=True):
+        assert word in str(one.fields["advice"])
     assert [one.fields for one in process.reported("keys_lost")] == [{"keys": 5}]
 
 

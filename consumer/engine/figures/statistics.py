@@ -577,7 +577,8 @@ class Statistics:
 
     @derived("counts.keys_forgotten_early", metric="pinstream_keys_forgotten_early_total")
     def keys_forgotten_early(self) -> int:
-        """Keys of delivered events that the key store forgot before their window was over, since it was full."""
+        """Keys of delivered events that the key store forgot before their window was over: it was full, or its folder
+        was deleted."""
         return self.key_store.evicted_early
 
     @derived(metric="pinstream_unreadable_partitions")
