@@ -122,6 +122,7 @@ class Member:
                 self.settings.kafka.topics,
                 timeout=_DESCRIBE_TIMEOUT,
                 dead_letter_topic=self.settings.pinstream.dead_letter_topic,
+                joins=True,
             )
         )
         stopping = asyncio.create_task(self._asked.wait())

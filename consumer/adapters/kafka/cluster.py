@@ -75,14 +75,20 @@ async def cluster_id(config: Config, timeout: float) -> str:
 
 
 async def describe(
-    config: Config, topics: Sequence[str], timeout: float, *, dead_letter_topic: str = "{topic}.dead-letters"
+    config: Config,
+    topics: Sequence[str],
+    timeout: float,
+    *,
+    dead_letter_topic: str = "{topic}.dead-letters",
+    joins: bool = False,
 ) -> ClusterView:
     """Describe the cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
 
-    Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
+    `joins`: a member will join a group, so the brokers must have its protocol. Raises `KafkaError` (unreachable,
+    refused, a topic or the protocol missing) and `SettingsError` (an invalid property or pattern).
     """
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
-    if configuration.uses_consumer_protocol(config):
+    if joins and configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, configuration.dead_letter_pattern(dead_letter_topic))

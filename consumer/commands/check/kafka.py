@@ -27,6 +27,7 @@ async def cluster(found: Found) -> Sequence[Answer]:
         timeout=TIMEOUT,
         # A pattern does not mean the dead-letter topics that it matches.
         dead_letter_topic=found.settings.pinstream.dead_letter_topic,
+        joins=True,
     )
     # The service would wait for a leader; here it is an error, because the user can act on it now.
     if view.leaderless:

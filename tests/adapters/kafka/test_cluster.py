@@ -11,6 +11,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
+from consumer.adapters.kafka import cluster as cluster_module
 from consumer.adapters.kafka import producer as producer_module
 from consumer.adapters.kafka.cluster import describe, lacks_consumer_protocol
 from consumer.adapters.kafka.letters import NewRecord
@@ -300,3 +301,17 @@ async def test_flush_is_bounded() -> None:
 def test_which_brokers_lack_the_consumer_protocol(log: str, lacks: bool) -> None:
     """Only brokers whose list of APIs lacks the protocol's final version are refused."""
     assert lacks_consumer_protocol(log) is lacks
+
+
+@pytest.mark.kafka
+async def test_only_a_member_needs_the_group_protocol(
+    each_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers without KIP-848 are refused where a member will join; `produce`, `offsets` and `dead-letters` never
+    join."""
+    topic = create_topic(each_kafka)
+    monkeypatch.setattr(cluster_module, "lacks_consumer_protocol", lambda _: True)
+    config = {**each_kafka.config, "group.protocol": "consumer"}
+    assert topic in (await describe(config, [topic], 10.0)).topics
+    with pytest.raises(KafkaError, match="KAFKA_GROUP_PROTOCOL=consumer"):
+        await describe(config, [topic], 10.0, joins=True)
