@@ -171,7 +171,9 @@ def _no_contact(
         if isinstance(cause, ssl.SSLError):
             if "ALERT" in (cause.reason or ""):
                 return f"{whose} ended the TLS handshake: {client_certificate}"
-            return f"{whose} does not speak TLS there: write http:// in {setting}, or correct the port"
+            return (
+                f"{whose} does not speak TLS at this address: write http:// in {setting}, or correct the port"
+            )
         if isinstance(cause, socket.gaierror):
             return f"the host name of {whose} is unknown: correct {setting}, or check the name server"
         if isinstance(cause, ConnectionRefusedError):

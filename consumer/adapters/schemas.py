@@ -420,5 +420,8 @@ async def _there(question: Awaitable[_Answer]) -> _Answer | None:
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise RegistryError(f"a registry schema exceeds the limit of {MAX_SCHEMA_CHARACTERS >> 20} MiB")
+        raise RegistryError(
+            "the registry's schema, or one that it refers to, is larger than the limit of a schema "
+            f"({MAX_SCHEMA_CHARACTERS >> 20} MiB): use a smaller one"
+        )
     return text

@@ -105,7 +105,9 @@ async def test_a_wrong_scheme_is_reported(authority: Authority, registry: FakeRe
     line = await served(authority.server(), {}, "http")
     assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
     line = await told({"url": registry.url.replace("http", "https")})
-    assert line.startswith("the registry does not speak TLS there: write http:// in SCHEMA_REGISTRY_URL")
+    assert line.startswith(
+        "the registry does not speak TLS at this address: write http:// in SCHEMA_REGISTRY_URL"
+    )
 
 
 async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority) -> None:

@@ -104,7 +104,7 @@ async def mapping(found: Found) -> Sequence[Answer]:
     warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
     filled = {name for section in mapped.all for name in section.mapping.sources}
     if new := [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in filled]:
-        warnings.append(f"new at Pinterest, to be tried with --send-test-event: {', '.join(new)}")
+        warnings.append(f"new at Pinterest; --send-test-event shows whether it is accepted: {', '.join(new)}")
     texts = [text, *(f"{section.name}: {_sources(found.settings, section)}" for section in own_rows)]
     return [*map(ok, texts), *map(warning, warnings)]
 
