@@ -48,8 +48,8 @@ class Room:
         self._allowed = self._left = self._burst
 
     def go_on(self) -> None:
-        """Count the events that have gone on, open ones included, after an input was handled. The first call
-        starts the pace.
+        """Update a replay's pace after an input was handled: count the events that have gone on, open ones
+        included. The first call starts the pace.
 
         At most `events_per_second` go on. Unused pace of more than a second is lost.
         """

@@ -411,7 +411,7 @@ class EarlyRecords:
         return len(self._waiting)
 
     def wait(self, row: Run, time: float) -> None:
-        """Have a record wait whose event happens at `time` (unix seconds)."""
+        """Hold a record until its event's `time` (unix seconds)."""
         heapq.heappush(self._waiting, (time, next(self._order), row))
         self.size += _size((row,))
 
@@ -524,7 +524,7 @@ class Transforming:
         return events[0][0]
 
     def told(self, happened: Transformed | TransformIsSlow) -> None:
-        """Take results of the function, or that it has not returned for a while."""
+        """Handle `Transformed` or `TransformIsSlow`."""
         if happened.number != self._number:
             raise bug("the user's function was not asked for this")
         # After a purge no result is wanted.

@@ -1,7 +1,7 @@
 // The connection to pinstream. Figures arrive on the /events stream. `tick` looks each second: while there is no stream, or
 // it is silent, it asks /status. Old figures are grey and show their age.
 
-const QUIET = 7;            // seconds of silence on the stream before the page asks /status; there may be nothing new
+const QUIET = 7;            // seconds of silence on the stream, which sends every second, before the page asks /status
 const PATIENCE = 3000;      // milliseconds to wait for one answer
 const AGAIN = 2;            // seconds before the next attempt
 const STREAM_AGAIN = 30;    // seconds before /events is tried again after two failures

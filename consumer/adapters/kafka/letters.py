@@ -1,7 +1,7 @@
 """Dead letters and marks on their topic: how they are written, what they say, and which letters are done.
 
-A *letter* is a record that died, with all the headers that docs/dead-letters.md lists; what lacks one, or holds
-something there that we never write, is left alone. A letter that is larger than its topic takes is written without its
+A *letter* is a dead-lettered record with all the headers that docs/dead-letters.md lists. A record with one of
+these headers missing or malformed is ignored. A letter that is larger than its topic takes is written without its
 value, then also without its own headers, then also without its key: `forms` yields these forms in this order. For each
 part that is left out a header says so, and the headers about the origin say where to read it.
 
@@ -330,8 +330,8 @@ def read_done(text: str) -> list[Run] | None:
 def read_mark(record: Record, home: Home) -> list[Run] | None:
     """Return the offsets that `record` at `home` marks as done; None if it is no mark of ours.
 
-    None at all are done by a mark that is about other letters: it was mirrored or copied to this topic, or the topic
-    was created again during a redrive.
+    A mark about other letters marks none: it was mirrored or copied to this topic, or the topic was created again
+    during a redrive.
     """
     texts = _texts(record.headers)
     # A letter is never a mark, even if its producer gave it the headers of one.

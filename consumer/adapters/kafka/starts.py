@@ -2,7 +2,7 @@
 
 It starts at the committed offset if there is one for the topic as it is. An offset that was committed in an earlier
 life of the topic, before it was deleted and created again, has no meaning in this one: then it starts at the beginning,
-with any setting. Without a committed offset:
+whatever the setting. Without a committed offset:
 
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.

@@ -4,8 +4,8 @@ A redrive has one transactional id for each dead-letter topic. `start` takes thi
 that a killed redrive left open, and fences a redrive that still runs, whose next transaction then fails. So a redrive
 that has started may read the marks: they stay as they are until it writes or is fenced.
 
-A record that the broker refuses for what it is (its size, a missing key) fails its whole transaction. Which record it
-was shows when each is sent by itself::
+A record that the broker refuses for what it is (its size, a missing key) fails its whole transaction. To find it,
+each is sent alone::
 
     together --refused--> one by one --sequence--> one by one --> written, or this one is refused
 """

@@ -111,7 +111,7 @@ class Folder:
         return is_new
 
     def bytes_on_disk(self) -> int:
-        """Return the bytes of the folder on disk, rather too many than too few."""
+        """Return an upper estimate of the bytes that the folder takes on disk."""
         total = _FOLDER_BYTES
         for entry in os.scandir(self.root):
             with suppress(FileNotFoundError):  # removed meanwhile

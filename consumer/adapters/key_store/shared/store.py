@@ -81,7 +81,7 @@ class _Shard:
         self._numbers: dict[int, None] = {}
 
     def lost(self, number: int, before: int, since: int) -> int | None:
-        """Take the number of an answered script. Return None if nothing was lost, else how many keys were.
+        """Record that script `number` was answered. Return None if nothing was lost, else how many keys were.
 
         `before`: how many keys the shard says that we had confirmed. `since`: `highest` when the script was asked for.
         """
