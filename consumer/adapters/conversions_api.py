@@ -308,5 +308,5 @@ def failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, s
     if isinstance(error, aiohttp.ClientConnectorError):
         return "proxy", proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):
-        return kind, f"the call went by way of the proxy {proxy}"
+        return kind, f"the call went through the proxy {proxy}"
     return kind, proxy.trouble("broken off")

@@ -79,21 +79,21 @@ class Proxy:
             wrong = f"{file}, or the proxy's URL" if is_shared else self.variable
             return f"{said}: it refused the user and password; correct {wrong}"
         if status in _NO_PROXY_SAYS:
-            return f"{said}, as what is no proxy does: correct {self.variable}, or let it allow {target}"
+            return f"{said}, as a server that is no proxy does: correct {self.variable}, or let it allow {target}"
         if status >= 500:  # mostly 502 and 504: it could not reach the target
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}" + (", or name that in NO_PROXY" if is_shared else "")
 
     def trouble(self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = "") -> str:
         """Return what it means that the proxy does not answer, that its name is unknown, that it accepted the
-        connection and did not open the way to `target` in time, or that the connection broke off."""
+        connection and did not open a connection to `target` in time, or that the connection broke off."""
         said = {
             "absent": f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the "
             "network",
             "unknown": f"the name of the proxy {self} cannot be resolved: correct {self.variable}, or check the DNS",
-            "silent": f"the proxy {self} did not open the way to {target} in time: check it, and the scheme of "
+            "silent": f"the proxy {self} did not open a connection to {target} in time: check it, and the scheme of "
             f"{self.variable}",
-            "broken off": f"the connection by way of the proxy {self} broke off: check it, and the scheme of "
+            "broken off": f"the connection through the proxy {self} broke off: check it, and the scheme of "
             f"{self.variable}",
         }
         return said[what]
@@ -102,7 +102,7 @@ class Proxy:
         """Return what it means that the proxy opened the way to `target`, from the setting `variable`, and no TLS
         came of it."""
         return (
-            f"the proxy {self} said that it opens the way to {target}, and then ended it or answered itself: let it "
+            f"the proxy {self} accepted the connection to {target}, and then ended it or answered itself: let it "
             f"allow {target}, or correct {variable}"
         )
 
@@ -244,7 +244,7 @@ def file_stamp(path: Path) -> tuple[int, int, int] | None:
 def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: str) -> str:
     """Return what is wrong with TLS to this URL, which the setting `variable` names, and what to do."""
     where = place_of(url)
-    via = "" if proxy is None else f", by way of the proxy {proxy},"
+    via = "" if proxy is None else f", through the proxy {proxy},"
     if not isinstance(error, ssl.SSLCertVerificationError):
         # Behind a proxy it cannot be known whether the server or the proxy itself answered without TLS.
         if proxy is not None:
@@ -256,7 +256,7 @@ def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: st
     return certificate_fault(
         error,
         f"{where}{via}",
-        other_name=f"use the name that it is for in {variable}",
+        other_name=f"use a name of the certificate in {variable}",
         other_authority="is not known here: put the certificate of the "
         f"authority that signed {who} into PINSTREAM_CA_FILE",
     )

@@ -49,7 +49,7 @@ def explain(
     url = str(config.get("url")).partition(",")[0]
     proxy = network.proxy(url)
     if isinstance(error, TimeoutError):
-        via = "" if proxy is None else f", by way of the proxy {proxy}"
+        via = "" if proxy is None else f", through the proxy {proxy}"
         return f"the registry did not answer within {timeout:g} s{via}"
     # The most specific reason first: errors of an answer, then errors on the way there.
     if isinstance(error, RegistryError):  # the answer is a schema, which cannot be used
@@ -164,7 +164,7 @@ def _no_contact(
             return certificate_fault(
                 cause,
                 whose,
-                other_name=f"reach it by the name that it is for ({setting})",
+                other_name=f"reach it by a name in the certificate ({setting})",
                 other_authority=f"{known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
                 "PINSTREAM_CA_FILE to a file with the certificate of that authority",
             )

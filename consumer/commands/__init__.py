@@ -61,4 +61,4 @@ class _Commands(Group):
 @click.version_option(__version__, prog_name="pinstream")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def main(debug: bool) -> None:
-    """Commerce events from Kafka to the Pinterest Conversions API: none lost, in time."""
+    """Deliver commerce events from Kafka to the Pinterest Conversions API, without losing any."""

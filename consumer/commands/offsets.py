@@ -55,7 +55,7 @@ _GROUP = click.option("--group", metavar="G", help="The consumer group. Default:
 @JSON_OPTION
 @asynchronous
 async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> None:
-    """Show what the group has committed of each partition, what is left to read, and who is in it.
+    """Show each partition's committed offset, what is left to read, and the group's members.
 
     "Settled above": records after the committed offset that are done already and will not be read again. Needs only
     the KAFKA_… settings.
@@ -96,7 +96,9 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
     help="Only this topic; may be repeated. Default: KAFKA_TOPICS; without it, whatever the group has offsets for."
 )
 @PARTITION_OPTION
-@click.option("--yes", is_flag=True, help="Do it. Without it, it only shows what would change.")
+@click.option(
+    "--yes", is_flag=True, help="Apply the change. Without --yes, the command only shows what would change."
+)
 @JSON_OPTION
 @asynchronous
 async def set_(
@@ -107,7 +109,7 @@ async def set_(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Move the group: the next `pinstream run` reads on from there. Shows before and after; --yes does it.
+    """Move the group: the next `pinstream run` reads on from there. Shows both offsets; --yes applies the change.
 
     Refused while the group has active members: stop every `pinstream run` of it first. Moved back, records are read
     again (delivered ones are recognised within PINSTREAM_DEDUP_WINDOW); moved forward, records are skipped. Needs

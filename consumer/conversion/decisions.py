@@ -90,7 +90,7 @@ def warnings_of(target: Target) -> LeftOutWarnings:
     return {
         # `LeftOut.BLANK` is missing: most records leave some fields blank.
         LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
-        LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} stands for nothing: left out", name),
+        LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} is a placeholder: left out", name),
     }
 
 

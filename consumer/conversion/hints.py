@@ -101,7 +101,7 @@ _LINES: Final = (
     ),
     (re.compile(r".*=\s*(?:True|False)\b"), "true and false are written in lower case"),
     (re.compile(r".*=\s*([A-Za-z_][^\s\"'#]*)\s*(?:#.*)?$"), 'write the value in quotes: "{0}"'),
-    (re.compile(r".*[\"']\s*,\s*$"), "take the comma at the end of the line away"),
+    (re.compile(r".*[\"']\s*,\s*$"), "remove the comma at the end of the line"),
     (re.compile(r".*=\s*(?:#.*)?$"), "write a value behind the =; an empty one is written as two quotes"),
     (re.compile(r"[^\"]*(?:\"[^\"]*\"[^\"]*)*\"[^\"]*$"), 'a quote " is missing on this line'),
 )
@@ -141,7 +141,7 @@ def line_meant(toml: str, error: str) -> str:
     if "Cannot declare" in error:
         return "; this table is there already: put the lines of both together"
     if "Cannot overwrite" in error:
-        return "; this name is there already: take one of the lines away"
+        return "; this name is there already: remove one of the lines"
     at = _LINE.search(error)
     lines = toml.splitlines()
     # At the end of the document the parser names no line.
@@ -181,7 +181,7 @@ def wrong_with_own_events(names: Any) -> str:
         shown = repr(name[:LONGEST_OWN_EVENT])
         # The platform would treat it as its own name, and the shop would not notice.
         if name.strip().lower() in EVENT_NAMES:
-            return f"{shown} is a standard event name, in any case: take it away"
+            return f"{shown} is a standard event name, in any case: remove it"
         if len(name) > LONGEST_OWN_EVENT:
             return f"{shown}… has {len(name)} characters; {LONGEST_OWN_EVENT} is the most there may be"
         if name != trim(name) or not name.isprintable():
@@ -190,10 +190,10 @@ def wrong_with_own_events(names: Any) -> str:
             return f"{shown} is no name: write it as you registered it with Pinterest"
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        return f"{twice[0]!r} stands there twice: take one away"
+        return f"{twice[0]!r} is listed twice: remove one"
     if len(names) > MOST_OWN_EVENTS:
         return (
-            f"declares {len(names)} names, but an advertiser may register {MOST_OWN_EVENTS}: take those away that are "
+            f"declares {len(names)} names, but an advertiser may register {MOST_OWN_EVENTS}: remove those that are "
             "not registered"
         )
     return ""

@@ -71,8 +71,8 @@ CHOICES: Final = {
 SETTINGS: Final = (*CHOICES, "phone_country_code", "phone_country")  # keys that stand in no table
 # Keys of older versions that are accepted -> the warning about them.
 WITHOUT_EFFECT: Final = {
-    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
-    "line away"
+    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: remove "
+    "the line"
 }
 _TIMES = frozenset({"event_time", "app_info.install_time", "user_data.db"})
 _PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
@@ -257,7 +257,7 @@ class Loader:
     def _target(self, table: str, name: str) -> Target:
         """Return the target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
         if name.rpartition(".")[2] in NEVER_SENT:
-            self._fail(f"[{table}] {name!r} is never sent: take the line away")
+            self._fail(f"[{table}] {name!r} is never sent: remove the line")
         if name not in TARGETS:
             path = self._tables[table][name]
             if isinstance(path, str) and path in TARGETS:
@@ -279,7 +279,7 @@ class Loader:
             if layer is not None:
                 self._standing[name] = layer
             if layer is not None and said != "":
-                advice = f'name another path, or take it away with "{name}" = "" in [fields]'
+                advice = f'name another path, or remove it with "{name}" = "" in [fields]'
                 with self._line_of(layer, advice):
                     found[name] = self._fitting(target, said)
         self._unify_items(found)

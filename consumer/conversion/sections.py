@@ -114,7 +114,7 @@ class Sections:
         if len(self.own_events) > MOST_OWN_EVENTS:
             raise MappingError(
                 f"{file.name}: [own_events] of all sections declare {len(self.own_events)} names, but an advertiser "
-                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
+                f"may register {MOST_OWN_EVENTS}: remove those that are not registered"
             )
         self.unknown_record = file.unknown_record
         # Whether record types are distinguished, which a file without sections may require, too.

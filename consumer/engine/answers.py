@@ -56,7 +56,7 @@ _TROUBLES: Mapping[str, str] = {
     "dns": "the name of the API cannot be resolved",
     "connect": "nothing answers at the API's address",
     "tls": "the TLS handshake failed",
-    "proxy": "the proxy did not open the way",
+    "proxy": "the proxy did not open a connection",
     "connection": "the connection broke off",
     "too_late": "this process stood still until the lease in the shared key store had ended",
     "not_json": "HTTP 200 from somebody else",

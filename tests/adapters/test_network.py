@@ -235,10 +235,10 @@ async def test_a_server_that_is_no_proxy_is_reported(authority: Authority) -> No
         answer = await send(Network(https_proxy=f"http://{server}"))
         assert isinstance(answer, Unanswered)
         assert answer.reason == "proxy"
-        assert "as what is no proxy does: correct HTTPS_PROXY" in str(answer.said)
+        assert "as a server that is no proxy does: correct HTTPS_PROXY" in str(answer.said)
         asked = await ask(Network(), proxy=f"http://{server}")
         assert isinstance(asked, SchemaUnavailable)
-        assert "as what is no proxy does: correct SCHEMA_REGISTRY_PROXY" in asked.reason
+        assert "as a server that is no proxy does: correct SCHEMA_REGISTRY_PROXY" in asked.reason
     async with behind_a_proxy(None, tls=authority.server()) as (_, proxy):
         answer = await send(Network(https_proxy=f"http://{proxy.place}"))
         assert isinstance(answer, Unanswered)
@@ -297,20 +297,20 @@ FAULTS = {
     ),
     Way.PAGE: (
         "proxy",
-        "the proxy {at} said that it opens the way to {host}:443, and then ended it or answered itself: let it allow "
+        "the proxy {at} accepted the connection to {host}:443, and then ended it or answered itself: let it allow "
         "{host}:443, or correct {variable}",
     ),
     Way.SILENT: (
         "proxy",
-        "the proxy {at} did not open the way to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
+        "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
     ),
     Way.DEAF: (
         "proxy",
-        "the proxy {at} did not open the way to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
+        "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
     ),
     Way.CUT: (
         "connection",
-        "the connection by way of the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
+        "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
     ),
 }
 
@@ -391,7 +391,7 @@ REGISTRY_FAULTS = {
     Way.REFUSE: FAULTS[Way.REFUSE][1],
     Way.GATEWAY: FAULTS[Way.GATEWAY][1],
     Way.PAGE: FAULTS[Way.PAGE][1],
-    Way.CUT: "the connection by way of the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
+    Way.CUT: "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
 }
 
 
@@ -422,7 +422,7 @@ async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Auth
         await proxy.set(mode)
         answer = await ask(network, timeout=SHORT)
         assert isinstance(answer, SchemaUnavailable)
-        assert answer.reason == f"the registry did not answer within 1 s, by way of the proxy {proxy.place}"
+        assert answer.reason == f"the registry did not answer within 1 s, through the proxy {proxy.place}"
 
 
 # -- trusted authorities
@@ -438,7 +438,7 @@ async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> N
         assert isinstance(answer, Unanswered)
         assert answer.reason == "tls"
         assert answer.said == (
-            f"the certificate of {API}:443, by way of the proxy {proxy.place}, is signed by an authority that is not "
+            f"the certificate of {API}:443, through the proxy {proxy.place}, is signed by an authority that is not "
             "known here: put the certificate of the authority that signed it, or of the proxy if that opens TLS, into "
             "PINSTREAM_CA_FILE"
         )
@@ -459,7 +459,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not yet": ({"age": timedelta(days=-3)}, "is not valid yet: correct the clock of this machine, or wait"),
     "another name": (
         {"host": "elsewhere.example"},
-        "is for another name: use the name that it is for in {variable}",
+        "is for another name: use a name of the certificate in {variable}",
     ),
     "another authority": (
         {},

@@ -95,7 +95,7 @@ async def test_a_certificate_that_has_expired_or_is_for_another(authority: Autho
     assert line.startswith("the certificate of the registry is not valid yet")
     line = await served(authority.server(host="other.example"), trust)
     assert line == (
-        "the certificate of the registry is for another name: reach it by the name that it is for "
+        "the certificate of the registry is for another name: reach it by a name in the certificate "
         "(SCHEMA_REGISTRY_URL)"
     )
 

@@ -114,7 +114,7 @@ def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
     assert mapping.event_names == load().event_names
     [warning] = mapping.warnings
     assert warning.startswith("my.toml: newer_event_names has no effect any more")
-    assert warning.endswith("take the line away")
+    assert warning.endswith("remove the line")
     assert load().warnings == ()
 
 
@@ -359,7 +359,7 @@ ERRORS = {
     "a quote that is missing": ('[fields]\nevent_id = "meta.id', 'a quote " is missing on this line'),
     "YAML": ('[fields]\nevent_id: "meta.id"', "write = between name and value, not a colon"),
     "JSON": ('{"fields": {}}', "this is JSON, but a mapping is TOML"),
-    "a comma at the end": ('[fields]\nevent_id = "x",', "take the comma at the end of the line away"),
+    "a comma at the end": ('[fields]\nevent_id = "x",', "remove the comma at the end of the line"),
     "a comment with slashes": ("// a comment", "a comment begins with #"),
     "no value": ("[fields]\nevent_id =", "write a value behind the ="),
     "Python's true": ("[constants]\nopt_out = True", "true and false are written in lower case"),
@@ -384,7 +384,7 @@ ERRORS = {
         '[own_events]\nnames = ["Check" , "Checkout"]',
         "'Checkout' is a standard",
     ),
-    "an own event twice": ('[own_events]\nnames = ["a", "b", "a"]', "'a' stands there twice"),
+    "an own event twice": ('[own_events]\nnames = ["a", "b", "a"]', "'a' is listed twice"),
     "sixteen own events": (f"[own_events]\nnames = {[f'n{n}' for n in range(16)]}", "declares 16 names"),
     "an own event of 101 characters": (f'[own_events]\nnames = ["{"é" * 101}"]', "has 101 characters"),
     "an own event with blanks around it": ('[own_events]\nnames = ["a "]', "blanks around it"),

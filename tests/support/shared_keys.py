@@ -91,7 +91,7 @@ class SharedKeys:
         """Claim the keys that were not delivered and that no other session has claimed; `ours`: earlier
         sessions of the same member."""
         if not self.holds(session):
-            raise _lease_lost("the lease has ended: it is begun again by itself")
+            raise _lease_lost("the lease has ended: it starts again by itself")
         self._take_memory()
         found = bytearray(self.look_up(oldest, keys))
         for place, key in enumerate(split_keys(keys)):
@@ -224,7 +224,7 @@ class SharedSession:
             yield None
         name, session, former = self.name, self._session, [*self._former]
         if name is None:
-            raise KeyStoreError("the lease has ended: it is begun again by itself")
+            raise KeyStoreError("the lease has ended: it starts again by itself")
         oldest = self._window.oldest(now, since)
         found = yield from self._ask(name, lambda: self._server.claim(name, former, oldest, keys))
         return Claimed(found, session)
@@ -268,7 +268,7 @@ class SharedSession:
             yield from self._ask(old, lambda: self._server.renew(old, self._lease, begin=False))
         ):
             if self.name != old:
-                raise KeyStoreError("the lease ended meanwhile: it is begun again by itself")
+                raise KeyStoreError("the lease ended meanwhile: it starts again by itself")
             return Renewed(self._session, self._server.notes(self._member))
         self.end_session(old)
         name = self._server.new_name()

@@ -47,7 +47,7 @@ _IAM_REFUSED = (
 _TOKEN_WAYS: Final = (
     (
         re.compile("CONNECT tunnel failed|resolve proxy|CONNECT aborted", re.IGNORECASE),
-        "the proxy of HTTPS_PROXY did not open the way to KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: let it allow "
+        "the proxy of HTTPS_PROXY did not open a connection to KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: let it allow "
         "that, or correct HTTPS_PROXY and PINSTREAM_PROXY_CREDENTIALS_FILE",
     ),
     (
@@ -366,7 +366,7 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
         return certificate_fault(
             error,
             where,
-            other_name="reach the broker by the name that it is for "
+            other_name="reach the broker by a name in the certificate "
             "(KAFKA_BOOTSTRAP_SERVERS, and the brokers' advertised.listeners)",
             other_authority=f"{known}: set KAFKA_SSL_CA_LOCATION to a file "
             "with the certificate of that authority",

@@ -53,7 +53,7 @@ async def way(found: Found) -> Sequence[Answer]:
         wrong = await api.reach()
     if wrong is not None:
         raise PinstreamError(wrong)
-    return [ok(f"{place_of(url)} is reached" + (f" by way of the proxy {proxy}" if proxy else ""))]
+    return [ok(f"{place_of(url)} is reached" + (f" through the proxy {proxy}" if proxy else ""))]
 
 
 async def test_view(found: Found) -> Sequence[Answer]:

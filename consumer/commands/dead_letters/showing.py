@@ -39,7 +39,7 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     """Show one letter: where its record is from, and why it could not be delivered.
 
     TOPIC is the dead-letter topic, as `list` shows it. Key, value and headers are not shown. --payload shows the
-    record, with only those values in clear that the mapping knows not to be personal.
+    record, with all values masked except those that the mapping knows not to be personal.
     """
     settings = load(os.environ, needs=("kafka",))
     reader = Reader(settings.kafka.client_properties())

@@ -60,8 +60,8 @@ def explain(
     """Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
 
     Prints one JSON line per record: outcome, payload, error, warnings; on a terminal, text for people. It uses no
-    network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 for any outcomes, 1 if FILE cannot be read to its
-    end.
+    network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to
+    its end.
     """
     options = {"--expect": expected is not None, "--summary": summary, "--rules": rules}
     given = [option for option, is_given in options.items() if is_given]

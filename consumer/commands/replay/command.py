@@ -106,7 +106,7 @@ def replay(**given: Any) -> None:
     """Send a bounded part of topics through the same pipeline again, then exit.
 
     The offsets of the running service do not change. Times are the timestamps of Kafka records; without a zone they are
-    UTC. Events delivered within the dedup window are not sent again, unless with --ignore-dedup. Exit code 0: all
+    UTC. Events delivered within the dedup window are not sent again, except with --ignore-dedup. Exit code 0: all
     records are settled and the ledger adds up; 1: interrupted, or records are still open.
 
     Pinterest counts a web or app event that arrives more than an hour after it happened as offline and does not

@@ -524,7 +524,7 @@ class Maker:
             arrays.setdefault(way[:end], source.path)
         if not arrays and self._item and any(self._scope(_marked(one), ())[1] for one in sources_in(of)):
             raise Unreadable(
-                f"sum: {shown(of)} is one value of the item at hand; a sum in a field of the items goes over a list "
+                f"sum: {shown(of)} is one value of the current item; a sum in a field of the items goes over a list "
                 "within the item"
             )
         if not arrays:

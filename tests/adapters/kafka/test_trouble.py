@@ -157,7 +157,7 @@ def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("curl", "advice"),
     [
-        ("CONNECT tunnel failed, response 407", "the proxy of HTTPS_PROXY did not open the way to"),
+        ("CONNECT tunnel failed, response 407", "the proxy of HTTPS_PROXY did not open a connection to"),
         (
             "Could not resolve proxy: proxy.corp",
             "or correct HTTPS_PROXY and PINSTREAM_PROXY_CREDENTIALS_FILE",

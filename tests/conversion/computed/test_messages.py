@@ -35,7 +35,7 @@ from tests.support.mapping import load_mapping
         ),
         (
             '"custom_data.contents[].item_price" = { sum = "lines[].price" }',
-            "'lines[].price' is one value of the item at hand; a sum in a field of the items goes over a list within",
+            "'lines[].price' is one value of the current item; a sum in a field of the items goes over a list within",
         ),
         (f'"{VALUE}" = {{ add = ["tier", "shipping"] }}', "add takes a number, but 'tier' is enum"),
         (f'"{VALUE}" = {{ add = ["at", "shipping"] }}', "add takes a number, but 'at' is timestamp-millis"),

@@ -66,7 +66,7 @@ AT_ONCE: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "another name": (
         lambda _b, c, _f: {**c, "bootstrap.servers": str(c["bootstrap.servers"]).replace("127.0.0.1", "localhost")},
-        ("the certificate of localhost:", "is for another name: reach the broker by the name that it is for"),
+        ("the certificate of localhost:", "is for another name: reach the broker by a name in the certificate"),
     ),
     "no such file": (
         lambda _b, c, f: {**c, "ssl.ca.location": str(f / "missing.pem")},

@@ -41,9 +41,9 @@ HEALING = 100.0
 FAULTS = {
     Way.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
     Way.GATEWAY: "answered 502: it cannot reach api.pinstream.invalid:443 itself",
-    Way.PAGE: "said that it opens the way to api.pinstream.invalid:443, and then ended it or answered itself",
-    Way.SILENT: "did not open the way to api.pinstream.invalid:443 in time",
-    Way.DEAF: "did not open the way to api.pinstream.invalid:443 in time",
+    Way.PAGE: "accepted the connection to api.pinstream.invalid:443, and then ended it or answered itself",
+    Way.SILENT: "did not open a connection to api.pinstream.invalid:443 in time",
+    Way.DEAF: "did not open a connection to api.pinstream.invalid:443 in time",
     Way.INSPECT: "is signed by an authority that is not known here",
 }
 """What the message says about each fault."""
@@ -169,7 +169,7 @@ def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: 
     env = {**run_environment(tmp_path, kafka, topic, new_group(), "", **company.settings()), "COLUMNS": "300"}
     found = command("check", "--send-test-event", env=env)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert f"{API}:443 is reached by way of the proxy {company.out.place}" in found.stdout
+    assert f"{API}:443 is reached through the proxy {company.out.place}" in found.stdout
     del env["PINSTREAM_PROXY_CREDENTIALS_FILE"]
     found = command("check", "--send-test-event", env=env)
     assert found.returncode == 1

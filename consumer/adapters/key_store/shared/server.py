@@ -154,7 +154,7 @@ def _text_of(script: str) -> bytes:
 # By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by the first
 # words of the server's or client's message. The first match counts: some of these classes are subclasses of others.
 _REASONS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
-    (("NOLEASE",), "has ended the lease of this member: it is begun again by itself"),
+    (("NOLEASE",), "has ended the lease of this member: it starts again by itself"),
     (
         ("OutOfMemoryError", "OOM"),
         "is full (maxmemory): give it more memory, or set a shorter PINSTREAM_DEDUP_WINDOW",

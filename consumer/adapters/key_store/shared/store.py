@@ -150,7 +150,7 @@ class RedisKeyStore(KeyStore):
         while self._releasing:  # else a release could end the claim that is made now
             await asyncio.wait(self._releasing)
         if self._name is None:
-            raise KeyStoreError("the lease in the shared key store has ended: it is begun again by itself")
+            raise KeyStoreError("the lease in the shared key store has ended: it starts again by itself")
         session = self._session
         oldest = self._window.oldest(now, since)
         # With the session of before the call: if another one has begun meanwhile, these claims are not its own.
@@ -205,7 +205,7 @@ class RedisKeyStore(KeyStore):
         if name is not None and await self._renew(name, begin=False):
             if self._name != name:
                 raise KeyStoreError(
-                    "the lease in the shared key store ended meanwhile: it is begun again by itself"
+                    "the lease in the shared key store ended meanwhile: it starts again by itself"
                 )
             return Renewed(self._session, notes)
         self._end_session(name)

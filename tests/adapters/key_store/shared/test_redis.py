@@ -215,7 +215,7 @@ async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_th
         monkeypatch.setattr(store._server, "run", unanswered)
         release = asyncio.create_task(store.release(key(1)))
         await asked.wait()
-        with pytest.raises(KeyStoreError, match="begun again by itself"):
+        with pytest.raises(KeyStoreError, match="starts again by itself"):
             await store.claim(key(1), NOON)
         with pytest.raises(Unclear):
             await release
