@@ -207,7 +207,7 @@ class Loader:
                 own = key != "unknown_record" and any(layer.name.endswith("]") for layer in self._layers)
                 below = ", or directly below the header of a section" if own else ""
                 self._fail(
-                    f"[{table}] {key!r} is a setting, no line of a table: put it above the first [table]{below}"
+                    f"[{table}] {key!r} is a setting, not a line of a table: put it above the first [table]{below}"
                 )
 
     def _fail(self, message: str) -> NoReturn:
@@ -295,7 +295,7 @@ class Loader:
             if said is None:
                 continue
             # Lines of the section itself must be valid. An empty line of any layer removes the wider ones.
-            if layer.rank is Rank.OWN or not said:
+            if layer.rank is Rank.OWN or said == "":
                 return layer, said
             line, lacks = f"{layer.name}: " + (f"[{table}] {key!r}" if table else key), missing(said)
             if lacks is None:
@@ -343,7 +343,7 @@ class Loader:
             return "" if numbers is None else None if is_for_all(said) else self._reading.missing(said)
 
         _, said = self._line("", "phone_country", missing)
-        if not said:
+        if said is None or said == "":
             return
         if numbers is None:
             self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
@@ -462,7 +462,10 @@ class Loader:
         with self._line_of((asking or self._layers)[-1], advice):
             for key, conditions in (("require", every), ("any", some)):
                 said = table.get(key, "")
-                for path in said if isinstance(said, list) else [said] if said else []:
+                # Only "" asks for no consent: `false` and a list that is not filled yet are mistakes.
+                if said == []:
+                    self._fail(f'[consent] {key} is an empty list: name a path, or write {key} = "" for none')
+                for path in said if isinstance(said, list) else [] if said == "" else [said]:
                     source = self._source(f"[consent] {key}", path, kinds, meant)
                     conditions.append(Condition((source,), tuple(allowed) or (True,)))
         if not every and not some:
@@ -482,7 +485,9 @@ class Loader:
         self._settings_of("dedup", "key")
         _, said = self._line("dedup", "key", self._reading.missing)
         # Records without such a value are known by their event_id: so are those of a schema without it.
-        return self._source("[dedup] key", said, TARGETS["event_id"].kinds, "text") if said else None
+        if said is None or said == "":
+            return None
+        return self._source("[dedup] key", said, TARGETS["event_id"].kinds, "text")
 
     def _source(
         self, key: str, said: Any, kinds: frozenset[str] | None, meant: str, *, one: bool = True

@@ -308,31 +308,31 @@ ERRORS = {
     ),
     "a setting below a table": (
         '[fields]\nunknown_event_name = "filter"',
-        "[fields] 'unknown_event_name' is a setting, no line of a table: put it above the first [table]",
+        "[fields] 'unknown_event_name' is a setting, not a line of a table: put it above the first [table]",
     ),
     "a setting below event names that is an event name, too": (
         '[event_names]\nunknown_event_name = "custom"',
-        "[event_names] 'unknown_event_name' is a setting, no line of a table",
+        "[event_names] 'unknown_event_name' is a setting, not a line of a table",
     ),
     "a setting below event names": (
         '[event_names]\ntime_unit = "seconds"',
-        "is a setting, no line of a table",
+        "is a setting, not a line of a table",
     ),
     "a country of phone numbers below event names": (
         '[event_names]\nphone_country = "DE"',
-        "[event_names] 'phone_country' is a setting, no line of a table",
+        "[event_names] 'phone_country' is a setting, not a line of a table",
     ),
     "a calling code at the end of the file": (
         '[dedup]\nphone_country_code = "49"',
-        "[dedup] 'phone_country_code' is a setting, no line of a table",
+        "[dedup] 'phone_country_code' is a setting, not a line of a table",
     ),
     "a setting at the end of the file": (
         '[dedup]\ntime_unit = "seconds"',
-        "is a setting, no line of a table",
+        "is a setting, not a line of a table",
     ),
     "a setting below action sources": (
         '[action_sources]\ntime_unit = "seconds"',
-        "is a setting, no line of a table",
+        "is a setting, not a line of a table",
     ),
     "a field without its table": (
         'event_id = "event_id"',
@@ -414,6 +414,22 @@ ERRORS = {
         "[consent] require: 'customer.consent' is not in the schema; 'customer' has customer.emails,",
     ),
     "a consent that is no boolean": ('[consent]\nrequire = "language"', "say which values will do"),
+    "a consent that is false": (
+        "[consent]\nrequire = false",
+        "[consent] require: a path must be text in quotes; { value = false } is",
+    ),
+    "a consent that is a number": ("[consent]\nany = 0", "[consent] any: a path must be text in quotes"),
+    "a consent that is an empty table": ("[consent]\nrequire = {}", "[consent] require: a table says one of"),
+    "a consent that is an empty list": (
+        "[consent]\nrequire = []",
+        '[consent] require is an empty list: name a path, or write require = "" for none',
+    ),
+    "a dedup key that is false": ("[dedup]\nkey = false", "[dedup] key: a path must be text in quotes"),
+    "a dedup key that is an empty list": ("[dedup]\nkey = []", "[dedup] key: a list stands where one path"),
+    "a country of phones that is false": (
+        "phone_country = false",
+        "phone_country: a path must be text in quotes",
+    ),
     "a consent of several": ('[consent]\nrequire = "customer.emails"\nallowed = ["x"]', "may give several"),
     "allowed without require": ('[consent]\nallowed = ["x"]', "needs require"),
     "an allowed value with a fraction": (

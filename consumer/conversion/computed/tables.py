@@ -73,8 +73,9 @@ class Reading:
                 "a list stands where one path is expected: { first = [...] } takes the first with a value"
             )
         if not isinstance(said, dict):
+            as_toml = str(said).lower() if isinstance(said, bool) else said
             raise Unreadable(
-                f"a path must be text in quotes; {{ value = {said} }} is the same for every event"
+                f"a path must be text in quotes; {{ value = {as_toml} }} is the same for every event"
             )
         return self._conditional(said, self._operation(said))
 
