@@ -342,8 +342,8 @@ class RenewedAdmin:
     three times, and after that only when the connection to a broker comes or goes.
 
     Used in one thread. The AdminClient is made for the first question. If none can be made, that counts as no answer:
-    a consumer or a first contact (`meet_cluster`) had the same configuration before, but a certificate may be being
-    replaced.
+    the configuration is right, since a consumer or a first contact (`meet_cluster`) has used it before, but a
+    certificate may be missing while it is replaced.
     """
 
     config: Config

@@ -330,8 +330,8 @@ def read_done(text: str) -> list[Run] | None:
 def read_mark(record: Record, home: Home) -> list[Run] | None:
     """Return the offsets that `record` at `home` marks as done; None if it is no mark of ours.
 
-    A mark about other letters marks none: it was mirrored or copied to this topic, or the topic was created again
-    during a redrive.
+    The list is empty if the mark is about other letters: it was mirrored or copied to this topic, or the topic was
+    created again during a redrive.
     """
     texts = _texts(record.headers)
     # A letter is never a mark, even if its producer gave it the headers of one.

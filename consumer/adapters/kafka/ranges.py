@@ -59,7 +59,7 @@ class Range(NamedTuple):
 
     @property
     def first(self) -> Position:
-        """Return the position at which the reading begins: `start`, else the beginning."""
+        """Return the position at which the reading begins: `start`, else the range's begin."""
         return self.start or Position(self.topic, self.partition, self.begin, None)
 
     @property
@@ -152,8 +152,8 @@ def _spoken(numbers: Collection[int]) -> str:
 
 
 def _range(name: TopicPartition, extent: cluster.Extent, first: int, start: Bound, stop: Bound) -> Range:
-    """Return the range of one partition. `first`: where a range by time begins; its end where no record is late
-    enough."""
+    """Return the range of one partition. `first`: where a range by time begins; the partition's end if no record is
+    late enough."""
     for option, bound in (("--from", start), ("--to", stop)):
         if bound.kind == "offset" and not extent.low <= bound.value <= extent.end:
             held = f"holds {extent.low} to {extent.end - 1}"

@@ -165,7 +165,7 @@ class Unstarted:
     ) -> Iterator[KafkaException]:
         """Find where partitions without a committed offset start, one by one: a known start must not wait for another.
 
-        Yields what fails. `begun`: see `self.begun`.
+        Yields what fails. `begun`: the group is known not to be new.
         """
         undecided = {name: one for name, one in missing.items() if name not in self.new}
         try:

@@ -106,7 +106,7 @@ class ReplayOutcome:
         if not self.adds_up():
             return Incomplete("the ledger does not add up; please report this bug")
         if self.ran.end is not ReplayEnd.INTERRUPTED:
-            # Reaching the limit is what was asked for.
+            # A complete run and one up to the limit are what was asked for. Only the guard is left.
             return self.ran.guarded()
         if self.options.dry_run:
             return Incomplete("the dry run was interrupted: these figures are of what was read until then")
