@@ -145,17 +145,17 @@ class Ages:
 
     @derived("age_p50", status_note="See below. null: none, or more than 7 days.")
     def p50(self) -> float | None:
-        """Age in seconds that half of them had at most; at most a quarter too high."""
+        """Median of their ages in seconds; at most a quarter too high."""
         return self._quantile(0.50)
 
     @derived("age_p95")
     def p95(self) -> float | None:
-        """The same of 95 %."""
+        """95th percentile of their ages."""
         return self._quantile(0.95)
 
     @derived("age_p99")
     def p99(self) -> float | None:
-        """The same of 99 %."""
+        """99th percentile of their ages."""
         return self._quantile(0.99)
 
     def _quantile(self, share: float) -> float | None:

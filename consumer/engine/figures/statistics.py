@@ -42,9 +42,9 @@ class Totals:
     read: int = figure("Records read: the sum of the five below.")
     delivered: int = figure("The platform said processed, and the event's key is remembered.")
     duplicate: int = figure("The same event was delivered within the deduplication window.")
-    filtered: int = figure("Not to be sent, on purpose: the mapping says so, or it is a tombstone.")
+    filtered: int = figure("Not sent on purpose: the mapping says so, or the record is a tombstone.")
     dead_lettered: int = figure("Undeliverable, and stored on the dead-letter topic.")
-    open: int = figure("None of these yet. No offset is committed past an open record.")
+    open: int = figure("Not settled yet. No offset is committed past an open record.")
     # Fetched and released unsettled: the next owner of the partition reads them again.
     released: int = figure(path="", default=0)
 
@@ -172,7 +172,7 @@ class AccountStatistics:
         "Seconds since the first of the calls that have brought no verdict.", default=None, merge=most
     )
     told: bool = figure(
-        "Whether another member met the throttle or the refusal, and told through the shared key store.",
+        "Whether another member met the throttle or the refusal, and reported it through the shared key store.",
         path="told_by_member",
         default=False,
         merge=any,
@@ -212,7 +212,7 @@ class BrokerStatistics:
         merge=most,
     )
     round_trip_p99: float | None = figure(
-        "The same, which 99 of 100 requests do not exceed.",
+        "99th percentile of the time from a request to its answer, over the last ten seconds.",
         "pinstream_kafka_round_trip_p99_seconds",
         path="round_trip_p99_seconds",
         merge=most,
@@ -503,7 +503,7 @@ class Statistics:
         merge=first,
     )
     claimed_elsewhere: int = figure(
-        "Open events that another member has in flight (shared key store): its outcome is waited for.",
+        "Open events that another member has in flight (shared key store); they wait for its outcome.",
         "pinstream_claimed_elsewhere_events",
         default=0,
     )
@@ -526,8 +526,8 @@ class Statistics:
         merge=lambda values: max(values, default=0),
     )
     quota_members: int = figure(
-        "Members of the group by which PINSTREAM_CALLS_PER_MINUTE is divided: the most that held partitions within "
-        "the last minute.",
+        "Members of the group by which PINSTREAM_CALLS_PER_MINUTE is divided: the largest number that held partitions "
+        "within the last minute.",
         "pinstream_quota_members",
         path="destination.quota_divided_by",
         default=1,
