@@ -10,8 +10,15 @@ from typing import Final
 
 import lmdb
 
-from consumer.adapters.key_store.disk import translated
-from consumer.adapters.key_store.files import LIST, FileList, Journal, SegmentFile, write_list, write_segment
+from consumer.adapters.key_store.files import (
+    LIST,
+    FileList,
+    Journal,
+    SegmentFile,
+    translated,
+    write_list,
+    write_segment,
+)
 from consumer.adapters.key_store.folder import Folder
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.native import Table

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from consumer.adapters.key_store.disk import translated
+from consumer.adapters.key_store.files import translated
 from consumer.adapters.key_store.folder import Folder, Progress, mergeable
 from consumer.adapters.key_store.interface import KeyStore, Window, check_use
 from consumer.adapters.key_store.view import OpenSegment, View

@@ -22,7 +22,6 @@ from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 
 from consumer.adapters.key_store import old_format
-from consumer.adapters.key_store.disk import Damage, translated
 from consumer.adapters.key_store.files import (
     CHUNK_KEYS,
     FIRST_CHUNK,
@@ -35,10 +34,11 @@ from consumer.adapters.key_store.files import (
     decode_list,
     open_segment,
     segment_bytes,
+    translated,
     write_list,
     write_segment,
 )
-from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.interface import Damage, Window
 from consumer.adapters.key_store.native import Merger, Table
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError

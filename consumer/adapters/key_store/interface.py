@@ -30,6 +30,10 @@ from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
 
+class Damage(Exception):
+    """A file's content is not what was written. `translated` makes it a `KeyStoreError`; it never leaves the store."""
+
+
 class Claimed(NamedTuple):
     """The answer of `KeyStore.claim`."""
 

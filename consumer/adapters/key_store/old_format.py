@@ -17,8 +17,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final
 
-from consumer.adapters.key_store.disk import Damage
 from consumer.adapters.key_store.files import SegmentFile
+from consumer.adapters.key_store.interface import Damage
 from consumer.adapters.key_store.native import Table
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError

@@ -18,7 +18,7 @@ from itertools import accumulate
 from mmap import mmap
 from zlib import crc32
 
-from consumer.adapters.key_store.disk import Damage
+from consumer.adapters.key_store.interface import Damage
 from consumer.engine.reading import KEY_BYTES, split_keys
 
 ENTRY = 20

@@ -11,8 +11,16 @@ import os
 from functools import partial
 from typing import NamedTuple
 
-from consumer.adapters.key_store.disk import Damage, read_through
-from consumer.adapters.key_store.files import LIST, FileList, Journal, SegmentFile, decode_list, open_segment
+from consumer.adapters.key_store.files import (
+    LIST,
+    FileList,
+    Journal,
+    SegmentFile,
+    decode_list,
+    open_segment,
+    read_through,
+)
+from consumer.adapters.key_store.interface import Damage
 from consumer.adapters.key_store.native import Segment, Table
 from consumer.adapters.thread import run_aside
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from consumer.adapters.key_store import disk as disk_module
 from consumer.adapters.key_store import files, folder
 
 CHANGES = ("open", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlink")
@@ -108,7 +107,7 @@ def failing(root: Path, fault: Fault | None) -> Iterator[Disk]:
     """Let the key store in `root` use a disk that fails with `fault`; a kill ends the block."""
     disk = Disk(root, fault)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (disk_module, files, folder):
+        for module in (files, folder):
             patch.setattr(module, "os", disk)
         try:
             yield disk

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.key_store import disk as disk_module
+from consumer.adapters.key_store import files
 from consumer.adapters.key_store import folder as folder_module
 from consumer.adapters.key_store import view as view_module
 from consumer.adapters.key_store.disk_store import DiskKeyStore
@@ -165,10 +165,12 @@ async def test_a_segment_that_the_disk_cannot_read_is_reported(
         def readinto(self, buffer: object) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def opened(path: str, mode: str, buffering: int) -> object:
-        return Unreadable(path, mode) if "segment-" in path else real(path, mode, buffering)
+    def opened(path: str, mode: str, buffering: int = -1) -> object:
+        # A mapping's `open` has the default buffering, and reads nothing itself.
+        unreadable = "segment-" in path and buffering == 0
+        return Unreadable(path, mode) if unreadable else real(path, mode, buffering)
 
-    monkeypatch.setattr(disk_module, "open", opened, raising=False)
+    monkeypatch.setattr(files, "open", opened, raising=False)
     with pytest.raises(KeyStoreError, match=r"cannot use .* \(Input/output error\): check the disk"):
         open_store(whole)
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters.key_store import native, plain
-from consumer.adapters.key_store.disk import Damage
 from consumer.adapters.key_store.files import directory_bits
+from consumer.adapters.key_store.interface import Damage
 from consumer.engine.reading import KEY_BYTES
 from tests.adapters.key_store.helpers import REPOSITORY, key
 

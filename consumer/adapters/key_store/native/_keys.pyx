@@ -15,7 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy
 
-from consumer.adapters.key_store.disk import Damage
+from consumer.adapters.key_store.interface import (Damage)
 
 cdef extern from *:
     """
