@@ -31,7 +31,7 @@ import structlog
 
 EventDict = MutableMapping[str, Any]
 
-MASK = "[redacted]"
+REDACTED = "[redacted]"
 
 # Events that the console shows with one field per line, because people read them in full.
 _ONE_FIELD_PER_LINE = frozenset({"starting"})
@@ -178,9 +178,9 @@ def _masked(key: str, value: object) -> object:
     """Return `value` with secrets masked, also inside dictionaries and lists."""
     # The value of such a field may have any type.
     if _SECRET_FIELD.search(key):
-        return MASK
+        return REDACTED
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(lambda match: f"{match['kept'] or match['scheme'] or ''}{MASK}", value)
+        return _SECRET_TEXT.sub(lambda match: f"{match['kept'] or match['scheme'] or ''}{REDACTED}", value)
     if isinstance(value, Mapping):
         return {inner: _masked(str(inner), item) for inner, item in value.items()}
     if isinstance(value, list | tuple):

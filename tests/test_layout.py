@@ -34,6 +34,9 @@ OF_THE_WHOLE = {
 }
 """Folders of tests/ that belong to no package of consumer/: they test several together, or serve other tests."""
 
+DEFINED_TWICE = frozenset({"KeyStore", "Record"})
+"""Names at the top of more than one module. CONTRIBUTING.md has the reasons."""
+
 FILES = sorted(
     path.relative_to(ROOT)
     for top in ("consumer", "tests")
@@ -117,3 +120,23 @@ def test_no_circle(name: str) -> None:
             if one not in seen:
                 seen.add(one)
                 way.append(one)
+
+
+def test_a_name_is_defined_in_one_module() -> None:
+    """No class, and no public function, type or constant, has the name of another at the top of another module."""
+    defined: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                names = [node.name.lstrip("_")]
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [one.id for one in targets if isinstance(one, ast.Name)]
+            else:
+                continue
+            for name in names:
+                if not name.startswith("_"):
+                    defined.setdefault(name, set()).add(module)
+    assert {name for name, modules in defined.items() if len(modules) > 1} == DEFINED_TWICE

@@ -120,7 +120,7 @@ def test_configuring_twice_does_not_double_lines() -> None:
 def test_fields_named_like_secrets_are_masked(field: str) -> None:
     """A field that is called a token, password or key is masked at any depth."""
     event = logs.redact(None, "info", {field: "abc", "inner": {field: ["abc"]}})
-    assert event == {field: logs.MASK, "inner": {field: logs.MASK}}
+    assert event == {field: logs.REDACTED, "inner": {field: logs.REDACTED}}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """HTTP for the schema registry's client: the proxy and authorities of its requests, and bounded answers.
 
-Confluent's client has its own rules for proxies and authorities. `Way` replaces them with the rules of all our calls
-(`consumer.adapters.network`).
+Confluent's client has its own rules for proxies and authorities. `BoundedTransport` replaces them with the rules of all
+our calls (`consumer.adapters.network`).
 
 An answer is read and decompressed up to a limit: half a megabyte from a wrong or hostile server can become a gigabyte,
-and an endless answer takes all memory. Confluent's client reads an answer whole, so `Way` reads it first.
+and an endless answer takes all memory. Confluent's client reads an answer whole, so `BoundedTransport` reads it first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANSWER_LIMIT: Final = 4 * 1024 * 1024
 _LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=4)
 
 
-class Way(httpx.AsyncBaseTransport):
+class BoundedTransport(httpx.AsyncBaseTransport):
     """Sends each request with the proxy and authorities of `network` at that moment, and reads its answer up to the
     limit; `context` is the connections' TLS context."""
 
@@ -91,7 +91,7 @@ def take_over(rest: Any, network: Network) -> Any:
     """Make this client of the registry use the proxies and authorities of `network`, and limit all answers. Return
     the source of its tokens, if it has one, which then does the same."""
     # The client makes its own sessions and cannot be given others.
-    way = Way(network, rest.verify)
+    way = BoundedTransport(network, rest.verify)
     rest.session = httpx.AsyncClient(transport=way, auth=rest.auth, timeout=rest.timeout, trust_env=False)
     tokens = rest.bearer_field_provider
     if not hasattr(tokens, "client"):
@@ -99,7 +99,7 @@ def take_over(rest: Any, network: Network) -> Any:
     plain = tokens.client
     if not hasattr(plain, "client_id"):
         # Azure's metadata service is on this machine, so it is reached without a proxy, in spite of the environment.
-        direct = Way(Network(), ssl.create_default_context())
+        direct = BoundedTransport(Network(), ssl.create_default_context())
         tokens.client = httpx.AsyncClient(transport=direct, trust_env=False)
     else:
         tokens.client = type(plain)(

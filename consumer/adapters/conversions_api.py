@@ -137,7 +137,7 @@ class ConversionsApi:
             async with asyncio.timeout(None) as limit:
                 return await self._post(command, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason, said = failure(error, self._url, proxy)
+            reason, said = call_failure(error, self._url, proxy)
             return Unanswered(command.number, reason, headers, said)
         finally:
             timer.cancel()
@@ -160,7 +160,7 @@ class ConversionsApi:
             async with asyncio.timeout(self._timeout), self._call("GET", self._url, proxy, {}):
                 return None
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason, said = failure(error, self._url, proxy)
+            reason, said = call_failure(error, self._url, proxy)
             what = said or "check PINTEREST_API_URL, the DNS and the network"
             return f"no answer from {place_of(self._url)} ({reason}): {what}"
 
@@ -278,7 +278,7 @@ _FAILURES: Final = (
 )
 
 
-def failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, str | None]:
+def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, str | None]:
     """Return why no answer came to a call of `url` by way of `proxy`: one of a closed set of words, never the text of
     `error`, which can hold addresses; and what is known beyond that and what to do, or None."""
     kind = next((word for word, one in _FAILURES if isinstance(error, one)), "broken_answer")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from consumer.avro.container import MAGIC, Block, BrokenContainer, Container
+from consumer.avro.container import MAGIC, BrokenContainer, Container, DataBlock
 from consumer.avro.decode import Choice, DecodeCode, rejected
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.avro.reading import Read, Unresolvable, read_length
@@ -147,7 +147,7 @@ def _branch_reader(writer: AvroType, types: Types) -> Read:
     return outcome
 
 
-def _data(blocks: Iterator[Block], ours: Read, theirs: Read, name: str) -> Iterator[FileRecord]:
+def _data(blocks: Iterator[DataBlock], ours: Read, theirs: Read, name: str) -> Iterator[FileRecord]:
     ordinal = 0
     try:
         for block in blocks:

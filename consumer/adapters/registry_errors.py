@@ -38,7 +38,7 @@ class UnboundedAnswer(Exception):
     """The answer is larger than the limit, or has a content coding whose size cannot be bounded."""
 
 
-def explain(
+def explain_no_answer(
     error: Exception, kind: str = "id", *, config: Mapping[str, Any], network: Network, timeout: float
 ) -> str:
     """Return why the registry gave no verdict. `kind`: the kind of `SchemaRef` that was asked for; `config`: the

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from consumer.adapters.network import Network, file_stamp
-from consumer.adapters.registry_errors import explain, oauth_code
+from consumer.adapters.registry_errors import explain_no_answer, oauth_code
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, Union, fingerprint, parse
@@ -282,7 +282,7 @@ class RegistrySchemas:
         if proxy := config.get("proxy"):
             network = network.through(str(proxy), "SCHEMA_REGISTRY_PROXY")
         self._timeout = timeout
-        self._why = partial(explain, config=config, network=network, timeout=timeout)
+        self._why = partial(explain_no_answer, config=config, network=network, timeout=timeout)
         try:
             # One attempt only: the engine decides when to ask again. With a proxy set, the client's own session, which
             # is replaced, does not look for one in the environment.

@@ -43,7 +43,7 @@ from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, Sch
 from consumer.engine.model import SchemaRef
 
 MOST_SCHEMAS: Final = 1_000
-MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_FOLDER_BYTES: Final = 64 * 1024 * 1024
 # A schema may be 1 MiB, and 4 MiB of references may be put in. Escaped in JSON it may be larger; then it is not kept.
 MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
 
@@ -173,7 +173,7 @@ class SchemaFiles:
                     path.unlink()
         excess, bytes_left = len(kept) - MOST_SCHEMAS, sum(size for _, size, _ in kept)
         for _, size, path in sorted(kept):  # by the time of the latest use
-            if excess <= 0 and bytes_left <= MOST_BYTES:
+            if excess <= 0 and bytes_left <= MOST_FOLDER_BYTES:
                 break
             path.unlink(missing_ok=True)
             excess, bytes_left = excess - 1, bytes_left - size

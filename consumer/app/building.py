@@ -99,7 +99,7 @@ def service(
     if api is None:
         client = ConversionsApi(
             settings.pinterest.api_url,
-            token(settings),
+            open_token(settings),
             timeout=settings.pinstream.request_timeout,
             concurrency=settings.pinstream.concurrency,
             test_mode=settings.pinterest.test_mode,
@@ -392,7 +392,7 @@ def fast_path(settings: Settings) -> str:
     return "python" if COMPILED is None else "compiled"
 
 
-def token(settings: Settings) -> Tokens:
+def open_token(settings: Settings) -> Tokens:
     """Return the source of the access token, or of each account's. Raises `SettingsError`."""
     path = settings.pinterest.access_token_file
     if path is not None:
@@ -407,7 +407,7 @@ def token(settings: Settings) -> Tokens:
     return Token(settings.pinterest.access_token.get_secret_value())
 
 
-def key_store(settings: Settings) -> KeyStore:
+def service_key_store(settings: Settings) -> KeyStore:
     """Open the service's key store, and make its state folder. Raises `SettingsError`, `KeyStoreError`."""
     own = settings.pinstream
     make_state_folder(own.state_dir)

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from consumer import __version__
-from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
@@ -117,7 +117,7 @@ class Member:
         """
         # Brokers and topics are found before the group is joined. A stop ends the search for absent ones.
         looking = asyncio.create_task(
-            describe(
+            describe_cluster(
                 self.settings.kafka.client_properties(),
                 self.settings.kafka.topics,
                 timeout=_DESCRIBE_TIMEOUT,
@@ -233,7 +233,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         pipeline = building.pipeline(settings, mapped, limits)
         for warning in mapped.warnings:
             structlog.get_logger().warning("setting", text=warning)
-        key_store = building.key_store(settings)
+        key_store = building.service_key_store(settings)
         stack.push_async_callback(key_store.close)
         service = building.service(
             settings,

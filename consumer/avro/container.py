@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from consumer.avro.reading import read_long
-from consumer.avro.schema import shown
+from consumer.avro.schema import printable
 
 MAGIC: Final = b"Obj\x01"
 MAX_METADATA_BYTES: Final = 4 << 20  # of all metadata together, the schema among them
@@ -35,7 +35,7 @@ class BrokenContainer(Exception):
     """The file is not an Avro container, or is damaged. The message is one line and holds no data."""
 
 
-class Block(NamedTuple):
+class DataBlock(NamedTuple):
     """A number of records, and their bytes."""
 
     records: int
@@ -60,11 +60,11 @@ class Container:
         self._codec = metadata.get(b"avro.codec", b"null").decode("utf-8", "replace")
         self._sync = self._exactly(_SYNC_BYTES)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[DataBlock]:
         """Yield the blocks, in order, to the end of the file. Raises `BrokenContainer`, and the errors of `read`."""
         unpack = _CODECS.get(self._codec)
         if unpack is None:
-            codec = shown(self._codec, _LONGEST_SHOWN)
+            codec = printable(self._codec, _LONGEST_SHOWN)
             raise BrokenContainer(f"its codec {codec!r} is not read: {', '.join(_CODECS)} are")
         while first := self._read(1):
             count = self._long(first)
@@ -76,7 +76,7 @@ class Container:
             # An empty block may claim any number of records of type null: reading them would not end.
             if not 0 <= count <= len(data):
                 raise BrokenContainer("a block claims more records than it has bytes")
-            yield Block(count, data)
+            yield DataBlock(count, data)
 
     def _metadata(self) -> dict[bytes, bytes]:
         metadata: dict[bytes, bytes] = {}

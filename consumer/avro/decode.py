@@ -47,9 +47,10 @@ from consumer.avro.schema import (
     fingerprint,
     label,
     parse,
-    shown,
+    printable,
 )
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
+from consumer.engine.reading import Decoded
 
 # The header in which Confluent's serialisers name the schema of the value (the key's schema has another header).
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
@@ -68,9 +69,6 @@ _IN_VALUE: Final = frozenset({"id", "fingerprint", "glue"})
 _GLUE, _GLUE_BYTES = _FRAMINGS["glue"]
 _GLUE_ZLIB: Final = b"\x03\x05"
 _UUIDS: Final = frozenset({"guid", "glue"})
-
-# An event, why there is none, the schema that is needed first, or ``None`` for a tombstone.
-Decoded = CommerceEvent | Rejection | Filtered | SchemaRef | None
 
 
 class DecodeCode(StrEnum):
@@ -108,7 +106,7 @@ def rejected(code: DecodeCode, message: str) -> Rejection:
 
     `message` must name schemas, fields and types only, never data.
     """
-    return Rejection(Stage.DECODE, code.value, shown(message, _LONGEST_MESSAGE))
+    return Rejection(Stage.DECODE, code.value, printable(message, _LONGEST_MESSAGE))
 
 
 class WireFormat(Enum):
@@ -192,7 +190,7 @@ class Route(NamedTuple):
     number: int
 
 
-class Found(NamedTuple):
+class FramedValue(NamedTuple):
     """How a record is read: its decompressed value, its framing, where its datum starts, and its route.
 
     `plan` is None if its schema is not known yet.
@@ -246,19 +244,19 @@ class Decoder:
             resolve(node, node)  # a default that does not fit its type is an error now
             self.known[framing_of(SchemaRef("fingerprint", fingerprint(node)))] = Writer(node, self._typed)
 
-    def find(self, record: Record, value: bytes, topic: str) -> Found:
+    def find(self, record: Record, value: bytes, topic: str) -> FramedValue:
         """Return how a record of this topic is read; `value` is its value, compressed or not."""
         if value.startswith(_GLUE_ZLIB) and "glue" in self._kinds:
             # Where a header names the schema, the value is a bare datum, which may begin with any bytes.
             is_bare = "guid" in self._kinds and record.headers and _schema_header(record) is not None
             unzipped = value if is_bare else _unzipped(value)
             if isinstance(unzipped, Rejection):
-                return Found(value, b"", 0, unzipped, 0)
+                return FramedValue(value, b"", 0, unzipped, 0)
             value = unzipped
         framing, start = self.split(record, value)
         writer = self.known.get(framing)
         if writer is None:
-            return Found(value, framing, start, None, 0)
+            return FramedValue(value, framing, start, None, 0)
         if framing in self._unread:
             self._unread.move_to_end(framing)
         routes = writer.routes.get(topic)
@@ -267,14 +265,14 @@ class Decoder:
             writer.routes[topic] = routes
         if not writer.is_union:
             plan, number = routes[0]  # named: records of two schemas in turn come here each
-            return Found(value, framing, start, plan, number)
+            return FramedValue(value, framing, start, plan, number)
         try:
             branch, begin = read_length(value, start)
             chosen = routes[branch]
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return Found(value, framing, start, _failed(framing, error), 0)
+            return FramedValue(value, framing, start, _failed(framing, error), 0)
         # The branch belongs to the framing, but where a header names the schema.
-        return Found(value, value[:begin] if start else framing, begin, *chosen)
+        return FramedValue(value, value[:begin] if start else framing, begin, *chosen)
 
     def _route(self, framing: bytes, writer: Writer, at: int, topic: str | None) -> Route:
         node = writer.types[at]
@@ -396,7 +394,7 @@ class Decoder:
         code, what = DecodeCode.TRAILING_BYTES, "bytes are left over after"
         if end > len(value):
             code, what = DecodeCode.UNDECODABLE, "the bytes end inside"
-        return self.unless_doubted(framing, rejected(code, f"{what} the datum of {describe(framing)}"))
+        return self.unless_doubted(framing, rejected(code, f"{what} the datum of {schema_name(framing)}"))
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
@@ -489,7 +487,7 @@ def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejecti
     return _UNKNOWN_WIRE_FORMAT
 
 
-def describe(framing: bytes) -> str:
+def schema_name(framing: bytes) -> str:
     """Return the name that messages give to the schema of a framing."""
     for kind, (magic, length) in _FRAMINGS.items():
         if framing.startswith(magic):
@@ -501,7 +499,7 @@ def describe(framing: bytes) -> str:
 
 
 def _incompatible(framing: bytes, error: Exception) -> Rejection:
-    return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}")
+    return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{schema_name(framing)}: {error}")
 
 
 def _failed(framing: bytes, error: Exception) -> Rejection:
@@ -509,7 +507,7 @@ def _failed(framing: bytes, error: Exception) -> Rejection:
         return _incompatible(framing, error)
     # The datum fits the schema, but is too large to keep.
     if isinstance(error, TooManyItems):
-        message = f"an array of more than {MOST_ITEMS} items, in a datum of {describe(framing)}"
+        message = f"an array of more than {MOST_ITEMS} items, in a datum of {schema_name(framing)}"
         return rejected(DecodeCode.TOO_LARGE, message)
-    message = f"the bytes are not a datum of {describe(framing)} ({type(error).__name__})"
+    message = f"the bytes are not a datum of {schema_name(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)

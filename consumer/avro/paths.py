@@ -34,7 +34,7 @@ AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
 
 Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` for every element of an array
 EACH: Final = ""
-Way = tuple[str | int, ...]  # as `Path`, with an index where one element of an array is meant
+IndexedPath = tuple[str | int, ...]  # as `Path`, with an index where one element of an array is meant
 
 # The paths that are asked for below a value; none: the value is not asked for. The empty path asks for all of it.
 Asked = tuple[Path, ...]

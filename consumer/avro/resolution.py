@@ -55,8 +55,8 @@ from consumer.avro.schema import (
     Record,
     Union,
     label,
+    printable,
     require_bounded,
-    shown,
 )
 from consumer.avro.values import DecimalReader, decimal_to_scale, from_bytes, rescaled
 
@@ -65,7 +65,7 @@ class Incompatible(Exception):
     """The writer's schema cannot be resolved to ours. Names types and fields, never data."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(message))
+        super().__init__(printable(message))
 
 
 # Types, fields, branches and symbols looked at in one resolution: some 0.2 s. Honest schemas take some thousand.

@@ -40,7 +40,7 @@ NO_DEFAULT: Final = object()  # the default of a field that has none (``None`` i
 _LONGEST_MESSAGE: Final = 300
 
 
-def shown(message: str, longest: int = _LONGEST_MESSAGE) -> str:
+def printable(message: str, longest: int = _LONGEST_MESSAGE) -> str:
     """Return `message` as one printable line of bounded length: names of a schema in it are not checked."""
     # Nearly every message: nothing to copy.
     if len(message) <= longest and message.isprintable():
@@ -53,7 +53,7 @@ class InvalidSchema(ValueError):
     """The document is not an Avro schema that we can read. The message names types and fields, never data."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(message))
+        super().__init__(printable(message))
 
 
 class Logical(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from consumer import __version__
-from consumer.commands.base import Command, Group
+from consumer.commands.base import DebugCommand, Group
 
 # Command -> the first sentence of its help. It is here because a command is imported only when it is called, so that
 # ``pinstream --help`` is quick.
@@ -46,7 +46,7 @@ class _Commands(Group):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         for name, sentence in _COMMANDS.items():
-            self.add_command(Command(name, help=sentence))
+            self.add_command(DebugCommand(name, help=sentence))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -27,7 +27,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-class Command(click.Command):
+class DebugCommand(click.Command):
     """A command that accepts ``--debug`` after its name too, where most people write it."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -76,7 +76,7 @@ class Group(click.Group):
             ctx.exit(code)
 
 
-class SettingsCommand(Command):
+class SettingsCommand(DebugCommand):
     """A command whose ``--help`` ends with the settings that it uses."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

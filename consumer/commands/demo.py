@@ -31,7 +31,7 @@ from consumer.app import building
 from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, encoding
-from consumer.commands.base import Command, on_terminal, paced, say
+from consumer.commands.base import DebugCommand, on_terminal, paced, say
 from consumer.commands.parsing import record_options
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
@@ -42,7 +42,7 @@ from consumer.errors import bug
 from consumer.settings import load
 from consumer.web.status import status_document
 
-TOPIC = "orders"
+DEMO_TOPIC = "orders"
 _ACCOUNT, _TOKEN = "549755885175", "demo"
 # Most records that the producer may be ahead of the settled ones. The broker keeps only about 5 MB a partition.
 _AHEAD = 4000
@@ -57,7 +57,7 @@ _LAST_SECONDS = 5.0
 _LOOK = 0.02
 
 
-@click.command(cls=Command)
+@click.command(cls=DebugCommand)
 @record_options(f"{_ENDLESS_RATE:g} without --events and --file, else as fast as possible")
 @click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
@@ -100,7 +100,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         # The format in which the demo writes its records.
         "PINSTREAM_WIRE_FORMAT": "single-object",
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
-        "KAFKA_TOPICS": TOPIC,
+        "KAFKA_TOPICS": DEMO_TOPIC,
         # A classic group's first rebalance takes this broker three seconds.
         "KAFKA_GROUP_PROTOCOL": "consumer",
         "PINTEREST_AD_ACCOUNT_ID": _ACCOUNT,
@@ -213,7 +213,7 @@ class _Demo:
                 await asyncio.sleep(_LOOK)
             if self._stopped.is_set():
                 break
-            await self._producer.produce(TOPIC, record.key, record.value)
+            await self._producer.produce(DEMO_TOPIC, record.key, record.value)
             self.produced += 1
         await self._producer.flush(_FLUSH_TIMEOUT)
 
@@ -225,7 +225,7 @@ class _Demo:
             records = made_up(generator, Encoder(self._sections.all[0].schema).encode)
         else:
             encode = encoding(self._sections)
-            types = building.file_types(self._sections, topic=TOPIC)
+            types = building.file_types(self._sections, topic=DEMO_TOPIC)
             # A file may be old, and the sandbox refuses events that are older than a week.
             given = FileRecords(str(self.path), types, encode, moved_to_now(self._sections))
             records = disturbed(given, self.duplicates, self.invalid, self.seed, encode)

@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from consumer.adapters.kafka.cluster import describe, nearest_topic
+from consumer.adapters.kafka.cluster import describe_cluster, nearest_topic
 from consumer.adapters.kafka.configuration import dead_letter_pattern
 from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import Command, asynchronous, prose
+from consumer.commands.base import DebugCommand, asynchronous, prose
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
-from consumer.commands.standing import MOST_NAMED, Standing, troubles
+from consumer.commands.standing import MOST_PARTITIONS_NAMED, Standing, troubles
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, first_of, nearest
 from consumer.settings import PinstreamSettings, Settings, load
@@ -47,7 +47,7 @@ def offsets() -> None:
 _GROUP = click.option("--group", metavar="G", help="The consumer group. Default: KAFKA_GROUP_ID.")
 
 
-@offsets.command(cls=Command)
+@offsets.command(cls=DebugCommand)
 @_GROUP
 @topics_option(
     help="Only this topic; may be repeated. Default: KAFKA_TOPICS and whatever the group has offsets for."
@@ -83,7 +83,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
         prose(console, line)
 
 
-@offsets.command(name="set", cls=Command)
+@offsets.command(name="set", cls=DebugCommand)
 @click.option(
     "--to",
     required=True,
@@ -164,15 +164,15 @@ async def set_(
     others = [str(row.place) for row in moved if row.committed != targets[row.place]]
     if yes and others:
         raise KafkaError(
-            f"Kafka: {first_of(others, MOST_NAMED)} have changed since they were set: another client commits for "
-            "this group; find it with `pinstream offsets show`"
+            f"Kafka: {first_of(others, MOST_PARTITIONS_NAMED)} have changed since they were set: another client "
+            "commits for this group; find it with `pinstream offsets show`"
         )
 
 
 # --- questions of both commands to the brokers
 
 
-class _Found(NamedTuple):
+class _GroupAnswers(NamedTuple):
     """A group, and the brokers' answers about it. `topics`: those of the command line, else those of the settings."""
 
     settings: Settings
@@ -199,12 +199,12 @@ class _Found(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_Found]:
+async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_GroupAnswers]:
     """Ask the brokers about the group and the topics that the command line names."""
     settings = load(os.environ, needs=("kafka",))
     kafka = settings.kafka
     async with GroupOffsets(kafka.client_properties(), group or kafka.group_id, _TIMEOUT) as offsets:
-        cluster = await describe(
+        cluster = await describe_cluster(
             kafka.client_properties(),
             () if topics else kafka.topics,
             timeout=_TIMEOUT,
@@ -217,7 +217,7 @@ async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_Foun
         # A topic may be named twice, or match two patterns.
         meant = list(dict.fromkeys(topics or cluster.topics))
         view = await offsets.view()
-        found = _Found(settings, group or kafka.group_id, offsets, cluster.known, meant, view, {})
+        found = _GroupAnswers(settings, group or kafka.group_id, offsets, cluster.known, meant, view, {})
         found = found._replace(positions=await offsets.positions(found.partitions(meant)))
         # A group that only the settings name may be new. An unknown one that the user has typed is probably mistyped.
         if group and not found.positions and not view.active:
@@ -246,7 +246,7 @@ def _document(row: Standing) -> dict[str, Any]:
 # --- what `set` does and shows beforehand
 
 
-def _chosen(named: Sequence[str], found: _Found) -> list[TopicPartition]:
+def _chosen(named: Sequence[str], found: _GroupAnswers) -> list[TopicPartition]:
     """Return the partitions to move. All of them exist. `named`: the values of ``--partition``."""
     topics: Collection[str] = found.topics
     if not topics:
@@ -357,4 +357,4 @@ def _named(members: Sequence[ActiveMember]) -> str:
         f"{f'{count} x ' if count > 1 else ''}{one.client_id} on {one.host}"
         for one, count in sorted(Counter(members).items())
     ]
-    return f"{len(members)} active member{'s' * (len(members) != 1)} ({first_of(who, MOST_NAMED)})"
+    return f"{len(members)} active member{'s' * (len(members) != 1)} ({first_of(who, MOST_PARTITIONS_NAMED)})"

@@ -11,18 +11,18 @@ from itertools import islice
 import click
 
 from consumer.adapters.files import Types, open_records
-from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.avro.decode import Choice, OneSchema
 from consumer.avro.encode import Encode, encoding
-from consumer.commands.base import Command, asynchronous, paced, say
+from consumer.commands.base import DebugCommand, asynchronous, paced, say
 from consumer.commands.parsing import RECORD_OPTION, record_options
 from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import FileRecords, Produced, disturbed, made_up, times_of
+from consumer.demo.records import FileRecords, Produced, disturbed, event_times, made_up
 from consumer.engine.model import CommerceEvent, Filtered, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.settings import DEFAULT_SCHEMA, Settings, load
@@ -32,7 +32,7 @@ _FLUSH_TIMEOUT = 60.0
 _DESCRIBE_TIMEOUT = 15.0
 
 
-@click.command(cls=Command)
+@click.command(cls=DebugCommand)
 @click.argument("file", required=False)
 @click.option("--topic", required=True, help="Topic to write to.")
 @click.option("--now", "restamp", is_flag=True, help="Shift all event times so that the newest is now.")
@@ -73,7 +73,7 @@ async def produce(
         types = building.file_types(mapped, record, topic)
     config = settings.kafka.client_properties()
     # A missing topic or broker is one clear error before any record is read.
-    await describe(config, [topic], timeout=_DESCRIBE_TIMEOUT)
+    await describe_cluster(config, [topic], timeout=_DESCRIBE_TIMEOUT)
     # Confluent's TopicNameStrategy, the default of all its clients; for several record types its
     # TopicRecordNameStrategy, since a subject holds versions of one type.
     names = ["value"] if mapped is None or not mapped.typed else [one.record for one in mapped.all]
@@ -147,7 +147,7 @@ def _moving_to_now(file: str, types: Types, mapped: Sections) -> Callable[[Comme
     # The newest time is known only after the whole file.
     if file == "-":
         raise UsageError("--now reads the file twice, and standard input cannot be; write it to a file first")
-    of = times_of(mapped)
+    of = event_times(mapped)
     read = (record for _, record in open_records(file, types) if not isinstance(record, Rejection | Filtered))
     # In seconds, since units may differ between sections.
     times = (of(record).seconds(record) for record in read)

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from consumer.app.signals import on_stop_signal
-from consumer.commands.base import Command, asynchronous, say
+from consumer.commands.base import DebugCommand, asynchronous, say
 from consumer.demo.api import Sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
 
-@click.command(cls=Command)
+@click.command(cls=DebugCommand)
 # Loopback, because anybody who reaches it may send.
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(

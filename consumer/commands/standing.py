@@ -19,7 +19,7 @@ from consumer.engine.model import Position, TopicPartition
 from consumer.errors import first_of
 
 # Partitions that one line names; it says how many more there are.
-MOST_NAMED = 5
+MOST_PARTITIONS_NAMED = 5
 
 
 class Standing(NamedTuple):
@@ -52,7 +52,7 @@ class Standing(NamedTuple):
             return 0
         # A named replay commits its plan, followed by the map.
         planned = read_entry(self.position)
-        found = offset_map.read(self.position if planned is None else planned.range.first).settled
+        found = offset_map.read_map(self.position if planned is None else planned.range.first).settled
         return 0 if found is None else found.count(start, stop)
 
     def read_again(self, after: int) -> int:
@@ -91,4 +91,4 @@ def troubles(rows: Iterable[Standing]) -> Iterator[str]:
             continue
         places[text].append(str(row.place))
     for text, names in places.items():
-        yield f"{first_of(names, MOST_NAMED)}: {text}"
+        yield f"{first_of(names, MOST_PARTITIONS_NAMED)}: {text}"

@@ -63,7 +63,7 @@ class Converter:
         what = self.descriptions[section_of(event) - 1]
         try:
             return _converted(what, event, *what.decisions.bounds(now))
-        except _Refused as refused:
+        except _Rejected as refused:
             return refused.rejection
         except Exception as failure:
             # Only the type: the text of the error may quote the record.
@@ -109,7 +109,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, written, warned)
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     """Ends a conversion with this verdict."""
 
     def __init__(self, rejection: Rejection) -> None:
@@ -128,7 +128,7 @@ class _Writing:
         self._address: str | None = None  # of the event's page, if there may be a click id in it
 
     def write(self, payload: dict[str, Any]) -> None:
-        """Write all fields that are not decided earlier. Raises `_Refused`."""
+        """Write all fields that are not decided earlier. Raises `_Rejected`."""
         what, event = self._description, self._event
         self._fill(payload, what.event, event)
         for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
@@ -142,11 +142,11 @@ class _Writing:
         # The platform accepts an event only with one of these; neither address nor agent identifies a person alone.
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
         if not ("em" in user or "hashed_maids" in user or at_a_device):
-            raise _Refused(REFUSALS["no_identity"])
+            raise _Rejected(REFUSALS["no_identity"])
         custom = self._custom_data()
         # An amount means nothing without its currency.
         if "value" in custom and "currency" not in custom:
-            raise _Refused(REFUSALS["missing_currency"])
+            raise _Rejected(REFUSALS["missing_currency"])
         # Without state and country the platform ignores the field: it is sent, with a warning, and does no harm.
         if "opt_out_type" in custom and not ("st" in user and "country" in user):
             self.warned.append(decide.OPT_OUT_TYPE_IGNORED)
@@ -211,16 +211,16 @@ class _Writing:
         return self._judged(field, total(values))
 
     def _judged(self, field: ProgramField, result: Any) -> Any:
-        """Return the rule's answer; None, with a warning, if it is left out. Raises `_Refused`."""
+        """Return the rule's answer; None, with a warning, if it is left out. Raises `_Rejected`."""
         # None is a negative quantity (`amounts.count`): it must not become a return by mistake.
         if result is None:
-            raise _Refused(REFUSALS["negative_quantity"])
+            raise _Rejected(REFUSALS["negative_quantity"])
         if isinstance(result, LeftOut):
             # Some malformed fields refuse the event (`target.refusal`); others are left out.
             if field.refusal is None:
                 decide.note(self.warned, result, field.warnings)
             elif result is LeftOut.MALFORMED:
-                raise _Refused(field.refusal)
+                raise _Rejected(field.refusal)
             return None
         # The address of a page belongs to events of the web.
         if field.web_only and self._source != "web":

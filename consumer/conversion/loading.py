@@ -37,10 +37,10 @@ from consumer.conversion.computed.expressions import (
     constants_in,
     depends_on_event,
     is_many,
-    misfit,
+    source_misfit,
 )
 from consumer.conversion.computed.phones import is_installed, is_region
-from consumer.conversion.computed.tables import Reading
+from consumer.conversion.computed.tables import ExpressionReader
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
@@ -96,7 +96,7 @@ class Layer(NamedTuple):
     rank: Rank = Rank.OWN
 
 
-class Incomplete(MappingError):
+class MissingFields(MappingError):
     """Fields that every event needs have no source."""
 
 
@@ -145,7 +145,7 @@ class Loader:
         if wrong := hints.wrong_with_own_events(own_events):
             self._fail(f"[own_events] {wrong}")
         known = EVENT_NAMES.union(own_events)
-        self._reading = Reading(self._paths, known)
+        self._reading = ExpressionReader(self._paths, known)
         event_names = self._entries("event_names", {*known, FILTER})
         # Channels are compared in any case: producers do not agree on one.
         sent_as = self._entries("action_sources", ACTION_SOURCES)
@@ -169,7 +169,7 @@ class Loader:
             possible = [name for name in missing if TARGETS[name].constant]
             # Some required fields may be the same for all events.
             hint = f", or a value for all events in [constants]: {' and '.join(possible)}" if possible else ""
-            raise Incomplete(
+            raise MissingFields(
                 f'{self._name}: [fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}'
             )
         self._check_computed(sources, event_names.keys() | known, action_sources)
@@ -497,7 +497,7 @@ class Loader:
             source = self._reading.expression(said)
             if one and isinstance(source, Computed):
                 computation(source, None, None, lambda _: None)
-        if kinds is not None and (other := misfit(source, kinds)):
+        if kinds is not None and (other := source_misfit(source, kinds)):
             self._fail(f"{key} takes {meant}, but {other}")
         # The user has to name which of several values counts.
         if one and is_many(source):

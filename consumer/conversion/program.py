@@ -21,7 +21,7 @@ from consumer.avro.paths import EACH, Path
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
-from consumer.conversion.computed.expressions import Computation, Read
+from consumer.conversion.computed.expressions import Computation, ReadValue
 from consumer.conversion.decisions import LeftOutWarnings
 from consumer.conversion.fields import MARKS, Description, ProgramField
 from consumer.conversion.layout import At, ComputedAt, Layout
@@ -198,7 +198,7 @@ def _slotted_items(what: Description) -> Path:
     places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
     # A value that is computed from all items of an event takes them as they are in the array.
     first = what.item_steps.index(EACH) if what.item_steps else 0
-    whole = Read(False, what.item_steps[:first])
+    whole = ReadValue(False, what.item_steps[:first])
     taken = any(isinstance(place, Computation) and whole in place.reads for place in places)
     return () if taken else what.item_steps
 

@@ -22,7 +22,7 @@ from consumer.conversion.program import Many, write_program
 from consumer.engine.model import Filtered, Record, Rejection
 from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
 
-MOST_SCHEMAS: Final = 64
+MOST_PROGRAMS: Final = 64
 """Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""
 
 
@@ -89,7 +89,7 @@ class CompiledReading:
     def _write(self, plan: Plan, number: int) -> Many | None:
         # Bounded, since the topic's writers decide how many schemas there are.
         functions = sum(one.function is not None for one in self._written.values())
-        if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
+        if not isinstance(plan, RecordPlan) or functions >= MOST_PROGRAMS:
             return None
         try:
             return write_program(self._converter.descriptions[number - 1], plan)

@@ -25,7 +25,7 @@ from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
-from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Rank
+from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Layer, Loader, MissingFields, Rank
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
@@ -73,7 +73,7 @@ class Sections:
         warnings: list[str] = []
         loaders: list[Loader] = []
         for record, paths in schemas.items():
-            error: Incomplete | None = None
+            error: MissingFields | None = None
             for topic in (None, *file.topics(record)):
                 layers = file.layers(record, topic)
                 # The name in errors: the header, with the record type if the header lacks it.
@@ -81,7 +81,7 @@ class Sections:
                 loaders.append(Loader(layers, paths, where))
                 try:
                     mapping = loaders[-1].mapping()
-                except Incomplete as incomplete:
+                except MissingFields as incomplete:
                     # If only a topic's layer is incomplete, it removes a source: that is an error.
                     if isinstance(self._places.get((record, None)), int):
                         raise

@@ -19,7 +19,7 @@ from types import FunctionType, TracebackType
 from typing import Any, Final, TypeAlias
 
 from consumer.avro.fitting import Misfit, TooMuch
-from consumer.avro.schema import label, parse, shown
+from consumer.avro.schema import label, parse, printable
 from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape
 from consumer.engine.model import (
     TRANSFORM_FAILED,
@@ -33,7 +33,7 @@ from consumer.engine.model import (
 )
 from consumer.errors import SettingsError, nearest
 
-Transform: TypeAlias = (
+TransformFunction: TypeAlias = (
     Callable[[dict[str, Any]], dict[str, Any] | None] | Callable[[dict[str, Any], str], dict[str, Any] | None]
 )
 """The function that ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
@@ -50,7 +50,7 @@ _LONGEST_NAME: Final = 100
 # -- at start
 
 
-def load_transform(name: str) -> Transform:
+def load_transform(name: str) -> TransformFunction:
     """Import the function that ``package.module:function`` names. Raises `SettingsError`."""
     module_name, _, function_name = name.partition(":")
     where = f"{_SETTING}={name!r}"
@@ -80,7 +80,7 @@ def load_transform(name: str) -> Transform:
         raise SettingsError(f"{where}: {module_name} has no {function_name!r}{hint}")
     if (trouble := _unfit(function)) is not None:
         raise SettingsError(f"{where}: {trouble}")
-    transform: Transform = function
+    transform: TransformFunction = function
     return transform
 
 
@@ -123,7 +123,7 @@ class Transformer:
     `name` is the text of the setting.
     """
 
-    def __init__(self, function: Transform, name: str, *schemas: dict[str, Any]) -> None:
+    def __init__(self, function: TransformFunction, name: str, *schemas: dict[str, Any]) -> None:
         self.name = name
         self._function: Callable[..., object] = function
         self._module = name.partition(":")[0]
@@ -162,7 +162,7 @@ def _fitted(returned: object, shape: Shape) -> CommerceEvent | Filtered | Reject
         close = getattr(returned, "close", None)
         if inspect.iscoroutine(returned) and close is not None:
             close()  # or Python writes a warning for each
-        kind = shown(type(returned).__name__, _LONGEST_NAME)
+        kind = printable(type(returned).__name__, _LONGEST_NAME)
         article = "an" if kind[:1].lower() in "aeiou" else "a"
         return _misfit(f"returned {article} {kind}, neither a dict nor None")
     try:
@@ -179,13 +179,13 @@ def _fitted(returned: object, shape: Shape) -> CommerceEvent | Filtered | Reject
 
 
 def _misfit(what: str) -> Rejection:
-    return Rejection(Stage.CONVERT, TRANSFORM_MISFIT, shown(f"{_SETTING} {what}", 500))
+    return Rejection(Stage.CONVERT, TRANSFORM_MISFIT, printable(f"{_SETTING} {what}", 500))
 
 
 def _name_of(error: BaseException) -> str:
     name = type(error).__name__
     # A class that is made while a record is read may have a value of the record as its name.
-    return shown(name, _LONGEST_NAME) if name.isidentifier() else "an exception"
+    return printable(name, _LONGEST_NAME) if name.isidentifier() else "an exception"
 
 
 def _place(traceback: TracebackType | None, module: str) -> str:
@@ -194,6 +194,6 @@ def _place(traceback: TracebackType | None, module: str) -> str:
     while traceback is not None:
         name = traceback.tb_frame.f_globals.get("__name__")
         if isinstance(name, str) and (name == package or name.startswith(f"{package}.")):
-            found = f" at {shown(name, _LONGEST_NAME)}:{traceback.tb_lineno}"
+            found = f" at {printable(name, _LONGEST_NAME)}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found

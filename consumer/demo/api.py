@@ -34,7 +34,7 @@ from aiohttp import web
 
 from consumer.demo import rules
 from consumer.demo.accounts import Books, SandboxCounts
-from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, Quota, draw_plan, wait_headers
+from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, SandboxQuota, draw_plan, wait_headers
 from consumer.errors import UsageError
 
 # Pinterest documents no limit; this one only protects the process.
@@ -42,7 +42,7 @@ _MAX_BODY: Final = 64 * 1024 * 1024
 _SHUTDOWN_SECONDS: Final = 1.0
 
 # One item of ``events`` in a ``ConversionApiResponse``.
-Entry = dict[str, str | None]
+ResponseEvent = dict[str, str | None]
 _MARKED: Final = rules.Violation("marked", "This event was refused by the sandbox.")
 
 
@@ -68,7 +68,7 @@ class Sandbox:
     def reset(self) -> None:
         """Reset the counts and the used quotas."""
         self.books = Books(most_ids=self.most_ids)
-        self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
+        self._quotas: defaultdict[str, SandboxQuota] = defaultdict(SandboxQuota)
 
     def set_faults(self, faults: Faults) -> None:
         """Set other faults. Their call numbers and seconds start at zero."""
@@ -260,10 +260,10 @@ class Sandbox:
         plan: CallPlan,
         *,
         test: bool,
-    ) -> list[Entry]:
+    ) -> list[ResponseEvent]:
         """Return one entry per event, in order. Records processed events, unless in test mode."""
         most = rules.MAX_TEST_EVENTS
-        entries: list[Entry] = []
+        entries: list[ResponseEvent] = []
         for event, problem in zip(events, verdicts, strict=True):
             error = warning = None
             if test and len(entries) >= most:
@@ -314,7 +314,7 @@ def _message(problem: rules.Violation, plan: CallPlan) -> str:
     return problem.message
 
 
-def _response(entries: list[Entry], lie: Lie | None = None) -> dict[str, Any]:
+def _response(entries: list[ResponseEvent], lie: Lie | None = None) -> dict[str, Any]:
     """Return a ``ConversionApiResponse``, which may be deliberately wrong."""
     processed, events = sum(entry["status"] == "processed" for entry in entries), entries
     match lie:
@@ -323,7 +323,9 @@ def _response(entries: list[Entry], lie: Lie | None = None) -> dict[str, Any]:
         case "contradiction":
             processed += -1 if processed else 1
         case "processed_with_error":
-            message: Entry = {"error_message": "The sandbox says processed and complains all the same."}
+            message: ResponseEvent = {
+                "error_message": "The sandbox says processed and complains all the same."
+            }
             events = [one | message if one["status"] == "processed" else one for one in entries]
     return {"num_events_received": len(entries), "num_events_processed": processed, "events": events}
 

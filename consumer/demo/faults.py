@@ -149,7 +149,7 @@ def draw_plan(faults: Faults, *, seed: int, call: int, elapsed: float) -> CallPl
     return CallPlan(faults, draws, **struck)
 
 
-class Quota:
+class SandboxQuota:
     """The quota of one ad account, in fixed windows of a minute that start with a call."""
 
     _opened, _used = -math.inf, 0

@@ -114,7 +114,7 @@ def disturbed(
 # -- times
 
 
-def times_of(mapped: Sections) -> Callable[[CommerceEvent], EventTimes]:
+def event_times(mapped: Sections) -> Callable[[CommerceEvent], EventTimes]:
     """Return what gives the `EventTimes` of an event, by its section."""
     times = [EventTimes(section.mapping) for section in mapped.all]
     return lambda event: times[section_of(event) - 1]
@@ -122,7 +122,7 @@ def times_of(mapped: Sections) -> Callable[[CommerceEvent], EventTimes]:
 
 def moved_to_now(mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:
     """Return a function that gives an event as if it happened now."""
-    of = times_of(mapped)
+    of = event_times(mapped)
 
     def moved(event: CommerceEvent) -> CommerceEvent:
         happened = of(event).seconds(event)

@@ -117,7 +117,7 @@ _MISSHAPEN: Final = {
     ),
 }
 _EVENT_MEMBERS, _USER_MEMBERS = (_DEFINITIONS[name]["properties"] for name in ("event", "user_data"))
-ACTION_SOURCES: Final[frozenset[str]] = frozenset(_EVENT_MEMBERS["action_source"]["enum"])
+SPEC_ACTION_SOURCES: Final[frozenset[str]] = frozenset(_EVENT_MEMBERS["action_source"]["enum"])
 # The standard event names. Names that an advertiser registered are valid too. Pinterest labels any other name as
 # Unknown (5.31); the sandbox refuses it, so that the mistake is seen.
 KNOWN_EVENT_NAMES: Final[frozenset[str]] = frozenset(_DEFINITIONS["standard_event_name"]["enum"])
@@ -208,7 +208,7 @@ def _violations(
     )
     if name not in event_names:
         yield Violation("event_name", "event_name is neither a standard one nor registered", name)
-    if source not in ACTION_SOURCES:
+    if source not in SPEC_ACTION_SOURCES:
         yield Violation("action_source", "action_source is not known", source)
     if not event_id.strip():
         yield Violation("event_id", "event_id is blank", event_id)

@@ -108,7 +108,7 @@ class Commits:
             self._failed(happened.failure, happened.trouble)
         if happened.trouble is CommitTrouble.METADATA and self._ledger.map_most:
             # The metadata was too large for the broker: commit at once with less, without maps or without any.
-            with_maps = any(offset_map.read(position).settled is not None for _, position in asked)
+            with_maps = any(offset_map.read_map(position).settled is not None for _, position in asked)
             self._ledger.map_most = offset_map.IDS_MOST if with_maps else 0
             self._due_at = self._context.now.monotonic
             left = "ids" if with_maps else "nothing"
@@ -197,7 +197,7 @@ class Lives:
         """Return what was committed with the start, as far as it can be read."""
         if not one.metadata or one.start is None:
             return NOTHING_SAID
-        said = offset_map.read(Position(one.topic, one.partition, one.start, None, one.metadata))
+        said = offset_map.read_map(Position(one.topic, one.partition, one.start, None, one.metadata))
         if said is NOTHING_SAID:
             self._context.report("info", "commit_metadata_ignored", topic=one.topic, partition=one.partition)
         return said

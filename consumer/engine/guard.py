@@ -33,7 +33,7 @@ from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import Cause, GuardStatistics
 from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT, Filtered, Rejection, Stage
-from consumer.engine.reading import Verdict
+from consumer.engine.reading import NoEvent
 
 _REMIND_EVERY = 60.0
 # For a smaller share the sample is as long as for this one, so that its memory is bounded.
@@ -196,7 +196,7 @@ class Guard:
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
 
-    def read(self, block: Block, verdicts: Mapping[int, Verdict]) -> None:
+    def read(self, block: Block, verdicts: Mapping[int, NoEvent]) -> None:
         """Give the records of a new block their places; `verdicts`: by row, why some of them are not events."""
         if not self._on:
             return

@@ -31,7 +31,7 @@ from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, SchemaRef
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
-from consumer.engine.reading import Columns, Keys, Reading, Verdict
+from consumer.engine.reading import Columns, Keys, NoEvent, Reading
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 # Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough
@@ -154,7 +154,7 @@ class Admission:
             # They may need less room than the records that did not fit before.
             self._need = 0
 
-    def decided(self, rows: Iterable[tuple[Run, Verdict]]) -> None:
+    def decided(self, rows: Iterable[tuple[Run, NoEvent]]) -> None:
         """Handle the verdicts on open records that waited and are not events (yet); none of them needs room."""
         for row, verdict in rows:
             # Nothing is settled once the guard has tripped: it is read again after the cause is corrected.
@@ -369,7 +369,7 @@ class Admission:
         move_all(leaders, RecordStage.LOOKED_UP)
         return leaders
 
-    def _set_aside(self, row: Run, verdict: Verdict) -> None:
+    def _set_aside(self, row: Run, verdict: NoEvent) -> None:
         """End a record that is not an event, or have it wait, as its verdict says."""
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)

@@ -120,7 +120,9 @@ class AssignmentState(Fence):
             return self._position(next_offset, leader_epoch)
         # The first record still waits; a map of settled records above it is worth a commit nevertheless.
         position = self._beginning()
-        return position if position is not None and offset_map.read(position).settled is not None else None
+        return (
+            position if position is not None and offset_map.read_map(position).settled is not None else None
+        )
 
     def proof(self) -> Position | None:
         """Return a position to commit that shows whether the partition is still ours; None: no offset is known yet."""
@@ -157,7 +159,7 @@ class AssignmentState(Fence):
         # A reader of such a map would skip open records.
         if bounds and bounds[0] < next_offset:
             raise bug(f"the map of {self.tp} begins before {next_offset}")
-        text = offset_map.write(
+        text = offset_map.write_map(
             self.tp, next_offset, bounds, highest, self.ledger.map_most,
             topic_id=self.topic_id, destination=self.ledger.destination,
         )  # fmt: skip

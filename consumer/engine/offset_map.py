@@ -108,7 +108,7 @@ class CommitMetadata(NamedTuple):
 NOTHING_SAID: Final = CommitMetadata(None, None, None)
 
 
-def write(
+def write_map(
     tp: TopicPartition,
     base: int,
     bounds: Sequence[int],
@@ -151,7 +151,7 @@ def write(
     return found if len(found) <= most and (runs or ids) else ""
 
 
-def read(position: Position) -> CommitMetadata:
+def read_map(position: Position) -> CommitMetadata:
     """Return what the metadata of a committed position says: `NOTHING_SAID` itself if there is none, or if it is not
     ours, broken, or of another place."""
     text = position.metadata
@@ -182,7 +182,7 @@ def is_void(position: Position, topic_id: str | None) -> bool:
 
     Metadata without an id may be of any life: the offset is used as it is.
     """
-    return are_different_lives(read(position).topic_id, topic_id)
+    return are_different_lives(read_map(position).topic_id, topic_id)
 
 
 def are_different_lives(one: str | None, other: str | None) -> bool:

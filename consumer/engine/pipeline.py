@@ -44,7 +44,7 @@ from consumer.engine.sending import Dispatcher
 from consumer.engine.survey import (
     Stall,
     account_statistics,
-    describe,
+    describe_open,
     partition_statistics,
     timestamp_of,
 )
@@ -316,7 +316,7 @@ class Pipeline:
             guard=self.guard.tripped,
             oldest_open=None
             if oldest is None
-            else describe(oldest, now, self.policy, self.dispatcher, self.outcomes, self.guard),
+            else describe_open(oldest, now, self.policy, self.dispatcher, self.outcomes, self.guard),
             coverage=self.outcomes.coverage.snapshot(now.monotonic),
             letters=tuple(self.outcomes.latest_letters),
             samples=copied(self.outcomes.samples),

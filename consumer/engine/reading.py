@@ -36,7 +36,7 @@ from consumer.engine.model import (
 TOMBSTONE = Filtered("tombstone")
 NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
-Verdict = Filtered | Rejection | SchemaRef | Early
+NoEvent = Filtered | Rejection | SchemaRef | Early
 """Why a record is not an event, or not yet."""
 
 # 128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21.
@@ -92,7 +92,7 @@ class Columns:
     # Their numbers, in this order.
     kinds: dict[Kind, int] = field(default_factory=dict)
     # By row, why there is no event.
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    verdicts: dict[int, NoEvent] = field(default_factory=dict)
     # By row, what the event lacks.
     warnings: dict[int, tuple[Warned, ...]] = field(default_factory=dict)
     # By row, the number of its section of the mapping. 0, or beyond the end: it has none.
@@ -131,7 +131,7 @@ class Columns:
             kind, event.dedup_id, event.time, event.action_source == "offline", body, event.warnings
         )
 
-    def add(self, verdict: Verdict | None) -> None:
+    def add(self, verdict: NoEvent | None) -> None:
         """Add the row of a record that is not an event; None: it was settled before, and so was not read."""
         if verdict is not None:
             self.verdicts[len(self)] = verdict

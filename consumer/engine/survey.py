@@ -39,7 +39,7 @@ from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending import Dispatcher
 from consumer.engine.waiting import Transforming
 
-Place = tuple[Block, int]
+BlockRow = tuple[Block, int]
 """A record: its block, and its index there."""
 
 
@@ -120,7 +120,7 @@ class Stall:
         return still if still >= self._context.policy.stall_after else None
 
 
-def timestamp_of(place: Place) -> int:
+def timestamp_of(place: BlockRow) -> int:
     """Return the Kafka timestamp of an open record, milliseconds; negative: it has none."""
     block, index = place
     return block.record(index).timestamp
@@ -191,8 +191,8 @@ _WAITS_FOR: Final = {
 }
 
 
-def describe(
-    place: Place, now: Instant, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes, guard: Guard
+def describe_open(
+    place: BlockRow, now: Instant, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes, guard: Guard
 ) -> OldestOpen:
     """Describe an open record: where it lies and what it waits for."""
     block, index = place
@@ -209,7 +209,9 @@ def describe(
     return OldestOpen(*block.assignment.tp, block.offsets[index], since, waits_for, account)
 
 
-def _queued(place: Place, now: float, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes) -> WaitsFor:
+def _queued(
+    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes
+) -> WaitsFor:
     """Return what a record that is queued for its account waits for."""
     block, index = place
     queue = dispatcher.queue(block.account(index))

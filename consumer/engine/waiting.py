@@ -71,7 +71,7 @@ ABSENT_MOST: Final = 1_024
 _ROUNDING: Final = 1e-6
 
 
-class _Record(NamedTuple):
+class _WaitingRecord(NamedTuple):
     row: Run
     since: float
     denied: float
@@ -89,7 +89,7 @@ class StandIn(NamedTuple):
 class _Wanted:
     """One schema reference: the records that wait for it, and what the registry answered."""
 
-    records: list[_Record] = field(default_factory=list)
+    records: list[_WaitingRecord] = field(default_factory=list)
     asking: bool = False
     asked_at: float = -math.inf
     retry_at: float = -math.inf
@@ -147,7 +147,7 @@ class Parking:
                 heapq.heappush(self._again, (wanted.retry_at, ref))
         # For an absent schema one more answer is final.
         denied = -math.inf if self._is_absent(wanted, now) else wanted.denied_for(now)
-        wanted.records.append(_Record(row, now, denied))
+        wanted.records.append(_WaitingRecord(row, now, denied))
         self.size += _size((row,))
 
     def _is_absent(self, wanted: _Wanted, now: float) -> bool:
@@ -260,7 +260,7 @@ class Parking:
             context.report("warning", "schema_missing", ref=ref.value, patience=patience)
         return []
 
-    def _deny(self, wanted: _Wanted) -> list[_Record]:
+    def _deny(self, wanted: _Wanted) -> list[_WaitingRecord]:
         """Remove and return the records for which it is final that there is no such schema."""
         # An answer holds for the time when it was asked for: a process that stood still reads it much later.
         at = wanted.asked_at
@@ -319,13 +319,13 @@ class Parking:
         self._asking -= wanted.asking
         wanted.asking = False
 
-    def _leave(self, records: Sequence[_Record]) -> list[Run]:
+    def _leave(self, records: Sequence[_WaitingRecord]) -> list[Run]:
         """Return the rows of records that need not wait any longer."""
         rows = [one.row for one in records]
         self.size -= _size(rows)
         return rows
 
-    def _is_final(self, wanted: _Wanted, one: _Record) -> bool:
+    def _is_final(self, wanted: _Wanted, one: _WaitingRecord) -> bool:
         waited = wanted.denied - one.denied >= self._patience
         # A question that was asked before the record came may have been answered before its schema was registered.
         return waited and one.since <= wanted.asked_at

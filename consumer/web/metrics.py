@@ -1,6 +1,6 @@
 """Prometheus metrics, made from the engine's snapshot when they are scraped; nothing is counted twice.
 
-`gather` returns what `FiguresCollector` shows on /metrics and `consumer.app.telemetry.metrics` exports by OTLP. Names
+`families` returns what `FiguresCollector` shows on /metrics and `consumer.app.telemetry.metrics` exports by OTLP. Names
 and units follow Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped sets,
 plus topic and partition for an assigned partition, whose series end with the assignment. The figures themselves define
 the families (`figures.definitions`), from which the table in docs/status.md is made as well.
@@ -46,7 +46,7 @@ class FiguresCollector(Collector):
             "histogram": HistogramMetricFamily,
         }
         # Taken once for each scrape, so that all figures of it agree with each other.
-        for family, series in gather(self.owner, self.snapshots()):
+        for family, series in families(self.owner, self.snapshots()):
             name = family.name.removesuffix("_total")  # the client puts it back
             # A family without series is shown too: a dashboard finds its name before there is anything to count.
             made = kinds[family.kind](name, family.help, labels=family.labels)
@@ -59,7 +59,7 @@ class FiguresCollector(Collector):
             yield made
 
 
-def gather(owner: type, snapshots: Iterable[Any]) -> Iterator[tuple[Family, list[Series]]]:
+def families(owner: type, snapshots: Iterable[Any]) -> Iterator[tuple[Family, list[Series]]]:
     """Yield the metrics of a type of snapshots and of its parts, each with the series of these snapshots."""
     return _of_items(owner, (), [((), snapshot) for snapshot in snapshots])
 

@@ -53,7 +53,7 @@ class Finish:
     reason: str | None
 
 
-Command = StartWorker | SignalWorker | Finish | Report
+SupervisorCommand = StartWorker | SignalWorker | Finish | Report
 
 
 class WorkerState(Enum):
@@ -108,7 +108,7 @@ class Supervision:
         self._finish = Finish(0, None)
         self._kill_at = math.inf
         self._finished = False
-        self._commands: list[Command] = []
+        self._commands: list[SupervisorCommand] = []
 
     def joined(self, worker: int, now: float) -> None:
         """Take note that a worker has found the cluster and its topics and joins the group."""
@@ -170,7 +170,7 @@ class Supervision:
             else:
                 one.state = WorkerState.GONE
 
-    def commands(self, now: float) -> Sequence[Command]:
+    def commands(self, now: float) -> Sequence[SupervisorCommand]:
         """Return what to do now, after an event or at the deadline."""
         for one in self.workers:
             if one.state in ALIVE and now >= self._kill_at:

@@ -147,7 +147,7 @@ class Supervisor:
         if deadline < math.inf:
             self._timer = loop.call_at(deadline, self._feed)
 
-    def _perform(self, command: s.Command) -> None:
+    def _perform(self, command: s.SupervisorCommand) -> None:
         match command:
             case s.StartWorker(number):
                 life = self._lives[number] = _Life()

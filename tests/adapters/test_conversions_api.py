@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
-from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, failure
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, call_failure
 from consumer.engine.messages import Answered, Send, Unanswered
 from tests.support.limits import LATE
 
@@ -498,7 +498,7 @@ async def test_closing_twice_or_unused_is_fine() -> None:
 def test_kinds_of_failure_are_a_closed_set() -> None:
     """Every failure has one of a closed set of kinds, and never the exception's text."""
     kinds = {
-        failure(error, "https://api.example.com/v5", None)[0]
+        call_failure(error, "https://api.example.com/v5", None)[0]
         for error in (
             TimeoutError(),
             aiohttp.ServerTimeoutError(),

@@ -64,7 +64,7 @@ def refused(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
 
 def commit_map(kafka: Kafka, group: str, topic: str, offset: int, *settled: int, plan: str = "") -> None:
     """Commit an offset of partition 0 from outside, with an offset map of these bounds."""
-    text = plan + offset_map.write(TopicPartition(topic, 0), offset, settled, 0)
+    text = plan + offset_map.write_map(TopicPartition(topic, 0), offset, settled, 0)
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
     raw = RawPartition(topic, 0, offset, metadata=text, leader_epoch=0)
     consumer.commit(offsets=[raw], asynchronous=False)
@@ -90,7 +90,7 @@ def test_counts_what_a_move_repeats_and_skips(
     bounds = [
         one for one in range(committed, end + 1) if (one in above) != (one - 1 in above and one > committed)
     ]
-    text = offset_map.write(TopicPartition("orders", 0), committed, bounds, None)
+    text = offset_map.write_map(TopicPartition("orders", 0), committed, bounds, None)
     row = Standing(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
 
     here = set(range(begin, end))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from consumer.commands.check.local import mapping, schema
-from consumer.commands.check.rows import Found
+from consumer.commands.check.rows import CheckContext
 from consumer.commands.explain.command import explanations
 from consumer.settings import load
 
@@ -90,6 +90,6 @@ async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], t
 
 
 async def _mapping_row(files: dict[str, str]) -> str:
-    found = Found(load(files, needs=()))
+    found = CheckContext(load(files, needs=()))
     await schema(found)
     return (await mapping(found))[0].text

@@ -23,7 +23,7 @@ from consumer.avro.reading import MOST_ITEMS
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
-from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
+from consumer.conversion.reading import MOST_PROGRAMS, CompiledReading, Written
 from consumer.engine.figures.delivered import written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import Chunk, Instant, Policy, Record, Rejection, SchemaRef
@@ -297,12 +297,12 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
     both.alone(b"")  # skips the test without a compiler
     good = both.value(event_of({}))
     assert good is not None
-    for number in range(100, 100 + MOST_SCHEMAS + 2):
+    for number in range(100, 100 + MOST_PROGRAMS + 2):
         ref = SchemaRef("id", str(number))
         both.learn(ref, SCHEMA)
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
-    assert sum(one.function is not None for one in both.compiled._written.values()) == MOST_SCHEMAS
+    assert sum(one.function is not None for one in both.compiled._written.values()) == MOST_PROGRAMS
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -42,7 +42,7 @@ from consumer.engine.model import (
 from consumer.engine.native import sizes_of
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, Reading, SchemaLearner, Verdict, split_keys
+from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, NoEvent, Reading, SchemaLearner, split_keys
 
 TOPIC = "shop"
 ACCOUNT = "549755885175"
@@ -247,7 +247,7 @@ def make_runs(
     return [Run(block, index, index + 1) for index in range(count)]
 
 
-def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> list[Read | Verdict]:
+def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> list[Read | NoEvent]:
     """Return what `reading` makes of each record: an event, or the verdict that it is none."""
     columns = Columns(Keys())
     reading.read(records, now, columns, TOPIC)
@@ -546,12 +546,12 @@ def released(commands: list[m.Command]) -> list[Position] | None:
 
 def read_map(position: Position) -> OffsetMap | None:
     """Return the offset map in the metadata of `position`."""
-    return offset_map.read(position).settled
+    return offset_map.read_map(position).settled
 
 
 def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
     """Return the metadata of a commit of `base`."""
-    return offset_map.write(TopicPartition(TOPIC, partition), base, bounds, leader_epoch)
+    return offset_map.write_map(TopicPartition(TOPIC, partition), base, bounds, leader_epoch)
 
 
 def stopped(core: Core) -> m.Stop | None:

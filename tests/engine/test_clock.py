@@ -10,7 +10,7 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.context import SKEW
 from consumer.engine.model import Chunk, CommerceEvent, Converted, Record
-from consumer.engine.survey import describe
+from consumer.engine.survey import describe_open
 from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, FakeConverter, accepted, event
 
 FAR = 3_600.0
@@ -293,7 +293,9 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     [(_, _, waits)] = core.pipeline.early._waiting
     engine = core.pipeline
     place = (waits.block, waits.first)
-    found = describe(place, core.instant(), engine.policy, engine.dispatcher, engine.outcomes, engine.guard)
+    found = describe_open(
+        place, core.instant(), engine.policy, engine.dispatcher, engine.outcomes, engine.guard
+    )
     assert (found.offset, found.waits_for.value) == (1, "clock")
 
 

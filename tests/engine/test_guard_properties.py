@@ -18,7 +18,7 @@ from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
 from consumer.engine.guard import Guard
 from consumer.engine.model import Instant, Policy, Rejection, SchemaRef, Stage, TopicPartition
-from consumer.engine.reading import TOMBSTONE, Verdict
+from consumer.engine.reading import TOMBSTONE, NoEvent
 from tests.engine.building import (
     MACHINE,
     PROPERTY,
@@ -41,7 +41,7 @@ from tests.engine.test_guard import OTHER_TOPIC, bad, good, guarded, judge, trip
 
 # -- against naive books
 
-KINDS: dict[str, Verdict | None] = {
+KINDS: dict[str, NoEvent | None] = {
     "event": None,
     "filtered": TOMBSTONE,
     "rejected": Rejection(Stage.DECODE, "malformed", "no event"),

@@ -21,7 +21,7 @@ from consumer.adapters.key_store.files import (
 )
 from consumer.adapters.key_store.folder import Folder
 from consumer.adapters.key_store.interface import Window
-from consumer.adapters.key_store.native import Table
+from consumer.adapters.key_store.native import KeyTable
 from consumer.adapters.key_store.view import View
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
@@ -39,7 +39,7 @@ def good() -> dict[str, bytes]:
     """The files of a store and (``data.mdb``) of an older version's store."""
     with tempfile.TemporaryDirectory() as root:
         whose = SegmentFile(0, 0, 0, _START, _WINDOW.seconds, 0)
-        table = Table()
+        table = KeyTable()
         table.insert(_KEYS[:_HALF], _START)
         segment = write_segment(os.path.join(root, whose.name), [table.sorted()], len(table), whose)
         Journal.make(root, 1)

@@ -16,7 +16,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from consumer.avro.container import MAX_BLOCK_BYTES, Block, BrokenContainer, Container
+from consumer.avro.container import MAX_BLOCK_BYTES, BrokenContainer, Container, DataBlock
 from tests.fuzzing.building import CODECS, SCHEMA, block, header, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_line
 from tests.fuzzing.records import check_explaining
@@ -34,7 +34,7 @@ def _measured() -> Iterator[None]:
     Measuring.memory = False
 
 
-def blocks_of(content: bytes) -> list[Block]:
+def blocks_of(content: bytes) -> list[DataBlock]:
     """All blocks of a file of these bytes."""
     return list(Container(io.BytesIO(content).read).blocks())
 

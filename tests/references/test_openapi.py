@@ -135,7 +135,7 @@ def test_the_same_names() -> None:
     text = EVENT["properties"]["event_name"]["description"]
     names = set(rules.REQUEST["$defs"]["standard_event_name"]["enum"])
     assert {name for name in names if f"`{name}`" not in text} == LATER_NAMES
-    for source in rules.ACTION_SOURCES:
+    for source in rules.SPEC_ACTION_SOURCES:
         assert source in EVENT["properties"]["action_source"]["description"]
 
 

@@ -98,7 +98,7 @@ class Broker:
 
     def is_void(self, position: Position) -> bool:
         """Whether it was committed in an earlier life of its topic."""
-        return offset_map.read(position).topic_id not in (None, self.topic_ids[position.topic])
+        return offset_map.read_map(position).topic_id not in (None, self.topic_ids[position.topic])
 
     def make_anew(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
         """Replace all partitions of a topic, which was deleted and created again. Returns the earlier records."""
@@ -118,7 +118,7 @@ class Broker:
         """What a new owner will skip must be resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
         require(len(text.encode()) <= self.map_most, "commit metadata fits", len(text))
-        found = offset_map.read(position)
+        found = offset_map.read_map(position)
         require((found is NOTHING_SAID) is (text == ""), "commit metadata can be read", text)
         known = found.settled
         if known is None:
@@ -152,7 +152,7 @@ class Broker:
         reads them again."""
         position = self.committed.get(tp) if self.resumes_at(tp) is not None else None
         begin = position.next_offset if position is not None else 0
-        known = offset_map.read(position).settled if position is not None else None
+        known = offset_map.read_map(position).settled if position is not None else None
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from consumer.engine.figures.definitions import figure, figures_of, snapshot
-from consumer.web.metrics import gather
+from consumer.web.metrics import families
 from consumer.web.status import Process
 
 
@@ -21,7 +21,7 @@ class Info:
 def metrics_table(*owners: type) -> str:
     """The page's table of the metrics of these types."""
     lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
-    for family in (one for owner in owners for one, _ in gather(owner, ())):
+    for family in (one for owner in owners for one, _ in families(owner, ())):
         labels = ", ".join(f"`{label}`" for label in family.labels)
         lines.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
     return "\n".join(lines) + "\n"

@@ -87,8 +87,8 @@ def test_a_figure_that_cannot_be_added_says_how_workers_become_one(name: str) ->
 def test_no_name_stands_twice() -> None:
     """Neither on /metrics nor in one object of /status."""
     for names in (
-        [one.name for one, _ in metrics.gather(Statistics, ())]
-        + [one.name for one, _ in metrics.gather(WorkerFigures, ())],
+        [one.name for one, _ in metrics.families(Statistics, ())]
+        + [one.name for one, _ in metrics.families(WorkerFigures, ())],
         re.findall(
             r"^\| `([^`]+)` \|", status_page.status_table(status.Document, status_page.Info), re.MULTILINE
         ),

@@ -18,11 +18,11 @@ from consumer.workers.supervision import (
     MARGIN,
     MOST_ENDS,
     RESTARTS,
-    Command,
     Finish,
     SignalWorker,
     StartWorker,
     Supervision,
+    SupervisorCommand,
     WorkerState,
 )
 
@@ -39,32 +39,32 @@ class World:
         self.reports: list[Report] = []
         self.finished: Finish | None = None
 
-    def feed(self) -> list[Command]:
+    def feed(self) -> list[SupervisorCommand]:
         """What it commands now, without log lines."""
         commands = self.supervision.commands(self.now)
         self.reports += [one for one in commands if isinstance(one, Report)]
-        done: list[Command] = [one for one in commands if not isinstance(one, Report)]
+        done: list[SupervisorCommand] = [one for one in commands if not isinstance(one, Report)]
         for one in done:
             self._perform(one)
         return done
 
-    def joined(self, worker: int) -> list[Command]:
+    def joined(self, worker: int) -> list[SupervisorCommand]:
         """A worker joins the group."""
         self.supervision.joined(worker, self.now)
         return self.feed()
 
-    def ended(self, worker: int, code: int, reason: str | None = None) -> list[Command]:
+    def ended(self, worker: int, code: int, reason: str | None = None) -> list[SupervisorCommand]:
         """A worker ends."""
         self.alive.remove(worker)
         self.supervision.ended(worker, code, reason, self.now)
         return self.feed()
 
-    def stop(self) -> list[Command]:
+    def stop(self) -> list[SupervisorCommand]:
         """A signal arrives."""
         self.supervision.stop(self.now)
         return self.feed()
 
-    def _perform(self, command: Command) -> None:
+    def _perform(self, command: SupervisorCommand) -> None:
         assert self.finished is None, "nothing after the end"
         if isinstance(command, StartWorker):
             assert command.worker not in self.alive, "two processes of one worker"
@@ -81,7 +81,7 @@ class World:
         for number in range(1, len(self.supervision.workers) + 1):
             self.joined(number)
 
-    def wait(self) -> list[Command]:
+    def wait(self) -> list[SupervisorCommand]:
         """Let the time pass until the deadline that it asked for."""
         deadline = self.supervision.next_deadline()
         assert deadline < math.inf

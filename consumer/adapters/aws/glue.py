@@ -98,7 +98,7 @@ class GlueSchemas:
         return SchemaUnavailable(ref, reason, refused=code in _REFUSALS or "credentials" in words)
 
 
-def describe(address: str) -> str:
+def describe_access(address: str) -> str:
     """Return region and kind of credentials, as text for people. Blocks. Raises `SettingsError`."""
     region = _region(address)
     try:

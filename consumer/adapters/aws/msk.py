@@ -73,7 +73,7 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def tokens_for(config: Mapping[str, object]) -> Tokens:
+def tokens_for(config: Mapping[str, object]) -> TokenSigner:
     """Return the source of tokens for the brokers of this configuration, once it has a token. Blocks; raises as
     `with_tokens`."""
     tokens = tokens_of(str(config.get("bootstrap.servers", "")))
@@ -81,7 +81,7 @@ def tokens_for(config: Mapping[str, object]) -> Tokens:
     return tokens
 
 
-class Tokens:
+class TokenSigner:
     """Signs tokens for the brokers `servers`. It is librdkafka's ``oauth_cb``, called in any thread.
 
     Raises `SettingsError` without the extra or a region.
@@ -161,6 +161,6 @@ class Tokens:
         return region, "by AWS_REGION, AWS_DEFAULT_REGION or the profile"
 
 
-tokens_of: Final = functools.cache(Tokens)
+tokens_of: Final = functools.cache(TokenSigner)
 """The source of tokens for these brokers: one for all clients of the process. `cache_clear` makes the next client
 read variables, files and the signer again: tests change them."""

@@ -5,8 +5,8 @@ and leader epoch, in offset order.
 
 A thousand records may be a megabyte or some gigabytes, and the client hands out records by number only. So they are
 taken a slice at a time (`Inbox`), each as large as the size of the records before it allows, until they hold
-`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. The messages of a slice beyond
-that are kept back for the next fetch.
+`MOST_FETCH_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. The messages of a slice
+beyond that are kept back for the next fetch.
 
 If records come one by one, a fetch that did not wait would bring a few of them, and cost as much as one of a thousand.
 So, after a fetch that emptied the client's queue, the next one gathers until `GATHER_SECONDS` have passed. A record
@@ -37,7 +37,7 @@ from consumer.engine.model import Chunk, Record, TopicPartition
 
 MOST_RECORDS: Final = 2000
 """Records of one fetch at most."""
-MOST_BYTES: Final = 4 * 1024 * 1024
+MOST_FETCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes of a fetch from which on no further slice is taken."""
 _SLICE: Final = 256
 """Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
@@ -80,10 +80,11 @@ class Taken:
         ]
 
     def add(self, messages: list[Message], most: int) -> None:
-        """Move messages from the list to here, and their records into chunks, up to `most` messages or `MOST_BYTES`."""
+        """Move messages from the list to here, and their records into chunks, up to `most` messages or
+        `MOST_FETCH_BYTES`."""
         taken = messages[: most - len(self.messages)]
         at = 0
-        while at < len(taken) and (at == 0 or self.size < MOST_BYTES):
+        while at < len(taken) and (at == 0 or self.size < MOST_FETCH_BYTES):
             message = taken[at]
             error, topic, partition = message.error(), message.topic(), message.partition()
             if error is None and (topic, partition) not in self.damaged:
@@ -94,7 +95,7 @@ class Taken:
                 if records is None or offset <= records[-1].offset:
                     records = self._last[key] = []
                     self._runs.append((key, records))
-                at, size = gather(taken, at, records, MOST_BYTES - self.size)
+                at, size = gather(taken, at, records, MOST_FETCH_BYTES - self.size)
                 self.size += size
                 continue
             at += 1
@@ -141,7 +142,7 @@ class Inbox:
             taken.add(self._kept_back, most)
             left = most - len(taken.messages)
             # How many more records fit if they are as large as the records so far.
-            fitting = (MOST_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
+            fitting = (MOST_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
             now = self._clock()
             if len(found) < asked:
                 self._emptied = now

@@ -74,7 +74,7 @@ async def cluster_id(config: Config, timeout: float) -> str:
     return str(metadata.cluster_id or "")
 
 
-async def describe(
+async def describe_cluster(
     config: Config,
     topics: Sequence[str],
     timeout: float,
@@ -315,7 +315,7 @@ def _ask_offsets(
                         f"the brokers do not say what {name} holds: check that they are "
                         "healthy, then start again"
                     )
-                    raise trouble.failure(error, text) from error
+                    raise trouble.kafka_failure(error, text) from error
         if len(found) < len(names):
             time.sleep(_ASK_AGAIN)
     return {name: found[name] for name in names}

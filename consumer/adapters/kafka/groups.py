@@ -326,7 +326,7 @@ class GroupOffsets:
                 said = trouble.describe_error(cause)
                 text = f"the group {self._group} has active members: stop every member first ({said})"
                 raise KafkaError(text) from error
-            raise trouble.failure(
+            raise trouble.kafka_failure(
                 cause,
                 f"the brokers did not accept all offsets of the group {self._group}: look at them with "
                 "`pinstream offsets show`, and set them again",
@@ -337,7 +337,7 @@ class GroupOffsets:
             return ask_patiently(question, self._timeout)
         except KafkaException as error:
             text = f"the brokers do not give the {what} of the group {self._group}: try again, or check the brokers"
-            raise trouble.failure(error, text) from error
+            raise trouble.kafka_failure(error, text) from error
 
     def _alter(self, raw: Sequence[RawPartition], timeout: float) -> Sequence[RawPartition]:
         """Commit offsets without being a member: one try. Return the answer for each partition. Raises

@@ -73,7 +73,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 Headers = tuple[tuple[str, bytes | None], ...]
 # Offsets [begin, end).
-Run = tuple[int, int]
+OffsetRange = tuple[int, int]
 
 
 class NewRecord(NamedTuple):
@@ -303,7 +303,7 @@ class Home(NamedTuple):
         return f"{self.topic}:{self.partition}@{self.cluster}"
 
 
-def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
+def mark_headers(runs: Iterable[OffsetRange], home: Home) -> Headers:
     """Return the headers of a mark: its own partition, and the offsets of that partition that are done."""
     # ``17-30,45``: both ends are included.
     done = ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
@@ -311,11 +311,11 @@ def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
     return headers if home.topic_id is None else (*headers, (MARKED_TOPIC_ID, home.topic_id.encode()))
 
 
-def read_done(text: str) -> list[Run] | None:
+def read_done(text: str) -> list[OffsetRange] | None:
     """Return the offsets that `mark_headers` wrote; None for any other text."""
     if len(text) > _LONGEST_MARK:
         return None
-    runs: list[Run] = []
+    runs: list[OffsetRange] = []
     for part in text.split(","):
         match = _RUN.fullmatch(part)
         if match is None:
@@ -327,7 +327,7 @@ def read_done(text: str) -> list[Run] | None:
     return runs
 
 
-def read_mark(record: Record, home: Home) -> list[Run] | None:
+def read_mark(record: Record, home: Home) -> list[OffsetRange] | None:
     """Return the offsets that `record` at `home` marks as done; None if it is no mark of ours.
 
     The list is empty if the mark is about other letters: it was mirrored or copied to this topic, or the topic was
@@ -357,7 +357,7 @@ class Done:
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1
 
-    def add(self, runs: Iterable[Run]) -> None:
+    def add(self, runs: Iterable[OffsetRange]) -> None:
         """Add these runs, in any order, overlapping or not."""
         for begin, end in runs:
             low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
@@ -376,6 +376,6 @@ class Done:
         either.add(heapq.merge(self.runs(), other.runs()))
         return self.count() + other.count() - either.count()
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[OffsetRange]:
         """Return the runs as [begin, end), in rising order, with gaps between them."""
         return zip(self._bounds[::2], self._bounds[1::2], strict=True)

@@ -77,7 +77,7 @@ _epochs = itertools.count(1)
 
 
 @dataclass(slots=True)
-class _Reading:
+class _StartedPartition:
     """A partition that is assigned and has started."""
 
     epoch: int
@@ -138,7 +138,7 @@ class GroupMember:
 
         The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
-        self._held: dict[TopicPartition, _Reading] = {}
+        self._held: dict[TopicPartition, _StartedPartition] = {}
         # Time of the next search for partitions to read again. Infinite while there are none: a member may hold
         # thousands of partitions, and a fetch may bring a single record.
         self._again_due = math.inf
@@ -257,7 +257,7 @@ class GroupMember:
             if reading is not None and reading.epoch == one.epoch:
                 # With a new epoch, records of the earlier life are never settled and never committed.
                 beginning = commits.raw_partition(*name, None, None)
-                self._held[name] = _Reading(next(_epochs), beginning, again=0.0, new_life=one)
+                self._held[name] = _StartedPartition(next(_epochs), beginning, again=0.0, new_life=one)
                 self._again_due = 0.0
 
     def end_offsets(self) -> EndOffsets:
@@ -440,7 +440,7 @@ class GroupMember:
         self._assign(places)
         given = [one._replace(epoch=next(_epochs)) for one in found.values()]
         for name, place, one in zip(found, places, given, strict=True):
-            self._held[name] = _Reading(one.epoch, place)
+            self._held[name] = _StartedPartition(one.epoch, place)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
         # for lack of room applies to partitions that are assigned later, too.
         self._set_pause(found)

@@ -100,7 +100,7 @@ METADATA_MOST: Final = METADATA_BYTES - len(write_entry(_LONGEST))
 """Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
 
 
-class Plan(NamedTuple):
+class ReplayPlan(NamedTuple):
     """What a replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
 
     `progress` is for `BoundedSource`, which closes it; None if the replay has no name.
@@ -123,7 +123,7 @@ async def open_plan(
     resolve: Callable[[], Awaitable[Sequence[Range]]],
     now: float,
     timeout: float,
-) -> Plan:
+) -> ReplayPlan:
     """Return the plan that is committed in `group`, or else a new one from `resolve`, which is committed at once.
 
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
@@ -147,7 +147,7 @@ async def open_plan(
         await progress.close()
         raise
     begun = entries[0].begun if entries else int(now)  # a new topic may have no partition yet
-    return Plan([one.range for one in entries], begun, resumed, progress)
+    return ReplayPlan([one.range for one in entries], begun, resumed, progress)
 
 
 def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mapping[str, str]) -> list[Entry]:
@@ -155,7 +155,7 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
     entries = []
     for one in ranges:
         # The first commit also records the ids of the topics: a topic that is created again has another id.
-        text = offset_map.write(one.name, one.begin, (), None, topic_id=ids.get(one.topic))
+        text = offset_map.write_map(one.name, one.begin, (), None, topic_id=ids.get(one.topic))
         start = Position(*one.name, one.begin, None, text)
         entries.append(Entry(plan, len(ranges), fingerprint, begun, one._replace(start=start)))
     return entries
@@ -277,7 +277,7 @@ def _has_settled(entry: Entry) -> bool:
     position = entry.range.first
     if position.next_offset > entry.range.begin:
         return True
-    said = offset_map.read(position)
+    said = offset_map.read_map(position)
     # Metadata that cannot be read may have been a map.
     return bool(position.metadata) if said is offset_map.NOTHING_SAID else said.settled is not None
 

@@ -236,7 +236,7 @@ def _dead_end(cause: confluent_kafka.KafkaError, *, in_doubt: bool = False) -> K
             "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
             f"redrive has taken over): run the redrive again, it will know ({said})"
         )
-    return trouble.failure(
+    return trouble.kafka_failure(
         cause,
         "what is done could not be marked: check the broker and the dead-letter topic, then run the redrive again",
     )

@@ -204,7 +204,9 @@ def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:
     )
 
 
-def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, text: str) -> KafkaError:
+def kafka_failure(
+    error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, text: str
+) -> KafkaError:
     """Return the error to raise: the one for which `error` always ends the run, or else `text` with librdkafka's
     words."""
     cause = error if isinstance(error, _Code) else cause_of(error)

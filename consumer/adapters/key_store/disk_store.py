@@ -27,14 +27,16 @@ _Result = TypeVar("_Result")
 # have to wait for the disk, and run on a thread.
 INLINE_BYTES = 1024**3
 
-TIME_LIMIT = 30.0
+DISK_TIME_LIMIT = 30.0
 """Seconds after which a disk that does not answer is an error."""
 
 _KEYS_AT_ONCE = 4096  # then others have a turn of the event loop
 _MERGE_AGAIN = 60.0  # seconds after a merge that failed: the disk may be full, and a merge writes much
 
 
-async def ask_disk(thread: OwnThread, function: Callable[[], _Result], limit: float = TIME_LIMIT) -> _Result:
+async def ask_disk(
+    thread: OwnThread, function: Callable[[], _Result], limit: float = DISK_TIME_LIMIT
+) -> _Result:
     """Call `function` on the disk's thread and return its result.
 
     Raises `KeyStoreError` after `limit` seconds; the call cannot be undone and may still complete.
@@ -182,7 +184,7 @@ class DiskKeyStore(KeyStore):
         # The merger first: it goes on writing until it sees that the store is closed.
         for thread in (self._merger, self._writer, self._reader):
             if thread is not None:  # a disk that hangs must not keep the process from ending
-                await thread.end(timeout=TIME_LIMIT)
+                await thread.end(timeout=DISK_TIME_LIMIT)
         self._view.close()
 
     async def _refresh(self) -> None:

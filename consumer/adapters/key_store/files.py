@@ -384,7 +384,7 @@ def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentF
     return whose._replace(entries=builder.entries, bits=directory_bits(most), check=crc32(checks))
 
 
-class _Mapping(mmap.mmap):
+class _MappedFile(mmap.mmap):
     """A file mapped into memory. Other threads run while its mapping ends."""
 
     def __del__(self) -> None:
@@ -399,7 +399,7 @@ def open_segment(root: str, file: SegmentFile, *, in_order: bool = False) -> Seg
         with open(os.path.join(root, file.name), "rb") as opened:
             if os.fstat(opened.fileno()).st_size != file.bytes:
                 raise Damage(f"{file.name} was cut short")
-            data = _Mapping(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            data = _MappedFile(opened.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise Damage(f"{file.name} is missing") from None
     # Keys are hashes: the next page in the file is rarely the next one needed. A merge reads page after page.

@@ -39,7 +39,7 @@ from consumer.adapters.key_store.files import (
     write_segment,
 )
 from consumer.adapters.key_store.interface import Damage, Window
-from consumer.adapters.key_store.native import Merger, Table
+from consumer.adapters.key_store.native import KeyTable, Merger
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
@@ -182,14 +182,14 @@ class Folder:
     def _sealed(self, files: FileList, journal: Journal) -> FileList:
         """Make a segment of a full journal's keys. Return the list with it, which is still to be written."""
         # The journal has keys in the order of their deliveries, some of them twice: the table sorts them and keeps one.
-        table = Table()
+        table = KeyTable()
         for stamp, keys in journal.chunks(0, journal.acknowledged()):
             table.insert(keys, stamp)
         if not len(table):
             return files
         return self._with_segment(files, table, files.journal_slice)
 
-    def _with_segment(self, files: FileList, table: Table, whose: SegmentFile) -> FileList:
+    def _with_segment(self, files: FileList, table: KeyTable, whose: SegmentFile) -> FileList:
         new = whose._replace(number=files.next)
         new = write_segment(os.path.join(self.root, new.name), [table.sorted()], len(table), new)
         self.announce(new)
@@ -345,7 +345,7 @@ class Folder:
         folders = files.old
         for number, name in enumerate(folders, 1):
             progress(f"taking over the key store {self.root} of an older version: {number} of {len(folders)}")
-            for table in old_format.read(self.root, name):
+            for table in old_format.read_old(self.root, name):
                 files = self._with_segment(files, table, old_format.slice_of(name))
             self._change(files := files._replace(old=files.old[1:]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from consumer.adapters.key_store.interface import KeyStore, Window, check_use
-from consumer.adapters.key_store.native import Table
+from consumer.adapters.key_store.native import KeyTable
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.reading import KEY_BYTES
 
@@ -23,7 +23,7 @@ class _Bucket(NamedTuple):
 
     start: int
     end: int
-    table: Table
+    table: KeyTable
 
 
 class MemoryKeyStore(KeyStore):
@@ -87,7 +87,7 @@ class MemoryKeyStore(KeyStore):
         start = self._window.bucket_start(stamp)
         newest = next((bucket for bucket in reversed(self._buckets) if bucket.start == start), None)
         if newest is None or len(newest.table) >= self._bucket_keys:
-            newest = _Bucket(start, start + self._window.bucket_seconds, Table())
+            newest = _Bucket(start, start + self._window.bucket_seconds, KeyTable())
             self._buckets.append(newest)
             self._buckets.sort(key=lambda bucket: bucket.start)
         if self._keys() >= self._max_keys:

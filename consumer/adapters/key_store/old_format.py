@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 
 from consumer.adapters.key_store.files import SegmentFile
 from consumer.adapters.key_store.interface import Damage
-from consumer.adapters.key_store.native import Table
+from consumer.adapters.key_store.native import KeyTable
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
@@ -67,7 +67,7 @@ def slice_of(name: str) -> SegmentFile:
     return SegmentFile(0, 0, 0, int(start), int(window), 0)
 
 
-def read(root: str, name: str) -> Iterator[Table]:
+def read_old(root: str, name: str) -> Iterator[KeyTable]:
     """Yield the keys of a bucket, a million at a time. Raises `Damage`."""
     path = os.path.join(root, name, "data.mdb")
     if not os.path.exists(path) or not os.path.getsize(path):  # being made when its process was killed
@@ -87,8 +87,8 @@ def read(root: str, name: str) -> Iterator[Table]:
         yield _table(stamps)
 
 
-def _table(stamps: dict[bytes, bytearray]) -> Table:
-    table = Table()
+def _table(stamps: dict[bytes, bytearray]) -> KeyTable:
+    table = KeyTable()
     for stamp, keys in stamps.items():
         table.insert(bytes(keys), int.from_bytes(stamp, "big"))
     stamps.clear()

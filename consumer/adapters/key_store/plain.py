@@ -30,7 +30,7 @@ def _first_bits(key: bytes, bits: int) -> int:
     return int.from_bytes(key[:4], "big") >> (32 - bits)
 
 
-class Table:
+class KeyTable:
     """Keys with their latest stamps, in memory."""
 
     def __init__(self) -> None:

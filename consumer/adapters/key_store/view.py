@@ -21,7 +21,7 @@ from consumer.adapters.key_store.files import (
     read_through,
 )
 from consumer.adapters.key_store.interface import Damage
-from consumer.adapters.key_store.native import Segment, Table
+from consumer.adapters.key_store.native import KeyTable, Segment
 from consumer.adapters.thread import run_aside
 
 # Of a store up to this size every block is checked at the start (a tenth of a second for 10 million keys): so damage is
@@ -60,7 +60,7 @@ class View:
         self._prepared: dict[SegmentFile, OpenSegment] = {}
         self._unused: list[int | Journal | OpenSegment] = []
         self.files = FileList()
-        self.table = Table()
+        self.table = KeyTable()
         self.segments: tuple[OpenSegment, ...] = ()
 
     def check(self) -> None:
@@ -171,7 +171,7 @@ class View:
             if self._journal is not None:
                 self._unused.append(self._journal)
             # The keys of the earlier journal are in a segment by now.
-            self.table, self._position = Table(), 0
+            self.table, self._position = KeyTable(), 0
         self._unused += set(self.segments) - set(segments)
         self._open_list, self.files, self.segments, self._journal = number, files, segments, journal
 

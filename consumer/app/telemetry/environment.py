@@ -169,15 +169,15 @@ class _Variables:
         return next((name for name in names if name in self._values), None)
 
 
-class _Rule(NamedTuple):
+class _Constraint(NamedTuple):
     """What a value may be. `otherwise` goes on after the variable's name; it never repeats the value."""
 
     fits: Callable[[str], object]
     otherwise: str
 
 
-def _one_of(*values: str) -> _Rule:
-    return _Rule(lambda value: value.lower() in values, f"is none of {', '.join(values)}")
+def _one_of(*values: str) -> _Constraint:
+    return _Constraint(lambda value: value.lower() in values, f"is none of {', '.join(values)}")
 
 
 def _is_url(value: str) -> bool:
@@ -195,19 +195,19 @@ def _are_pairs(value: str) -> bool:
 
 
 # The standard means the digits 0-9; `str.isdecimal` is true of others, too. With no more of them than a float can hold.
-_MILLISECONDS: Final = _Rule(
+_MILLISECONDS: Final = _Constraint(
     re.compile("0{0,9}[1-9][0-9]{0,11}").fullmatch, "is not a number of milliseconds, such as 10000"
 )
-_PAIRS: Final = _Rule(_are_pairs, "is not a list such as name=value,other=value")
-_FILE: Final = _Rule(
+_PAIRS: Final = _Constraint(_are_pairs, "is not a list such as name=value,other=value")
+_FILE: Final = _Constraint(
     lambda value: os.access(value, os.R_OK) and os.path.isfile(value), "names a file that cannot be read"
 )
 # For OTEL_EXPORTER_OTLP_… and for OTEL_EXPORTER_OTLP_TRACES_… or …_METRICS_….
-_OTLP: Final[Mapping[str, _Rule]] = {
+_OTLP: Final[Mapping[str, _Constraint]] = {
     "PROTOCOL": _one_of("http/protobuf")._replace(
         otherwise="is not http/protobuf, the only protocol that pinstream has (port 4318 of a collector, not 4317)"
     ),
-    "ENDPOINT": _Rule(_is_url, "is not a URL such as http://collector:4318"),
+    "ENDPOINT": _Constraint(_is_url, "is not a URL such as http://collector:4318"),
     "TIMEOUT": _MILLISECONDS,
     "COMPRESSION": _one_of("gzip", "none"),
     "HEADERS": _PAIRS,
@@ -215,11 +215,11 @@ _OTLP: Final[Mapping[str, _Rule]] = {
     "CLIENT_CERTIFICATE": _FILE,
     "CLIENT_KEY": _FILE,
 }
-_OTHERS: Final[dict[str, _Rule]] = {
+_OTHERS: Final[dict[str, _Constraint]] = {
     "OTEL_SDK_DISABLED": _one_of("true", "false"),
     "OTEL_RESOURCE_ATTRIBUTES": _PAIRS,
 }
-_OF_METRICS: Final[dict[str, _Rule]] = {
+_OF_METRICS: Final[dict[str, _Constraint]] = {
     _INTERVAL: _MILLISECONDS,
     _EXPORT_TIMEOUT: _MILLISECONDS,
     _TEMPORALITY: _one_of("cumulative", "delta", "lowmemory"),

@@ -41,7 +41,7 @@ from consumer.adapters.thread import OwnThread
 from consumer.app.telemetry import CLOSING, MetricsExport, Wish
 from consumer.app.telemetry.otlp import Connection, resource
 from consumer.engine.figures.definitions import Histogram
-from consumer.web.metrics import Family, FiguresCollector, gather
+from consumer.web.metrics import Family, FiguresCollector, families
 
 _SCOPE = InstrumentationScope("pinstream", __version__)
 # What is exported as differences, by the temporality that is asked for. A gauge has none.
@@ -141,7 +141,7 @@ class OtlpMetrics(MetricsExport):
         metrics = [
             self._metric(family, series, at, counts)
             for owner, of_owner in snapshots
-            for family, series in gather(owner, of_owner)
+            for family, series in families(owner, of_owner)
             if series
         ]
         scope = ScopeMetrics(_SCOPE, metrics, "")

@@ -17,7 +17,7 @@ import orjson
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
 from consumer.adapters.network import place_of
 from consumer.app import building
-from consumer.commands.check.rows import TIMEOUT, Answer, Found, Skip, failed, ok, warning
+from consumer.commands.check.rows import TIMEOUT, CheckContext, Row, Skip, failed, ok, warning
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
 from consumer.engine.answering import verdicts
@@ -41,7 +41,7 @@ _REFUSED: Mapping[int, str] = {
 }
 
 
-async def way(found: Found) -> Sequence[Answer]:
+async def way(found: CheckContext) -> Sequence[Row]:
     """Does the proxy let us out to the API, and is the API's certificate trusted? No event and no token is sent."""
     settings, url = found.settings, found.settings.pinterest.api_url
     proxy = building.network(settings).proxy(url)
@@ -56,7 +56,7 @@ async def way(found: Found) -> Sequence[Answer]:
     return [ok(f"{place_of(url)} is reached" + (f" through the proxy {proxy}" if proxy else ""))]
 
 
-async def test_view(found: Found) -> Sequence[Answer]:
+async def test_view(found: CheckContext) -> Sequence[Row]:
     """Where can the test events be seen?"""
     text = (
         "to see the test events in Events Manager, open its test view before you run this: it has no history and shows "
@@ -65,13 +65,13 @@ async def test_view(found: Found) -> Sequence[Answer]:
     return [ok(text)] if found.sends else []
 
 
-async def test_events(found: Found) -> Sequence[Answer]:
+async def test_events(found: CheckContext) -> Sequence[Row]:
     """Does the API accept events? A row for each event of each ad account, or one where a call got no verdict."""
     if not found.sends:
         return []
-    settings, answers = found.settings, list[Answer]()
+    settings, answers = found.settings, list[Row]()
     try:
-        token = building.token(settings)
+        token = building.open_token(settings)
     except PinstreamError:
         # The question about the token has reported what is wrong.
         raise Skip("needs the access token") from None
@@ -80,7 +80,7 @@ async def test_events(found: Found) -> Sequence[Answer]:
             # Events of now: the API refuses old ones.
             for events in _calls(int(time.time()), found.sections):
                 answer = await api.send(Send(number, account, [orjson.dumps({"data": events})], len(events)))
-                answers += [Answer(verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
+                answers += [Row(verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
     return answers
 
 
@@ -145,7 +145,7 @@ def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
         yield [newer]
 
 
-def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[Answer]:
+def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[Row]:
     """Yield a verdict for each event that the answer names, or one for the whole call."""
     if isinstance(answer, Unanswered):
         why = answer.said or _UNREACHED.get(answer.reason, "the connection broke off: try again")
@@ -183,7 +183,7 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
             )
 
 
-def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str) -> Answer:
+def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str) -> Row:
     # Masked, because the API may repeat a value of the event.
     body = orjson.dumps(event)
     # "Processed" may come with a warning, such as a field that was ignored.

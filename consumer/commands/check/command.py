@@ -16,18 +16,18 @@ from rich.text import Text
 
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local, registry, rights
-from consumer.commands.check.rows import Answer, Found, Question, Skip, Verdict, counted, failed
+from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, counted, failed
 from consumer.errors import PinstreamError
 from consumer.settings import load
 
 _STYLES = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.FAILED: "bold red",
-    Verdict.SKIPPED: "dim",
+    Severity.OK: "green",
+    Severity.WARNING: "yellow",
+    Severity.FAILED: "bold red",
+    Severity.SKIPPED: "dim",
 }
 # The name of a question, and its answers.
-_Asked = list[tuple[str, Sequence[Answer]]]
+_Asked = list[tuple[str, Sequence[Row]]]
 _FORMS = {"kafka-acls": rights.commands, "strimzi": rights.strimzi, "iam": rights.iam}
 # In this order, because later questions use what earlier ones have found.
 _QUESTIONS: Sequence[tuple[str, Question]] = (
@@ -76,22 +76,22 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
     try:
-        asked = asyncio.run(_ask_all(Found(load(os.environ), workers, send_test_event)))
+        asked = asyncio.run(_ask_all(CheckContext(load(os.environ), workers, send_test_event)))
     except PinstreamError as error:  # of the settings: that of a question is its answer
         asked = [("settings", [failed(str(error))])]
     _print(asked)
     # No error line: the table shows what is wrong.
-    sys.exit(1 if any(verdict is Verdict.FAILED for _, answers in asked for verdict, _ in answers) else 0)
+    sys.exit(1 if any(verdict is Severity.FAILED for _, answers in asked for verdict, _ in answers) else 0)
 
 
-async def _ask_all(found: Found) -> _Asked:
+async def _ask_all(found: CheckContext) -> _Asked:
     asked: _Asked = []
     # Ask all questions, even if one has a bad answer: one run shows everything that needs a change.
     for what, question in _QUESTIONS:
         try:
             answers = await question(found)
         except Skip as skip:
-            answers = [Answer(Verdict.SKIPPED, str(skip))]
+            answers = [Row(Severity.SKIPPED, str(skip))]
         except PinstreamError as error:
             answers = [failed(str(error))]
         asked.append((what, answers))
@@ -103,14 +103,14 @@ def _print(asked: _Asked) -> None:
     found = Column("found, and what to do", overflow="fold")
     # No lines between columns: people copy commands and names of settings out of a row.
     table = Table(*columns, found, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    verdicts: Counter[Verdict] = Counter()
+    verdicts: Counter[Severity] = Counter()
     for what, answers in asked:
         for number, (verdict, text) in enumerate(answers):
             # A question is named once, however many rows answer it. `Text`, not markup: it may contain brackets.
             table.add_row("" if number else what, Text(verdict.value, _STYLES[verdict]), Text(text))
             verdicts[verdict] += 1
-    wrong, warned = verdicts[Verdict.FAILED], verdicts[Verdict.WARNING]
+    wrong, warned = verdicts[Severity.FAILED], verdicts[Severity.WARNING]
     result = f"Not fit to run: {wrong} failed" if wrong else "Fit to run"
     rest = f", {counted(warned, 'warning')}" if warned else ""
-    worst = Verdict.FAILED if wrong else Verdict.WARNING if warned else Verdict.OK
+    worst = Severity.FAILED if wrong else Severity.WARNING if warned else Severity.OK
     Console().print(table, Text(f"{result}{rest}.", _STYLES[worst]), sep="\n\n")

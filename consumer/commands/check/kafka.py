@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka.cluster import describe, topic_settings
+from consumer.adapters.kafka.cluster import describe_cluster, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
 from consumer.adapters.thread import run_blocking
 from consumer.commands.check.rights import missing, needed
-from consumer.commands.check.rows import TIMEOUT, Answer, Found, Skip, cluster_of, counted, ok, warning
+from consumer.commands.check.rows import TIMEOUT, CheckContext, Row, Skip, cluster_of, counted, ok, warning
 from consumer.commands.standing import Standing, troubles
 from consumer.engine import offset_map
 from consumer.engine.model import TopicPartition, destination_tag
 from consumer.errors import KafkaError, first_of
 
 
-async def cluster(found: Found) -> Sequence[Answer]:
+async def cluster(found: CheckContext) -> Sequence[Row]:
     """Are the brokers there, and the topics, with a leader for each partition?"""
     kafka = found.settings.kafka
     config = kafka.client_properties()
-    found.cluster = view = await describe(
+    found.cluster = view = await describe_cluster(
         config,
         kafka.topics,
         timeout=TIMEOUT,
@@ -50,7 +50,7 @@ async def cluster(found: Found) -> Sequence[Answer]:
     ]
 
 
-async def group(found: Found) -> Sequence[Answer]:
+async def group(found: CheckContext) -> Sequence[Row]:
     """Where does the group begin to read, and who is in it now?"""
     view, kafka = cluster_of(found), found.settings.kafka
     partitions = [TopicPartition(topic, one) for topic, most in view.topics.items() for one in range(most)]
@@ -82,7 +82,7 @@ async def group(found: Found) -> Sequence[Answer]:
     return [ok(f"{kafka.group_id}: {begin}; {now}"), *map(warning, warnings)]
 
 
-def _begin(found: Found, rows: Sequence[Standing], *, is_new: bool) -> str:
+def _begin(found: CheckContext, rows: Sequence[Standing], *, is_new: bool) -> str:
     """Return where the group begins to read. `is_new`: it has no offset of any topic."""
     kafka, new = found.settings.kafka, [row for row in rows if row.position is None]
     # The service would end with this error when it is assigned such a partition.
@@ -107,17 +107,17 @@ def _begin(found: Found, rows: Sequence[Standing], *, is_new: bool) -> str:
     return f"new, begins at the beginning: {records}"
 
 
-def _is_of_another_destination(found: Found, row: Standing) -> bool:
+def _is_of_another_destination(found: CheckContext, row: Standing) -> bool:
     """Return True if what the group has committed went to another destination than that of the settings."""
     pinterest, position = found.settings.pinterest, row.position
     if position is None:
         return False
     # Commits of other programs, and of older versions of pinstream, name no destination.
     ours = (None, destination_tag(pinterest.api_url, pinterest.test_mode))
-    return offset_map.read(position).destination not in ours
+    return offset_map.read_map(position).destination not in ours
 
 
-async def dead_letters(found: Found) -> Sequence[Answer]:
+async def dead_letters(found: CheckContext) -> Sequence[Row]:
     """Can dead letters be stored, with their whole value?"""
     view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
     # Dead-letter topic -> the topics that it serves.

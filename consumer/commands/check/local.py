@@ -17,7 +17,7 @@ import aiohttp
 
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.check.rows import Answer, Found, Skip, counted, ok, warning
+from consumer.commands.check.rows import CheckContext, Row, Skip, counted, ok, warning
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
@@ -33,12 +33,12 @@ _ASK_WITHIN = 3.0
 _MIB = 1024 * 1024
 
 
-async def settings(found: Found) -> Sequence[Answer]:
+async def settings(found: CheckContext) -> Sequence[Row]:
     """Is anything in the settings likely to surprise? (They are loaded and valid.)"""
     return [ok("every variable is known and valid"), *map(warning, found.settings.warnings)]
 
 
-async def workers(found: Found) -> Sequence[Answer]:
+async def workers(found: CheckContext) -> Sequence[Row]:
     """Can the settings be divided among the workers, and what does each get?"""
     if found.workers is None:
         return []
@@ -59,7 +59,7 @@ async def workers(found: Found) -> Sequence[Answer]:
     return [ok(text)]
 
 
-async def transform(found: Found) -> Sequence[Answer]:
+async def transform(found: CheckContext) -> Sequence[Row]:
     """Can the user's function be loaded?"""
     name = found.settings.pinstream.transform
     if name is None:
@@ -69,7 +69,7 @@ async def transform(found: Found) -> Sequence[Answer]:
     return [ok(f"{name} {text}: try it with pinstream explain")]
 
 
-async def schema(found: Found) -> Sequence[Answer]:
+async def schema(found: CheckContext) -> Sequence[Row]:
     """Are the schemas there that the mapping is written for?"""
     folder = found.settings.pinstream.schemas_dir
     try:
@@ -81,7 +81,7 @@ async def schema(found: Found) -> Sequence[Answer]:
     return [ok(f"{', '.join(found.sections.records)} in {folder}")]
 
 
-async def mapping(found: Found) -> Sequence[Answer]:
+async def mapping(found: CheckContext) -> Sequence[Row]:
     """Does the mapping fit the schemas?"""
     own, mapped = found.settings.pinstream, found.sections
     if found.mapping_error is not None:
@@ -131,7 +131,7 @@ def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:
             yield f"the mapping has a section for the topic {topic}, which KAFKA_TOPICS does not name{hint}"
 
 
-async def state_folder(found: Found) -> Sequence[Answer]:
+async def state_folder(found: CheckContext) -> Sequence[Row]:
     """Can the state folder be written?"""
     folder = found.settings.pinstream.state_dir
     building.make_state_folder(folder)
@@ -139,10 +139,10 @@ async def state_folder(found: Found) -> Sequence[Answer]:
     return [ok(f"{folder} is writable")]
 
 
-async def key_store(found: Found) -> Sequence[Answer]:
+async def key_store(found: CheckContext) -> Sequence[Row]:
     """Does the key store open, and does it have room to grow?"""
     own = found.settings.pinstream
-    store = building.key_store(found.settings)
+    store = building.service_key_store(found.settings)
     try:
         # Opening alone reads little of it.
         await store.look_up(NO_KEY, time.time())
@@ -178,7 +178,7 @@ def _write(folder: Path, variable: str) -> None:
         ) from error
 
 
-async def page(found: Found) -> Sequence[Answer]:
+async def page(found: CheckContext) -> Sequence[Row]:
     """Can page, /status, health and metrics be served at their addresses?"""
     own = found.settings.pinstream
     # Empty turns the page off.
@@ -232,9 +232,9 @@ async def _is_free(place: ListenAddress) -> bool:
     return False
 
 
-async def token(found: Found) -> Sequence[Answer]:
+async def token(found: CheckContext) -> Sequence[Row]:
     """Is there an access token?"""
-    building.token(found.settings)
+    building.open_token(found.settings)
     pinterest, warnings = found.settings.pinterest, list[str]()
     file = pinterest.access_token_file
     where = f"read from {file or 'PINTEREST_ACCESS_TOKEN'}"
@@ -252,7 +252,7 @@ async def token(found: Found) -> Sequence[Answer]:
     return [ok(where), *map(warning, warnings)]
 
 
-async def telemetry(_: Found) -> Sequence[Answer]:
+async def telemetry(_: CheckContext) -> Sequence[Row]:
     """Can metrics and traces be exported as the OTEL_… variables configure?"""
     good, wrong = environment.outlook(os.environ)
     if not good and not wrong:

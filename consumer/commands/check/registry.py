@@ -15,8 +15,8 @@ from consumer.adapters.aws import glue
 from consumer.adapters.schemas_on_disk import KeptSchemas
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
-from consumer.avro.schema import shown
-from consumer.commands.check.rows import Answer, Found, Skip, cluster_of, counted, ok, warning
+from consumer.avro.schema import printable
+from consumer.commands.check.rows import CheckContext, Row, Skip, cluster_of, counted, ok, warning
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Rejection, SchemaRef
 from consumer.errors import RegistryError, first_of
@@ -29,7 +29,7 @@ _MOST_TOPICS: Final = 50
 _LONGEST_NAME: Final = 100
 
 
-async def answers(found: Found) -> Sequence[Answer]:
+async def answers(found: CheckContext) -> Sequence[Row]:
     """Does the registry answer, or can the service begin without it?"""
     settings = found.settings.registry
     if not settings.url:
@@ -48,7 +48,11 @@ async def answers(found: Found) -> Sequence[Answer]:
     on_disk = f"{counted(kept, 'schema')} on disk"
     if not isinstance(away, SchemaUnavailable):
         # Show the login that AWS was asked with: it may be another profile or role than the user thinks.
-        used = [await run_blocking("pinstream-glue", glue.describe, settings.url)] if settings.is_glue else []
+        used = (
+            [await run_blocking("pinstream-glue", glue.describe_access, settings.url)]
+            if settings.is_glue
+            else []
+        )
         return [*map(ok, (f"answers; {on_disk}", *used))]
     found.registry_trouble = away.reason
     # Waiting does not correct wrong credentials. An address that has answered before was right.
@@ -58,7 +62,7 @@ async def answers(found: Found) -> Sequence[Answer]:
     return [ok(on_disk), warning(text)]
 
 
-async def writers(found: Found) -> Sequence[Answer]:
+async def writers(found: CheckContext) -> Sequence[Row]:
     """Can the schemas that the topics' writers registered last be read?"""
     settings, mapped = found.settings, found.sections
     # Glue names no schema by a topic.
@@ -116,7 +120,9 @@ async def _check_context(settings: Settings) -> None:
         context = rest.partition("/")[0].strip(":")
         # A registry without contexts lists none.
         if there and context not in there:
-            names = first_of([shown(one, _LONGEST_NAME) for one in sorted(there)])  # they may hold anything
+            names = first_of(
+                [printable(one, _LONGEST_NAME) for one in sorted(there)]
+            )  # they may hold anything
             raise RegistryError(
                 f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {names}; correct what follows "
                 "/contexts/"

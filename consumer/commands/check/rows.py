@@ -17,7 +17,7 @@ from consumer.settings import Settings
 TIMEOUT = 10.0
 
 
-class Verdict(Enum):
+class Severity(Enum):
     """The word in the table; the worst is last."""
 
     SKIPPED = "skipped"
@@ -26,16 +26,16 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-class Answer(NamedTuple):
+class Row(NamedTuple):
     """One row of the table: what was found and, if it is wrong, how to correct it."""
 
-    verdict: Verdict
+    verdict: Severity
     text: str
 
 
-ok = partial(Answer, Verdict.OK)
-warning = partial(Answer, Verdict.WARNING)
-failed = partial(Answer, Verdict.FAILED)
+ok = partial(Row, Severity.OK)
+warning = partial(Row, Severity.WARNING)
+failed = partial(Row, Severity.FAILED)
 
 
 class Skip(Exception):
@@ -43,7 +43,7 @@ class Skip(Exception):
 
 
 @dataclass(slots=True)
-class Found:
+class CheckContext:
     """The command's options, and results of questions that later questions use."""
 
     settings: Settings
@@ -61,10 +61,10 @@ class Found:
 
 # A question returns no answer if its subject is not configured. It may raise `Skip`, or `PinstreamError`, whose message
 # says what to correct.
-Question = Callable[[Found], Awaitable[Sequence[Answer]]]
+Question = Callable[[CheckContext], Awaitable[Sequence[Row]]]
 
 
-def cluster_of(found: Found) -> ClusterView:
+def cluster_of(found: CheckContext) -> ClusterView:
     """Return the cluster. Raises `Skip` if it was not found."""
     if found.cluster is None:
         raise Skip("needs the brokers and topics")

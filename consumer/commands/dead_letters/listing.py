@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.letters import Place
-from consumer.commands.base import Command, asynchronous, iso, prose
+from consumer.commands.base import DebugCommand, asynchronous, iso, prose
 from consumer.commands.dead_letters.options import Filters, filter_options
 from consumer.commands.dead_letters.reading import DONE, WAITING, DeadLetters, facts, find
 from consumer.commands.parsing import JSON_OPTION
@@ -35,7 +35,7 @@ _LEAST_TABLE, _WIDE = 80, 100
 _LONGEST_CODE, _LEAST_TOPIC = 24, 12
 
 
-@click.command(name="list", cls=Command)
+@click.command(name="list", cls=DebugCommand)
 @filter_options
 @click.option(
     "--latest",

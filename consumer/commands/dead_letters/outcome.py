@@ -18,7 +18,7 @@ from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd, print_resul
 from consumer.errors import PinstreamError
 
 # How many notes are printed; the others are counted.
-MOST_NAMED = 10
+MOST_NOTES = 10
 
 
 @dataclass(slots=True)
@@ -45,8 +45,8 @@ class RedriveOutcome:
         return self.options.most is not None and self.chosen >= self.options.most
 
     def note(self, text: str) -> None:
-        """Add a line to the end of the output, unless it has `MOST_NAMED` already."""
-        if len(self.notes) < MOST_NAMED:
+        """Add a line to the end of the output, unless it has `MOST_NOTES` already."""
+        if len(self.notes) < MOST_NOTES:
             self.notes.append(text)
         else:
             self.unnamed += 1

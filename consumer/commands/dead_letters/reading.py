@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from consumer.adapters.kafka.bounded import read_record, scan
-from consumer.adapters.kafka.cluster import cluster_id, describe, nearest_topic
+from consumer.adapters.kafka.cluster import cluster_id, describe_cluster, nearest_topic
 from consumer.adapters.kafka.configuration import Config, dead_letter_pattern, dead_letter_topic
 from consumer.adapters.kafka.letters import (
     DeadRecord,
@@ -233,7 +233,7 @@ async def find(
     Raises `KafkaError` and `UsageError`.
     """
     config = settings.kafka.client_properties()
-    known = (await describe(config, (), _TIMEOUT)).known
+    known = (await describe_cluster(config, (), _TIMEOUT)).known
     reader, meant = Reader(config), chosen(settings, topics, known)
     there = [DeadLetters(name, ours, filters, reader) for name, ours in meant.items() if name in known]
     # A topic that has had no letter may not exist. That is no error.

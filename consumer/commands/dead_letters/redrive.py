@@ -45,7 +45,7 @@ from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
-from consumer.commands.base import Command
+from consumer.commands.base import DebugCommand
 from consumer.commands.dead_letters.options import RedriveOptions, filter_options
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
@@ -67,7 +67,7 @@ LOT_BYTES: Final = 1 << 20
 _CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 
 
-@click.command(name="redrive", cls=Command)
+@click.command(name="redrive", cls=DebugCommand)
 @filter_options
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
 @RATE_OPTION
@@ -175,7 +175,7 @@ async def _serve(
     local = building.local_schemas(settings)
     mapped = building.sections(settings, local)
     transformer = building.transformer(settings, mapped)
-    keys = building.key_store(settings)
+    keys = building.service_key_store(settings)
     stack.push_async_callback(keys.close)
     limits = building.policy(settings, outcome.options.rate)
     # Without the fast path: letters are few.
@@ -320,7 +320,7 @@ class LettersSource:
         async with self._marking:
             for position in positions:
                 name, base = TopicPartition(*position[:2]), position.next_offset
-                above = offset_map.read(position).settled
+                above = offset_map.read_map(position).settled
                 settled[name.topic][name] = {
                     at
                     for at in self._handed_out[name]

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from consumer.adapters.kafka import letters
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema, WireFormat
-from consumer.commands.base import Command, asynchronous, iso, prose
+from consumer.commands.base import DebugCommand, asynchronous, iso, prose
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import DeadLetters, Reader, facts, whole_record, why_gone
@@ -30,7 +30,7 @@ from consumer.settings import Settings, load
 _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing", "fields": []}
 
 
-@click.command(name="show", cls=Command)
+@click.command(name="show", cls=DebugCommand)
 @click.argument("place", metavar="TOPIC:PARTITION:OFFSET", type=parse_place)
 @click.option("--payload", is_flag=True, help="Also show the record, decoded; personal values are masked.")
 @JSON_OPTION

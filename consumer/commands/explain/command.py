@@ -16,7 +16,7 @@ import orjson
 
 from consumer.adapters.files import FileRecord, open_records
 from consumer.app import building
-from consumer.commands.base import Command, parse_time
+from consumer.commands.base import DebugCommand, parse_time
 from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.showing import Summary, print_lines
 from consumer.commands.parsing import RECORD_OPTION
@@ -28,7 +28,7 @@ from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
 
 
-@click.command(cls=Command)
+@click.command(cls=DebugCommand)
 @click.argument("file")
 @click.option("--now", metavar="TIME", help="Current time for computing event ages (ISO 8601). Default: now.")
 @click.option(

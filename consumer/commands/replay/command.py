@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan
+from consumer.adapters.kafka.replay_progress import METADATA_MOST, ReplayPlan
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
@@ -247,7 +247,7 @@ def _note(statistics: Statistics) -> str:
     return ", ".join(parts)
 
 
-def _going_on(options: ReplayOptions, plan: Plan) -> str:
+def _going_on(options: ReplayOptions, plan: ReplayPlan) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
     begun = iso(plan.begun * 1000)

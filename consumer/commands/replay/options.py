@@ -62,7 +62,7 @@ FIELDS: Final[Mapping[str, Callable[[ConversionEvent], str]]] = {
 }
 
 
-class Condition(NamedTuple):
+class WhereCondition(NamedTuple):
     """``field=value`` or ``field!=value``."""
 
     field: str
@@ -70,7 +70,7 @@ class Condition(NamedTuple):
     equal: bool
 
 
-def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
+def parse_where(texts: Sequence[str]) -> tuple[WhereCondition, ...]:
     """Parse the conditions of ``--where``: values of one field are alternatives, all fields must match.
 
     Raises `UsageError`.
@@ -91,10 +91,10 @@ def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
         if field == "channel" and value.lower() not in CHANNELS:
             raise UsageError(f"--where {value!r} is no channel: use {', '.join(CHANNELS)}")
         found[field, equal] |= CHANNELS[value.lower()] if field == "channel" else {value}
-    return tuple(Condition(field, frozenset(values), equal) for (field, equal), values in found.items())
+    return tuple(WhereCondition(field, frozenset(values), equal) for (field, equal), values in found.items())
 
 
-def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Sequence[str]) -> None:
+def check_values(where: Sequence[WhereCondition], known: frozenset[str], accounts: Sequence[str]) -> None:
     """Raise `UsageError` for a condition that no event can match. `known`: the event names of the mapping."""
     for field, value in sorted((one.field, value) for one in where for value in one.values):
         if field == "ad_account" and value not in accounts:
@@ -121,7 +121,7 @@ class ReplayOptions:
     partitions: tuple[str, ...]
     start: Bound
     stop: Bound
-    where: tuple[Condition, ...]
+    where: tuple[WhereCondition, ...]
     name: str | None
     dry_run: bool
     ignore_dedup: bool
@@ -159,7 +159,7 @@ class ReplayOptions:
 class Selecting:
     """A converter that leaves out events that do not meet all `conditions`."""
 
-    def __init__(self, converter: Converting, conditions: Sequence[Condition]) -> None:
+    def __init__(self, converter: Converting, conditions: Sequence[WhereCondition]) -> None:
         self._converter = converter
         self._tests = [(FIELDS[one.field], one.values, one.equal) for one in conditions]
 

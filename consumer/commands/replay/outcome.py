@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from consumer.adapters.kafka.replay_progress import Plan
+from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.engine.ledger import LeftAt
@@ -38,7 +38,7 @@ class ReplayOutcome:
 
     ran: Ran
     options: ReplayOptions
-    plan: Plan
+    plan: ReplayPlan
     read_to: Mapping[TopicPartition, int]
     left_at: Mapping[TopicPartition, LeftAt]
     outside_time: int

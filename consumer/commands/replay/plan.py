@@ -15,7 +15,7 @@ from consumer.adapters.kafka.cluster import behind_transactions
 from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
-from consumer.adapters.kafka.replay_progress import Plan, open_plan
+from consumer.adapters.kafka.replay_progress import ReplayPlan, open_plan
 from consumer.commands.replay.bounded_run import DOUBLED
 from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.stand_ins import holds_keys
@@ -28,7 +28,7 @@ _TIMEOUT = 30.0
 _WARNING_TIMEOUT = 15.0
 
 
-async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
+async def make_plan(options: ReplayOptions, settings: Settings) -> ReplayPlan:
     """Find where each partition begins and ends; for a named replay, as it was when that began.
 
     Raises `UsageError` for what does not exist, `KafkaError` if the brokers do not answer.
@@ -38,7 +38,7 @@ async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
     # The key store counts in whole seconds: keys that are stored from the next second on are of this replay.
     begun = math.floor(time.time()) + 1
     if options.name is None:
-        plan = Plan(await resolve(), begun, resumed=False, progress=None)
+        plan = ReplayPlan(await resolve(), begun, resumed=False, progress=None)
     else:
         # A group of its own, so that the service's group does not move.
         group = f"{settings.kafka.group_id}.replay.{options.name}"
@@ -49,7 +49,7 @@ async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
     return plan
 
 
-async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> AsyncIterator[str]:
+async def beforehand(options: ReplayOptions, settings: Settings, plan: ReplayPlan) -> AsyncIterator[str]:
     """Yield the warnings, one line each."""
     config, group, left = settings.kafka.client_properties(), settings.kafka.group_id, plan.left()
     topics = sorted({name.topic for name in left})

@@ -35,9 +35,9 @@ def open_keys(
     window = Window.of(settings.pinstream.dedup_window)
     store: KeyStore
     if not options.dry_run:
-        store = building.key_store(settings)
+        store = building.service_key_store(settings)
     elif holds_keys(settings):
-        store = ReadOnlyKeys(building.key_store(settings), window)
+        store = ReadOnlyKeys(building.service_key_store(settings), window)
     else:
         # Opening a store makes its folder, and a dry run writes nothing.
         store = MemoryKeyStore(window, _DRY_KEYS_BYTES)

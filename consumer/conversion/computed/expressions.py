@@ -2,9 +2,9 @@
 
 Theory of operation. An *expression* is a `Source`, which both executors read by its steps, or `Computed`, for which
 they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those
-of its parts. A `Computation` names the values that it takes (`Read`) and has one function of them. Both executors read
-these values in their own way and call the same function, so both compute the same. Each read goes up to the first array
-on its path; the function does the rest, including the elements of a sum.
+of its parts. A `Computation` names the values that it takes (`ReadValue`) and has one function of them. Both executors
+read these values in their own way and call the same function, so both compute the same. Each read goes up to the first
+array on its path; the function does the rest, including the elements of a sum.
 
 Paths are written from the record, as everywhere in a mapping. Which of several items a path means depends on its place:
 under ``sum``, and in a field of ``contents[]``, it is the present item.
@@ -21,7 +21,7 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from itertools import takewhile
 from typing import Any, ClassVar, Final, NamedTuple
 
-from consumer.avro.paths import EACH, Path, Source, Way, value_at, walk
+from consumer.avro.paths import EACH, IndexedPath, Path, Source, value_at, walk
 from consumer.conversion.amounts import exact
 from consumer.conversion.computed.phones import with_country
 from consumer.conversion.normalise import LeftOut, text_of, trim
@@ -30,7 +30,7 @@ Scalar = str | int | float  # of TOML; a boolean is an int
 # The values read, and the present elements of the enclosing sums -> the value.
 Function = Callable[[Sequence[Any], tuple[Any, ...]], Any]
 Made = tuple[Function, bool]  # the function, and whether it gives a list
-Scopes = tuple[Way, ...]  # the ways to the elements of the enclosing sums
+Scopes = tuple[IndexedPath, ...]  # the ways to the elements of the enclosing sums
 NameOf = Callable[[Any], Any]  # the event's type -> its conversion's name
 
 # No result is ever rounded: the digits of an operand are bounded (`amounts.MAX_DIGITS`), and so is their number.
@@ -368,7 +368,7 @@ def is_many(expression: Expression) -> bool:
     return isinstance(expression, Each)
 
 
-def shown(expression: Expression) -> str:
+def expression_name(expression: Expression) -> str:
     """Return the name of an expression in messages: its path, its value, or its operator."""
     if isinstance(expression, Source | Element | Branch):
         return repr(expression.path)
@@ -377,11 +377,11 @@ def shown(expression: Expression) -> str:
     return expression.operator if isinstance(expression, Arithmetic) else type(expression).__name__.lower()
 
 
-def misfit(expression: Expression, kinds: frozenset[str]) -> str:
+def source_misfit(expression: Expression, kinds: frozenset[str]) -> str:
     """Return which value of this is of none of these kinds, and what it is instead, for messages; empty: all fit."""
     # One fitting branch of a union is enough: records with another branch have no value.
     found = (result for result in results_of(expression) if not result.kinds & kinds)
-    return next((f"{shown(result)} is {listed(result.kinds)}" for result in found), "")
+    return next((f"{expression_name(result)} is {listed(result.kinds)}" for result in found), "")
 
 
 def listed(kinds: frozenset[str]) -> str:
@@ -399,7 +399,7 @@ def kind_of(value: Scalar) -> str:
 # -- from an expression to its function
 
 
-class Read(NamedTuple):
+class ReadValue(NamedTuple):
     """A value that is read from the present item or the event; `names` end at the first array."""
 
     of_item: bool
@@ -409,7 +409,7 @@ class Read(NamedTuple):
 class Computation(NamedTuple):
     """The values to read for a computed value, and its function."""
 
-    reads: tuple[Read, ...]
+    reads: tuple[ReadValue, ...]
     function: Function
     is_many: bool  # whether it gives a list
 
@@ -432,7 +432,7 @@ def computation(
     function, is_many = maker.make(expression, ())
     # Several values of an event are sent as a list, or the first of them; a field of an item takes one.
     if is_many and item_steps is not None:
-        raise Unreadable(f"{shown(expression)} may give several values of one item")
+        raise Unreadable(f"{expression_name(expression)} may give several values of one item")
     return Computation(tuple(maker.reads), function, is_many)
 
 
@@ -440,7 +440,7 @@ class Maker:
     """Makes the function of one expression, and collects the values to read for it; see `computation`."""
 
     def __init__(self, item_steps: Path | None, name: Expression | None, name_of: NameOf) -> None:
-        self.reads: dict[Read, int] = {}  # each value once, with its index in the function's list
+        self.reads: dict[ReadValue, int] = {}  # each value once, with its index in the function's list
         self._item = item_steps
         self._name = name
         self._name_of = name_of
@@ -456,8 +456,8 @@ class Maker:
         function, is_many = self.make(expression, scopes)
         if is_many:
             raise Unreadable(
-                f"{operator} takes one value, but {shown(expression)} may give several: name one, as in lines[0], or "
-                "put a sum over it"
+                f"{operator} takes one value, but {expression_name(expression)} may give several: name one, as in "
+                "lines[0], or put a sum over it"
             )
         return function
 
@@ -476,7 +476,7 @@ class Maker:
         name_of = self._name_of
         return lambda read, at: name_of(event_type and event_type(read, at))
 
-    def value(self, way: Way, scopes: Scopes) -> Made:
+    def value(self, way: IndexedPath, scopes: Scopes) -> Made:
         """Return the function that gets the value at the end of a way."""
         depth, passed = self._scope(way, scopes)
         rest = way[passed:]
@@ -488,7 +488,7 @@ class Maker:
         # value.
         names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
         index, beyond = (
-            self.reads.setdefault(Read(depth == _ITEM, names), len(self.reads)),
+            self.reads.setdefault(ReadValue(depth == _ITEM, names), len(self.reads)),
             rest[len(names) :],
         )
         if not beyond:
@@ -497,7 +497,7 @@ class Maker:
         return lambda read, _at: reach(read[index], beyond), EACH in beyond
 
     def each(
-        self, array: Way, of: Expression, operator: str, scopes: Scopes
+        self, array: IndexedPath, of: Expression, operator: str, scopes: Scopes
     ) -> Callable[[Sequence[Any], tuple[Any, ...]], Iterator[Any]]:
         """Return a function that yields the one value of an operand for each element of an array. Raises
         `Unreadable`."""
@@ -505,9 +505,9 @@ class Maker:
         function = self.one(of, operator, (*scopes, array))
         return lambda read, at: (function(read, (*at, element)) for element in elements(read, at))
 
-    def array(self, of: Expression, scopes: Scopes) -> Way:
+    def array(self, of: Expression, scopes: Scopes) -> IndexedPath:
         """Return the way to the one array that the paths of `of` go through, for a sum over it. Raises `Unreadable`."""
-        arrays: dict[Way, str] = {}
+        arrays: dict[IndexedPath, str] = {}
         for source in sources_in(of, in_sums=False):
             way = _marked(source)
             _, passed = self._scope(way, scopes)
@@ -524,17 +524,17 @@ class Maker:
             arrays.setdefault(way[:end], source.path)
         if not arrays and self._item and any(self._scope(_marked(one), ())[1] for one in sources_in(of)):
             raise Unreadable(
-                f"sum: {shown(of)} is one value of the current item; a sum in a field of the items goes over a list "
-                "within the item"
+                f"sum: {expression_name(of)} is one value of the current item; a sum in a field of the items goes "
+                "over a list within the item"
             )
         if not arrays:
-            raise Unreadable(f"sum: {shown(of)} is of no array: write [] after the array's name")
+            raise Unreadable(f"sum: {expression_name(of)} is of no array: write [] after the array's name")
         if len(arrays) > 1:
             one, other, *_ = arrays.values()
             raise Unreadable(f"sum: {one!r} and {other!r} are of two arrays; a sum is over one")
         return next(iter(arrays))
 
-    def _scope(self, way: Way, scopes: Scopes) -> tuple[int, int]:
+    def _scope(self, way: IndexedPath, scopes: Scopes) -> tuple[int, int]:
         """Return the scope that this way begins in (its place, `_ITEM` or `_EVENT`), and how many steps lead there."""
         # The innermost scope first: its elements are inside those of the others.
         for depth in range(len(scopes) - 1, -1, -1):
@@ -545,7 +545,7 @@ class Maker:
         return (_EVENT, 0) if item is None or way[: len(item)] != item else (_ITEM, len(item))
 
 
-def _marked(source: Source) -> Way:
+def _marked(source: Source) -> IndexedPath:
     """Return the steps of a path, with an index where it picks one element of an array."""
     steps: list[str | int] = list(source.steps)
     for position, index in source.picks:

@@ -1,8 +1,8 @@
 """A computed value in a mapping, which is a TOML table in place of a path.
 
 A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables again, and may have
-conditions. `Reading` makes an `Expression` of it and checks it against the schema. Errors are one line that names the
-operand.
+conditions. `ExpressionReader` makes an `Expression` of it and checks it against the schema. Errors are one line that
+names the operand.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from consumer.conversion.computed.expressions import (
     Unreadable,
     When,
     constants_in,
+    expression_name,
     kind_of,
     listed,
-    misfit,
-    shown,
+    source_misfit,
 )
 from consumer.conversion.targets import NUMBERS, WORDS
 from consumer.errors import or_all
@@ -56,7 +56,7 @@ _CONDITIONS: Final = ("when", "when_event")
 _Found = TypeVar("_Found")
 
 
-class Reading:
+class ExpressionReader:
     """Reads expressions over one schema. `event_names`: all names that events may be sent under."""
 
     def __init__(self, paths: SchemaPaths, event_names: frozenset[str]) -> None:
@@ -173,7 +173,7 @@ class Reading:
         if operator not in _TAKES:
             return of
         kinds, meant = _TAKES[operator]
-        if other := misfit(of, kinds):
+        if other := source_misfit(of, kinds):
             raise Unreadable(f"{operator} takes {meant}, but {other}")
         # Text in a record may be a number or not; a constant of the mapping is always the same.
         for constant in constants_in(of) if _TAKES[operator] is _NUMBER else ():
@@ -191,10 +191,10 @@ class Reading:
         for key in entries:
             # Text may be anything, but the text of a number has only digits.
             if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
-                raise Unreadable(f"table: {shown(of)} is {listed(kinds)}, so it is never {key!r}")
+                raise Unreadable(f"table: {expression_name(of)} is {listed(kinds)}, so it is never {key!r}")
             if kinds == {"boolean"} and key not in ("true", "false"):
                 raise Unreadable(
-                    f'table: {shown(of)} is boolean, so it is never {key!r}: write "true" or "false"'
+                    f'table: {expression_name(of)} is boolean, so it is never {key!r}: write "true" or "false"'
                 )
         otherwise = said.get("otherwise")
         return Table(

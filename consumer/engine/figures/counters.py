@@ -17,11 +17,11 @@ from itertools import accumulate
 
 from consumer.engine.figures.definitions import (
     Histogram,
-    count,
     counted_as,
     counts,
     derived,
     figure,
+    number,
     snapshot,
 )
 from consumer.engine.model import Stage
@@ -31,7 +31,7 @@ LETTERS_MOST = 20
 # Upper bounds of the histogram of calls, in seconds.
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 # How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
-OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
+CALL_OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
 
 
 @snapshot
@@ -104,60 +104,60 @@ class Counters:
         keys=("topic",),
         status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
     )
-    calls: int = count("Calls made to the Conversions API.", "pinstream_calls_total")
-    events_sent: int = count("Events sent, those sent again included.", "pinstream_sent_events_total")
-    bytes_sent: int = count("Bytes of request bodies sent.", "pinstream_sent_bytes_total")
-    bisected: int = count(
+    calls: int = number("Calls made to the Conversions API.", "pinstream_calls_total")
+    events_sent: int = number("Events sent, those sent again included.", "pinstream_sent_events_total")
+    bytes_sent: int = number("Bytes of request bodies sent.", "pinstream_sent_bytes_total")
+    bisected: int = number(
         "Batches bisected to find a refused event.",
         "pinstream_batches_bisected_total",
         path="batches_bisected",
     )
-    retried_batches: int = count(
+    retried_batches: int = number(
         "Batches put back to be sent again.", "pinstream_batches_retried_total", path="batches_retried"
     )
-    unclear_repeats: int = count(
+    unclear_repeats: int = number(
         "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
         "pinstream_unclear_repeats_total",
         status_note="An earlier call with them may have arrived, and the platform does not deduplicate those. Each "
         "event is counted once, however often it was sent.",
     )
-    unclear_offline: int = count(
+    unclear_offline: int = number(
         "Unclear repeats that happened offline.",
         "pinstream_offline_events_unclear_total",
         path="offline_events_unclear",
     )
     # Delivered, and worth an alert.
-    processed_with_error: int = count(
+    processed_with_error: int = number(
         "Events processed, yet with an error message.", "pinstream_processed_with_error_total"
     )
-    followers: int = count(
+    followers: int = number(
         "Events that waited for an open one with the same key.", "pinstream_followers_total"
     )
     # Read the slow way (`consumer.engine.reading.Reading`).
-    in_two_steps: int = count(
+    in_two_steps: int = number(
         "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
         "pinstream_in_two_steps_records_total",
         status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
         "take the writer's schema, and an event costs about fourteen times as much; or `process.fast_path` is `off`.",
     )
-    slow_transforms: int = count(
+    slow_transforms: int = number(
         "Records for which the user's function took more than a second.",
         "pinstream_slow_transforms_total",
     )
-    removed_unread: int = count(
+    removed_unread: int = number(
         "Records, at most, that were removed from their log before they were read: by retention, or by hand.",
         "pinstream_removed_unread_records_total",
     )
-    positions_went_back: int = count(
+    positions_went_back: int = number(
         "Times that a position went back: a log was cut, or a topic was created again.",
         "pinstream_positions_went_back_total",
     )
-    taken_over: int = count(
+    taken_over: int = number(
         "Events that we delivered, or sent without an answer, and that another member had taken over since our lease "
         "ended: each may have been sent twice.",
         "pinstream_taken_over_events_total",
     )
-    delivered_after_release: int = count(
+    delivered_after_release: int = number(
         "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",
         "pinstream_delivered_after_release_total",
     )
@@ -180,7 +180,7 @@ class Counters:
                 [*accumulate(self.call_buckets[outcome, bound] for bound in CALL_BOUNDS)],
                 self.call_milliseconds[outcome] / 1000,
             )
-            for outcome in OUTCOMES
+            for outcome in CALL_OUTCOMES
         }
 
     def call_ended(self, outcome: str, seconds: float) -> None:

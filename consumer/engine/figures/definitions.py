@@ -83,7 +83,7 @@ def figure(
     return field(default=default, default_factory=default_factory, metadata=about)
 
 
-count = partial(figure, default=0)
+number = partial(figure, default=0)
 counts = partial(figure, default_factory=Counter)
 _FIGURE = "figure"
 
@@ -123,7 +123,7 @@ class Histogram(NamedTuple):
     total: float
 
 
-class Shape(NamedTuple):
+class ValueType(NamedTuple):
     """The type of a value: `item`, or also None if `optional`; a sequence of items, or a mapping to them, if `many`."""
 
     item: type
@@ -135,7 +135,7 @@ class Attribute(NamedTuple):
     """An attribute of a snapshot that is a figure: a field, or derived from fields."""
 
     name: str
-    shape: Shape
+    shape: ValueType
     figure: Figure
     path: str
     """Its path in /status, with ``{…}`` for names that are data; empty: not in /status."""
@@ -165,18 +165,18 @@ def figures_of(owner: type) -> tuple[Attribute, ...]:
     return _KNOWN[owner]
 
 
-def _shape(hint: Any) -> Shape:
+def _shape(hint: Any) -> ValueType:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         # A figure is of one type, and None where it is unknown.
         [some] = [one for one in args if one is not NoneType]
         return _shape(some)._replace(optional=True)
     if origin is Counter:  # its argument is the type of the names
-        return Shape(int, optional=False, many=True)
+        return ValueType(int, optional=False, many=True)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
         inner = _shape(args[-1] if issubclass(origin, Mapping) else args[0])
         return inner._replace(many=True)
-    return Shape(hint, optional=False, many=False)
+    return ValueType(hint, optional=False, many=False)
 
 
 # -- merging workers' figures
@@ -208,7 +208,7 @@ def joined_lists(item: type[_T], lists: Iterable[Iterable[_T]]) -> Sequence[_T]:
     return tuple(merged(item, seen) for seen in by_label(item, lists))
 
 
-def _sum(shape: Shape, values: Sequence[Any]) -> Any:
+def _sum(shape: ValueType, values: Sequence[Any]) -> Any:
     """Add numbers, also in a row or by name; merge snapshots, also by name, into one."""
     if figures_of(shape.item) and shape.many:
         names = sorted({name for named in values for name in named})

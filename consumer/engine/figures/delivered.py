@@ -50,7 +50,7 @@ class Windows:
         self.running: Rows = {}
         self._minute = 0
         # By the number of buckets, and by the minutes of each: since the start there is one, which never ends.
-        self._windows = [_Window(1, sys.maxsize), _Window(60, 1), _Window(24 * 4, 15)]
+        self._windows = [_Buckets(1, sys.maxsize), _Buckets(60, 1), _Buckets(24 * 4, 15)]
 
     def is_over(self, now: float) -> bool:
         """Return True if the running minute has ended at `now` (monotonic seconds)."""
@@ -72,7 +72,7 @@ class Windows:
         return [_sum([window.sum, self.running]) for window in self._windows]
 
 
-class _Window:
+class _Buckets:
     """The last `most` buckets of `width` minutes each, with the one that is being filled."""
 
     def __init__(self, most: int, width: int) -> None:

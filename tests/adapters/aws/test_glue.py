@@ -141,7 +141,7 @@ async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPat
     assert "Unable to locate credentials: check the AWS credentials" in reason(answer)
     assert isinstance(answer, SchemaUnavailable)
     assert answer.refused
-    assert glue.describe("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
+    assert glue.describe_access("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
 
 
 async def test_ids_and_guids_are_looked_up_in_the_folder(registry: Glue, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_where_the_region_is_from(
     """The region is that of the setting, otherwise that of AWS's variables."""
     for name, value in {**variables, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(name, value)
-    assert glue.describe(address) == f"AWS Glue: region {region}, credentials by env"
+    assert glue.describe_access(address) == f"AWS Glue: region {region}, credentials by env"
 
 
 def test_without_a_region() -> None:

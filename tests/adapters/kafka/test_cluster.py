@@ -13,7 +13,7 @@ from confluent_kafka import Message
 
 from consumer.adapters.kafka import cluster as cluster_module
 from consumer.adapters.kafka import producer as producer_module
-from consumer.adapters.kafka.cluster import describe, lacks_consumer_protocol
+from consumer.adapters.kafka.cluster import describe_cluster, lacks_consumer_protocol
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.errors import KafkaError, SettingsError
@@ -24,9 +24,9 @@ NOBODY = "127.0.0.1:9"
 
 
 async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0) -> str:
-    """Return the one line that `describe` fails with."""
+    """Return the one line that `describe_cluster` fails with."""
     with pytest.raises(KafkaError) as raised:
-        await describe(config, topics, timeout)
+        await describe_cluster(config, topics, timeout)
     line = str(raised.value)
     assert "\n" not in line
     return line
@@ -37,7 +37,7 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
     """The view has the brokers, each topic's number of partitions, and all other topics of the cluster."""
     topic = create_topic(each_kafka, 4)
     other = create_topic(each_kafka, 4)
-    view = await describe(each_kafka.config, [topic], 10.0)
+    view = await describe_cluster(each_kafka.config, [topic], 10.0)
     assert each_kafka.kind == "external" or view.brokers == (each_kafka.bootstrap_servers,)
     assert view.topics == {topic: 4}
     assert view.known[other] == 4
@@ -52,7 +52,7 @@ async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
     prefix = unique("shop")
     orders = create_topic(kafka, 2, name=f"{prefix}.orders")
     create_topic(kafka, name=f"{prefix}.orders.dead-letters")
-    view = await describe(kafka.config, [f"^{prefix}.*", orders, "^no-such-.*"], 10.0)
+    view = await describe_cluster(kafka.config, [f"^{prefix}.*", orders, "^no-such-.*"], 10.0)
     assert view.topics == {orders: 2}
     assert view.unmatched == ("^no-such-.*",)
 
@@ -67,7 +67,7 @@ async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> N
     assert mistyped in line
     assert topic in line
     assert "KAFKA_TOPICS" in line
-    assert mistyped not in (await describe(each_kafka.config, [topic], 10.0)).known
+    assert mistyped not in (await describe_cluster(each_kafka.config, [topic], 10.0)).known
 
 
 async def test_an_unreachable_broker_is_reported_in_time() -> None:
@@ -146,14 +146,14 @@ async def test_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
 async def test_wrong_settings_name_the_variable() -> None:
     """A property that librdkafka does not know is a settings error that names the variable."""
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
-        await describe({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [], 1.0)
+        await describe_cluster({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [], 1.0)
 
 
 @pytest.mark.kafka
 async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None:
     """A pattern that is no regular expression is a settings error that names KAFKA_TOPICS."""
     with pytest.raises(SettingsError, match="KAFKA_TOPICS"):
-        await describe(each_kafka.config, ["^(unclosed"], 10.0)
+        await describe_cluster(each_kafka.config, ["^(unclosed"], 10.0)
 
 
 async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
@@ -312,6 +312,6 @@ async def test_only_a_member_needs_the_group_protocol(
     topic = create_topic(each_kafka)
     monkeypatch.setattr(cluster_module, "lacks_consumer_protocol", lambda _: True)
     config = {**each_kafka.config, "group.protocol": "consumer"}
-    assert topic in (await describe(config, [topic], 10.0)).topics
+    assert topic in (await describe_cluster(config, [topic], 10.0)).topics
     with pytest.raises(KafkaError, match="KAFKA_GROUP_PROTOCOL=consumer"):
-        await describe(config, [topic], 10.0, joins=True)
+        await describe_cluster(config, [topic], 10.0, joins=True)

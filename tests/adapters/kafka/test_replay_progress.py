@@ -23,7 +23,7 @@ from consumer.adapters.kafka.replay_progress import (
     METADATA_MOST,
     Entry,
     NamedProgress,
-    Plan,
+    ReplayPlan,
     _find_plan,
     _new_plan,
     open_plan,
@@ -45,13 +45,13 @@ digests = st.text("0123456789abcdef", min_size=16, max_size=16)
 times = st.none() | st.integers(-62135596800000, 253402300799999)
 
 
-def progress_of(plan: Plan) -> NamedProgress:
+def progress_of(plan: ReplayPlan) -> NamedProgress:
     """Return the progress of a named replay's plan."""
     assert plan.progress is not None
     return plan.progress
 
 
-def parts_of(plan: Plan) -> list[Range]:
+def parts_of(plan: ReplayPlan) -> list[Range]:
     """Return the ranges of a plan, without how far the replay has come."""
     return [one._replace(start=None) for one in plan.ranges]
 
@@ -161,13 +161,13 @@ class TestEntries:
         random, bounds = Random(1), [5]
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
-        text = offset_map.write(TopicPartition("orders", 0), 4, bounds, 0, METADATA_MOST)
+        text = offset_map.write_map(TopicPartition("orders", 0), 4, bounds, 0, METADATA_MOST)
         planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999, committed_as(text))
         longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned)
         assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
         found = read_entry(committed_as(whole_text(longest)))
         assert found is not None
-        assert offset_map.read(found.range.first._replace(next_offset=4)).settled is not None
+        assert offset_map.read_map(found.range.first._replace(next_offset=4)).settled is not None
 
 
 def has_joined(consumer: Consumer) -> bool:
@@ -193,7 +193,7 @@ class Replay:
         )
 
     @contextlib.asynccontextmanager
-    async def open(self, fingerprint: str = "arguments", now: float = NOW) -> AsyncIterator[Plan]:
+    async def open(self, fingerprint: str = "arguments", now: float = NOW) -> AsyncIterator[ReplayPlan]:
         """Open the plan; close its progress at the end of the block."""
         plan = await open_plan(self.kafka.config, self.group, fingerprint, self.resolve, now, WITHIN)
         try:
@@ -260,7 +260,7 @@ class TestPlans:
 
     async def test_a_replay_resumes_with_its_maps(self, replay: Replay) -> None:
         """A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
-        text = offset_map.write(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
+        text = offset_map.write_map(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open() as plan:
             assert await progress_of(plan).commit(positions) == commit_done(tuple(positions), None)

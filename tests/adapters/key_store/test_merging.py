@@ -123,18 +123,18 @@ async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
 ) -> None:
     """Segments are opened by the writer's thread and unmapped by the closer's: both would block the event loop."""
     opened, unmapped = [], []
-    real_open, real_close = files.open_segment, files._Mapping.close
+    real_open, real_close = files.open_segment, files._MappedFile.close
 
     def open_segment(root: str, file: SegmentFile) -> Segment:
         opened.append(threading.current_thread().name)
         return real_open(root, file)
 
-    def close(mapping: files._Mapping) -> None:
+    def close(mapping: files._MappedFile) -> None:
         unmapped.append(threading.current_thread().name)
         real_close(mapping)
 
     monkeypatch.setattr(view, "open_segment", open_segment)
-    monkeypatch.setattr(files._Mapping, "close", close)
+    monkeypatch.setattr(files._MappedFile, "close", close)
     store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
     await store.confirm(keys(range(200)), NOON)
     await store.confirm(keys(range(200, 400)), NOON + 5)

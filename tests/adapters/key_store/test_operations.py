@@ -19,7 +19,7 @@ from consumer.adapters.key_store.interface import Damage
 from consumer.engine.reading import KEY_BYTES
 from tests.adapters.key_store.helpers import REPOSITORY, key
 
-IS_COMPILED = native.Table.__module__ != plain.__name__
+IS_COMPILED = native.KeyTable.__module__ != plain.__name__
 BOTH = [plain, *([native] if IS_COMPILED else [])]
 EDGES = (b"\0" * KEY_BYTES, b"\xff" * KEY_BYTES, b"\0" * 15 + b"\1", b"\xff" * 15 + b"\xfe")
 _CHUNKS = st.lists(
@@ -71,7 +71,7 @@ def test_compiled_and_plain_operations_agree(
     expected = bytes(model.get(column([number]), -1) >= oldest for number in asked)
     made = []
     for module in BOTH:
-        table = module.Table()
+        table = module.KeyTable()
         for numbers, stamp in chunks:
             table.insert(column(numbers), stamp)
         assert len(table) == len(model)
@@ -98,10 +98,10 @@ def test_a_merge_is_the_union_with_the_latest_stamps(
     parts: list[list[tuple[list[int], int]]], most: int
 ) -> None:
     """A merge of any number of segments, in steps of any size, has every key with its latest stamp."""
-    union = plain.Table()
+    union = plain.KeyTable()
     tables = []
     for chunks in parts:
-        table = plain.Table()
+        table = plain.KeyTable()
         for numbers, stamp in chunks:
             table.insert(column(numbers), stamp)
             union.insert(column(numbers), stamp)
@@ -120,7 +120,7 @@ def test_many_keys(module: Any) -> None:
     count = 40_000 if module is native else 4_000
     alike = b"".join(b"\x80\0\0\0\0\0\0\0" + number.to_bytes(8, "little") for number in range(count // 8))
     keys = b"".join(map(key, range(count))) + alike
-    table = module.Table()
+    table = module.KeyTable()
     table.insert(keys, 7)
     assert len(table) == len(keys) // KEY_BYTES
     whole = segment(module, table.sorted(), directory_bits(count))
@@ -139,7 +139,7 @@ def test_a_flipped_bit_anywhere_is_damage(module: Any) -> None:
     """`check` finds every flipped bit, and a search or merge that meets one raises `Damage` instead of missing
     a key."""
     dice = random.Random(1)
-    table = plain.Table()
+    table = plain.KeyTable()
     keys = b"".join(map(key, range(300)))
     table.insert(keys, 7)
     builder = plain.Builder(4)

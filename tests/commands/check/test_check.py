@@ -16,7 +16,7 @@ from aiohttp import web
 from consumer.commands.check import api as questions
 from consumer.commands.check import local
 from consumer.commands.check.local import page
-from consumer.commands.check.rows import Found, Verdict
+from consumer.commands.check.rows import CheckContext, Severity
 from consumer.engine import offset_map
 from consumer.engine.model import TopicPartition, destination_tag
 from consumer.errors import SettingsError
@@ -107,11 +107,11 @@ class TestMapping:
         env = run_environment(
             folder, kafka, "orders", "group", "http://127.0.0.1:9/v5", PINSTREAM_MAPPING_FILE=str(file)
         )
-        found = Found(load(env))
+        found = CheckContext(load(env))
         asyncio.run(local.schema(found))
         said, *warnings = asyncio.run(local.mapping(found))
         assert found.sections is not None
-        assert all(answer.verdict is Verdict.WARNING for answer in warnings)
+        assert all(answer.verdict is Severity.WARNING for answer in warnings)
         return said.text, [answer.text for answer in warnings]
 
     def test_own_events_are_counted(self, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_function_is_loaded(tmp_path: Path) -> None:
     """The row for PINSTREAM_TRANSFORM names the function and says what it costs, or why it cannot be loaded;
     without the setting there is no row."""
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
-    found = Found(load(env | {"PINSTREAM_TRANSFORM": "copy:copy"}))
+    found = CheckContext(load(env | {"PINSTREAM_TRANSFORM": "copy:copy"}))
     assert (
         "copy:copy takes each record; so the fast path is not used"
         in asyncio.run(local.transform(found))[0].text
@@ -162,8 +162,8 @@ def test_the_function_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"PINSTREAM_TRANSFORM='copy:copi': copy has no 'copi'; did you mean copy\?"
     ):
-        asyncio.run(local.transform(Found(load(env | {"PINSTREAM_TRANSFORM": "copy:copi"}))))
-    assert asyncio.run(local.transform(Found(load(env)))) == []
+        asyncio.run(local.transform(CheckContext(load(env | {"PINSTREAM_TRANSFORM": "copy:copi"}))))
+    assert asyncio.run(local.transform(CheckContext(load(env)))) == []
 
 
 def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ class TestGroup:
         env = run_environment(tmp_path, kafka, topic, group, api.url)
         for url, told in ((api.url, False), ("http://sandbox.example/v5", True)):
             tag = destination_tag(url, test_mode=False)
-            metadata = offset_map.write(TopicPartition(topic, 0), 2, [], None, destination=tag)
+            metadata = offset_map.write_map(TopicPartition(topic, 0), 2, [], None, destination=tag)
             commit(kafka, group, topic, 2, metadata=metadata)
             found = check(env)
             assert ("consumer group" in found.names("warning")) is told
@@ -394,7 +394,7 @@ class TestPageAddress:
             tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5"
         )
         env["PINSTREAM_PAGE_ADDRESS"] = "localhost:0"
-        [said] = asyncio.run(page(Found(load(env))))
+        [said] = asyncio.run(page(CheckContext(load(env))))
         assert said.text == "127.0.0.1, any free port; localhost, any free port"
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             port = other.getsockname()[1]
@@ -402,12 +402,12 @@ class TestPageAddress:
             with pytest.raises(
                 SettingsError, match=f"^PINSTREAM_PAGE_ADDRESS: 127.0.0.1:{port} is used by another"
             ):
-                asyncio.run(page(Found(load(env))))
+                asyncio.run(page(CheckContext(load(env))))
         env["PINSTREAM_HTTP_ADDRESS"] = f"localhost:{port}"
         with pytest.raises(
             SettingsError, match=r"^PINSTREAM_PAGE_ADDRESS: cannot listen on .*already in use"
         ):
-            asyncio.run(page(Found(load(env))))
+            asyncio.run(page(CheckContext(load(env))))
 
     @pytest.mark.parametrize(
         ("settings", "text"),
@@ -424,7 +424,7 @@ class TestPageAddress:
         """For an address that is not local, the row says who may read the page, with a token and without."""
         url = "http://127.0.0.1:9/v5"
         env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", url, **settings)
-        assert text in asyncio.run(page(Found(load(env))))[0].text
+        assert text in asyncio.run(page(CheckContext(load(env))))[0].text
 
 
 def test_a_state_folder_that_cannot_be_written(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ class TestTestEvents:
     def rows(self, folder: Path, url: str, **settings: str) -> list[tuple[str, str]]:
         """Return verdict and text of each row, asked for in this process and without the other questions."""
         env = run_environment(folder, Kafka("127.0.0.1:9", "none"), "orders", "group", url, **settings)
-        answers = asyncio.run(questions.test_events(Found(load(env), sends=True)))
+        answers = asyncio.run(questions.test_events(CheckContext(load(env), sends=True)))
         return [(answer.verdict.value, answer.text) for answer in answers]
 
     def test_each_event_has_its_answer(self, verdicts: tuple[str, Verdicts], tmp_path: Path) -> None:
@@ -535,7 +535,7 @@ class TestTestEvents:
         file.write_text(f"[fields]\n{NEW_FIELDS}")
         kafka = Kafka("127.0.0.1:9", "none")
         env = run_environment(tmp_path, kafka, "orders", "group", api.url, PINSTREAM_MAPPING_FILE=str(file))
-        found = Found(load(env), sends=True)
+        found = CheckContext(load(env), sends=True)
         asyncio.run(local.schema(found))
         rows = asyncio.run(questions.test_events(found))
         assert [row.text.split(" (")[0] for row in rows] == [

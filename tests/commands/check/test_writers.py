@@ -14,7 +14,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from consumer.adapters.kafka.cluster import ClusterView
 from consumer.app import building
 from consumer.commands.check import registry as questions
-from consumer.commands.check.rows import Found, ok, warning
+from consumer.commands.check.rows import CheckContext, ok, warning
 from consumer.errors import RegistryError
 from consumer.settings import load
 from tests.adapters.fake_registry import FakeRegistry
@@ -77,7 +77,7 @@ async def test_a_newest_schema_that_refers_to_a_deleted_one(tmp_path: Path) -> N
         registry.add("payments-value", json.dumps(SCHEMA))
         settings = load(env | {"SCHEMA_REGISTRY_URL": registry.url})
         cluster = ClusterView((), {"orders": 1, "payments": 1}, (), (), {})
-        found = Found(settings, sections=building.sections(settings), cluster=cluster)
+        found = CheckContext(settings, sections=building.sections(settings), cluster=cluster)
         assert await questions.writers(found) == [
             ok("1 of 2 newest schemas can be read: orders-value, payments-value"),
             warning(
@@ -111,7 +111,7 @@ def test_names_of_contexts_are_shown_printable_and_bounded(registry: Registry, t
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     settings = load(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/.shop"})
     with pytest.raises(RegistryError, match=r"has no context \.shop, only") as told:
-        asyncio.run(questions.writers(Found(settings)))
+        asyncio.run(questions.writers(CheckContext(settings)))
     assert str(told.value).isprintable()
     assert len(str(told.value)) < 300
 

@@ -154,7 +154,7 @@ def position(partition: int, handed: Sequence[int], settled: set[int]) -> Positi
             bounds.append(offset)
     if len(bounds) % 2:
         bounds.append(handed[-1] + 1)
-    text = offset_map.write(TopicPartition(DEAD, partition), base, bounds, 3)
+    text = offset_map.write_map(TopicPartition(DEAD, partition), base, bounds, 3)
     return Position(DEAD, partition, base, 3, text)
 
 

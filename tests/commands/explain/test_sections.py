@@ -14,7 +14,7 @@ import fastavro
 import pytest
 
 from consumer.commands.check import local
-from consumer.commands.check.rows import Found, Verdict
+from consumer.commands.check.rows import CheckContext, Severity
 from consumer.commands.explain.command import explanations
 from consumer.errors import UsageError
 from consumer.settings import load
@@ -181,16 +181,16 @@ def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
 
 def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:
     """`check` has a row for each section with its schema's name; a section's topic that is not read is a warning."""
-    found = Found(load({**shop, "KAFKA_TOPICS": "web.orders,web.landings"}, needs=()))
+    found = CheckContext(load({**shop, "KAFKA_TOPICS": "web.orders,web.landings"}, needs=()))
     [schemas] = asyncio.run(local.schema(found))
     assert "com.shop.Order, com.shop.Click, com.shop.Signup in" in schemas.text
     said, *sections, warning = asyncio.run(local.mapping(found))
     assert "has 4 sections that fit their schemas; records of other types are dead letters" in said.text
     assert [(row.verdict, row.text.split(":")[0]) for row in sections] == [
-        (Verdict.OK, name)
+        (Severity.OK, name)
         for name in ("com.shop.Order", "com.shop.Click", "com.shop.Click on web.landing", "com.shop.Signup")
     ]
-    assert warning.verdict is Verdict.WARNING
+    assert warning.verdict is Severity.WARNING
     text = "the topic web.landing, which KAFKA_TOPICS does not name; the nearest is web.landings"
     assert text in warning.text
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from consumer.adapters.kafka.ranges import Bound, Range
-from consumer.adapters.kafka.replay_progress import Plan
+from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.replay.bounded_run import Ran, ReplayEnd
 from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
@@ -36,7 +36,7 @@ def outcome(
             ("orders",), (), Bound("beginning"), Bound("end"), (), name, dry_run, ignore_dedup=False, rate=None,
             limit=None, max_age=None, as_json=False,
         ),
-        Plan([Range("orders", 0, 10, 20)], 0, resumed=False, progress=None),
+        ReplayPlan([Range("orders", 0, 10, 20)], 0, resumed=False, progress=None),
         read_to={TopicPartition("orders", 0): 25},
         left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is ReplayEnd.COMPLETE)},
         outside_time=3,
@@ -131,7 +131,7 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
     one = outcome(
         ReplayEnd.INTERRUPTED,
         sent_again=0,
-        plan=Plan(
+        plan=ReplayPlan(
             [Range(*name, 0, 20, start=Position(*name, 5, None)) for name in names],
             0,
             resumed=True,

@@ -31,7 +31,7 @@ from consumer.engine.model import (
     SchemaRef,
     Stage,
 )
-from consumer.engine.reading import NOT_UNICODE, Columns, Keys, Verdict
+from consumer.engine.reading import NOT_UNICODE, Columns, Keys, NoEvent
 from consumer.errors import UsageError
 from tests.conversion.test_compiled import BOTH, comparable_row
 from tests.conversion.test_convert import NOW, event_of
@@ -64,7 +64,7 @@ class GivesRows:
 
     in_two_steps = 0
 
-    def __init__(self, *given: Verdict) -> None:
+    def __init__(self, *given: NoEvent) -> None:
         self.given = given
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
@@ -78,7 +78,7 @@ def select(where: Sequence[str], *given: Converted) -> list[Converted]:
     return [selecting.convert({}, 0.0) for _ in given]
 
 
-def left_out(given: Verdict, *, where: bool) -> Verdict:
+def left_out(given: NoEvent, *, where: bool) -> NoEvent:
     """Return what a reading with ``--where`` makes of the verdict `given`."""
     columns = Columns(Keys())
     LeavingOut(GivesRows(given), where).read([None], 0.0, columns)

@@ -16,7 +16,7 @@ from consumer.avro.decode import Decoder, framing_of
 from consumer.avro.encode import Encoder, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.computed.expressions import Unreadable, computation, is_many, results_of
-from consumer.conversion.computed.tables import Reading
+from consumer.conversion.computed.tables import ExpressionReader
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, load_sections
@@ -152,7 +152,7 @@ def mapping_of(lines: dict[str, dict[str, Any]]) -> str:
     return "\n".join(tables)
 
 
-READINGS: Final = {name: Reading(SchemaPaths(schema), EVENT_NAMES) for name, schema in TYPES.items()}
+READINGS: Final = {name: ExpressionReader(SchemaPaths(schema), EVENT_NAMES) for name, schema in TYPES.items()}
 
 
 def is_possible(place: str, name: str, said: Any) -> bool:

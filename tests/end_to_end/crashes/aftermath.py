@@ -65,7 +65,9 @@ def committed_of(found: TopicPartition) -> Committed:
     """The committed offset of a partition; its metadata must be ours if there is any."""
     if found.offset < 0:
         return Committed()
-    said = offset_map.read(Position(found.topic, found.partition, found.offset, None, found.metadata or ""))
+    said = offset_map.read_map(
+        Position(found.topic, found.partition, found.offset, None, found.metadata or "")
+    )
     assert (said is offset_map.NOTHING_SAID) == (not found.metadata)
     known = said.settled
     return Committed(found.offset, tuple(known.bounds) if known is not None else ())

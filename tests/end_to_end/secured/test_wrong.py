@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import open_plan
 from consumer.errors import PinstreamError
@@ -32,7 +32,7 @@ def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
 async def told(config: Properties, within: float = WITHIN) -> str:
     """The line in which a first contact with this configuration ends."""
     with pytest.raises(PinstreamError) as caught:
-        await describe(config, ["orders"], within)
+        await describe_cluster(config, ["orders"], within)
     line = str(caught.value)
     assert "\n" not in line
     assert PASSWORD not in line

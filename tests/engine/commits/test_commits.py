@@ -162,7 +162,7 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     asked = core.take(m.Commit)
     [position] = asked.positions
     assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
-    assert offset_map.read(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
     assert core.statistics().commit_metadata is MetadataLeft.IDS
     committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
@@ -174,7 +174,7 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
 
 def metadata_of(destination: str | None, base: int = 5) -> str:
     """Return the metadata of a commit of `base` for this destination."""
-    return offset_map.write(
+    return offset_map.write_map(
         TopicPartition(TOPIC, 0), base, [], None, topic_id=TOPIC_ID, destination=destination
     )
 
@@ -190,7 +190,7 @@ def test_commits_for_another_destination_are_reported_at_the_start() -> None:
     core.fetch(filtered())
     core.advance(1.0)
     [position] = core.commit()
-    assert offset_map.read(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
     core.assign(0, epoch=9, start=6, topic_id=TOPIC_ID, metadata=position.metadata)
     assert len(core.reports("committed_for_another_destination")) == 1
     assert core.statistics().elsewhere == 0

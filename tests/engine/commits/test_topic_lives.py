@@ -52,7 +52,7 @@ def test_what_comes_of_the_ended_life_is_dropped() -> None:
     core.advance(1.0)
     [position] = core.commit()
     assert position.next_offset == 1
-    assert offset_map.read(position).topic_id == NEXT_ID
+    assert offset_map.read_map(position).topic_id == NEXT_ID
     assert anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))) == []
 
 
@@ -128,7 +128,7 @@ def test_an_id_that_comes_late_is_taken() -> None:
 def test_without_an_id_of_the_brokers_the_committed_one_counts() -> None:
     """When brokers report no id, the committed one counts, and another id that comes later ends that life."""
     core = Core(destination=DESTINATION)
-    text = offset_map.write(TopicPartition(TOPIC, 0), 5, [], None, topic_id=TOPIC_ID)
+    text = offset_map.write_map(TopicPartition(TOPIC, 0), 5, [], None, topic_id=TOPIC_ID)
     core.assign(0, start=5, metadata=text)
     assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
 

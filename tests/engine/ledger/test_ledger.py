@@ -66,7 +66,7 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     assert position is not None
     # The position stays where reading began; the map says what is settled behind it.
     assert position.next_offset == 0
-    known = offset_map.read(position).settled
+    known = offset_map.read_map(position).settled
     assert known is not None
     assert [known.settled(offset) for offset in range(4)] == [False, True, True, False]
     ledger.settle_row(block, 0, Disposition.DEAD_LETTERED)

@@ -69,7 +69,7 @@ def write(
     base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = METADATA_BYTES, **ids: str | None
 ) -> str:
     """Return the metadata of a commit of `base`."""
-    return offset_map.write(TP, base, bounds, leader_epoch, most, **ids)
+    return offset_map.write_map(TP, base, bounds, leader_epoch, most, **ids)
 
 
 def at(base: int, text: str) -> Position:
@@ -79,7 +79,7 @@ def at(base: int, text: str) -> Position:
 
 def read_metadata(text: str, base: int) -> CommitMetadata:
     """Return what is read of a commit of `base`."""
-    return offset_map.read(at(base, text))
+    return offset_map.read_map(at(base, text))
 
 
 def read(text: str, base: int) -> OffsetMap | None:

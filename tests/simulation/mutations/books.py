@@ -384,7 +384,7 @@ def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """The broker refuses a commit whose map is too long, and every later one."""
-    write = offset_map.write
+    write = offset_map.write_map
 
     def all_of_it(
         tp: TopicPartition, base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **ids: Any

@@ -13,7 +13,7 @@ from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import TOMBSTONE, Verdict
+from consumer.engine.reading import TOMBSTONE, NoEvent
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -84,7 +84,7 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
     """After a restart only refused records are left; without the settled ones between them they fill the sample."""
     read = Guard.read
 
-    def without(self: Guard, block: Block, verdicts: Mapping[int, Verdict]) -> None:
+    def without(self: Guard, block: Block, verdicts: Mapping[int, NoEvent]) -> None:
         passed = block.runs(RecordStage.PASSED)
         read(self, block, {**verdicts, **{row.first: TOMBSTONE for row in each_of(passed)}})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from consumer.adapters.key_store.plain import Builder, Merger, Segment, Table
+    from consumer.adapters.key_store.plain import Builder, KeyTable, Merger, Segment
 else:
     try:
-        from consumer.adapters.key_store.native._keys import Builder, Merger, Segment, Table
+        from consumer.adapters.key_store.native._keys import Builder, KeyTable, Merger, Segment
     except ModuleNotFoundError:  # built without a compiler
-        from consumer.adapters.key_store.plain import Builder, Merger, Segment, Table
+        from consumer.adapters.key_store.plain import Builder, KeyTable, Merger, Segment
 
-__all__ = ["Builder", "Merger", "Segment", "Table"]
+__all__ = ["Builder", "KeyTable", "Merger", "Segment"]

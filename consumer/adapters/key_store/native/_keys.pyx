@@ -100,7 +100,7 @@ cdef struct Slot:
     uint32_t used
 
 
-cdef class Table:
+cdef class KeyTable:
     cdef Slot* slots
     cdef Py_ssize_t room, count
 

@@ -51,7 +51,7 @@ from consumer.engine.model import THROTTLED, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
 
-TIME_LIMIT: Final = 5.0
+SERVER_TIME_LIMIT: Final = 5.0
 """Seconds after which a server that does not answer is an error."""
 _SHARDS: Final = 16
 """Shards of a cluster. A fixed number: the shard of a key must not depend on the number of nodes."""
@@ -108,7 +108,7 @@ class RedisKeyStore(KeyStore):
         *,
         lease: float,
         password: Callable[[], str | None] | None = None,
-        time_limit: float = TIME_LIMIT,
+        time_limit: float = SERVER_TIME_LIMIT,
     ) -> None:
         """`lease`: seconds for which claims hold without a renewal. `password`: read for each new connection.
 

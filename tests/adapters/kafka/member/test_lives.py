@@ -43,7 +43,7 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
     """An offset committed under another topic id starts at the beginning, whatever the reset; one without an id
     counts as it is."""
     source = FakeOffsets([7, 7], [9, 9])
-    source.metadata = offset_map.write(P0, 7, [], None, topic_id=OLD_ID)
+    source.metadata = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
     starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
     assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7)
     # The metadata are of partition 0 and say nothing of partition 1.
@@ -54,7 +54,7 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
 def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
     """An offset committed under the topic's present id, or where that id is unknown, is the start."""
     source = FakeOffsets([7], [9])
-    source.metadata = offset_map.write(P0, 7, [], None, topic_id=OLD_ID)
+    source.metadata = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
     assert starts[P0] == Assignment(*P0, 0, 7, False, None, source.metadata, ids.get("t"))
 
@@ -203,7 +203,7 @@ async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
     """A replay whose plan is of an earlier topic of the same name fails to start and closes its clients."""
     ids = Ids()
     ids.told = {"t": NEW_ID}
-    text = offset_map.write(P0, 0, [], None, topic_id=OLD_ID)
+    text = offset_map.write_map(P0, 0, [], None, topic_id=OLD_ID)
     planned = Range("t", 0, 0, 9, start=Position("t", 0, 0, None, text))
     source = BoundedSource({}, [planned], topic_ids=ids)
     with pytest.raises(KafkaError, match="deleted and created again"):

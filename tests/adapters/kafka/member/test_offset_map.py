@@ -46,7 +46,7 @@ WHERE = TopicPartition("t", 0)
 
 def a_map(base: int) -> str:
     """Return a map of some settled offsets above `base`."""
-    return offset_map.write(WHERE, base, [base + 1, base + 3, base + 4, base + 6], 0)
+    return offset_map.write_map(WHERE, base, [base + 1, base + 3, base + 4, base + 6], 0)
 
 
 def largest() -> str:
@@ -56,7 +56,7 @@ def largest() -> str:
         random, bounds = Random(seed), [5]
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
-        texts.append(offset_map.write(WHERE, 4, bounds, 0))
+        texts.append(offset_map.write_map(WHERE, 4, bounds, 0))
     return max(texts, key=len)
 
 
@@ -109,7 +109,7 @@ async def test_the_map_comes_back_with_the_next_assignment(
         await second.until(lambda: len(second.records) == 6)
     [told] = second.assignments
     assert (told.start, told.leader_epoch, told.metadata) == (4, 0, largest())
-    found = offset_map.read(Position(*WHERE, 4, 0, told.metadata)).settled
+    found = offset_map.read_map(Position(*WHERE, 4, 0, told.metadata)).settled
     assert found is not None
     assert found.settled(5)
 
@@ -186,7 +186,7 @@ async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: 
         commit_text(each_kafka, group, name, 7, text)
         told = await assignment(each_kafka, name, group, offset_reset=offset_reset)
         assert (told.start, told.metadata) == (7, text)
-        assert offset_map.read(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
+        assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
         await member.until(lambda: len(member.records) == 3)
         told = member.held[TopicPartition(name, 0)]
     assert told.start == 7
-    assert offset_map.read(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
+    assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
     assert member.troubles == []
 
 

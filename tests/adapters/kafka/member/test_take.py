@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message
 
-from consumer.adapters.kafka.chunks import MOST_BYTES, MOST_RECORDS, Inbox
+from consumer.adapters.kafka.chunks import MOST_FETCH_BYTES, MOST_RECORDS, Inbox
 
 HEADER = 184
 
@@ -121,8 +121,8 @@ def test_an_error_among_records_is_kept_apart() -> None:
 def test_large_records_come_a_few_at_a_time() -> None:
     """Large records come a few at a time: keys and values count, and one larger than the bound comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
-    assert len(inbox_of(queue).take(1000, 0.5).messages) == MOST_BYTES // 1_000_000
-    queue = Queue(*(message(offset, b"v" * MOST_BYTES) for offset in range(3)))
+    assert len(inbox_of(queue).take(1000, 0.5).messages) == MOST_FETCH_BYTES // 1_000_000
+    queue = Queue(*(message(offset, b"v" * MOST_FETCH_BYTES) for offset in range(3)))
     assert len(inbox_of(queue).take(1000, 0.5).messages) == 1
 
 
@@ -201,4 +201,4 @@ def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
     inbox = inbox_of(queue)
     taken = inbox.take(5_000, 0.5)
     assert (taken.chunks({("t", 0): 1}.get), taken.errors, [*taken.damaged]) == ([], [], [("t", 0)])
-    assert MOST_BYTES <= taken.size < MOST_BYTES + 1_000_000
+    assert MOST_FETCH_BYTES <= taken.size < MOST_FETCH_BYTES + 1_000_000
