@@ -494,7 +494,7 @@ def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytes
     kept.files.write(refs[3], PLAIN)
     assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (0, 2, 3)), "mine.avsc"]
     size = next(kept.folder.glob("id-3-*")).stat().st_size
-    monkeypatch.setattr(schemas_on_disk, "MOST_BYTES", 2 * size)
+    monkeypatch.setattr(schemas_on_disk, "MOST_FOLDER_BYTES", 2 * size)
     kept.files.write(refs[4], PLAIN)
     assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (3, 4)), "mine.avsc"]
 
