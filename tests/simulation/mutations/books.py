@@ -308,7 +308,7 @@ def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
     """Commits carry no offset map."""
-    patch.setattr(offset_map, "write", lambda *_, **__: "")
+    patch.setattr(offset_map, "write_map", lambda *_, **__: "")
 
 
 @mutation
@@ -391,7 +391,7 @@ def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
     ) -> str:
         return write(tp, base, bounds, epoch, 10**9, **ids)
 
-    patch.setattr(offset_map, "write", all_of_it)
+    patch.setattr(offset_map, "write_map", all_of_it)
 
 
 @mutation
