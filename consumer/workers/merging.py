@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from consumer.engine.figures.counters import Counters
-from consumer.engine.figures.definitions import counted_as, merged
+from consumer.engine.figures.counters import Counters, counted_as
+from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.delivered import FreshnessSnapshot
 from consumer.engine.figures.statistics import Statistics
 

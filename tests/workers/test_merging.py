@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
-from consumer.engine.figures.definitions import MOST_NAMES, OTHER, copied, figures_of, merged
+from consumer.engine.figures.counters import (
+    LETTERS_MOST,
+    MOST_NAMES,
+    OTHER,
+    Counters,
+    KeyStoreStatistics,
+    Samples,
+    StoredLetter,
+)
+from consumer.engine.figures.definitions import copied, figures_of, merged
 from consumer.engine.figures.delivered import Ages
 from consumer.engine.figures.statistics import (
     BrokerStatistics,

@@ -56,9 +56,8 @@ class Tracing:
         """Return the API that the service drives: `api`, or an API that wraps it."""
         return api
 
-    def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
-        """Return a context for the handling of fetched chunks. Never raises, never waits."""
-        return nullcontext()
+    convert: Callable[[Sequence[Chunk]], AbstractContextManager[object]] = nullcontext
+    """Returns a context for the handling of fetched chunks. Never raises, never waits."""
 
     async def close(self) -> None:
         """Send what is still queued, in bounded time."""

@@ -10,20 +10,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from consumer.engine.figures.definitions import (
-    Histogram,
-    counted_as,
-    counts,
-    derived,
-    figure,
-    number,
-    snapshot,
-)
+from consumer.engine.figures.definitions import Histogram, counts, derived, figure, number, snapshot
 from consumer.engine.model import Stage
 
 # Dead letters that a snapshot names.
@@ -32,6 +24,15 @@ LETTERS_MOST = 20
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 # How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
 CALL_OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
+# Names of a family that is not a closed set: each is a series of Prometheus, and a row in the windows of `delivered`.
+MOST_NAMES = 64
+OTHER = "other"
+
+
+def counted_as(name: str, names: Collection[str]) -> str:
+    """Return the name under which `name` is counted beside these `names`: ``other`` once they are `MOST_NAMES`."""
+    # A shop, or the API, may make up names without end.
+    return name if name in names or len(names) < MOST_NAMES else OTHER
 
 
 @snapshot

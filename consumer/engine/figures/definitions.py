@@ -16,7 +16,7 @@ Prometheus wants them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
@@ -35,11 +35,6 @@ from typing import (
 )
 
 _T = TypeVar("_T")
-
-
-# Names of a family that is not a closed set: each is a series of Prometheus, and a row in the windows of `delivered`.
-MOST_NAMES = 64
-OTHER = "other"
 
 
 class Figure(NamedTuple):
@@ -236,9 +231,3 @@ least = _among_known(min)
 # From 0: two wrong values, as of clocks, must not cancel each other out.
 furthest = _among_known(max, key=abs)
 first = _among_known(lambda known, default: next(known, default))
-
-
-def counted_as(name: str, names: Collection[str]) -> str:
-    """Return the name under which `name` is counted beside these `names`: ``other`` once they are `MOST_NAMES`."""
-    # A shop, or the API, may make up names without end.
-    return name if name in names or len(names) < MOST_NAMES else OTHER

@@ -32,7 +32,8 @@ from itertools import accumulate, chain
 from operator import add, or_
 from typing import Any, Final
 
-from consumer.engine.figures.definitions import Histogram, counted_as, derived, figure, snapshot
+from consumer.engine.figures.counters import counted_as
+from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.conversion.targets import TARGETS
 from consumer.engine import messages as m
-from consumer.engine.figures.definitions import OTHER
+from consumer.engine.figures.counters import OTHER
 from consumer.engine.figures.delivered import (
     _MOST_MASKS,
     BITS,

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, StoredLetter
-from consumer.engine.figures.definitions import OTHER
+from consumer.engine.figures.counters import LETTERS_MOST, OTHER, Counters, StoredLetter
 from consumer.engine.figures.statistics import BrokerStatistics
 from consumer.engine.model import Stage, TopicPartition
 from tests.engine.building import (
