@@ -228,10 +228,10 @@ def check_offset_map(base: int, text: str) -> None:
     """Reads the metadata of a commit of `base` and checks the map against the contract."""
     # A map of 4,096 characters may unfold to a million runs, and does not need to be read to a megabyte of them.
     with bounded(1_000_000, 96 << 20):
-        found = OFFSET_MAP.read(Position("t", 0, base, None, text)).settled
+        found = OFFSET_MAP.read_map(Position("t", 0, base, None, text)).settled
     if found is not None:
         assert list(found.bounds) == sorted(set(found.bounds))
         assert len(found.bounds) % 2 == 0
         assert found.bounds[0] >= base
-        written = OFFSET_MAP.write(TopicPartition("t", 0), base, found.bounds, found.leader_epoch)
-        assert OFFSET_MAP.read(Position("t", 0, base, None, written)).settled is not None
+        written = OFFSET_MAP.write_map(TopicPartition("t", 0), base, found.bounds, found.leader_epoch)
+        assert OFFSET_MAP.read_map(Position("t", 0, base, None, written)).settled is not None

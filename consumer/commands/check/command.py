@@ -41,7 +41,7 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("page address", local.page),
     ("brokers and topics", kafka.cluster),
     ("consumer group", kafka.group),
-    ("dead-letter topics", kafka.dead_letters),
+    ("dead-letter topics", kafka.dead_letter_topics),
     ("schema registry", registry.answers),
     ("access token", local.token),
     ("writers' schemas", registry.writers),

@@ -117,7 +117,7 @@ def _is_of_another_destination(found: CheckContext, row: Standing) -> bool:
     return offset_map.read_map(position).destination not in ours
 
 
-async def dead_letters(found: CheckContext) -> Sequence[Row]:
+async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
     """Can dead letters be stored, with their whole value?"""
     view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
     # Dead-letter topic -> the topics that it serves.

@@ -10,5 +10,5 @@ from consumer.commands.dead_letters.showing import show_letter
 
 
 @click.group(name="dead-letters", commands=[list_letters, redrive_letters, show_letter])
-def dead_letter_commands() -> None:
+def dead_letters() -> None:
     """List, show and redrive records that could not be delivered."""
