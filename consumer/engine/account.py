@@ -45,6 +45,14 @@ from consumer.engine.model import GateState, Policy
 
 _MINUTE = 60.0
 TOKEN_REFUSED: Final = 401
+# Seconds that calls may take to begin once the store has given them, and the most that this is raised to.
+_VALID, _VALID_MOST = 2.0, 10.0
+_OPENING, _CLOSING = b'{"data":[', b"]}"
+_ENVELOPE = len(_OPENING + _CLOSING)
+# A call keeps at most this many times its bytes in memory.
+_WORTH_ITS_PAGE = 4
+# Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused.
+_GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
 
 
 @dataclass(slots=True)
@@ -70,10 +78,6 @@ class Halt:
         text = what.get(self.status, "the ad account is unknown")
         code = "" if self.code is None else f", code {self.code}"
         return f"{text} (HTTP {self.status}{code})" + (", as another member has told" if self.told else "")
-
-
-# Seconds that calls may take to begin once the store has given them, and the most that this is raised to.
-_VALID, _VALID_MOST = 2.0, 10.0
 
 
 @dataclass(slots=True)
@@ -331,14 +335,6 @@ class Gate:
         if not self._quota.divided or not self._calls or now >= self._began + _MINUTE:
             return now
         return self._began + _MINUTE * min(1.0, len(self._calls) / self._quota.calls)
-
-
-_OPENING, _CLOSING = b'{"data":[', b"]}"
-_ENVELOPE = len(_OPENING + _CLOSING)
-# A call keeps at most this many times its bytes in memory.
-_WORTH_ITS_PAGE = 4
-# Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused.
-_GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
 
 
 @dataclass(eq=False, slots=True)

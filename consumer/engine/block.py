@@ -115,7 +115,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
         "claims, and intake or pipeline for what holds no claim",
         f"{_AGAIN}, by the next owner or after the restart",
     ),
-    _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable"),
+    _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable (not with `memory:`)"),
     _S.DUPLICATE: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.FOLLOWING}, "ledger", "a duplicate once more"),
     _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "ledger", "filtered once more"),
     _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "ledger", "its letter is written twice"),

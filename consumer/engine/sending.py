@@ -43,6 +43,12 @@ _TELL_FOR: Final = 60.0
 _WORTH_TELLING: Final = 1.0
 # Seconds for which an account ignores notes of refusals, after its own probe has shown that one was wrong.
 _DOUBT: Final = 600.0
+# Marks of events that were sent without a known outcome, and are not counted yet.
+_UNCLEAR = re.compile(
+    b"[%b]" % b"".join(b"\\x%02x" % mark for mark in range(256) if mark & (UNCLEAR | COUNTED) == UNCLEAR)
+)
+# Seconds after which a web or app event counts as offline when the platform receives it (DOC).
+COUNTS_AS_OFFLINE_AFTER = 3600.0
 
 
 def is_of_all(status: int, policy: Policy) -> bool:
@@ -220,14 +226,6 @@ class Halts:
             gate.close(until, told=True)
             wait = round(until - now, 3)
             self._context.report("warning", "throttled", account=account, wait_seconds=wait, request_id=None)
-
-
-# Marks of events that were sent without a known outcome, and are not counted yet.
-_UNCLEAR = re.compile(
-    b"[%b]" % b"".join(b"\\x%02x" % mark for mark in range(256) if mark & (UNCLEAR | COUNTED) == UNCLEAR)
-)
-# Seconds after which a web or app event counts as offline when the platform receives it (DOC).
-COUNTS_AS_OFFLINE_AFTER = 3600.0
 
 
 class Dispatcher:
