@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import dropwhile, islice
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.schema import (
@@ -196,7 +197,7 @@ def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
                 f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku, or [0] "
                 "for one element"
             )
-        steps.append(match["name"])
+        steps.append(intern(match["name"]))
         for index in _ELEMENT.findall(match["elements"]):
             if index:
                 picks.append((len(steps), int(index)))
@@ -311,10 +312,14 @@ def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
     """Return all values at the end of a way, in order, without nulls. A non-array is its own element."""
     values = [value]
     for step in way:
-        if step == EACH:
-            found = [each for held in values for each in (held if isinstance(held, list) else [held])]
-        else:
-            found = [value_at(held, (step,)) for held in values]
+        found = []
+        for held in values:
+            if step != EACH:
+                found.append(value_at(held, (step,)))
+            elif isinstance(held, list):
+                found += held
+            else:
+                found.append(held)
         # Nulls are gone before the next step, so that none is walked into.
         values = [held for held in found if held is not None] if None in found else found
     return values

@@ -165,6 +165,9 @@ def read_fixed(size: int, data: bytes, at: int) -> tuple[bytes, int]:
 
 def read_count(data: bytes, at: int) -> tuple[int, int]:
     """Read the count of a block. After a negative one comes the block's size, which only skipping would need."""
+    byte = data[at]
+    if not byte & 0x81:  # one byte, and not negative: nearly every count
+        return byte >> 1, at + 1
     count, at = read_long(data, at)
     if count < 0:
         _, at = read_length(data, at)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from fastavro.schema import fingerprint as _fastavro_fingerprint
@@ -272,7 +273,7 @@ class _Parser:
             raise InvalidSchema(f"{where}: the field has no type")
         aliases = _texts(schema.get("aliases", []), f"aliases of {where}")
         kind = self.parse(schema["type"], namespace, depth + 1, where)
-        return Field(schema["name"], aliases, kind, schema.get("default", NO_DEFAULT))
+        return Field(intern(schema["name"]), aliases, kind, schema.get("default", NO_DEFAULT))
 
 
 def _enum(schema: dict[str, Json], name: str, aliases: tuple[str, ...]) -> Enum:

@@ -13,18 +13,17 @@ The result is safe to serialise: text is Unicode, numbers fit the API's int64, a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from consumer.avro.paths import value_at, walk
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
 from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
-from consumer.conversion.fields import Description, ProgramField
+from consumer.conversion.fields import COUNTED, Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
-from consumer.engine.figures.delivered import written_in
 from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,
@@ -34,6 +33,8 @@ from consumer.engine.model import (
     Warned,
     section_of,
 )
+
+_NO_FIELDS: Final[dict[str, Any]] = {}  # what a value holds that is no record
 
 
 class Converter:
@@ -104,8 +105,7 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}
     writing = _Writing(what, event, source)
     writing.write(payload)
-    warned = tuple(writing.warned)
-    written = written_in(payload)
+    warned, written = tuple(writing.warned), writing.marks & COUNTED
     return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, written, warned)
 
 
@@ -122,6 +122,7 @@ class _Writing:
 
     def __init__(self, description: Description, event: CommerceEvent, source: str) -> None:
         self.warned: list[Warned] = []
+        self.marks = 0  # of all fields that are written
         self._description = description
         self._event = event
         self._source = source
@@ -171,44 +172,58 @@ class _Writing:
         self._fill(custom, what.custom_data, event)
         return custom
 
-    def _fill(self, into: dict[str, Any], fields: list[ProgramField], holder: Any) -> None:
+    def _fill(  # noqa: C901 (a call for each step would cost more than the step: this runs for each field)
+        self, into: dict[str, Any], fields: list[ProgramField], holder: Any
+    ) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""
-        event = self._event
+        above, marks = None, 0
         for field in fields:
-            sent, rule = None, field.ask
-            if rule is not None:
-                if field.computed is not None:
-                    value = field.computed.value(event, holder)
-                else:
-                    value = value_at(holder, field.names)
-                if value is not None and field.way is Way.VALUE:
-                    sent = self._judged(field, rule(value))
-                elif value is not None:
-                    sent = self._several(field, rule, value)
-            # The record's own click id goes first; that of the address is the next best.
-            if sent is None and field.takes_click_id and self._address is not None:
-                sent = click_id_of(self._address)
-            if sent is None:
-                sent = field.constant
+            # Most values stand in the same record as the one before: it is looked up once.
+            if field.above is not above:
+                above = field.above
+                here = value_at(holder, above)
+                get = here.get if isinstance(here, dict) else _NO_FIELDS.get
+            rule = field.ask
+            if field.own is not None:
+                value = get(field.own)
+            elif field.computed is not None:
+                value = field.computed.value(self._event, holder)
+            else:
+                value = here
+            if value is None or rule is None:
+                sent = None
+            elif field.is_many:
+                sent = self._sent_of_many(field, rule, walk(value, field.rest))
+            else:
+                sent = rule(value)
+                # Most answers are text that nothing else depends on.
+                if sent.__class__ is not str or field.is_judged:
+                    sent = self._judged(field, sent)
+                if field.is_list and sent is not None:
+                    sent = [sent]
+            if sent is None and field.has_substitute:
+                # The record's own click id goes first; that of the address is the next best.
+                if field.takes_click_id and self._address is not None:
+                    sent = click_id_of(self._address)
+                if sent is None:
+                    sent = field.constant
             if sent is not None:
                 into[field.key] = sent
+                marks |= field.mark
+        self.marks |= marks
 
-    def _several(self, field: ProgramField, rule: Rule, value: Any) -> Any:
-        """Return the values to send, of all from `value` on; None if there are none."""
-        if not field.rest and field.way is not Way.TOTAL:  # one, sent as an array
-            sent = self._judged(field, rule(value))
-            return None if sent is None else [sent]
-        values = walk(value, field.rest)
-        if field.way is Way.DIGESTS:
+    def _sent_of_many(self, field: ProgramField, rule: Rule, values: list[Any]) -> Any:
+        """Return what is sent of several values; None if there is nothing to send."""
+        if field.is_list:
+            sent = decide.sent_values(rule, values, self.warned, field.warnings)
+            if len(sent) > 1 and field.way is Way.DIGESTS:
+                sent = list(dict.fromkeys(sent))  # the first of equal digests stays, in the record's order
             # Without values there is no array: the key is left out.
-            return decide.digests(rule, values, self.warned, field.warnings) or None
-        if field.way is Way.ALL:
-            return list(decide.sent_values(rule, values, self.warned, field.warnings))[: field.most] or None
-        if field.way is Way.FIRST:
-            # Values after the first usable one are not checked, so there is no warning for them.
-            usable = decide.sent_values(rule, values, self.warned, field.warnings)
-            return self._judged(field, next(usable, LeftOut.BLANK))
-        return self._judged(field, total(values))
+            return sent[: field.most] or None
+        if field.way is Way.TOTAL:
+            return self._judged(field, total(values))
+        first = decide.sent_values(rule, values, self.warned, field.warnings, only_first=True)
+        return self._judged(field, first[0]) if first else None
 
     def _judged(self, field: ProgramField, result: Any) -> Any:
         """Return the rule's answer; None, with a warning, if it is left out. Raises `_Rejected`."""

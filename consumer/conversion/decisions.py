@@ -8,7 +8,7 @@ values. So the codes are closed sets, and docs/conversion.md lists them all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from consumer.avro.paths import Path, value_at
@@ -120,21 +120,27 @@ def decided_value(event: Any, place: Path | Computation | None) -> Any:
 
 
 def sent_values(
-    rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings
-) -> Iterator[Any]:
-    """Yield the rule's answer for each value, in order; add a warning for each that it leaves out."""
+    rule: Rule,
+    values: Iterable[Any],
+    warned: list[Warned],
+    warnings: LeftOutWarnings,
+    *,
+    only_first: bool = False,
+) -> list[Any]:
+    """Return the rule's answer for each value, in order; add a warning for each value that it leaves out.
+
+    With `only_first`, values after the first answer are not checked, so there is no warning for them.
+    """
+    sent: list[Any] = []
     for value in values:
         result = rule(value)
         if isinstance(result, LeftOut):
             note(warned, result, warnings)
-        else:
-            yield result
-
-
-def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> list[Any]:
-    """Return what `sent_values` gives, without duplicates."""
-    # The first of equal digests stays, so the order is that of the record.
-    return list(dict.fromkeys(sent_values(rule, values, warned, warnings)))
+            continue
+        sent.append(result)
+        if only_first:
+            break
+    return sent
 
 
 _TIMESTAMPS: Final = {

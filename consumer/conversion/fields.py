@@ -39,6 +39,7 @@ MARKS: Final = {
     **BITS_OF_FIELDS,
     **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},
 }
+COUNTED: Final = (1 << len(BITS)) - 1  # the marks that the engine counts
 
 
 class ProgramField:
@@ -53,6 +54,7 @@ class ProgramField:
         item_steps = description.item_steps if target.parent == CONTENTS else None
         self.name = name
         self.key = target.key  # its name in JSON
+        self.mark = MARKS.get(name, 0)
         # How the value is computed, if it is.
         self.computed: Computation | None = None
         # The steps to its value or values; in a field of an item, from the item.
@@ -63,9 +65,15 @@ class ProgramField:
             self.computed = description.computed(source, item_steps)
             self.steps = (EACH,) if self.computed.is_many else ()
         before = self.steps.index(EACH) if EACH in self.steps else len(self.steps)
-        self.names = self.steps[:before]  # those steps up to the first array on the way
-        self.rest = self.steps[before:]
+        names = self.steps[:before]
+        # The steps to the record that holds the value, or the first array on the way; and its name there. Equal steps
+        # are one object. No name: the value is computed, or the item itself.
+        self.above = description.holders.setdefault(names[:-1], names[:-1])
+        self.own = names[-1] if names else None
+        self.rest = self.steps[before:]  # from that array on
         self.way = Way.VALUE if source is None else _way(target, source)
+        self.is_many = bool(self.rest) or self.way is Way.TOTAL
+        self.is_list = self.way in (Way.DIGESTS, Way.ALL)  # one value is sent as an array, too
         # None: no value comes from the record.
         self.rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
         # The rule, with a memory of its answers if values repeat (`Memory`).
@@ -87,6 +95,9 @@ class ProgramField:
         self.gives_click_id = name == _ADDRESS and mapping.click_id_from_url
         self.takes_click_id = name == _CLICK_ID and mapping.click_id_from_url
         self.is_agent = name == _AGENT  # which may be a crawler's
+        self.has_substitute = self.takes_click_id or constant is not None
+        # Whether something depends on its answer even if that is text.
+        self.is_judged = self.web_only or self.gives_click_id or self.is_agent or self.zero is not None
 
 
 class Description:
@@ -102,6 +113,7 @@ class Description:
         self.dedup_key = self._place(mapping.dedup_key)
         # Steps to the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps
+        self.holders: dict[Path, Path] = {}  # `ProgramField.above` of all fields
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if partner_name:
             self._filled.add(_PARTNER_NAME)

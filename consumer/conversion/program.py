@@ -23,7 +23,7 @@ from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
 from consumer.conversion.computed.expressions import Computation, ReadValue
 from consumer.conversion.decisions import LeftOutWarnings
-from consumer.conversion.fields import MARKS, Description, ProgramField
+from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
@@ -93,7 +93,7 @@ class CompiledField:
         self.at, self.gather = at, gather
         self.warnings = (field.warnings, *listed)
         self.constant = None if field.constant is None else orjson.dumps(field.constant)
-        self.mark = MARKS.get(field.name, 0)  # 0: no other field depends on it
+        self.mark = field.mark  # 0: no other field depends on it
         self.usual = usual_of(field.rule)
 
 

@@ -23,8 +23,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from consumer.avro.decode import is_framed_alike
 from consumer.conversion.decisions import dedup_id_of, id_of
+from consumer.conversion.fields import COUNTED as counted
 from consumer.conversion.fields import MARKS
-from consumer.engine.figures.delivered import BITS
 from consumer.engine.reading import OFFLINE as OFFLINE_MARK
 from consumer.engine.reading import Kind as event_kind
 
@@ -65,7 +65,7 @@ cdef int COUNTRY = MARKS["user_data.country"]
 cdef int VALUE = MARKS["custom_data.value"]
 cdef int CURRENCY = MARKS["custom_data.currency"]
 cdef int OPT_OUT_TYPE = MARKS["custom_data.opt_out_type"]
-cdef int COUNTED = (1 << len(BITS)) - 1  # marks that the engine counts
+cdef int COUNTED = counted
 cdef object BY_EVENT_NAME = decide.BY_EVENT_NAME
 cdef object BY_CONSENT = decide.BY_CONSENT
 cdef object OPT_OUT_TYPE_IGNORED = decide.OPT_OUT_TYPE_IGNORED

@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy
 
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
-from consumer.conversion.decisions import digests, note, note_once
+from consumer.conversion.decisions import note, note_once, sent_values
 from consumer.conversion.layout import ComputedAt
 from consumer.conversion.normalise import LeftOut as left_out
 from consumer.conversion.rules import Memory, click_id_of, is_crawler, total
@@ -259,7 +259,8 @@ cdef class Writing:
         elif len(values) <= FEW:
             self.put_digests(field, values)
         else:
-            self.put_values(field, digests(field.rule, values, self.warnings(), field.warnings[0]))
+            values = sent_values(field.rule, values, self.warnings(), field.warnings[0])
+            self.put_values(field, list(dict.fromkeys(values)))
         return None
 
     cdef object sent(self, Field field, object value):
