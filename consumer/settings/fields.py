@@ -199,7 +199,7 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     record."""
     fast_path: _Flag = _setting("true")
     """Decodes and converts in one step. false uses the plain implementation that it is tested against, at
-    about fourteen times the cost."""
+    about twelve times the cost."""
     mapping_file: _OptionalPath = _setting(None, shown="the packaged mapping")
     """TOML file that overrides entries of the packaged mapping: which field of a record becomes which
     field of a conversion event."""

@@ -29,7 +29,7 @@ class Process:
     test_mode: bool = figure("Nothing is recorded by the platform.")
     fast_path: str = figure(
         "How records are read.",
-        status_note="`compiled`; `python`: the package was built without a C compiler, an event costs about fourteen "
+        status_note="`compiled`; `python`: the package was built without a C compiler, an event costs about twelve "
         "times as much; `off`: `PINSTREAM_FAST_PATH=false`, or there is a `PINSTREAM_TRANSFORM`.",
     )
     transform: str | None = figure(

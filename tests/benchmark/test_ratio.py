@@ -26,7 +26,7 @@ from consumer.conversion.program import COMPILED
 from tests.support.kafka.harness import Kafka
 from tests.support.mapping import load_mapping
 
-BOUND = 0.10 if COMPILED is not None else 2.25
+BOUND = 0.10 if COMPILED is not None else 1.5
 """The most that pinstream may take of the plain consumer's CPU time by event; more where nothing is compiled and every
 record takes the plain path."""
 

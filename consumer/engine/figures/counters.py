@@ -139,7 +139,7 @@ class Counters:
         "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
         "pinstream_in_two_steps_records_total",
         status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
-        "take the writer's schema, and an event costs about fourteen times as much; or `process.fast_path` is `off`.",
+        "take the writer's schema, and an event costs about twelve times as much; or `process.fast_path` is `off`.",
     )
     slow_transforms: int = number(
         "Records for which the user's function took more than a second.",
