@@ -6,7 +6,7 @@ ARGS ?=
 SEEDS ?= 300
 EVENTS ?= 2000000
 SECONDS ?= 60
-# So many test processes share one Kafka; each file stays in one of them, in the order that tests/conftest.py gives.
+# The number of test processes, which share one Kafka. Each file stays in one of them, in the order that tests/conftest.py gives.
 # Tests wait most of the time: three keep two processors busy. `WORKERS=0`: all in one, for a debugger.
 WORKERS ?= 3
 
@@ -86,7 +86,7 @@ endef
 define FIND_COMPILER
 if [ -z "$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 	export PINSTREAM_NO_COMPILE=1; \
-	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about fourteen times as expensive; install them and run: make clean setup" >&2; \
+	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about twelve times as expensive; install them and run: make clean setup" >&2; \
 fi
 endef
 

@@ -77,7 +77,7 @@ class Halt:
         what = {401: "the access token is refused", 403: "the token may not use this ad account"}
         text = what.get(self.status, "the ad account is unknown")
         code = "" if self.code is None else f", code {self.code}"
-        return f"{text} (HTTP {self.status}{code})" + (", as another member has told" if self.told else "")
+        return f"{text} (HTTP {self.status}{code})" + (", as another member reported" if self.told else "")
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
-"""What the environment says about the way out, for those who do not ask pinstream: librdkafka.
+"""Proxy and certificate authorities for the token requests that librdkafka makes itself.
 
-librdkafka asks for Kafka's tokens (OIDC) by a curl of its own. That reads the proxy from the environment, and there
-only: so a password from a file is put there. Whom it trusts is a property. Its default is a file that Debian does not
-have, so `token_authorities` gives it what everything else here trusts.
+librdkafka fetches Kafka's tokens (OIDC) with its own curl. curl reads the proxy from the environment only, so
+`curl_environment` puts a password from a file there. The certificate authorities are a property, whose default is a file
+that Debian does not have; so `token_authorities` sets it to what all other clients here trust.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def login(settings: Settings) -> str | None:
 
 
 def curl_environment(settings: Settings) -> Mapping[str, str]:
-    """Return the variables that librdkafka's curl needs and that are not in the environment like that."""
+    """Return the variables that librdkafka's curl needs, with the login for the proxy in them."""
     if _ENDPOINT not in settings.kafka.properties:
         return {}
     found, words = {}, login(settings)
@@ -64,7 +64,7 @@ def curl_environment(settings: Settings) -> Mapping[str, str]:
         parts = urlsplit(proxy.get_secret_value())
         if parts.netloc:
             user, _, password = (words or "").partition(":")
-            # curl decodes user and password of the URL. They stand in place of those that it may have.
+            # curl decodes user and password of the URL. These replace any that the URL already has.
             shown = f"{quote(user, safe='')}:{quote(password, safe='')}@" if words else ""
             kept = parts.netloc.rpartition("@")[2] if words else parts.netloc
             found[name] = f"{parts.scheme}://{shown}{kept}"
@@ -72,7 +72,7 @@ def curl_environment(settings: Settings) -> Mapping[str, str]:
 
 
 def token_authorities(settings: Settings) -> Mapping[str, SecretStr]:
-    """Return the property that says whom librdkafka trusts when it asks for tokens; empty: nothing has to be said."""
+    """Return the property that names the authorities that librdkafka trusts for tokens; empty if it needs none."""
     given = settings.kafka.client_properties()
     if not given.get(_ENDPOINT, "").startswith("https:") or given.keys() & {*_HTTPS_CA}:
         return {}

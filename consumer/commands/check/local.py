@@ -65,7 +65,9 @@ async def transform(found: CheckContext) -> Sequence[Row]:
     if name is None:
         return []
     load_transform(name)
-    text = "takes each record; so the fast path is not used, and an event costs about twenty times as much"
+    text = (
+        "takes each record; so the fast path is not used, and an event costs more than twelve times as much"
+    )
     return [ok(f"{name} {text}: try it with pinstream explain")]
 
 

@@ -33,7 +33,7 @@ def readable(value: Any, indent: int | None = None) -> str:
 
 
 def why(line: dict[str, Any]) -> str:
-    """Return why a record is not delivered, as the end of a sentence; empty if it is."""
+    """Return why a record is not delivered, as the end of a sentence; empty if it is delivered."""
     error = line["error"]
     if error is not None:
         return f": {error['code']} ({error['stage']}): {error['message']}"
