@@ -1,8 +1,8 @@
 """Proxy and certificate authorities for the token requests that librdkafka makes itself.
 
 librdkafka fetches Kafka's tokens (OIDC) with its own curl. curl reads the proxy from the environment only, so
-`curl_environment` puts a password from a file there. The certificate authorities are a property, whose default is a file
-that Debian does not have; so `token_authorities` sets it to what all other clients here trust.
+`curl_environment` puts a password from a file there. The certificate authorities are a property. Its default is a file
+that Debian does not have, so `token_authorities` sets it to what all other clients here trust.
 """
 
 from __future__ import annotations
