@@ -31,6 +31,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -57,6 +58,7 @@ _DEFLATED, _BITS = 1, 2
 _SAME = re.compile("0+|1+")
 
 
+@cache  # asked before each fetch, for one value
 def safe_window(most: int) -> int:
     """Return how many offsets fit into `most` bytes, whatever their pattern: one bit each."""
     return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - 10) * 8
