@@ -17,7 +17,7 @@ Choices where the specification is silent or implementations differ:
 * Among the branches of our union an exact match goes before a promotion (as in Java; the text says the
   first that matches, which would read an int as a double though an int branch follows).
 * Logical types: the same meaning in another unit is converted, exactly and rounding down; decimals are
-  rescaled if that is exact; one that only one side declares takes the number as it is, for that is how
+  rescaled if that is exact; one that only one side declares takes the number as it is, because
   people add the annotation later. Two different meanings (a date and a timestamp) are incompatible: the
   number would be silently wrong.
 """

@@ -1,6 +1,6 @@
 """Decoded values in Python's own types, and back: what a user's function gets, and what it may return.
 
-Theory of operation. A decoded record is plain Python already, but for its times, which are counts of a unit.
+Theory of operation. A decoded record is plain Python already, except for its times, which are counts of a unit.
 `Shape.give` makes them `datetime`, `date` and `time`. `Shape.take` fits what a function returned into the schema: the
 exact types that a decoded record has, in new objects, which no other code holds. None stands for any missing value. A
 value that does not fit raises `Misfit`, which names fields and types, never a value.

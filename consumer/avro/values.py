@@ -1,7 +1,8 @@
 """Values whose meaning is more than their bytes: decimals, UUIDs and times.
 
-Times are whole numbers of a unit, converted exactly and never through a float. A timestamp is a count of units since
-1970 in UTC, a local timestamp the same of a clock on the wall, a time a count since midnight, a date a count of days.
+Times are whole numbers of a unit, converted exactly and never through a float. A timestamp counts units since 1970
+in UTC; a local timestamp counts them in the time of some zone that it does not name; a time counts them since midnight;
+a date counts days since 1970.
 Conversion between units rounds down, so that an instant never moves into the future.
 """
 

@@ -57,5 +57,5 @@ async def sandbox(
         await stopped.wait()
     finally:
         await server.stop()
-    counts = server.books.counts
+    counts = server.tally.counts
     say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids:,} distinct")

@@ -7,7 +7,7 @@ dropped, the claim is released: the first follower that is still ours leads and 
 only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
 
 An event that leads its key is looked up in the key store before it is sent. A look-up that failed is tried again,
-behind a backoff that grows with failures in a row; meanwhile its events stay open.
+after a backoff that grows with failures in a row; meanwhile its events stay open.
 
 A key store that several members share also holds claims (`consumer.adapters.key_store.shared`): a look-up there claims
 keys that were not delivered. Claims belong to our *session* and hold while its *lease* does. Four rules keep an event

@@ -7,7 +7,7 @@ more under the same event id, or its letter is written twice.
 
 Keys and letters each have an `Outbox`. It has at most one write under way; items that come meanwhile wait and go
 together in the next write (group commit: the slower the disk, the larger the groups). Items that a write did not store
-wait again, behind a backoff that grows with failures in a row. An item leaves an outbox when it is written, or when its
+wait again, after a backoff that grows with failures in a row. An item leaves an outbox when it is written, or when its
 assignment has ended.
 
 When a leader is refused, its claim passes on (`Lookups.pass_on`): the first event that followed it is tried itself.

@@ -1,4 +1,4 @@
-// The panels: each turns the /status document into elements. They depend on nothing else, but for the reader's two
+// The panels: each turns the /status document into elements. They depend on nothing else, except for the reader's two
 // choices: the period (`span`) and whether all partitions are shown (`allPartitions`).
 
 const DISPOSITIONS = [

@@ -24,7 +24,7 @@ class Process:
     version: str = figure("Of pinstream.")
     started: int = figure("Seconds since 1970.")
     group: str = figure("The consumer group.")
-    topics: Sequence[str] = figure("The topics or patterns it was told to read.", path="topics[]")
+    topics: Sequence[str] = figure("The topics or patterns that it reads.", path="topics[]")
     sends_to: str = figure("The URL of the API.")
     test_mode: bool = figure("Nothing is recorded by the platform.")
     fast_path: str = figure(

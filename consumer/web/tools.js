@@ -99,7 +99,7 @@ function rows(heads, lines) {
     const { attributes, children } = content?.tag === "td" ? content : h("td", cls, content);
     return h("td", { role: "cell", "data-name": names[index], ...attributes }, ...children);
   };
-  // The roles are said, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
+  // The roles are set explicitly, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
   return [
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
       heads.map(([text, cls]) => h("th", { scope: "col", role: "columnheader", class: cls }, text)))),

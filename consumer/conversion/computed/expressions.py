@@ -471,7 +471,7 @@ class Maker:
 
     def event_name(self) -> Function:
         """Return the function of the conversion's name."""
-        # The name is that of the whole event, not of an item: hence no scopes.
+        # The name belongs to the whole event, not to an item, so there are no scopes.
         event_type = None if self._name is None else self.one(self._name, "event_name", ())
         name_of = self._name_of
         return lambda read, at: name_of(event_type and event_type(read, at))

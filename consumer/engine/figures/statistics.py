@@ -490,7 +490,7 @@ class Statistics:
         merge=lambda values: max(values, default=0.0),
     )
     stopping: bool = figure(
-        "The process was told to stop.", merge=lambda values: bool(values) and all(values)
+        "The process was asked to stop.", merge=lambda values: bool(values) and all(values)
     )
     counters: Counters = figure(path="counts")
     slow_transform: SlowTransform | None = figure(
