@@ -33,7 +33,7 @@ import orjson
 from aiohttp import web
 
 from consumer.demo import rules
-from consumer.demo.accounts import Tally, SandboxCounts
+from consumer.demo.accounts import SandboxCounts, Tally
 from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, SandboxQuota, draw_plan, wait_headers
 from consumer.errors import UsageError
 
