@@ -57,5 +57,5 @@ async def sandbox(
         await stopped.wait()
     finally:
         await server.stop()
-    counts = server.tally.counts
+    counts = server.memory.counts
     say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids:,} distinct")

@@ -58,7 +58,7 @@ class SandboxCounts:
         }
 
 
-class Tally:
+class SandboxMemory:
     """The running `counts`, and the events counted. `most_ids`: how many event keys are kept; None: all."""
 
     def __init__(self, *, most_ids: int | None) -> None:

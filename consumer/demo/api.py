@@ -33,7 +33,7 @@ import orjson
 from aiohttp import web
 
 from consumer.demo import rules
-from consumer.demo.accounts import SandboxCounts, Tally
+from consumer.demo.accounts import SandboxCounts, SandboxMemory
 from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, SandboxQuota, draw_plan, wait_headers
 from consumer.errors import UsageError
 
@@ -67,7 +67,7 @@ class Sandbox:
 
     def reset(self) -> None:
         """Reset the counts and the used quotas."""
-        self.tally = Tally(most_ids=self.most_ids)
+        self.memory = SandboxMemory(most_ids=self.most_ids)
         self._quotas: defaultdict[str, SandboxQuota] = defaultdict(SandboxQuota)
 
     def set_faults(self, faults: Faults) -> None:
@@ -77,7 +77,7 @@ class Sandbox:
 
     def counts(self) -> SandboxCounts:
         """Return a copy of the current counts."""
-        return copy.deepcopy(self.tally.counts)
+        return copy.deepcopy(self.memory.counts)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen (port 0: any free port) and return the base URL, with ``/v5``.
@@ -117,10 +117,10 @@ class Sandbox:
     async def _counts(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             self.reset()
-        return _json(200, self.tally.counts.as_json())
+        return _json(200, self.memory.counts.as_json())
 
     async def _deliveries(self, _: web.Request) -> web.Response:
-        known = self.tally.deliveries.items()
+        known = self.memory.deliveries.items()
         return _json(200, [{**key._asdict(), "accepted": times} for key, times in known])
 
     async def _faults(self, request: web.Request) -> web.Response:
@@ -137,7 +137,7 @@ class Sandbox:
         now = self.clock()
         plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
         self._calls += 1
-        self.tally.counts.test_calls += request.query.get("test") == "true"
+        self.memory.counts.test_calls += request.query.get("test") == "true"
         if plan.dropped_before:  # the body is not even read
             return self._drop(request)
         answer = self._answer(request, await request.read(), plan, now)
@@ -146,12 +146,12 @@ class Sandbox:
             await asyncio.sleep(plan.faults.slow_seconds)
         if plan.dropped_after:
             return self._drop(request)
-        self.tally.counts.calls[str(answer.status)] += 1
+        self.memory.counts.calls[str(answer.status)] += 1
         answer.headers["x-pinterest-rid"] = str(plan.random.getrandbits(53))
         return answer
 
     def _drop(self, request: web.Request) -> web.Response:
-        self.tally.counts.calls["dropped"] += 1
+        self.memory.counts.calls["dropped"] += 1
         if request.transport is not None:
             request.transport.abort()  # no FIN after a complete answer: the caller must see a broken connection
         return web.Response()  # not sent: the connection is closed
@@ -280,13 +280,13 @@ class Sandbox:
             if test:
                 continue
             if problem is None:
-                self.tally.accept(account, event)
+                self.memory.accept(account, event)
             else:
-                self.tally.counts.rejected_events[problem.code] += 1
+                self.memory.counts.rejected_events[problem.code] += 1
         return entries
 
     def _refuse(self, code: str, message: str, *, status: int = 400) -> web.Response:
-        self.tally.counts.refused_calls[code] += 1
+        self.memory.counts.refused_calls[code] += 1
         return _error(status, 4196, message, details={} if status == 422 else None)
 
 

@@ -134,7 +134,7 @@ async def test_resending_changes_no_sum(client: Client, sandbox: Sandbox) -> Non
     assert counts.value_sum == Decimal("10.80")
     assert counts.accepted_value_sum == Decimal("21.60")
     assert dict(counts.doubles) == {"web": 1, "app": 1, "offline": 1}
-    assert sandbox.tally.deliveries[EventKey(ACCOUNT, "checkout", "a")] == 2
+    assert sandbox.memory.deliveries[EventKey(ACCOUNT, "checkout", "a")] == 2
 
 
 async def test_key_is_account_name_and_id(client: Client, sandbox: Sandbox) -> None:
@@ -208,11 +208,11 @@ async def test_the_latest_ids_are_enough_to_count_doubles() -> None:
         counts = sandbox.counts()
         assert (counts.distinct_event_ids, counts.forgotten_event_ids) == (4, 1)
         assert (counts.value_sum, counts.doubles["web"]) == (Decimal("42.00"), 4)
-        assert [key.event_id for key in sandbox.tally.deliveries] == ["b", "c", "d"]
+        assert [key.event_id for key in sandbox.memory.deliveries] == ["b", "c", "d"]
         await client.send(event("a"))
     counts = sandbox.counts()
     assert (counts.accepted_events, counts.distinct_event_ids, counts.forgotten_event_ids) == (9, 5, 2)
-    assert len(sandbox.tally.deliveries) == 3
+    assert len(sandbox.memory.deliveries) == 3
 
 
 async def test_quota_is_kept_per_account_and_minute() -> None:

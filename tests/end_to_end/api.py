@@ -115,7 +115,7 @@ class Api:
         """How often each event id was accepted."""
 
         async def read() -> Counter[str]:
-            return Counter({key.event_id: times for key, times in self._sandbox.tally.deliveries.items()})
+            return Counter({key.event_id: times for key, times in self._sandbox.memory.deliveries.items()})
 
         return self._loop.call(read())
 
@@ -123,7 +123,7 @@ class Api:
         """Account and event id of each accepted event."""
 
         async def read() -> list[tuple[str, str]]:
-            return [(key.account, key.event_id) for key in self._sandbox.tally.deliveries]
+            return [(key.account, key.event_id) for key in self._sandbox.memory.deliveries]
 
         return self._loop.call(read())
 
