@@ -293,7 +293,7 @@ class Block:
     def insert(self, rows: Mapping[int, int], columns: Columns) -> None:
         """Enter records that waited and have been read: row `rows[index]` of `columns` is the event at `index`."""
         kinds = [*columns.kinds]
-        # The whole page is written anew, because bodies stand in the order of the rows.
+        # The whole page is written again, because bodies stand in the order of the rows.
         page, keys, before = bytearray(), bytearray(self.keys), 0
         for index, end in enumerate(self.ends):
             row = rows.get(index)

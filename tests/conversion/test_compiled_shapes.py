@@ -99,7 +99,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 def held(levels: int) -> dict[str, Any]:
-    """Return a value of `deep` with so many levels."""
+    """Return a value of `deep` with this number of levels."""
     return {"x": f"{levels}", "d": held(levels - 1) if levels else None}
 
 

@@ -1,4 +1,4 @@
-"""The guard against naive books, and with any inputs: once it has tripped nothing is written or read."""
+"""The guard beside a naive count, and with any inputs: once it has tripped nothing is written or read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.engine.building import (
 from tests.engine.building import Books as LedgerBooks
 from tests.engine.test_guard import OTHER_TOPIC, bad, good, guarded, judge, tripped
 
-# -- against naive books
+# -- beside a naive count
 
 KINDS: dict[str, NoEvent | None] = {
     "event": None,

@@ -4,7 +4,7 @@ Theory of operation. Each target (`targets`) is fuzzed in a process of its own (
 a corpus that starts as real inputs (`seeds`) and grows by what reached new code; it is kept under the folder
 (``artifacts/fuzzing``) for the next time. While one runs, a line tells of its progress now and then. A finding is
 written to a file, and the run ends with 1 and says how to see it again: ``--replay FILE`` gives the file to the
-target in this process, with memory measured. What was mended then becomes a test (`test_findings`).
+target in this process, with memory measured. What was fixed then becomes a test (`test_findings`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What fuzzing, and thinking like a fuzzer, found: each held by the smallest input that showed it.
 
 `tests/avro/test_decode_hostile.py` has the lies about lengths and indexes in single data; here is what was missing.
-Bounds of time and memory are those of `contract`, far below what each took before it was mended.
+Bounds of time and memory are those of `contract`, far below what each took before it was fixed.
 """
 
 from __future__ import annotations

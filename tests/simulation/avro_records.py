@@ -261,6 +261,6 @@ def _commerce_event(spec: Spec) -> dict[str, Any]:
         event["event_type"] = "cart_viewed"
     elif spec.kind is Kind.UNCONVERTIBLE:
         event["order"]["currency"] = "nothing"
-    elif spec.kind is Kind.UNSERIALISABLE:  # Avro holds no such text; another flaw, of whom nobody is told
+    elif spec.kind is Kind.UNSERIALISABLE:  # Avro holds no such text; another flaw, which is not reported
         event["customer"] = None
     return event

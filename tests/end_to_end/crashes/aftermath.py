@@ -4,7 +4,7 @@ Theory of operation. A `Line` is a topic full of records, a group and a state fo
 other works. Between two of them, when nobody works, three parties know how far it got: the API, what it accepted; the
 key store, which of that is remembered; Kafka, what is committed and which dead letters are there. `Line.remains` asks
 them. What was accepted and is not remembered is *in limbo*: that, and nothing else, a successor must send again, with
-the same ids. So the books of the end can be told in advance for every event, wherever the kill came.
+the same ids. So what the end must find is known in advance for every event, wherever the kill came.
 """
 
 from __future__ import annotations

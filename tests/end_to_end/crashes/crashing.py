@@ -21,7 +21,7 @@ written      the broker has acknowledged a dead letter; the report of it is not 
 revoked      a revocation has begun to drain while answers are held back
 ===========  ==============================================================================================
 
-``late`` kills nothing: it holds all answers back until the process has let go of a partition and SIGUSR1 comes.
+``late`` kills nothing: it holds all answers back until the process has released a partition and SIGUSR1 comes.
 Under ``revoked`` and ``late`` lines also tell of each commit as it is handed to librdkafka, and of each partition let
 go of.
 """

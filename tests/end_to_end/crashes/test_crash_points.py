@@ -2,7 +2,7 @@
 
 A process runs under `crashing` until it kills itself where the row says. Then the API's, the key store's and Kafka's
 word is taken of how far it got, the ordinary product is started with the same state, and when all is committed the
-books are held against the input: nothing lost, and accepted again is exactly what the row allows, each event under
+counts are compared with the input: nothing lost, and accepted again is exactly what the row allows, each event under
 its own id. `aftermath` says how that is known in advance.
 """
 

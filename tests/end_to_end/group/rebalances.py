@@ -3,7 +3,7 @@
 Every scenario runs under traffic, against an API that takes its time, with a backlog at the moment it happens,
 so that calls are in flight and events queued behind them. Afterwards nothing is lost, and twice was sent
 
-* nothing, if members came and went in order: they drained, committed and let go;
+* nothing, if members came and went in order: they drained, committed and released their partitions;
 * at most what was in flight, for each member that died or was frozen, if the others know the keys that it stored;
 * what it had sent and not committed, if they are other machines and do not: these very events and no others.
 """

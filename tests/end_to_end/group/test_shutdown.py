@@ -86,7 +86,7 @@ def finish(folder: Path, env: dict[str, str], kafka: Kafka, topic: str, group: s
 
 @pytest.mark.real_kafka  # the embedded broker knows no static membership
 def test_under_load_what_was_answered_is_never_sent_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Stopped thrice under load, by either signal: all answers are waited for, remembered and committed.
+    """Stopped three times under load, by either signal: all answers are waited for, remembered and committed.
 
     After each stop the key store holds what the API accepted, no more and no less; in the end each event was
     accepted once. (A dead letter behind an event that was not sent yet is written again: it is not remembered.)

@@ -1,6 +1,6 @@
 """Members share a key store, and members and the store are killed and frozen, in an order that a seed decides.
 
-Some events come twice or more, in any partition. `TROUBLED_SEEDS=20` tries so many orders, one after the other.
+Some events come twice or more, in any partition. `TROUBLED_SEEDS=20` tries 20 orders, one after the other.
 """
 
 from __future__ import annotations

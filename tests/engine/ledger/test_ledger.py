@@ -1,4 +1,4 @@
-"""The ledger: its books add up after every input, and it returns only positions that may be committed."""
+"""The ledger: its counts add up after every input, and it returns only positions that may be committed."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TP = TopicPartition(TOPIC, 0)
 
 
 def state_of(ledger: Ledger) -> AssignmentState:
-    """Return the books of the one partition."""
+    """Return the ledger's state of the one partition."""
     state = ledger.get(TP)
     assert state is not None
     return state
@@ -31,7 +31,7 @@ def a_record_vanished(ledger: Ledger) -> None:
 
 
 def a_record_was_settled_twice(ledger: Ledger) -> None:
-    """Count a record as settled twice in the books."""
+    """Count a record as settled twice in the ledger."""
     state_of(ledger).counts[Disposition.DELIVERED] += 1
 
 
@@ -64,14 +64,14 @@ SPOILERS = [
 
 
 def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float], list[m.Command]], Core]:
-    """Return a core with something to commit and something open, whose books are then spoiled."""
+    """Return a core with something to commit and something open, whose counts are then made wrong."""
     core = Core(linger=5.0)
     core.assign(0)
     core.fetch(filtered(), event("a"), event("b"))
     spoil(core.pipeline.ledger)
 
     def tick(seconds: float) -> list[m.Command]:
-        # Not through `Core.feed`, which itself checks that the books add up.
+        # Not through `Core.feed`, which itself checks that the ledger adds up.
         core.now += seconds
         return core.pipeline.handle(m.Tick(), core.instant())
 

@@ -299,7 +299,7 @@ async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., 
         """A member that raises at its first assignment."""
 
         async def assigned(self, assignments: object) -> None:
-            raise InvariantViolation("the books are wrong")
+            raise InvariantViolation("the ledger is wrong")
 
     async with Broken(kafka, [name], unique("group")) as member:
         assert isinstance(await member.until_fails(), InvariantViolation)
