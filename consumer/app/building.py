@@ -241,9 +241,9 @@ def _mapping_file(settings: Settings) -> str | None:
 
 
 def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Decoder:
-    """Build the decoder that reads records as the schemas of the mapping: the fields that the mapping asks for.
+    """Build the decoder that reads records as the schemas of the mapping: of each record what the mapping asks for.
 
-    `whole`: all fields are. Raises `SettingsError` if no record can be read as such a schema.
+    `whole`: it reads all fields. Raises `SettingsError` if no record can be read as such a schema.
     """
     wire_format = WireFormat(settings.pinstream.wire_format)
     try:

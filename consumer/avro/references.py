@@ -78,7 +78,7 @@ def _name_of(schema: Json, namespace: str) -> tuple[str, str]:
 
 
 def _with_parts(schema: Json, change: Callable[[Json], Json]) -> Json:
-    """Return the schema with each type that is written in it changed: branches, items, values and fields."""
+    """Apply `change` to each type directly inside the schema (branches, items, values, fields); return the result."""
     if isinstance(schema, list):
         return [change(branch) for branch in schema]
     if not isinstance(schema, dict):

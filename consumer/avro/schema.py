@@ -398,7 +398,7 @@ class _Bounds:
         self._recurring: set[str] = set()  # records that hold themselves
 
     def debt(self, node: AvroType, around: frozenset[str]) -> int:
-        """Return the debt of a datum at most; `around` are the records that begin at the same byte."""
+        """Return the largest debt that a datum can have; `around` are the records that begin at the same byte."""
         if isinstance(node, Record):
             return self._record(node, around)
         if isinstance(node, Union):

@@ -156,7 +156,7 @@ class Clock:
     # -- the corrected time
 
     def correct(self, now: Instant) -> Instant:
-        """Return the time when this machine's clocks say `now`."""
+        """Return the corrected time at the moment when this machine's clocks say `now`."""
         behind = self._behind(now) or 0.0
         return now if abs(behind) < WORTH_A_WORD else Instant(now.monotonic, now.unix + behind)
 

@@ -411,7 +411,8 @@ class Ledger:
     def committables(self) -> Iterator[tuple[AssignmentState, Position]]:
         """Yield assignments with positions that differ from what is committed, except those of draining partitions.
 
-        Assignments that are not proven to be ours (see `AssignmentState.proof`) also with committed positions.
+        Of assignments that are not proven to be ours it also yields positions that are committed already: committing
+        one again is the proof (see `AssignmentState.proof`).
         """
         for state in self:
             # Its last position is committed with its release: two commits in flight could overtake each other.

@@ -53,7 +53,7 @@ from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 @dataclass(slots=True)
 class Drain:
-    """Assignments that are being drained. `number`: of the `Revoked`; None: the stop. `deadline` is monotonic."""
+    """Assignments that are being drained. `number` is the `Revoked`'s, None for the stop; `deadline` is monotonic."""
 
     number: int | None
     states: list[AssignmentState]

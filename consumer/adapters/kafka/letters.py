@@ -161,7 +161,7 @@ def part_sizes(record: Record) -> dict[str, int]:
 
 
 class Place(NamedTuple):
-    """The place of a record."""
+    """Where a record is, or was, in Kafka."""
 
     topic: str
     partition: int

@@ -366,7 +366,7 @@ def directory_bits(entries: int) -> int:
 
 
 def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentFile) -> SegmentFile:
-    """Write the entries of a segment, `most` at most, durably. Return `whose` completed for the list."""
+    """Write the entries of a segment, at most `most`, durably. Return `whose` with what the list says of the file."""
     builder = Builder(directory_bits(most))
     checks = b""
 
