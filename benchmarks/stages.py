@@ -36,7 +36,7 @@ _WINDOW_SECONDS = 48 * 3600
 _STORE_BYTES = 1 << 30
 _COMPILED = "fast path, compiled: record to JSON and key"
 _KEYS = "look up and remember its key, in an empty store"
-TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, key")
+_TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, key")
 
 
 def benchmark_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
@@ -60,7 +60,7 @@ def measure_stages(
         return Decoder(OneSchema(schema)), converter
 
     with _collector_of_the_service():
-        costs = dict(zip(TWO_STEPS, _best(lambda: _round(*parts(), records)), strict=True))
+        costs = dict(zip(_TWO_STEPS, _best(lambda: _round(*parts(), records)), strict=True))
         if COMPILED is not None:
             costs = {_COMPILED: _best(lambda: _fast_round(CompiledReading(*parts()), records)), **costs}
         costs[_KEYS] = _best(lambda: asyncio.run(_keys(events)))
