@@ -201,7 +201,7 @@ importlib.import_module({module!r})
 @pytest.mark.parametrize("module", FALLBACKS)
 def test_a_missing_compiled_module_is_replaced_and_a_broken_one_is_an_error(module: str) -> None:
     """Without a compiler the plain twin does the work. A module that was built and cannot be loaded ends the process:
-    nothing else would say that events now cost fourteen times as much."""
+    nothing else would say that events now cost about twelve times as much."""
 
     def imported_with(error: str) -> subprocess.CompletedProcess[str]:
         program = IMPORTED_WITH.format(compiled=FALLBACKS[module], error=error, module=module)
