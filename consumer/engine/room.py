@@ -45,7 +45,9 @@ class Room:
         self._rate = self._context.policy.events_per_second
         self._burst = max(1.0, self._rate * _BURST)
         self._ahead = max(1.0, self._rate * _AHEAD)
-        self._allowed = self._left = self._burst
+        # Events that may have gone on by now; and how many of them have not.
+        self._allowed = self._unused = self._burst
+        self._left = self._burst
 
     def go_on(self) -> None:
         """Update a replay's pace after an input was handled: count the events that have gone on, open ones
@@ -61,7 +63,8 @@ class Room:
         since = now - self._paced_at if self._paced_at is not None else 0.0
         self._paced_at = now
         self._allowed = min(self._allowed + since * self._rate, gone_on + max(1.0, self._rate * _UNUSED))
-        self._left = min(self._allowed - gone_on, self._ahead - still_open)
+        self._unused = self._allowed - gone_on
+        self._left = min(self._unused, self._ahead - still_open)
 
     def level(self) -> int:
         """Return how many records to fetch now at most, up to `FETCH_MOST`; 0: pause."""
@@ -86,10 +89,13 @@ class Room:
         return self._admission.limit.left() + self._admission.waiting() <= 0
 
     def due(self) -> float | None:
-        """Return when the pace allows a whole burst again; None: it does already, or has not begun."""
+        """Return when the pace allows a whole burst again; None: it does already, or has not begun.
+
+        What open events leave no room for does not count: time does not answer them.
+        """
         if self._guard.tripped is not None or self.enough() or self._paced_at is None:
             return None
-        short = self._burst - self._left
+        short = self._burst - self._unused
         return None if short <= self._burst * _ROUNDING else self._paced_at + short / self._rate
 
     def _halted(self) -> bool:

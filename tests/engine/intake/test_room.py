@@ -277,6 +277,16 @@ def test_more_than_was_asked_for_is_made_up_for() -> None:
     assert core.pipeline.room() > 0
 
 
+def test_the_timer_does_not_wait_for_open_events() -> None:
+    """Open events limit the room until they are answered: the timer must not look at the clock again and again."""
+    core = made(events_per_second=1 - 1e-5)  # two seconds of it are just too little for two events
+    core.fetch(event("a"))
+    core.advance(1.1)
+    deadline = core.pipeline.next_deadline()
+    assert core.pipeline.room() == 0
+    assert deadline is None or deadline > core.now + 0.01
+
+
 def test_held_records_count_towards_the_pace() -> None:
     """Held records count towards the pace: they are sent as soon as there is room."""
     core = made(events_per_second=10.0, max_open_events=2, batch_events=1)
