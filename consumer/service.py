@@ -1,7 +1,7 @@
 """The shell: feeds inputs to the engine, performs its commands, sets one timer.
 
-It decides nothing, with one exception: a call whose lease ended while the process stood still does not begin. The
-engine cannot know that in time.
+It decides nothing, with one exception: a call does not begin if the process stood still after the engine had decided
+it. The engine cannot know that in time.
 
 Theory of operation. `feed` is synchronous and atomic under asyncio: one input in, commands out. `_perform` does at once
 what needs no waiting; every `Attempt` starts at once as a task of its own, and the task's result is the next input. So
@@ -18,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Protocol, assert_never
+from functools import partial
+from typing import Any, Protocol, TypeVar, assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
@@ -41,6 +42,8 @@ _LEAST_CLOSE = 0.5
 _AFTERWARDS = 1.0
 # Seconds for closing after a failure, which has no grace.
 _CLOSE_TIMEOUT = 10.0
+
+_T = TypeVar("_T")
 
 
 class RecordSource(Protocol):
@@ -332,7 +335,9 @@ class Service:
             return
         self._rearm()
 
-    def _perform(self, command: m.Command) -> None:
+    def _perform(self, command: m.Command) -> None:  # noqa: C901 - one case for each command
+        """Do at once what needs no waiting; begin an attempt."""
+        store, now = self._key_store, self._clock().unix
         match command:
             case m.Report():
                 self._report(command)
@@ -348,71 +353,80 @@ class Service:
                 self._refused = command.reason
                 # Not inside of `feed`: the stop is an input of its own.
                 asyncio.get_running_loop().call_soon(self.request_stop)
-            case _:
-                task = asyncio.create_task(self._attempt(command))
-                # asyncio keeps only a weak reference to a task.
-                self._tasks.add(task)
-                task.add_done_callback(self._watch)
-
-    async def _attempt(self, command: m.Attempt) -> m.Input | None:  # noqa: C901 - one case for each command
-        """Make one attempt at a command; return its answer, which is the next input."""
-        if isinstance(command, m.KeyStoreCommand):
-            return await self._ask_key_store(command)
-        match command:
             case m.FetchSchema():
-                return await self._schemas.fetch(command)
+                self._begin(self._schemas.fetch(command))
             case m.Transform():
                 if self._transform is None:
                     raise bug("the engine calls a function that there is not")
-                return await self._transform.run(command, self.feed)
+                self._begin(self._transform.run(command, self.feed))
+            case m.LookUpKeys(number, keys):
+                self._ask(command, partial(store.claim, keys, now), lambda got: m.KeysLookedUp(number, *got))
+            case m.StoreKeys(number, keys):
+                self._ask(command, partial(store.confirm, keys, now), lambda got: m.KeysStored(number, got))
+            case m.ReleaseKeys(keys):
+                self._ask(command, partial(store.release, keys), lambda _: None)
+            case m.RenewLease(number):
+                self._ask(command, store.renew, lambda got: m.LeaseRenewed(number, *got))
+            case m.TellNote(note):
+                self._ask(command, partial(store.tell, note), lambda _: None)
+            case m.AskCalls(number, destination, account, calls, minute, seconds):
+                quota = f"{destination}:{account}"  # an account has one at each address of the API
+                ask = partial(store.ask_calls, quota, calls, minute, seconds)
+                self._ask(command, ask, lambda got: m.CallsGiven(number, account, *got))
             case m.Send():
-                if self._clock().monotonic > command.begin_by:  # stood still since the decision
-                    return m.Unanswered(command.number, "too_late")
-                return await self._api.send(command)
+                self._begin(self._send(command))
             case m.StoreDeadLetters():
-                return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
+                self._begin(self._store(command))
             case m.Commit():
-                return await self._source.commit(command.positions)
+                self._begin(self._source.commit(command.positions))
             case m.ReadAnew():
-                await self._source.read_anew(command.partitions)
-                return None  # `Assigned` answers it when the source begins
+                self._begin(self._source.read_anew(command.partitions))  # `Assigned` answers it
             case m.ReadToken():
-                return m.TokenRead(await self._api.read_token())
+                self._begin(self._read_token())
             case _:
                 assert_never(command)
 
-    async def _ask_key_store(self, command: m.KeyStoreCommand) -> m.Input | None:
-        store, now = self._key_store, self._clock().unix
-        answer: m.Input | None = None
-        try:
-            match command:
-                case m.LookUpKeys():
-                    answer = m.KeysLookedUp(command.number, *await store.claim(command.keys, now))
-                case m.StoreKeys():
-                    answer = m.KeysStored(command.number, await store.confirm(command.keys, now))
-                case m.ReleaseKeys():
-                    await store.release(command.keys)
-                case m.RenewLease():
-                    answer = m.LeaseRenewed(command.number, *await store.renew())
-                case m.TellNote():
-                    await store.tell(command.note)
-                case m.AskCalls():
-                    # An account has a quota at each address of the API.
-                    quota = f"{command.destination}:{command.account}"
-                    given = await store.ask_calls(quota, command.calls, command.per_minute, command.seconds)
-                    answer = m.CallsGiven(command.number, command.account, *given)
-                case _:
-                    assert_never(command)
-        except KeyStoreError as error:
-            self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
-            if error.needs_restart:
-                self.key_store_broken = str(error)
-            if error.lease_lost:
-                # Before the answer: the claimed keys may be another member's, so no call may begin with them.
-                self.feed(m.LeaseLost())
-            return m.KeyStoreFailed(command)
-        self.key_store_broken = None
-        return answer
+    def _begin(self, attempt: Coroutine[Any, Any, m.Input | None]) -> None:
+        """Begin an attempt as a task of its own; its result is the next input."""
+        task = asyncio.create_task(attempt)
+        # asyncio keeps only a weak reference to a task.
+        self._tasks.add(task)
+        task.add_done_callback(self._watch)
+
+    async def _send(self, command: m.Send) -> m.Answered | m.Unanswered:
+        if self._clock().monotonic > command.begin_by:  # this process stood still since the decision
+            return m.Unanswered(command.number, "too_late")
+        return await self._api.send(command)
+
+    async def _store(self, command: m.StoreDeadLetters) -> m.DeadLettersStored:
+        return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
+
+    async def _read_token(self) -> m.TokenRead:
+        return m.TokenRead(await self._api.read_token())
+
+    def _ask(
+        self,
+        command: m.KeyStoreCommand,
+        ask: Callable[[], Awaitable[_T]],
+        answer: Callable[[_T], m.Input | None],
+    ) -> None:
+        """Begin an attempt at the key store; `answer` makes the input of what it returns."""
+
+        async def attempt() -> m.Input | None:
+            try:
+                returned = await ask()
+            except KeyStoreError as error:
+                self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
+                if error.needs_restart:
+                    self.key_store_broken = str(error)
+                if error.lease_lost:
+                    # Before the answer: the claimed keys may be another member's, so no call may begin with them.
+                    self.feed(m.LeaseLost())
+                return m.KeyStoreFailed(command)
+            self.key_store_broken = None
+            return answer(returned)
+
+        self._begin(attempt())
 
     def _rearm(self) -> None:
         if self._timer is not None:

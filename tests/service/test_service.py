@@ -142,12 +142,12 @@ def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
 
 @pytest.mark.parametrize(("late", "reason"), [(0.1, "too_late"), (0.0, None)])
 def test_a_call_that_comes_too_late_does_not_begin(late: float, reason: str | None) -> None:
-    """The process stood still after the engine had decided, so another member may have claimed the events."""
+    """The process stood still after the engine had decided, so another member may have the events."""
     process = Process(World())
 
     async def attempt() -> m.Input | None:
         send = m.Send(1, "1", [b'{"data":[]}'], 0, begin_by=process.service._clock().monotonic - late)
-        return await process.service._attempt(send)
+        return await process.service._send(send)
 
     answer = run(attempt())
     assert getattr(answer, "reason", None) == reason
