@@ -58,7 +58,7 @@ _TROUBLES: Mapping[str, str] = {
     "tls": "the TLS handshake failed",
     "proxy": "the proxy did not open a connection",
     "connection": "the connection broke off",
-    "too_late": "this process stood still until the lease in the shared key store had ended",
+    "too_late": "this process stood still before the call began",
     "not_json": "HTTP 200 from somebody else",
     "unreadable_outcomes": "HTTP 200 without an outcome for each event",
     "contradicting_counters": "HTTP 200 that contradicts itself",

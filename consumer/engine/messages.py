@@ -437,8 +437,8 @@ class Send:
 
     `parts`: the body, piece by piece; not joined, because it may be megabytes and a socket can send the pieces as they
     are. `attempt`: 1 the first time. `parents`: the trace parents of some of its records, if traces are wanted.
-    `begin_by`: when the call must have begun (monotonic), because its claims in a shared key store are not known to
-    hold long enough after that.
+    `begin_by`: when the call must have begun (monotonic), because after that its partitions, or its claims in a shared
+    key store, are not known to be ours.
     """
 
     number: int

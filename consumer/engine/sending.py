@@ -383,8 +383,11 @@ class Dispatcher:
         links = context.policy.trace_links
         records = (record for block, first, end in batch.runs for record in block.records[first:end])
         parents = trace_parents(records, links) if links else ()
-        # Its answer must come while its claims hold (`consumer.engine.claims`): the shell checks that once more.
-        begin_by = self.lease_until - context.policy.call_timeout
+        # A process that stood still since now may have lost the partition. And the answer must come while the claims
+        # hold (`consumer.engine.claims`). The shell checks both once more.
+        begin_by = min(
+            context.now.monotonic + context.policy.away, self.lease_until - context.policy.call_timeout
+        )
         context.emit(Send(batch.number, batch.account, parts, events, batch.attempts, parents, begin_by))
 
     def _count_unclear(self, batch: Batch) -> None:

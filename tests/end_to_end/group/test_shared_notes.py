@@ -109,8 +109,8 @@ def test_a_refused_token_that_one_member_meets_halts_all_and_a_new_one_ends_it_f
         both = (scene.one, scene.other)
         until_each(both, lambda member: account(member)["state"] == "halted", "the halt")
         assert account(scene.other)["told_by_member"]
-        assert scene.other.until_logged("halted")["reason"].endswith("as another member has told")
-        assert not scene.one.until_logged("halted")["reason"].endswith("as another member has told")
+        assert scene.other.until_logged("halted")["reason"].endswith("as another member reported")
+        assert not scene.one.until_logged("halted")["reason"].endswith("as another member reported")
         secret.write_text("pina_the_next_token")
         scene.write(scene.one, scene.other)
         until_each(both, lambda member: account(member)["state"] == "open", "the end of the halt")

@@ -142,7 +142,7 @@ def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted
     hear(core, refusal)
     assert states(core) == [("halted", True), ("halted", True)]
     assert core.statistics().accounts[0].reason == (
-        "the access token is refused (HTTP 401), as another member has told"
+        "the access token is refused (HTTP 401), as another member reported"
     )
     send(core, "c")
     assert not core.has(m.Send)

@@ -112,9 +112,9 @@ def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
     assert event_ids(core.take(m.Send)) == ["late"]
 
 
-def test_a_call_says_by_when_it_must_have_begun() -> None:
+def test_a_call_must_begin_while_its_claims_hold() -> None:
     """A call has a time by which it must begin, since the process may be frozen between decision and call."""
-    core = core_of_a_member(linger=0.0)
+    core = core_of_a_member(linger=0.0, away=2 * LEASE)
     renewed_at = core.now
     core.fetch(event("a"))
     answer_claims(core, 0)

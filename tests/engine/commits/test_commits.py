@@ -293,6 +293,13 @@ def test_the_proof_goes_at_once() -> None:
     assert core.commit() == [Position(TOPIC, 0, 0, None)]
 
 
+def test_a_call_must_begin_before_an_absence_would_be_noticed() -> None:
+    """A call that was decided before the process stood still must not begin after that: the partition may be lost."""
+    core = core_of()
+    queued(core, event("a"))
+    assert core.take(m.Send).begin_by == core.now + AWAY
+
+
 def test_a_commit_that_was_sent_before_proves_nothing() -> None:
     """A commit sent before the absence proves nothing, as its answer may be old; the next commit is sent at once."""
     core = core_of()
