@@ -47,8 +47,15 @@ class LeftOut:
     # A placeholder: the all-zero id, ``0.0.0.0``, order id 0.
     PLACEHOLDER: ClassVar[LeftOut]
 
+    def __init__(self, why: str) -> None:
+        self._why = why
 
-LeftOut.BLANK, LeftOut.MALFORMED, LeftOut.PLACEHOLDER = LeftOut(), LeftOut(), LeftOut()
+    def __repr__(self) -> str:
+        return f"LeftOut.{self._why}"
+
+
+LeftOut.BLANK, LeftOut.MALFORMED = LeftOut("BLANK"), LeftOut("MALFORMED")
+LeftOut.PLACEHOLDER = LeftOut("PLACEHOLDER")
 
 Normaliser = Callable[[str], str | LeftOut]
 

@@ -68,7 +68,7 @@ class Halt:
     may_probe: bool = False
     waiting_since: float = 0.0
     """Since when events have waited for the end of the halt (monotonic)."""
-    told: bool = False
+    by_member: bool = False
     """True if another member met the refusal, and our own calls have not yet."""
 
     @property
@@ -77,7 +77,9 @@ class Halt:
         what = {401: "the access token is refused", 403: "the token may not use this ad account"}
         text = what.get(self.status, "the ad account is unknown")
         code = "" if self.code is None else f", code {self.code}"
-        return f"{text} (HTTP {self.status}{code})" + (", as another member reported" if self.told else "")
+        return f"{text} (HTTP {self.status}{code})" + (
+            ", as another member reported" if self.by_member else ""
+        )
 
 
 @dataclass(slots=True)
@@ -166,7 +168,7 @@ class Gate:
         self._scarce_until = 0.0
         self.closed_until = 0.0
         # Until when the gate is closed because another member was throttled.
-        self._told_until = 0.0
+        self._by_member_until = 0.0
         # Until when notes that this account is refused are ignored (`Halts`).
         self.doubts_until = 0.0
         self.pace = float(policy.concurrency)
@@ -178,7 +180,7 @@ class Gate:
         # Why the latest call without a verdict brought none.
         self.last_trouble = ""
         # Whether the log says that the destination is unreachable.
-        self.told_silence = False
+        self.silence_is_logged = False
 
     def opens_at(self, now: float, in_flight: int) -> float | None:
         """Return when the next call may go; not after `now`: at once; None: not before another answer comes."""
@@ -208,29 +210,31 @@ class Gate:
         if self.halt is not None:
             self.halt.may_probe = False
 
-    def told(self, remaining: int | None, reset: float | None, now: float) -> None:
+    def limited(self, remaining: int | None, reset: float | None, now: float) -> None:
         """Take an answer's rate-limit headers: the calls that remain, and the seconds until the limit is reset."""
         if remaining is not None and reset is not None:
             self._remaining = remaining
             # A header must not stop us for a day.
             self._reset_at = now + min(reset, self._policy.throttle_cap)
 
-    def close(self, until: float, *, told: bool = False) -> None:
-        """Let no call go before `until`, because of a 429; `told`: another member met it."""
+    def close(self, until: float, *, by_member: bool = False) -> None:
+        """Let no call go before `until`, because of a 429; `by_member`: another member met it."""
         self.closed_until = max(self.closed_until, until)
         # Other clients use the account's quota as well, or it is smaller than we know. That may last a minute more.
         self._scarce_until = self.closed_until + _MINUTE
         if self.silent_since is not None:
             # No call goes while the gate is closed, so there can be no answer: the platform is not silent.
             self.silent_since = max(self.silent_since, until)
-        if told:
-            self._told_until = self.closed_until
+        if by_member:
+            self._by_member_until = self.closed_until
         else:
             self.slow_down()
 
     def told_by_member(self, now: float) -> bool:
         """Return True if the account is halted or closed because of what another member has met."""
-        return self.halt.told if self.halt is not None else now < self.closed_until == self._told_until
+        return (
+            self.halt.by_member if self.halt is not None else now < self.closed_until == self._by_member_until
+        )
 
     def slow_down(self) -> None:
         """Halve the number of calls at once, because one brought no verdict."""
@@ -245,8 +249,8 @@ class Gate:
         """Take note of an answer; `in_flight` more calls have none yet. Return True if it ends a logged silence."""
         # For calls still in flight, silence counts from this answer on.
         self.silent_since = now if in_flight else None
-        told, self.told_silence = self.told_silence, False
-        return told
+        was_logged, self.silence_is_logged = self.silence_is_logged, False
+        return was_logged
 
     def unreachable_at(self) -> float:
         """Return when the account counts as unreachable unless an answer comes; infinity: no call is in flight."""
@@ -259,18 +263,18 @@ class Gate:
             return self.halt.reason
         return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
 
-    def refuse(self, status: int, code: int | None, now: float, *, told: bool = False) -> Halt | None:
-        """Begin a halt, because of a refusal, and return it; `told`: another member met it. None: it was halted."""
+    def refuse(self, status: int, code: int | None, now: float, *, by_member: bool = False) -> Halt | None:
+        """Begin a halt because of a refusal; return it, or None if there is one. `by_member`: as in `close`."""
         if self.halt is not None:
             return None
         probe_at = now + self._policy.probe_backoff.delay(1)
-        self.halt = Halt(status, code, now, probe_at, waiting_since=now, told=told)
+        self.halt = Halt(status, code, now, probe_at, waiting_since=now, by_member=by_member)
         return self.halt
 
     def refuse_again(self, status: int, code: int | None, now: float, jitter: float) -> None:
         """Send the next probe later, because one was refused."""
         if (halt := self.halt) is not None:
-            halt.status, halt.code, halt.told = status, code, False
+            halt.status, halt.code, halt.by_member = status, code, False
             halt.refusals += 1
             # Half of the longest delay is fixed: a refused client must not probe at once, again and again.
             halt.probe_at = now + self._policy.probe_backoff.delay(halt.refusals, 0.5 + jitter / 2)

@@ -84,7 +84,7 @@ class Answers:
         self._context.counters.bump(self._context.counters.answers, str(answer.status))
         gate = self._dispatcher.queue(batch.account).gate
         # Also for an answer without a verdict: its headers, too, say how many calls are left.
-        gate.told(*limit_headers(answer.headers), now.monotonic)
+        gate.limited(*limit_headers(answer.headers), now.monotonic)
         verdict = self._read(answer, batch.events)
         if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
             self._clock.answered(answer.headers.get("date"), batch.sent_at)

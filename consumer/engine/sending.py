@@ -66,7 +66,7 @@ class Halts:
         # Whether the run was given up already.
         self.gave_up = False
         # By account, until when the throttle in the last note lasts.
-        self._told_until: dict[str, float] = {}
+        self._by_member_until: dict[str, float] = {}
         # Until when notes of a refused token are ignored.
         self._doubts_until = 0.0
         # The names of the notes that were applied: each acts once.
@@ -100,10 +100,10 @@ class Halts:
                 halt.probe_at = probed.probe_at
 
     def _halt(
-        self, queue: AccountQueue, status: int, code: int | None, rid: str | None, *, told: bool = False
+        self, queue: AccountQueue, status: int, code: int | None, rid: str | None, *, by_member: bool = False
     ) -> None:
-        """Halt an account, unless it is halted already, and report it; `told`: another member met the refusal."""
-        halt = queue.gate.refuse(status, code, self._context.now.monotonic, told=told)
+        """Halt an account, unless it is halted already, and report it; `by_member`: another member met the refusal."""
+        halt = queue.gate.refuse(status, code, self._context.now.monotonic, by_member=by_member)
         if halt is not None:
             self._context.report(
                 "error", "halted", account=queue.account, status=status, code=code, reason=halt.reason,
@@ -121,7 +121,7 @@ class Halts:
             if halt is None or not (queue is own or is_of_all(halt.status, self._context.policy)):
                 continue
             # Earlier notes do not count any more; and if a note was wrong here, none counts for a while.
-            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
+            until = self._context.now.monotonic + (_DOUBT if halt.by_member else _TELL_FOR)
             gate.doubts_until = max(gate.doubts_until, until)
             if is_of_all(halt.status, self._context.policy):
                 self._doubts_until = max(self._doubts_until, until)
@@ -132,8 +132,8 @@ class Halts:
         """Tell the other members that this account takes no calls for `wait` seconds."""
         until = self._context.now.monotonic + wait
         # Several calls in flight bring the same answer.
-        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
-            self._told_until[account] = until
+        if until >= self._by_member_until.get(account, 0.0) + _WORTH_TELLING:
+            self._by_member_until[account] = until
             self._tell(account, THROTTLED, None, wait)
 
     def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
@@ -159,7 +159,7 @@ class Halts:
         (monotonic); infinite: not before an input changes that."""
         gate, halt, patience = queue.gate, queue.gate.halt, self._context.policy.halt_patience
         if halt is None:
-            return inf, inf, inf if gate.told_silence else gate.unreachable_at()
+            return inf, inf, inf if gate.silence_is_logged else gate.unreachable_at()
         probes = not (halt.reading_token or halt.may_probe or queue.in_flight)
         # Patience runs while events wait: an account without any may be refused for days.
         loses_patience = patience and not self.gave_up and (queue.queued or queue.in_flight)
@@ -172,7 +172,7 @@ class Halts:
             gate, halt = queue.gate, queue.gate.halt
             if not queue.queued and not queue.in_flight:
                 # Whether a call would succeed is not known any more.
-                gate.silent_since, gate.told_silence = None, False
+                gate.silent_since, gate.silence_is_logged = None, False
                 if halt is not None:
                     halt.waiting_since = now
             probe, give_up, silent = self.due(queue)
@@ -183,7 +183,7 @@ class Halts:
             if halt is not None and probe <= now:
                 halt.reading_token = reading = True
             if silent <= now:
-                gate.told_silence = True
+                gate.silence_is_logged = True
                 self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
         if reading:
             self._context.emit(ReadToken())
@@ -219,11 +219,11 @@ class Halts:
             return
         if note.status != THROTTLED:
             if now >= (gate.doubts_until if note.account else self._doubts_until):
-                self._halt(queue, note.status, note.code, None, told=True)
+                self._halt(queue, note.status, note.code, None, by_member=True)
             return
         until = min(until, now + self._context.policy.throttle_cap)
         if until > gate.closed_until:
-            gate.close(until, told=True)
+            gate.close(until, by_member=True)
             wait = round(until - now, 3)
             self._context.report("warning", "throttled", account=account, wait_seconds=wait, request_id=None)
 

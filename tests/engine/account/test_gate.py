@@ -90,7 +90,7 @@ def test_a_429_closes_until_its_time() -> None:
 def test_remaining_calls_are_counted_down_until_the_reset() -> None:
     """Remaining calls that the headers name are counted down, and the next call waits for the reset."""
     gate = Gate(Policy())
-    gate.told(2, 10.0, 100.0)
+    gate.limited(2, 10.0, 100.0)
     assert calls(gate, 100.0) == 2
     assert gate.opens_at(101.0, 0) == 110.0
     assert gate.state(101.0) is GateState.THROTTLED
@@ -100,22 +100,22 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
 def test_without_remaining_calls_the_gate_is_closed() -> None:
     """``x-ratelimit-remaining: 0`` on a good answer closes the gate before there is a 429."""
     gate = Gate(Policy())
-    gate.told(0, 10.0, 100.0)
+    gate.limited(0, 10.0, 100.0)
     assert gate.opens_at(100.0, 0) == 110.0
 
 
 def test_a_reset_far_away_is_capped() -> None:
     """A reset far away is capped, so that a header does not stop calls for a day."""
     gate = Gate(Policy(throttle_cap=300.0))
-    gate.told(0, 86_400.0, 0.0)
+    gate.limited(0, 86_400.0, 0.0)
     assert gate.opens_at(0.0, 0) == 300.0
 
 
 def test_incomplete_limit_headers_are_ignored() -> None:
     """Remaining calls without a reset, or a reset without them, are ignored: the quota alone holds."""
     gate = Gate(Policy())
-    gate.told(0, None, 0.0)
-    gate.told(None, 60.0, 0.0)
+    gate.limited(0, None, 0.0)
+    gate.limited(None, 60.0, 0.0)
     assert gate.opens_at(0.0, 0) == 0.0
 
 

@@ -123,10 +123,10 @@ def test_the_headers_share_is_spent_evenly() -> None:
     """With ten calls left for a minute one in six seconds is made early, and a full batch is sent at once."""
     gate = Gate(Policy())
     gate.called(100.0)
-    gate.told(10, 60.0, 100.0)
+    gate.limited(10, 60.0, 100.0)
     assert gate.spares_at(100.0) == pytest.approx(106.0)
     assert gate.opens_at(100.0, 0) == 100.0
-    gate.told(0, 60.0, 101.0)
+    gate.limited(0, 60.0, 101.0)
     assert gate.spares_at(101.0) == 161.0
 
 
@@ -146,7 +146,7 @@ def test_an_early_call_is_allowed_at_the_named_time(
     for wait, told in steps:
         now += wait
         if told is not None:
-            gate.told(*told, now)
+            gate.limited(*told, now)
         assert gate.spares_at(now) >= gate.throttled_until(now)
         now = max(now, gate.spares_at(now))
         assert gate.spares_at(now) <= now

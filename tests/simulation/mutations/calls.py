@@ -198,7 +198,7 @@ def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """Retry-After is ignored (connect #1352)."""
-    patch.setattr(Gate, "close", lambda self, until, told=False: self.slow_down())
+    patch.setattr(Gate, "close", lambda self, until, by_member=False: self.slow_down())
 
 
 @mutation
@@ -270,8 +270,8 @@ def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
     """After a 429 has ended, the account sends small batches as before."""
     close = Gate.close
 
-    def closing(self: Gate, until: float, *, told: bool = False) -> None:
-        close(self, until, told=told)
+    def closing(self: Gate, until: float, *, by_member: bool = False) -> None:
+        close(self, until, by_member=by_member)
         self._scarce_until = 0.0
 
     patch.setattr(Gate, "close", closing)
