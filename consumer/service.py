@@ -395,7 +395,7 @@ class Service:
 
     async def _send(self, command: m.Send) -> m.Answered | m.Unanswered:
         if self._clock().monotonic > command.begin_by:  # this process stood still since the decision
-            return m.Unanswered(command.number, "too_late")
+            return m.Unanswered(command.number, m.TOO_LATE)
         return await self._api.send(command)
 
     async def _store(self, command: m.StoreDeadLetters) -> m.DeadLettersStored:

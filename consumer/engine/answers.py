@@ -35,13 +35,13 @@ from consumer.engine.answering.verdicts import (
 from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick
 from consumer.engine.claims import Lookups
 from consumer.engine.context import Clock, Context
-from consumer.engine.messages import Answered, Unanswered
+from consumer.engine.messages import TOO_LATE, Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending import Dispatcher
 
 # Reasons for no answer when nothing was sent: without a connection the outcome is clear.
-_NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", "too_late"})
+_NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", TOO_LATE})
 # Bytes of an answer that is kept for comparison; one for a thousand events has some 100 KB.
 _REMEMBERED_MOST = 1024 * 1024
 # Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile.
@@ -58,7 +58,7 @@ _TROUBLES: Mapping[str, str] = {
     "tls": "the TLS handshake failed",
     "proxy": "the proxy did not open a connection",
     "connection": "the connection broke off",
-    "too_late": "this process stood still before the call began",
+    TOO_LATE: "this process stood still before the call began",
     "not_json": "HTTP 200 from somebody else",
     "unreadable_outcomes": "HTTP 200 without an outcome for each event",
     "contradicting_counters": "HTTP 200 that contradicts itself",
@@ -215,25 +215,28 @@ class Answers:
         nothing did; None: the reason says enough."""
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
-        # More calls at once would only meet the same trouble.
-        queue.gate.slow_down()
+        # A call that did not begin says nothing about the batch or the API: the batch goes again at once.
+        failed = reason != TOO_LATE
+        if failed:
+            # More calls at once would only meet the same trouble.
+            queue.gate.slow_down()
+            batch.failures += 1
+            if batch.failures == 1:
+                batch.failing_since = now
         queue.gate.postpone_probe(now)
         trouble = _TROUBLES.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
         queue.gate.last_trouble = trouble if said is None else f"{trouble} ({said})"
-        batch.failures += 1
-        if batch.failures == 1:
-            batch.failing_since = now
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
             # A call with these events was sent, and its outcome is not known.
             for block, first, end in batch.runs:
                 block.marks[first:end] = block.marks[first:end].translate(AS_UNCLEAR)
-        delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
+        delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter()) if failed else 0.0
         context.report(
             "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=batch.events,
             attempt=batch.attempts, retry_seconds=round(delay, 3), request_id=rid,
         )  # fmt: skip
-        suspect = batch.failures >= _SUSPECT_AFTER and queue.gate.judged_at > batch.failing_since
+        suspect = failed and batch.failures >= _SUSPECT_AFTER and queue.gate.judged_at > batch.failing_since
         parts = [batch]
         if batch.events > 1 and (verdict.too_large or suspect):
             if verdict.too_large:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from consumer.engine.model import (
     Chunk,
@@ -252,6 +252,10 @@ class Answered:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+
+
+# The reason of a call that the shell did not begin (`Send.begin_by`).
+TOO_LATE: Final = "too_late"
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,20 @@ def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
     assert unclear(core) == (0, 0)
 
 
+def test_a_call_that_did_not_begin_says_nothing_about_the_api() -> None:
+    """Calls that this process did not begin in time go again at once, as many as before: no backoff, no bisecting."""
+    core, send = sent(event("a"), event("b"))
+    for _ in range(10):
+        core.feed(m.Unanswered(send.number, m.TOO_LATE))
+        send = core.take(m.Send)
+        assert event_ids(send) == ["a", "b"]
+    report = core.reports("no_verdict")[-1]
+    assert (report.fields["reason"], report.fields["retry_seconds"]) == ("too_late", 0.0)
+    [queue] = core.pipeline.dispatcher
+    assert queue.gate.pace == core.pipeline.policy.concurrency
+    assert core.statistics().counters.bisected == 0
+
+
 # -- refused calls
 
 
