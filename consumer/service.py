@@ -328,16 +328,17 @@ class Service:
             return
         try:
             # One step, with no await in it: no other input comes in between.
-            for command in self.pipeline.handle(happened, self._clock()):
-                self._perform(command)
+            now = self._clock()
+            for command in self.pipeline.handle(happened, now):
+                self._perform(command, now)
         except Exception as error:
             self._fail(error)
             return
         self._rearm()
 
-    def _perform(self, command: m.Command) -> None:  # noqa: C901 - one case for each command
-        """Do at once what needs no waiting; begin an attempt."""
-        store, now = self._key_store, self._clock().unix
+    def _perform(self, command: m.Command, now: Instant) -> None:  # noqa: C901 - one case for each command
+        """Do at once what needs no waiting; begin an attempt. `now`: when the engine decided."""
+        store, unix = self._key_store, now.unix
         match command:
             case m.Report():
                 self._report(command)
@@ -360,9 +361,9 @@ class Service:
                     raise bug("the engine calls a function that there is not")
                 self._begin(self._transform.run(command, self.feed))
             case m.LookUpKeys(number, keys):
-                self._ask(command, partial(store.claim, keys, now), lambda got: m.KeysLookedUp(number, *got))
+                self._ask(command, partial(store.claim, keys, unix), lambda got: m.KeysLookedUp(number, *got))
             case m.StoreKeys(number, keys):
-                self._ask(command, partial(store.confirm, keys, now), lambda got: m.KeysStored(number, got))
+                self._ask(command, partial(store.confirm, keys, unix), lambda got: m.KeysStored(number, got))
             case m.ReleaseKeys(keys):
                 self._ask(command, partial(store.release, keys), lambda _: None)
             case m.RenewLease(number):
@@ -374,7 +375,7 @@ class Service:
                 ask = partial(store.ask_calls, quota, calls, minute, seconds)
                 self._ask(command, ask, lambda got: m.CallsGiven(number, account, *got))
             case m.Send():
-                self._begin(self._send(command))
+                self._begin(self._send(command, now))
             case m.StoreDeadLetters():
                 self._begin(self._store(command))
             case m.Commit():
@@ -393,8 +394,11 @@ class Service:
         self._tasks.add(task)
         task.add_done_callback(self._watch)
 
-    async def _send(self, command: m.Send) -> m.Answered | m.Unanswered:
-        if self._clock().monotonic > command.begin_by:  # this process stood still since the decision
+    async def _send(self, command: m.Send, decided: Instant) -> m.Answered | m.Unanswered:
+        now = self._clock()
+        # The monotonic clock stops while the machine is suspended. If the wall clock was set, the call is made again.
+        since = max(now.monotonic - decided.monotonic, now.unix - decided.unix)
+        if decided.monotonic + since > command.begin_by:  # this process stood still
             return m.Unanswered(command.number, m.TOO_LATE)
         return await self._api.send(command)
 
