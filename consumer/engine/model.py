@@ -280,7 +280,7 @@ TRANSFORM_FAILED: Final = "transform_failed"
 TRANSFORM_MISFIT: Final = "transform_misfit"
 
 
-# Seconds. Far below every session time-out; a false alarm costs no more than a commit.
+# Seconds. Far below every session time-out; a false alarm costs a commit, and calls that had not begun are made later.
 AWAY = 2.0
 
 # Bytes of metadata that a broker takes by default, less the NUL that librdkafka adds; the text is ASCII.
@@ -340,8 +340,9 @@ class Policy:
     map_bytes: int = METADATA_BYTES
     # The tag of the destination (`consumer.engine.model`), for keys and commits; None: not known.
     destination: str | None = None
-    # Seconds without an input after which a process first proves that its partitions are still its own. Shorter than
-    # any session time-out; an idle process looks at the clock twice as often.
+    # Seconds without an input after which a process first proves that its partitions are still its own; a call that was
+    # decided longer ago does not begin. Shorter than any session time-out; an idle process looks at the clock twice as
+    # often.
     away: float = AWAY
     # Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does.
     dead_letter_share: float = 1.0

@@ -66,7 +66,7 @@ class Halts:
         # Whether the run was given up already.
         self.gave_up = False
         # By account, until when the throttle in the last note lasts.
-        self._by_member_until: dict[str, float] = {}
+        self._told_until: dict[str, float] = {}
         # Until when notes of a refused token are ignored.
         self._doubts_until = 0.0
         # The names of the notes that were applied: each acts once.
@@ -132,8 +132,8 @@ class Halts:
         """Tell the other members that this account takes no calls for `wait` seconds."""
         until = self._context.now.monotonic + wait
         # Several calls in flight bring the same answer.
-        if until >= self._by_member_until.get(account, 0.0) + _WORTH_TELLING:
-            self._by_member_until[account] = until
+        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
+            self._told_until[account] = until
             self._tell(account, THROTTLED, None, wait)
 
     def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
