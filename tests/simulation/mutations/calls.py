@@ -229,7 +229,7 @@ def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def limit_headers_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """The quota that answers announce is ignored."""
-    patch.setattr(Gate, "told", lambda *_: None)
+    patch.setattr(Gate, "limited", lambda *_: None)
 
 
 @mutation
