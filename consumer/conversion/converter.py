@@ -34,7 +34,7 @@ from consumer.engine.model import (
     section_of,
 )
 
-_NO_FIELDS: Final[dict[str, Any]] = {}  # what a value holds that is no record
+_NO_FIELDS: Final[dict[str, Any]] = {}  # stands for a value that is no record
 
 
 class Converter:
@@ -178,7 +178,7 @@ class _Writing:
         """Put each field that has a value below `holder`, or a constant, into an object."""
         above, marks = None, 0
         for field in fields:
-            # Most values stand in the same record as the one before: it is looked up once.
+            # Most fields are in the same record as the field before, which is looked up once.
             if field.above is not above:
                 above = field.above
                 here = value_at(holder, above)

@@ -54,7 +54,7 @@ class ProgramField:
         item_steps = description.item_steps if target.parent == CONTENTS else None
         self.name = name
         self.key = target.key  # its name in JSON
-        self.mark = MARKS.get(name, 0)
+        self.mark = MARKS.get(name, 0)  # 0: no other field depends on it, and it is not counted
         # How the value is computed, if it is.
         self.computed: Computation | None = None
         # The steps to its value or values; in a field of an item, from the item.
@@ -66,14 +66,15 @@ class ProgramField:
             self.steps = (EACH,) if self.computed.is_many else ()
         before = self.steps.index(EACH) if EACH in self.steps else len(self.steps)
         names = self.steps[:before]
-        # The steps to the record that holds the value, or the first array on the way; and its name there. Equal steps
-        # are one object. No name: the value is computed, or the item itself.
+        # The steps to the record that holds the value, or holds the first array on the way to it. Equal steps are the
+        # same object, so that `is` compares them.
         self.above = description.holders.setdefault(names[:-1], names[:-1])
+        # The name of that value, or array, in that record. None: the value is computed, or it is the item itself.
         self.own = names[-1] if names else None
         self.rest = self.steps[before:]  # from that array on
         self.way = Way.VALUE if source is None else _way(target, source)
         self.is_many = bool(self.rest) or self.way is Way.TOTAL
-        self.is_list = self.way in (Way.DIGESTS, Way.ALL)  # one value is sent as an array, too
+        self.is_list = self.way in (Way.DIGESTS, Way.ALL)  # sent as an array, even if there is one value
         # None: no value comes from the record.
         self.rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
         # The rule, with a memory of its answers if values repeat (`Memory`).
@@ -96,7 +97,7 @@ class ProgramField:
         self.takes_click_id = name == _CLICK_ID and mapping.click_id_from_url
         self.is_agent = name == _AGENT  # which may be a crawler's
         self.has_substitute = self.takes_click_id or constant is not None
-        # Whether something depends on its answer even if that is text.
+        # Whether the rule's answer has consequences beyond being sent, even if it is text.
         self.is_judged = self.web_only or self.gives_click_id or self.is_agent or self.zero is not None
 
 

@@ -93,7 +93,7 @@ class CompiledField:
         self.at, self.gather = at, gather
         self.warnings = (field.warnings, *listed)
         self.constant = None if field.constant is None else orjson.dumps(field.constant)
-        self.mark = field.mark  # 0: no other field depends on it
+        self.mark = field.mark
         self.usual = usual_of(field.rule)
 
 

@@ -45,8 +45,9 @@ class Room:
         self._rate = self._context.policy.events_per_second
         self._burst = max(1.0, self._rate * _BURST)
         self._ahead = max(1.0, self._rate * _AHEAD)
-        # Events that may have gone on by now; and how many of them have not.
+        # Events that may have gone on by now, and how many of these have not.
         self._allowed = self._unused = self._burst
+        # Of those, how many may be read now: open events take up room.
         self._left = self._burst
 
     def go_on(self) -> None:
@@ -91,7 +92,7 @@ class Room:
     def due(self) -> float | None:
         """Return when the pace allows a whole burst again; None: it does already, or has not begun.
 
-        What open events leave no room for does not count: time does not answer them.
+        Room that open events take up does not count: it is their answers that free it, and not time.
         """
         if self._guard.tripped is not None or self.enough() or self._paced_at is None:
             return None
