@@ -33,7 +33,7 @@ from zlib import crc32
 
 from consumer.adapters.key_store.interface import Damage, bucket_length
 from consumer.adapters.key_store.native import Builder, Segment
-from consumer.adapters.key_store.plain import BLOCK, ENTRY
+from consumer.adapters.key_store.plain import BLOCK, ENTRY, MOST_BITS
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
@@ -223,6 +223,8 @@ def decode_list(data: bytes) -> FileList:
         raise Damage(f"{LIST} is not as it was written")
     found = json.loads(text[len(FORMAT) :])
     segments = tuple(SegmentFile(*one) for one in found["segments"])
+    if any(one.entries < 0 or not 0 <= one.bits <= MOST_BITS for one in segments):
+        raise Damage(f"{LIST} is not as it was written")
     return FileList(**{**found, "segments": segments, "old": tuple(found["old"])})
 
 
@@ -362,7 +364,7 @@ def segment_bytes(entries: int, bits: int | None = None) -> int:
 def directory_bits(entries: int) -> int:
     """Return the bits of the directory of a segment with `entries` entries: 2 to 4 entries for each of its numbers."""
     # Four entries are 80 bytes, two or three cache lines; the wait for them is the cost of a look-up.
-    return min(28, max(0, (entries // 2).bit_length() - 1))
+    return min(MOST_BITS, max(0, (entries // 2).bit_length() - 1))
 
 
 def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentFile) -> SegmentFile:

@@ -12,6 +12,7 @@ block of 1,024 bytes of the two. A directory costs one to two bytes a key, the c
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import merge
 from itertools import accumulate
@@ -23,6 +24,8 @@ from consumer.engine.reading import KEY_BYTES, split_keys
 
 ENTRY = 20
 BLOCK = 1024
+MOST_BITS = 28
+"""Most bits of a directory."""
 _STAMP = struct.Struct(">I")
 
 
@@ -60,6 +63,8 @@ class Segment:
 
     def __init__(self, data: bytes | mmap, entries: int, bits: int) -> None:
         self.entries, self._data, self._bits = entries, data, bits
+        if not (0 <= entries <= len(data) // ENTRY and 0 <= bits <= MOST_BITS):
+            raise Damage("has another length than it was written with")
         self._size = entries * ENTRY + ((1 << bits) + 1) * 4
         blocks = -(-self._size // BLOCK)
         if len(data) != self._size + 4 * blocks:
@@ -79,8 +84,10 @@ class Segment:
             # A checksum of 32 bits may match by chance: stay within the file.
             if not low <= high <= self.entries:
                 raise Damage("is not as it was written")
-            for start in range(low * ENTRY, high * ENTRY, ENTRY):
-                entry = self._whole(start, start + ENTRY)
+            # Not one after the other: whoever chooses event ids can choose many whose keys share these bits.
+            low += bisect_left(range(low, high), key, key=self.entry)
+            if low < high:
+                entry = self.entry(low)
                 if entry.startswith(key) and _STAMP.unpack_from(entry, KEY_BYTES)[0] >= oldest:
                     found[number] = 1
 

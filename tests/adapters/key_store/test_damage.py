@@ -185,6 +185,18 @@ async def test_bytes_behind_the_certain_end_are_cut_off(whole: Path) -> None:
         assert file.stat().st_size == size + 12 + 10 * 16
 
 
+@pytest.mark.parametrize("wrong", [{"bits": -1}, {"bits": 64}, {"bits": 10**9}, {"entries": -1}])
+async def test_a_list_with_impossible_numbers_is_damage(whole: Path, wrong: dict[str, int]) -> None:
+    """A list whose checksum is right and whose segments cannot be is reported, before anything is made of it."""
+    data = (whole / files.LIST).read_bytes()
+    listed = files.decode_list(data)
+    files.write_list(
+        str(whole), listed._replace(segments=tuple(one._replace(**wrong) for one in listed.segments))
+    )
+    with pytest.raises(KeyStoreError, match=r"is damaged \(format is not as it was written\)"):
+        open_store(whole)
+
+
 async def test_damage_of_a_large_store_is_reported_by_the_look_up_that_finds_it(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

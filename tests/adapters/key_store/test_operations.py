@@ -175,3 +175,19 @@ def test_another_length_is_damage(module: Any, change: int) -> None:
     assert len(good) == 32
     with pytest.raises(Damage, match="length"):
         module.Segment(good[:change] if change < 0 else good + bytes(change), 1, 0)
+
+
+@pytest.mark.parametrize("module", BOTH)
+@pytest.mark.parametrize(
+    ("entries", "bits"),
+    [(-1, 3), (1, -1), (1, 29), (1, 63), (1, 64), (2**62, 0), (2**62 + 1, 0), (-(2**62) + 1, 0)],
+)
+def test_impossible_numbers_are_damage(module: Any, entries: int, bits: int) -> None:
+    """A number of entries or bits that no segment of this length can have raises `Damage`, also where a product of it
+    would wrap around to the right length."""
+    builder = plain.Builder(0)
+    builder.add(key(1) + b"\0\0\0\1")
+    good = key(1) + b"\0\0\0\1" + b"".join(builder.finish())
+    with pytest.raises(Damage, match="length"):
+        module.Segment(good, entries, bits)
+    assert module.Segment(good, 1, 0).check() is None

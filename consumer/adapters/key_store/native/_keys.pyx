@@ -1,10 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Operations on many keys at once: find, insert, sort, merge, check. `plain` has the same, with descriptions.
 
-Theory of operation. Keys are hashes: spread evenly, so their first bits say where they belong. The table is a hash table
-with linear probing. A segment has a directory: for each value of a key's first bits, the number of its first entry; a
-search is one step into the directory and a walk over a few entries. Most of a search's time is waiting for memory, so
-it goes through the keys in groups and requests the memory that a group needs next (`prefetch`) before it uses any.
+Theory of operation. Keys are hashes, but whoever chooses event ids can choose many whose keys share bits. The table is a
+hash table with linear probing; a secret of the process is mixed into a key to find its place, so nobody can choose
+ids whose places are near each other. A segment is sorted, and has a directory: for each value of a key's first bits, the
+number of its first entry. A search is one step into the directory and a walk over a few entries; where many keys share
+these bits, halving leads to the few. Most of a search's time is waiting for memory, so it goes through the keys in groups
+and requests the memory that a group needs next (`prefetch`) before it uses any.
 
 A block of a segment is compared with its checksum before it is used for the first time. No byte outside of a segment is
 ever read, whatever its content.
@@ -15,6 +17,8 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy
 
+from os import urandom
+
 from consumer.adapters.key_store.interface import (Damage)
 
 cdef extern from *:
@@ -23,6 +27,10 @@ cdef extern from *:
     #include <string.h>
     #define prefetch(address) __builtin_prefetch(address)
     static inline uint64_t word(const unsigned char *at) { uint64_t value; memcpy(&value, at, 8); return value; }
+    static inline uint64_t mixed(uint64_t one, uint64_t other) {
+        unsigned __int128 product = (unsigned __int128) one * other;
+        return (uint64_t) product ^ (uint64_t) (product >> 64);
+    }
     static inline uint32_t big(const unsigned char *at) {
         return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
     }
@@ -32,6 +40,7 @@ cdef extern from *:
     """
     void prefetch(const void* address) noexcept nogil
     uint64_t word(const unsigned char* at) noexcept nogil
+    uint64_t mixed(uint64_t one, uint64_t other) noexcept nogil
     uint32_t big(const unsigned char* at) noexcept nogil
     uint32_t little(const unsigned char* at) noexcept nogil
     const char* PINSTREAM_SOURCES
@@ -47,6 +56,10 @@ cdef enum:
     FEW = 64
     AHEAD = 8
     FIRST_ROOM = 1024
+    MOST_BITS = 28
+
+# The secret of this process. Neither files nor results depend on it.
+cdef uint64_t ONE = int.from_bytes(urandom(8)), OTHER = int.from_bytes(urandom(8))
 
 cdef uint32_t CRC[8][256]
 
@@ -116,15 +129,19 @@ cdef class KeyTable:
     def __len__(self):
         return self.count
 
+    cdef inline Py_ssize_t own(self, const uint8_t* key) noexcept nogil:
+        """Return the slot where a search for this key begins."""
+        return <Py_ssize_t> mixed(word(key) ^ ONE, word(key + 8) ^ OTHER) & (self.room - 1)
+
     cdef inline Slot* place(self, const uint8_t* key) noexcept nogil:
         """Return where the key is, or where it would be inserted."""
-        cdef Py_ssize_t mask = self.room - 1, at = <Py_ssize_t> word(key) & mask
+        cdef Py_ssize_t mask = self.room - 1, at = self.own(key)
         while self.slots[at].used and memcmp(self.slots[at].key, key, KEY):
             at = (at + 1) & mask
         return self.slots + at
 
     cdef inline void fetch(self, const uint8_t* key) noexcept nogil:
-        prefetch(self.slots + (<Py_ssize_t> word(key) & (self.room - 1)))
+        prefetch(self.slots + self.own(key))
 
     cdef int grow(self) except -1:
         cdef Slot* before = self.slots
@@ -235,6 +252,8 @@ cdef class Segment:
 
     def __cinit__(self, const uint8_t[::1] data, Py_ssize_t entries, int bits):
         self.view = data
+        if entries < 0 or entries > data.shape[0] // ENTRY or bits < 0 or bits > MOST_BITS:
+            raise Damage("has another length than it was written with")
         self.body.entries, self.body.bits, self.body.all_checked = entries, bits, False
         self.body.size = entries * ENTRY + ((1 << bits) + 1) * 4
         self.body.blocks = (self.body.size + BLOCK - 1) // BLOCK
@@ -306,7 +325,7 @@ cdef class Segment:
         cdef uint64_t one = word(key), two = word(key + 8)
         cdef const uint8_t* entry
         cdef Py_ssize_t middle
-        while high - low > FEW:  # happens only if keys are not hashes
+        while high - low > FEW:  # happens only if keys were chosen
             middle = (low + high) // 2
             if not is_whole(body, middle * ENTRY, middle * ENTRY + ENTRY - 1):
                 return False
