@@ -350,7 +350,14 @@ class BrokersTold(NamedTuple):
     brokers: Sequence[BrokerTimes]
 
 
-KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold
+class BrokersSilent(NamedTuple):
+    """No broker has answered for `seconds`; `why`: ``host:port, connection refused``. None: one answers (again)."""
+
+    why: str | None
+    seconds: float = 0.0
+
+
+KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold | BrokersSilent
 
 
 class StopRequested(NamedTuple):

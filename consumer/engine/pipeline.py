@@ -32,7 +32,7 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
-from consumer.engine.figures.statistics import BrokerStatistics, ClockStatistics, Statistics
+from consumer.engine.figures.statistics import BrokerSilence, BrokerStatistics, ClockStatistics, Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState, Ledger
@@ -115,6 +115,8 @@ class Pipeline:
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
         # The latest measurements of each client, by broker.
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
+        # Why no broker answers, and since when (monotonic); None: one does.
+        self._silence: tuple[str, float] | None = None
         # Drains for revokes stand before the one for the stop.
         self._drains: list[Drain] = []
         # Says whether a replay's limit is reached.
@@ -197,6 +199,8 @@ class Pipeline:
             case m.BrokersTold():
                 client = happened.client
                 self._brokers[client] = [BrokerStatistics(client, *one) for one in happened.brokers]
+            case m.BrokersSilent(why, seconds):
+                self._silence = None if why is None else (why, self.context.now.monotonic - seconds)
             case m.Tick():
                 pass  # what is due begins in `_go_on`
             case _:
@@ -291,7 +295,10 @@ class Pipeline:
         asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
         return Statistics(
             totals=self.ledger.totals(),
-            partitions=tuple(partition_statistics(state, now.unix) for state in self.ledger),
+            partitions=tuple(
+                partition_statistics(state, now.unix, silent=self._silence is not None)
+                for state in self.ledger
+            ),
             accounts=tuple(account_statistics(queue, now.monotonic) for queue in self.dispatcher),
             open_bytes=self.ledger.open_bytes,
             held=self.admission.held,
@@ -328,6 +335,9 @@ class Pipeline:
             clock=ClockStatistics(*self.clock.deviations(local), len(self.early)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
+            brokers_silent=None
+            if self._silence is None
+            else BrokerSilence(self._silence[0], now.monotonic - self._silence[1]),
         )
 
     # -- assignments
@@ -468,4 +478,4 @@ class Pipeline:
             state.unreadable_at = happened.unreadable.get(state.tp)
             self._removals.begins(state, happened.begins.get(state.tp, -1))
         # Once in each of the shell's rounds, now that it is known how much is left.
-        self.stall.look(self.stopping)
+        self.stall.look(self.stopping or self._silence is not None)

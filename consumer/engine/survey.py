@@ -10,10 +10,10 @@ the committed position, as Kafka's own tools count it, and is at least the numbe
 exactly if lag in records is 0.
 
 *Stall.* There is work (open records, or lag), and nothing has been settled for too long. It is only reported. A cause
-that has a report of its own is not a stall: a stop, a guard that has tripped, a destination that accepts no events, a
-function of the user's that does not return. (If one account accepts no events, and another one does and has some, it is
-a stall.) Every other cause is a stall: a registry or a key store that does not answer, a dead-letter topic that cannot
-be written, another producer's hanging transaction.
+that has a report of its own is not a stall: a stop, brokers that do not answer, a guard that has tripped, a destination
+that accepts no events, a function of the user's that does not return. (If one account accepts no events, and another
+one does and has some, it is a stall.) Every other cause is a stall: a registry or a key store that does not answer, a
+dead-letter topic that cannot be written, another producer's hanging transaction.
 """
 
 from __future__ import annotations
@@ -90,12 +90,13 @@ class Stall:
     _moved_at: float = inf
     _remind_at: float | None = None
 
-    def look(self, stopping: bool) -> None:
-        """Compare the records settled so far with those of the last look."""
+    def look(self, explained: bool) -> None:
+        """Compare the records settled so far with those of the last look. `explained`: a stop, or silent brokers."""
         now, settled = self._context.now.monotonic, self._ledger.settlements
-        work = self._ledger.open + sum(end_and_lag(state)[1] or 0 for state in self._ledger)
+        # A known lag includes what is open.
+        work = sum(max(end_and_lag(state)[1] or 0, state.open) for state in self._ledger)
         # Without work, or where another report explains the wait, the time does not count: it begins again afterwards.
-        if not work or stopping or self._waits_by_name(now) or settled != self._settled:
+        if not work or explained or self._waits_by_name(now) or settled != self._settled:
             if self._remind_at is not None:
                 self._context.report("info", "moves_again", seconds=round(now - self._moved_at, 3))
             self._settled, self._moved_at, self._remind_at = settled, now, None
@@ -126,9 +127,10 @@ def timestamp_of(place: BlockRow) -> int:
     return block.record(index).timestamp
 
 
-def partition_statistics(state: AssignmentState, unix_now: float) -> PartitionStatistics:
-    """Return the figures of a partition."""
+def partition_statistics(state: AssignmentState, unix_now: float, *, silent: bool) -> PartitionStatistics:
+    """Return the figures of a partition. `silent`: no broker answers, so the log may have grown meanwhile."""
     end, lag = end_and_lag(state)
+    lag = None if silent else lag
     lowest = state.lowest_open()
     if lowest is not None:
         lag_seconds = age(timestamp_of(lowest), unix_now)

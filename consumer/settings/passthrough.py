@@ -49,6 +49,7 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "allow.auto.create.topics": "a missing topic has to be an error, not a new and empty topic",
     "check.crcs": "a record that was corrupted in transit must not be delivered: checksums are always checked",
     "plugin.library.paths": "it would load foreign code into the process",
+    "statistics.interval.ms": "pinstream reads the statistics to see whether the brokers answer",
     "topic.blacklist": "name the topics to read in KAFKA_TOPICS",
     "share.acknowledgement.mode": "pinstream reads in consumer groups, not share groups",
     "enabled_events": _CALLBACK,

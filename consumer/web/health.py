@@ -60,6 +60,9 @@ def why_not_ready(statistics: Statistics) -> str | None:
         return "stopping"
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
+    # Before all that follows from it.
+    if statistics.brokers_silent is not None:
+        return statistics.brokers_silent.sentence
     # Before `joined`, because it says why: an assigned partition counts only once it is known where to start.
     if not statistics.partitions and statistics.waiting_for_start:
         return (

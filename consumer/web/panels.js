@@ -67,6 +67,9 @@ const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
 /** The number of partitions whose lag is not known yet. */
 const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
+/** Whether the sum of the lags says anything: not before the group has assigned partitions, or while no broker answers. */
+const lagKnown = s => !s.brokers_silent && s.joined && !unknownOf(s);
+const UNKNOWN = "unknown";
 const place = x => [h("span", "break", x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
 /** Whether the ledger adds up: in total, in each partition, and by the engine's own check. */
@@ -76,8 +79,9 @@ const addsUp = s => sumsUp(s.ledger) && s.partitions.every(p => sumsUp(p.ledger)
 function stateOf(s) {
   const accounts = s.destination.accounts, wait = behind(s);
   const halted = accounts.filter(a => a.state === "halted"), away = accounts.filter(a => a.state === "unreachable");
-  const go = lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
+  const go = !lagKnown(s) || lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
   if (!addsUp(s)) return ["mismatch", "bad", "The ledger does not add up.", { "": "Nothing is read or committed any more; a restart reads again what is not committed.", "What to do": "save /status and the log, restart pinstream, and please report this bug. The figures below contradict each other." }];
+  if (s.brokers_silent && !s.stopping) return ["silent", "bad", `${s.brokers_silent.sentence}.`, { "": `Nothing can be read or committed, and the lag is unknown. What was read before still goes to Pinterest: ${go}. Nothing is lost, and pinstream continues by itself.`, "What to do": "see whether the brokers run, and whether this machine reaches them; docs/runbook.md (The brokers do not answer) says more." }];
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, away, accounts);
   if (away.length && !s.stopping) return awayState(away, accounts, go);
@@ -105,7 +109,7 @@ const functionState = f => ["slow_function", f.seconds >= 30 ? "bad" : "warn", `
 
 const unassignedState = joined => joined
   ? ["unassigned", "open", "No partitions for this member.", { "": "The group has more members than its topics have partitions. This member is a spare: it takes over when another one leaves." }]
-  : ["unassigned", "warn", "No partitions assigned yet.", { "": "The group is still forming, or its brokers cannot be reached; then the log has the reason (kafka_trouble)." }];
+  : ["unassigned", "warn", "No partitions assigned yet.", { "": "The group is still forming: its other members may have to finish first." }];
 
 function paceState(wait, left, go, unknown) {
   if (wait >= HOUR) return ["late", "bad", `Too late for the one-hour rule: ${go}.`, {
@@ -180,7 +184,7 @@ function showState(s) {
   const [kind, tone, title, said] = stateOf(s);
   $("state").className = tone;
   put($("state"), h("h2", null, title), Object.entries(said).map(([label, text]) => text && h("p", null, label && h("b", null, label + ": "), text)));
-  document.title = title.replace(/[.:;].*/, "") + " – pinstream";
+  document.title = title.replace(/( \(|[.:;]).*/, "") + " – pinstream";
   return [kind, title.replace(/: \d.*/, ".")];
 }
 
@@ -189,7 +193,7 @@ function showTiles(s, pace, trend) {
   const oldest = s.oldest_open;
   const tiles = [
     [[rate(pace), h("span", "unit", " records/s")], "", `${n(l.read - l.open)} since the start`],
-    [n(lag), wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
+    [lagKnown(s) ? n(lag) : UNKNOWN, wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
     [percent(f.within_one_hour), tone(f), f.delivered ? `of ${many(f.delivered, "event")} delivered ${periodOf(s, "hour")}` : `nothing delivered ${periodOf(s, "hour")}`],
     [n(l.dead_lettered), l.dead_lettered ? "bad" : "", l.dead_lettered ? `${share(l.dead_lettered, l.read)} of the records read` : "none"],
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "every record read is settled"],
@@ -198,7 +202,7 @@ function showTiles(s, pace, trend) {
     h("div", null, h("dt", null, TILES[i]), h("dd", big(wanted([value])[0], cls), value), h("dd", null, note))));
 }
 
-const lagNote = (lag, unknown, wait) => unknown ? `records; ${many(unknown, "partition")} not known yet`
+const lagNote = (lag, unknown, wait) => unknown ? `${lag ? `at least ${n(lag)}; ` : ""}${many(unknown, "partition")} not known`
   : lag && wait ? `records; the oldest has waited ${age(wait)}` : "unsettled records";
 const tone = f => f.within_one_hour == null ? "" : f.within_one_hour >= TARGET ? "good" : f.within_one_hour >= POOR ? "warn" : "bad";
 const percent = x => x == null ? NONE : share(x, 1);
@@ -246,6 +250,7 @@ function bands(l) {
 
 function showDestination(s) {
   const word = { open: ["takes events", "good"], throttled: ["is at its call limit", "warn"], unreachable: ["does not answer", "bad"], halted: ["is refused", "bad"] };
+  if (s.brokers_silent) word.open = ["gets what was read before; nothing more can be read", "soft"];
   if (s.guard && s.guard.cause === "destination") word.open = ["refuses events", "bad"];
   put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
     const [text, cls] = word[a.state] || [a.state, ""];
@@ -281,7 +286,7 @@ function showPartitions(s) {
   const all = [...s.partitions].sort((a, b) => a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : a.partition - b.partition), some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
   showTable("partitions", [["Partition", "left break"], ["Lag, records", null, "lag"], ["Oldest record"], ["Open"], ["Settled", "places"],
     ["Committed offset", "places"], ["Position", "places"], ["End offset", "places"]],
-    some.map(p => [`${p.topic} [${p.partition}]`, n(p.lag), age(p.lag_seconds), n(p.ledger.open), n(p.ledger.read - p.ledger.open), n(p.committed), n(p.position), n(p.end)]),
+    some.map(p => [`${p.topic} [${p.partition}]`, p.lag == null ? UNKNOWN : n(p.lag), age(p.lag_seconds), n(p.ledger.open), n(p.ledger.read - p.ledger.open), n(p.committed), n(p.position), n(p.end)]),
     "None assigned.");
   $("more").hidden = all.length <= MANY_PARTITIONS;
   put($("more"), allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.figures.statistics import OldestOpen, WaitsFor
+from consumer.engine.figures.definitions import merged
+from consumer.engine.figures.statistics import BrokerSilence, OldestOpen, Statistics, WaitsFor
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
     ACCOUNT,
@@ -429,3 +430,31 @@ def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:
         assert core.statistics().totals.open == 20_000
         taken.append(time.process_time() - begun)
     assert min(taken) < 0.01
+
+
+def test_lag_is_not_known_while_no_broker_answers() -> None:
+    """Nobody knows how far the log goes now. The age of an open record stays known."""
+    core = Core()
+    core.assign()
+    core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): 0}))
+    assert core.statistics().partitions[0].lag == 0
+    core.feed(m.BrokersSilent("kafka:9092, connection refused"))
+    [known] = core.statistics().partitions
+    assert (known.lag, known.lag_seconds, known.end) == (None, None, 0)
+    core.fetch(event("a"))
+    [with_open] = core.statistics().partitions
+    assert with_open.lag is None
+    assert with_open.lag_seconds is not None
+    core.feed(m.BrokersSilent(None))
+    assert core.statistics().partitions[0].lag == 1
+
+
+def test_the_longest_silence_of_any_worker_is_shown() -> None:
+    """Of workers, the one whose brokers have been silent for longest; none: they all hear them."""
+    core = Core()
+    silent, longer = (
+        replace(core.statistics(), brokers_silent=BrokerSilence(why, seconds))
+        for why, seconds in (("a:1, no answer", 3.0), ("b:1, no answer", 5.0))
+    )
+    assert merged(Statistics, [core.statistics(), silent, longer]).brokers_silent == longer.brokers_silent
+    assert merged(Statistics, [core.statistics()]).brokers_silent is None

@@ -131,6 +131,21 @@ def test_a_member_is_ready_once_it_has_joined() -> None:
     )
 
 
+def test_not_ready_while_no_broker_answers() -> None:
+    """One sentence, before all that follows from it; it is no reason for a restart."""
+    core = Core()
+    core.assign()
+    core.feed(m.BrokersSilent("kafka:9092, connection refused", 6.0))
+    core.advance(3.0)
+    silent = core.statistics()
+    assert why_not_ready(silent) == "The brokers do not answer (kafka:9092, connection refused) for 9 s"
+    assert why_not_ready(replace(silent, joined=False, waiting_for_start=2)) == why_not_ready(silent)
+    assert why_not_ready(replace(silent, stopping=True)) == "stopping"
+    assert why_unhealthy(silent, LONG, LONG) is None
+    core.feed(m.BrokersSilent(None))
+    assert why_not_ready(core.statistics()) is None
+
+
 def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     """One line says why. A slow or throttled member is ready."""
     assert why_not_ready(statistics(partition(), stopping=True)) == "stopping"

@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -23,7 +23,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws import msk
-from consumer.engine.messages import BrokerTimes
+from consumer.adapters.kafka import trouble
+from consumer.engine.messages import BrokersSilent, BrokerTimes
 from consumer.errors import SettingsError, nearest
 
 # Seconds that a question gets beyond librdkafka's own limit, so that librdkafka can report why it timed out.
@@ -33,6 +34,9 @@ LEAST: Final = 0.1
 Value = str | int | float | bool
 Config = Mapping[str, Value]
 Client = TypeVar("Client")
+
+_COORDINATOR: Final = "GroupCoordinator"
+"""librdkafka's name for the connection to the group's coordinator."""
 
 # librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password.
 LOGGER: Final = logging.getLogger("consumer.kafka")
@@ -138,35 +142,57 @@ LETTERS: Final[Config] = {
 
 
 OnBrokers = Callable[[Sequence[BrokerTimes]], None]
+OnSilence = Callable[[BrokersSilent], None]
 
-
-_ALONE: Final = 2
+# Milliseconds between two statistics of a client. With three without an answer, silence is told within eight seconds.
+_STATISTICS_EVERY: Final = 2_000
+_UNANSWERED: Final = 3
+_TIMES_OVER: Final = 5
+"""Number of consecutive statistics, ten seconds, over which times are reported."""
+_ALONE: Final = 10
 """Number of consecutive statistics without a broker after which the client will never have one again."""
 
 
 class BrokerWatch:
-    """Reports what a client measures of its brokers, every ten seconds unless ``statistics.interval.ms`` is set.
+    """Reports what a client measures of its brokers, and whether they answer.
 
-    `on_brokers` is called in the thread that polls the client. Clients that replace each other may share one watch.
+    `on_brokers` and `on_silence` are called in the thread that polls the client; `on_silence` as long as no broker
+    answers, and once when one does again. Clients that replace each other may share one watch.
 
     It also notices when a client is `stranded`. When an answer names topics and no brokers, librdkafka (2.16, issue
     #5301) drops all its brokers, including the configured ones, and never connects again. A broker that has just lost
     its controller answers so. Only another client helps.
     """
 
-    def __init__(self, on_brokers: OnBrokers) -> None:
+    def __init__(self, on_brokers: OnBrokers, on_silence: OnSilence = lambda silence: None) -> None:
         self._on_brokers = on_brokers
+        self._on_silence = on_silence
         self._throttled: Counter[str] = Counter()
         """Seconds that requests were throttled, by broker."""
+        self._trips: dict[str, deque[tuple[int, float, float]]] = {}
+        """The latest round trips, by broker: how many, their average, and their 99th percentile."""
+        self._config: Mapping[str, Any] = {}
         self._alone = 0
         """Number of consecutive statistics that named no broker."""
         self.stranded = False
         """Whether the client has no broker left, so that it has to be replaced."""
+        self._answers = 0
+        self._answered_at: float | None = None
+        """Time of the latest statistics in which answers had come, or none was missing, by the client's clock."""
+        self._unanswered = 0
+        """Number of consecutive statistics since then."""
+        self._error: KafkaError | None = None
+        """The latest error of a broker since then."""
 
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration with what is needed to watch its client."""
-        self._alone, self.stranded = 0, False
-        return {"statistics.interval.ms": 10_000, **config, "stats_cb": self.take}
+        self._alone, self.stranded, self._answers, self._config = 0, False, 0, config
+        return {**config, "statistics.interval.ms": _STATISTICS_EVERY, "stats_cb": self.take}
+
+    def heard(self, error: KafkaError) -> None:
+        """Take an error that the client reports."""
+        if trouble.is_of_a_broker(error):
+            self._error = error
 
     def take(self, text: str) -> None:
         """Take librdkafka's statistics, as JSON; they are about the time since the last ones, except for counters."""
@@ -175,27 +201,52 @@ class BrokerWatch:
         # Another version of librdkafka may write statistics in another form: that must not raise an error from the
         # poll.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            brokers = orjson.loads(head + "}" if found else text)["brokers"].values()
+            document = orjson.loads(head + "}" if found else text)
+            brokers = document["brokers"].values()
             # The coordinator's connection does not count: without the other brokers the client cannot find it again.
             known = any(one["source"] in ("configured", "learned") for one in brokers)
             self._alone = 0 if known else self._alone + 1
             self.stranded = self._alone >= _ALONE
             self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
+            self._listen(brokers, document["ts"] / 1e6)
+
+    def _listen(self, brokers: Collection[Mapping[str, Any]], now: float) -> None:
+        """Report whether any broker answers, at this time of the client's clock."""
+        answers = sum(one["rx"] for one in brokers)
+        # The coordinator may take minutes to answer who joins: it waits for the other members.
+        waits = any(one["waitresp_cnt"] for one in brokers if one["name"] != _COORDINATOR)
+        waits = waits or not any(one["state"] in ("UP", "UPDATE") for one in brokers)
+        if answers > self._answers or not waits or self._answered_at is None:
+            was_silent = self._unanswered >= _UNANSWERED
+            self._answered_at, self._unanswered, self._error = now, 0, None
+            if was_silent:
+                self._on_silence(BrokersSilent(None))
+        else:
+            # Counted, too: after this process stood still, the first statistics know no answer either.
+            self._unanswered += 1
+            if self._unanswered >= _UNANSWERED:
+                why = trouble.why_silent(self._config, self._error)
+                self._on_silence(BrokersSilent(why, now - self._answered_at))
+        self._answers = answers
 
     def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:
         # Configured brokers are listed a second time under their ids, once the ids are known.
-        broker = "coordinator" if one["name"] == "GroupCoordinator" else str(one["nodeid"])
+        broker = "coordinator" if one["name"] == _COORDINATOR else str(one["nodeid"])
         if one["source"] == "configured" or broker.startswith("-"):
             return None
         trip, held = one["rtt"], one["throttle"]
         self._throttled[broker] += held["sum"] / 1000
-        asked, throttled = trip["cnt"], self._throttled[broker]
-        if not asked and not throttled:
-            return None  # a broker that this client has no connection to
         # A value beyond the histogram's range is missing in its p99.
         slow = trip["max" if trip["outofrange"] else "p99"]
-        average, p99 = (time / 1e6 if asked else None for time in (trip["avg"], slow))
-        return BrokerTimes(broker, average, p99, throttled)
+        trips = self._trips.setdefault(broker, deque(maxlen=_TIMES_OVER))
+        trips.append((trip["cnt"], trip["avg"], slow))
+        asked, throttled = sum(count for count, _, _ in trips), self._throttled[broker]
+        if not asked:
+            # A broker that this client has no connection to is left out.
+            return BrokerTimes(broker, None, None, throttled) if throttled else None
+        average = sum(count * mean for count, mean, _ in trips) / asked
+        p99 = max(slow for count, _, slow in trips if count)
+        return BrokerTimes(broker, average / 1e6, p99 / 1e6, throttled)
 
 
 def longest_commit(config: Config) -> float:

@@ -13,15 +13,15 @@ from typing import Any, Final, Protocol, TypeVar
 
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import post
-from consumer.engine.messages import Assignment, BrokersTold, GroupSize, TopicIdsTold
+from consumer.engine.messages import Assignment, BrokersSilent, BrokersTold, GroupSize, TopicIdsTold
 from consumer.engine.model import Position, TopicPartition
 
 _TELL_TIMEOUT: Final = 10.0
 """Seconds for the listener's `assigned` and `lost`, which have nothing to wait for."""
 
-OnNews = Callable[[TopicIdsTold | GroupSize | BrokersTold], None]
-"""Called on the event loop every few seconds: the ids of the held topics, how many members hold partitions, or what
-the consumer measured of its brokers."""
+OnNews = Callable[[TopicIdsTold | GroupSize | BrokersTold | BrokersSilent], None]
+"""Called on the event loop every few seconds: the ids of the held topics, how many members hold partitions, what
+the consumer measured of its brokers, or that none of them answers."""
 
 _Answer = TypeVar("_Answer")
 

@@ -119,7 +119,10 @@ class GroupMember:
         self._most_idle = float(self.config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
         self._tls_files = trouble.TlsFiles(self.config)
         self._tell = trouble.Teller(self.hooks.trouble)
-        self._watch = BrokerWatch(lambda told: self.hooks.tell(BrokersTold("consumer", told)))
+        self._watch = BrokerWatch(
+            lambda told: self.hooks.tell(BrokersTold("consumer", told)),
+            lambda silence: self.hooks.tell(silence),
+        )
         self._paused = False
         self._full_since = math.inf
         """Time (monotonic) since which there is no room; infinite: there is room, or the partitions are paused
@@ -537,6 +540,7 @@ class GroupMember:
 
     def _on_error(self, name: TopicPartition | None, error: confluent_kafka.KafkaError) -> None:
         """Handle an error of this partition, or of the client."""
+        self._watch.heard(error)
         if error.code() in trouble.OTHER_TOPIC:
             self.topic_ids.hurry()
         if name and name.topic and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:

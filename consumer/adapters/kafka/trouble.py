@@ -169,6 +169,9 @@ _HANDSHAKE_SECONDS: Final = 3.0
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
+_ABOUT_A_BROKER: Final = re.compile(
+    r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: (?:Connect to \S+ failed: |Failed to resolve '[^']*': )?(?P<why>.+)"
+)
 _NO_CONNECTION: Final = re.compile(
     r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: Connect to ipv[46]#(?P<address>\S+) failed: (?P<why>.+)"
 )
@@ -237,6 +240,27 @@ def words(error: confluent_kafka.KafkaError) -> str:
     return f"no connection to {failed['broker']}{at}: {failed['why']}"
 
 
+def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError | None) -> str:
+    """Return ``host:port, connection refused`` for `messages.BrokersSilent`: what the latest error `heard` of a broker
+    says; None: brokers that accept connections, and do not answer."""
+    found = (
+        None if heard is None else _ABOUT_A_BROKER.fullmatch(_STATE.sub("", " ".join(heard.str().split())))
+    )
+    if found is None:
+        return f"{config.get('bootstrap.servers')}, no answer"
+    why = found["why"]
+    if heard is not None and _CERTIFICATE_ALERT.search(heard.str()):
+        why = "the broker refuses the client's certificate"
+    elif "timed out" in why.lower():
+        why = "no answer"
+    return f"{found['broker']}, {why[:1].lower()}{why[1:]}"
+
+
+def is_of_a_broker(error: confluent_kafka.KafkaError) -> bool:
+    """Return whether the error is about the connection to one broker."""
+    return error.code() in _OF_A_BROKER
+
+
 @dataclass
 class Teller:
     """Reports a client's trouble, with librdkafka's text."""
@@ -254,7 +278,7 @@ class Teller:
         several = down == known != "1"  # while one is being discovered these can be ``0/2``
         if not all_down or not self._told or several:
             self._on_trouble(error.name(), words(error))
-        self._told = self._told or error.code() in _OF_A_BROKER
+        self._told = self._told or is_of_a_broker(error)
 
 
 class TlsFiles:

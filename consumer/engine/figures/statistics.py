@@ -117,7 +117,7 @@ class PartitionStatistics:
         "Records from the committed offset to the end (before the first commit, from where reading began); "
         "0 once all are read, settled and committed.",
         "pinstream_partition_lag_records",
-        status_note="null while the end is not known.",
+        status_note="null while the end is not known, and while no broker answers.",
     )
     totals: Totals = figure("As `ledger`, of this partition since it was assigned:", path="ledger")
     lag_seconds: float | None = figure(
@@ -215,6 +215,7 @@ class BrokerStatistics:
         "99th percentile of the time from a request to its answer, over the last ten seconds.",
         "pinstream_kafka_round_trip_p99_seconds",
         path="round_trip_p99_seconds",
+        status_note="The highest of five, each of two seconds.",
         merge=most,
     )
     throttled: float = figure(
@@ -222,6 +223,19 @@ class BrokerStatistics:
         "pinstream_kafka_throttled_seconds_total",
         path="throttled_seconds",
     )
+
+
+@snapshot
+class BrokerSilence:
+    """No broker answers. At the start, too: then it counts from the first question."""
+
+    why: str = figure("The broker that was asked last, and what came of it.")
+    seconds: float = figure("For how long no broker has answered.")
+
+    @derived("sentence")
+    def sentence(self) -> str:
+        """The same in words, as on the page and in /readyz."""
+        return f"The brokers do not answer ({self.why}) for {self.seconds:.0f} s"
 
 
 @snapshot
@@ -539,6 +553,18 @@ class Statistics:
     key_store: KeyStoreStatistics = figure(default=KeyStoreStatistics())
     brokers: Sequence[BrokerStatistics] = figure(
         path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
+    )
+
+    brokers_silent: BrokerSilence | None = figure(
+        "No broker answers: nothing can be read or committed.",
+        "pinstream_brokers_silent_seconds",
+        default=None,
+        status_note="null: a broker answers, or none was asked. See the "
+        "[runbook](runbook.md#the-brokers-do-not-answer).",
+        metric_note="For how long; 0: a broker answers.",
+        number=lambda silence: 0 if silence is None else silence.seconds,
+        # The longest silence that a worker meets.
+        merge=lambda silences: max(filter(None, silences), key=attrgetter("seconds"), default=None),
     )
 
     @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")

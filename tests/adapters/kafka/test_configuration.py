@@ -13,6 +13,7 @@ from typing import Any
 
 import confluent_kafka
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ from consumer.adapters.kafka.configuration import (
     producer_config,
     variable,
 )
-from consumer.engine.messages import BrokerTimes
+from consumer.engine.messages import BrokersSilent, BrokerTimes
 from consumer.errors import SettingsError
 
 topic_names = st.text("abcXYZ019._-", min_size=1, max_size=20)
@@ -160,7 +161,7 @@ def broker(**members: Any) -> dict[str, Any]:
     """Return the statistics of one broker in librdkafka's form, as far as the watch reads them."""
     times = {"cnt": 2, "avg": 1500, "p99": 2000, "max": 2500, "outofrange": 0}
     known = {"name": "b:9092/3", "nodeid": 3, "source": "learned", "rtt": times, "throttle": {"sum": 0}}
-    return known | members
+    return {**known, "state": "UP", "rx": 0, "waitresp_cnt": 0, **members}
 
 
 def told(
@@ -183,7 +184,20 @@ def test_times_of_brokers_are_in_seconds() -> None:
     assert found == [BrokerTimes("3", 0.0015, 0.002, 0.3), BrokerTimes("coordinator", 0.0015, 0.002, 0.0)]
     assert told(watch, heard, broker(throttle={"sum": 200}))[0].throttled == 0.5
     beyond = {"cnt": 1, "avg": 3e6, "p99": 6000, "max": 3e6, "outofrange": 1}
-    assert told(watch, heard, broker(rtt=beyond)) == [BrokerTimes("3", 3.0, 3.0, 0.5)]
+    other = BrokerWatch(heard.append)
+    assert told(other, heard, broker(rtt=beyond)) == [BrokerTimes("3", 3.0, 3.0, 0.0)]
+
+
+def test_times_of_brokers_are_those_of_the_last_ten_seconds() -> None:
+    """Five statistics of two seconds: the average weighs requests, and the percentile is the highest."""
+    heard: list[Sequence[BrokerTimes]] = []
+    watch = BrokerWatch(heard.append)
+    slow = {"cnt": 1, "avg": 9000, "p99": 9000, "max": 9000, "outofrange": 0}
+    assert told(watch, heard, broker(rtt=slow)) == [BrokerTimes("3", 0.009, 0.009, 0.0)]
+    assert told(watch, heard, broker()) == [BrokerTimes("3", 0.004, 0.009, 0.0)]
+    for _ in range(4):
+        latest = told(watch, heard, broker())
+    assert latest == [BrokerTimes("3", 0.0015, 0.002, 0.0)]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"brokers": {"a": {}}}', '{"brokers": 3}', "not JSON"])
@@ -194,25 +208,96 @@ def test_statistics_of_another_form_harm_nothing(text: str) -> None:
     assert not heard
 
 
-def test_the_interval_of_statistics_can_be_set() -> None:
-    """Statistics come every ten seconds unless the user sets another interval; 0 turns them off."""
-    watch = BrokerWatch(lambda told: None)
-    assert watch.watching({})["statistics.interval.ms"] == 10_000
-    assert watch.watching({"statistics.interval.ms": "0"})["statistics.interval.ms"] == "0"
+def statistics_of(*brokers: dict[str, Any], seconds: float) -> str:
+    """Return a client's statistics at this time of its clock."""
+    return json.dumps({"ts": int(seconds * 1e6), "brokers": {str(at): one for at, one in enumerate(brokers)}})
+
+
+SERVERS = {"bootstrap.servers": "kafka:9092"}
+REFUSED = KafkaError(
+    KafkaError._TRANSPORT,
+    "kafka:9092/1: Connect to ipv4#10.0.0.3:9092 failed: Connection refused (after 0ms in state CONNECT)",
+)
+
+
+def silences(*looks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
+    """Return what a watch tells of silence when these statistics come, two seconds apart, after `error`."""
+    told: list[BrokersSilent] = []
+    watch = BrokerWatch(lambda _: None, told.append)
+    watch.watching(SERVERS)
+    for number, brokers in enumerate(looks):
+        watch.take(statistics_of(*brokers, seconds=100.0 + 2.0 * number))
+        if error is not None:
+            watch.heard(error)
+    return told
+
+
+COORDINATOR = {"name": "GroupCoordinator", "nodeid": -1, "source": "logical"}
+DOWN = {"state": "TRY_CONNECT"}
+
+
+def test_brokers_that_do_not_answer_are_told_within_eight_seconds() -> None:
+    """The third statistics in a row without an answer tell it, with the latest error of a broker and the time since the
+    last answer; so does each that follows; the first answer ends it."""
+    down = (broker(rx=7, **DOWN), broker(rx=3, **COORDINATOR, **DOWN))
+    up = (broker(rx=8), broker(rx=3, **COORDINATOR))
+    assert silences((broker(rx=7), broker(rx=3, **COORDINATOR)), *[down] * 4, up, up, error=REFUSED) == [
+        BrokersSilent("kafka:9092, connection refused", 6.0),
+        BrokersSilent("kafka:9092, connection refused", 8.0),
+        BrokersSilent(None),
+    ]
+
+
+def test_brokers_that_accept_connections_and_answer_nothing_are_silent() -> None:
+    """A frozen broker: its connection is up, and requests wait. It has no error of its own."""
+    frozen = (broker(rx=7, waitresp_cnt=1),)
+    assert silences(*[frozen] * 4) == [BrokersSilent("kafka:9092, no answer", 6.0)]
+
+
+def test_brokers_that_were_not_asked_are_not_silent() -> None:
+    """Nothing is asked between two heartbeats; who joins waits for the other members; and one of several brokers that
+    answers is enough."""
+    asked_nothing = (broker(rx=7), broker(rx=3, **COORDINATOR))
+    joins = (broker(rx=7), broker(rx=3, waitresp_cnt=1, **COORDINATOR))
+    assert silences(*[asked_nothing] * 6) == silences(*[joins] * 6) == []
+    assert silences(*[(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)]) == []
+
+
+def test_a_process_that_stood_still_does_not_call_its_brokers_silent() -> None:
+    """The first statistics afterwards know of no answer for a long time; the next ones do."""
+    told: list[BrokersSilent] = []
+    watch = BrokerWatch(lambda _: None, told.append)
+    watch.watching(SERVERS)
+    for seconds, answers in ((100.0, 7), (700.0, 7), (702.0, 8), (704.0, 8)):
+        watch.take(statistics_of(broker(rx=answers, waitresp_cnt=1), seconds=seconds))
+    assert told == []
+
+
+def test_a_silence_outlasts_the_client() -> None:
+    """A client that takes the place of a useless one counts its answers from 0: the silence goes on until one comes."""
+    told: list[BrokersSilent] = []
+    watch = BrokerWatch(lambda _: None, told.append)
+    watch.watching(SERVERS)
+    for number, answers in enumerate((900, 900, 900, 900)):
+        watch.take(statistics_of(broker(rx=answers, **DOWN), seconds=2.0 * number))
+    watch.watching(SERVERS)
+    watch.take(statistics_of(broker(rx=0, **DOWN), seconds=8.0))
+    watch.take(statistics_of(broker(rx=1), seconds=10.0))
+    assert [(one.why is None, one.seconds) for one in told] == [(False, 6.0), (False, 8.0), (True, 0.0)]
 
 
 def test_a_client_without_brokers_is_seen() -> None:
-    """A client is stranded when two statistics in a row name no broker: for a moment that can also be while
-    brokers are replaced."""
+    """A client is stranded when ten statistics in a row, twenty seconds, name no broker: for a moment that can also be
+    while brokers are replaced."""
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
     coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")
     for brokers in (
-        (),
+        *[()] * 9,
         (broker(),),
-        (coordinator,),
+        *[(coordinator,)] * 9,
         (broker(nodeid=-1, source="configured"),),
-        (coordinator,),
+        *[(coordinator,)] * 9,
     ):
         told(watch, heard, *brokers)
         assert not watch.stranded

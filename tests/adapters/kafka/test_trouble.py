@@ -9,7 +9,15 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.adapters.kafka.configuration import LOGGER
-from consumer.adapters.kafka.trouble import Teller, TlsFiles, as_fatal, describe_error, no_contact, words
+from consumer.adapters.kafka.trouble import (
+    Teller,
+    TlsFiles,
+    as_fatal,
+    describe_error,
+    no_contact,
+    why_silent,
+    words,
+)
 
 REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 0ms in state CONNECT)"
 
@@ -39,6 +47,36 @@ def test_an_error_is_one_readable_line(said: str, shown: str) -> None:
     error = KafkaError(KafkaError._TRANSPORT, said)
     assert words(error) == shown
     assert describe_error(error) == f"_TRANSPORT: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (REFUSED.format("127.0.0.1:1", "127.0.0.1:1"), "127.0.0.1:1, connection refused"),
+        (REFUSED.format("sasl_ssl://kafka:9092", "10.0.0.3:9092"), "kafka:9092, connection refused"),
+        (
+            "nohost:9092/bootstrap: Failed to resolve 'nohost:9092': Name or service not known (after 3ms in state "
+            "CONNECT)",
+            "nohost:9092, name or service not known",
+        ),
+        (
+            "kafka:9092/bootstrap: Connection setup timed out in state APIVERSION_QUERY (after 30003ms in state "
+            "APIVERSION_QUERY)",
+            "kafka:9092, no answer",
+        ),
+        ("kafka:9092/1: 1 request(s) timed out: disconnect (after 1ms in state UP)", "kafka:9092, no answer"),
+        (
+            "ssl://kafka:9093/1: SSL handshake failed: ssl/record/rec_layer_s3.c:1605:error:0A000416:SSL routines:"
+            "ssl3_read_bytes:sslv3 alert certificate unknown: SSL alert number 46 (after 4ms in state SSL_HANDSHAKE)",
+            "kafka:9093, the broker refuses the client's certificate",
+        ),
+        (None, "a:1,b:2, no answer"),
+    ],
+)  # fmt: skip
+def test_why_no_broker_answers_is_a_few_words(said: str | None, why: str) -> None:
+    """Host and port, and the latest error of a connection; without one, all brokers that are configured."""
+    error = None if said is None else KafkaError(KafkaError._TRANSPORT, said)
+    assert why_silent({"bootstrap.servers": "a:1,b:2"}, error) == why
 
 
 def test_an_error_is_reported_once() -> None:

@@ -181,6 +181,49 @@ def test_the_coordinator_is_silent_for_longer_than_the_session(
         assert lost["released"] > 0, "it was in the middle of work when it lost its partitions"
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_dead_brokers_are_named_within_ten_seconds(
+    own_kafka: RealBroker, api: Api, tmp_path: Path, how: str
+) -> None:
+    """All is settled when they go: the page's document and readiness say it, the lag is unknown, health stays good; and
+    it is over when they are back."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    shop = open_shop(kafka, 100, seed=11)
+    with ExitStack() as stack:
+        short = {"KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000))}
+        process = stack.enter_context(Process(tmp_path, "run", env=environment(tmp_path, shop, api, **short)))
+        watch = Watch(process, BUDGET)
+        watch.until_settled(len(shop.events))
+        assert process.get("/readyz")[0] == 200
+        if how == "killed":
+            own_kafka.kill()
+        else:
+            stack.callback(own_kafka.resume)
+            own_kafka.pause()
+        gone = time.monotonic()
+        status = watch.until(lambda one: one["brokers_silent"], "the silence")
+        assert time.monotonic() - gone < 10.0
+        why = "connection refused" if how == "killed" else "no answer"
+        said = f"The brokers do not answer ({own_kafka.bootstrap_servers}, {why}) for "
+        assert status["brokers_silent"]["sentence"].startswith(said)
+        assert {one["lag"] for one in status["partitions"]} == {None}
+        code, text = process.get("/readyz")
+        assert (code, text.startswith(said)) == (503, True), text
+        assert process.get("/healthz")[0] == 200
+        metrics = process.get("/metrics")[1]
+        assert "pinstream_partition_lag_records{" not in metrics
+        assert float(metrics.split("\npinstream_brokers_silent_seconds ")[1].split()[0]) >= 4.0
+        watch_for([watch], 2 * SESSION)
+        ended = watch.until(lambda one: not one["partitions"], "the end of the session")
+        assert ended["brokers_silent"]["seconds"] >= SESSION
+        assert process.get("/readyz")[1].startswith(said)
+        (own_kafka.restart if how == "killed" else own_kafka.resume)()
+        watch.until(lambda one: not one["brokers_silent"] and one["joined"], "an answer", HEALING)
+        process.until(lambda: process.get("/readyz")[0] == 200, "readiness", HEALING)
+        assert process.stop()[0] == 0
+
+
 class Line:
     """A topic, an API, and a process between them."""
 

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.engine.messages import Assignment, BrokersTold, GroupSize, TopicIdsTold
+from consumer.engine.messages import Assignment, BrokersSilent, BrokersTold, GroupSize, TopicIdsTold
 from consumer.engine.model import Chunk, Position, TopicPartition
 
 Step = Callable[["FakeConsumer"], list[Message]]
@@ -186,7 +186,7 @@ class Told(Hooks):
         """Record the trouble."""
         self.troubles.append((code, text))
 
-    def tell(self, news: TopicIdsTold | GroupSize | BrokersTold) -> None:
+    def tell(self, news: TopicIdsTold | GroupSize | BrokersTold | BrokersSilent) -> None:
         """Record `news` if they are topic ids."""
         if isinstance(news, TopicIdsTold):
             self.ids.append(dict(news.ids))

@@ -61,7 +61,7 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
         close.wait(LATE)
 
     first.close = end  # type: ignore[method-assign] # the fake's own never waits
-    for _ in range(2):
+    for _ in range(10):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     bench.fetch()
     assert closing.wait(LATE)
@@ -98,7 +98,7 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     msk.tokens_of.cache_clear()
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
-    for _ in range(2):
+    for _ in range(10):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     bench.fetch()
     assert bench.consumer is first
@@ -126,7 +126,7 @@ def test_a_client_is_not_replaced_while_a_certificate_is_missing(
     bench.assign(0)
     first = bench.consumer
     authority.unlink()
-    for _ in range(2):
+    for _ in range(10):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     for _ in range(3):
         bench.fetch()
