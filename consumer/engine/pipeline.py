@@ -32,7 +32,8 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
-from consumer.engine.figures.statistics import BrokerSilence, BrokerStatistics, ClockStatistics, Statistics
+from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics
+from consumer.engine.figures.statistics import ClockStatistics, Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState, Ledger

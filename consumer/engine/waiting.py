@@ -50,7 +50,8 @@ from typing import Final, NamedTuple
 
 from consumer.engine.block import ROW_BYTES, Run, goes_on
 from consumer.engine.context import SKEW, Context
-from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
+from consumer.engine.figures.outside import SchemaWait
+from consumer.engine.figures.statistics import SCHEMAS_MOST, SlowTransform
 from consumer.engine.messages import SchemaFound, SchemaUnavailable, Transform, Transformed, TransformIsSlow
 from consumer.engine.model import (
     CommerceEvent,

@@ -6,7 +6,8 @@ import pytest
 
 from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
-from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait
+from consumer.engine.figures.outside import SchemaWait
+from consumer.engine.figures.statistics import SCHEMAS_MOST
 from consumer.engine.messages import SchemaFound, SchemaUnavailable
 from consumer.engine.model import Backoff, Instant, Policy, SchemaRef, TopicPartition
 from consumer.engine.waiting import ABSENT_MOST, BURST, Parking

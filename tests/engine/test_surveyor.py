@@ -11,7 +11,8 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.figures.definitions import merged
-from consumer.engine.figures.statistics import BrokerSilence, OldestOpen, Statistics, WaitsFor
+from consumer.engine.figures.outside import BrokerSilence
+from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
     ACCOUNT,

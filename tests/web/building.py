@@ -15,15 +15,14 @@ import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
+from consumer.engine.figures.outside import BrokerStatistics, SchemaWait
 from consumer.engine.figures.statistics import (
     AccountStatistics,
-    BrokerStatistics,
     Cause,
     ClockStatistics,
     GuardStatistics,
     OldestOpen,
     PartitionStatistics,
-    SchemaWait,
     SlowTransform,
     Statistics,
     Totals,

@@ -25,13 +25,12 @@ from consumer.engine.figures.counters import (
 )
 from consumer.engine.figures.definitions import copied, figures_of, merged
 from consumer.engine.figures.delivered import Ages
+from consumer.engine.figures.outside import BrokerStatistics, SchemaWait
 from consumer.engine.figures.statistics import (
-    BrokerStatistics,
     Cause,
     ClockStatistics,
     GuardStatistics,
     OldestOpen,
-    SchemaWait,
     Statistics,
     WaitsFor,
 )

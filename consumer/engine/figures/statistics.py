@@ -29,6 +29,7 @@ from consumer.engine.figures.definitions import (
     snapshot,
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
+from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, SchemaWait
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
@@ -189,72 +190,6 @@ class AccountStatistics:
             queued, in_flight = (sum(map(attrgetter(name), gates)) for name in ("queued", "in_flight"))
             accounts.append(replace(worst, queued=queued, in_flight=in_flight))
         return tuple(accounts)
-
-
-@snapshot
-class BrokerStatistics:
-    """What one client of this process measures of one broker."""
-
-    client: str = figure(
-        "Who asks the broker.", status_note="`consumer`, or `producer` (of dead letters).", is_label=True
-    )
-    broker: str = figure(
-        "The broker's id.",
-        status_note="`coordinator`: the connection to the group's coordinator, whatever its id.",
-        is_label=True,
-    )
-    round_trip: float | None = figure(
-        "Average time from a request to its answer, over the last ten seconds.",
-        "pinstream_kafka_round_trip_seconds",
-        path="round_trip_seconds",
-        status_note="null: nothing was asked. See [below](#brokers).",
-        metric_note="A fetch waits for records, and the coordinator for other members.",
-        merge=most,
-    )
-    round_trip_p99: float | None = figure(
-        "99th percentile of the time from a request to its answer, over the last ten seconds.",
-        "pinstream_kafka_round_trip_p99_seconds",
-        path="round_trip_p99_seconds",
-        status_note="The highest of five, each of two seconds.",
-        merge=most,
-    )
-    throttled: float = figure(
-        "Time for which the broker has held back answers to this client because of a quota, since the start.",
-        "pinstream_kafka_throttled_seconds_total",
-        path="throttled_seconds",
-    )
-
-
-@snapshot
-class BrokerSilence:
-    """No broker answers. At the start, too: then it counts from the first question."""
-
-    why: str = figure("The broker that was asked last, and what came of it.")
-    seconds: float = figure("For how long no broker has answered.")
-
-    @derived("sentence")
-    def sentence(self) -> str:
-        """The same in words, as on the page and in /readyz."""
-        return f"The brokers do not answer ({self.why}) for {self.seconds:.0f} s"
-
-
-@snapshot
-class SchemaWait:
-    """One schema that records wait for."""
-
-    kind: str = figure(
-        "How records name a schema that they wait for.",
-        status_note="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
-        is_label=True,
-    )
-    value: str = figure("That id, GUID or fingerprint.", is_label=True)
-    records: int = figure("How many records wait for it.")
-    seconds: float = figure("How long the first of them has waited.", merge=most)
-    denied_seconds: float | None = figure(
-        "For how long the registry has been saying that there is no such schema.",
-        status_note="null: it does not say so.",
-        merge=most,
-    )
 
 
 @snapshot

@@ -207,7 +207,7 @@ def test_dead_brokers_are_named_within_ten_seconds(
         why = "connection refused" if how == "killed" else "no answer"
         said = f"The brokers do not answer ({own_kafka.bootstrap_servers}, {why}) for "
         assert status["brokers_silent"]["sentence"].startswith(said)
-        assert {one["lag"] for one in status["partitions"]} == {None}
+        assert {one["lag"] for one in status["partitions"]} <= {None}
         code, text = process.get("/readyz")
         assert (code, text.startswith(said)) == (503, True), text
         assert process.get("/healthz")[0] == 200

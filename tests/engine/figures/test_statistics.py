@@ -8,7 +8,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import LETTERS_MOST, OTHER, Counters, StoredLetter
-from consumer.engine.figures.statistics import BrokerStatistics
+from consumer.engine.figures.outside import BrokerStatistics
 from consumer.engine.model import Stage, TopicPartition
 from tests.engine.building import (
     ACCOUNT,

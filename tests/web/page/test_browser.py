@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 
 from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.outside import SchemaWait
 from consumer.engine.figures.statistics import (
     Cause,
     ClockStatistics,
     GuardStatistics,
     OldestOpen,
-    SchemaWait,
     Statistics,
     WaitsFor,
 )
