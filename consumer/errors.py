@@ -30,6 +30,7 @@ from typing import Final
 # Share of letters that two names have in common, in order, below which one is not a misspelling of the other:
 # "purchase" and "search" share 43 %, "customer.email" and "customer.emails" 97 %.
 _LIKENESS: Final = 0.6
+_MOST_KNOWN: Final = 30  # names that `or_all` lists: the symbols of an enum may be hundreds
 
 
 class PinstreamError(Exception):
@@ -121,7 +122,7 @@ def or_all(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about a name that is not one of a few: the probable one, or else all of them."""
     few = list(known)
     near = nearest(name, few)
-    return f"the nearest is {near!r}" if near else f"known: {', '.join(map(repr, few))}"
+    return f"the nearest is {near!r}" if near else f"known: {first_of([*map(repr, few)], _MOST_KNOWN)}"
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:

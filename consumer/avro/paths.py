@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from consumer.avro.schema import (
     Array,
     AvroType,
+    Enum,
     Fixed,
     Map,
     Primitive,
@@ -48,6 +49,8 @@ _NO_VALUES: Final = _STRUCTURES | {"null"}
 _DEEPEST: Final = 8
 _MOST_PATHS: Final = 2000
 _MOST_NAMED: Final = 8  # paths in one message
+_MOST_STEPS: Final = 128  # of a path: to explain a wrong one takes time that is the square of them
+_SHOWN: Final = 40  # characters of a path that is too long
 _ANY_KEY: Final = "<key>"  # of a map, in messages
 _SEGMENT: Final = re.compile(r"(?P<name>[^\[\].]+)(?P<elements>(?:\[(?:-?[0-9]{1,5})?\])*)")
 _ELEMENT: Final = re.compile(r"\[(-?[0-9]*)\]")
@@ -60,13 +63,14 @@ class Source(NamedTuple):
     position of that `EACH` among the steps, and the element's index; below 0 from the end.
 
     Kinds are the names of the primitive types, ``enum``, ``fixed``, and the logical types ``decimal``, ``date``,
-    ``time-…`` and ``timestamp-…``; uuids are ``string``. ``null`` is not among them.
+    ``time-…`` and ``timestamp-…``; uuids are ``string``. ``null`` is not among them. `symbols` are those of ``enum``.
     """
 
     path: str
     steps: Path
     kinds: frozenset[str]
     picks: tuple[tuple[int, int], ...] = ()
+    symbols: frozenset[str] = frozenset()
 
 
 class NoSuchPath(ValueError):
@@ -96,7 +100,8 @@ class SchemaPaths:
             raise NoSuchPath(f"{path!r} is no value but null: name another path")
         if kinds & _STRUCTURES:
             raise NoSuchPath(_no_value(path, steps, places))
-        return Source(path, tuple(steps), frozenset(kinds), picks)
+        symbols = frozenset(symbol for place in places if isinstance(place, Enum) for symbol in place.symbols)
+        return Source(path, tuple(steps), frozenset(kinds), picks, symbols)
 
     def records(self, path: str) -> tuple[Source, list[Record]]:
         """Return where the records stand at which `path` ends, and their types. Raises `NoSuchPath`."""
@@ -202,6 +207,10 @@ def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
             if index:
                 picks.append((len(steps), int(index)))
             steps.append(EACH)
+        if len(steps) > _MOST_STEPS:
+            raise NoSuchPath(
+                f"{path[:_SHOWN]!r}… is a path of more than {_MOST_STEPS} steps: write a shorter one"
+            )
     return steps, tuple(picks)
 
 

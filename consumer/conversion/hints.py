@@ -126,8 +126,10 @@ def field_meant(name: str) -> str:
         return _FIELD_OF[_plain(key)]
     # Only the last part is compared: all fields of one object have the same beginning.
     beside = {target.key: target.name for target in TARGETS.values() if target.parent == parent}
+    words = {word: field for word, field in _FIELD_OF.items() if field in beside.values()}
     anywhere = {target.key: target.name for target in reversed(TARGETS.values())}
-    return beside.get(nearest(key, beside)) or anywhere.get(nearest(key, anywhere), "")
+    places = (beside, words, anywhere)
+    return next((place[near] for place in places if (near := nearest(key, place))), "")
 
 
 def fields_within(name: str) -> str:

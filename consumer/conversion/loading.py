@@ -30,17 +30,20 @@ from consumer.conversion.computed.expressions import (
     Expression,
     First,
     Phone,
+    Scalar,
     Unreadable,
     When,
     array_of,
     computation,
     constants_in,
     depends_on_event,
+    expression_name,
     is_many,
+    results_of,
     source_misfit,
 )
 from consumer.conversion.computed.phones import is_installed, is_region
-from consumer.conversion.computed.tables import ExpressionReader
+from consumer.conversion.computed.tables import ExpressionReader, Fold, never, texts_of
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
@@ -96,6 +99,15 @@ class Layer(NamedTuple):
     rank: Rank = Rank.OWN
 
 
+class Unused(NamedTuple):
+    """What is missing of a line that sections share: a path that this schema lacks, or a value that none of these
+    `texts` is (None: it is a path). `is_all`: the path is all of the line."""
+
+    name: str
+    is_all: bool = False
+    texts: frozenset[str] | None = None
+
+
 class MissingFields(MappingError):
     """Fields that every event needs have no source."""
 
@@ -114,9 +126,8 @@ class Loader:
         self._settings = ChainMap(*(layer.tables for layer in reversed(layers)))
         # Field -> the layer whose line is in force.
         self._standing: dict[str, Layer] = {}
-        # Lines of shared layers, by their names in errors. Unused: this schema lacks the path; with it, whether the
-        # path is all of the line.
-        self.unused: dict[str, tuple[str, bool]] = {}
+        # Lines of shared layers, by their names in errors. Unused: this schema lacks what they name.
+        self.unused: dict[str, Unused] = {}
         self.used: set[str] = set()
         self._warnings = tuple(
             f"{layer.name}: {text}"
@@ -149,7 +160,7 @@ class Loader:
         event_names = self._entries("event_names", {*known, FILTER})
         # Channels are compared in any case: producers do not agree on one.
         sent_as = self._entries("action_sources", ACTION_SOURCES)
-        action_sources = {key.strip().lower(): value for key, value in sent_as.items()}
+        action_sources = {_folded(key): value for key, value in sent_as.items()}
         sources = self._sources()
         written = {name for name, layer in self._standing.items() if layer.rank > Rank.DEFAULT}
         proposed = frozenset(sources.keys() - written)
@@ -173,6 +184,8 @@ class Loader:
                 f'{self._name}: [fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}'
             )
         self._check_computed(sources, event_names.keys() | known, action_sources)
+        self._check_keys("event_names", sources.get("event_name"), str)
+        self._check_keys("action_sources", sources.get("action_source"), _folded)
         return Mapping(
             event_names=event_names,
             own_events=tuple(own_events),
@@ -303,8 +316,42 @@ class Loader:
                 return layer, said
             # `sections` refuses a line whose path no section has: it is misspelled.
             if layer.rank is Rank.SHARED:
-                self.unused[line] = lacks, isinstance(said, str)
+                self.unused[line] = Unused(lacks, isinstance(said, str))
         return None, None
+
+    def _check_keys(self, table: str, source: Expression | None, fold: Fold) -> None:
+        """Check that the source may have each value that the user's lines of this table are for: records with a
+        misspelled one would be filtered or refused."""
+        if source is None:
+            return
+        for number, layer in enumerate(self._layers):
+            for key, said in layer.tables.get(table, {}).items() if layer.rank > Rank.DEFAULT else ():
+                wider = [one.tables.get(table, {}).get(key) for one in self._layers[:number]]
+                # A line that repeats one of a wider layer, or removes it, is none of these.
+                if said not in wider and (said != "" or not any(wider)):
+                    self._expect(layer, f"[{table}] {key!r}", key, [source], is_key=True, fold=fold)
+
+    def _expect(
+        self,
+        layer: Layer,
+        line: str,
+        value: Scalar,
+        sources: Sequence[Expression],
+        *,
+        is_key: bool = False,
+        fold: Fold = str,
+    ) -> None:
+        """Check that one of the sources may have a value that a line of the user's compares with them."""
+        line = f"{layer.name}: {line}"
+        why = [never(source, value, is_key=is_key, fold=fold) for source in sources]
+        if not all(why):
+            self.used.add(line)
+        elif layer.rank is Rank.OWN:
+            raise MappingError(f"{line}: {why[0]}")
+        else:
+            texts = [texts_of(source) or () for source in sources]
+            # `sections` refuses a line whose value no section has.
+            self.unused[line] = Unused(str(value), texts=frozenset[str]().union(*texts))
 
     @contextmanager
     def _line_of(self, layer: Layer, advice: str) -> Iterator[None]:
@@ -324,10 +371,17 @@ class Loader:
         source = self._source(key, said, target.kinds, target.meant, one=one)
         if isinstance(source, Computed) and target.name in _TIMES:
             # A number without a logical type counts in `time_unit`.
-            units = {kind if kind in DAYS else "number" for kind in source.kinds & (DAYS | NUMBERS)}
+            unit = f"a number of {self._settings['time_unit']} (time_unit)"
+            units = {
+                kind if kind in DAYS else unit: expression_name(one)
+                for one in results_of(source)
+                for kind in one.kinds & (DAYS | NUMBERS)
+            }
             if len(units) > 1:
+                each = " and ".join(f"{name} is {kind}" for kind, name in units.items())
                 self._fail(
-                    f"{key}: {source.path!r} are {' and '.join(sorted(units))}, which count time in different units"
+                    f"{key}: {each}, so they count time in different units: name paths of one unit, or bring them to "
+                    "one in a function of your own (PINSTREAM_TRANSFORM)"
                 )
         return source
 
@@ -378,7 +432,8 @@ class Loader:
                 computation(source, item_steps, event_type, lambda _: None)
             # A constant that is rarely sent is checked now: its first event would be a dead letter.
             for constant in constants_in(source):
-                names = event_types if self._settings["unknown_event_name"] == "refuse" else None
+                # Elsewhere an unknown name is meant to be sent as ``custom``.
+                names = None if self._settings["unknown_event_name"] == "custom" else event_types
                 if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
                     table = "constants" if isinstance(self._tables["constants"].get(key), dict) else "fields"
                     self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
@@ -468,13 +523,24 @@ class Loader:
                 for path in said if isinstance(said, list) else [] if said == "" else [said]:
                     source = self._source(f"[consent] {key}", path, kinds, meant)
                     conditions.append(Condition((source,), tuple(allowed) or (True,)))
+                    # A value may be another path's. A path with none of them is never consent.
+                    if allowed and all(why := [never(source, value) for value in allowed]):
+                        self._fail(f"[consent] allowed: {why[0]}")
         if not every and not some:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")
             return None
+        paths = [condition.parts[0] for condition in (*every, *some)]
+        for layer in [one for one in self._layers if "allowed" in one.tables.get("consent", {})][-1:]:
+            for value in allowed:
+                self._expect(layer, f"[consent] allowed, {value!r}", value, paths)
+        return self._agreement(every, some, is_listed=bool(allowed))
+
+    def _agreement(self, every: list[Condition], some: list[Condition], *, is_listed: bool) -> Expression:
+        """Return the expression that is true if all of `every` hold, and one of `some` if there are any."""
         # The usual consent, one boolean: the compiled program reads it without calling Python.
         if len(every) == 1 and not some:
-            return every[0] if allowed else every[0].parts[0]
+            return every[0] if is_listed else every[0].parts[0]
         agreed: Expression = Constant(True)
         if some:
             agreed = First(tuple(When((agreed, condition), None) for condition in some))
@@ -514,3 +580,7 @@ class Loader:
             if key not in allowed:
                 self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")
         return self._tables[table]
+
+
+def _folded(channel: str) -> str:
+    return trim(channel).lower()

@@ -15,6 +15,7 @@ Errors are one line, name the file and the key, and say what to do.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
@@ -277,10 +278,14 @@ class _File:
         """Raise `MappingError` if a path that sections share is in none of their schemas."""
         used = {line for loader in loaders for line in loader.used}
         for loader in loaders:
-            for line, (path, is_all) in loader.unused.items():
+            for line, (path, is_all, texts) in loader.unused.items():
                 # The section that has the path may have a line of its own.
                 if line in used or (is_all and any(paths.has(path) for paths in schemas.values())):
                     continue
+                if texts is not None:
+                    alike = (one.unused[line].texts or () for one in loaders if line in one.unused)
+                    known = or_all(path, sorted(texts.union(*alike)))
+                    raise MappingError(f"{line}: no section that shares this line has such a value; {known}")
                 if not path:
                     raise MappingError(f"{line} has no numbers: name the path of user_data.ph in [fields]")
                 places = {at: record for record, paths in schemas.items() for at in paths.all_paths()}
@@ -291,9 +296,19 @@ class _File:
                 )
 
 
+# The parser's time is the square of a name's parts. (This sees names in texts and comments, too; none is so long.)
+_MOST_PARTS: Final = 128
+_PART: Final = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY: Final = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
+
+
 def _parsed(toml: str, name: str) -> dict[str, Any]:
     try:
         # Editors on Windows put a byte-order mark at the beginning.
+        if _LONG_KEY.search(toml):
+            raise MappingError(
+                f"{name}: a name has more than {_MOST_PARTS} parts between dots: write a shorter one"
+            )
         tables = tomllib.loads(toml.removeprefix("\ufeff"))
         # Messages name values of the file: Python makes no text of an integer of more than 4300 digits.
         repr(tables)
@@ -333,8 +348,9 @@ def _checked(
         if key in TARGETS or fields_within(key):
             table = f"{quoted}.fields]" if quoted else "[fields]"
             raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")
+        known = [one for one in allowed if one not in WITHOUT_EFFECT]
         # A name with dots in it, written without quotes.
-        if quoted and isinstance(value, dict) and key != "topic":
+        if quoted and isinstance(value, dict) and key != "topic" and not nearest(key, known):
             raise MappingError(
                 f'{where}: {key!r} is not a mapping key; a name with dots is quoted: {quoted[:-1]}.{key}…"]'
             )
@@ -342,7 +358,6 @@ def _checked(
             raise MappingError(
                 f'{where}: a section for a topic has no topics of its own: write [topic."<topic>"]'
             )
-        known = [one for one in allowed if one not in WITHOUT_EFFECT]
         raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
     # ``user_data.em = …`` without quotes is a table in TOML. Any other table is a value that is computed.
     names = {

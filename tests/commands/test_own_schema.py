@@ -89,6 +89,15 @@ async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], t
     assert (await _mapping_row(files)).endswith("with a source; by the packaged mapping's lines: language")
 
 
+async def test_check_names_text_that_is_computed_with(files: dict[str, str], tmp_path: Path) -> None:
+    """`check` names the paths to text that the mapping takes for numbers, since each event whose text is none is
+    refused; what the schema says is a number is not named."""
+    fields = '"custom_data.value" = { multiply = ["meta.type", { sum = "order.lines[].unit_price" }] }'
+    toml = re.sub('"custom_data.value" = .*', fields, blocks()[1])
+    (tmp_path / "mapping.toml").write_text(toml)
+    assert (await _mapping_row(files)).endswith("; computed with as numbers, though they are text: meta.type")
+
+
 async def _mapping_row(files: dict[str, str]) -> str:
     found = CheckContext(load(files, needs=()))
     await schema(found)

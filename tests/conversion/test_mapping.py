@@ -79,6 +79,7 @@ def test_tables_are_laid_over_key_by_key() -> None:
         [action_sources]
         KIOSK = "offline"
         [fields]
+        action_source = "language"
         language = ""
         "user_data.em" = "customer.phones"
         """
@@ -339,6 +340,35 @@ ERRORS = {
         "'event_id' is a field: write [fields] on a line of its own above it",
     ),
     "an object's field without its table": ('user_data.em = "x"', "'user_data' is a field: write [fields]"),
+    "a field by another word, misspelled": (
+        '[fields]\n"user_data.emial" = "x"',
+        "'user_data.emial' is not a field of a conversion event; the nearest is 'user_data.em'",
+    ),
+    "a name of thousands of parts": (f"a{'.a' * 20_000} = 1", "a name has more than 128 parts between dots"),
+    "such a name in a table, in quotes": (
+        "[fields]\nuser_data" + ' . "a"' * 20_000 + " = 1",
+        "a name has more than 128 parts between dots",
+    ),
+    "a path of thousands of steps": (
+        f'[fields]\nlanguage = "customer{"[]" * 20_000}"',
+        "is a path of more than 128 steps: write a shorter one",
+    ),
+    "a channel that the schema's enum lacks": (
+        '[action_sources]\nWEBB = "web"',
+        "[action_sources] 'WEBB': 'channel' is never 'WEBB'; the nearest is 'WEB'",
+    ),
+    "a consent that the schema's enum lacks": (
+        '[consent]\nrequire = "channel"\nallowed = ["WBE", "X"]',
+        "[consent] allowed: 'channel' is never 'WBE'; the nearest is 'WEB'",
+    ),
+    "a consent that one of two may be": (
+        '[consent]\nrequire = ["channel", "opt_out"]\nallowed = ["WEB", true, "IS"]',
+        "[consent] allowed, 'IS': 'channel' is never 'IS'; the nearest is 'IOS'",
+    ),
+    "a consent of another kind": (
+        '[consent]\nrequire = "opt_out"\nallowed = ["no"]',
+        "[consent] allowed: 'opt_out' is boolean, so it is never 'no'",
+    ),
     "a field by another word": ('[fields]\n"user_data.ip" = "x"', "nearest is 'user_data.client_ip_address'"),
     "a field without its object": ('[fields]\nem = "x"', "the nearest is 'user_data.em'"),
     "an item's field without []": (

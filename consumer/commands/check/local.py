@@ -19,6 +19,7 @@ from consumer.app import building
 from consumer.app.telemetry import environment
 from consumer.commands.check.rows import CheckContext, Row, Skip, counted, ok, warning
 from consumer.conversion.computed.expressions import Computed
+from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.conversion.transform import load_transform
@@ -120,7 +121,9 @@ def _sources(settings: Settings, section: Section) -> str:
     proposed = [name for name in mapping.sources if own_file and name in mapping.proposed]
     said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
     computed = [name for name, source in mapping.sources.items() if isinstance(source, Computed)]
-    return f"{said}; computed, each by a call of Python: {first_of(computed)}" if computed else said
+    said += f"; computed, each by a call of Python: {first_of(computed)}" if computed else ""
+    texts = dict.fromkeys(path for source in mapping.sources.values() for path in numbers_in_text(source))
+    return f"{said}; computed with as numbers, though they are text: {first_of([*texts])}" if texts else said
 
 
 def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:

@@ -7,16 +7,18 @@ names the operand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from consumer.avro.paths import NoSuchPath, SchemaPaths
+from consumer.avro.paths import NoSuchPath, SchemaPaths, Source
 from consumer.avro.schema import Array, Field, Map, Record, branches_of
 from consumer.conversion.amounts import MAX_DIGITS, exact
 from consumer.conversion.computed.expressions import (
     Arithmetic,
     Branch,
+    Computed,
     Condition,
     Constant,
     Element,
@@ -30,8 +32,8 @@ from consumer.conversion.computed.expressions import (
     When,
     constants_in,
     expression_name,
-    kind_of,
     listed,
+    results_of,
     source_misfit,
 )
 from consumer.conversion.targets import NUMBERS, WORDS
@@ -47,6 +49,9 @@ _TAKES: Final = {
     **dict.fromkeys(("sum", "add", "subtract", "multiply"), _NUMBER),
 }
 
+# Signs stand at the beginning, or behind an e: no join makes such a number.
+_NO_NUMBER: Final = re.compile("[^0-9.eE]")
+
 _OPERATORS: Final = ("path", "branch", "value", "first", *_TAKES)
 # Keys that may stand beside an operator.
 _BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
@@ -54,6 +59,7 @@ _CONDITIONS: Final = ("when", "when_event")
 
 
 _Found = TypeVar("_Found")
+Fold = Callable[[str], str]
 
 
 class ExpressionReader:
@@ -156,7 +162,7 @@ class ExpressionReader:
             raise Unreadable(
                 f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
             )
-        return Branch((source,), told, names)
+        return Branch((source._replace(symbols=frozenset(holding)),), told, names)
 
     def _parts(self, operator: str, said: Any) -> tuple[Expression, ...]:
         # One operand alone is probably a list that was cut, or the wrong operator.
@@ -179,6 +185,9 @@ class ExpressionReader:
         for constant in constants_in(of) if _TAKES[operator] is _NUMBER else ():
             if not isinstance(exact(constant), Decimal):
                 raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
+        for result in results_of(of) if _TAKES[operator] is _NUMBER else ():
+            if isinstance(result, Join) and _is_never_a_number(result):
+                raise Unreadable(f"{operator} takes {meant}, but the join with {result.glue!r} is none")
         return of
 
     def _table(self, entries: Any, said: dict[str, Any]) -> Table:
@@ -187,15 +196,9 @@ class ExpressionReader:
         if "of" not in said:
             raise Unreadable('table needs of, the path of the value: of = "…"')
         of = self._operand("table", self.expression(said["of"]))
-        kinds = of.kinds
         for key in entries:
-            # Text may be anything, but the text of a number has only digits.
-            if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
-                raise Unreadable(f"table: {expression_name(of)} is {listed(kinds)}, so it is never {key!r}")
-            if kinds == {"boolean"} and key not in ("true", "false"):
-                raise Unreadable(
-                    f'table: {expression_name(of)} is boolean, so it is never {key!r}: write "true" or "false"'
-                )
+            if why := never(of, key, is_key=True):
+                raise Unreadable(f"table: {why}")
         otherwise = said.get("otherwise")
         return Table(
             (of,),
@@ -231,18 +234,73 @@ class ExpressionReader:
         if not allowed:
             raise Unreadable(f"when: {path!r} has no values to compare with")
         for value in allowed:
-            # A value that the path never has is an error of the mapping: 1 is not "1".
-            kind = kind_of(_scalar(f"when {path!r}", value))
-            fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
-            if not of.kinds & fitting:
-                raise Unreadable(f"when: {path!r} is {listed(of.kinds)}, so it is never {value!r}")
-            # Not-a-number and infinity would hold for no record.
-            if fitting is NUMBERS and not isinstance(exact(value), Decimal):
+            if value == "":
                 raise Unreadable(
-                    f"when: {path!r} is compared with a number of at most {MAX_DIGITS} digits before and after the "
-                    f"point, but {value!r} is none"
+                    f'when: {path!r} is compared with "", but blank text counts as missing, so that holds for no '
+                    "record: name the values for which it holds"
                 )
+            if why := never(of, _scalar(f"when {path!r}", value)):
+                raise Unreadable(f"when: {why}")
         return Condition((of,), tuple(allowed))
+
+
+def never(of: Expression, value: Scalar, *, is_key: bool = False, fold: Fold = str) -> str:
+    """Return why the value of this is never `value`, which a mapping compares with it; empty: it may be.
+
+    The key of a table (`is_key`) is the text of a number or a boolean, too. `fold`: texts are equal if this makes them
+    equal.
+    """
+    name, kinds, fitting = expression_name(of), of.kinds, set(WORDS)
+    if not isinstance(value, str):
+        fitting = {"boolean"} if isinstance(value, bool) else set(NUMBERS)
+    elif is_key:
+        # Text may be anything, but the text of a number has only digits.
+        fitting |= {"int", "long"} if value.removeprefix("-").isdecimal() else set()
+        fitting |= {"boolean"} if value in ("true", "false") else set()
+    # In a condition 1 is not "1".
+    if not (possible := kinds & fitting):
+        hint = ': write "true" or "false"' if is_key and kinds == {"boolean"} else ""
+        return f"{name} is {listed(kinds)}, so it is never {value!r}{hint}"
+    if not isinstance(value, str):
+        # Not-a-number and infinity would hold for no record.
+        if isinstance(value, bool) or isinstance(exact(value), Decimal):
+            return ""
+        return (
+            f"{name} is compared with a number of at most {MAX_DIGITS} digits before and after the point, but "
+            f"{value!r} is none"
+        )
+    texts = texts_of(of) if possible <= WORDS else None
+    if texts is None or fold(value) in map(fold, texts):
+        return ""
+    return f"{name} is never {value!r}; {or_all(value, sorted(texts))}"
+
+
+def _is_never_a_number(join: Join) -> bool:
+    """Return whether a part of every text that this gives is in no number."""
+    fixed = [texts_of(part) or () for part in join.parts if part.kinds <= WORDS]
+    return any(all(map(_NO_NUMBER.search, texts)) for texts in ([join.glue], *filter(None, fixed)))
+
+
+def numbers_in_text(expression: Expression) -> Iterator[str]:
+    """Yield the paths to text that is computed with as numbers: a text may be none."""
+    for part in expression.parts if isinstance(expression, Computed) else ():
+        yield from numbers_in_text(part)
+        if isinstance(expression, Arithmetic | Sum):
+            found = (one for one in results_of(part) if isinstance(one, Source))
+            yield from (one.path for one in found if not one.kinds & NUMBERS)
+
+
+def texts_of(of: Expression) -> frozenset[str] | None:
+    """Return all texts that the value of this may be, if schema and mapping name them; None: it may be any text."""
+    texts: set[str] = set()
+    for result in results_of(of):
+        if isinstance(result, Constant | Table):
+            texts.update(one for one in constants_in(result) if isinstance(one, str))
+        elif "string" in result.kinds:
+            return None
+        elif isinstance(result, Source):
+            texts |= result.symbols
+    return frozenset(texts)
 
 
 def _has_parts(field: Field) -> bool:

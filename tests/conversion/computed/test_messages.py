@@ -116,7 +116,49 @@ from tests.support.mapping import load_mapping
         ),
         (
             'event_time = { first = ["micros", "at"] }',
-            "are timestamp-micros and timestamp-millis, which count time in different units",
+            "'micros' is timestamp-micros and 'at' is timestamp-millis, so they count time in different units: name",
+        ),
+        (
+            'event_time = { first = ["at", "dept"] }',
+            "'at' is timestamp-millis and 'dept' is a number of milliseconds (time_unit), so they count",
+        ),
+        (
+            f'"{VALUE}" = {{ path = "rate", when = {{ tier = "GOD" }} }}',
+            "when: 'tier' is never 'GOD'; the nearest is 'GOLD'",
+        ),
+        (f'"{VALUE}" = {{ path = "rate", when = {{ tier = "TIN" }} }}', None),
+        (f'"{VALUE}" = {{ path = "rate", when = {{ terms = "GOD" }} }}', None),
+        (
+            f'"{VALUE}" = {{ path = "rate", when = {{ country = "" }} }}',
+            "when: 'country' is compared with \"\", but blank text counts as missing, so that holds for no record",
+        ),
+        (
+            f'"{CATEGORY}" = {{ of = "tier", table = {{ GOLD = "a", TON = "b" }} }}',
+            "table: 'tier' is never 'TON'; the nearest is 'TIN'",
+        ),
+        (
+            f'"{CATEGORY}" = {{ of = {{ first = ["tier", "dept"] }}, table = {{ "7" = "a", TIN = "b" }} }}',
+            None,
+        ),
+        (
+            f'"{CATEGORY}" = {{ of = {{ first = ["tier", "dept"] }}, table = {{ "x7" = "a" }} }}',
+            "table: first is never 'x7'; known: 'GOLD', 'TIN'",
+        ),
+        (
+            f'"{VALUE}" = {{ multiply = ["rate", {{ join = ["country", "dept"], with = " - " }}] }}',
+            "multiply takes a number, but the join with ' - ' is none",
+        ),
+        (
+            f'"{VALUE}" = {{ sum = {{ join = ["lines[].size", {{ value = "EUR" }}] }} }}',
+            "sum takes a number, but the join with '' is none",
+        ),
+        (
+            f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "tier"] }}] }}',
+            "add takes a number, but the join with '' is none",
+        ),
+        (
+            f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "dept", "country"], with = "." }}] }}',
+            None,
         ),
         (
             'event_name = { path = "type", when_event = "checkout" }',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -282,6 +283,78 @@ def test_values_that_are_allowed_belong_to_their_path(tmp_path: Path) -> None:
     assert by_flag.path == "consent"
 
 
+def typed(name: str, kinds: list[str], asks: list[str]) -> dict[str, Any]:
+    """Return a record type whose events have these types and these answers to the question for consent."""
+    kind = {"type": "enum", "name": f"{name}Kind", "symbols": kinds}
+    ask = {"type": "enum", "name": f"{name}Ask", "symbols": asks}
+    fields = {"id": "string", "at": "long", "kind": kind, "ask": ask}
+    return {
+        "type": "record",
+        "name": name,
+        "namespace": "com.shop",
+        "fields": [{"name": key, "type": type_} for key, type_ in fields.items()],
+    }
+
+
+TYPED: Final = (typed("Order", ["PAID", "OPEN"], ["YES", "NO"]), typed("Click", ["SEEN"], ["GRANTED", "NO"]))
+SHARED: Final = """
+[constants]
+action_source = "web"
+[fields]
+event_id = "id"
+event_time = "at"
+event_name = "kind"
+[record."com.shop.Order"]
+[record."com.shop.Click"]
+"""
+
+
+def test_values_that_sections_share_are_those_of_any_of_them(tmp_path: Path) -> None:
+    """An event type or an allowed consent that sections share may be one that only some of their schemas have."""
+    lines = """
+    [event_names]
+    PAID = "checkout"
+    SEEN = "page_visit"
+    [consent]
+    require = "ask"
+    allowed = ["YES", "GRANTED"]
+    """
+    assert len(loaded(tmp_path, SHARED + lines, *TYPED).all) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            '[event_names]\nPAID = "checkout"\nSEN = "page_visit"',
+            r"^my.toml: \[event_names\] .SEN.: no section that shares this line has .*; the nearest is .SEEN.$",
+        ),
+        (
+            '[consent]\nrequire = "ask"\nallowed = ["YES", "GRANTED", "NOO"]',
+            r"^my.toml: \[consent\] allowed, 'NOO': no section that shares this line .* the nearest is 'NO'$",
+        ),
+        # Without an answer that is consent, all events of this type would be filtered.
+        (
+            '[consent]\nrequire = "ask"\nallowed = ["YES"]',
+            r"\(?com.shop.Click.*\[consent\] allowed: .ask. is never .YES.; known: .GRANTED., .NO.",
+        ),
+        (
+            '[record."com.shop.Click".event_names]\nPAID = "checkout"',
+            r'^my.toml \[record."com.shop.Click"\]: \[event_names\] .PAID.: .kind. is never .PAID.; known: .SEEN.',
+        ),
+        (
+            '[topic."web".event_names]\nPAYD = "checkout"',
+            r'^my.toml \[topic."web"\]: \[event_names\] .PAYD.: no section .* the nearest is .PAID.$',
+        ),
+    ],
+)
+def test_a_value_that_no_section_has_is_an_error(lines: str, said: str, tmp_path: Path) -> None:
+    """A value that is in no schema of the sections that share it is misspelled, and so is one that is not in the schema
+    of the section that names it."""
+    with pytest.raises(MappingError, match=said):
+        loaded(tmp_path, f"{SHARED}{lines}\n", *TYPED)
+
+
 def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
     """An empty line in a section removes a shared line there only."""
     sections = loaded(tmp_path, f'{MAPPING}\n[record."com.shop.Click".fields."user_data"]\nem = ""\n')
@@ -299,6 +372,7 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
         ('[record."com.shop.Order".fields]\n"user_data.ph" = "page"', r'\[record."com.shop.Order"\]: .*page'),
         ('[record."com.shop.Ordr"]', r'\[record."com.shop.Ordr"\]: no .avsc file .* the nearest is .com.shop.Order'),
         ("[record.com.shop.Order.fields]", r"a name with dots is quoted: \[record.\"com.shop…\"\]"),
+        ('[record."com.shop.Order".field]\nevent_id = "id"', "'field' is not a mapping key; the nearest is 'fields'"),
         ('[record."com.shop.Order"]\nunknown_record = "filter"', "for all sections: write it at the top"),
         ('[record."com.shop.Order"]\nfelds = 1', r"'felds' is not a mapping key; the nearest is 'fields'"),
         ('[record."com.shop.Order"]\nevent_id = "id"', r"write \[record.\"com.shop.Order\".fields\]"),
