@@ -1,6 +1,37 @@
-"""``python -m consumer`` is ``pinstream``."""
+"""The command ``pinstream``, and ``python -m consumer``: first the signal handler, then the imports.
 
-from consumer.commands import main
+Importing a command takes up to a second. As process 1 of a container, a process without a handler ignores SIGTERM; as
+any other it ends by the signal, which a supervisor takes for a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+# 128 + SIGTERM, as in a shell.
+_ENDED = 143
+
+
+def enter() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _end_early)
+    from consumer.commands import main  # not before there is a handler
+
+    main()
+
+
+def _end_early(number: int, _: object) -> NoReturn:
+    """End on a SIGTERM that comes before the command has a handler of its own: nothing has begun."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if command == "run":
+        os._exit(0)  # a service that was asked to stop
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(_ENDED)  # process 1, which this signal does not end
+
 
 if __name__ == "__main__":
-    main()
+    enter()

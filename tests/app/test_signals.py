@@ -9,8 +9,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.end_to_end.group.test_shutdown import AS_PID_1, can_be_pid_1
+from tests.end_to_end.processes import wait_for
 
 PROGRAM = """
 import asyncio, os, signal, sys
@@ -68,3 +73,62 @@ def test_an_impatient_end_shows_the_cursor_again() -> None:
     assert process.wait(30) == 128 + signal.SIGINT
     assert b"\x1b[?25h" in os.read(controller, 100)
     os.close(controller)
+
+
+def _handles_sigterm(pid: int) -> bool:
+    """Whether the process has a handler of SIGTERM."""
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigCgt" in line)
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["run"], 0),
+        (["--debug", "run", "--workers", "2"], 0),
+        (["run", "--worker", "1/2"], 0),
+        (["check"], -signal.SIGTERM),
+    ],
+    ids=["run", "supervisor", "worker", "check"],
+)
+def test_a_signal_while_it_imports(arguments: list[str], code: int) -> None:
+    """From its first moment a service that is asked to stop ends with 0, before it has begun anything; another command
+    ends by the signal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "consumer", *arguments],
+        env={"PATH": os.environ["PATH"], "PINSTREAM_LOG_FORMAT": "json"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for(lambda: _handles_sigterm(process.pid), "a handler")
+        # Otherwise it would end by itself, for there are no settings.
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == code
+    finally:
+        process.kill()
+
+
+@pytest.mark.skipif(
+    not can_be_pid_1(), reason="unshare is not installed, or may not make a process namespace here"
+)
+@pytest.mark.parametrize(("command", "code"), [("run", 0), ("check", 143)])
+def test_a_signal_while_it_imports_as_process_1(command: str, code: int) -> None:
+    """The system delivers no signal to process 1 that it has no handler for."""
+    process = subprocess.Popen(
+        [*AS_PID_1[: AS_PID_1.index("sh")], sys.executable, "-m", "consumer", command],
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        [inner] = wait_for(psutil.Process(process.pid).children, "process 1")
+        wait_for(lambda: _handles_sigterm(inner.pid), "a handler")
+        inner.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == code
+    finally:
+        process.kill()
