@@ -3,7 +3,10 @@
 Code that logs calls ``structlog.get_logger()`` with a constant event name and fields. This module decides how the lines
 are filtered and written. Lines of the standard library's `logging` (aiohttp, confluent-kafka) go through it too::
 
-    event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> stderr
+    event -> level, logger, time -> RepeatLimiter -> exception text -> redact -> JSON or console -> Outlet -> stderr
+
+`Outlet` has the one thread that writes. A disk that is full, a reader that has ended or stands still must not hold up
+the delivery: who logs never waits. Lines that cannot be written are dropped and counted.
 
 `RepeatLimiter` prevents an outage from writing the same line ten thousand times a second: it passes a limited number of
 lines of one event name and level per interval, and the next line that passes has the number of dropped lines. Messages
@@ -14,16 +17,19 @@ the responsibility of the callers: they log codes and ids, never bodies.
 
 from __future__ import annotations
 
-import io
+import atexit
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TextIO
 
 import orjson
@@ -32,6 +38,12 @@ import structlog
 EventDict = MutableMapping[str, Any]
 
 REDACTED = "[redacted]"
+# Bytes of the lines that wait to be written. Further ones are dropped.
+MOST_BYTES = 1024 * 1024
+# Seconds that the end of the process waits for lines that are not written yet.
+LAST_SECONDS = 1.0
+# Seconds until a descriptor that takes nothing now (EAGAIN) is tried again.
+_WRITE_AGAIN = 0.05
 
 # Events that the console shows with one field per line, because people read them in full.
 _ONE_FIELD_PER_LINE = frozenset({"starting"})
@@ -67,8 +79,15 @@ class RepeatLimiter:
     seldom: float = field(default=60.0, kw_only=True)
     kinds: int = field(default=1000, kw_only=True)
     clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _windows: OrderedDict[tuple[str, str], _Repeats] = field(default_factory=OrderedDict, init=False)
+
+    def __post_init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        # The process that forked may have held it. Reentrant: the garbage collector may run, and log, in between.
+        self._lock = threading.RLock()
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """Return the event with the number of dropped repeats, or raise `structlog.DropEvent` to drop it."""
@@ -94,6 +113,131 @@ class RepeatLimiter:
         if not_shown:
             event["repeats_not_shown"] = not_shown
         return event
+
+
+class Outlet:
+    """Writes lines to a file descriptor, in order, from a daemon thread. `put` never waits for it.
+
+    At most `most_bytes` of lines wait. A child of a fork begins without lines, and with a thread of its own.
+    """
+
+    def __init__(self, descriptor: int, most_bytes: int = MOST_BYTES) -> None:
+        self.descriptor = descriptor
+        self._most_bytes = most_bytes
+        self.dropped = 0
+        """How many lines could not be written."""
+        self._told = 0
+        # Until when the end of the process waits (monotonic). None: it has not begun.
+        self._ends: float | None = None
+        # Whether the last line was written in part.
+        self._torn = False
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        # Reentrant: the garbage collector may run, and log, in between.
+        self._changed = threading.Condition(threading.RLock())
+        self._lines: deque[bytes] = deque()
+        # Of these lines, and of the one that is being written.
+        self._bytes = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: str, *, last: bool = False) -> None:
+        """Queue a line. `last`: also if there is no room, because no other one follows."""
+        data = f"{line}\n".encode("utf-8", "backslashreplace")
+        with self._changed:
+            # A line that is larger than the whole queue is written, too, if it is alone.
+            if self._bytes and self._bytes + len(data) > self._most_bytes and not last:
+                self.dropped += 1
+                return
+            if self._thread is None:
+                # Made for the first line, so after any fork of a service.
+                thread = threading.Thread(target=self._work, name="log", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the machine, or the interpreter at its end, has no thread left for it
+                    self.dropped += not self._write(data)
+                    return
+                self._thread = thread
+            self._lines.append(data)
+            self._bytes += len(data)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """At the end of the process, wait until all lines are written or dropped. All calls wait `LAST_SECONDS`."""
+        now = time.monotonic()
+        self._ends = self._ends or now + LAST_SECONDS
+        with self._changed:
+            self._changed.wait_for(lambda: not self._bytes, max(0.0, self._ends - now))
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                line = self._lines.popleft()
+            # Without the lock: this may take for ever.
+            written = self._write(line)
+            with self._changed:
+                self.dropped += not written
+                # Once there is room again, behind the lines that had still found some.
+                tells = written and not self._lines and self.dropped > self._told
+                if tells:
+                    self._told = self.dropped
+            if tells:
+                structlog.get_logger().warning("log_lines_dropped", lines=self._told)
+            with self._changed:
+                self._bytes -= len(line)
+                self._changed.notify_all()
+
+    def _write(self, line: bytes) -> bool:
+        """Write a line, however long that takes. Return False if it cannot be written."""
+        # Not through a stream of Python: at exit, the interpreter needs the lock of that. One call for each line keeps
+        # the lines of several processes apart. A line that broke off must not run into this one.
+        left = memoryview(b"\n" + line if self._torn else line)
+        whole = len(left)
+        while left:
+            try:
+                left = left[os.write(self.descriptor, left) :]
+            except BlockingIOError:
+                time.sleep(_WRITE_AGAIN)
+            except OSError:  # no room, no reader, a broken disk, …
+                self._torn = self._torn or len(left) < whole
+                return False
+        self._torn = False
+        return True
+
+
+_outlet: Outlet | None = None
+"""Made once for a process, when the log is first set up."""
+
+
+def lines_dropped() -> int:
+    """Return how many lines of the log could not be written."""
+    return 0 if _outlet is None else _outlet.dropped
+
+
+def end_with(line: str) -> None:
+    """Write the last line of the process to stderr, behind those of the log. Waits at most `LAST_SECONDS` for these."""
+    outlet = _outlet_of_stderr()
+    if outlet is not None:
+        outlet.put(line, last=True)
+        outlet.flush()
+    elif sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            _put_into(sys.stderr, line)
+
+
+def _outlet_of_stderr() -> Outlet | None:
+    """Return the outlet if it is that of the present stderr, which may be replaced by something that is no file."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        if _outlet is not None and _outlet.descriptor == sys.stderr.fileno():
+            return _outlet
+    return None
+
+
+def _put_into(stream: TextIO, line: str) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 @dataclass(slots=True)
@@ -128,6 +272,45 @@ class _Forward(logging.Handler):
             self.handleError(record)
 
 
+@dataclass(eq=False)
+class _Lines:
+    """What structlog calls with finished lines."""
+
+    put: Callable[[str], object]
+
+    def __post_init__(self) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.put
+
+
+def _put_of(stream: TextIO | None) -> Callable[[str], object]:
+    """Return the function that writes a line to `stream`, or to stderr."""
+    global _outlet
+    if stream is None and _outlet is None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is closed, or no file
+            _outlet = Outlet(sys.stderr.fileno())
+            atexit.register(_outlet.flush)
+            # What Python itself would print to stderr, from any thread.
+            logging.captureWarnings(True)
+            threading.excepthook = _log_end_of_thread
+            sys.unraisablehook = _log_unraisable
+    outlet = _outlet_of_stderr() if stream is None else None
+    if outlet is not None:
+        return outlet.put
+    # stderr may be closed (`2>&-`): Python's is None then.
+    out = stream or sys.stderr
+    return (lambda _: None) if out is None else partial(_put_into, out)
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        name = "?" if ended.thread is None else ended.thread.name
+        logging.getLogger("python").error("an error ended the thread %s", name, exc_info=ended.exc_value)
+
+
+def _log_unraisable(what: sys.UnraisableHookArgs) -> None:
+    logging.getLogger("python").error("an error could not be raised", exc_info=what.exc_value)
+
+
 def configure(
     *,
     log_format: str | None = None,
@@ -141,10 +324,10 @@ def configure(
     ``debug``, ``info``, ``warning`` or ``error``; lines of libraries pass from ``warning`` on, unless it is ``debug``.
     `stream` is stderr by default. `always`: fields that are added to every line, from any thread.
     """
-    # stderr may be closed (`2>&-`): Python's is None then.
-    out = stream or sys.stderr or io.StringIO()
+    put, out = _put_of(stream), stream or sys.stderr
+    colors = out is not None and out.isatty()
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    console = out.isatty() if log_format is None else log_format == "console"
+    console = colors if log_format is None else log_format == "console"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -155,10 +338,10 @@ def configure(
             # Before `redact`, and never with local variables: those may hold whole events.
             structlog.processors.format_exc_info,
             redact,
-            _console(colors=out.isatty()) if console else _json,
+            _console(colors=colors) if console else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=lambda *_: _Lines(put),
         # A logger that was used before, in a test or by a worker's parent, must follow this configuration.
         cache_logger_on_first_use=False,
     )

@@ -207,6 +207,7 @@ class Service:
         grace: float,
         clock: Callable[[], Instant] = system_clock,
         around_fetched: Callable[[Sequence[Chunk]], AbstractContextManager[object]] = nullcontext,
+        log_lines_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         self.pipeline = pipeline
         self._source = connect(self)
@@ -219,6 +220,7 @@ class Service:
         self._report = report
         self._grace = grace
         self._around_fetched = around_fetched
+        self._log_lines_dropped = log_lines_dropped
         self._tasks: set[asyncio.Task[m.Input | None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         # Numbers of inputs that require an answer.
@@ -282,8 +284,12 @@ class Service:
         return max(0.0, self._stop_deadline - self._clock().monotonic)
 
     def statistics(self) -> Statistics:
-        """Return the present figures of the engine and the key store."""
-        return replace(self.pipeline.statistics(self._clock()), key_store=self._key_store.statistics())
+        """Return the present figures of the engine, the key store and the log."""
+        return replace(
+            self.pipeline.statistics(self._clock()),
+            key_store=self._key_store.statistics(),
+            log_lines_dropped=self._log_lines_dropped(),
+        )
 
     # -- rebalances (the source calls these, on the event loop)
 

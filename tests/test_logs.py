@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
+import time
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -240,6 +248,148 @@ def test_a_logger_can_be_muted() -> None:
     finally:
         logging.getLogger(name).setLevel(logging.NOTSET)
     assert [line["event"] for line in lines_of(stream)] == ["before", "other"]
+
+
+class TestOutlet:
+    """The one thread that writes: who logs never waits, and what cannot be written is dropped and counted."""
+
+    @pytest.fixture
+    def pipe(self) -> Iterator[tuple[int, int]]:
+        """A pipe that takes 4,096 bytes."""
+        logs.configure(stream=io.StringIO())
+        out, into = os.pipe()
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
+        yield out, into
+        for end in (out, into):
+            with contextlib.suppress(OSError):
+                os.close(end)
+
+    def configured(self, outlet: logs.Outlet, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let structlog write into this outlet."""
+        monkeypatch.setattr(logs, "_put_of", lambda _: outlet.put)
+        logs.configure(log_format="json")
+
+    def read_until(self, out: int, what: bytes) -> list[str]:
+        """The lines from the pipe until one has these bytes."""
+        read = b""
+        while what not in read or not read.endswith(b"\n"):
+            read += os.read(out, 65536)
+        return read.decode().splitlines()
+
+    @pytest.mark.parametrize("blocks", [True, False])
+    def test_a_reader_that_stands_still(
+        self, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, blocks: bool
+    ) -> None:
+        """Lines wait up to the bound, in order; what does not fit is counted, and told once there is room again."""
+        out, into = pipe
+        os.set_blocking(into, blocks)
+        outlet = logs.Outlet(into, most_bytes=50_000)
+        self.configured(outlet, monkeypatch)
+        for number in range(200):
+            outlet.put(f"{number:03} " + "x" * 996)
+        assert 200 - outlet.dropped in range(49, 55)  # 49 fit, and some are in the pipe
+        written = 200 - outlet.dropped
+        *lines, told = self.read_until(out, b"log_lines_dropped")
+        assert [line[:3] for line in lines] == [f"{number:03}" for number in range(written)]
+        assert orjson.loads(told)["lines"] == outlet.dropped == 200 - written
+
+    def test_a_line_that_breaks_off_does_not_run_into_the_next(self, tmp_path: Path) -> None:
+        """A disk that fills in the middle of a line and gets room again: a count, and whole lines behind it."""
+        program = f"""if True:
+            import resource, structlog, sys
+            from consumer import logs
+            logs.configure(log_format="json")
+            log, most = structlog.get_logger(), resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, ({len('{"timestamp"')}, most))
+            for number in range(3):
+                log.info("lost", number=number)
+            logs._outlet.flush()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            log.info("written")
+            assert logs.lines_dropped() == 3
+        """
+        path = tmp_path / "log"
+        with path.open("ab") as file:
+            done = subprocess.run([sys.executable, "-c", program], stderr=file, timeout=60, check=False)
+        assert done.returncode == 0
+        torn, *whole = path.read_text().splitlines()
+        assert torn == '{"timestamp"'
+        assert [(line["event"], line.get("lines")) for line in map(orjson.loads, whole)] == [
+            ("written", None),
+            ("log_lines_dropped", 3),
+        ]
+
+    def test_no_reader(self, pipe: tuple[int, int]) -> None:
+        """Lines are dropped and counted."""
+        out, into = pipe
+        os.close(out)
+        outlet = logs.Outlet(into)
+        for _ in range(3):
+            outlet.put("line")
+        outlet.flush()
+        assert outlet.dropped == 3
+
+    def test_a_line_that_is_larger_than_the_queue(self, pipe: tuple[int, int]) -> None:
+        """It is written if it is alone: a trace must not be lost on an idle log."""
+        out, into = pipe
+        outlet = logs.Outlet(into, most_bytes=10)
+        outlet.put("x" * 100)
+        assert self.read_until(out, b"x") == ["x" * 100]
+
+    def test_the_end_waits_a_second_at_most(self, pipe: tuple[int, int]) -> None:
+        """For all of its waits together, and the last line gets into the queue even if that is full."""
+        out, into = pipe
+        outlet = logs.Outlet(into, most_bytes=10_000)
+        while not outlet.dropped:
+            outlet.put("x" * 1000)
+        begun = time.monotonic()
+        outlet.put("the last", last=True)
+        for _ in range(3):
+            outlet.flush()
+        assert logs.LAST_SECONDS <= time.monotonic() - begun < logs.LAST_SECONDS + 1.5
+        assert self.read_until(out, b"the last")[-1] == "the last"
+
+    def test_a_forked_child_has_its_own(self, pipe: tuple[int, int]) -> None:
+        """It writes none of its parent's lines again, and its own though the parent's thread held the lock."""
+        out, into = pipe
+        outlet = logs.Outlet(into, most_bytes=1000)
+        while not outlet.dropped:
+            outlet.put("of the parent")
+        with outlet._changed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parent has threads: that is the point
+            child = os.fork()
+            if not child:
+                outlet.put("of the child")
+                outlet.flush()
+                os._exit(0)
+        assert self.read_until(out, b"of the child").count("of the child") == 1
+        assert os.waitpid(child, 0)[1] == 0
+
+    def test_what_python_says_itself_takes_the_same_way(self) -> None:
+        """Errors that end a thread or are raised in a finalizer, warnings, and those of asyncio."""
+        program = """if True:
+            import asyncio, threading, warnings
+            from consumer import logs
+            logs.configure(log_format="json")
+            class Broken:
+                def __del__(self):
+                    raise ValueError("in a finalizer")
+            def ends():
+                raise ValueError("in a thread")
+            async def unheard():
+                asyncio.get_running_loop().create_future().set_exception(ValueError("in a future"))
+            Broken()
+            thread = threading.Thread(target=ends, name="of-a-library")
+            thread.start()
+            thread.join()
+            warnings.warn("a warning")
+            asyncio.run(unheard())
+        """
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+        lines = [orjson.loads(line) for line in done.stderr.splitlines()]
+        assert [line["logger"] for line in lines] == ["python", "python", "py.warnings", "asyncio"]
+        for line, what in zip(lines, ("finalizer", "thread", "warning", "future"), strict=True):
+            assert what in line["event"] + line.get("exception", "")
 
 
 class TestConsole:

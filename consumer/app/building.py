@@ -134,6 +134,7 @@ def service(
         report=log_report,
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
+        log_lines_dropped=logs.lines_dropped,
     )
     # Only now, because the producer's reports about its brokers go to the engine, which `made` has.
     if producer is not None:

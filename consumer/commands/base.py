@@ -70,9 +70,10 @@ class Group(click.Group):
                 message = (
                     f"unexpected {type(error).__name__}; run it again with --debug and report what it prints"
                 )
-            if ctx.params.get("debug"):
-                traceback.print_exception(error)
-            click.echo(f"pinstream: {' '.join(message.split())}", err=True)
+            trace = "".join(traceback.format_exception(error)) if ctx.params.get("debug") else ""
+            from consumer import logs  # it takes a while to import, and help does not need it
+
+            logs.end_with(f"{trace}pinstream: {' '.join(message.split())}")
             ctx.exit(code)
 
 

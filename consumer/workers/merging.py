@@ -38,6 +38,7 @@ def remains(last: Statistics) -> Statistics:
         letters=last.letters,
         samples=last.samples,
         key_store=last.key_store,
+        log_lines_dropped=last.log_lines_dropped,
         brokers=tuple(replace(one, round_trip=None, round_trip_p99=None) for one in last.brokers),
     )
 

@@ -11,12 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, assert_never
 
 import structlog
 
+from consumer import logs
 from consumer.app import building
 from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
@@ -124,7 +125,9 @@ class Supervisor:
         for number, life in self._lives.items():
             if life.said is not None and life.said.statistics is None:
                 raise InvariantViolation(f"worker {number} cannot report its figures")
-        return self._merged.statistics(stopping=self._supervision.stopping)
+        merged = self._merged.statistics(stopping=self._supervision.stopping)
+        # The supervisor logs, too.
+        return replace(merged, log_lines_dropped=merged.log_lines_dropped + logs.lines_dropped())
 
     # -- feed, perform, re-arm
 

@@ -209,11 +209,15 @@ class Process:
         )
         return found
 
+    def page(self) -> str:
+        """The address of its HTTP server, which the log has."""
+        address: str = self.until_logged("starting")["page"]
+        return address
+
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of an answer of its HTTP server, whose address the log has."""
-        page = self.until_logged("starting")["page"]
+        """Status and body of an answer of its HTTP server."""
         try:
-            with urllib.request.urlopen(page.rstrip("/") + path, timeout=10) as answer:
+            with urllib.request.urlopen(self.page().rstrip("/") + path, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -484,8 +484,14 @@ class Statistics:
         # Each worker counts the members of the whole group.
         merge=lambda values: max(values, default=1),
     )
-    # The service adds them, because the engine has no key store of its own.
+    # The service adds these two, because the engine has no key store and no log of its own.
     key_store: KeyStoreStatistics = figure(default=KeyStoreStatistics())
+    log_lines_dropped: int = figure(
+        "Lines of the log that could not be written: the disk was full, or the reader had ended or stood still.",
+        "pinstream_log_lines_dropped_total",
+        path="counts.log_lines_dropped",
+        default=0,
+    )
     brokers: Sequence[BrokerStatistics] = figure(
         path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
     )

@@ -1,0 +1,224 @@
+"""The log is somebody else's system: its disk fills, its reader ends or stands still. Delivery does not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import THIS, Process, run_environment, wait_for
+from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.support.kafka.broker import free_ports
+from tests.support.kafka.harness import Kafka
+from tests.support.limits import LATE
+
+COUNT = 200
+GRACE = 4.0
+SMALLEST_PIPE = 4096
+
+
+def into(target: Path | str, how: str = "2>>") -> tuple[str, ...]:
+    """A command that redirects the stderr of the one appended to it."""
+    return ("sh", "-c", f'exec "$@" {how}{target}', "sh")
+
+
+class Unheard(Process):
+    """A service whose log cannot be read: its page is at a fixed address."""
+
+    def __init__(self, folder: Path, *more: str, env: dict[str, str], under: tuple[str, ...]) -> None:
+        self._address = f"127.0.0.1:{free_ports(1)[0]}"
+        env = env | {"PINSTREAM_HTTP_ADDRESS": self._address, "PINSTREAM_SHUTDOWN_GRACE": f"{GRACE:g}s"}
+        super().__init__(folder, "run", *more, env=env, under=under)
+
+    def page(self) -> str:
+        return f"http://{self._address}"
+
+    def until_it_answers(self) -> None:
+        def answers() -> bool:
+            with contextlib.suppress(OSError):
+                return self.get("/healthz")[0] == 200
+            return False
+
+        self.until(answers, "its page")
+
+    def dropped(self) -> int:
+        """The lines of the log that it could not write."""
+        count: int = self.status()["counts"]["log_lines_dropped"]
+        metric = re.search(
+            r"^pinstream_log_lines_dropped_total (\S+)$", self.get("/metrics")[1], re.MULTILINE
+        )
+        assert metric is not None
+        assert float(metric[1]) >= count
+        return count
+
+    def ends_in_order(self) -> None:
+        """SIGTERM ends it within the grace, and with 0."""
+        code, seconds = self.stop()
+        assert code == 0
+        assert seconds < GRACE + LATE
+
+
+def delivers(process: Unheard, api: Api, kafka: Kafka, topic: str) -> None:
+    """Events that are written now arrive."""
+    _, events = generated(COUNT, seed=time.monotonic_ns())
+    before = api.counts().accepted_events
+    write_generated(kafka, topic, events)
+    process.until(lambda: api.counts().accepted_events >= before + COUNT, "the delivery")
+
+
+@contextlib.contextmanager
+def pipe(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A named pipe of the smallest size, and the end that reads it."""
+    path = folder / "log.pipe"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
+    try:
+        yield path, end
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def filled(path: Path) -> None:
+    """Write to the pipe until it takes no more."""
+    end = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, b"x" * 512)
+    os.close(end)
+
+
+@pytest.mark.parametrize("how", ["2>>/dev/full", "2>&-"], ids=["disk full", "closed"])
+def test_a_log_that_takes_nothing(embedded_kafka: Kafka, api: Api, tmp_path: Path, how: str) -> None:
+    """It starts, delivers and ends in order; /status and /metrics have the number of lines that were dropped."""
+    topic, group = new_topic(embedded_kafka), new_group()
+    write_generated(embedded_kafka, topic, generated(1)[1])
+    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
+    with Unheard(tmp_path, env=env, under=("sh", "-c", f'exec "$@" {how}', "sh")) as process:
+        process.until_it_answers()
+        delivers(process, api, embedded_kafka, topic)
+        if "full" in how:
+            assert process.until(process.dropped, "lines that are dropped") >= 1
+        process.ends_in_order()
+
+
+def test_workers_and_their_supervisor_go_on_too(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """On a full disk, too, and the supervisor's figure has the lines of all of them."""
+    topic, group = new_topic(embedded_kafka), new_group()
+    write_generated(embedded_kafka, topic, generated(1)[1])
+    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
+    with Unheard(tmp_path, "--workers", "2", env=env, under=into("/dev/full")) as process:
+        process.until_it_answers()
+        delivers(process, api, embedded_kafka, topic)
+        # Its own: starting, supervising, two workers that joined. Theirs: partitions that were assigned.
+        assert process.until(lambda: process.dropped() > 4, "lines that are dropped")
+        process.ends_in_order()
+
+
+def test_a_reader_that_ends(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A log shipper that dies does not end the service."""
+    topic, group = new_topic(embedded_kafka), new_group()
+    write_generated(embedded_kafka, topic, generated(1)[1])
+    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
+    with pipe(tmp_path) as (path, end), Unheard(tmp_path, env=env, under=into(path)) as process:
+        process.until_it_answers()
+        os.close(end)
+        delivers(process, api, embedded_kafka, topic)
+        process.ends_in_order()
+
+
+@pytest.mark.parametrize("blocks", [True, False], ids=["blocking", "non-blocking"])
+def test_a_reader_that_stands_still(embedded_kafka: Kafka, api: Api, tmp_path: Path, blocks: bool) -> None:
+    """With a full pipe it starts, answers, delivers, and ends within the grace. What waited is read in order when the
+    reader goes on."""
+    topic, group = new_topic(embedded_kafka), new_group()
+    write_generated(embedded_kafka, topic, generated(1)[1])
+    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
+    with pipe(tmp_path) as (path, end):
+        filled(path)
+        # Who opens it without blocking shares that with the command.
+        under = into(path) if blocks else (THIS.python, "-c", NON_BLOCKING, str(path))
+        with Unheard(tmp_path, env=env, under=under) as process:
+            process.until_it_answers()
+            delivers(process, api, embedded_kafka, topic)
+            assert process.get("/healthz")[0] == 200
+            heard = read_until(end, "partitions_assigned")
+            assert {"setting", "starting", "partitions_assigned"} <= {one["event"] for one in heard}
+            assert sorted(heard, key=lambda one: one["timestamp"]) == heard
+            filled(path)
+            delivers(process, api, embedded_kafka, topic)
+            process.ends_in_order()
+
+
+NON_BLOCKING = """
+import os, sys
+end = os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)
+os.dup2(end, 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def read_until(end: int, event: str) -> list[dict[str, Any]]:
+    """Read the pipe until a line with this event came; return the lines."""
+    text = b""
+
+    def read() -> list[dict[str, Any]]:
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            text += os.read(end, 65536)
+        *lines, _ = text.decode().split("\n")
+        found = [json.loads(line.lstrip("x")) for line in lines]
+        return found if event in [one["event"] for one in found] else []
+
+    heard: list[dict[str, Any]] = wait_for(read, event)
+    return heard
+
+
+@pytest.mark.parametrize("how", ["2>>/dev/full", "2>&-", "2>>{pipe}"], ids=["full", "closed", "stands still"])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["one", "workers"])
+def test_a_start_that_fails(tmp_path: Path, how: str, workers: tuple[str, ...]) -> None:
+    """It ends with its own exit code, soon, whether or not its last line can be written."""
+    env = run_environment(
+        tmp_path, Kafka("127.0.0.1:1", "embedded"), "t", "g", "http://127.0.0.1:1",
+        PINSTREAM_HTTP_ADDRESS="203.0.113.1:80",
+    )  # fmt: skip
+    with pipe(tmp_path) as (path, _):
+        filled(path)
+        under = ("sh", "-c", f'exec "$@" {how.format(pipe=path)}', "sh")
+        with Process(tmp_path, "run", *workers, env=env, under=under) as process:
+            assert process.wait() == 2
+
+
+def test_a_file_that_is_cut(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Rotation by copy and truncate: the lines that follow stand at the beginning of the file."""
+    topic, group = new_topic(embedded_kafka), new_group()
+    write_generated(embedded_kafka, topic, generated(1)[1])
+    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
+    log = tmp_path / "log"
+    with Unheard(tmp_path, env=env, under=into(log)) as process:
+        process.until(lambda: log.exists() and "partitions_assigned" in log.read_text(), "its lines")
+        os.truncate(log, 0)
+        process.ends_in_order()
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()][-1] == "stopped"
+    assert log.read_bytes()[:1] == b"{"
+
+
+def test_the_last_line_is_the_error(embedded_kafka: Kafka, tmp_path: Path) -> None:
+    """Behind all lines of the log, in one piece."""
+    topic = new_topic(embedded_kafka)
+    env = run_environment(tmp_path, embedded_kafka, topic, new_group(), "http://127.0.0.1:1")
+    with Process(tmp_path, "run", env=env | {"KAFKA_TOPICS": f"{topic}-none"}) as process:
+        assert process.wait() == 1
+    *lines, last = process.stderr.splitlines()
+    assert "starting" in [json.loads(line)["event"] for line in lines]
+    assert last.startswith("pinstream: ")
