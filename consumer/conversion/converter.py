@@ -232,10 +232,9 @@ class _Writing:
             raise _Rejected(REFUSALS["negative_quantity"])
         if isinstance(result, LeftOut):
             # Some malformed fields refuse the event (`target.refusal`); others are left out.
-            if field.refusal is None:
-                decide.note(self.warned, result, field.warnings)
-            elif result is LeftOut.MALFORMED:
+            if field.refusal is not None and result is LeftOut.MALFORMED:
                 raise _Rejected(field.refusal)
+            decide.note(self.warned, result, field.warnings)
             return None
         # The address of a page belongs to events of the web.
         if field.web_only and self._source != "web":

@@ -45,12 +45,13 @@ _WHY: Final = {
     "expired": "the event is older than the platform takes",
     "no_identity": "user data identifies nobody: it needs em, or hashed_maids, or client_ip_address and "
     "client_user_agent",
-    "malformed_opt_out": "opt_out is neither true nor false, and a shopper's choice is not guessed",
+    "malformed_opt_out": "opt_out is neither true nor false, and a shopper's choice is not guessed: say in the mapping "
+    'what other words mean, "opt_out" = { of = "its path", table = { yes = true, no = false } }',
     "malformed_value": f"custom_data.value {_AMOUNT}",
     "malformed_item_price": f"{CONTENTS}.item_price {_AMOUNT}",
     "malformed_predicted_ltv": f"custom_data.predicted_ltv {_AMOUNT}",
     "unknown_currency": "custom_data.currency is not a code of ISO 4217",
-    "missing_currency": "custom_data.value has no currency",
+    "missing_currency": "custom_data.value has no currency (XXX and XTS are none)",
     "negative_quantity": "a quantity is negative",
 }
 # Code of a refusal for an unforeseen reason; its message names the type of the failure only.
@@ -91,6 +92,7 @@ def warnings_of(target: Target) -> LeftOutWarnings:
         # `LeftOut.BLANK` is missing: most records leave some fields blank.
         LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
         LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} is a placeholder: left out", name),
+        LeftOut.UNLIKELY: Warned("unlikely", f"{name} can hardly be a shopper's: left out", name),
     }
 
 

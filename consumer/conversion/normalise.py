@@ -12,12 +12,14 @@ The rules are the table "User data" of the platform facts. Where the table is si
 
 - White space is what Python calls so, and the invisible characters that copying leaves behind (zero-width
   space, word joiner, byte-order mark, direction marks).
-- The digest of the empty string, and for advertising ids the digest of the all-zero id, mean "nothing was
-  there": they are left out like the thing they hide.
+- What stands for nothing, or can hardly be right (`placeholders`), is left out, and so is its digest.
 - A phone number, a name or a city of more than 256 characters is none. (Unicode's normalising takes time that is
   the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
-- An address that begins or ends with ``@`` is none. A month or day of one digit is clear where separators
-  stand. An IP address is sent as it is written; one with a zone id or a port is no address.
+- An address that begins or ends with ``@``, or has a second one, is none. ``Jane <j@x.com>`` and ``mailto:j@x.com`` are
+  j@x.com.
+- A month or day of one digit is clear where separators stand.
+- An IP address is sent as it is written, without its port; one with a zone id is none. Of a forwarded chain the first
+  address that a shopper may have is sent: proxies append theirs, and write ``unknown`` for what they do not know.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
-from ipaddress import IPv6Address
+from ipaddress import ip_address
 from typing import Any, ClassVar, Final, final
 
+from consumer.conversion import placeholders
 from consumer.conversion.countries import country_code, state_code
 
 
@@ -44,8 +47,11 @@ class LeftOut:
 
     BLANK: ClassVar[LeftOut]  # no value: null, empty, or white space only. Not worth a warning.
     MALFORMED: ClassVar[LeftOut]  # a value that the field does not accept
-    # A placeholder: the all-zero id, ``0.0.0.0``, order id 0.
+    # A placeholder: the all-zero id, ``null``, ``0.0.0.0``, order id 0.
     PLACEHOLDER: ClassVar[LeftOut]
+    UNLIKELY: ClassVar[
+        LeftOut
+    ]  # a value that the field accepts, and that no shopper has: an address of 10.0.0.0/8
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -55,7 +61,7 @@ class LeftOut:
 
 
 LeftOut.BLANK, LeftOut.MALFORMED = LeftOut("BLANK"), LeftOut("MALFORMED")
-LeftOut.PLACEHOLDER = LeftOut("PLACEHOLDER")
+LeftOut.PLACEHOLDER, LeftOut.UNLIKELY = LeftOut("PLACEHOLDER"), LeftOut("UNLIKELY")
 
 Normaliser = Callable[[str], str | LeftOut]
 
@@ -114,11 +120,25 @@ def trimmed_text(value: Any) -> str | LeftOut:
 # The normalisers: each takes trimmed, non-empty text.
 
 
+# Characters that separate addresses, or stand around one. (An address may quote them, and none does.)
+_AROUND_ADDRESSES = re.compile("[,:;<>]")
+_MAILTO = "mailto:"
+
+
 def email(text: str) -> str | LeftOut:
-    """Remove all white space, make it lower case; dots and +tag stay. Needs something on both sides of the @."""
+    """Remove all white space, make it lower case; dots and +tag stay. Needs something on both sides of its one @."""
     # Blanks within an address are copied line breaks and the like.
     address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
-    if "@" not in address or address[0] == "@" or address[-1] == "@":
+    if address.endswith(">"):  # behind a name: Jane <j@x.com>
+        address = address[address.rfind("<") + 1 : -1]
+    if address.startswith(_MAILTO):  # a link, perhaps with a subject
+        address = address.removeprefix(_MAILTO).partition("?")[0]
+    if (
+        address.count("@") != 1
+        or address[0] == "@"
+        or address[-1] == "@"
+        or _AROUND_ADDRESSES.search(address)
+    ):
         return LeftOut.MALFORMED
     return address
 
@@ -195,7 +215,8 @@ _BIRTHDAY = re.compile(
 
 
 def birthday(text: str) -> str | LeftOut:
-    """Return ``YYYYMMDD`` of a real date that is written year first; a time after it is cut."""
+    """Return ``YYYYMMDD`` of a real date that is written year first; a time after it is cut. The year must be
+    likely."""
     # Year first only: 03/04/1990 means two days.
     match = _BIRTHDAY.fullmatch(text)
     if match is None:
@@ -204,9 +225,11 @@ def birthday(text: str) -> str | LeftOut:
     month, day = (packed[:2], packed[2:]) if packed else (match["m"], match["d"])
     try:
         # A day that the calendar has; February 30 is a typing error.
-        date(int(match["year"]), int(month), int(day))
+        born = date(int(match["year"]), int(month), int(day))
     except ValueError:
         return LeftOut.MALFORMED
+    if not placeholders.FIRST_BIRTH_YEAR <= born.year <= placeholders.LAST_BIRTH_YEAR:
+        return LeftOut.UNLIKELY
     return f"{match['year']}{month:0>2}{day:0>2}"
 
 
@@ -214,7 +237,8 @@ def person_name(text: str) -> str | LeftOut:
     """Return NFC, trimmed, in lower case; inner blanks, hyphens, apostrophes and accents stay."""
     if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
-    return text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
+    name = text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
+    return LeftOut.PLACEHOLDER if name in placeholders.NAMES else name
 
 
 _PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
@@ -226,8 +250,10 @@ def city(text: str) -> str | LeftOut:
     """Return NFC, in lower case, without white space and punctuation (Unicode P*); accents stay."""
     if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
-    composed = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return composed.lower().translate(_IN_CITY) or LeftOut.MALFORMED
+    composed = (text if text.isascii() else unicodedata.normalize("NFC", text)).lower()
+    if composed in placeholders.NAMES:
+        return LeftOut.PLACEHOLDER
+    return composed.translate(_IN_CITY) or LeftOut.MALFORMED
 
 
 # Two letters, perhaps behind the country of an ISO 3166-2 code: ``US-CA``.
@@ -257,10 +283,28 @@ def country(text: str) -> str | LeftOut:
     return country_code(text) or LeftOut.MALFORMED
 
 
+# An IDFA or a GAID. (32 digits without dashes may be an id's MD5 just as well.)
+_ADVERTISING_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def advertising_id(text: str) -> str | LeftOut:
     """Return the id in lower case. A device that limits tracking has the all-zero id, a placeholder."""
     lowered = text.lower()
-    return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
+    if not _ADVERTISING_ID.fullmatch(lowered):
+        return LeftOut.MALFORMED
+    return LeftOut.PLACEHOLDER if placeholders.is_zero_id(lowered) else lowered
+
+
+def external_id(text: str) -> str | LeftOut:
+    """Return the id in lower case."""
+    written = external_id_as_written(text)
+    return written.lower() if isinstance(written, str) else written
+
+
+def external_id_as_written(text: str) -> str | LeftOut:
+    """Return the id as it is, unless it stands for nothing: 0, ``null``, the all-zero UUID."""
+    nobody = placeholders.is_zero_id(text) or text.lower() in placeholders.NO_VALUE
+    return LeftOut.PLACEHOLDER if nobody else text
 
 
 # The hashed fields of ``user_data``: the normaliser of each, and for messages what it accepts and what it returns
@@ -276,15 +320,13 @@ HASHED_FIELDS: Final[dict[str, tuple[Normaliser, str, str]]] = {
     "st": (state, "a state: two letters, or a full US or Canadian name", "two letters, lower case"),
     "zp": (postal_code, "a postal code of digits", "digits"),
     "country": (country, "a country of ISO 3166-1", "two letters, lower case"),
-    "external_id": (str.lower, "an id", "trimmed, lower case"),
-    "hashed_maids": (advertising_id, "an advertising id", "trimmed, lower case"),
+    "external_id": (external_id, "an id", "trimmed, lower case"),
+    "hashed_maids": (advertising_id, "an advertising id (IDFA or GAID)", "trimmed, lower case"),
 }
 
 
 # A SHA-256 in hex, which is never hashed again.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
-_NOTHING = ("", "00000000-0000-0000-0000-000000000000")
-_DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() for text in _NOTHING)})
 
 
 def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
@@ -298,7 +340,10 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
             return text
         if len(text) == 64 and _DIGEST.fullmatch(text):  # a ready digest is not hashed again
             lowered = text.lower()
-            return LeftOut.PLACEHOLDER if lowered in _DIGESTS_OF_NOTHING else lowered
+            # Not of a value that the field takes, such as Nan, the name.
+            hidden = placeholders.DIGESTS.get(lowered)
+            nothing = hidden is not None and (not hidden or isinstance(normaliser(hidden), LeftOut))
+            return LeftOut.PLACEHOLDER if nothing else lowered
         text = normaliser(text)
         return sha256(text.encode()).hexdigest() if text.__class__ is str else text
 
@@ -307,38 +352,44 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
-# All eight groups, the first not zero: an address that is neither unspecified nor a mapped IPv4 one.
-_FULL_IPV6 = r"[1-9A-Fa-f][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
-# Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain.
-_usual_address = re.compile(rf"(?:{_IPV4}|{_FULL_IPV6})(?![^,])").match
+# First numbers of the networks in `placeholders`: what begins with another one is an address that a shopper may have.
+_DOUBTFUL = r"(?:0|10|100|127|169|172|192|22[4-9]|2[3-5][0-9])\."
+# All eight groups, the first neither zero nor one of a network in `placeholders`, which begin with f.
+_FULL_IPV6 = r"[1-9A-Ea-e][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
+# Most addresses, at the beginning of a forwarded chain.
+_usual_address = re.compile(rf"(?:(?!{_DOUBTFUL}){_IPV4}|{_FULL_IPV6})(?![^,])").match
+_WITH_PORT = re.compile(rf"(?P<v4>{_IPV4}):[0-9]{{1,5}}|\[(?P<v6>[^\]]*)\](?::[0-9]{{1,5}})?")
 _LONGEST_ADDRESS = 45  # ``ffff:…:255.255.255.255``: nothing longer is an address
+_LONGEST_CHAIN = 32  # addresses: no more proxies stand between a shopper and a shop
 
 
 def client_ip_address(value: Any) -> str | LeftOut:
-    """Return a valid IPv4 or IPv6 address as it is written, never hashed; of a forwarded chain the first one."""
+    """Return a valid IPv4 or IPv6 address as it is written, never hashed; of a forwarded chain the first public one."""
     usual = _usual_address(value) if value.__class__ is str and value.isascii() else None
     if usual is not None:
-        address = usual[0]
-    else:
-        text = text_of(value)
-        if not isinstance(text, str):
-            return text
-        # Proxies append their addresses, so the first of a chain is the shopper's.
-        address = trim(text.partition(",")[0])
-        if not _usual_address(address):
-            return _ipv6_address(address)
-    return address if address != "0.0.0.0" else LeftOut.PLACEHOLDER  # noqa: S104 (compared, not bound)
+        return usual[0]
+    text = text_of(value)
+    if not isinstance(text, str):
+        return text
+    found = [_public_address(trim(part)) for part in text.split(",", _LONGEST_CHAIN)[:_LONGEST_CHAIN]]
+    # Without an address to send, what stands first says why.
+    return next((one for one in found if isinstance(one, str)), found[0])
 
 
-def _ipv6_address(text: str) -> str | LeftOut:
+def _public_address(text: str) -> str | LeftOut:
+    """Return one address of a chain without its port, if a shopper may have it."""
+    match = _WITH_PORT.fullmatch(text)
+    if match is not None:
+        text = match["v4"] or match["v6"]
     # A zone id means something on one machine only.
     if len(text) > _LONGEST_ADDRESS or "%" in text:
         return LeftOut.MALFORMED
     try:
-        address = IPv6Address(text)
+        address = ip_address(text)
     except ValueError:
         return LeftOut.MALFORMED
+    if placeholders.is_public(address):
+        return text
     # ``::ffff:0.0.0.0`` is an unspecified address, too.
-    mapped = address.ipv4_mapped
-    nowhere = address.is_unspecified or (mapped is not None and mapped.is_unspecified)
-    return LeftOut.PLACEHOLDER if nowhere else text
+    unspecified = (getattr(address, "ipv4_mapped", None) or address).is_unspecified
+    return LeftOut.PLACEHOLDER if unspecified else LeftOut.UNLIKELY

@@ -21,7 +21,11 @@ from consumer.conversion.normalise import LeftOut, text_of
 from consumer.conversion.targets import DECIDED, TARGETS
 from consumer.engine.model import CommerceEvent, ConversionEvent
 
-_LEFT_OUT: Final = {LeftOut.BLANK: "blank", LeftOut.PLACEHOLDER: "a placeholder"}
+_LEFT_OUT: Final = {
+    LeftOut.BLANK: "blank",
+    LeftOut.PLACEHOLDER: "a placeholder",
+    LeftOut.UNLIKELY: "unlikely",
+}
 _PHONES: Final = "user_data.ph"
 _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gathered", "custom_data")
 

@@ -19,6 +19,7 @@ from consumer.conversion.amounts import MAX_COUNT, count
 from consumer.conversion.countries import CURRENCIES
 from consumer.conversion.normalise import LeftOut, text_of, trim
 from consumer.conversion.normalise import trimmed_text as trimmed_text  # a rule of this module's too
+from consumer.conversion.placeholders import NO_CURRENCIES
 
 Rule = Callable[[Any], Any]  # a value of a record -> the JSON value to send, or a `LeftOut`
 
@@ -182,9 +183,11 @@ def language(text: str) -> str | LeftOut:
 
 @of_text
 def currency(text: str) -> str | LeftOut:
-    """Return an ISO 4217 code in upper case."""
+    """Return an ISO 4217 code in upper case; one that is no money is a placeholder."""
     # The API's codes are upper case.
     code = text.upper()
+    if code in NO_CURRENCIES:
+        return LeftOut.PLACEHOLDER
     return code if code in CURRENCIES else LeftOut.MALFORMED
 
 

@@ -17,7 +17,14 @@ from typing import Final, NamedTuple
 
 from consumer.conversion import rules
 from consumer.conversion.amounts import MAX_COUNT, amount, count
-from consumer.conversion.normalise import HASHED_FIELDS, client_ip_address, hashing, phone_with_code, text_of
+from consumer.conversion.normalise import (
+    HASHED_FIELDS,
+    client_ip_address,
+    external_id_as_written,
+    hashing,
+    phone_with_code,
+    text_of,
+)
 
 
 class Arity(Enum):
@@ -223,7 +230,9 @@ DERIVED: Final = {
 DECIDED: Final = frozenset({"event_name", "action_source", "event_time", "event_id", "ad_account_id"})
 
 # The target of ``external_id`` where the case is kept, for shops whose browser tag hashes the id as it is.
-EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(rule=hashing(str))
+EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(
+    rule=hashing(external_id_as_written)
+)
 
 
 @cache

@@ -53,6 +53,8 @@ const NOTES = [
   ["unclear_repeats", "event sent again after an unknown outcome, offline or over an hour old: Pinterest may count it twice", "warn"],
   ["batches_bisected", "batch bisected to find a refused event", "soft"],
 ];
+/** The notes that count records: their share tells one bad record from a producer that writes them all so. */
+const OF_RECORDS = new Set(["convert_warnings", "filtered"]);
 const TILES = ["Settled per second", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];
 /** Seconds of throttling from which the headline says so; shorter waits are the normal pacing of the quota. */
 const THROTTLE_SHOWN = 3;
@@ -407,10 +409,10 @@ function showLatest(s) {
 function showNotes(s) {
   const sampleOf = (family, [code, field]) => family === "convert_warnings" && s.samples?.convert_warnings[code]?.[field];
   const lines = NOTES.flatMap(([family, what, cls]) => counted(s.counts[family])
-    .map(([names, count]) => [what, cls, names, count, sampleOf(family, names)]));
-  if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
-  showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Latest message", "left message break"]],
-    lines.map(([what, cls, names, count, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), sample]));
+    .map(([names, count]) => [what, cls, names, count, OF_RECORDS.has(family) ? share(count, s.ledger.read) : "", sampleOf(family, names)]));
+  if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, "", s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
+  showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Of the records read"], ["Latest message", "left message break"]],
+    lines.map(([what, cls, names, count, part, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), part, sample]));
 }
 
 function showProcess(s) {

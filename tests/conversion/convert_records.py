@@ -17,6 +17,7 @@ from consumer.avro.paths import Source
 from consumer.conversion.computed.expressions import Expression
 
 ROOT = Path(__file__).parents[2]
+MAID = "aebe52e7-03ee-455a-b3c4-e57283966239"
 
 
 def steps_of(source: Expression) -> tuple[str, ...]:
@@ -261,9 +262,9 @@ def likely(event: Any) -> Any:
     if isinstance(event, dict):
         event.update(event_type="order_completed", occurred_at=1759999000123, channel="WEB", event_id="e-1")
         event.update(ad_account_id=None, opt_out=False)
-        event.update(kind="checkout", at=1759999000123456, where="ios", id=7, maid="abc")
+        event.update(kind="checkout", at=1759999000123456, where="ios", id=7, maid=MAID)
         if isinstance(event.get("customer"), dict):
-            event["customer"]["advertising_ids"] = ["abc"]
+            event["customer"]["advertising_ids"] = [MAID]
         if isinstance(event.get("props"), dict):
             event["props"].update(consent="yes", out=False)
     return event

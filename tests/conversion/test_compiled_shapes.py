@@ -253,7 +253,10 @@ def loose(schema: Any) -> Any:
 
 
 STRICT, LOOSE = BOTH["default"], Both((loose(SCHEMA), None, None))
-IDENTIFIED = {"customer.emails": ["jane@example.com"], "customer.advertising_ids": ["maid-1"]}
+IDENTIFIED = {
+    "customer.emails": ["jane@example.com"],
+    "customer.advertising_ids": ["aebe52e7-03ee-455a-b3c4-e57283966239"],
+}
 """Values that identify the event, since a vector leaves one of them out."""
 
 

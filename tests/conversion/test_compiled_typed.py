@@ -162,7 +162,7 @@ GOOD: dict[str, Any] = {
     "url": "https://shop.example/p",
     "user": {"email": "Ann@Example.com", "phone": 14155550100, "user_id": 4711, "born": 7305, "zip": 94107,
              "country": "DE"},
-    "ip": "10.0.0.7",
+    "ip": "203.0.113.7",
     "agent": "Mozilla/5.0",
     "props": {"epik": "dj0y"},
     "purchase": {

@@ -41,7 +41,7 @@ WEEK = 7 * 86400.0
 REJECTION_CODES = frozenset({*REFUSALS, UNCONVERTIBLE})
 FILTER_CODES = frozenset({BY_EVENT_NAME.code, BY_CONSENT.code})
 WARNING_CODES = frozenset(
-    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler"}
+    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler", "unlikely"}
 )
 
 PLAIN: dict[str, Any] = {
@@ -253,6 +253,15 @@ def test_messages_hold_no_values_of_the_record() -> None:
         assert isinstance(result, Rejection)
         texts.append(result.message)
     assert not [text for text in texts if secret in text or "\n" in text]
+
+
+def test_the_refusal_of_an_opt_out_shows_the_table_that_translates_it() -> None:
+    """The line of a mapping in the message, with a path in place of the words for it, reads the refused record."""
+    event = event_of({"opt_out": None, "language": "yes"})
+    line = REFUSALS["malformed_opt_out"].message.partition("mean, ")[2].replace("its path", "language")
+    result = converter(f"[fields]\n{line}\n").convert(event, NOW)
+    assert isinstance(result, ConversionEvent)
+    assert result.payload["opt_out"] is True
 
 
 def test_warnings_are_of_closed_sets() -> None:

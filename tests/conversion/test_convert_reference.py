@@ -294,7 +294,7 @@ def test_the_sum_of_quantities_is_never_wrong() -> None:
         "event_id": "e",
         "occurred_at": 1759999000123,
         "channel": "WEB",
-        "customer": {"advertising_ids": ["a"]},
+        "customer": {"advertising_ids": ["aebe52e7-03ee-455a-b3c4-e57283966239"]},
         "order": {"items": [{"quantity": 1}, {"quantity": 1.5}]},
     }
     for quantities, wanted in (([1, 1.5], None), ([MAX_COUNT, 1], None), ([1, None, 2], 3), (["2", 3.0], 5)):

@@ -50,7 +50,7 @@ def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") ->
         "event_type": "checkout",
         "occurred_at": SENT * 1000,
         "channel": "web",
-        "maid": "a",
+        "maid": "aebe52e7-03ee-455a-b3c4-e57283966239",
     }
     return converter.convert({**plain, **event}, NOW)
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 import unicodedata
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.conversion import placeholders
 from consumer.conversion.normalise import (
     HASHED_FIELDS,
     LeftOut,
+    client_ip_address,
     hashing,
     text_of,
     trim,
 )
+from consumer.conversion.placeholders import is_public
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "normalise.json").read_text())
@@ -110,6 +114,57 @@ def test_blank_is_told_from_malformed(field: str) -> None:
 def test_what_stands_for_nothing_is_a_placeholder(field: str, value: str) -> None:
     """Values that stand for nothing are placeholders, with a warning of their own."""
     assert TARGETS[target_name(field)].rule(value) is LeftOut.PLACEHOLDER
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("db", "0001-01-01"),
+        ("db", "2030-01-01"),
+        ("client_ip_address", "10.0.0.1"),
+        ("client_ip_address", "127.0.0.1"),
+        ("client_ip_address", "fd00::1"),
+    ],
+)
+def test_what_no_shopper_has_is_unlikely(field: str, value: str) -> None:
+    """Values that the field takes and that no shopper has are left out, with a warning of their own."""
+    assert TARGETS[target_name(field)].rule(value) is LeftOut.UNLIKELY
+
+
+@pytest.mark.parametrize("word", sorted(placeholders.NO_VALUE))
+@pytest.mark.parametrize("field", ["external_id", "fn", "ln", "ct"])
+def test_a_word_for_nothing_identifies_nobody(field: str, word: str) -> None:
+    """Words for a missing value are placeholders in any case, and so are their digests; names that people or cities
+    have are names."""
+    rule = TARGETS[target_name(field)].rule
+    taken = field != "external_id" and word in placeholders.NO_VALUE - placeholders.NAMES
+    for written in (word, word.upper(), word.capitalize(), f" {word} "):
+        digest = sha256(written.strip())
+        assert rule(written) == (sha256(word) if taken else LeftOut.PLACEHOLDER)
+        assert rule(digest) == (digest if taken else LeftOut.PLACEHOLDER)
+
+
+def test_no_word_for_nothing_has_a_digit_that_counts() -> None:
+    """No such word has a digit from 1 to 9: the compiled module takes every id that has one."""
+    assert not [word for word in placeholders.NO_VALUE if {*"123456789"} & {*word} or word != word.lower()]
+
+
+@pytest.mark.parametrize("network", [str(network) for network in placeholders.NETWORKS])
+def test_an_address_of_such_a_network_is_none(network: str) -> None:
+    """The first and the last address of each network that no shopper is in are left out, also mapped to IPv6; those
+    beside it are sent."""
+    listed = ip_network(network)
+    for number in (int(listed[0]), int(listed[-1])):
+        inside = type(listed[0])(number)
+        assert not isinstance(client_ip_address(str(inside)), str)
+        if inside.version == 4:
+            assert not isinstance(client_ip_address(f"::ffff:{inside}"), str)
+    beside = [int(listed[0]) - 1, int(listed[-1]) + 1]
+    for number in (one for one in beside if 0 <= one < 1 << listed.max_prefixlen):
+        outside = type(listed[0])(number)
+        if is_public(outside):
+            assert client_ip_address(str(outside)) == str(outside)
+            assert client_ip_address(outside.exploded) == outside.exploded
 
 
 def test_external_id_can_keep_its_case() -> None:

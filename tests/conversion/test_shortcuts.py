@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.conversion import normalise
 from consumer.conversion.normalise import HASHED_FIELDS, LeftOut, client_ip_address, hashing, trim
+from consumer.conversion.placeholders import NAMES, is_public
 from consumer.conversion.targets import TARGETS
 
 
@@ -41,6 +42,13 @@ _USUAL = (
     "01.2.3.4",
     "2001:db8:1:2:3:4:5:6789",
     "2001:db8::1",
+    "1.2.3.4:443",
+    "[2001:db8::1]:443",
+    "172.15.0.1",
+    "fe80:1:2:3:4:5:6:7",
+    "null",
+    "N/A",
+    "Jane <jane@example.com>",
     "0:0:0:0:0:ffff:0:0",
     "0:0:0:0:0:0:0:0",
     "::ffff:192.0.2.1",
@@ -133,7 +141,12 @@ def is_white(char: str) -> bool:
 def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> None:
     """An e-mail address is its characters without white space in lower case, for ASCII and other text."""
     address = "".join(char for char in text if not is_white(char)).lower()
-    valid = "@" in address and not address.startswith("@") and not address.endswith("@")
+    if address.endswith(">"):
+        address = address[:-1].rpartition("<")[2]
+    if address[:7] == "mailto:":
+        address = address[7:].partition("?")[0]
+    before, _, after = address.partition("@")
+    valid = before and after and not {*",:;<>"} & {*address} and "@" not in after
     assert normalise.email(text) == (address if valid else LeftOut.MALFORMED)
 
 
@@ -168,7 +181,7 @@ def test_a_city_is_its_characters_without_blanks_and_punctuation(text: str) -> N
     kept = "".join(
         char for char in lowered if not is_white(char) and not unicodedata.category(char).startswith("P")
     )
-    assert normalise.city(text) == (kept or LeftOut.MALFORMED)
+    assert normalise.city(text) == (LeftOut.PLACEHOLDER if lowered in NAMES else kept or LeftOut.MALFORMED)
 
 
 _GROUPS = st.lists(
@@ -187,18 +200,35 @@ _ADDRESSES = st.one_of(
 
 @given(text=_ADDRESSES, after=st.sampled_from(["", ",", ", 10.0.0.1", ",\ud800", "\n", ";", " ,"]))
 def test_an_address_is_what_the_standard_library_takes_for_one(text: str, after: str) -> None:
-    """The first address of the chain is sent as it is written if the standard library accepts it, unless it has
-    a zone or is unspecified."""
-    first = trim((text + after).partition(",")[0])
-    try:
-        address = ipaddress.ip_address(first)
-    except ValueError:
-        wanted: str | LeftOut = LeftOut.MALFORMED
-    else:
-        inner = getattr(address, "ipv4_mapped", None) or address
-        wanted = LeftOut.PLACEHOLDER if address.is_unspecified or inner.is_unspecified else first
-    if "%" in first or "\ud800" in after or any("\ud800" <= char <= "\udfff" for char in text):
+    """The first address of the chain that the standard library accepts is sent as it is written, without its port,
+    unless it has a zone or no shopper can have it; if there is none, the first of the chain says why."""
+    found = [taken(trim(part)) for part in (text + after).split(",")[:32]]
+    wanted = next((one for one in found if isinstance(one, str)), found[0])
+    if "\ud800" in after or any("\ud800" <= char <= "\udfff" for char in text):
         wanted = LeftOut.MALFORMED
     if not trim(text + after):
         wanted = LeftOut.BLANK
     assert client_ip_address(text + after) == wanted
+
+
+def taken(text: str) -> str | LeftOut:
+    """Return the one address, or why there is none."""
+    head, colon, port = text.rpartition(":")
+    if colon and head.count(".") == 3 and ":" not in head and 0 < len(port) <= 5 and digits_of(port) == port:
+        text = head
+    if text[:1] == "[":
+        inside, bracket, port = text[1:].partition("]")
+        if bracket and (
+            not port or (port[0] == ":" and 0 < len(port) <= 6 and digits_of(port[1:]) == port[1:] != "")
+        ):
+            text = inside
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return LeftOut.MALFORMED
+    inner = getattr(address, "ipv4_mapped", None) or address
+    if "%" in text:
+        return LeftOut.MALFORMED
+    if inner.is_unspecified:
+        return LeftOut.PLACEHOLDER
+    return text if is_public(address) else LeftOut.UNLIKELY

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual
+from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR
 from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
@@ -35,6 +36,8 @@ SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB, Usual.TEXT, Usual.ORDER)
 PIECES = (
     *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
     *(" ", "\t", "\x1c", "\x1f", "\x00", "\x7f", "\x85", "\xa0", "\u2003", "\ufeff", "\ud800", "é", "İ", "K", "٣", "1"),
+    *("null", "N/A", "undefined", "None", "Nan", "unknown", "(not set)"),
+    *(";", "<", ">", "mailto:", "10.0.0.1", "fe80::1"),
     *("Mary Ann", "O'Neill", "St. John's", "$", "_", "|"),
     *("a", "Z", "a@b.c", "A.B@C.de", "+1 415 555-0100", "94107", "94107.0", "a" * 63, "f" * 64, "9" * 65, "Ä@ö.de"),
 )  # fmt: skip
@@ -138,7 +141,10 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
             (Usual.EMAIL, "A" * size + "@example.com", "a" * size + "@example.com")
             for size in (43, 44, 60, 188)
         ),
-        *((Usual.LOWERED, "C" * size, "c" * size) for size in (55, 56, 63, 65, 80, 200)),
+        *(
+            (Usual.LOWERED, "1" + "C" * (size - 1), "1" + "c" * (size - 1))
+            for size in (55, 56, 63, 65, 80, 200)
+        ),
         (Usual.BIRTHDAY, "1984-02-29", "19840229"),
         (Usual.BIRTHDAY, "19840229", "19840229"),
         (Usual.DAY, -1, "19691231"),
@@ -218,12 +224,16 @@ def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
 
 
 def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
-    """Every day of the calendar is hashed without asking the rule, also the first and the last one, and those
-    around leap days."""
+    """Every day on which a shopper may be born is hashed without asking the rule, also the first and the last one,
+    and those around leap days; no other day is."""
     days = [*range(-719_162, 2_932_897, 997), -719_162, 2_932_896]
     leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
-    for day in [*days, *leap, *(one + 1 for one in leap)]:
-        assert _events.digest_of(Usual.DAY, day) == BY_DAYS(day)
+    edges = [date(year, month, day).toordinal() - date(1970, 1, 1).toordinal()
+             for year in (FIRST_BIRTH_YEAR - 1, FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, LAST_BIRTH_YEAR + 1)
+             for month, day in ((1, 1), (12, 31))]  # fmt: skip
+    for day in [*days, *leap, *(one + 1 for one in leap), *edges, *range(-25_600, 20_900)]:
+        wanted = BY_DAYS(day)
+        assert _events.digest_of(Usual.DAY, day) == (wanted if isinstance(wanted, str) else None)
 
 
 @pytest.mark.parametrize("crawler", [*chain.from_iterable(CRAWLERS.values())])

@@ -326,8 +326,8 @@ cdef class Writing:
         return None
 
     cdef object leave_out(self, Field field, object why):
-        if field.refusal is not None:
-            return field.refusal if why is MALFORMED else None
+        if field.refusal is not None and why is MALFORMED:
+            return field.refusal
         for warnings in field.warnings:
             note(self.warnings(), why, warnings)
         return None

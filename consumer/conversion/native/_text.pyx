@@ -120,31 +120,44 @@ cdef extern from *:
         return is_any(found);
     }
 
+    /* What a text has: exactly one sign @; characters that stand between addresses or around one (and =, ?); a digit
+       other than 0. */
+    enum { ONE_AT = 1, AROUND_ADDRESSES = 2, A_DIGIT = 4 };
+
     /* Put a text into a block, in lower case or as it is, zeros behind it. Gives whether it has blanks or control
-       characters at all, and whether there is a sign @ in it. */
+       characters at all, and in `has` what else it has. */
     static inline int into_block(
-        const unsigned char *padded, int size, int lower, unsigned char *block, int room, int *has_at
+        const unsigned char *padded, int size, int lower, unsigned char *block, int room, int *has
     ) {
-        Sixteen blanks = {0}, signs = {0};
+        Sixteen blanks = {0}, signs = {0}, around = {0}, digits = {0};
         for (int at = 0; at < room; at += 16) {
             Sixteen bytes = sixteen(padded + at);
             Sixteen inside = first(size - at > 16 ? 16 : size > at ? size - at : 0);
             if (lower) bytes += (bytes >= 'A') & (bytes <= 'Z') & 32;
             bytes &= inside;
             blanks |= (bytes <= 32) & inside;
-            signs |= bytes == '@';
+            signs -= bytes == '@';  /* counted by place: one sign leaves one bit in all */
+            around |= ((bytes >= ':') & (bytes <= '?')) | (bytes == ',');
+            digits |= (bytes >= '1') & (bytes <= '9');
             memcpy(block + at, &bytes, sizeof bytes);
         }
-        *has_at = is_any(signs);
+        uint64_t half[2];
+        memcpy(half, &signs, sizeof half);
+        const uint64_t all = half[0] | half[1];
+        const int one = all && !(half[0] && half[1]) && !(all & (all - 1)) && (all & 0x0101010101010101u);
+        *has = (one ? ONE_AT : 0) | (is_any(around) ? AROUND_ADDRESSES : 0) | (is_any(digits) ? A_DIGIT : 0);
         return is_any(blanks);
     }
     """
     enum:
         PADDING
+        ONE_AT
+        AROUND_ADDRESSES
+        A_DIGIT
     bint is_plain(const unsigned char* padded, Py_ssize_t size) noexcept
     void copy_padded(char* into, const void* padded, Py_ssize_t size) noexcept
     void words_of(const unsigned char* padded, Py_ssize_t size, uint64_t* words) noexcept
     bint is_padded_web(const unsigned char* padded, Py_ssize_t size) noexcept
     bint is_padded_crawler(const unsigned char* padded, Py_ssize_t size) noexcept
     bint is_padded_amount(const unsigned char* padded, Py_ssize_t size) noexcept
-    bint into_block(const unsigned char* padded, int size, bint lower, unsigned char* block, int room, int* has_at) noexcept
+    bint into_block(const unsigned char* padded, int size, bint lower, unsigned char* block, int room, int* has) noexcept

@@ -21,6 +21,8 @@ import ctypes
 import hashlib
 from decimal import Decimal as decimal_type
 
+from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, NAMES
+
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
     int PyUnicode_CheckExact(object text)
@@ -35,6 +37,8 @@ cdef enum:
     CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
     FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
     LAST_DAY = 2932896   # 9999-12-31
+    MOST_WORDS = 32      # that stand for nothing
+    LONGEST_WORD = 16    # characters of one
 
 ctypedef int (*Init)(void* context) noexcept
 ctypedef int (*Update)(void* context, const void* data, size_t size) noexcept
@@ -46,6 +50,25 @@ cdef Final final = NULL
 cdef object Decimal = decimal_type
 cdef object LARGEST = 10**18
 cdef const char* HEX = "0123456789abcdef"
+# The words for no name, and which characters they begin with (`placeholders`).
+cdef unsigned char words[MOST_WORDS][LONGEST_WORD]
+cdef int word_sizes[MOST_WORDS]
+cdef bint begins_word[256]
+cdef int first_birth_year = FIRST_BIRTH_YEAR, last_birth_year = LAST_BIRTH_YEAR
+
+
+def _read_words():
+    cdef int number, at
+    for number, word in enumerate(sorted(NAMES)):
+        word_sizes[number] = len(word)
+        begins_word[ord(word[0])] = True
+        for at in range(len(word)):
+            words[number][at] = ord(word[at])
+
+
+if len(NAMES) > MOST_WORDS or max(map(len, NAMES)) > LONGEST_WORD:
+    raise ImportError("placeholders.NAMES has more or longer words than fit")
+_read_words()
 
 
 # -- values that are sent as they are
@@ -120,34 +143,42 @@ cdef inline unsigned char lowered(unsigned char byte) noexcept:
 
 
 cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Return whether this is four numbers up to 255 without leading zeros, not all of them 0."""
-    cdef int octet = 0, digits = 0, octets = 1, any_bits = 0
+    """Return whether this is four numbers up to 255 without leading zeros, and certainly an address that a shopper may
+    have: its first number begins no network of `placeholders`."""
+    cdef int octet = 0, digits = 0, octets = 1
     cdef Py_ssize_t at
     for at in range(size):
         if text[at] == c".":
-            if digits == 0 or octets == 4:
+            if digits == 0 or octets == 4 or octets == 1 and is_doubtful(octet):
                 return False
             octets += 1
             octet = digits = 0
         elif is_digit(text[at]) and digits < 3 and (digits == 0 or octet):
             octet = octet * 10 + text[at] - 48
             digits += 1
-            any_bits |= octet
             if octet > 255:
                 return False
         else:
             return False
-    return octets == 4 and digits > 0 and any_bits != 0
+    return octets == 4 and digits > 0
+
+
+cdef inline bint is_doubtful(int octet) noexcept:
+    """Return whether an address that begins with this number may belong to a network of `placeholders`."""
+    if octet == 0 or octet == 10 or octet == 100 or octet == 127 or octet == 169 or octet == 172 or octet == 192:
+        return True
+    return octet >= 224
 
 
 cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
     """Return whether this is eight groups of one to four hex digits.
 
-    The first digit must not be 0, so it is neither the unspecified nor a mapped IPv4 address.
+    The first digit must be neither 0 nor f, so it is neither the unspecified nor a mapped IPv4 address, nor one of a
+    network of `placeholders`.
     """
     cdef int digits = 0, groups = 1
     cdef Py_ssize_t at
-    if size == 0 or text[0] == c"0":
+    if size == 0 or text[0] == c"0" or lowered(text[0]) == c"f":
         return False
     for at in range(size):
         if text[at] == c":":
@@ -216,13 +247,15 @@ cdef inline int block_of(int kind, const unsigned char* padded, int size, unsign
     Returns how many bytes it has then; 0 if it is not usual. The block needs 15 more bytes after `room`, which may be
     overwritten.
     """
-    cdef int has_at = 0
+    cdef int has = 0
     if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
-        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, room, &has_at):
+        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, room, &has):
             return 0
-        return size if kind != USUAL_EMAIL or has_at and block[0] != c"@" and block[size - 1] != c"@" else 0
-    if kind == USUAL_NAME and not into_block(padded, size, True, block, room, &has_at):
-        return size
+        if kind != USUAL_EMAIL:  # no word that stands for nothing has a digit
+            return size if has & A_DIGIT else 0
+        return size if has & (ONE_AT | AROUND_ADDRESSES) == ONE_AT and block[0] != c"@" and block[size - 1] != c"@" else 0
+    if kind == USUAL_NAME and not into_block(padded, size, True, block, room, &has):
+        return 0 if is_no_name(block, size) else size
     memset(block, 0, room)
     return normalised(kind, padded, size, block)
 
@@ -249,7 +282,18 @@ cdef int person_name(const unsigned char* text, int size, unsigned char* into) n
         if text[at] < 32:
             return 0
         into[at] = lowered(text[at])
-    return size
+    return 0 if is_no_name(into, size) else size
+
+
+cdef bint is_no_name(const unsigned char* lowered, int size) noexcept:
+    """Return whether a name in lower case is a word that stands for nothing."""
+    cdef int at
+    if size > LONGEST_WORD or not begins_word[lowered[0]]:
+        return False
+    for at in range(MOST_WORDS):
+        if word_sizes[at] == size and memcmp(words[at], lowered, size) == 0:
+            return True
+    return False
 
 
 cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept:
@@ -263,7 +307,7 @@ cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept
             kept += 1
         elif text[at] != c" " and text[at] != c"-" and text[at] != c"." and text[at] != c"'":
             return 0
-    return kept
+    return 0 if kept and is_no_name(into, kept) else kept
 
 
 cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcept:
@@ -314,8 +358,8 @@ cdef inline int two(const unsigned char* digits) noexcept:
 
 
 cdef bint is_day(int year, int month, int day) noexcept:
-    """Return whether the calendar has this day."""
-    if year == 0 or month == 0 or month > 12 or day == 0:
+    """Return whether the calendar has this day, in a year in which a shopper may be born."""
+    if not first_birth_year <= year <= last_birth_year or month == 0 or month > 12 or day == 0:
         return False
     if month == 2:
         return day <= (29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28)
@@ -333,7 +377,7 @@ cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
 
 
 cdef int digits_of_day(long long count, unsigned char* into) noexcept:
-    """The same as `day_digits`; return 0 if the day is beyond the calendar."""
+    """The same as `day_digits`; return 0 if no shopper is born on that day."""
     cdef int days, era, of_era, year, of_year, month, day
     if count < -FIRST_DAY or count > LAST_DAY:
         return 0
@@ -347,6 +391,8 @@ cdef int digits_of_day(long long count, unsigned char* into) noexcept:
     day = of_year - (153 * month + 2) // 5 + 1
     month += 3 if month < 10 else -9
     year += era * 400 + (month <= 2)
+    if not first_birth_year <= year <= last_birth_year:
+        return 0
     put_two(into, year // 100)
     put_two(into + 2, year % 100)
     put_two(into + 4, month)
@@ -423,7 +469,7 @@ def _reach_openssl():
         return
     init, update, final = <Init> begin, <Update> more, <Final> end
     for size in range(1, LONGEST_HASHED + 1):
-        text = "a" * size
+        text = "1" * size
         if size != DIGEST and digest_of(USUAL_LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
             init = NULL
             return
