@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from consumer.avro.container import MAGIC, BrokenContainer, Container, DataBlock
-from consumer.avro.decode import Choice, DecodeCode, rejected
+from consumer.avro.decode import Choice, DecodeCode, Decoder, rejected, too_many_items
+from consumer.avro.encode import Encoder
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
-from consumer.avro.reading import Read, Unresolvable, read_length
-from consumer.avro.resolution import Incompatible, compile_reader
+from consumer.avro.paths import NOTHING
+from consumer.avro.plan import trimmed
+from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable, read_length
+from consumer.avro.resolution import Incompatible, compile_reader, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
-from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent, section_of
 from consumer.errors import InputError
 
 
@@ -33,11 +36,16 @@ class FileRecord(NamedTuple):
 
 
 class Types(NamedTuple):
-    """The record types of a file: the choice among them, the topic that they are of, and the type of all lines."""
+    """The record types of a file: the choice among them, the topic that they are of, and the type of all lines.
+
+    With a `decoder`, records are read as this reads those of a topic: only what it asks for is kept, and what is too
+    large for it is refused. None: all is read.
+    """
 
     choice: Choice
     topic: str | None = None
     named: str | None = None
+    decoder: Decoder | None = None
 
 
 def open_records(path: str, types: Types) -> Iterator[FileRecord]:
@@ -57,7 +65,9 @@ def open_records(path: str, types: Types) -> Iterator[FileRecord]:
             # than the mark, and the next one may be slow.
             head = file.readline(len(MAGIC))
             records = (
-                _container(head, file, types, name) if head == MAGIC else _lines(head, file, LinePlan(*types))
+                _container(head, file, types, name)
+                if head == MAGIC
+                else _lines(head, file, LinePlan(types.choice, types.topic, types.named), _sizes(types))
             )
         except OSError as error:
             raise _unreadable(name, error) from None
@@ -82,13 +92,45 @@ def _unreadable(name: str, error: Exception) -> InputError:
     return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
 
 
-def _lines(head: bytes, file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
+def _sizes(types: Types) -> Callable[[CommerceEvent], CommerceEvent | Rejection]:
+    """Return a function that returns an event, or the verdict on it if it is too large for the decoder.
+
+    The decoder itself decides, on the event's bytes in Avro, so that there is one rule.
+    """
+    known: dict[int, tuple[Encoder, Read]] = {}
+
+    def checked(event: CommerceEvent) -> CommerceEvent | Rejection:
+        if types.decoder is None:
+            return event
+        number = section_of(event)
+        if number not in known:
+            schema = types.choice.all[number - 1].schema
+            known[number] = Encoder(schema), types.decoder.plan(parse(schema), number).read
+        encoder, read = known[number]
+        try:
+            read(encoder.encode(event), len(encoder.framing))
+        except TooManyItems:
+            return too_many_items("the line")
+        return event
+
+    return checked
+
+
+def _lines(
+    head: bytes,
+    file: BinaryIO,
+    plan: LinePlan,
+    sized: Callable[[CommerceEvent], CommerceEvent | Rejection],
+) -> Iterator[FileRecord]:
     number = 0
     # One byte more than a line may have shows that a line is too long, and no more of it is in memory.
     line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
     while line:
         number += 1
         if line.strip() and (verdict := parse_line(line, plan)) is not None:
+            # An item and the comma behind it take two bytes: shorter lines have no list that is too long.
+            if len(line) > 2 * MOST_ITEMS and not isinstance(verdict, Rejection | Filtered):
+                verdict = sized(verdict)
             yield FileRecord(number, verdict)
         while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES + 1)  # the rest of a line that is too large
@@ -105,8 +147,8 @@ def _container(head: bytes, file: BinaryIO, types: Types, name: str) -> Iterator
     try:
         node = parse(container.schema)
         ours = _reader(node, types)
-        # The writer's own shape finds where a datum ends that does not fit ours.
-        theirs = compile_reader(node, node)
+        # The writer's own shape finds where a datum ends that does not fit ours; nothing of it is kept.
+        theirs = trimmed(resolve(node, node), NOTHING).read
     except (Incompatible, InvalidSchema) as error:
         raise InputError(f"{name}: its schema cannot be read as ours: {error}") from None
     return _data(container.blocks(), ours, theirs, name)
@@ -117,7 +159,7 @@ def _reader(writer: AvroType, types: Types) -> Read:
     # With one schema there is no choice: a union is resolved to it as a whole, and a datum that cannot be read is an
     # error of the file.
     if not types.choice.typed:
-        return compile_reader(writer, parse(types.choice.all[0].schema))
+        return _as_ours(writer, types, 1)
     reads = [_branch_reader(branch, types) for branch in branches_of(writer)]
     if not isinstance(writer, Union):
         return reads[0]
@@ -130,12 +172,19 @@ def _reader(writer: AvroType, types: Types) -> Read:
     return read
 
 
+def _as_ours(writer: AvroType, types: Types, number: int) -> Read:
+    if types.decoder is not None:
+        return types.decoder.plan(writer, number).read
+    return compile_reader(writer, parse(types.choice.all[number - 1].schema))
+
+
 def _branch_reader(writer: AvroType, types: Types) -> Read:
     """Return what reads a datum of one type as our schema for it; or over it, with a verdict in its place."""
-    chosen, read = types.choice.choose(label(writer), types.topic), compile_reader(writer, writer)
+    chosen = types.choice.choose(label(writer), types.topic)
+    read: Read = trimmed(resolve(writer, writer), NOTHING).read
     if isinstance(chosen, int):
         try:
-            read = compile_reader(writer, parse(types.choice.all[chosen - 1].schema))
+            read = _as_ours(writer, types, chosen)
         # The verdict is on records of this type alone: those of other types are read.
         except Incompatible as error:
             chosen = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
@@ -162,6 +211,9 @@ def _data(blocks: Iterator[DataBlock], ours: Read, theirs: Read, name: str) -> I
                     # verdict.
                     except Unresolvable as error:
                         event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
+                        _, at = theirs(block.data, at)
+                    except TooManyItems:
+                        event = too_many_items("the record")
                         _, at = theirs(block.data, at)
                 except Exception as error:
                     # The next datum starts where this one ends, so the rest cannot be found.

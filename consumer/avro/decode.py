@@ -282,14 +282,21 @@ class Decoder:
         if not isinstance(number, int):
             return Route(number, 0)
         if (at, number) not in writer.plans:
-            ours, asked = self._ours[number - 1]
             try:
-                # Fields that are not asked for are skipped: a record may hold far more than the mapping uses.
-                writer.plans[at, number] = trimmed(resolve(node, ours), asked)
+                writer.plans[at, number] = self.plan(node, number)
             except (Incompatible, InvalidSchema) as error:
                 # For this type only: records of the other types are read.
                 writer.plans[at, number] = _incompatible(framing, error)
         return Route(writer.plans[at, number], number)
+
+    def plan(self, writer: AvroType, number: int) -> Plan:
+        """Return how data of this writer are read as our schema of this number.
+
+        Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound.
+        """
+        ours, asked = self._ours[number - 1]
+        # Fields that are not asked for are skipped: a record may hold far more than the mapping uses.
+        return trimmed(resolve(writer, ours), asked)
 
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
@@ -502,12 +509,16 @@ def _incompatible(framing: bytes, error: Exception) -> Rejection:
     return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{schema_name(framing)}: {error}")
 
 
+def too_many_items(where: str) -> Rejection:
+    """Return the verdict on a record for which `TooManyItems` was raised."""
+    return rejected(DecodeCode.TOO_LARGE, f"an array of more than {MOST_ITEMS} items, in {where}")
+
+
 def _failed(framing: bytes, error: Exception) -> Rejection:
     if isinstance(error, Unresolvable):
         return _incompatible(framing, error)
     # The datum fits the schema, but is too large to keep.
     if isinstance(error, TooManyItems):
-        message = f"an array of more than {MOST_ITEMS} items, in a datum of {schema_name(framing)}"
-        return rejected(DecodeCode.TOO_LARGE, message)
+        return too_many_items(f"a datum of {schema_name(framing)}")
     message = f"the bytes are not a datum of {schema_name(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)

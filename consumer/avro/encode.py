@@ -38,7 +38,7 @@ class Encoder:
     def __init__(self, schema: dict[str, Any], schema_id: int | None = None) -> None:
         node = parse(schema)
         own = SchemaRef("fingerprint", fingerprint(node))
-        self._framing = framing_of(own if schema_id is None else SchemaRef("id", str(schema_id)))
+        self.framing = framing_of(own if schema_id is None else SchemaRef("id", str(schema_id)))
         self._name = label(node)
         self._fitter = Fitter(node, _leaf, "paired")
         # Without logical types: fastavro would convert values that are converted already.
@@ -48,7 +48,7 @@ class Encoder:
         """Return the value of a record that holds `event`. Raises `Unencodable`."""
         out = io.BytesIO()
         # In one buffer with the datum: fastavro appends to the buffer.
-        out.write(self._framing)
+        out.write(self.framing)
         try:
             fastavro.schemaless_writer(out, self._schema, self._fitter.fit(event))
         except Misfit as misfit:

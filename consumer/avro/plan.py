@@ -132,23 +132,26 @@ class ArrayPlan:
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
-    """Blocks of keys and values, up to an empty block. Only the values of `keys` are kept; None: all."""
+    """Blocks of keys and values, up to an empty block. Only the values of `keys` are kept; None: all. `passed` reads
+    over the others, and keeps nothing of them."""
 
     value: Plan
     keys: frozenset[str] | None = None
+    passed: Plan | None = None  # None: as `value`
 
     def read(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
         """See `Read`."""
         items: dict[str, Any] = {}
-        read_value = self.value.read
+        read_value, read_over = self.value.read, (self.passed or self.value).read
         count, at = read_count(data, at)
         while count:
             for _ in range(count):
                 key, at = read_string(data, at)
-                value, at = read_value(data, at)
                 # Every key and value is read, as they must be a datum; only those that are asked for are kept.
                 if self.keys is None or key in self.keys:
-                    items[key] = value
+                    items[key], at = read_value(data, at)
+                else:
+                    _, at = read_over(data, at)
             count, at = read_count(data, at)
         return items, at
 
@@ -220,5 +223,8 @@ def trimmed(
         return ArrayPlan(trimmed(plan.item, within(asked, EACH) or asked, records), bool(asked))
     if isinstance(plan, MapPlan):
         keys, below = keys_in(asked)
-        return MapPlan(trimmed(plan.value, below, records), keys)
+        value = trimmed(plan.value, below, records)
+        # Trimmed twice only where the two differ, or maps within maps would take time without end.
+        differ = keys is not None and below
+        return MapPlan(value, keys, trimmed(plan.value, NOTHING, records) if differ else value)
     return plan

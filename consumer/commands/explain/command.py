@@ -110,13 +110,15 @@ def explanations(
     """
     settings = load(environ, needs=())
     mapped = building.sections(settings)
-    types = building.file_types(mapped, record, topic)
     # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
     accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
     converter = building.converter(settings, mapped, accounts)
     # Output of the user's function goes to stderr: stdout is for the lines of the records.
     with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
+    # As the service reads records, so that explain says of a record what the service does with it.
+    decoder = building.decoder(settings, mapped, whole=transformer is not None)
+    types = building.file_types(mapped, record, topic)._replace(decoder=decoder)
     # Only on request: a trace calls each rule through Python.
     traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
