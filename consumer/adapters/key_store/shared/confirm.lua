@@ -1,10 +1,9 @@
 -- These keys were delivered: remember them, and end their claims. What another live session has claimed is not ours to
 -- confirm (it took over when our lease had ended), unless it was delivered by now. Without a session (""), no claim counts.
--- ARGV: where the slice of time begins, the time within it (2 bytes), seconds until the slice is out of the window, keys
--- (16 bytes each).
+-- ARGV: where the slice of time begins, the time within it (2 bytes), keys (16 bytes each).
 -- Finds a byte a key: 1, remembered; 0, another session's; 2, remembered, but not claimed any more, and delivered before:
 -- another member had taken it over and delivered it, too, or this is the second try of a call that had done its work.
-local start, time, left, keys = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local start, time, keys = ARGV[4], ARGV[5], ARGV[6]
 local sub, find = string.sub, string.find
 local claims, slice = prefix .. 'claims', prefix .. start .. ':'
 local count, stored = #keys / 16, 0
@@ -33,8 +32,7 @@ for from = 1, count, MOST do
     else
       flags[#flags + 1] = holder == false and delivered(key) and '\2' or '\1'
       done[#done + 1] = key
-      local bucket = bucket_of(slice, key)
-      if redis.call('APPEND', bucket, sub(key, 3, 14) .. time) == 14 then redis.call('EXPIRE', bucket, left) end
+      redis.call('APPEND', bucket_of(slice, key), sub(key, 3, 14) .. time)
     end
   end
   if #done > 0 then
@@ -44,9 +42,7 @@ for from = 1, count, MOST do
 end
 if stored > 0 then
   redis.call('HINCRBY', prefix .. 'slices', start, stored)
-  -- It lasts as long as the slice's strings. Members' clocks differ: the longest counts.
-  if not redis.call('SET', prefix .. start, '', 'EX', left, 'NX') then
-    redis.call('EXPIRE', prefix .. start, left, 'GT')
-  end
+  -- Without it, an earlier version of pinstream takes the slice for expired.
+  redis.call('SET', prefix .. start, '')
 end
 return answer(table.concat(flags), stored)

@@ -1,13 +1,13 @@
 -- Prolong the lease of the session, or begin it.
--- ARGV: milliseconds, "begin" or "", layout, seconds for which the member's numbers are kept.
+-- ARGV: milliseconds, "begin" or "", layout.
 -- Finds the layout that the shard has, which members must agree on, as the first one has set it; "" if the lease had ended.
-local lease, begin, layout, keep = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local lease, begin, layout = ARGV[4], ARGV[5], ARGV[6]
 local name, found = prefix .. 'session:' .. session, ''
 if begin ~= '' then
   redis.call('SET', name, '', 'PX', lease)
   redis.call('SETNX', prefix .. 'layout', layout)
 end
 if begin ~= '' or redis.call('PEXPIRE', name, lease) == 1 then found = redis.call('GET', prefix .. 'layout') or layout end
-local answered = answer(found)
-redis.call('EXPIRE', prefix .. 'member:' .. member, keep)
-return answered
+-- The member's numbers do not expire, either (`tidy.lua`): that would look like a loss.
+redis.call('HSET', prefix .. 'members', member, redis.call('HGET', prefix .. 'members', 'removals') or 0)
+return answer(found)

@@ -12,8 +12,9 @@ A session also ends when it is not known whether a call was done: a server that 
 must not claim or release for a later session. We may take over the claims of our own ended sessions.
 
 Delivered keys are kept in strings: one for each slice of time and 17 bits of the key, to which 14 bytes a key are
-appended. A string expires as a whole when its slice is out of the window. That is 27 bytes of memory a key at 10
-million keys, where a string or a member of a set for each key would take 70 or more.
+appended. That is 27 bytes of memory a key at 10 million keys, where a string or a member of a set for each key would
+take 70 or more. A slice is removed as a whole once it is out of the window by a member's time and by the server's
+(``tidy.lua``). None of these strings expires by itself: a server's clock that jumps would empty the store.
 
 *A store that went back.* In each shard the scripts of a member are numbered. A number that comes again means that the
 store has lost data: a replica took over that lacked the last moments, it was flushed, or an older copy was restored.
@@ -163,9 +164,8 @@ class RedisKeyStore(KeyStore):
         start = self._window.bucket_start(stamp)
         # The time within its slice, rounded up: a key is never forgotten before its window is over.
         step = math.ceil((stamp - start) / self._step).to_bytes(2, "big")
-        left = start + self._window.bucket_seconds + self._window.seconds - stamp + _MARGIN
         try:
-            flags = await self._ask_for("confirm", keys, self._name or "none", 2, start, step, left)
+            flags = await self._ask_for("confirm", keys, self._name or "none", 2, start, step)
         except BaseException:  # also where it is cancelled: the server may have done it
             self._unsure.update(columns)
             raise
@@ -219,8 +219,7 @@ class RedisKeyStore(KeyStore):
     async def _renew(self, name: str, *, begin: bool) -> bool:
         # Members whose slices differ would look for a key in the wrong one, and send its event again.
         layout = f"2 {self._window.bucket_seconds}".encode()
-        keep = self._window.seconds + self._window.bucket_seconds + _MARGIN
-        arguments = (math.ceil(self._lease * 1000), "begin" if begin else "", layout, keep)
+        arguments = (math.ceil(self._lease * 1000), "begin" if begin else "", layout)
         answers = await self._run("renew", name, [(shard, arguments) for shard in self._shards])
         layouts = [found for found, _, _ in answers]
         if any(one not in (b"", layout) for one in layouts):
@@ -353,14 +352,14 @@ class RedisKeyStore(KeyStore):
     # -- housekeeping
 
     async def expire(self, now: float) -> None:
-        """See `KeyStore.expire`. The server's own clock decides what is removed, so `now` is only for the figures."""
+        """See `KeyStore.expire`."""
         if self._closed:
             return
-        oldest = self._window.oldest(now) - self._window.bucket_seconds + 1
+        time = (self._window.stamp(now), self._window.bucket_seconds + self._window.seconds, _MARGIN)
         slices: Counter[int] = Counter()
         try:
             answers = await self._run(
-                "tidy", None, [(shard, (shard.cursor, oldest)) for shard in self._shards]
+                "tidy", None, [(shard, (shard.cursor, *time)) for shard in self._shards]
             )
             for shard, (cursor, _, _, found) in zip(self._shards, answers, strict=True):
                 shard.cursor = cursor
