@@ -111,7 +111,7 @@ class KeyStore(Protocol):
     """
 
     async def claim(self, keys: bytes, now: float) -> tuple[Sequence[int], int]:
-        """Look keys up at `now` (unix seconds); a shared store claims those that were not delivered.
+        """Look keys up, as of `now` (unix seconds); a shared store claims those that were not delivered.
 
         Return `found` and `session` of `m.KeysLookedUp`.
         """
@@ -344,7 +344,8 @@ class Service:
 
     def _perform(self, command: m.Command, now: Instant) -> None:  # noqa: C901 - one case for each command
         """Do at once what needs no waiting; begin an attempt. `now`: when the engine decided."""
-        store, unix = self._key_store, now.unix
+        # The time is the engine's: this machine's clock may be wrong.
+        store, clock = self._key_store, self.pipeline.clock
         match command:
             case m.Report():
                 self._report(command)
@@ -367,9 +368,17 @@ class Service:
                     raise bug("the engine calls a function that there is not")
                 self._begin(self._transform.run(command, self.feed))
             case m.LookUpKeys(number, keys):
-                self._ask(command, partial(store.claim, keys, unix), lambda got: m.KeysLookedUp(number, *got))
+                self._ask(
+                    command,
+                    partial(store.claim, keys, clock.forgotten_at),
+                    lambda got: m.KeysLookedUp(number, *got),
+                )
             case m.StoreKeys(number, keys):
-                self._ask(command, partial(store.confirm, keys, unix), lambda got: m.KeysStored(number, got))
+                self._ask(
+                    command,
+                    partial(store.confirm, keys, clock.delivered_at),
+                    lambda got: m.KeysStored(number, got),
+                )
             case m.ReleaseKeys(keys):
                 self._ask(command, partial(store.release, keys), lambda _: None)
             case m.RenewLease(number):
@@ -506,7 +515,7 @@ class Service:
                         m.Report("warning", "keys_forgotten_early", {"keys": early, "advice": advice})
                     )
             try:
-                await self._key_store.expire(self._clock().unix)
+                await self._key_store.expire(self.pipeline.clock.forgotten_at)
             except KeyStoreError as error:
                 # Old keys take room and harm nothing: the next round tries again.
                 self._report(m.Report("warning", "key_store_trouble", {"reason": str(error)}))

@@ -19,6 +19,17 @@ is refused. Once the platform's time is known, an event too far ahead is refused
 Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
 is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
 ahead of it waits until new answers show whether the clock was set wrong or the machine was suspended.
+
+The key store has two times, which err on the side of remembering, since a key that is forgotten early means an event
+that is sent twice:
+
+* A delivered key is stored under the corrected time (`delivered_at`); while that is not certain, under the latest
+  time that any clock shows. A key of the future is remembered longer.
+* Keys are out of the window by a time of its own (`forgotten_at`). After a start it is unknown, and nothing is out of
+  the window, until the platform's time is certain, or the records' timestamps agree with our clock although for a
+  minute no call was answered. From then on it grows with the monotonic clock, whatever jumps: our clock or the
+  platform's. It is set back where the corrected time is earlier, and forward only once: when the platform's time is
+  certain for the first time. So after the machine was suspended, keys are remembered longer by as much.
 """
 
 from __future__ import annotations
@@ -33,6 +44,7 @@ from typing import Final
 
 from consumer.engine.answering.verdicts import unix_of
 from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.statistics import ClockStatistics
 from consumer.engine.messages import Command, Report
 from consumer.engine.model import Chunk, Instant, Policy
 
@@ -70,12 +82,18 @@ WORTH_A_WORD: Final = 60.0
 SKEW: Final = 300.0
 # Seconds. Slewing a clock, or a process that hangs, makes no such difference between two inputs.
 _JUMP: Final = 5.0
+_JUMP_MEANS: Final = (
+    "this machine's clock was set, or the machine was suspended: what was delivered stays remembered, and events are "
+    "judged by Pinterest's clock as soon as it is known"
+)
 _ANSWERS: Final = 5
 # Answers from which on the median counts without another clock: one wrong answer does not change it.
 _ENOUGH: Final = 3
 _STAMPS: Final = 32
 # Seconds for which a record's timestamp says something about the current time.
 _LATELY: Final = 600.0
+# Seconds after the first fetch in which only the platform confirms our clock.
+_FIRST_WORD: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _REMIND_EVERY: Final = 60.0
 
@@ -99,9 +117,14 @@ class Clock:
         self._stamps: deque[tuple[float, float]] = deque(maxlen=_STAMPS)
         # Whether the platform's time is known, and nothing has made it doubtful since.
         self.certain = False
+        # How far the time of forgetting is ahead of the monotonic clock; None: our clock is not confirmed yet.
+        self._forgets: float | None = None
+        # Whether the platform has confirmed it; else only the records have.
+        self._settled = False
+        self._first_fetched: float | None = None
         self._look_at = self._remind_at = -math.inf
         self._off_since: float | None = None
-        self.version = 0
+        self.version = self.jumps = 0
 
     # -- observations
 
@@ -111,12 +134,13 @@ class Clock:
         jump = 0.0 if self._above is None else above - self._above
         if abs(jump) > _JUMP:
             self.version += 1
+            self.jumps += 1
             self.certain = self.certain and abs(self._behind(now) or 0.0) < WORTH_A_WORD
             if not self.certain:
                 self._answers.clear()
-            self._context.report("warning", "clock_jumped", seconds=round(jump, 1))
+            self._context.report("warning", "clock_jumped", seconds=round(jump, 1), means=_JUMP_MEANS)
         self._local, self._above = now, above
-        return self.correct(now)
+        return self._corrected()
 
     def answered(self, date: str | None, sent_at: float) -> None:
         """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
@@ -132,7 +156,7 @@ class Clock:
         behind = self._behind(self._local) or 0.0
         if before is None or abs(before - behind) > _JUMP:
             self.version += 1
-        self._context.now = self.correct(self._local)
+        self._context.now = self._corrected()
 
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""
@@ -152,6 +176,13 @@ class Clock:
             stamp = chunk.records[-1].timestamp if chunk.records else -1
             if stamp >= 0:
                 self._stamps.append((now, stamp / 1000 - now))
+        if self._first_fetched is None:
+            self._first_fetched = now
+        # Producers may be on this machine, and have its wrong clock: for a minute only the platform counts.
+        if self._forgets is None and now - self._first_fetched >= _FIRST_WORD:
+            above, stamped = self._local.unix - now, self._stamped(self._local)
+            if stamped is not None and abs(stamped - above) < WORTH_A_WORD:
+                self._forgets = above
 
     # -- the corrected time
 
@@ -159,6 +190,34 @@ class Clock:
         """Return the corrected time at the moment when this machine's clocks say `now`."""
         behind = self._behind(now) or 0.0
         return now if abs(behind) < WORTH_A_WORD else Instant(now.monotonic, now.unix + behind)
+
+    def _corrected(self) -> Instant:
+        """Return the corrected time now, and let the time of forgetting follow it, never faster than time goes by."""
+        now = self.correct(self._local)
+        above = now.unix - now.monotonic
+        if self.certain and not self._settled:
+            self._forgets, self._settled = above, True
+        elif self._forgets is not None:
+            self._forgets = min(self._forgets, above)
+        return now
+
+    @property
+    def delivered_at(self) -> float:
+        """When events were delivered whose keys are stored now, in unix seconds; if in doubt, too late."""
+        now = self._context.now
+        if self.certain:
+            return now.unix
+        clocks = [
+            now.unix - now.monotonic,
+            self._stamped(self._local),
+            *(least for least, _ in self._answers),
+        ]
+        return now.monotonic + max(above for above in clocks if above is not None)
+
+    @property
+    def forgotten_at(self) -> float:
+        """The time by which keys are out of the window, in unix seconds; 0: none is."""
+        return 0.0 if self._forgets is None else self._local.monotonic + self._forgets
 
     def may_wait(self, time: float, timestamp: int) -> bool:
         """Return True if an event of `time`, too far ahead of now, may be right and our clock wrong.
@@ -196,6 +255,12 @@ class Clock:
             self._off_since = now.monotonic if self._off_since is None else self._off_since
             seconds, certain = round(off[by]), int(self.certain)
             self._context.report("warning", "clock_off", by=by, behind_seconds=seconds, certain=certain)
+
+    def figures(self, now: Instant, early: int) -> ClockStatistics:
+        """Return a snapshot; `now` is by this machine's clocks, `early` counts the events that wait."""
+        platform, records, corrected = self.deviations(now)
+        lag = None if self._forgets is None else now.unix + corrected - now.monotonic - self._forgets
+        return ClockStatistics(platform, records, corrected, early, self.jumps, lag)
 
     def deviations(self, now: Instant) -> tuple[float | None, float, float]:
         """Return three figures of `ClockStatistics`: `platform`, `records` and `corrected`."""

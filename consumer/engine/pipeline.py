@@ -6,8 +6,8 @@ begin now. They emit commands themselves, through `Context`. A record's way: fet
 the ledger -> claims its key -> looked up in the key store -> batched -> sent -> answered -> its key stored -> settled.
 Each step either settles the record or leaves it open, and no commit goes past an open record.
 
-A shell uses only `handle`, `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`, `problems` and
-`stopping`.
+A shell uses only `handle`, `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`, `problems`,
+`stopping`, and the two times of the key store in `clock`.
 
 Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims`, the
 meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
@@ -33,7 +33,7 @@ from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
 from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics
-from consumer.engine.figures.statistics import ClockStatistics, Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState, Ledger
@@ -333,7 +333,7 @@ class Pipeline:
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.stand_ins,
-            clock=ClockStatistics(*self.clock.deviations(local), len(self.early)),
+            clock=self.clock.figures(local, len(self.early)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
             brokers_silent=None

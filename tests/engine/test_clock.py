@@ -14,6 +14,7 @@ from consumer.engine.survey import describe_open
 from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, FakeConverter, accepted, event
 
 FAR = 3_600.0
+DAYS = 3 * 86_400.0
 
 
 def core_of(off: float, **policy: Any) -> Core:
@@ -53,9 +54,16 @@ def answer(core: Core, date: str | None = None, **more: float) -> int:
 def heard(core: Core) -> Core:
     """Let the platform's first answer say what time it is."""
     core.fetch(event("first"))
-    core.look_up()
+    look_up(core)
     answer(core)
     return core
+
+
+def look_up(core: Core) -> None:
+    """Let the key store answer all look-ups, and the broker prove after a jump that the partition is still ours."""
+    while core.has(m.Commit):
+        core.commit()
+    core.look_up()
 
 
 def reports(core: Core, name: str) -> list[dict[str, object]]:
@@ -182,7 +190,10 @@ def test_a_clock_that_is_set_wrong_does_not_change_the_time() -> None:
     core.clock_off = 9 * 86_400.0
     core.feed(m.Tick())
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core), abs=1.1)
-    assert reports(core, "clock_jumped") == [{"seconds": 9 * 86_400.0}]
+    [told] = reports(core, "clock_jumped")
+    assert told["seconds"] == 9 * 86_400.0
+    assert "stays remembered" in str(told["means"])
+    assert core.statistics().clock.jumps == 1
 
 
 def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
@@ -358,3 +369,124 @@ def test_after_a_pilot_without_a_call_the_next_one_goes_at_once() -> None:
     assert answer(again) == 1
     assert (again.statistics().clock.early, again.committable()) == (0, 21)
     assert again.now == core.now, "nothing had to wait"
+
+
+# -- the two times of the key store
+
+
+def forgets(core: Core) -> float:
+    """Return how far the time by which keys are out of the window is ahead of the true time."""
+    core.feed(m.Tick())
+    return core.pipeline.clock.forgotten_at - true_now(core)
+
+
+def stamps(core: Core) -> float:
+    """Return how far the time that is stored with delivered keys is ahead of the true time."""
+    return core.pipeline.clock.delivered_at - true_now(core)
+
+
+@pytest.mark.parametrize("off", [0.0, DAYS, -DAYS])
+def test_after_a_start_nothing_is_forgotten_until_the_platform_has_said_what_time_it_is(off: float) -> None:
+    """No key is out of the window before our clock is confirmed; then the platform's time counts."""
+    core = core_of(off)
+    core.feed(m.Tick())
+    assert core.pipeline.clock.forgotten_at == 0.0
+    assert core.statistics().clock.remembers_longer is None
+    heard(core)
+    assert forgets(core) == pytest.approx(0.0, abs=1.1)
+    assert core.statistics().clock.remembers_longer == pytest.approx(0.0, abs=1.1)
+    core.advance(1_000.0)
+    assert forgets(core) == pytest.approx(0.0, abs=1.1), "it goes on with the monotonic clock"
+
+
+def test_without_the_platform_the_records_confirm_the_clock_after_a_minute() -> None:
+    """Fetched records stamped as now confirm our clock from the second minute on; old ones never do."""
+    core = core_of(0.0)
+    for _ in range(7):
+        fetch(core, ("old", 0.0), stamped=-86_400.0)
+        core.now += 10.0
+    assert core.pipeline.clock.forgotten_at == 0.0
+    core = core_of(DAYS)
+    for _ in range(7):
+        fetch(core, ("now", 0.0))
+        core.now += 10.0
+    assert core.pipeline.clock.forgotten_at == 0.0, "they say that our clock is ahead"
+    core = core_of(0.0)
+    for _ in range(6):
+        fetch(core, ("now", 0.0))
+        assert core.pipeline.clock.forgotten_at == 0.0
+        core.now += 10.0
+    fetch(core, ("now", 0.0))
+    assert forgets(core) == pytest.approx(0.0, abs=0.1)
+
+
+def test_what_records_confirmed_the_platform_corrects() -> None:
+    """Producers on this machine have its wrong clock, too: once the platform has said what time it is, that counts."""
+    core = core_of(-DAYS)
+    for n in range(7):
+        fetch(core, (f"{n}", -DAYS), stamped=-DAYS)
+        core.now += 10.0
+    assert forgets(core) == pytest.approx(-DAYS, abs=0.1)
+    for n in range(3):
+        fetch(core, (f"later {n}", -DAYS), stamped=-DAYS)
+        look_up(core)
+        answer(core)
+    assert forgets(core) == pytest.approx(0.0, abs=1.1)
+
+
+@pytest.mark.parametrize("off", [DAYS, -DAYS])
+def test_a_jump_of_our_clock_forgets_nothing(off: float) -> None:
+    """Whatever our clock does, and for however long, the time of forgetting goes on as the monotonic clock does."""
+    core = heard(core_of(0.0))
+    for wrong in (off, 0.0, off, 0.0):
+        core.clock_off = wrong
+        assert forgets(core) == pytest.approx(0.0, abs=1.1)
+        assert stamps(core) == pytest.approx(0.0, abs=1.1)
+        core.advance(15.0)
+        assert forgets(core) == pytest.approx(0.0, abs=1.1)
+    assert core.statistics().clock.jumps == 4
+    assert len(reports(core, "clock_jumped")) == 4
+
+
+def test_a_jump_of_all_clocks_together_forgets_nothing() -> None:
+    """Our clock, the records and the platform's answers jump together, as where all of them are on one machine: the
+    time of forgetting still grows by no more than the monotonic clock."""
+    core = heard(core_of(0.0))
+    core.clock_off = DAYS
+    for n in range(6):
+        core.now += 1.0
+        fetch(core, (f"{n}", DAYS), stamped=DAYS)
+        look_up(core)
+        answer(core, off=DAYS)
+    assert core.pipeline.context.now.unix == pytest.approx(true_now(core) + DAYS, abs=1.1)
+    assert forgets(core) == pytest.approx(0.0, abs=1.1)
+    assert core.statistics().clock.remembers_longer == pytest.approx(DAYS, abs=2.2)
+    core.clock_off = 0.0
+    assert forgets(core) == pytest.approx(0.0, abs=1.1)
+
+
+def test_a_first_answer_that_proves_nothing_makes_no_key_look_old() -> None:
+    """Our clock is three days behind, and the records are old: the first answers do not count as the time yet, but
+    delivered keys are stored under the latest time that any clock shows."""
+    core = core_of(-DAYS)
+    for n in range(2):
+        fetch(core, (f"{n}", -86_400.0 * 5), stamped=-86_400.0 * 5)
+        core.look_up()
+        answer(core)
+        assert not core.pipeline.clock.certain
+        assert stamps(core) == pytest.approx(0.0, abs=1.1)
+        assert core.pipeline.clock.forgotten_at == 0.0
+    core.clock_off = 0.0
+    core.feed(m.Tick())
+    assert core.pipeline.clock.forgotten_at == 0.0
+    assert forgets(heard(core)) == pytest.approx(0.0, abs=1.1)
+
+
+def test_without_any_answer_the_records_say_when_events_were_delivered() -> None:
+    """Where answers carry no date, delivered keys are stored under the records' time if that is later than ours."""
+    core = core_of(-DAYS)
+    fetch(core, ("a", 0.0))
+    assert stamps(core) == pytest.approx(0.0, abs=0.1)
+    core = core_of(0.0)
+    fetch(core, ("a", 0.0), stamped=-DAYS)
+    assert stamps(core) == pytest.approx(0.0, abs=0.1)

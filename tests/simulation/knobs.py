@@ -211,7 +211,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         late_schemas=random.choice((0.0, 0.0, 0.2)),
         clocks=(),
         registry_lag=0.0,
-        window=random.choice((5.0, 1e6, 1e6)) if not graceful else 1e6,
+        window=random.choice((5.0, 3600.0, 1e6)) if not graceful else 1e6,
         # A graceful world needs time to drain in: one second of backoff must not be a release by deadline.
         grace=random.uniform(1, 6) if not graceful else 60.0,
         latency=random.choice((0.01, 0.1, 0.5)),

@@ -208,15 +208,19 @@ class Member:
             self.feed(happened)
 
     def _look_up(self, command: m.LookUpKeys) -> None:
+        now = self.pipeline.clock.forgotten_at
+
         def look_up() -> m.Input:
-            found = self._world.keys_of(self.slot).look_up(split_keys(command.keys))
+            found = self._world.keys_of(self.slot).look_up(split_keys(command.keys), now)
             return m.KeyStoreFailed(command) if found is None else m.KeysLookedUp(command.number, found)
 
         self._perform(look_up)
 
     def _store_keys(self, command: m.StoreKeys) -> None:
+        now = self.pipeline.clock.delivered_at
+
         def store() -> m.Input:
-            stored = self._world.keys_of(self.slot).store(split_keys(command.keys))
+            stored = self._world.keys_of(self.slot).store(split_keys(command.keys), now)
             return m.KeysStored(command.number) if stored else m.KeyStoreFailed(command)
 
         self._perform(store)

@@ -34,26 +34,34 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _EPSILON = 1e-6
+CLOCKS_DIFFER = 130.0
+"""Seconds by which two machines' times may differ: less than a minute is not corrected."""
 TIME_LIMIT = 2.0
 """Seconds after which a client stops waiting for an answer."""
 Command = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
 
 
 class KeyStore:
-    """Delivered keys, and when they were stored; survives the processes that use it."""
+    """Delivered keys, when they were stored, and when a process said that was; survives the processes that use it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._window = Window.of(world.knobs.window)
+        self._stamps: dict[bytes, int] = {}
         # All of it went to another destination once (README's own way: a sandbox first): that must mean nothing here.
         self._stored_at: dict[bytes, float] = {
             Keys(REAL_API).of(spec.account, "checkout", spec.event_id): world.now for spec in world.specs
         }
 
-    def look_up(self, keys: Sequence[bytes]) -> list[bool] | None:
-        """For each key, whether it was stored within the window; None: the store does not answer."""
+    def look_up(self, keys: Sequence[bytes], now: float) -> list[bool] | None:
+        """For each key, whether it was stored within the window at `now`, as a process says; None: the store does not
+        answer."""
         world = self._world
         if world.in_spell("keys") or world.roll(world.rates.look_up_fails):
             return None
+        oldest = self._window.oldest(now)
+        # What is out of the window is dropped for good.
+        self._stamps = {key: stamp for key, stamp in self._stamps.items() if stamp >= oldest}
         return [self._find(key) for key in keys]
 
     def _find(self, key: bytes) -> bool:
@@ -64,28 +72,33 @@ class KeyStore:
             and at + world.knobs.window > world.now
             and not world.roll(world.rates.store_forgets)
         ):
-            return True
+            if key in self._stamps:
+                return True
+            if at + world.knobs.window > world.now + CLOCKS_DIFFER:
+                return False  # forgotten because a clock is wrong: that is no excuse
         # Expired or forgotten: the next one is new. Or two members each hold a record of this key, and neither knows.
         apart = world.truth.shared if world.knobs.own_stores else world.truth.spread
         if at is not None or (key in apart and world.knobs.members > 1):
             world.truth.excuse([key])
         return False
 
-    def store(self, keys: Sequence[bytes]) -> bool:
-        """Whether the caller hears of success; the keys may have been written all the same."""
+    def store(self, keys: Sequence[bytes], now: float) -> bool:
+        """Whether the caller hears of success; the keys may have been written all the same. `now`: as the process
+        says."""
         world = self._world
         for key in keys:
             if not world.truth.accepted[key]:
                 raise Violation("a key is stored after delivery", f"{key.hex()} was not accepted")
         if not (world.in_spell("keys") or world.roll(world.rates.store_fails)):
-            self._write(keys)
+            self._write(keys, now)
             return True
-        self._write(keys[: world.random.choice((0, 0, len(keys) // 2, len(keys)))])
+        self._write(keys[: world.random.choice((0, 0, len(keys) // 2, len(keys)))], now)
         return False
 
-    def _write(self, keys: Sequence[bytes]) -> None:
+    def _write(self, keys: Sequence[bytes], now: float) -> None:
         for key in keys:
             self._stored_at[key] = self._world.now
+            self._stamps[key] = max(self._window.stamp(now), self._stamps.get(key, 0))
             self._world.truth.store_key(key)
 
 
@@ -125,6 +138,8 @@ class SharedStore(SharedKeys):
         self.window = Window.of(world.knobs.window)
         self._went_back_at = float("-inf")
         self._taken_over: set[tuple[Member, bytes]] = set()
+        self._delivered_at: dict[bytes, float] = {}
+        """When keys were really delivered, whatever the members' clocks say."""
         self._begun: dict[str, deque[float]] = {}
         """For each account, when the calls of the last 60 seconds began, of all members."""
 
@@ -145,7 +160,8 @@ class SharedStore(SharedKeys):
         """A session of another member claims this key; `holder` had it before."""
         world = self._world
         if key in self.delivered:
-            world.truth.excuse([key])  # longer ago than the window
+            if self._delivered_at[key] + self.window.seconds <= world.now + CLOCKS_DIFFER:
+                world.truth.excuse([key])  # longer ago than the window
             if holder is None:
                 return  # who stored it may not have heard so yet, and has no claim any more
         for member in world.alive:
@@ -168,6 +184,7 @@ class SharedStore(SharedKeys):
         for key, flag in zip(split_keys(keys), stored, strict=True):
             if flag:
                 truth.store_key(key)
+                self._delivered_at[key] = self._world.now
         return stored
 
     # -- what happens to it
@@ -223,17 +240,17 @@ class KeyClient:
 
     def perform(self, command: Command) -> None:
         """Ask the server, and give the engine the answer."""
-        session, now = self.session, self._world.wall
+        session, clock = self.session, self._member.pipeline.clock
         request: _Request
         match command:
             case m.LookUpKeys(number, keys):
                 request = _Request(
-                    self._world, self._member, session.claim(keys, now),
+                    self._world, self._member, session.claim(keys, clock.forgotten_at),
                     partial(self._looked_up, number, keys), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.StoreKeys(number, keys):
                 request = _Request(
-                    self._world, self._member, session.confirm(keys, now),
+                    self._world, self._member, session.confirm(keys, clock.delivered_at),
                     lambda stored: m.KeysStored(number, stored), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.ReleaseKeys(keys):

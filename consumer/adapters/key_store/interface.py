@@ -3,7 +3,10 @@
 A key store remembers the 16-byte keys of *delivered* events for a window, so that a record that is read again is
 recognised as a duplicate and not sent again. Rules for every implementation:
 
-* Time comes from the caller: every call takes `now` in unix seconds, and no store reads a clock to judge a key.
+* Time comes from the caller: every call takes `now` in unix seconds, and no store reads a clock to judge a key. It is
+  the engine's time and not this machine's (`consumer.engine.context.Clock`): for `confirm` when events were delivered,
+  for all else the time by which keys are out of the window. No jump of a clock moves that, and it is 0 until something
+  has confirmed the clock: then nothing is out of the window.
 * The **stamp** of a key is the whole second of its latest delivery (of two stamps the later one counts). A key
   is remembered at `now` while ``floor(now) - stamp <= window``. So it is never forgotten before the window ends,
   and at most one second after. A stamp in the future (the clock went back) counts as remembered.

@@ -130,7 +130,7 @@ class SendingAgain:
     `again`: how many keys were delivered that were in the window of `store` before.
     """
 
-    def __init__(self, store: KeyStore, begun: int) -> None:
+    def __init__(self, store: KeyStore, begun: float) -> None:
         self._store = store
         self._begun = begun
         # Keys that are sent to the platform for a second time, including those that it then refused.
@@ -152,6 +152,8 @@ class SendingAgain:
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
+        # `begun` is by this machine's clock, and `now` by the platform's: what is delivered now has been since then.
+        self._begun = min(self._begun, now)
         stored = await self._store.confirm(keys, now)
         # Counted here and not when they are claimed: an event that the platform refuses is not in it twice.
         again = self._known_before.intersection(split_keys(keys))

@@ -218,6 +218,16 @@ class ClockStatistics:
     early: int = figure(
         "Open events that wait, because their time is ahead of our clock.", "pinstream_early_records"
     )
+    jumps: int = figure(
+        "Times that our clock was set, or the machine was suspended.",
+        "pinstream_clock_jumps_total",
+        default=0,
+    )
+    remembers_longer: float | None = figure(
+        "Seconds that delivered keys are remembered beyond the window, because a clock jumped.",
+        status_note="null: nothing has confirmed our clock since the start, and no key is forgotten.",
+        merge=most, default=None,
+    )  # fmt: skip
 
     @derived(metric="pinstream_clock_behind_seconds", labels=("by",))
     def behind(self) -> Mapping[str, float | None]:

@@ -95,6 +95,21 @@ async def test_a_clock_that_goes_back_loses_nothing(make_store: MakeStore) -> No
     assert await store.look_up(keys([1, 2]), NOON + 10) == bytes([True, False])
 
 
+async def test_while_the_time_is_not_known_nothing_is_out_of_the_window(make_store: MakeStore) -> None:
+    """With 0 for the time, which means that no clock is confirmed yet, every key is found and none is dropped."""
+    store = make_store(10.0, MIB)
+    for at in (NOON, NOON + 3600, NOON + 7200):
+        await store.confirm(key(int(at)), at)
+        await store.expire(0.0)
+    everything = keys([int(NOON), int(NOON) + 3600, int(NOON) + 7200])
+    assert await store.look_up(everything, 0.0) == b"\1\1\1"
+    assert await store.look_up(everything, 0.0, since=NOON + 3600) == b"\0\1\1"
+    assert store.statistics().keys == 3
+    await store.expire(NOON + 7200)
+    assert await store.look_up(everything, NOON + 7200) == b"\0\0\1"
+    assert store.statistics().evicted_early == 0
+
+
 @pytest.mark.parametrize("now", [0.0, -5.0, 2.0**33])
 async def test_an_absurd_clock_does_no_harm(make_store: MakeStore, now: float) -> None:
     """Keys are remembered even if the clock shows a time before 1970 or after 2106."""

@@ -17,6 +17,8 @@ from tests.support.kafka.harness import Kafka
 
 RECORDS = 1_200
 """More records than the dead-letter guard needs for a judgement."""
+DAYS = 3 * 86_400.0
+"""More than the window for which delivered keys are remembered."""
 
 
 @pytest.mark.parametrize("off", [-3_600.0, -400.0, 7_200.0, 8 * 86_400.0], ids=str)
@@ -68,3 +70,46 @@ def test_a_clock_that_is_behind_and_an_api_that_is_away(kafka: Kafka, api: Api, 
         assert process.until_settled(50)["delivered"] == 50
         assert process.stop()[0] == 0
     assert dead_letters(kafka, topic) == []
+
+
+@pytest.mark.parametrize("store", ["disk", "redis"])
+@pytest.mark.parametrize("off", [DAYS, -DAYS], ids=["ahead", "behind"])
+def test_a_clock_that_jumps_forgets_nothing(
+    kafka: Kafka, api: Api, tmp_path: Path, request: pytest.FixtureRequest, off: float, store: str
+) -> None:
+    """A delivered event that is read again is a duplicate while the clock is wrong, after a restart meanwhile, and
+    when it is right again; the jump is told."""
+    # A clock that is behind is so from the start: then the deliveries themselves are stored under a wrong clock.
+    clock = WrongClock(tmp_path, min(off, 0.0))
+    topic, group = new_topic(kafka, 1), new_group()
+    env = {**run_environment(tmp_path, kafka, topic, group, api.url), **clock.env}
+    if store == "redis":
+        url = request.getfixturevalue("redis").url
+        env["PINSTREAM_KEY_STORE"] = f"{url}?prefix={topic}"
+    events = [commerce_event(f"event-{n}") for n in range(RECORDS)]
+
+    def read_again(process: Process) -> None:
+        """Write all events once more, and wait until each is a duplicate."""
+        before = process.status()["ledger"]
+        write_events(kafka, topic, events)
+        ledger = process.until_settled(before["read"] + RECORDS)
+        assert ledger["duplicate"] == before["duplicate"] + RECORDS, ledger
+
+    with Process(tmp_path, "run", env=env) as process:
+        write_events(kafka, topic, events)
+        assert process.until_settled(RECORDS)["delivered"] == RECORDS
+        clock.set(off)
+        read_again(process)
+        assert process.stop()[0] == 0
+    with Process(tmp_path, "run", env=env) as process:
+        read_again(process)
+        clock.set(0.0)
+        read_again(process)
+        told = process.until_logged("clock_jumped")
+        assert told["seconds"] == pytest.approx(-off, abs=5)
+        assert "remembered" in told["means"]
+        assert process.status()["clock"]["jumps"] == 1
+        assert "pinstream_clock_jumps_total 1" in process.get("/metrics")[1]
+        assert process.status()["counts"]["keys_forgotten_early"] == 0
+        assert process.stop()[0] == 0
+    assert len(api.events) == RECORDS

@@ -55,6 +55,11 @@ _SHARED_QUOTA: dict[str, Any] = {
     "policy": policy(batch_events=1, calls_per_minute=20, linger=0.1),
 }  # fmt: skip
 """Several members make more calls than the quota has."""
+_CLOCKS: dict[str, Any] = {
+    "incidents": Incidents(clock_jumps=8), "window": 3600.0, "duplicates": 0.3, "restarts": 4, "rates": Rates(),
+    "guarded": False, "own_stores": False,
+}  # fmt: skip
+"""The machines' clocks jump by more than the window, and copies of delivered events come."""
 _NOTES: dict[str, Any] = {
     "shared": True, "notes": True, "accounts": 2, "records": 160, "members": 3, "guarded": False,
     "rates": Rates(api_429=0.1), "incidents": Incidents(token_spells=2, account_spells=2),
@@ -85,6 +90,9 @@ FOCUS: dict[str, dict[str, Any]] = {
     "claims_are_not_released": _SHARED,
     "an_ended_session_s_answer_is_believed": _SHARED,
     "a_lost_lease_is_believed_in": _SHARED,
+    "keys_are_forgotten_by_our_clock": _CLOCKS,
+    "keys_are_forgotten_before_the_clock_is_confirmed": _CLOCKS,
+    "keys_are_stored_under_our_clock": _CLOCKS,
     "records_do_not_wait_for_the_function": {"function": True},
     "what_the_function_returned_is_another_record_s": {"function": True},
     "room_ignores_bytes": {"odd": 0.0, "policy": policy(max_open_bytes=1500, max_open_events=500)},

@@ -183,6 +183,25 @@ def no_call_asks_for_the_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))
 
 
+@mutation
+def keys_are_forgotten_by_our_clock(patch: pytest.MonkeyPatch) -> None:
+    """Keys are out of the window when this machine's clock says so."""
+    patch.setattr(Clock, "forgotten_at", property(lambda self: self._local.unix))
+
+
+@mutation
+def keys_are_forgotten_before_the_clock_is_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """After a start keys are out of the window by this machine's clock, until the platform's is known."""
+    confirmed: Any = vars(Clock)["forgotten_at"]
+    patch.setattr(Clock, "forgotten_at", property(lambda self: confirmed.fget(self) or self._local.unix))
+
+
+@mutation
+def keys_are_stored_under_our_clock(patch: pytest.MonkeyPatch) -> None:
+    """A delivered key gets this machine's time, so it looks old when the clock is put right."""
+    patch.setattr(Clock, "delivered_at", property(lambda self: self._local.unix))
+
+
 # -- the user's function
 
 
