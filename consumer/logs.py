@@ -21,11 +21,13 @@ import atexit
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -163,10 +165,10 @@ class Outlet:
             self._bytes += len(data)
             self._changed.notify_all()
 
-    def flush(self) -> None:
-        """At the end of the process, wait until all lines are written or dropped. All calls wait `LAST_SECONDS`."""
+    def flush(self, within: float = LAST_SECONDS) -> None:
+        """At the end of the process, wait until all lines are written or dropped. All calls wait `within` seconds."""
         now = time.monotonic()
-        self._ends = self._ends or now + LAST_SECONDS
+        self._ends = min(self._ends or math.inf, now + within)
         with self._changed:
             self._changed.wait_for(lambda: not self._bytes, max(0.0, self._ends - now))
 
@@ -216,12 +218,12 @@ def lines_dropped() -> int:
     return 0 if _outlet is None else _outlet.dropped
 
 
-def end_with(line: str) -> None:
-    """Write the last line of the process to stderr, behind those of the log. Waits at most `LAST_SECONDS` for these."""
+def end_with(line: str, within: float = LAST_SECONDS) -> None:
+    """Write the last line of the process to stderr, behind those of the log. Waits for at most `within` seconds."""
     outlet = _outlet_of_stderr()
     if outlet is not None:
         outlet.put(line, last=True)
-        outlet.flush()
+        outlet.flush(within)
     elif sys.stderr is not None:
         with contextlib.suppress(OSError):
             _put_into(sys.stderr, line)
@@ -302,9 +304,14 @@ def _put_of(stream: TextIO | None) -> Callable[[str], object]:
 
 
 def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
-    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
-        name = "?" if ended.thread is None else ended.thread.name
-        logging.getLogger("python").error("an error ended the thread %s", name, exc_info=ended.exc_value)
+    if ended.exc_value is None or isinstance(ended.exc_value, SystemExit):
+        return
+    python, name = logging.getLogger("python"), "?" if ended.thread is None else ended.thread.name
+    # As at the end of the process: the trace, with the error's text, only where a bug is looked for.
+    place = traceback.extract_tb(ended.exc_traceback)[-1]
+    where = f"{os.path.basename(place.filename)}:{place.lineno}"
+    trace = ended.exc_value if python.isEnabledFor(logging.DEBUG) else None
+    python.error("%s ended the thread %s at %s", type(ended.exc_value).__name__, name, where, exc_info=trace)
 
 
 def _log_unraisable(what: sys.UnraisableHookArgs) -> None:

@@ -237,6 +237,8 @@ class Service:
         self._keys = KeyStoreStatistics()
         # Why the key store needs a restart of the process to be used again; None: it does not, as far as known.
         self.key_store_broken: str | None = None
+        # Called when the end begins, whatever the reason.
+        self.closes: Callable[[], None] = lambda: None
         # When the last fetch began, in monotonic seconds: a service without lag fetches, too.
         self.fetched_at: float | None = None
 
@@ -257,7 +259,7 @@ class Service:
         positions: Sequence[Position] = ()
         try:
             self.feed(m.Tick())  # from now on the engine notices if the process stood still
-            await self._source.start()
+            await self._start(self._ended)
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._housekeeping())]
             for task in background:
                 task.add_done_callback(self._watch)
@@ -269,6 +271,17 @@ class Service:
                 f"{self._refused}; nothing was lost: set a valid token in PINTEREST_ACCESS_TOKEN or its file, make "
                 "sure that it may write to that ad account (PINTEREST_AD_ACCOUNT_ID), and start again"
             )
+
+    async def _start(self, ended: asyncio.Future[Any]) -> None:
+        """Start the source. A stop waits for that as long as it may wait for leaving the group."""
+        starting: asyncio.Future[Any] = asyncio.ensure_future(self._source.start())
+        try:
+            await asyncio.wait([starting, ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([starting], timeout=self._time_to_close())
+            if starting.done():
+                starting.result()
+        finally:
+            starting.cancel()
 
     def request_stop(self) -> None:
         """Request the stop: take no more records, drain within the grace, commit, leave. Calling it again changes
@@ -522,20 +535,24 @@ class Service:
 
     async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
         self._closing = True
+        self.closes()
         for task in background:
             task.cancel()
         # The fetch under way runs in the source's thread; closing waits for it there.
         await asyncio.gather(*background, return_exceptions=True)
-        timeout = _CLOSE_TIMEOUT
-        if self._stop_deadline is not None:
-            # All the time that is left: a member that leaves in the middle of a rebalance has to wait for the others,
-            # and one that ends without leaving makes them wait until its session times out.
-            timeout = max(_LEAST_CLOSE, self._stop_deadline - self._clock().monotonic - _AFTERWARDS)
         try:
-            await self._source.close(timeout, positions)
+            await self._source.close(self._time_to_close(), positions)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             for left in list(self._tasks):
                 left.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _time_to_close(self) -> float:
+        """Return the seconds that the source may take to close."""
+        if self._stop_deadline is None:
+            return _CLOSE_TIMEOUT
+        # All the time that is left: a member that leaves in the middle of a rebalance has to wait for the others, and
+        # one that ends without leaving makes them wait until its session times out.
+        return max(_LEAST_CLOSE, self._stop_deadline - self._clock().monotonic - _AFTERWARDS)

@@ -388,6 +388,8 @@ class TestOutlet:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
         lines = [orjson.loads(line) for line in done.stderr.splitlines()]
         assert [line["logger"] for line in lines] == ["python", "python", "py.warnings", "asyncio"]
+        assert lines[1]["event"] == "ValueError ended the thread of-a-library at <string>:9"
+        assert b"in a thread" not in done.stderr
         for line, what in zip(lines, ("finalizer", "thread", "warning", "future"), strict=True):
             assert what in line["event"] + line.get("exception", "")
 

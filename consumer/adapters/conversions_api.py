@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +19,6 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, file_stamp, place_of, tls_trouble
-from consumer.adapters.thread import run_blocking
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
@@ -211,8 +208,8 @@ class ConversionsApi:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             limit = self._concurrency
-            names: Any = _Names()  # aiohttp uses only these two functions of an event loop
-            resolver = aiohttp.ThreadedResolver(names)
+            # This one asks the event loop, see `run_on_loop`. It asks once for all calls that wait for a name.
+            resolver = aiohttp.ThreadedResolver()
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=60, resolver=resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on earlier ones
@@ -240,24 +237,6 @@ class Body(Payload):
         """Write the whole body."""
         for part in self.parts:
             await writer.write(part)
-
-
-class _Names:
-    """Resolves host names in place of the event loop that aiohttp's resolver asks.
-
-    aiohttp keeps the addresses for ten seconds and asks once for all calls that wait for a name.
-    """
-
-    async def getaddrinfo(self, host: str, port: int, **options: int) -> Any:
-        """Return the host's addresses. Raises `OSError`, which aiohttp reports as a DNS error."""
-        # In a thread of its own: `getaddrinfo` waits as long as the name server does not answer, and cannot be
-        # cancelled. If it ran in asyncio's own pool, the loop would wait for it when it closes, past every deadline.
-        return await run_blocking("pinstream-resolver", partial(socket.getaddrinfo, host, port, **options))
-
-    async def getnameinfo(self, address: Any, flags: int) -> tuple[str, str]:
-        """Return a numeric address as text."""
-        # Called only for an IPv6 address with a scope, which is part of the number. It asks no name server.
-        return socket.getnameinfo(address, flags)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

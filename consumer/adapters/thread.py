@@ -12,12 +12,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import faulthandler
 import functools
+import os
 import queue
+import socket
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 _Parameters = ParamSpec("_Parameters")
@@ -28,6 +33,7 @@ _END_TIMEOUT: Final = 1.0
 _LAST_MOMENT: Final = 0.5
 """Seconds that the exit of the process waits for all ending threads together."""
 _ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_busy: set[str] = set()
 
 
 class OwnThread:
@@ -82,8 +88,66 @@ class OwnThread:
         self._thread.join(timeout)
 
     def _work(self) -> None:
+        name = self._thread.name
         while (job := self._jobs.get()) is not None:
+            _busy.add(name)
             job()
+            _busy.discard(name)
+
+
+def busy_threads() -> Sequence[str]:
+    """Return the names of the threads that are in a call now."""
+    return sorted(_busy)
+
+
+_stacks = threading.Lock()
+_exits = False
+
+
+def watch_stacks(seconds: float, *, exits: bool = False) -> None:
+    """In `seconds`, unless called again before, write the stacks of all threads to stderr: files and lines, no values.
+    This needs no turn of the interpreter. `exits`: then end the process with code 1; later calls change nothing."""
+    global _exits
+    with _stacks:
+        if _exits:
+            return
+        _exits = exits
+        # If stderr has no file, as in some embeddings, it cannot be set.
+        with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+            faulthandler.dump_traceback_later(seconds, exit=exits, file=_stderr_that_never_blocks())
+
+
+def unwatch_stacks() -> None:
+    """Take back `watch_stacks`, unless it exits."""
+    with _stacks:
+        if not _exits:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@functools.cache
+def _stderr_that_never_blocks() -> int:
+    # Who takes the timer back waits for stacks that are being written: a reader that stands still would stop the loop.
+    descriptor = sys.stderr.fileno()
+    with contextlib.suppress(OSError):  # a socket cannot be opened again; or there is no /proc
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    return descriptor
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that resolves names in daemon threads.
+
+    `getaddrinfo` waits as long as the name server does not answer, and cannot be cancelled. asyncio runs it in a pool
+    of threads that the process waits for at its end, past every deadline.
+    """
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: int) -> Any:
+        return await run_blocking("pinstream-resolver", partial(socket.getaddrinfo, host, port, **options))
+
+
+def run_on_loop(main: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run `main` to its end, as `asyncio.run` does, on a loop that waits for no name server."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(main)
 
 
 class _HasThread(Protocol):

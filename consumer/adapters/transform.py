@@ -5,20 +5,17 @@ watches the thread, and reports a record that takes more than a second. A functi
 with the process; its thread is a daemon, so a stop does not wait for it.
 
 Python runs one thread at a time. A function of C that does not let others run (a regular expression that backtracks
-without end) stops the loop, too. Then `faulthandler`, which does not need the interpreter, writes the place to stderr.
+without end) stops the loop, too. Then `watch_stacks`, which does not need the interpreter, writes the place to stderr.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import faulthandler
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import OwnThread, unwatch_stacks, watch_stacks
 from consumer.conversion.transform import Transformer
 from consumer.engine.messages import Transform, Transformed, TransformIsSlow
 from consumer.engine.model import CommerceEvent, Filtered, Rejection
@@ -56,10 +53,8 @@ class TransformThread:
         told, say_at, said = 0, 0.0, -1
         try:
             while True:
-                # The timer is set again at each turn of the loop, so it fires only if there is none. If stderr has no
-                # file, as in some embeddings, it cannot be set.
-                with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
-                    faulthandler.dump_traceback_later(_STANDS_STILL, file=sys.stderr)
+                # The timer is set again at each turn of the loop, so it fires only if there is none.
+                watch_stacks(_STANDS_STILL)
                 await asyncio.wait((work,), timeout=_LOOK)
                 if work.done():
                     work.result()
@@ -76,7 +71,7 @@ class TransformThread:
                     say(TransformIsSlow(command.number, row, now - since, results[told:row]))
                     told, say_at, said = row, now + _AGAIN, row
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            unwatch_stacks()
             work.cancel()
 
     def _work(self, events: Sequence[CommerceEvent], results: list[Result]) -> None:

@@ -27,6 +27,7 @@ from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import TransformThread
+from consumer.app.ending import Parts
 from consumer.avro.decode import Decoder, WireFormat
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.converter import Converter
@@ -79,7 +80,7 @@ def service(
     keys: ServiceKeys,
     schemas: LocalSchemas,
     function: Transformer | None,
-    stack: contextlib.AsyncExitStack,
+    parts: Parts,
     *,
     api: Api | None = None,
     letters: DeadLetterWriter | None = None,
@@ -89,13 +90,13 @@ def service(
     ] = contextlib.nullcontext,
 ) -> Service:
     """Build the service that moves records from the source that `connect` makes through `pipeline`, and open
-    the other parts that it uses; `stack` closes these, but not the source and `keys`. Raises `PinstreamError`.
+    the other parts that it uses; `parts` closes these, but not the source and `keys`. Raises `PinstreamError`.
 
     `function`: the user's, see `transformer`. `api`: replaces the API in a dry run. `letters`: where dead letters go;
     None: to the dead-letter topics.
     """
     dry_run = api is not None
-    # `stack` closes what is opened here in reverse order.
+    # `parts` closes what is opened here in reverse order.
     if api is None:
         client = ConversionsApi(
             settings.pinterest.api_url,
@@ -106,7 +107,7 @@ def service(
             agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
             network=network(settings),
         )
-        stack.push_async_callback(client.close)
+        parts.add("the connections to the API", client.close)
         api = around_api(client)
     producer = None
     if letters is None:
@@ -115,14 +116,14 @@ def service(
             topic=settings.pinstream.dead_letter_topic,
             on_trouble=log_kafka_trouble,
         )
-        stack.push_async_callback(producer.close)
+        parts.add("the producer of dead letters", producer.close)
     # A dry run writes nothing, so it keeps no schemas either.
     writers = writer_schemas(settings, schemas, keeps=not dry_run)
-    stack.push_async_callback(writers.close)
+    parts.add("the source of schemas", writers.close)
     thread = None
     if function is not None:
         thread = TransformThread(function)
-        stack.push_async_callback(thread.close)
+        parts.add("the thread of PINSTREAM_TRANSFORM", thread.close)
     made = Service(
         pipeline,
         connect=connect,

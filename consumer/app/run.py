@@ -18,8 +18,9 @@ from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
+from consumer.adapters.thread import run_on_loop
 from consumer.app import building
-from consumer.app.signals import on_stop_signal
+from consumer.app.ending import Ending, Parts, doing
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
 from consumer.service import Service
@@ -44,13 +45,13 @@ def run_service(environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    asyncio.run(_run(settings, *environment.start(environ, settings, "TRACES", "METRICS")))
+    run_on_loop(_run(settings, *environment.start(environ, settings, "TRACES", "METRICS")))
 
 
 async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
     async with member(settings, traces) as one:
         # Before the first wait: a stop must end the wait for absent brokers, too.
-        on_stop_signal(one.stop)
+        one.end_by(Ending(one.stop, grace=settings.pinstream.shutdown_grace))
         # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
         figures = FiguresCollector(Statistics, lambda: [one.service.statistics()])
@@ -100,7 +101,7 @@ class Member:
     settings: Settings
     service: Service
     # Closes the parts in reverse order, so the page first.
-    closing: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    parts: Parts = field(default_factory=Parts)
     _started: float = field(default_factory=time.time, init=False)
     _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -109,6 +110,10 @@ class Member:
         # The service is not running while brokers are searched for, and would not see the stop.
         self._asked.set()
         self.service.request_stop()
+
+    def end_by(self, ending: Ending) -> None:
+        """Let the end have no more than its grace, also if no signal asks for it."""
+        self.parts.closes = self.service.closes = ending.begin
 
     async def serve(self, joins: Callable[[], None] = lambda: None) -> None:
         """Be a member of the group until asked to stop. `joins` is called when the topics are found.
@@ -137,7 +142,8 @@ class Member:
         # Nothing is joined yet, so there is nothing to leave.
         if self.service.pipeline.stopping:
             return
-        await self.service.run()
+        with doing("delivering, or leaving the group"):
+            await self.service.run()
         structlog.get_logger().info("stopped", **document_of(self.service.statistics().totals))
 
     async def serve_page(self) -> Urls | None:
@@ -150,7 +156,7 @@ class Member:
         )
         if web is None:
             return None
-        self.closing.push_async_callback(web.stop)
+        self.parts.add("the page", web.stop)
         return await web.start()
 
     def info(self) -> dict[str, Any]:
@@ -221,9 +227,9 @@ def process(settings: Settings, started: float) -> dict[str, Any]:
 async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIterator[Member]:
     """Open all parts of a group member in order, and close them in reverse."""
     traces = traces or Tracing()
-    async with contextlib.AsyncExitStack() as stack:
+    async with Parts() as parts:
         # Opened first and closed last, so that the spans of closing are sent too.
-        stack.push_async_callback(traces.close)
+        parts.add("the export of traces", traces.close)
         # What can be wrong with the configuration is built first: a mistake opens no store and no connection.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
@@ -234,7 +240,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         for warning in mapped.warnings:
             structlog.get_logger().warning("setting", text=warning)
         key_store = building.service_key_store(settings)
-        stack.push_async_callback(key_store.close)
+        parts.add("the key store", key_store.close)
         service = building.service(
             settings,
             pipeline,
@@ -242,13 +248,13 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
             key_store,
             schemas,
             transformer,
-            stack,
+            parts,
             around_api=traces.api,
             around_fetched=traces.convert,
         )
         # The time for closing is known only now: one deadline covers the whole stop.
-        traces.left = service.grace_left
-        yield Member(settings, service, stack)
+        traces.left = parts.left = service.grace_left
+        yield Member(settings, service, parts)
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:

@@ -17,8 +17,8 @@ _SHOW_CURSOR = "\x1b[?25h"
 _FORCED = 130
 
 
-def on_stop_signal(stop: Callable[[], None], leave: Callable[[], None] = lambda: None) -> None:
-    """Call `stop` on the first SIGTERM or SIGINT. On the next one, call `leave` and end the process."""
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on the first SIGTERM or SIGINT. On the next one, end the process. For a service: `app.ending`."""
     loop = asyncio.get_running_loop()
     asked: tuple[int, float] | None = None
 
@@ -27,16 +27,20 @@ def on_stop_signal(stop: Callable[[], None], leave: Callable[[], None] = lambda:
         if asked is None:
             asked = number, loop.time()
             stop()
-        elif number != asked[0] or loop.time() - asked[1] > TOGETHER:
-            # This loses nothing: records that are not committed are read again.
-            leave()
-            _end()
+        elif is_repeated(asked, number, loop.time()):
+            end_at_once()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard, number)
 
 
-def _end() -> NoReturn:
+def is_repeated(first: tuple[int, float], number: int, now: float) -> bool:
+    """Return whether a signal is a second wish; `first`: the number and the time of the first one."""
+    return number != first[0] or now - first[1] > TOGETHER
+
+
+def end_at_once() -> NoReturn:
+    """End the process, and lose nothing: records that are not committed are read again."""
     # stderr may be closed, or None.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         # A progress bar hides the cursor, and its end, which shows it again, is skipped here.

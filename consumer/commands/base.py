@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from consumer.adapters.thread import run_on_loop
 from consumer.errors import PinstreamError, UsageError
 
 if TYPE_CHECKING:  # it takes a while to import, and help does not need it
@@ -98,7 +99,7 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
-        asyncio.run(command(**options))
+        run_on_loop(command(**options))
 
     return run
 

@@ -27,6 +27,7 @@ from rich.table import Column, Table
 
 from consumer import logs
 from consumer.adapters.kafka.producer import RecordProducer
+from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
@@ -75,7 +76,7 @@ def demo(**options: Any) -> None:
     It ends with the ledger.
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as folder:
-        asyncio.run(_Demo(**options).run(os.environ, folder))
+        run_on_loop(_Demo(**options).run(os.environ, folder))
 
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:

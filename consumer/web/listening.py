@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import socket
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
@@ -72,13 +73,13 @@ async def listen(place: ListenAddress, protocol: Callable[[], asyncio.Protocol])
     create = asyncio.get_running_loop().create_server
     try:
         if place.host != "::":
-            return await create(protocol, place.host, place.port, backlog=BACKLOG)
+            return _ours(await create(protocol, place.host, place.port, backlog=BACKLOG))
         # asyncio would exclude IPv4 here, but the wildcard address shall mean all addresses.
         both = socket.has_dualstack_ipv6()
         all_addresses = socket.create_server(
             (place.host, place.port), family=socket.AF_INET6, dualstack_ipv6=both
         )
-        return await create(protocol, sock=all_addresses, backlog=BACKLOG)
+        return _ours(await create(protocol, sock=all_addresses, backlog=BACKLOG))
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         why = "no such host"
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
@@ -86,6 +87,26 @@ async def listen(place: ListenAddress, protocol: Callable[[], asyncio.Protocol])
         raise SettingsError(
             f"{place.variable}: cannot listen on {place} ({why}); {place.otherwise}"
         ) from error
+
+
+_listening: weakref.WeakSet[asyncio.Server] = weakref.WeakSet()
+
+
+def _ours(server: asyncio.Server) -> asyncio.Server:
+    _listening.add(server)
+    return server
+
+
+def _let_go() -> None:
+    # A child that a function of the user forks may outlive this process, and would keep the port from the next one.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for one in chain.from_iterable(server.sockets for server in list(_listening)):
+        # Not closed: the number would go to another file, which the socket's object could close later.
+        os.dup2(nothing, one.fileno())
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 async def try_out(*places: ListenAddress) -> None:

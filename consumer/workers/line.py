@@ -14,6 +14,7 @@ import signal
 import struct
 import threading
 import time
+import weakref
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -76,6 +77,9 @@ class ReportLine:
         self._lock = threading.Lock()
         # A thread of its own writes: a supervisor that does not read must not block the worker's event loop.
         self._writer = OwnThread("worker-line")
+        # A child that a function of the user forks must not keep the pipe open: its end tells the supervisor that the
+        # worker has ended.
+        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
 
     @classmethod
     def take(cls) -> Self:
@@ -123,6 +127,11 @@ class ReportLine:
         with contextlib.suppress(OSError):  # the supervisor is gone: the other thread notices it too
             while left:
                 left = left[os.write(self._out, left) :]
+
+
+def _let_go(line: weakref.ref[ReportLine]) -> None:
+    if (one := line()) is not None:
+        os.close(one._out)
 
 
 def _wait_for_the_end(lifeline: int, grace: float) -> None:

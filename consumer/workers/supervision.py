@@ -25,7 +25,7 @@ LIVED = 60.0
 # Ends of one worker in a row, without a record settled by any worker, after which the supervisor ends.
 MOST_ENDS = 6
 # Seconds that a worker may take beyond the grace, for closing down after its own deadline.
-MARGIN = 1.5
+MARGIN = 1.0
 # Exit codes after which a restart cannot help: each worker reads the same settings and has the same token.
 SETTINGS, REFUSED = 2, 3
 

@@ -18,9 +18,10 @@ from typing import Any, assert_never
 import structlog
 
 from consumer import logs
+from consumer.adapters.thread import run_on_loop
 from consumer.app import building
+from consumer.app.ending import Ending, doing
 from consumer.app.run import log_starting, process, run_service, web_server
-from consumer.app.signals import on_stop_signal
 from consumer.app.telemetry import MetricsExport, environment
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import Report
@@ -60,7 +61,7 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
     _, metrics = environment.start(environ, settings, "METRICS")
-    asyncio.run(Supervisor(settings, count, [*again, "run"], metrics).run())
+    run_on_loop(Supervisor(settings, count, [*again, "run"], metrics).run())
 
 
 class Supervisor:
@@ -90,7 +91,12 @@ class Supervisor:
     async def run(self) -> None:
         """Run until all workers have ended for good. Raises the reason unless a signal asked for the end."""
         self._end = asyncio.get_running_loop().create_future()
-        on_stop_signal(partial(self._feed, self._supervision.stop), self._kill_all)
+        # Its workers end first: within `MARGIN` seconds after the grace, or with this process.
+        ending = Ending(
+            partial(self._feed, self._supervision.stop),
+            self._kill_all,
+            grace=self._settings.pinstream.shutdown_grace,
+        )
         of_workers = FiguresCollector(showing.WorkerFigures, self._seen)
         server = web_server(
             self._settings,
@@ -109,13 +115,16 @@ class Supervisor:
                 end = await self._end
         finally:
             self._closing = True
+            ending.begin()
             # In an orderly end there are none left.
             self._kill_all()
             if self._timer is not None:
                 self._timer.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            with doing("waiting for the workers"):
+                await asyncio.gather(*self._tasks, return_exceptions=True)
             if server is not None:
-                await server.stop()
+                with doing("closing the page"):
+                    await server.stop()
         structlog.get_logger().info("stopped", **document_of(self.statistics().totals))
         if end.code:
             raise _ERRORS.get(end.code, WorkersFailed)(end.reason or "")
@@ -191,7 +200,7 @@ class Supervisor:
             self._supervision.progressed()
 
     def _kill_all(self) -> None:
-        for life in self._lives.values():
+        for life in list(self._lives.values()):  # a copy: the hard end calls this from its thread
             life.send(signal.SIGKILL)
 
     # -- what is shown

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 
 from consumer import logs
+from consumer.adapters.thread import run_on_loop
+from consumer.app.ending import Ending
 from consumer.app.run import Member, member
 from consumer.app.telemetry import Tracing, environment
 from consumer.errors import PinstreamError
@@ -39,7 +41,7 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
         )
         # Metrics are exported by the supervisor, for all workers.
         traces, _ = environment.start(environ, settings, "TRACES")
-        asyncio.run(_run(settings, traces, line))
+        run_on_loop(_run(settings, traces, line))
         line.end()
     except PinstreamError as error:
         # The supervisor prints the message, once for all workers.
@@ -53,7 +55,8 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
 async def _run(settings: Settings, traces: Tracing, line: ReportLine) -> None:
     joined = asyncio.Event()
     async with member(settings, traces) as one:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, one.stop)
+        grace = settings.pinstream.shutdown_grace
+        one.end_by(Ending(one.stop, grace=grace, slack=MARGIN, is_worker=True))
         reporting = asyncio.create_task(_report_on(one, joined, line))
         try:
             await one.serve(joined.set)

@@ -118,6 +118,46 @@ def test_a_stop_while_the_source_starts() -> None:
     assert process.world.processed == []
 
 
+@pytest.mark.parametrize("hangs_for", [20.0, 3600.0])
+def test_a_source_whose_start_hangs_is_not_waited_for(hangs_for: float) -> None:
+    """It has as long as leaving the group has: one that has started by then leaves in order, another is left behind."""
+    process = Process(World(p0=values(4)), grace=25.0)
+    start = process.source.start
+
+    async def hang() -> None:
+        await asyncio.sleep(hangs_for)
+        await start()
+
+    process.source.start = hang  # type: ignore[method-assign]
+
+    async def scenario() -> float:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(0.0)
+        begun = now()
+        process.service.request_stop()
+        await running
+        return now() - begun
+
+    assert run(scenario()) <= 25.0
+    assert process.source.closed
+    assert process.world.processed == []
+
+
+def test_the_end_is_told_when_it_begins() -> None:
+    """Also that of a failure, which no signal asks for: from then on its time is watched."""
+    process = Process(World(p0=values(4)))
+    told: list[bool] = []
+    process.service.closes = lambda: told.append(process.source.closed)
+
+    async def scenario() -> None:
+        process.service.feed(m.CommitDone(()))
+        with pytest.raises(InvariantViolation):
+            await process.service.run()
+
+    run(scenario(), limit=60.0)
+    assert told == [False]
+
+
 def test_a_stop_before_the_run() -> None:
     """A signal can come at any time: the run ends at once instead of waiting for ever."""
     process = Process(World(p0=values(4)))

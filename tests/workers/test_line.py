@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -47,6 +49,28 @@ async def test_a_frame_that_is_cut_off() -> None:
     whole = frame(WorkerReport(statistics=statistics(counters=full_counters())))
     for cut in (1, 3, 4, 5, len(whole) - 1):
         assert len(await heard(whole + whole[:cut])) == 1
+
+
+def test_a_child_that_outlives_the_worker_does_not_keep_the_pipe() -> None:
+    """A function of the user's may fork: the supervisor still sees the worker's end."""
+    out, into = os.pipe()
+    lifeline, kept = os.pipe()
+    line = ReportLine(into, lifeline)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there are threads: that is the point
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+    try:
+        line.end(WorkerReport(error="the last"))
+        os.close(into)  # as the end of the process does
+        with os.fdopen(out, "rb") as pipe:
+            assert b"the last" in pipe.read()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(lifeline)
+        os.close(kept)
 
 
 async def test_an_invalid_frame() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from consumer.adapters.thread import run_on_loop
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local, registry, rights
 from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, counted, failed
@@ -76,7 +76,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
     try:
-        asked = asyncio.run(_ask_all(CheckContext(load(os.environ), workers, send_test_event)))
+        asked = run_on_loop(_ask_all(CheckContext(load(os.environ), workers, send_test_event)))
     except PinstreamError as error:  # of the settings: that of a question is its answer
         asked = [("settings", [failed(str(error))])]
     _print(asked)

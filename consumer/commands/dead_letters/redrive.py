@@ -43,7 +43,9 @@ from consumer.adapters.kafka.letters import (
 )
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
+from consumer.adapters.thread import run_on_loop
 from consumer.app import building
+from consumer.app.ending import Parts
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import DebugCommand
 from consumer.commands.dead_letters.options import RedriveOptions, filter_options
@@ -105,7 +107,7 @@ def redrive_letters(**given: Any) -> None:
         settings = load(os.environ, needs=("kafka",))
     else:
         settings = load_quietly(os.environ, ("kafka", "account", "token"))
-    outcome = asyncio.run(_run(options, settings))
+    outcome = run_on_loop(_run(options, settings))
     # Printed also before an error: letters that were redriven until then stay so.
     print_redrive(outcome)
     if outcome.failure is not None:
@@ -125,7 +127,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
         # them.
         stopped = asyncio.Event()
         on_stop_signal(stopped.set)
-        async with contextlib.AsyncExitStack() as stack:
+        async with Parts() as stack:
             redriven: dict[str, Redriven] = {}
             # Read the marks of all topics before the service begins: the bar shows how many letters there are.
             for letters in topics:
@@ -169,7 +171,7 @@ async def _serve(
     settings: Settings,
     redriven: Mapping[str, Redriven],
     outcome: RedriveOutcome,
-    stack: contextlib.AsyncExitStack,
+    stack: Parts,
 ) -> None:
     """Run the service over the letters until all of them are settled, and note how it ended."""
     local = building.local_schemas(settings)

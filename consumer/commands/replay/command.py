@@ -11,7 +11,6 @@ group, a converter that selects, a policy with pace and limit, and in a dry run 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -24,7 +23,9 @@ import click
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, ReplayPlan
 from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.thread import run_on_loop
 from consumer.app import building
+from consumer.app.ending import Parts
 from consumer.commands.base import SettingsCommand, iso, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
@@ -132,7 +133,7 @@ def replay(**given: Any) -> None:
                 "pinstream: warning: another replay is running with this PINSTREAM_STATE_DIR: what both of them read "
                 "may be sent twice"
             )
-        outcome = asyncio.run(_replay(options, settings))
+        outcome = run_on_loop(_replay(options, settings))
     # Printed in any case, before the error: events that were delivered before a failure stay delivered.
     print_replay(outcome, as_json=options.as_json)
     if (trouble := outcome.trouble()) is not None:
@@ -155,7 +156,7 @@ def _settings(options: ReplayOptions) -> Settings:
 
 async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
     where = options.where
-    async with contextlib.AsyncExitStack() as stack:
+    async with Parts() as stack:
         # Before the brokers are asked: all that needs only the settings and the mapping.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)

@@ -1,0 +1,101 @@
+"""``python -m tests.app.hanging WHAT ARGUMENTS`` runs ``pinstream ARGUMENTS``, in which something hangs at the end.
+
+WHAT is one of `WAYS`. A second word behind a colon, ``worker`` or ``supervisor``, leaves the other processes as they
+are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import threading
+import time
+from typing import Any
+
+_LONG = 600.0
+
+
+async def _waits(self: Any) -> None:
+    await asyncio.sleep(_LONG)
+
+
+async def _blocks(self: Any) -> None:
+    time.sleep(_LONG)  # noqa: ASYNC251 - that is the point
+
+
+async def _holds_the_interpreter(self: Any) -> None:
+    re.match(r"(a+)+$", "a" * 100 + "b")
+
+
+def _key_store_waits() -> None:
+    from consumer.adapters.key_store.disk_store import DiskKeyStore
+
+    DiskKeyStore.close = _waits  # type: ignore[method-assign]
+
+
+def _key_store_blocks() -> None:
+    from consumer.adapters.key_store.disk_store import DiskKeyStore
+
+    DiskKeyStore.close = _blocks  # type: ignore[method-assign]
+
+
+def _page_blocks() -> None:
+    from consumer.web.server import WebServer
+
+    WebServer.stop = _blocks  # type: ignore[method-assign]
+
+
+def _interpreter_is_held() -> None:
+    from consumer.adapters.key_store.disk_store import DiskKeyStore
+
+    DiskKeyStore.close = _holds_the_interpreter  # type: ignore[method-assign]
+
+
+def _loop_blocks() -> None:
+    from consumer.web.server import WebServer
+
+    start = WebServer.start
+
+    async def starts(self: Any) -> Any:
+        asyncio.get_running_loop().call_later(0.5, time.sleep, _LONG)
+        return await start(self)
+
+    WebServer.start = starts  # type: ignore[method-assign]
+
+
+def _thread_stays() -> None:
+    threading.Thread(target=time.sleep, args=(_LONG,), name="of-a-library").start()
+
+
+def _pool_waits() -> None:
+    from consumer.web.server import WebServer
+
+    start = WebServer.start
+
+    async def starts(self: Any) -> Any:
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, _LONG)
+        return await start(self)
+
+    WebServer.start = starts  # type: ignore[method-assign]
+
+
+WAYS = {
+    "key store waits": _key_store_waits,
+    "key store blocks": _key_store_blocks,
+    "page blocks": _page_blocks,
+    "interpreter is held": _interpreter_is_held,
+    "loop blocks": _loop_blocks,
+    "thread stays": _thread_stays,
+    "pool waits": _pool_waits,
+}
+
+
+if __name__ == "__main__":
+    what, _, where = sys.argv.pop(1).partition(":")
+    is_worker = "--worker" in sys.argv
+    if not where or is_worker == (where == "worker"):
+        WAYS[what]()
+    from consumer.__main__ import enter
+
+    enter()
