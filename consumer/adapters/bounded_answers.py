@@ -16,7 +16,11 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from confluent_kafka.schema_registry.common._httpx_compat import httpx
+# The library that Confluent's client itself uses.
+try:
+    from confluent_kafka.schema_registry.common._httpx_compat import httpx
+except ModuleNotFoundError:  # an older client
+    import httpx  # type: ignore[import-not-found, no-redef]
 
 from consumer.adapters.network import Network, Proxy
 from consumer.adapters.registry_errors import UnboundedAnswer

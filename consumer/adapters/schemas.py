@@ -320,7 +320,9 @@ class RegistrySchemas:
             if not isinstance(error, TimeoutError):
                 # The client caches every answer for ever, also one without a schema: drop the cache. After a time-out
                 # the references that came stay in it: the next attempt goes on from there.
-                await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
+                cleared: Any = self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
+                if cleared is not None:  # older clients do it at once
+                    await cleared
             status = getattr(error, "http_status_code", None)
             if status == 401 and self._tokens is not None:
                 # The next attempt asks for another token: the registry's keys may have changed.
@@ -400,7 +402,8 @@ class RegistrySchemas:
 
     async def close(self) -> None:
         """Close the client's connections."""
-        await self._client.aclose()
+        async with self._client:  # its end closes them; older clients have no `aclose`
+            pass
         if self._tokens is not None:
             await self._tokens.client.aclose()
 

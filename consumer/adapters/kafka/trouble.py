@@ -24,6 +24,8 @@ from consumer.adapters.network import certificate_fault, file_stamp
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
+# By their numbers: older clients have no names for them.
+_INCONSISTENT_TOPIC_ID, _INVALID_REGULAR_EXPRESSION = 103, 128
 
 OnTrouble = Callable[[str, str], None]
 """Called on the event loop for trouble: a code (``_TRANSPORT``) and a line that does not repeat the code."""
@@ -82,7 +84,7 @@ _FATAL: Final = {
     _Code.UNSUPPORTED_ASSIGNOR: "the brokers do not know this assignor: correct KAFKA_GROUP_REMOTE_ASSIGNOR",
     _Code.INVALID_GROUP_ID: "the brokers refuse the name of the group: correct KAFKA_GROUP_ID",
     _Code.INVALID_SESSION_TIMEOUT: "the brokers do not allow this KAFKA_SESSION_TIMEOUT_MS: keep to their limits",
-    _Code.INVALID_REGULAR_EXPRESSION: "the brokers cannot parse the pattern: correct KAFKA_TOPICS",
+    _INVALID_REGULAR_EXPRESSION: "the brokers cannot parse the pattern: correct KAFKA_TOPICS",
     _Code.FENCED_INSTANCE_ID: _FENCED,
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
@@ -123,7 +125,7 @@ MOVING_LEADER: Final = frozenset(
 MISSING_TOPIC: Final = frozenset({_Code.UNKNOWN_TOPIC_OR_PART, _Code._UNKNOWN_TOPIC, _Code.UNKNOWN_TOPIC_ID})
 # Errors that also come after a topic was deleted and created again.
 OTHER_TOPIC: Final = MISSING_TOPIC | {
-    _Code.INCONSISTENT_TOPIC_ID,
+    _INCONSISTENT_TOPIC_ID,
     _Code.OFFSET_OUT_OF_RANGE,
     _Code._UNKNOWN_PARTITION,
 }
