@@ -289,16 +289,19 @@ class Journal:
 
         To be called before anything is added. Raises `Damage` if the file is shorter.
         """
-        end = self.acknowledged()
+        self._written = end = self.acknowledged()
         size = os.fstat(self._file_number).st_size
         if size < end:
             raise Damage(f"{self.name} was cut short")
-        self._written = end
         if size > end:
             # A power failure may take back the latest acknowledged end, though not the chunks before it.
-            _, whole = self._parsed(os.pread(self._file_number, size - end, end), end)
-            os.ftruncate(self._file_number, end + whole)
-            self._acknowledge(end + whole)
+            data = os.pread(self._file_number, size - end, end)
+            _, whole = self._parsed(data, end)
+            # Written once more: after a flush that failed, the system takes what it has in memory for flushed.
+            write_all(self._file_number, data[:whole], end)
+            self._written = end + whole
+            os.ftruncate(self._file_number, self._written)
+            self._acknowledge(self._written)
         return self
 
     def add(self, keys: bytes, stamp: int) -> None:
@@ -314,7 +317,7 @@ class Journal:
     def commit(self) -> None:
         """Append the chunks that wait. They are on disk when it returns.
 
-        If it raises, the next writer cuts them off, or takes them in where they are whole.
+        If it raises, they are cut off: at once, or by the next writer, unless that can write them anew.
         """
         waiting, self._waiting = self._waiting, b""
         if not waiting:
@@ -326,7 +329,12 @@ class Journal:
 
     def _acknowledge(self, end: int) -> None:
         # In this order: an end that is on disk before its chunks would make a power failure look like damage.
-        os.fdatasync(self._file_number)
+        try:
+            os.fdatasync(self._file_number)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file_number, self._written)
+            raise
         write_all(self._file_number, _end(self._number, end), _END_AT)
         self._written = end
 

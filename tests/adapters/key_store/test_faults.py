@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consumer.adapters.key_store import files
 from consumer.adapters.key_store import folder as folder_module
 from consumer.adapters.key_store.folder import Folder
 from consumer.adapters.key_store.interface import Window
@@ -187,3 +191,81 @@ def test_a_merge_that_is_no_longer_wanted_changes_nothing(memory_folder: Path) -
             history.folder.merge(lambda: False)
         assert history.folder._read_list() == before
         history.check()
+
+
+class CachedDisk:
+    """The system's calls on one file, beneath which is a disk: as Linux does, a flush that fails counts what was
+    written as flushed, and only what was flushed without an error is there after a power failure."""
+
+    def __init__(self, path: Path) -> None:
+        self.fails = self.is_killed = False
+        self._path = path
+        self._on_disk = bytearray(path.read_bytes())
+        self._dirty: list[tuple[int, bytes]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pwrite(self, number: int, data: bytes, at: int) -> int:
+        """Write into the cache."""
+        self._dirty.append((at, bytes(data)))
+        return os.pwrite(number, data, at)
+
+    def ftruncate(self, number: int, size: int) -> None:
+        """Cut the file, unless the process was killed before."""
+        if self.is_killed:
+            raise OSError(errno.EIO, "killed")
+        os.ftruncate(number, size)
+        del self._on_disk[size:]
+        self._dirty = [(at, data[: max(0, size - at)]) for at, data in self._dirty]
+
+    def fdatasync(self, _: int) -> None:
+        """Write the cache to the disk, or fail: both leave it clean."""
+        dirty, self._dirty = self._dirty, []
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        for at, data in dirty:
+            self._on_disk.extend(bytes(max(0, at + len(data) - len(self._on_disk))))
+            self._on_disk[at : at + len(data)] = data
+
+    def lose_power(self) -> None:
+        """Leave what is on the disk."""
+        self._path.write_bytes(self._on_disk)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_a_failed_flush_left_is_never_taken_for_durable(
+    memory_folder: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """After a flush that failed, what was written is cut off. Where the process was killed before it could do so, the
+    next one writes it anew. So after a power failure no chunk that was acknowledged is missing."""
+    files.Journal.make(str(memory_folder), 1)
+    disk = CachedDisk(memory_folder / "journal-1")
+    monkeypatch.setattr(files, "os", disk)
+
+    def store(number: int) -> None:
+        journal = files.Journal(str(memory_folder), 1).recovered()
+        journal.add(column(number), 7)
+        try:
+            journal.commit()
+        finally:
+            journal.close()
+
+    def stored() -> list[bytes]:
+        journal = files.Journal(str(memory_folder), 1)
+        found = [bytes(keys) for _, keys in journal.chunks(0, journal.acknowledged())]
+        journal.close()
+        return found
+
+    store(0)
+    disk.fails, disk.is_killed = True, is_killed
+    with pytest.raises(OSError, match="Input/output error"):
+        store(1)
+    assert stored() == [column(0)]
+    disk.fails = disk.is_killed = False
+    store(2)
+    expected = [column(0), *([column(1)] if is_killed else []), column(2)]
+    assert stored() == expected
+    store(3)  # the end of the chunks before is on the disk with it
+    disk.lose_power()
+    assert stored()[: len(expected)] == expected

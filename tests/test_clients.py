@@ -15,7 +15,7 @@ import pytest
 from consumer.adapters.kafka.native import plain
 from tests.support.kafka.harness import Kafka
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 CLIENT = "confluent-kafka[schemaregistry]>="
 SUITE = (
     "tests/adapters/kafka/test_messages.py",
