@@ -83,7 +83,10 @@ def _shopper(random: Random, number: int, event_bytes: int) -> dict[str, Any]:
         "state": state,
         "postal_code": f"{random.randrange(10000, 99999)}",
         "country": country,
-        "ip_address": ".".join(str(random.randrange(1, 255)) for _ in range(4)),
+        # Of networks that shoppers are in: 128.0.0.0/3.
+        "ip_address": ".".join(
+            str(random.randrange(128 if first else 1, 160 if first else 255)) for first in (1, 0, 0, 0)
+        ),
         "user_agent": _AGENT,
         "click_id": None,
         "partner_id": None,

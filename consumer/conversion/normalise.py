@@ -31,7 +31,7 @@ from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv6Address
 from typing import Any, ClassVar, Final, final
 
 from consumer.conversion import placeholders
@@ -352,12 +352,16 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
-# First numbers of the networks in `placeholders`: what begins with another one is an address that a shopper may have.
-_DOUBTFUL = r"(?:0|10|100|127|169|172|192|22[4-9]|2[3-5][0-9])\."
+# How addresses of the networks in `placeholders` begin.
+_NOT_PUBLIC = (
+    r"(?:0|10|127|22[4-9]|2[3-5][0-9]|169\.254|172\.(?:1[6-9]|2[0-9]|3[01])|192\.168"
+    r"|100\.(?:6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7]))\."
+)
 # All eight groups, the first neither zero nor one of a network in `placeholders`, which begin with f.
 _FULL_IPV6 = r"[1-9A-Ea-e][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
 # Most addresses, at the beginning of a forwarded chain.
-_usual_address = re.compile(rf"(?:(?!{_DOUBTFUL}){_IPV4}|{_FULL_IPV6})(?![^,])").match
+_usual_address = re.compile(rf"(?:(?!{_NOT_PUBLIC}){_IPV4}|{_FULL_IPV6})(?![^,])").match
+_is_ipv4 = re.compile(_IPV4).fullmatch
 _WITH_PORT = re.compile(rf"(?P<v4>{_IPV4}):[0-9]{{1,5}}|\[(?P<v6>[^\]]*)\](?::[0-9]{{1,5}})?")
 _LONGEST_ADDRESS = 45  # ``ffff:…:255.255.255.255``: nothing longer is an address
 _LONGEST_CHAIN = 32  # addresses: no more proxies stand between a shopper and a shop
@@ -381,15 +385,18 @@ def _public_address(text: str) -> str | LeftOut:
     match = _WITH_PORT.fullmatch(text)
     if match is not None:
         text = match["v4"] or match["v6"]
+    if _is_ipv4(text):
+        unspecified = text == "0.0.0.0"  # noqa: S104 (compared, not bound)
+        return text if _usual_address(text) else LeftOut.PLACEHOLDER if unspecified else LeftOut.UNLIKELY
     # A zone id means something on one machine only.
     if len(text) > _LONGEST_ADDRESS or "%" in text:
         return LeftOut.MALFORMED
     try:
-        address = ip_address(text)
+        address = IPv6Address(text)
     except ValueError:
         return LeftOut.MALFORMED
     if placeholders.is_public(address):
         return text
     # ``::ffff:0.0.0.0`` is an unspecified address, too.
-    unspecified = (getattr(address, "ipv4_mapped", None) or address).is_unspecified
+    unspecified = (address.ipv4_mapped or address).is_unspecified
     return LeftOut.PLACEHOLDER if unspecified else LeftOut.UNLIKELY

@@ -6,6 +6,7 @@ import hashlib
 import re
 from datetime import date
 from decimal import Decimal
+from ipaddress import IPv4Address
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual
-from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR
+from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, is_public
 from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
@@ -278,3 +279,11 @@ def test_usual_addresses_are_told_at_a_glance() -> None:
     assert _events.click_id_in(b"https://a/?x=%20&y") == b""
     assert _events.click_id_in(b"") == b""
     assert _events.click_id_in(b"https://a/?epik=%20") is None
+
+
+def test_exactly_the_public_addresses_are_sent_at_a_glance() -> None:
+    """Of addresses of IPv4, those that a shopper may have are sent without asking the rule, and no others."""
+    for first in range(256):
+        for second in range(256):
+            address = f"{first}.{second}.3.4"
+            assert (_events.text_of(Usual.ADDRESS, address) is not None) == is_public(IPv4Address(address))

@@ -143,14 +143,14 @@ cdef inline unsigned char lowered(unsigned char byte) noexcept:
 
 
 cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Return whether this is four numbers up to 255 without leading zeros, and certainly an address that a shopper may
-    have: its first number begins no network of `placeholders`."""
-    cdef int octet = 0, digits = 0, octets = 1
+    """Return whether this is four numbers up to 255 without leading zeros, and no address of a network in `placeholders`."""
+    cdef int octet = 0, digits = 0, octets = 1, first = 0
     cdef Py_ssize_t at
     for at in range(size):
         if text[at] == c".":
-            if digits == 0 or octets == 4 or octets == 1 and is_doubtful(octet):
+            if digits == 0 or octets == 4 or octets == 2 and is_not_public(first, octet):
                 return False
+            first = octet if octets == 1 else first
             octets += 1
             octet = digits = 0
         elif is_digit(text[at]) and digits < 3 and (digits == 0 or octet):
@@ -163,11 +163,15 @@ cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
     return octets == 4 and digits > 0
 
 
-cdef inline bint is_doubtful(int octet) noexcept:
-    """Return whether an address that begins with this number may belong to a network of `placeholders`."""
-    if octet == 0 or octet == 10 or octet == 100 or octet == 127 or octet == 169 or octet == 172 or octet == 192:
+cdef inline bint is_not_public(int first, int second) noexcept:
+    """Return whether an address that begins with these numbers belongs to a network in `placeholders`."""
+    if first == 0 or first == 10 or first == 127 or first >= 224:
         return True
-    return octet >= 224
+    if first == 100:
+        return 64 <= second <= 127
+    if first == 172:
+        return 16 <= second <= 31
+    return first == 192 and second == 168 or first == 169 and second == 254
 
 
 cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
