@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from consumer.avro.container import MAGIC, BrokenContainer, Container, DataBlock
 from consumer.avro.decode import Choice, DecodeCode, Decoder, rejected, too_many_items
@@ -26,6 +26,8 @@ from consumer.avro.resolution import Incompatible, compile_reader, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent, section_of
 from consumer.errors import InputError
+
+_NO_OBJECT: Final = frozenset({DecodeCode.NOT_JSON.value, DecodeCode.NOT_AN_OBJECT.value})
 
 
 class FileRecord(NamedTuple):
@@ -67,7 +69,7 @@ def open_records(path: str, types: Types) -> Iterator[FileRecord]:
             records = (
                 _container(head, file, types, name)
                 if head == MAGIC
-                else _lines(head, file, LinePlan(types.choice, types.topic, types.named), _sizes(types))
+                else _lines(head, file, LinePlan(types.choice, types.topic, types.named), _sizes(types), name)
             )
         except OSError as error:
             raise _unreadable(name, error) from None
@@ -121,8 +123,9 @@ def _lines(
     file: BinaryIO,
     plan: LinePlan,
     sized: Callable[[CommerceEvent], CommerceEvent | Rejection],
+    name: str,
 ) -> Iterator[FileRecord]:
-    number = 0
+    number = records = others = 0
     # One byte more than a line may have shows that a line is too long, and no more of it is in memory.
     line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
     while line:
@@ -131,10 +134,18 @@ def _lines(
             # An item and the comma behind it take two bytes: shorter lines have no list that is too long.
             if len(line) > 2 * MOST_ITEMS and not isinstance(verdict, Rejection | Filtered):
                 verdict = sized(verdict)
+            records += 1
+            others += isinstance(verdict, Rejection) and verdict.code in _NO_OBJECT
             yield FileRecord(number, verdict)
         while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES + 1)  # the rest of a line that is too large
         line = file.readline(MAX_LINE_BYTES + 1)
+    if records and others == records:
+        raise InputError(
+            f"{name} is not NDJSON: none of its {records:,} lines is a JSON object; write each record as one object on "
+            "one line (jq -c '.[]' makes that of a JSON array, jq -c . of objects over several lines; CSV has to be "
+            "converted), or give an Avro container"
+        )
 
 
 def _container(head: bytes, file: BinaryIO, types: Types, name: str) -> Iterator[FileRecord]:

@@ -11,7 +11,7 @@ from itertools import islice
 import click
 
 from consumer.adapters.files import Types, open_records
-from consumer.adapters.kafka.cluster import describe_cluster
+from consumer.adapters.kafka.cluster import create_topic, describe_cluster
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
@@ -24,17 +24,25 @@ from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
 from consumer.demo.records import FileRecords, Produced, disturbed, event_times, made_up
 from consumer.engine.model import CommerceEvent, Filtered, Rejection
-from consumer.errors import InputError, MappingError, UsageError
+from consumer.errors import InputError, KafkaError, MappingError, UsageError
 from consumer.settings import DEFAULT_SCHEMA, Settings, load
 
 _LINE_EVERY = 5.0
 _FLUSH_TIMEOUT = 60.0
 _DESCRIBE_TIMEOUT = 15.0
+_MOST_PARTITIONS = 10_000
 
 
 @click.command(cls=DebugCommand)
 @click.argument("file", required=False)
 @click.option("--topic", required=True, help="Topic to write to.")
+@click.option(
+    "--create-topic",
+    "partitions",
+    type=click.IntRange(1, _MOST_PARTITIONS),
+    metavar="N",
+    help="Create the topic with N partitions first, unless it exists.",
+)
 @click.option("--now", "restamp", is_flag=True, help="Shift all event times so that the newest is now.")
 @click.option("--generate", is_flag=True, help="Generate events instead of reading FILE.")
 @record_options("as fast as possible")
@@ -43,6 +51,7 @@ _DESCRIBE_TIMEOUT = 15.0
 async def produce(
     file: str | None,
     topic: str,
+    partitions: int | None,
     restamp: bool,
     generate: bool,
     events: int | None,
@@ -72,6 +81,8 @@ async def produce(
     else:
         types = building.file_types(mapped, record, topic)
     config = settings.kafka.client_properties()
+    if partitions is not None and await create_topic(config, topic, partitions, _DESCRIBE_TIMEOUT):
+        say(f"created the topic {topic} with {partitions} partition{'s' if partitions > 1 else ''}")
     # A missing topic or broker is one clear error before any record is read.
     await describe_cluster(config, [topic], timeout=_DESCRIBE_TIMEOUT)
     # Confluent's TopicNameStrategy, the default of all its clients; for several record types its
@@ -88,22 +99,41 @@ async def produce(
         records = disturbed(source, duplicates, invalid, seed, encode)
     # Made after the encoder: errors of a schema or the registry show without a connection for records.
     producer = RecordProducer(config)
+    last = 0
     try:
         begun = said = time.monotonic()
         async for number, one in paced(islice(records, events), rate, stopped):
-            await producer.produce(topic, one.key, one.value)
+            await producer.produce(topic, one.key, one.value, one.place)
+            last = one.place or last
             # Shows that work on a long file, or at a slow rate, goes on.
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
-        # Also after Ctrl-C: records that librdkafka has got are written, and counted below.
-        await producer.flush(_FLUSH_TIMEOUT)
     finally:
-        await producer.close()
-    say(f"produced {producer.delivered:,} records to {topic}")
+        await _finish(producer, topic, file, last if stopped.is_set() else 0)
     # Raised at the end, so that the good records of the file are written in spite of the bad ones.
     if source is not None and source.skipped:
         raise InputError(f"{source.skipped} records of {file} do not fit the schema; correct them")
+
+
+async def _finish(producer: RecordProducer, topic: str, file: str | None, last: int) -> None:
+    """Wait until all records are written, and say how many. `last`: the last of the file, if it was not read to its
+    end. Raises `KafkaError`, which says where to go on."""
+    try:
+        # Also after Ctrl-C, or where the rest of the file cannot be read.
+        await producer.flush(_FLUSH_TIMEOUT)
+    except KafkaError as error:
+        if file is None:
+            raise
+        raise KafkaError(
+            f"{error}; everything before record {producer.open_place or last + 1} of {file} is written: go on with "
+            "that one (some records behind it may be written, too)"
+        ) from error
+    finally:
+        await producer.close()
+    say(
+        f"produced {producer.delivered:,} records to {topic}{f', up to record {last} of {file}' if last else ''}"
+    )
 
 
 def _mapped(settings: Settings, local: LocalSchemas, restamp: bool) -> Sections | None:

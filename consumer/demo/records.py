@@ -30,10 +30,11 @@ _RECENT = 500
 
 
 class Produced(NamedTuple):
-    """One record to produce."""
+    """One record to produce. `place`: its place in its file, from 1; 0: it is from none."""
 
     key: bytes
     value: bytes
+    place: int = 0
 
 
 @dataclass(eq=False)
@@ -62,7 +63,7 @@ class FileRecords:
                 self.skipped += 1
                 click.echo(f"pinstream: {self.file}, record {number} is skipped: {error}", err=True)
             else:
-                yield Produced(key_of(event), value)
+                yield Produced(key_of(event), value, number)
 
 
 def key_of(event: CommerceEvent) -> bytes:

@@ -68,6 +68,32 @@ def taken(records: Iterator[FileRecord]) -> tuple[list[FileRecord], str | None]:
             return read, str(error)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("id,at\na,1\nb,2\n", 3),
+        ('[\n  {"id": "a", "at": 1},\n  {"id": "b", "at": 2}\n]\n'.replace("  {", "  ["), 4),
+        ('[{"id": "a", "at": 1}]', 1),
+        ('"a"\n\nnull\n', 2),
+    ],
+    ids=["CSV", "lines of no object", "an array", "values"],
+)
+def test_a_file_without_an_object_is_no_ndjson(text: str, lines: int, tmp_path: Path) -> None:
+    """A file of which no line is a JSON object ends in an error that says so and what to do, behind the verdict on each
+    line; with a single object it is NDJSON, however many lines do not fit."""
+    path = tmp_path / "events"
+    path.write_text(text)
+    read, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))
+    assert len(read) == lines
+    assert error is not None
+    assert error.startswith(
+        f"{path} is not NDJSON: none of its {lines} lines is a JSON object; write each record as one"
+    )
+    path.write_text(f"{text}\n{{}}")
+    read, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))
+    assert (len(read), error) == (lines + 1, None)
+
+
 def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
     """After a line that does not fit the next ones are read. Blank lines are no records, and the last needs no
     newline."""

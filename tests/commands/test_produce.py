@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import fastavro
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.adapters.fake_registry import FakeRegistry
 from tests.conversion.sections.shop import (
@@ -31,7 +33,7 @@ from tests.conversion.sections.shop import (
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, bare_environment, command, run_environment
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson, new_group, new_topic, records_on
-from tests.support.kafka.harness import Kafka, read_all
+from tests.support.kafka.harness import Kafka, create_topic, read_all, unique
 from tests.support.limits import LATE
 
 
@@ -339,3 +341,47 @@ def test_records_of_several_types(kafka: Kafka, registry: FakeRegistry, tmp_path
     assert done.returncode == 0, done.stderr
     asked = "".join(registry.requests)
     assert all(f"{topic}-com.shop.{name}/versions" in asked for name in ("Order", "Click", "Signup"))
+
+
+def test_a_topic_is_created_with_its_partitions(kafka: Kafka, tmp_path: Path) -> None:
+    """With ``--create-topic`` a missing topic is created with this number of partitions; one that exists is left as it
+    is."""
+    topic = unique("made")
+    for number, said in ((3, [f"created the topic {topic} with 3 partitions"]), (5, [])):
+        arguments = ("produce", "-", "--topic", topic, "--create-topic", str(number))
+        done = command(*arguments, env=env_of(kafka, tmp_path), stdin=ndjson([commerce_event(f"e-{number}")]))
+        told = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
+        assert (done.returncode, told) == (0, [*said, f"produced 1 records to {topic}"])
+    assert len(AdminClient(kafka.config).list_topics(topic, timeout=10).topics[topic].partitions) == 3
+    assert {one["event_id"] for one in decoded(kafka, topic)} == {"e-3", "e-5"}
+
+
+def test_a_record_that_fails_says_where_to_go_on(kafka: Kafka, tmp_path: Path) -> None:
+    """A record that the broker refuses ends it with exit code 1 and the first record of the file that is not written:
+    all before it are on the topic."""
+    topic = create_topic(kafka, 1, None, **{"max.message.bytes": "2000"})
+    events = [commerce_event(f"e-{number}") for number in range(1, 10)]
+    events[6] = commerce_event("e-7", search_query=random.Random(1).randbytes(10_000).hex())
+    # A line that does not fit counts: the number is that of the line.
+    (tmp_path / "some.ndjson").write_text("{}\n" + ndjson(events))
+    # Slowly, so that each record is a batch of its own: a broker refuses whole batches.
+    arguments = ("produce", str(tmp_path / "some.ndjson"), "--topic", topic, "--rate", "10")
+    done = command(*arguments, env=env_of(kafka, tmp_path))
+    assert done.returncode == 1
+    assert "everything before record 8 of " in done.stderr.splitlines()[-1]
+    assert "go on with that one" in done.stderr.splitlines()[-1]
+    assert {f"e-{number}" for number in range(1, 7)} <= {one["event_id"] for one in decoded(kafka, topic)}
+
+
+def test_what_stands_before_a_damaged_part_is_written(kafka: Kafka, tmp_path: Path) -> None:
+    """Where the rest of a container cannot be read, what stands before it is written; the exit code is 1."""
+    topic = new_topic(kafka)
+    with (tmp_path / "cut.avro").open("wb") as file:
+        fastavro.writer(file, SCHEMA, [commerce_event(f"e-{number}") for number in range(4)], sync_interval=1)
+    whole = (tmp_path / "cut.avro").read_bytes()
+    (tmp_path / "cut.avro").write_bytes(whole[:-20])
+    done = command("produce", str(tmp_path / "cut.avro"), "--topic", topic, env=env_of(kafka, tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"produced 3 records to {topic}"
+    assert "is broken after record 3" in done.stderr.splitlines()[-1]
+    assert [one["event_id"] for one in decoded(kafka, topic)] == ["e-0", "e-1", "e-2"]

@@ -26,6 +26,7 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
     AdminClient,
     ConfigResource,
+    NewTopic,
     OffsetSpec,
     ResourceType,
 )
@@ -106,6 +107,46 @@ async def describe_cluster(
     )
 
 
+async def create_topic(config: Config, topic: str, partitions: int, timeout: float) -> bool:
+    """Create the topic, unless it exists, within `timeout` seconds; return whether it was created.
+
+    It has the brokers' number of replicas. Raises `KafkaError` and `SettingsError`.
+    """
+    return await run_blocking("pinstream-kafka-cluster", _create_topic, config, topic, partitions, timeout)
+
+
+def _create_topic(config: Config, topic: str, partitions: int, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    with meet_cluster(config, timeout) as (client, metadata):
+        if topic in metadata.topics:
+            return False
+        try:
+            new = NewTopic(topic, num_partitions=partitions)
+            result_of(
+                client.create_topics([new], request_timeout=time_left(deadline))[topic],
+                time.monotonic() + timeout,
+            )
+            # Brokers hear of it from their controller a moment later.
+            while topic not in client.list_topics(timeout=time_left(deadline)).topics:
+                if time.monotonic() > deadline:
+                    raise KafkaError(
+                        f"Kafka: the topic {topic} was created, and no broker names it: try again"
+                    )
+                time.sleep(_ASK_AGAIN)
+        except KafkaException as error:
+            cause = trouble.cause_of(error)
+            if cause.code() == _Code.TOPIC_ALREADY_EXISTS:  # somebody was quicker
+                return False
+            why = trouble.describe_error(cause)
+            if cause.code() in trouble.NOT_ALLOWED:
+                raise KafkaError(
+                    f"Kafka: this user may not create the topic {topic}: grant CREATE on it, or create it by other "
+                    f"means ({why})"
+                ) from error
+            raise KafkaError(f"Kafka: the topic {topic} was not created: {why}") from error
+    return True
+
+
 def _check_group_protocol(config: Config, timeout: float) -> None:
     """Raise `KafkaError` if the brokers lack KIP-848. Blocks."""
     # Without KIP-848, librdkafka looks for another coordinator for ever and reports no error. Which APIs a broker has
@@ -150,7 +191,10 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
                 client.poll(0)  # collect what librdkafka reports about connections meanwhile
                 # Waiting does not help against these errors, if a first contact brings no others.
                 hopeless = any(
-                    trouble.as_fatal(one) or one.code() in (_Code._SSL, _Code._RESOLVE) for one in heard
+                    trouble.as_fatal(one)
+                    or one.code() in (_Code._SSL, _Code._RESOLVE)
+                    or trouble.speaks_http(one)
+                    for one in heard
                 )
                 if left <= _ONE_TRY or hopeless:
                     raise trouble.no_contact(config, timeout, [*heard, trouble.cause_of(error)]) from error

@@ -340,12 +340,30 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
             near = nearest(unknown[1], _KNOWN)
             hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
             raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
+        if "No provider for SASL mechanism GSSAPI" in text:
+            raise SettingsError(_no_mechanism(config)) from error
         # librdkafka's text, with the environment variable in place of each property that it quotes.
         line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
         line = _BARE.sub(lambda found: variable(found[0]), line)
         if "KAFKA_SECURITY_PROTOCOL" in line:
             line = f"{line}: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
         raise SettingsError(f"the Kafka settings cannot be used: {line}") from error
+
+
+def _no_mechanism(config: Config) -> str:
+    """Return what to do where librdkafka would log in with Kerberos: that is its default, and its wheels lack it."""
+    others = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM"
+    if {"sasl.mechanism", "sasl.mechanisms"} & config.keys():
+        return (
+            f"KAFKA_SASL_MECHANISM=GSSAPI needs a librdkafka with Kerberos, which this one is not: use {others}, or "
+            "install confluent-kafka from its sources"
+        )
+    protocol = str(config["security.protocol"]).upper()
+    return (
+        f"KAFKA_SECURITY_PROTOCOL={protocol} is a login, and KAFKA_SASL_MECHANISM does not say which: set it to "
+        f"{others}, with KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD for the first three; without a login it is "
+        f"KAFKA_SECURITY_PROTOCOL={'SSL' if protocol == 'SASL_SSL' else 'PLAINTEXT'}"
+    )
 
 
 def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:

@@ -73,9 +73,9 @@ class RecordProducer:
     """Produces many records with back-pressure: ``await produce`` waits while the queue is full; `flush` at the end.
 
     Acknowledged by all in-sync replicas, idempotent. The first record that fails for good fails all that follows:
-    `produce` and `flush` raise `KafkaError`. A record that fails because its connection had to log in is sent again,
-    behind those that are queued. `delivery_timeout`: seconds for one record, retries included.
-    `queue_records` limits what is queued, beside 32 MiB.
+    `produce` and `flush` raise `KafkaError`, and `open_place` says where to go on. A record that fails because its
+    connection had to log in is sent again, behind those that are queued. `delivery_timeout`: seconds for one record,
+    retries included. `queue_records` limits what is queued, beside 32 MiB.
     """
 
     def __init__(
@@ -87,17 +87,26 @@ class RecordProducer:
         self._moved = asyncio.Event()
         self._trouble = ""
         self._failure: str | None = None
-        self._unqueued: deque[NewRecord] = deque()
-        """Records that librdkafka has to be given, for the first time or again."""
+        self._unqueued: deque[tuple[int, NewRecord]] = deque()
+        """Records that librdkafka has to be given, for the first time or again, by their numbers."""
         # Records given to us so far, and records that the broker has acknowledged.
         self.produced = self.delivered = 0
+        # By number, the places of the others.
+        self._open: dict[int, int] = {}
         # Started last: it may call back at once.
         self._producer = PolledProducer(complete, self._on_error)
 
-    async def produce(self, topic: str, key: bytes | None, value: bytes | None) -> None:
-        """Queue one record, waiting for room. Raises `KafkaError` once any record has failed."""
-        self._unqueued.append(NewRecord(topic, _PARTITIONER, key, value))
+    @property
+    def open_place(self) -> int:
+        """Return the place of the first record that is not acknowledged; 0: all are. Those before it are."""
+        return next(filter(None, self._open.values()), 0)
+
+    async def produce(self, topic: str, key: bytes | None, value: bytes | None, place: int = 0) -> None:
+        """Queue one record, waiting for room; `place`: where it is from. Raises `KafkaError` once any record has
+        failed."""
         self.produced += 1
+        self._open[self.produced] = place
+        self._unqueued.append((self.produced, NewRecord(topic, _PARTITIONER, key, value)))
         await self._queue()
         if self.produced % 256 == 0:
             # Let other tasks run, also when the queue is never full.
@@ -125,8 +134,9 @@ class RecordProducer:
         while self._unqueued:
             self._raise_failure()
             self._moved.clear()
+            number, record = self._unqueued[0]
             try:
-                self._producer.produce(self._unqueued[0], partial(post, self._loop, self._count))
+                self._producer.produce(record, partial(post, self._loop, self._count, number))
                 self._unqueued.popleft()
             except BufferError:
                 # The wait is bounded: each queued record is delivered, or fails at its time limit.
@@ -134,14 +144,15 @@ class RecordProducer:
             except KafkaException as error:
                 self._failure = describe_error(cause_of(error))
 
-    def _count(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
+    def _count(self, number: int, error: confluent_kafka.KafkaError | None, message: Message) -> None:
         """Count a delivery report."""
         if error is None:
             self.delivered += 1
+            del self._open[number]
         elif is_unjudged_login(error):
             # The broker has refused nothing. If it has stored the record all the same, there are two of it.
             again = NewRecord(message.topic() or "", _PARTITIONER, message.key(), message.value())
-            self._unqueued.append(again)
+            self._unqueued.append((number, again))
         else:
             self._failure = self._failure or f"{message.topic()}: {describe_error(error)}"
         self._moved.set()

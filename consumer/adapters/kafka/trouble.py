@@ -174,6 +174,8 @@ _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
 _ABOUT_A_BROKER: Final = re.compile(
     r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: (?:Connect to \S+ failed: |Failed to resolve '[^']*': )?(?P<why>.+)"
 )
+# The first four bytes of an answer are its size: these are "HTTP". librdkafka advises to take larger answers.
+_HTTP: Final = re.compile(r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: .*Invalid response size 1213486160\b.*")
 _NO_CONNECTION: Final = re.compile(
     r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: Connect to ipv[46]#(?P<address>\S+) failed: (?P<why>.+)"
 )
@@ -235,6 +237,8 @@ def describe_error(error: confluent_kafka.KafkaError) -> str:
 def words(error: confluent_kafka.KafkaError) -> str:
     """Return librdkafka's text on one line, without parts that only its authors can use or that differ each time."""
     said = _STATE.sub("", " ".join(error.str().split()))
+    if (http := _HTTP.fullmatch(said)) is not None:
+        return f"{http['broker']} speaks HTTP, not Kafka"
     failed = _NO_CONNECTION.fullmatch(said)
     if failed is None:
         return said
@@ -251,11 +255,18 @@ def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError |
     if found is None:
         return f"{config.get('bootstrap.servers')}, no answer"
     why = found["why"]
-    if heard is not None and _CERTIFICATE_ALERT.search(heard.str()):
+    if heard is not None and speaks_http(heard):
+        why = "it speaks HTTP, not Kafka"
+    elif heard is not None and _CERTIFICATE_ALERT.search(heard.str()):
         why = "the broker refuses the client's certificate"
     elif "timed out" in why.lower():
         why = "no answer"
     return f"{found['broker']}, {why[:1].lower()}{why[1:]}"
+
+
+def speaks_http(error: confluent_kafka.KafkaError) -> bool:
+    """Return whether a server that is named as a broker answered in HTTP."""
+    return "Invalid response size 1213486160" in error.str()
 
 
 def is_of_a_broker(error: confluent_kafka.KafkaError) -> bool:
@@ -320,13 +331,17 @@ def no_contact(
 ) -> KafkaError:
     """Return the error to raise when a first contact brought nothing but the errors `heard`, within `timeout`
     seconds. Blocks: only a TLS handshake of our own shows what is wrong with a broker's certificate."""
-    for error in heard:
-        if (fatal := as_fatal(error)) is not None:
-            return fatal
+    if (fatal := next(filter(None, map(as_fatal, heard)), None)) is not None:
+        return fatal
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
     first = reasons[0]
     servers = str(config.get("bootstrap.servers"))
     protocol = str(config.get("security.protocol", "plaintext")).lower()
+    if (http := _http_server(reasons, servers, protocol)) is not None:
+        return KafkaError(
+            f"Kafka: {http} speaks HTTP, not Kafka: set KAFKA_BOOTSTRAP_SERVERS to the host and port of the brokers' "
+            "Kafka listener (9092 is usual)"
+        )
     of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
     # librdkafka reports each connection that cannot be made, but not one that is made and then closed by the broker.
     ended = [error.code() for error in reasons] == [_Code._TRANSPORT]
@@ -364,6 +379,24 @@ def no_contact(
             "KAFKA_SECURITY_PROTOCOL and the network"
         )
     return KafkaError(f"Kafka: {why} ({describe_error(first)})")
+
+
+def _http_server(heard: Sequence[confluent_kafka.KafkaError], servers: str, protocol: str) -> str | None:
+    """Return a server that answers in HTTP, by the errors `heard` or by a question of our own; None if none does."""
+    for found in (_HTTP.fullmatch(" ".join(error.str().split())) for error in heard):
+        if found is not None:
+            return found["broker"]
+    found = _AT.search(servers)
+    if found is None or protocol.endswith("ssl"):
+        return None
+    at = found["host"].strip("[]"), int(found["port"])
+    try:
+        with socket.create_connection(at, _HANDSHAKE_SECONDS) as connection:
+            # Many HTTP servers wait for more. A broker takes these bytes for the size of a request that is too large.
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return found[0] if connection.recv(5, socket.MSG_WAITALL) == b"HTTP/" else None
+    except (OSError, ValueError):
+        return None
 
 
 def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:

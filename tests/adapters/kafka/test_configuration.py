@@ -320,3 +320,26 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SettingsError, match=r"^KAFKA_SSL_CA_LOCATION: ca\.pem cannot be read: No such file"):
         check_files({"ssl.ca.location": "ca.pem"})
     check_files({"ssl.ca.location": str(tmp_path), "ssl.ca.certificate.stores": "Root"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"security.protocol": "sasl_ssl"},
+            "KAFKA_SECURITY_PROTOCOL=SASL_SSL is a login, and KAFKA_SASL_MECHANISM does",
+        ),
+        ({"security.protocol": "SASL_SSL"}, "without a login it is KAFKA_SECURITY_PROTOCOL=SSL"),
+        ({"security.protocol": "SASL_PLAINTEXT"}, "without a login it is KAFKA_SECURITY_PROTOCOL=PLAINTEXT"),
+        (
+            {"security.protocol": "SASL_SSL", "sasl.mechanism": "GSSAPI"},
+            "KAFKA_SASL_MECHANISM=GSSAPI needs a librdkafka with Kerberos, which this one is not: use PLAIN, SCRAM",
+        ),
+    ],
+)
+def test_a_login_without_a_mechanism_is_named(given: dict[str, str], said: str) -> None:
+    """Where librdkafka would log in with Kerberos, which its wheels lack, the line names the setting."""
+    with pytest.raises(SettingsError) as caught:
+        admin_client({"bootstrap.servers": "127.0.0.1:9", **given})
+    assert said in str(caught.value)
+    assert "recompile" not in str(caught.value)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socketserver
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
 
+from consumer import errors
+from consumer.adapters.kafka.cluster import fetch_metadata
 from consumer.adapters.kafka.configuration import LOGGER
 from consumer.adapters.kafka.trouble import (
     Teller,
@@ -19,6 +24,10 @@ from consumer.adapters.kafka.trouble import (
     words,
 )
 
+HTTP = (
+    "gate:80/bootstrap: Receive failed: Invalid response size 1213486160 (0..536870912): increase "
+    "receive.message.max.bytes (after 3ms in state APIVERSION_QUERY)"
+)
 REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 0ms in state CONNECT)"
 
 
@@ -40,6 +49,7 @@ REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 
             "kafka:9092/1: Disconnected",
         ),
         ("3/3 brokers\n are  down", "3/3 brokers are down"),
+        (HTTP, "gate:80 speaks HTTP, not Kafka"),
     ],
 )
 def test_an_error_is_one_readable_line(said: str, shown: str) -> None:
@@ -70,6 +80,7 @@ def test_an_error_is_one_readable_line(said: str, shown: str) -> None:
             "ssl3_read_bytes:sslv3 alert certificate unknown: SSL alert number 46 (after 4ms in state SSL_HANDSHAKE)",
             "kafka:9093, the broker refuses the client's certificate",
         ),
+        (HTTP, "gate:80, it speaks HTTP, not Kafka"),
         (None, "a:1,b:2, no answer"),
     ],
 )  # fmt: skip
@@ -77,6 +88,42 @@ def test_why_no_broker_answers_is_a_few_words(said: str | None, why: str) -> Non
     """Host and port, and the latest error of a connection; without one, all brokers that are configured."""
     error = None if said is None else KafkaError(KafkaError._TRANSPORT, said)
     assert why_silent({"bootstrap.servers": "a:1,b:2"}, error) == why
+
+
+@pytest.mark.parametrize("protocol", ["plaintext", "sasl_ssl"])
+def test_a_server_that_speaks_http_is_named(protocol: str) -> None:
+    """A server that answers in HTTP is named with its port, by what librdkafka says of its answer."""
+    heard = [
+        KafkaError(KafkaError._TRANSPORT, "Failed to get metadata"),
+        KafkaError(KafkaError._BAD_MSG, HTTP),
+    ]
+    line = str(no_contact({"bootstrap.servers": "gate:80", "security.protocol": protocol}, 1.0, heard))
+    assert line.startswith("Kafka: gate:80 speaks HTTP, not Kafka: set KAFKA_BOOTSTRAP_SERVERS to")
+    assert "receive.message.max.bytes" not in line
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_first_contact_with_an_http_server(at_once: bool) -> None:
+    """An HTTP server in place of a broker is named: one that answers librdkafka's bytes ends the first contact at once,
+    and one that waits for more is asked in HTTP when nothing else came."""
+
+    class Server(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            received = b""
+            while piece := self.request.recv(64):
+                received += piece
+                if at_once or b"\r\n\r\n" in received:
+                    self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                    return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"127.0.0.1:{server.server_address[1]}"
+        begun = time.monotonic()
+        with pytest.raises(errors.KafkaError, match=f"^Kafka: {at} speaks HTTP, not Kafka: set"):
+            fetch_metadata({"bootstrap.servers": at}, 60.0 if at_once else 2.0)
+        assert time.monotonic() - begun < 40
+        server.shutdown()
 
 
 def test_an_error_is_reported_once() -> None:
