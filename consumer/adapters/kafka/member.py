@@ -9,8 +9,10 @@ inside `fetch` and `close`, call the listener through the hooks, and block until
 engine gets the ids every few seconds; partitions that it wants to have read again start at the beginning, under a new
 epoch.
 
-*Reading again.* A new life and a damaged batch (see `chunks`) both lead back to an offset: until the seek to it
-(`_read_again`), fetched records of the partition are dropped.
+*Seeks.* A new life and a damaged batch (see `chunks`) both lead back to an offset. And librdkafka asks whether a log
+still has what was committed (KIP-320, by the leader epoch) for an offset that it seeks to, not for one that it is
+assigned: a log that was cut and has grown again since would be read on in its middle. So each start that has an epoch
+is sought to at once. Until the seek (`_read_again`), fetched records of the partition are dropped.
 
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 """
@@ -68,6 +70,11 @@ _MOST_DELAY: Final = 30.0
 
 # Seconds between two attempts to replace a client while none can be made; librdkafka asks for tokens as seldom.
 _REJOIN_EVERY: Final = 10.0
+
+_SEEKING: Final = 0.1
+"""Seconds for seeks between two polls: one takes some 50 µs, and a member may hold thousands of partitions."""
+_SEEK_AGAIN: Final = 0.1
+"""Seconds until a start is sought again: librdkafka begins no partition while a commit is under way, or one ends."""
 
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
@@ -206,8 +213,9 @@ class GroupMember:
             # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._unstarted.ask()
-            # Partitions that can start must not wait for records of others.
-            self._consume(room, 0.0 if some_can_start else timeout)
+            # Partitions that can start, or wait for their seek, must not wait for records of others.
+            waits = some_can_start or self._again_due <= time.monotonic()
+            self._consume(room, 0.0 if waits else timeout)
             self._safely(self._start_reading)
         self._look_at_ends()
         if self._failure is not None:
@@ -358,7 +366,8 @@ class GroupMember:
         )
 
     def _read_again(self) -> None:
-        """Seek to where reading stopped, or to the beginning of a new life, in partitions for which this is due."""
+        """Seek to where reading starts, or stopped, or to the beginning of a new life, in partitions for which this is
+        due."""
         now = time.monotonic()
         if now < self._again_due:
             return
@@ -366,19 +375,24 @@ class GroupMember:
         sought: set[TopicPartition] = set()
         begun: list[Assignment] = []
         for name, reading in self._held.items():
-            if reading.again > now:
+            if reading.again > now or time.monotonic() - now >= _SEEKING:
                 self._again_due = min(self._again_due, reading.again)
                 continue
+            starts = reading.new_life is None and reading.unreadable is None
             # Without room a damaged batch is not fetched again; `fetch` makes this due once there is room.
-            if self._paused and reading.new_life is None:
+            if self._paused and not starts and reading.new_life is None:
                 continue
             reading.again = math.inf
             try:
                 # The seek discards all that librdkafka has of the partition, so it comes last.
                 self._set_pause([name])
                 self._consumer.seek(reading.next)
-            except KafkaException as failure:  # its leader may not be known yet
-                self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
+            except KafkaException as failure:
+                if starts:  # librdkafka has not begun to read it yet
+                    reading.again = now + _SEEK_AGAIN
+                    self._again_due = min(self._again_due, reading.again)
+                else:
+                    self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
                 continue
             sought.add(name)
             if reading.new_life is not None:
@@ -443,10 +457,14 @@ class GroupMember:
         self._assign(places)
         given = [one._replace(epoch=next(_epochs)) for one in found.values()]
         for name, place, one in zip(found, places, given, strict=True):
-            self._held[name] = _StartedPartition(one.epoch, place)
+            # Without an epoch there is nothing to ask for, and before offset 0 there is nothing.
+            again = math.inf if one.leader_epoch is None or not one.start else 0.0
+            self._held[name] = _StartedPartition(one.epoch, place, again)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
         # for lack of room applies to partitions that are assigned later, too.
         self._set_pause(found)
+        self._again_due = 0.0
+        self._read_again()
         self.hooks.assigned(given)
 
     def _on_gone(self, names: list[TopicPartition], *, lost: bool) -> None:
@@ -555,7 +573,7 @@ class GroupMember:
         ):
             # librdkafka gives the partition up here, while it repeats all else that such a login interrupts.
             self._stop_reading(name, error, "the client had to log in when it asked for the beginning")
-        elif (fatal := trouble.as_fatal(error) or self._tls_files.explain(error)) is not None:
+        elif (fatal := trouble.as_fatal(error, name) or self._tls_files.explain(error)) is not None:
             self._failure = self._failure or fatal
         else:
             self._tell(error)

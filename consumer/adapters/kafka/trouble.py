@@ -21,6 +21,7 @@ import confluent_kafka
 
 from consumer.adapters.aws import msk
 from consumer.adapters.network import certificate_fault, file_stamp
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -74,9 +75,12 @@ _FATAL: Final = {
     _Code.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS",
     _Code.GROUP_AUTHORIZATION_FAILED: "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID",
     _Code.CLUSTER_AUTHORIZATION_FAILED: "this user may not use the cluster: check its permissions",
-    _Code._AUTO_OFFSET_RESET: "a partition has no offset to start from (none is committed, or the committed one no "
+    _Code._AUTO_OFFSET_RESET: "{partition} has no offset to start from (none is committed, or the committed one no "
     "longer exists) and KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
     "or set KAFKA_AUTO_OFFSET_RESET=earliest",
+    _Code._LOG_TRUNCATION: "the log of {partition} was cut, by a leader that lacked its last records, and "
+    "KAFKA_AUTO_OFFSET_RESET is error: set the group's offset there with `pinstream offsets set`, or set "
+    "KAFKA_AUTO_OFFSET_RESET=earliest, which goes on where the log was cut",
     _Code.UNSUPPORTED_VERSION: PROTOCOL,
     _Code._UNSUPPORTED_FEATURE: PROTOCOL,
     _Code.INCONSISTENT_GROUP_PROTOCOL: "other members of the group use another protocol: use the same assignment "
@@ -165,6 +169,7 @@ _WANTED: Final = {
     "ssl": "SASL_SSL",
 }
 """What a broker may require if it closes connections of this security protocol."""
+_CUT: Final = re.compile(r"log truncation detected at .*: broker end offset is (\d+)")
 _AT: Final = re.compile(r"(?:\w+://)?(?P<host>[^/\s,]+):(?P<port>\d+)")
 _ENDPOINT: Final = "sasl.oauthbearer.token.endpoint.url"
 _HANDSHAKE_SECONDS: Final = 3.0
@@ -181,8 +186,11 @@ _NO_CONNECTION: Final = re.compile(
 )
 
 
-def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
-    """Return the error that ends the run, or None if librdkafka recovers from this one by itself."""
+def as_fatal(error: confluent_kafka.KafkaError, partition: TopicPartition | None = None) -> KafkaError | None:
+    """Return the error that ends the run, or None if librdkafka recovers from this one by itself.
+
+    `partition`: the one that the error is about, if it is about one.
+    """
     if is_unjudged_login(error):
         return None
     code, text = cause_code(error), error.str()
@@ -194,9 +202,17 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     # An error that ended a client comes out of its queue as _FATAL, and not marked as fatal.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
+    about = str(partition) if partition and partition.topic else "a partition"
+    advice = advice and advice.replace("{partition}", about)
     return KafkaError(
         f"Kafka: {advice or 'the client cannot continue: restart it'} ({describe_error(error)})"
     )
+
+
+def cut_at(error: confluent_kafka.KafkaError) -> int | None:
+    """Return the offset at which a partition's log was cut, if `error` is about that."""
+    found = _CUT.search(error.str())
+    return None if found is None else int(found[1])
 
 
 def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:

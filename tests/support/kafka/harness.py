@@ -116,10 +116,18 @@ def read_all(kafka: Kafka, topic: str, count: int) -> list[Message]:
     return found
 
 
-def commit(kafka: Kafka, group: str, topic: str, offset: int, partition: int = 0, metadata: str = "") -> None:
+def commit(
+    kafka: Kafka,
+    group: str,
+    topic: str,
+    offset: int,
+    partition: int = 0,
+    metadata: str = "",
+    leader_epoch: int = -1,
+) -> None:
     """Commit from outside the group (it must have no members)."""
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
-    position = RawPartition(topic, partition, offset, metadata=metadata)
+    position = RawPartition(topic, partition, offset, metadata=metadata, leader_epoch=leader_epoch)
     consumer.commit(offsets=[position], asynchronous=False)
     consumer.close()
 

@@ -1,4 +1,4 @@
-"""A broker's log segments on disk: to damage a batch in them, and to repair it."""
+"""A broker's log segments on disk: to damage a batch in them, to repair it, and to cut them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ class Segment:
         before = self._read(batch.begin, batch.end - batch.begin)
         self._write(batch.begin + 8, struct.pack(">i", -5))
         return before
+
+    def cut(self, batch: Batch) -> None:
+        """Cut the log before this batch, while the broker is dead: it leads again, under a later epoch, without it."""
+        with self.path.open("r+b") as file:
+            file.truncate(batch.begin)
 
     def restore(self, batch: Batch, before: bytes) -> None:
         """Put the earlier bytes back."""

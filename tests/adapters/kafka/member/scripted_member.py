@@ -14,6 +14,7 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
+from consumer.adapters.kafka.commits import raw_partition
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
@@ -68,6 +69,8 @@ class FakeConsumer:
         self.script: list[Step] = []
         self.calls: list[tuple[Any, ...]] = []
         self.stored: dict[int, int] = {}
+        self.epochs: dict[int, int] = {}
+        """The leader epochs that were committed with the offsets of `stored`."""
         self.cached_begin = self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
         """The error that each method named here always raises."""
@@ -77,6 +80,9 @@ class FakeConsumer:
         self.rebalance_lasts = 0
         """Number of consumes after the unsubscription during which a rebalance delays it."""
         self._unsubscribed = False
+        self.on_seek: Callable[[RawPartition], object] = lambda _: None
+        self.waits = 0.0
+        """The time limit of the present, or last, consume."""
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
         """Keep the callbacks for the script to call."""
@@ -84,6 +90,7 @@ class FakeConsumer:
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         """Play the next step of the script."""
+        self.waits = timeout
         if self._unsubscribed and self.member_id is not None:
             self.rebalance_lasts -= 1
             if self.rebalance_lasts < 0 and self.config.get("group.protocol") != "consumer":
@@ -102,14 +109,21 @@ class FakeConsumer:
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
         """Return the offsets of `stored`, or raise the refusal."""
         self._refuse("committed")
-        for one in partitions:
-            one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
-        return partitions
+        return [
+            raw_partition(
+                one.topic,
+                one.partition,
+                self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID),
+                self.epochs.get(one.partition),
+            )
+            for one in partitions
+        ]
 
     def seek(self, partition: RawPartition) -> None:
         """Record the call."""
         self._refuse("seek")
         self.calls.append(("seek", [(partition.partition, partition.offset)]))
+        self.on_seek(partition)
 
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
         """Return that no record was read yet."""
