@@ -58,15 +58,7 @@ def cluster(started: Callable[[RealBroker], AbstractContextManager[RealBroker]])
         # The groups' topic is made with the first question for an offset: before there is another broker for it.
         topic = create_topic(kafka)
         assert wait_until(lambda: answers_for_groups(kafka, topic), WITHIN)
-        second = RealBroker(broker_rack="east", **racks)
-        own = f"PLAINTEXT://{second.bootstrap_servers},SASL://{second.sasl_bootstrap_servers}"
-        second.settings |= {
-            "process.roles": "broker",
-            "node.id": FOLLOWER,
-            "controller.quorum.voters": first.properties()["controller.quorum.voters"],
-            "listeners": own,
-            "advertised.listeners": own,
-        }
+        second = first.beside(FOLLOWER, broker_rack="east", **racks)
         with started(second):
             yield Cluster(kafka, second)
 

@@ -22,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -66,6 +66,19 @@ class RealBroker(OwnServer):
         self.bootstrap_servers = f"127.0.0.1:{plain}"
         self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
         """SASL_PLAINTEXT with PLAIN, `SASL_USER` and `SASL_PASSWORD`."""
+
+    def beside(self, number: int, **settings: Any) -> RealBroker:
+        """Return a further broker of this one's cluster, not started yet. `number`: its id, 2 or more."""
+        other = RealBroker(**settings)
+        own = f"PLAINTEXT://{other.bootstrap_servers},SASL://{other.sasl_bootstrap_servers}"
+        other.settings |= {
+            "process.roles": "broker",
+            "node.id": number,
+            "controller.quorum.voters": self.properties()["controller.quorum.voters"],
+            "listeners": own,
+            "advertised.listeners": own,
+        }
+        return other
 
     def start(self) -> Self:
         """Format the log directory and start; returns when the broker answers. Raises `Unavailable`."""
