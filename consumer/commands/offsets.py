@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.cluster import describe_cluster, nearest_topic
-from consumer.adapters.kafka.configuration import dead_letter_pattern
+from consumer.adapters.kafka.configuration import never_matched
 from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
@@ -250,8 +250,8 @@ def _chosen(named: Sequence[str], found: _GroupAnswers) -> list[TopicPartition]:
     """Return the partitions to move. All of them exist. `named`: the values of ``--partition``."""
     topics: Collection[str] = found.topics
     if not topics:
-        # The group may have offsets of dead-letter topics, from a time when a pattern matched them.
-        pattern = dead_letter_pattern(found.settings.pinstream.dead_letter_topic)
+        # The group may have offsets of such topics, from a time when a pattern matched them.
+        pattern = never_matched(found.settings.pinstream.dead_letter_topic)
         topics = {one.topic for one in found.positions if not re.match(pattern, one.topic)}
     places = found.partitions(sorted(topics))
     if not named or not places:

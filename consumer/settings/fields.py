@@ -92,8 +92,9 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     bootstrap_servers: Annotated[str, Parser(values.parse_brokers)] = _setting("", needed_for="kafka")
     """Brokers to connect to first: host:port, comma-separated."""
     topics: Annotated[tuple[str, ...], Parser(values.parse_topics)] = _setting("", needed_for="topics")
-    """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended). Topics
-    that newly match a pattern, and added partitions, are found within 30 s."""
+    """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended). It
+    matches no dead-letter topic, and none that Kafka keeps for itself. Topics that newly match a pattern, and added
+    partitions, are found within 30 s."""
     group_id: str = _setting("pinstream")
     """Consumer group. Its committed offsets mark what is settled."""
     auto_offset_reset: _OffsetReset = _setting("earliest")

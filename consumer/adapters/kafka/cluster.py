@@ -92,7 +92,7 @@ async def describe_cluster(
     if joins and configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
-    chosen, unmatched = _choose(topics, known, configuration.dead_letter_pattern(dead_letter_topic))
+    chosen, unmatched = _choose(topics, known, configuration.never_matched(dead_letter_topic))
     return ClusterView(
         tuple(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()),
         {name: known[name] for name in chosen},
@@ -202,7 +202,7 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
 
 
 def _choose(
-    topics: Sequence[str], known: Mapping[str, int], dead_letters: str
+    topics: Sequence[str], known: Mapping[str, int], never_matched: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the topics that names and patterns select, in order and once each, and the patterns that match none."""
     chosen: dict[str, None] = {}
@@ -213,8 +213,8 @@ def _choose(
                 matches = re.compile(topic).search
             except re.error as error:
                 raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
-            # Match as librdkafka does, and never select the dead-letter topics of the consumed topics.
-            matching = [name for name in known if matches(name) and not re.match(dead_letters, name)]
+            # Match as librdkafka does, and select what the consumer will select.
+            matching = [name for name in known if matches(name) and not re.match(never_matched, name)]
             unmatched.extend([] if matching else [topic])
             chosen.update(dict.fromkeys(matching))
         elif topic in known:

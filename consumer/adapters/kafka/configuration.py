@@ -300,6 +300,10 @@ def admin_config(user: Config) -> dict[str, Any]:
     return {**_DEFAULTS, **{name: value for name, value in user.items() if name != "topic.blacklist"}}
 
 
+OF_KAFKA: Final = "^__(consumer_offsets|transaction_state|share_group_state)$"
+"""A regular expression of the topics that Kafka keeps for itself."""
+
+
 def dead_letter_topic(template: str, topic: str) -> str:
     """Return the dead-letter topic of `topic`; `template` may hold ``{topic}``, or name one topic for all."""
     return template.replace("{topic}", topic)
@@ -310,6 +314,12 @@ def dead_letter_pattern(template: str) -> str:
     # Topic names have letters, digits, dots, dashes and underscores: only the dot is special in an expression.
     before, mark, after = template.replace(".", r"\.").partition("{topic}")
     return f"^{before}{'.+' if mark else ''}{after}$"
+
+
+def never_matched(template: str) -> str:
+    """Return a regular expression of all topics that no pattern of KAFKA_TOPICS selects: dead-letter topics, and
+    Kafka's own, which other clients leave out, too."""
+    return f"{dead_letter_pattern(template)}|{OF_KAFKA}"
 
 
 def check_files(config: Config) -> None:

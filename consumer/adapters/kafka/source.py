@@ -33,7 +33,7 @@ from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.configuration import (
     Config,
     consumer_config,
-    dead_letter_pattern,
+    never_matched,
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.groups import GroupWatch, group_has_offsets
@@ -49,9 +49,9 @@ from consumer.errors import KafkaError, SettingsError
 class KafkaSource:
     """A member of a consumer group.
 
-    `topics`: names, or patterns that start with ``^``; a pattern never matches a topic that `dead_letter_topic`
-    (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``, see
-    `consumer.adapters.kafka.starts`. In seconds: `commit_timeout` for the answer to a commit, `request_timeout` for
+    `topics`: names, or patterns that start with ``^``; a pattern never matches one of Kafka's own, nor one that
+    `dead_letter_topic` (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``,
+    see `consumer.adapters.kafka.starts`. In seconds: `commit_timeout` for the answer to a commit, `request_timeout` for
     other questions to the brokers.
 
     Raises `SettingsError` for a pattern under KIP-848: there the broker matches it, and cannot exclude topics.
@@ -76,7 +76,7 @@ class KafkaSource:
                 f"KAFKA_TOPICS has the pattern {pattern} and KAFKA_GROUP_PROTOCOL is consumer: the broker would match "
                 "dead-letter topics too; name the topics, or set KAFKA_GROUP_PROTOCOL=classic"
             )
-        ignore = None if pattern is None else dead_letter_pattern(dead_letter_topic)
+        ignore = None if pattern is None else never_matched(dead_letter_topic)
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks

@@ -15,7 +15,7 @@ from typing import Any
 
 from consumer.adapters.kafka.bounded import read_record, scan
 from consumer.adapters.kafka.cluster import cluster_id, describe_cluster, nearest_topic
-from consumer.adapters.kafka.configuration import Config, dead_letter_pattern, dead_letter_topic
+from consumer.adapters.kafka.configuration import OF_KAFKA, Config, dead_letter_pattern, dead_letter_topic
 from consumer.adapters.kafka.letters import (
     DeadRecord,
     Done,
@@ -82,7 +82,7 @@ def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[
         raise UsageError(f"--topic {topic}: the pattern cannot be read: {error}") from error
     # Topics that exist, and deleted ones that still have letters.
     for origin in (origin_of(name) if is_dead(name) else name for name in known):
-        if origin is not None and matches(origin):
+        if origin is not None and matches(origin) and not re.match(OF_KAFKA, origin):
             yield dead_letter_topic(template, origin), origin
 
 

@@ -17,7 +17,7 @@ from consumer.adapters.kafka.cluster import describe_cluster, lacks_consumer_pro
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.errors import KafkaError, SettingsError
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, read_all, unique
 from tests.support.limits import LATE
 
 NOBODY = "127.0.0.1:9"
@@ -47,14 +47,16 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
-    """A pattern stands for the topics that it matches, without dead-letter topics; one that matches none is
-    reported."""
+    """A pattern stands for the topics that it matches, without dead-letter topics and without Kafka's own; one that
+    matches none is reported."""
     prefix = unique("shop")
     orders = create_topic(kafka, 2, name=f"{prefix}.orders")
     create_topic(kafka, name=f"{prefix}.orders.dead-letters")
-    view = await describe_cluster(kafka.config, [f"^{prefix}.*", orders, "^no-such-.*"], 10.0)
+    committed(kafka, unique("group"), orders)  # the first question for an offset makes a topic of Kafka's own
+    view = await describe_cluster(kafka.config, [f"^{prefix}.*", orders, "^no-such-.*", "^__con"], 10.0)
+    assert "__consumer_offsets" in view.known
     assert view.topics == {orders: 2}
-    assert view.unmatched == ("^no-such-.*",)
+    assert view.unmatched == ("^no-such-.*", "^__con")
 
 
 @pytest.mark.kafka

@@ -27,6 +27,7 @@ from consumer.adapters.kafka.configuration import (
     dead_letter_topic,
     is_cooperative,
     make_client,
+    never_matched,
     producer_config,
     variable,
 )
@@ -143,6 +144,15 @@ def test_pattern_spares_the_topics_themselves(topic: str) -> None:
     hidden = re.match(dead_letter_pattern("{topic}.dead-letters"), topic) is not None
     assert hidden == (topic.endswith(".dead-letters") and topic != ".dead-letters")
     assert not re.match(dead_letter_pattern("{topic}.dead-letters"), topic + "-dead-letters")
+
+
+def test_pattern_leaves_out_what_kafka_keeps_for_itself() -> None:
+    """Kafka's own topics are known by their whole names: others may begin or end like them."""
+    own = ["__consumer_offsets", "__transaction_state", "__share_group_state"]
+    spared = ["__consumer_offsets_copy", "our__consumer_offsets", "__orders", "__consumerxoffsets"]
+    hidden = re.compile(never_matched("{topic}.dead-letters"))
+    assert [name for name in own + spared if hidden.match(name)] == own
+    assert hidden.match("orders.dead-letters")
 
 
 @pytest.mark.parametrize(

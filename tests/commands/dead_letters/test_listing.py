@@ -26,7 +26,16 @@ from tests.support.kafka.harness import Kafka, create_topic, produce, unique
 # ------------------------------------------------------------------------------------------- which topics
 
 KNOWN = dict.fromkeys(
-    ("orders", "orders.dead-letters", "returns", "gone.dead-letters", "shop-eu", "shop-eu.dead-letters"), 1
+    (
+        "__consumer_offsets",
+        "orders",
+        "orders.dead-letters",
+        "returns",
+        "gone.dead-letters",
+        "shop-eu",
+        "shop-eu.dead-letters",
+    ),
+    1,
 )
 
 
@@ -47,6 +56,7 @@ def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:
     assert names("returns") == {"returns.dead-letters": {"returns"}}
     assert names("orders.dead-letters", "orders") == {"orders.dead-letters": {"orders"}}
     assert names("^o.*|^gone") == {"orders.dead-letters": {"orders"}, "gone.dead-letters": {"gone"}}
+    assert set(names("^.*")).isdisjoint({"__consumer_offsets.dead-letters"})
     assert set(names(configured="^shop-,new")) == {"new.dead-letters", "shop-eu.dead-letters"}
 
 
