@@ -21,7 +21,8 @@ assignment shows it: the committed offset belongs to another id (`Assignment.voi
 *Records removed unread* (`Removals`), by retention or by an administrator (delete-records). Missing offsets are
 normal, because compaction and transactions leave gaps. But offsets missing *below the log's beginning* may have been
 unread records, so that part of each gap is counted. How many records it had is unknown: the count is a maximum. Offsets
-that an offset map says are settled do not count.
+that an offset map says are settled do not count. Where nothing was read yet, and nothing is committed, they count from
+where the log began when it was assigned.
 """
 
 from __future__ import annotations
@@ -268,6 +269,7 @@ class Removals:
 def _read_to(state: AssignmentState) -> int | None:
     """Return the next offset, after held records, markers and what is known to be removed; None: unknown."""
     position = state.position()
+    position = state.beginning if position is None else position
     return (
         None if position is None else max(position, state.fetched_to, state.reached_before, state.removed_to)
     )

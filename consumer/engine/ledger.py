@@ -56,6 +56,8 @@ class AssignmentState(Fence):
     """The ledger that this assignment belongs to: it has the limit for commit metadata, and the destination."""
     start: int | None
     start_leader_epoch: int | None = None
+    beginning: int | None = None
+    """Where the log began when it was assigned, if reading starts there; None: not known."""
     inherited: OffsetMap | None = None
     """Offsets from `start` on that were settled before this assignment and are not read again yet."""
     topic_id: str | None = None
@@ -251,7 +253,9 @@ class Ledger:
         self.drop(tp)
         # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
         topic_id = one.topic_id or said.topic_id
-        state = AssignmentState(tp, one.epoch, self, one.start, one.leader_epoch, said.settled, topic_id)
+        state = AssignmentState(
+            tp, one.epoch, self, one.start, one.leader_epoch, one.beginning, said.settled, topic_id
+        )
         state.next_offset = one.start if one.commit_start else None
         # Metadata without a destination is older than destination tags.
         state.elsewhere = said.destination not in (None, self.destination)

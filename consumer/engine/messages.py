@@ -41,6 +41,7 @@ class Assignment(NamedTuple):
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
     `topic_id`: the topic's id, which says which life of the topic it is; None: the brokers have none. `void`: an offset
     that was committed in an earlier life of the topic and means nothing in this one, nor does its metadata.
+    `beginning`: where the log begins, if reading starts there; None: it does not, or the brokers do not say it.
     """
 
     topic: str
@@ -52,6 +53,7 @@ class Assignment(NamedTuple):
     metadata: str = ""
     topic_id: str | None = None
     void: int | None = None
+    beginning: int | None = None
 
 
 class NewLife(NamedTuple):

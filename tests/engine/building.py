@@ -347,15 +347,26 @@ class Core:
         self,
         partition: int = 0,
         epoch: int = 1,
-        start: int = 0,
+        start: int | None = 0,
         commit_start: bool = False,
         leader_epoch: int | None = None,
         metadata: str = "",
         topic_id: str | None = None,
+        beginning: int | None = None,
     ) -> None:
         """Let the group assign a partition to this member."""
-        self.offsets[partition] = start
-        given = m.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
+        self.offsets[partition] = start or 0
+        given = m.Assignment(
+            TOPIC,
+            partition,
+            epoch,
+            start,
+            commit_start,
+            leader_epoch,
+            metadata,
+            topic_id,
+            beginning=beginning,
+        )
         self.feed(m.Assigned([given]))
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:

@@ -156,6 +156,11 @@ class Broker:
         specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 
+    def end_of_epoch(self, tp: TopicPartition, leader_epoch: int) -> int | None:
+        """Where the records of this leader epoch and of earlier ones end (KIP-320); None: there are no later ones."""
+        later = (spec.offset for spec in self.logs[tp] if (spec.leader_epoch or 0) > leader_epoch)
+        return next(later, None)
+
     def remove(self, tp: TopicPartition, place: int) -> None:
         """Remove what is before `place`: nothing has to be done with it any more."""
         log = self.logs[tp]

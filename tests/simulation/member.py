@@ -279,7 +279,9 @@ class Member:
                 if owners.get(tp) == (self, one.epoch):
                     self._epoch += 1
                     owners[tp] = (self, self._epoch)
-                    assignments.append(m.Assignment(*tp, self._epoch, None, False, topic_id=one.topic_id))
+                    assignments.append(
+                        m.Assignment(*tp, self._epoch, None, False, topic_id=one.topic_id, beginning=0)
+                    )
             self.feed(m.Assigned(assignments))
 
         self._later(effect)
@@ -427,13 +429,23 @@ class Member:
             elif start is None and broker.logs[tp] and random.random() < 0.5:
                 start, commit_start = broker.logs[tp][0].offset, True
             broker.owners[tp] = (self, self._epoch)
+            beginning = broker.begins.get(tp, 0) if start is None else None
             assignments.append(
-                m.Assignment(*tp, self._epoch, start, commit_start, leader_epoch, metadata, topic_id, void)
+                m.Assignment(
+                    *tp, self._epoch, start, commit_start, leader_epoch, metadata, topic_id, void, beginning
+                )
             )
         self.feed(m.Assigned(assignments))
         for tp in tps:
             held = self.watch.held.get(tp)
-            if held is not None and held.position and self._world.roll(self._world.rates.begins_below):
+            if held is None or not held.position:
+                continue
+            # The client asks whether the log still has what was committed, and goes back to where it was cut.
+            committed = broker.committed.get(tp)
+            if committed is not None and committed.leader_epoch is not None:
+                cut = broker.end_of_epoch(tp, committed.leader_epoch)
+                held.position = held.position if cut is None else min(cut, held.position)
+            if held.position and self._world.roll(self._world.rates.begins_below):
                 held.position = random.randint(0, held.position - 1)
 
     def _find_metadata(self, tp: TopicPartition) -> tuple[str, int | None]:

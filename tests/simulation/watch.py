@@ -38,8 +38,8 @@ class Held:
     """A partition that a process holds."""
 
     __slots__ = (
+        "beginning",
         "beginnings",
-        "begun",
         "committing",
         "doubtful",
         "draining",
@@ -55,8 +55,8 @@ class Held:
         self.tp = tp
         self.epoch = epoch
         self.start = start
-        self.begun = False
-        """Whether reading begins at `start` and not at the beginning of the log."""
+        self.beginning: int | None = None
+        """Where the log began when it was assigned, if reading begins there and not at `start`."""
         self.topic_id: str | None = None
         self.beginnings: set[tuple[int, int | None]] = set()
         """Positions, with their leader epochs, where reading began: at first, and each time that it went back."""
@@ -219,7 +219,7 @@ class Watch:
         for one in happened.assignments if not self.stopping else ():
             tp = TopicPartition(one.topic, one.partition)
             self.held[tp] = Held(tp, one.epoch, one.start or 0)
-            self.held[tp].begun = one.start is not None
+            self.held[tp].beginning = one.beginning
             self.held[tp].topic_id = one.topic_id
             self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
             self._guarded.assigned(tp)
@@ -268,9 +268,9 @@ class Watch:
         """Count the records before this chunk that were removed unread."""
         begin = held.last_seen + 1 if held.last_seen >= 0 else held.start
         end = min(chunk.records[0].offset, chunk.log_start)
-        if held.last_seen < 0 and not held.begun:
+        if held.last_seen < 0 and held.beginning is not None:
             held.beginnings.add((chunk.records[0].offset, None))  # the log's own, whatever was there before
-            return
+            begin = held.beginning
         if end <= begin:
             return
         broker, truth = self._world.broker, self._truth

@@ -338,9 +338,13 @@ class World:
             self.group.expel(member)
 
     def cut_log(self, tp: TopicPartition) -> None:
-        """Between two owners the end of a log is lost and other records take its place, under a higher leader epoch."""
-        log = self.broker.logs[tp]
-        begin = max(self.broker.committed_offset(tp) or 0, self.broker.begins.get(tp, 0))
+        """Between two owners the end of a log is lost and other records take its place, under a higher leader epoch.
+
+        It may be cut below the committed offset, if that has an epoch: the log outgrows the offset again.
+        """
+        log, committed = self.broker.logs[tp], self.broker.committed.get(tp)
+        below = committed is not None and committed.leader_epoch is not None and self.random.random() < 0.5
+        begin = max(0 if below or committed is None else committed.next_offset, self.broker.begins.get(tp, 0))
         first = self.broker.index(tp, begin)
         last = self.broker.index(tp, log[-1].offset + 1)
         while last > first and log[last - 1].visible_at > self.now - self.base:

@@ -96,8 +96,16 @@ class _StartedPartition:
     """The offset from which the partition could not be read, until a record comes."""
     delay: float = 0.0
     """Seconds between the last two attempts to read at that offset."""
+    beginning: int | None = None
+    """Where the log began when it was assigned, if reading starts there; None: not known."""
     new_life: NewLife | None = None
     """The new life to report as assigned once the seek is made."""
+
+    def expected(self, first: int) -> int:
+        """Return the offset of the next record if none is missing; `first`: that of the record that came."""
+        if self.next.offset != OFFSET_BEGINNING:
+            return self.next.offset
+        return first if self.beginning is None else self.beginning
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
@@ -268,7 +276,9 @@ class GroupMember:
             if reading is not None and reading.epoch == one.epoch:
                 # With a new epoch, records of the earlier life are never settled and never committed.
                 beginning = commits.raw_partition(*name, None, None)
-                self._held[name] = _StartedPartition(next(_epochs), beginning, again=0.0, new_life=one)
+                self._held[name] = _StartedPartition(
+                    next(_epochs), beginning, again=0.0, beginning=0, new_life=one
+                )
                 self._again_due = 0.0
 
     def end_offsets(self) -> EndOffsets:
@@ -331,9 +341,10 @@ class GroupMember:
         for chunk in taken.chunks(epoch_of):
             name = TopicPartition(chunk.topic, chunk.partition)
             reading = self._held[name]
-            first, last, expected = chunk.records[0].offset, chunk.records[-1].offset, reading.next.offset
+            first, last = chunk.records[0].offset, chunk.records[-1].offset
+            expected = reading.expected(first)
             # Behind a hole the engine needs to know whether retention made it.
-            if expected not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
+            if expected != first or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._ends.known(name)[0])
             if first < expected:  # the log was cut, or the topic was created again
                 self.topic_ids.hurry()
@@ -398,7 +409,9 @@ class GroupMember:
             if reading.new_life is not None:
                 # No damage is known in a new life, and a record that would show this may never come.
                 life, reading.new_life, reading.unreadable = reading.new_life, None, None
-                begun.append(Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id))
+                begun.append(
+                    Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id, beginning=0)
+                )
         self._inbox.keep(self._held.keys() - sought)
         if begun:
             self.hooks.assigned(begun)
@@ -459,7 +472,7 @@ class GroupMember:
         for name, place, one in zip(found, places, given, strict=True):
             # Without an epoch there is nothing to ask for, and before offset 0 there is nothing.
             again = math.inf if one.leader_epoch is None or not one.start else 0.0
-            self._held[name] = _StartedPartition(one.epoch, place, again)
+            self._held[name] = _StartedPartition(one.epoch, place, again, beginning=one.beginning)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
         # for lack of room applies to partitions that are assigned later, too.
         self._set_pause(found)

@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.commits import read_position
@@ -46,6 +46,8 @@ _PATIENCE: Final = 2.0
 _PATIENCE_SHARE: Final = 0.5
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
+_BEGINNINGS: Final = 1.0
+"""Seconds for the question where logs begin, at most: it blocks the polls, and is not needed for reading."""
 _NO_EPOCH: Final = 0
 """Epoch of a partition that waits; no assignment has this number."""
 
@@ -152,6 +154,7 @@ class Unstarted:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             text = f"no committed offset of {next(iter(missing))}{more}"
             raise KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text))
+        self._find_beginnings(starts, missing, until)
         self.waiting.update(starts)
         if self.offset_reset == "latest":
             failures = [*self._find_latest(missing, until, begun=self.begun or bool(starts)), *failures]
@@ -159,6 +162,30 @@ class Unstarted:
             self.waiting.update(missing)
         if failures:
             raise failures[0]
+
+    def _find_beginnings(
+        self,
+        starts: dict[TopicPartition, Assignment],
+        missing: dict[TopicPartition, Assignment],
+        until: float,
+    ) -> None:
+        """Note where the logs begin that are read from their beginning: what is removed before it is read is reported.
+
+        No start waits for this: a partition may have no leader now.
+        """
+        asked = [name for name, one in (starts | missing).items() if one.start is None]
+        if not asked:
+            return
+        try:
+            # A question for a time, which the beginning may stand for: one request to each leader.
+            raw = [RawPartition(*name, OFFSET_BEGINNING) for name in asked]
+            answers = self.source.offsets_for_times(raw, timeout=min(_BEGINNINGS, time_left(until, 0.0)))
+        except KafkaException:
+            return
+        for name, one in zip(asked, answers, strict=True):
+            if one.error is None and one.offset >= 0:
+                found = starts if name in starts else missing
+                found[name] = found[name]._replace(beginning=one.offset)
 
     def _find_latest(
         self, missing: Mapping[TopicPartition, Assignment], until: float, *, begun: bool
@@ -184,7 +211,7 @@ class Unstarted:
                 # An explicit offset, committed at once: a crash before the first settlement must not skip records that
                 # come meanwhile.
                 _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=time_left(until, 0.0))
-                self.waiting[name] = missing[name]._replace(start=end, commit_start=True)
+                self.waiting[name] = missing[name]._replace(start=end, commit_start=True, beginning=None)
             except KafkaException as error:
                 yield error
                 if time.monotonic() >= until:

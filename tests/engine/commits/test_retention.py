@@ -69,6 +69,29 @@ def test_records_removed_while_no_member_read_are_reported() -> None:
     assert statistics.totals.read == 2
 
 
+def test_records_removed_before_a_first_read_are_reported() -> None:
+    """Records of a partition without a committed offset count from where its log began when it was assigned; without
+    a beginning that is known nothing counts."""
+    core = Core()
+    core.assign(start=None, beginning=300)
+    core.feed(m.Fetched([chunk(2_900, 2_900, 2_901)]))
+    assert told(core) == [(300, 2_900, 2_600)]
+    core = Core()
+    core.assign(start=None)
+    core.feed(m.Fetched([chunk(2_900, 2_900, 2_901)]))
+    assert told(core) == []
+
+
+def test_a_log_that_was_emptied_before_a_first_read_is_reported_without_a_record() -> None:
+    """A log that begins where it ends now is reported although nothing was ever read of it, and once."""
+    core = Core()
+    core.assign(start=None, beginning=0)
+    for _ in range(3):
+        core.feed(m.EndOffsets({P0: 2_700}, begins={P0: 2_700}))
+    core.feed(m.Fetched([chunk(2_700, 2_700)]))
+    assert told(core) == [(0, 2_700, 2_700)]
+
+
 def test_records_removed_under_a_running_member_are_reported_once() -> None:
     """Records removed while a member runs are reported once; later gaps are those of transactions."""
     core = Core()

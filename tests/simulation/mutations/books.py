@@ -17,6 +17,7 @@ from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.engine.outcomes import Outbox, Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
+from tests.simulation.broker import Broker
 from tests.simulation.mutations.mutating import mutation
 
 # -- deduplication
@@ -279,6 +280,23 @@ def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
 def records_removed_unread_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Records that retention removed unread are not reported."""
     patch.setattr(Removals, "fetched", lambda *_: None)
+
+
+@mutation
+def what_is_removed_before_a_first_read_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Where a log began when it was assigned is forgotten, so that the first record comes from its beginning."""
+    assign = Ledger.assign
+
+    def without(self: Ledger, one: messages.Assignment, *said: CommitMetadata) -> AssignmentState:
+        return assign(self, one._replace(beginning=None), *said)
+
+    patch.setattr(Ledger, "assign", without)
+
+
+@mutation
+def a_log_that_outgrew_the_committed_offset_is_read_on(patch: pytest.MonkeyPatch) -> None:
+    """The client does not ask whether a log still has what was committed: it reads on in the middle of another one."""
+    patch.setattr(Broker, "end_of_epoch", lambda *_: None)
 
 
 @mutation

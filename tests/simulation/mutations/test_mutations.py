@@ -117,6 +117,11 @@ FOCUS: dict[str, dict[str, Any]] = {
     "inherited_maps_are_forgotten": {**_APART, "rates": Rates(registry_fails=0.7)},
     "offset_maps_are_not_read": {**_APART, "rates": Rates(registry_fails=0.7)},
     "maps_of_a_cut_log_are_believed": {**_APART, "rates": Rates(registry_fails=0.7, cut_logs=1.0)},
+    "a_log_that_outgrew_the_committed_offset_is_read_on": {
+        **_APART,
+        "rates": Rates(registry_fails=0.7, cut_logs=1.0),
+    },
+    "what_is_removed_before_a_first_read_is_not_counted": {"incidents": Incidents(removals=12)},
     "maps_are_as_long_as_they_come": {
         **_APART,
         "rates": Rates(registry_fails=0.7),

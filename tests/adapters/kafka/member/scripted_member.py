@@ -71,6 +71,7 @@ class FakeConsumer:
         self.stored: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
         """The leader epochs that were committed with the offsets of `stored`."""
+        self.beginnings: dict[int, int] = {}
         self.cached_begin = self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
         """The error that each method named here always raises."""
@@ -116,6 +117,15 @@ class FakeConsumer:
                 self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID),
                 self.epochs.get(one.partition),
             )
+            for one in partitions
+        ]
+
+    def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """Return where each log begins, by `beginnings`; for a time that is not the beginning nothing is known."""
+        assert {one.offset for one in partitions} == {confluent_kafka.OFFSET_BEGINNING}
+        self._refuse("offsets_for_times")
+        return [
+            RawPartition(one.topic, one.partition, self.beginnings.get(one.partition, -1))
             for one in partitions
         ]
 

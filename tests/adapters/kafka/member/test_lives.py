@@ -45,7 +45,7 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
     source = FakeOffsets([7, 7], [9, 9])
     source.metadata = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
     starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
-    assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7)
+    assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7, beginning=0)
     # The metadata are of partition 0 and say nothing of partition 1.
     assert starts[P1] == Assignment(*P1, 0, 7, False, None, source.metadata, NEW_ID)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import confluent_kafka
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import TopicPartition
-from tests.adapters.kafka.member.scripted_member import Bench, brings, message
-from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, produce, unique
+from tests.adapters.kafka.member.scripted_member import Bench, brings, message, taken
+from tests.support.kafka.harness import PROTOCOLS, WITHIN, Kafka, Member, commit, produce, unique
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
@@ -33,6 +35,47 @@ def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
     assert [bench.fetch(brings(*lot))[0].log_start for lot in lots] == [-1, -1, 4, 4]
     assert [one.log_start for one in bench.fetch(brings(message(2, partition=1)))] == [-1]
     assert [one.log_start for one in bench.fetch(brings(message(9, partition=1)))] == [4]
+
+
+def test_where_the_log_began_is_kept_from_the_assignment() -> None:
+    """A partition that is read from its beginning is assigned with where that is: the first record that comes from
+    another place, and only that, is handed out with where the log begins now. A beginning that cannot be had now
+    keeps no partition from its start."""
+    bench = Bench()
+    bench.consumer.cached_begin, bench.consumer.beginnings = 9, {0: 4, 1: 9}
+    bench.assign(0, 1)
+    assert [(one.start, one.beginning) for one in bench.told.assignments] == [(None, 4), (None, 9)]
+    found = bench.fetch(brings(message(9), message(9, partition=1)))
+    assert [one.log_start for one in found] == [9, -1]
+    bench.fetch(taken(0, 1))
+    timed_out = confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT)
+    bench.consumer.refused["offsets_for_times"] = KafkaException(timed_out)
+    bench.assign(0, 1)
+    assert [one.beginning for one in bench.told.assignments[2:]] == [None, None]
+    assert bench.told.troubles == []
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_what_is_removed_before_a_first_read_is_told(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
+    """Records that are removed after a partition without an offset was assigned, and before anything of it was read,
+    are told with the first record: the assignment says where the log began, the chunk where it begins now."""
+    name = topic()
+    produce(kafka, name, TEN * 3)
+    remove(kafka, name, 5)
+    async with Member(kafka, [name], unique("group"), config=PROTOCOLS[protocol]) as member:
+        member.room = 0
+        await member.until(lambda: bool(member.assignments), "the assignment")
+        await member.until(lambda: member.source._joined()._paused, "the pause")
+        remove(kafka, name, 20)
+        member.room = 1000
+        await member.until(lambda: bool(member.records), "a record")
+    [told] = member.assignments
+    assert (told.start, told.beginning) == (None, 5)
+    assert (member.chunks[0].log_start, member.records[0].offset) == (20, 20)
 
 
 @pytest.mark.kafka

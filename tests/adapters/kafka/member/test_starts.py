@@ -57,6 +57,10 @@ class FakeOffsets:
             )
         return found
 
+    def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """Behave like `confluent_kafka.Consumer.offsets_for_times` for the beginning; the logs begin at 0."""
+        return [RawPartition(one.topic, one.partition, 0) for one in partitions]
+
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
@@ -75,7 +79,7 @@ def starting(
     name: TopicPartition, offset: int | None, *, commit: bool = False, leader_epoch: int | None = None
 ) -> Assignment:
     """Return the start of a partition that has no epoch yet."""
-    return Assignment(*name, 0, offset, commit, leader_epoch)
+    return Assignment(*name, 0, offset, commit, leader_epoch, beginning=0 if offset is None else None)
 
 
 def find_starts(

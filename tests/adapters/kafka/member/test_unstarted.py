@@ -235,6 +235,12 @@ class Slow:
             one.offset = 5 if self.has_commits and one.partition == 9 else confluent_kafka.OFFSET_INVALID
         return partitions
 
+    def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
+        """Return that every log begins at 0, or time out if any partition has no leader."""
+        if self.leaderless.intersection(one.partition for one in partitions):
+            self._hang(timeout)
+        return [RawPartition(one.topic, one.partition, 0) for one in partitions]
+
     def has_offsets(self, _: float) -> bool:
         """Report whether the group has the commit of partition 9."""
         return self.has_commits
