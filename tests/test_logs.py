@@ -226,6 +226,15 @@ class TestRepeatLimiter:
         assert again["repeats_not_shown"] == 6
         assert told("no connection to kafka-1:9092") is None
 
+    def test_letters_that_stay_unstored_are_told_once_a_minute(self) -> None:
+        """However many they are."""
+        for count in (3, 41, 500):
+            with contextlib.suppress(structlog.DropEvent):
+                self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": count})
+        self.now = 60
+        again = self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": 7})
+        assert again == {"event": "dead_letters_not_stored", "count": 7, "repeats_not_shown": 2}
+
     def test_memory_is_bounded(self) -> None:
         """Kinds above the limit replace the one that was not seen for longest."""
         for _ in range(3):

@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import logging
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ async def describe_cluster(
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     if joins and configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
-    known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
+    known = {name: len(partitions) for name, partitions in known_partitions(metadata).items()}
     chosen, unmatched = _choose(topics, known, configuration.never_matched(dead_letter_topic))
     return ClusterView(
         tuple(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()),
@@ -201,6 +202,12 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
         yield client, metadata
 
 
+def known_partitions(metadata: Any) -> dict[str, list[int]]:
+    """Return the partitions of each topic that has some, by the topics' names."""
+    # An entry with an error has none: the topic is just being created, say. That is no topic of 0 partitions.
+    return {name: list(one.partitions) for name, one in sorted(metadata.topics.items()) if one.partitions}
+
+
 def _choose(
     topics: Sequence[str], known: Mapping[str, int], never_matched: str
 ) -> tuple[list[str], tuple[str, ...]]:
@@ -273,6 +280,12 @@ def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettin
     except (KafkaException, TimeoutError, KeyError, TypeError, ValueError, AttributeError):
         # A user who may read and write a topic need not be allowed to see its settings.
         return None
+
+
+def setting_command(servers: str, topic: str, setting: str) -> str:
+    """Return the command of Kafka's own tool that sets ``name=value`` for a topic."""
+    tool = ["kafka-configs.sh", "--bootstrap-server", servers, "--alter", "--entity-type", "topics"]
+    return f"`{shlex.join([*tool, '--entity-name', topic, '--add-config', setting])}`"
 
 
 def has_controller(metadata: Any) -> bool:

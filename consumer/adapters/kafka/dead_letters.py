@@ -16,6 +16,7 @@ One try, one time limit for each step.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -27,8 +28,13 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka import configuration, trouble
-from consumer.adapters.kafka.cluster import ask_settings, has_controller
-from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic
+from consumer.adapters.kafka.cluster import (
+    ask_settings,
+    has_controller,
+    known_partitions,
+    setting_command,
+)
+from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic, time_left
 from consumer.adapters.kafka.letters import NewRecord, forms, part_sizes
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.thread import post, run_blocking, settle
@@ -41,6 +47,11 @@ _Verdict = confluent_kafka.KafkaError | None
 # Why a client cannot be made now although one could at the start: no token, or a certificate that is being replaced.
 _NOT_NOW: Final = (NoToken, SettingsError)
 
+_ASK_AGAIN: Final = 0.1
+# Time limit of a question for a topic's settings, which letters do not need.
+_SETTINGS_SECONDS: Final = 2.0
+SIZE_LIMIT: Final = "max.message.bytes"
+NO_COMPACTION: Final = "cleanup.policy=delete"
 # Our own batches hold up to 1,000,000 bytes, and the topic's limit is about batches.
 _LEAST_LIMIT: Final = 1024 * 1024
 # The largest value that a broker takes for this limit.
@@ -67,6 +78,7 @@ class DeadLetterProducer:
         self._trouble = partial(post, self._loop, on_trouble)
         self._tell = trouble.Teller(self._trouble)
         self._user_config = config
+        self._servers = str(config.get("bootstrap.servers", ""))
         # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
@@ -119,13 +131,15 @@ class DeadLetterProducer:
                 self._store_alone(self._alone, letters[at], chain([whole[at]], smaller[at])) for at in refused
             )
             verdicts |= zip(refused, await asyncio.gather(*tries), strict=True)
-        if failure := next(filter(None, verdicts.values()), None):
-            self._spoiled = self._spoiled or failure.fatal()
+        failures = {(names[at], error.code()): (at, error) for at, error in verdicts.items() if error}
+        # One line for each topic and cause.
+        for (topic, _), (at, error) in failures.items():
+            self._spoiled = self._spoiled or error.fatal()
             # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
             self._counts = {}
-            advice = ": grant WRITE on its topic" if failure.code() in trouble.NOT_ALLOWED else ""
-            said = trouble.describe_error(failure)
-            self._trouble(failure.name(), f"a dead letter was not stored{advice} ({said})")
+            advice = self._advice(letters[at], topic, error)
+            said = f"{topic}: {trouble.describe_error(error)}"
+            self._trouble(error.name(), f"a dead letter was not stored{advice} ({said})")
         stored = {at for at, error in verdicts.items() if error is None}
         return [at in stored for at in range(len(letters))]
 
@@ -149,19 +163,35 @@ class DeadLetterProducer:
         self, alone: PolledProducer, letter: DeadLetter, tries: Iterable[NewRecord]
     ) -> _Verdict:
         """Store a letter in a batch of its own, in the largest form that the topic accepts."""
+        refused = None
         for record in tries:
             [verdict] = await self._try(alone, [record])
             if verdict is None or verdict.code() not in trouble.TOO_LARGE:
                 break
-        if verdict is None and record.left_out:
+            refused = verdict
+        if verdict is None and refused is not None:
             size = part_sizes(letter.record)["value"]
             self._trouble(
-                "MSG_SIZE_TOO_LARGE",
+                refused.name(),
                 f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was "
-                f"stored without its {' and '.join(record.left_out)} ({size} bytes of value): {record.topic} "
-                "takes no larger one; raise its max.message.bytes",
+                f"stored without its {' and '.join(record.left_out)} ({size} bytes of value)"
+                f"{self._advice(letter, record.topic, refused)}",
             )
         return verdict
+
+    def _advice(self, letter: DeadLetter, topic: str, error: confluent_kafka.KafkaError) -> str:
+        if error.code() in trouble.NOT_ALLOWED:
+            return f": grant WRITE on {topic}"
+        if error.code() == _Code.INVALID_RECORD and letter.record.key is None:
+            command = setting_command(self._servers, topic, NO_COMPACTION)
+            return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
+        size = sum(part_sizes(letter.record).values())
+        # A letter that exceeds one request cannot be stored whole on any topic.
+        if error.code() in trouble.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
+            limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
+            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
+            return f": {topic} takes no larger one ({limit}): change it: {command}"
+        return ""
 
     async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
         answers: list[asyncio.Future[_Verdict]] = []
@@ -206,58 +236,102 @@ class DeadLetterProducer:
                 async with asyncio.timeout(self._timeout):
                     await run_blocking("pinstream-kafka-topics", self._look_up, pairs)
             except TimeoutError:
-                self._trouble("_TIMED_OUT", "the dead-letter topics cannot be looked up")
+                why = f"the brokers did not answer within {self._timeout:g} s"
+                self._trouble("_TIMED_OUT", f"the dead-letter topics cannot be looked up ({why})")
         return self._counts
 
     def _look_up(self, origins: Mapping[str, str]) -> None:
         """Find or create each dead-letter topic (key) of an origin (value). Runs in a thread of its own.
 
-        A failure is reported; the topic then stays unknown.
+        A failure is reported; the topic then stays unknown, and is looked up again with the next letters.
         """
-        metadata: Any = None
-        found: dict[str, int] = {}
         try:
             client = configuration.admin_client(self._user_config)
         except _NOT_NOW as why:
             self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
             return
         with client:
-            for topic, origin in origins.items():
-                try:
-                    metadata = metadata or client.list_topics(timeout=self._timeout)
-                    found[topic] = self._find_or_create(client, topic, origin, metadata)
-                except KafkaException as error:
-                    cause = trouble.cause_of(error)
-                    refused = cause.code() in trouble.NOT_ALLOWED
-                    advice = f": grant CREATE on {topic}, or create it" if refused else ""
-                    said = trouble.describe_error(cause)
-                    text = f"a dead-letter topic cannot be found or created{advice} ({said})"
-                    self._trouble(cause.name(), text)
-                    # No broker answered.
-                    if metadata is None:
-                        break
-        self._counts = {**self._counts, **found}
-
-    def _find_or_create(self, client: AdminClient, topic: str, origin: str, metadata: Any) -> int:
-        there = metadata.topics
-        if topic in there:
-            return len(there[topic].partitions)
-        if has_controller(metadata):
-            # The topic must accept records without a key, also if the broker's default policy is to compact.
-            settings = {"cleanup.policy": "delete"}
-            if (of_origin := ask_settings(client, origin, self._timeout)) is not None:
-                # The origin's limit, with room for the added headers and for a record that its producer compressed
-                # better than we do, since brokers measure compressed batches.
-                largest = min(2 * max(of_origin.largest, _LEAST_LIMIT), _MOST_LIMIT)
-                settings["max.message.bytes"] = str(largest)
-            partitions = len(there[origin].partitions) if origin in there else 1
-            new = NewTopic(topic, num_partitions=partitions, config=settings)
             try:
+                metadata: Any = client.list_topics(timeout=self._timeout)
+            except KafkaException as error:
+                cause = trouble.cause_of(error)
+                said = trouble.describe_error(cause)
+                self._trouble(cause.name(), f"the dead-letter topics cannot be looked up ({said})")
+                return
+            known, asks = known_partitions(metadata), has_controller(metadata)
+            for topic, origin in origins.items():
+                count = len(known.get(topic, ())) or self._create(client, topic, origin, known, asks)
+                if count:
+                    self._counts = {**self._counts, topic: count}
+            # Last, since letters need no answer to this.
+            for topic in origins.keys() & known.keys() if asks else ():
+                settings = ask_settings(client, topic, _SETTINGS_SECONDS)
+                if settings is not None and settings.compacted:
+                    self._trouble("INVALID_CONFIG", compaction(topic, self._servers))
+
+    def _create(
+        self, client: AdminClient, topic: str, origin: str, known: Mapping[str, Sequence[int]], asks: bool
+    ) -> int:
+        """Create a topic and return its number of partitions; 0 if that failed, which is reported."""
+        if asks:
+            try:
+                new = new_topic(client, topic, origin, known, self._timeout)
                 client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
-                return partitions
+                return int(new.num_partitions)
             except KafkaException as error:
                 if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
-                    raise
-        # Another client was faster. Or this is the embedded broker, which has no controller to create topics: asking
-        # for a topic by name creates it.
-        return len(client.list_topics(topic, timeout=self._timeout).topics[topic].partitions)
+                    return self._report_unknown(topic, error, f"grant CREATE on {topic}, or create it")
+        # Another client was faster, and the brokers learn of the topic one after the other; or this user may not see
+        # it. Or this is the embedded broker, which has no controller: asking for a topic by name creates it.
+        deadline = time.monotonic() + self._timeout / 2
+        while True:
+            try:
+                entry: Any = client.list_topics(topic, timeout=time_left(deadline)).topics[topic]
+                if entry.partitions:
+                    return len(entry.partitions)
+                # An entry without partitions has an error, and is no answer: it may have some the next time.
+                raise KafkaException(entry.error or _Code(_Code.LEADER_NOT_AVAILABLE))
+            except KafkaException as error:
+                passing = trouble.cause_of(error).code() in trouble.MOVING_LEADER | trouble.MISSING_TOPIC
+                if not passing or time.monotonic() > deadline:
+                    return self._report_unknown(topic, error, f"grant WRITE on {topic}")
+            time.sleep(_ASK_AGAIN)
+
+    def _report_unknown(self, topic: str, error: KafkaException, refused: str) -> int:
+        """Report why a topic is not known. `refused`: what to do if this user is not allowed something. Return 0."""
+        cause = trouble.cause_of(error)
+        advice = f": {refused}" if cause.code() in trouble.NOT_ALLOWED else ""
+        said = trouble.describe_error(cause)
+        self._trouble(
+            cause.name(), f"the dead-letter topic {topic} cannot be found or created{advice} ({said})"
+        )
+        return 0
+
+
+# ------------------------------------------------------------------------------- how a dead-letter topic should be
+
+
+def new_topic(
+    client: AdminClient, topic: str, origin: str, known: Mapping[str, Sequence[int]], timeout: float
+) -> NewTopic:
+    """Return the dead-letter topic to create for an origin. `known`: the partitions of each topic. Blocks."""
+    # The topic must accept records without a key, also if the broker's default policy is to compact.
+    settings = {"cleanup.policy": "delete"}
+    if (of_origin := ask_settings(client, origin, timeout)) is not None:
+        settings[SIZE_LIMIT] = str(room_for(of_origin.largest))
+    return NewTopic(topic, num_partitions=len(known.get(origin, (0,))), config=settings)
+
+
+def compaction(topic: str, servers: str) -> str:
+    """Return what is wrong with a dead-letter topic that is compacted, and the command that changes it."""
+    return (
+        f"{topic} is compacted (cleanup.policy): letters without a key cannot be stored, and of each key only the last "
+        f"is kept; change it: {setting_command(servers, topic, NO_COMPACTION)}"
+    )
+
+
+def room_for(largest: int) -> int:
+    """Return the limit of a dead-letter topic for records from batches of this size."""
+    # Room for the added headers, and for a record that its producer compressed better than we do, since brokers measure
+    # compressed batches.
+    return min(2 * max(largest, _LEAST_LIMIT), _MOST_LIMIT)

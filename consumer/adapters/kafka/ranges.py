@@ -85,8 +85,7 @@ async def resolve_ranges(
     def resolve() -> list[Range]:
         deadline = time.monotonic() + timeout
         with cluster.meet_cluster(config, timeout) as (client, metadata):
-            known = {name: list(one.partitions) for name, one in metadata.topics.items()}
-            names = _chosen(topics, partitions, known)
+            names = _chosen(topics, partitions, cluster.known_partitions(metadata))
             # The end is the last stable offset, not the high watermark. A reader of committed records gets no further
             # while a transaction is open, and would wait for another producer's commit.
             extents = cluster.find_extents(client, names, deadline)

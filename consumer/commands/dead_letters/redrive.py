@@ -27,6 +27,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.cluster import setting_command
+from consumer.adapters.kafka.dead_letters import NO_COMPACTION, SIZE_LIMIT, room_for
 from consumer.adapters.kafka.letters import (
     LETTER_HEADERS,
     TRIPS,
@@ -39,6 +41,7 @@ from consumer.adapters.kafka.letters import (
     next_trip,
     origin_topic,
     own_headers,
+    part_sizes,
     read_letter,
 )
 from consumer.adapters.kafka.topic_ids import TopicIds
@@ -143,7 +146,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
                 # runs, so that no other process writes marks from here on.
                 await writer.start()
                 await letters.begin(stopped.is_set)
-                redriven[letters.name] = Redriven(letters, writer.write)
+                redriven[letters.name] = Redriven(settings.kafka.bootstrap_servers, letters, writer.write)
                 # Stop before the next topic: taking over its id would end another redrive for nothing.
                 if stopped.is_set():
                     outcome.end = ReplayEnd.INTERRUPTED
@@ -253,6 +256,7 @@ class OfOrigin:
 class Redriven(NamedTuple):
     """A dead-letter topic that is being redriven. `write` is `TransactionalWriter.write`."""
 
+    servers: str
     letters: DeadLetters
     write: Callable[[Sequence[NewRecord]], Awaitable[int | None]]
 
@@ -358,7 +362,7 @@ class LettersSource:
         self, topic: str, settled: Mapping[TopicPartition, set[int]], dead: Sequence[DeadLetter] = ()
     ) -> bool:
         """Write marks of what is `settled`, and the letters that are `dead` again. Return False if that failed."""
-        (letters, write), handed = self._topics[topic], self._handed_out
+        (servers, letters, write), handed = self._topics[topic], self._handed_out
         # Fixed before the write: more may be handed out meanwhile.
         done = {name: handed[name] & offsets for name, offsets in settled.items()}
         marks = [_mark(letters.homes[name.partition], offsets) for name, offsets in done.items() if offsets]
@@ -372,14 +376,16 @@ class LettersSource:
         try:
             while (refused := await write([*tried, *marks])) is not None:
                 if refused >= len(again):
-                    raise KafkaError(
-                        f"Kafka: {topic} takes no mark of what is done: raise its max.message.bytes"
-                    )
+                    command = setting_command(servers, topic, f"{SIZE_LIMIT}={room_for(0)}")
+                    raise KafkaError(f"Kafka: {topic} takes no mark of what is done: change that: {command}")
                 smaller = next(tries[refused], None)
                 if smaller is None:
+                    before, letter = again[refused]
+                    # It has no room for a letter without any part, or is compacted and the record has no key.
+                    room = room_for(sum(part_sizes(letter.record).values()))
+                    command = setting_command(servers, topic, f"{NO_COMPACTION},{SIZE_LIMIT}={room}")
                     raise KafkaError(
-                        f"Kafka: {topic} does not take the letter of {again[refused][0].origin} once more: raise its "
-                        "max.message.bytes, or give it cleanup.policy=delete"
+                        f"Kafka: {topic} does not take the letter of {before.origin} once more: change that: {command}"
                     )
                 tried[refused] = smaller
         except KafkaError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import confluent_kafka
 import pytest
@@ -16,7 +18,8 @@ from consumer.adapters.kafka import producer as producer_module
 from consumer.adapters.kafka.cluster import describe_cluster, lacks_consumer_protocol
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producer import RecordProducer
-from consumer.errors import KafkaError, SettingsError
+from consumer.adapters.kafka.ranges import Bound, resolve_ranges
+from consumer.errors import KafkaError, PinstreamError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, read_all, unique
 from tests.support.limits import LATE
 
@@ -42,6 +45,24 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
     assert view.topics == {topic: 4}
     assert view.known[other] == 4
     assert (view.unmatched, view.leaderless) == ((), ())
+
+
+async def test_a_topic_named_with_an_error_is_no_topic_of_no_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A topic that the brokers name with an error, and no partitions, does not count as one: neither `run` nor a
+    replay takes it for an empty topic."""
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE)
+    entry = SimpleNamespace(partitions={}, error=error)
+    partition = SimpleNamespace(leader=1)
+    there = SimpleNamespace(partitions={0: partition}, error=None)
+    metadata = SimpleNamespace(brokers={}, topics={"orders": entry, "visits": there})
+    monkeypatch.setattr(cluster_module, "meet_cluster", lambda *_: contextlib.nullcontext((None, metadata)))
+    assert (await describe_cluster({}, ["visits"], 1.0)).known == {"visits": 1}
+    with pytest.raises(PinstreamError, match="the topic orders does not exist, or this user may not see it"):
+        await describe_cluster({}, ["orders"], 1.0)
+    with pytest.raises(PinstreamError, match="the topic orders does not exist, or this user may not see it"):
+        await resolve_ranges({}, ["orders"], (), Bound("beginning"), Bound("end"), 1.0)
 
 
 @pytest.mark.kafka

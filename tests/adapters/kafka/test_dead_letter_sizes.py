@@ -92,6 +92,7 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
     [(code, text)] = troubles
     assert code == "MSG_SIZE_TOO_LARGE"
     assert f"{topic} partition 0 offset 41 was stored without its value" in text
+    assert text.endswith(f"{name} takes no larger one (max.message.bytes): change it: {command(kafka, name)}")
     assert "secret" not in text
 
 
@@ -172,6 +173,7 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
         await until(lambda: len(troubles) > 0, "the trouble")
         assert [code for code, _ in troubles] == ["MSG_SIZE_TOO_LARGE"]
         assert "was not stored" in troubles[0][1]
+        assert command(kafka, name) in troubles[0][1]
         set_limit(kafka, name, 50_000)
         assert list(await producer.store([sent])) == [True]
     [found] = read_all(kafka, name, 1)
@@ -184,8 +186,10 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
 async def test_larger_than_a_segment_is_too_large_as_well(kafka: Kafka) -> None:
     """A letter larger than a segment, for which the broker has another error code, is stored without its value too."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
-    async with producing(kafka) as producer:
+    troubles = Troubles()
+    async with producing(kafka, troubles) as producer:
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
+    assert troubles[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
     [found] = read_all(kafka, name, 1)
     assert headers_of(found)["pinstream.value"] == omitted(2_000_000)
 
@@ -240,12 +244,39 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
     """A letter without a key, for which a compacted topic refuses the whole batch, does not keep the others
     from being stored."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact")
+    troubles = Troubles()
     letters = [
         letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
     ]
-    async with producing(kafka) as producer:
+    async with producing(kafka, troubles) as producer:
         assert list(await producer.store(letters)) == [True, False, True]
-    assert {one.key() for one in read_all(kafka, name, 2)} == {b"k0", b"k2"}
+        await until(lambda: len(troubles) == 2, "both troubles")
+        set_setting(kafka, name, "cleanup.policy", "delete")
+        assert list(await producer.store(letters[1:2])) == [True]
+    assert {one.key() for one in read_all(kafka, name, 3)} == {b"k0", None, b"k2"}
+    (found, compacted), (code, refused) = troubles
+    assert (found, code) == ("INVALID_CONFIG", "INVALID_RECORD")
+    assert compacted.startswith(f"{name} is compacted (cleanup.policy)")
+    assert f"a dead letter was not stored: {name} takes none without a key" in refused
+    for text in (compacted, refused):
+        assert command(kafka, name, "cleanup.policy=delete") in text
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_compacted_topic_is_reported_before_it_drops_letters(kafka: Kafka) -> None:
+    """A compacted topic stores letters with a key, and later drops all but the last of each: it is reported with the
+    first letter."""
+    topic, name = topics(kafka, 1_000_000, cleanup_policy="compact,delete")
+    troubles = Troubles()
+    async with producing(kafka, troubles) as producer:
+        assert list(await producer.store([letter(topic), letter(topic, offset=1)])) == [True, True]
+        assert list(await producer.store([letter(topic, offset=2)])) == [True]
+    [(code, text)] = troubles
+    assert code == "INVALID_CONFIG"
+    assert text.endswith(
+        f"of each key only the last is kept; change it: {command(kafka, name, 'cleanup.policy=delete')}"
+    )
 
 
 def limit_of(kafka: Kafka, topic: str) -> int:
@@ -258,7 +289,20 @@ def limit_of(kafka: Kafka, topic: str) -> int:
 
 def set_limit(kafka: Kafka, topic: str, limit: int) -> None:
     """Change the topic's ``max.message.bytes``."""
-    entry = ConfigEntry("max.message.bytes", str(limit), incremental_operation=AlterConfigOpType.SET)
+    set_setting(kafka, topic, "max.message.bytes", str(limit))
+
+
+def set_setting(kafka: Kafka, topic: str, name: str, value: str) -> None:
+    """Change a setting of the topic."""
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({**kafka.config})
     admin.incremental_alter_configs([resource])[resource].result(WITHIN)
+
+
+def command(kafka: Kafka, topic: str, setting: str = "max.message.bytes=2097152") -> str:
+    """Return the command that a message has for changing a setting of the topic."""
+    return (
+        f"`kafka-configs.sh --bootstrap-server {kafka.bootstrap_servers} --alter --entity-type topics "
+        f"--entity-name {topic} --add-config {setting}`"
+    )

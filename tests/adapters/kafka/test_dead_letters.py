@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws.msk import NoToken
@@ -42,6 +47,10 @@ class Troubles(list[tuple[str, str]]):
 
     def __call__(self, code: str, text: str) -> None:
         self.append((code, text))
+
+    def is_longer(self, before: int) -> bool:
+        """Return whether there are more troubles than before."""
+        return len(self) > before
 
 
 @pytest.fixture
@@ -225,6 +234,115 @@ async def test_missing_topic_is_created_like_its_origin(
     assert len(metadata.topics[f"{topic}.dead-letters"].partitions) == 3
     [found] = read_all(kafka, f"{topic}.dead-letters", 1)
     assert found.value() == largest
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_processes_that_miss_the_same_topic_at_once_all_store(
+    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+) -> None:
+    """Of four processes that create a dead-letter topic at once, those that are later wait until the brokers know its
+    partitions: each stores its letters at the first try, without trouble."""
+    for _ in range(3):
+        topic = create_topic(kafka, 48)
+        lots = [[letter(topic, partition=number) for number in range(at, 48, 4)] for at in range(4)]
+        tries = await asyncio.gather(*(make_producer(kafka).store(lot) for lot in lots))
+        assert [list(one) for one in tries] == [[True] * 12] * 4
+        assert len(read_all(kafka, f"{topic}.dead-letters", 48)) == 48
+    assert troubles == []
+
+
+class ScriptedBrokers:
+    """Brokers that name a topic, when asked for it, with each of `errors` and then with one partition. It exists, and
+    no list of all topics has it."""
+
+    def __init__(self, *errors: int) -> None:
+        self.errors = [KafkaError(error) for error in errors]
+
+    def __call__(self, config: object) -> ScriptedBrokers:
+        return self
+
+    def __enter__(self) -> ScriptedBrokers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def list_topics(self, topic: str | None = None, timeout: float = 0.0) -> Any:
+        found: dict[str, Any] = {}
+        if topic is not None and self.errors:
+            found[topic] = SimpleNamespace(error=self.errors.pop(0), partitions={})
+        elif topic is not None:
+            found[topic] = SimpleNamespace(error=None, partitions={0: None})
+        return SimpleNamespace(controller_id=1, brokers={1: None}, topics=found)
+
+    def create_topics(self, topics: Sequence[Any], **_: object) -> dict[str, Future[None]]:
+        answer = Future[None]()
+        answer.set_exception(KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS)))
+        return {topics[0].topic: answer}
+
+    def describe_configs(self, *_: object, **__: object) -> Any:
+        raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, ": grant WRITE on {topic}"),
+        (KafkaError.INVALID_REPLICATION_FACTOR, ""),
+    ],
+)
+async def test_a_topic_that_is_named_with_an_error_is_asked_for_again(
+    embedded_kafka: Kafka,
+    make_producer: Callable[..., DeadLetterProducer],
+    troubles: Troubles,
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    advice: str,
+) -> None:
+    """An error in place of a topic's partitions is reported with its cause. It is not remembered: the next letters are
+    stored once it is gone."""
+    topic = create_topic(embedded_kafka)
+    name = create_topic(embedded_kafka, name=f"{topic}.dead-letters")
+    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", ScriptedBrokers(error, error))
+    producer = make_producer(embedded_kafka)
+    cause = KafkaError(error)
+    said = f"the dead-letter topic {name} cannot be found or created{advice.format(topic=name)} "
+    for _ in range(2):
+        before = len(troubles)
+        assert list(await producer.store([letter(topic)])) == [False]
+        await until(partial(troubles.is_longer, before), "the trouble")
+    assert troubles == [(cause.name(), f"{said}({cause.name()}: {cause.str()})")] * 2
+    assert list(await producer.store([letter(topic)])) == [True]
+
+
+async def test_a_topic_that_comes_with_the_next_question_is_no_trouble(
+    embedded_kafka: Kafka,
+    make_producer: Callable[..., DeadLetterProducer],
+    troubles: Troubles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the brokers learn of a topic that another process created, they are asked again: nothing is reported."""
+    topic = create_topic(embedded_kafka)
+    create_topic(embedded_kafka, name=f"{topic}.dead-letters")
+    brokers = ScriptedBrokers(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
+    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", brokers)
+    assert list(await make_producer(embedded_kafka).store([letter(topic)])) == [True]
+    assert troubles == []
+
+
+async def test_a_topic_that_does_not_come_is_reported_in_time(
+    embedded_kafka: Kafka,
+    make_producer: Callable[..., DeadLetterProducer],
+    troubles: Troubles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A topic that exists and stays without partitions is reported with the brokers' error, within the limit."""
+    brokers = ScriptedBrokers(*[KafkaError.UNKNOWN_TOPIC_OR_PART] * 1000)
+    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", brokers)
+    assert list(await make_producer(embedded_kafka, timeout=1.0).store([letter("orders")])) == [False]
+    await until(lambda: len(troubles) > 0, "the trouble")
+    assert [code for code, _ in troubles] == ["UNKNOWN_TOPIC_OR_PART"]
 
 
 @pytest.mark.kafka

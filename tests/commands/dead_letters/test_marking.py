@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -121,7 +122,7 @@ def redrive(
     partitions = range(topics.partitions[DEAD])
     letters.homes = {at: home(DEAD, at) for at in partitions}
     letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
-    redriven = {DEAD: Redriven(letters, writer.write)}
+    redriven = {DEAD: Redriven("kafka:9092", letters, writer.write)}
     return LettersSource(inner or Inner(topics, lot), redriven, outcome), letters, outcome
 
 
@@ -471,7 +472,25 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
     [chunk] = await read_all(found)
     assert await found.store([dead(chunk, one) for one in chunk.records]) == [False, False]
     assert marked(where) == set()
-    with pytest.raises(KafkaError, match=r"max\.message\.bytes"):
+    command = (
+        f"kafka-configs.sh --bootstrap-server kafka:9092 --alter --entity-type topics --entity-name {DEAD} "
+        "--add-config cleanup.policy=delete,max.message.bytes=2097152"
+    )
+    with pytest.raises(KafkaError, match=re.escape(command)):
+        await found.fetch(4, 0.0)
+
+
+async def test_a_topic_that_takes_no_mark_is_named_with_the_setting() -> None:
+    """If the topic refuses the marks, the next fetch raises which setting to change, with the command."""
+    where = topics(2)
+    writer = Transactions(where)
+    writer.refuses = lambda record: True
+    found, _, _ = redrive(where, writer)
+    [chunk] = await read_all(found)
+    assert await found.commit([Position(DEAD, 0, chunk.records[-1].offset + 1, None)]) == CommitDone(
+        (), "not marked"
+    )
+    with pytest.raises(KafkaError, match=rf"{DEAD} takes no mark .*{DEAD} --add-config max\.message\.bytes="):
         await found.fetch(4, 0.0)
 
 

@@ -3,6 +3,7 @@ given up."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.app.signals import TOGETHER
@@ -24,8 +25,15 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import Traffic
 from tests.end_to_end.group.workers import Series, Supervisor
 from tests.end_to_end.processes import TOKEN, command, last_error, run_environment, the_one_line, wait_for
-from tests.end_to_end.records import committed_offsets, generated, new_group, new_topic, write_generated
-from tests.support.kafka.harness import Kafka
+from tests.end_to_end.records import (
+    committed_offsets,
+    dead_letters,
+    generated,
+    new_group,
+    new_topic,
+    write_generated,
+)
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
 PARTITIONS = 6
 BATCH, CONCURRENCY = 20, 4
@@ -172,6 +180,25 @@ def test_two_workers_share_the_work_and_one_page(kafka: Kafka, api: Api, tmp_pat
     assert {line.get("worker") for line in stopped} == {1, 2, None}
     assert stopped[-1]["delivered"] == ledger["delivered"]
     assert {line["worker"] for line in both.log if line["event"] == "partitions_assigned"} == {1, 2}
+
+
+@pytest.mark.real_kafka
+def test_bad_records_of_all_partitions_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Four workers find bad records in all partitions at once, and create the dead-letter topic at once: no letter
+    stays open."""
+    topics, group = [create_topic(kafka, 8) for _ in range(8)], new_group()
+    env = environment(tmp_path, kafka, ",".join(topics), group, api)
+    with Supervisor(tmp_path, 4, env=env) as four:
+        four.until_divided(64)
+        producer = Producer({**kafka.config, "linger.ms": 50})
+        for topic, partition in itertools.product(topics, range(8)):
+            for _ in range(3):
+                producer.produce(topic, b"no event", partition=partition)
+        assert producer.flush(WITHIN) == 0
+        ledger = four.until_settled(192)
+        assert four.stop()[0] == 0
+    assert ledger["dead_lettered"] == sum(len(dead_letters(kafka, topic)) for topic in topics) == 192
+    assert not [line for line in four.log if line["event"] == "dead_letters_not_stored"]
 
 
 def test_without_its_supervisor_no_worker_goes_on(kafka: Kafka, api: Api, tmp_path: Path) -> None:
