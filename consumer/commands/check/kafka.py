@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import confluent_kafka
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka.cluster import describe_cluster, topic_settings
+from consumer.adapters.kafka.cluster import describe_cluster, setting_command, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
+from consumer.adapters.kafka.dead_letters import SIZE_LIMIT, compaction, room_for
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
+from consumer.adapters.kafka.trouble import NOT_ALLOWED, describe_error
 from consumer.adapters.thread import run_blocking
-from consumer.commands.check.rights import missing, needed
-from consumer.commands.check.rows import TIMEOUT, CheckContext, Row, Skip, cluster_of, counted, ok, warning
+from consumer.commands.check import granted
+from consumer.commands.check.rows import (
+    TIMEOUT,
+    CheckContext,
+    Row,
+    Skip,
+    cluster_of,
+    counted,
+    failed,
+    ok,
+    warning,
+)
 from consumer.commands.standing import Standing, troubles
 from consumer.engine import offset_map
 from consumer.engine.model import TopicPartition, destination_tag
@@ -33,13 +47,9 @@ async def cluster(found: CheckContext) -> Sequence[Row]:
     if view.leaderless:
         without = first_of([str(one) for one in view.leaderless])
         raise KafkaError(f"partitions without a leader cannot be read now: {without}; check the brokers")
-    wanted = needed(found.settings)
-    if rights := await run_blocking("pinstream-kafka-rights", missing, config, wanted, view.known, TIMEOUT):
-        # With IAM, MSK ignores Kafka's own ACLs.
-        form = "iam" if kafka.uses_iam else "kafka-acls"
-        raise KafkaError(
-            f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights {form}` prints how)"
-        )
+    lacks = await _lacking(found, ("READ", "DESCRIBE_CONFIGS"), view.topics)
+    if lacks["READ"]:
+        raise KafkaError(f"Kafka: {_grant(found, 'READ', lacks['READ'])}")
     topics = [f"{name} ({counted(partitions, 'partition')})" for name, partitions in view.topics.items()]
     unmatched = "KAFKA_TOPICS: no topic matches {} yet; one that is created later is read from its beginning"
     logins = [await run_blocking("pinstream-msk", msk.tokens_for, config)] if kafka.uses_iam else []
@@ -47,7 +57,31 @@ async def cluster(found: CheckContext) -> Sequence[Row]:
         ok(f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}"),
         *(ok(f"logs in with {msk.MECHANISM}: {login.used}") for login in logins),
         *(warning(unmatched.format(pattern)) for pattern in view.unmatched),
+        *_without_settings(found, lacks["DESCRIBE_CONFIGS"]),
     ]
+
+
+async def _lacking(
+    found: CheckContext, operations: Sequence[str], topics: Collection[str]
+) -> dict[str, list[str]]:
+    config = found.settings.kafka.client_properties()
+    return await run_blocking("pinstream-kafka-rights", granted.lacking, config, operations, topics, TIMEOUT)
+
+
+def _grant(found: CheckContext, operation: str, names: Sequence[str], kind: str = "topic") -> str:
+    """Return that this user lacks an operation, and how to grant it."""
+    # With IAM, MSK ignores Kafka's own ACLs.
+    form = "iam" if found.settings.kafka.uses_iam else "kafka-acls"
+    return (
+        f"this user lacks {operation} on the {kind} {first_of(names)}: grant {operation} on it (`pinstream check "
+        f"--rights {form}` prints how)"
+    )
+
+
+def _without_settings(found: CheckContext, topics: Sequence[str]) -> list[Row]:
+    """Return the warning for topics whose settings this user may not see; none without such topics."""
+    unseen = "; without it, how large a batch it takes is not known"
+    return [warning(_grant(found, "DESCRIBE_CONFIGS", topics) + unseen)] if topics else []
 
 
 async def group(found: CheckContext) -> Sequence[Row]:
@@ -66,6 +100,11 @@ async def group(found: CheckContext) -> Sequence[Row]:
         # Only joining shows that a broker has this protocol turned off.
         named = {**config, "group.id": kafka.group_id}
         await run_blocking("pinstream-kafka-join", try_to_join, named, list(view.topics), TIMEOUT)
+    # Of all names that begin so; this one is in use nowhere.
+    replays = f"{kafka.group_id}.replay."
+    refused = await run_blocking(
+        "pinstream-kafka-rights", granted.group_refused, config, f"{replays}check", TIMEOUT
+    )
     rows = [Standing(name, positions.get(name), extent) for name, extent in extents.items()]
     begin = _begin(found, rows, is_new=not positions)
     if members.state == "Unknown":
@@ -74,6 +113,9 @@ async def group(found: CheckContext) -> Sequence[Row]:
         now = f"{counted(len(members.members), 'member')} now" if members.members else "no member now"
     known = [row for row in rows if row.position is not None]
     warnings = [*troubles(known)]
+    if refused:
+        of_replays = _grant(found, "READ", [f"{replays}…"], "groups")
+        warnings.append(f"{of_replays}; without it, `pinstream replay --name` is refused")
     if other := [str(row.place) for row in known if _is_of_another_destination(found, row)]:
         warnings.append(
             f"{first_of(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; earlier records are "
@@ -126,28 +168,59 @@ async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
         origins.setdefault(dead_letter_topic(template, topic), []).append(topic)
     if not origins:
         raise Skip("needs a topic")
+    config = found.settings.kafka.client_properties()
+    servers = found.settings.kafka.bootstrap_servers
     there = sorted(origins.keys() & view.known.keys())
+    absent = sorted(origins.keys() - view.known.keys())
+    lacks = await _lacking(found, ("WRITE", "DESCRIBE_CONFIGS", "READ"), sorted(origins))
+    rows = [failed(f"Kafka: {_grant(found, 'WRITE', lacks['WRITE'])}")] if lacks["WRITE"] else []
+    if absent:
+        wanted = {letters: origins[letters][0] for letters in absent}
+        errors = await run_blocking("pinstream-kafka-rights", granted.uncreatable, config, wanted, TIMEOUT)
+        rows += [*_uncreatable(found, errors)]
+        # A topic that is not there is described to anyone who has any right on it.
+        if not rows and not await run_blocking(
+            "pinstream-kafka-rights", granted.may_produce, config, TIMEOUT
+        ):
+            rows = [failed(f"Kafka: {_grant(found, 'WRITE', absent)}")]
+    rows += _without_settings(found, lacks["DESCRIBE_CONFIGS"])
     said = [f"there: {first_of(there)}"] if there else []
-    if missing := sorted(origins.keys() - view.known.keys()):
-        said.append(f"created with the first dead letter, if this user is allowed to: {first_of(missing)}")
+    said += [f"created with the first dead letter: {first_of(absent)}"] if absent and not rows else []
     asked = [*there, *(topic for letters in there for topic in origins[letters])]
-    known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
-    # Not every broker reports them, nor to every user.
-    if unknown := [name for name in asked if name not in known]:
-        said.append(f"the brokers do not return the settings of {first_of(unknown)} (grant DESCRIBE_CONFIGS)")
-    warnings = []
+    known = await topic_settings(config, asked, TIMEOUT)
+    # Not every broker reports them.
+    unknown = [name for name in asked if name not in known and name not in lacks["DESCRIBE_CONFIGS"]]
+    said += [f"the brokers do not return the settings of {first_of(unknown)}"] if unknown else []
+    # Often another user's.
+    unread = [name for name in there if name in lacks["READ"]]
+    said += (
+        [f"`pinstream dead-letters` needs READ, which this user lacks, on {first_of(unread)}"]
+        if unread
+        else []
+    )
     for letters in (name for name in there if name in known):
         if known[letters].compacted:
-            warnings.append(
-                f"{letters} is compacted: letters without a key cannot be stored, and of each key only the last is "
-                "kept; set its cleanup.policy=delete"
-            )
+            rows.append(warning(compaction(letters, servers)))
         # A letter is its record and some headers: the limit must be at least that of the origin.
         most = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
         if known[letters].largest < most:
-            warnings.append(
-                f"{letters} takes batches up to {known[letters].largest:,} bytes, the topic it serves {most:,}: larger "
-                "letters are stored without their value, which a redrive then has to find at its origin; set its "
-                f"max.message.bytes={2 * most}"
+            command = setting_command(servers, letters, f"{SIZE_LIMIT}={room_for(most)}")
+            rows.append(
+                warning(
+                    f"{letters} takes batches up to {known[letters].largest:,} bytes ({SIZE_LIMIT}), the topic it "
+                    f"serves {most:,}: larger letters are stored without their value, which a redrive then has to "
+                    f"find at its origin; change it: {command}"
+                )
             )
-    return [ok("; ".join(said)), *map(warning, warnings)]
+    return [*([ok("; ".join(said))] if said else []), *rows]
+
+
+def _uncreatable(found: CheckContext, errors: Mapping[str, confluent_kafka.KafkaError]) -> Iterator[Row]:
+    """Yield a row for the dead-letter topics that this user may not create, and for each that cannot be created."""
+    refused = [topic for topic, error in errors.items() if error.code() in NOT_ALLOWED]
+    if refused:
+        yield failed(f"Kafka: {_grant(found, 'CREATE', refused)}, or create it")
+    for topic, error in errors.items():
+        # A topic that exists, and that this user may not see, is among those that it lacks WRITE on.
+        if topic not in refused and error.code() != confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS:
+            yield failed(f"Kafka: {topic} cannot be created: create it ({describe_error(error)})")

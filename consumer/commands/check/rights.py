@@ -1,31 +1,20 @@
-"""The least rights that the commands need of a Kafka cluster: printed as ACLs, and compared with what this user may do.
+"""The least rights that the commands need of a Kafka cluster, printed for who grants them.
 
-There is one list (`needed`). `commands`, `strimzi` and `iam` print it, `missing` compares it with the brokers' answers,
-and the tests run each command with just these rights and without any one of them.
+There is one list (`needed`). `commands`, `strimzi` and `iam` print it, and the tests run each command with just these
+rights and without any one of them. (What this user has of them is asked in `granted`.)
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shlex
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException, TopicCollection
-
-from consumer.adapters.kafka.cluster import has_controller
-from consumer.adapters.kafka.configuration import (
-    Config,
-    admin_client,
-    dead_letter_topic,
-    result_of,
-    time_left,
-)
+from consumer.adapters.kafka.configuration import dead_letter_topic
 from consumer.adapters.kafka.transactions import ID_PREFIX
 from consumer.settings import Settings
 
@@ -158,39 +147,3 @@ def iam(settings: Settings) -> str:
         for resource, given in actions.items()
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2) + "\n"
-
-
-# The rights without which the service cannot run, on topics and groups that exist.
-_ESSENTIAL: Final = frozenset({"Read", "Write"})
-
-
-def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], timeout: float) -> list[str]:
-    """Return those of the service's rights on these topics that this user lacks: ``WRITE on the topic orders``.
-
-    `known`: the topics that exist. Also empty if the brokers do not report rights. Blocks.
-    """
-    wanted = {
-        topic: right
-        for right in rights
-        if right.kind == "topic" and right.who == SERVICE
-        for topic in known
-        if topic == right.name or (right.prefixed and topic.startswith(right.name))
-    }
-    deadline, found = time.monotonic() + timeout, list[str]()
-    # Rights that the brokers do not report do not count as missing: other questions show what is wrong with the
-    # brokers.
-    with admin_client(config) as client, contextlib.suppress(KafkaException):
-        if not wanted or not has_controller(client.list_topics(timeout=timeout)):
-            return []
-        topics = TopicCollection(list(wanted))
-        asked = client.describe_topics(
-            topics, include_authorized_operations=True, request_timeout=time_left(deadline)
-        )
-        for topic, right in wanted.items():
-            allowed = result_of(asked[topic], deadline).authorized_operations
-            # These brokers have no authorizer, or do not report rights.
-            if allowed is None:
-                continue
-            lacking = _ESSENTIAL.intersection(right.operations) - {one.name.capitalize() for one in allowed}
-            found += [f"{one.upper()} on the topic {topic}" for one in sorted(lacking)]
-    return found

@@ -340,7 +340,9 @@ class TestDeadLetters:
         create_topic(kafka, 1, f"{topic}.dead-letters", cleanup_policy="compact,delete")
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
         assert found.code == 0
-        assert "set its cleanup.policy=delete" in found.text("dead-letter topics", "warning")
+        text = found.text("dead-letter topics", "warning")
+        assert text.startswith(f"{topic}.dead-letters is compacted (cleanup.policy)")
+        assert text.endswith(f"--entity-name {topic}.dead-letters --add-config cleanup.policy=delete`")
 
     @pytest.mark.real_kafka
     def test_a_topic_that_takes_less_than_its_origin(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -350,7 +352,9 @@ class TestDeadLetters:
         create_topic(kafka, 1, f"{topic}.dead-letters", max_message_bytes="1000000")
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
         assert found.code == 0
-        assert found.text("dead-letter topics", "warning").endswith("set its max.message.bytes=4000000")
+        assert found.text("dead-letter topics", "warning").endswith(
+            f"--entity-name {topic}.dead-letters --add-config max.message.bytes=4000000`"
+        )
 
 
 class TestPageAddress:
