@@ -95,6 +95,17 @@ async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -
     await store.close()
 
 
+async def test_a_replay_on_a_clock_that_is_ahead_knows_what_it_delivered(store: KeyStore) -> None:
+    """A replay begins by this machine's clock and stores keys under the platform's: what it delivered itself is a
+    duplicate, although that was before it began."""
+    await store.confirm(key(1), NOON - 10)
+    again = SendingAgain(store, int(NOON + WINDOW))
+    assert (await again.claim(keys([1, 2]), NOON)).found == bytes([False, False])
+    await again.confirm(keys([1, 2]), NOON + 5)
+    assert (await again.claim(keys([1, 2]), NOON + 6)).found == bytes([True, True])
+    await store.close()
+
+
 async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
     """A key that was looked up and never delivered is not counted as sent again, nor is one out of the window,
     which the platform has forgotten too."""
