@@ -267,7 +267,12 @@ class _Forward(logging.Handler):
         try:
             # The unformatted message identifies the kind of line; formatted, each line would be a kind of its own.
             structlog.get_logger().log(
-                level, record.getMessage(), logger=record.name, exc_info=record.exc_info, _kind=record.msg
+                level,
+                "library",
+                logger=record.name,
+                text=record.getMessage(),
+                exc_info=record.exc_info,
+                _kind=record.msg,
             )
         except Exception:
             # A line that cannot be written must not break the code that logs it (logging's own rule).

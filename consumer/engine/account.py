@@ -358,6 +358,8 @@ class Batch:
     """The session in a shared key store that had its events' claims when its last call was sent."""
     sent_at: float = 0.0
     """When its last call was sent (monotonic)."""
+    sent_bytes: int = 0
+    """Bytes of the body of that call."""
     probe: bool = False
     """True if the call under way was sent while the account was halted."""
 

@@ -32,7 +32,7 @@ from consumer.engine.answering.verdicts import (
     read_answer,
     request_id,
 )
-from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick
+from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick, rows_of
 from consumer.engine.claims import Lookups
 from consumer.engine.context import Clock, Context
 from consumer.engine.messages import TOO_LATE, Answered, Unanswered
@@ -80,8 +80,11 @@ class Answers:
     def answered(self, answer: Answered) -> None:
         """Take the API's answer to a call."""
         batch = self._dispatcher.answered(answer.number)
-        now = self._context.now
-        self._context.counters.bump(self._context.counters.answers, str(answer.status))
+        now, counters = self._context.now, self._context.counters
+        counters.bump(counters.answers, str(answer.status))
+        counters.calls_answered += 1
+        counters.events_answered += batch.events
+        counters.bytes_answered += batch.sent_bytes
         gate = self._dispatcher.queue(batch.account).gate
         # Also for an answer without a verdict: its headers, too, say how many calls are left.
         gate.limited(*limit_headers(answer.headers), now.monotonic)
@@ -160,6 +163,7 @@ class Answers:
     def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> list[Rejection]:
         # Nearly always: then no event is looked at by itself.
         if outcomes.count(UNTROUBLED) == len(outcomes):
+            self._context.counters.events_processed += len(outcomes)
             self._outcomes.delivered(batch.runs)
             return []
         delivered, _ = pick(batch.runs, [outcome.processed for outcome in outcomes])
@@ -175,6 +179,7 @@ class Answers:
             if outcome.error is not None:
                 counters.bump(counters.api_errors, kind(outcome.error, body))
                 counters.processed_with_error += outcome.processed
+        self._context.counters.events_processed += rows_of(delivered)
         self._outcomes.delivered(delivered)
         return refused
 

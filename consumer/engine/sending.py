@@ -376,8 +376,9 @@ class Dispatcher:
         move_all(batch.runs, RecordStage.IN_FLIGHT)
         batch.sent_at, batch.session = context.now.monotonic, self.session
         parts, events = batch.parts(), batch.events
+        batch.sent_bytes = sum(map(len, parts))
         context.counters.calls += 1
-        context.counters.bytes_sent += sum(map(len, parts))
+        context.counters.bytes_sent += batch.sent_bytes
         context.counters.events_sent += events
         self._count_unclear(batch)
         links = context.policy.trace_links

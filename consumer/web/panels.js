@@ -58,6 +58,8 @@ const OF_RECORDS = new Set(["convert_warnings", "filtered"]);
 const TILES = ["Settled per second", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];
 /** Seconds of throttling from which the headline says so; shorter waits are the normal pacing of the quota. */
 const THROTTLE_SHOWN = 3;
+/** Seconds without a report from which the headline names a worker; its row in the table does so after one second. */
+const STILL_SHOWN = 5;
 /** Shares delivered within one hour: the goal, and the bound below which it is bad, as in alert and dashboard. */
 const TARGET = .99, POOR = .95;
 const MANY_PARTITIONS = 16;
@@ -88,6 +90,8 @@ function stateOf(s) {
   if (halted.length) return haltState(halted, away, accounts);
   if (away.length && !s.stopping) return awayState(away, accounts, go);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `Open records are being finished: ${many(s.ledger.open, "record")}.` }];
+  const still = (s.workers || []).find(w => w.silent && w.reported_seconds_ago >= STILL_SHOWN);
+  if (still) return ["still", "bad", `Worker ${n(still.worker)} stands still.`, { "": `It has not reported for ${age(still.reported_seconds_ago)}. The group gives its partitions to others once its session ends; nothing is lost.`, "What to do": `look at process ${still.pid}: whether it is stopped, or the machine lacks CPU. After 30 seconds /healthz names it too.` }];
   const damaged = s.partitions.filter(p => p.unreadable_at != null);
   if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks; the runbook says how to skip the damaged batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
@@ -263,7 +267,8 @@ function showDestination(s) {
       h("p", "soft", `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p", "soft", "Nothing sent yet."),
   s.destination.quota_divided_by > 1 && h("p", "soft", `The call quota is divided by ${s.destination.quota_divided_by} members.`),
-  s.process && h("p", "soft small break", `${many(s.counts.calls, "call")}, ${many(s.counts.events_sent, "event")}, ${bytes(s.counts.bytes_sent)} sent to ${s.process.sends_to}`));
+  s.process && h("p", "soft small break", `Called ${s.process.sends_to}: ${[["", "calls", "events_sent", "bytes_sent"], ["answered: ", "calls_answered", "events_answered", "bytes_answered"]].map(([what, calls, events, size]) =>
+    `${what}${many(s.counts[calls], "call")} with ${many(s.counts[events], "event")}, ${bytes(s.counts[size])}`).join("; ")}; processed: ${many(s.counts.events_processed, "event")}.`));
 }
 
 function showOldest(s) {
@@ -280,7 +285,7 @@ function showWorkers(s) {
   $("by-worker").hidden = !all.length;
   put($("h-partitions"), all.length ? "Partitions of all workers" : "Partitions of this member");
   showTable("workers", [["Worker", "left"], ["State", "left"], ["Partitions"], ["Read"], ["Open"], ["Restarts"], ["Last report"]],
-    all.map(w => [`Worker ${n(w.worker)}`, h("span", w.state === "running" ? "good" : "warn", WORKERS[w.state] || w.state), n(w.partitions), n(w.read), n(w.open),
+    all.map(w => [`Worker ${n(w.worker)}`, w.silent ? h("span", "bad", "stands still: no report") : h("span", w.state === "running" ? "good" : "warn", WORKERS[w.state] || w.state), n(w.partitions), n(w.read), n(w.open),
       w.restarts ? h("span", "warn", n(w.restarts)) : "0", w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
 }
 

@@ -22,6 +22,8 @@ from consumer.adapters.thread import OwnThread
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import PinstreamError
 
+# Seconds between two reports of a worker: its heartbeat.
+REPORT_EVERY = 0.5
 _LENGTH = struct.Struct(">I")
 # Maximum size of a frame. A snapshot has about ten thousand bytes.
 MOST_FRAME_BYTES = 64 * 1024 * 1024

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from consumer.engine.figures.definitions import figure, snapshot
-from consumer.workers.line import WorkerReport
+from consumer.workers.line import REPORT_EVERY, WorkerReport
 from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
+
+# Seconds without a report after which a worker is shown as one that stands still: two of its heartbeats.
+_STILL_AFTER = 2 * REPORT_EVERY
 
 
 @snapshot
@@ -29,7 +32,16 @@ class WorkerFigures:
         path="reported_seconds_ago",
         status_note="null: there is no process.",
     )
-    partitions: int = figure("Partitions that it reads.")
+    silent: bool = figure(
+        "Whether it has not reported for a second, two of its heartbeats: it stands still, or its machine is "
+        "overloaded.",
+        "pinstream_worker_silent",
+        metric_note="1: it has not.",
+    )
+    partitions: int = figure(
+        "Partitions that it reads.",
+        status_note="Of one that stands still, without those that another worker has by now.",
+    )
     read: int | None = figure(
         "Records read by its process.", status_note="`ledger.read`. null: it has not reported yet."
     )
@@ -43,6 +55,7 @@ def figures(
     pid: int | None = None,
     heard: float | None = None,
     said: WorkerReport | None = None,
+    partitions: int = 0,
 ) -> WorkerFigures:
     """Return the figures of a worker: of its process, if it has one, and of its latest report."""
     statistics = said and said.statistics
@@ -52,11 +65,17 @@ def figures(
         pid=pid,
         restarts=record.restarts,
         heard=heard,
-        partitions=0 if statistics is None else len(statistics.partitions),
+        silent=is_silent(heard, said),
+        partitions=partitions,
         read=None if statistics is None else statistics.totals.read,
         open=None if statistics is None else statistics.totals.open,
         unhealthy=said and said.unhealthy,
     )
+
+
+def is_silent(heard: float | None, said: WorkerReport | None) -> bool:
+    """Return whether a worker that has reported stands still, given the seconds since its last report."""
+    return said is not None and heard is not None and heard >= _STILL_AFTER
 
 
 # Seconds without a report, normally sent twice a second, after which a worker counts as hanging.

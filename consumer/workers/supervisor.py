@@ -134,9 +134,16 @@ class Supervisor:
         for number, life in self._lives.items():
             if life.said is not None and life.said.statistics is None:
                 raise InvariantViolation(f"worker {number} cannot report its figures")
+        self._notice_silence()
         merged = self._merged.statistics(stopping=self._supervision.stopping)
         # The supervisor logs, too.
         return replace(merged, log_lines_dropped=merged.log_lines_dropped + logs.lines_dropped())
+
+    def _notice_silence(self) -> None:
+        now, lives = time.monotonic(), self._lives.items()
+        self._merged.stand_still(
+            [number for number, life in lives if showing.is_silent(now - life.heard_at, life.said)]
+        )
 
     # -- feed, perform, re-arm
 
@@ -206,10 +213,17 @@ class Supervisor:
     # -- what is shown
 
     def _seen(self) -> Sequence[showing.WorkerFigures]:
+        self._notice_silence()
         lives = ((record, self._lives.get(record.number)) for record in self._supervision.workers)
         now = time.monotonic()
         return [
-            showing.figures(record, life.pid, now - life.heard_at, life.said)
+            showing.figures(
+                record,
+                life.pid,
+                now - life.heard_at,
+                life.said,
+                len(self._merged.partitions_of(record.number)),
+            )
             if life
             else showing.figures(record)
             for record, life in lives

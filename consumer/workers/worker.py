@@ -17,12 +17,9 @@ from consumer.app.run import Member, member
 from consumer.app.telemetry import Tracing, environment
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
-from consumer.workers.line import ReportLine, WorkerReport
+from consumer.workers.line import REPORT_EVERY, ReportLine, WorkerReport
 from consumer.workers.shares import worker_settings
 from consumer.workers.supervision import MARGIN
-
-# Seconds between two reports, and the maximum age of a worker's figures in /status.
-REPORT_EVERY = 0.5
 
 
 def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
-from consumer.engine.figures.outside import BrokerStatistics, SchemaWait
+from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, SchemaWait
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
@@ -194,6 +194,8 @@ def full_counters() -> Counters:
         (*singles, "unclear_repeats", "unclear_offline", "processed_with_error"), start=1_001
     ):
         setattr(counters, name, value)
+    counters.calls_answered, counters.events_answered, counters.bytes_answered = 990, 997, 996
+    counters.events_processed = 985
     counters.delivered_after_release = 13
     counters.in_two_steps = 17
     return counters
@@ -360,6 +362,16 @@ def throttled() -> Statistics:
 def empty() -> Statistics:
     """Just started: no partitions, nothing read."""
     return statistics()
+
+
+def silent() -> Statistics:
+    """No broker answers: the session has not ended yet, and what was read before is still sent."""
+    return statistics(
+        partition(0, lag=None, lag_seconds=31.0, committed=88_000, delivered=88_000, open=640),
+        partition(1, lag=None, committed=5_000, delivered=5_000),
+        accounts=[account(queued=640)],
+        brokers_silent=BrokerSilence("kafka:9092, connection refused", 12.4),
+    )
 
 
 def hanging() -> Statistics:

@@ -164,6 +164,8 @@ def test_figures_agree_with_the_status_document() -> None:
                 assert value(found, f"pinstream_{family}_total", **pair) == count
     for family, name in {
         "calls": "calls", "sent_events": "events_sent", "sent_bytes": "bytes_sent", "followers": "followers",
+        "answered_calls": "calls_answered", "answered_events": "events_answered",
+        "answered_bytes": "bytes_answered", "processed_events": "events_processed",
         "batches_bisected": "batches_bisected", "batches_retried": "batches_retried",
         "offline_events_unclear": "offline_events_unclear", "unclear_repeats": "unclear_repeats",
         "processed_with_error": "processed_with_error",

@@ -32,6 +32,7 @@ from tests.web.building import (
     hanging,
     idle,
     partition,
+    silent,
     statistics,
     throttled,
 )
@@ -107,7 +108,7 @@ def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
 
 def test_every_field_is_explained_and_no_other() -> None:
     """docs/status.md has a row for each field of the document, under its type, and none for what does not exist."""
-    scenes = (busy, halted, guarded, throttled, hanging, empty, idle)
+    scenes = (busy, halted, guarded, throttled, hanging, silent, empty, idle)
     fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
     section = PAGE.split("## GET /status")[1].split("###")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)

@@ -221,6 +221,31 @@ def test_a_partition_that_was_handed_over_is_listed_once() -> None:
     assert series(merged.statistics())
 
 
+def test_partitions_of_a_worker_that_stands_still_count_where_they_are_now() -> None:
+    """The group has given one of its partitions to another worker, which reads the open records again. When it goes on,
+    and until it knows of that, no counter decreases, whatever it settles then."""
+    merged = Merged()
+    before = partition(0, delivered=5, open=3), partition(1, delivered=2, open=1)
+    merged.take(1, statistics(*before))
+    merged.take(2, statistics(partition(0, open=3)))
+    merged.stand_still([1])
+    now = merged.statistics()
+    assert now.totals == totals(delivered=7, open=4, released=3)
+    assert [(one.partition, one.totals.open) for one in now.partitions] == [(0, 3), (1, 1)]
+    assert [len(merged.partitions_of(worker)) for worker in (1, 2, 3)] == [1, 1, 0]
+    # It goes on, has an answer to a call, and does not know yet.
+    merged.take(1, statistics(partition(0, delivered=7, open=1), before[1]))
+    merged.stand_still([])
+    assert merged.statistics().totals == totals(delivered=9, open=4, released=3)
+    merged.take(1, statistics(before[1], ended=totals(delivered=7, released=1)))
+    assert merged.statistics().totals == totals(delivered=9, open=4, released=3)
+    # Assigned to it again: another assignment.
+    again = replace(partition(0, open=2), epoch=7)
+    merged.take(2, statistics(ended=totals(released=3)))
+    merged.take(1, statistics(again, before[1], ended=totals(delivered=7, released=1)))
+    assert merged.statistics().totals == totals(delivered=9, open=3, released=4)
+
+
 def test_the_latest_dead_letters_of_all() -> None:
     """Newest first, as many as one worker has."""
 
@@ -370,6 +395,7 @@ def test_it_adds_up_and_never_goes_back(seed: int) -> None:
             shop.work()
             if dice.random() < 0.7:
                 merged.take(number, shop.snapshot())
+        merged.stand_still([number for number in (1, 2, 3) if dice.random() < 0.1])
         one = merged.statistics()
         assert one.totals.read == sum(getattr(one.totals, part) for part in PARTS)
         now = series(one)

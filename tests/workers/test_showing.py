@@ -29,14 +29,15 @@ PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 
 def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerFigures:
     """A healthy worker."""
-    known: dict[str, Any] = {"pid": 40 + number, "heard": 0.25} | others
+    known: dict[str, Any] = {"pid": 40 + number, "heard": 0.25, "partitions": 0} | others
     record = WorkerRecord(number, state, restarts=number - 1)
-    return figures(record, known.pop("pid"), known.pop("heard"), WorkerReport(**known))
+    pid, heard, partitions = (known.pop(name) for name in ("pid", "heard", "partitions"))
+    return figures(record, pid, heard, WorkerReport(**known), partitions)
 
 
 def test_the_figures_of_each_worker() -> None:
     """State, process, restarts and records of each worker."""
-    one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)))
+    one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)), partitions=2)
     two = seen(2, WorkerState.PAUSING, pid=None, heard=None)
     first, second = document_of(one), document_of(two)
     assert first == {
@@ -45,11 +46,19 @@ def test_the_figures_of_each_worker() -> None:
         "pid": 41,
         "restarts": 0,
         "reported_seconds_ago": 0.25,
+        "silent": False,
         "partitions": 2,
         "read": 5,
         "open": 2,
     }
     assert (second["state"], second["pid"], second["restarts"], second["read"]) == ("pausing", None, 1, None)
+
+
+def test_a_worker_that_stands_still_is_shown_after_two_heartbeats() -> None:
+    """It has not reported for a second. One that has never reported is starting, or hangs in the start."""
+    assert [seen(heard=seconds).silent for seconds in (0.5, 0.99, 1.0, 25.0)] == [False, False, True, True]
+    assert not figures(WorkerRecord(1, WorkerState.STARTING), 41, 9.0).silent
+    assert not figures(WorkerRecord(1, WorkerState.PAUSING)).silent
 
 
 def test_healthy_workers() -> None:
@@ -81,6 +90,8 @@ def test_metrics() -> None:
     assert found == {
         ("pinstream_worker_up", "1"): 1,
         ("pinstream_worker_up", "2"): 0,
+        ("pinstream_worker_silent", "1"): 0,
+        ("pinstream_worker_silent", "2"): 0,
         ("pinstream_worker_restarts_total", "1"): 0,
         ("pinstream_worker_restarts_total", "2"): 1,
     }

@@ -105,9 +105,25 @@ class Counters:
         keys=("topic",),
         status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
     )
-    calls: int = number("Calls made to the Conversions API.", "pinstream_calls_total")
-    events_sent: int = number("Events sent, those sent again included.", "pinstream_sent_events_total")
-    bytes_sent: int = number("Bytes of request bodies sent.", "pinstream_sent_bytes_total")
+    # Called, answered, processed: an attempt may reach nobody.
+    calls: int = number("Calls begun to the Conversions API, answered or not.", "pinstream_calls_total")
+    events_sent: int = number(
+        "Events in the calls that were begun: each counts in every attempt, answered or not.",
+        "pinstream_sent_events_total",
+    )
+    bytes_sent: int = number(
+        "Bytes of the bodies of the calls that were begun, answered or not.", "pinstream_sent_bytes_total"
+    )
+    calls_answered: int = number(
+        "Calls that came back with an HTTP answer, whatever it said.", "pinstream_answered_calls_total"
+    )
+    events_answered: int = number("Events in these calls.", "pinstream_answered_events_total")
+    bytes_answered: int = number("Bytes of the bodies of these calls.", "pinstream_answered_bytes_total")
+    events_processed: int = number(
+        "Events that the platform said it has processed.",
+        "pinstream_processed_events_total",
+        status_note="They are delivered once their keys are stored.",
+    )
     bisected: int = number(
         "Batches bisected to find a refused event.",
         "pinstream_batches_bisected_total",

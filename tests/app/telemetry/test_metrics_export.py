@@ -47,7 +47,9 @@ class Scene:
     def __init__(self, now: Statistics) -> None:
         self.now = now
         self.broken: Exception | None = None
-        self.workers = [WorkerFigures(1, supervision.WorkerState.RUNNING, 7, 2, 0.1, 0, None, None, None)]
+        self.workers = [
+            WorkerFigures(1, supervision.WorkerState.RUNNING, 7, 2, 0.1, False, 0, None, None, None)
+        ]
 
     def snapshots(self) -> list[Statistics]:
         """The figures, or an error."""

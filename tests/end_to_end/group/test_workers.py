@@ -102,6 +102,42 @@ def watched(supervisor: Supervisor) -> Iterator[list[str]]:
 
 @pytest.mark.real_kafka  # the embedded broker gives every topic four partitions, and knows no sessions
 @pytest.mark.timeout(240)
+def test_a_worker_that_is_frozen_is_shown_and_counted_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """After two heartbeats its row says so. Once its session has ended, its partitions count where they are read now,
+    and its open records there alone; when it goes on, no figure goes back."""
+    topic, group = new_topic(kafka, PARTITIONS), new_group()
+    env = environment(tmp_path, kafka, topic, group, api)
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW)
+    with Supervisor(tmp_path, 2, env=env) as both, Traffic(kafka, topic, seed=6, rate=RATE) as traffic:
+        victim = both.until_divided(PARTITIONS)[1]
+        both.until(lambda: api.calls > 20, "calls")
+        with watched(both) as wrong:
+            os.kill(victim["pid"], signal.SIGSTOP)
+            frozen = time.monotonic()
+            both.until(lambda: both.workers()[1]["silent"], "its row")
+            assert time.monotonic() - frozen < 2.5, "two heartbeats, and what a busy machine takes"
+
+            def taken_over() -> bool:
+                status = both.status()
+                rows = status["workers"]
+                assert sum(row["partitions"] for row in rows) <= PARTITIONS
+                assert status["ledger"]["open"] == sum(one["ledger"]["open"] for one in status["partitions"])
+                return [row["partitions"] for row in rows] == [PARTITIONS, 0]
+
+            both.until(taken_over, "the rebalance")
+            os.kill(victim["pid"], signal.SIGCONT)
+            traffic.stop()
+            both.until(
+                lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends,
+                "all of it",
+                within=90,
+            )
+            assert not both.workers()[1]["silent"]
+        assert wrong == []
+
+
+@pytest.mark.real_kafka  # the embedded broker gives every topic four partitions, and knows no sessions
+@pytest.mark.timeout(240)
 def test_a_worker_is_killed_under_load(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """It is started again; nothing is lost, little is sent twice, and the figures of all never go back.
 

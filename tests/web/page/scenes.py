@@ -76,6 +76,7 @@ def workers() -> list[dict[str, Any]]:
             "pid": 4_000 + number,
             "restarts": restarts,
             "reported_seconds_ago": None if state == "pausing" else 0.3,
+            "silent": False,
             "partitions": partitions,
             "read": 120_000 * number if partitions else None,
             "open": 40 * number if partitions else None,
