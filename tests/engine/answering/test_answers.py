@@ -85,34 +85,6 @@ def test_processed_with_an_error_is_delivered_and_counted() -> None:
     assert (counters.processed_with_error, dict(counters.api_errors)) == (1, {"something is odd": 1})
 
 
-def test_called_answered_and_processed_are_three_figures() -> None:
-    """A call that nobody answers is called; a 503 is an answer; only what the platform says it processed is
-    processed."""
-    core, send = sent(event("a"), event("b"))
-    size = len(send.body)
-
-    def three() -> list[tuple[int, ...]]:
-        of = core.statistics().counters
-        called, answered = (
-            (of.calls, of.events_sent, of.bytes_sent),
-            (of.calls_answered, of.events_answered, of.bytes_answered),
-        )
-        return [called, answered, (of.events_processed,)]
-
-    core.feed(m.Unanswered(send.number, "connect"))
-    assert three() == [(1, 2, size), (0, 0, 0), (0,)]
-    core.until(lambda: core.has(m.Send))
-    core.answer(core.take(m.Send), 503, b"")
-    assert three() == [(2, 4, 2 * size), (1, 2, size), (0,)]
-    core.until(lambda: core.has(m.Send))
-    core.answer(core.take(m.Send), 200, answer_body([("processed", None, None), ("failed", "odd", None)]))
-    assert three() == [(3, 6, 3 * size), (2, 4, 2 * size), (1,)]
-    core.fetch(event("c"))
-    core.send_all()
-    core.answer(core.take(m.Send), 200, accepted(1))
-    assert three()[2] == (2,)
-
-
 def test_warnings_are_counted_by_kind() -> None:
     """Warnings that differ only in their numbers count as one kind, so that the family of counters stays small."""
     core, send = sent(event("a"), event("b"))

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.errors import InvariantViolation
-from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, event_ids
+from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, accepted, answer_body, event, event_ids
 
 THIRD_ACCOUNT = "549755885177"
 
@@ -342,3 +342,35 @@ def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> Non
     core.deliver()
     core.advance(1000.0)
     assert not given_up(core)
+
+
+def test_called_answered_and_processed_are_three_figures() -> None:
+    """A call that nobody answers is called; a 503 is an answer; only what the platform says it processed is
+    processed."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"), event("b"))
+    core.send_all()
+    send = core.take(m.Send)
+    size = len(send.body)
+
+    def three() -> list[tuple[int, ...]]:
+        of = core.statistics().counters
+        called, answered = (
+            (of.calls, of.events_sent, of.bytes_sent),
+            (of.calls_answered, of.events_answered, of.bytes_answered),
+        )
+        return [called, answered, (of.events_processed,)]
+
+    core.feed(m.Unanswered(send.number, "connect"))
+    assert three() == [(1, 2, size), (0, 0, 0), (0,)]
+    core.until(lambda: core.has(m.Send))
+    core.answer(core.take(m.Send), 503, b"")
+    assert three() == [(2, 4, 2 * size), (1, 2, size), (0,)]
+    core.until(lambda: core.has(m.Send))
+    core.answer(core.take(m.Send), 200, answer_body([("processed", None, None), ("failed", "odd", None)]))
+    assert three() == [(3, 6, 3 * size), (2, 4, 2 * size), (1,)]
+    core.fetch(event("c"))
+    core.send_all()
+    core.answer(core.take(m.Send), 200, accepted(1))
+    assert three()[2] == (2,)

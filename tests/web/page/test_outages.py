@@ -1,0 +1,56 @@
+"""The page while something does not answer: the brokers, a worker, the key store; and certificates that end."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from tests.web.building import silent
+from tests.web.page import scenes
+from tests.web.page.browser import Visit, live, needs_browser, shoot, shows, stand, text, visit
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
+    """Red from the first look to the end of the session and beyond; the lag is unknown in each place, and never 0."""
+    lost = replace(silent(), partitions=(), joined=False, totals=replace(silent().totals, open=0))
+    async with stand(scenes.scene(silent), scenes.history()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (await text(shown, "#state")).startswith(
+            "The brokers do not answer (kafka:9092, connection refused) for 12 s. Nothing can be read or committed, "
+            "and the lag is unknown. What was read before still goes to Pinterest: 640 records open. Nothing is lost"
+        )
+        said = "gets what was read before; nothing more can be read 0 calls in flight, 640 events queued"
+        assert said in await text(shown, "#destination")
+        assert await shown.get_attribute("#state", "class") == "bad"
+        assert await shown.title() == "The brokers do not answer – pinstream"
+        assert re.search(
+            r"Lag unknown at least|Lag unknown 2 partitions not known", await text(shown, "#tiles")
+        )
+        assert (await text(shown, "#partitions")).count("unknown") == 2
+        await shoot(shown, "brokers-silent")
+        for document in (scenes.scene(lambda: lost), scenes.scene(lambda: replace(lost, joined=True))):
+            server.tell(**document)
+            await shows(shown, "None assigned.", "#partitions")
+            assert await shown.get_attribute("#state", "class") == "bad"
+            assert "Lag unknown" in await text(shown, "#tiles")
+            assert not re.search("takes events|spare|forming", await text(shown, "body"))
+
+
+async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:
+    """Its row says so after two heartbeats, and the headline after five seconds."""
+    made = scenes.full(workers=scenes.workers())
+    made["workers"][1] |= {"silent": True, "reported_seconds_ago": 1.1}
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        assert "Worker 2 stands still: no report" in await text(shown, "#workers")
+        assert (await text(shown, "#state")).startswith("Keeping up")
+        made["workers"][1]["reported_seconds_ago"] = 12.0
+        server.tell(workers=made["workers"])
+        await shows(shown, "Worker 2 stands still. It has not reported for 12 s.", "#state")
+        assert await shown.get_attribute("#state", "class") == "bad"
+        await shoot(shown, "worker-still")
