@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -46,14 +45,13 @@ from consumer.web.listening import (
     page_address,
 )
 from consumer.web.metrics import FiguresCollector
+from consumer.web.requests import Requests
 from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `Events`.
 _LOOK_EVERY = 1.0
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
-# Seconds for which a request's body is discarded after the answer; then the connection is closed.
-_LINGER = 1.0
 _ELSEWHERE = (
     "the page, /status, /history and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when it "
     "starts\n"
@@ -144,8 +142,11 @@ class WebServer:
     async def _listen(self, place: ListenAddress, routes: list[web.RouteDef]) -> str:
         """Serve `routes` at `place` and return its URL."""
 
-        async def harden(_: web.Request, response: web.StreamResponse) -> None:
+        async def harden(request: web.Request, response: web.StreamResponse) -> None:
             response.headers.update(self._headers)
+            if not request.content.is_eof():  # its body is not read (`Requests`)
+                response.force_close()
+                response.headers["Connection"] = "close"
 
         # Without a token, another website could read the figures through a visitor's browser. With one it cannot: a
         # browser sends the token only to the site that it was entered for.
@@ -153,15 +154,8 @@ class WebServer:
         app = web.Application(middlewares=[self.connections.note, access])
         app.on_response_prepare.append(harden)
         app.add_routes(routes)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=_logger(),
-            shutdown_timeout=_STOP_TIMEOUT,
-            handler_cancellation=True,  # a stream ends when its client leaves
-            lingering_time=_LINGER,
-            keepalive_timeout=REQUEST_TIMEOUT,
-        )
+        # handler_cancellation: a stream ends when its client leaves.
+        runner = web.AppRunner(app, shutdown_timeout=_STOP_TIMEOUT, handler_cancellation=True)
         self._runners.append(runner)
         await runner.setup()
         server = runner.server
@@ -170,7 +164,7 @@ class WebServer:
 
         def protocol() -> asyncio.Protocol:
             self.connections.make_room()
-            return server()
+            return Requests(server, logger=logging.getLogger(__name__), keepalive_timeout=REQUEST_TIMEOUT)
 
         listening = await listen(place, protocol)
         self._listening.append(listening)
@@ -269,12 +263,3 @@ def _security_headers(document: str) -> dict[str, str]:
         "Cache-Control": "no-store",
         "Server": "pinstream",
     }
-
-
-def _logger() -> logging.Logger:
-    """Return the logger for aiohttp, without invalid requests: these are mistakes of the clients."""
-    logger = logging.getLogger(__name__)
-    logger.addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-    )
-    return logger
