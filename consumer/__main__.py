@@ -6,6 +6,8 @@ any other it ends by the signal, which a supervisor takes for a crash.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -20,17 +22,33 @@ def enter() -> None:
     signal.signal(signal.SIGTERM, _end_early)
     from consumer.commands import main  # not before there is a handler
 
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if _is_service():
+            _leave(end.code)
+        raise
+
+
+def _is_service() -> bool:
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), None) == "run"
 
 
 def _end_early(number: int, _: object) -> NoReturn:
     """End on a SIGTERM that comes before the command has a handler of its own: nothing has begun."""
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if command == "run":
-        os._exit(0)  # a service that was asked to stop
+    if _is_service():
+        os._exit(0)  # it was asked to stop
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(_ENDED)  # process 1, which this signal does not end
+
+
+def _leave(code: object) -> NoReturn:
+    """End a service, whose end is over. The interpreter's own would wait for threads that hang, without a limit."""
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full
+        sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import atexit
 import contextlib
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -165,12 +164,14 @@ class Outlet:
             self._bytes += len(data)
             self._changed.notify_all()
 
-    def flush(self, within: float = LAST_SECONDS) -> None:
-        """At the end of the process, wait until all lines are written or dropped. All calls wait `within` seconds."""
-        now = time.monotonic()
-        self._ends = min(self._ends or math.inf, now + within)
+    def flush(self, within: float | None = None) -> None:
+        """At the end of the process, wait until all lines are written or dropped: for `within` seconds at most, or, all
+        calls together, for `LAST_SECONDS`."""
+        if within is None:
+            self._ends = self._ends or time.monotonic() + LAST_SECONDS
+            within = max(0.0, self._ends - time.monotonic())
         with self._changed:
-            self._changed.wait_for(lambda: not self._bytes, max(0.0, self._ends - now))
+            self._changed.wait_for(lambda: not self._bytes, within)
 
     def _work(self) -> None:
         while True:
@@ -218,8 +219,8 @@ def lines_dropped() -> int:
     return 0 if _outlet is None else _outlet.dropped
 
 
-def end_with(line: str, within: float = LAST_SECONDS) -> None:
-    """Write the last line of the process to stderr, behind those of the log. Waits for at most `within` seconds."""
+def end_with(line: str, within: float | None = None) -> None:
+    """Write the last line of the process to stderr, behind those of the log. Waits as `Outlet.flush` does."""
     outlet = _outlet_of_stderr()
     if outlet is not None:
         outlet.put(line, last=True)

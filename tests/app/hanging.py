@@ -7,6 +7,7 @@ are.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import re
 import sys
 import threading
@@ -68,6 +69,10 @@ def _thread_stays() -> None:
     threading.Thread(target=time.sleep, args=(_LONG,), name="of-a-library").start()
 
 
+def _handler_blocks() -> None:
+    atexit.register(time.sleep, _LONG)
+
+
 def _pool_waits() -> None:
     from consumer.web.server import WebServer
 
@@ -87,6 +92,7 @@ WAYS = {
     "interpreter is held": _interpreter_is_held,
     "loop blocks": _loop_blocks,
     "thread stays": _thread_stays,
+    "handler blocks": _handler_blocks,
     "pool waits": _pool_waits,
 }
 

@@ -66,7 +66,7 @@ class Hanging:
     [
         ("key store blocks", "closing the key store, the main thread (hanging.py:"),
         ("page blocks", "closing the page, the main thread (hanging.py:"),
-        ("thread stays", "the thread of-a-library"),
+        ("handler blocks", "the main thread (__main__.py:"),
         ("pool waits", "the thread asyncio_0"),
     ],
 )
@@ -105,6 +105,15 @@ def test_what_holds_the_interpreter(tmp_path: Path) -> None:
     service.until('"starting"')
     assert service.stop()[0] == 1
     assert "_holds_the_interpreter" in service.said()
+
+
+def test_a_thread_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    """The interpreter would wait for a thread of a library that is no daemon."""
+    service = Hanging(tmp_path, "thread stays")
+    service.until('"starting"')
+    code, seconds = service.stop()
+    assert code == 0
+    assert seconds < GRACE + LATE
 
 
 def test_a_part_that_hangs_is_left_behind(tmp_path: Path) -> None:
