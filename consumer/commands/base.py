@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from consumer.adapters.thread import run_on_loop
 from consumer.errors import PinstreamError, UsageError
 
 if TYPE_CHECKING:  # it takes a while to import, and help does not need it
@@ -99,6 +98,8 @@ def asynchronous(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
+        from consumer.adapters.thread import run_on_loop  # help does not need it
+
         run_on_loop(command(**options))
 
     return run
