@@ -24,6 +24,7 @@ rejection of a single record (undecodable, unconvertible, refused) is not an err
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -99,6 +100,24 @@ class InvariantViolation(PinstreamError):
 def bug(what: str) -> InvariantViolation:
     """Return the error to raise where an internal check has failed."""
     return InvariantViolation(f"{what}; this is a bug, please report it")
+
+
+NO_ROOM: Final = (
+    "there is too little memory or address space, or no room for another thread: raise the limits (ulimit -v and -u, "
+    "or those of the container for memory and pids)"
+)
+NO_FILES: Final = "raise the limit of open files (ulimit -n, or LimitNOFILE= of a systemd unit)"
+
+
+def limit_met(error: BaseException) -> str:
+    """Return what to do if the error is a limit of this process that was met; empty: it is none."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"too many files are open: {NO_FILES}"
+    # Of the interpreter, and of the loader of shared libraries: they have no errors of their own for it.
+    texts = ("can't start new thread", "failed to map segment", "cannot allocate memory")
+    is_met = isinstance(error, MemoryError) or number == errno.ENOMEM
+    return NO_ROOM if is_met or any(text in str(error).lower() for text in texts) else ""
 
 
 def missing_extra(extra: str) -> str:

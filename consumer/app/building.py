@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import structlog
 from pydantic import SecretStr
@@ -39,14 +41,18 @@ from consumer.engine.messages import BrokersTold, Report
 from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
-from consumer.errors import MappingError, PinstreamError, SettingsError, UsageError, or_all
+from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError, UsageError, or_all
 from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
+from consumer.web.listening import MOST_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
 # In the state folder: the answers of the schema registry.
 KEPT_SCHEMAS = "registry-schemas"
+# Without calls and the page: 44 were counted, with one broker.
+_OPEN_FILES: Final = 64
+_ADDRESS_SPACE: Final = 1 << 30  # where a process that ran for a while had 1.3 GB, of which it used 90 MB
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -55,6 +61,30 @@ def set_up_logs(settings: Settings) -> None:
     # Not while the settings are read, because they say how to log.
     for warning in settings.warnings:
         structlog.get_logger().warning("setting", text=warning)
+
+
+def require_limits(settings: Settings) -> None:
+    """Raise this process's limit of open files where it is low. Raises `PinstreamError` if the system forbids that, or
+    leaves too little address space."""
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    # librdkafka may crash where it cannot make a thread.
+    if resource.RLIM_INFINITY != space < _ADDRESS_SPACE:
+        raise PinstreamError(
+            f"the address space is limited to {space >> 20:,} MiB, and pinstream needs {_ADDRESS_SPACE >> 20:,} MiB or "
+            "more, most of which is never used: raise the limit (ulimit -v, or LimitAS= of a systemd unit), and limit "
+            "the memory instead"
+        )
+    # A process without free files can neither send events nor answer a probe.
+    least = _OPEN_FILES + settings.pinstream.concurrency
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= least + MOST_CONNECTIONS:
+        return
+    soft = least + MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(least + MOST_CONNECTIONS, hard)
+    if soft < least:
+        raise PinstreamError(
+            f"{soft} files may be open at once, and pinstream needs {least} or more: {NO_FILES}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def log_report(report: Report) -> None:

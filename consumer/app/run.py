@@ -230,6 +230,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
     async with Parts() as parts:
         # Opened first and closed last, so that the spans of closing are sent too.
         parts.add("the export of traces", traces.close)
+        building.require_limits(settings)
         # What can be wrong with the configuration is built first: a mistake opens no store and no connection.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)

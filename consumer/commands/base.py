@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from consumer.errors import PinstreamError, UsageError
+from consumer.errors import PinstreamError, UsageError, limit_met
 
 if TYPE_CHECKING:  # it takes a while to import, and help does not need it
     from rich.console import Console
@@ -66,14 +66,18 @@ class Group(click.Group):
             if isinstance(error, PinstreamError):
                 code = error.exit_code
             else:
-                # A bug. Its text may contain personal data.
-                message = (
+                # A bug, if it is no limit that was met. Its text may contain personal data.
+                message = limit_met(error) or (
                     f"unexpected {type(error).__name__}; run it again with --debug and report what it prints"
                 )
             trace = "".join(traceback.format_exception(error)) if ctx.params.get("debug") else ""
-            from consumer import logs  # it takes a while to import, and help does not need it
+            line = f"{trace}pinstream: {' '.join(message.split())}"
+            try:
+                from consumer import logs  # it takes a while to import, and help does not need it
 
-            logs.end_with(f"{trace}pinstream: {' '.join(message.split())}")
+                logs.end_with(line)
+            except (MemoryError, ImportError, RuntimeError):  # there is no room for that either
+                say(line)
             ctx.exit(code)
 
 

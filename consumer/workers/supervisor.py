@@ -58,6 +58,7 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
         run_service(environ)
         return
     building.set_up_logs(settings)
+    building.require_limits(settings)
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
     _, metrics = environment.start(environ, settings, "METRICS")

@@ -193,7 +193,7 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
                 # Waiting does not help against these errors, if a first contact brings no others.
                 hopeless = any(
                     trouble.as_fatal(one)
-                    or one.code() in (_Code._SSL, _Code._RESOLVE)
+                    or one.code() in (_Code._SSL, _Code._RESOLVE, _Code._CRIT_SYS_RESOURCE)
                     or trouble.speaks_http(one)
                     for one in heard
                 )

@@ -22,6 +22,7 @@ import orjson
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from consumer import errors
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import trouble
 from consumer.engine.messages import BrokersSilent, BrokerTimes
@@ -346,6 +347,9 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
         return make({"logger": LOGGER, **config})
     except (KafkaException, TypeError, ValueError) as error:
         text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        # "Failed to create thread", "Failed to create background thread", or no memory for either.
+        if "thread" in text or errors.limit_met(error):
+            raise errors.KafkaError(f"Kafka: {errors.NO_ROOM} ({text})") from error
         if unknown := _UNKNOWN.search(text):
             near = nearest(unknown[1], _KNOWN)
             hint = f"did you mean {variable(near)}?" if near else "correct or remove it"

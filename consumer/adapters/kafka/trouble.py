@@ -22,7 +22,7 @@ import confluent_kafka
 from consumer.adapters.aws import msk
 from consumer.adapters.network import certificate_fault, file_stamp
 from consumer.engine.model import TopicPartition
-from consumer.errors import KafkaError
+from consumer.errors import NO_ROOM, KafkaError
 
 _Code = confluent_kafka.KafkaError
 # By their numbers: older clients have no names for them.
@@ -342,12 +342,19 @@ def ignore_trouble(code: str, text: str) -> None:
     """Do nothing, as an `OnTrouble`."""
 
 
+def _ends_a_contact(error: confluent_kafka.KafkaError) -> KafkaError | None:
+    # A client without a thread for a broker asks the others; at the beginning there may be only one.
+    if error.code() == _Code._CRIT_SYS_RESOURCE:
+        return KafkaError(f"Kafka: {NO_ROOM} ({describe_error(error)})")
+    return as_fatal(error)
+
+
 def no_contact(
     config: Mapping[str, object], timeout: float, heard: Sequence[confluent_kafka.KafkaError]
 ) -> KafkaError:
     """Return the error to raise when a first contact brought nothing but the errors `heard`, within `timeout`
     seconds. Blocks: only a TLS handshake of our own shows what is wrong with a broker's certificate."""
-    if (fatal := next(filter(None, map(as_fatal, heard)), None)) is not None:
+    if (fatal := next(filter(None, map(_ends_a_contact, heard)), None)) is not None:
         return fatal
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
     first = reasons[0]

@@ -36,6 +36,7 @@ _MIB = 1024 * 1024
 
 async def settings(found: CheckContext) -> Sequence[Row]:
     """Is anything in the settings likely to surprise? (They are loaded and valid.)"""
+    building.require_limits(found.settings)
     return [ok("every variable is known and valid"), *map(warning, found.settings.warnings)]
 
 

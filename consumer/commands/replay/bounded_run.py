@@ -104,6 +104,7 @@ def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
         logs.mute("consumer.kafka")
     settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=needs)
     building.set_up_logs(settings)
+    building.require_limits(settings)
     return settings
 
 
