@@ -16,7 +16,7 @@ import contextlib
 import heapq
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -52,6 +52,9 @@ DONE: Final = "pinstream.done"
 MARKED_AT: Final = "pinstream.marked-at"
 # On a mark: the id of that topic. A topic that is created again under its name has another id.
 MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
+# On a mark: the highest leader epoch that was read before it was written. A letter with a later one is another: the log
+# was cut, after the letter that was done had been read.
+MARKED_EPOCH: Final = "pinstream.marked-epoch"
 
 _OF_ONE_DEATH: Final = frozenset({*LETTER_HEADERS, *_OMITTED_BY.values()})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
@@ -74,6 +77,8 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 Headers = tuple[tuple[str, bytes | None], ...]
 # Offsets [begin, end).
 OffsetRange = tuple[int, int]
+# Leader epochs of a partition, in rising order, each with its first offset.
+Epochs = Sequence[tuple[int, int]]
 
 
 class NewRecord(NamedTuple):
@@ -303,12 +308,17 @@ class Home(NamedTuple):
         return f"{self.topic}:{self.partition}@{self.cluster}"
 
 
-def mark_headers(runs: Iterable[OffsetRange], home: Home) -> Headers:
-    """Return the headers of a mark: its own partition, and the offsets of that partition that are done."""
+def mark_headers(runs: Iterable[OffsetRange], home: Home, leader_epoch: int | None = None) -> Headers:
+    """Return the headers of a mark: its own partition, and the offsets of that partition that are done.
+
+    `leader_epoch`: see `MARKED_EPOCH`; None: the brokers do not report it.
+    """
     # ``17-30,45``: both ends are included.
     done = ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
-    headers = (DONE, done.encode()), (MARKED_AT, str(home).encode())
-    return headers if home.topic_id is None else (*headers, (MARKED_TOPIC_ID, home.topic_id.encode()))
+    headers: Headers = (DONE, done.encode()), (MARKED_AT, str(home).encode())
+    if home.topic_id is not None:
+        headers = *headers, (MARKED_TOPIC_ID, home.topic_id.encode())
+    return headers if leader_epoch is None else (*headers, (MARKED_EPOCH, str(leader_epoch).encode()))
 
 
 def read_done(text: str) -> list[OffsetRange] | None:
@@ -327,11 +337,11 @@ def read_done(text: str) -> list[OffsetRange] | None:
     return runs
 
 
-def read_mark(record: Record, home: Home) -> list[OffsetRange] | None:
+def read_mark(record: Record, home: Home, epochs: Epochs = ()) -> list[OffsetRange] | None:
     """Return the offsets that `record` at `home` marks as done; None if it is no mark of ours.
 
     The list is empty if the mark is about other letters: it was mirrored or copied to this topic, or the topic was
-    created again during a redrive.
+    created again, or its log cut, during a redrive. `epochs`: those of the records before it.
     """
     texts = _texts(record.headers)
     # A letter is never a mark, even if its producer gave it the headers of one.
@@ -344,7 +354,12 @@ def read_mark(record: Record, home: Home) -> list[OffsetRange] | None:
     if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
         return []
     # A mark is about letters before it.
-    return None if any(end > record.offset for _, end in runs) else runs
+    if any(end > record.offset for _, end in runs):
+        return None
+    known = texts.get(MARKED_EPOCH, "")
+    later = (first for epoch, first in epochs if _DIGITS.fullmatch(known) and epoch > int(known))
+    limit = next(later, record.offset)
+    return [(begin, min(end, limit)) for begin, end in runs if begin < limit]
 
 
 @dataclass(slots=True)

@@ -155,6 +155,8 @@ class DeadLetters:
     # By partition: the place that its marks must name, and which of its letters are done.
     homes: dict[int, Home] = field(default_factory=dict)
     done: dict[int, Done] = field(default_factory=dict)
+    # By partition: the leader epochs of the records that were read.
+    epochs: defaultdict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
     async def begin(
         self, stopped: Callable[[], bool] = lambda: False, *, ranges: Sequence[Range] | None = None
@@ -172,7 +174,7 @@ class DeadLetters:
         matching = {number: Done() for number in partitions}
         async with contextlib.aclosing(self._records("reading")) as records:
             async for partition, record in records:
-                if (marked := read_mark(record, self.homes[partition])) is not None:
+                if (marked := read_mark(record, self.homes[partition], self.epochs[partition])) is not None:
                     self.done[partition].add(marked)
                     # A mark of another place says nothing about the letters here.
                     self.tally.elsewhere += not marked
@@ -199,6 +201,12 @@ class DeadLetters:
             return None
         return letter if self._filters.hold(letter) else None
 
+    def note_epoch(self, chunk: Chunk) -> None:
+        """Note the leader epoch of a chunk that was read, if it is a later one."""
+        known, epoch = self.epochs[chunk.partition], chunk.leader_epoch
+        if epoch is not None and (not known or epoch > known[-1][0]):
+            known.append((epoch, chunk.records[0].offset))
+
     def is_done(self, letter: DeadRecord) -> bool:
         """Return True if a mark says that the letter is done."""
         return letter.place.offset in self.done[letter.place.partition]
@@ -218,6 +226,7 @@ class DeadLetters:
             async with contextlib.aclosing(self.reader.scan(self.ranges)) as scanned:
                 async for chunks in scanned:
                     for chunk in chunks:
+                        self.note_epoch(chunk)
                         for record in chunk.records:
                             yield chunk.partition, record
                         # Count offsets: how many of them are records is not known before the end.

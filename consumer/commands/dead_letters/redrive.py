@@ -34,7 +34,6 @@ from consumer.adapters.kafka.letters import (
     TRIPS,
     DeadRecord,
     Done,
-    Home,
     NewRecord,
     forms,
     mark_headers,
@@ -311,6 +310,7 @@ class LettersSource:
     async def _chosen(self, chunk: Chunk) -> Chunk:
         """Return the chunk with the records of the chosen letters."""
         letters = self._topics[chunk.topic].letters
+        letters.note_epoch(chunk)
         records: list[Record] = []
         for record in chunk.records:
             letter = letters.letter(chunk.partition, record)
@@ -365,7 +365,7 @@ class LettersSource:
         (servers, letters, write), handed = self._topics[topic], self._handed_out
         # Fixed before the write: more may be handed out meanwhile.
         done = {name: handed[name] & offsets for name, offsets in settled.items()}
-        marks = [_mark(letters.homes[name.partition], offsets) for name, offsets in done.items() if offsets]
+        marks = [_mark(letters, name.partition, offsets) for name, offsets in done.items() if offsets]
         again = [_died_again(one) for one in dead]
         if self._failure is not None or not (marks or again):
             return self._failure is None
@@ -438,11 +438,12 @@ def _lots(letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
     yield from lots.values()
 
 
-def _mark(home: Home, offsets: Iterable[int]) -> NewRecord:
+def _mark(letters: DeadLetters, partition: int, offsets: Iterable[int]) -> NewRecord:
     """Return the record that marks these letters of a partition as done."""
     done = Done()
     done.add((at, at + 1) for at in sorted(offsets))
-    headers = mark_headers(done.runs(), home)
+    home, epochs = letters.homes[partition], letters.epochs[partition]
+    headers = mark_headers(done.runs(), home, epochs[-1][0] if epochs else None)
     # A compacted topic keeps a record with a key of its own and a value.
     key = f"pinstream.done-{uuid.uuid4()}".encode()
     return NewRecord(home.topic, home.partition, key, headers[0][1], headers)

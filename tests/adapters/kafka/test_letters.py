@@ -365,6 +365,24 @@ def test_a_mark_from_before_its_topic_was_created_again_is_ignored() -> None:
         assert read_mark(record, read) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "epochs", "done"),
+    [
+        (3, [(1, 0), (3, 20)], [(10, 20), (25, 26)]),
+        (3, [(1, 0), (3, 12), (5, 15), (6, 40)], [(10, 15)]),
+        (3, [(5, 4)], []),
+        (None, [(1, 0), (5, 15)], [(10, 20), (25, 26)]),
+    ],
+)
+def test_a_mark_counts_only_for_letters_of_its_own_log(
+    written: int | None, epochs: list[tuple[int, int]], done: list[tuple[int, int]]
+) -> None:
+    """If a letter that a mark names has a later leader epoch than what was read before the mark was written, the log
+    was cut in between, and the letter is another one that is not done. A mark without an epoch counts as it is."""
+    record = Record(50, -1, b"k", b"v", mark_headers([(10, 20), (25, 26)], HOME, written))
+    assert read_mark(record, HOME, epochs) == done
+
+
 def test_a_letter_with_a_forged_mark_is_a_letter() -> None:
     """A letter whose record has a forged mark is a letter."""
     record = lying(dead(headers=((letters.DONE, b"0-6"),)))

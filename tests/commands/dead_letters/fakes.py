@@ -35,6 +35,8 @@ class Topics(Reader):
         super().__init__({})
         self.partitions = {name.replace("_", "-"): count for name, count in partitions.items()}
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        self.epochs: dict[str, list[tuple[int, int]]] = {}
+        """By topic: its leader epochs, in falling order, each with its first offset; without an entry it has none."""
         self.chunk = 3
         """Number of records that a scan returns together."""
         self.asked: list[Place] = []
@@ -90,7 +92,12 @@ class Topics(Reader):
         for one in ranges:
             records = self.logs[one.topic, one.partition][one.begin : one.end]
             for at in range(0, len(records), self.chunk):
-                yield [Chunk(one.topic, one.partition, 0, None, records[at : at + self.chunk])]
+                some = records[at : at + self.chunk]
+                yield [Chunk(one.topic, one.partition, 0, self.epoch(one.topic, some[0].offset), some)]
+
+    def epoch(self, topic: str, offset: int) -> int | None:
+        """Return the leader epoch of the record at this offset."""
+        return next((one for one, first in self.epochs.get(topic, ()) if offset >= first), None)
 
     async def record(self, place: Place) -> Record | None:
         """See `Reader`."""

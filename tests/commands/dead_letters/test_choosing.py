@@ -217,6 +217,17 @@ def test_marks_of_another_cluster_are_ignored() -> None:
     assert tally(rehearsed(where)) == Tally(matched=3, redriven=2, done_before=1, elsewhere=4)
 
 
+def test_a_letter_behind_a_cut_is_not_done() -> None:
+    """A mark says up to which leader epoch its redrive had read: letters that another leader has put into the places
+    of those that were done, after an unclean election, are redriven."""
+    where = topics(6)
+    where.epochs[DEAD] = [(7, 3), (4, 0)]
+    where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 5)], home(DEAD), 4))
+    assert tally(rehearsed(where)) == Tally(matched=6, done_before=2, redriven=4)
+    where.epochs[DEAD] = [(7, 0)]
+    assert tally(rehearsed(where)) == Tally(matched=6, redriven=6, elsewhere=1)
+
+
 def test_one_topic_for_all() -> None:
     """Without a restriction all letters of a dead-letter topic are redriven, of any origin, the dead-letter
     topic itself included."""

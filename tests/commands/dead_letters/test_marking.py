@@ -494,6 +494,21 @@ async def test_a_topic_that_takes_no_mark_is_named_with_the_setting() -> None:
         await found.fetch(4, 0.0)
 
 
+async def test_a_mark_names_the_last_leader_epoch_that_was_read() -> None:
+    """A mark names the highest leader epoch that was read before it, also of a letter that was read in one pass alone:
+    a letter with a later one, written after an unclean election at the same offset, is not done by it."""
+    where = topics(4)
+    where.epochs[DEAD] = [(4, 3), (3, 0)]
+    found, letters, _ = redrive(where, Transactions(where))
+    await letters.begin()
+    handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
+    await found.commit([position(0, handed, {0})])
+    assert dict(where.logs[DEAD, 0][-1].headers)["pinstream.marked-epoch"] == b"4"
+    letters.note_epoch(Chunk(DEAD, 0, 0, 6, [where.logs[DEAD, 0][1]]))
+    await found.commit([position(0, handed, {0, 1})])
+    assert dict(where.logs[DEAD, 0][-1].headers)["pinstream.marked-epoch"] == b"6"
+
+
 @pytest.mark.parametrize("most", [None, 1, 3, 100])
 async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
     """The numbers add up although the redrive ends early: what was done before is known from the marks."""
