@@ -3,6 +3,7 @@ offsets before anybody reads it again."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -19,7 +21,8 @@ from tests.end_to_end.clusters.test_racks import answers_for_groups
 from tests.end_to_end.processes import Process, run_environment, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, new_group, write
 from tests.support.kafka.broker import RealBroker, wait_until
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, unique
+from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
+from tests.support.kafka.segments import Segment
 
 pytestmark = pytest.mark.kafka
 
@@ -172,3 +175,38 @@ def test_what_is_written_after_an_unclean_election_is_delivered(
             (partition, KEPT, KEPT + LOST) for partition in range(PARTITIONS)
         ]
         assert not [one for one in member.log if "cannot be read" in str(one)]
+
+
+async def test_a_cut_is_found_although_the_leader_comes_later(cluster: Cluster) -> None:
+    """A partition that has no leader when it is assigned waits for it without a line that it cannot be read, and is
+    then read from where its log was cut."""
+    topic, group = unique("topic"), new_group()
+    admin = AdminClient({**cluster.kafka.config, "log_level": 0})
+    admin.create_topics([NewTopic(topic, 1, replica_assignment=[[LEADER]])])[topic].result(WITHIN)
+    cluster.until_led(topic, LEADER, in_sync=1)
+    for number in range(10):
+        produce(cluster.kafka, topic, [b"old-%d" % number])
+    commit(cluster.kafka, group, topic, 10, leader_epoch=0)
+    cluster.leader.kill()
+    log = Segment(cluster.leader.directory, topic)
+    log.cut(log.batches()[6])
+    # Its leader is gone when this client first hears of the partition.
+    assert wait_until(lambda: admin.list_topics(topic).topics[topic].partitions[0].leader == -1, WITHIN)
+    quick = {"topic.metadata.refresh.interval.ms": 1000}
+    async with Member(cluster.kafka, [topic], group, config=quick) as member:
+        await member.until(lambda: bool(member.assignments), "the assignment")
+        await member.obeys(1000)
+        cluster.leader.restart()
+        await member.until_async(partial(asyncio.to_thread, write_one, cluster.kafka, topic), "a leader")
+        await member.until(lambda: b"new" in member.values, "the record behind the cut")
+    assert member.records[0].offset == 6
+    assert not [text for _, text in member.troubles if "cannot be read" in text]
+
+
+def write_one(kafka: Kafka, topic: str) -> bool:
+    """Write a record; return whether there is a leader that takes it."""
+    try:
+        produce(kafka, topic, [b"new"])
+    except (AssertionError, KafkaException):
+        return False
+    return True
