@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
-from consumer.adapters.kafka.configuration import FETCH_BYTES
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import ENCODER, commerce_event, new_group
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all
+from tests.support.memory import MIB, most_resident
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent apart, and keeps no codec
 
-MIB = 2**20
 OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, MIB, 2
-EXPANSION = {"none": 1, "snappy": 22, "lz4": 255, "gzip": 1_032, "zstd": 8_192}
-"""How many bytes one byte unpacks to at most; zstd has no bound, and this value is that of batches of a megabyte."""
-
-
-def most_resident(codec: str, brokers: int = 1) -> int:
-    """The formula of docs/guarantees.md ("Memory")."""
-    queue = 16 * MIB
-    return (
-        160 * MIB
-        + 2 * OPEN_BYTES
-        + OPEN_EVENTS * 2048
-        + CONCURRENCY * BATCH_BYTES
-        + 2 * queue
-        + brokers * FETCH_BYTES * EXPANSION[codec]
-    )
+BOUND = partial(
+    most_resident,
+    open_bytes=OPEN_BYTES,
+    open_events=OPEN_EVENTS,
+    concurrency=CONCURRENCY,
+    batch_bytes=BATCH_BYTES,
+)
 
 
 def peak_resident(process: Process) -> int:
@@ -99,7 +91,7 @@ def test_records_that_compress_a_thousandfold(
     """A gigabyte of records takes a few megabytes on disk: librdkafka unpacks a whole fetch before pinstream
     can count it."""
     topic = fill(kafka, codec, records, 100_000)
-    assert run(kafka, api, tmp_path, topic, records) < most_resident(codec)
+    assert run(kafka, api, tmp_path, topic, records) < BOUND(codec, 1)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip"])
@@ -109,7 +101,7 @@ def test_one_batch_unpacks_whole(kafka: Kafka, api: Api, tmp_path: Path, codec: 
     whole = {"batch.size": 2 * unpacked, "message.max.bytes": 2 * unpacked, "linger.ms": 5_000}
     more = {"queue.buffering.max.kbytes": 512 * 1024, "batch.num.messages": 1_500}
     topic = fill(kafka, codec, 1_500, 100_000, partitions=1, **whole, **more)
-    assert run(kafka, api, tmp_path, topic, 1_500) < most_resident("none") + unpacked
+    assert run(kafka, api, tmp_path, topic, 1_500) < BOUND("none", 1) + unpacked
 
 
 def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -117,7 +109,7 @@ def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None
     and few are taken at a time, also behind records without headers."""
     topic = fill(kafka, "none", 600, 100, partitions=1)
     add_headers(kafka, topic, 60, 18_000)
-    assert run(kafka, api, tmp_path, topic, 660) < most_resident("none")
+    assert run(kafka, api, tmp_path, topic, 660) < BOUND("none", 1)
 
 
 def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:

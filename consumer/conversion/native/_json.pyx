@@ -86,8 +86,9 @@ cdef class Page:
     cdef inline int raw(self, const char* data, Py_ssize_t size) except -1:
         """Write these bytes."""
         self.reserve(size)
-        memcpy(self.data + self.size, data, size)
-        self.size += size
+        if size:  # of a page without any, `data` may be NULL, which C lets nobody copy
+            memcpy(self.data + self.size, data, size)
+            self.size += size
         return 0
 
     cdef inline int put(self, bytes data) except -1:

@@ -67,9 +67,9 @@ def parse_address(url: str) -> Address:
         database = int(parts.path.strip("/") or 0)
     except ValueError:
         raise _bad("it is not redis://[user[:password]@]host[:port][/database][?options]") from None
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise _bad(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
+    if not options.keys() <= set(_OPTIONS):
+        # Not named: it may be the end of a password that has a question mark in it.
+        raise _bad(f"unknown option; there are {', '.join(_OPTIONS)} (in a password a ? is written %3F)")
     # A mistake in the URL must not open another store than was meant, so every mistake is an error.
     cluster = options.pop("cluster", "false")
     if cluster not in ("true", "false"):

@@ -288,6 +288,14 @@ def test_a_wrong_url_says_what_is_wrong(url: str) -> None:
         parse_address(url.replace("//", "//user:hush@"))
 
 
+@pytest.mark.parametrize("url", ["redis://:so?hush=1@h", "redis://h?hush=1", "redis://h?prefix=a&hush"])
+def test_an_option_that_is_none_is_not_repeated(url: str) -> None:
+    """What looks like an option may be the end of a password with a question mark: the error does not repeat it."""
+    with pytest.raises(SettingsError, match="PINSTREAM_KEY_STORE") as refused:
+        parse_address(url)
+    assert "hush" not in str(refused.value)
+
+
 async def test_a_note_that_makes_no_sense_is_an_error(tmp_path: Path) -> None:
     """A note that makes no sense raises an error at the next renewal and does not end the service."""
     with redis_server(tmp_path) as server:
