@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import logging
 import os
@@ -225,9 +226,16 @@ def end_with(line: str, within: float | None = None) -> None:
     if outlet is not None:
         outlet.put(line, last=True)
         outlet.flush(within)
-    elif sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        return
+    # Without a log. Not through the stream, if it has a file: for what a stream cannot write, the interpreter ends
+    # with 120.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:
+            direct = Outlet(sys.stderr.fileno())
+        except io.UnsupportedOperation:
             _put_into(sys.stderr, line)
+        else:
+            direct._write(f"{line}\n".encode("utf-8", "backslashreplace"))
 
 
 def _outlet_of_stderr() -> Outlet | None:

@@ -360,6 +360,17 @@ class TestOutlet:
         assert logs.LAST_SECONDS <= time.monotonic() - begun < logs.LAST_SECONDS + 1.5
         assert self.read_until(out, b"the last")[-1] == "the last"
 
+    @pytest.mark.parametrize(("command", "code"), [("explain", 1), ("check", 1), ("run", 2)])
+    def test_an_error_that_cannot_be_written(self, command: str, code: int) -> None:
+        """The exit code is that of the error, also where the command has set up no log."""
+        words = [command, "/none"] if command == "explain" else [command]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "consumer", *words],
+                env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=full, timeout=60, check=False,
+            )  # fmt: skip
+        assert done.returncode == code
+
     def test_a_forked_child_has_its_own(self, pipe: tuple[int, int]) -> None:
         """It writes none of its parent's lines again, and its own though the parent's thread held the lock."""
         out, into = pipe
@@ -399,10 +410,10 @@ class TestOutlet:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
         lines = [orjson.loads(line) for line in done.stderr.splitlines()]
         assert [line["logger"] for line in lines] == ["python", "python", "py.warnings", "asyncio"]
-        assert lines[1]["event"] == "ValueError ended the thread of-a-library at <string>:9"
+        assert lines[1]["text"] == "ValueError ended the thread of-a-library at <string>:9"
         assert b"in a thread" not in done.stderr
         for line, what in zip(lines, ("finalizer", "thread", "warning", "future"), strict=True):
-            assert what in line["event"] + line.get("exception", "")
+            assert what in line["text"] + line.get("exception", "")
 
 
 class TestConsole:

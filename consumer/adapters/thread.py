@@ -127,6 +127,8 @@ def unwatch_stacks() -> None:
 @functools.cache
 def _stderr_that_never_blocks() -> int:
     # Who takes the timer back waits for stacks that are being written: a reader that stands still would stop the loop.
+    if sys.stderr is None:  # closed (`2>&-`)
+        return os.open(os.devnull, os.O_WRONLY)
     descriptor = sys.stderr.fileno()
     with contextlib.suppress(OSError):  # a socket cannot be opened again; or there is no /proc
         return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
