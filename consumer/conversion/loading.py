@@ -43,7 +43,7 @@ from consumer.conversion.computed.expressions import (
     source_misfit,
 )
 from consumer.conversion.computed.phones import is_installed, is_region
-from consumer.conversion.computed.tables import ExpressionReader, Fold, never, texts_of
+from consumer.conversion.computed.tables import ExpressionReader, Fold, is_ever, never, texts_of
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
@@ -343,11 +343,10 @@ class Loader:
     ) -> None:
         """Check that one of the sources may have a value that a line of the user's compares with them."""
         line = f"{layer.name}: {line}"
-        why = [never(source, value, is_key=is_key, fold=fold) for source in sources]
-        if not all(why):
+        if any(is_ever(source, value, is_key=is_key, fold=fold) for source in sources):
             self.used.add(line)
         elif layer.rank is Rank.OWN:
-            raise MappingError(f"{line}: {why[0]}")
+            raise MappingError(f"{line}: {never(sources[0], value, is_key=is_key, fold=fold)}")
         else:
             texts = [texts_of(source) or () for source in sources]
             # `sections` refuses a line whose value no section has.
@@ -524,8 +523,8 @@ class Loader:
                     source = self._source(f"[consent] {key}", path, kinds, meant)
                     conditions.append(Condition((source,), tuple(allowed) or (True,)))
                     # A value may be another path's. A path with none of them is never consent.
-                    if allowed and all(why := [never(source, value) for value in allowed]):
-                        self._fail(f"[consent] allowed: {why[0]}")
+                    if allowed and not any(is_ever(source, value) for value in allowed):
+                        self._fail(f"[consent] allowed: {never(source, allowed[0])}")
         if not every and not some:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")

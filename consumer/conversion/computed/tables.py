@@ -244,35 +244,45 @@ class ExpressionReader:
         return Condition((of,), tuple(allowed))
 
 
-def never(of: Expression, value: Scalar, *, is_key: bool = False, fold: Fold = str) -> str:
-    """Return why the value of this is never `value`, which a mapping compares with it; empty: it may be.
+def is_ever(of: Expression, value: Scalar, *, is_key: bool = False, fold: Fold = str) -> bool:
+    """Return whether the value of this may be `value`, which a mapping compares with it.
 
     The key of a table (`is_key`) is the text of a number or a boolean, too. `fold`: texts are equal if this makes them
     equal.
     """
-    name, kinds, fitting = expression_name(of), of.kinds, set(WORDS)
+    possible = of.kinds & _fitting(value, is_key)
     if not isinstance(value, str):
-        fitting = {"boolean"} if isinstance(value, bool) else set(NUMBERS)
-    elif is_key:
-        # Text may be anything, but the text of a number has only digits.
-        fitting |= {"int", "long"} if value.removeprefix("-").isdecimal() else set()
-        fitting |= {"boolean"} if value in ("true", "false") else set()
-    # In a condition 1 is not "1".
-    if not (possible := kinds & fitting):
+        # Not-a-number and infinity are no record's.
+        return bool(possible) and (isinstance(value, bool) or isinstance(exact(value), Decimal))
+    texts = texts_of(of) if possible <= WORDS else None
+    return bool(possible) and (texts is None or fold(value) in map(fold, texts))
+
+
+def never(of: Expression, value: Scalar, *, is_key: bool = False, fold: Fold = str) -> str:
+    """Return why the value of this is never `value`, and the nearest that it may be; empty: it may be (`is_ever`)."""
+    if is_ever(of, value, is_key=is_key, fold=fold):
+        return ""
+    name, kinds = expression_name(of), of.kinds
+    if not kinds & _fitting(value, is_key):
         hint = ': write "true" or "false"' if is_key and kinds == {"boolean"} else ""
         return f"{name} is {listed(kinds)}, so it is never {value!r}{hint}"
     if not isinstance(value, str):
-        # Not-a-number and infinity would hold for no record.
-        if isinstance(value, bool) or isinstance(exact(value), Decimal):
-            return ""
         return (
             f"{name} is compared with a number of at most {MAX_DIGITS} digits before and after the point, but "
             f"{value!r} is none"
         )
-    texts = texts_of(of) if possible <= WORDS else None
-    if texts is None or fold(value) in map(fold, texts):
-        return ""
-    return f"{name} is never {value!r}; {or_all(value, sorted(texts))}"
+    return f"{name} is never {value!r}; {or_all(value, sorted(texts_of(of) or ()))}"
+
+
+def _fitting(value: Scalar, is_key: bool) -> frozenset[str]:
+    """Return the kinds that may have this value. In a condition 1 is not "1"."""
+    if not isinstance(value, str):
+        return frozenset({"boolean"}) if isinstance(value, bool) else NUMBERS
+    if not is_key:
+        return WORDS
+    # Text may be anything, but the text of a number has only digits.
+    whole = {"int", "long"} if value.removeprefix("-").isdecimal() else set()
+    return WORDS.union(whole, {"boolean"} if value in ("true", "false") else ())
 
 
 def _is_never_a_number(join: Join) -> bool:
