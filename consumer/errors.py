@@ -67,7 +67,14 @@ class Incomplete(PinstreamError):
 
 
 class KafkaError(PinstreamError):
-    """The brokers cannot be reached or refuse access, or a topic is missing."""
+    """The brokers cannot be reached or refuse access, or a topic is missing.
+
+    `may_pass`: it is an outage as far as known, which may end by itself. `pinstream run` waits for that.
+    """
+
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
 
 
 class RegistryError(PinstreamError):

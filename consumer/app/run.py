@@ -7,30 +7,29 @@ import contextlib
 import ctypes
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from consumer import __version__
-from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
-from consumer.adapters.thread import run_on_loop
+from consumer.adapters.thread import run_blocking, run_on_loop
 from consumer.app import building
 from consumer.app.ending import Ending, Parts, doing
+from consumer.app.start import Start
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
-from consumer.service import Service
+from consumer.engine.pipeline import Pipeline
+from consumer.service import Service, system_clock
 from consumer.settings import REVOKE_MARGIN, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import Urls, WebServer
 from consumer.web.status import Process, document_of
-
-_DESCRIBE_TIMEOUT = 15.0
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -41,21 +40,22 @@ _KEPT_FREE = 16 * 1024 * 1024
 _MAPPED_ALONE = 8 * 1024 * 1024
 
 
-def run_service(environ: Mapping[str, str]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
+def run_service(environ: Mapping[str, str], *, fail_fast: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. `fail_fast`: do not wait for absent brokers. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    run_on_loop(_run(settings, *environment.start(environ, settings, "TRACES", "METRICS")))
+    traces, metrics = environment.start(environ, settings, "TRACES", "METRICS")
+    run_on_loop(_run(settings, traces, metrics, fail_fast=fail_fast))
 
 
-async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
-    async with member(settings, traces) as one:
-        # Before the first wait: a stop must end the wait for absent brokers, too.
+async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport, *, fail_fast: bool) -> None:
+    async with member(settings, traces, fail_fast=fail_fast) as one:
+        # Before the first wait: a stop must end the start, too.
         one.end_by(Ending(one.stop, grace=settings.pinstream.shutdown_grace))
         # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
-        figures = FiguresCollector(Statistics, lambda: [one.service.statistics()])
-        async with metrics.exporting([figures], one.service.grace_left):
+        figures = FiguresCollector(Statistics, lambda: [one.statistics()])
+        async with metrics.exporting([figures], one.grace_left):
             await one.serve()
 
 
@@ -96,61 +96,84 @@ def tune_memory() -> None:
 
 @dataclass(eq=False)
 class Member:
-    """One group member with all its parts open."""
+    """One group member: its configuration is read, and its parts are opened by `open` or `serve`."""
 
-    settings: Settings
-    service: Service
-    # Closes the parts in reverse order, so the page first.
+    start: Start
+    _pipeline: Pipeline
+    _open: Callable[[], Awaitable[Service]]
+    # Closes the page before all else.
     parts: Parts = field(default_factory=Parts)
+    _service: Service | None = field(default=None, init=False)
     _started: float = field(default_factory=time.time, init=False)
     _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
+    async def open(self) -> Service:
+        """Open key store and service, once. Raises `PinstreamError`."""
+        if self._service is None:
+            self.start.waits_for = "the key store is being opened"
+            self._service = await self._open()
+            self._service.closes = self.parts.closes
+            self.start.waits_for = None
+        return self._service
+
     def stop(self) -> None:
         """Ask `serve` to end in order."""
-        # The service is not running while brokers are searched for, and would not see the stop.
+        # The service is not running during the start, and would not see the stop.
         self._asked.set()
-        self.service.request_stop()
+        if self._service is not None:
+            self._service.request_stop()
 
     def end_by(self, ending: Ending) -> None:
         """Let the end have no more than its grace, also if no signal asks for it."""
-        self.parts.closes = self.service.closes = ending.begin
+        self.parts.closes = ending.begin
 
     async def serve(self, joins: Callable[[], None] = lambda: None) -> None:
         """Be a member of the group until asked to stop. `joins` is called when the topics are found.
 
-        Raises `KafkaError` if brokers or topics are not there.
+        Raises `PinstreamError` if a part cannot be opened, and for what keeps it from joining that waiting cannot help.
         """
-        # Brokers and topics are found before the group is joined. A stop ends the search for absent ones.
-        looking = asyncio.create_task(
-            describe_cluster(
-                self.settings.kafka.client_properties(),
-                self.settings.kafka.topics,
-                timeout=_DESCRIBE_TIMEOUT,
-                dead_letter_topic=self.settings.pinstream.dead_letter_topic,
-                joins=True,
-            )
-        )
+        beginning = asyncio.create_task(self._begin())
         stopping = asyncio.create_task(self._asked.wait())
-        await asyncio.wait((looking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if not looking.done():
-            looking.cancel()
+        # Nothing is joined yet, so there is nothing to leave.
+        if not beginning.done():
+            beginning.cancel()
+            await asyncio.wait((beginning,))
             return
-        await looking  # raises what is wrong with brokers or topics
+        service = await beginning  # raises what is wrong
+        if self._asked.is_set():
+            return
         joins()
         tune_memory()  # as late as this: by now all is loaded that stays
-        # Nothing is joined yet, so there is nothing to leave.
-        if self.service.pipeline.stopping:
-            return
         with doing("delivering, or leaving the group"):
-            await self.service.run()
-        structlog.get_logger().info("stopped", **document_of(self.service.statistics().totals))
+            await service.run()
+        structlog.get_logger().info("stopped", **document_of(service.statistics().totals))
+
+    async def _begin(self) -> Service:
+        """Do all that comes before joining."""
+        await self.start.find_token()
+        service = await self.open()
+        await self.start.find_topics()
+        return service
+
+    def statistics(self) -> Statistics:
+        """Return the present figures, also during the start."""
+        service = self._service
+        seen = self._pipeline.statistics(system_clock()) if service is None else service.statistics()
+        return self.start.shown(seen)
+
+    def grace_left(self) -> float:
+        """Return the seconds that are left for stopping; before a stop is requested, all of the grace."""
+        if self._service is None:
+            return self.start.settings.pinstream.shutdown_grace
+        return self._service.grace_left()
 
     async def serve_page(self) -> Urls | None:
         """Start page, /status, health and metrics. Return their URLs; None if they are turned off."""
         web = web_server(
-            self.settings,
-            self.service.statistics,
+            self.start.settings,
+            self.statistics,
             self.info,
             unhealthy=self.unhealthy,
         )
@@ -161,16 +184,17 @@ class Member:
 
     def info(self) -> dict[str, Any]:
         """Return the part of /status that is about this process."""
-        return {"process": process(self.settings, self._started)}
+        return {"process": process(self.start.settings, self._started)}
 
     def unhealthy(self, statistics: Statistics) -> str | None:
         """Return why /healthz fails, given these figures of the service; None: it succeeds."""
+        service = self._service
         return why_unhealthy(
             statistics,
             time.monotonic(),
-            self.service.fetched_at,
-            hangs_after=hangs_after(self.settings),
-            broken=self.service.key_store_broken,
+            None if service is None else service.fetched_at,
+            hangs_after=hangs_after(self.start.settings),
+            broken=None if service is None else service.key_store_broken,
         )
 
 
@@ -224,12 +248,19 @@ def process(settings: Settings, started: float) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIterator[Member]:
-    """Open all parts of a group member in order, and close them in reverse."""
+async def member(
+    settings: Settings, traces: Tracing | None = None, *, fail_fast: bool = False
+) -> AsyncIterator[Member]:
+    """Read the configuration of a group member, whose parts are opened later; at the end, close them in reverse.
+
+    `fail_fast`: see `Start`. Raises `PinstreamError`.
+    """
     traces = traces or Tracing()
     async with Parts() as parts:
         # Opened first and closed last, so that the spans of closing are sent too.
         parts.add("the export of traces", traces.close)
+        # The page is opened before these parts, and closed before them.
+        opened = await parts.enter_async_context(Parts())
         building.require_limits(settings)
         # What can be wrong with the configuration is built first: a mistake opens no store and no connection.
         schemas = building.local_schemas(settings)
@@ -240,22 +271,27 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         pipeline = building.pipeline(settings, mapped, limits)
         for warning in mapped.warnings:
             structlog.get_logger().warning("setting", text=warning)
-        key_store = building.service_key_store(settings)
-        parts.add("the key store", key_store.close)
-        service = building.service(
-            settings,
-            pipeline,
-            lambda listener: traces.source(_source(settings, listener)),
-            key_store,
-            schemas,
-            transformer,
-            parts,
-            around_api=traces.api,
-            around_fetched=traces.convert,
-        )
-        # The time for closing is known only now: one deadline covers the whole stop.
-        traces.left = parts.left = service.grace_left
-        yield Member(settings, service, parts)
+
+        async def open_parts() -> Service:
+            # In a thread: it may be large, or wait for another process that has it locked.
+            key_store = await run_blocking("pinstream-key-store", building.service_key_store, settings)
+            opened.add("the key store", key_store.close)
+            return building.service(
+                settings,
+                pipeline,
+                lambda listener: traces.source(_source(settings, listener)),
+                key_store,
+                schemas,
+                transformer,
+                opened,
+                around_api=traces.api,
+                around_fetched=traces.convert,
+            )
+
+        one = Member(Start(settings, fail_fast), pipeline, open_parts, parts)
+        # One deadline covers the whole stop.
+        traces.left = parts.left = opened.left = one.grace_left
+        yield one
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:

@@ -163,6 +163,7 @@ class _Demo:
             self._producer = RecordProducer(settings.kafka.client_properties())
             stack.push_async_callback(self._producer.close)
             self._member = await stack.enter_async_context(member(settings))
+            self._service = await self._member.open()
             document = await self._deliver()
         document["sandbox"] = sandbox.counts().as_json()
         _print(document, self.as_json)
@@ -186,12 +187,12 @@ class _Demo:
         # If the producer has ended, it may have failed, for example because a file cannot be read.
         if feeding.done():
             feeding.result()
-        serving = asyncio.create_task(self._member.service.run())
+        serving = asyncio.create_task(self._service.run())
         try:
             await self._watch(feeding, serving)
             # Read before the stop, so that the figures are those of a member with its partitions.
-            document = status_document(self._member.service.statistics(), self._member.info())
-            self._member.service.request_stop()
+            document = status_document(self._service.statistics(), self._member.info())
+            self._service.request_stop()
             await serving
             await feeding
         finally:
@@ -233,7 +234,7 @@ class _Demo:
         return islice(records, self.events)
 
     def _settled(self) -> int:
-        return sum(self._member.service.statistics().settled.values())
+        return sum(self._service.statistics().settled.values())
 
     # -- watching
 
@@ -243,7 +244,7 @@ class _Demo:
         with Progress(*columns, console=Console(stderr=True), disable=not on_terminal()) as progress:
             total = self.events if self.path is None else None
             task = progress.add_task("settled", total=total)
-            service = self._member.service
+            service = self._service
             while not serving.done():
                 settled, all_are_known = self._settled(), feeding.done()
                 progress.update(task, completed=settled, total=self.produced if all_are_known else total)

@@ -19,8 +19,14 @@ from consumer.errors import UsageError
     "store, the call quota, the requests in flight and the budget of open events. Default: one process without a "
     "supervisor.",
 )
+@click.option(
+    "--fail-fast",
+    is_flag=True,
+    help="End with exit code 1 if no broker answers within 15 seconds of the start. Default: wait for the brokers, as "
+    "in an outage later, and say so on the page, in /readyz and in the log.",
+)
 @click.option("--worker", hidden=True, help="For the supervisor's use.")
-def run(workers: str | None, worker: str | None) -> None:
+def run(workers: str | None, fail_fast: bool, worker: str | None) -> None:
     """Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.
 
     A second signal ends it at once. Exit code 3: Pinterest has refused this account for PINSTREAM_HALT_PATIENCE.
@@ -28,20 +34,20 @@ def run(workers: str | None, worker: str | None) -> None:
     """
     # Imported here: the supervisor needs no client of Kafka or the API, and a member needs no supervisor.
     if worker is not None:
-        _run_worker(worker)
+        _run_worker(worker, fail_fast=fail_fast)
     elif workers is not None:
         from consumer.workers.supervisor import run_workers, this_program
 
         # The workers are processes of their own, and get the option on their command line.
         debug = ["--debug"] if click.get_current_context().find_root().params.get("debug") else []
-        run_workers(os.environ, workers, [*this_program(), *debug])
+        run_workers(os.environ, workers, [*this_program(), *debug], fail_fast=fail_fast)
     else:
         from consumer.app.run import run_service
 
-        run_service(os.environ)
+        run_service(os.environ, fail_fast=fail_fast)
 
 
-def _run_worker(which: str) -> None:
+def _run_worker(which: str, *, fail_fast: bool) -> None:
     """Run worker I of N; `which` is ``I/N``."""
     number, _, count = which.partition("/")
     # The user may have copied this option from a list of processes.
@@ -49,4 +55,4 @@ def _run_worker(which: str) -> None:
         raise UsageError("--worker is for the supervisor's use: give --workers")
     from consumer.workers.worker import run_worker
 
-    run_worker(os.environ, int(number), int(count))
+    run_worker(os.environ, int(number), int(count), fail_fast=fail_fast)

@@ -69,7 +69,7 @@ def why_not_ready(statistics: Statistics) -> str | None:
             f"the brokers do not say where to start: {statistics.waiting_for_start} assigned partitions wait"
         )
     if not statistics.joined:
-        return "the group has not assigned partitions yet"
+        return statistics.starting or "the group has not assigned partitions yet"
     guard = statistics.guard
     if guard is not None:
         return (

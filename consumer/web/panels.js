@@ -95,7 +95,7 @@ function stateOf(s) {
   const damaged = s.partitions.filter(p => p.unreadable_at != null);
   if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks; the runbook says how to skip the damaged batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
-  if (!s.partitions.length) return unassignedState(s.joined);
+  if (!s.partitions.length) return unassignedState(s);
   if (s.slow_transform) return functionState(s.slow_transform);
   if (most(accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
@@ -113,8 +113,9 @@ const functionState = f => ["slow_function", f.seconds >= 30 ? "bad" : "warn", `
   "What to do": "if it does not return, correct the function and restart pinstream: the record is read again.",
 }];
 
-const unassignedState = joined => joined
+const unassignedState = s => s.joined
   ? ["unassigned", "open", "No partitions for this member.", { "": "The group has more members than its topics have partitions. This member is a spare: it takes over when another one leaves." }]
+  : s.starting ? ["starting", "warn", "Starting.", { Why: `${s.starting}. It goes on by itself. Nothing is lost.` }]
   : ["unassigned", "warn", "No partitions assigned yet.", { "": "The group is still forming: its other members may have to finish first." }];
 
 function paceState(wait, left, go, unknown) {

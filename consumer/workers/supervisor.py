@@ -46,8 +46,10 @@ _BUFFER = 1024 * 1024
 _ERRORS: Mapping[int, type[PinstreamError]] = {s.SETTINGS: SettingsError, s.REFUSED: DestinationRefused}
 
 
-def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) -> None:
-    """Run `workers` workers (a number, or ``auto``) until SIGTERM or SIGINT.
+def run_workers(
+    environ: Mapping[str, str], workers: str, again: Sequence[str], *, fail_fast: bool = False
+) -> None:
+    """Run `workers` workers (a number, or ``auto``) until SIGTERM or SIGINT. `fail_fast`: see `run_service`.
 
     `again` is the command of this program; the arguments of a worker are added to it. Raises `PinstreamError`.
     """
@@ -55,14 +57,15 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     count = worker_count(workers, settings)
     check_divisible(settings, count)
     if count == 1:
-        run_service(environ)
+        run_service(environ, fail_fast=fail_fast)
         return
     building.set_up_logs(settings)
     building.require_limits(settings)
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
     _, metrics = environment.start(environ, settings, "METRICS")
-    run_on_loop(Supervisor(settings, count, [*again, "run"], metrics).run())
+    options = ["--fail-fast"] if fail_fast else []
+    run_on_loop(Supervisor(settings, count, [*again, "run", *options], metrics).run())
 
 
 class Supervisor:

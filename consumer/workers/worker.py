@@ -22,7 +22,7 @@ from consumer.workers.shares import worker_settings
 from consumer.workers.supervision import MARGIN
 
 
-def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
+def run_worker(environ: Mapping[str, str], number: int, count: int, *, fail_fast: bool = False) -> None:
     """Run worker `number` until it is asked to stop. An error is reported to the supervisor and sets the exit code."""
     line = ReportLine.take()
     # SIGINT is for the supervisor, which then asks this worker to stop.
@@ -38,7 +38,7 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
         )
         # Metrics are exported by the supervisor, for all workers.
         traces, _ = environment.start(environ, settings, "TRACES")
-        run_on_loop(_run(settings, traces, line))
+        run_on_loop(_run(settings, traces, line, fail_fast=fail_fast))
         line.end()
     except PinstreamError as error:
         # The supervisor prints the message, once for all workers.
@@ -49,9 +49,9 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
         raise  # the traceback, with --debug, goes to this process's stderr
 
 
-async def _run(settings: Settings, traces: Tracing, line: ReportLine) -> None:
+async def _run(settings: Settings, traces: Tracing, line: ReportLine, *, fail_fast: bool) -> None:
     joined = asyncio.Event()
-    async with member(settings, traces) as one:
+    async with member(settings, traces, fail_fast=fail_fast) as one:
         grace = settings.pinstream.shutdown_grace
         one.end_by(Ending(one.stop, grace=grace, slack=MARGIN, is_worker=True))
         reporting = asyncio.create_task(_report_on(one, joined, line))
@@ -72,7 +72,7 @@ async def _report_on(one: Member, joined: asyncio.Event, line: ReportLine) -> No
 
 def _report(one: Member, joined: bool) -> WorkerReport:
     try:
-        statistics = one.service.statistics()
+        statistics = one.statistics()
     except Exception as error:  # the ledger does not add up; the health of a single process says the same
         unreadable = f"the figures cannot be read ({type(error).__name__})"
         return WorkerReport(joined, unhealthy=unreadable)

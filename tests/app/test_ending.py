@@ -73,7 +73,7 @@ class Hanging:
 def test_the_hard_end(tmp_path: Path, what: str, hung: str) -> None:
     """It comes within `BEYOND_GRACE` after the grace, with exit code 1 and one line that says what hung."""
     service = Hanging(tmp_path, what)
-    service.until('"starting"')
+    service.until("kafka_trouble")  # its parts are open
     code, seconds = service.stop()
     assert code == 1
     assert GRACE < seconds < GRACE + BEYOND_GRACE + LATE
@@ -102,7 +102,7 @@ def test_a_signal_is_heard_while_the_loop_stands_still(tmp_path: Path) -> None:
 def test_what_holds_the_interpreter(tmp_path: Path) -> None:
     """No thread of Python gets a turn. The stacks of all threads say where it hangs."""
     service = Hanging(tmp_path, "interpreter is held")
-    service.until('"starting"')
+    service.until("kafka_trouble")
     assert service.stop()[0] == 1
     assert "_holds_the_interpreter" in service.said()
 
@@ -119,7 +119,7 @@ def test_a_thread_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_part_that_hangs_is_left_behind(tmp_path: Path) -> None:
     """Closing waits no longer than the grace: the end is orderly, and the log names the part."""
     service = Hanging(tmp_path, "key store waits")
-    service.until('"starting"')
+    service.until("kafka_trouble")
     code, seconds = service.stop()
     assert code == 0
     assert seconds < GRACE + LATE

@@ -123,7 +123,10 @@ def test_a_key_store_that_needs_a_restart_is_unhealthy() -> None:
 def test_a_member_is_ready_once_it_has_joined() -> None:
     """Also without partitions: a spare member is ready, and a rolling update continues."""
     assert why_not_ready(replace(empty(), joined=False)) == "the group has not assigned partitions yet"
+    assert why_not_ready(replace(empty(), joined=False, starting="DNS")) == "DNS"
     assert why_not_ready(replace(empty(), joined=True)) is None
+    # Another worker has joined, and this one starts again.
+    assert why_not_ready(replace(empty(), joined=True, starting="DNS")) is None
     assert why_not_ready(statistics(partition())) is None
     assert why_not_ready(statistics(partition(), waiting_for_start=1)) is None
     assert why_not_ready(replace(empty(), joined=True, waiting_for_start=3)) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.app.run import Member
+from consumer.app.start import Start
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.delivered import PARAMETERS
-from consumer.engine.figures.statistics import OldestOpen, PartitionStatistics, WaitsFor
+from consumer.engine.figures.statistics import OldestOpen, PartitionStatistics, Statistics, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.web.status import VERSION, document_of, status_document
 from tests.engine.building import Core, event, filtered, unconvertible
@@ -106,9 +108,14 @@ def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
     return {field for place, one in inner for field in _fields(one, place)}
 
 
+def starting() -> Statistics:
+    """The brokers are not found yet."""
+    return replace(empty(), starting="the brokers have not answered yet (kafka:9092)")
+
+
 def test_every_field_is_explained_and_no_other() -> None:
     """docs/status.md has a row for each field of the document, under its type, and none for what does not exist."""
-    scenes = (busy, halted, guarded, throttled, hanging, silent, empty, idle)
+    scenes = (busy, halted, guarded, throttled, hanging, silent, starting, idle)
     fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
     section = PAGE.split("## GET /status")[1].split("###")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)
@@ -129,7 +136,7 @@ def test_a_member_says_of_itself_what_the_scenes_say() -> None:
         pinstream=SimpleNamespace(fast_path=True, transform=None),
     )
     none: Any = None
-    assert _fields(Member(settings, none).info()) == _fields(dict(INFO))
+    assert _fields(Member(Start(settings), none, none).info()) == _fields(dict(INFO))
 
 
 def _pattern(row: str) -> re.Pattern[str]:

@@ -51,6 +51,13 @@ class NoToken(KafkaError, KafkaException):
     """No token can be had now. Also a `KafkaException`: code that waits for the brokers waits for a token, too."""
 
 
+def _is_outage(error: Exception) -> bool:
+    """Return whether AWS could not be asked. If it refuses, or there are no credentials, waiting does not help."""
+    from botocore.exceptions import ConnectionError, HTTPClientError
+
+    return isinstance(error, ConnectionError | HTTPClientError)
+
+
 def asked(config: Mapping[str, object]) -> bool:
     """Return whether this configuration logs in with IAM."""
     return any(str(config.get(name, "")).upper() == MECHANISM for name in _MECHANISMS)
@@ -109,7 +116,7 @@ class TokenSigner:
                     self._renew()
                 except Exception as error:  # botocore has some forty kinds; none of them shows a credential
                     self._trouble = f"{one_line(error)}: {_CHECK}"
-                    raise NoToken(f"Kafka: {self._no_token()}") from None
+                    raise NoToken(f"Kafka: {self._no_token()}", may_pass=_is_outage(error)) from None
                 self._trouble = ""
             return self._token
 

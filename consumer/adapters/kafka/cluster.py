@@ -40,7 +40,9 @@ from consumer.errors import KafkaError, SettingsError, nearest
 
 _Code = confluent_kafka.KafkaError
 
-_ONE_TRY: Final = 1.0
+# Seconds of the first try of a first contact, after which errors are looked at. Each further try takes twice as long.
+_FIRST_TRY: Final = 1.0
+_RECONNECT_MS: Final = 1_000
 # Seconds that a question about partitions gets even when the limit is nearly used up: leaders have to be found.
 _LEAST: Final = 1.0
 _ASK_AGAIN: Final = 0.2
@@ -83,13 +85,15 @@ async def describe_cluster(
     *,
     dead_letter_topic: str = "{topic}.dead-letters",
     joins: bool = False,
+    on_error: Callable[[confluent_kafka.KafkaError], None] = lambda error: None,
 ) -> ClusterView:
     """Describe the cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
 
-    `joins`: a member will join a group, so the brokers must have its protocol. Raises `KafkaError` (unreachable,
-    refused, a topic or the protocol missing) and `SettingsError` (an invalid property or pattern).
+    `joins`: a member will join a group, so the brokers must have its protocol. `on_error` gets what goes wrong before
+    the brokers answer, in another thread. Raises `KafkaError` (unreachable, refused, a topic or the protocol missing)
+    and `SettingsError` (an invalid property or pattern).
     """
-    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
+    metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout, on_error)
     if joins and configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(partitions) for name, partitions in known_partitions(metadata).items()}
@@ -168,25 +172,41 @@ def lacks_consumer_protocol(log: str) -> bool:
     return _ANY_API.search(log) is not None and _HEARTBEAT_API.search(log) is None
 
 
-def fetch_metadata(config: Config, timeout: float) -> Any:
+def fetch_metadata(
+    config: Config,
+    timeout: float,
+    on_error: Callable[[confluent_kafka.KafkaError], None] = lambda error: None,
+) -> Any:
     """Return the cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`,
     `SettingsError`."""
-    with meet_cluster(config, timeout) as (_, metadata):
+    with meet_cluster(config, timeout, on_error) as (_, metadata):
         return metadata
 
 
 @contextlib.contextmanager
-def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, Any]]:
+def meet_cluster(
+    config: Config,
+    timeout: float,
+    on_error: Callable[[confluent_kafka.KafkaError], None] = lambda error: None,
+) -> Iterator[tuple[AdminClient, Any]]:
     """Return a client for questions and the cluster's metadata. Blocks; raises `KafkaError`, `SettingsError`."""
     heard: list[confluent_kafka.KafkaError] = []
-    deadline = time.monotonic() + timeout
-    with configuration.admin_client(config, error_cb=heard.append) as client:
+
+    def hear(error: confluent_kafka.KafkaError) -> None:
+        heard.append(error)
+        on_error(error)
+
+    deadline, one_try = time.monotonic() + timeout, _FIRST_TRY
+    # A broker that was away is tried again soon.
+    chosen = any(name.startswith("reconnect.") for name in config)
+    soon = config if chosen else {**config, "reconnect.backoff.max.ms": _RECONNECT_MS}
+    with configuration.admin_client(soon, error_cb=hear) as client:
         while True:
             left = deadline - time.monotonic()
             try:
                 # Ask for all topics, never for one by name: a broker that creates topics on demand would create the
                 # mistyped one.
-                metadata = client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
+                metadata = client.list_topics(timeout=max(0.1, min(one_try, left)))
                 break
             except KafkaException as error:
                 client.poll(0)  # collect what librdkafka reports about connections meanwhile
@@ -197,8 +217,9 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
                     or trouble.speaks_http(one)
                     for one in heard
                 )
-                if left <= _ONE_TRY or hopeless:
+                if left <= one_try or hopeless:
                     raise trouble.no_contact(config, timeout, [*heard, trouble.cause_of(error)]) from error
+                one_try *= 2  # a slow broker never answers in time if each try is a new question
         yield client, metadata
 
 

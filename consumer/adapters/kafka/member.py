@@ -163,8 +163,8 @@ class GroupMember:
         self._left_paused: set[TopicPartition] = set()
         """The partitions that librdkafka has paused, held or not."""
         self._joined = False
-        self._forgotten = False
-        """Whether the brokers no longer know the group, which makes this client useless."""
+        self._useless: tuple[str, str] | None = None
+        """Why this client has to be replaced, as code and text."""
         self._commits = commits.SentCommits()
         life = self._life = object()
 
@@ -206,7 +206,7 @@ class GroupMember:
         itself."""
         if self._failure is not None:
             raise self._failure
-        if (self._forgotten or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
+        if (self._useless or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
             self._safely(self._rejoin)
         if self._is_full_for_a_moment(room):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
@@ -444,8 +444,7 @@ class GroupMember:
         try:
             step(*args)
         except TimeoutError:
-            text = "Kafka: the process is too busy to handle a rebalance in time: start it again"
-            self._failure = self._failure or KafkaError(text)
+            self._useless = self._useless or trouble.STARVED
         except Exception as error:
             self._failure = self._failure or error
 
@@ -533,7 +532,8 @@ class GroupMember:
         """Replace a client that has become useless; its partitions are lost.
 
         The brokers forgot the group (another cluster stands in place of this one; a member of a classic group gets over
-        this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
+        this by itself), the client lost its brokers (`BrokerWatch.stranded`), or the event loop was too busy to take
+        part in a rebalance.
         """
         try:
             if msk.asked(self.config):
@@ -548,14 +548,12 @@ class GroupMember:
             return
         stranded = self._watch.stranded
         if stranded:
-            self.hooks.trouble(
-                "_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one"
-            )
-        else:
-            self.hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
+            self._useless = trouble.STRANDED
+        if self._useless is not None:
+            self.hooks.trouble(*self._useless)
         if lost := list(self._held):
+            self.hooks.lost(lost)  # if the event loop is still too busy, the next fetch comes here again
             self._held.clear()
-            self.hooks.lost(lost)
         if stranded:
             # Closing may never end, because it waits for the answers to commits. The group ends the membership with the
             # session.
@@ -578,7 +576,7 @@ class GroupMember:
             text = f"Kafka: the topic {name.topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._failure = self._failure or KafkaError(text)
         elif error.code() == _Code._FATAL and trouble.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
-            self._forgotten = True
+            self._useless = trouble.FORGOTTEN
         elif (
             name in self._held
             and error.code() == _Code._AUTO_OFFSET_RESET

@@ -8,6 +8,7 @@ look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -147,7 +148,20 @@ TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LA
 # Errors that one record causes for its whole batch or transaction.
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
 
+# Why a client is replaced, as code and text for `OnTrouble`.
+FORGOTTEN: Final = ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
+STRANDED: Final = ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
+# The event loop did not answer: what it holds is not known.
+STARVED: Final = (
+    "_TIMED_OUT",
+    "the process is too busy to handle a rebalance in time: its partitions are lost, joining again",
+)
+
 _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|there is no token available")
+# What librdkafka's curl says of a token endpoint that it did not reach.
+_UNREACHED: Final = re.compile(
+    "connect to|resolve host|timed out|Timeout was reached|Recv failure|reset by peer"
+)
 # The answer of a listener without logins to a login.
 _NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
@@ -173,6 +187,9 @@ _CUT: Final = re.compile(r"log truncation detected at .*: broker end offset is (
 _AT: Final = re.compile(r"(?:\w+://)?(?P<host>[^/\s,]+):(?P<port>\d+)")
 _ENDPOINT: Final = "sasl.oauthbearer.token.endpoint.url"
 _HANDSHAKE_SECONDS: Final = 3.0
+# Kafka's first question, ApiVersions: its size, its key 18, version 0, number 0, and no name of a client.
+_API_VERSIONS: Final = b"\0\0\0\x0a\0\x12\0\0\0\0\0\0\xff\xff"
+_TLS_ALERT: Final = b"\x15"
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
@@ -353,7 +370,8 @@ def no_contact(
     config: Mapping[str, object], timeout: float, heard: Sequence[confluent_kafka.KafkaError]
 ) -> KafkaError:
     """Return the error to raise when a first contact brought nothing but the errors `heard`, within `timeout`
-    seconds. Blocks: only a TLS handshake of our own shows what is wrong with a broker's certificate."""
+    seconds; it says whether that may pass by itself. Blocks: only a TLS handshake of our own shows what is wrong with
+    a broker's certificate."""
     if (fatal := next(filter(None, map(_ends_a_contact, heard)), None)) is not None:
         return fatal
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
@@ -369,6 +387,7 @@ def no_contact(
     # librdkafka reports each connection that cannot be made, but not one that is made and then closed by the broker.
     ended = [error.code() for error in reasons] == [_Code._TRANSPORT]
     wrong: str | None = None
+    may_pass = False
     if protocol.endswith("ssl") and (of_tls is not None or (ended and protocol == "ssl")):
         wrong = _wrong_with_tls(config, servers if of_tls is None else of_tls.str())
         ended = wrong is not None
@@ -379,6 +398,7 @@ def no_contact(
             return KafkaError(f"Kafka: {describe_error(first)}")
         advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(describe_error(first)))
         why = next(advice, _BEARER_MISSING)
+        may_pass = why == _BEARER_MISSING and _UNREACHED.search(describe_error(first)) is not None
     elif any(_NO_LOGIN.search(error.str()) for error in reasons):
         without = "SSL" if protocol == "sasl_ssl" else "PLAINTEXT"
         why = (
@@ -387,6 +407,7 @@ def no_contact(
         )
     elif first.code() == _Code._RESOLVE:
         why = "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS"
+        may_pass = True
     elif ended and protocol in _WANTED:
         required = "a login" if protocol == "ssl" else "TLS or a login"
         why = (
@@ -394,6 +415,7 @@ def no_contact(
             f"a broker does that requires {required}: set KAFKA_SECURITY_PROTOCOL ({_WANTED[protocol]}), or correct "
             "KAFKA_BOOTSTRAP_SERVERS"
         )
+        may_pass = not _is_other_listener(config, servers, protocol)
     else:
         # librdkafka asks a token endpoint that answers with an error again and again, and reports nothing.
         endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
@@ -401,7 +423,41 @@ def no_contact(
             f"no broker answered at {servers} within {timeout:g} s: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}"
             "KAFKA_SECURITY_PROTOCOL and the network"
         )
-    return KafkaError(f"Kafka: {why} ({describe_error(first)})")
+        may_pass = True
+    return KafkaError(f"Kafka: {why} ({describe_error(first)})", may_pass=may_pass)
+
+
+def _is_other_listener(config: Mapping[str, object], servers: str, protocol: str) -> bool:
+    """Return whether a broker is there that requires TLS or a login. (A proxy or a load balancer closes connections,
+    too, while its broker is away, but answers nothing.)"""
+    return any(
+        reply == _TLS_ALERT if protocol == "sasl_plaintext" else reply != b""
+        for found in _AT.finditer(servers)
+        for reply in [_first_byte(config, found, over_tls=protocol == "ssl")]
+    )
+
+
+def _first_byte(config: Mapping[str, object], at: re.Match[str], *, over_tls: bool) -> bytes:
+    """Return the first byte of a server's answer to Kafka's first question; empty: it gives none."""
+    host, port = at["host"].strip("[]"), int(at["port"])
+    with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((host, port), _HANDSHAKE_SECONDS))
+        if over_tls:
+            wrapped = _tls_context(config).wrap_socket(connection, server_hostname=host)
+            connection = stack.enter_context(wrapped)
+        connection.sendall(_API_VERSIONS)
+        return connection.recv(1)
+    return b""
+
+
+def _tls_context(config: Mapping[str, object]) -> ssl.SSLContext:
+    location = config.get("ssl.ca.location")
+    context = ssl.create_default_context(
+        cafile=str(location) if location is not None and os.path.isfile(str(location)) else None,
+        capath=str(location) if location is not None and os.path.isdir(str(location)) else None,
+    )
+    context.check_hostname = str(config.get("ssl.endpoint.identification.algorithm", "https")) != "none"
+    return context
 
 
 def _http_server(heard: Sequence[confluent_kafka.KafkaError], servers: str, protocol: str) -> str | None:
@@ -435,14 +491,9 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
     host, port = found["host"].strip("[]"), int(found["port"])
     where, location = f"{host}:{port}", config.get("ssl.ca.location")
     try:
-        context = ssl.create_default_context(
-            cafile=str(location) if location is not None and os.path.isfile(str(location)) else None,
-            capath=str(location) if location is not None and os.path.isdir(str(location)) else None,
-        )
-        context.check_hostname = str(config.get("ssl.endpoint.identification.algorithm", "https")) != "none"
         with (
             socket.create_connection((host, port), _HANDSHAKE_SECONDS) as connection,
-            context.wrap_socket(connection, server_hostname=host),
+            _tls_context(config).wrap_socket(connection, server_hostname=host),
         ):
             return ""
     except ssl.SSLCertVerificationError as error:
@@ -456,7 +507,9 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
             "with the certificate of that authority",
         )
     except (ssl.SSLError, ConnectionResetError):
-        # Neither a certificate nor a reason: the server there does not know TLS.
+        # Neither a certificate nor a reason: the server there does not know TLS, if it says anything at all.
+        if not _first_byte(config, found, over_tls=False):
+            return None
         plain = (
             "SASL_PLAINTEXT" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
         )

@@ -494,6 +494,13 @@ class Statistics:
         # Each worker counts the members of the whole group.
         merge=lambda values: max(values, default=1),
     )
+    # The engine does not know it: while the process starts, its shell adds it.
+    starting: str | None = figure(
+        "What the start of the process waits for, before it joins its group.",
+        default=None,
+        status_note="null: it has started.",
+        merge=first,
+    )
     # The service adds these two, because the engine has no key store and no log of its own.
     key_store: KeyStoreStatistics = figure(default=KeyStoreStatistics())
     log_lines_dropped: int = figure(

@@ -138,6 +138,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "takes events 0 calls in flight",
         ),
         (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
+        (lambda: replace(empty(), starting="DNS"), "Starting. Why: DNS. It goes on", "Nothing sent yet."),
         (
             lambda: replace(empty(), joined=True),
             "No partitions for this member. The group has more members than its topics have partitions",
@@ -254,6 +255,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "throttled",
         "hanging",
         "unassigned",
+        "starting",
         "spare",
         "refused",
         "unreadable",

@@ -189,10 +189,13 @@ class Told(Hooks):
         self.ids: list[dict[str, str]] = []
         self.positions: Sequence[Position] = ()
         self.too_late = False
+        self.busy = 0
+        """How many of the next calls the event loop has no time for."""
         self.counts_members = False
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """Record the assignments."""
+        """Record the assignments, unless the event loop is `busy`."""
+        self._be_busy()
         self.assignments.extend(assignments)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
@@ -203,8 +206,14 @@ class Told(Hooks):
         return self.positions
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Record the partitions."""
+        """Record the partitions, unless the event loop is `busy`."""
+        self._be_busy()
         self.losses.append(partitions)
+
+    def _be_busy(self) -> None:
+        if self.busy:
+            self.busy -= 1
+            raise TimeoutError
 
     def trouble(self, code: str, text: str) -> None:
         """Record the trouble."""

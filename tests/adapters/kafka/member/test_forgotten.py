@@ -1,11 +1,12 @@
 """What ends a client of librdkafka: another process with its instance id, which the error names, or a replaced
 cluster whose brokers do not know the group, which is then joined again, as it is when the client has lost all
-brokers."""
+brokers, and when the process had no time for a rebalance."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import confluent_kafka
@@ -13,10 +14,12 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.aws import msk
+from consumer.adapters.kafka import hooks
 from consumer.adapters.kafka.trouble import as_fatal
+from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.member.scripted_member import Bench, Clock, message, offsets
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 from tests.support.limits import LATE
@@ -190,4 +193,76 @@ async def test_a_cluster_that_is_replaced(own_kafka: RealBroker, protocol: str) 
         await member.until(lambda: len(member.assignments) > 1, "the group there")
         await member.until(lambda: set(MORE) <= set(member.values), "what is there")
         assert member.losses
+        assert (await member.commit()).failure is None
+
+
+# -- a process that has no time for a rebalance: its event loop does not answer
+
+BOTH = [TopicPartition("t", 0), TopicPartition("t", 1)]
+TEXT = "the process is too busy to handle a rebalance in time: its partitions are lost, joining again"
+
+
+@pytest.mark.parametrize("busy", [1, 3])
+def test_too_busy_to_hear_of_its_partitions(busy: int) -> None:
+    """They are reported as lost, as soon as it has time for that, and another client joins and reads on."""
+    bench = Bench()
+    bench.told.busy = busy
+    bench.assign(0, 1)
+    first = bench.consumer
+    for _ in range(busy):
+        assert bench.told.losses == []
+        bench.fetch()
+    assert bench.told.losses == [BOTH]
+    assert bench.consumer is not first
+    assert [call[0] for call in first.calls][-1] == "close"
+    assert set(bench.told.troubles) == {("_TIMED_OUT", TEXT)}
+    bench.assign(0)
+    assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
+
+
+def test_too_busy_to_give_them_back() -> None:
+    """A drain that is out of time, whose end nobody hears either: the partitions are unassigned, and it joins again."""
+    bench = Bench()
+    bench.assign(0, 1)
+    first = bench.consumer
+    bench.told.too_late, bench.told.busy = True, 1
+    bench.fetch(taken(0))
+    bench.fetch()
+    assert len([call for call in first.calls if call[0] == "incremental_unassign"]) == 1
+    assert bench.consumer is not first
+    assert TopicPartition("t", 1) in bench.told.losses[-1]
+    bench.assign(0)
+    assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
+
+
+class Starved(Member):
+    """A member whose event loop stands still for `stands` seconds when it is told of its first partitions."""
+
+    stands = 0.0
+
+    async def assigned(self, assignments: Sequence[Assignment]) -> None:
+        """Stand still once, then take note."""
+        seconds, self.stands = self.stands, 0.0
+        time.sleep(seconds)  # on purpose: nothing else runs on the loop meanwhile  # noqa: ASYNC251
+        await super().assigned(assignments)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_a_loop_that_stands_still_in_a_rebalance(
+    kafka: Kafka, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets its partitions again and reads everything; nothing of the assignment that it missed is committed."""
+    monkeypatch.setattr(hooks, "_TELL_TIMEOUT", 1.0)
+    topic, group = create_topic(kafka, 2), unique("group")
+    values: list[bytes | None] = [b"%d" % number for number in range(20)]
+    produce(kafka, topic, values)
+    starved = Starved(kafka, [topic], group, config=PROTOCOLS[protocol])
+    starved.stands = 3.0
+    async with starved as member:
+        await member.until(lambda: len(member.losses) == 1, "the loss of what it missed")
+        await member.until(lambda: len(member.held) == 2, "its partitions")
+        await member.until(lambda: set(values) <= set(member.values), "all records")
+        assert ("_TIMED_OUT", TEXT) in member.troubles
         assert (await member.commit()).failure is None
