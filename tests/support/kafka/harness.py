@@ -97,7 +97,15 @@ def produce(
 def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPartition:
     """The group's committed offset (below 0 for none) and its leader epoch."""
     consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
-    found: RawPartition = consumer.committed([RawPartition(topic, partition)], timeout=WITHIN)[0]
+    deadline = time.monotonic() + WITHIN
+    while True:
+        try:
+            found: RawPartition = consumer.committed([RawPartition(topic, partition)], timeout=WITHIN)[0]
+            break
+        except KafkaException:  # the brokers' first group: its coordinator is still starting
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
     consumer.close()
     return found
 
