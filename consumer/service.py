@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
+from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
@@ -205,6 +206,7 @@ class Service:
         transform: UserFunction | None = None,
         report: Callable[[m.Report], None],
         grace: float,
+        certificates: Sequence[CertificateStatistics] = (),
         clock: Callable[[], Instant] = system_clock,
         around_fetched: Callable[[Sequence[Chunk]], AbstractContextManager[object]] = nullcontext,
         log_lines_dropped: Callable[[], int] = lambda: 0,
@@ -219,6 +221,7 @@ class Service:
         self._clock = clock
         self._report = report
         self._grace = grace
+        self._certificates = certificates
         self._around_fetched = around_fetched
         self._log_lines_dropped = log_lines_dropped
         self._tasks: set[asyncio.Task[m.Input | None]] = set()
@@ -297,11 +300,12 @@ class Service:
         return max(0.0, self._stop_deadline - self._clock().monotonic)
 
     def statistics(self) -> Statistics:
-        """Return the present figures of the engine, the key store and the log."""
+        """Return the present figures of the engine, the key store, the log and the certificates."""
         return replace(
             self.pipeline.statistics(self._clock()),
             key_store=self._key_store.statistics(),
             log_lines_dropped=self._log_lines_dropped(),
+            certificates=self._certificates,
         )
 
     # -- rebalances (the source calls these, on the event loop)
@@ -454,7 +458,7 @@ class Service:
                 if error.lease_lost:
                     # Before the answer: the claimed keys may be another member's, so no call may begin with them.
                     self.feed(m.LeaseLost())
-                return m.KeyStoreFailed(command)
+                return m.KeyStoreFailed(command, str(error))
             self.key_store_broken = None
             return answer(returned)
 

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.metrics import FiguresCollector
 from consumer.workers.showing import WorkerFigures, figures
@@ -54,6 +55,7 @@ _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\
 _WORDS = {
     *("sum", "max", "min", "avg", "count", "abs", "rate", "increase", "absent", "histogram_quantile"),
     *("min_over_time", "max_over_time", "and", "or", "unless", "offset", "by", "on", "without", "ignoring"),
+    "time",
 }
 
 
@@ -65,6 +67,7 @@ def everything() -> Statistics:
         scene,
         partitions=[replace(one, lag_seconds=3.0) for one in scene.partitions],
         coverage=CoverageSnapshot({"checkout": carried}, {"checkout": carried}),
+        certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", 2_000_000_000)],
     )
 
 
@@ -170,7 +173,7 @@ class TestAlerts:
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
             *("Unreadable", "WaitsForSchema", "SchemasFromDisk", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
-            *("DestinationUnreachable", "Stalled"),
+            *("DestinationUnreachable", "Stalled", "BrokersSilent", "CertificateEnds"),
             *("TopicMadeAnew", "CommitMetadataRefused"),
         }
 

@@ -54,10 +54,11 @@ class Token:
         self._on_trouble = on_trouble
         self._in_trouble = False
         self._seen: tuple[int, int, int] | None = None
+        self._fault = ""
         if path is not None and not self.reload():
             # A path without a folder may be the secret itself, given instead of a path: do not show it.
             named = path if len(path.parts) > 1 and path.parent.is_dir() else "the file"
-            raise SettingsError(f"{variable}: {named} cannot be read or is empty; put the secret in it")
+            raise SettingsError(f"{variable}: {named} {self._fault}; put the secret in it, and nothing else")
 
     def value(self) -> str:
         """Return the token; read the file first if it has changed."""
@@ -76,11 +77,15 @@ class Token:
             token = self._path.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             token = ""
+        self._fault = "" if token else "cannot be read or is empty"
+        # No header can have it: each call would end before it began.
+        if not token.isprintable():
+            token, self._fault = "", "has more than one line, or a character that cannot be printed"
         if not token:  # for a moment, while the secret is replaced: the last token stays in use
             if self.latest and not self._in_trouble:
                 self._in_trouble = True
                 self._on_trouble(
-                    f"{self._variable}: {self._path} is missing, unreadable or empty; the last token stays in force"
+                    f"{self._variable}: {self._path} {self._fault}; the last token stays in force"
                 )
             return False
         self._in_trouble = False

@@ -21,8 +21,10 @@ from pydantic import SecretStr
 import consumer
 from consumer import __version__, logs
 from consumer.adapters.aws.glue import GlueSchemas
+from consumer.adapters.certificates import client_certificate
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
 from consumer.adapters.files import Types
+from consumer.adapters.kafka.configuration import variable
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.network import Network
@@ -37,6 +39,7 @@ from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, is_divided, load_sections
 from consumer.conversion.transform import Transformer, load_transform
+from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.messages import BrokersTold, Report
 from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
@@ -45,6 +48,7 @@ from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsErro
 from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
+from consumer.settings.passthrough import registry_variable
 from consumer.web.listening import MOST_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
@@ -165,6 +169,7 @@ def service(
         report=log_report,
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
+        certificates=client_certificates(settings),
         log_lines_dropped=logs.lines_dropped,
     )
     # Only now, because the producer's reports about its brokers go to the engine, which `made` has.
@@ -204,6 +209,17 @@ def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
     """Return the registry of SCHEMA_REGISTRY_URL, or what is at `url` with the same login. Raises `RegistryError`."""
     config = settings.registry.client_configuration()
     return RegistrySchemas({**config, "url": url or settings.registry.url}, network=network(settings))
+
+
+def client_certificates(settings: Settings) -> Sequence[CertificateStatistics]:
+    """Return the certificates with which this process shows who it is, as far as they can be read."""
+    kafka = client_certificate(settings.kafka.client_properties())
+    own = [] if kafka is None else [CertificateStatistics(variable(kafka[0]), kafka[1])]
+    has_registry = settings.registry.url and not settings.registry.is_glue
+    of_registry = client_certificate(settings.registry.client_configuration()) if has_registry else None
+    if of_registry is not None:
+        own.append(CertificateStatistics(registry_variable(of_registry[0]), of_registry[1]))
+    return own
 
 
 def network(settings: Settings) -> Network:

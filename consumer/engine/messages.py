@@ -236,9 +236,11 @@ class CallsGiven(NamedTuple):
 
 
 class KeyStoreFailed(NamedTuple):
-    """Answers `command`: the key store did not answer, so it may or may not have done what was asked."""
+    """Answers `command`: the key store did not answer, so it may or may not have done what was asked. `reason`: why,
+    and what to do."""
 
     command: KeyStoreCommand
+    reason: str = ""
 
 
 KeyStoreSaid = KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeyStoreFailed

@@ -116,6 +116,8 @@ class Pipeline:
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
         # The latest measurements of each client, by broker.
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
+        # Why the key store failed the last time.
+        self._key_store_trouble = ""
         # Why no broker answers, and since when (monotonic); None: one does.
         self._silence: tuple[str, float] | None = None
         # Drains for revokes stand before the one for the stop.
@@ -177,6 +179,7 @@ class Pipeline:
             case m.CallsGiven():
                 self.dispatcher.calls_given(happened.number, happened.account, happened)
             case m.KeyStoreFailed():
+                self._key_store_trouble = happened.reason
                 self._key_store_failed(happened.command)
             # -- the API
             case m.Answered():
@@ -294,6 +297,7 @@ class Pipeline:
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
         asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
+        fails = looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0
         return Statistics(
             totals=self.ledger.totals(),
             partitions=tuple(
@@ -308,7 +312,8 @@ class Pipeline:
             # The source reports it from time to time (`EndOffsets`); an assignment shows it earlier.
             joined=self._ends.joined or any(True for _ in self.ledger),
             stalled_for=self.stall.seconds(),
-            key_store_fails=looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0,
+            key_store_fails=fails,
+            key_store_trouble=self._key_store_trouble if fails else None,
             claimed_elsewhere=self.lookups.elsewhere,
             lease_left=max(0.0, self.dispatcher.lease_until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,

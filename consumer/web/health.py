@@ -85,7 +85,6 @@ def why_not_ready(statistics: Statistics) -> str | None:
             dict.fromkeys(one.reason or "unknown" for one in accounts)
         )
     if statistics.key_store_fails:
-        return (
-            "the key store does not answer: nothing can be delivered without it (see the log for the reason)"
-        )
+        why = statistics.key_store_trouble or "see key_store_trouble in the log"
+        return f"the key store fails, and nothing can be delivered without it: {why}"
     return None

@@ -63,7 +63,7 @@ const STILL_SHOWN = 5;
 /** Shares delivered within one hour: the goal, and the bound below which it is bad, as in alert and dashboard. */
 const TARGET = .99, POOR = .95;
 const MANY_PARTITIONS = 16;
-const WEEK = 7 * 24 * HOUR;
+const WEEK = 7 * 24 * HOUR, ENDS_SOON = 2 * WEEK;
 let allPartitions = false;
 
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
@@ -182,8 +182,8 @@ const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not 
 function stuckState(s, go) {
   const waits = s.oldest_open && WAITS[s.oldest_open.waits_for];
   return ["stuck", "bad", `Nothing settles: ${go}.`, {
-    "": `No record was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (s.key_store_fails ? " The key store does not answer." : waits ? ` The oldest open event waits for ${waits}.` : ""),
-    "What to do": s.key_store_fails ? "see key_store_trouble in the log: it names the folder and the remedy." : "see the latest warnings in the log; docs/runbook.md explains each.",
+    "": `No record was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (s.key_store_fails ? ` The key store fails: ${s.key_store_trouble || "see the log"}.` : waits ? ` The oldest open event waits for ${waits}.` : ""),
+    "What to do": s.key_store_fails ? "as the line above says; key_store_trouble in the log has the same." : "see the latest warnings in the log; docs/runbook.md explains each.",
   }];
 }
 
@@ -417,6 +417,10 @@ function showNotes(s) {
   const lines = NOTES.flatMap(([family, what, cls]) => counted(s.counts[family])
     .map(([names, count]) => [what, cls, names, count, OF_RECORDS.has(family) ? share(count, s.ledger.read) : "", sampleOf(family, names)]));
   if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, "", s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
+  for (const { setting, expires } of s.certificates || []) {
+    const left = expires - Date.now() / 1000;
+    if (left < ENDS_SOON) lines.push([left > 0 ? `a certificate ends in ${age(left)}: replace it, and start again` : "a certificate has ended", left > 0 ? "warn" : "bad", [setting], 1, new Date(expires * 1000).toISOString()]);
+  }
   showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Of the records read"], ["Latest message", "left message break"]],
     lines.map(([what, cls, names, count, part, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), part, sample]));
 }

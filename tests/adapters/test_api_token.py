@@ -117,3 +117,20 @@ async def test_personal_data_is_in_no_repr() -> None:
     send = Send(7, "549755885175", [b'{"data":[{"user_data":{"em":["jane@example.org"]}}]}'], 1)
     assert "jane" not in repr(send)
     assert "jane" not in repr(Answered(7, 200, {}, b'{"error_message": "jane@example.org"}'))
+
+
+@pytest.mark.parametrize(
+    "content", ["pina_one\npina_two\n", "pina_one\r\nDATE: 2026", "pina\x00_one", "pina_one\ttwo"]
+)
+def test_a_file_with_more_than_the_token_is_named(tmp_path: Path, content: str) -> None:
+    """No header can have it: at the start it is an error, later the last token stays in force; neither shows it."""
+    path, said = tmp_path / "token", list[str]()
+    path.write_text("pina_good")
+    token = Token(path=path, variable=NAMED, on_trouble=said.append)
+    path.write_text(content)
+    assert token.value() == "pina_good"
+    fault = f"{NAMED}: {path} has more than one line, or a character that cannot be printed; "
+    assert said == [f"{fault}the last token stays in force"]
+    with pytest.raises(SettingsError) as caught:
+        Token(path=path, variable=NAMED)
+    assert str(caught.value) == f"{fault}put the secret in it, and nothing else"

@@ -81,9 +81,7 @@ def test_a_missing_file_leaves_its_token_in_force_and_is_reported(tmp_path: Path
     found = tokens(tmp_path, said)
     (tmp_path / OTHER).unlink()
     assert [found[OTHER].value() for _ in range(3)] == ["pina_other"] * 3
-    assert said == [
-        f"{NAMED}: {tmp_path / OTHER} is missing, unreadable or empty; the last token stays in force"
-    ]
+    assert said == [f"{NAMED}: {tmp_path / OTHER} cannot be read or is empty; the last token stays in force"]
     (tmp_path / OTHER).write_text("pina_new")
     assert found[OTHER].value() == "pina_new"
     (tmp_path / OTHER).write_text("")

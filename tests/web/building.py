@@ -15,7 +15,7 @@ import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
-from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, SchemaWait
+from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, CertificateStatistics, SchemaWait
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
@@ -371,6 +371,9 @@ def silent() -> Statistics:
         partition(1, lag=None, committed=5_000, delivered=5_000),
         accounts=[account(queued=640)],
         brokers_silent=BrokerSilence("kafka:9092, connection refused", 12.4),
+        certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", UNIX + 86_400)],
+        key_store_fails=True,
+        key_store_trouble="the key store cannot use /keys (No space left on device): free space on that disk",
     )
 
 

@@ -158,7 +158,7 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     assert guard is not None
     of_section = replace(guarded(), guard=replace(guard, section="com.shop.Order"))
     assert "mostly convert no_identity of com.shop.Order (mapping)" in (why_not_ready(of_section) or "")
-    assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store does not answer")
+    assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store fails")
     assert why_not_ready(statistics(partition(), accounts=[account(state="throttled")])) is None
     assert why_not_ready(stuck()) is None
 
@@ -229,12 +229,15 @@ def test_a_real_core_whose_guard_tripped_stays_healthy_and_is_not_ready() -> Non
 
 
 def test_a_real_core_whose_key_store_fails_is_not_ready() -> None:
-    """Until it answers."""
+    """Until it answers; the cause is that of the log."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
-    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
-    assert (why_not_ready(core.statistics()) or "").startswith("the key store does not answer")
+    full = "the key store cannot use /keys (No space left on device): free space on that disk"
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys), full))
+    assert why_not_ready(core.statistics()) == (
+        f"the key store fails, and nothing can be delivered without it: {full}"
+    )
     core.until(lambda: core.has(m.LookUpKeys))
     core.look_up()
     assert why_not_ready(core.statistics()) is None

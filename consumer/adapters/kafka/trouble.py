@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Final
 import confluent_kafka
 
 from consumer.adapters.aws import msk
+from consumer.adapters.certificates import client_certificate, date
 from consumer.adapters.network import certificate_fault, file_stamp
 from consumer.engine.model import TopicPartition
 from consumer.errors import NO_ROOM, KafkaError
@@ -291,7 +293,7 @@ def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError |
     if heard is not None and speaks_http(heard):
         why = "it speaks HTTP, not Kafka"
     elif heard is not None and _CERTIFICATE_ALERT.search(heard.str()):
-        why = "the broker refuses the client's certificate"
+        why = f"the broker refuses the client's certificate{_ended(config)}"
     elif "timed out" in why.lower():
         why = "no answer"
     return f"{found['broker']}, {why[:1].lower()}{why[1:]}"
@@ -300,6 +302,11 @@ def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError |
 def speaks_http(error: confluent_kafka.KafkaError) -> bool:
     """Return whether a server that is named as a broker answered in HTTP."""
     return "Invalid response size 1213486160" in error.str()
+
+
+def _ended(config: Mapping[str, object]) -> str:
+    found = client_certificate(config)
+    return f", which ended at {date(found[1])}" if found is not None and found[1] < time.time() else ""
 
 
 def is_of_a_broker(error: confluent_kafka.KafkaError) -> bool:
@@ -485,7 +492,7 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
         both = "KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION"
         if not any(name.startswith(("ssl.certificate.", "ssl.keystore.")) for name in config):
             return f"the broker asks for a certificate of the client: set {both}"
-        return f"the broker refused the client's certificate: check {both}, and whether it has expired"
+        return f"the broker refused the client's certificate{_ended(config)}: check {both}, and whether it has expired"
     if (found := _AT.search(said)) is None:
         return None
     host, port = found["host"].strip("[]"), int(found["port"])

@@ -38,6 +38,7 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("mapping", local.mapping),
     ("state folder", local.state_folder),
     ("key store", local.key_store),
+    ("certificates", local.certificates),
     ("page address", local.page),
     ("brokers and topics", kafka.cluster),
     ("consumer group", kafka.group),

@@ -1,5 +1,5 @@
-"""Questions to this machine: settings, workers, schema, mapping, state folder, key store, page address, token,
-OpenTelemetry."""
+"""Questions to this machine: settings, workers, schema, mapping, state folder, key store, certificates, page address,
+token, OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import aiohttp
 
+from consumer.adapters.certificates import date
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.check.rows import CheckContext, Row, Skip, counted, ok, warning
+from consumer.commands.check.rows import CheckContext, Row, Skip, counted, failed, ok, warning
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections
@@ -32,6 +33,9 @@ from consumer.workers.shares import check_divisible, worker_count, worker_settin
 
 _ASK_WITHIN = 3.0
 _MIB = 1024 * 1024
+_DAY = 24 * 60 * 60
+# Days before its end from which a certificate is a warning; the page and the alert have the same.
+_ENDS_SOON = 14
 
 
 async def settings(found: CheckContext) -> Sequence[Row]:
@@ -182,6 +186,21 @@ def _write(folder: Path, variable: str) -> None:
             f"{variable}: {folder} cannot be written ({error.strerror}); name a folder with free space that this user "
             f"may write to"
         ) from error
+
+
+async def certificates(found: CheckContext) -> Sequence[Row]:
+    """When do the client's certificates end?"""
+    rows = []
+    for setting, ends in ((one.setting, one.expires) for one in building.client_certificates(found.settings)):
+        days, text = (ends - time.time()) / _DAY, f"{setting}: it ends at {date(ends)}"
+        if days < 0:
+            rows.append(failed(f"{setting}: it ended at {date(ends)}; put a new one in place"))
+        elif days < _ENDS_SOON:
+            left = counted(int(days), "day")
+            rows.append(warning(f"{text}, in {left}: put a new one in place, and start the members again"))
+        else:
+            rows.append(ok(text))
+    return rows
 
 
 async def page(found: CheckContext) -> Sequence[Row]:

@@ -1,8 +1,8 @@
-"""What a snapshot says of systems outside of this process: the brokers, and the schema registry."""
+"""What a snapshot says of systems outside of this process, and of its way there."""
 
 from __future__ import annotations
 
-from consumer.engine.figures.definitions import derived, figure, most, snapshot
+from consumer.engine.figures.definitions import derived, figure, least, most, snapshot
 
 
 @snapshot
@@ -68,4 +68,17 @@ class SchemaWait:
         "For how long the registry has been saying that there is no such schema.",
         status_note="null: it does not say so.",
         merge=most,
+    )
+
+
+@snapshot
+class CertificateStatistics:
+    """A certificate with which this process shows who it is, as it was read at the start."""
+
+    setting: str = figure("The setting that names the client's certificate.", is_label=True)
+    expires: int = figure(
+        "When it ends, seconds since 1970.",
+        "pinstream_certificate_expires_timestamp_seconds",
+        status_note="What is inside of a keystore (`…_SSL_KEYSTORE_LOCATION`) is not read.",
+        merge=least,
     )

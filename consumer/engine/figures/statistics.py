@@ -29,7 +29,12 @@ from consumer.engine.figures.definitions import (
     snapshot,
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
-from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, SchemaWait
+from consumer.engine.figures.outside import (
+    BrokerSilence,
+    BrokerStatistics,
+    CertificateStatistics,
+    SchemaWait,
+)
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
@@ -513,6 +518,15 @@ class Statistics:
         path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
     )
 
+    key_store_trouble: str | None = figure(
+        "Why the key store failed, and what to do, as in the log.",
+        default=None,
+        status_note="null: it does not.",
+        merge=first,
+    )
+    certificates: Sequence[CertificateStatistics] = figure(
+        path="certificates[]", default=(), merge=partial(joined_lists, CertificateStatistics)
+    )
     brokers_silent: BrokerSilence | None = figure(
         "No broker answers: nothing can be read or committed.",
         "pinstream_brokers_silent_seconds",

@@ -130,7 +130,7 @@ def test_while_the_store_is_away_nothing_is_sent_unjudged(
         write_copies(kafka, group.topic, "during")
         until_each(
             (one, other),
-            lambda member: "the key store does not answer" in member.get("/readyz")[1],
+            lambda member: "the key store fails" in member.get("/readyz")[1],
             "the reason",
         )
         assert all(member.get("/healthz")[0] == 200 for member in (one, other))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
 
-from tests.web.building import silent
+from tests.web.building import partition, silent, statistics
 from tests.web.page import scenes
 from tests.web.page.browser import Visit, live, needs_browser, shoot, shows, stand, text, visit
 
@@ -54,3 +55,35 @@ async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:
         await shows(shown, "Worker 2 stands still. It has not reported for 12 s.", "#state")
         assert await shown.get_attribute("#state", "class") == "bad"
         await shoot(shown, "worker-still")
+
+
+async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
+    """The cause is that of the log."""
+    why = "the shared key store redis://keys:6379 takes no writes, for too few replicas follow it"
+    made = scenes.scene(
+        lambda: statistics(
+            partition(open=5, lag=5), seconds_since_progress=44.0, key_store_fails=True, key_store_trouble=why
+        )
+    )
+    async with stand(made) as server, visit(server.url) as shown:
+        await live(shown)
+        assert (
+            f"Nothing settles: 5 records to go. No record was settled for 44 s. The key store fails: {why}."
+            in (await text(shown, "#state"))
+        )
+
+
+async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
+    """From fourteen days before, and after its end."""
+    setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
+    async with stand(scenes.full(certificates=[])) as server, visit(server.url) as shown:
+        await live(shown)
+        soon = "a certificate ends in 9 days: replace it"
+        for days, said in ((15, None), (9.4, soon), (-1, "a certificate has ended")):
+            server.tell(certificates=[{"setting": setting, "expires": int(time.time() + days * 86_400)}])
+            if said is None:
+                await live(shown)
+                assert setting not in await text(shown, "#notes")
+            else:
+                await shows(shown, said, "#notes")
+                assert setting in await text(shown, "#notes")
