@@ -10,11 +10,13 @@ a connection, with these bounds:
   connection is closed after the answer. The same is done after bytes that are no HTTP.
 * A parser's error is cut from its traceback when it is seen: its frames hold the bytes that were read, and they and
   the error refer to each other. Such a circle stays until the garbage collector runs, which is rare in this process.
+  So does the task of a client that leaves before its answer is complete.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Final
 
 from aiohttp import web
@@ -66,10 +68,17 @@ class Requests(web.RequestHandler, asyncio.BufferedProtocol):
             self._room = MOST_HEAD
             error = getattr(message, "exc", None)  # of a message that stands for no request
             if error is not None:
-                _cut(error)
+                drop_frames(error)
             self._is_over = error is not None or not payload.is_eof()
         if self._room < 0:
             self._refuse()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Cancel what is being answered, and free what that leaves."""
+        answering = self._task_handler
+        super().connection_lost(exc)
+        if answering is not None:
+            answering.add_done_callback(_forget)
 
     def _refuse(self) -> None:
         self._is_over = True
@@ -97,10 +106,17 @@ class Requests(web.RequestHandler, asyncio.BufferedProtocol):
         """Log an error of ours: that a body is not what it should be is the client's mistake."""
         error = kw.get("exc_info")
         if isinstance(error, web.RequestPayloadError):
-            _cut(error)
+            drop_frames(error)
         else:
             super().log_exception(*args, **kw)
 
 
-def _cut(error: BaseException) -> None:
+def _forget(task: asyncio.Task[None]) -> None:
+    # A task that is cancelled keeps the error, which refers to its frames, and one of those to the task.
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()
+
+
+def drop_frames(error: BaseException) -> None:
+    """Let go of the frames that an error came through."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

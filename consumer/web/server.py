@@ -45,7 +45,7 @@ from consumer.web.listening import (
     page_address,
 )
 from consumer.web.metrics import FiguresCollector
-from consumer.web.requests import Requests
+from consumer.web.requests import Requests, drop_frames
 from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `Events`.
@@ -144,6 +144,8 @@ class WebServer:
 
         async def harden(request: web.Request, response: web.StreamResponse) -> None:
             response.headers.update(self._headers)
+            if isinstance(response, web.HTTPException):  # one that was raised: its frames refer to it
+                drop_frames(response)
             if not request.content.is_eof():  # its body is not read (`Requests`)
                 response.force_close()
                 response.headers["Connection"] = "close"
