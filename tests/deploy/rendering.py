@@ -59,7 +59,7 @@ class Rendered(NamedTuple):
 
     def container(self) -> Manifest:
         """pinstream's container in the pod."""
-        [container] = self.pod()["containers"]
+        [container] = [one for one in self.pod()["containers"] if one["name"] == "pinstream"]
         return dict(container)
 
     def environment(self) -> dict[str, str]:
@@ -78,9 +78,11 @@ def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def template(
     example: str, *assignments: str, version: str = NEWEST, name: str = "pinstream"
 ) -> subprocess.CompletedProcess[str]:
-    """`helm template` with an example's values, and with `path=JSON` assignments."""
+    """`helm template` with an example's values, and with `path=JSON` assignments; the version may be left to helm."""
     values = [argument for one in assignments for argument in ("--set-json", one)]
-    where = ["--namespace", "shop", "--kube-version", version, "--values", str(EXAMPLES / f"{example}.yaml")]
+    where = ["--namespace", "shop", "--values", str(EXAMPLES / f"{example}.yaml")]
+    if version:
+        where += ["--kube-version", version]
     return run_helm("template", name, str(CHART), *where, *values)
 
 

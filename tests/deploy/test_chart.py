@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from consumer.settings.values import parse_duration
 from tests.deploy.rendering import (
     CHART,
     EXAMPLES,
-    NEWEST,
     OLDEST,
     ROOT,
     Rendered,
@@ -30,47 +28,9 @@ from tests.deploy.rendering import (
     run_helm,
     template,
 )
+from tests.deploy.values import FLAVOURS, KINDS, MATRIX, SECRET
 
-KINDS = {"statefulset": "StatefulSet", "deployment": "Deployment"}
 SHARED = {"Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
-SECRET = {"name": "theirs", "key": "in-it"}
-
-MATRIX: dict[str, tuple[str, ...]] = {
-    "as it is": (),
-    "without anything optional": (
-        *("monitoring.enabled=false", "dashboard.enabled=false", "networkPolicy.enabled=false"),
-        *('schemas={"event.avsc": null}', 'mapping=""', 'schemaRegistryUrl=""'),
-    ),
-    "everything": (
-        'monitoring={"enabled": true, "runbookUrl": "https://git.example.com/pinstream/"}',
-        *(
-            "dashboard.enabled=true",
-            'schemas={"event.avsc": null, "a.avsc": "{}", "a.17.avsc": "{}"}',
-            'python={"events.py": "clean = dict.copy"}',
-            'mapping="# none\\n"',
-        ),
-        *('podLabels={"team": "ads"}', 'podAnnotations={"a": "b"}', 'nodeSelector={"disk": "ssd"}'),
-        *('tolerations=[{"operator": "Exists"}]', 'priorityClassName="high"', 'image.tag="next"'),
-        *('image.pullSecrets=[{"name": "registry"}]', f"secrets.PINSTREAM_HTTP_TOKEN={json.dumps(SECRET)}"),
-        'networkPolicy.egress=[{"ports": [{"port": 9094}]}]',
-    ),
-    "a client certificate": (
-        *('settings.KAFKA_SECURITY_PROTOCOL="SSL"', "settings.KAFKA_SASL_MECHANISM=null"),
-        "settings.KAFKA_SASL_USERNAME=null",
-        f"secrets.KAFKA_SSL_CERTIFICATE_LOCATION={json.dumps(SECRET)}",
-        *(f"secrets.KAFKA_SSL_KEY_LOCATION={json.dumps(SECRET)}", "secrets.KAFKA_SASL_PASSWORD=null"),
-    ),
-    "neither TLS nor a user": (
-        *("settings.KAFKA_SECURITY_PROTOCOL=null", "settings.KAFKA_SASL_MECHANISM=null"),
-        *("settings.KAFKA_SASL_USERNAME=null", "secrets.KAFKA_SASL_PASSWORD=null"),
-        "secrets.KAFKA_SSL_CA_LOCATION=null",
-    ),
-    "a token for each account": (
-        *("secrets.PINTEREST_ACCESS_TOKEN=null", 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176"'),
-        f'accessTokens={{"549755885175": {json.dumps(SECRET)}, "549755885176": {json.dumps(SECRET)}}}',
-    ),
-    "several topics, one a pattern": ('kafka.topics=["orders", "^shop[.].*$"]',),
-}
 
 
 @pytest.fixture(params=KINDS)
@@ -104,10 +64,9 @@ class TestLint:
         assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == __version__
         assert rendered("statefulset").container()["image"] == f"registry.example.com/pinstream:{__version__}"
 
-    def test_the_oldest_kubernetes(self, example: str) -> None:
-        """The chart renders for the oldest allowed version; an older one is refused."""
-        assert rendered(example, version=OLDEST).manifests
-        assert "kubeVersion" in template(example, version="1.26.0").stderr
+    def test_without_a_version_of_kubernetes(self, example: str) -> None:
+        """`helm template` alone renders the same: helm then takes the version it was built for, maybe an old one."""
+        assert rendered(example, version="").manifests == rendered(example, version=OLDEST).manifests
 
 
 class TestKinds:
@@ -120,7 +79,7 @@ class TestKinds:
             "statefulset": ["StatefulSet"],
             "deployment": ["Deployment", "ScaledObject", "TriggerAuthentication"],
         }
-        assert kinds == sorted([*own[example], *SHARED - {"NetworkPolicy"}])
+        assert kinds == sorted([*own[example], *SHARED - {"NetworkPolicy"}, "Pod"])
 
     def test_a_stateful_set_has_volumes_and_static_members(self) -> None:
         """The key store has a volume of its own, which stays; the pod's name is the member's."""
@@ -159,6 +118,18 @@ class TestKinds:
         assert url == "rediss://pinstream@redis.shop.svc:6379?ca=/etc/pinstream/secrets/key-store-ca"
         assert parse_address(url).ca == "/etc/pinstream/secrets/key-store-ca"
         assert ("redis-tls", "ca.crt", "key-store-ca") in mounted(chart)
+
+    def test_a_fixed_number_of_members_needs_no_keda(self) -> None:
+        """`deployment.replicas` instead of the limits that KEDA keeps to: members share the store all the same."""
+        chart = rendered("deployment", *FLAVOURS["a fixed number"][1:])
+        assert chart.workload()["spec"]["replicas"] == 3
+        assert not {"ScaledObject", "TriggerAuthentication"} & {*chart.kinds()}
+        assert chart.environment()["PINSTREAM_KEY_STORE"].startswith("rediss://")
+
+    def test_a_canary_takes_an_update_alone(self) -> None:
+        """Members below the partition keep what they run."""
+        spec = rendered(*FLAVOURS["a canary"]).workload()["spec"]
+        assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}
 
     def test_keda_scales_it_by_the_lag_as_the_same_user(self) -> None:
         """It scales by each topic, or for a pattern by all that the group reads, with the members' login."""
@@ -213,6 +184,11 @@ class TestKinds:
             ),
             ("deployment", 'deployment.keyStore.url="redis://u:pw@r"', "has a password in it"),
             ("deployment", "deployment.maxReplicas=null", "deployment.maxReplicas is not set"),
+            (
+                "deployment",
+                "deployment.replicas=3",
+                "deployment.replicas contradicts minReplicas, maxReplicas",
+            ),
             ("deployment", "deployment.minReplicas=13", "minReplicas is above deployment.maxReplicas"),
             ("deployment", 'settings.KAFKA_SASL_MECHANISM="GSSAPI"', "KEDA cannot sign in to Kafka"),
             (
@@ -223,8 +199,49 @@ class TestKinds:
             ("statefulset", 'settings.PINTEREST_ACCESS_TOKEN="x"', "would stand in plain text"),
             ("statefulset", 'settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
             ("statefulset", 'settings.OTEL_EXPORTER_OTLP_HEADERS="a=b"', "would stand in plain text"),
-            ("statefulset", 'settings.KAFKA_SSL_CA_LOCATION="/ca"', "are both set"),
+            (
+                "statefulset",
+                'settings.KAFKA_SSL_CA_LOCATION="/ca"',
+                "KAFKA_SSL_CA_LOCATION is set twice",
+            ),
+            (
+                "statefulset",
+                'settings.PINTEREST_ACCESS_TOKEN_FILE="/token"',
+                "PINTEREST_ACCESS_TOKEN_FILE is set twice",
+            ),
+            (
+                "deployment",
+                'extraEnv=[{"name": "PINSTREAM_SCHEMA", "value": "a.B"}]',
+                "PINSTREAM_SCHEMA is set twice",
+            ),
+            (
+                "statefulset",
+                'extraEnv=[{"name": "PINSTREAM_HTTP_TOKEN", "value": "x"}]',
+                "extraEnv.PINSTREAM_HTTP_TOKEN is a secret and would stand in plain text",
+            ),
+            (
+                "statefulset",
+                'extraEnv=[{"name": "PINSTREAM_KEY_STORE", "value": "redis://r"}]',
+                "extraEnv.PINSTREAM_KEY_STORE: the chart sets it",
+            ),
             ("statefulset", 'settings.HTTPS_PROXY="http://u:pw@proxy:3128"', "has a password in it"),
+            ("statefulset", 'settings.FOO="1"', "settings.FOO is no setting: they begin with KAFKA_, "),
+            (
+                "statefulset",
+                f"secrets.KAFKA_SASL_USERNAME={json.dumps(SECRET)}",
+                "secrets.KAFKA_SASL_USERNAME is no setting that is read from a file",
+            ),
+            (
+                "statefulset",
+                f"accessTokens.first={json.dumps(SECRET)}",
+                'accessTokens has "first", which is no ad account',
+            ),
+            (
+                "statefulset",
+                'schemas={"a.json": "{}"}',
+                'schemas has "a.json": name the file like event.avsc',
+            ),
+            ("statefulset", 'python={"my-code.py": ""}', 'python has "my-code.py", which cannot be imported'),
             ("statefulset", 'image.repository=""', "image.repository is not set"),
             ("statefulset", 'kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
             ("statefulset", "kafka.topics=[]", "kafka.topics is empty"),
@@ -256,17 +273,15 @@ class TestKinds:
                 'kind="DaemonSet"',
                 "adAccountId=549755885175",
                 "replicas=3",
-                'settings.FOO="1"',
                 "settings.KAFKA_X=1",
                 "settings=null",
                 "networkPolicy.from=null",
             ),
             *(
                 'secrets.PINTEREST_ACCESS_TOKEN="plain"',
-                'secrets.KAFKA_SASL_USERNAME={"name": "a", "key": "b"}',
                 'secrets.KAFKA_SASL_PASSWORD={"configMap": "a", "key": "b"}',
             ),
-            *('schemas={"a.json": "{}"}', "shutdownGraceSeconds=0", 'python={"my-code.py": ""}'),
+            "shutdownGraceSeconds=0",
         ],
     )
     def test_what_cannot_be_is_refused_by_the_schema_of_values(self, assignment: str) -> None:
@@ -359,7 +374,7 @@ class TestTogether:
         """They reach DNS, Kafka, registry, API and key store by the ports in the values; named peers reach them."""
         policy = rendered("deployment").one("NetworkPolicy")["spec"]
         dns, others = policy["egress"]
-        assert {one["port"] for one in dns["ports"]} == {53}
+        assert {one["port"] for one in dns["ports"]} == {53, 5353}
         assert [one["port"] for one in others["ports"]] == [9093, 443, 8081, 6379]
         [ingress] = policy["ingress"]
         assert ingress["ports"] == [{"port": "http", "protocol": "TCP"}]
@@ -375,6 +390,34 @@ class TestTogether:
         ports = elsewhere.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
         assert [one["port"] for one in ports] == [9092, 9096, 8000, 443, 4318, 4319, 26379, 26380, 6379]
 
+    def test_the_way_out_may_be_restricted_to_networks(self) -> None:
+        """`networkPolicy.to` is about the ports that the values name; DNS stays open, and so do rules of one's own."""
+        block = {"ipBlock": {"cidr": "10.20.0.0/16", "except": ["10.20.3.0/24"]}}
+        own = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 3128}]}
+        chart = rendered(
+            "deployment",
+            f"networkPolicy.to={json.dumps([block])}",
+            f"networkPolicy.egress={json.dumps([own])}",
+        )
+        dns, others, last = chart.one("NetworkPolicy")["spec"]["egress"]
+        assert "to" not in dns
+        assert others["to"] == [block]
+        assert last == own
+
+    @pytest.mark.parametrize(
+        ("flavour", "ports"),
+        [("Sentinels", [26379, 26380, 6379]), ("a cluster", [7000, 7001, 7002, 6379])],
+    )
+    def test_a_key_store_of_several_hosts(self, flavour: str, ports: list[int]) -> None:
+        """pinstream reads the URL with the certificate's path in it, and the policy opens the port of each host."""
+        chart = rendered(*FLAVOURS[flavour])
+        address = parse_address(chart.environment()["PINSTREAM_KEY_STORE"])
+        assert len(address.hosts) == {"Sentinels": 3, "a cluster": 4}[flavour]
+        assert (address.sentinel == "main") != address.cluster
+        assert address.ca == "/etc/pinstream/secrets/key-store-ca"
+        found = [one["port"] for one in chart.one("NetworkPolicy")["spec"]["egress"][1]["ports"]]
+        assert found[-len(ports) :] == ports
+
 
 def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
     """Every selector of the members, with its place."""
@@ -384,6 +427,8 @@ def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
         if one["kind"] == "Service":
             found.append(("Service", spec["selector"]))
         elif one["kind"] == "NetworkPolicy":
+            [name] = spec["podSelector"]["matchExpressions"]
+            assert (name["key"], "pinstream" in name["values"]) == ("app.kubernetes.io/name", True)
             found.append(("NetworkPolicy", spec["podSelector"]["matchLabels"]))
         elif "selector" in spec:
             found.append((one["kind"], spec["selector"]["matchLabels"]))
@@ -429,7 +474,8 @@ class TestPod:
         """Kubernetes kills it only after PINSTREAM_SHUTDOWN_GRACE."""
         chart = rendered(example, f"shutdownGraceSeconds={seconds}")
         grace = parse_duration(chart.environment()["PINSTREAM_SHUTDOWN_GRACE"])
-        assert grace == seconds < chart.pod()["terminationGracePeriodSeconds"]
+        # It is gone two seconds after its grace, whatever hangs.
+        assert grace == seconds < chart.pod()["terminationGracePeriodSeconds"] - 2
 
     def test_one_at_a_time(self, chart: Rendered) -> None:
         """Nodes can be drained, also while no member is ready; members are spread over zones and nodes."""
@@ -452,7 +498,7 @@ class TestPod:
         assert int(resources["requests"]["cpu"].removesuffix("m")) >= 1000 * float(table["20,000"])
         formula = (ROOT / "docs" / "guarantees.md").read_text("utf-8").partition("\n## Memory\n")[2]
         parts = re.findall(r"^\|[^|]+\|[^|]+\| ([\d.]+) MiB \|", formula.partition("\n- ")[0], re.MULTILINE)
-        assert len(parts) == 4
+        assert len(parts) == 5
         gzip = re.search(r"([\d.]+) MiB \(gzip\)", formula)
         assert gzip is not None
         assert resources["limits"] == {"memory": "1Gi"}
@@ -515,85 +561,10 @@ class TestSettings:
         [mount] = [one for one in chart.container()["volumeMounts"] if one["name"] == "secrets"]
         assert mount == {"name": "secrets", "mountPath": "/etc/pinstream/secrets", "readOnly": True}
 
-    @pytest.mark.parametrize("name", ["KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PEM", "KAFKA_SSL_KEY_PASSWORD"])
-    def test_the_schema_of_values_knows_secrets(self, name: str) -> None:
+    def test_every_secret_may_be_one(self) -> None:
         """Every setting that pinstream can read from a file may be a secret: its own, and those of Kafka's client."""
-        pattern = json.loads((CHART / "values.schema.json").read_text("utf-8"))["properties"]["secrets"][
-            "propertyNames"
-        ]
-        assert is_secret(name)
-        assert re.search(pattern["pattern"], name)
-        for one in all_settings():
-            if one.secret and one.name != "PINSTREAM_KEY_STORE":
-                assert re.search(pattern["pattern"], one.name), one.name
-
-
-class TestWatching:
-    """The operator's objects use the same files as Docker Compose."""
-
-    @pytest.mark.parametrize(
-        ("copy", "source"),
-        [("alerts.yml", "alerts.yml"), ("dashboard.json", "grafana/dashboards/pinstream.json")],
-    )
-    def test_one_source(self, copy: str, source: str) -> None:
-        """A chart can hold only files of its own folder, so these are copies: copy the file again after a change."""
-        assert (CHART / "files" / copy).read_bytes() == (ROOT / "deploy" / source).read_bytes()
-
-    def test_rules_are_those_of_the_file_with_this_release_s_job(self, example: str) -> None:
-        """Every alert is unchanged, but for the job's name and the runbook's address."""
-        groups = rendered(example, *MATRIX["everything"]).one("PrometheusRule")["spec"]["groups"]
-        text = (ROOT / "deploy" / "alerts.yml").read_text("utf-8")
-        text = text.replace('job="pinstream"', 'job="shop/pinstream"')
-        text = text.replace("runbook_url: docs/", "runbook_url: https://git.example.com/pinstream/docs/")
-        assert groups == yaml.safe_load(text)["groups"]
-
-    def test_the_monitor_asks_every_member(self, example: str) -> None:
-        """It has the token, where one is set; the operator calls the job by namespace and name, as the rules do."""
-        chart = rendered(example, *MATRIX["everything"])
-        monitor = chart.one("PodMonitor")
-        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-        assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
-        assert endpoint["authorization"]["credentials"] == SECRET
-        assert endpoint["relabelings"] == [
-            {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
-        ]
-        assert f'job="shop/{monitor["metadata"]["name"]}"' in str(chart.one("PrometheusRule"))
-
-    def test_the_dashboard_is_grafana_s(self, example: str) -> None:
-        """The same document, under the label that Grafana's sidecar looks for."""
-        config = rendered(example, *MATRIX["everything"]).one("ConfigMap", "pinstream-dashboard")
-        assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
-        source = ROOT / "deploy" / "grafana" / "dashboards" / "pinstream.json"
-        assert json.loads(config["data"]["pinstream.json"]) == json.loads(source.read_text("utf-8"))
-
-
-class TestNotes:
-    """The notes that `helm install` prints last."""
-
-    def test_the_commands_name_what_is_there(self, example: str, tmp_path: Path) -> None:
-        """The rendered commands have the workload's name, and the number that KEDA runs."""
-        copy = shutil.copytree(CHART, tmp_path / "pinstream")
-        notes_file = copy / "templates" / "NOTES.txt"
-        text = notes_file.read_text("utf-8")
-        notes_file.unlink()
-        # As an object, since helm renders notes themselves only with a cluster.
-        (copy / "templates" / "notes.yaml").write_text(
-            f'{{{{ define "notes" }}}}{text}{{{{ end }}}}kind: Notes\ntext: {{{{ include "notes" . | quote }}}}\n',
-            "utf-8",
-        )
-        values = [
-            "--namespace",
-            "shop",
-            "--kube-version",
-            NEWEST,
-            "--values",
-            str(EXAMPLES / f"{example}.yaml"),
-        ]
-        done = run_helm("template", "pinstream", str(copy), "--show-only", "templates/notes.yaml", *values)
-        assert done.returncode == 0, done.stderr
-        notes = yaml.safe_load(done.stdout)["text"]
-        workload = f"{example}/{rendered(example).workload()['metadata']['name']}"
-        assert notes.count(f"kubectl -n shop rollout status {workload}") == 1
-        assert f"kubectl -n shop port-forward {workload} 8080" in notes
-        assert ("KEDA runs 2 to 12 members" in notes) == (example == "deployment")
-        assert ("monitoring.enabled=true" in notes) == (example == "statefulset")
+        names = {one.name for one in all_settings() if one.secret} - {"PINSTREAM_KEY_STORE"}
+        names |= {"KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PEM", "KAFKA_SSL_KEY_PASSWORD"}
+        chart = rendered("statefulset", *(f"secrets.{name}={json.dumps(SECRET)}" for name in sorted(names)))
+        assert names <= {file for _, _, file in mounted(chart)}
+        assert {f"{name}_FILE" for name in names} <= chart.environment().keys()

@@ -1,5 +1,6 @@
-{{/* Values that contradict each other, or lack something: one sentence that says what to change. */}}
+{{/* Values that contradict each other, lack something or have a wrong name: one sentence that says what to change. */}}
 {{- define "pinstream.check" -}}
+{{- include "pinstream.checkNames" . }}
 {{- if not .Values.image.repository }}
   {{- fail "image.repository is not set: name the image that you built from the Dockerfile" }}
 {{- end }}
@@ -15,7 +16,10 @@
 {{- if and .Values.secrets.PINTEREST_ACCESS_TOKEN .Values.accessTokens }}
   {{- fail "secrets.PINTEREST_ACCESS_TOKEN and accessTokens are both set: keep the one token, or a token for each ad account" }}
 {{- end }}
-{{- if not (or .Values.secrets.PINTEREST_ACCESS_TOKEN .Values.accessTokens) }}
+{{- $extra := dict }}
+{{- range .Values.extraEnv }}{{ $_ := set $extra .name (.value | default "") }}{{ end }}
+{{- $elsewhere := or .Values.extraEnvFrom (hasKey $extra "PINTEREST_ACCESS_TOKEN") (hasKey $extra "PINTEREST_ACCESS_TOKEN_FILE") (hasKey .Values.settings "PINTEREST_ACCESS_TOKEN_FILE") }}
+{{- if not (or .Values.secrets.PINTEREST_ACCESS_TOKEN .Values.accessTokens $elsewhere) }}
   {{- fail "secrets.PINTEREST_ACCESS_TOKEN is not set: name the Secret and the key that hold the token" }}
 {{- end }}
 {{- if .Values.accessTokens }}
@@ -32,25 +36,60 @@
 {{- else }}
   {{- include "pinstream.checkDeployment" . }}
 {{- end }}
-{{- range $name, $value := .Values.settings }}
-  {{- if has $name (list "KAFKA_BOOTSTRAP_SERVERS" "KAFKA_TOPICS" "KAFKA_GROUP_ID" "KAFKA_GROUP_INSTANCE_ID" "PINTEREST_AD_ACCOUNT_ID" "SCHEMA_REGISTRY_URL" "PINSTREAM_HTTP_ADDRESS" "PINSTREAM_KEY_STORE" "PINSTREAM_MAPPING_FILE" "PINSTREAM_SCHEMAS_DIR" "PINSTREAM_SHUTDOWN_GRACE" "PINSTREAM_STATE_DIR") }}
-    {{- fail (printf "settings.%s: the chart sets it, from kind and other values; remove it from settings" $name) }}
+{{- range $from, $variables := dict "settings" .Values.settings "extraEnv" $extra }}
+{{- range $name, $value := $variables }}
+  {{- if has $name (list "KAFKA_BOOTSTRAP_SERVERS" "KAFKA_TOPICS" "KAFKA_GROUP_ID" "KAFKA_GROUP_INSTANCE_ID" "PINTEREST_AD_ACCOUNT_ID" "SCHEMA_REGISTRY_URL" "PINSTREAM_HTTP_ADDRESS" "PINSTREAM_KEY_STORE" "PINSTREAM_SHUTDOWN_GRACE" "PINSTREAM_STATE_DIR") }}
+    {{- fail (printf "%s.%s: the chart sets it, from kind and other values; remove it from %s" $from $name $from) }}
   {{- end }}
-  {{- if regexMatch "(TOKEN|PASSWORD|SECRET|PASSPHRASE|USER_INFO|KEY_PEM|OAUTHBEARER_CONFIG|JAAS_CONFIG|HEADERS)$" $name }}
-    {{- fail (printf "settings.%s is a secret and would stand in plain text: put it into a Secret, and name that in secrets" $name) }}
+  {{- if and $value (regexMatch "(TOKEN|PASSWORD|SECRET|PASSPHRASE|USER_INFO|KEY_PEM|OAUTHBEARER_CONFIG|JAAS_CONFIG|HEADERS)$" $name) }}
+    {{- fail (printf "%s.%s is a secret and would stand in plain text: put it into a Secret, and name that in secrets" $from $name) }}
   {{- end }}
   {{- if and (hasSuffix "_PROXY" $name) (regexMatch "^[^/]*//[^/?]*:[^/?@]*@" $value) }}
-    {{- fail (printf "settings.%s has a password in it, which would stand in plain text: put user:password into a Secret, and name that in secrets.PINSTREAM_PROXY_CREDENTIALS" $name) }}
+    {{- fail (printf "%s.%s has a password in it, which would stand in plain text: put user:password into a Secret, and name that in secrets.PINSTREAM_PROXY_CREDENTIALS" $from $name) }}
   {{- end }}
-  {{- if hasKey $.Values.secrets (trimSuffix "_FILE" $name) }}
-    {{- fail (printf "settings.%s and secrets.%s are both set; keep one of them" $name (trimSuffix "_FILE" $name)) }}
+{{- end }}
+{{- end }}
+{{- $seen := dict }}
+{{- range include "pinstream.environment" . | fromYamlArray }}
+  {{- if hasKey $seen .name }}
+    {{- fail (printf "%s is set twice: settings, extraEnv, secrets, accessTokens, schemas, python and mapping each set variables; keep one of the two" .name) }}
+  {{- end }}
+  {{- $_ := set $seen .name true }}
+{{- end }}
+{{- end }}
+
+{{/* Not in the schema of values: of a name that does not match, helm says neither where it is nor what would. */}}
+{{- define "pinstream.checkNames" -}}
+{{- range $name, $_ := .Values.settings }}
+  {{- if not (regexMatch "^((KAFKA|SCHEMA_REGISTRY|PINTEREST|PINSTREAM|OTEL|AWS)_[A-Z0-9_]+|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE)$" $name) }}
+    {{- fail (printf "settings.%s is no setting: they begin with KAFKA_, SCHEMA_REGISTRY_, PINTEREST_, PINSTREAM_, OTEL_ or AWS_; other variables go to extraEnv" $name) }}
+  {{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.secrets }}
+  {{- if not (regexMatch "^(PINTEREST_ACCESS_TOKEN|PINSTREAM_HTTP_TOKEN|PINSTREAM_KEY_STORE_PASSWORD|PINSTREAM_PROXY_CREDENTIALS|PINSTREAM_CA|HTTPS?_PROXY|OTEL_EXPORTER_OTLP_((METRICS|TRACES)_)?HEADERS|KAFKA_[A-Z_]+_(PASSWORD|SECRET|PASSPHRASE|KEY_PEM|OAUTHBEARER_CONFIG|LOCATION)|SCHEMA_REGISTRY_(BASIC_AUTH_USER_INFO|SSL_KEY_PASSWORD|BEARER_AUTH_TOKEN|BEARER_AUTH_CLIENT_SECRET|SSL_(CA|KEY|CERTIFICATE)_LOCATION))$" $name) }}
+    {{- fail (printf "secrets.%s is no setting that is read from a file: if it is not secret, put it into settings" $name) }}
+  {{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.accessTokens }}
+  {{- if not (regexMatch "^[0-9]{1,18}$" $name) }}
+    {{- fail (printf "accessTokens has %q, which is no ad account: name the token by the account's digits" $name) }}
+  {{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.schemas }}
+  {{- if not (regexMatch "^[A-Za-z0-9._-]+[.]avsc$" $name) }}
+    {{- fail (printf "schemas has %q: name the file like event.avsc" $name) }}
+  {{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.python }}
+  {{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*[.]py$" $name) }}
+    {{- fail (printf "python has %q, which cannot be imported: name the module like events.py" $name) }}
   {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "pinstream.checkDeployment" -}}
 {{- if .Values.statefulSet }}
-  {{- fail "kind=Deployment and statefulSet contradict each other: the members of a Deployment have no volume, and KEDA decides how many there are; empty statefulSet, or set kind=StatefulSet" }}
+  {{- fail "kind=Deployment and statefulSet contradict each other: the members of a Deployment have no volume, and deployment says how many there are; empty statefulSet, or set kind=StatefulSet" }}
 {{- end }}
 {{- $url := dig "keyStore" "url" "" .Values.deployment }}
 {{- if not (regexMatch "^rediss?://" $url) }}
@@ -59,10 +98,13 @@
 {{- if regexMatch "^rediss?://[^/?]*:[^/?@]*@" $url }}
   {{- fail "deployment.keyStore.url has a password in it, which would stand in plain text: put it into a Secret, and name that in secrets.PINSTREAM_KEY_STORE_PASSWORD" }}
 {{- end }}
-{{- if not .Values.deployment.maxReplicas }}
-  {{- fail "deployment.maxReplicas is not set: give the number of partitions, since more members would have nothing to do" }}
-{{- end }}
-{{- if gt (dig "minReplicas" 2 .Values.deployment | int) (int .Values.deployment.maxReplicas) }}
+{{- if .Values.deployment.replicas }}
+  {{- if or .Values.deployment.minReplicas .Values.deployment.maxReplicas .Values.deployment.lagThreshold }}
+    {{- fail "deployment.replicas contradicts minReplicas, maxReplicas and lagThreshold: keep replicas for a fixed number of members, or the others for KEDA, which scales by the lag" }}
+  {{- end }}
+{{- else if not .Values.deployment.maxReplicas }}
+  {{- fail "deployment.maxReplicas is not set: give the number of partitions, since more members would have nothing to do; or set deployment.replicas, for a fixed number of members without KEDA" }}
+{{- else if gt (dig "minReplicas" 2 .Values.deployment | int) (int .Values.deployment.maxReplicas) }}
   {{- fail "deployment.minReplicas is above deployment.maxReplicas: lower the first or raise the second" }}
 {{- end }}
 {{- end }}

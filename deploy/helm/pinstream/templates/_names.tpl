@@ -15,11 +15,23 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "pinstream.metadata" -}}
 name: {{ include "pinstream.fullname" . }}
+{{ include "pinstream.placed" . }}
+{{- end }}
+
+{{/* What the metadata of every object has beside its name. The labels are last: some objects have more of them. */}}
+{{- define "pinstream.placed" -}}
 namespace: {{ .Release.Namespace }}
+{{- with .Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 labels:
   {{- include "pinstream.labels" . | nindent 2 }}
 {{- end }}

@@ -61,6 +61,9 @@
 {{- range $name, $_ := .Values.secrets }}
 - {name: {{ $name }}{{ if not (hasSuffix "_LOCATION" $name) }}_FILE{{ end }}, value: {{ include "pinstream.secretsDir" $ }}/{{ $name }}}
 {{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* The pod of both kinds; they differ in what `state` is. */}}
@@ -68,33 +71,17 @@
 metadata:
   labels:
     {{- include "pinstream.selectorLabels" . | nindent 4 }}
-    {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+    {{- with merge (deepCopy .Values.podLabels) .Values.commonLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     # Schemas, mapping and modules are read at the start only, so a change has to restart the members.
-    checksum/config: {{ include (print .Template.BasePath "/config.yaml") . | sha256sum }}
-    {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+    checksum/config: {{ toJson (list .Values.schemas .Values.python .Values.mapping) | sha256sum }}
+    {{- with merge (deepCopy .Values.podAnnotations) .Values.commonAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
 spec:
-  serviceAccountName: {{ include "pinstream.fullname" . }}
-  automountServiceAccountToken: false
-  # Variables such as KAFKA_PORT, which Kubernetes makes for services, are not ours.
-  enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ add (int .Values.shutdownGraceSeconds) 10 }}
-  {{- with .Values.image.pullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
-  {{- with .Values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "pinstream.placement" . | nindent 2 }}
   topologySpreadConstraints:
+    {{- with .Values.topologySpreadConstraints }}
+    {{- toYaml . | nindent 4 }}
+    {{- else }}
     {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
     - topologyKey: {{ . }}
       maxSkew: 1
@@ -103,26 +90,16 @@ spec:
         matchLabels:
           {{- include "pinstream.selectorLabels" $ | nindent 10 }}
     {{- end }}
-  securityContext:
-    runAsNonRoot: true
-    runAsUser: 10001
-    runAsGroup: 10001
-    fsGroup: 10001 # the volume and the files of the secrets are its
-    fsGroupChangePolicy: OnRootMismatch
-    seccompProfile: {type: RuntimeDefault}
+    {{- end }}
   containers:
-    - name: pinstream
-      image: {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
-      args: [run]
-      securityContext:
-        allowPrivilegeEscalation: false
-        readOnlyRootFilesystem: true
-        capabilities: {drop: [ALL]}
+    - args:
+        - run
+        {{- with .Values.extraArgs }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- include "pinstream.container" . | nindent 6 }}
       ports:
         - {name: http, containerPort: 8080}
-      env:
-        {{- include "pinstream.environment" . | nindent 8 }}
       # For Python's imports on a small share of a CPU. The key store is opened, and the brokers are found, behind it.
       startupProbe:
         httpGet: {path: /healthz, port: http}
@@ -139,59 +116,121 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 5
         failureThreshold: 2
-      resources:
-        {{- toYaml .Values.resources | nindent 8 }}
-      volumeMounts:
-        - {name: state, mountPath: /var/lib/pinstream}
-        - {name: secrets, mountPath: {{ include "pinstream.secretsDir" . }}, readOnly: true}
-        {{- if .Values.accessTokens }}
-        - {name: tokens, mountPath: {{ include "pinstream.tokensDir" . }}, readOnly: true}
-        {{- end }}
-        {{- if .Values.schemas }}
-        - {name: schemas, mountPath: /etc/pinstream/schemas, readOnly: true}
-        {{- end }}
-        {{- if .Values.python }}
-        - {name: python, mountPath: /etc/pinstream/python, readOnly: true}
-        {{- end }}
-        {{- if .Values.mapping }}
-        - {name: mapping, mountPath: /etc/pinstream/mapping, readOnly: true}
-        {{- end }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
-    # Mounted as a whole: files that are mounted one by one (subPath) are not changed when their Secret is.
-    - name: secrets
-      projected:
-        defaultMode: 0440
-        sources:
-          {{- range $file, $from := include "pinstream.secretFiles" . | fromYaml }}
-          - {{ hasKey $from "configMap" | ternary "configMap" "secret" }}:
-              name: {{ $from.configMap | default $from.name }}
-              items: [{key: {{ $from.key | quote }}, path: {{ $file }}}]
-          {{- end }}
-    {{- if .Values.accessTokens }}
-    - name: tokens
-      projected:
-        defaultMode: 0440
-        sources:
-          {{- range $account, $from := .Values.accessTokens }}
-          - secret:
-              name: {{ $from.name }}
-              items: [{key: {{ $from.key | quote }}, path: {{ $account | quote }}}]
-          {{- end }}
-    {{- end }}
-    {{- if .Values.schemas }}
-    - name: schemas
-      configMap: {name: {{ include "pinstream.fullname" . }}-schemas}
-    {{- end }}
-    {{- if .Values.python }}
-    - name: python
-      configMap: {name: {{ include "pinstream.fullname" . }}-python}
-    {{- end }}
-    {{- if .Values.mapping }}
-    - name: mapping
-      configMap: {name: {{ include "pinstream.fullname" . }}-mapping}
-    {{- end }}
+    {{- include "pinstream.volumes" . | nindent 4 }}
     {{- if eq .Values.kind "Deployment" }}
     - name: state # what is in it matters to this one process only: the keys are in the shared store
       emptyDir: {}
     {{- end }}
+{{- end }}
+
+{{/* Where and as whom a pod runs: a member, and that of `helm test`. */}}
+{{- define "pinstream.placement" -}}
+serviceAccountName: {{ include "pinstream.fullname" . }}
+automountServiceAccountToken: false
+# Variables such as KAFKA_PORT, which Kubernetes makes for services, are not ours.
+enableServiceLinks: false
+# Two seconds after its grace a member is gone, whatever hangs.
+terminationGracePeriodSeconds: {{ add (int .Values.shutdownGraceSeconds) 10 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.extraInitContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* pinstream's container, without what it runs. */}}
+{{- define "pinstream.container" -}}
+name: pinstream
+image: {{ include "pinstream.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+env:
+  {{- include "pinstream.environment" . | nindent 2 }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  - {name: state, mountPath: /var/lib/pinstream}
+  - {name: secrets, mountPath: {{ include "pinstream.secretsDir" . }}, readOnly: true}
+  {{- if .Values.accessTokens }}
+  - {name: tokens, mountPath: {{ include "pinstream.tokensDir" . }}, readOnly: true}
+  {{- end }}
+  {{- range $what := list "schemas" "python" "mapping" }}
+  {{- if get $.Values $what }}
+  - {name: {{ $what }}, mountPath: /etc/pinstream/{{ $what }}, readOnly: true}
+  {{- end }}
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "pinstream.image" -}}
+{{- with .Values.image }}
+{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Every volume but `state`. */}}
+{{- define "pinstream.volumes" -}}
+# Mounted as a whole: files that are mounted one by one (subPath) are not changed when their Secret is.
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range $file, $from := include "pinstream.secretFiles" . | fromYaml }}
+      - {{ hasKey $from "configMap" | ternary "configMap" "secret" }}:
+          name: {{ $from.configMap | default $from.name }}
+          items: [{key: {{ $from.key | quote }}, path: {{ $file }}}]
+      {{- end }}
+{{- if .Values.accessTokens }}
+- name: tokens
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range $account, $from := .Values.accessTokens }}
+      - secret:
+          name: {{ $from.name }}
+          items: [{key: {{ $from.key | quote }}, path: {{ $account | quote }}}]
+      {{- end }}
+{{- end }}
+{{- range $what := list "schemas" "python" "mapping" }}
+{{- if get $.Values $what }}
+- name: {{ $what }}
+  configMap: {name: {{ include "pinstream.fullname" $ }}-{{ $what }}}
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
