@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws.msk import NoToken
+from consumer.adapters.kafka import configuration
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import letter_headers
 from consumer.adapters.kafka.producer import PolledProducer
@@ -127,7 +128,7 @@ async def test_a_client_that_lost_its_brokers_is_replaced(
     """When the client has lost all brokers, which it would never find again, another one stores the next letters."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
     first = producer._together
-    for _ in range(2):
+    for _ in range(configuration._ALONE):
         producer._watch.take('{ "brokers":{ }, "topics":{ } }')
     assert list(await producer.store([letter(topic)])) == [True]
     assert producer._together is not first
@@ -148,7 +149,7 @@ async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
     """While no new client can be made, for want of an AWS token or a certificate, nothing is stored and a line
     says why; the next lot is stored."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
-    for _ in range(2):
+    for _ in range(configuration._ALONE):
         producer._watch.take('{ "brokers":{ }, "topics":{ } }')
     answers = [error]
 
