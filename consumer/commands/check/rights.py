@@ -94,7 +94,7 @@ def strimzi(settings: Settings) -> str:
     # Kubernetes accepts only these characters in a name.
     name = re.sub(r"[^a-z0-9.-]+", "-", principal(settings).lower()).strip("-.") or "pinstream"
     lines = [
-        "apiVersion: kafka.strimzi.io/v1beta2",
+        "apiVersion: kafka.strimzi.io/v1 # before Strimzi 0.49: v1beta2",
         "kind: KafkaUser",
         "metadata:",
         f"  name: {name}",
