@@ -158,6 +158,13 @@ class TestKinds:
             ("ca", "my-cluster-cluster-ca-cert", "ca.crt"),
         }
 
+    def test_keda_takes_the_user_from_wherever_it_is(self) -> None:
+        """Also from a Secret, by the container's variable."""
+        user = {"name": "KAFKA_SASL_USERNAME", "valueFrom": {"secretKeyRef": SECRET}}
+        chart = rendered("deployment", "settings.KAFKA_SASL_USERNAME=null", f"extraEnv={json.dumps([user])}")
+        [found] = chart.one("TriggerAuthentication")["spec"]["env"]
+        assert (found["name"], found["containerName"]) == ("KAFKA_SASL_USERNAME", "pinstream")
+
     @pytest.mark.parametrize(
         ("example", "assignment", "sentence"),
         [
@@ -183,6 +190,17 @@ class TestKinds:
                 "kind=Deployment needs deployment.keyStore.url",
             ),
             ("deployment", 'deployment.keyStore.url="redis://u:pw@r"', "has a password in it"),
+            (
+                "deployment",
+                'deployment.keyStore.url="redis://a,b:6380"',
+                "names several hosts: add ?sentinel=NAME",
+            ),
+            (
+                "statefulset",
+                'podLabels={"app.kubernetes.io/name": "x"}',
+                "app.kubernetes.io/name is set by the chart",
+            ),
+            ("statefulset", 'commonLabels={"helm.sh/chart": "x"}', "helm.sh/chart is set by the chart"),
             ("deployment", "deployment.maxReplicas=null", "deployment.maxReplicas is not set"),
             (
                 "deployment",

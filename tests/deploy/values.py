@@ -68,6 +68,14 @@ EXTRA = (
 
 FLAVOURS: dict[str, tuple[str, ...]] = {
     "a canary": ("statefulset", "statefulSet.partition=2"),
+    "nothing in a Secret": (
+        "statefulset",
+        *(
+            f"secrets.{name}=null"
+            for name in ("KAFKA_SASL_PASSWORD", "KAFKA_SSL_CA_LOCATION", "PINTEREST_ACCESS_TOKEN")
+        ),
+        'settings={"KAFKA_SASL_MECHANISM": null, "PINTEREST_ACCESS_TOKEN_FILE": "/vault/secrets/token"}',
+    ),
     "a fixed number": ("deployment", "deployment.replicas=3", "deployment.maxReplicas=null"),
     "Sentinels": (
         "deployment",

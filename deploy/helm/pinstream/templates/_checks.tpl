@@ -60,6 +60,11 @@
 
 {{/* Not in the schema of values: of a name that does not match, helm says neither where it is nor what would. */}}
 {{- define "pinstream.checkNames" -}}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
+  {{- if or (hasKey $.Values.commonLabels $label) (hasKey $.Values.podLabels $label) }}
+    {{- fail (printf "commonLabels and podLabels: %s is set by the chart; remove it" $label) }}
+  {{- end }}
+{{- end }}
 {{- range $name, $_ := .Values.settings }}
   {{- if not (regexMatch "^((KAFKA|SCHEMA_REGISTRY|PINTEREST|PINSTREAM|OTEL|AWS)_[A-Z0-9_]+|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE)$" $name) }}
     {{- fail (printf "settings.%s is no setting: they begin with KAFKA_, SCHEMA_REGISTRY_, PINTEREST_, PINSTREAM_, OTEL_ or AWS_; other variables go to extraEnv" $name) }}
@@ -97,6 +102,9 @@
 {{- end }}
 {{- if regexMatch "^rediss?://[^/?]*:[^/?@]*@" $url }}
   {{- fail "deployment.keyStore.url has a password in it, which would stand in plain text: put it into a Secret, and name that in secrets.PINSTREAM_KEY_STORE_PASSWORD" }}
+{{- end }}
+{{- if and (contains "," $url) (not (regexMatch "[?&](sentinel=.|cluster=true)" $url)) }}
+  {{- fail "deployment.keyStore.url names several hosts: add ?sentinel=NAME if they are Sentinels, or ?cluster=true if they are nodes of a Redis Cluster" }}
 {{- end }}
 {{- if .Values.deployment.replicas }}
   {{- if or .Values.deployment.minReplicas .Values.deployment.maxReplicas .Values.deployment.lagThreshold }}
