@@ -28,8 +28,9 @@ from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
+from consumer.engine.model import Announcement, Chunk, Instant, Note, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import split_keys
 from consumer.errors import DestinationRefused, KeyStoreError, bug
 
 # Seconds that one fetch waits for records: the longest that a commit, a pause or a stop waits for the consumer's thread
@@ -111,6 +112,9 @@ class KeyStore(Protocol):
     Raises `KeyStoreError`; trying again is always safe.
     """
 
+    async def look_up(self, keys: bytes, now: float) -> Sequence[int]:
+        """Look keys up, as of `now` (unix seconds), and claim none: a byte for each, 1 if it was delivered."""
+
     async def claim(self, keys: bytes, now: float) -> tuple[Sequence[int], int]:
         """Look keys up, as of `now` (unix seconds); a shared store claims those that were not delivered.
 
@@ -126,10 +130,10 @@ class KeyStore(Protocol):
     async def release(self, keys: bytes) -> None:
         """End our claims of keys, because we will not deliver their events."""
 
-    async def renew(self) -> tuple[int, Sequence[Note]]:
+    async def renew(self) -> tuple[int, Sequence[Note], Sequence[Announcement]]:
         """Prolong the lease on our claims, or begin a session.
 
-        Return `session` and `notes` of `m.LeaseRenewed`.
+        Return `session`, `notes` and `others` of `m.LeaseRenewed`.
         """
 
     async def expire(self, now: float) -> None:
@@ -179,6 +183,17 @@ class DeadLetterWriter(Protocol):
 
         Never raises because of the broker's answer. A letter that was not acknowledged may have been written.
         """
+
+
+async def claimed(store: KeyStore, keys: bytes, earlier: bytes, now: float) -> tuple[Sequence[int], int]:
+    """Claim keys, except those of events that were delivered under their earlier key. See `KeyStore.claim`."""
+    if not earlier:
+        return await store.claim(keys, now)
+    before = await store.look_up(earlier, now)
+    new = b"".join(key for key, known in zip(split_keys(keys), before, strict=True) if not known)
+    found, session = await store.claim(new, now)
+    rest = iter(found)
+    return [1 if known else next(rest) for known in before], session
 
 
 def system_clock() -> Instant:
@@ -384,10 +399,10 @@ class Service:
                 if self._transform is None:
                     raise bug("the engine calls a function that there is not")
                 self._begin(self._transform.run(command, self.feed))
-            case m.LookUpKeys(number, keys):
+            case m.LookUpKeys(number, keys, earlier):
                 self._ask(
                     command,
-                    partial(store.claim, keys, clock.forgotten_at),
+                    partial(claimed, store, keys, earlier, clock.forgotten_at),
                     lambda got: m.KeysLookedUp(number, *got),
                 )
             case m.StoreKeys(number, keys):

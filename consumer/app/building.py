@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import resource
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -41,7 +43,15 @@ from consumer.conversion.sections import Sections, is_divided, load_sections
 from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.messages import BrokersTold, Report
-from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
+from consumer.engine.model import (
+    AWAY,
+    PLATFORM_URL,
+    Announcement,
+    Chunk,
+    Policy,
+    destination_tag,
+    settings_digests,
+)
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError, UsageError, or_all
@@ -259,7 +269,7 @@ def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
     return load_sections(
         overlay,
         local or local_schemas(settings),
-        default_toml=(packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8"),
+        default_toml=_packaged_mapping(),
         overlay_name=name if overlay is None else str(own.mapping_file),
         schema_name=own.schema_name or DEFAULT_SCHEMA,
         is_named=own.schema_name is not None,
@@ -273,6 +283,10 @@ def has_sections(settings: Settings) -> bool:
         overlay = _mapping_file(settings)
         return overlay is not None and is_divided(overlay)
     return False
+
+
+def _packaged_mapping() -> str:
+    return (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
 
 
 def _mapping_file(settings: Settings) -> str | None:
@@ -352,9 +366,19 @@ def policy(settings: Settings, rate: float | None = None) -> Policy:
         call_timeout=own.request_timeout,
         away=_absence(settings),
         transform=own.transform or "",
-        # Events that test mode accepted were not recorded: they are new to the real API.
-        destination=destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode),
+        destination=destinations(settings)[0],
+        earlier_destination=destinations(settings)[1],
     )
+
+
+def destinations(settings: Settings) -> tuple[str, str | None]:
+    """Return the tag of the destination, and the one that its URL has by itself; None: it is the same."""
+    # Events that test mode accepted were not recorded: they are new to the real API.
+    own = destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode)
+    if settings.pinstream.destination is None:
+        return own, None
+    platform = destination_tag(PLATFORM_URL, settings.pinterest.test_mode)
+    return platform, None if own == platform else own
 
 
 def quota_members(settings: Settings) -> int:
@@ -455,8 +479,32 @@ def open_token(settings: Settings) -> Tokens:
     return Token(settings.pinterest.access_token.get_secret_value())
 
 
-def service_key_store(settings: Settings) -> KeyStore:
-    """Open the service's key store, and make its state folder. Raises `SettingsError`, `KeyStoreError`."""
+def fingerprint_of(settings: Settings, mapped: Sections) -> str:
+    """Return the fingerprint of what decides what is sent: mapping, schemas and function, without any secret."""
+    files = (_mapping_file(settings) or "", _packaged_mapping())
+    mapping = json.dumps(
+        [*map(tomllib.loads, files), settings.pinterest.partner_name], sort_keys=True, default=str
+    )
+    schemas = json.dumps([(one.record, one.schema) for one in mapped.all], sort_keys=True)
+    name = settings.pinstream.transform or ""
+    # Its source as well: a function is changed more often than it is renamed.
+    source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+    function = "" if source is None else sha256(Path(source).read_bytes()).hexdigest()
+    return settings_digests(mapping, schemas, f"{name} {function}")
+
+
+def announcement_of(settings: Settings, mapped: Sections) -> Announcement:
+    """Return what members that share the key store are told of these settings."""
+    group = sha256(settings.kafka.group_id.encode()).hexdigest()[:8]
+    accounts = tuple(settings.pinterest.ad_account_ids)
+    return Announcement(group, fingerprint_of(settings, mapped), destinations(settings)[0], accounts)
+
+
+def service_key_store(settings: Settings, announcement: Announcement | None = None) -> KeyStore:
+    """Open the service's key store, and make its state folder; members that share it are told the announcement.
+
+    Raises `SettingsError`, `KeyStoreError`.
+    """
     own = settings.pinstream
     make_state_folder(own.state_dir)
     return open_key_store(
@@ -469,6 +517,7 @@ def service_key_store(settings: Settings) -> KeyStore:
             own.key_store_password, own.key_store_password_file, "PINSTREAM_KEY_STORE_PASSWORD_FILE"
         ),
         progress=lambda text: structlog.get_logger().info("key_store_taken_over", text=text),
+        announcement=announcement,
     )
 
 

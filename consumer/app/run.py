@@ -267,14 +267,21 @@ async def member(
         mapped = building.sections(settings, schemas)
         transformer = building.transformer(settings, mapped)
         members = building.quota_members(settings)
-        limits = replace(building.policy(settings), trace_links=traces.links, quota_members=members)
+        said = building.announcement_of(settings, mapped)
+        limits = replace(
+            building.policy(settings),
+            trace_links=traces.links,
+            quota_members=members,
+            fingerprint=said.fingerprint,
+            announcement=said,
+        )
         pipeline = building.pipeline(settings, mapped, limits)
         for warning in mapped.warnings:
             structlog.get_logger().warning("setting", text=warning)
 
         async def open_parts() -> Service:
             # In a thread: it may be large, or wait for another process that has it locked.
-            key_store = await run_blocking("pinstream-key-store", building.service_key_store, settings)
+            key_store = await run_blocking("pinstream-key-store", building.service_key_store, settings, said)
             opened.add("the key store", key_store.close)
             return building.service(
                 settings,

@@ -165,9 +165,9 @@ class Block:
     """Records of one chunk until they are settled, in columns of equal length.
 
     `sizes`: bytes of each record as it was fetched; `ends`: where its body, and the comma behind it, end in `page`;
-    `keys`: `KEY_BYTES` each; `times`: unix seconds of its event; `marks`: `OFFLINE` and so on; `kind_numbers`: which
-    of `kinds` it is; `sections`: the number of the mapping's section, if it has any. A record that is not an event has
-    an empty body.
+    `keys`: `KEY_BYTES` each; `earlier_keys`: as many, or none (`reading.Keys`); `times`: unix seconds of its event;
+    `marks`: `OFFLINE` and so on; `kind_numbers`: which of `kinds` it is; `sections`: the number of the mapping's
+    section, if it has any. A record that is not an event has an empty body.
     """
 
     def __init__(
@@ -185,6 +185,7 @@ class Block:
             self.page = bytes(self.page)  # it does not change any more
         self.ends = columns.ends
         self.keys = bytes(columns.keys)
+        self.earlier_keys = bytes(columns.earlier_keys)
         self.times = columns.times
         self.marks = columns.marks
         self.kinds: list[Kind] = [*columns.kinds]
@@ -294,14 +295,18 @@ class Block:
         """Enter records that waited and have been read: row `rows[index]` of `columns` is the event at `index`."""
         kinds = [*columns.kinds]
         # The whole page is written again, because bodies stand in the order of the rows.
-        page, keys, before = bytearray(), bytearray(self.keys), 0
+        page, before = bytearray(), 0
+        self.keys = _with_keys(self.keys, columns.keys, rows)
+        if columns.earlier_keys:
+            self.earlier_keys = _with_keys(
+                self.earlier_keys or bytes(len(self.keys)), columns.earlier_keys, rows
+            )
         for index, end in enumerate(self.ends):
             row = rows.get(index)
             if row is None:
                 page += self.page[before:end]
             else:
                 page += columns.body(row)
-                keys[KEY_BYTES * index : KEY_BYTES * (index + 1)] = columns.key(row)
                 self.times[index], self.marks[index] = columns.times[row], columns.marks[row]
                 kind = kinds[columns.kind_numbers[row]]
                 if kind not in self.kinds:
@@ -309,7 +314,7 @@ class Block:
                 self.kind_numbers[index] = self.kinds.index(kind)
             before, self.ends[index] = end, len(page)
         self.held += len(page) - len(self.page)
-        self.page, self.keys = bytes(page), bytes(keys)
+        self.page = bytes(page)
 
     def settled(self, first: int, end: int) -> int:
         """Drop the data of the rows from `first` to before `end`, which are final now. Return the bytes freed."""
@@ -359,7 +364,8 @@ class Block:
             self.held = 0
             # Answers to calls with rewound rows still need bodies, to mask what they echo.
             if not self._cut:
-                self.page, self.keys, self.ends, self.times = b"", b"", array("q"), array("q")
+                self.page, self.keys, self.earlier_keys = b"", b"", b""
+                self.ends, self.times = array("q"), array("q")
                 self.marks, self.kind_numbers, self.sections = bytearray(), bytearray(), bytearray()
         # Copied once a quarter is unused: seldom enough to cost little, often enough to waste little memory.
         elif 4 * self._dead > len(self.page):
@@ -464,6 +470,23 @@ def rows_of(runs: Iterable[Run]) -> int:
 def keys_of(runs: Iterable[Run]) -> bytes:
     """Return the keys of the runs, one after the other."""
     return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
+
+
+def earlier_keys_of(runs: Sequence[Run]) -> bytes:
+    """Return the keys of the runs under the earlier tag, one after the other; empty: none has any."""
+    if not any(block.earlier_keys for block, _, _ in runs):
+        return b""
+    # A block that was read when the earlier tag no longer counted has none: no event has the key of zeros.
+    columns = [(block.earlier_keys or bytes(len(block.keys)), first, end) for block, first, end in runs]
+    return b"".join([keys[KEY_BYTES * first : KEY_BYTES * end] for keys, first, end in columns])
+
+
+def _with_keys(keys: bytes, read: bytearray, rows: Mapping[int, int]) -> bytes:
+    """Return the keys of a block with those of its rows that were read late: `rows[index]` of `read` at `index`."""
+    column = bytearray(keys)
+    for index, row in rows.items():
+        column[KEY_BYTES * index : KEY_BYTES * (index + 1)] = read[KEY_BYTES * row : KEY_BYTES * (row + 1)]
+    return bytes(column)
 
 
 def move_all(runs: Iterable[Run], stage: RecordStage) -> None:

@@ -39,6 +39,7 @@ from consumer.engine.block import (
     Run,
     divide,
     each_of,
+    earlier_keys_of,
     goes_on,
     keys_of,
     mark_taken_over,
@@ -217,7 +218,7 @@ class Lookups:
         if leaders:
             number = self._context.number()
             self._asked[number] = leaders
-            self._context.emit(LookUpKeys(number, keys_of(leaders)))
+            self._context.emit(LookUpKeys(number, keys_of(leaders), earlier_keys_of(leaders)))
 
     def looked_up(self, happened: KeysLookedUp) -> None:
         """Take the answer to a look-up: settle events delivered before, queue the others."""

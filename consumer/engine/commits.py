@@ -18,6 +18,11 @@ lost. They settle and commit nothing more, and reading begins again, under new e
 read already are read again and found to be delivered. If the id changed while we did not hold the topic, the next
 assignment shows it: the committed offset belongs to another id (`Assignment.void`), or the id is not the last known.
 
+*Members that differ* (`Differences`). All members of a group should send the same: by one mapping, one set of schemas,
+one function, to one destination. What the owner before us committed says by which it sent; members that share a key
+store announce it. During a rollout members differ for a while, so a difference is a warning, and it is shown for as
+long as it is seen and a little longer.
+
 *Records removed unread* (`Removals`), by retention or by an administrator (delete-records). Missing offsets are
 normal, because compaction and transactions leave gaps. But offsets missing *below the log's beginning* may have been
 unread records, so that part of each gap is counted. How many records it had is unknown: the count is a maximum. Offsets
@@ -30,12 +35,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Final
 
 from consumer.engine import offset_map
 from consumer.engine.context import Context
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
-from consumer.engine.model import Chunk, Instant, MetadataLeft, Position
+from consumer.engine.model import (
+    FINGERPRINTED,
+    Announcement,
+    Chunk,
+    Instant,
+    MetadataLeft,
+    Position,
+    differing,
+)
 from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.errors import bug
 
@@ -231,6 +246,61 @@ class Lives:
         self._context.report(
             "error", "topic_made_anew", topic=topic, partitions=partitions, released=released
         )
+
+
+# Seconds for which a difference is shown after it was last seen, and after which it is reported again.
+_DIFFERS_FOR: Final = 600.0
+DESTINATION: Final = "destination"
+
+
+def differing_from(ours: Announcement, others: Sequence[Announcement]) -> set[str]:
+    """Return in what members that share the key store differ from us."""
+    found = {
+        name
+        for other in others
+        if other.group == ours.group
+        for name in differing(ours.fingerprint, other.fingerprint)
+    }
+    # For the same account each destination has a quota and a memory of delivered events of its own.
+    if any(one.destination != ours.destination and {*one.accounts} & {*ours.accounts} for one in others):
+        found.add(DESTINATION)
+    return found
+
+
+class Differences:
+    """What other members send by other settings, as far as it was seen lately."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        # By what differs, when it was seen last and reported last (monotonic).
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def committed(self, states: Sequence[AssignmentState]) -> None:
+        """Compare with the members that had these partitions before."""
+        self._note({name for state in states for name in state.differs}, "commits")
+
+    def announced(self, others: Sequence[Announcement]) -> None:
+        """Compare with the members that share the key store."""
+        ours = self._context.policy.announcement
+        if ours is not None:
+            self._note(differing_from(ours, others), "key store")
+
+    def names(self) -> tuple[str, ...]:
+        """Return what differs: names of `model.FINGERPRINTED`, and ``destination``."""
+        now = self._context.now.monotonic
+        return tuple(
+            name
+            for name in (*FINGERPRINTED, DESTINATION)
+            if name in self._seen and now - self._seen[name][0] < _DIFFERS_FOR
+        )
+
+    def _note(self, found: set[str], source: str) -> None:
+        now = self._context.now.monotonic
+        new = [name for name in sorted(found) if now - self._seen.get(name, (0.0, -inf))[1] >= _DIFFERS_FOR]
+        for name in found:
+            self._seen[name] = (now, now if name in new else self._seen[name][1])
+        if new:
+            self._context.report("warning", "members_differ", differ=", ".join(new), seen_in=source)
 
 
 @dataclass(eq=False)

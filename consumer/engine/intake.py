@@ -101,7 +101,9 @@ class Admission:
 
     def __post_init__(self) -> None:
         policy = self._context.policy
-        self._keys = Keys(policy.destination)
+        self._keys = Keys(policy.destination, policy.earlier_destination)
+        # Until when keys under the earlier tag may have been stored within the window (monotonic).
+        self._earlier_until: float | None = None
         self.limit = Limit(policy.most_records, self._ledger)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._deferred: deque[Run] = deque()
@@ -306,6 +308,12 @@ class Admission:
 
     def _prepare(self, records: Sequence[Record | None], topic: str, now: float) -> Columns:
         """Return a row for each record of this topic, as of `now` (unix seconds). None: it was settled before."""
+        if self._keys.earlier is not None:
+            monotonic, policy = self._context.now.monotonic, self._context.policy
+            if self._earlier_until is None:
+                self._earlier_until = monotonic + policy.dedup_window
+            elif monotonic > self._earlier_until:
+                self._keys = Keys(policy.destination)
         columns = Columns(self._keys)
         self._reading.read(records, now, columns, topic)
         self._context.counters.in_two_steps = self._reading.in_two_steps

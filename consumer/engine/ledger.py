@@ -29,7 +29,7 @@ from consumer.engine.block import SETTLED_AS, Block, Fence, Run, pick, settled_b
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.messages import Assignment
-from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
+from consumer.engine.model import Chunk, Disposition, Position, TopicPartition, differing
 from consumer.engine.native import rising
 from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.engine.reading import Columns
@@ -66,6 +66,8 @@ class AssignmentState(Fence):
     """False after the process was away: the group may have given the partition to another member meanwhile."""
     elsewhere: bool = False
     """True if the offset before its start was committed for another destination."""
+    differs: tuple[str, ...] = ()
+    """In what the member that committed it sends by other settings (`model.differing`)."""
     blocks: deque[Block] = field(default_factory=deque)
     last_seen: int = -1
     fetched_to: int = 0
@@ -163,7 +165,7 @@ class AssignmentState(Fence):
             raise bug(f"the map of {self.tp} begins before {next_offset}")
         text = offset_map.write_map(
             self.tp, next_offset, bounds, highest, self.ledger.map_most,
-            topic_id=self.topic_id, destination=self.ledger.destination,
+            topic_id=self.topic_id, destination=self.ledger.destination, fingerprint=self.ledger.fingerprint,
         )  # fmt: skip
         self._map_size = len(text)
         return Position(*self.tp, next_offset, leader_epoch, text)
@@ -228,6 +230,8 @@ class Ledger:
         self.map_most = context.policy.map_bytes
         # The tag of the destination, which stands in the metadata of commits.
         self.destination = context.policy.destination
+        self._known_destinations = (None, self.destination, context.policy.earlier_destination)
+        self.fingerprint = context.policy.fingerprint
         # Records passed over, ever.
         self.passed = 0
         self.open = 0
@@ -258,7 +262,8 @@ class Ledger:
         )
         state.next_offset = one.start if one.commit_start else None
         # Metadata without a destination is older than destination tags.
-        state.elsewhere = said.destination not in (None, self.destination)
+        state.differs = differing(self.fingerprint, said.fingerprint)
+        state.elsewhere = said.destination not in self._known_destinations
         self._assignments[tp] = state
         return state
 

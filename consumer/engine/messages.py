@@ -21,6 +21,7 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from consumer.engine.model import (
+    Announcement,
     Chunk,
     CommerceEvent,
     Filtered,
@@ -212,11 +213,13 @@ class KeysStored(NamedTuple):
 
 class LeaseRenewed(NamedTuple):
     """Answers `RenewLease`: our claims hold for another lease. `session`: our session that has them; if it
-    differs from the one before, earlier claims are void. `notes`: other members' notes that still hold."""
+    differs from the one before, earlier claims are void. `notes`: other members' notes that still hold; `others`: what
+    they announce."""
 
     number: int
     session: int
     notes: Sequence[Note] = ()
+    others: Sequence[Announcement] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,11 +400,13 @@ class Transform:
 class LookUpKeys(NamedTuple):
     """Ask the key store which keys were delivered within the window; a shared store claims the others for us.
 
-    `keys`: one after the other, 16 bytes each.
+    `keys`: one after the other, 16 bytes each. `earlier`: keys under which the same events may have been delivered, too
+    (empty: there are none).
     """
 
     number: int
     keys: bytes
+    earlier: bytes = b""
 
 
 class StoreKeys(NamedTuple):

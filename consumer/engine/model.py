@@ -151,6 +151,18 @@ THROTTLED: Final = 429
 """The status of a `Note` of a throttle."""
 
 
+class Announcement(NamedTuple):
+    """What a member tells the others that share its key store about its settings."""
+
+    # A digest of the group's name: members of other groups may have other mappings.
+    group: str
+    # See `Policy.fingerprint`.
+    fingerprint: str
+    # The tag of the API (`Policy.destination`).
+    destination: str
+    accounts: tuple[str, ...]
+
+
 class TraceParent(NamedTuple):
     """The span that a record was written in, as its ``traceparent`` header says (W3C Trace Context)."""
 
@@ -340,6 +352,14 @@ class Policy:
     map_bytes: int = METADATA_BYTES
     # The tag of the destination (`consumer.engine.model`), for keys and commits; None: not known.
     destination: str | None = None
+    # The tag that it had before it was declared to be the platform; keys and commits under it count, too.
+    earlier_destination: str | None = None
+    # Seconds for which the key store remembers a key.
+    dedup_window: float = 172_800.0
+    # Digests of what decides what is sent (`settings_digests`); None: not known.
+    fingerprint: str | None = None
+    # What members that share the key store are told; None: nothing.
+    announcement: Announcement | None = None
     # Seconds without an input after which a process first proves that its partitions are still its own; a call that was
     # decided longer ago does not begin. Shorter than any session time-out; an idle process looks at the clock twice as
     # often.
@@ -383,8 +403,30 @@ def destination_tag(url: str, test_mode: bool) -> str:
     return urlsafe_b64encode(hashlib.sha256(identity.encode()).digest()[:_DIGEST_BYTES]).decode()
 
 
+FINGERPRINTED: Final = ("mapping", "schemas", "function")
+"""What a fingerprint distinguishes, in its order. (The destination has a tag of its own.)"""
+FINGERPRINT_BYTES: Final = 9
+# base64 of three bytes.
+_PART: Final = 4
+
+
+def settings_digests(mapping: str, schemas: str, function: str) -> str:
+    """Return digests of these texts, one after the other: members that send the same have the same."""
+    parts = (hashlib.sha256(text.encode()).digest()[:3] for text in (mapping, schemas, function))
+    return urlsafe_b64encode(b"".join(parts)).decode()
+
+
+def differing(ours: str | None, theirs: str | None) -> tuple[str, ...]:
+    """Return the names of `FINGERPRINTED` in which two fingerprints differ; none if one is not known."""
+    if ours is None or theirs is None or len(theirs) != len(ours):
+        return ()
+    places = enumerate(FINGERPRINTED)
+    return tuple(name for n, name in places if ours[_PART * n :][:_PART] != theirs[_PART * n :][:_PART])
+
+
 # The platform itself, in live mode: the destination of everything written before destinations had tags.
-REAL_API: Final = destination_tag("https://api.pinterest.com/v5", test_mode=False)
+PLATFORM_URL: Final = "https://api.pinterest.com/v5"
+REAL_API: Final = destination_tag(PLATFORM_URL, test_mode=False)
 
 
 HEADER = "traceparent"

@@ -1,4 +1,4 @@
-"""What goes with a committed offset, in the commit's metadata: the offset map, the topic's id, the destination.
+"""What goes with a committed offset, in the commit's metadata: the offset map, the topic's id, who committed it.
 
 Theory of operation. A commit names one offset, that of the lowest open record. Records settled above it would be sent
 again after a restart or by another member. So each commit carries a map: the lengths of open and of settled runs, in
@@ -9,13 +9,14 @@ markers) belong to the run around them.
 begins at offset 0, and an offset that was committed in its earlier life names another record (`is_void`).
 
 *The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but events sent to a
-sandbox never reached the real API. So a start with another destination must be noticed.
+sandbox never reached the real API. So a start with another destination must be noticed. *The fingerprint* (there, too)
+shows a member with another mapping.
 
 The text is ``pinstream:2:`` and base64url of: one byte (how the runs are written, and which ids follow), a checksum
 over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs. Runs are written as
 varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by default
 (``offset.metadata.max.bytes``). Runs that do not fit are left out, from the top of the map, and may be sent again.
-``pinstream:1:``, the earlier form without ids, is still read.
+``pinstream:1:``, the earlier form without ids, is still read. A version that does not know one of the ids reads no map.
 
 Two things protect the map. The checksum binds it to its offset and partition, so a copied map is ignored. And it has
 the highest leader epoch of its records: if a record in its range has a higher epoch, the log was cut after the map was
@@ -35,17 +36,18 @@ from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
 
-from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.model import FINGERPRINT_BYTES, METADATA_BYTES, Position, TopicPartition
 
 _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"  # as long
 # Bytes before the ids: how the runs are written, and the checksum.
 _HEAD = 5
-# Bits of the first byte: for each id whether it follows, topic id and destination, in this order; how runs are written.
-_HAS_ID: Final = (0x80, 0x40)
-_HOW: Final = 0x3F
+# Bits of the first byte: for each id whether it follows, topic id, destination and fingerprint, in this order; how runs
+# are written.
+_HAS_ID: Final = (0x80, 0x40, 0x20)
+_HOW: Final = 0x1F
 # Bytes of each id.
-_ID_BYTES: Final = (16, 6)
+_ID_BYTES: Final = (16, 6, FINGERPRINT_BYTES)
 # Bytes of metadata with all ids and no map. With no more room than that, no map is written.
 IDS_MOST: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + 2) // 3 * 4
 # Bounds that a map may have: more than open events can make.
@@ -104,10 +106,11 @@ class CommitMetadata(NamedTuple):
 
     topic_id: str | None
     destination: str | None
+    fingerprint: str | None
     settled: OffsetMap | None
 
 
-NOTHING_SAID: Final = CommitMetadata(None, None, None)
+NOTHING_SAID: Final = CommitMetadata(None, None, None, None)
 
 
 def write_map(
@@ -119,17 +122,18 @@ def write_map(
     *,
     topic_id: str | None = None,
     destination: str | None = None,
+    fingerprint: str | None = None,
 ) -> str:
     """Return the metadata of a commit of `base` in a partition, with as much of the map as fits into `most` bytes.
 
     Empty if there is nothing to say, or no room for the ids. `topic_id`: as Kafka writes it, base64url of 16 bytes;
-    `destination`: a tag.
+    `destination` and `fingerprint`: see `consumer.engine.model.Policy`.
     """
     bounds = bounds[:_MOST_BOUNDS] if most > IDS_MOST else ()
-    if not most or not (bounds or topic_id or destination):
+    if not most or not (bounds or topic_id or destination or fingerprint):
         return ""
     which, ids = 0, b""
-    for flag, text, size in zip(_HAS_ID, (topic_id, destination), _ID_BYTES, strict=True):
+    for flag, text, size in zip(_HAS_ID, (topic_id, destination, fingerprint), _ID_BYTES, strict=True):
         if text:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             if len(raw) != size:
@@ -175,8 +179,8 @@ def read_map(position: Position) -> CommitMetadata:
         at = end
     if at > len(raw):
         return NOTHING_SAID  # an id ends in its middle
-    topic_id, destination = ids
-    return CommitMetadata(topic_id, destination, _read_map(raw[0] & _HOW, raw, at, base))
+    topic_id, destination, fingerprint = ids
+    return CommitMetadata(topic_id, destination, fingerprint, _read_map(raw[0] & _HOW, raw, at, base))
 
 
 def is_void(position: Position, topic_id: str | None) -> bool:

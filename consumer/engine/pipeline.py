@@ -29,7 +29,7 @@ from consumer.engine import messages as m
 from consumer.engine.answers import Answers
 from consumer.engine.block import RecordStage, keys_of, move_all
 from consumer.engine.claims import Claims, Lookups
-from consumer.engine.commits import Commits, Lives, Removals
+from consumer.engine.commits import Commits, Differences, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
 from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics
@@ -112,6 +112,7 @@ class Pipeline:
         self._answers = Answers(self.context, self.clock, self.dispatcher, self.lookups, self.outcomes)
         self.commits = Commits(self.context, self.ledger)
         self._lives = Lives(self.context, self.ledger)
+        self._differences = Differences(self.context)
         self._removals = Removals(self.context)
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
         # The latest measurements of each client, by broker.
@@ -172,6 +173,7 @@ class Pipeline:
                 self.outcomes.keys_stored(happened)
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
+                self._differences.announced(happened.others)
                 # The store answers again: confirm delivered events at once, before other members claim them.
                 self.outcomes.keys.not_before = -inf
             case m.LeaseLost():
@@ -335,6 +337,7 @@ class Pipeline:
             samples=copied(self.outcomes.samples),
             commit_metadata=self.commits.metadata(),
             elsewhere=sum(state.elsewhere for state in self.ledger),
+            members_differ=self._differences.names(),
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.stand_ins,
@@ -352,6 +355,7 @@ class Pipeline:
         if self.stopping:
             return  # the group assigns them to others once we have left
         states = self._lives.assigned(happened.assignments)
+        self._differences.committed(states)
         self.commits.assigned(states)
         # A partition that was ours already: its older assignment has ended.
         self._purge()

@@ -52,11 +52,13 @@ class Keys:
 
     Account, name and id are separated by NUL, which only the id can hold. `destination`: the tag of the destination
     (`model.destination_tag`). The tag of the platform in live mode is not part of the key, nor is an unknown one: so
-    keys that were stored before destinations had tags stay valid.
+    keys that were stored before destinations had tags stay valid. `earlier`: a tag under which events were delivered to
+    the same destination before; their keys are looked up, too.
     """
 
-    def __init__(self, destination: str | None = None) -> None:
+    def __init__(self, destination: str | None = None, earlier: str | None = None) -> None:
         self.prefix = b"" if destination in (None, REAL_API) else f"{destination}\0".encode()
+        self.earlier = None if earlier is None else Keys(earlier)
 
     def of(self, account: str, event_name: str, dedup_id: str) -> bytes:
         """Return the key of an event."""
@@ -86,6 +88,8 @@ class Columns:
     page: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)
+    # The keys under the earlier tag; empty: there is none (`Keys`).
+    earlier_keys: bytearray = field(default_factory=bytearray)
     times: array[int] = field(default_factory=lambda: array("q"))
     marks: bytearray = field(default_factory=bytearray)
     kind_numbers: bytearray = field(default_factory=bytearray)
@@ -117,6 +121,8 @@ class Columns:
         # The comma that a batch needs between two events, so that a run of bodies is joined as it stands.
         self.page += b","
         self.keys += self.make_key.of(kind.account, kind.name, dedup_id)
+        if self.make_key.earlier is not None:
+            self.earlier_keys += self.make_key.earlier.of(kind.account, kind.name, dedup_id)
         self._add(time, OFFLINE if offline else 0, self.kinds.setdefault(kind, len(self.kinds)))
 
     def add_converted(self, event: ConversionEvent) -> None:
@@ -136,6 +142,8 @@ class Columns:
         if verdict is not None:
             self.verdicts[len(self)] = verdict
         self.keys += NO_KEY
+        if self.make_key.earlier is not None:
+            self.earlier_keys += NO_KEY
         self._add(0, 0, 0)
 
     def _add(self, time: int, marks: int, kind_number: int) -> None:
@@ -168,7 +176,11 @@ class Columns:
     def cut(self, rows: int) -> None:
         """Keep only the first `rows` rows."""
         if rows < len(self):
-            del self.page[self.start(rows) :], self.keys[KEY_BYTES * rows :]
+            del (
+                self.page[self.start(rows) :],
+                self.keys[KEY_BYTES * rows :],
+                self.earlier_keys[KEY_BYTES * rows :],
+            )
             for column in (self.ends, self.times, self.marks, self.kind_numbers):
                 del column[rows:]
             del self.sections[rows:]

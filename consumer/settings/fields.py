@@ -212,6 +212,10 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
         ..., shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream"
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
+    destination: Annotated[str | None, Parser(values.parse_destination)] = _setting(None)
+    """pinterest says that PINTEREST_API_URL is a gateway to the platform: what was delivered through it counts
+    as delivered to Pinterest itself, and the quota is one. Not for a sandbox: its events reach nobody. Without
+    it, each URL is a destination of its own."""
     key_store: Annotated[SecretStr, Parser(values.parse_key_store)] = _setting(
         ..., shown="disk: under the state folder"
     )

@@ -292,6 +292,13 @@ def parse_function(text: str) -> str:
     return text
 
 
+def parse_destination(text: str) -> str:
+    """What the URL of the API leads to: ``pinterest``."""
+    if text.lower() != "pinterest":
+        raise ValueError("not a destination; allowed: pinterest, or nothing")
+    return text.lower()
+
+
 def parse_path(text: str) -> Path:
     """A path; a leading ``~`` stands for the home folder."""
     try:

@@ -241,6 +241,18 @@ function missing(s) {
   ].filter(one => one);
 }
 
+/** What other members send by other settings: normal during a rollout, and wrong after it. */
+const SENT_BY = { mapping: "mapping", schemas: "schemas", function: "function (PINSTREAM_TRANSFORM)" };
+function showMembers(s) {
+  const own = s.members_differ.filter(name => SENT_BY[name]).map(name => SENT_BY[name]);
+  const lines = [
+    own.length && `Other members of the group send by another ${own.join(", ")}: normal while an update is rolled out. After it, give all the same.`,
+    s.members_differ.includes("destination") && "Members that share the key store send the same ad account's events to another URL, with a quota and a memory of delivered events of its own: give all the same PINTEREST_API_URL, or set PINSTREAM_DESTINATION=pinterest for gateways to Pinterest.",
+  ].filter(one => one);
+  $("members").hidden = !lines.length;
+  put($("members"), h("b", "warn", lines.join(" ")));
+}
+
 /** The bands from the total to each row: as thick as the row's share, with a visible minimum. */
 function bands(l) {
   const step = 100 / DISPOSITIONS.length;

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from consumer.app import building
 from consumer.app.run import member
 from consumer.conversion.program import COMPILED
+from consumer.engine.model import PLATFORM_URL, REAL_API, destination_tag, differing
 from consumer.errors import PinstreamError, SchemaError, SettingsError
 from consumer.settings import load
 
@@ -123,3 +124,51 @@ def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
         SettingsError, match=f"^PINSTREAM_HTTP_TOKEN_FILE: {tmp_path / 'gone'} cannot be read"
     ):
         building.secret(None, tmp_path / "gone", "PINSTREAM_HTTP_TOKEN_FILE")
+
+
+def test_the_fingerprint_changes_with_what_is_sent_and_with_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapping's lines, the partner's name and the source of the function change their part of the fingerprint; its
+    comments, and a token, change none."""
+    (tmp_path / "shop_events.py").write_text("def clean(record):\n    return record\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "mapping.toml"
+
+    def made(mapping: str, **more: str) -> str:
+        file.write_text(mapping)
+        settings = load({"HOME": str(tmp_path), "PINSTREAM_MAPPING_FILE": str(file), **more}, needs=())
+        mapped = building.sections(settings)
+        building.transformer(settings, mapped)
+        return building.fingerprint_of(settings, mapped)
+
+    before = made('[constants]\nlanguage = "en"\n')
+    assert made('# English\n[constants]\nlanguage = "en"\n', PINTEREST_ACCESS_TOKEN="pina_x") == before
+    assert differing(before, made('[constants]\nlanguage = "de"\n')) == ("mapping",)
+    assert differing(before, made('[constants]\nlanguage = "en"\n', PINTEREST_PARTNER_NAME="x")) == (
+        "mapping",
+    )
+    function = {"PINSTREAM_TRANSFORM": "shop_events:clean"}
+    with_function = made('[constants]\nlanguage = "en"\n', **function)
+    assert differing(before, with_function) == ("function",)
+    (tmp_path / "shop_events.py").write_text("def clean(record):\n    return None\n")
+    assert differing(with_function, made('[constants]\nlanguage = "en"\n', **function)) == ("function",)
+
+
+def test_a_gateway_that_is_declared_has_the_platform_s_tag(tmp_path: Path) -> None:
+    """With PINSTREAM_DESTINATION=pinterest the tag is the platform's, in live and in test mode, and the URL's own tag
+    is the earlier one; without it, or for the platform's own URL, there is none."""
+    gateway = {"HOME": str(tmp_path), "PINTEREST_API_URL": "https://gateway.example/v5"}
+    own = destination_tag("https://gateway.example/v5", test_mode=False)
+    declared = {"PINSTREAM_DESTINATION": "Pinterest"}
+
+    def tags(**environ: str) -> tuple[str, str | None]:
+        return building.destinations(load(environ, needs=()))
+
+    assert tags(**gateway) == (own, None)
+    assert tags(**gateway, **declared) == (REAL_API, own)
+    assert tags(HOME=str(tmp_path), **declared) == (REAL_API, None)
+    tested = tags(**gateway, **declared, PINTEREST_TEST_MODE="true")
+    assert tested[0] == destination_tag(PLATFORM_URL, test_mode=True)
+    with pytest.raises(SettingsError, match="PINSTREAM_DESTINATION"):
+        tags(**gateway, PINSTREAM_DESTINATION="sandbox")

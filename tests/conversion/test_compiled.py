@@ -26,9 +26,9 @@ from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MOST_PROGRAMS, CompiledReading, Written
 from consumer.engine.figures.delivered import written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
-from consumer.engine.model import Chunk, Instant, Policy, Record, Rejection, SchemaRef
+from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import TOMBSTONE, Columns, Keys, TwoSteps
+from consumer.engine.reading import KEY_BYTES, TOMBSTONE, Columns, Keys, TwoSteps
 from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
@@ -353,3 +353,22 @@ def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool)
     assert isinstance(said, list)
     assert (both.function is not None) is (in_one_go and COMPILED is not None)
     assert both.function is None or both.alone(value) is not None
+
+
+@pytest.mark.parametrize(("tag", "earlier"), [(REAL_API, "PO4_-b8T"), ("PO4_-b8T", REAL_API)])
+def test_both_ways_make_the_same_keys_under_an_earlier_tag(tag: str, earlier: str) -> None:
+    """With an earlier tag of the destination each event has a second key, as if it were delivered under that tag; other
+    records have none. Both ways make the same."""
+    both = BOTH["default"]
+    ids = [*(f"e-{number}" for number in range(9)), "long " * 40, "ü"]
+    events = [likely(event_of({})) | {"event_id": one} for one in ids]
+    values = [*map(both.value, events), None, b"no record"]
+    records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
+    made = [Columns(Keys(tag, earlier)) for _ in range(2)]
+    both.two_steps.read(records, NOW, made[0], "")
+    both.compiled.read(records, NOW, made[1], "")
+    wanted = b"".join(Keys(earlier).of("11", "checkout", one) for one in ids) + bytes(2 * KEY_BYTES)
+    assert [bytes(one.earlier_keys) for one in made] == [wanted] * 2
+    assert bytes(made[1].keys) == b"".join(Keys(tag).of("11", "checkout", one) for one in ids) + bytes(
+        2 * KEY_BYTES
+    )

@@ -184,7 +184,7 @@ class Books(Ledger):
     ) -> AssignmentState:
         """Begin an assignment; `settled` is the offset map that was committed with its start."""
         one = m.Assignment(tp.topic, tp.partition, epoch, start, commit_start, leader_epoch)
-        return self.assign(one, CommitMetadata(None, None, settled))
+        return self.assign(one, CommitMetadata(None, None, None, settled))
 
     def to_commit(self) -> list[Position]:
         """Return the positions that may be committed now."""
@@ -429,9 +429,10 @@ class Core:
         """Let the key store answer all look-ups that wait."""
         while self.has(m.LookUpKeys):
             asked = self.take(m.LookUpKeys)
-            self.feed(
-                m.KeysLookedUp(asked.number, [key in self.stored_keys for key in split_keys(asked.keys)])
-            )
+            keys = split_keys(asked.keys)
+            also = split_keys(asked.earlier) or keys
+            found = [{*both} & self.stored_keys != set() for both in zip(keys, also, strict=True)]
+            self.feed(m.KeysLookedUp(asked.number, found))
 
     def store_keys(self) -> None:
         """Let the key store store all keys that wait."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.key_store.interface import Renewed
+from consumer.adapters.key_store.interface import Renewed, Window
+from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine import messages as m
 from consumer.engine.model import Instant, Position
 from consumer.errors import KeyStoreError
-from consumer.service import system_clock
+from consumer.service import claimed, system_clock
 from tests.engine.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
 from tests.service.driving import all_committed, serve, settled, until, values
 from tests.service.fakes import STEP, Process, World
@@ -351,3 +352,14 @@ def test_errors_of_the_key_store_are_of_the_tree() -> None:
 
     run(look_up())
     assert issubclass(Stuck, AssertionError)
+
+
+async def test_an_event_that_went_through_a_gateway_before_is_not_claimed() -> None:
+    """A key that was delivered under its earlier tag is a duplicate; only the others are claimed, in order."""
+    store = MemoryKeyStore(Window.of(3_600.0), 1 << 24)
+    await store.confirm(bytes(16), 5.0)
+    keys = b"".join(bytes([number]) * 16 for number in (1, 2, 3))
+    earlier = b"".join(bytes([number]) * 16 for number in (9, 0, 8))
+    await store.confirm(bytes([3]) * 16, 5.0)
+    assert await claimed(store, keys, earlier, 6.0) == ([0, 1, 1], 0)
+    assert (await claimed(store, keys, b"", 6.0))[0] == b"\0\0\1"

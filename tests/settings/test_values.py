@@ -105,6 +105,7 @@ BAD_VALUES = {
     ],
     "HTTP_PROXY": ["proxy.corp", "ftp://proxy.corp:3128"],
     "SSL_CERT_FILE": ["/nowhere/at/all.pem", __file__],
+    "PINSTREAM_DESTINATION": ["sandbox", "https://gateway.example/v5"],
     "PINSTREAM_LOG_FORMAT": ["xml"],
     "PINSTREAM_LOG_LEVEL": ["loud"],
 }

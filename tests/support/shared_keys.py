@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, TypeVar
 
 from consumer.adapters.key_store.interface import (
@@ -23,7 +23,7 @@ from consumer.adapters.key_store.interface import (
 )
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.model import THROTTLED, Note
+from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
 
@@ -58,6 +58,8 @@ class SharedKeys:
         self.full = False
         """Whether it refuses requests that need memory."""
         self._sessions = 0
+        self.announced: dict[int, Announcement] = {}
+        """What each member announces."""
         self._notes: dict[tuple[str, str, bool], tuple[int, float, Note]] = {}
         """The notes: who reported each, and until when it holds."""
         self._kept: tuple[dict[bytes, int], dict[bytes, str], dict[str, float]] = ({}, {}, {})
@@ -191,8 +193,11 @@ class SharedKeys:
 class SharedSession:
     """What one member's client knows and asks; it works like the real one (`RedisKeyStore`)."""
 
-    def __init__(self, server: SharedKeys, window: Window, lease: float) -> None:
+    def __init__(
+        self, server: SharedKeys, window: Window, lease: float, announcement: Announcement | None = None
+    ) -> None:
         self._server = server
+        self._announcement = announcement
         self._window = window
         self._lease = lease
         self._member = server.members = server.members + 1
@@ -269,13 +274,20 @@ class SharedSession:
         ):
             if self.name != old:
                 raise KeyStoreError("the lease ended meanwhile: it starts again by itself")
-            return Renewed(self._session, self._server.notes(self._member))
+            return Renewed(self._session, self._server.notes(self._member), self.others())
         self.end_session(old)
         name = self._server.new_name()
         yield from self._ask(name, lambda: self._server.renew(name, self._lease, begin=True))
         self.name = name
         self._session += 1
-        return Renewed(self._session, self._server.notes(self._member))
+        return Renewed(self._session, self._server.notes(self._member), self.others())
+
+    def others(self) -> list[Announcement]:
+        """Announce ours, and return what the others announce."""
+        announced = self._server.announced
+        if self._announcement is not None:
+            announced[self._member] = self._announcement
+        return [said for member, said in announced.items() if member != self._member]
 
     def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Call[Given]:
         """See `KeyStore.ask_calls`."""
@@ -325,10 +337,12 @@ class SharedSession:
 class SharedMember(KeyStore):
     """One member's side, whose requests are answered at once."""
 
-    def __init__(self, server: SharedKeys, window: Window, lease: float) -> None:
+    def __init__(
+        self, server: SharedKeys, window: Window, lease: float, announcement: Announcement | None = None
+    ) -> None:
         self._server = server
         self._window = window
-        self._known = SharedSession(server, window, lease)
+        self._known = SharedSession(server, window, lease, announcement)
         self._closed = False
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
@@ -350,6 +364,10 @@ class SharedMember(KeyStore):
     async def renew(self) -> Renewed:
         """See `KeyStore.renew`."""
         return self._answer(self._known.renew())
+
+    async def members(self) -> Sequence[Announcement]:
+        """See `KeyStore.members`."""
+        return self._known.others()
         self._meet()
         if self._name is None or not self._server.holds(self._name):
             self.end_session()

@@ -146,6 +146,7 @@ def statistics(
         "waiting_for_start": 0,
         "commit_metadata": MetadataLeft.MAPS,
         "elsewhere": 0,
+        "members_differ": (),
         "guard": None,
         "schemas": (),
         "clock": ClockStatistics(None, 0.0, 0.0, 0),

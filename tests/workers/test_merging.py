@@ -179,6 +179,7 @@ def test_waits_and_faults_of_any_worker() -> None:
         clock=ClockStatistics(70.0, 12.0, 70.0, 3),
         stalled_for=130.0,
         elsewhere=2,
+        members_differ=("mapping", "function"),
     )
     other = statistics(
         partition(1),
@@ -187,12 +188,14 @@ def test_waits_and_faults_of_any_worker() -> None:
         commit_metadata=MetadataLeft.NOTHING,
         key_store_fails=True,
         elsewhere=1,
+        members_differ=("mapping",),
         joined=False,
     )
     both = merged(Statistics, [one, other])
     assert both.schemas == (SchemaWait("id", "17", 7, 50.0, 35.0), SchemaWait("id", "18", 1, 9.0, None))
     assert both.clock == ClockStatistics(70.0, 90.0, 70.0, 4)
     assert (both.stalled_for, both.elsewhere, both.key_store_fails, both.joined) == (130.0, 3, True, True)
+    assert both.members_differ == ("mapping", "function")
     assert both.commit_metadata is MetadataLeft.NOTHING
 
 

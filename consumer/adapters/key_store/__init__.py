@@ -39,6 +39,7 @@ from consumer.adapters.key_store.interface import KeyStore, Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.engine.model import Announcement
 from consumer.errors import SettingsError
 
 __all__ = ["MIN_MAX_BYTES", "KeyStore", "open_key_store"]
@@ -55,12 +56,14 @@ def open_key_store(
     lease: float = 60.0,
     password: Callable[[], str | None] | None = None,
     progress: Progress = lambda text: None,
+    announcement: Announcement | None = None,
 ) -> KeyStore:
     """Open the key store that `url` names, or create it.
 
     `window` is in seconds, `max_bytes` the hard limit of the store's size; `progress` gets lines of text while
     a folder of an older version is taken over. For a shared store: `lease`, the seconds for which claims hold without a
-    renewal, and `password`, which is asked for each connection and takes the place of the one in `url`.
+    renewal; `password`, which is asked for each connection and takes the place of the one in `url`; and `announcement`,
+    what the other members are told.
 
     Raises `SettingsError` for an invalid URL, window or limit, and `KeyStoreError` if the store cannot be opened (not
     writable, damaged, of another format, locked by another process). The message says what to do.
@@ -74,5 +77,7 @@ def open_key_store(
     if colon and scheme == "disk" and rest:
         return DiskKeyStore(rest, bounds, max_bytes, progress)
     if scheme in ("redis", "rediss"):
-        return RedisKeyStore(parse_address(url), bounds, lease=lease, password=password)
+        return RedisKeyStore(
+            parse_address(url), bounds, lease=lease, password=password, announcement=announcement
+        )
     raise SettingsError("PINSTREAM_KEY_STORE: not a key store; use disk:/path, redis://host or memory:")

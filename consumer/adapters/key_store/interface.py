@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.model import Note
+from consumer.engine.model import Announcement, Note
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 
@@ -54,6 +54,8 @@ class Renewed(NamedTuple):
     """If it differs from the one before, the earlier claims are void."""
     notes: Sequence[Note] = ()
     """Notes of other members that still hold."""
+    others: Sequence[Announcement] = ()
+    """What the other members announce."""
 
 
 class Given(NamedTuple):
@@ -103,6 +105,10 @@ class KeyStore(Protocol):
     async def renew(self) -> Renewed:
         """Prolong the lease on our claims, or begin a session. Raises `KeyStoreError`."""
         return Renewed(0)
+
+    async def members(self) -> Sequence[Announcement]:
+        """Return what the members announce that share the store now. Raises `KeyStoreError`."""
+        return ()
 
     async def tell(self, note: Note) -> None:
         """Tell a note to the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import confluent_kafka
@@ -13,8 +14,10 @@ from consumer.adapters.kafka.dead_letters import SIZE_LIMIT, compaction, room_fo
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
 from consumer.adapters.kafka.trouble import NOT_ALLOWED, describe_error
 from consumer.adapters.thread import run_blocking
+from consumer.app import building
 from consumer.commands.check import granted
 from consumer.commands.check.rows import (
+    OF_SETTINGS,
     TIMEOUT,
     CheckContext,
     Row,
@@ -27,7 +30,7 @@ from consumer.commands.check.rows import (
 )
 from consumer.commands.standing import Standing, troubles
 from consumer.engine import offset_map
-from consumer.engine.model import TopicPartition, destination_tag
+from consumer.engine.model import TopicPartition, differing
 from consumer.errors import KafkaError, first_of
 
 
@@ -116,6 +119,7 @@ async def group(found: CheckContext) -> Sequence[Row]:
     if refused:
         of_replays = _grant(found, "READ", [f"{replays}…"], "groups")
         warnings.append(f"{of_replays}; without it, `pinstream replay --name` is refused")
+    warnings += _by_other_settings(found, known)
     if other := [str(row.place) for row in known if _is_of_another_destination(found, row)]:
         warnings.append(
             f"{first_of(other)}: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE; earlier records are "
@@ -151,12 +155,27 @@ def _begin(found: CheckContext, rows: Sequence[Standing], *, is_new: bool) -> st
 
 def _is_of_another_destination(found: CheckContext, row: Standing) -> bool:
     """Return True if what the group has committed went to another destination than that of the settings."""
-    pinterest, position = found.settings.pinterest, row.position
-    if position is None:
+    if row.position is None:
         return False
     # Commits of other programs, and of older versions of pinstream, name no destination.
-    ours = (None, destination_tag(pinterest.api_url, pinterest.test_mode))
-    return offset_map.read_map(position).destination not in ours
+    return offset_map.read_map(row.position).destination not in (None, *building.destinations(found.settings))
+
+
+def _by_other_settings(found: CheckContext, rows: Sequence[Standing]) -> Iterator[str]:
+    """Yield in what the members that committed last send by other settings than these."""
+    if found.sections is None:
+        return
+    ours = building.fingerprint_of(found.settings, found.sections)
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        said = None if row.position is None else offset_map.read_map(row.position).fingerprint
+        for name in differing(ours, said):
+            places[name].append(str(row.place))
+    for name, partitions in places.items():
+        yield (
+            f"{first_of(partitions)}: last read by a member with another {OF_SETTINGS[name]}: give all members the "
+            "same, or finish the rollout"
+        )
 
 
 async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:

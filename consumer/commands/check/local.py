@@ -18,12 +18,13 @@ import aiohttp
 from consumer.adapters.certificates import date
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.check.rows import CheckContext, Row, Skip, counted, failed, ok, warning
+from consumer.commands.check.rows import OF_SETTINGS, CheckContext, Row, Skip, counted, failed, ok, warning
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.conversion.transform import load_transform
+from consumer.engine.commits import differing_from
 from consumer.engine.reading import NO_KEY
 from consumer.errors import MappingError, PinstreamError, SettingsError, first_of, nearest
 from consumer.settings import Settings
@@ -158,6 +159,12 @@ async def key_store(found: CheckContext) -> Sequence[Row]:
         await store.look_up(NO_KEY, time.time())
         keys = store.statistics()
         warnings = [*await store.review()]
+        if found.sections is not None:
+            ours = building.announcement_of(found.settings, found.sections)
+            differing = differing_from(ours, await store.members())
+            warnings += [
+                f"a member that shares it has another {OF_SETTINGS[name]}" for name in sorted(differing)
+            ]
     finally:
         await store.close()
     scheme, _, path = own.key_store.get_secret_value().partition(":")

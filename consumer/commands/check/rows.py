@@ -10,11 +10,22 @@ from typing import NamedTuple
 
 from consumer.adapters.kafka.cluster import ClusterView
 from consumer.conversion.sections import Sections
+from consumer.engine.commits import DESTINATION
 from consumer.errors import MappingError
 from consumer.settings import Settings
 
 # Time limit in seconds of each question to another process.
 TIMEOUT = 10.0
+
+
+OF_SETTINGS = {
+    "mapping": "mapping (PINSTREAM_MAPPING_FILE, PINTEREST_PARTNER_NAME)",
+    "schemas": "schema (PINSTREAM_SCHEMAS_DIR)",
+    "function": "function (PINSTREAM_TRANSFORM)",
+    DESTINATION: "PINTEREST_API_URL for the same ad account, so each has a quota and a memory of delivered events of "
+    "its own: give all the same, or say that both lead to Pinterest (PINSTREAM_DESTINATION)",
+}
+"""In what members may differ (`commits.differing_from`), and where it is set."""
 
 
 class Severity(Enum):

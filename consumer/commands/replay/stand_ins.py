@@ -150,6 +150,10 @@ class SendingAgain:
                 self._known_before.add(key)
         return claimed
 
+    async def look_up(self, keys: bytes, now: float) -> bytes:
+        """See `KeyStore.look_up`; only keys that were delivered since the replay began count."""
+        return await self._store.look_up(keys, now, self._begun)
+
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         # `begun` is by this machine's clock, and `now` by the platform's: what is delivered now has been since then.

@@ -128,6 +128,8 @@ cdef class Events(Items):
     cdef Py_ssize_t likely  # expected bytes of an event: the average of the last read
     cdef Waiting waiting  # keys that are not hashed into `keys` yet
     cdef bytes prefix  # the first bytes of what a key is the hash of
+    cdef bytes earlier  # those of the keys under the earlier tag; None: there are none (`reading.Keys`)
+    cdef Page earlier_keys, earlier_text
     cdef object key_account, key_name  # the account and the name that `text` begins with
     cdef Py_ssize_t key_begun  # where the id begins in `text`
     cdef object head_name, head_source  # the name and the source that `head` was written for
@@ -159,6 +161,7 @@ cdef class Events(Items):
         self.reader = Reader(program.operations, program.width)
         self.page, self.text, self.head, self.busy = Page(), Page(), Page(), False
         self.ends, self.times, self.row_marks, self.kind_numbers, self.keys = Page(), Page(), Page(), Page(), Page()
+        self.earlier_keys, self.earlier_text = Page(), Page()
         self.name_at, self.names, self.no_name = at(places["event_name"]), decisions.names, constants.get("event_name")
         self.consent_at, self.account_at = at(program.consent), at(places["ad_account_id"])
         self.source_at, self.sources = at(places["action_source"]), decisions.exact_sources
@@ -180,6 +183,7 @@ cdef class Events(Items):
         if self.busy:
             return
         self.busy, self.prefix, self.kinds = True, columns.make_key.prefix, columns.kinds
+        self.earlier = None if columns.make_key.earlier is None else columns.make_key.earlier.prefix
         self.key_account = None
         try:
             self.page.begin(columns.page, self.likely * (len(records) - first))
@@ -195,6 +199,8 @@ cdef class Events(Items):
                     self.go_back(before)
                     columns.verdicts[place] = verdict
                     self.keys.raw(NO_KEY, KEY_SIZE)
+                    if self.earlier is not None:
+                        self.earlier_keys.raw(NO_KEY, KEY_SIZE)
                     self.add_row(0, 0, 0)
                 before = self.page.size  # the row is complete: `go_back` must keep it
                 if verdict is None and self.warned is not None:
@@ -220,6 +226,9 @@ cdef class Events(Items):
             columns.marks += self.row_marks.taken()
             columns.kind_numbers += self.kind_numbers.taken()
             columns.keys += self.keys.taken()
+            if self.earlier is not None:
+                self.earlier_keys.size = rows * KEY_SIZE
+                columns.earlier_keys += self.earlier_keys.taken()
             self.reader.forget()
             self.text.clear()
             self.ids.clear()
@@ -270,6 +279,14 @@ cdef class Events(Items):
                 text.raw(data, part_size)
                 text.raw("", 1)
             self.key_account, self.key_name, self.key_begun = account, name, text.size
+        if self.earlier is not None:
+            part_size = PyBytes_GET_SIZE(self.prefix)
+            self.earlier_text.size = 0
+            self.earlier_text.put(self.earlier)
+            self.earlier_text.raw(text.data + part_size, self.key_begun - part_size)
+            self.earlier_text.raw(dedup_id, size)
+            hash_key(self.earlier_text.data, self.earlier_text.size, key)
+            self.earlier_keys.raw(key, KEY_SIZE)
         if HASHES_FOUR and self.key_begun + size <= KEY_BLOCK:
             at = waiting.count
             memset(waiting.block[at], 0, KEY_BLOCK)

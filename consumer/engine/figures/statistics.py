@@ -374,6 +374,16 @@ class Statistics:
         path="committed_elsewhere",
         status_note="See the [runbook](runbook.md#another-destination).",
     )
+    members_differ: tuple[str, ...] = figure(
+        "What other members send by other settings than this one, seen in the last ten minutes.",
+        "pinstream_members_differ",
+        labels=("what",),
+        show=list,
+        status_note="`mapping`, `schemas`, `function`, `destination`. See the [runbook](runbook.md#members-differ).",
+        metric_note="1: it differs.",
+        number=lambda names: dict.fromkeys(names, 1),
+        merge=lambda values: tuple(dict.fromkeys(chain.from_iterable(values))),
+    )
     partitions: Sequence[PartitionStatistics] = figure(
         "Partitions that this process reads.",
         "pinstream_assigned_partitions",

@@ -83,7 +83,8 @@ def twice(api: Api) -> dict[str, int]:
 def test_no_copy_is_sent_twice_while_nobody_crashes(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """Whatever the partition and the member, each copy is settled, as delivered or as a duplicate."""
+    """Whatever the partition and the member, each copy is settled, as delivered or as a duplicate. The members' partner
+    names differ, which both show as another mapping, and are ready nevertheless."""
     with members(kafka, api, tmp_path, server) as group:
         one, other = group.join(2)
         group.until_divided(one, other)
@@ -94,6 +95,11 @@ def test_no_copy_is_sent_twice_while_nobody_crashes(
         assert all(member.ledger()["delivered"] for member in (one, other)), "one member had it all"
         assert len(api.accepted()) == EVENTS
         assert twice(api) == {}
+        pair = (one, other)
+        wait_for(
+            lambda: [each.status()["members_differ"] for each in pair] == [["mapping"]] * 2, "both to see it"
+        )
+        assert [each.get("/readyz")[0] for each in pair] == [200, 200]
 
 
 @pytest.mark.timeout(300)

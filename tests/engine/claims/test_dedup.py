@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import REAL_API, TopicPartition, destination_tag
 from consumer.engine.reading import KEY_BYTES, Columns, Keys, Kind
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
+from tests.engine.building import ACCOUNT, MACHINE, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
 
 KEYS = Keys()
 
@@ -173,6 +174,34 @@ def test_a_store_of_another_destination_knows_nothing() -> None:
         assert core.statistics().totals.delivered == delivered
         assert core.statistics().totals.duplicate == 3 - delivered
     assert len(stored) == 6
+
+
+def test_what_went_through_a_gateway_counts_after_it_is_declared_to_be_the_platform() -> None:
+    """Events that were delivered under the URL's own tag are duplicates for a window after the change, and no longer;
+    what is delivered from then on is the platform's."""
+    stored: set[bytes] = set()
+
+    def settled(number: str, **policy: Any) -> tuple[int, int]:
+        core = Core(destination=REAL_API, **policy)
+        core.stored_keys = stored
+        core.assign()
+        for name, wait in (("a", 3_601.0), (number, 0.0)):
+            core.fetch(event(name))
+            core.deliver()
+            core.advance(wait)
+        totals = core.statistics().totals
+        return totals.delivered, totals.duplicate
+
+    core = Core(destination=SANDBOX)
+    core.stored_keys = stored
+    core.assign()
+    core.fetch(event("a"), event("b"))
+    core.deliver()
+    declared = {"earlier_destination": SANDBOX, "dedup_window": 3_600.0}
+    assert settled("b") == (2, 0)  # without it, the platform knows neither
+    stored -= {Keys(REAL_API).of(ACCOUNT, "checkout", name) for name in "ab"}
+    assert settled("c", **declared) == (1, 1)
+    assert settled("b", **declared) == (1, 1)  # the window is over when b comes
 
 
 def test_an_id_with_a_lone_surrogate_has_a_key() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.claims import RENEW_EVERY
-from consumer.engine.model import REAL_API, Note
+from consumer.engine.model import REAL_API, Announcement, Note, settings_digests
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
 from tests.engine.claims.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew
 
@@ -47,6 +47,37 @@ def hear(core: Core, *notes: Note) -> None:
     if not core.has(m.RenewLease):
         core.advance(RENEW_EVERY)
     core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, 1, notes))
+
+
+GROUP = "group"
+OURS = Announcement(GROUP, settings_digests("mapping", "schemas", ""), REAL_API, (ACCOUNT, OTHER_ACCOUNT))
+
+
+@pytest.mark.parametrize(
+    ("other", "differ"),
+    [
+        (OURS, ()),
+        (OURS._replace(fingerprint=settings_digests("mapping", "others", "")), ("schemas",)),
+        # Members of another group may have another mapping; a quota belongs to an account, whatever the group.
+        (OURS._replace(group="other", fingerprint=settings_digests("other", "others", "x")), ()),
+        (OURS._replace(group="other", destination="AAAAAAAA", accounts=(OTHER_ACCOUNT,)), ("destination",)),
+        (OURS._replace(group="other", destination="AAAAAAAA", accounts=("1",)), ()),
+        (Announcement("", "", "", ("",)), ()),
+    ],
+)
+def test_members_that_share_the_store_and_differ_are_named(
+    other: Announcement, differ: tuple[str, ...]
+) -> None:
+    """What a member announces is compared with our settings: mapping, schemas and function within the group, the
+    destination for each account. Readiness does not change."""
+    core = member(announcement=OURS, fingerprint=OURS.fingerprint)
+    for _ in range(3):
+        core.advance(RENEW_EVERY)
+        core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, 1, (), (other,)))
+    assert core.statistics().members_differ == differ
+    assert [one.fields for one in core.reports("members_differ")] == [
+        {"differ": name, "seen_in": "key store"} for name in differ
+    ]
 
 
 def states(core: Core) -> Sequence[tuple[str, bool]]:

@@ -9,7 +9,7 @@ import pytest
 from consumer.adapters.kafka.commits import commit_done
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.model import MetadataLeft, Position, TopicPartition
+from consumer.engine.model import REAL_API, MetadataLeft, Position, TopicPartition, settings_digests
 from consumer.engine.offset_map import CommitMetadata
 from tests.engine.building import (
     TOPIC,
@@ -26,6 +26,7 @@ from tests.engine.building import (
 AWAY = 5.0
 TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
 DESTINATION = "PO4_-b8T"
+OURS = settings_digests("a mapping", "schemas", "")
 
 
 def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8) -> Core:
@@ -152,7 +153,7 @@ def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
 
 def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     """When a map is refused, the ids are committed without it; when those are refused too, the offset alone."""
-    core = Core(destination=DESTINATION)
+    core = Core(destination=DESTINATION, fingerprint=OURS)
     core.assign(0, start=0, topic_id=TOPIC_ID)
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
@@ -162,7 +163,7 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     asked = core.take(m.Commit)
     [position] = asked.positions
     assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
-    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, OURS, None)
     assert core.statistics().commit_metadata is MetadataLeft.IDS
     committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
@@ -190,7 +191,7 @@ def test_commits_for_another_destination_are_reported_at_the_start() -> None:
     core.fetch(filtered())
     core.advance(1.0)
     [position] = core.commit()
-    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None)
+    assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None, None)
     core.assign(0, epoch=9, start=6, topic_id=TOPIC_ID, metadata=position.metadata)
     assert len(core.reports("committed_for_another_destination")) == 1
     assert core.statistics().elsewhere == 0
@@ -203,6 +204,13 @@ def test_the_same_or_an_unknown_destination_is_not_reported(told: str | None) ->
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
     assert not core.reports("committed_for_another_destination")
     assert core.statistics().elsewhere == 0
+
+
+def test_what_a_gateway_committed_before_it_was_declared_is_not_for_another_destination() -> None:
+    """Offsets under the tag that the URL had before it was declared to be the platform count as the platform's."""
+    core = Core(destination=REAL_API, earlier_destination=DESTINATION)
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(DESTINATION))
+    assert not core.reports("committed_for_another_destination")
 
 
 def test_a_refused_map_of_one_partition_ends_maps_for_all() -> None:

@@ -31,6 +31,7 @@ PREFIX = "pinstream:2:"
 PREFIX_WITHOUT_IDS = "pinstream:1:"
 TOPIC_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg"
 DESTINATION = "PO4_-b8T"
+FINGERPRINT = "mappscheFunc"
 RUNS, RUNS_DEFLATED, BITS, BITS_DEFLATED = range(4)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 FEW = settings(PROPERTY, max_examples=60)
@@ -144,20 +145,26 @@ def test_nothing_settled_is_nothing_written() -> None:
 
 
 @PROPERTY
-@given(BASES, runs(), LEADER_EPOCHS, st.sampled_from([None, TOPIC_ID]), st.sampled_from([None, DESTINATION]))
-@example(0, [], None, TOPIC_ID, DESTINATION)
-@example(2**62, [], 7, None, DESTINATION)
+@given(
+    BASES,
+    runs(),
+    LEADER_EPOCHS,
+    st.tuples(*(st.sampled_from([None, one]) for one in (TOPIC_ID, DESTINATION, FINGERPRINT))),
+)
+@example(0, [], None, (TOPIC_ID, DESTINATION, FINGERPRINT))
+@example(2**62, [], 7, (None, DESTINATION, None))
 def test_the_ids_come_back_with_and_without_a_map(
-    base: int, lengths: list[int], leader_epoch: int | None, topic_id: str | None, destination: str | None
+    base: int, lengths: list[int], leader_epoch: int | None, ids: tuple[str | None, str | None, str | None]
 ) -> None:
-    """Topic id and destination are read as written, also without a settled offset above the base."""
+    """Topic id, destination and fingerprint are read as written, also without a settled offset above the base."""
     bounds = bounds_of(base, lengths)
-    text = write(base, bounds, leader_epoch, topic_id=topic_id, destination=destination)
+    topic_id, destination, sender = ids
+    text = write(base, bounds, leader_epoch, topic_id=topic_id, destination=destination, fingerprint=sender)
     found = read_metadata(text, base)
-    if not (bounds or topic_id or destination):
+    if not (bounds or any(ids)):
         assert (text, found) == ("", NOTHING_SAID)
         return
-    assert found[:2] == (topic_id, destination)
+    assert found[:3] == ids
     assert (found.settled is None) == (not bounds)
     assert found.settled is None or list(found.settled.bounds) == bounds
 
@@ -169,13 +176,14 @@ def test_runs_that_do_not_fit_beside_the_ids_are_left_out(
 ) -> None:
     """Runs that do not fit beside the ids are left out; without room for the ids nothing is written."""
     bounds = bounds_of(base, lengths)
-    text = write(base, bounds, leader_epoch, most, topic_id=TOPIC_ID, destination=DESTINATION)
+    ids = {"topic_id": TOPIC_ID, "destination": DESTINATION, "fingerprint": FINGERPRINT}
+    text = write(base, bounds, leader_epoch, most, **ids)
     assert len(text) <= most
     if most < IDS_MOST:
         assert text == ""
         return
     found = read_metadata(text, base)
-    assert found[:2] == (TOPIC_ID, DESTINATION)
+    assert found[:3] == (TOPIC_ID, DESTINATION, FINGERPRINT)
     if most == IDS_MOST:
         assert found.settled is None
 

@@ -87,3 +87,21 @@ async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
             else:
                 await shows(shown, said, "#notes")
                 assert setting in await text(shown, "#notes")
+
+
+async def test_members_that_differ_are_named(visit: Visit) -> None:
+    """What other members send by other settings stands below the ledger, with what to do; nothing where they agree."""
+    async with stand(scenes.scene(lambda: statistics(partition()))) as server:
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await shown.locator("#members").is_hidden()
+        differ = ("mapping", "function", "destination")
+        server.status = scenes.scene(lambda: statistics(partition(), members_differ=differ))
+        async with visit(server.url) as shown:
+            await live(shown)
+            assert await text(shown, "#members") == (
+                "Other members of the group send by another mapping, function (PINSTREAM_TRANSFORM): normal while an "
+                "update is rolled out. After it, give all the same. Members that share the key store send the same ad "
+                "account's events to another URL, with a quota and a memory of delivered events of its own: give all "
+                "the same PINTEREST_API_URL, or set PINSTREAM_DESTINATION=pinterest for gateways to Pinterest."
+            )

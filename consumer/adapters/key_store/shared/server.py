@@ -20,7 +20,8 @@ _SAID_MOST: Final = 200
 _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
     "calls": (int, int, int),
-    **dict.fromkeys(("notes", "tidy"), (list,)),
+    "notes": (list, list),
+    "tidy": (list,),
 }
 """The scripts. All answer with bytes and two numbers; here are the types of what an answer has after these."""
 

@@ -48,7 +48,7 @@ from consumer.adapters.key_store.interface import (
 from consumer.adapters.key_store.shared.address import Address
 from consumer.adapters.key_store.shared.server import Server, Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.model import THROTTLED, Note
+from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
 
@@ -63,6 +63,9 @@ _STEPS: Final = 2**16 - 1
 """Times within a slice are kept in two bytes."""
 _MARGIN: Final = 60
 """Seconds that a slice is kept longer than the window: the clocks of members and server differ."""
+_ANNOUNCED_FOR: Final = 60
+"""Seconds for which an announcement holds; each renewal makes it again."""
+_ANNOUNCED_WORDS: Final = 4
 _NUMBERS: Final = 1000
 """Numbers of scripts kept for comparison: many more than may be under way at once."""
 
@@ -110,14 +113,18 @@ class RedisKeyStore(KeyStore):
         lease: float,
         password: Callable[[], str | None] | None = None,
         time_limit: float = SERVER_TIME_LIMIT,
+        announcement: Announcement | None = None,
     ) -> None:
         """`lease`: seconds for which claims hold without a renewal. `password`: read for each new connection.
+        `announcement`: what the other members are told.
 
         Raises `SettingsError` if the client library is not installed.
         """
         self._address = address
         self._window = window
         self._lease = lease
+        said = announcement or Announcement("", "", "", ())
+        self._announced = f"{said.group} {said.fingerprint} {said.destination} {','.join(said.accounts)}"
         self._step = max(1, math.ceil(window.bucket_seconds / _STEPS))
         self._server = Server(address, password or (lambda: address.password), time_limit)
         names = [f"{address.prefix}:{{{n}}}:" for n in range(_SHARDS if address.cluster else 1)]
@@ -200,21 +207,21 @@ class RedisKeyStore(KeyStore):
     async def renew(self) -> Renewed:
         """See `KeyStore.renew`."""
         check_use(b"", closed=self._closed)
-        notes = await self._notes("", "", 0)
+        notes, others = await self._notes("", "", 0)
         name = self._name
         if name is not None and await self._renew(name, begin=False):
             if self._name != name:
                 raise KeyStoreError(
                     "the lease in the shared key store ended meanwhile: it starts again by itself"
                 )
-            return Renewed(self._session, notes)
+            return Renewed(self._session, notes, others)
         self._end_session(name)
         # A new name for each session: one whose lease has ended never comes back, so its late calls do nothing.
         name = secrets.token_hex(8)
         await self._renew(name, begin=True)
         self._name = name
         self._session += 1
-        return Renewed(self._session, notes)
+        return Renewed(self._session, notes, others)
 
     async def _renew(self, name: str, *, begin: bool) -> bool:
         # Members whose slices differ would look for a key in the wrong one, and send its event again.
@@ -241,6 +248,10 @@ class RedisKeyStore(KeyStore):
         self._former = [one for one in self._former if one[1] > until]
         return " ".join(name for name, _ in self._former)
 
+    async def members(self) -> Sequence[Announcement]:
+        """See `KeyStore.members`."""
+        return (await self._notes("", "", 0))[1]
+
     async def tell(self, note: Note) -> None:
         """See `KeyStore.tell`."""
         check_use(b"", closed=self._closed)
@@ -250,20 +261,25 @@ class RedisKeyStore(KeyStore):
         text = f"{self._member}-{self._told} {note.status} {'' if note.code is None else note.code}"
         await self._notes(place, text, math.ceil(note.seconds * 1000))
 
-    async def _notes(self, place: str, text: str, milliseconds: int) -> list[Note]:
-        """Store a note, if there is one, and return those of other members. All are in the first shard."""
-        asked = (place, text, milliseconds)
-        [(_, _, _, found)] = await self._run("notes", None, [(self._shards[0], asked)])
-        notes = []
+    async def _notes(self, place: str, text: str, milliseconds: int) -> tuple[list[Note], list[Announcement]]:
+        """Store a note, if there is one, and return those of other members, and what these announce. All are in the
+        first shard."""
+        asked = (place, text, milliseconds, self._member, self._announced, 1000 * _ANNOUNCED_FOR)
+        [(_, _, _, found, announced)] = await self._run("notes", None, [(self._shards[0], asked)])
+        notes, others = [], []
         try:
             for where, said, left in zip(found[::3], found[1::3], found[2::3], strict=True):
                 destination, account, _ = where.decode().split(" ")
                 name, status, code = said.decode().split(" ")
                 note = Note(destination, account, int(status), int(code) if code else None, left / 1000, name)
                 notes.append(note)
+            for each in announced:
+                said = each.decode().split(" ")
+                if len(said) >= _ANNOUNCED_WORDS:  # a later version may say more
+                    others.append(Announcement(said[0], said[1], said[2], tuple(said[3].split(","))))
         except (AttributeError, TypeError, ValueError):  # invalid notes must not end the service
             raise self._server.nonsense() from None
-        return [note for note in notes if not note.name.startswith(self._member)]
+        return [note for note in notes if not note.name.startswith(self._member)], others
 
     async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
         """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""

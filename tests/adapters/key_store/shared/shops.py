@@ -11,6 +11,7 @@ from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.engine.model import Announcement
 from tests.support.redis_server import RedisServer
 from tests.support.shared_keys import SharedKeys, SharedMember
 
@@ -23,7 +24,7 @@ class Shop:
 
     def __init__(
         self,
-        member: Callable[[], KeyStore],
+        member: Callable[[Announcement | None], KeyStore],
         end_leases: Callable[[], None],
         keep: Callable[[], None],
         go_back: Callable[[], None],
@@ -34,9 +35,9 @@ class Shop:
         self.go_back = go_back
         self.made: list[KeyStore] = []
 
-    async def member(self) -> KeyStore:
+    async def member(self, announcement: Announcement | None = None) -> KeyStore:
         """Return a new member that has a session."""
-        self.made.append(self._make())
+        self.made.append(self._make(announcement))
         await self.made[-1].renew()
         return self.made[-1]
 
@@ -64,9 +65,17 @@ def on_redis(server: RedisServer) -> Shop:
             direct.delete(name)
 
     address = parse_address(f"{server.url}?prefix={prefix}")
-    return Shop(lambda: RedisKeyStore(address, WINDOW, lease=LEASE), end_leases, keep, go_back)
+
+    def member(announcement: Announcement | None) -> KeyStore:
+        return RedisKeyStore(address, WINDOW, lease=LEASE, announcement=announcement)
+
+    return Shop(member, end_leases, keep, go_back)
 
 
 def on_the_stand_in() -> Shop:
     server = SharedKeys(lambda: 0.0)
-    return Shop(lambda: SharedMember(server, WINDOW, LEASE), server.leases.clear, server.keep, server.go_back)
+
+    def member(announcement: Announcement | None) -> KeyStore:
+        return SharedMember(server, WINDOW, LEASE, announcement)
+
+    return Shop(member, server.leases.clear, server.keep, server.go_back)

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.shared.store import RedisKeyStore
-from consumer.engine.model import Note
+from consumer.engine.model import Announcement, Note
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import NOON, key, keys
 from tests.adapters.key_store.shared.shops import Shop
@@ -45,6 +45,19 @@ async def test_a_confirmed_key_is_delivered_for_all_members(shop: Shop) -> None:
     assert await one.confirm(key(1), NOON) == b"\1"
     assert await found(other, 1, 2) == [1, 2]
     assert await other.look_up(keys([1, 2]), NOON) == b"\1\0"
+
+
+async def test_members_learn_what_the_others_announce(shop: Shop) -> None:
+    """Each member learns with its renewal what the others announce of their settings; one that announces nothing is
+    seen as a member of no group."""
+    said = Announcement("group", "mapp" + "sche" + "func", "REAL_API", ("1", "22"))
+    one = await shop.member(said)
+    other = await shop.member(said._replace(group="other"))
+    assert [*(await one.renew()).others] == [said._replace(group="other")]
+    assert [*(await other.renew()).others] == [said]
+    silent = await shop.member()
+    assert sorted((await silent.renew()).others) == sorted([said, said._replace(group="other")])
+    assert {each.group for each in await one.members()} >= {"other"}
 
 
 async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:

@@ -1,0 +1,59 @@
+"""`check` names what other members send by other settings: by what the group committed, and by a shared key store."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.shared.address import parse_address
+from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.app import building
+from consumer.engine import offset_map
+from consumer.engine.model import Announcement, TopicPartition
+from consumer.settings import load
+from tests.commands.check.test_check import check
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import run_environment
+from tests.end_to_end.records import new_group, new_topic
+from tests.support.kafka.harness import Kafka, commit, produce
+from tests.support.redis_server import RedisServer
+
+
+def test_who_read_last_by_other_settings(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A partition that was read last by a member with another mapping is a warning that names the setting."""
+    topic, group = new_topic(kafka), new_group()
+    produce(kafka, topic, [b"1"])
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    settings = load(env)
+    ours = building.fingerprint_of(settings, building.sections(settings))
+    for sender, told in ((ours, False), ("AAAA" + ours[4:], True)):
+        metadata = offset_map.write_map(TopicPartition(topic, 0), 1, [], None, fingerprint=sender)
+        commit(kafka, group, topic, 1, metadata=metadata)
+        found = check(env)
+        assert ("consumer group" in found.names("warning")) is told
+    text = found.text("consumer group", "warning")
+    assert text.startswith(f"{topic}[0]: last read by a member with another mapping (PINSTREAM_MAPPING_FILE")
+
+
+def test_who_shares_the_key_store_for_another_url(
+    kafka: Kafka, api: Api, redis: RedisServer, tmp_path: Path
+) -> None:
+    """A member that shares the key store and sends the same account's events to another URL is a warning; one with
+    these settings is none."""
+    url = f"{redis.url}?prefix={uuid4().hex}"
+    env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url, PINSTREAM_KEY_STORE=url)
+    settings = load(env)
+    ours = building.announcement_of(settings, building.sections(settings))
+
+    async def announce(said: Announcement) -> None:
+        other = RedisKeyStore(parse_address(url), Window.of(172_800.0), lease=30.0, announcement=said)
+        await other.renew()
+        await other.close()
+
+    asyncio.run(announce(ours))
+    assert not [text for _, text in check(env).rows["key store"] if "member" in text]
+    asyncio.run(announce(ours._replace(group="other", destination="AAAAAAAA")))
+    [text] = [text for verdict, text in check(env).rows["key store"] if "member" in text]
+    assert text.startswith("a member that shares it has another PINTEREST_API_URL for the same ad account")
