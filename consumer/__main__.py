@@ -15,11 +15,13 @@ from typing import NoReturn
 
 # 128 + SIGTERM, as in a shell.
 _ENDED = 143
+_STDERR = 2
 
 
 def enter() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _end_early)
+    _open_what_is_closed()
     from consumer.commands import main  # not before there is a handler
 
     try:
@@ -28,6 +30,13 @@ def enter() -> None:
         if _is_service():
             _leave(end.code)
         raise
+
+
+def _open_what_is_closed() -> None:
+    # Without stderr (``2>&-``), a file or a socket would get its number, and with it what libraries write there.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(number)
 
 
 def _is_service() -> bool:

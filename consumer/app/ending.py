@@ -28,7 +28,7 @@ import structlog
 
 from consumer import logs
 from consumer.adapters.thread import busy_threads, post, watch_stacks
-from consumer.app.signals import end_at_once, is_repeated
+from consumer.app.signals import FORCED, is_repeated
 
 # Seconds after the grace at which the process is gone, at the latest.
 BEYOND_GRACE = 2.0
@@ -110,9 +110,10 @@ class Ending:
         self._ends_at = math.inf
         self._heard, self._signals = os.pipe()
         os.set_blocking(self._signals, False)
+        # The pipe first: a signal between the two calls is heard, too.
+        signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
         for number in self._numbers:
             signal.signal(number, lambda *_: None)  # the thread does what is to be done
-        signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
         # A child that a function of the user forks: what it is sent must not be heard here.
         os.register_at_fork(
             before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, self._numbers),
@@ -152,7 +153,7 @@ class Ending:
             post(self._loop, self._stop)
         elif self._again and is_repeated(self._asked, number, now):
             self._leave()
-            end_at_once()
+            os._exit(FORCED)
 
     def _end_by_force(self) -> None:
         self._leave()

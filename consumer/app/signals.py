@@ -14,7 +14,7 @@ from typing import NoReturn
 TOGETHER = 0.1
 _SHOW_CURSOR = "\x1b[?25h"
 # 128 + SIGINT, as in a shell. Not 0, because a supervisor must not take it for an orderly end.
-_FORCED = 130
+FORCED = 130
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:
@@ -47,4 +47,4 @@ def end_at_once() -> NoReturn:
         if sys.stderr.isatty():
             sys.stderr.write(_SHOW_CURSOR)
             sys.stderr.flush()
-    os._exit(_FORCED)
+    os._exit(FORCED)

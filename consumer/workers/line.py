@@ -90,10 +90,7 @@ class ReportLine:
         # Replace both descriptors, so that nothing else in this process uses the pipes by mistake.
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
-        try:
-            os.dup2(2, 1)
-        except OSError:  # stderr is closed (`2>&-`)
-            os.dup2(nothing, 1)
+        os.dup2(2, 1)
         os.close(nothing)
         return line
 

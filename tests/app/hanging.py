@@ -59,8 +59,9 @@ def _loop_blocks() -> None:
     start = WebServer.start
 
     async def starts(self: Any) -> Any:
-        asyncio.get_running_loop().call_later(0.5, time.sleep, _LONG)
-        return await start(self)
+        urls = await start(self)
+        asyncio.get_running_loop().call_later(0.5, time.sleep, _LONG)  # after the line that says so
+        return urls
 
     WebServer.start = starts  # type: ignore[method-assign]
 

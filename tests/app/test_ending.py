@@ -26,7 +26,7 @@ LATE = 6.0
 class Hanging:
     """A service without a broker, in which something hangs at the end."""
 
-    def __init__(self, folder: Path, what: str, *more: str) -> None:
+    def __init__(self, folder: Path, what: str, *more: str, under: tuple[str, ...] = ()) -> None:
         env = bare_environment(folder) | {
             "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "KAFKA_TOPICS": "orders",
@@ -40,7 +40,10 @@ class Hanging:
         self._err = folder / "err"
         with self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.app.hanging", what, "run", *more], env=env, cwd=ROOT, stderr=err
+                [*under, sys.executable, "-m", "tests.app.hanging", what, "run", *more],
+                env=env,
+                cwd=ROOT,
+                stderr=err,
             )
 
     def said(self) -> str:
@@ -139,6 +142,50 @@ def test_with_workers(tmp_path: Path, what: str) -> None:
     assert code == 1
     assert not worker.is_running()
     assert "what hung: closing the " in service.said()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_closed_stderr(tmp_path: Path) -> None:
+    """No file, socket or pipe gets its number, and a worker's reports have nothing of what is printed."""
+    closed = ("sh", "-c", 'exec "$@" 2>&-', "sh")
+    service = Hanging(tmp_path, "thread stays", "--workers", "2", under=closed)
+    [worker] = wait_for(psutil.Process(service.process.pid).children, "the first worker")
+
+    def is_nothing(pid: int, number: int) -> bool:
+        return Path(f"/proc/{pid}/fd/{number}").readlink() == Path(os.devnull)
+
+    wait_for(
+        lambda: is_nothing(worker.pid, 0) and is_nothing(worker.pid, 1), "a worker that has taken its pipes"
+    )
+    assert is_nothing(worker.pid, 2)
+    assert is_nothing(service.process.pid, 2)
+    assert service.stop()[0] == 0
+
+
+AT_ONCE = """
+import asyncio, os, signal
+from consumer.app.ending import Ending
+
+real = signal.signal
+
+def with_a_signal(number, handler):
+    real(number, handler)
+    if number == signal.SIGTERM:
+        os.kill(os.getpid(), number)
+
+async def main():
+    signal.signal, stopped = with_a_signal, asyncio.Event()
+    Ending(stopped.set, grace=5.0)
+    await asyncio.wait_for(stopped.wait(), 10.0)
+
+asyncio.run(main())
+"""
+
+
+def test_a_signal_as_soon_as_there_is_a_handler() -> None:
+    """It is heard."""
+    done = subprocess.run([sys.executable, "-c", AT_ONCE], cwd=ROOT, timeout=30, check=False)
+    assert done.returncode == 0
 
 
 async def test_the_time_for_parts() -> None:
