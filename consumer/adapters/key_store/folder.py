@@ -334,7 +334,9 @@ class Folder:
                     time.sleep(0.002)
             yield is_held
         finally:
-            os.close(number)  # which also unlocks
+            # Closing alone would not unlock it while a child has it, which a function of the user forked meanwhile.
+            fcntl.flock(number, fcntl.LOCK_UN)
+            os.close(number)
 
     # --- what an older version left ---
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from consumer.adapters.key_store.files import SegmentFile, decode_list, open_seg
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.native import Segment
 from tests.adapters.key_store.helpers import MIB, NOON, child, disk_usage, key, keys
+from tests.end_to_end.processes import ROOT
 
 WINDOW = 172_800.0
 
@@ -95,6 +98,30 @@ async def test_processes_see_each_other(tmp_path: Path) -> None:
         assert all(await store.look_up(keys(range(400, 600)), NOON + 25))
         assert store.statistics().buckets < before
     await store.close()
+
+
+FORKS = """
+import asyncio, os, signal, sys, time
+from pathlib import Path
+from tests.adapters.key_store.helpers import NOON, keys
+from tests.adapters.key_store.test_processes import open_store
+
+store = open_store(Path(sys.argv[1]))
+with store._folder._locked():
+    child = os.fork() or time.sleep(600)
+try:
+    asyncio.run(store.confirm(keys(range(9)), NOON))
+finally:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_a_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A function of the user may fork just while the store writes."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS, str(tmp_path)], cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0
 
 
 async def test_processes_share_one_limit(tmp_path: Path) -> None:
