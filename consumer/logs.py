@@ -274,18 +274,13 @@ class _Forward(logging.Handler):
         # structlog has no levels between the standard ones.
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         try:
-            # The unformatted message identifies the kind of line; formatted, each line would be a kind of its own.
-            structlog.get_logger().log(
-                level,
-                "library",
-                logger=record.name,
-                text=record.getMessage(),
-                exc_info=record.exc_info,
-                _kind=record.msg,
-            )
-        except Exception:
-            # A line that cannot be written must not break the code that logs it (logging's own rule).
-            self.handleError(record)
+            text = record.getMessage()
+        except Exception:  # wrong arguments must not break the code that logs (logging's own rule)
+            text = str(record.msg)
+        # The unformatted message identifies the kind of line; formatted, each line would be a kind of its own.
+        structlog.get_logger().log(
+            level, "library", logger=record.name, text=text, exc_info=record.exc_info, _kind=record.msg
+        )
 
 
 @dataclass(eq=False)

@@ -92,6 +92,16 @@ def test_library_lines_take_the_same_way() -> None:
     assert lines_of(stream)[0]["text"] == "closed 3, Authorization: Bearer [redacted]"
 
 
+def test_a_library_line_with_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a line as well: `logging` itself would write its complaint to stderr, and wait for that."""
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    record = logging.LogRecord("aiohttp.client", logging.WARNING, __file__, 1, "closed %d", ("none",), None)
+    logging.getLogger().handlers[-1].handle(record)  # alone: those of pytest raise
+    assert [line["text"] for line in lines_of(stream)] == ["closed %d"]
+    assert capsys.readouterr().err == ""
+
+
 def test_fields_of_every_line() -> None:
     """On our lines, a library's, and those of a thread, which has no context."""
     out = io.StringIO()

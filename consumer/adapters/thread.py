@@ -16,6 +16,7 @@ import faulthandler
 import functools
 import os
 import queue
+import select
 import socket
 import sys
 import threading
@@ -124,15 +125,21 @@ def unwatch_stacks() -> None:
             faulthandler.cancel_dump_traceback_later()
 
 
-@functools.cache
 def _stderr_that_never_blocks() -> int:
-    # Who takes the timer back waits for stacks that are being written: a reader that stands still would stop the loop.
+    # Who takes the timer back waits for stacks that are being written: a reader that stands still would stop the loop,
+    # and an end by force would not come.
     if sys.stderr is None:  # closed (`2>&-`)
-        return os.open(os.devnull, os.O_WRONLY)
+        return _open_once(os.devnull)
     descriptor = sys.stderr.fileno()
     with contextlib.suppress(OSError):  # a socket cannot be opened again; or there is no /proc
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
-    return descriptor
+        return _open_once(f"/proc/self/fd/{descriptor}")
+    _, takes_some, _ = select.select([], [descriptor], [], 0)
+    return descriptor if takes_some else _open_once(os.devnull)
+
+
+@functools.cache
+def _open_once(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
 
 
 class _Loop(asyncio.SelectorEventLoop):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -112,3 +114,20 @@ def test_no_client_is_left_after_an_error(command: str, kafka: Kafka, tmp_path: 
     }
     left = left_by(command, kafka.sasl_bootstrap_servers, "orders", tmp_path, **login)
     assert left == "left: nothing"
+
+
+def test_an_end_by_force_waits_for_no_reader() -> None:
+    """A socket of stderr that takes nothing (systemd's journal stands still) does not hold up the end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.send(b"x" * 100)
+        theirs.setblocking(True)
+        program = "import time; from consumer.adapters.thread import watch_stacks as watch; "
+        program += "watch(0.2, exits=True); time.sleep(600)"
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stderr=theirs.fileno(), timeout=WITHIN, check=False
+        )
+    assert done.returncode == 1
