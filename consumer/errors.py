@@ -121,6 +121,8 @@ def limit_met(error: BaseException) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE):
         return f"too many files are open: {NO_FILES}"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "a disk is full, which may be that of the command's output: make room"
     # Of the interpreter, and of the loader of shared libraries: they have no errors of their own for it.
     texts = ("can't start new thread", "failed to map segment", "cannot allocate memory")
     is_met = isinstance(error, MemoryError) or number == errno.ENOMEM

@@ -48,6 +48,14 @@ class DebugCommand(click.Command):
 class Group(click.Group):
     """The group of all commands. All commands end the same way: an error is one line on stderr and an exit code."""
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        try:
+            return super().main(*args, **settings)
+        except OSError as error:  # of what click prints itself, as help
+            _give_up_stdout()
+            say(f"pinstream: the output cannot be written ({error.strerror})")
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -57,9 +65,7 @@ class Group(click.Group):
             # Click prints its own errors about usage.
             raise
         except BrokenPipeError:
-            # The reader of our output is gone (`pinstream explain … | head`). Without this, Python would fail once more
-            # when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()  # its reader is gone (`pinstream explain … | head`)
             ctx.exit(1)
         except Exception as error:
             message, code = str(error), 1
@@ -79,6 +85,11 @@ class Group(click.Group):
             except (MemoryError, ImportError, RuntimeError):  # there is no room for that either
                 say(line)
             ctx.exit(code)
+
+
+def _give_up_stdout() -> None:
+    # Otherwise Python would fail once more when it flushes stdout at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class SettingsCommand(DebugCommand):

@@ -108,6 +108,23 @@ finally:
     assert set(done.stderr.splitlines()[-1].split()) == ours
 
 
+@pytest.mark.parametrize("words", ["--help", "run --help", "--version"])
+def test_help_on_a_full_disk(words: str, tmp_path: Path) -> None:
+    """Is one line that says so, and no traceback."""
+    script = f"exec {sys.executable} -m consumer {words} >/dev/full"
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env=bare_environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("pinstream: ")
+
+
 def test_run_lists_every_setting(tmp_path: Path) -> None:
     """The help of `run` lists name, default and reason of every setting, from the one place that defines them."""
     done = command("run", "--help", env=bare_environment(tmp_path))

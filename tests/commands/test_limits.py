@@ -92,6 +92,7 @@ def test_a_limit_of_files_that_may_be_raised_is_raised(env: dict[str, str]) -> N
         (MemoryError(), ROOM),
         (RuntimeError("can't start new thread"), ROOM),
         (ImportError("_x.so: failed to map segment from shared object"), ROOM),
+        (OSError(errno.ENOSPC, "No space left on device"), "a disk is full"),
         (OSError(errno.ENOENT, "No such file"), ""),
         (RuntimeError("another"), ""),
     ],
