@@ -181,7 +181,9 @@ class Pipeline:
             case m.CallsGiven():
                 self.dispatcher.calls_given(happened.number, happened.account, happened)
             case m.KeyStoreFailed():
-                self._key_store_trouble = happened.reason
+                # While renewals fail, other requests fail for want of a lease: the cause is what renewals say.
+                if isinstance(happened.command, m.RenewLease) or not self.lookups.renewal_fails:
+                    self._key_store_trouble = happened.reason
                 self._key_store_failed(happened.command)
             # -- the API
             case m.Answered():

@@ -133,6 +133,16 @@ def test_a_renewal_that_fails_is_repeated_and_reported() -> None:
     assert not core.statistics().key_store_fails
 
 
+def test_the_cause_is_what_renewals_say() -> None:
+    """While renewals fail, look-ups fail for want of a lease, which does not take the place of the cause."""
+    core = core_of_a_member()
+    core.fetch(event("a"))
+    core.advance(RENEW_EVERY)
+    core.feed(m.KeyStoreFailed(core.take(m.RenewLease), "it refuses the password"))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys), "the lease has ended"))
+    assert core.statistics().key_store_trouble == "it refuses the password"
+
+
 def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
     """An event in flight at another member is looked up each second until it is delivered or released there."""
     core = core_of_a_member(linger=0.0)
