@@ -10,13 +10,14 @@ begins at offset 0, and an offset that was committed in its earlier life names a
 
 *The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but events sent to a
 sandbox never reached the real API. So a start with another destination must be noticed. *The fingerprint* (there, too)
-shows a member with another mapping.
+shows a member with another mapping. It stands behind deflated runs, where versions that do not know it do not look, so
+they read the map.
 
 The text is ``pinstream:2:`` and base64url of: one byte (how the runs are written, and which ids follow), a checksum
-over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs. Runs are written as
-varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by default
-(``offset.metadata.max.bytes``). Runs that do not fit are left out, from the top of the map, and may be sent again.
-``pinstream:1:``, the earlier form without ids, is still read. A version that does not know one of the ids reads no map.
+over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs, the fingerprint.
+Runs are written as varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by
+default (``offset.metadata.max.bytes``). Runs that do not fit are left out, from the top of the map, and may be sent
+again. ``pinstream:1:``, the earlier form without ids, is still read.
 
 Two things protect the map. The checksum binds it to its offset and partition, so a copied map is ignored. And it has
 the highest leader epoch of its records: if a record in its range has a higher epoch, the log was cut after the map was
@@ -42,14 +43,15 @@ _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"  # as long
 # Bytes before the ids: how the runs are written, and the checksum.
 _HEAD = 5
-# Bits of the first byte: for each id whether it follows, topic id, destination and fingerprint, in this order; how runs
-# are written.
-_HAS_ID: Final = (0x80, 0x40, 0x20)
-_HOW: Final = 0x1F
+# Bits of the first byte: for each id whether it follows, topic id and destination, in this order; how runs are written.
+_HAS_ID: Final = (0x80, 0x40)
+_HOW: Final = 0x3F
 # Bytes of each id.
-_ID_BYTES: Final = (16, 6, FINGERPRINT_BYTES)
+_ID_BYTES: Final = (16, 6)
+# Bytes of the fingerprint and of deflated nothing before it.
+_BEHIND: Final = len(zlib.compress(b"")) + FINGERPRINT_BYTES
 # Bytes of metadata with all ids and no map. With no more room than that, no map is written.
-IDS_MOST: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + 2) // 3 * 4
+IDS_MOST: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + _BEHIND + 2) // 3 * 4
 # Bounds that a map may have: more than open events can make.
 _MOST_BOUNDS = 1 << 17
 # Bytes that each form may inflate to.
@@ -63,7 +65,7 @@ _SAME = re.compile("0+|1+")
 @cache  # asked before each fetch, for one value
 def safe_window(most: int) -> int:
     """Return how many offsets fit into `most` bytes, whatever their pattern: one bit each."""
-    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - 10) * 8
+    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - _BEHIND - 10) * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +135,19 @@ def write_map(
     if not most or not (bounds or topic_id or destination or fingerprint):
         return ""
     which, ids = 0, b""
-    for flag, text, size in zip(_HAS_ID, (topic_id, destination, fingerprint), _ID_BYTES, strict=True):
+    for flag, text, size in zip(_HAS_ID, (topic_id, destination), _ID_BYTES, strict=True):
         if text:
-            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            if len(raw) != size:
-                raise ValueError(f"an id of {len(raw)} bytes instead of {size}")
-            which, ids = which | flag, ids + raw
+            which, ids = which | flag, ids + _raw(text, size)
+    sender = _raw(fingerprint, FINGERPRINT_BYTES) if fingerprint else b""
     epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
 
     def sealed(runs: int) -> str:
         """Return the metadata with the lowest `runs` settled runs of the map."""
         how, written = _shortest(base, bounds[: 2 * runs]) if runs else (0, b"")
+        if sender and not how & _DEFLATED:
+            how, written = how | _DEFLATED, zlib.compress(written)
         how |= which
-        body = ids + (epoch + written if runs else b"\0")
+        body = ids + (epoch if runs else b"\0") + written + sender
         raw = bytes([how]) + _checksum(tp, base, how, body) + body
         return _PREFIX + base64.urlsafe_b64encode(raw).decode()
 
@@ -154,7 +156,7 @@ def write_map(
     if len(found) > most:
         runs = bisect_right(range(1, runs), most, key=lambda some: len(sealed(some)))
         found = sealed(runs)
-    return found if len(found) <= most and (runs or ids) else ""
+    return found if len(found) <= most and (runs or ids or sender) else ""
 
 
 def read_map(position: Position) -> CommitMetadata:
@@ -175,12 +177,12 @@ def read_map(position: Position) -> CommitMetadata:
     at = _HEAD
     for flag, size in zip(_HAS_ID, _ID_BYTES, strict=True):
         end = at + size if raw[0] & flag else at
-        ids.append(base64.urlsafe_b64encode(raw[at:end]).decode().rstrip("=") or None)
+        ids.append(_text(raw[at:end]))
         at = end
     if at > len(raw):
         return NOTHING_SAID  # an id ends in its middle
-    topic_id, destination, fingerprint = ids
-    return CommitMetadata(topic_id, destination, fingerprint, _read_map(raw[0] & _HOW, raw, at, base))
+    topic_id, destination = ids
+    return CommitMetadata(topic_id, destination, *_read_rest(raw[0] & _HOW, raw, at, base))
 
 
 def is_void(position: Position, topic_id: str | None) -> bool:
@@ -196,25 +198,40 @@ def are_different_lives(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and one != other
 
 
-def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:
-    """Return the map that begins at `at`; None: it is broken, empty, or written by a later version."""
+def _raw(text: str, size: int) -> bytes:
+    """Return the bytes of an id."""
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(raw) != size:
+        raise ValueError(f"an id of {len(raw)} bytes instead of {size}")
+    return raw
+
+
+def _text(raw: bytes) -> str | None:
+    """Return an id; None: there is none."""
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=") or None
+
+
+def _read_rest(how: int, raw: bytes, at: int, base: int) -> tuple[str | None, OffsetMap | None]:
+    """Return the fingerprint, and the map that begins at `at`; None: it is broken, empty, or of a later version."""
+    fingerprint = None
     try:
         epoch, at = _varint(raw, at)
         data = raw[at:]
         if how & ~(_DEFLATED | _BITS):
-            return None  # a later version
+            return None, None  # a later version
         if how & _DEFLATED:
             unpack = zlib.decompressobj()
             data = unpack.decompress(data, _LONGEST_BITS if how & _BITS else _LONGEST_RUNS)
             if not unpack.eof:
-                return None  # it inflates to more than we ever write
+                return None, None  # it inflates to more than we ever write
+            fingerprint = _text(unpack.unused_data[:FINGERPRINT_BYTES])
         found = (_bounds_of_bits if how & _BITS else _bounds_of_runs)(data, base)
         bounds = list(islice(found, _MOST_BOUNDS + 1))
     except (ValueError, zlib.error):
-        return None
+        return fingerprint, None
     if not bounds or len(bounds) % 2 or len(bounds) > _MOST_BOUNDS:
-        return None
-    return OffsetMap(bounds, epoch - 1 if epoch else None)
+        return fingerprint, None
+    return fingerprint, OffsetMap(bounds, epoch - 1 if epoch else None)
 
 
 def _shortest(base: int, bounds: Sequence[int]) -> tuple[int, bytes]:

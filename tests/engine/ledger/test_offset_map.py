@@ -188,6 +188,24 @@ def test_runs_that_do_not_fit_beside_the_ids_are_left_out(
         assert found.settled is None
 
 
+@PROPERTY
+@given(st.integers(0, 127), runs(), LEADER_EPOCHS)
+def test_a_version_that_knows_no_fingerprint_reads_the_map(
+    base: int, lengths: list[int], leader_epoch: int | None
+) -> None:
+    """Behind deflated runs an earlier version does not look: with a fingerprint there it reads the same map."""
+    bounds = bounds_of(base, lengths)
+    ids = {"topic_id": TOPIC_ID, "destination": DESTINATION}
+    text = write(base, bounds, leader_epoch, METADATA_BYTES, **ids, fingerprint=FINGERPRINT)
+    raw = base64.urlsafe_b64decode(text.removeprefix(PREFIX))
+    how, head, behind = raw[0], raw[1:-9], raw[-9:]
+    assert how in (0xC0 | RUNS_DEFLATED, 0xC0 | BITS_DEFLATED)
+    assert base64.urlsafe_b64encode(behind).decode() == FINGERPRINT
+    # The same without what an earlier version does not look at.
+    assert as_read(forged(base, how, head[4:]), base) == (bounds, leader_epoch)
+    assert read_metadata(forged(base, how, head[4:]), base)[:3] == (*ids.values(), None)
+
+
 def test_what_was_written_before_there_were_ids_is_read() -> None:
     """A commit of an older version without ids is read: its map counts, and topic id and destination are not known."""
     text = forged(5, RUNS, b"\x04\1\2", PREFIX_WITHOUT_IDS)
@@ -270,7 +288,8 @@ def test_a_safe_window_fits_whatever_its_pattern(
 ) -> None:
     """Up to `safe_window` offsets nothing is cut: half of them settled at random, few, or nearly all."""
     bounds = random_bounds(seed, base, safe_window(METADATA_BYTES), percent / 100)
-    assert as_read(write(base, bounds, leader_epoch), base) == (bounds, leader_epoch)
+    ids = {"topic_id": TOPIC_ID, "destination": DESTINATION, "fingerprint": FINGERPRINT}
+    assert as_read(write(base, bounds, leader_epoch, METADATA_BYTES, **ids), base) == (bounds, leader_epoch)
 
 
 @pytest.mark.parametrize("count", [500_000, 600_000, 2_000_000])
