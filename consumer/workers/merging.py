@@ -96,7 +96,9 @@ class Merged:
         one = self._named(merged(Statistics, [self._past, *live]))
         self._released = max(self._released, one.totals.released, self._read_ever - one.totals.read)
         self._read_ever = one.totals.read + self._released
-        return replace(one, totals=replace(one.totals, released=self._released), stopping=stopping)
+        totals = replace(one.totals, released=self._released)
+        starting = one.starting if live else "no worker has reported yet"
+        return replace(one, totals=totals, starting=starting, stopping=stopping)
 
     def stand_still(self, workers: Collection[int]) -> None:
         """Take these workers for ones that stand still: what a newer snapshot has of their partitions has moved."""

@@ -35,6 +35,7 @@ from consumer.engine.figures.statistics import (
     WaitsFor,
 )
 from consumer.engine.model import MetadataLeft, Stage
+from consumer.web.health import why_not_ready
 from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
 from consumer.workers.merging import NO_WORKER, Merged, remains
@@ -298,6 +299,18 @@ def test_a_ledger_that_does_not_add_up() -> None:
     wrong = replace(off[0], totals=replace(off[0].totals, read=5))
     left = remains(wrong)
     assert (left.mismatch, left.totals) == (0, totals(delivered=3, released=2))
+
+
+def test_before_a_worker_reports() -> None:
+    """Whoever asks for the readiness meanwhile is told so, at the start and when all have died."""
+    workers = Merged()
+    assert why_not_ready(workers.statistics()) == "no worker has reported yet"
+    workers.take(1, replace(NO_WORKER, starting="the key store is being opened"))
+    assert why_not_ready(workers.statistics()) == "the key store is being opened"
+    workers.take(1, replace(NO_WORKER, joined=True))
+    assert workers.statistics().starting is None
+    workers.gone(1)
+    assert why_not_ready(workers.statistics()) == "no worker has reported yet"
 
 
 def test_progress_of_a_worker() -> None:
