@@ -34,6 +34,8 @@ _ATTEMPT = 30.0
 _FAIL_FAST = 15.0
 # Seconds between two attempts: an unknown name ends an attempt at once.
 _PAUSE = 1.0
+# Seconds after which an error of one broker is taken for that of all: the others have had time to answer.
+_SILENT_AFTER = 1.0
 # Seconds between two log lines about the same start.
 _REMIND_EVERY = 300.0
 
@@ -59,10 +61,10 @@ class Start:
         """Return the figures of a member with what its start waits for."""
         if self.waits_for is None:
             return statistics
-        silence = None
-        if self._silent:
+        silence, seconds = None, asyncio.get_running_loop().time() - self._asked_at
+        if self._silent and seconds >= _SILENT_AFTER:
             why = trouble.why_silent(self.settings.kafka.client_properties(), self._heard)
-            silence = BrokerSilence(why, asyncio.get_running_loop().time() - self._asked_at)
+            silence = BrokerSilence(why, seconds)
         return replace(statistics, starting=self.waits_for, brokers_silent=silence)
 
     async def find_topics(self) -> None:
