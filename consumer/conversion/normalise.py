@@ -15,8 +15,8 @@ The rules are the table "User data" of the platform facts. Where the table is si
 - What stands for nothing, or can hardly be right (`placeholders`), is left out, and so is its digest.
 - A phone number, a name or a city of more than 256 characters is none. (Unicode's normalising takes time that is
   the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
-- An address that begins or ends with ``@``, or has a second one, is none. ``Jane <j@x.com>`` and ``mailto:j@x.com`` are
-  j@x.com.
+- An address that begins or ends with ``@``, or has a second one, is none; nor is one with brackets or a comma.
+  ``Jane <j@x.com>`` and ``mailto:j@x.com`` are j@x.com.
 - A month or day of one digit is clear where separators stand.
 - An IP address is sent as it is written, without its port; one with a zone id is none. Of a forwarded chain the first
   address that a shopper may have is sent: proxies append theirs, and write ``unknown`` for what they do not know.
@@ -121,7 +121,7 @@ def trimmed_text(value: Any) -> str | LeftOut:
 
 
 # Characters that separate addresses, or stand around one. (An address may quote them, and none does.)
-_AROUND_ADDRESSES = re.compile("[,:;<>]")
+_AROUND_ADDRESSES = re.compile(r"[][()<>:;,]")
 _MAILTO = "mailto:"
 
 
@@ -129,15 +129,17 @@ def email(text: str) -> str | LeftOut:
     """Remove all white space, make it lower case; dots and +tag stay. Needs something on both sides of its one @."""
     # Blanks within an address are copied line breaks and the like.
     address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
+    name = ""
     if address.endswith(">"):  # behind a name: Jane <j@x.com>
-        address = address[address.rfind("<") + 1 : -1]
+        name, _, address = address[:-1].rpartition("<")
     if address.startswith(_MAILTO):  # a link, perhaps with a subject
         address = address.removeprefix(_MAILTO).partition("?")[0]
     if (
         address.count("@") != 1
         or address[0] == "@"
-        or address[-1] == "@"
+        or address[-1] in '@"'
         or _AROUND_ADDRESSES.search(address)
+        or ("@" in name and name.strip("'\"") != address)  # another one: Ann <a@x.com>, Jane <j@x.com>
     ):
         return LeftOut.MALFORMED
     return address

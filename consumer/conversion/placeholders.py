@@ -5,7 +5,8 @@ a zero, the address of their own proxy, the first day of a calendar. Hashed and 
 matches one shopper with thousands of strangers. So it is left out, with a warning. The rules (`normalise`, `rules`)
 ask here. The compiled module reads the same lists when it is loaded (`native/_usual.pyx`).
 
-These lists hold what no shopper has. What a shopper may have, however rare, is not for them.
+These lists hold what no shopper has, or hardly one: somebody named Null is matched by the rest of the user data. What is
+likelier to be a shopper's is not for them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ NAMES: Final = NO_VALUE - _REAL_NAMES
 # Codes of ISO 4217 that are no money: for transactions without a currency, and for tests.
 NO_CURRENCIES: Final = frozenset({"XXX", "XTS"})
 
-# Databases write a day of the year 1 where they know no birthday. Nobody who was born before 1900 is alive.
-FIRST_BIRTH_YEAR: Final = 1900
+# Where they know no birthday, databases write a day of the year 1, or the first day of 1900: too long ago for anybody.
+FIRST_BIRTH_YEAR: Final = 1901
 # The year of this list. Children do not shop: whoever is born later is of no age to for years to come.
 LAST_BIRTH_YEAR: Final = 2026
 
@@ -67,7 +68,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return not any(address in network for network in NETWORKS if network.version == address.version)
 
 
-_HASHED: Final = ("", "0", "00000000-0000-0000-0000-000000000000", *NO_VALUE)
+# As JavaScript writes two of them, too.
+_HASHED: Final = ("", "0", "00000000-0000-0000-0000-000000000000", *NO_VALUE, "NaN", "[object Object]")
 
 DIGESTS: Final = {
     sha256(form.encode()).hexdigest(): form

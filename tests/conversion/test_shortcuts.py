@@ -138,15 +138,19 @@ def is_white(char: str) -> bool:
 
 
 @given(text=TRIMMED)
+@example("'J@x.com' <j@x.com>")
+@example("Ann <a@x.com>, Jane <j@x.com>")
 def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> None:
     """An e-mail address is its characters without white space in lower case, for ASCII and other text."""
     address = "".join(char for char in text if not is_white(char)).lower()
+    name = ""
     if address.endswith(">"):
-        address = address[:-1].rpartition("<")[2]
+        name, _, address = address[:-1].rpartition("<")
     if address[:7] == "mailto:":
         address = address[7:].partition("?")[0]
     before, _, after = address.partition("@")
-    valid = before and after and not {*",:;<>"} & {*address} and "@" not in after
+    valid = before and after and not {*",:;<>()[]"} & {*address} and "@" not in after and after[-1] != '"'
+    valid = valid and ("@" not in name or name.strip("\"'") == address)
     assert normalise.email(text) == (address if valid else LeftOut.MALFORMED)
 
 

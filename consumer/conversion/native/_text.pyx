@@ -120,8 +120,8 @@ cdef extern from *:
         return is_any(found);
     }
 
-    /* What a text has: exactly one sign @; characters that stand between addresses or around one (and =, ?); a digit
-       other than 0. */
+    /* What a text has: exactly one sign @; characters that stand between addresses or around one (and =, ?); a
+       digit other than 0. */
     enum { ONE_AT = 1, AROUND_ADDRESSES = 2, A_DIGIT = 4 };
 
     /* Put a text into a block, in lower case or as it is, zeros behind it. Gives whether it has blanks or control
@@ -137,7 +137,8 @@ cdef extern from *:
             bytes &= inside;
             blanks |= (bytes <= 32) & inside;
             signs -= bytes == '@';  /* counted by place: one sign leaves one bit in all */
-            around |= ((bytes >= ':') & (bytes <= '?')) | (bytes == ',');
+            around |= ((bytes >= ':') & (bytes <= '?')) | (bytes == ',')
+                | ((bytes >= '(') & (bytes <= ')')) | ((bytes >= '[') & (bytes <= ']'));
             digits |= (bytes >= '1') & (bytes <= '9');
             memcpy(block + at, &bytes, sizeof bytes);
         }

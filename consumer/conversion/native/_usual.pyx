@@ -257,7 +257,9 @@ cdef inline int block_of(int kind, const unsigned char* padded, int size, unsign
             return 0
         if kind != USUAL_EMAIL:  # no word that stands for nothing has a digit
             return size if has & A_DIGIT else 0
-        return size if has & (ONE_AT | AROUND_ADDRESSES) == ONE_AT and block[0] != c"@" and block[size - 1] != c"@" else 0
+        if has & (ONE_AT | AROUND_ADDRESSES) != ONE_AT or block[0] == c"@":
+            return 0
+        return 0 if block[size - 1] == c"@" or block[size - 1] == c'"' else size
     if kind == USUAL_NAME and not into_block(padded, size, True, block, room, &has):
         return 0 if is_no_name(block, size) else size
     memset(block, 0, room)
