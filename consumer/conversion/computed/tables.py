@@ -36,6 +36,7 @@ from consumer.conversion.computed.expressions import (
     results_of,
     source_misfit,
 )
+from consumer.conversion.normalise import trim
 from consumer.conversion.targets import NUMBERS, WORDS
 from consumer.errors import or_all
 
@@ -49,8 +50,8 @@ _TAKES: Final = {
     **dict.fromkeys(("sum", "add", "subtract", "multiply"), _NUMBER),
 }
 
-# Signs stand at the beginning, or behind an e: no join makes such a number.
-_NO_NUMBER: Final = re.compile("[^0-9.eE]")
+# What no number has in it. A sign stands at its beginning, or behind an e.
+_NO_NUMBER: Final = re.compile(r"[^0-9.eE+-]|(?<=[0-9.])[+-]")
 
 _OPERATORS: Final = ("path", "branch", "value", "first", *_TAKES)
 # Keys that may stand beside an operator.
@@ -287,8 +288,9 @@ def _fitting(value: Scalar, is_key: bool) -> frozenset[str]:
 
 def _is_never_a_number(join: Join) -> bool:
     """Return whether a part of every text that this gives is in no number."""
-    fixed = [texts_of(part) or () for part in join.parts if part.kinds <= WORDS]
-    return any(all(map(_NO_NUMBER.search, texts)) for texts in ([join.glue], *filter(None, fixed)))
+    fixed = [list(map(trim, texts_of(part) or ())) for part in join.parts if part.kinds <= WORDS]
+    # Something stands before the glue: nearly always a digit.
+    return any(all(map(_NO_NUMBER.search, texts)) for texts in ([f"0{join.glue}"], *filter(None, fixed)))
 
 
 def numbers_in_text(expression: Expression) -> Iterator[str]:

@@ -153,6 +153,14 @@ from tests.support.mapping import load_mapping
             "sum takes a number, but the join with '' is none",
         ),
         (
+            f'"{VALUE}" = {{ multiply = ["rate", {{ join = ["country", "dept"], with = "-" }}] }}',
+            "multiply takes a number, but the join with '-' is none",
+        ),
+        (  # a sign in a field of its own
+            f'"{VALUE}" = {{ add = ["rate", {{ join = [{{ of = "tier", table = {{ TIN = " -", GOLD = "+" }} }}, "dept"] }}] }}',
+            None,
+        ),
+        (
             f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "tier"] }}] }}',
             "add takes a number, but the join with '' is none",
         ),
