@@ -55,7 +55,7 @@ class Logs(NamedTuple):
     plan: str
     """The group of a named replay of it, which has settled 100 records."""
     whole: dict[str, str]
-    """Topics of which nothing was lost, by what precedes offset 100."""
+    """Topics of which nothing before offset 100 was lost, by what precedes it."""
 
     def group(self, topic: str, leader_epoch: int = 0) -> str:
         """Return a new group that has committed the offset 100, with this leader epoch."""
@@ -79,14 +79,18 @@ def logs(own_kafka: RealBroker) -> Logs:
         kafka, cleanup_policy="compact", segment_ms="100", min_cleanable_dirty_ratio="0.01"
     )
     whole["what was compacted"] = compacted
-    for topic in (whole["a record"], whole["what was removed"]):
+    whole["a cut behind a record"] = beyond = create_topic(kafka)
+    for topic in (whole["a record"], whole["what was removed"], beyond):
         produce(kafka, topic, OLD)
+    produce(kafka, beyond, OLD)
     transaction(kafka, whole["a control record"], OLD[:-1], commit=True)  # its marker is at offset 99
     produce(kafka, compacted, OLD, key=b"k")
     own_kafka.kill()
     log = Segment(own_kafka.directory, cut)
     batch = next(one for one in log.batches() if one.base >= 50)
     log.cut(batch)
+    behind = Segment(own_kafka.directory, beyond)
+    behind.cut(next(one for one in behind.batches() if one.base == 100))
     own_kafka.restart()
     for topic in (cut, *whole.values()):
         produce(kafka, topic, NEW, key=b"k" if topic == compacted else None)
@@ -260,7 +264,10 @@ async def test_a_cut_ends_a_run_that_was_told_to_end_without_an_offset(logs: Log
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("before", ["a record", "a control record", "what was removed", "what was compacted"])
+@pytest.mark.parametrize(
+    "before",
+    ["a record", "a cut behind a record", "a control record", "what was removed", "what was compacted"],
+)
 async def test_an_offset_that_is_in_order_raises_no_alarm(logs: Logs, before: str) -> None:
     """Reading starts at the committed offset, or at the next one that is there, although another epoch has begun."""
     topic = logs.whole[before]
