@@ -16,7 +16,7 @@ for _, start in ipairs(redis.call('HKEYS', prefix .. 'slices')) do
   local slice = prefix .. start .. ':'
   local least = math.ceil((oldest - tonumber(start)) / step)
   for from = 1, count, MOST do
-    local names = {}
+    local names, rest, places = {}, {}, {}
     for i = from, math.min(from + MOST - 1, count) do
       names[i - from + 1] = bucket_of(slice, sub(keys, 16 * i - 15, 16 * i - 13))
     end
@@ -35,7 +35,14 @@ for _, start in ipairs(redis.call('HKEYS', prefix .. 'slices')) do
           end
           at = find(bucket, entry, at + 1, true)
         end
+        if #bucket >= FULL and flags[i] == '\0' then
+          rest[#rest + 1] = sub(keys, 16 * i - 15, 16 * i - 2)
+          places[#places + 1] = i
+        end
       end
+    end
+    for j, time in ipairs(#rest > 0 and redis.call('HMGET', beyond(slice), unpack(rest)) or {}) do
+      if time and byte(time, 1) * 256 + byte(time, 2) >= least then flags[places[j]] = '\1' end
     end
   end
 end

@@ -16,9 +16,13 @@ local function is_anothers(holder)
 end
 
 -- The string that has this key's entries of one slice of time: by 17 bits of the key.
-local function bucket_of(slice, key)
-  return slice .. string.sub(key, 1, 2) .. (string.byte(key, 3) < 128 and 'a' or 'b')
-end
+local function bits_of(key) return string.sub(key, 1, 2) .. (string.byte(key, 3) < 128 and 'a' or 'b') end
+local function bucket_of(slice, key) return slice .. bits_of(key) end
+
+-- Bytes from which on such a string is full: whoever chooses event ids could make one so long that a search in it takes seconds.
+-- Further entries are in a hash of the slice, which no choice makes slow; there the full strings stand, too, by their bits.
+local FULL = 14 * 1024
+local function beyond(slice) return slice .. 'beyond' end
 
 -- Every script returns what it found; how many scripts this member has run here, this one included; and how many keys it had
 -- confirmed here before. If the store lost something, these numbers fall.

@@ -11,19 +11,25 @@ local flags = {}
 
 local function delivered(key)
   for _, one in ipairs(redis.call('HKEYS', prefix .. 'slices')) do
-    local entries = redis.call('GET', bucket_of(prefix .. one .. ':', key))
+    local searched = prefix .. one .. ':'
+    local entries = redis.call('GET', bucket_of(searched, key))
     local at = entries and find(entries, sub(key, 3, 14), 1, true)
     while at do
       if at % 14 == 1 then return true end
       at = find(entries, sub(key, 3, 14), at + 1, true)
     end
+    if entries and #entries >= FULL and redis.call('HGET', beyond(searched), sub(key, 1, 14)) then return true end
   end
   return false
 end
 
 for from = 1, count, MOST do
-  local all, done = {}, {}
-  for i = from, math.min(from + MOST - 1, count) do all[#all + 1] = sub(keys, 16 * i - 15, 16 * i) end
+  local all, bits, done = {}, {}, {}
+  for i = from, math.min(from + MOST - 1, count) do
+    all[#all + 1] = sub(keys, 16 * i - 15, 16 * i)
+    bits[#bits + 1] = bits_of(all[#all])
+  end
+  local full = redis.call('HMGET', beyond(slice), unpack(bits))
   local holders = session ~= '' and redis.call('HMGET', claims, unpack(all)) or {}
   for j, key in ipairs(all) do
     local holder = holders[j]
@@ -32,7 +38,11 @@ for from = 1, count, MOST do
     else
       flags[#flags + 1] = holder == false and delivered(key) and '\2' or '\1'
       done[#done + 1] = key
-      redis.call('APPEND', bucket_of(slice, key), sub(key, 3, 14) .. time)
+      if full[j] then
+        redis.call('HSET', beyond(slice), sub(key, 1, 14), time)
+      elseif redis.call('APPEND', bucket_of(slice, key), sub(key, 3, 14) .. time) >= FULL then
+        redis.call('HSET', beyond(slice), bits[j], '')
+      end
     end
   end
   if #done > 0 then

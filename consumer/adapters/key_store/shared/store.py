@@ -13,8 +13,9 @@ must not claim or release for a later session. We may take over the claims of ou
 
 Delivered keys are kept in strings: one for each slice of time and 17 bits of the key, to which 14 bytes a key are
 appended. That is 27 bytes of memory a key at 10 million keys, where a string or a member of a set for each key would
-take 70 or more. A slice is removed as a whole once it is out of the window by a member's time and by the server's
-(``tidy.lua``). None of these strings expires by itself: a server's clock that jumps would empty the store.
+take 70 or more. (A string that is full takes no more: ``common.lua``.) A slice is removed as a whole once it is out of
+the window by a member's time and by the server's (``tidy.lua``). None of these strings expires by itself: a server's
+clock that jumps would empty the store.
 
 *A store that went back.* In each shard the scripts of a member are numbered. A number that comes again means that the
 store has lost data: a replica took over that lacked the last moments, it was flushed, or an older copy was restored.

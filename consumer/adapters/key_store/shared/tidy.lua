@@ -24,6 +24,7 @@ for i = 1, #slices, 2 do
   if tonumber(slices[i]) <= over or redis.call('EXISTS', prefix .. slices[i]) == 0 then
     redis.call('HDEL', prefix .. 'slices', slices[i])
     redis.call('DEL', prefix .. slices[i])
+    redis.call('DEL', beyond(prefix .. slices[i] .. ':'))
     redis.call('HSET', prefix .. 'removing', slices[i], 0)
     removes = true
   elseif tonumber(slices[i]) + reach > now then
