@@ -5,8 +5,8 @@ a zero, the address of their own proxy, the first day of a calendar. Hashed and 
 matches one shopper with thousands of strangers. So it is left out, with a warning. The rules (`normalise`, `rules`)
 ask here. The compiled module reads the same lists when it is loaded (`native/_usual.pyx`).
 
-These lists hold what no shopper has, or hardly one: somebody named Null is matched by the rest of the user data. What is
-likelier to be a shopper's is not for them.
+These lists hold what no shopper has, or hardly one: somebody named Null is matched by the rest of the user data. What
+is likelier to be a shopper's is not for them.
 """
 
 from __future__ import annotations

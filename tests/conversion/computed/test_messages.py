@@ -157,7 +157,8 @@ from tests.support.mapping import load_mapping
             "multiply takes a number, but the join with '-' is none",
         ),
         (  # a sign in a field of its own
-            f'"{VALUE}" = {{ add = ["rate", {{ join = [{{ of = "tier", table = {{ TIN = " -", GOLD = "+" }} }}, "dept"] }}] }}',
+            f'"{VALUE}" = {{ add = ["rate", {{ join = [{{ of = "tier", table = {{ TIN = " -", GOLD = "+" }} }}, "dept"]'
+            " }] }",
             None,
         ),
         (

@@ -1,5 +1,5 @@
-"""Keys that were chosen to share their first bits cost a shared key store no more than a bound, and are remembered as all
-others are."""
+"""Keys that were chosen to share their first bits cost a shared key store no more than a bound, and are remembered as
+all others are."""
 
 from __future__ import annotations
 
