@@ -36,6 +36,7 @@ _FAIL_FAST = 15.0
 _PAUSE = 1.0
 # Seconds after which an error of one broker is taken for that of all: the others have had time to answer.
 _SILENT_AFTER = 1.0
+_THEN = "it goes on asking until there is an answer; --fail-fast would end it instead"
 # Seconds between two log lines about the same start.
 _REMIND_EVERY = 300.0
 
@@ -118,7 +119,7 @@ class Start:
                 self.waits_for, now = str(error), loop.time()
                 if now >= remind_at:
                     remind_at = now + _REMIND_EVERY
-                    log.warning("start_waits", reason=str(error), seconds=round(now - begun, 3))
+                    log.warning("start_waits", reason=str(error), then=_THEN, seconds=round(now - begun, 3))
             timeout = _ATTEMPT
             await asyncio.sleep(_PAUSE)
         if remind_at > begun:

@@ -334,6 +334,7 @@ class EndOffsets:
     where to start. `unreadable`: partitions that are not read from this offset on, because the data is damaged.
     `begins`: where logs begin, as last reported.
     `joined`: True once the group has said which partitions are ours, even if none is.
+    `coordinator_silent`: for how many seconds no coordinator of the group has answered; None: it answers.
     """
 
     ends: Mapping[TopicPartition, int]
@@ -342,6 +343,7 @@ class EndOffsets:
     unreadable: Mapping[TopicPartition, int] = field(default_factory=dict)
     begins: Mapping[TopicPartition, int] = field(default_factory=dict)
     joined: bool = False
+    coordinator_silent: float | None = None
 
 
 class TopicIdsTold(NamedTuple):

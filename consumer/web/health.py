@@ -63,11 +63,12 @@ def why_not_ready(statistics: Statistics) -> str | None:
     # Before all that follows from it.
     if statistics.brokers_silent is not None:
         return statistics.brokers_silent.sentence
-    # Before `joined`, because it says why: an assigned partition counts only once it is known where to start.
-    if not statistics.partitions and statistics.waiting_for_start:
-        return (
-            f"the brokers do not say where to start: {statistics.waiting_for_start} assigned partitions wait"
-        )
+    # An assigned partition counts only once it is known where to start.
+    waiting = 0 if statistics.partitions else statistics.waiting_for_start
+    if statistics.coordinator_silent is not None and (waiting or not statistics.joined):
+        return statistics.coordinator_silent.sentence
+    if waiting:
+        return f"the brokers do not say where to start: {waiting} assigned partitions wait"
     if not statistics.joined:
         return statistics.starting or "the group has not assigned partitions yet"
     guard = statistics.guard

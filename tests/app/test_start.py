@@ -109,6 +109,7 @@ def test_a_start_waits_for_hours_and_says_so_now_and_then(settings: Settings) ->
         {"event": "start_goes_on", "log_level": "info", "seconds": 7200}
     ]
     assert {(line["log_level"], line["reason"]) for line in waits} == {("warning", str(AWAY))}
+    assert all("goes on asking" in line["then"] and "--fail-fast" in line["then"] for line in waits)
     seconds = [line["seconds"] for line in waits]
     assert seconds[0] == 5
     assert all(300 <= after - before <= 332 for before, after in itertools.pairwise(seconds))

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.figures.definitions import merged
-from consumer.engine.figures.outside import BrokerSilence
+from consumer.engine.figures.outside import BrokerSilence, CoordinatorSilence
 from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
@@ -459,3 +459,8 @@ def test_the_longest_silence_of_any_worker_is_shown() -> None:
     )
     assert merged(Statistics, [core.statistics(), silent, longer]).brokers_silent == longer.brokers_silent
     assert merged(Statistics, [core.statistics()]).brokers_silent is None
+    alone, longer_alone = (
+        replace(core.statistics(), coordinator_silent=CoordinatorSilence(seconds)) for seconds in (3.0, 5.0)
+    )
+    together = merged(Statistics, [alone, longer_alone, core.statistics()])
+    assert together.coordinator_silent == longer_alone.coordinator_silent

@@ -15,7 +15,13 @@ import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
-from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, CertificateStatistics, SchemaWait
+from consumer.engine.figures.outside import (
+    BrokerSilence,
+    BrokerStatistics,
+    CertificateStatistics,
+    CoordinatorSilence,
+    SchemaWait,
+)
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
@@ -375,6 +381,14 @@ def silent() -> Statistics:
         certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", UNIX + 86_400)],
         key_store_fails=True,
         key_store_trouble="the key store cannot use /keys (No space left on device): free space on that disk",
+    )
+
+
+def uncoordinated() -> Statistics:
+    """No coordinator answers: nothing is committed, and what is read is still delivered."""
+    return statistics(
+        partition(0, lag=700, committed=88_000, delivered=88_000, open=640),
+        coordinator_silent=CoordinatorSilence(12.4),
     )
 
 

@@ -38,6 +38,8 @@ Client = TypeVar("Client")
 
 _COORDINATOR: Final = "GroupCoordinator"
 """librdkafka's name for the connection to the group's coordinator."""
+_GROUP: Final = re.compile(r'"cgrp": *\{ *"state": *"([^"]*)"')
+"""In the statistics of a consumer: the state of its connection to that coordinator."""
 
 # librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password.
 LOGGER: Final = logging.getLogger("consumer.kafka")
@@ -147,15 +149,33 @@ OnSilence = Callable[[BrokersSilent], None]
 
 # Milliseconds between two statistics of a client. With three without an answer, silence is told within eight seconds.
 _STATISTICS_EVERY: Final = 2_000
-_UNANSWERED: Final = 3
+_IN_A_ROW: Final = 3
 _TIMES_OVER: Final = 5
 """Number of consecutive statistics, ten seconds, over which times are reported."""
 _ALONE: Final = 10
 """Number of consecutive statistics without a broker after which the client will never have one again."""
 
 
+class _Lasting:
+    """How long consecutive statistics have shown the same, by the client's clock."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        """Time of the latest statistics that did not show it."""
+        self._count = 0
+
+    def seconds(self, shown: bool, now: float) -> float | None:
+        """Take the next statistics. Return how long all have shown it, once there are enough of them."""
+        if not shown or self._since is None:
+            self._since, self._count = now, 0
+            return None
+        # Counted, too: after this process stood still, the first statistics know of nothing for a long time.
+        self._count += 1
+        return now - self._since if self._count >= _IN_A_ROW else None
+
+
 class BrokerWatch:
-    """Reports what a client measures of its brokers, and whether they answer.
+    """Reports what a client measures of its brokers, and whether they and the group's coordinator answer.
 
     `on_brokers` and `on_silence` are called in the thread that polls the client; `on_silence` as long as no broker
     answers, and once when one does again. Clients that replace each other may share one watch.
@@ -178,12 +198,13 @@ class BrokerWatch:
         self.stranded = False
         """Whether the client has no broker left, so that it has to be replaced."""
         self._answers = 0
-        self._answered_at: float | None = None
-        """Time of the latest statistics in which answers had come, or none was missing, by the client's clock."""
-        self._unanswered = 0
-        """Number of consecutive statistics since then."""
+        self._silence, self._without_coordinator = _Lasting(), _Lasting()
+        self._is_silent = False
+        """Whether silence was reported last."""
         self._error: KafkaError | None = None
-        """The latest error of a broker since then."""
+        """The latest error of a broker since one answered."""
+        self.coordinator_silent: float | None = None
+        """Seconds for which no coordinator has answered, while brokers have; None: it answers."""
 
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration with what is needed to watch its client."""
@@ -203,32 +224,34 @@ class BrokerWatch:
         # poll.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             document = orjson.loads(head + "}" if found else text)
+            group = _GROUP.search(text, max(0, text.rfind('"cgrp"')))
             brokers = document["brokers"].values()
             # The coordinator's connection does not count: without the other brokers the client cannot find it again.
             known = any(one["source"] in ("configured", "learned") for one in brokers)
             self._alone = 0 if known else self._alone + 1
             self.stranded = self._alone >= _ALONE
             self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
-            self._listen(brokers, document["ts"] / 1e6)
+            self._listen(brokers, group is None or group[1] in ("up", "term"), document["ts"] / 1e6)
 
-    def _listen(self, brokers: Collection[Mapping[str, Any]], now: float) -> None:
-        """Report whether any broker answers, at this time of the client's clock."""
+    def _listen(self, brokers: Collection[Mapping[str, Any]], coordinated: bool, now: float) -> None:
+        """Report whether any broker answers, at this time of the client's clock. `coordinated`: whether there is a
+        connection to the coordinator, or none is needed."""
         answers = sum(one["rx"] for one in brokers)
         # The coordinator may take minutes to answer who joins: it waits for the other members.
         waits = any(one["waitresp_cnt"] for one in brokers if one["name"] != _COORDINATOR)
         waits = waits or not any(one["state"] in ("UP", "UPDATE") for one in brokers)
-        if answers > self._answers or not waits or self._answered_at is None:
-            was_silent = self._unanswered >= _UNANSWERED
-            self._answered_at, self._unanswered, self._error = now, 0, None
-            if was_silent:
-                self._on_silence(BrokersSilent(None))
-        else:
-            # Counted, too: after this process stood still, the first statistics know no answer either.
-            self._unanswered += 1
-            if self._unanswered >= _UNANSWERED:
-                why = trouble.why_silent(self._config, self._error)
-                self._on_silence(BrokersSilent(why, now - self._answered_at))
-        self._answers = answers
+        missing = waits and answers <= self._answers
+        seconds = self._silence.seconds(missing, now)
+        if seconds is not None:
+            self._on_silence(BrokersSilent(trouble.why_silent(self._config, self._error), seconds))
+        elif self._is_silent:
+            self._on_silence(BrokersSilent(None))
+        if not missing:
+            self._error = None
+        self._answers, self._is_silent = answers, seconds is not None
+        # While no broker answers, that is all there is to say.
+        alone = not coordinated and not self._is_silent
+        self.coordinator_silent = self._without_coordinator.seconds(alone, now)
 
     def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:
         # Configured brokers are listed a second time under their ids, once the ids are known.

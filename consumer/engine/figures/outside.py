@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Any
+
 from consumer.engine.figures.definitions import derived, figure, least, most, snapshot
 
 
@@ -50,6 +53,36 @@ class BrokerSilence:
     def sentence(self) -> str:
         """The same in words, as on the page and in /readyz."""
         return f"The brokers do not answer ({self.why}) for {self.seconds:.0f} s"
+
+
+@snapshot
+class CoordinatorSilence:
+    """Brokers answer, and no coordinator of the group does."""
+
+    seconds: float = figure("For how long no coordinator has answered.")
+
+    @derived("sentence")
+    def sentence(self) -> str:
+        """The same in words, with what to look at, as on the page, in /readyz and in the log."""
+        return (
+            f"No coordinator of the group answers (for {self.seconds:.0f} s): the partitions of __consumer_offsets "
+            "need leaders that this machine reaches; fewer brokers than offsets.topic.replication.factor cannot "
+            "create it"
+        )
+
+
+def silence(description: str, metric: str, *, otherwise: str, runbook: str) -> Any:
+    """Return the figure of a silence, which may be None. `runbook`: the section that is about it."""
+    return figure(
+        description,
+        metric,
+        default=None,
+        status_note=f"null: {otherwise}. See the [runbook](runbook.md#{runbook}).",
+        metric_note=f"For how long; 0: {otherwise}.",
+        number=lambda silence: 0 if silence is None else silence.seconds,
+        # The longest one that a worker meets.
+        merge=lambda silences: max(filter(None, silences), key=attrgetter("seconds"), default=None),
+    )
 
 
 @snapshot

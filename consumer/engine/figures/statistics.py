@@ -15,6 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
+from consumer.engine.figures import outside
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.definitions import (
     by_label,
@@ -29,12 +30,6 @@ from consumer.engine.figures.definitions import (
     snapshot,
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
-from consumer.engine.figures.outside import (
-    BrokerSilence,
-    BrokerStatistics,
-    CertificateStatistics,
-    SchemaWait,
-)
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
@@ -421,14 +416,14 @@ class Statistics:
         "pinstream_waiting_for_schema_records",
         path="open.waiting_for_schema",
     )
-    schemas: Sequence[SchemaWait] = figure(
+    schemas: Sequence[outside.SchemaWait] = figure(
         "How long the record that has waited longest for its schema has waited.",
         "pinstream_schema_wait_seconds",
         path="open.schemas[]",
         metric_note="0: none waits.",
         number=lambda waits: max((one.seconds for one in waits), default=0),
         merge=lambda lists: tuple(
-            nlargest(SCHEMAS_MOST, joined_lists(SchemaWait, lists), key=attrgetter("seconds"))
+            nlargest(SCHEMAS_MOST, joined_lists(outside.SchemaWait, lists), key=attrgetter("seconds"))
         ),
     )
     claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
@@ -524,29 +519,29 @@ class Statistics:
         path="counts.log_lines_dropped",
         default=0,
     )
-    brokers: Sequence[BrokerStatistics] = figure(
-        path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
+    brokers: Sequence[outside.BrokerStatistics] = figure(
+        path="brokers[]", default=(), merge=partial(joined_lists, outside.BrokerStatistics)
     )
-
     key_store_trouble: str | None = figure(
         "Why the key store failed, and what to do, as in the log.",
         default=None,
         status_note="null: it does not.",
         merge=first,
     )
-    certificates: Sequence[CertificateStatistics] = figure(
-        path="certificates[]", default=(), merge=partial(joined_lists, CertificateStatistics)
+    certificates: Sequence[outside.CertificateStatistics] = figure(
+        path="certificates[]", default=(), merge=partial(joined_lists, outside.CertificateStatistics)
     )
-    brokers_silent: BrokerSilence | None = figure(
+    brokers_silent: outside.BrokerSilence | None = outside.silence(
         "No broker answers: nothing can be read or committed.",
         "pinstream_brokers_silent_seconds",
-        default=None,
-        status_note="null: a broker answers, or none was asked. See the "
-        "[runbook](runbook.md#the-brokers-do-not-answer).",
-        metric_note="For how long; 0: a broker answers.",
-        number=lambda silence: 0 if silence is None else silence.seconds,
-        # The longest silence that a worker meets.
-        merge=lambda silences: max(filter(None, silences), key=attrgetter("seconds"), default=None),
+        otherwise="a broker answers, or none was asked",
+        runbook="the-brokers-do-not-answer",
+    )
+    coordinator_silent: outside.CoordinatorSilence | None = outside.silence(
+        "Brokers answer, and no coordinator of the group does: nobody joins, and nothing can be committed.",
+        "pinstream_coordinator_silent_seconds",
+        otherwise="one answers, or no broker does",
+        runbook="no-coordinator-of-the-group",
     )
 
     @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")

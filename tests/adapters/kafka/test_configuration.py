@@ -296,6 +296,39 @@ def test_a_silence_outlasts_the_client() -> None:
     assert [(one.why is None, one.seconds) for one in told] == [(False, 6.0), (False, 8.0), (True, 0.0)]
 
 
+def coordinator_silences(*looks: tuple[str, int]) -> list[float | None]:
+    """Return for how long a watch calls the coordinator silent at each of these statistics, two seconds apart: the
+    group's state, and the number of answers that the broker has given."""
+    found: list[float | None] = []
+    watch = BrokerWatch(lambda _: None)
+    watch.watching(SERVERS)
+    for number, (state, answers) in enumerate(looks):
+        brokers = json.dumps({"1": broker(rx=answers, waitresp_cnt=1)})
+        # The form of librdkafka 2.16; between the two it lists the topics.
+        watch.take(
+            f'{{ "ts":{100_000_000 + 2_000_000 * number}, "brokers":{brokers}, "topics":{{ "orders":{{}} }} '
+            f', "cgrp": {{ "state": "{state}", "stateage": 3, "join_state": "init" }}, "tx":2}}'
+        )
+        found.append(watch.coordinator_silent)
+    return found
+
+
+def test_a_coordinator_that_does_not_answer_is_seen_within_eight_seconds() -> None:
+    """The third statistics in a row without one; the client goes from state to state meanwhile. One ends it."""
+    states = ("up", "query-coord", "wait-coord", "wait-broker", "wait-broker-transport", "up", "query-coord")
+    looks = [(state, answers) for answers, state in enumerate(states)]
+    assert coordinator_silences(*looks) == [None, None, None, 6.0, 8.0, None, None]
+    starting = [("init", 1), *[("wait-coord", answers) for answers in range(2, 6)]]
+    assert coordinator_silences(*starting) == [None, None, None, 6.0, 8.0]
+    assert coordinator_silences(*[("up", 1)] * 5, *[("term", 1)] * 5) == [None] * 10
+
+
+def test_while_no_broker_answers_the_coordinator_is_not_blamed() -> None:
+    """All brokers are silent, and that is told; its time begins when one answers."""
+    looks = [("wait-coord", answers) for answers in (1, 1, 1, 1, 1, 2, 3, 4, 5)]
+    assert coordinator_silences(*looks) == [None] * 7 + [6.0, 8.0]
+
+
 def test_a_client_without_brokers_is_seen() -> None:
     """A client is stranded when ten statistics in a row, twenty seconds, name no broker: for a moment that can also be
     while brokers are replaced."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.web.building import partition, silent, statistics
+from consumer.engine.figures.statistics import Statistics, Totals
+from tests.web.building import partition, silent, statistics, uncoordinated
 from tests.web.page import scenes
 from tests.web.page.browser import Visit, live, needs_browser, shoot, shows, stand, text, visit
 
@@ -16,9 +17,14 @@ __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
+def settled(seen: Statistics) -> Totals:
+    """The ledger after its open records were released."""
+    return replace(seen.totals, open=0, read=seen.totals.read - seen.totals.open)
+
+
 async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
     """Red from the first look to the end of the session and beyond; the lag is unknown in each place, and never 0."""
-    lost = replace(silent(), partitions=(), joined=False, totals=replace(silent().totals, open=0))
+    lost = replace(silent(), partitions=(), joined=False, totals=settled(silent()))
     async with stand(scenes.scene(silent), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith(
@@ -37,9 +43,30 @@ async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
         for document in (scenes.scene(lambda: lost), scenes.scene(lambda: replace(lost, joined=True))):
             server.tell(**document)
             await shows(shown, "None assigned.", "#partitions")
+            assert "The brokers do not answer" in await text(shown, "#state")
             assert await shown.get_attribute("#state", "class") == "bad"
             assert "Lag unknown" in await text(shown, "#tiles")
             assert not re.search("takes events|spare|forming", await text(shown, "body"))
+
+
+async def test_a_group_without_a_coordinator_is_red(visit: Visit) -> None:
+    """The headline says what to look at, with and without partitions, and not that the group is forming."""
+    lost = replace(uncoordinated(), partitions=(), joined=False, totals=settled(uncoordinated()))
+    for made, goes_on in (
+        (uncoordinated, "; what it reads still goes to Pinterest: 700 records to go"),
+        (lambda: lost, ""),
+    ):
+        async with stand(scenes.scene(made), scenes.history()) as server, visit(server.url) as shown:
+            await live(shown)
+            assert (await text(shown, "#state")).startswith(
+                "No coordinator of the group answers (for 12 s): the partitions of __consumer_offsets need leaders "
+                "that this machine reaches; fewer brokers than offsets.topic.replication.factor cannot create it. "
+                f"Until one does, this member gets no partitions, and nothing can be committed{goes_on}. Nothing"
+            )
+            assert await shown.get_attribute("#state", "class") == "bad"
+            assert await shown.title() == "No coordinator of the group answers – pinstream"
+            assert not re.search("spare|forming", await text(shown, "body"))
+            await shoot(shown, "no-coordinator")
 
 
 async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:

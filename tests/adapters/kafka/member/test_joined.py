@@ -30,6 +30,28 @@ def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined(
     assert bench.coordinator.asked == asked
 
 
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_member_without_a_coordinator_says_so(protocol: str) -> None:
+    """In its report and in the log, again and again, until the client has one."""
+    bench = Bench(settings={"group.protocol": protocol})
+
+    def look(state: str, number: int) -> float | None:
+        group = f', "topics":{{ }} , "cgrp": {{ "state": "{state}", "stateage": 0 }} }}'
+        broker = (
+            '"b":{ "name":"b", "nodeid":-1, "source":"configured", "state":"UP", "rx":1, "waitresp_cnt":0 }'
+        )
+        bench.consumer.config["stats_cb"](f'{{ "ts":{number * 2_000_000}, "brokers":{{ {broker} }}' + group)
+        bench.member._ends.due = 0.0
+        bench.fetch()
+        return bench.member.end_offsets().coordinator_silent
+
+    assert [look("wait-coord", number) for number in range(5)] == [None, None, None, 6.0, 8.0]
+    assert [code for code, _ in bench.told.troubles] == ["_WAIT_COORD"] * 2
+    assert "No coordinator of the group answers (for 8 s): " in bench.told.troubles[-1][1]
+    assert look("up", 5) is None
+    assert len(bench.told.troubles) == 2
+
+
 def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
     """When a member loses its partitions, the coordinator's earlier answer no longer counts."""
     bench = Bench(settings={"group.protocol": "consumer"})

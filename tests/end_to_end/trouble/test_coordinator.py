@@ -1,0 +1,167 @@
+"""The brokers answer, and the group gets no further: it has no coordinator, or nobody answers about its offsets.
+
+The member waits, names the cause, can be stopped at once, and goes on by itself. Each test has a broker of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import generated, new_group, write_generated
+from tests.support.kafka.broker import RealBroker, free_ports
+from tests.support.kafka.harness import Kafka, create_topic
+
+EVENTS = 40
+AT_ONCE = 5.0
+"""Seconds for a stop when there is nothing to commit, on a busy machine; the grace is 25."""
+QUESTION = 5.0
+"""Seconds of a question where to start, at most; a stop waits for its end."""
+OFFSETS = "__consumer_offsets"
+_OFFSET_FETCH = 9
+"""The API key of the question for committed offsets."""
+
+Started = Callable[[RealBroker], AbstractContextManager[RealBroker]]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+
+
+def make_topics(kafka: Kafka) -> None:
+    """Make the topics that records are read from and letters written to."""
+    create_topic(kafka, 2, "orders")
+    create_topic(kafka, 1, "orders.dead-letters")
+
+
+def delivers(process: Process, kafka: Kafka, api: Api) -> None:
+    """Write records and wait until the process has delivered them."""
+    before = api.counts().accepted_events
+    _, events = generated(EVENTS, seed=before, duplicates=0.0, invalid=0.0)
+    write_generated(kafka, "orders", events)
+    process.until(lambda: api.counts().accepted_events == before + EVENTS, "all events")
+    process.until(lambda: process.get("/readyz") == (200, "ok\n"), "readiness")
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_group_without_a_coordinator(started: Started, api: Api, tmp_path: Path, protocol: str) -> None:
+    """One broker cannot hold three replicas of the topic of offsets. A start waits for that; and so does a member that
+    runs, when that topic is gone."""
+    said = "No coordinator of the group answers (for "
+    with started(RealBroker(offsets_topic_replication_factor=3)) as broker:
+        kafka = Kafka(broker.bootstrap_servers, "real")
+        make_topics(kafka)
+        settings = {"KAFKA_GROUP_PROTOCOL": protocol, "KAFKA_AUTO_OFFSET_RESET": "earliest"}
+        if protocol == "classic":
+            settings["KAFKA_SESSION_TIMEOUT_MS"] = "6000"  # of the other kind, the broker decides
+        env = run_environment(tmp_path, kafka, "orders", new_group(), api.url, **settings)
+
+        def waits(process: Process) -> None:
+            process.until(lambda: process.status()["coordinator_silent"], "the silence")
+            code, text = process.get("/readyz")
+            assert (code, text.startswith(said)) == (503, True), text
+            assert process.get("/healthz") == (200, "ok\n")
+            process.until(lambda: said in process.stderr, "the log")
+            assert "pinstream_coordinator_silent_seconds 0" not in process.get("/metrics")[1]
+
+        with Process(tmp_path, "run", env=env) as process:
+            waits(process)
+            code, seconds = process.stop()
+            assert (code, seconds < AT_ONCE) == (0, True)
+            assert "Traceback" not in process.stderr
+        with Process(tmp_path, "run", env=env) as process:
+            waits(process)
+            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+            compacted = {"cleanup.policy": "compact"}
+            admin.create_topics([NewTopic(OFFSETS, 1, 1, config=compacted)])[OFFSETS].result(30)
+            delivers(process, kafka, api)
+            process.until(lambda: process.status()["coordinator_silent"] is None, "the end of the silence")
+            assert process.stop()[0] == 0
+
+
+class Between:
+    """Stands before a broker, passes all on, and drops questions for committed offsets until it `hears` them. A context
+    manager."""
+
+    def __init__(self, loop: Loop, broker: RealBroker) -> None:
+        self.hears = False
+        self.dropped = 0
+        self._loop, self._behind = loop, int(broker.bootstrap_servers.rpartition(":")[2])
+        [port] = free_ports(1)
+        self._port = port
+        # Clients go where the broker says that it is.
+        sasl = f"SASL://{broker.sasl_bootstrap_servers}"
+        broker.settings["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{port},{sasl}"
+
+    def __enter__(self) -> Self:
+        self._server = self._loop.call(asyncio.start_server(self._connected, "127.0.0.1", self._port))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            broker, to_broker = await asyncio.open_connection("127.0.0.1", self._behind)
+            back = asyncio.create_task(_carry(broker, to_client))
+            try:
+                while True:
+                    size = await client.readexactly(4)
+                    request = await client.readexactly(int.from_bytes(size, "big"))
+                    if int.from_bytes(request[:2], "big") == _OFFSET_FETCH and not self.hears:
+                        self.dropped += 1
+                    else:
+                        to_broker.write(size + request)
+            finally:
+                back.cancel()
+                to_broker.close()
+        to_client.close()
+
+
+async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while piece := await source.read(1 << 16):
+            target.write(piece)
+        target.close()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_nobody_answers_about_offsets(
+    started: Started, servers: Loop, api: Api, tmp_path: Path, protocol: str
+) -> None:
+    """The group has assigned its partitions, and where to start is not known: it asks again until it is."""
+    broker = RealBroker()
+    with Between(servers, broker) as between, started(broker):
+        kafka = Kafka(broker.bootstrap_servers, "real")
+        make_topics(kafka)
+        settings = {"KAFKA_GROUP_PROTOCOL": protocol, "KAFKA_AUTO_OFFSET_RESET": "earliest"}
+        env = run_environment(tmp_path, kafka, "orders", new_group(), api.url, **settings)
+
+        def waits(process: Process) -> None:
+            why = "the brokers do not say where to start: 2 assigned partitions wait"
+            process.until(lambda: process.get("/readyz") == (503, f"{why}\n"), "the cause")
+            process.until(
+                lambda: "2 partitions wait for the brokers to say where to start" in process.stderr, "the log"
+            )
+            assert process.get("/healthz") == (200, "ok\n")
+            assert process.status()["waiting_for_start"] == 2
+
+        with Process(tmp_path, "run", env=env) as process:
+            waits(process)
+            code, seconds = process.stop()
+            assert (code, seconds < QUESTION + AT_ONCE) == (0, True), seconds
+            assert "Traceback" not in process.stderr
+        with Process(tmp_path, "run", env=env) as process:
+            waits(process)
+            dropped = between.dropped
+            process.until(lambda: between.dropped > dropped, "another question")
+            between.hears = True
+            delivers(process, kafka, api)
+            assert process.stop()[0] == 0
