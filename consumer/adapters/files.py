@@ -144,9 +144,9 @@ def _lines(
         line = file.readline(MAX_LINE_BYTES + 1)
     if records and others == records:
         raise InputError(
-            f"{name} is not NDJSON: none of its {records:,} lines is a JSON object; write each record as one object on "
-            "one line (jq -c '.[]' makes that of a JSON array, jq -c . of objects over several lines; CSV has to be "
-            "converted), or give an Avro container"
+            f"{name} is not NDJSON: no line of it ({records:,} in all) is a JSON object; write each record as one "
+            "object on one line (jq -c '.[]' makes that of a JSON array, jq -c . of objects over several lines; CSV "
+            "has to be converted), or give an Avro container"
         )
 
 

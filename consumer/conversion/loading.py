@@ -62,7 +62,7 @@ from consumer.conversion.targets import (
     Arity,
     Target,
 )
-from consumer.errors import MappingError, missing_extra, or_all
+from consumer.errors import MappingError, missing_extra, nearest, or_all
 
 TABLES: Final = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
 CHOICES: Final = {
@@ -524,7 +524,9 @@ class Loader:
                     conditions.append(Condition((source,), tuple(allowed) or (True,)))
                     # A value may be another path's. A path with none of them is never consent.
                     if allowed and not any(is_ever(source, value) for value in allowed):
-                        self._fail(f"[consent] allowed: {never(source, allowed[0])}")
+                        texts = texts_of(source) or ()
+                        meant_for_it = (value for value in allowed if nearest(str(value), texts))
+                        self._fail(f"[consent] allowed: {never(source, next(meant_for_it, allowed[0]))}")
         if not every and not some:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")

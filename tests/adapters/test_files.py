@@ -87,7 +87,7 @@ def test_a_file_without_an_object_is_no_ndjson(text: str, lines: int, tmp_path: 
     assert len(read) == lines
     assert error is not None
     assert error.startswith(
-        f"{path} is not NDJSON: none of its {lines} lines is a JSON object; write each record as one"
+        f"{path} is not NDJSON: no line of it ({lines} in all) is a JSON object; write each record as one"
     )
     path.write_text(f"{text}\n{{}}")
     read, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))

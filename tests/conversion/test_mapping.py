@@ -358,7 +358,7 @@ ERRORS = {
         "[action_sources] 'WEBB': 'channel' is never 'WEBB'; the nearest is 'WEB'",
     ),
     "a consent that the schema's enum lacks": (
-        '[consent]\nrequire = "channel"\nallowed = ["WBE", "X"]',
+        '[consent]\nrequire = "channel"\nallowed = ["X", "WBE"]',
         "[consent] allowed: 'channel' is never 'WBE'; the nearest is 'WEB'",
     ),
     "a consent that one of two may be": (
