@@ -163,6 +163,8 @@ class _Lasting:
         self._since: float | None = None
         """Time of the latest statistics that did not show it."""
         self._count = 0
+        self.enough = _IN_A_ROW
+        """How many statistics must show it."""
 
     def seconds(self, shown: bool, now: float) -> float | None:
         """Take the next statistics. Return how long all have shown it, once there are enough of them."""
@@ -171,7 +173,7 @@ class _Lasting:
             return None
         # Counted, too: after this process stood still, the first statistics know of nothing for a long time.
         self._count += 1
-        return now - self._since if self._count >= _IN_A_ROW else None
+        return now - self._since if self._count >= self.enough else None
 
 
 class BrokerWatch:
@@ -209,6 +211,8 @@ class BrokerWatch:
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration with what is needed to watch its client."""
         self._alone, self.stranded, self._answers, self._config = 0, False, 0, config
+        # A broker that has no records answers a fetch only then.
+        self._silence.enough = _IN_A_ROW + milliseconds(config, "fetch.wait.max.ms", 0) // _STATISTICS_EVERY
         return {**config, "statistics.interval.ms": _STATISTICS_EVERY, "stats_cb": self.take}
 
     def heard(self, error: KafkaError) -> None:
@@ -273,12 +277,16 @@ class BrokerWatch:
         return BrokerTimes(broker, average / 1e6, p99 / 1e6, throttled)
 
 
+def milliseconds(config: Mapping[str, Any], name: str, default: int) -> int:
+    """Return the value of a property; the default, if it is no number: librdkafka reports what is wrong with it."""
+    with contextlib.suppress(ValueError):
+        return int(config.get(name, default))
+    return default
+
+
 def longest_commit(config: Config) -> float:
     """Return the seconds that a commit inside a revocation may take: only librdkafka bounds it, by three tries."""
-    default = int(_DEFAULTS["socket.timeout.ms"])
-    with contextlib.suppress(ValueError):  # librdkafka reports what is wrong with it
-        default = int(config.get("socket.timeout.ms", default))
-    return 3 * default / 1000
+    return 3 * milliseconds(config, "socket.timeout.ms", int(_DEFAULTS["socket.timeout.ms"])) / 1000
 
 
 def uses_consumer_protocol(config: Config) -> bool:

@@ -273,6 +273,19 @@ def test_brokers_that_were_not_asked_are_not_silent() -> None:
     assert silences(*[(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)]) == []
 
 
+def test_a_fetch_that_may_wait_is_no_silence() -> None:
+    """With KAFKA_FETCH_WAIT_MAX_MS a broker without records answers only after that time; silence is told after it."""
+    waits = broker(rx=7, waitresp_cnt=1)
+    for wait, told_after in (("20000", 13), ("500", 3), ("soon", 3)):
+        told: list[BrokersSilent] = []
+        watch = BrokerWatch(lambda _: None, told.append)
+        watch.watching({**SERVERS, "fetch.wait.max.ms": wait})
+        for number in range(told_after + 1):
+            assert told == []
+            watch.take(statistics_of(waits, seconds=100.0 + 2 * number))
+        assert told == [BrokersSilent("kafka:9092, no answer", 2.0 * told_after)]
+
+
 def test_a_process_that_stood_still_does_not_call_its_brokers_silent() -> None:
     """The first statistics afterwards know of no answer for a long time; the next ones do."""
     told: list[BrokersSilent] = []
