@@ -174,8 +174,11 @@ class AdmissionMachine(RuleBasedStateMachine):
         held = {state.tp.partition for state, _ in self.core.pipeline.admission._held}
         assert partition not in held
         assert partition not in {place[0] for place in waiting(self.core)}
-        self.core.offsets[partition] = max(0, self.core.offsets[partition] - back)
+        before, again_to = self.core.offsets[partition], self.again_to[partition]
+        self.core.offsets[partition] = max(0, before - back)
         self.assign(partition)
+        # A record that is read again may follow its first copy, which is in flight, and is looked up after its answer.
+        self.again_to[partition] = max(again_to, before - 1)
 
     @rule(rounds=st.integers(1, 4))
     def deliver(self, rounds: int) -> None:
