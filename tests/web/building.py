@@ -292,6 +292,8 @@ def busy() -> Statistics:
             )
             for number in range(4)
         ),
+        members_differ=("mapping",),
+        certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", UNIX + 86_400 * 90)],
         accounts=[account(queued=4_211, in_flight=7), account(OTHER_ACCOUNT, queued=12)],
         ended=totals(delivered=400_000, released=812),
         ages=[3] * 900 + [45] * 60 + [4_000] * 40,

@@ -372,8 +372,8 @@ class Statistics:
     members_differ: tuple[str, ...] = figure(
         "What other members send by other settings than this one, seen in the last ten minutes.",
         "pinstream_members_differ",
+        path="members_differ[]",
         labels=("what",),
-        show=list,
         status_note="`mapping`, `schemas`, `function`, `destination`. See the [runbook](runbook.md#members-differ).",
         metric_note="1: it differs.",
         number=lambda names: dict.fromkeys(names, 1),
