@@ -44,9 +44,8 @@ def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> Non
         request_percentage=1,
     )
     env = run_environment(
-        tmp_path, kafka, topic, group, api.url, KAFKA_CLIENT_ID=client, KAFKA_STATISTICS_INTERVAL_MS="500",
-        KAFKA_COMPRESSION_TYPE="none",
-    )  # fmt: skip
+        tmp_path, kafka, topic, group, api.url, KAFKA_CLIENT_ID=client, KAFKA_COMPRESSION_TYPE="none"
+    )
     with Process(tmp_path, "run", env=env) as service:
 
         def settled() -> dict[str, int] | None:

@@ -92,7 +92,6 @@ def test_the_replica_of_our_rack_is_read_and_may_be_lost(cluster: Cluster, api: 
         group,
         api.url,
         KAFKA_CLIENT_RACK="east",
-        KAFKA_STATISTICS_INTERVAL_MS="500",
     )
     with Process(tmp_path, "run", env=env) as service:
         service.until_settled(EVENTS)
