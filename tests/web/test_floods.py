@@ -141,6 +141,24 @@ async def test_no_flood_of_bad_requests_takes_memory_or_time() -> None:
         assert float(slowest.removeprefix("turn ")) < 0.5  # of processor time: a busy machine changes nothing
 
 
+async def test_requests_of_clients_that_read_no_answer_are_not_kept() -> None:
+    """Once the answers fill what the system buffers, no more requests are read: memory grows by less than 48 MiB."""
+    async with served() as target:
+        before = target.resident()
+        writers = [(await asyncio.open_connection(target.host, target.port))[1] for _ in range(5)]
+        for writer in writers:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport of both ways has it
+            writer.write(FLOODS["pipelined requests"] * 60)
+        left, same = [1], 0
+        while any(left) and same < 20:
+            await asyncio.sleep(0.05)
+            now = [writer.transport.get_write_buffer_size() for writer in writers]
+            left, same = now, same + 1 if now == left else 0
+            assert target.resident() - before < 48 * MIB
+        for writer in writers:
+            writer.transport.abort()
+
+
 @pytest.mark.parametrize(
     ("name", "size", "status"),
     [
