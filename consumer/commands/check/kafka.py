@@ -172,10 +172,7 @@ def _by_other_settings(found: CheckContext, rows: Sequence[Standing]) -> Iterato
         for name in differing(ours, said):
             places[name].append(str(row.place))
     for name, partitions in places.items():
-        yield (
-            f"{first_of(partitions)}: last read by a member with another {OF_SETTINGS[name]}: give all members the "
-            "same, or finish the rollout"
-        )
+        yield f"{first_of(partitions)}: last read by a member with another {OF_SETTINGS[name]}"
 
 
 async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:

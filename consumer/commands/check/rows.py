@@ -18,14 +18,15 @@ from consumer.settings import Settings
 TIMEOUT = 10.0
 
 
+_ONE = "give all members the same, or finish the rollout"
 OF_SETTINGS = {
-    "mapping": "mapping (PINSTREAM_MAPPING_FILE, PINTEREST_PARTNER_NAME)",
-    "schemas": "schema (PINSTREAM_SCHEMAS_DIR)",
-    "function": "function (PINSTREAM_TRANSFORM)",
+    "mapping": f"mapping (PINSTREAM_MAPPING_FILE, PINTEREST_PARTNER_NAME): {_ONE}",
+    "schemas": f"schema (PINSTREAM_SCHEMAS_DIR): {_ONE}",
+    "function": f"function (PINSTREAM_TRANSFORM): {_ONE}",
     DESTINATION: "PINTEREST_API_URL for the same ad account, so each has a quota and a memory of delivered events of "
     "its own: give all the same, or say that both lead to Pinterest (PINSTREAM_DESTINATION)",
 }
-"""In what members may differ (`commits.differing_from`), and where it is set."""
+"""In what members may differ (`commits.differing_from`), where it is set, and what to do."""
 
 
 class Severity(Enum):

@@ -52,8 +52,8 @@ def delivers(process: Process, kafka: Kafka, api: Api) -> None:
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_a_group_without_a_coordinator(started: Started, api: Api, tmp_path: Path, protocol: str) -> None:
-    """One broker cannot hold three replicas of the topic of offsets. A start waits for that; and so does a member that
-    runs, when that topic is gone."""
+    """One broker cannot hold three replicas of the topic of offsets. A start waits for that, names it, ends with 0 at a
+    signal, and goes on once the topic exists."""
     said = "No coordinator of the group answers (for "
     with started(RealBroker(offsets_topic_replication_factor=3)) as broker:
         kafka = Kafka(broker.bootstrap_servers, "real")
