@@ -243,12 +243,11 @@ function missing(s) {
 }
 
 /** What other members send by other settings: normal during a rollout, and wrong after it. */
-const SENT_BY = { mapping: "mapping", schemas: "schemas", function: "function (PINSTREAM_TRANSFORM)" };
 function showMembers(s) {
-  const own = s.members_differ.filter(name => SENT_BY[name]).map(name => SENT_BY[name]);
+  const url = "destination", own = s.members_differ.filter(name => name !== url);
   const lines = [
     own.length && `Other members of the group send by another ${own.join(", ")}: normal while an update is rolled out. After it, give all the same.`,
-    s.members_differ.includes("destination") && "Members that share the key store send the same ad account's events to another URL, with a quota and a memory of delivered events of its own: give all the same PINTEREST_API_URL, or set PINSTREAM_DESTINATION=pinterest for gateways to Pinterest.",
+    s.members_differ.includes(url) && "Members that share the key store send to another URL for the same ad account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION.",
   ].filter(one => one);
   $("members").hidden = !lines.length;
   put($("members"), h("b", "warn", lines.join(" ")));
@@ -434,7 +433,7 @@ function showNotes(s) {
     const left = expires - Date.now() / 1000;
     if (left < ENDS_SOON) lines.push([left > 0 ? `a certificate ends in ${age(left)}: replace it, and start again` : "a certificate has ended", left > 0 ? "warn" : "bad", [setting], 1, new Date(expires * 1000).toISOString()]);
   }
-  showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Of the records read"], ["Latest message", "left message break"]],
+  showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Share"], ["Latest message", "left message break"]],
     lines.map(([what, cls, names, count, part, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), part, sample]));
 }
 

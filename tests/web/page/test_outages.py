@@ -127,8 +127,7 @@ async def test_members_that_differ_are_named(visit: Visit) -> None:
         async with visit(server.url) as shown:
             await live(shown)
             assert await text(shown, "#members") == (
-                "Other members of the group send by another mapping, function (PINSTREAM_TRANSFORM): normal while an "
-                "update is rolled out. After it, give all the same. Members that share the key store send the same ad "
-                "account's events to another URL, with a quota and a memory of delivered events of its own: give all "
-                "the same PINTEREST_API_URL, or set PINSTREAM_DESTINATION=pinterest for gateways to Pinterest."
+                "Other members of the group send by another mapping, function: normal while an update is rolled out. "
+                "After it, give all the same. Members that share the key store send to another URL for the same ad "
+                "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION."
             )
