@@ -113,7 +113,7 @@ class Ending:
         # The pipe first: a signal between the two calls is heard, too.
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
         for number in self._numbers:
-            signal.signal(number, lambda *_: None)  # the thread does what is to be done
+            signal.signal(number, self._pass_on)
         # A child that a function of the user forks: what it is sent must not be heard here.
         os.register_at_fork(
             before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, self._numbers),
@@ -121,6 +121,17 @@ class Ending:
             after_in_child=self._forget,
         )
         threading.Thread(target=self._listen, name="ending", daemon=True).start()
+
+    def _pass_on(self, number: int, _: object) -> None:
+        """Hand a signal to the thread if it has not heard it: a library may have set a descriptor of its own.
+
+        `loop.add_signal_handler` does. That descriptor stays, for the signals that it is for.
+        """
+        theirs = signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
+        if theirs != self._signals:
+            signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+            with contextlib.suppress(OSError):
+                os.write(self._signals, bytes((number,)))
 
     def _forget(self) -> None:
         signal.set_wakeup_fd(-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import re
+import signal
 import sys
 import threading
 import time
@@ -86,6 +87,18 @@ def _pool_waits() -> None:
     WebServer.start = starts  # type: ignore[method-assign]
 
 
+def _signals_are_taken() -> None:
+    from consumer.web.server import WebServer
+
+    start = WebServer.start
+
+    async def starts(self: Any) -> Any:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+        return await start(self)
+
+    WebServer.start = starts  # type: ignore[method-assign]
+
+
 WAYS = {
     "key store waits": _key_store_waits,
     "key store blocks": _key_store_blocks,
@@ -95,6 +108,7 @@ WAYS = {
     "thread stays": _thread_stays,
     "handler blocks": _handler_blocks,
     "pool waits": _pool_waits,
+    "signals are taken": _signals_are_taken,
 }
 
 

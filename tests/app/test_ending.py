@@ -102,6 +102,17 @@ def test_a_signal_is_heard_while_the_loop_stands_still(tmp_path: Path) -> None:
     assert service.stop()[0] == 130
 
 
+def test_a_library_that_takes_the_signals_descriptor(tmp_path: Path) -> None:
+    """`add_signal_handler` of the loop sets the one descriptor that a process has for signals: the service ends all the
+    same."""
+    service = Hanging(tmp_path, "signals are taken")
+    service.until('"starting"')
+    time.sleep(0.5)
+    code, seconds = service.stop()
+    assert code == 0
+    assert seconds < GRACE + LATE
+
+
 def test_what_holds_the_interpreter(tmp_path: Path) -> None:
     """No thread of Python gets a turn. The stacks of all threads say where it hangs."""
     service = Hanging(tmp_path, "interpreter is held")
