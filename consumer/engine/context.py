@@ -14,8 +14,7 @@ two others:
 
 If the platform's clock differs by a minute or more, the engine's time is corrected by the difference. Until it is
 known, an event too far ahead waits (`consumer.engine.waiting`) if its own record was stamped ahead too; otherwise it
-is refused. An event that is too old waits as well, unless it is too old by the time of forgetting (below), too. Once
-the platform's time is known, both are refused: their records are wrong, or old.
+is refused. Once the platform's time is known, an event too far ahead is refused: its record is wrong.
 
 Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
 is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
@@ -47,7 +46,7 @@ from consumer.engine.answering.verdicts import unix_of
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.statistics import ClockStatistics
 from consumer.engine.messages import Command, Report
-from consumer.engine.model import Chunk, Instant, Later, Policy, Untimely
+from consumer.engine.model import Chunk, Instant, Policy
 
 
 class Context:
@@ -123,8 +122,6 @@ class Clock:
         # Whether the platform has confirmed it; else only the records have.
         self._settled = False
         self._first_fetched: float | None = None
-        # Answers of the platform that did not say what time it is.
-        self._timeless = 0
         self._look_at = self._remind_at = -math.inf
         self._off_since: float | None = None
         self.version = self.jumps = 0
@@ -149,8 +146,6 @@ class Clock:
         """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
         moment = unix_of(date or "")
         if moment is None:
-            self._timeless += 1
-            self.version += self._timeless == _ENOUGH
             return
         before = self._behind(self._local) if self.certain else None
         self._answers.append((moment - self._local.monotonic, moment + 1 - sent_at))
@@ -188,7 +183,6 @@ class Clock:
             above, stamped = self._local.unix - now, self._stamped(self._local)
             if stamped is not None and abs(stamped - above) < WORTH_A_WORD:
                 self._forgets = above
-                self.version += 1
 
     # -- the corrected time
 
@@ -225,20 +219,13 @@ class Clock:
         """The time by which keys are out of the window, in unix seconds; 0: none is."""
         return 0.0 if self._forgets is None else self._local.monotonic + self._forgets
 
-    def may_wait(self, event: Untimely, timestamp: int) -> Later | None:
-        """Return how an event waits that may be right, and our clock wrong; None: it does not wait.
+    def may_wait(self, time: float, timestamp: int) -> bool:
+        """Return True if an event of `time`, too far ahead of now, may be right and our clock wrong.
 
         `timestamp`: its record's, in milliseconds.
         """
-        stamp, now = timestamp / 1000, self._context.now.unix
-        if self.certain:
-            return None
-        if event.since > now:
-            is_stamped_ahead = stamp > now + WORTH_A_WORD and event.since <= stamp + SKEW
-            return Later(event.since, stamp) if is_stamped_ahead else None
-        # Where answers do not tell the time, nothing better than our clock will come.
-        too_old = self._forgets is not None and event.until < self._local.monotonic + self._forgets
-        return None if too_old or self._timeless >= _ENOUGH else Later(math.inf, event.since)
+        stamp = timestamp / 1000
+        return not self.certain and stamp > self._context.now.unix + WORTH_A_WORD and time <= stamp + SKEW
 
     def _behind(self, now: Instant) -> float | None:
         """Return the seconds that our clock is behind the platform's, at least; ahead, if negative; None: unknown."""

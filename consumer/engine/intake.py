@@ -28,11 +28,11 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.context import Clock, Context
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Chunk, Disposition, Filtered, Later, Record, SchemaRef, Untimely
+from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, SchemaRef
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, NoEvent, Reading
-from consumer.engine.waiting import Parking, Transforming, UntimelyRecords
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 # Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough
 # that one record that waits for hours keeps little memory of its neighbours. A kind's number is one byte, and a block
@@ -92,7 +92,7 @@ class Admission:
     _ledger: Ledger
     _claims: Claims
     _parking: Parking
-    _untimely: UntimelyRecords
+    _early: EarlyRecords
     _transforming: Transforming
     _reading: Reading
     _lookups: Lookups
@@ -123,7 +123,7 @@ class Admission:
 
     def waiting(self) -> int:
         """Return how many open records wait: for their schema, their time, or room."""
-        return len(self._parking) + len(self._untimely) + len(self._deferred)
+        return len(self._parking) + len(self._early) + len(self._deferred)
 
     def room(self) -> int:
         """Return how many more events the budget has room for, by their mean size; 0 while records wait for room."""
@@ -192,27 +192,27 @@ class Admission:
             pass
         self._lookups.look_up(leaders)
 
-    def judge_untimely(self, version: int, quiet: Callable[[], bool]) -> None:
-        """Judge untimely events again: those whose time has come; all of them, if `version` has changed.
+    def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
+        """Judge early events again: those whose time has come; all of them, if `version` has changed.
 
-        While all is `quiet`, no answer is due that tells the time: then one is sent as a pilot (see `UntimelyRecords`).
+        While all is `quiet`, no answer is due that tells the time: then one is sent as a pilot (see `EarlyRecords`).
         """
         now = self._context.now
-        if self._guard.tripped is None and (taken := self._untimely.take(now, version)):
+        if self._guard.tripped is None and (taken := self._early.take(now, version)):
             self.unparked(taken)
             self.admit()
         # One after the other: a pilot may turn out to be filtered, or a duplicate.
         while self._guard.tripped is None and quiet():
-            found = self._untimely.pilot(now, lambda row: self._ready([row]) > 0)
-            if found is None:
+            pilot = self._early.pilot(now, lambda row: self._ready([row]) > 0)
+            if pilot is None:
                 return
-            pilot, moment = found
             # Nothing else waits for room while all is quiet. (If there is no room, our clock judges the pilot later.)
             self.unparked([pilot])
+            # Judged by its record's timestamp, not by our clock.
             record, topic = pilot.block.record(pilot.first), pilot.block.assignment.tp.topic
-            columns = self._prepare([record], topic, moment, is_pilot=True)
+            columns = self._prepare([record], topic, record.timestamp / 1000)
             if columns.verdicts:
-                self._untimely.pilot_at = -math.inf
+                self._early.pilot_at = -math.inf
             leaders: list[Run] = []
             self._admit_rows([pilot], columns, leaders)
             self._lookups.look_up(leaders)
@@ -306,9 +306,7 @@ class Admission:
         records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
         return self._transforming.ready(records)
 
-    def _prepare(
-        self, records: Sequence[Record | None], topic: str, now: float, *, is_pilot: bool = False
-    ) -> Columns:
+    def _prepare(self, records: Sequence[Record | None], topic: str, now: float) -> Columns:
         """Return a row for each record of this topic, as of `now` (unix seconds). None: it was settled before."""
         if self._keys.earlier is not None:
             monotonic, policy = self._context.now.monotonic, self._context.policy
@@ -321,11 +319,11 @@ class Admission:
         self._context.counters.in_two_steps = self._reading.in_two_steps
         for row, verdict in columns.verdicts.items():
             record = records[row]
-            # Whether the event is refused or waits depends on which clock is wrong. A pilot has waited already:
-            # otherwise it would wait and be the pilot again, without end.
-            if isinstance(verdict, Untimely) and record is not None:
-                later = None if is_pilot else self._clock.may_wait(verdict, record.timestamp)
-                columns.verdicts[row] = later or verdict.verdict
+            # Whether the event is refused or waits depends on which clock is wrong. A pilot, judged by its record's
+            # timestamp, has waited already: otherwise it would wait and be the pilot again, without end.
+            if isinstance(verdict, Ahead) and record is not None:
+                waits = now < record.timestamp / 1000 and self._clock.may_wait(verdict.time, record.timestamp)
+                columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
         return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
@@ -336,7 +334,7 @@ class Admission:
         # Counted as `Block.held` counts it, so that the budget is kept to the byte.
         budget = self._context.policy.max_open_bytes
         free_bytes = budget - self._ledger.open_bytes
-        waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Later)}
+        waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Early)}
         needed = sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page)
         if needed <= free_bytes and not waits:  # nearly always
             self._need = 0
@@ -347,7 +345,7 @@ class Admission:
         for row in passed:
             costs[row] = 0
         # The other half is for records that do not wait, or a flood of unknown schemas would stop them all.
-        for_waiting = budget // 2 - self._parking.size - self._untimely.size
+        for_waiting = budget // 2 - self._parking.size - self._early.size
         count = 0
         for row, cost in enumerate(costs):
             # An open record costs only its body. One that waits again has no body, so it fits even if it is larger than
@@ -384,9 +382,9 @@ class Admission:
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)
             self._parking.park(verdict, row, self._context.now.monotonic)
-        elif isinstance(verdict, Later):
+        elif isinstance(verdict, Early):
             move_all([row], RecordStage.CLOCK)
-            self._untimely.wait(row, verdict)
+            self._early.wait(row, verdict.time)
         elif isinstance(verdict, Filtered):
             self._context.counters.bump(self._context.counters.filtered, verdict.code)
             if self._ledger.settle([row], Disposition.FILTERED):

@@ -215,32 +215,29 @@ class Rejection(NamedTuple):
     message: str
 
 
-class Untimely(Rejection):
-    """The refusal of an event that lies ahead (of `since`) or is too old (after `until`), in unix seconds.
+class Ahead(Rejection):
+    """The refusal of an event for lying ahead; `time` says when it happened (unix seconds).
 
     Whether the event is refused or waits depends on which clock is right (`consumer.engine.context`).
     """
 
-    # When it happened, and until when it may be sent.
-    since: float
-    until: float
+    time: float
     # The verdict on it if it is refused.
     verdict: Rejection | Filtered
 
     @classmethod
-    def of(cls, rejection: Rejection, since: float, until: float) -> Untimely:
-        """Return the refusal `rejection` of an event that happens at `since`."""
-        untimely = cls(*rejection)
-        untimely.since, untimely.until, untimely.verdict = since, until, rejection
-        return untimely
+    def of(cls, rejection: Rejection, time: float) -> Ahead:
+        """Return the refusal `rejection` of an event that happens at `time`."""
+        ahead = cls(*rejection)
+        ahead.time, ahead.verdict = time, rejection
+        return ahead
 
 
-class Later(NamedTuple):
-    """An event that lies ahead, or is too old, by a clock that may be wrong: it is judged again once its `time` (unix
-    seconds) comes, or more is known of the clock; as a pilot (`consumer.engine.waiting`), as of `moment`."""
+class Early(NamedTuple):
+    """An event that lies ahead of our clock, which may be slow: it is judged again once its `time` (unix
+    seconds) comes, or more is known of the clock."""
 
     time: float
-    moment: float
 
 
 class Problem(NamedTuple):

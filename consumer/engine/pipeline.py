@@ -49,7 +49,7 @@ from consumer.engine.survey import (
     partition_statistics,
     timestamp_of,
 )
-from consumer.engine.waiting import Parking, Transforming, UntimelyRecords
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Pipeline:
         self.claims = Claims()
         self.dispatcher = Dispatcher(self.context)
         self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
-        self.parking, self.untimely = Parking(self.context, decoder), UntimelyRecords()
+        self.parking, self.early = Parking(self.context, decoder), EarlyRecords()
         self.transforming = Transforming(self.context, decoder)
         self.guard = Guard(self.context)
         self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
@@ -101,7 +101,7 @@ class Pipeline:
             self.ledger,
             self.claims,
             self.parking,
-            self.untimely,
+            self.early,
             self.transforming,
             reading,
             self.lookups,
@@ -167,7 +167,7 @@ class Pipeline:
             case m.KeysLookedUp():
                 # A pilot that was delivered before is not sent, so its answer brings no time: another may go at once.
                 if any(happened.found):
-                    self.untimely.pilot_at = -inf
+                    self.early.pilot_at = -inf
                 self.lookups.looked_up(happened)
             case m.KeysStored():
                 self.outcomes.keys_stored(happened)
@@ -236,8 +236,8 @@ class Pipeline:
         self._end_drains()
         self.clock.report()
         self.admission.admit()
-        if len(self.untimely):
-            self.admission.judge_untimely(self.clock.version, self._quiet)
+        if len(self.early):
+            self.admission.judge_early(self.clock.version, self._quiet)
         self._check_guard()
         if self.guard.tripped is None:
             for ref in self.parking.ask(now):
@@ -274,7 +274,7 @@ class Pipeline:
             *begun,
             self.outcomes.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
-            None if self.guard.tripped is not None else self.untimely.due(self.context.now, self._quiet),
+            None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
             self.lookups.due(),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
@@ -343,7 +343,7 @@ class Pipeline:
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.stand_ins,
-            clock=self.clock.figures(local, len(self.untimely)),
+            clock=self.clock.figures(local, len(self.early)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
             brokers_silent=None
@@ -398,7 +398,7 @@ class Pipeline:
             self.lookups.drop(queue.purge())
         self.lookups.purge()
         self.parking.purge()
-        self.untimely.purge()
+        self.early.purge()
         self.admission.purge()
         self.claims.purge()
         self.outcomes.letters.discard(lambda letter: not letter.row.ours)

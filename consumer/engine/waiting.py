@@ -1,5 +1,5 @@
-"""Records that wait: for their writer's schema (`Parking`), for their time (`UntimelyRecords`), or for the user's
-function (`Transforming`).
+"""Records that wait: for their writer's schema (`Parking`), for their time (`EarlyRecords`), or for the user's function
+(`Transforming`).
 
 Theory of operation. A record whose schema is not known is parked under the schema's reference, and the registry is
 asked for the schema. Known schemas need no registry, so other records go on (confluentinc/schema-registry #928,
@@ -24,13 +24,11 @@ answer.
 Questions are bounded, because the topic's producers choose the ids: at most `registry_concurrency` at once and
 `registry_calls_per_second` a second, and for each reference one per backoff, as long as a record waits for it.
 
-Events too far ahead of our clock, which may be slow, wait as open records and are judged again, and so do those that
-are too old by our clock, which may be fast. While the platform's time is not known, an event too far ahead is not
-refused if its record's timestamp is ahead of our clock, too; and none is too old unless the records have confirmed our
-clock (`context.Clock`). An event waits until its time comes, or the engine's time changes. Since the platform's time
-comes only with answers to calls, and all events may wait, one of them is a *pilot* while nothing else is under way: an
-early one is judged as of its own record's timestamp, or else the latest one as of its own time, and so is sent. Its
-answer brings the Date by which all others are judged.
+Events too far ahead of our clock, which may be slow, wait as open records and are judged again. While the platform's
+time is not known, an event too far ahead of our clock is not refused if its record's timestamp is ahead of it, too
+(`context.Clock`). It waits until its time comes, or the engine's time changes. Since the platform's time comes only
+with answers to calls, and all events may wait, one of them is a *pilot* while nothing else is under way: it is judged
+by its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
 
 These events share the bounds of records that wait for their schema (`consumer.engine.intake`), and are forgotten with
 their assignment.
@@ -59,7 +57,6 @@ from consumer.engine.model import (
     CommerceEvent,
     Filtered,
     Instant,
-    Later,
     Record,
     Rejection,
     SchemaRef,
@@ -399,12 +396,12 @@ _PILOT_EVERY: Final = 1.0
 _A_MOMENT: Final = 0.01
 
 
-class UntimelyRecords:
-    """Records of events that lie ahead, by the time of the event; then those that look too old, the latest first."""
+class EarlyRecords:
+    """Records of events that lie ahead, by the time of the event."""
 
     def __init__(self) -> None:
-        # A heap. The second number is the moment as of which a pilot is judged, negative.
-        self._waiting: list[tuple[float, float, int, Run]] = []
+        # A heap.
+        self._waiting: list[tuple[float, int, Run]] = []
         self._order = itertools.count()
         self._version = 0
         self.pilot_at = -math.inf
@@ -414,9 +411,9 @@ class UntimelyRecords:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def wait(self, row: Run, later: Later) -> None:
-        """Hold a record until its event is to be judged again."""
-        heapq.heappush(self._waiting, (later.time, -later.moment, next(self._order), row))
+    def wait(self, row: Run, time: float) -> None:
+        """Hold a record until its event's `time` (unix seconds)."""
+        heapq.heappush(self._waiting, (time, next(self._order), row))
         self.size += _size((row,))
 
     def due(self, now: Instant, quiet: Callable[[], bool]) -> float | None:
@@ -425,37 +422,36 @@ class UntimelyRecords:
             return None
         # A moment later, so that rounding does not judge the event before its time, again and again.
         comes = now.monotonic + self._waiting[0][0] - SKEW - now.unix + _A_MOMENT
-        at = min(comes, self.pilot_at) if quiet() else comes
-        return at if at < math.inf else None
+        return min(comes, self.pilot_at) if quiet() else comes
 
     def take(self, now: Instant, version: int) -> list[Run]:
         """Return the records to be judged again now: those whose time has come, or all if `version` has changed."""
         # The engine's time has changed, so all are judged again.
         if version != self._version:
             self._version = version
-            taken = [parked for *_, parked in sorted(self._waiting)]
+            taken = [parked for _, _, parked in sorted(self._waiting)]
             self._waiting, self.size = [], 0
             return taken
         taken = []
         while self._waiting and self._waiting[0][0] <= now.unix + SKEW:
-            taken.append(heapq.heappop(self._waiting)[-1])
+            taken.append(heapq.heappop(self._waiting)[2])
         self.size -= _size(taken)
         return taken
 
-    def pilot(self, now: Instant, ready: Callable[[Run], bool]) -> tuple[Run, float] | None:
-        """Return the record to send as a pilot now, if one may be sent and is ready to be read, and its moment."""
-        if not self._waiting or now.monotonic < self.pilot_at or not ready(self._waiting[0][-1]):
+    def pilot(self, now: Instant, ready: Callable[[Run], bool]) -> Run | None:
+        """Return the record to send as a pilot now, if one may be sent and is ready to be read."""
+        if not self._waiting or now.monotonic < self.pilot_at or not ready(self._waiting[0][2]):
             return None
         self.pilot_at = now.monotonic + _PILOT_EVERY
-        _, before, _, parked = heapq.heappop(self._waiting)
+        parked = heapq.heappop(self._waiting)[2]
         self.size -= _size((parked,))
-        return parked, -before
+        return parked
 
     def purge(self) -> None:
         """Forget records that were revoked or are being drained."""
-        self._waiting = [one for one in self._waiting if goes_on(one[-1])]
+        self._waiting = [one for one in self._waiting if goes_on(one[2])]
         heapq.heapify(self._waiting)
-        self.size = _size(parked for *_, parked in self._waiting)
+        self.size = _size(parked for _, _, parked in self._waiting)
 
 
 # Seconds between two log lines about calls that take long: each of a million calls may.

@@ -100,87 +100,6 @@ def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
 
 
-@pytest.mark.parametrize("off", [8 * 86_400.0, 400 * 86_400.0])
-def test_with_a_clock_ahead_at_the_start_one_event_is_a_pilot_for_those_that_look_too_old(off: float) -> None:
-    """When all events look too old at the start, they wait but the latest one; its answer lets the others be sent."""
-    core = core_of(off)
-    fetch(core, *((f"{n}", -60.0 + n) for n in range(10)))
-    assert (core.statistics().clock.early, refused(core)) == (9, [])
-    core.look_up()
-    send = core.take(m.Send)
-    assert b'"event_id":"9"' in b"".join(send.parts)
-    core.answer(send, 200, accepted(1), {"date": formatdate(true_now(core), usegmt=True)})
-    core.store_keys()
-    assert core.statistics().clock.early == 0
-    core.look_up()
-    assert answer(core) == 9
-    assert (core.committable(), refused(core)) == (10, [])
-
-
-@pytest.mark.parametrize("off", [0.0, 8 * 86_400.0, -FAR])
-def test_what_is_really_too_old_is_refused_once_the_time_is_known(off: float) -> None:
-    """Events of last month wait at the start, one is sent to learn the time, and then all others are refused."""
-    core = core_of(off)
-    fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(5)), stamped=-30 * 86_400.0)
-    for sent in range(1 if off == 0 else 3):  # without a clock that agrees it takes three answers
-        assert (core.statistics().clock.early, refused(core)) == (4 - sent, [])
-        core.look_up()
-        assert answer(core) == 1
-        core.advance(1.1)
-    assert core.statistics().clock.early == 0
-    assert {*refused(core)} == {"expired"}
-    before = len(refused(core))
-    fetch(core, ("late", -30 * 86_400.0), ("new", 0.0))
-    assert refused(core)[before:] == ["expired"], "at once"
-
-
-def test_the_records_confirm_that_events_are_too_old() -> None:
-    """While the platform does not answer, records stamped as now tell after a minute what is too old."""
-    core = core_of(0.0)
-    fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
-    core.look_up()
-    for n in range(6):
-        assert (core.statistics().clock.early, refused(core)) == (1, [])
-        core.now += 10.0
-        fetch(core, (f"{n}", 0.0))
-    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"])
-
-
-def test_a_clock_that_jumps_after_the_records_confirmed_it_makes_nothing_too_old() -> None:
-    """Without an answer of the platform, what was confirmed goes on with the monotonic clock."""
-    core = core_of(0.0)
-    for n in range(7):
-        fetch(core, (f"{n}", 0.0))
-        core.now += 10.0
-    core.feed(m.Tick())
-    core.clock_off = 8 * 86_400.0
-    core.feed(m.Tick())
-    fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
-    assert (core.statistics().clock.early, refused(core)) == (1, ["expired"])
-
-
-def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
-    """After three answers without a Date nothing better than our clock will come, so nothing waits for it."""
-    core = core_of(0.0)
-    fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(10)), stamped=-30 * 86_400.0)
-    for _ in range(3):
-        assert refused(core) == []
-        core.look_up()
-        assert answer(core, date="-") == 1
-        core.advance(1.1)
-    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 7)
-
-
-def test_an_outage_makes_no_event_too_old() -> None:
-    """While the platform is away, events that look too old wait, and none is refused."""
-    core = core_of(8 * 86_400.0)
-    fetch(core, *((f"{n}", 0.0) for n in range(5)))
-    core.look_up()
-    core.feed(m.Unanswered(core.take(m.Send).number, "connect"))
-    core.advance(600.0)
-    assert (core.statistics().clock.early, refused(core)) == (4, [])
-
-
 def test_with_a_clock_ahead_no_event_is_too_old() -> None:
     """When our clock is a week ahead, the platform's time counts, so no event is refused as too old."""
     core = heard(core_of(8 * 86_400.0))
@@ -358,11 +277,11 @@ def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
     core = core_of(-FAR, max_open_bytes=20_000)
     core.pipeline.dispatcher.queue(ACCOUNT).gate.close(core.now + 1e6)
     fetch(core, *((f"{n}", 0.0) for n in range(300)))
-    assert 9_000 < core.pipeline.untimely.size <= 10_000
+    assert 9_000 < core.pipeline.early.size <= 10_000
     assert core.pipeline.ledger.open_bytes <= 10_200, "that, and the one that was sent ahead"
     assert core.pipeline.room() == 0
     core.lose(0)
-    assert (len(core.pipeline.untimely), core.pipeline.untimely.size, core.statistics().held) == (0, 0, 0)
+    assert (len(core.pipeline.early), core.pipeline.early.size, core.statistics().held) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("most", [1_000_000, 50])
@@ -382,7 +301,7 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     """A record that waits for the clock is described so in /status; the pilot shows what its own batch waits for."""
     core = core_of(-FAR)
     fetch(core, ("pilot", 0.0), ("a", 0.0))
-    [(*_, waits)] = core.pipeline.untimely._waiting
+    [(_, _, waits)] = core.pipeline.early._waiting
     engine = core.pipeline
     place = (waits.block, waits.first)
     found = describe_open(

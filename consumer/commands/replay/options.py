@@ -20,6 +20,7 @@ from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import check_order
 from consumer.conversion.hints import event_meant
 from consumer.engine.model import (
+    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
@@ -27,7 +28,6 @@ from consumer.engine.model import (
     Record,
     Rejection,
     SchemaRef,
-    Untimely,
 )
 from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, SchemaLearner
 from consumer.errors import UsageError
@@ -194,13 +194,13 @@ class LeavingOut:
             # An event whose text cannot be sent was judged: it is a dead letter, as in any run.
             if not isinstance(verdict, Rejection) or verdict is NOT_UNICODE:
                 continue
-            # Only values of existing keys are replaced, which is allowed while the dictionary is iterated. What is too
-            # old does not wait for a clock that can be trusted: one of those that wait is sent to learn the time.
-            if verdict.code == EXPIRED:
-                columns.verdicts[row] = _EXPIRED
-            # An event ahead of the clock does wait, so it keeps its type. Then it is left out.
-            elif self.where and isinstance(verdict, Untimely):
+            # An event ahead of the clock waits until the clock can be trusted, so it keeps its type. Then it is left
+            # out.
+            if self.where and isinstance(verdict, Ahead):
                 verdict.verdict = _UNJUDGED
+            # Only values of existing keys are replaced, which is allowed while the dictionary is iterated.
+            elif verdict.code == EXPIRED:
+                columns.verdicts[row] = _EXPIRED
             elif self.where:
                 columns.verdicts[row] = _UNJUDGED
 
