@@ -2,7 +2,7 @@
 
 Theory of operation. A start may wait for long: a large key store is read, a broker comes up last, a name is not known
 yet. A member that runs would wait, too. So the page comes first and says what the start waits for, a stop ends it at
-once, and an outage of the brokers is waited for: to end and be started again would help nobody (CrashLoopBackOff).
+once, and an outage of the brokers is waited for: a restart would not help (CrashLoopBackOff).
 Whether an error may pass is said where it is translated (`KafkaError.may_pass`). Every other one ends the process.
 
 An attempt is short at first, so that the log soon names the cause. Each one is made with a new client, which reads

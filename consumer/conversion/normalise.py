@@ -305,8 +305,8 @@ def external_id(text: str) -> str | LeftOut:
 
 def external_id_as_written(text: str) -> str | LeftOut:
     """Return the id as it is, unless it stands for nothing: 0, ``null``, the all-zero UUID."""
-    nobody = placeholders.is_zero_id(text) or text.lower() in placeholders.NO_VALUE
-    return LeftOut.PLACEHOLDER if nobody else text
+    is_none = placeholders.is_zero_id(text) or text.lower() in placeholders.NO_VALUE
+    return LeftOut.PLACEHOLDER if is_none else text
 
 
 # The hashed fields of ``user_data``: the normaliser of each, and for messages what it accepts and what it returns

@@ -118,5 +118,5 @@ def _forget(task: asyncio.Task[None]) -> None:
 
 
 def drop_frames(error: BaseException) -> None:
-    """Let go of the frames that an error came through."""
+    """Release the frames that an error came through."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

@@ -106,8 +106,7 @@ def test_a_library_that_takes_the_signals_descriptor(tmp_path: Path) -> None:
     """`add_signal_handler` of the loop sets the one descriptor that a process has for signals: the service ends all the
     same."""
     service = Hanging(tmp_path, "signals are taken")
-    service.until('"starting"')
-    time.sleep(0.5)
+    service.until('"starting"')  # logged after the library has set it
     code, seconds = service.stop()
     assert code == 0
     assert seconds < GRACE + LATE

@@ -147,7 +147,7 @@ LETTERS: Final[Config] = {
 OnBrokers = Callable[[Sequence[BrokerTimes]], None]
 OnSilence = Callable[[BrokersSilent], None]
 
-# Milliseconds between two statistics of a client. With three without an answer, silence is told within eight seconds.
+# Milliseconds between two statistics of a client. Three without an answer are silence: within eight seconds.
 _STATISTICS_EVERY: Final = 2_000
 _IN_A_ROW: Final = 3
 _TIMES_OVER: Final = 5
