@@ -99,6 +99,12 @@ class Api(Protocol):
         Never raises: a call without a complete answer is `Unanswered`.
         """
 
+    async def ask_time(self) -> m.Answered | m.Unanswered:
+        """Make one call without token and event, in bounded time, for the ``Date`` of its answer.
+
+        Never raises: a call without a complete answer is `Unanswered`.
+        """
+
     async def read_token(self) -> bool:
         """Read the access token again from its source; return True if it changed.
 
@@ -431,6 +437,8 @@ class Service:
                 self._begin(self._source.read_anew(command.partitions))  # `Assigned` answers it
             case m.ReadToken():
                 self._begin(self._read_token())
+            case m.AskTime():
+                self._begin(self._ask_time())
             case _:
                 assert_never(command)
 
@@ -454,6 +462,9 @@ class Service:
 
     async def _read_token(self) -> m.TokenRead:
         return m.TokenRead(await self._api.read_token())
+
+    async def _ask_time(self) -> m.TimeAsked:
+        return m.TimeAsked(await self._api.ask_time())
 
     def _ask(
         self,

@@ -145,6 +145,7 @@ def service(
         client = ConversionsApi(
             settings.pinterest.api_url,
             open_token(settings),
+            account=settings.pinterest.ad_account_ids[0],
             timeout=settings.pinstream.request_timeout,
             concurrency=settings.pinstream.concurrency,
             test_mode=settings.pinterest.test_mode,

@@ -24,7 +24,7 @@ from consumer.conversion.rules import (
     trimmed_text,
 )
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, FILTER, TIME_UNITS, Target
-from consumer.engine.model import Ahead, Filtered, Rejection, Stage, Warned
+from consumer.engine.model import Filtered, Rejection, Stage, Untimely, Warned
 
 BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
@@ -260,10 +260,15 @@ class Decisions:
             # A clock is hardly so far off; the message names the likelier reason.
             far = time > present + _LIKELY_AHEAD * self.units
             refusal = (_FAR_OFF if far else REFUSALS)["future_event_time"]
-            return Ahead.of(refusal, time / self.units)
+            return self._untimely(refusal, time)
         if time > present:
             return int(present // self.units)
-        return (_FAR_OFF if time < _LIKELY_FROM * self.units else REFUSALS)["expired"]
+        if time < _LIKELY_FROM * self.units:
+            return _FAR_OFF["expired"]  # by any clock
+        return self._untimely(REFUSALS["expired"], time)
+
+    def _untimely(self, refusal: Rejection, time: int) -> Untimely:
+        return Untimely.of(refusal, time / self.units, (time + self.oldest) / self.units)
 
 
 def id_of(value: Any) -> str | Rejection:

@@ -14,7 +14,9 @@ two others:
 
 If the platform's clock differs by a minute or more, the engine's time is corrected by the difference. Until it is
 known, an event too far ahead waits (`consumer.engine.waiting`) if its own record was stamped ahead too; otherwise it
-is refused. Once the platform's time is known, an event too far ahead is refused: its record is wrong.
+is refused. An event that is too old waits as well, unless it is too old by the time of forgetting (below), too. Once
+the platform's time is known, both are refused: their records are wrong, or old. While events wait for it, the platform
+is asked what time it is, by a call that carries no event (`ask`).
 
 Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
 is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
@@ -42,11 +44,12 @@ from random import Random
 from statistics import median_low
 from typing import Final
 
-from consumer.engine.answering.verdicts import unix_of
+from consumer.engine.answering.verdicts import is_platforms, unix_of
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.statistics import ClockStatistics
-from consumer.engine.messages import Command, Report
-from consumer.engine.model import Chunk, Instant, Policy
+from consumer.engine.messages import Answered, AskTime, Command, Report, Unanswered
+from consumer.engine.model import Chunk, Instant, Later, Policy, Untimely
+from consumer.errors import bug
 
 
 class Context:
@@ -96,6 +99,8 @@ _LATELY: Final = 600.0
 _FIRST_WORD: Final = 60.0
 _LOOK_EVERY: Final = 1.0
 _REMIND_EVERY: Final = 60.0
+# Seconds between two answers to the question for the time, so that they come from several servers.
+_ASK_EVERY: Final = 1.0
 
 # How far a clock is ahead of the monotonic one: at least, and at most.
 _Bounds = tuple[float, float]
@@ -122,6 +127,12 @@ class Clock:
         # Whether the platform has confirmed it; else only the records have.
         self._settled = False
         self._first_fetched: float | None = None
+        # Answers of the platform that did not say what time it is.
+        self._timeless = 0
+        # When the question was asked for the time that is under way; None: none is.
+        self._asked_at: float | None = None
+        self._ask_at = -math.inf
+        self._unheard = 0
         self._look_at = self._remind_at = -math.inf
         self._off_since: float | None = None
         self.version = self.jumps = 0
@@ -146,6 +157,8 @@ class Clock:
         """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
         moment = unix_of(date or "")
         if moment is None:
+            self._timeless += 1
+            self.version += self._timeless == _ENOUGH
             return
         before = self._behind(self._local) if self.certain else None
         self._answers.append((moment - self._local.monotonic, moment + 1 - sent_at))
@@ -157,6 +170,30 @@ class Clock:
         if before is None or abs(before - behind) > _JUMP:
             self.version += 1
         self._context.now = self._corrected()
+
+    def ask(self, *, waited_for: bool) -> None:
+        """Ask the platform what time it is, if events wait for that (`waited_for`)."""
+        now = self._context.now.monotonic
+        if waited_for and self._asked_at is None and now >= self._ask_at:
+            self._asked_at = now
+            self._context.emit(AskTime())
+
+    def due(self, *, waited_for: bool) -> float | None:
+        """Return when to ask the platform what time it is; None: not as far as is known."""
+        return self._ask_at if waited_for and self._asked_at is None else None
+
+    def asked(self, answer: Answered | Unanswered) -> None:
+        """Take the answer to the question for the time. Only the platform's own says what time it is."""
+        if self._asked_at is None:
+            raise bug("the platform was not asked for the time")
+        asked_at, self._asked_at = self._asked_at, None
+        now = self._context.now.monotonic
+        if isinstance(answer, Answered) and is_platforms(answer.body):
+            self.answered(answer.headers.get("date"), asked_at)
+            self._unheard, self._ask_at = 0, now + _ASK_EVERY
+            return
+        self._unheard += 1
+        self._ask_at = now + self._context.policy.probe_backoff.delay(self._unheard, self._context.jitter())
 
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""
@@ -183,6 +220,7 @@ class Clock:
             above, stamped = self._local.unix - now, self._stamped(self._local)
             if stamped is not None and abs(stamped - above) < WORTH_A_WORD:
                 self._forgets = above
+                self.version += 1
 
     # -- the corrected time
 
@@ -219,13 +257,20 @@ class Clock:
         """The time by which keys are out of the window, in unix seconds; 0: none is."""
         return 0.0 if self._forgets is None else self._local.monotonic + self._forgets
 
-    def may_wait(self, time: float, timestamp: int) -> bool:
-        """Return True if an event of `time`, too far ahead of now, may be right and our clock wrong.
+    def may_wait(self, event: Untimely, timestamp: int) -> Later | None:
+        """Return how an event waits that may be right, and our clock wrong; None: it does not wait.
 
         `timestamp`: its record's, in milliseconds.
         """
-        stamp = timestamp / 1000
-        return not self.certain and stamp > self._context.now.unix + WORTH_A_WORD and time <= stamp + SKEW
+        stamp, now = timestamp / 1000, self._context.now.unix
+        if self.certain:
+            return None
+        if event.since > now:
+            is_stamped_ahead = stamp > now + WORTH_A_WORD and event.since <= stamp + SKEW
+            return Later(event.since) if is_stamped_ahead else None
+        # Where answers do not tell the time, nothing better than our clock will come.
+        too_old = self._forgets is not None and event.until < self._local.monotonic + self._forgets
+        return None if too_old or self._timeless >= _ENOUGH else Later(math.inf)
 
     def _behind(self, now: Instant) -> float | None:
         """Return the seconds that our clock is behind the platform's, at least; ahead, if negative; None: unknown."""

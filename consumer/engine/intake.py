@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, takewhile
 
@@ -28,11 +28,11 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.context import Clock, Context
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, SchemaRef
+from consumer.engine.model import Chunk, Disposition, Filtered, Later, Record, SchemaRef, Untimely
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, NoEvent, Reading
-from consumer.engine.waiting import EarlyRecords, Parking, Transforming
+from consumer.engine.waiting import Parking, Transforming, UntimelyRecords
 
 # Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough
 # that one record that waits for hours keeps little memory of its neighbours. A kind's number is one byte, and a block
@@ -92,7 +92,7 @@ class Admission:
     _ledger: Ledger
     _claims: Claims
     _parking: Parking
-    _early: EarlyRecords
+    _untimely: UntimelyRecords
     _transforming: Transforming
     _reading: Reading
     _lookups: Lookups
@@ -123,7 +123,7 @@ class Admission:
 
     def waiting(self) -> int:
         """Return how many open records wait: for their schema, their time, or room."""
-        return len(self._parking) + len(self._early) + len(self._deferred)
+        return len(self._parking) + len(self._untimely) + len(self._deferred)
 
     def room(self) -> int:
         """Return how many more events the budget has room for, by their mean size; 0 while records wait for room."""
@@ -192,30 +192,11 @@ class Admission:
             pass
         self._lookups.look_up(leaders)
 
-    def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
-        """Judge early events again: those whose time has come; all of them, if `version` has changed.
-
-        While all is `quiet`, no answer is due that tells the time: then one is sent as a pilot (see `EarlyRecords`).
-        """
-        now = self._context.now
-        if self._guard.tripped is None and (taken := self._early.take(now, version)):
+    def judge_untimely(self, version: int) -> None:
+        """Judge untimely events again: those whose time has come; all of them, if `version` has changed."""
+        if taken := self._untimely.take(self._context.now, version):
             self.unparked(taken)
             self.admit()
-        # One after the other: a pilot may turn out to be filtered, or a duplicate.
-        while self._guard.tripped is None and quiet():
-            pilot = self._early.pilot(now, lambda row: self._ready([row]) > 0)
-            if pilot is None:
-                return
-            # Nothing else waits for room while all is quiet. (If there is no room, our clock judges the pilot later.)
-            self.unparked([pilot])
-            # Judged by its record's timestamp, not by our clock.
-            record, topic = pilot.block.record(pilot.first), pilot.block.assignment.tp.topic
-            columns = self._prepare([record], topic, record.timestamp / 1000)
-            if columns.verdicts:
-                self._early.pilot_at = -math.inf
-            leaders: list[Run] = []
-            self._admit_rows([pilot], columns, leaders)
-            self._lookups.look_up(leaders)
 
     def _may_try(self) -> bool:
         """Return True if the next record may fit. When all open records wait, one is admitted, however large it is."""
@@ -241,7 +222,7 @@ class Admission:
             return False  # the user's function has not returned yet
         del records[ready:], sizes[ready:]
         passed = [at for at in passed if at < ready]
-        columns = self._prepare(records, chunk.topic, self._context.now.unix)
+        columns = self._prepare(records, chunk.topic)
         fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
             self._transforming.read(records[:fitting])
@@ -271,7 +252,7 @@ class Admission:
         if not rows:
             return False  # the user's function has not returned yet
         records = [block.record(index) for block, index, _ in rows]
-        columns = self._prepare(records, topic, self._context.now.unix)
+        columns = self._prepare(records, topic)
         return self._admit_rows(rows, columns, leaders)
 
     def _admit_rows(self, rows: Sequence[Run], columns: Columns, leaders: list[Run]) -> bool:
@@ -306,8 +287,8 @@ class Admission:
         records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
         return self._transforming.ready(records)
 
-    def _prepare(self, records: Sequence[Record | None], topic: str, now: float) -> Columns:
-        """Return a row for each record of this topic, as of `now` (unix seconds). None: it was settled before."""
+    def _prepare(self, records: Sequence[Record | None], topic: str) -> Columns:
+        """Return a row for each record of this topic. None: it was settled before."""
         if self._keys.earlier is not None:
             monotonic, policy = self._context.now.monotonic, self._context.policy
             if self._earlier_until is None:
@@ -315,15 +296,13 @@ class Admission:
             elif monotonic > self._earlier_until:
                 self._keys = Keys(policy.destination)
         columns = Columns(self._keys)
-        self._reading.read(records, now, columns, topic)
+        self._reading.read(records, self._context.now.unix, columns, topic)
         self._context.counters.in_two_steps = self._reading.in_two_steps
         for row, verdict in columns.verdicts.items():
             record = records[row]
-            # Whether the event is refused or waits depends on which clock is wrong. A pilot, judged by its record's
-            # timestamp, has waited already: otherwise it would wait and be the pilot again, without end.
-            if isinstance(verdict, Ahead) and record is not None:
-                waits = now < record.timestamp / 1000 and self._clock.may_wait(verdict.time, record.timestamp)
-                columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
+            # Whether the event is refused or waits depends on which clock is wrong.
+            if isinstance(verdict, Untimely) and record is not None:
+                columns.verdicts[row] = self._clock.may_wait(verdict, record.timestamp) or verdict.verdict
         return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
@@ -334,7 +313,7 @@ class Admission:
         # Counted as `Block.held` counts it, so that the budget is kept to the byte.
         budget = self._context.policy.max_open_bytes
         free_bytes = budget - self._ledger.open_bytes
-        waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Early)}
+        waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Later)}
         needed = sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page)
         if needed <= free_bytes and not waits:  # nearly always
             self._need = 0
@@ -345,7 +324,7 @@ class Admission:
         for row in passed:
             costs[row] = 0
         # The other half is for records that do not wait, or a flood of unknown schemas would stop them all.
-        for_waiting = budget // 2 - self._parking.size - self._early.size
+        for_waiting = budget // 2 - self._parking.size - self._untimely.size
         count = 0
         for row, cost in enumerate(costs):
             # An open record costs only its body. One that waits again has no body, so it fits even if it is larger than
@@ -382,9 +361,9 @@ class Admission:
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)
             self._parking.park(verdict, row, self._context.now.monotonic)
-        elif isinstance(verdict, Early):
+        elif isinstance(verdict, Later):
             move_all([row], RecordStage.CLOCK)
-            self._early.wait(row, verdict.time)
+            self._untimely.wait(row, verdict)
         elif isinstance(verdict, Filtered):
             self._context.counters.bump(self._context.counters.filtered, verdict.code)
             if self._ledger.settle([row], Disposition.FILTERED):

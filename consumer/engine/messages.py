@@ -285,7 +285,13 @@ class TokenRead(NamedTuple):
     changed: bool
 
 
-ApiAnswer = Answered | Unanswered | TokenRead
+class TimeAsked(NamedTuple):
+    """Answers `AskTime`: with the answer to the call, or with its failure."""
+
+    answer: Answered | Unanswered
+
+
+ApiAnswer = Answered | Unanswered | TokenRead | TimeAsked
 
 # -- from Kafka
 
@@ -515,6 +521,11 @@ class ReadToken:
     """Read the access token again from its source."""
 
 
+@dataclass(frozen=True, slots=True)
+class AskTime:
+    """Make a call that carries no token and no event: its answer has the API's ``Date``."""
+
+
 class GiveUp(NamedTuple):
     """The destination refused us for longer than the patience: end with the exit code for that."""
 
@@ -532,5 +543,15 @@ class Report(NamedTuple):
 # Each is tried once and answered by one input: `ReadAnew` by `Assigned`; `ReleaseKeys` and `TellNote` only where they
 # fail.
 KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
-Attempt = FetchSchema | Transform | KeyStoreCommand | Send | StoreDeadLetters | Commit | ReadAnew | ReadToken
+Attempt = (
+    FetchSchema
+    | Transform
+    | KeyStoreCommand
+    | Send
+    | StoreDeadLetters
+    | Commit
+    | ReadAnew
+    | ReadToken
+    | AskTime
+)
 Command = Attempt | Release | Stop | GiveUp | Report

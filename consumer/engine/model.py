@@ -215,27 +215,29 @@ class Rejection(NamedTuple):
     message: str
 
 
-class Ahead(Rejection):
-    """The refusal of an event for lying ahead; `time` says when it happened (unix seconds).
+class Untimely(Rejection):
+    """The refusal of an event that lies ahead (of `since`) or is too old (after `until`), in unix seconds.
 
     Whether the event is refused or waits depends on which clock is right (`consumer.engine.context`).
     """
 
-    time: float
+    # When it happened, and until when it may be sent.
+    since: float
+    until: float
     # The verdict on it if it is refused.
     verdict: Rejection | Filtered
 
     @classmethod
-    def of(cls, rejection: Rejection, time: float) -> Ahead:
-        """Return the refusal `rejection` of an event that happens at `time`."""
-        ahead = cls(*rejection)
-        ahead.time, ahead.verdict = time, rejection
-        return ahead
+    def of(cls, rejection: Rejection, since: float, until: float) -> Untimely:
+        """Return the refusal `rejection` of an event that happens at `since`."""
+        untimely = cls(*rejection)
+        untimely.since, untimely.until, untimely.verdict = since, until, rejection
+        return untimely
 
 
-class Early(NamedTuple):
-    """An event that lies ahead of our clock, which may be slow: it is judged again once its `time` (unix
-    seconds) comes, or more is known of the clock."""
+class Later(NamedTuple):
+    """An event that lies ahead, or is too old, by a clock that may be wrong: it is judged again once its `time` (unix
+    seconds; infinite if it is too old) comes, or more is known of the clock."""
 
     time: float
 

@@ -49,7 +49,7 @@ from consumer.engine.survey import (
     partition_statistics,
     timestamp_of,
 )
-from consumer.engine.waiting import EarlyRecords, Parking, Transforming
+from consumer.engine.waiting import Parking, Transforming, UntimelyRecords
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Pipeline:
         self.claims = Claims()
         self.dispatcher = Dispatcher(self.context)
         self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
-        self.parking, self.early = Parking(self.context, decoder), EarlyRecords()
+        self.parking, self.untimely = Parking(self.context, decoder), UntimelyRecords()
         self.transforming = Transforming(self.context, decoder)
         self.guard = Guard(self.context)
         self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
@@ -101,7 +101,7 @@ class Pipeline:
             self.ledger,
             self.claims,
             self.parking,
-            self.early,
+            self.untimely,
             self.transforming,
             reading,
             self.lookups,
@@ -165,9 +165,6 @@ class Pipeline:
                 self.transforming.told(happened)
             # -- the key store
             case m.KeysLookedUp():
-                # A pilot that was delivered before is not sent, so its answer brings no time: another may go at once.
-                if any(happened.found):
-                    self.early.pilot_at = -inf
                 self.lookups.looked_up(happened)
             case m.KeysStored():
                 self.outcomes.keys_stored(happened)
@@ -192,6 +189,8 @@ class Pipeline:
                 self._answers.unanswered(happened)
             case m.TokenRead():
                 self.dispatcher.halts.token_read(happened.changed)
+            case m.TimeAsked():
+                self.clock.asked(happened.answer)
             # -- Kafka
             case m.Fetched():
                 self._fetched(happened)
@@ -236,10 +235,11 @@ class Pipeline:
         self._end_drains()
         self.clock.report()
         self.admission.admit()
-        if len(self.early):
-            self.admission.judge_early(self.clock.version, self._quiet)
+        if len(self.untimely) and self.guard.tripped is None:
+            self.admission.judge_untimely(self.clock.version)
         self._check_guard()
         if self.guard.tripped is None:
+            self.clock.ask(waited_for=len(self.untimely) > 0)
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
         self.lookups.go_on()
@@ -274,7 +274,8 @@ class Pipeline:
             *begun,
             self.outcomes.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
-            None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
+            None if self.guard.tripped is not None else self.untimely.due(self.context.now),
+            self.clock.due(waited_for=len(self.untimely) > 0 and self.guard.tripped is None),
             self.lookups.due(),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
@@ -343,7 +344,7 @@ class Pipeline:
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.stand_ins,
-            clock=self.clock.figures(local, len(self.early)),
+            clock=self.clock.figures(local, len(self.untimely)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
             brokers_silent=None
@@ -398,7 +399,7 @@ class Pipeline:
             self.lookups.drop(queue.purge())
         self.lookups.purge()
         self.parking.purge()
-        self.early.purge()
+        self.untimely.purge()
         self.admission.purge()
         self.claims.purge()
         self.outcomes.letters.discard(lambda letter: not letter.row.ours)
@@ -474,11 +475,6 @@ class Pipeline:
             fetched=offset, released=released,
         )  # fmt: skip
         self._purge()
-
-    def _quiet(self) -> bool:
-        """Return True if nothing is under way that may end in a call."""
-        under_way = self.lookups.busy or self.admission.deferred or self.transforming.busy
-        return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
 
     # -- ends
 

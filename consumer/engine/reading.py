@@ -23,8 +23,8 @@ from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,
     Converted,
-    Early,
     Filtered,
+    Later,
     Record,
     Rejection,
     SchemaRef,
@@ -36,7 +36,7 @@ from consumer.engine.model import (
 TOMBSTONE = Filtered("tombstone")
 NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
-NoEvent = Filtered | Rejection | SchemaRef | Early
+NoEvent = Filtered | Rejection | SchemaRef | Later
 """Why a record is not an event, or not yet."""
 
 # 128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21.

@@ -1,5 +1,5 @@
-"""Records that wait: for their writer's schema (`Parking`), for their time (`EarlyRecords`), or for the user's function
-(`Transforming`).
+"""Records that wait: for their writer's schema (`Parking`), for their time (`UntimelyRecords`), or for the user's
+function (`Transforming`).
 
 Theory of operation. A record whose schema is not known is parked under the schema's reference, and the registry is
 asked for the schema. Known schemas need no registry, so other records go on (confluentinc/schema-registry #928,
@@ -24,11 +24,11 @@ answer.
 Questions are bounded, because the topic's producers choose the ids: at most `registry_concurrency` at once and
 `registry_calls_per_second` a second, and for each reference one per backoff, as long as a record waits for it.
 
-Events too far ahead of our clock, which may be slow, wait as open records and are judged again. While the platform's
-time is not known, an event too far ahead of our clock is not refused if its record's timestamp is ahead of it, too
-(`context.Clock`). It waits until its time comes, or the engine's time changes. Since the platform's time comes only
-with answers to calls, and all events may wait, one of them is a *pilot* while nothing else is under way: it is judged
-by its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
+Events too far ahead of our clock, which may be slow, wait as open records and are judged again, and so do those that
+are too old by our clock, which may be fast. While the platform's time is not known, an event too far ahead is not
+refused if its record's timestamp is ahead of our clock, too; and none is too old unless the records have confirmed our
+clock (`context.Clock`). An event waits until its time comes, or the engine's time changes. While any waits, the clock
+asks the platform for the time: all events may wait, so that no other call brings it.
 
 These events share the bounds of records that wait for their schema (`consumer.engine.intake`), and are forgotten with
 their assignment.
@@ -44,7 +44,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -57,6 +57,7 @@ from consumer.engine.model import (
     CommerceEvent,
     Filtered,
     Instant,
+    Later,
     Record,
     Rejection,
     SchemaRef,
@@ -390,68 +391,54 @@ def _size(rows: Iterable[Run]) -> int:
     return sum(sum(block.sizes[first:end]) + ROW_BYTES * (end - first) for block, first, end in rows)
 
 
-# Seconds between two pilots: there may be answers without a Date, and each pilot is a call of its own.
-_PILOT_EVERY: Final = 1.0
-
 _A_MOMENT: Final = 0.01
 
 
-class EarlyRecords:
-    """Records of events that lie ahead, by the time of the event."""
+class UntimelyRecords:
+    """Records of events that lie ahead, by the time of the event; then those that look too old."""
 
     def __init__(self) -> None:
         # A heap.
         self._waiting: list[tuple[float, int, Run]] = []
         self._order = itertools.count()
         self._version = 0
-        self.pilot_at = -math.inf
         # Bytes that the waiting records hold.
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def wait(self, row: Run, time: float) -> None:
-        """Hold a record until its event's `time` (unix seconds)."""
-        heapq.heappush(self._waiting, (time, next(self._order), row))
+    def wait(self, row: Run, later: Later) -> None:
+        """Hold a record until its event is to be judged again."""
+        heapq.heappush(self._waiting, (later.time, next(self._order), row))
         self.size += _size((row,))
 
-    def due(self, now: Instant, quiet: Callable[[], bool]) -> float | None:
-        """Return when the first event's time comes, or (while all is `quiet`) when one may be sent as a pilot."""
-        if not self._waiting:
+    def due(self, now: Instant) -> float | None:
+        """Return when the first event's time comes; None: none will come."""
+        if not self._waiting or self._waiting[0][0] == math.inf:
             return None
         # A moment later, so that rounding does not judge the event before its time, again and again.
-        comes = now.monotonic + self._waiting[0][0] - SKEW - now.unix + _A_MOMENT
-        return min(comes, self.pilot_at) if quiet() else comes
+        return now.monotonic + self._waiting[0][0] - SKEW - now.unix + _A_MOMENT
 
     def take(self, now: Instant, version: int) -> list[Run]:
         """Return the records to be judged again now: those whose time has come, or all if `version` has changed."""
         # The engine's time has changed, so all are judged again.
         if version != self._version:
             self._version = version
-            taken = [parked for _, _, parked in sorted(self._waiting)]
+            taken = [parked for *_, parked in sorted(self._waiting)]
             self._waiting, self.size = [], 0
             return taken
         taken = []
         while self._waiting and self._waiting[0][0] <= now.unix + SKEW:
-            taken.append(heapq.heappop(self._waiting)[2])
+            taken.append(heapq.heappop(self._waiting)[-1])
         self.size -= _size(taken)
         return taken
 
-    def pilot(self, now: Instant, ready: Callable[[Run], bool]) -> Run | None:
-        """Return the record to send as a pilot now, if one may be sent and is ready to be read."""
-        if not self._waiting or now.monotonic < self.pilot_at or not ready(self._waiting[0][2]):
-            return None
-        self.pilot_at = now.monotonic + _PILOT_EVERY
-        parked = heapq.heappop(self._waiting)[2]
-        self.size -= _size((parked,))
-        return parked
-
     def purge(self) -> None:
         """Forget records that were revoked or are being drained."""
-        self._waiting = [one for one in self._waiting if goes_on(one[2])]
+        self._waiting = [one for one in self._waiting if goes_on(one[-1])]
         heapq.heapify(self._waiting)
-        self.size = _size(parked for _, _, parked in self._waiting)
+        self.size = _size(parked for *_, parked in self._waiting)
 
 
 # Seconds between two log lines about calls that take long: each of a million calls may.

@@ -89,7 +89,9 @@ def test_the_token_shows_nowhere(tmp_path: Path) -> None:
     """The token is in no repr and no text of an object."""
     path = tmp_path / "token"
     path.write_text(SECRET)
-    api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
+    api = ConversionsApi(
+        "http://127.0.0.1:1", Token(SECRET), account="1", timeout=1.0, concurrency=1, agent="x"
+    )
     for thing in (Token(SECRET), Token(path=path, variable=NAMED), api):
         assert SECRET not in repr(thing) + str(thing)
         assert SECRET not in format(thing)

@@ -82,6 +82,7 @@ async def client(
     api = ConversionsApi(
         url,
         token or Token(SECRET),
+        account=SEND.account,
         timeout=timeout,
         concurrency=4,
         test_mode=test_mode,
@@ -91,6 +92,28 @@ async def client(
         yield api
     finally:
         await api.close()
+
+
+async def test_the_time_is_asked_for_without_a_token_and_an_event() -> None:
+    """The question goes where events go, carries nothing that could count or be known, and brings the answer."""
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"code": 2, "message": f"no {SECRET}"}, status=401)
+
+    async with serving(refuse) as (url, seen), client(url) as api:
+        answer = await api.ask_time()
+    [(method, path, headers, body)] = seen.requests
+    assert (method, path, body) == ("POST", "/v5/ad_accounts/549755885175/events", b'{"data":[]}')
+    assert "authorization" not in headers
+    assert isinstance(answer, Answered)
+    assert (answer.status, answer.body) == (401, b'{"code": 2, "message": "no ***"}')
+    assert "date" in answer.headers
+
+
+async def test_no_answer_to_the_question_for_the_time_is_a_failure_like_any() -> None:
+    """Nothing is raised where nobody listens."""
+    async with client("http://127.0.0.1:1") as api:
+        assert await api.ask_time() == Unanswered(0, "connect")
 
 
 async def answer_of(handler: Handler | None = None, *, timeout: float = 5.0) -> Answered | Unanswered:
@@ -488,7 +511,9 @@ async def test_a_cancelled_attempt_is_cancelled() -> None:
 
 async def test_closing_twice_or_unused_is_fine() -> None:
     """The adapter may be closed twice, and without having been used."""
-    api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
+    api = ConversionsApi(
+        "http://127.0.0.1:1", Token(SECRET), account="1", timeout=1.0, concurrency=1, agent="x"
+    )
     await api.close()
     async with serving() as (url, _), client(url) as used:
         await used.send(SEND)

@@ -142,7 +142,13 @@ async def send(
 ) -> Answered | Unanswered:
     """Return the answer of one call to the API."""
     api = ConversionsApi(
-        url, Token("pina_SECRET"), timeout=timeout, concurrency=1, agent="pinstream/test", network=network
+        url,
+        Token("pina_SECRET"),
+        account="1",
+        timeout=timeout,
+        concurrency=1,
+        agent="pinstream/test",
+        network=network,
     )
     try:
         return await api.send(SEND)

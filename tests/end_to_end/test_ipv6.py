@@ -148,7 +148,7 @@ async def test_a_family_that_is_dead_costs_a_moment(monkeypatch: pytest.MonkeyPa
             await schemas.close()
             assert isinstance(answer, SchemaFound)
             api = ConversionsApi(
-                f"http://{NAME}:{port}", Token("x"), timeout=60.0, concurrency=1, agent="tests"
+                f"http://{NAME}:{port}", Token("x"), account="1", timeout=60.0, concurrency=1, agent="tests"
             )
             called = await api.send(Send(1, "1", [b"{}"], 1))
             await api.close()

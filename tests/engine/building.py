@@ -9,6 +9,7 @@ a tick at its deadline leaves nothing due (otherwise the shell's timer would spi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from email.utils import formatdate
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -22,7 +23,6 @@ from consumer.engine.figures.delivered import written_in
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import (
-    Ahead,
     Chunk,
     CommerceEvent,
     ConversionEvent,
@@ -37,6 +37,7 @@ from consumer.engine.model import (
     SchemaRef,
     Stage,
     TopicPartition,
+    Untimely,
     Warned,
 )
 from consumer.engine.native import sizes_of
@@ -50,6 +51,8 @@ OTHER_ACCOUNT = "549755885176"
 START = 1_000.0
 """The monotonic clock at the start of a test, in seconds: not a power of two, so that rounding errors show."""
 UNIX = 1_700_000_000.0
+MAX_AGE = 7 * 86_400.0
+"""Seconds after which an event is too old."""
 UNDECODABLE = b"\xff not an event"
 NO = b'{"code": 2, "message": "no"}'
 """The body of a refusal by the platform itself."""
@@ -147,8 +150,11 @@ class FakeConverter:
         if "reject" in one:
             return Rejection(Stage.CONVERT, one["reject"], "the event cannot be converted")
         more = dict(one["more"])
-        if more.get("time", 0) > now + SKEW:
-            return Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "it lies ahead"), more["time"])
+        time = more.get("time", now)
+        if not now - MAX_AGE <= time <= now + SKEW:
+            code = "future_event_time" if time > now else "expired"
+            rejection = Rejection(Stage.CONVERT, code, "it lies ahead, or is too old")
+            return Untimely.of(rejection, time, time + MAX_AGE)
         source, age = more.pop("action_source", "web"), more.pop("age", 10)
         text = "\ud800" if more.pop("surrogate", False) else "shirt"
         warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
@@ -407,6 +413,12 @@ class Core:
     ) -> list[m.Command]:
         """Let the API answer a call."""
         return self.feed(m.Answered(send.number, status, headers or NO_EVENTS, body))
+
+    def tell_time(self, off: float = 0.0, *, date: str | None = None) -> None:
+        """Let the API answer what time it is: `off` seconds ahead of the true time, or `date`."""
+        self.take(m.AskTime)
+        shown = formatdate(UNIX + self.now - START + off, usegmt=True) if date is None else date
+        self.feed(m.TimeAsked(m.Answered(0, 401, {"date": shown}, NO)))
 
     def accept(self, send: m.Send | None = None) -> m.Send:
         """Let the API accept a call (by default the oldest), and return it."""

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.context import SKEW
-from consumer.engine.model import Chunk, CommerceEvent, Converted, Record
+from consumer.engine.model import Chunk, Record
 from consumer.engine.survey import describe_open
-from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, FakeConverter, accepted, event
+from tests.engine.building import START, TOPIC, UNIX, Core, accepted, event
 
 FAR = 3_600.0
 DAYS = 3 * 86_400.0
@@ -76,18 +75,19 @@ def refused(core: Core) -> list[str]:
     return [letter.letter.rejection.code for letter in core.pipeline.outcomes.letters]
 
 
-@pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400])
-def test_with_a_clock_behind_at_the_start_one_event_is_a_pilot_for_the_others(off: float) -> None:
-    """When our clock is behind, all events wait but one pilot; the answer to its call lets the others be sent."""
+@pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400, 8 * 86_400.0, 400 * 86_400.0])
+def test_with_a_wrong_clock_at_the_start_events_wait_until_the_platform_says_what_time_it_is(
+    off: float,
+) -> None:
+    """Events that lie ahead, or look too old, wait; a call without an event asks for the time, and they are sent."""
     core = core_of(off)
     fetch(core, *((f"{n}", 0.0) for n in range(10)))
-    assert (core.statistics().clock.early, refused(core)) == (9, [])
-    core.look_up()
-    assert answer(core) == 1
+    assert (core.statistics().clock.early, refused(core)) == (10, [])
+    core.tell_time()
     assert core.statistics().clock.early == 0
     core.look_up()
-    assert answer(core) == 9
-    assert core.committable() == 10
+    assert answer(core) == 10
+    assert (core.committable(), refused(core)) == (10, [])
     clock = core.statistics().clock
     assert clock.platform == pytest.approx(-off, abs=1.1)
     assert clock.corrected == clock.platform
@@ -98,6 +98,104 @@ def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
     core = heard(core_of(-FAR))
     fetch(core, ("now", 0.0), ("soon", 299.0), ("ahead", 302.0))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
+
+
+@pytest.mark.parametrize("off", [0.0, 8 * 86_400.0, -FAR])
+def test_what_is_really_too_old_is_refused_once_the_time_is_known(off: float) -> None:
+    """Events of last month wait at the start; then all of them are refused, and none is sent."""
+    core = core_of(off)
+    fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(5)), stamped=-30 * 86_400.0)
+    for _ in range(1 if off == 0 else 3):  # without a clock that agrees it takes three answers
+        assert (core.statistics().clock.early, refused(core)) == (5, [])
+        core.tell_time()
+        core.advance(1.1)
+    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 5)
+    assert not core.has(m.AskTime)
+    fetch(core, ("late", -30 * 86_400.0), ("new", 0.0))
+    assert refused(core)[5:] == ["expired"], "at once"
+    assert not core.has(m.AskTime)
+
+
+def test_the_records_confirm_that_events_are_too_old() -> None:
+    """While the platform does not answer, records stamped as now tell after a minute what is too old."""
+    core = core_of(0.0)
+    fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
+    core.look_up()
+    for n in range(6):
+        assert (core.statistics().clock.early, refused(core)) == (1, [])
+        core.now += 10.0
+        fetch(core, (f"{n}", 0.0))
+    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"])
+
+
+def test_a_clock_that_jumps_after_the_records_confirmed_it_makes_nothing_too_old() -> None:
+    """Without an answer of the platform, what was confirmed goes on with the monotonic clock."""
+    core = core_of(0.0)
+    for n in range(7):
+        fetch(core, (f"{n}", 0.0))
+        core.now += 10.0
+    core.feed(m.Tick())
+    core.clock_off = 8 * 86_400.0
+    core.feed(m.Tick())
+    fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
+    assert (core.statistics().clock.early, refused(core)) == (1, ["expired"])
+
+
+def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
+    """After three answers without a Date nothing better than our clock will come, so nothing waits for it."""
+    core = core_of(0.0)
+    fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(10)), stamped=-30 * 86_400.0)
+    for _ in range(3):
+        assert refused(core) == []
+        core.tell_time(date="-")
+        core.advance(1.1)
+    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 10)
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        m.Unanswered(0, "connect"),
+        m.Answered(0, 502, {"date": formatdate(UNIX, usegmt=True)}, b"<html>oops</html>"),
+    ],
+)
+def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered) -> None:
+    """While the platform is away, events that look too old wait, and it is asked ever more rarely for the time."""
+    core = core_of(8 * 86_400.0)
+    fetch(core, *((f"{n}", 0.0) for n in range(5)))
+    asked = 0
+    for _ in range(6_000):
+        if core.has(m.AskTime):
+            core.take(m.AskTime)
+            core.feed(m.TimeAsked(failed))
+            asked += 1
+        core.advance(0.1)
+    assert (core.statistics().clock.early, refused(core)) == (5, [])
+    assert 20 < asked < 80, "in ten minutes, half a minute apart at most"
+
+
+def test_the_time_is_asked_for_by_one_call_at_a_time_and_only_while_events_wait() -> None:
+    """One question is under way; none is asked once the events that waited are gone, or the guard has tripped."""
+    core = core_of(8 * 86_400.0)
+    fetch(core, ("a", 0.0))
+    core.advance(60.0)
+    assert [type(one) for one in core.waiting].count(m.AskTime) == 1
+    core.lose(0)
+    core.take(m.AskTime)
+    core.feed(m.TimeAsked(m.Unanswered(0, "timeout")))
+    core.advance(60.0)
+    assert not core.has(m.AskTime)
+
+
+def test_a_body_of_a_server_that_accepts_no_event_counts_as_the_platform_s() -> None:
+    """A gateway that adds the token makes the platform answer 400 or 200, both in its own form."""
+    core = core_of(8 * 86_400.0)
+    fetch(core, ("a", 0.0))
+    core.take(m.AskTime)
+    date = {"date": formatdate(true_now(core), usegmt=True)}
+    body = b'{"num_events_received":0,"num_events_processed":0,"events":[]}'
+    core.feed(m.TimeAsked(m.Answered(0, 200, date, body)))
+    assert core.statistics().clock.early == 0
 
 
 def test_with_a_clock_ahead_no_event_is_too_old() -> None:
@@ -138,19 +236,6 @@ def test_one_producer_ahead_does_not_stop_a_topic() -> None:
     assert core.statistics().clock.early == 1
     core.look_up()
     assert answer(core) == 1
-    assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
-
-
-def test_a_pilot_does_not_wait_for_the_clock_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The converter counts nanoseconds, the engine does not: they differ on what is too far ahead of its own record."""
-    convert = FakeConverter.convert
-
-    def convert_exactly(self: FakeConverter, event: CommerceEvent, now: float) -> Converted:
-        return convert(self, event, now - 1e-6)
-
-    monkeypatch.setattr(FakeConverter, "convert", convert_exactly)
-    core = core_of(-FAR)
-    fetch(core, ("a", SKEW))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
 
 
@@ -202,11 +287,10 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     core.clock_off = FAR  # `FAR` seconds went by without a tick
     core.feed(m.Tick())
     fetch(core, *((f"{n}", FAR) for n in range(3)), stamped=FAR)
-    assert (core.statistics().clock.early, refused(core)) == (2, [])
-    proof = core.take(m.Commit)
-    core.feed(m.CommitDone(proof.positions, None))
-    core.look_up()
-    assert answer(core, off=FAR) == 1
+    assert (core.statistics().clock.early, refused(core)) == (3, [])
+    core.tell_time(FAR)
+    look_up(core)
+    assert answer(core, off=FAR) == 3
     assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
 
 
@@ -275,39 +359,39 @@ def test_a_wrong_clock_is_reported_once_a_minute_and_when_it_is_right_again() ->
 def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
     """Early events fill at most half of the budget, and are dropped with their assignment."""
     core = core_of(-FAR, max_open_bytes=20_000)
-    core.pipeline.dispatcher.queue(ACCOUNT).gate.close(core.now + 1e6)
     fetch(core, *((f"{n}", 0.0) for n in range(300)))
-    assert 9_000 < core.pipeline.early.size <= 10_000
-    assert core.pipeline.ledger.open_bytes <= 10_200, "that, and the one that was sent ahead"
+    assert 9_000 < core.pipeline.untimely.size <= 10_000
+    assert core.pipeline.ledger.open_bytes == core.pipeline.untimely.size
     assert core.pipeline.room() == 0
     core.lose(0)
-    assert (len(core.pipeline.early), core.pipeline.early.size, core.statistics().held) == (0, 0, 0)
+    assert (len(core.pipeline.untimely), core.pipeline.untimely.size, core.statistics().held) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("most", [1_000_000, 50])
 def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
-    """An early record that still waits after a clock change becomes a pilot, even above the budget."""
+    """An early record still waits after a clock change, even above the budget."""
     core = core_of(-FAR, max_open_bytes=most)
-    core.feed(m.Tick())
-    core.clock_off = -FAR - 100.0
     fetch(core, ("large", 0.0))
-    assert core.pipeline.admission.deferred == 0
+    core.clock_off = -FAR - 100.0
+    core.feed(m.Tick())
+    assert (core.pipeline.admission.deferred, core.statistics().clock.early) == (0, 1)
+    core.tell_time()
     core.look_up()
     assert answer(core) == 1
     assert core.committable() == 1
 
 
 def test_a_record_that_waits_for_the_clock_says_so() -> None:
-    """A record that waits for the clock is described so in /status; the pilot shows what its own batch waits for."""
+    """A record that waits for the clock is described so in /status."""
     core = core_of(-FAR)
-    fetch(core, ("pilot", 0.0), ("a", 0.0))
-    [(_, _, waits)] = core.pipeline.early._waiting
+    fetch(core, ("a", 0.0))
+    [(*_, waits)] = core.pipeline.untimely._waiting
     engine = core.pipeline
     place = (waits.block, waits.first)
     found = describe_open(
         place, core.instant(), engine.policy, engine.dispatcher, engine.outcomes, engine.guard
     )
-    assert (found.offset, found.waits_for.value) == (1, "clock")
+    assert (found.offset, found.waits_for.value) == (0, "clock")
 
 
 @pytest.mark.parametrize("off", [-FAR, FAR, -86_400.0 * 9, 86_400.0 * 9])
@@ -334,10 +418,7 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_accepted() -> None:
     core.clock_off = FAR  # the machine was suspended
     core.feed(m.Tick())
     fetch(core, ("a", FAR), stamped=FAR)
-    proof = core.take(m.Commit)
-    core.feed(m.CommitDone(proof.positions, None))
-    core.look_up()
-    answer(core, off=-FAR)
+    core.tell_time(-FAR)
     assert not core.pipeline.clock.certain
 
 
@@ -354,21 +435,6 @@ def test_three_answers_are_accepted_whatever_other_clocks_show() -> None:
     assert core.statistics().clock.corrected == pytest.approx(FAR, abs=1.1), (
         "and for as long as nothing else is said"
     )
-
-
-def test_after_a_pilot_without_a_call_the_next_one_goes_at_once() -> None:
-    """When pilots turn out to be duplicates, the next goes at once, not after a second: a crash leaves many."""
-    core = core_of(0.0)
-    fetch(core, *((f"{n}", 0.0) for n in range(20)))
-    core.look_up()
-    answer(core)
-    again = core_of(-FAR)
-    again.stored_keys = core.stored_keys
-    fetch(again, *((f"{n}", 0.0) for n in range(20)), ("new", 0.0))
-    again.look_up()
-    assert answer(again) == 1
-    assert (again.statistics().clock.early, again.committable()) == (0, 21)
-    assert again.now == core.now, "nothing had to wait"
 
 
 # -- the two times of the key store
@@ -456,6 +522,8 @@ def test_a_jump_of_all_clocks_together_forgets_nothing() -> None:
     for n in range(6):
         core.now += 1.0
         fetch(core, (f"{n}", DAYS), stamped=DAYS)
+        if core.has(m.AskTime):
+            core.tell_time(DAYS)
         look_up(core)
         answer(core, off=DAYS)
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core) + DAYS, abs=1.1)

@@ -250,6 +250,8 @@ class World(RuleBasedStateMachine):
                 self.core.feed(m.CommitDone(ours, None))
             case m.ReadToken():
                 self.core.feed(m.TokenRead(False))
+            case m.AskTime():
+                self.core.tell_time()
             case m.Send():
                 self.core.answer(command, 200, answer_body(self.process(command)))
             case _:

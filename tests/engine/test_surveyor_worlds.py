@@ -32,7 +32,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
         RecordStage.ELSEWHERE: asked,
         RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
         RecordStage.SCHEMA: parked,
-        RecordStage.CLOCK: (one for _, _, one in pipeline.early._waiting),
+        RecordStage.CLOCK: (one for *_, one in pipeline.untimely._waiting),
         RecordStage.ROOM: pipeline.admission._deferred,
         RecordStage.DEAD_LETTERING: (one.row for one in pipeline.outcomes.letters),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from email.utils import formatdate
 from typing import Any
 
 from consumer.adapters.kafka.commits import commit_done
@@ -221,6 +222,11 @@ class FakeApi:
             return await self.answering(command)
         finally:
             self.in_flight -= 1
+
+    async def ask_time(self) -> m.Answered:
+        await self._process.step("ask_time")
+        date = formatdate(fake_clock().unix, usegmt=True)
+        return m.Answered(0, 401, {"date": date}, b'{"code":2,"message":"no"}')
 
     async def read_token(self) -> bool:
         await self._process.step("read_token")

@@ -11,7 +11,7 @@ from consumer.engine import messages as m
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
 from consumer.service import Service
-from tests.engine.building import TOPIC, UNDECODABLE, filtered, of_schema
+from tests.engine.building import TOPIC, UNDECODABLE, event, filtered, of_schema
 from tests.service.driving import Trouble, serve, settled, something_processed, until, values
 from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import START, now, run
@@ -242,6 +242,7 @@ CALLS = [
     "commit",
     "send",
     "read_token",
+    "ask_time",
     "look_up",
     "confirm",
     "fetch_schema",
@@ -252,7 +253,7 @@ CALLS = [
 @pytest.mark.parametrize("call", CALLS)
 def test_what_an_adapter_raises_beyond_its_protocol_ends_the_service(call: str) -> None:
     """No error is swallowed: it is raised, the source is closed, and nothing is committed after it."""
-    log = [filtered(), UNDECODABLE, of_schema("s", "1"), *values(3)]
+    log = [filtered(), UNDECODABLE, of_schema("s", "1"), event("old", time=0.0), *values(3)]
     process = Process(World(p0=log), linger=0.0)
     process.broken[call] = Trouble(call)
     if call == "read_token":

@@ -74,8 +74,16 @@ class Api:
 
     def process(self, send: Send) -> Reply:
         """One call."""
-        specs = self.read(send)
-        reply = self._turn_away(send) or self._judge(send, specs)
+        return self._dated(self._turn_away(send) or self._judge(send, self.read(send)))
+
+    def date(self) -> Reply:
+        """One call without a token and an event."""
+        lost = self._world.in_spell("api") or self._world.roll(self._world.rates.api_lost_before)
+        return self._dated(
+            self._nothing() if lost else Reply(Says.HALT, 401, {}, b'{"code":2,"message":"no"}')
+        )
+
+    def _dated(self, reply: Reply) -> Reply:
         own = reply.says in (Says.EVENTS, Says.REFUSED, Says.LARGE, Says.HALT)
         # Who answers in the platform's place has a clock of its own.
         moment = self._world.wall + (0 if own else self._world.random.choice((-86_400, 86_400)))

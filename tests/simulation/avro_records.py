@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
@@ -25,7 +24,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, TwoSteps
-from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
+from tests.simulation.records import BROKEN, LATE, MAX_AGE, Form, Kind, Parts, Spec
 from tests.simulation.truth import require
 from tests.support.mapping import load_mapping
 
@@ -100,7 +99,7 @@ _OWN_FRAMING = next(iter(Decoder(OneSchema(OURS)).known))
 def _converter() -> Converter:
     """One for all worlds: it is pure, apart from caches of pure results."""
     mapping = load_mapping(_MAPPING, OURS, default_toml=_PACKAGED)
-    return Converter(mapping, accounts=("1", "2", "3"), partner_name=None, max_event_age=math.inf)
+    return Converter(mapping, accounts=("1", "2", "3"), partner_name=None, max_event_age=MAX_AGE)
 
 
 class TwoDecoders(Decoder):

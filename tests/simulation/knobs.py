@@ -24,7 +24,7 @@ AWAY = 1.0
 """Seconds without an input after which a process must prove that it still owns its partitions."""
 UNREACHABLE_AFTER = 2.0
 """Seconds without a verdict after which the destination counts as unreachable."""
-CLOCKS = (0.0, 0.0, -7200.0, -400.0, -60.0, 3.0, 90_000.0)
+CLOCKS = (0.0, 0.0, -7200.0, -400.0, -60.0, 3.0, 90_000.0, 8 * 86_400.0)
 """By how many seconds a machine's clock may be wrong."""
 SHARED = 0.2
 """Share of the worlds whose members share one key store."""

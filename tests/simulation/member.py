@@ -79,6 +79,7 @@ class Member:
             m.Stop: self._stop,
             m.ReadAnew: self._read_anew,
             m.ReadToken: self._read_token,
+            m.AskTime: self._ask_time,
             m.GiveUp: lambda _: self._later(self.request_stop),
             m.Report: lambda _: None,
         }
@@ -263,6 +264,19 @@ class Member:
 
     def _read_token(self, _: m.ReadToken) -> None:
         self._later(lambda: self.feed(m.TokenRead(self._world.random.random() < 0.5)))
+
+    def _ask_time(self, _: m.AskTime) -> None:
+        def effect() -> None:
+            if self.takes_effect():
+                reply = self._world.api.date()
+                answered = m.Answered(0, reply.status, reply.headers, reply.body)
+                self._later(
+                    lambda: self.feed(
+                        m.TimeAsked(answered if reply.status else m.Unanswered(0, reply.reason))
+                    )
+                )
+
+        self._later(effect)
 
     def _read_anew(self, command: m.ReadAnew) -> None:
         """Begin reading at another place, between two polls."""

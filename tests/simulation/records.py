@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 from consumer.engine.figures.delivered import written_in
 from consumer.engine.model import (
-    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
@@ -25,6 +24,7 @@ from consumer.engine.model import (
     SchemaRef,
     Stage,
     TopicPartition,
+    Untimely,
     Warned,
 )
 from consumer.engine.reading import Converting, Decoded, Keys, Reading, SchemaLearner
@@ -43,6 +43,8 @@ WALL = 1.7e9
 """The platform's time when a world begins, in unix seconds."""
 SKEW = 300
 """Seconds by which an event's time may be ahead."""
+MAX_AGE = 7 * 86_400
+"""Seconds after which an event is too old."""
 _FUTURE = 10 * 86_400
 HOUR = 3600
 HUGE = 5000
@@ -272,8 +274,9 @@ class Converter:
             return Filtered("event_name")
         if spec.kind is Kind.UNCONVERTIBLE:
             return Rejection(Stage.CONVERT, "currency", "not a code")
-        if spec.occurred_at > now + SKEW:
-            return Ahead.of(Rejection(Stage.CONVERT, "future", "too far ahead"), spec.occurred_at)
+        if not now - MAX_AGE <= spec.occurred_at <= now + SKEW:
+            rejection = Rejection(Stage.CONVERT, "time", "too far ahead, or too old")
+            return Untimely.of(rejection, spec.occurred_at, spec.occurred_at + MAX_AGE)
         warnings = (Warned("left_out", "not an address", "user_data.em"),) if spec.number % 7 == 0 else ()
         source = "offline" if spec.number % 5 == 0 else "web"
         return ConversionEvent(

@@ -409,7 +409,7 @@ def _left_over(member: Member) -> str:
         "dead letters": len(pipeline.outcomes.letters),
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
-        "early": len(pipeline.early),
+        "early": len(pipeline.untimely),
         "with the function": int(pipeline.transforming.busy),
         "deferred": pipeline.admission.deferred,
         "looking up": len(pipeline.lookups._asked) + len(pipeline.lookups._again),

@@ -175,7 +175,7 @@ class _TracedApi:
     def __init__(self, api: Api, tracing: SpanTracing) -> None:
         self._api = api
         self._tracing = tracing
-        self.read_token = api.read_token
+        self.read_token, self.ask_time = api.read_token, api.ask_time
 
     async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         attributes = {

@@ -90,6 +90,7 @@ async def _api(settings: Settings, token: Tokens, timeout: float) -> AsyncIterat
     api = ConversionsApi(
         settings.pinterest.api_url,
         token,
+        account=settings.pinterest.ad_account_ids[0],
         timeout=timeout,
         # One call after the other, so that the rows have the order of the calls.
         concurrency=1,

@@ -20,7 +20,6 @@ from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import check_order
 from consumer.conversion.hints import event_meant
 from consumer.engine.model import (
-    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
@@ -28,6 +27,7 @@ from consumer.engine.model import (
     Record,
     Rejection,
     SchemaRef,
+    Untimely,
 )
 from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, SchemaLearner
 from consumer.errors import UsageError
@@ -194,15 +194,14 @@ class LeavingOut:
             # An event whose text cannot be sent was judged: it is a dead letter, as in any run.
             if not isinstance(verdict, Rejection) or verdict is NOT_UNICODE:
                 continue
-            # An event ahead of the clock waits until the clock can be trusted, so it keeps its type. Then it is left
-            # out.
-            if self.where and isinstance(verdict, Ahead):
-                verdict.verdict = _UNJUDGED
-            # Only values of existing keys are replaced, which is allowed while the dictionary is iterated.
-            elif verdict.code == EXPIRED:
-                columns.verdicts[row] = _EXPIRED
-            elif self.where:
-                columns.verdicts[row] = _UNJUDGED
+            if verdict.code != EXPIRED and not self.where:
+                continue
+            left_out = _EXPIRED if verdict.code == EXPIRED else _UNJUDGED
+            # What waits until the clock can be trusted keeps its type. Then it is left out.
+            if isinstance(verdict, Untimely):
+                verdict.verdict = left_out
+            else:  # only the value of an existing key is replaced, which is allowed during the iteration
+                columns.verdicts[row] = left_out
 
 
 class WithoutMissing:

@@ -95,6 +95,10 @@ class DryRun:
         }
         return Answered(command.number, 200, {"date": formatdate(usegmt=True)}, orjson.dumps(body))
 
+    async def ask_time(self) -> Answered:
+        """Answer with the time of this machine."""
+        return Answered(0, 401, {"date": formatdate(usegmt=True)}, b'{"code":2,"message":"a dry run"}')
+
     async def read_token(self) -> bool:
         """Do nothing: there is no token."""
         return False

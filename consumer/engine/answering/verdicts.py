@@ -191,6 +191,16 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
     return BatchRefused(message)
 
 
+def is_platforms(body: bytes) -> bool:
+    """Return True if the answer to a call without an event is in the platform's own form."""
+    answer = _parse(body)
+    accepts_nothing = isinstance(answer, dict) and (
+        answer.get("events"),
+        answer.get("num_events_received"),
+    ) == ([], 0)
+    return accepts_nothing or _own_words(body, 0) is not None
+
+
 def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
     """Return an answer in the platform's own form; None: another server answered.
 

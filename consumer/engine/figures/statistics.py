@@ -216,7 +216,8 @@ class ClockStatistics:
         merge=lambda values: furthest(values) or 0.0,
     )
     early: int = figure(
-        "Open events that wait, because their time is ahead of our clock.", "pinstream_early_records"
+        "Open events that wait, because they lie ahead or are too old by a clock that may be wrong.",
+        "pinstream_early_records",
     )
     jumps: int = figure(
         "Times that our clock was set, or the machine was suspended.",

@@ -20,16 +20,16 @@ from consumer.commands.replay.options import (
 )
 from consumer.conversion.decisions import REFUSALS
 from consumer.engine.model import (
-    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
-    Early,
     Filtered,
+    Later,
     Record,
     Rejection,
     SchemaRef,
     Stage,
+    Untimely,
 )
 from consumer.engine.reading import NOT_UNICODE, Columns, Keys, NoEvent
 from consumer.errors import UsageError
@@ -116,16 +116,16 @@ def test_a_refused_event_cannot_be_judged(stage: Stage) -> None:
     """Under a condition a rejected event, whose name, channel and id are not known, is left out under its own
     code. Verdicts of the mapping's filter, a missing schema and an early event stay as they are."""
     assert left_out(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
-    for one in (Filtered("consent"), SchemaRef("id", "5"), Early(7.0)):
+    for one in (Filtered("consent"), SchemaRef("id", "5"), Later(7.0)):
         assert left_out(one, where=True) == one
 
 
 def test_what_lies_ahead_is_left_out_once_it_need_not_wait() -> None:
     """An event ahead of the clock keeps its type, as the clock decides whether it waits; then it is left out."""
-    ahead = Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0)
+    ahead = Untimely.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0, 9.0)
     found = left_out(ahead, where=True)
-    assert isinstance(found, Ahead)
-    assert (found.time, found.verdict) == (7.0, Filtered(UNJUDGED))
+    assert isinstance(found, Untimely)
+    assert (found.since, found.verdict) == (7.0, Filtered(UNJUDGED))
 
 
 def test_what_was_judged_and_cannot_be_sent_is_a_dead_letter() -> None:

@@ -88,7 +88,7 @@ FOCUS: dict[str, dict[str, Any]] = {
     "what_comes_back_is_not_claimed_again": _SHARED,
     "what_was_taken_over_counts_as_stored": {**_OFTEN_FROZEN, "policy": policy(batch_events=3, linger=0.1)},
     "claims_are_not_released": _SHARED,
-    "an_ended_session_s_answer_is_believed": _SHARED,
+    "an_ended_session_s_answer_is_believed": _OFTEN_FROZEN,
     "a_lost_lease_is_believed_in": _SHARED,
     "keys_are_forgotten_by_our_clock": _CLOCKS,
     "keys_are_forgotten_before_the_clock_is_confirmed": _CLOCKS,

@@ -15,10 +15,19 @@ from consumer.engine.answers import Answers
 from consumer.engine.block import Run
 from consumer.engine.context import Clock, Context
 from consumer.engine.intake import Admission
-from consumer.engine.model import Filtered, Record, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.engine.model import (
+    Filtered,
+    Later,
+    Record,
+    Rejection,
+    SchemaRef,
+    Stage,
+    TopicPartition,
+    Untimely,
+)
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import SchemaLearner
-from consumer.engine.waiting import BURST, EarlyRecords, Parking, Transforming
+from consumer.engine.waiting import BURST, Parking, Transforming
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -139,7 +148,18 @@ def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def our_clock_is_always_right(patch: pytest.MonkeyPatch) -> None:
     """An event later than our clock is rejected, whatever the record's time."""
-    patch.setattr(Clock, "may_wait", lambda *_: False)
+    patch.setattr(Clock, "may_wait", lambda *_: None)
+
+
+@mutation
+def what_looks_too_old_is_refused_at_once(patch: pytest.MonkeyPatch) -> None:
+    """After a start our clock decides what is too old, although nothing has confirmed it."""
+    may_wait = Clock.may_wait
+
+    def deciding(self: Clock, event: Untimely, timestamp: int) -> Later | None:
+        return may_wait(self, event, timestamp) if event.since > self._context.now.unix else None
+
+    patch.setattr(Clock, "may_wait", deciding)
 
 
 @mutation
@@ -178,9 +198,8 @@ def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def no_call_asks_for_the_time(patch: pytest.MonkeyPatch) -> None:
     """All events wait for the platform's time, and no call asks for it."""
-    due = EarlyRecords.due
-    patch.setattr(EarlyRecords, "pilot", lambda *_: None)
-    patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))
+    patch.setattr(Clock, "ask", lambda *_, **__: None)
+    patch.setattr(Clock, "due", lambda *_, **__: None)
 
 
 @mutation
