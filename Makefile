@@ -36,7 +36,7 @@ demo: $(READY)
 	@$(BIN)/pinstream demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(CODE)

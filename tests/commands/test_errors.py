@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from consumer.app.ending import Ending
 from consumer.commands import main
 from tests.end_to_end.processes import (
     Process,
@@ -27,6 +28,7 @@ SETTINGS = {
     "KAFKA_TOPICS": "orders",
     "PINTEREST_AD_ACCOUNT_ID": "549755885175",
     "PINTEREST_ACCESS_TOKEN": "pina_5up3rs3cr3t",
+    "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
 }
 SECRET = "5up3rs3cr3t"
 
@@ -53,7 +55,6 @@ WRONG_SETTINGS = {
         {"PINSTREAM_BATCH_EVENT": "10"}, ("PINSTREAM_BATCH_EVENT ", "PINSTREAM_BATCH_EVENTS")
     ),
     "weakens the guarantee": Case({"KAFKA_ENABLE_AUTO_COMMIT": "true"}, ("KAFKA_ENABLE_AUTO_COMMIT",)),
-    "unknown Kafka property": Case({"KAFKA_SEKURITY_PROTOCOL": "SSL"}, ("KAFKA_SEKURITY_PROTOCOL",)),
     "contradiction": Case(
         {"PINSTREAM_MAX_OPEN_EVENTS": "10"}, ("PINSTREAM_MAX_OPEN_EVENTS", "PINSTREAM_BATCH_EVENTS")
     ),
@@ -104,21 +105,27 @@ WRONG_SETTINGS = {
     "state folder is a file": Case(
         {"PINSTREAM_STATE_DIR": "{folder}/state"}, ("PINSTREAM_STATE_DIR",), (("state", b""),)
     ),
-    "state folder cannot be made": Case(
-        {"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")
-    ),
     "page without the rest": Case(
         {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8081", "PINSTREAM_HTTP_ADDRESS": ""},
         ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "empty"),
     ),
     "two addresses that are one": Case(
-        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8080"},
+        {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8080", "PINSTREAM_HTTP_ADDRESS": None},
         ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "same"),
     ),
     "dead letters among the topics": Case(
         {"KAFKA_TOPICS": "orders,orders.dead-letters"}, ("PINSTREAM_DEAD_LETTER_TOPIC", "orders")
     ),
 }
+
+
+WRONG_AT_THE_START = {
+    "unknown Kafka property": Case({"KAFKA_SEKURITY_PROTOCOL": "SSL"}, ("KAFKA_SEKURITY_PROTOCOL",)),
+    "state folder cannot be made": Case(
+        {"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")
+    ),
+}
+"""Found only once the service starts, which takes over the signals of its process."""
 
 
 class Ended(NamedTuple):
@@ -133,6 +140,9 @@ class Ended(NamedTuple):
 def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run a command line in this process, for commands that end before they start: a process each would take a
     second."""
+    monkeypatch.setattr(
+        Ending, "__init__", lambda *_, **__: pytest.fail("it starts: it needs its own process")
+    )
 
     def call(*arguments: str, env: Mapping[str, str]) -> Ended:
         monkeypatch.setattr(os, "environ", dict(env))
@@ -165,12 +175,25 @@ def test_a_wrong_setting(name: str, tmp_path: Path, in_process: Callable[..., En
         assert part.format(folder=tmp_path) in line
 
 
+@pytest.mark.parametrize("name", WRONG_AT_THE_START)
+def test_a_setting_that_is_found_wrong_at_the_start(name: str, tmp_path: Path) -> None:
+    """It is exit code 2 and one line that names the variable, too."""
+    case = WRONG_AT_THE_START[name]
+    changed = {name: value for name, value in case.settings.items() if value is not None}
+    done = command("run", env={**bare_environment(tmp_path), **SETTINGS, **changed})
+    line = last_error(done.stderr)
+    assert done.returncode == 2, line
+    assert done.stdout == ""
+    assert SECRET not in done.stderr
+    for part in case.says:
+        assert part in line
+
+
 @pytest.fixture(scope="module", autouse=True)
 def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """`run` against a port without a broker. It takes a while to give up, so it starts with the module."""
+    """`run --fail-fast` against a port without a broker. It takes a while to give up, so it starts with the module."""
     folder = tmp_path_factory.mktemp("unreachable")
-    env = {**bare_environment(folder), **SETTINGS, "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0"}
-    with Process(folder, "run", env=env) as process:
+    with Process(folder, "run", "--fail-fast", env={**bare_environment(folder), **SETTINGS}) as process:
         yield process
 
 
