@@ -100,7 +100,7 @@ class Api(Protocol):
         """
 
     async def ask_time(self) -> m.Answered | m.Unanswered:
-        """Make one call without token and event, in bounded time, for the ``Date`` of its answer.
+        """Make one call without an event, in bounded time, for the ``Date`` of its answer.
 
         Never raises: a call without a complete answer is `Unanswered`.
         """

@@ -25,7 +25,7 @@ from consumer.errors import SettingsError
 # Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _JSON = "application/json"
-_NO_EVENT = b'{"data":[]}'
+_NO_EVENTS = b'{"data":[]}'
 # Seconds to make a connection; and the share of an attempt's time that a proxy has for that, so that it shows whether
 # the proxy or the API did not answer.
 _CONNECT, _PROXY_SHARE = 10.0, 0.8
@@ -100,7 +100,7 @@ Tokens = Token | Mapping[str, Token]
 
 class ConversionsApi:
     """Sends batches. `url` is the API's base, without the trailing slash; `timeout` bounds one attempt, in seconds.
-    `account` is any of our ad accounts: `ask_time` calls its endpoint, as gateways may know only ours."""
+    `account` is any of our ad accounts, for `ask_time`."""
 
     def __init__(
         self,
@@ -127,16 +127,14 @@ class ConversionsApi:
 
     async def send(self, command: Send) -> Answered | Unanswered:
         """POST the batch once. Raises only when it is cancelled."""
-        own = self._token if isinstance(self._token, Token) else self._token[command.account]
-        return await self._attempt(command.number, command.account, command.parts, own.value())
+        return await self._attempt(command.number, command.account, command.parts)
 
     async def ask_time(self) -> Answered | Unanswered:
-        """POST a body without an event, without a token, so that nothing can come of it: the platform refuses it, and
-        dates the refusal. Raises only when it is cancelled."""
-        return await self._attempt(0, self._account, [_NO_EVENT], None)
+        """POST a batch of no events, which is refused; the refusal is dated. Raises only when it is cancelled."""
+        return await self._attempt(0, self._account, [_NO_EVENTS])
 
     async def _attempt(
-        self, number: int, account: str, parts: Sequence[bytes | memoryview], token: str | None
+        self, number: int, account: str, parts: Sequence[bytes | memoryview]
     ) -> Answered | Unanswered:
         headers: dict[str, str] = {}
         proxy = self._network.proxy(self._url)
@@ -152,7 +150,7 @@ class ConversionsApi:
         timer = loop.call_at(ends, end)
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._post(number, account, parts, token, proxy, headers)
+                return await self._post(number, account, parts, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             reason, said = call_failure(error, self._url, proxy)
             return Unanswered(number, reason, headers, said)
@@ -208,16 +206,15 @@ class ConversionsApi:
         number: int,
         account: str,
         parts: Sequence[bytes | memoryview],
-        token: str | None,
         proxy: Proxy | None,
         answered: dict[str, str],
     ) -> Answered | Unanswered:
         """POST a body. Put the answer's headers into `answered` as soon as they arrive: they remain if the body
         breaks off."""
         url = f"{self._url}/ad_accounts/{account}/events"
-        headers = {"Content-Type": _JSON, "Accept": _JSON}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        own = self._token if isinstance(self._token, Token) else self._token[account]
+        token = own.value()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
         async with self._call("POST", url, proxy, headers, data=Body(parts), params=self._params) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
             content = await _read(response)  # decompressed, and so bounded
@@ -226,7 +223,7 @@ class ConversionsApi:
             # An unusual answer (the platform's 401, a proxy's page) may repeat the token, and will be quoted in logs:
             # mask it here, where the tokens are known.
             if response.status != 200 or response.content_type != _JSON:
-                for one in {token or "", *(other.latest for other in self._tokens)} - {""}:
+                for one in (token, *(other.latest for other in self._tokens)):
                     content = content.replace(one.encode(), b"***")
             return Answered(number, response.status, answered, content)
 

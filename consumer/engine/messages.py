@@ -523,7 +523,7 @@ class ReadToken:
 
 @dataclass(frozen=True, slots=True)
 class AskTime:
-    """Make a call that carries no token and no event: its answer has the API's ``Date``."""
+    """Make a call without an event: its answer has the API's ``Date``."""
 
 
 class GiveUp(NamedTuple):

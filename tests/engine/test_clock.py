@@ -187,8 +187,8 @@ def test_the_time_is_asked_for_by_one_call_at_a_time_and_only_while_events_wait(
     assert not core.has(m.AskTime)
 
 
-def test_a_body_of_a_server_that_accepts_no_event_counts_as_the_platform_s() -> None:
-    """A gateway that adds the token makes the platform answer 400 or 200, both in its own form."""
+def test_a_server_that_accepts_no_events_says_what_time_it_is() -> None:
+    """A server that takes a batch of no events answers in the platform's form, too."""
     core = core_of(8 * 86_400.0)
     fetch(core, ("a", 0.0))
     core.take(m.AskTime)

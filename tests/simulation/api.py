@@ -77,7 +77,7 @@ class Api:
         return self._dated(self._turn_away(send) or self._judge(send, self.read(send)))
 
     def date(self) -> Reply:
-        """One call without a token and an event."""
+        """One call without an event."""
         lost = self._world.in_spell("api") or self._world.roll(self._world.rates.api_lost_before)
         return self._dated(
             self._nothing() if lost else Reply(Says.HALT, 401, {}, b'{"code":2,"message":"no"}')
