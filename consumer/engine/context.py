@@ -188,7 +188,7 @@ class Clock:
             raise bug("the platform was not asked for the time")
         asked_at, self._asked_at = self._asked_at, None
         now = self._context.now.monotonic
-        if isinstance(answer, Answered) and is_platforms(answer.body):
+        if isinstance(answer, Answered) and is_platforms(answer.status, answer.body):
             self.answered(answer.headers.get("date"), asked_at)
             self._unheard, self._ask_at = 0, now + _ASK_EVERY
             return

@@ -10,7 +10,7 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
 from consumer.engine.survey import describe_open
-from tests.engine.building import START, TOPIC, UNIX, Core, accepted, event
+from tests.engine.building import NO, START, TOPIC, UNIX, Core, accepted, event
 
 FAR = 3_600.0
 DAYS = 3 * 86_400.0
@@ -157,6 +157,7 @@ def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
     [
         m.Unanswered(0, "connect"),
         m.Answered(0, 502, {"date": formatdate(UNIX, usegmt=True)}, b"<html>oops</html>"),
+        m.Answered(0, 503, {"date": formatdate(UNIX, usegmt=True)}, NO),
     ],
 )
 def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered) -> None:

@@ -191,14 +191,15 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
     return BatchRefused(message)
 
 
-def is_platforms(body: bytes) -> bool:
-    """Return True if the answer to a call without an event is in the platform's own form."""
-    answer = _parse(body)
+def is_platforms(status: int, body: bytes) -> bool:
+    """Return True if the answer to a call without an event is in the platform's own form, and no failure of a server
+    in between."""
+    answer = _parse(body) if status < 500 else None
     accepts_nothing = isinstance(answer, dict) and (
         answer.get("events"),
         answer.get("num_events_received"),
     ) == ([], 0)
-    return accepts_nothing or _own_words(body, 0) is not None
+    return accepts_nothing or (answer is not None and _own_words(body, 0) is not None)
 
 
 def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
