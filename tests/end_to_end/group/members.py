@@ -132,7 +132,7 @@ class Members:
             self._settings["KAFKA_SESSION_TIMEOUT_MS"] = str(int(session * 1000))
             self._settings["KAFKA_HEARTBEAT_INTERVAL_MS"] = "300"
         else:
-            _set_session(kafka, self.group, session)
+            set_session(kafka, self.group, session)
         self._admin = AdminClient({**kafka.config, "log_level": 0})
         self._all: list[Member] = []
 
@@ -244,7 +244,8 @@ def _has_delivered(member: Member, goal: int) -> bool:
     return member.delivered() >= goal
 
 
-def _set_session(kafka: Kafka, group: str, seconds: float) -> None:
+def set_session(kafka: Kafka, group: str, seconds: float) -> None:
+    """Set for how long members of a KIP-848 group may be silent; for others it has no effect."""
     entry = ConfigEntry(
         "consumer.session.timeout.ms",
         str(int(seconds * 1000)),

@@ -25,6 +25,7 @@ from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.crashes.test_kills import keys_in
+from tests.end_to_end.group.members import set_session
 from tests.end_to_end.processes import TOKEN, Process, run_environment, wait_for
 from tests.end_to_end.records import (
     SCHEMA,
@@ -280,6 +281,7 @@ def test_a_name_that_a_dead_member_still_has(kafka: Kafka, api: Api, tmp_path: P
     env = environment(tmp_path, kafka, topic, group, api, KAFKA_GROUP_PROTOCOL="consumer")
     with Process(tmp_path, "run", env=env) as killed:
         killed.until_settled(20)
+        set_session(kafka, group, 60.0)  # longer than the next process takes to start on a busy machine
         killed.kill()
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: "still used by another member" in process.stderr, "the refusal")
