@@ -21,6 +21,7 @@ pytest.importorskip("hatchling", reason="hatchling is not installed")
 
 from consumer import __version__
 from consumer.engine.reading import KEY_BYTES
+from tests.support.machine_code import AVX_512, dirty_hashing, functions, hashing
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -136,6 +137,71 @@ def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     assert asked["pure_python"] is False
 
 
+FALLBACKS = {
+    "consumer.conversion.program": "consumer.conversion.native._events",
+    "consumer.engine.claims": "consumer.engine.native._keyset",
+    "consumer.engine.native": "consumer.engine.native._rows",
+    "consumer.adapters.kafka.native": "consumer.adapters.kafka.native._messages",
+    "consumer.adapters.key_store.native": "consumer.adapters.key_store.native._keys",
+}
+"""Modules that fall back to plain Python, and the compiled module of each."""
+
+HASHES = """
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+"""
+
+
+@pytest.mark.parametrize("options", AVX_512)
+def test_what_hashes_meets_no_avx_whatever_it_is_compiled_for(
+    build: Build, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """Somebody who builds for a processor with AVX-512 (CFLAGS) gets hashes that are as fast as in a wheel."""
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    monkeypatch.setenv("CFLAGS", " ".join(options))
+    source = HASHES + (ROOT / "consumer/conversion/native/_sha256.pyx").read_text("utf-8")
+    build.run(source, WORKS)
+    found = functions(build.core / f"_one{SUFFIX}")
+    assert hashing(found)
+    assert dirty_hashing(found) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        (
+            {
+                "hash": ["sha256rnds2 %xmm0,%xmm1", "ret"],
+                "other": ["vmovdqu %ymm0,(%rax)", "vzeroupper", "ret"],
+            },
+            0,
+        ),
+        ({"hash": ["sha256rnds2 %xmm0,%xmm1", "vmovdqa %xmm0,%xmm1", "ret"]}, 1),
+        (
+            {
+                "hash": ["sha256msg1 %xmm0,%xmm1"],
+                "other": ["vpxor %zmm0,%zmm0,%zmm0", "call   40 <hash>", "vzeroupper"],
+            },
+            1,
+        ),
+        ({"other": ["vpxor %ymm0,%ymm0,%ymm0", "ret"]}, 1),
+    ],
+)
+def test_which_machine_code_is_slow(code: dict[str, list[str]], wrong: int) -> None:
+    """The two tests around this one find AVX beside SHA instructions, and upper halves that are left in use."""
+    assert len(dirty_hashing(code)) == wrong
+
+
+@pytest.mark.parametrize("module", FALLBACKS.values())
+def test_no_hash_of_this_build_meets_avx(module: str) -> None:
+    """In the modules that are tested here, no SHA instruction meets what AVX code has left in a register."""
+    compiled = ROOT.joinpath(*module.split(".")).with_name(f"{module.rpartition('.')[2]}{SUFFIX}")
+    if not compiled.exists():
+        pytest.skip("the package was built without a C compiler")
+    assert dirty_hashing(functions(compiled)) == []
+
+
 def test_source_and_wheel_carry_licence_version_and_schemas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,15 +241,6 @@ def test_native_sources_have_the_key_size_of_python(source: str, name: str) -> N
     text = (ROOT / "consumer" / source).read_text("utf-8")
     assert re.findall(rf"[ {{,]{name} = (\d+)\b", text) == [str(KEY_BYTES)]
 
-
-FALLBACKS = {
-    "consumer.conversion.program": "consumer.conversion.native._events",
-    "consumer.engine.claims": "consumer.engine.native._keyset",
-    "consumer.engine.native": "consumer.engine.native._rows",
-    "consumer.adapters.kafka.native": "consumer.adapters.kafka.native._messages",
-    "consumer.adapters.key_store.native": "consumer.adapters.key_store.native._keys",
-}
-"""Modules that fall back to plain Python, and the compiled module of each."""
 
 IMPORTED_WITH = """
 import importlib, sys

@@ -2,6 +2,10 @@
  *
  * With the processor's SHA instructions (compiled with -march=native where it has them) two blocks run side by side: one
  * round waits for the one before, so a second message fills the gap and costs little. Without them: plain C.
+ *
+ * The SHA instructions know nothing of AVX. While the upper half of a vector register holds something, each of them takes
+ * forty times as long on some processors. So what uses them is compiled without AVX and never inlined: then the compiler
+ * clears the upper halves (vzeroupper) before the call.
  */
 #include <stdint.h>
 #include <string.h>
@@ -29,7 +33,15 @@ static inline void sha256_pad(uint8_t *block, unsigned size) {
 }
 
 #if defined(__SHA__) && defined(__SSE4_1__)
+#pragma GCC push_options
+#pragma GCC target("no-avx") /* for the header's functions, too: they are inlined */
 #include <immintrin.h>
+
+#ifdef __clang__
+#define SHA256_APART __attribute__((target("no-avx"), noinline))
+#else
+#define SHA256_APART __attribute__((noipa)) /* not even which registers it leaves alone is known to the caller */
+#endif
 
 static inline __attribute__((always_inline)) void sha256_lanes(const uint8_t (*block)[64], uint8_t (*digest)[32],
                                                                const int lanes) {
@@ -70,11 +82,12 @@ static inline __attribute__((always_inline)) void sha256_lanes(const uint8_t (*b
   }
 }
 
-static void sha256_all(const uint8_t (*block)[64], uint8_t (*digest)[32], int count) {
+static SHA256_APART void sha256_all(const uint8_t (*block)[64], uint8_t (*digest)[32], int count) {
   int done = 0;
   for (; done + 2 <= count; done += 2) sha256_lanes(block + done, digest + done, 2);
   if (done < count) sha256_lanes(block + done, digest + done, 1);
 }
+#pragma GCC pop_options
 
 #else
 

@@ -18,6 +18,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Record
 from tests.engine.building import Read, read_by
+from tests.support.machine_code import AVX_512, dirty_hashing, functions, hashing
 from tests.support.mapping import load_mapping
 
 _EVENTS = 20_000
@@ -31,9 +32,13 @@ _REFUSED = 3
 @pytest.fixture(scope="module", params=["-march=native", ""], ids=["this processor", "any processor"])
 def floor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, once with this processor's instructions for SHA-256 and once without."""
-    binary = tmp_path_factory.mktemp("floor") / "floor"
+    return _built(tmp_path_factory.mktemp("floor"), *filter(None, [request.param]))
+
+
+def _built(folder: Path, *options: str) -> Path:
+    binary = folder / "floor"
     try:
-        build_floor(binary, *filter(None, [request.param]))
+        build_floor(binary, *options)
     except Unavailable as error:
         if "no C compiler" not in str(error):
             raise
@@ -71,6 +76,14 @@ def test_what_the_floor_is_not_made_for_ends_it(floor: Path, usual: bytes, other
     assert usual in value
     done = _run(floor, [value.replace(usual, other, 1)])
     assert (done.returncode, done.stdout) == (_REFUSED, b"")
+
+
+@pytest.mark.parametrize("options", [["-march=native"], *AVX_512])
+def test_it_is_the_floor_on_every_processor(tmp_path: Path, options: list[str]) -> None:
+    """Its SHA instructions meet no upper halves that AVX code has left in use, whatever it is compiled for."""
+    found = functions(_built(tmp_path, *options))
+    assert dirty_hashing(found) == []
+    assert hashing(found) == {"sha256_all"} or options == ["-march=native"]  # this processor may have none
 
 
 def _made_by_floor(floor: Path, values: Sequence[bytes]) -> list[bytes]:
