@@ -23,7 +23,7 @@ from consumer.adapters.aws import msk
 from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.thread import run_blocking
-from consumer.engine.figures.outside import BrokerSilence
+from consumer.engine.figures.outside import silence_of_brokers
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import KafkaError
 from consumer.settings import Settings
@@ -65,7 +65,7 @@ class Start:
         silence, seconds = None, asyncio.get_running_loop().time() - self._asked_at
         if self._silent and seconds >= _SILENT_AFTER:
             why = trouble.why_silent(self.settings.kafka.client_properties(), self._heard)
-            silence = BrokerSilence(why, seconds)
+            silence = silence_of_brokers(why, seconds)
         return replace(statistics, starting=self.waits_for, brokers_silent=silence)
 
     async def find_topics(self) -> None:

@@ -32,7 +32,7 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.commits import Commits, Differences, Lives, Removals
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.definitions import copied
-from consumer.engine.figures.outside import BrokerSilence, BrokerStatistics, CoordinatorSilence
+from consumer.engine.figures.outside import BrokerStatistics, silence_of_brokers, silence_of_coordinator
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
@@ -349,10 +349,10 @@ class Pipeline:
             brokers=tuple(chain.from_iterable(self._brokers.values())),
             brokers_silent=None
             if self._silence is None
-            else BrokerSilence(self._silence[0], now.monotonic - self._silence[1]),
+            else silence_of_brokers(self._silence[0], now.monotonic - self._silence[1]),
             coordinator_silent=None
             if self._ends.coordinator_silent is None
-            else CoordinatorSilence(self._ends.coordinator_silent),
+            else silence_of_coordinator(self._ends.coordinator_silent),
         )
 
     # -- assignments

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.figures.definitions import merged
-from consumer.engine.figures.outside import BrokerSilence, CoordinatorSilence
+from consumer.engine.figures.outside import silence_of_brokers, silence_of_coordinator
 from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
@@ -454,13 +454,14 @@ def test_the_longest_silence_of_any_worker_is_shown() -> None:
     """Of workers, the one whose brokers have been silent for longest; none: they all hear them."""
     core = Core()
     silent, longer = (
-        replace(core.statistics(), brokers_silent=BrokerSilence(why, seconds))
+        replace(core.statistics(), brokers_silent=silence_of_brokers(why, seconds))
         for why, seconds in (("a:1, no answer", 3.0), ("b:1, no answer", 5.0))
     )
     assert merged(Statistics, [core.statistics(), silent, longer]).brokers_silent == longer.brokers_silent
     assert merged(Statistics, [core.statistics()]).brokers_silent is None
     alone, longer_alone = (
-        replace(core.statistics(), coordinator_silent=CoordinatorSilence(seconds)) for seconds in (3.0, 5.0)
+        replace(core.statistics(), coordinator_silent=silence_of_coordinator(seconds))
+        for seconds in (3.0, 5.0)
     )
     together = merged(Statistics, [alone, longer_alone, core.statistics()])
     assert together.coordinator_silent == longer_alone.coordinator_silent

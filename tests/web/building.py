@@ -16,11 +16,11 @@ import aiohttp
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
 from consumer.engine.figures.outside import (
-    BrokerSilence,
     BrokerStatistics,
     CertificateStatistics,
-    CoordinatorSilence,
     SchemaWait,
+    silence_of_brokers,
+    silence_of_coordinator,
 )
 from consumer.engine.figures.statistics import (
     AccountStatistics,
@@ -379,7 +379,7 @@ def silent() -> Statistics:
         partition(0, lag=None, lag_seconds=31.0, committed=88_000, delivered=88_000, open=640),
         partition(1, lag=None, committed=5_000, delivered=5_000),
         accounts=[account(queued=640)],
-        brokers_silent=BrokerSilence("kafka:9092, connection refused", 12.4),
+        brokers_silent=silence_of_brokers("kafka:9092, connection refused", 12.4),
         certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", UNIX + 86_400)],
         key_store_fails=True,
         key_store_trouble="the key store cannot use /keys (No space left on device): free space on that disk",
@@ -390,7 +390,7 @@ def uncoordinated() -> Statistics:
     """No coordinator answers: nothing is committed, and what is read is still delivered."""
     return statistics(
         partition(0, lag=700, committed=88_000, delivered=88_000, open=640),
-        coordinator_silent=CoordinatorSilence(12.4),
+        coordinator_silent=silence_of_coordinator(12.4),
     )
 
 

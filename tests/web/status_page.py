@@ -64,6 +64,7 @@ def _rows(owner: type, path: str, listed: set[type]) -> Iterator[FieldRow]:
             continue
         if optional:
             yield FieldRow(inner, "object" + null, words)
+            words = ""
         # Where the figures of such an object stand in the table already, only the first says what is different.
         known = item in listed
         for row in _rows(item, inner, listed):

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.app.run import hangs_after
 from consumer.engine import messages as m
-from consumer.engine.figures.outside import CoordinatorSilence
+from consumer.engine.figures.outside import silence_of_coordinator
 from consumer.engine.figures.statistics import Statistics
 from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
@@ -144,7 +144,7 @@ def test_not_ready_while_no_broker_answers() -> None:
     silent = core.statistics()
     assert why_not_ready(silent) == "The brokers do not answer (kafka:9092, connection refused) for 9 s"
     assert why_not_ready(replace(silent, joined=False, waiting_for_start=2)) == why_not_ready(silent)
-    led = replace(silent, coordinator_silent=CoordinatorSilence(9.0))
+    led = replace(silent, coordinator_silent=silence_of_coordinator(9.0))
     assert why_not_ready(replace(led, joined=False)) == why_not_ready(silent)
     assert why_not_ready(replace(silent, stopping=True)) == "stopping"
     assert why_unhealthy(silent, LONG, LONG) is None
@@ -168,7 +168,7 @@ def test_a_group_without_a_coordinator_is_named_where_it_holds_up_the_member() -
     assert why_unhealthy(waits, LONG, LONG) is None
     core.assign()
     assert why_not_ready(core.statistics()) is None
-    assert core.statistics().coordinator_silent == CoordinatorSilence(12.3)
+    assert core.statistics().coordinator_silent == silence_of_coordinator(12.3)
     core.feed(m.EndOffsets({}))
     assert core.statistics().coordinator_silent is None
 

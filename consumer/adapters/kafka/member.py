@@ -49,7 +49,7 @@ from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import run_aside
-from consumer.engine.figures.outside import CoordinatorSilence
+from consumer.engine.figures.outside import silence_of_coordinator
 from consumer.engine.messages import Assignment, BrokersTold, EndOffsets, GroupSize, NewLife, TopicIdsTold
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
@@ -422,7 +422,7 @@ class GroupMember:
         if time.monotonic() < self._ends.due:
             return
         if (seconds := self._watch.coordinator_silent) is not None:
-            self.hooks.trouble("_WAIT_COORD", CoordinatorSilence(seconds).sentence)
+            self.hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
         # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
         unreadable = {name: one.unreadable for name, one in self._held.items() if one.unreadable is not None}
         unread = {**self._inbox.first_offsets(), **unreadable}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from consumer.engine.figures.definitions import derived, figure, least, most, snapshot
+from consumer.engine.figures.definitions import figure, least, most, snapshot
 
 
 @snapshot
@@ -43,32 +43,26 @@ class BrokerStatistics:
 
 
 @snapshot
-class BrokerSilence:
+class Silence:
+    """The brokers do not answer; or they do, and the coordinator of the group does not."""
+
+    why: str = figure("The broker that was asked last, and what came of it; of a coordinator, what it needs.")
+    seconds: float = figure("For how long there has been no answer.")
+    sentence: str = figure("The same in words, as on the page, in /readyz and in the log.")
+
+
+def silence_of_brokers(why: str, seconds: float) -> Silence:
     """No broker answers. At the start, too: then it counts from the first question."""
-
-    why: str = figure("The broker that was asked last, and what came of it.")
-    seconds: float = figure("For how long no broker has answered.")
-
-    @derived("sentence")
-    def sentence(self) -> str:
-        """The same in words, as on the page and in /readyz."""
-        return f"The brokers do not answer ({self.why}) for {self.seconds:.0f} s"
+    return Silence(why, seconds, f"The brokers do not answer ({why}) for {seconds:.0f} s")
 
 
-@snapshot
-class CoordinatorSilence:
+def silence_of_coordinator(seconds: float) -> Silence:
     """Brokers answer, and no coordinator of the group does."""
-
-    seconds: float = figure("For how long no coordinator has answered.")
-
-    @derived("sentence")
-    def sentence(self) -> str:
-        """The same in words, with what to look at, as on the page, in /readyz and in the log."""
-        return (
-            f"No coordinator of the group answers (for {self.seconds:.0f} s): the partitions of __consumer_offsets "
-            "need leaders that this machine reaches; fewer brokers than offsets.topic.replication.factor cannot "
-            "create it"
-        )
+    why = (
+        "the partitions of __consumer_offsets need leaders that this machine reaches; fewer brokers than "
+        "offsets.topic.replication.factor cannot create it"
+    )
+    return Silence(why, seconds, f"No coordinator of the group answers (for {seconds:.0f} s): {why}")
 
 
 def silence(description: str, metric: str, *, otherwise: str, runbook: str) -> Any:

@@ -532,13 +532,13 @@ class Statistics:
     certificates: Sequence[outside.CertificateStatistics] = figure(
         path="certificates[]", default=(), merge=partial(joined_lists, outside.CertificateStatistics)
     )
-    brokers_silent: outside.BrokerSilence | None = outside.silence(
+    brokers_silent: outside.Silence | None = outside.silence(
         "No broker answers: nothing can be read or committed.",
         "pinstream_brokers_silent_seconds",
         otherwise="a broker answers, or none was asked",
         runbook="the-brokers-do-not-answer",
     )
-    coordinator_silent: outside.CoordinatorSilence | None = outside.silence(
+    coordinator_silent: outside.Silence | None = outside.silence(
         "Brokers answer, and no coordinator of the group does: nobody joins, and nothing can be committed.",
         "pinstream_coordinator_silent_seconds",
         otherwise="one answers, or no broker does",
