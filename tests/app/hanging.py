@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 _LONG = 600.0
+STANDS_STILL = "the loop stands still"
+"""What the process writes to stderr before its loop blocks."""
 
 
 async def _waits(self: Any) -> None:
@@ -54,17 +58,24 @@ def _interpreter_is_held() -> None:
     DiskKeyStore.close = _holds_the_interpreter  # type: ignore[method-assign]
 
 
-def _loop_blocks() -> None:
+def _when_the_page_starts(act: Callable[[asyncio.AbstractEventLoop], object]) -> None:
     from consumer.web.server import WebServer
 
     start = WebServer.start
 
     async def starts(self: Any) -> Any:
-        urls = await start(self)
-        asyncio.get_running_loop().call_later(0.5, time.sleep, _LONG)  # after the line that says so
-        return urls
+        act(asyncio.get_running_loop())
+        return await start(self)
 
     WebServer.start = starts  # type: ignore[method-assign]
+
+
+def _loop_blocks() -> None:
+    def block() -> None:
+        os.write(2, f"{STANDS_STILL}\n".encode())
+        time.sleep(_LONG)
+
+    _when_the_page_starts(lambda loop: loop.call_later(0.5, block))
 
 
 def _thread_stays() -> None:
@@ -76,27 +87,11 @@ def _handler_blocks() -> None:
 
 
 def _pool_waits() -> None:
-    from consumer.web.server import WebServer
-
-    start = WebServer.start
-
-    async def starts(self: Any) -> Any:
-        asyncio.get_running_loop().run_in_executor(None, time.sleep, _LONG)
-        return await start(self)
-
-    WebServer.start = starts  # type: ignore[method-assign]
+    _when_the_page_starts(lambda loop: loop.run_in_executor(None, time.sleep, _LONG))
 
 
 def _signals_are_taken() -> None:
-    from consumer.web.server import WebServer
-
-    start = WebServer.start
-
-    async def starts(self: Any) -> Any:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
-        return await start(self)
-
-    WebServer.start = starts  # type: ignore[method-assign]
+    _when_the_page_starts(lambda loop: loop.add_signal_handler(signal.SIGUSR1, print))
 
 
 WAYS = {

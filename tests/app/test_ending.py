@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from consumer.app.ending import BEYOND_GRACE, Parts, doing, what_hangs
+from tests.app.hanging import STANDS_STILL
 from tests.end_to_end.processes import ACCOUNT, ROOT, TOKEN, bare_environment, wait_for
 
 GRACE = 1.0
@@ -63,6 +64,12 @@ class Hanging:
         finally:
             self.process.kill()
 
+    def stop_in_order(self) -> None:
+        """SIGTERM it: it ends within its grace, with 0."""
+        code, seconds = self.stop()
+        assert code == 0
+        assert seconds < GRACE + LATE
+
 
 @pytest.mark.parametrize(
     ("what", "hung"),
@@ -89,15 +96,12 @@ def test_the_hard_end(tmp_path: Path, what: str, hung: str) -> None:
 def test_a_signal_is_heard_while_the_loop_stands_still(tmp_path: Path) -> None:
     """The thread that hears it needs no turn of the loop; a second signal ends the process at once."""
     service = Hanging(tmp_path, "loop blocks")
-    service.until('"starting"')
-    time.sleep(1.0)  # it blocks after half a second
-    code, _ = service.stop()
-    assert code == 1
+    service.until(STANDS_STILL)
+    assert service.stop()[0] == 1
     assert "what hung: the main thread (" in service.said()
 
     service = Hanging(tmp_path, "loop blocks")
-    service.until('"starting"')
-    time.sleep(1.0)
+    service.until(STANDS_STILL)
     service.process.send_signal(signal.SIGINT)
     assert service.stop()[0] == 130
 
@@ -107,9 +111,7 @@ def test_a_library_that_takes_the_signals_descriptor(tmp_path: Path) -> None:
     same."""
     service = Hanging(tmp_path, "signals are taken")
     service.until('"starting"')  # logged after the library has set it
-    code, seconds = service.stop()
-    assert code == 0
-    assert seconds < GRACE + LATE
+    service.stop_in_order()
 
 
 def test_what_holds_the_interpreter(tmp_path: Path) -> None:
@@ -124,18 +126,14 @@ def test_a_thread_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     """The interpreter would wait for a thread of a library that is no daemon."""
     service = Hanging(tmp_path, "thread stays")
     service.until('"starting"')
-    code, seconds = service.stop()
-    assert code == 0
-    assert seconds < GRACE + LATE
+    service.stop_in_order()
 
 
 def test_a_part_that_hangs_is_left_behind(tmp_path: Path) -> None:
     """Closing waits no longer than the grace: the end is orderly, and the log names the part."""
     service = Hanging(tmp_path, "key store waits")
     service.until("kafka_trouble")
-    code, seconds = service.stop()
-    assert code == 0
-    assert seconds < GRACE + LATE
+    service.stop_in_order()
     [line] = [json.loads(line) for line in service.said().splitlines() if "not_closed" in line]
     assert line["part"] == "the key store"
 

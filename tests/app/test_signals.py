@@ -75,6 +75,21 @@ def test_an_impatient_end_shows_the_cursor_again() -> None:
     os.close(controller)
 
 
+def _end_of(process: subprocess.Popen[bytes], *, inside: bool = False) -> int:
+    """SIGTERM a process, or its child, as soon as it handles that; return the exit code of the one that was started.
+    Neither says a word: without the signal they would, for there are no settings."""
+    asked = psutil.Process(process.pid)
+    try:
+        if inside:
+            [asked] = wait_for(asked.children, "process 1")
+        wait_for(lambda: _handles_sigterm(asked.pid), "a handler")
+        asked.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30) == (b"", b"")
+        return process.returncode
+    finally:
+        process.kill()
+
+
 def _handles_sigterm(pid: int) -> bool:
     """Whether the process has a handler of SIGTERM."""
     caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "SigCgt" in line)
@@ -102,14 +117,7 @@ def test_a_signal_while_it_imports(arguments: list[str], code: int) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    try:
-        wait_for(lambda: _handles_sigterm(process.pid), "a handler")
-        # Otherwise it would end by itself, for there are no settings.
-        process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=30) == (b"", b"")
-        assert process.returncode == code
-    finally:
-        process.kill()
+    assert _end_of(process) == code
 
 
 @pytest.mark.skipif(
@@ -124,11 +132,4 @@ def test_a_signal_while_it_imports_as_process_1(command: str, code: int) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    try:
-        [inner] = wait_for(psutil.Process(process.pid).children, "process 1")
-        wait_for(lambda: _handles_sigterm(inner.pid), "a handler")
-        inner.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=30) == (b"", b"")
-        assert process.returncode == code
-    finally:
-        process.kill()
+    assert _end_of(process, inside=True) == code

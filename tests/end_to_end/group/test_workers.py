@@ -69,6 +69,29 @@ def environment(
     )  # fmt: skip
 
 
+def until_all_joined(supervisor: Supervisor) -> None:
+    """Wait until both workers are members of the group."""
+    supervisor.until(
+        lambda: [line["event"] for line in supervisor.log].count("worker_joined") == 2, "both to join"
+    )
+
+
+def until_all_committed(
+    supervisor: Supervisor, kafka: Kafka, group: str, topic: str, traffic: Traffic
+) -> None:
+    """End the traffic, and wait until all of it is settled and committed."""
+    traffic.stop()
+    supervisor.until(
+        lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends, "all of it", within=90
+    )
+
+
+def ended_in_order(supervisor: Supervisor) -> None:
+    """Supervisor and workers said that they stopped, and no worker counts as dead."""
+    assert {line.get("worker") for line in supervisor.log if line["event"] == "stopped"} == {1, 2, None}
+    assert [line for line in supervisor.log if line["event"] == "worker_ended"] == []
+
+
 @contextmanager
 def watched(supervisor: Supervisor) -> Iterator[list[str]]:
     """Reads /metrics and /status all the time meanwhile; collects whatever went back or did not add up."""
@@ -126,12 +149,7 @@ def test_a_worker_that_is_frozen_is_shown_and_counted_once(kafka: Kafka, api: Ap
 
             both.until(taken_over, "the rebalance")
             os.kill(victim["pid"], signal.SIGCONT)
-            traffic.stop()
-            both.until(
-                lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends,
-                "all of it",
-                within=90,
-            )
+            until_all_committed(both, kafka, group, topic, traffic)
             assert not both.workers()[1]["silent"]
         assert wrong == []
 
@@ -155,12 +173,7 @@ def test_a_worker_is_killed_under_load(kafka: Kafka, api: Api, tmp_path: Path) -
             both.until(lambda: both.workers()[1]["restarts"] == 1, "the restart")
             reborn = both.until_divided(PARTITIONS)[1]
             assert reborn["pid"] != victim["pid"]
-            traffic.stop()
-            both.until(
-                lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends,
-                "all of it",
-                within=90,
-            )
+            until_all_committed(both, kafka, group, topic, traffic)
         assert wrong == []
         accepted = api.accepted()
         assert set(accepted) == traffic.deliverable
@@ -263,12 +276,11 @@ def test_ctrl_c_at_a_terminal(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     topic, group = new_topic(kafka), new_group()
     env = environment(tmp_path, kafka, topic, group, api)
     with Supervisor(tmp_path, 2, env=env, under=("setsid",)) as both:
-        both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
+        until_all_joined(both)
         assert os.getpgid(both.pid) == both.pid
         os.killpg(both.pid, signal.SIGINT)
         assert both.wait() == 0, both.stderr[-3000:]
-    assert {line.get("worker") for line in both.log if line["event"] == "stopped"} == {1, 2, None}
-    assert [line for line in both.log if line["event"] == "worker_ended"] == []
+    ended_in_order(both)
 
 
 @pytest.mark.real_kafka
@@ -289,8 +301,7 @@ def test_a_signal_for_every_process(kafka: Kafka, api: Api, tmp_path: Path) -> N
         both.send(signal.SIGTERM)
         assert both.wait() == 0, both.stderr[-3000:]
         assert psutil.wait_procs(workers, 2)[1] == []
-    assert {line.get("worker") for line in both.log if line["event"] == "stopped"} == {1, 2, None}
-    assert [line for line in both.log if line["event"] == "worker_ended"] == []
+    ended_in_order(both)
 
 
 @pytest.mark.real_kafka
@@ -308,12 +319,7 @@ def test_one_worker_is_asked_to_stop(kafka: Kafka, api: Api, tmp_path: Path) -> 
             psutil.Process(old["pid"]).terminate()
             both.until(lambda: both.workers()[0]["restarts"] == 1, "the restart")
             assert both.until_divided(PARTITIONS)[0]["pid"] != old["pid"]
-            traffic.stop()
-            both.until(
-                lambda: committed_offsets(kafka, group, topic, PARTITIONS) == traffic.ends,
-                "all of it",
-                within=90,
-            )
+            until_all_committed(both, kafka, group, topic, traffic)
         assert wrong == []
         accepted = api.accepted()
         assert set(accepted) == traffic.deliverable
@@ -365,7 +371,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(kafka: Kafka, api: Api, tm
     exit code says so."""
     env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api)
     with Supervisor(tmp_path, 2, env=env) as both:
-        both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
+        until_all_joined(both)
         workers = both.children()
         workers[1].suspend()
         both.until(lambda: both.get("/healthz")[0] == 503, "sickness", 60.0)
@@ -425,7 +431,7 @@ def test_the_token_protects_the_page_of_all(kafka: Kafka, api: Api, tmp_path: Pa
     """Health is open, figures are not; and no worker listens on a port."""
     env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api, PINSTREAM_HTTP_TOKEN="not-for-all")
     with Supervisor(tmp_path, 2, env=env) as both:
-        both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
+        until_all_joined(both)
         assert both.get("/status")[0] == 401
         assert both.get("/metrics")[0] == 401
         wait_for(lambda: both.get("/healthz")[0] == 200, "health")
