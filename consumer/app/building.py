@@ -495,14 +495,14 @@ def fingerprint_of(settings: Settings, mapped: Sections) -> str:
 
 
 def announcement_of(settings: Settings, mapped: Sections) -> Announcement:
-    """Return what members that share the key store are told of these settings."""
+    """Return what these settings announce to members that share the key store."""
     group = sha256(settings.kafka.group_id.encode()).hexdigest()[:8]
     accounts = tuple(settings.pinterest.ad_account_ids)
     return Announcement(group, fingerprint_of(settings, mapped), destinations(settings)[0], accounts)
 
 
 def service_key_store(settings: Settings, announcement: Announcement | None = None) -> KeyStore:
-    """Open the service's key store, and make its state folder; members that share it are told the announcement.
+    """Open the service's key store, and make its state folder. Where members share it, it makes the announcement.
 
     Raises `SettingsError`, `KeyStoreError`.
     """

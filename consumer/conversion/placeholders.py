@@ -1,12 +1,12 @@
-"""Values that stand for nothing, or can hardly be right: the lists, each entry with its reason.
+"""Values that are left out because no shopper has them: placeholders and implausible ones, each with its reason.
 
 Theory of operation. Producers fill a field that has no value with something: the word for "no value" of their language,
-a zero, the address of their own proxy, the first day of a calendar. Hashed and sent, such a value identifies nobody, or
-matches one shopper with thousands of strangers. So it is left out, with a warning. The rules (`normalise`, `rules`)
-ask here. The compiled module reads the same lists when it is loaded (`native/_usual.pyx`).
+a zero, the address of their own proxy, the first day of a calendar. Sent as a hash, such a value matches no shopper, or
+thousands at once. So it is left out, with a warning. The rules (`normalise`, `rules`) use these lists; the compiled
+module reads them when it is loaded (`native/_usual.pyx`).
 
-These lists hold what no shopper has, or hardly one: somebody named Null is matched by the rest of the user data. What
-is likelier to be a shopper's is not for them.
+A value belongs here only if almost all records that have it mean "no value". A shopper who is really named Null loses
+that one field, and is matched by the others.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NO_VALUE: Final = frozenset(
 # Words that are also names of people or cities: Nan Goldin, Nil Yalter; Nan in Thailand.
 _REAL_NAMES: Final = frozenset({"nan", "nil"})
 NAMES: Final = NO_VALUE - _REAL_NAMES
-"""The words that stand for nothing where a person's or a city's name is meant."""
+"""The words that are left out where the name of a person or a city is expected."""
 
-# Codes of ISO 4217 that are no money: for transactions without a currency, and for tests.
+# Codes of ISO 4217 that name no currency: for transactions without one, and for tests.
 NO_CURRENCIES: Final = frozenset({"XXX", "XTS"})
 
-# Where they know no birthday, databases write a day of the year 1, or the first day of 1900: too long ago for anybody.
+# For an unknown birthday, databases write a day of the year 1, or the first day of 1900. No shopper is that old.
 FIRST_BIRTH_YEAR: Final = 1901
-# The year of this list. Children do not shop: whoever is born later is of no age to for years to come.
+# The year in which this list was made. It need not follow the calendar: small children do not shop.
 LAST_BIRTH_YEAR: Final = 2026
 
 # Networks whose addresses no shopper has as seen from the internet. (Those for documentation are not here: examples and
@@ -68,7 +68,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return not any(address in network for network in NETWORKS if network.version == address.version)
 
 
-# As JavaScript writes two of them, too.
+# Two of them also as JavaScript spells them.
 _HASHED: Final = ("", "0", "00000000-0000-0000-0000-000000000000", *NO_VALUE, "NaN", "[object Object]")
 
 DIGESTS: Final = {
@@ -76,4 +76,4 @@ DIGESTS: Final = {
     for text in _HASHED
     for form in (text, text.upper(), text.capitalize())
 } | {"0" * 64: ""}
-"""SHA-256 of a value that may stand for nothing -> the value: producers that hash hash such values, too."""
+"""SHA-256 of each such value -> the value. Producers that hash their data themselves hash these, too."""

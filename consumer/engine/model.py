@@ -360,7 +360,7 @@ class Policy:
     dedup_window: float = 172_800.0
     # Digests of what decides what is sent (`settings_digests`); None: not known.
     fingerprint: str | None = None
-    # What members that share the key store are told; None: nothing.
+    # What it announces to members that share the key store; None: nothing.
     announcement: Announcement | None = None
     # Seconds without an input after which a process first proves that its partitions are still its own; a call that was
     # decided longer ago does not begin. Shorter than any session time-out; an idle process looks at the clock twice as

@@ -213,9 +213,9 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
     destination: Annotated[str | None, Parser(values.parse_destination)] = _setting(None)
-    """pinterest says that PINTEREST_API_URL is a gateway to the platform: what was delivered through it counts
-    as delivered to Pinterest itself, and the quota is one. Not for a sandbox: its events reach nobody. Without
-    it, each URL is a destination of its own."""
+    """pinterest: PINTEREST_API_URL is a gateway that passes events on to Pinterest, so what it accepts counts as
+    delivered to Pinterest, under one quota. Do not set it for a sandbox, which passes nothing on. Not set: each
+    URL is a destination of its own, with a quota and a memory of delivered events of its own."""
     key_store: Annotated[SecretStr, Parser(values.parse_key_store)] = _setting(
         ..., shown="disk: under the state folder"
     )

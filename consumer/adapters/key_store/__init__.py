@@ -63,7 +63,7 @@ def open_key_store(
     `window` is in seconds, `max_bytes` the hard limit of the store's size; `progress` gets lines of text while
     a folder of an older version is taken over. For a shared store: `lease`, the seconds for which claims hold without a
     renewal; `password`, which is asked for each connection and takes the place of the one in `url`; and `announcement`,
-    what the other members are told.
+    which the other members learn.
 
     Raises `SettingsError` for an invalid URL, window or limit, and `KeyStoreError` if the store cannot be opened (not
     writable, damaged, of another format, locked by another process). The message says what to do.

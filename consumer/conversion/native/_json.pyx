@@ -86,7 +86,7 @@ cdef class Page:
     cdef inline int raw(self, const char* data, Py_ssize_t size) except -1:
         """Write these bytes."""
         self.reserve(size)
-        if size:  # of a page without any, `data` may be NULL, which C lets nobody copy
+        if size:  # an empty page's `data` may be NULL: undefined for `memcpy`, whatever the size
             memcpy(self.data + self.size, data, size)
             self.size += size
         return 0

@@ -105,7 +105,7 @@ class Counters:
         keys=("topic",),
         status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
     )
-    # Called, answered, processed: an attempt may reach nobody.
+    # Called, answered, processed: three figures, since an attempt may get no answer.
     calls: int = number("Calls begun to the Conversions API, answered or not.", "pinstream_calls_total")
     events_sent: int = number(
         "Events in the calls that were begun: each counts in every attempt, answered or not.",

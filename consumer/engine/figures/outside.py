@@ -1,4 +1,4 @@
-"""What a snapshot says of systems outside of this process, and of its way there."""
+"""What a snapshot says of systems outside of this process: brokers, schemas, certificates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class BrokerStatistics:
 class Silence:
     """The brokers do not answer; or they do, and the coordinator of the group does not."""
 
-    why: str = figure("The broker that was asked last, and what came of it; of a coordinator, what it needs.")
+    why: str = figure("The broker that was asked last, and its error; of a coordinator, what it needs.")
     seconds: float = figure("For how long there has been no answer.")
     sentence: str = figure("The same in words, as on the page, in /readyz and in the log.")
 
@@ -100,12 +100,12 @@ class SchemaWait:
 
 @snapshot
 class CertificateStatistics:
-    """A certificate with which this process shows who it is, as it was read at the start."""
+    """A client certificate of this process, as it was read at the start."""
 
     setting: str = figure("The setting that names the client's certificate.", is_label=True)
     expires: int = figure(
         "When it ends, seconds since 1970.",
         "pinstream_certificate_expires_timestamp_seconds",
-        status_note="What is inside of a keystore (`…_SSL_KEYSTORE_LOCATION`) is not read.",
+        status_note="Certificates in a keystore (`…_SSL_KEYSTORE_LOCATION`) are not read.",
         merge=least,
     )

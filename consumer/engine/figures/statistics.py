@@ -216,7 +216,7 @@ class ClockStatistics:
         merge=lambda values: furthest(values) or 0.0,
     )
     early: int = figure(
-        "Open events that wait, because they lie ahead or are too old by a clock that may be wrong.",
+        "Open events that are ahead of our clock, or too old by it, and wait because it may be wrong.",
         "pinstream_early_records",
     )
     jumps: int = figure(
@@ -225,8 +225,8 @@ class ClockStatistics:
         default=0,
     )
     remembers_longer: float | None = figure(
-        "Seconds that delivered keys are remembered beyond the window, because a clock jumped.",
-        status_note="null: nothing has confirmed our clock since the start, and no key is forgotten.",
+        "Seconds for which delivered keys are remembered beyond the window, because a clock jumped.",
+        status_note="null: nothing has confirmed our clock since the start, so no key is forgotten.",
         merge=most, default=None,
     )  # fmt: skip
 
@@ -371,7 +371,7 @@ class Statistics:
         status_note="See the [runbook](runbook.md#another-destination).",
     )
     members_differ: tuple[str, ...] = figure(
-        "What other members send by other settings than this one, seen in the last ten minutes.",
+        "Settings in which other members differ from this one, seen in the last ten minutes.",
         "pinstream_members_differ",
         path="members_differ[]",
         labels=("what",),
@@ -539,7 +539,7 @@ class Statistics:
         runbook="the-brokers-do-not-answer",
     )
     coordinator_silent: outside.Silence | None = outside.silence(
-        "Brokers answer, and no coordinator of the group does: nobody joins, and nothing can be committed.",
+        "Brokers answer, and no coordinator of the group does: no member can join, and nothing can be committed.",
         "pinstream_coordinator_silent_seconds",
         otherwise="one answers, or no broker does",
         runbook="no-coordinator-of-the-group",
