@@ -50,11 +50,18 @@ class Group(click.Group):
 
     def main(self, *args: Any, **settings: Any) -> Any:
         try:
-            return super().main(*args, **settings)
-        except OSError as error:  # of what click prints itself, as help
+            code = super().main(*args, **{**settings, "standalone_mode": False})
+        except click.ClickException as wrong:
+            with contextlib.suppress(OSError):  # the exit code says it, too
+                wrong.show()
+            code = wrong.exit_code
+        except click.exceptions.Abort:  # Ctrl-C before the command began
+            code = 130
+        except OSError as error:  # of what click prints itself, such as help
             _give_up_stdout()
             say(f"pinstream: the output cannot be written ({error.strerror})")
-            sys.exit(1)
+            code = 1
+        sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -125,6 +125,16 @@ def test_help_on_a_full_disk(words: str, tmp_path: Path) -> None:
     assert line.startswith("pinstream: ")
 
 
+@pytest.mark.parametrize("words", ["--bogus", "bogus", "run --bogus", "produce"])
+def test_wrong_usage_on_a_full_disk(words: str) -> None:
+    """Has its own exit code, though its words cannot be written."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", *words.split()], cwd=ROOT, stderr=full, check=False
+        )
+    assert done.returncode == 2
+
+
 def test_run_lists_every_setting(tmp_path: Path) -> None:
     """The help of `run` lists name, default and reason of every setting, from the one place that defines them."""
     done = command("run", "--help", env=bare_environment(tmp_path))
