@@ -299,7 +299,8 @@ class SharedSession:
         yield lambda: self._server.note(self._member, note)
 
     def close(self) -> None:
-        """End all sessions at once."""
+        """End all sessions at once, and what was announced."""
+        self._server.announced.pop(self._member, None)
         for name in self.names:
             self._server.leases.pop(name, None)
         self.end_session(self.name)

@@ -101,12 +101,13 @@ class Server:
         except Exception as error:
             raise self.explain(error) from error
 
-    async def close(self, names: Sequence[bytes]) -> None:
-        """Delete these names, and close all connections."""
-        # Names that cannot be deleted expire by themselves.
-        with suppress(Exception):
-            async with asyncio.timeout(self._time_limit):
-                await asyncio.gather(*(self._client.delete(name) for name in names))
+    async def delete(self, names: Sequence[bytes]) -> None:
+        """Delete these names. Raises the client's errors."""
+        async with asyncio.timeout(self._time_limit):
+            await asyncio.gather(*(self._client.delete(name) for name in names))
+
+    async def close(self) -> None:
+        """Close all connections."""
         with suppress(Exception):
             await self._client.aclose()
 

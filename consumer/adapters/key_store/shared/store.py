@@ -262,10 +262,12 @@ class RedisKeyStore(KeyStore):
         text = f"{self._member}-{self._told} {note.status} {'' if note.code is None else note.code}"
         await self._notes(place, text, math.ceil(note.seconds * 1000))
 
-    async def _notes(self, place: str, text: str, milliseconds: int) -> tuple[list[Note], list[Announcement]]:
+    async def _notes(
+        self, place: str, text: str, milliseconds: int, *, announced_for: int = _ANNOUNCED_FOR
+    ) -> tuple[list[Note], list[Announcement]]:
         """Store a note, if there is one, and return those of other members, and what these announce. All are in the
         first shard."""
-        asked = (place, text, milliseconds, self._member, self._announced, 1000 * _ANNOUNCED_FOR)
+        asked = (place, text, milliseconds, self._member, self._announced, 1000 * announced_for)
         [(_, _, _, found, announced)] = await self._run("notes", None, [(self._shards[0], asked)])
         notes, others = [], []
         try:
@@ -424,11 +426,18 @@ class RedisKeyStore(KeyStore):
         return replace(self._seen, lost=self._lost)
 
     async def close(self) -> None:
-        """See `KeyStore.close`: ends the session, so that other members need not wait for the end of its lease."""
+        """See `KeyStore.close`: ends the session, so that other members need not wait for the end of its lease, and
+        what it announced, which may not hold for the member that takes its place."""
         if self._closed:
             return
         self._closed = True
         self._end_session(self._name)
-        await self._server.close(
-            [shard.prefix + b"session:" + name.encode() for name, _ in self._former for shard in self._shards]
-        )
+        names = [
+            shard.prefix + b"session:" + name.encode() for name, _ in self._former for shard in self._shards
+        ]
+        if self._session:
+            # What cannot be removed now expires.
+            await asyncio.gather(
+                self._server.delete(names), self._notes("", "", 0, announced_for=0), return_exceptions=True
+            )
+        await self._server.close()

@@ -60,6 +60,15 @@ async def test_members_learn_what_the_others_announce(shop: Shop) -> None:
     assert {each.group for each in await one.members()} >= {"other"}
 
 
+async def test_a_member_that_leaves_takes_its_announcement_with_it(shop: Shop) -> None:
+    """Whoever starts in its place, with other settings, does not hear what its former self sent."""
+    said = Announcement("group", "mapp" + "sche" + "func", "REAL_API", ("1",))
+    former = await shop.member(said)
+    await former.close()
+    later = await shop.member(said._replace(destination="a gateway"))
+    assert [*(await later.renew()).others] == []
+
+
 async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:
     """A key that its member released may be claimed by another; a member cannot release the claims of others."""
     one, other = await shop.member(), await shop.member()
