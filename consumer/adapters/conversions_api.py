@@ -34,64 +34,58 @@ _LATE, _CATCH_UP = 0.1, 1.0
 
 
 class Token:
-    """The access token: a text that cannot change while the process runs, or in a file that is read when it changes.
+    """The access token: a text that cannot change while the process runs."""
 
-    Raises `SettingsError` if the file has no token at first; the error names `variable`, the setting that has the
-    file's name. `on_trouble` is called once each time that a file no longer has a token.
+    def __init__(self, token: str = "") -> None:
+        self.latest = token
+        """The last token that was read, without a check of a file."""
+
+    def value(self) -> str:
+        """Return the token that holds now."""
+        return self.latest
+
+    def reload(self) -> bool:
+        """Read the token again. Return True if it changed."""
+        return False
+
+
+class TokenFile(Token):
+    """A token in a file, which is read again when it changes.
+
+    `read` returns the token in the file, or raises `SettingsError`: so does this if there is none at first.
+    `on_trouble` is called once each time that the file no longer has one.
     """
 
     def __init__(
-        self,
-        token: str = "",
-        *,
-        path: Path | None = None,
-        variable: str = "",
-        on_trouble: Callable[[str], None] = lambda _: None,
+        self, path: Path, read: Callable[[Path], str], on_trouble: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.latest = token
-        """The last token that was read, without a check of the file."""
+        # Taken before the file is read: a change in between is noticed at the next check.
+        self._seen = file_stamp(path)
+        super().__init__(read(path))
         self._path = path
-        self._variable = variable
+        self._read = read
         self._on_trouble = on_trouble
         self._in_trouble = False
-        self._seen: tuple[int, int, int] | None = None
-        self._fault = ""
-        if path is not None and not self.reload():
-            # A path without a folder may be the secret itself, given instead of a path: do not show it.
-            named = path if len(path.parts) > 1 and path.parent.is_dir() else "the file"
-            raise SettingsError(f"{variable}: {named} {self._fault}; put the secret in it, and nothing else")
 
     def value(self) -> str:
-        """Return the token; read the file first if it has changed."""
+        """See `Token.value`."""
         # One `stat` before each attempt: a mounted secret takes effect without a restart.
-        if self._path is not None and file_stamp(self._path) != self._seen:
+        if file_stamp(self._path) != self._seen:
             self.reload()
         return self.latest
 
     def reload(self) -> bool:
-        """Read the file, if there is one. Return True if the token changed."""
-        if self._path is None:
-            return False
-        # Taken before the file is read: a change in between is noticed at the next check.
-        stamp = file_stamp(self._path)
+        """See `Token.reload`."""
+        stamp, before = file_stamp(self._path), self.latest
         try:
-            token = self._path.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            token = ""
-        self._fault = "" if token else "cannot be read or is empty"
-        # No header can have it: each call would end before it began.
-        if not token.isprintable():
-            token, self._fault = "", "has more than one line, or a character that cannot be printed"
-        if not token:  # for a moment, while the secret is replaced: the last token stays in use
-            if self.latest and not self._in_trouble:
-                self._in_trouble = True
-                self._on_trouble(
-                    f"{self._variable}: {self._path} {self._fault}; the last token stays in force"
-                )
+            self.latest, self._seen = self._read(self._path), stamp
+        except SettingsError as error:  # for a moment, while the secret is replaced
+            if not self._in_trouble:
+                self._on_trouble(f"{error}; until then the last one stays in force")
+            self._in_trouble = True
             return False
         self._in_trouble = False
-        changed, self.latest, self._seen = token != self.latest, token, stamp
-        return changed
+        return self.latest != before
 
 
 Tokens = Token | Mapping[str, Token]

@@ -24,7 +24,7 @@ import consumer
 from consumer import __version__, logs
 from consumer.adapters.aws.glue import GlueSchemas
 from consumer.adapters.certificates import client_certificate
-from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
+from consumer.adapters.conversions_api import ConversionsApi, Token, TokenFile, Tokens
 from consumer.adapters.files import Types
 from consumer.adapters.kafka.configuration import variable
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
@@ -58,7 +58,8 @@ from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsErro
 from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
-from consumer.settings.passthrough import registry_variable
+from consumer.settings.passthrough import read_secret_file, registry_variable
+from consumer.settings.values import parse_header_text, parse_login
 from consumer.web.listening import MOST_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
@@ -236,7 +237,9 @@ def client_certificates(settings: Settings) -> Sequence[CertificateStatistics]:
 def network(settings: Settings) -> Network:
     """Build the way out: proxies, their login, and the authorities that are trusted. Raises `SettingsError`."""
     shared, own = settings.network, settings.pinstream
-    login = secret(own.proxy_credentials, own.proxy_credentials_file, "PINSTREAM_PROXY_CREDENTIALS_FILE")
+    login = secret(
+        own.proxy_credentials, own.proxy_credentials_file, "PINSTREAM_PROXY_CREDENTIALS_FILE", parse_login
+    )
     return Network(
         https_proxy=shared.https_proxy.get_secret_value(),
         http_proxy=shared.http_proxy.get_secret_value(),
@@ -247,15 +250,21 @@ def network(settings: Settings) -> Network:
     )
 
 
-def secret(value: SecretStr | None, path: Path | None, variable: str) -> Callable[[], str] | None:
+def secret(
+    value: SecretStr | None, path: Path | None, variable: str, parse: Callable[[str], str] = parse_header_text
+) -> Callable[[], str] | None:
     """Return the source of a secret that may be a setting or in a file named by `variable`; None: it is neither.
 
     A file is read again when it changes, so that a mounted secret takes effect without a restart. Raises
     `SettingsError` if it cannot be read at first.
     """
     if path is not None:
-        return Token(path=path, variable=variable, on_trouble=log_token_trouble).value
+        return _token_file(path, variable, parse).value
     return None if value is None else value.get_secret_value
+
+
+def _token_file(path: Path, variable: str, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
+    return TokenFile(path, partial(read_secret_file, variable, parse=parse), log_token_trouble)
 
 
 def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
@@ -469,10 +478,12 @@ def open_token(settings: Settings) -> Tokens:
     """Return the source of the access token, or of each account's. Raises `SettingsError`."""
     path = settings.pinterest.access_token_file
     if path is not None:
-        read = partial(Token, variable="PINTEREST_ACCESS_TOKEN_FILE", on_trouble=log_token_trouble)
+        name = "PINTEREST_ACCESS_TOKEN_FILE"
         if settings.pinterest.token_by_account:
-            return {account: read(path=path / account) for account in settings.pinterest.ad_account_ids}
-        return read(path=path)
+            return {
+                account: _token_file(path / account, name) for account in settings.pinterest.ad_account_ids
+            }
+        return _token_file(path, name)
     if settings.pinterest.access_token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"

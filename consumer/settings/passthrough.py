@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -211,8 +211,9 @@ def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) ->
     return properties
 
 
-def read_secret_file(variable: str, path: Path) -> str:
-    """Return the secret in the file that `variable` names, without the line break at its end."""
+def read_secret_file(variable: str, path: Path, parse: Callable[[str], str] | None = None) -> str:
+    """Return the secret in the file that `variable` names, without the line break at its end; or what `parse` returns
+    of it, without blanks around it. Raises `SettingsError`."""
     # Without a folder in it, the path may be the secret itself, given instead of a path: do not show it.
     is_path = len(path.parts) > 1 and os.path.isdir(path.parent)
     named = f"{variable}: {str(path)!r}" if is_path else f"{variable}: its value"
@@ -230,7 +231,10 @@ def read_secret_file(variable: str, path: Path) -> str:
     if not text.strip() or len(raw) > _SECRET_FILE_BYTES:
         what = "is larger than 64 KiB" if text.strip() else "is empty"
         raise SettingsError(f"{named} {what}; the file must contain the secret and nothing else")
-    return text
+    try:
+        return text if parse is None else parse(text.strip())
+    except ValueError as error:
+        raise SettingsError(f"{named}: the text in the file {error}") from None
 
 
 def _given(prefix: str, environ: Mapping[str, str], ignored: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from consumer.adapters.conversions_api import ConversionsApi, Token
+from consumer.adapters.conversions_api import ConversionsApi, Token, TokenFile
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
+from consumer.settings.passthrough import read_secret_file
+from consumer.settings.values import parse_header_text
 from tests.adapters.test_conversions_api import SECRET, SEND, client, serving
 
 NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
+
+
+def token_file(path: Path, on_trouble: Callable[[str], None] = lambda _: None) -> TokenFile:
+    """Return the token in this file, as `building.open_token` makes it."""
+    return TokenFile(path, partial(read_secret_file, NAMED, parse=parse_header_text), on_trouble)
+
 
 # -- the token
 
@@ -21,7 +31,7 @@ async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
     """A token file is read before each attempt, without a restart and without white space around the token."""
     path = tmp_path / "token"
     path.write_text("pina_one\n")
-    async with serving() as (url, seen), client(url, Token(path=path, variable=NAMED)) as api:
+    async with serving() as (url, seen), client(url, token_file(path)) as api:
         await api.send(SEND)
         path.write_text("  pina_the_second \n")
         await api.send(SEND)
@@ -38,7 +48,7 @@ async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"pina_{name}")
     link = tmp_path / "token"
     link.symlink_to(tmp_path / "one")
-    token = Token(path=link, variable=NAMED)
+    token = token_file(link)
     (tmp_path / "next").symlink_to(tmp_path / "two")
     (tmp_path / "next").replace(link)
     assert token.value() == "pina_two"
@@ -48,7 +58,7 @@ def test_reload_returns_whether_the_token_changed(tmp_path: Path) -> None:
     """A file that is written again with the same token counts as unchanged."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = Token(path=path, variable=NAMED)
+    token = token_file(path)
     path.write_text("pina_one\n\n")
     assert token.reload() is False
     path.write_text("pina_two")
@@ -61,7 +71,7 @@ def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, troubl
     """While the file is missing, empty or no text, as a secret is while it is replaced, the last token is used."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = Token(path=path, variable=NAMED)
+    token = token_file(path)
     if trouble == "missing":
         path.unlink()
     else:
@@ -80,9 +90,8 @@ def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
-    for variable in (NAMED, "PINSTREAM_HTTP_TOKEN_FILE"):
-        with pytest.raises(SettingsError, match=f"^{variable}: "):
-            Token(path=path, variable=variable)
+    with pytest.raises(SettingsError, match=f"^{NAMED}: "):
+        token_file(path)
 
 
 def test_the_token_shows_nowhere(tmp_path: Path) -> None:
@@ -92,7 +101,7 @@ def test_the_token_shows_nowhere(tmp_path: Path) -> None:
     api = ConversionsApi(
         "http://127.0.0.1:1", Token(SECRET), account="1", timeout=1.0, concurrency=1, agent="x"
     )
-    for thing in (Token(SECRET), Token(path=path, variable=NAMED), api):
+    for thing in (Token(SECRET), token_file(path), api):
         assert SECRET not in repr(thing) + str(thing)
         assert SECRET not in format(thing)
 
@@ -122,17 +131,20 @@ async def test_personal_data_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["pina_one\npina_two\n", "pina_one\r\nDATE: 2026", "pina\x00_one", "pina_one\ttwo"]
+    "content", ["pina_one\npina_two\n", "pina_one\r\nDATE: 2026", "pina\x00_one", "pina_one\ttwo", "pina one"]
 )
 def test_a_file_with_more_than_the_token_is_named(tmp_path: Path, content: str) -> None:
     """No header can have it: at the start it is an error, later the last token stays in force; neither shows it."""
     path, said = tmp_path / "token", list[str]()
     path.write_text("pina_good")
-    token = Token(path=path, variable=NAMED, on_trouble=said.append)
+    token = token_file(path, said.append)
     path.write_text(content)
     assert token.value() == "pina_good"
-    fault = f"{NAMED}: {path} has more than one line, or a character that cannot be printed; "
-    assert said == [f"{fault}the last token stays in force"]
+    fault = (
+        f"{NAMED}: {str(path)!r}: the text in the file has blanks, line breaks or characters that no token has; it "
+        "must be the token only"
+    )
+    assert said == [f"{fault}; until then the last one stays in force"]
     with pytest.raises(SettingsError) as caught:
-        Token(path=path, variable=NAMED)
-    assert str(caught.value) == f"{fault}put the secret in it, and nothing else"
+        token_file(path)
+    assert str(caught.value) == fault

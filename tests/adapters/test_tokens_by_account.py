@@ -10,6 +10,7 @@ from consumer.adapters.conversions_api import Token
 from consumer.engine.messages import Send
 from consumer.errors import SettingsError
 from consumer.settings import load
+from tests.adapters.test_api_token import token_file
 from tests.adapters.test_conversions_api import client, serving
 from tests.end_to_end.processes import run_environment
 from tests.support.kafka.harness import Kafka
@@ -21,7 +22,7 @@ ONE, OTHER = "549755885175", "549755885176"
 def tokens(folder: Path, said: list[str] | None = None) -> dict[str, Token]:
     """Return the tokens of both accounts, as `building.token` makes them."""
     lines: list[str] = [] if said is None else said
-    return {one: Token(path=folder / one, variable=NAMED, on_trouble=lines.append) for one in (ONE, OTHER)}
+    return {one: token_file(folder / one, lines.append) for one in (ONE, OTHER)}
 
 
 def fill(folder: Path, one: str = "pina_one", other: str = "pina_other") -> None:
@@ -81,7 +82,9 @@ def test_a_missing_file_leaves_its_token_in_force_and_is_reported(tmp_path: Path
     found = tokens(tmp_path, said)
     (tmp_path / OTHER).unlink()
     assert [found[OTHER].value() for _ in range(3)] == ["pina_other"] * 3
-    assert said == [f"{NAMED}: {tmp_path / OTHER} cannot be read or is empty; the last token stays in force"]
+    [text] = said
+    assert text.startswith(f"{NAMED}: '{tmp_path / OTHER}' cannot be read: No such file or directory; ")
+    assert text.endswith("; until then the last one stays in force")
     (tmp_path / OTHER).write_text("pina_new")
     assert found[OTHER].value() == "pina_new"
     (tmp_path / OTHER).write_text("")
@@ -99,7 +102,7 @@ def test_an_account_without_a_token_is_an_error_at_start(tmp_path: Path, content
     (tmp_path / ".hidden").write_text("pina_hidden")
     if content is not None:
         (tmp_path / OTHER).write_text(content)
-    with pytest.raises(SettingsError, match=f"^{NAMED}: {tmp_path / OTHER} cannot be read or is empty; put"):
+    with pytest.raises(SettingsError, match=f"^{NAMED}: '{tmp_path / OTHER}' (cannot be read|is empty)"):
         tokens(tmp_path)
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     del env["PINTEREST_ACCESS_TOKEN"]

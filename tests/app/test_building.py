@@ -116,12 +116,12 @@ def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path)
 def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
     """A secret that is given as its own path is not shown; a path that leads nowhere is."""
     with pytest.raises(
-        SettingsError, match=r"^PINSTREAM_KEY_STORE_PASSWORD_FILE: the file cannot be read"
+        SettingsError, match=r"^PINSTREAM_KEY_STORE_PASSWORD_FILE: its value cannot be read"
     ) as wrong:
         building.secret(None, Path("s3cret-one"), "PINSTREAM_KEY_STORE_PASSWORD_FILE")
     assert "s3cret" not in str(wrong.value)
     with pytest.raises(
-        SettingsError, match=f"^PINSTREAM_HTTP_TOKEN_FILE: {tmp_path / 'gone'} cannot be read"
+        SettingsError, match=f"^PINSTREAM_HTTP_TOKEN_FILE: {str(tmp_path / 'gone')!r} cannot be read"
     ):
         building.secret(None, tmp_path / "gone", "PINSTREAM_HTTP_TOKEN_FILE")
 

@@ -80,7 +80,9 @@ def test_what_contradicts_itself(tmp_path: Path) -> None:
     both = {"PINSTREAM_PROXY_CREDENTIALS": "a:b", "PINSTREAM_PROXY_CREDENTIALS_FILE": str(file)}
     assert refused(**both).endswith("are both set; keep one of them")
     message = refused(HTTPS_PROXY="http://one:1", PINSTREAM_PROXY_CREDENTIALS_FILE=str(file))
-    assert message.startswith("PINSTREAM_PROXY_CREDENTIALS_FILE: the text in the file has no colon")
+    assert message.startswith(
+        f"PINSTREAM_PROXY_CREDENTIALS_FILE: {str(file)!r}: the text in the file has no colon"
+    )
     assert "hush" not in message
     assert any("there is no proxy" in line for line in with_(PINSTREAM_PROXY_CREDENTIALS="a:b").warnings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.conversions_api import Token
+from consumer.adapters.conversions_api import TokenFile
+from consumer.settings.passthrough import read_secret_file
 from consumer.web import access
 from consumer.web.access import admits, is_local_name
 from tests.web.building import Served, busy, idle
@@ -226,7 +228,8 @@ async def test_a_new_token_in_the_file_counts_from_the_next_request_on(tmp_path:
     """Without a restart, like the token of the API; the old one is refused from then on."""
     path = tmp_path / "token"
     path.write_text("first-token\n")
-    async with running(idle, token=Token(path=path, variable="PINSTREAM_HTTP_TOKEN_FILE").value) as served:
+    token = TokenFile(path, partial(read_secret_file, "PINSTREAM_HTTP_TOKEN_FILE"))
+    async with running(idle, token=token.value) as served:
         assert await status_of(served, "/status", "Bearer first-token") == 200
         path.write_text("the-second-token\n")
         assert await status_of(served, "/status", "Bearer first-token") == 401
