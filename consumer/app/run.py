@@ -134,16 +134,16 @@ class Member:
         """
         beginning = asyncio.create_task(self._begin())
         stopping = asyncio.create_task(self._asked.wait())
-        await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        # Nothing is joined yet, so there is nothing to leave.
-        if not beginning.done():
+        try:
+            await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Nothing is joined yet, so there is nothing to leave.
             beginning.cancel()
-            await asyncio.wait((beginning,))
-            return
-        service = await beginning  # raises what is wrong
+            stopping.cancel()
+            await asyncio.gather(beginning, stopping, return_exceptions=True)
         if self._asked.is_set():
             return
+        service = beginning.result()  # raises what is wrong
         joins()
         tune_memory()  # as late as this: by now all is loaded that stays
         with doing("delivering, or leaving the group"):
