@@ -266,7 +266,7 @@ class KeyStoreStatistics:
     """Including keys already out of the window; a key in two places counts twice."""
     bytes_used: int = _seen_by_all("What they take on disk.", path="bytes")
     """Or an upper bound of their memory; never above the store's limit."""
-    buckets: int = _seen_by_all("Slices of time that they are kept in.")
+    buckets: int = _seen_by_all("Slices of time that they are kept in; 0: a shared store has none.")
     evicted: int = figure(path="", default=0)
     """Part of `evicted_early`: by this process."""
     evicted_by_server: int = _seen_by_all(path="")

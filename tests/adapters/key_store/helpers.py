@@ -22,8 +22,9 @@ HOUR = 3600.0
 NOON = 1_800_000_000.0
 MIB = 1024 * 1024
 WINDOW = Window.of(3600.0)
-RIGHTS = "~pinstream:* +evalsha +script|load +exists +get +set +setnx +mget +append +expire +pexpire +del "
-RIGHTS += "+hkeys +hget +hgetall +hmget +hset +hdel +hincrby +hscan +time +info +client|setname"
+RIGHTS = "~pinstream:* +evalsha +script|load +exists +get +set +pexpire +expire +del +hget +hgetall +hmget "
+RIGHTS += "+hset +hdel +hincrby +hscan +zadd +zmscore +zscore +zrange +zrem +zremrangebyscore +zunionstore +time +info "
+RIGHTS += "+client|setname"
 """The rights that the Redis user needs, as in docs/scaling.md."""
 
 

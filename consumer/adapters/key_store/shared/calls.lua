@@ -4,8 +4,8 @@
 -- ARGV: name of the quota, calls wanted, calls a minute, seconds within which they begin.
 -- Finds nothing; and, as further values, how many are given; milliseconds until one is free, if none is given; how many are
 -- free yet.
-local wanted, most, seconds = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local name = prefix .. 'calls:' .. ARGV[4]
+local wanted, most, seconds = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local name = prefix .. 'calls:' .. ARGV[5]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local used, oldest = 0, nil

@@ -1,49 +1,31 @@
 -- Which of these keys were delivered within the window? Those that were not are claimed, unless another live session
 -- has claimed them. Without a session (""), nothing is claimed.
--- ARGV: the oldest stamp that counts, seconds of a step, keys (16 bytes each).
+-- ARGV: the oldest stamp that counts, keys (16 bytes each).
 -- Finds a byte a key: 0, not delivered, and claimed; 1, delivered; 2, another session's.
-local oldest, step, keys = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local oldest, keys = tonumber(ARGV[5]), ARGV[6]
+local sub, count = string.sub, #ARGV[6] / 16
+local flags = {}
+for i = 1, count do flags[i] = '\0' end
 if session ~= '' and redis.call('EXISTS', prefix .. 'session:' .. session) == 0 then
   return redis.error_reply('NOLEASE the lease of this session has ended')
 end
-local sub, byte, find = string.sub, string.byte, string.find
-local count = #keys / 16
-local flags = {}
-for i = 1, count do flags[i] = '\0' end
 
--- An entry of a bucket has 14 bytes: 12 of the key, and 2 for the time within the slice.
-for _, start in ipairs(redis.call('HKEYS', prefix .. 'slices')) do
-  local slice = prefix .. start .. ':'
-  local least = math.ceil((oldest - tonumber(start)) / step)
-  for from = 1, count, MOST do
-    local names, rest, places = {}, {}, {}
-    for i = from, math.min(from + MOST - 1, count) do
-      names[i - from + 1] = bucket_of(slice, sub(keys, 16 * i - 15, 16 * i - 13))
-    end
-    for j, bucket in ipairs(redis.call('MGET', unpack(names))) do
-      if bucket then
-        local i = from + j - 1
-        local entry = sub(keys, 16 * i - 13, 16 * i - 2)
-        local at = find(bucket, entry, 1, true)
-        while at do
-          if at % 14 == 1 then
-            local high, low = byte(bucket, at + 12, at + 13)
-            if high * 256 + low >= least then
-              flags[i] = '\1'
-              break
-            end
-          end
-          at = find(bucket, entry, at + 1, true)
-        end
-        if #bucket >= FULL and flags[i] == '\0' then
-          rest[#rest + 1] = sub(keys, 16 * i - 15, 16 * i - 2)
-          places[#places + 1] = i
-        end
-      end
-    end
-    for j, time in ipairs(#rest > 0 and redis.call('HMGET', beyond(slice), unpack(rest)) or {}) do
-      if time and byte(time, 1) * 256 + byte(time, 2) >= least then flags[places[j]] = '\1' end
-    end
+-- Each set is asked once.
+local sought, rows = {}, {}
+for i = 1, layout and count or 0 do
+  local entry = sub(keys, 16 * i - 15, 16 * i - 2)
+  local set = set_of(entry)
+  local of = sought[set]
+  if of then
+    local next = #of + 1
+    of[next], rows[set][next] = entry, i
+  else
+    sought[set], rows[set] = { entry }, { i }
+  end
+end
+for set, of in pairs(sought) do
+  for j, stamp in ipairs(redis.call('ZMSCORE', set, unpack(of))) do
+    if stamp and tonumber(stamp) >= oldest then flags[rows[set][j]] = '\1' end
   end
 end
 

@@ -1,6 +1,6 @@
 -- End this member's claims of these keys: it will not deliver them.
 -- ARGV: keys (16 bytes each). Finds an empty byte a key.
-local keys = ARGV[4]
+local keys = ARGV[5]
 local claims, count = prefix .. 'claims', #keys / 16
 for from = 1, count, MOST do
   local all, mine = {}, {}

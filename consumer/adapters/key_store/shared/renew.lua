@@ -1,13 +1,14 @@
 -- Prolong the lease of the session, or begin it.
--- ARGV: milliseconds, "begin" or "", layout.
--- Finds the layout that the shard has, which members must agree on, as the first one has set it; "" if the lease had ended.
-local lease, begin, layout = ARGV[4], ARGV[5], ARGV[6]
-local name, found = prefix .. 'session:' .. session, ''
+-- ARGV: milliseconds, "begin" or "".
+-- Finds "1"; "" if the lease had ended.
+local lease, begin, name = ARGV[5], ARGV[6], prefix .. 'session:' .. session
+local found = ''
 if begin ~= '' then
   redis.call('SET', name, '', 'PX', lease)
-  redis.call('SETNX', prefix .. 'layout', layout)
+  found = '1'
+elseif redis.call('PEXPIRE', name, lease) == 1 then
+  found = '1'
 end
-if begin ~= '' or redis.call('PEXPIRE', name, lease) == 1 then found = redis.call('GET', prefix .. 'layout') or layout end
 -- The member's numbers do not expire, either (`tidy.lua`): that would look like a loss.
-redis.call('HSET', prefix .. 'members', member, redis.call('HGET', prefix .. 'members', 'removals') or 0)
+redis.call('HSET', prefix .. 'members', member, 0)
 return answer(found)

@@ -21,7 +21,7 @@ _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
     "calls": (int, int, int),
     "notes": (list, list),
-    "tidy": (list,),
+    "tidy": (int,),
 }
 """The scripts. All answer with bytes and two numbers; here are the types of what an answer has after these."""
 
@@ -150,13 +150,24 @@ class Server:
 
 
 def _text_of(script: str) -> bytes:
-    return b"".join(files(__package__).joinpath(f"{one}.lua").read_bytes() for one in ("common", script))
+    parts = ("common", "sets", script) if script in ("claim", "confirm", "tidy") else ("common", script)
+    return b"".join(files(__package__).joinpath(f"{one}.lua").read_bytes() for one in parts)
 
 
 # By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by the first
 # words of the server's or client's message. The first match counts: some of these classes are subclasses of others.
 _REASONS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
     (("NOLEASE",), "has ended the lease of this member: it starts again by itself"),
+    (
+        ("LAYOUT with another window",),
+        "is used with another PINSTREAM_DEDUP_WINDOW: set the same one for all members, or another ?prefix= for this "
+        "service",
+    ),
+    (
+        ("LAYOUT of another version",),
+        "is used by another version of pinstream, which stores keys differently: set another ?prefix= for this version "
+        "(docs/upgrading.md says what that forgets)",
+    ),
     (
         ("OutOfMemoryError", "OOM"),
         "is full (maxmemory): give it more memory, or set a shorter PINSTREAM_DEDUP_WINDOW",

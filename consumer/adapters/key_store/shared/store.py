@@ -11,11 +11,12 @@ it because our lease had ended, and settles it.
 A session also ends when it is not known whether a call was done: a server that had stood still may do it later, and it
 must not claim or release for a later session. We may take over the claims of our own ended sessions.
 
-Delivered keys are kept in strings: one for each slice of time and 17 bits of the key, to which 14 bytes a key are
-appended. That is 27 bytes of memory a key at 10 million keys, where a string or a member of a set for each key would
-take 70 or more. (A string that is full takes no more: ``common.lua``.) A slice is removed as a whole once it is out of
-the window by a member's time and by the server's (``tidy.lua``). None of these strings expires by itself: a server's
-clock that jumps would empty the store.
+Delivered keys are kept in small sorted sets, of which Redis packs each into one piece of memory: 14 bytes of the key,
+and the second of its delivery. Their number follows that of the keys, one at a time, so that a claim costs the same
+whatever the window holds (``sets.lua``). Which set a key is in is decided by a secret that whoever makes the layout
+stores in it, and that only scripts read: nobody can choose event ids that fill one. What is out of the window by a
+member's time and by the server's is removed when its set is next written to, or by ``tidy.lua``. None of these sets
+expires by itself: a server's clock that jumps would empty the store.
 
 *A store that went back.* In each shard the scripts of a member are numbered. A number that comes again means that the
 store has lost data: a replica took over that lacked the last moments, it was flushed, or an older copy was restored.
@@ -33,7 +34,6 @@ import asyncio
 import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -60,10 +60,12 @@ _SHARDS: Final = 16
 _MOST_KEYS: Final = 1000
 """Keys in one call: a script for this many takes about 5 ms, and nothing else runs in the server meanwhile."""
 _LEAST_VERSION: Final = 7
-_STEPS: Final = 2**16 - 1
-"""Times within a slice are kept in two bytes."""
 _MARGIN: Final = 60
-"""Seconds that a slice is kept longer than the window: the clocks of members and server differ."""
+"""Seconds that a key is kept longer than the window: the clocks of members and server differ."""
+_LAYOUT: Final = 3
+"""The version of what is stored, apart from claims and leases (``sets.lua``)."""
+_SECRET_WORDS: Final = 7
+_SECRET_BELOW: Final = 2**31 - 1
 _ANNOUNCED_FOR: Final = 60
 """Seconds for which an announcement holds; each renewal makes it again."""
 _ANNOUNCED_WORDS: Final = 4
@@ -126,7 +128,9 @@ class RedisKeyStore(KeyStore):
         self._lease = lease
         said = announcement or Announcement("", "", "", ())
         self._announced = f"{said.group} {said.fingerprint} {said.destination} {','.join(said.accounts)}"
-        self._step = max(1, math.ceil(window.bucket_seconds / _STEPS))
+        # A member that has another one would forget what others need, or not find it: scripts refuse it.
+        secret = [str(1 + secrets.randbelow(_SECRET_BELOW - 1)) for _ in range(_SECRET_WORDS)]
+        self._layout = " ".join([str(_LAYOUT), str(window.seconds), *secret])
         self._server = Server(address, password or (lambda: address.password), time_limit)
         names = [f"{address.prefix}:{{{n}}}:" for n in range(_SHARDS if address.cluster else 1)]
         self._shards = [_Shard(name) for name in names]
@@ -151,7 +155,7 @@ class RedisKeyStore(KeyStore):
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`."""
-        return await self._ask_for("claim", keys, None, 1, self._window.oldest(now, since), self._step)
+        return await self._ask_for("claim", keys, None, 1, self._window.oldest(now, since))
 
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """See `KeyStore.claim`."""
@@ -163,17 +167,13 @@ class RedisKeyStore(KeyStore):
         session = self._session
         oldest = self._window.oldest(now, since)
         # With the session of before the call: if another one has begun meanwhile, these claims are not its own.
-        return Claimed(await self._ask_for("claim", keys, self._name, 2, oldest, self._step), session)
+        return Claimed(await self._ask_for("claim", keys, self._name, 2, oldest), session)
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         columns = split_keys(keys)
-        stamp = self._window.stamp(now)
-        start = self._window.bucket_start(stamp)
-        # The time within its slice, rounded up: a key is never forgotten before its window is over.
-        step = math.ceil((stamp - start) / self._step).to_bytes(2, "big")
         try:
-            flags = await self._ask_for("confirm", keys, self._name or "none", 2, start, step)
+            flags = await self._ask_for("confirm", keys, self._name or "none", 2, self._window.stamp(now))
         except BaseException:  # also where it is cancelled: the server may have done it
             self._unsure.update(columns)
             raise
@@ -225,17 +225,11 @@ class RedisKeyStore(KeyStore):
         return Renewed(self._session, notes, others)
 
     async def _renew(self, name: str, *, begin: bool) -> bool:
-        # Members whose slices differ would look for a key in the wrong one, and send its event again.
-        layout = f"2 {self._window.bucket_seconds}".encode()
-        arguments = (math.ceil(self._lease * 1000), "begin" if begin else "", layout)
-        answers = await self._run("renew", name, [(shard, arguments) for shard in self._shards])
-        layouts = [found for found, _, _ in answers]
-        if any(one not in (b"", layout) for one in layouts):
-            raise KeyStoreError(
-                f"the shared key store {self._address} is used with another PINSTREAM_DEDUP_WINDOW or by another "
-                "version: set the same window for all members, or another ?prefix= for this service"
-            )
-        return all(layouts)
+        arguments = (math.ceil(self._lease * 1000), "begin" if begin else "")
+        return all(
+            found
+            for found, _, _ in await self._run("renew", name, [(shard, arguments) for shard in self._shards])
+        )
 
     def _end_session(self, name: str | None) -> None:
         """End this session, unless another one has begun."""
@@ -338,11 +332,11 @@ class RedisKeyStore(KeyStore):
 
         Raises `KeyStoreError`, also if the answers show that a shard has lost data.
         """
-        whose = ("", "", "") if session is None else (self._member, session, self._ours())
+        member = ("", "", "") if session is None else (self._member, session, self._ours())
         since = [(shard.highest, shard.times_lost) for shard, _ in calls]
         try:
             answers = await self._server.run(
-                script, [(shard.prefix, (*whose, *given)) for shard, given in calls]
+                script, [(shard.prefix, (self._layout, *member, *given)) for shard, given in calls]
             )
         except BaseException as error:
             # Cancelled, or without a clear answer: the call may be done nevertheless.
@@ -374,16 +368,15 @@ class RedisKeyStore(KeyStore):
         """See `KeyStore.expire`."""
         if self._closed:
             return
-        time = (self._window.stamp(now), self._window.bucket_seconds + self._window.seconds, _MARGIN)
-        slices: Counter[int] = Counter()
+        time = (self._window.stamp(now), _MARGIN)
+        keys = 0
         try:
             answers = await self._run(
                 "tidy", None, [(shard, (shard.cursor, *time)) for shard in self._shards]
             )
             for shard, (cursor, _, _, found) in zip(self._shards, answers, strict=True):
                 shard.cursor = cursor
-                for start, count in zip(found[::2], found[1::2], strict=True):
-                    slices[int(start)] += int(count)
+                keys += found
             servers = await self._server.each_info()
             used, evicted = (
                 sum(int(one.get(name, 0)) for one in servers) for name in ("used_memory", "evicted_keys")
@@ -394,9 +387,8 @@ class RedisKeyStore(KeyStore):
         if self._evicted_before is None:
             self._evicted_before = evicted
         self._seen = KeyStoreStatistics(
-            keys=slices.total(),
+            keys=keys,
             bytes_used=used,
-            buckets=len(slices),
             # A server that was started again counts from 0.
             evicted_by_server=max(self._seen.evicted_by_server, evicted - self._evicted_before),
         )

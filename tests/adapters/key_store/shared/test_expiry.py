@@ -10,13 +10,13 @@ import pytest
 import redis as client
 
 from consumer.adapters.key_store.shared.store import RedisKeyStore
-from tests.adapters.key_store.helpers import NOON, WINDOW, key, keys, member
+from tests.adapters.key_store.helpers import NOON, WINDOW, keys, member
 from tests.support.redis_server import RedisServer
 
 LONG_AGO = NOON - 1e8
 """Years ago by the server's clock, which a test cannot set."""
-FORGOTTEN = WINDOW.bucket_start(int(LONG_AGO)) + WINDOW.bucket_seconds + WINDOW.seconds
-"""The second from which no key of that slice is in the window."""
+FORGOTTEN = int(LONG_AGO) + WINDOW.seconds + 1
+"""The second from which a key of that time is out of the window."""
 
 
 @asynccontextmanager
@@ -36,82 +36,84 @@ def names(server: client.Redis, prefix: str) -> set[bytes]:
 
 
 async def test_nothing_that_was_delivered_expires_by_itself(redis: RedisServer) -> None:
-    """No string of delivered keys has a time to live, nor has a member's count of them: a server whose clock jumps
+    """No set of delivered keys has a time to live, nor has a member's count of them: a server whose clock jumps
     would forget all at once, and the missing count would be told as a loss."""
     async with used(redis) as (store, server, prefix):
         await store.confirm(keys(range(100)), NOON)
         found = names(server, prefix)
-        assert len(found) > 100
+        assert len(found) > 30
         assert {server.ttl(name) for name in found} == {-1}
 
 
 @pytest.mark.parametrize("now", [0.0, FORGOTTEN - 1, FORGOTTEN + 59])
-async def test_a_slice_stays_while_it_is_in_the_window_by_a_member_s_time(
+async def test_a_key_stays_while_it_is_in_the_window_by_a_member_s_time(
     redis: RedisServer, now: float
 ) -> None:
     """Nothing is removed before a member's time says so, nor while it is not known (0), whatever the server's clock
-    says."""
+    says; and not by what is stored beside it, either."""
     async with used(redis) as (store, _, _):
         await store.confirm(keys(range(100)), LONG_AGO)
-        for _ in range(10):
+        for n in range(10):
             await store.expire(now)
+            await store.confirm(keys(range(1000 * n, 1000 * n + 100)), LONG_AGO)
         assert await store.look_up(keys(range(100)), 0.0) == b"\1" * 100
 
 
-async def test_a_slice_stays_while_it_is_in_the_window_by_the_server_s_clock(redis: RedisServer) -> None:
+async def test_a_key_stays_while_it_is_in_the_window_by_the_server_s_clock(redis: RedisServer) -> None:
     """A member whose time is years ahead removes nothing, as long as the server's clock is right."""
     async with used(redis) as (store, _, _):
         await store.confirm(keys(range(100)), NOON + 1e8)
-        for _ in range(10):
+        for n in range(10):
             await store.expire(NOON + 2e8)
+            await store.confirm(keys(range(1000 * n, 1000 * n + 100)), NOON + 1e8)
         assert await store.look_up(keys(range(100)), NOON + 1e8) == b"\1" * 100
 
 
-async def test_a_slice_that_is_out_of_the_window_is_removed_as_a_whole(redis: RedisServer) -> None:
-    """Once both say so, all strings of a slice are removed within 64 rounds, and nothing of other slices."""
+async def test_what_is_out_of_the_window_is_removed(redis: RedisServer) -> None:
+    """Once both say so, all keys that are too old are removed, whether or not something is stored beside them, a
+    thousand sets in each round of housekeeping; and no others."""
     async with used(redis) as (store, server, prefix):
-        await store.confirm(keys(range(3_000)), LONG_AGO)
-        await store.confirm(keys(range(3_000, 3_100)), NOON)
-        # The names of the first and the last string.
-        await store.confirm(b"\0" * 16 + b"\xff" * 16, LONG_AGO)
-        for _ in range(64):
+        await store.confirm(keys(range(30_000)), LONG_AGO)
+        await store.confirm(keys(range(30_000, 30_100)), LONG_AGO + 1)
+        for _ in range(2):
             await store.expire(FORGOTTEN + 60)
-        assert not [
-            name for name in names(server, prefix) if b":%d" % WINDOW.bucket_start(int(LONG_AGO)) in name
-        ]
         assert store.statistics().keys == 100
-        assert await store.look_up(keys(range(3_000)), 0.0) == bytes(3_000)
-        assert await store.look_up(keys(range(3_000, 3_100)), NOON) == b"\1" * 100
+        assert (
+            sum(int(server.zcard(name)) for name in names(server, prefix) if server.type(name) == b"zset")
+            == 100
+        )
+        assert await store.look_up(keys(range(30_000)), 0.0) == bytes(30_000)
+        assert await store.look_up(keys(range(30_000, 30_100)), LONG_AGO) == b"\1" * 100
 
 
-async def test_a_slice_of_an_earlier_version_stays_with_what_is_added(redis: RedisServer) -> None:
-    """An earlier version gave a slice's marker a time to live. The next confirmation takes it away; if it has passed,
-    the slice is removed."""
+async def test_memory_peaks_at_a_little_more_than_the_window(redis: RedisServer) -> None:
+    """While keys come evenly, those that are out of the window are removed by those that come: there are never a
+    quarter more than the window has, with hardly any housekeeping."""
     async with used(redis) as (store, server, prefix):
-        marker = f"{prefix}{WINDOW.bucket_start(int(NOON))}"
-        await store.confirm(key(1), NOON)
-        server.expire(marker, 1_000)
-        await store.confirm(key(2), NOON)
-        assert server.ttl(marker) == -1
-        server.delete(marker)
-        await store.expire(NOON)
-        assert store.statistics().keys == 0
-        assert await store.look_up(keys([1, 2]), NOON) == b"\0\0"
+        most, each = 0, 400
+        for turn in range(40):
+            now = LONG_AGO + turn * WINDOW.seconds / 10
+            await store.renew()
+            await store.confirm(keys(range(each * turn, each * turn + each)), now)
+            await store.expire(now)
+            most = max(most, int(server.hget(f"{prefix}sets", "entries") or 0))
+        assert 10 * each <= most <= 1.25 * 10 * each
 
 
 async def test_the_numbers_of_a_member_that_ended_long_ago_are_removed(redis: RedisServer) -> None:
-    """With the fourth slice that is removed after a member's latest renewal, its numbers go, too; those of a member
-    that goes on stay, however many slices are removed at once."""
+    """When a member has not renewed its lease for a window, its numbers go, too; those of a member that goes on stay,
+    however far the time moves at once."""
     async with used(redis) as (store, server, prefix):
         async with member(f"{redis.url}?prefix={prefix.partition(':')[0]}") as other:
             await other.renew()
         assert len(list(server.scan_iter(f"{prefix}member:*", count=100_000))) == 2
-        for n in range(4):
-            for more in range(5):
-                await store.confirm(key(n), LONG_AGO + 10_000 * (5 * n + more))
+        for n in range(3):
             await store.renew()
-            await store.expire(NOON)
-        assert len(list(server.scan_iter(f"{prefix}member:*", count=100_000))) == 1
-        assert server.hlen(f"{prefix}members") == 2, "the count of removals, and the one that goes on"
+            await store.expire(LONG_AGO + n * 0.6 * WINDOW.seconds)
+            assert len(list(server.scan_iter(f"{prefix}member:*", count=100_000))) == 2 - (n == 2)
+        assert server.hlen(f"{prefix}members") == 1
+        await store.renew()
+        assert store.statistics().lost == 0
+        await store.expire(NOON)
         await store.renew()
         assert store.statistics().lost == 0

@@ -40,7 +40,7 @@ async def test_sentinels_lead_to_the_primary_and_what_a_failover_lost_is_counted
         async with member(f"redis://127.0.0.1:{watch.port}?sentinel=shop") as store:
             await until_answered(store.renew)
             await store.confirm(keys(range(10)), NOON)
-            wait_for(lambda: follower.hget("pinstream:{0}:slices", str(int(NOON))) == b"10")
+            wait_for(lambda: follower.hget("pinstream:{0}:sets", "entries") == b"10")
             replica.freeze()
             # Otherwise the keys that it lacks would still be in its socket when it continues.
             assert client.Redis(port=primary.port).client_kill_filter(_type="replica") == 1

@@ -18,7 +18,17 @@ from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import KeyStoreError, SettingsError
-from tests.adapters.key_store.helpers import NOON, RIGHTS, WINDOW, key, keys, member, until_answered, works
+from tests.adapters.key_store.helpers import (
+    NOON,
+    REPOSITORY,
+    RIGHTS,
+    WINDOW,
+    key,
+    keys,
+    member,
+    until_answered,
+    works,
+)
 from tests.support.certificates import Authority
 from tests.support.kafka.broker import free_ports
 from tests.support.redis_server import RedisServer, redis_server
@@ -109,12 +119,21 @@ async def test_a_replica_is_refused_by_name(tmp_path: Path) -> None:
 
 
 async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
-    """The rights listed in docs/scaling.md are enough for all calls; a wrong password is an error of one clear line."""
+    """The rights listed in docs/scaling.md are enough for all calls, also where sets are made, joined and asked for
+    another's claim; a wrong password is an error of one clear line."""
+    assert f"user pinstream on >PASSWORD {RIGHTS}\n" in (REPOSITORY / "docs/scaling.md").read_text()
     with redis_server(tmp_path, configuration=f"user shop on >hush {RIGHTS}\nuser default off\n") as server:
         url = server.url.replace("//", "//shop@")
         async with member(url, word="hush") as store:
             await works(store)
             await store.review()
+            await store.confirm(keys(range(100, 4_000)), NOON - 1e8)
+            await store.expire(NOON)
+            await store.confirm(keys(range(100)), NOON)
+            async with member(url, word="hush") as other:
+                await other.renew()
+                await other.claim(key(9_999), NOON)
+                assert await store.confirm(key(9_999), NOON) == b"\0"
         async with member(url, word="wrong") as store:
             with pytest.raises(KeyStoreError, match="refuses the user or the password") as refused:
                 await store.renew()
@@ -174,15 +193,53 @@ async def test_no_claim_is_left_of_what_was_confirmed_or_released(tmp_path: Path
 
 
 async def test_a_member_with_another_window_is_refused(tmp_path: Path) -> None:
-    """A member with another window is refused: with different slices of time, neither would find the other's
-    deliveries."""
+    """A member with another window is refused whatever it asks, and changes nothing: with a shorter one it would remove
+    what the others need."""
     with redis_server(tmp_path) as server:
         async with member(server.url) as store:
-            await store.renew()
-            other = RedisKeyStore(parse_address(server.url), Window.of(7200.0), lease=30.0)
-            with pytest.raises(KeyStoreError, match="another PINSTREAM_DEDUP_WINDOW"):
-                await other.renew()
+            await works(store)
+            before = client.Redis(port=server.port).hgetall("pinstream:{0}:sets")
+            other = RedisKeyStore(parse_address(server.url), Window.of(60.0), lease=30.0)
+            for ask in (
+                other.renew,
+                other.members,
+                partial(other.expire, NOON + 3000),
+                partial(other.look_up, key(1), NOON),
+            ):
+                with pytest.raises(
+                    KeyStoreError, match=r"is used with another PINSTREAM_DEDUP_WINDOW: set the same"
+                ):
+                    await ask()
             await other.close()
+            assert client.Redis(port=server.port).hgetall("pinstream:{0}:sets") == before
+
+
+@pytest.mark.parametrize(
+    "layout", [b"2 1800", b"4 3600 12 34"], ids=["an earlier version", "a later version"]
+)
+async def test_a_store_of_another_version_is_refused(tmp_path: Path, layout: bytes) -> None:
+    """What another version stored is left as it is, and the error says in one line to set another prefix."""
+    with redis_server(tmp_path) as server:
+        direct = client.Redis(port=server.port)
+        direct.set("pinstream:{0}:layout", layout)
+        async with member(server.url) as store:
+            for ask in (store.renew, partial(store.expire, NOON), partial(store.confirm, key(1), NOON)):
+                with pytest.raises(
+                    KeyStoreError, match=r"another version of pinstream.* \?prefix= .*upgrading\.md"
+                ):
+                    await ask()
+        assert direct.keys() == [b"pinstream:{0}:layout"]
+
+
+async def test_an_earlier_version_refuses_what_this_one_stored(tmp_path: Path) -> None:
+    """An earlier version compares all of the layout with "2" and its slices of time, and refuses; the names that its
+    housekeeping would remove are not used."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url) as store:
+            await works(store)
+        direct = client.Redis(port=server.port)
+        assert direct.get("pinstream:{0}:layout").split()[:2] == [b"3", b"3600"]  # type: ignore[union-attr]  # synchronous
+        assert not direct.exists("pinstream:{0}:slices", "pinstream:{0}:removing")
 
 
 async def test_a_review_names_eviction_and_missing_persistence(tmp_path: Path) -> None:
