@@ -10,10 +10,10 @@ recognised as a duplicate and not sent again. Rules for every implementation:
 * The **stamp** of a key is the whole second of its latest delivery (of two stamps the later one counts). A key
   is remembered at `now` while ``floor(now) - stamp <= window``. So it is never forgotten before the window ends,
   and at most one second after. A stamp in the future (the clock went back) counts as remembered.
-* On disk and in memory, keys are stored by **slices of time** half a window long that begin at multiples of that length,
-  so that processes that share a folder agree on them without communication. A slice is dropped as a whole when its last
-  possible stamp is out of the window. Single keys are never deleted: in another system, deleting keys one by one let the
-  dedup store outgrow its disk (docs/why.md, PostHog #44051). (Redis frees what is deleted: see `shared`.)
+* On disk and in memory, keys are stored by **slices of time** half a window long that begin at multiples of that
+  length, so that processes that share a folder agree on them without communication. A slice is dropped as a whole when
+  its last possible stamp is out of the window. Single keys are never deleted: in another system, deleting keys one by
+  one let the dedup store outgrow its disk (docs/why.md, PostHog #44051). (Redis frees what is deleted: see `shared`.)
 * A store has a hard limit in bytes. Before it is exceeded, the keys that were written first are dropped, an eighth of
   the store or less at a time, although they may still be in the window; they are counted in
   `KeyStoreStatistics.evicted_early`, and the caller warns.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import redis as client
 
+from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import NOON, WINDOW, member
 from tests.support.redis_server import RedisServer
 
@@ -62,3 +64,31 @@ async def test_each_layout_has_a_secret_of_its_own(redis: RedisServer) -> None:
                 ]
                 places.append(set(server.zrange(name, 0, -1)))
     assert places[0] & places[1] != places[0]
+
+
+async def test_after_a_loss_all_members_use_the_secret_made_since(redis: RedisServer) -> None:
+    """The server reads the secret for each call. When it has lost everything, the next call makes a layout, and what
+    one member then confirms the other finds, also one that had known the former layout."""
+    prefix = "lost"
+    with client.Redis(port=redis.port) as server:
+        async with (
+            member(f"{redis.url}?prefix={prefix}") as one,
+            member(f"{redis.url}?prefix={prefix}") as other,
+        ):
+            await one.renew()
+            await other.renew()
+            layout = server.get(f"{prefix}:{{0}}:layout")
+            await one.confirm(column(range(10)), NOON)
+            for name in server.scan_iter(f"{prefix}:*", count=10_000):
+                server.delete(name)
+            with pytest.raises(KeyStoreError, match="lease"):
+                await other.claim(column(range(10)), NOON)
+            with pytest.raises(KeyStoreError, match="lost 0 keys"):
+                await other.renew()
+            await other.renew()
+            assert server.get(f"{prefix}:{{0}}:layout") not in (None, layout)
+            with pytest.raises(KeyStoreError, match="lost 10 keys"):
+                await one.renew()
+            await one.renew()
+            await other.confirm(column(range(5_000)), NOON)
+            assert (await one.claim(column(range(5_000)), NOON)).found == b"\1" * 5_000
