@@ -20,7 +20,8 @@ is asked what time it is, by a call that carries no event (`ask`).
 
 Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
 is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
-ahead of it waits until new answers show whether the clock was set wrong or the machine was suspended.
+ahead of it waits until new answers show whether the clock was set wrong or the machine was suspended. An answer to a
+call from before the jump shows nothing: it may have been written before the suspension.
 
 The key store has two times, which err on the side of remembering, since a key that is forgotten early means an event
 that is sent twice:
@@ -44,6 +45,7 @@ from random import Random
 from statistics import median_low
 from typing import Final
 
+from consumer.engine.answering.masking import who_answered
 from consumer.engine.answering.verdicts import is_platforms, unix_of
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.statistics import ClockStatistics
@@ -136,6 +138,8 @@ class Clock:
         self._look_at = self._remind_at = -math.inf
         self._off_since: float | None = None
         self.version = self.jumps = 0
+        # When our clock jumped last (monotonic).
+        self._jumped_at = -math.inf
 
     # -- observations
 
@@ -146,6 +150,7 @@ class Clock:
         if abs(jump) > _JUMP:
             self.version += 1
             self.jumps += 1
+            self._jumped_at = now.monotonic
             self.certain = self.certain and abs(self._behind(now) or 0.0) < WORTH_A_WORD
             if not self.certain:
                 self._answers.clear()
@@ -155,6 +160,8 @@ class Clock:
 
     def answered(self, date: str | None, sent_at: float) -> None:
         """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
+        if sent_at < self._jumped_at:
+            return
         moment = unix_of(date or "")
         if moment is None:
             self._timeless += 1
@@ -193,7 +200,16 @@ class Clock:
             self._unheard, self._ask_at = 0, now + _ASK_EVERY
             return
         self._unheard += 1
-        self._ask_at = now + self._context.policy.probe_backoff.delay(self._unheard, self._context.jitter())
+        delay = self._context.policy.probe_backoff.delay(self._unheard, self._context.jitter())
+        self._ask_at = now + delay
+        why = (
+            (f"http_{answer.status}", who_answered(answer.headers, answer.body))
+            if isinstance(answer, Answered)
+            else (answer.reason, answer.said)
+        )
+        self._context.report(
+            "warning", "time_not_told", reason=why[0], said=why[1], retry_seconds=round(delay, 3)
+        )
 
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""

@@ -153,15 +153,20 @@ def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
 
 
 @pytest.mark.parametrize(
-    "failed",
+    ("failed", "reason", "said"),
     [
-        m.Unanswered(0, "connect"),
-        m.Answered(0, 502, {"date": formatdate(UNIX, usegmt=True)}, b"<html>oops</html>"),
-        m.Answered(0, 503, {"date": formatdate(UNIX, usegmt=True)}, NO),
+        (m.Unanswered(0, "tls", {}, "it has expired"), "tls", "it has expired"),
+        (
+            m.Answered(0, 502, {"date": formatdate(UNIX, usegmt=True)}, b"<html>oops</html>"),
+            "http_502",
+            "oops",
+        ),
+        (m.Answered(0, 503, {"date": formatdate(UNIX, usegmt=True)}, NO), "http_503", "no"),
     ],
 )
-def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered) -> None:
-    """While the platform is away, events that look too old wait, and it is asked ever more rarely for the time."""
+def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered, reason: str, said: str) -> None:
+    """While the platform is away, events that look too old wait, and it is asked ever more rarely for the time. The log
+    has the cause each time."""
     core = core_of(8 * 86_400.0)
     fetch(core, *((f"{n}", 0.0) for n in range(5)))
     asked = 0
@@ -173,6 +178,9 @@ def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered) -> 
         core.advance(0.1)
     assert (core.statistics().clock.early, refused(core)) == (5, [])
     assert 20 < asked < 80, "in ten minutes, half a minute apart at most"
+    told = reports(core, "time_not_told")
+    assert len(told) == asked
+    assert (told[0]["reason"], told[0]["said"]) == (reason, said)
 
 
 def test_the_time_is_asked_for_by_one_call_at_a_time_and_only_while_events_wait() -> None:
@@ -293,6 +301,27 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     look_up(core)
     assert answer(core, off=FAR) == 3
     assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
+
+
+@pytest.mark.parametrize("call", ["of events", "for the time"])
+def test_an_answer_to_a_call_from_before_a_suspension_does_not_tell_the_time(call: str) -> None:
+    """It may have waited in the socket for as long, and agrees with the records from before: events would lie ahead."""
+    core = heard(core_of(0.0)) if call == "of events" else core_of(0.0)
+    core.advance(1.0)
+    fetch(core, ("a", 0.0 if call == "of events" else -30 * 86_400.0))
+    look_up(core)
+    date = {"date": formatdate(true_now(core), usegmt=True)}
+    core.now += 0.2
+    core.clock_off = FAR  # `FAR` seconds went by without a tick
+    if call == "of events":
+        send = core.take(m.Send)
+        core.answer(send, 200, accepted(send.events), date)
+    else:
+        core.take(m.AskTime)
+        core.feed(m.TimeAsked(m.Answered(0, 400, date, NO)))
+    fetch(core, ("b", FAR), stamped=FAR)
+    assert not core.pipeline.clock.certain
+    assert refused(core) == []
 
 
 def test_one_answer_with_a_wrong_time_does_not_count() -> None:
