@@ -1,7 +1,7 @@
 # What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
 #   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/engine -x"     make simulate SEEDS=3000
 #   make soak EVENTS=2000000 ARGS="--json artifacts/soak.json"     make fuzz SECONDS=600 ARGS="decode"
-#   make bench ARGS="--quick"     make bench ARGS="--growth"     make bench ARGS="--help"
+#   make bench ARGS="--quick"     make bench ARGS="--rates idle,1000 --systems pinstream,plain"     make bench ARGS="--help"
 ARGS ?=
 SEEDS ?= 300
 EVENTS ?= 2000000

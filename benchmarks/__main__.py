@@ -22,7 +22,7 @@ from benchmarks.load import Content
 from benchmarks.own import NothingToMeasure, OwnPlan, measure_own, own_steps, read_own
 from benchmarks.report import figures_part, growth_part, machine_before, own_part, update
 from benchmarks.running import RunFailed
-from benchmarks.suite import Plan, Tell, measure, steps
+from benchmarks.suite import RATES, Plan, Tell, measure, steps
 from benchmarks.systems import SYSTEMS, System
 from benchmarks.tables import Table, notes, own_note, own_tables, tables
 from consumer.errors import PinstreamError
@@ -34,15 +34,15 @@ _LOG_BYTES = 8 << 30
 """More than the broker writes in one run of everything."""
 _WIDTH = 160
 """Of output that goes into a file."""
+_FULL = "full"
 _LEGEND = """\
 µs an event       CPU of the whole process, user and system
 of plain          the same as a share of the plain consumer's; machines differ, so this is the figure
 of floor          the same beside the floor's, the least that this job can cost
-half load         at half of the system's events/s: p50 and p99 from an event's production to its acknowledgement
-at 7,000/s        the same for all at that rate, and the CPU that an event takes there
+p50, p99          from the timestamp of an event's record to its receipt by the API
 first delivery    from the start of the process to the first event acknowledged
 drain             from SIGTERM under load to the end of the process"""
-_QUICK = Plan(40_000, 20_000, 3, steady_seconds=8.0, minutes=6.0)
+_QUICK = Plan(40_000, 20_000, 3, seconds=4.0, minutes=6.0)
 _QUICK_OWN = OwnPlan(30_000, 10_000)
 
 
@@ -100,7 +100,7 @@ def _broker() -> Iterator[RealBroker]:
     """A broker with segments as large as Kafka's default, and its log in memory where there is room for it.
 
     In production it has a disk of its own. On one disk, each sync of keys would wait for all that the broker writes,
-    and half load would measure that.
+    and the ages of events would measure that.
     """
     has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _LOG_BYTES
     with (
@@ -129,14 +129,26 @@ def _growth(
 def _plan(arguments: argparse.Namespace) -> Plan:
     """The options; those that are not given have the value of --quick or of the full run."""
     usual = _QUICK if arguments.quick else Plan()
+    full, rates = arguments.rates
     return Plan(
         events=arguments.events or usual.events,
         warm_up=arguments.warm_up or usual.warm_up,
         runs=arguments.runs or usual.runs,
         content=Content(0, arguments.event_bytes, arguments.partitions, arguments.seed),
-        steady_seconds=arguments.steady_seconds or usual.steady_seconds,
+        full=full,
+        rates=rates,
+        seconds=arguments.seconds or usual.seconds,
         minutes=arguments.minutes or usual.minutes,
     )
+
+
+def _rates(names: str) -> tuple[bool, tuple[int, ...]]:
+    """Whether full batches are wanted, and which rates."""
+    wanted = {"0" if name == "idle" else name for name in names.split(",")}
+    for name in wanted - {_FULL}:
+        if not name.isdecimal():
+            raise argparse.ArgumentTypeError(f"{name!r} is not idle, full or a number of events a second")
+    return _FULL in wanted, tuple(sorted(int(name) for name in wanted - {_FULL}))
 
 
 def _systems(keys: str) -> Sequence[System]:
@@ -183,10 +195,18 @@ def _arguments() -> argparse.Namespace:
     add("--event-bytes", type=int, default=395, metavar="N", help="of an event; 200 to 20000, default 395")
     add("--partitions", type=int, default=4, metavar="N", help="of the topic; default 4")
     add(
-        "--steady-seconds",
+        "--rates",
+        type=_rates,
+        default=(True, RATES),
+        metavar="A,B",
+        help="only at these rates: idle, events a second, or full (batches, from a full topic); default: "
+        + ",".join(["full", "idle", *(str(rate) for rate in RATES[1:])]),
+    )
+    add(
+        "--seconds",
         type=float,
         metavar="S",
-        help=_usual("length of the run at half load", full.steady_seconds, quick.steady_seconds),
+        help=_usual("for which each rate is measured", full.seconds, quick.seconds),
     )
     add(
         "--minutes",
@@ -204,6 +224,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.file and (arguments.growth or arguments.document or arguments.systems):
         parser.error("--file is measured by itself: leave --growth, --document and --systems out")
+    if arguments.document and arguments.rates != (True, RATES):
+        parser.error("the pages have full batches and all usual rates: leave --rates or --document out")
     if arguments.json is None:
         arguments.json = Path("artifacts") / ("bench-own.json" if arguments.file else "bench.json")
     return arguments

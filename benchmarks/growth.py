@@ -22,11 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupState
-from confluent_kafka.admin import AdminClient
-
 from benchmarks.load import (
-    QUIET,
     READ_AHEAD,
     Content,
     add_events,
@@ -49,9 +45,6 @@ _STORE_BYTES = 16 << 30
 _WRITE_KEYS = 65_536
 _USUAL_BYTES = 395
 _LEAST_EVENTS = 2_000
-_JOIN_SECONDS = 90.0
-_ASK_SECONDS = 10.0
-_ASK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -225,19 +218,9 @@ class _Joining:
     def __init__(self, bootstrap: str, topic: str, workers: int, rest: Content) -> None:
         self._bootstrap, self._topic, self._workers = bootstrap, topic, workers
         self._rest = rest = replace(rest, seed=rest.seed + 1)  # else its first events would be duplicates
-        self._admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
         encoded_checkouts(rest.events, rest.event_bytes, rest.seed)  # now, and not beside what is measured
-        self._ask_at = 0.0
 
     def __call__(self, running: Running, group: str) -> None:
-        running.wait_for(lambda: self._have_all_joined(group), "waiting for all to join", _JOIN_SECONDS)
+        running.wait_for_members(self._bootstrap, group, self._workers)
         with running.standing_still():
             add_events(self._bootstrap, self._topic, self._rest)
-
-    def _have_all_joined(self, group: str) -> bool:
-        if time.monotonic() < self._ask_at:
-            return False
-        self._ask_at = time.monotonic() + _ASK_EVERY
-        found = self._admin.describe_consumer_groups([group])[group].result(_ASK_SECONDS)
-        parts = [len(one.assignment.topic_partitions) for one in found.members]
-        return found.state is ConsumerGroupState.STABLE and len(parts) == self._workers and all(parts)

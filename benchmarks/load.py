@@ -1,4 +1,4 @@
-"""The input: fills topics with the benchmark's records, and produces them live at a steady rate.
+"""The input: fills topics with the benchmark's records, and produces them live at steady rates.
 
 Every system reads the same topic, each run in a consumer group of its own, so all get the same bytes.
 """
@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import fastavro
@@ -111,11 +112,12 @@ def add_values(bootstrap: str, topic: str, values: Sequence[bytes], partitions: 
 
 
 class LiveProducer:
-    """A process that produces `rate` events a second for `seconds`, each with the time in its event id."""
+    """A process that produces `rate` events a second, which may change; each has the time in its event id."""
 
-    def __init__(self, bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
+    def __init__(self, bootstrap: str, topic: str, content: Content) -> None:
         context = mp.get_context("spawn")
-        arguments = (bootstrap, topic, content, rate, seconds)
+        self._rate = context.Value("d", 0.0)
+        arguments = (bootstrap, topic, content, self._rate)
         self._process = context.Process(target=produce_live, args=arguments, daemon=True)
 
     def __enter__(self) -> LiveProducer:
@@ -126,29 +128,26 @@ class LiveProducer:
         self._process.terminate()
         self._process.join(10)
 
-    @property
-    def done(self) -> bool:
-        """Whether all has been produced; raises `RuntimeError` if the process failed."""
-        if self._process.exitcode not in (None, 0):
-            raise RuntimeError(f"the producer ended with exit code {self._process.exitcode}")
-        return self._process.exitcode is not None
+    def produce(self, rate: float) -> None:
+        """From now on, as many events a second."""
+        self._rate.value = rate
 
 
-def produce_live(bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
+def produce_live(bootstrap: str, topic: str, content: Content, rate: Synchronized[float]) -> None:
     """See `LiveProducer`. Every tick sends what is due by then, so a late tick catches up. Batches wait as long
     as clients let them wait by default: with less, most of the broker's CPU would go into requests of a few
     records."""
     values = encoded_checkouts(content.events, content.event_bytes, content.seed)
     producer = Producer({**QUIET, "bootstrap.servers": bootstrap})
-    begun, sent = time.monotonic(), 0
-    while (elapsed := time.monotonic() - begun) < seconds:
-        due = int(elapsed * rate)
-        while sent < due:
+    sent, due, before = 0, 0.0, time.monotonic()
+    while True:
+        now = time.monotonic()
+        due, before = due + (now - before) * rate.value, now
+        while due >= 1:
             producer.produce(topic, stamped(values[sent % len(values)]), partition=sent % content.partitions)
-            sent += 1
+            sent, due = sent + 1, due - 1
         producer.poll(0)
         time.sleep(_TICK)
-    producer.flush(30)
 
 
 def stamped(value: bytes) -> bytes:

@@ -8,12 +8,14 @@ for docs/performance.md.
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.growth import GrowthPlan
 from benchmarks.machine import describe
+from benchmarks.running import Paced
 from benchmarks.suite import Figures, Plan, Result
 
 _DIGITS = {
@@ -30,17 +32,19 @@ _DIGITS = {
 
 def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
     """The part ``figures``."""
+    counts = [len(one.runs) for one in figures.results if one.runs]
+    counts += [len(paced) for one in figures.results for paced in one.paced.values()]
     systems = {result.system.key: _system(result) for result in figures.results}
     part: dict[str, Any] = {
         **_made(machine),
         "plan": {
             "events": plan.events,
             "warm_up": plan.warm_up,
-            "runs": min(len(result.runs) for result in figures.results),
+            "runs": min(counts),
             "partitions": plan.content.partitions,
             "event_bytes": plan.content.event_bytes,
-            "steady_seconds": plan.steady_seconds,
-            "same_rate": plan.same_rate,
+            "rates": list(plan.rates),
+            "seconds": plan.seconds,
             "seed": plan.content.seed,
         },
         "stages_cpu_us": {name: round(value, 2) for name, value in figures.stages.items()},
@@ -51,7 +55,7 @@ def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[
         part["open_bytes_per_event"] = round(figures.open_memory.by_event)
         part["base_mib"] = round(figures.open_memory.base_mib, 1)
     for other in ("plain", "floor"):
-        if {"pinstream", other} <= systems.keys():
+        if plan.full and {"pinstream", other} <= systems.keys():
             part[f"ratio_to_{other}"] = round(systems["pinstream"]["cpu_us"] / systems[other]["cpu_us"], 3)
     return part
 
@@ -97,29 +101,39 @@ def _made(machine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system(result: Result) -> dict[str, Any]:
-    drains = [run.drain for run in result.runs if run.drain is not None]
+    system = result.system
     found: dict[str, Any] = {
-        "name": result.system.name,
+        "name": system.name,
         "version": result.version,
-        "how": result.system.how,
-        "lacks": result.system.lacks,
-        "cpu_us": round(result.median("cpu_us"), 2),
-        "cpu_us_runs": [round(run.cpu_us, 2) for run in result.runs],
-        "events_per_second": round(result.median("events_per_second")),
-        "peak_mib": round(max(run.peak_mib for run in result.runs), 1),
-        "first_delivery": round(result.median("first_delivery"), 2),
-        "drain": round(max(drains), 2) if len(drains) == len(result.runs) else None,
-        "disk_bytes_per_key": round(result.median("disk_bytes_per_event"), 1),
-        "sink_busy": round(max(run.sink_busy for run in result.runs), 2),
+        "how": system.how,
+        "lacks": system.lacks,
+        "rates": {str(rate): _paced(runs) for rate, runs in result.paced.items()},
     }
-    for name, ages in (("steady", result.steady), ("same_rate", result.same)):
-        if ages is not None:
-            found[name] = {
-                "rate": round(ages.rate),
-                "p50_ms": round(ages.p50 * 1000, 1),
-                "p99_ms": round(ages.p99 * 1000, 1),
-                "cpu_us": round(ages.cpu_us, 2),
-            }
+    if result.runs:
+        drains = [run.drain for run in result.runs if run.drain is not None]
+        found |= {
+            "cpu_us": round(result.median("cpu_us"), 2),
+            "cpu_us_runs": [round(run.cpu_us, 2) for run in result.runs],
+            "events_per_second": round(result.median("events_per_second")),
+            "peak_mib": round(max(run.peak_mib for run in result.runs), 1),
+            "first_delivery": round(result.median("first_delivery"), 2),
+            "drain": round(max(drains), 2) if len(drains) == len(result.runs) else None,
+            "disk_bytes_per_key": round(result.median("disk_bytes_per_event"), 1),
+            "sink_busy": round(max(run.sink_busy for run in result.runs), 2),
+        }
+    return found
+
+
+def _paced(runs: list[Paced]) -> dict[str, Any]:
+    """Medians of all that was measured, memory apart: its most."""
+    found: dict[str, Any] = {
+        "cpu_ms_runs": [round(run.cpu_ms, 2) for run in runs],
+        "peak_mib": round(max(run.peak_mib for run in runs), 1),
+    }
+    for name in ("cpu_ms", "server_cpu_ms", "p50_ms", "p99_ms"):
+        values = [getattr(run, name) for run in runs]
+        if None not in values:
+            found[name] = round(statistics.median(values), 2)
     return found
 
 

@@ -1,8 +1,8 @@
 """Runs one system in a process of its own, and watches what it takes: the only place where anything is measured.
 
 CPU is the user and system time of the process and of all it started (all threads of librdkafka included) between two
-moments that the sink's count tells. So neither start-up nor imports count, and everything else does: fetch, decode,
-convert, send, dedup, commit.
+moments after its first event has come. So neither start-up nor imports count, and everything else does: fetch, decode,
+convert, send, dedup, commit, and what goes on where no event comes.
 """
 
 from __future__ import annotations
@@ -13,25 +13,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
 
-from benchmarks.load import Content, LiveProducer, create_topic
+from benchmarks.load import QUIET, Content, LiveProducer, create_topic
 from benchmarks.sink import Sink
 from benchmarks.systems import ROOT, Command, Job, System
 
 RUN_SECONDS = 300.0
 """The longest that one run may take until its last event."""
 _STOP_SECONDS = 40.0
-_LATE_SECONDS = 10.0
-"""Seconds after the last event was produced within which all must be acknowledged."""
-_ALL = 0.99
-"""The share of the intended events that a steady producer must have produced: the last tick is lost."""
+_FIRST_RATE = 20.0
+"""Events a second until one has arrived."""
+_SETTLE_SECONDS = 1.5
+"""What follows another rate before anything is measured: some fetches, calls and commits."""
+_KEPT_UP = 0.7
+"""The share of a rate that has to arrive while it is measured: on a busy machine what is on its way varies."""
+_JOIN_SECONDS = 90.0
+_ASK_SECONDS = 10.0
 _LOOK = 0.01
 _SCHEDULED_TIME = 2
 """CPUCLOCK_SCHED: which of a process's clocks (clock_getcpuclockid(3) makes their ids so)."""
@@ -63,14 +69,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Ages:
-    """One run at a steady rate: seconds from an event's production to its acknowledgement, and the cost of an event."""
+class Paced:
+    """Some seconds at a steady rate, which may be none."""
 
-    rate: float
-    p50: float
-    p99: float
-    cpu_us: float
-    """Microseconds of CPU an event."""
+    rate: int
+    cpu_ms: float
+    """Milliseconds of CPU a second, at the rate exactly: that of an event that arrived, times the rate."""
+    server_cpu_ms: float | None
+    """The same of the server that it needs beside it, if it needs one."""
+    peak_mib: float
+    p50_ms: float | None
+    """From the timestamp of an event's record to its receipt by the sink; None without events."""
+    p99_ms: float | None
 
 
 class Running:
@@ -119,6 +129,22 @@ class Running:
                 raise RunFailed(f"{what}: not within {seconds:.0f} s; {self._sink.count} events came")
             self.peak = max(self.peak, self.memory())
             time.sleep(_LOOK)
+
+    def wait(self, seconds: float) -> None:
+        """Let it work for so long; raises `RunFailed` if the process ends before that."""
+        until = time.monotonic() + seconds
+        self.wait_for(lambda: time.monotonic() >= until, "working")
+
+    def wait_for_members(self, bootstrap: str, group: str, count: int) -> None:
+        """Wait until `count` members of its group have partitions."""
+        admin = AdminClient({**QUIET, "bootstrap.servers": bootstrap})
+
+        def have_joined() -> bool:
+            found = admin.describe_consumer_groups([group])[group].result(_ASK_SECONDS)
+            parts = [len(one.assignment.topic_partitions) for one in found.members]
+            return found.state is ConsumerGroupState.STABLE and len(parts) == count and all(parts)
+
+        self.wait_for(have_joined, "waiting for all to join", _JOIN_SECONDS)
 
     def wait_for_events(self, count: int) -> None:
         """Wait until the sink has seen `count` events."""
@@ -185,8 +211,9 @@ def run_full(
 
     `prepare` is called after `warm_up` events, with the group; as many are let pass again before anything is measured.
     """
-    with Sink() as sink, tempfile.TemporaryDirectory() as folder:
-        job = Job(bootstrap, topic, unique_group(system), sink.url, Path(folder))
+    with Sink() as sink, tempfile.TemporaryDirectory() as folder, system.server() as server:
+        address = server.url if server else ""
+        job = Job(bootstrap, topic, unique_group(system), sink.url, Path(folder), address)
         with Running(system.command(job), sink) as running:
             running.wait_for_events(1)
             first = time.monotonic() - running.begun
@@ -203,32 +230,52 @@ def run_full(
     return Measured(cpu / counted * 1e6, counted / elapsed, running.peak / 2**20, first, drain, disk, busy)
 
 
-def run_steady(system: System, bootstrap: str, content: Content, rate: float, seconds: float) -> Ages:
-    """`system` on a new topic to which `rate` events a second are produced; the first third does not count.
+def run_paced(
+    system: System, bootstrap: str, content: Content, rates: Sequence[int], seconds: float
+) -> Iterator[Paced]:
+    """`system` on a new topic to which events are produced at one rate after the other; one process for all of them.
 
     Raises `RunFailed`, also if it does not keep up."""
-    topic = f"steady-{system.key}-{time.monotonic_ns()}"
+    topic = f"paced-{system.key}-{time.monotonic_ns()}"
     create_topic(bootstrap, topic, content.partitions)
-    with Sink(timed=True) as sink, tempfile.TemporaryDirectory() as folder:
-        job = Job(bootstrap, topic, unique_group(system), sink.url, Path(folder))
+    with (
+        Sink(timed=True) as sink,
+        tempfile.TemporaryDirectory() as folder,
+        system.server() as server,
+        LiveProducer(bootstrap, topic, content) as producer,
+    ):
+        group, address = unique_group(system), server.url if server else ""
+        job = Job(bootstrap, topic, group, sink.url, Path(folder), address, quota=True)
         with Running(system.command(job), sink) as running:
-            with LiveProducer(bootstrap, topic, content, rate / 20, RUN_SECONDS):
-                running.wait_for_events(1)
-            cpu_before, seen = running.cpu(), sink.count
-            with LiveProducer(bootstrap, topic, content, rate, seconds) as producer:
-                running.wait_for(lambda: producer.done, "producing", seconds + 60)
-            # All of them count: the last ones to come are the ones that waited longest.
-            produced = rate * seconds * _ALL
-            running.wait_for(
-                lambda: sink.count - seen >= produced,
-                f"keeping up with {rate:.0f} events a second",
-                _LATE_SECONDS,
-            )
-            cpu_us = (running.cpu() - cpu_before) / (sink.count - seen) * 1e6
-            ages = sink.ages
-            running.terminate()
-    counted = sorted(ages[len(ages) // 3 :])
-    return Ages(rate, counted[len(counted) // 2], counted[len(counted) * 99 // 100], cpu_us)
+            producer.produce(_FIRST_RATE)
+            running.wait_for_events(1)
+            if system.members > 1:
+                running.wait_for_members(bootstrap, group, system.members)
+            for rate in rates:
+                producer.produce(rate)
+                running.wait(_SETTLE_SECONDS)
+                yield _paced(running, sink, psutil.Process(server.pid) if server else None, rate, seconds)
+
+
+def _paced(running: Running, sink: Sink, server: psutil.Process | None, rate: int, seconds: float) -> Paced:
+    running.peak = 0
+    begun, seen, cpu_before = time.monotonic(), sink.count, running.cpu()
+    server_before = _cpu(server) if server else 0.0
+    running.wait(seconds)
+    cpu = running.cpu() - cpu_before
+    server_cpu = _cpu(server) - server_before if server else 0.0
+    elapsed, ages = time.monotonic() - begun, sorted(sink.ages(seen))
+    if len(ages) < rate * elapsed * _KEPT_UP:
+        raise RunFailed(f"only {len(ages) / elapsed:,.0f} of {rate:,} events a second arrived")
+    by_second = rate / len(ages) if rate else 1 / elapsed
+    return Paced(
+        rate,
+        cpu * by_second * 1000,
+        server_cpu * by_second * 1000 if server else None,
+        running.peak / 2**20,
+        ages[len(ages) // 2] * 1000 if rate else None,
+        ages[len(ages) * 99 // 100] * 1000 if rate else None,
+    )
 
 
 def unique_group(system: System) -> str:

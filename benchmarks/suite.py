@@ -1,10 +1,9 @@
 """The order of the measurements: systems in turns, run after run, within a bound on time.
 
 The machine is shared and its speed drifts, so no system has all its runs at once: every round runs each of them once,
-each round beginning with another, and the medians are taken over the rounds. When the time is up no new round is
-begun (the first is always made), and the report says how many there were; each run has a bound of its own. Then each
-system but the floor is run at half of the throughput that was measured of it, all are run at one rate that each of them
-can keep up with, and pinstream's memory by open event is taken.
+over a full topic and then at the rates, each round beginning with another system, and the medians are taken over the
+rounds. When the time is up no new round is begun (the first is always made), and the report says how many there were;
+each run has a bound of its own. At the end pinstream's memory by open event is taken.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.load import READ_AHEAD, Content, fill_topic
 from benchmarks.open_memory import OpenMemory, measure_open_memory
-from benchmarks.running import Ages, Measured, RunFailed, run_full, run_steady
+from benchmarks.running import Measured, Paced, RunFailed, run_full, run_paced
 from benchmarks.stages import benchmark_stages
 from benchmarks.systems import System, Unavailable
 
@@ -24,6 +23,8 @@ _TAIL = 2 * READ_AHEAD
 """Events on the topic beyond those that are measured, so that a system is busy when it is stopped."""
 _STAGE_EVENTS = 20_000
 _TOPIC = "bench"
+RATES = (0, 100, 1_000, 7_000)
+"""Events a second; the last is about half of what the plain consumer can do."""
 
 Tell = Callable[[str], None]
 """Called with what comes next, once for each step."""
@@ -40,9 +41,12 @@ class Plan:
     runs: int = 5
     content: Content = field(default_factory=lambda: Content(0))
     """Event size, partitions and seed; the number of events follows from the fields above."""
-    steady_seconds: float = 30.0
-    same_rate: float = 7_000.0
-    """Events a second at which all are run: about half of what the plain consumer can do."""
+    full: bool = True
+    """Whether systems are run over a full topic, too."""
+    rates: tuple[int, ...] = RATES
+    """Events a second at which all are run, in rising order; 0 is idle."""
+    seconds: float = 12.0
+    """For which each rate is measured."""
     minutes: float = 60.0
     """After this no new round of runs begins."""
 
@@ -50,6 +54,11 @@ class Plan:
     def on_topic(self) -> Content:
         """All events that a full topic holds."""
         return replace(self.content, events=self.warm_up + self.events + _TAIL)
+
+    @property
+    def paced(self) -> Content:
+        """The events that are produced again and again at a rate, under other ids."""
+        return replace(self.content, events=_STAGE_EVENTS)
 
 
 @dataclass
@@ -59,9 +68,8 @@ class Result:
     system: System
     version: str
     runs: list[Measured] = field(default_factory=list)
-    steady: Ages | None = None
-    same: Ages | None = None
-    """At the rate that all systems get."""
+    paced: dict[int, list[Paced]] = field(default_factory=dict)
+    """By rate."""
 
     def median(self, name: str) -> float:
         """The median of one of `Measured`'s figures."""
@@ -81,34 +89,27 @@ class Figures:
 
 def steps(plan: Plan, systems: Sequence[System]) -> int:
     """The most steps that `measure` reports."""
-    return 3 + (plan.runs + 2) * len(systems)
+    return 3 + plan.runs * len(systems) * (plan.full + bool(plan.rates))
 
 
 def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -> Figures:
     """Measure everything. A system that fails is left out, with its reason; raises `RunFailed` if none is left."""
     deadline = time.monotonic() + plan.minutes * 60
-    tell("filling the topic")
-    fill_topic(bootstrap, _TOPIC, plan.on_topic)
-    tell("the stages of the core")
-    content = plan.content
-    figures = Figures(
-        benchmark_stages(min(_STAGE_EVENTS, plan.events), content.event_bytes, content.seed), [], {}
-    )
+    figures = Figures({}, [], {})
+    if plan.full:
+        tell("filling the topic")
+        fill_topic(bootstrap, _TOPIC, plan.on_topic)
+        tell("the stages of the core")
+        events, content = min(_STAGE_EVENTS, plan.events), plan.content
+        figures.stages = benchmark_stages(events, content.event_bytes, content.seed)
     figures.results = _prepared(systems, figures.not_measured)
     for number in range(plan.runs):
         if number and time.monotonic() > deadline:
             break
         _round(bootstrap, plan, figures, number, tell)
-    for result in figures.results:
-        if result.system.half_load:
-            tell(f"half load: {result.system.name}")
-            rate = result.median("events_per_second") / 2
-            result.steady = _steady(bootstrap, plan, result.system, rate, figures.not_measured)
-    for result in figures.results:
-        tell(f"{plan.same_rate:,.0f} events a second: {result.system.name}")
-        result.same = _steady(bootstrap, plan, result.system, plan.same_rate, figures.not_measured)
-    tell("memory by open event")
-    figures.open_memory = _open_memory(bootstrap, plan, figures)
+    if plan.full:
+        tell("memory by open event")
+        figures.open_memory = _open_memory(bootstrap, plan, figures)
     return figures
 
 
@@ -126,25 +127,21 @@ def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell
     """One run of each system; each round begins with another one."""
     turn = number % len(figures.results)
     for result in figures.results[turn:] + figures.results[:turn]:
-        tell(f"run {number + 1} of {plan.runs}: {result.system.name}")
+        system = result.system
+        told = f"run {number + 1} of {plan.runs}: {system.name}"
         try:
-            result.runs.append(run_full(result.system, bootstrap, _TOPIC, plan.warm_up, plan.events))
+            if plan.full and system.full:
+                tell(f"{told}, full batches")
+                result.runs.append(run_full(system, bootstrap, _TOPIC, plan.warm_up, plan.events))
+            if plan.rates:
+                tell(f"{told}, at the rates")
+                for paced in run_paced(system, bootstrap, plan.paced, plan.rates, plan.seconds):
+                    result.paced.setdefault(paced.rate, []).append(paced)
         except RunFailed as error:
-            figures.not_measured[result.system.name] = str(error)
-            figures.results = [one for one in figures.results if one is not result]
+            figures.not_measured[system.name] = str(error)
+    figures.results = [one for one in figures.results if one.runs or one.paced]
     if not figures.results:
         raise RunFailed(f"no system came to its end: {figures.not_measured}")
-
-
-def _steady(
-    bootstrap: str, plan: Plan, system: System, rate: float, not_measured: dict[str, str]
-) -> Ages | None:
-    content = replace(plan.content, events=_STAGE_EVENTS)
-    try:
-        return run_steady(system, bootstrap, content, rate, plan.steady_seconds)
-    except RunFailed as error:
-        not_measured[f"{system.name} at {rate:,.0f} events a second"] = str(error)
-        return None
 
 
 def _open_memory(bootstrap: str, plan: Plan, figures: Figures) -> OpenMemory | None:

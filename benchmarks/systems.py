@@ -12,8 +12,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +24,7 @@ from urllib.parse import urlsplit
 import confluent_kafka
 
 from benchmarks.load import SCHEMA
+from tests.support.redis_server import PROGRAM, RedisServer, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 _RIVALS = ROOT / ".venv-bench"
@@ -45,6 +48,10 @@ class Job:
     group: str
     url: str
     state: Path
+    server: str = ""
+    """The address of what `System.server` started."""
+    quota: bool = False
+    """Whether the platform's quota of calls holds; it is what would bound a run over a full topic."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,18 @@ class System(ABC):
     """How the system does the job."""
     lacks: ClassVar[str]
     """What pinstream does of the job and this system does not."""
-    half_load: ClassVar[bool] = True
-    """Whether it is also run at half of its own throughput."""
+    full: ClassVar[bool] = True
+    """Whether it is also run over a full topic."""
+    members: ClassVar[int] = 1
+    """How many members of its group it has."""
 
     @abstractmethod
     def prepare(self) -> str:
         """Prepare the system and return its version; raises `Unavailable`."""
+
+    def server(self) -> AbstractContextManager[RedisServer | None]:
+        """A server that it needs beside it."""
+        return nullcontext()
 
     @abstractmethod
     def command(self, job: Job) -> Command:
@@ -88,7 +101,7 @@ class Pinstream(System):
     key: ClassVar[str] = "pinstream"
     name: ClassVar[str] = "pinstream"
     how: ClassVar[str] = (
-        "`pinstream run` with its defaults, but without a quota of calls: key store on disk, page, metrics"
+        "`pinstream run` with its defaults: key store on disk, page, metrics; full batches without a quota of calls"
     )
     lacks: ClassVar[str] = ""
 
@@ -105,7 +118,7 @@ class Pinstream(System):
             "PINTEREST_AD_ACCOUNT_ID": "1",
             "PINTEREST_ACCESS_TOKEN": "benchmark",
             "PINTEREST_API_URL": job.url,
-            "PINSTREAM_CALLS_PER_MINUTE": "1000000",
+            **({} if job.quota else {"PINSTREAM_CALLS_PER_MINUTE": "1000000"}),
             "PINSTREAM_STATE_DIR": str(job.state),
             "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
             "PINSTREAM_LOG_LEVEL": "warning",
@@ -113,6 +126,42 @@ class Pinstream(System):
         }
         workers = ["--workers", str(self.workers)] if self.workers > 1 else []
         return Command([sys.executable, "-m", "consumer", "run", *workers], _environment(settings))
+
+
+class WithRedis(Pinstream):
+    """The same with its keys in a Redis, as members on several machines share them."""
+
+    key = "redis"
+    name = "pinstream, Redis"
+    how = "the same with `PINSTREAM_KEY_STORE=redis://…`: a server on this machine, `appendonly yes`"
+
+    def prepare(self) -> str:
+        if PROGRAM is None:
+            raise Unavailable("no redis-server (Debian's package of that name)")
+        return super().prepare()
+
+    @contextmanager
+    def server(self) -> Iterator[RedisServer]:
+        arguments = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *arguments) as server:
+            yield server
+
+    def command(self, job: Job) -> Command:
+        command = super().command(job)
+        return Command(command.arguments, {**command.environment, "PINSTREAM_KEY_STORE": job.server})
+
+
+class WithWorkers(Pinstream):
+    """The same as two members on this machine. With full batches the growth benchmark measures them."""
+
+    key = "workers"
+    name = "pinstream, 2 workers"
+    how = "the same with `--workers 2`"
+    full = False
+    members = 2
+
+    def __init__(self) -> None:
+        super().__init__(workers=self.members)
 
 
 class TwoSteps(Pinstream):
@@ -237,7 +286,6 @@ class Floor(System):
         "other; sends the same bytes as pinstream, and writes 20 bytes a key to a log, synced before a commit"
     )
     lacks = "all of it but the bytes: any other schema or value ends it, and so does any error"
-    half_load = False  # it would take more events a second than the producer beside it can make
 
     def prepare(self) -> str:
         self.binary.parent.mkdir(exist_ok=True)
@@ -284,7 +332,16 @@ def _compile(command: Sequence[str]) -> None:
         raise Unavailable(f"`{command[0]}` failed: {done.stderr.strip()[-300:]}")
 
 
-SYSTEMS: tuple[System, ...] = (Pinstream(), Plain(), FastStream(), Quix(), Benthos(), Floor())
+SYSTEMS: tuple[System, ...] = (
+    Pinstream(),
+    WithRedis(),
+    WithWorkers(),
+    Plain(),
+    FastStream(),
+    Quix(),
+    Benthos(),
+    Floor(),
+)
 
 
 def _python(python: str, module: str, job: Job, *more: str, schema: Path = SCHEMA) -> Command:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_RATES = (100, 1_000, 5_000, 10_000, 20_000, 50_000)
-_BUSY = 0.7
-"""The share of a core to plan with: the rest is for peaks and for catching up."""
-_BUDGET_EVENTS = 20_000
-"""PINSTREAM_MAX_OPEN_EVENTS by default."""
+_USUAL_RATE = 1_000
+"""Events a second, of which README speaks."""
 _WINDOW_SECONDS = 48 * 3600
 """PINSTREAM_DEDUP_WINDOW by default."""
 
@@ -43,8 +39,12 @@ def tables(document: dict[str, Any]) -> list[Table]:
     """All tables that can be made of the document."""
     made: list[Table] = []
     if "figures" in document:
-        made += [_systems(document["figures"]), _own(document["figures"]), _lacks(document["figures"])]
-        made += _capacity(document["figures"], document.get("growth", {}).get("keys", []))
+        figures = document["figures"]
+        if figures["plan"]["rates"]:
+            made += [*_rates(figures), _capacity(figures, document.get("growth", {}).get("keys", []))]
+        if figures["stages_cpu_us"]:
+            made += [_full(figures), _own(figures)]
+        made.append(_lacks(figures))
     if "growth" in document:
         made += [_growth(document["growth"], *curve) for curve in _CURVES if curve[0] in document["growth"]]
     return made
@@ -89,52 +89,85 @@ def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"{part}-how", _how(document[part], part)) for part in ("figures", "growth") if part in document]
 
 
+def headline(document: dict[str, Any]) -> str:
+    """What README says of the rate that users have."""
+    systems = document["figures"]["systems"]
+    own, plain = (systems[key]["rates"][str(_USUAL_RATE)] for key in ("pinstream", "plain"))
+    cores, share = own["cpu_ms"] / 1000, own["cpu_ms"] / plain["cpu_ms"]
+    return (
+        f"At {_USUAL_RATE:,} events a second pinstream takes {cores:.2f} of a core, {share:.2g} times what the simple\n"
+        "consumer takes that most people would write first, and the API has half of the events within\n"
+        f"{own['p50_ms']:.0f} ms, 99 % within {own['p99_ms']:.0f} ms ([docs/performance.md](docs/performance.md)).\n"
+    )
+
+
 _BESIDE = {"plain": "of plain", "floor": "of floor"}
 """The systems whose CPU the others' is compared with, and the heading; only those that were measured."""
 
 
-def _systems(figures: dict[str, Any]) -> Table:
-    same_rate = "same_rate" in figures["plan"]
+def cost(paced: dict[str, Any], rate: int) -> float:
+    """Microseconds of CPU an event; where there are none, milliseconds a second."""
+    return float(paced["cpu_ms"]) * 1000 / rate if rate else float(paced["cpu_ms"])
+
+
+def _rates(figures: dict[str, Any]) -> list[Table]:
+    """Cost, and all else that is measured at each rate: two tables, since one would be too wide."""
+    systems, rates = figures["systems"], figures["plan"]["rates"]
+    plain = systems.get("plain", {"rates": {}})["rates"]
+    costs, ages = ["system"], ["system"]
+    for rate in rates:
+        costs += [f"{rate:,}/s: µs an event" if rate else "idle: ms a second", "of plain"]
+        ages += [f"{rate:,}/s: p50 ms", "p99 ms", "MiB"] if rate else ["idle: MiB"]
+    shown: tuple[list[tuple[str, ...]], list[tuple[str, ...]]] = ([], [])
+    for found in systems.values():
+        cost_cells, age_cells = [_named(found)], [_named(found)]
+        for rate in rates:
+            paced, beside = found["rates"].get(str(rate)), plain.get(str(rate))
+            cost_cells.append(_figure(cost(paced, rate)) if paced else "")
+            cost_cells.append(f"{paced['cpu_ms'] / beside['cpu_ms']:.2f}" if paced and beside else "")
+            if rate:
+                age_cells += [f"{paced[name]:.0f}" if paced else "" for name in ("p50_ms", "p99_ms")]
+            age_cells.append(f"{paced['peak_mib']:.0f}" if paced else "")
+        shown[0].append(tuple(cost_cells))
+        shown[1].append(tuple(age_cells))
+    return [
+        Table("rates", "Whole process at a steady rate: CPU", tuple(costs), shown[0]),
+        Table("ages", "The same: age of an event when it is received; memory", tuple(ages), shown[1]),
+    ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _full(figures: dict[str, Any]) -> Table:
+    systems = {key: found for key, found in figures["systems"].items() if "cpu_us" in found}
     columns = (
         "system",
         "µs an event",
-        *(heading for other, heading in _BESIDE.items() if other in figures["systems"]),
+        *(heading for other, heading in _BESIDE.items() if other in systems),
         "events/s",
         "peak MiB",
-        "half load, events/s",
-        "p50 ms",
-        "p99 ms",
-        *(
-            (f"at {figures['plan']['same_rate']:,.0f}/s: µs an event", "p50 ms", "p99 ms")
-            if same_rate
-            else ()
-        ),
         "first delivery s",
         "drain s",
     )
-    rows = [_system(found, figures) for found in figures["systems"].values()]
-    return Table("systems", "Whole process, beside others", columns, rows)
+    rows = [
+        (
+            _named(found),
+            f"{found['cpu_us']:.1f}",
+            *(f"{found['cpu_us'] / systems[other]['cpu_us']:.2f}" for other in _BESIDE if other in systems),
+            f"{found['events_per_second']:,}",
+            f"{found['peak_mib']:.0f}",
+            f"{found['first_delivery']:.1f}",
+            "none: killed" if found["drain"] is None else f"{found['drain']:.1f}",
+        )
+        for found in systems.values()
+    ]
+    return Table("systems", "Whole process with full batches", columns, rows)
 
 
-def _system(found: dict[str, Any], figures: dict[str, Any]) -> tuple[str, ...]:
-    systems, steady, same = figures["systems"], found.get("steady"), found.get("same_rate")
-    half_load = (f"{steady['rate']:,}", *_ages(steady)) if steady else ("", "", "")
-    same_rate = (f"{same['cpu_us']:.1f}", *_ages(same)) if same else ("", "", "")
-    return (
-        f"{found['name']} {found['version']}",
-        f"{found['cpu_us']:.1f}",
-        *(f"{found['cpu_us'] / systems[other]['cpu_us']:.2f}" for other in _BESIDE if other in systems),
-        f"{found['events_per_second']:,}",
-        f"{found['peak_mib']:.0f}",
-        *half_load,
-        *(same_rate if "same_rate" in figures["plan"] else ()),
-        f"{found['first_delivery']:.1f}",
-        "none: killed" if found["drain"] is None else f"{found['drain']:.1f}",
-    )
-
-
-def _ages(steady: dict[str, Any]) -> tuple[str, str]:
-    return f"{steady['p50_ms']:.0f}", f"{steady['p99_ms']:.0f}"
+def _named(found: dict[str, Any]) -> str:
+    return f"{found['name']} {found['version']}"
 
 
 def _own(figures: dict[str, Any]) -> Table:
@@ -142,8 +175,8 @@ def _own(figures: dict[str, Any]) -> Table:
     if "open_bytes_per_event" in figures:
         rows.append(("memory by open event, bytes", f"{figures['open_bytes_per_event']:,}"))
         rows.append(("private memory with none open, MiB", f"{figures['base_mib']:.0f}"))
-    own = figures["systems"].get("pinstream")
-    if own:
+    own = figures["systems"].get("pinstream", {})
+    if "disk_bytes_per_key" in own:
         rows.append(("disk by remembered key, bytes", f"{own['disk_bytes_per_key']:.0f}"))
     return Table("own", "Inside pinstream", ("what", "figure"), rows)
 
@@ -155,31 +188,44 @@ def _lacks(figures: dict[str, Any]) -> Table:
     return Table("lacks", "How they do it, and what they lack", columns, rows, frozenset(columns))
 
 
-def _capacity(figures: dict[str, Any], stores: list[dict[str, Any]]) -> list[Table]:
-    """What a rate takes, from the figures: cores at `_BUSY`, memory with a full budget (one for all workers), keys and
-    disk of a window. A key takes what it does in the largest of `stores`, if there are any."""
-    own = figures["systems"].get("pinstream")
-    if own is None or "open_bytes_per_event" not in figures:
-        return []
-    by_key = ([own] + [one for one in stores if one.get("disk_bytes_per_key")])[-1]["disk_bytes_per_key"]
-    budget = _BUDGET_EVENTS * figures["open_bytes_per_event"] / 2**20
+def _capacity(figures: dict[str, Any], stores: list[dict[str, Any]]) -> Table:
+    """What pinstream took at each rate, alone, with Redis and as workers. Computed are keys and disk of a window: a key
+    takes what it does in the largest of `stores`, if there are any."""
+    measured = {key: figures["systems"].get(key, {"rates": {}}) for key in ("pinstream", "redis", "workers")}
+    sizes = [found.get("disk_bytes_per_key") for found in (measured["pinstream"], *stores)]
+    by_key = ([size for size in sizes if size] or [0])[-1]
     rows = []
-    for rate in _RATES:
-        cores = rate * own["cpu_us"] / 1e6 / _BUSY
-        workers = math.ceil(cores)
+    for rate in figures["plan"]["rates"]:
+        own, redis, workers = (found["rates"].get(str(rate), {}) for found in measured.values())
         keys = rate * _WINDOW_SECONDS
         rows.append(
             (
-                f"{rate:,}",
-                f"{cores:.2f}",
-                f"{workers}",
-                f"{(workers * figures['base_mib'] + budget) / 1024:.1f}",
+                f"{rate:,}" if rate else "idle",
+                *(_cores(own, "cpu_ms"), _mib(own)),
+                *(_cores(redis, "cpu_ms"), _cores(redis, "server_cpu_ms")),
+                *(_cores(workers, "cpu_ms"), _mib(workers)),
                 f"{keys / 1e6:,.0f}",
-                f"{keys * by_key / 2**30:,.0f}",
+                f"{keys * by_key / 2**30:,.1f}" if by_key else "",
             )
         )
-    columns = ("events a second", "cores", "workers", "memory GiB", "million keys in 48 h", "disk GiB")
-    return [Table("capacity", "What a rate takes", columns, rows)]
+    columns = (
+        "events a second",
+        "cores",
+        "MiB",
+        "with Redis: cores",
+        "its server's",
+        "2 workers: cores",
+        "MiB",
+    )
+    return Table("capacity", "What a rate takes", (*columns, "million keys in 48 h", "disk GiB"), rows)
+
+
+def _cores(paced: dict[str, Any], name: str) -> str:
+    return f"{paced[name] / 1000:.3f}" if name in paced else ""
+
+
+def _mib(paced: dict[str, Any]) -> str:
+    return f"{paced['peak_mib']:.0f}" if paced else ""
 
 
 _Show = Callable[[dict[str, Any]], str]
@@ -226,12 +272,14 @@ def _growth(
 
 
 def _how(part: dict[str, Any], name: str) -> str:
+    plan = part["plan"]
     if name == "figures":
-        runs = f"{_in_turns(part)} (peak and drain: the worst of them)"
-    elif "rounds" in part["plan"]:
+        seconds = f", {plan['seconds']:g} s at each rate" if plan["rates"] else ""
+        runs = f"{seconds}{_in_turns(part)} (memory and drain: the worst of them)"
+    elif "rounds" in plan:
         runs = (
-            f", single runs, but of stores the medians of {part['plan']['rounds']} in turns"
-            f" of {part['plan']['key_events']:,} events each"
+            f", single runs, but of stores the medians of {plan['rounds']} in turns"
+            f" of {plan['key_events']:,} events each"
         )
     else:
         runs = ", single runs"

@@ -42,8 +42,9 @@ def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: Sy
         system.prepare()
     except Unavailable as error:
         pytest.skip(f"{system.name} is not installed: {error}")
-    with _api() as (url, received), Sink() as unused:
-        job = Job(kafka.bootstrap_servers, topic, f"rivals-{uuid.uuid4().hex}", url, tmp_path)
+    with _api() as (url, received), Sink() as unused, system.server() as server:
+        address = server.url if server else ""
+        job = Job(kafka.bootstrap_servers, topic, f"rivals-{uuid.uuid4().hex}", url, tmp_path, address)
         with Running(system.command(job), unused) as running:
             running.wait_for(lambda: len(received) >= _CONTENT.events, "all events", 60)
     convert = conversion(SCHEMA)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.load import Content
 from benchmarks.report import figures_part, machine_before
 from benchmarks.suite import Plan, measure, steps
-from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailable
+from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailable, WithRedis
 from benchmarks.tables import tables
 from tests.support.kafka.harness import Kafka
 
 PLAN = Plan(
-    events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), steady_seconds=3.0, same_rate=1_000
+    events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), seconds=1.5, rates=(0, 1_000)
 )
 
 
@@ -64,10 +65,12 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
         assert found["events_per_second"] > 0
         assert 10 < found["peak_mib"] < 1_000
         assert 0 < found["first_delivery"] < 120
-        assert 0 < found["steady"]["p50_ms"] <= found["steady"]["p99_ms"]
-        assert 0 < found["same_rate"]["p50_ms"] <= found["same_rate"]["p99_ms"]
-        assert found["same_rate"]["cpu_us"] > 0
         assert 0 <= found["sink_busy"] < 2
+        idle, paced = found["rates"]["0"], found["rates"]["1000"]
+        assert 0 < idle["cpu_ms"] < paced["cpu_ms"] < 1_000
+        assert 10 < idle["peak_mib"] <= paced["peak_mib"] < 1_000
+        assert 0 < paced["p50_ms"] <= paced["p99_ms"]
+        assert "p50_ms" not in idle
     assert all(cost > 0 for cost in part["stages_cpu_us"].values())
     assert "look up and remember its key, in an empty store" in part["stages_cpu_us"]
     assert part["systems"]["pinstream"]["drain"] is not None
@@ -79,4 +82,21 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
     )
     assert 395 < part["open_bytes_per_event"] < 100_000
     assert part["ratio_to_plain"] > 0
-    assert {table.key for table in tables({"figures": part})} == {"systems", "own", "lacks", "capacity"}
+    expected = {"rates", "ages", "capacity", "systems", "own", "lacks"}
+    assert {table.key for table in tables({"figures": part})} == expected
+
+
+@pytest.mark.real_kafka
+def test_one_rate_alone_is_quick(kafka: Kafka) -> None:
+    """Without full batches nothing is filled and no stage is measured; with Redis its server's CPU is told, and a
+    system that does not keep up says so."""
+    plan = replace(PLAN, runs=1, full=False, rates=(100, 1_000_000), seconds=1.0)
+    told: list[str] = []
+    figures = measure(kafka.bootstrap_servers, plan, (WithRedis(),), told.append)
+    assert len(told) == 1
+    part = figures_part(plan, figures, machine_before())
+    paced = part["systems"]["redis"]["rates"]
+    assert paced.keys() == {"100"}
+    assert 0 < paced["100"]["server_cpu_ms"] < paced["100"]["cpu_ms"]
+    assert "of 1,000,000 events a second arrived" in figures.not_measured["pinstream, Redis"]
+    assert {table.key for table in tables({"figures": part})} == {"rates", "ages", "capacity", "lacks"}

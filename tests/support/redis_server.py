@@ -45,6 +45,12 @@ class RedisServer:
         """For PINSTREAM_KEY_STORE."""
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, or start it again, and wait until it answers."""
         assert PROGRAM is not None
