@@ -152,12 +152,10 @@ class KeyStore(Protocol):
     async def tell(self, note: Note) -> None:
         """Send a note to other members, which get it with their next renewal."""
 
-    async def ask_calls(
-        self, quota: str, calls: int, per_minute: int, seconds: float
-    ) -> tuple[int, float, int]:
+    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> tuple[int, float]:
         """Ask for calls, to be made within `seconds`, of a quota that members share: `per_minute` in any 60 seconds.
 
-        Return `calls`, `wait` and `left` of `m.CallsGiven`.
+        Return `calls` and `wait` of `m.CallsGiven`.
         """
 
 

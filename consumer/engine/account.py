@@ -12,13 +12,14 @@ Theory of operation. *The gate.* A call may go when four things allow it:
 * halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Only one probe at a time goes, after
   the token was read again. The first answer that is not a refusal ends the halt (docs/architecture.md, rule 7).
 
-A call that could have waited for more events goes only where the quota has calls to spare (`Gate.spares_at`).
-
 A gate also knows since when calls have brought no verdict: after `Policy.unreachable_after` the destination counts as
 unreachable. That closes nothing: calls go on with their backoff, and the first verdict ends it.
 
-*The queue.* Events fill one batch per account (`AccountQueue`). It is ready when it holds
-`batch_events`, when the next event would take it over `batch_bytes`, or when its oldest event has waited `linger`.
+*The queue.* Events fill one batch per account (`AccountQueue`). One rule says when it goes: it is full (it holds
+`batch_events`, or the next event would take it over `batch_bytes`), or its oldest event has waited *the wait*. That is
+`linger`, or longer where calls are few: batches that are not full use at most half of the quota, evenly
+(`Gate.filled_at`), and the rest is for full ones. While no call may begin, the batch fills.
+
 Refused or unanswered batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they
 have the oldest records, and the oldest record holds back the commit.
 
@@ -41,7 +42,7 @@ from operator import attrgetter
 from typing import Final
 
 from consumer.engine.block import Run, cut, divide, each_of, rows_of
-from consumer.engine.model import GateState, Policy
+from consumer.engine.model import Announcement, GateState, Policy
 
 _MINUTE = 60.0
 TOKEN_REFUSED: Final = 401
@@ -97,8 +98,6 @@ class Allowance:
     asked_at: float = 0.0
     seconds: float = _VALID
     """Seconds for which calls are asked for."""
-    left: int | None = None
-    """Calls of the quota that were free for all members then; None: the store has not said."""
     used_up_until: float = 0.0
     """No call is free before, as the store said."""
     ask_at: float = 0.0
@@ -109,9 +108,9 @@ class Allowance:
         """Return True if a call may be made."""
         return self.calls > 0 and now < self.until
 
-    def answered(self, calls: int, wait: float, left: int, now: float) -> None:
-        """Take the answer: calls, or the seconds to wait for some; and how many are left for all."""
-        self.asked, self.failures, self.left = None, 0, left
+    def answered(self, calls: int, wait: float, now: float) -> None:
+        """Take the answer: calls, or the seconds to wait for some."""
+        self.asked, self.failures = None, 0
         self.calls, self.until = calls, self.asked_at + self.seconds
         self.used_up_until = now + wait
         # Calls that the store gives too late are void. So that a slow store does not stop everything, ask for more
@@ -120,16 +119,19 @@ class Allowance:
 
 
 class Quota:
-    """This member's part of each account's calls a minute, where members divide them.
+    """This member's part of each account's calls a minute.
 
-    A smaller part takes effect at once, a larger one after a minute: until then the platform still counts the calls of
-    the members that had it.
+    Members divide it, unless a shared key store counts the calls of all. A smaller part takes effect at once, a larger
+    one after a minute: until then the platform still counts the calls of the members that had it.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._whole = policy.calls_per_minute
         self.divided = policy.quota_members > 0
         self.members = max(1, policy.quota_members)
+        # Live sessions in a shared key store that make calls to the same destination, ours included.
+        self.sessions = 1
+        self._destination = policy.destination or ""
         # Since when the group has had fewer members, and the highest number that it had in that time.
         self._fewer: tuple[float, int] | None = None
 
@@ -137,6 +139,15 @@ class Quota:
     def calls(self) -> int:
         """Our calls in any 60 seconds; at least one, or an account with more members than calls would stand still."""
         return max(1, self._whole // self.members)
+
+    @property
+    def wait(self) -> float:
+        """Seconds that a batch that is not full waits at least, so that such calls use half of our part."""
+        return 2 * _MINUTE * self.sessions / self.calls
+
+    def shared_with(self, others: Iterable[Announcement]) -> None:
+        """Take what the other live sessions in the shared key store announce."""
+        self.sessions = 1 + sum(one.destination == self._destination for one in others)
 
     def group_has(self, members: int, now: float) -> None:
         """Take the number of members that hold partitions, as the brokers have just said."""
@@ -165,7 +176,6 @@ class Gate:
         self.allowance = Allowance(calls=0) if policy.lease else Allowance()
         self._remaining: int | None = None
         self._reset_at = 0.0
-        self._scarce_until = 0.0
         self.closed_until = 0.0
         # Until when the gate is closed because another member was throttled.
         self._by_member_until = 0.0
@@ -220,8 +230,6 @@ class Gate:
     def close(self, until: float, *, by_member: bool = False) -> None:
         """Let no call go before `until`, because of a 429; `by_member`: another member met it."""
         self.closed_until = max(self.closed_until, until)
-        # Other clients use the account's quota as well, or it is smaller than we know. That may last a minute more.
-        self._scarce_until = self.closed_until + _MINUTE
         if self.silent_since is not None:
             # No call goes while the gate is closed, so there can be no answer: the platform is not silent.
             self.silent_since = max(self.silent_since, until)
@@ -302,25 +310,17 @@ class Gate:
             opens = max(opens, self.allowance.used_up_until)
         return max(opens, self._reset_at) if self._remaining == 0 else opens
 
-    def spares_at(self, now: float) -> float:
-        """Return when a call may go that could as well wait for more events; not after `now`: at once.
+    def filled_at(self, since: float) -> float:
+        """Return when a batch that is not full has waited long enough; `since`: when its oldest event came.
 
-        The rest of the quota is spent evenly over the minute for which a call counts, and the calls that the headers
-        leave over the time to their reset. The more calls there were, the longer the time between two: such calls alone
-        settle at half of the quota, and make room where full batches need it.
+        Calls that the headers leave are divided among members, too, and over the time to their reset.
         """
-        opens = max(self.throttled_until(now), self._evenly_at(now), self._scarce_until)
-        most, allowance = self._quota.calls, self.allowance
-        if not self._calls or (self._policy.lease and allowance.given(now)):
-            return opens  # calls that the shared store has given and that are not used are lost to all
-        left = most - len(self._calls)
-        if allowance.left is not None:
-            # However many members there are, their early calls together stay below half of the quota.
-            left = min(left, 2 * allowance.left - most)
-        between = _MINUTE / max(1, left)
-        if self._remaining:
-            between = max(between, (self._reset_at - now) / self._remaining)
-        return max(opens, self._calls[-1] + between)
+        filled = since + max(self._policy.linger, self._quota.wait)
+        if not self._remaining:  # with none left the gate is closed
+            return filled
+        # The time at which two such waits have as many seconds as are left for each call of ours.
+        share = 2 * self._quota.members * self._quota.sessions / self._remaining
+        return max(filled, (since + share * self._reset_at) / (1 + share))
 
     def _quota_at(self, now: float) -> float:
         calls, most = self._calls, self._quota.calls
@@ -407,7 +407,7 @@ class AccountQueue:
         self._filling_events = 0
         self._filling_bytes = _ENVELOPE
         self._filling_since = 0.0
-        # Batches that are full, or have lingered.
+        # Batches that are full, or have waited.
         self.ready: deque[Sequence[Run]] = deque()
         # A heap of batches to be retried, by time. The number keeps two of the same time in order.
         self.again: list[tuple[float, int, Batch]] = []
@@ -444,12 +444,11 @@ class AccountQueue:
         heapq.heappush(self.again, (at, batch.number, batch))
         self.queued += batch.events
 
-    def take(self, now: float, number: int, early_at: float = math.inf) -> Batch | None:
+    def take(self, now: float, number: int) -> Batch | None:
         """Return the next batch that may go now: due retries first, then full batches, then one that has waited
         long enough.
 
-        `number` names the call. From `early_at` on a batch that is not full need not wait. All that is taken is ours:
-        `purge` removes events as soon as they are not.
+        `number` names the call. All that is taken is ours: `purge` removes events as soon as they are not.
         """
         if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
             self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
@@ -463,7 +462,7 @@ class AccountQueue:
                 self.put_back(replace(batch, runs=rest), at)
             batch.number = number
             return batch
-        if not self.ready and self.filling and now >= self._filled_at(early_at):
+        if not self.ready and self.filling and now >= self._filled_at():
             self._close()
         if not self.ready:
             return None
@@ -473,9 +472,9 @@ class AccountQueue:
         self.queued -= rows_of(runs)
         return Batch(number, self.account, runs)
 
-    def takeable(self, now: float, early_at: float) -> int:
+    def takeable(self, now: float) -> int:
         """Return how many batches `take` would return now."""
-        filled = bool(self.filling) and now >= self._filled_at(early_at)
+        filled = bool(self.filling) and now >= self._filled_at()
         return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
 
     def shrink(self, size: int, now: float) -> None:
@@ -495,19 +494,21 @@ class AccountQueue:
         up_to = [*accumulate((row.size for row in each_of(runs)), initial=_ENVELOPE)]
         return cut(runs, max(1, bisect_right(up_to, self._most_bytes) - 1))
 
-    def due(self, early_at: float = math.inf) -> float | None:
+    def due(self) -> float | None:
         """Return when a batch is next ready to be taken; None while none waits."""
         if self.ready:
             return -math.inf
         times = [self.again[0][0]] if self.again else []
         if self.filling:
-            times.append(self._filled_at(early_at))
+            times.append(self._filled_at())
         return min(times, default=None)
 
-    def _filled_at(self, early_at: float) -> float:
-        lingered = self._filling_since + self._policy.linger
-        # While a batch waits to be retried, small batches would only fail one after the other, and become many.
-        return lingered if self.again else min(lingered, early_at)
+    def fills_for(self) -> float:
+        """Return how many seconds the batch that fills now waits in all; 0: none does."""
+        return self._filled_at() - self._filling_since if self.filling else 0.0
+
+    def _filled_at(self) -> float:
+        return self.gate.filled_at(self._filling_since)
 
     def purge(self, stays: Callable[[Run], bool] = attrgetter("accepted")) -> list[Run]:
         """Remove and return all rows that fail the test `stays`: by default those for which no new work may begin."""

@@ -228,14 +228,12 @@ class LeaseLost:
 
 
 class CallsGiven(NamedTuple):
-    """Answers `AskCalls`: `calls` calls may be made. 0: the account's quota is used up for `wait` more seconds.
-    `left`: how many calls are free for others."""
+    """Answers `AskCalls`: `calls` calls may be made. 0: the account's quota is used up for `wait` more seconds."""
 
     number: int
     account: str
     calls: int
     wait: float
-    left: int
 
 
 class KeyStoreFailed(NamedTuple):

@@ -328,7 +328,7 @@ class Policy:
     token_by_account: bool = False
     batch_events: int = 1000
     batch_bytes: int = 4 * 1024 * 1024
-    linger: float = 0.5
+    linger: float = 0.1
     concurrency: int = 8
     calls_per_minute: int = 5000
     # By how many members of the group these calls are divided until the brokers say how many there are. 0: the calls

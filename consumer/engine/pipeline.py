@@ -171,6 +171,7 @@ class Pipeline:
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
                 self._differences.announced(happened.others)
+                self.dispatcher.quota.shared_with(happened.others)
                 # The store answers again: confirm delivered events at once, before other members claim them.
                 self.outcomes.keys.not_before = -inf
             case m.LeaseLost():

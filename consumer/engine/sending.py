@@ -4,9 +4,7 @@ Theory of operation. Each account has a queue of batches and a gate (`account`).
 batches until the concurrency of the process is used or nothing may go, going round the accounts so that a busy one does
 not starve the others; a closed gate costs the others nothing (rudder-server #4953).
 
-A batch that is neither full nor has lingered goes early if its call takes nothing from other batches
-(`Dispatcher._early_at`): waiting gains nothing where events are few. While calls are in flight, or the quota is scarce,
-it fills, so that more events go in fewer calls. `verdicts` says what an answer means.
+`account` has the rule of when a batch goes. `verdicts` says what an answer means.
 
 *Halts.* A refused token concerns every account that uses it, a refused account only itself. `Halts` closes
 the gates concerned, has the token read again before each probe, and ends the halt with the first probe that is
@@ -291,7 +289,7 @@ class Dispatcher:
         for queue in self._queues.values():
             first = min(first, *self.halts.due(queue))
             # While too much is at risk, only an answer or a stored key allows a call, and both are inputs.
-            ready, opens = queue.due(self._early_at(queue)), queue.gate.opens_at(now, queue.in_flight)
+            ready, opens = queue.due(), queue.gate.opens_at(now, queue.in_flight)
             if ready is not None and opens is not None and may_risk:
                 first = min(first, max(ready, opens))
         return None if first == math.inf else first
@@ -306,7 +304,7 @@ class Dispatcher:
         if not queue.gate.allowance.given(now):
             self._ask_for_calls(queue)
             return False
-        batch = queue.take(now, self._context.number(), self._early_at(queue))
+        batch = queue.take(now, self._context.number())
         if batch is None:
             return False
         self._emit(queue, batch)
@@ -314,23 +312,12 @@ class Dispatcher:
         self._rotation.append(queue)
         return True
 
-    def _early_at(self, queue: AccountQueue) -> float:
-        """Return when a batch may go that is neither full nor has lingered; infinite: not before an answer comes.
-
-        As in Nagle's algorithm: at once where no call is in flight; otherwise the next batch fills until the call ends.
-        Half of the calls that may be in flight are left to full batches of other accounts.
-        """
-        is_busy = queue.in_flight or 2 * len(self._in_flight) >= self._context.policy.concurrency
-        if is_busy or queue.gate.halt is not None:
-            return math.inf
-        return queue.gate.spares_at(self._context.now.monotonic)
-
     def _ask_for_calls(self, queue: AccountQueue) -> None:
         """Ask the shared key store for the calls that could begin now: unused calls are lost to all members."""
         context, policy = self._context, self._context.policy
         now = context.now.monotonic
         free = min(policy.concurrency - len(self._in_flight), int(queue.gate.pace) - queue.in_flight)
-        calls = min(queue.takeable(now, self._early_at(queue)), free if queue.gate.halt is None else 1)
+        calls = min(queue.takeable(now), free if queue.gate.halt is None else 1)
         if not calls:
             return
         number, allowance = context.number(), queue.gate.allowance
@@ -345,7 +332,7 @@ class Dispatcher:
         if allowance.asked != number:
             raise bug(f"question {number} for calls was answered but not asked")
         if given is not None:
-            allowance.answered(given.calls, given.wait, given.left, now)
+            allowance.answered(given.calls, given.wait, now)
             return
         # Without an answer no call goes: the members' calls together must stay within the quota.
         allowance.failures += 1

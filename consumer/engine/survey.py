@@ -89,6 +89,8 @@ class Stall:
     _settled: int = -1
     _moved_at: float = inf
     _remind_at: float | None = None
+    # The longest wait of a batch since then: where calls are few, it may be longer than work may stand still.
+    _filled_for: float = 0.0
 
     def look(self, explained: bool) -> None:
         """Compare the records settled so far with those of the last look. `explained`: a stop, or silent brokers."""
@@ -99,8 +101,9 @@ class Stall:
         if not work or explained or self._waits_by_name(now) or settled != self._settled:
             if self._remind_at is not None:
                 self._context.report("info", "moves_again", seconds=round(now - self._moved_at, 3))
-            self._settled, self._moved_at, self._remind_at = settled, now, None
+            self._settled, self._moved_at, self._remind_at, self._filled_for = settled, now, None, 0.0
             return
+        self._filled_for = max([self._filled_for, *(queue.fills_for() for queue in self._dispatcher)])
         seconds = self.seconds()
         if seconds is not None and (self._remind_at is None or now >= self._remind_at):
             self._remind_at = now + _REMIND_EVERY
@@ -118,7 +121,7 @@ class Stall:
     def seconds(self) -> float | None:
         """Return the seconds for which nothing has settled; None: it is not too long yet."""
         still = self._context.now.monotonic - self._moved_at
-        return still if still >= self._context.policy.stall_after else None
+        return still if still >= self._context.policy.stall_after + self._filled_for else None
 
 
 def timestamp_of(place: BlockRow) -> int:

@@ -238,9 +238,9 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     batch_bytes: Annotated[int, size("1KiB", "64MiB")] = _setting("4MiB", unit="size")
     """Maximum number of bytes in one call. Pinterest documents no limit; other clients stay under 4
     MB."""
-    linger: Annotated[float, duration("0s", "10m")] = _setting("500ms", unit="duration")
-    """The longest an event waits for its batch to fill. Its batch goes sooner where no call of the account is
-    in flight and the quota has calls to spare."""
+    linger: Annotated[float, duration("0s", "10m")] = _setting("100ms", unit="duration")
+    """How long a batch fills: it goes when it is full, or its oldest event has waited so long. The wait is longer where
+    calls are few: two minutes divided by this member's calls a minute. 0: no wait of its own."""
     concurrency: Annotated[int, whole(1, 1000)] = _setting("8", unit="requests")
     """Maximum number of requests in flight, over all accounts and workers."""
     calls_per_minute: Annotated[int, whole(1, 1_000_000)] = _setting("5000", unit="calls")

@@ -63,6 +63,9 @@ PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
 MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
 """Settings for state machines."""
 
+AT_ONCE: dict[str, Any] = {"linger": 0.0, "calls_per_minute": 10**21}
+"""A policy by which a batch goes without a wait, as far as rounding shows."""
+
 C = TypeVar("C", bound=m.Command)
 
 
@@ -311,7 +314,7 @@ class Core:
     """A pipeline on a clock set by hand, with all commands that still wait for their answer."""
 
     def __init__(self, *, seed: int = 0, sections: Sequence[str] = (), **policy: Any) -> None:
-        self.policy = Policy(**policy)
+        self.policy = Policy(**AT_ONCE | policy)
         self.pipeline = Pipeline(
             self.policy, FakeDecoder(sections), FakeConverter(), seed=seed, sections=sections
         )
@@ -340,9 +343,7 @@ class Core:
         self._check(commands)
         while self.gives_calls and self.has(m.AskCalls):
             asked = self.take(m.AskCalls)
-            commands += self.feed(
-                m.CallsGiven(asked.number, asked.account, asked.calls, 0.0, asked.per_minute)
-            )
+            commands += self.feed(m.CallsGiven(asked.number, asked.account, asked.calls, 0.0))
         return commands
 
     def instant(self) -> Instant:

@@ -103,3 +103,14 @@ def test_brokers_that_do_not_answer_are_no_stall() -> None:
     assert not looking(core, 400.0)
     core.feed(m.BrokersSilent(None))
     assert looking(core, 200.0) == pytest.approx([AFTER], abs=5.0)
+
+
+def test_a_batch_that_fills_for_long_is_no_stall() -> None:
+    """Where calls are so few that a batch fills for longer than work may stand still, only both together are one."""
+    core = Core(stall_after=40.0, calls_per_minute=2, unreachable_after=1e9)
+    core.assign()
+    core.fetch(event("a"))
+    core.look_up()
+    told = looking(core, 400.0)
+    assert core.has(m.Send)
+    assert told == pytest.approx([40.0 + 60.0], abs=4.0)

@@ -106,13 +106,9 @@ def test_a_record_waits_for_the_key_store() -> None:
 
 
 def test_a_record_waits_for_its_batch_and_then_for_the_platform() -> None:
-    """A record waits for its batch while that fills after another call, and for the platform during its call."""
-    core = reading(event("a"), linger=1.0)
+    """A record waits for its batch while that fills, and for the platform during its call."""
+    core = reading(event("a"), event("b", OTHER_ACCOUNT), linger=1.0)
     core.look_up()
-    core.fetch(event("b"), event("c", OTHER_ACCOUNT))
-    core.look_up()
-    core.accept()
-    core.store_keys()
     assert waits_for(core) == ("batch", ACCOUNT)
     core.advance(1.0)
     assert waits_for(core) == ("platform", ACCOUNT)
@@ -232,11 +228,6 @@ def test_a_record_dropped_in_a_drain_waits_for_calls_in_flight() -> None:
     assert waits_for(core) == ("platform", ACCOUNT)
     core = Core(linger=5.0)
     core.assign(0)
-    core.assign(1, start=500)
-    core.fetch(event("before"), partition=1)
-    core.look_up()
-    core.accept()
-    core.store_keys()
     core.fetch(event("a"), partition=0)
     core.look_up()
     core.revoke(0)

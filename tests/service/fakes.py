@@ -23,7 +23,16 @@ from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
 from consumer.service import Service
-from tests.engine.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
+from tests.engine.building import (
+    AT_ONCE,
+    TOPIC,
+    UNIX,
+    FakeConverter,
+    FakeDecoder,
+    answer_body,
+    event_ids,
+    record,
+)
 from tests.service.virtual_time import START, now
 
 STEP = 0.01
@@ -56,7 +65,7 @@ class Process:
         self.reports: list[m.Report] = []
         self.api = FakeApi(self)
         self.key_store = FakeKeyStore(self)
-        self.pipeline = CountingPipeline(Policy(**policy), FakeDecoder(), FakeConverter())
+        self.pipeline = CountingPipeline(Policy(**AT_ONCE | policy), FakeDecoder(), FakeConverter())
         self.service = Service(
             self.pipeline,
             connect=self._connect,

@@ -34,7 +34,7 @@ class TestDefaults:
         assert (s.registry.url, s.registry.properties) == ("", {})
         assert (s.pinterest.api_url, s.pinterest.test_mode) == ("https://api.pinterest.com/v5", False)
         assert (s.pinterest.partner_name, s.pinterest.extra_ad_account_ids) == (None, ())
-        assert (own.batch_events, own.batch_bytes, own.linger) == (1000, 4 * 1024**2, 0.5)
+        assert (own.batch_events, own.batch_bytes, own.linger) == (1000, 4 * 1024**2, 0.1)
         assert (own.concurrency, own.calls_per_minute) == (8, 5000)
         assert (own.max_open_events, own.max_open_bytes) == (20000, 128 * 1024**2)
         assert (own.dedup_window, own.commit_interval, own.shutdown_grace) == (48 * 3600, 1, 25)

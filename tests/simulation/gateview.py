@@ -22,6 +22,8 @@ class QuotaView:
         self._whole = policy.calls_per_minute
         self.divided = policy.quota_members > 0
         self._told = [(begin, policy.quota_members)]
+        self.sessions = 1
+        """Live sessions in the shared key store."""
 
     def told(self, members: int, now: float) -> None:
         """`members` members hold partitions."""
@@ -31,6 +33,15 @@ class QuotaView:
         """The most members that held partitions at any moment of the last `seconds`."""
         before = [members for at, members in self._told if at <= now - seconds]
         return max([1, *before[-1:], *(members for at, members in self._told if at > now - seconds)])
+
+    def wait(self) -> float:
+        """Seconds that a small batch waits at least: two minutes, divided by its part of the calls."""
+        part = max(1, self._whole // max(1, self._told[-1][1])) / self.sessions
+        return 120.0 / part
+
+    def sharing(self) -> int:
+        """How many members make calls at least, this one included."""
+        return max(1, self._told[-1][1], self.sessions)
 
     def calls(self, now: float) -> int:
         """How many calls it may make in 60 seconds."""
@@ -48,7 +59,6 @@ class GateView:
         self._began = 0.0
         """When the first call began after 60 seconds without any."""
         self.closed_until = 0.0
-        self._last_throttle: float | None = None
         self._budget: int | None = None
         self._budget_until = 0.0
         self.halted: int | None = None
@@ -108,8 +118,6 @@ class GateView:
         wait = reply.until - instant.unix if reply.until is not None else reply.wait
         if wait is not None:
             self.closed_until = max(self.closed_until, now + min(wait, cap))
-        if reply.says is Says.THROTTLE:
-            self._last_throttle = now
         remaining, reset = reply.headers.get("x-ratelimit-remaining"), reply.headers.get("x-ratelimit-reset")
         if remaining is not None and reset is not None:
             self._budget, self._budget_until = int(remaining), now + min(float(reset), cap)
@@ -120,7 +128,6 @@ class GateView:
         # Before the first event for this account, the process may hear that it is over, or that the server lost it.
         if until > self.closed_until and self.used:
             self.closed_until = until
-            self._last_throttle = now
             if self.silent_since is not None:  # what another member has heard is no answer to our calls
                 self.silent_since = max(self.silent_since, until)
 
@@ -163,18 +170,15 @@ class GateView:
                 )
         calls.append(now)
 
-    def check_early(self, now: float, in_flight: int) -> None:
-        """Check a call with a batch that is neither full nor old; `in_flight`: calls of all accounts."""
-        if self.flying or 2 * in_flight >= self._policy.concurrency:
-            raise Violation("a small batch waits for the calls before it", f"{self.flying} of {in_flight}")
-        if self._last_throttle is not None and now < self._last_throttle + 60.0 - _EPSILON:
-            raise Violation("after a 429 batches fill", f"for {self._last_throttle + 60.0 - now} s yet")
-        if self._policy.lease:
-            return  # calls that a shared key store has given are lost to all if they are not used
-        counted = [at for at in self._calls if now - at < 60.0]
-        between = 60.0 / max(1, self._quota.calls(now) - len(counted))
-        if counted and now - counted[-1] < between - _EPSILON:
-            raise Violation("small batches leave quota to full ones", f"{now - counted[-1]} s, not {between}")
+    def check_wait(self, now: float, since: float) -> None:
+        """Check a call with a batch that is not full; `since`: when its oldest event came."""
+        waits, left = max(self._policy.linger, self._quota.wait()), max(0.0, self._budget_until - since)
+        if self._budget:
+            # The calls that the headers left, for all members, last for twice the time to their reset.
+            calls = self._budget / (2 * self._quota.sharing())
+            waits = max(waits, left / (calls + 1))
+        if now < since + waits - _EPSILON:
+            raise Violation("a batch that is not full waits", f"{now - since} s, not {waits}")
 
     def _check_size(self, now: float, events: int, size: int) -> None:
         known = self._most_bytes is not None and now < self._most_bytes_until

@@ -22,7 +22,7 @@ from consumer.adapters.key_store.interface import Claimed, Given, Renewed, Windo
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.engine import messages as m
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import REAL_API, SchemaRef
+from consumer.engine.model import REAL_API, Announcement, SchemaRef
 from consumer.engine.reading import Keys, split_keys
 from consumer.errors import KeyStoreError
 from tests.simulation.records import LATE, MADE_UP, MISSING, Spec
@@ -228,7 +228,8 @@ class KeyClient:
     def __init__(self, world: World, member: Member) -> None:
         self._world = world
         self._member = member
-        self.session = SharedSession(world.shared, world.shared.window, world.policy.lease)
+        said = Announcement("shop", "", world.policy.destination or "", ())
+        self.session = SharedSession(world.shared, world.shared.window, world.policy.lease, said)
         self.heard_at = float("-inf")
         """When the server decided what the member knows about its claims."""
         self.sent_too = 0
@@ -280,7 +281,7 @@ class KeyClient:
 
     def _renewed(self, number: int, renewed: Renewed) -> m.LeaseRenewed:
         notes = renewed.notes if self._world.knobs.notes else ()
-        return m.LeaseRenewed(number, renewed.session, notes)
+        return m.LeaseRenewed(number, renewed.session, notes, renewed.others)
 
     def _looked_up(self, number: int, keys: bytes, claimed: Claimed) -> m.KeysLookedUp:
         delivered = {key for key, flag in zip(split_keys(keys), claimed.found, strict=True) if flag == 1}

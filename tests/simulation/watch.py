@@ -191,6 +191,7 @@ class Watch:
         match happened:
             case m.LeaseRenewed():
                 self._notes.heard(happened.notes, self._world.now)
+                self._quota.sessions = 1 + len(happened.others)
                 if happened.session != self._session:
                     self._session = happened.session
                     self._lose_sight()
@@ -401,14 +402,14 @@ class Watch:
         if self._world.knobs.shared:
             self._world.shared.check_send(self._member, specs)
             self._world.shared.check_quota(send.account)
-        self._check_early(send, specs)
+        self._check_wait(send, specs)
         gate = self._gates[send.account]
         probe = gate.halt_shown is not None
         self.calls[send.number] = Call(send.account, specs, helds, len(send.body), probe, self._session)
         gate.check_send(self._world.now, len(specs), len(send.body))
 
-    def _check_early(self, send: m.Send, specs: Sequence[Spec]) -> None:
-        """Check that a batch might go that is certainly neither full nor old nor cut."""
+    def _check_wait(self, send: m.Send, specs: Sequence[Spec]) -> None:
+        """Check that a batch has waited that is certainly neither full nor cut."""
         gate, policy = self._gates[send.account], self._policy
         if (
             send.attempt > 1
@@ -419,8 +420,8 @@ class Watch:
             return
         since = min(self._handed_out[spec] for spec in specs)
         # Of a full batch a part may have left with its partition.
-        if since > max(self._world.now - policy.linger, self._lost_sight_at):
-            gate.check_early(self._world.now, len(self.calls))
+        if since > self._lost_sight_at:
+            gate.check_wait(self._world.now, since)
 
     def _check_patience(self, specs: Sequence[Spec]) -> None:
         """Check the pauses of retries: a pause is random from zero up, but pauses of zero again and again have

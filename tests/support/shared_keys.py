@@ -27,6 +27,8 @@ from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
 
+_ANNOUNCED_FOR = 60.0
+
 T = TypeVar("T")
 Asked = Callable[[], Any]
 Call = Generator[Asked | None, Any, T]
@@ -58,7 +60,8 @@ class SharedKeys:
         self.full = False
         """Whether it refuses requests that need memory."""
         self._sessions = 0
-        self.announced: dict[int, Announcement] = {}
+        self.announced: dict[int, tuple[Announcement, float]] = {}
+        """By member, what it announces, and until when that holds."""
         """What each member announces."""
         self._notes: dict[tuple[str, str, bool], tuple[int, float, Note]] = {}
         """The notes: who reported each, and until when it holds."""
@@ -132,6 +135,10 @@ class SharedKeys:
         self.leases[session] = self._clock() + lease
         return True
 
+    def now(self) -> float:
+        """The server's time."""
+        return self._clock()
+
     def note(self, member: int, note: Note) -> None:
         """As ``notes.lua`` does."""
         place = (note.destination, note.account, note.status == THROTTLED)
@@ -154,9 +161,9 @@ class SharedKeys:
             del counted[second]
         free = min(calls, per_minute - counted.total())
         if free <= 0:
-            return Given(0, min(counted) + 61 - now, 0)
+            return Given(0, min(counted) + 61 - now)
         counted[math.floor(now + seconds)] += free
-        return Given(free, 0.0, per_minute - counted.total())
+        return Given(free, 0.0)
 
     def _is_anothers(self, key: bytes, ours: Collection[str]) -> bool:
         holder = self.claims.get(key)
@@ -284,10 +291,10 @@ class SharedSession:
 
     def others(self) -> list[Announcement]:
         """Announce ours, and return what the others announce."""
-        announced = self._server.announced
+        announced, now = self._server.announced, self._server.now()
         if self._announcement is not None:
-            announced[self._member] = self._announcement
-        return [said for member, said in announced.items() if member != self._member]
+            announced[self._member] = self._announcement, now + _ANNOUNCED_FOR
+        return [said for one, (said, until) in announced.items() if one != self._member and now < until]
 
     def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Call[Given]:
         """See `KeyStore.ask_calls`."""

@@ -64,8 +64,6 @@ class Given(NamedTuple):
     calls: int
     wait: float
     """Seconds until calls are free, if none are now."""
-    left: int
-    """Calls that are still free, for all members."""
 
 
 class KeyStore(Protocol):
@@ -117,7 +115,7 @@ class KeyStore(Protocol):
     async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
         """Ask for at most `calls` of the quota with this name: `per_minute` in any 60 seconds, for all members
         together. The calls must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
-        return Given(calls, 0.0, per_minute)
+        return Given(calls, 0.0)
 
     async def expire(self, now: float) -> None:
         """Drop keys that are out of the window. It does bounded work and is called every few seconds.

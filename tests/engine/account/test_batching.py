@@ -10,14 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from consumer.engine.account import AccountQueue, Batch, Gate
 from consumer.engine.block import Run, divide, each_of
 from consumer.engine.model import Policy, TopicPartition
-from tests.engine.building import ACCOUNT, MACHINE, TOPIC, Books, make_runs
+from tests.engine.building import ACCOUNT, AT_ONCE, MACHINE, TOPIC, Books, make_runs
 
 MIB = 1024 * 1024
 
 
 def queue_of(**policy: float) -> AccountQueue:
     """Return an account's queue under this policy."""
-    chosen = Policy(**policy)  # type: ignore[arg-type]  # sizes are whole numbers
+    chosen = Policy(**AT_ONCE | policy)
     return AccountQueue(ACCOUNT, chosen, Gate(chosen))
 
 
@@ -54,8 +54,8 @@ def test_the_body_never_exceeds_the_limit() -> None:
     for fifth, held in ((four[3], 4), (larger, 3)):
         queue = queue_of(batch_bytes=11 + 4 * (size + 1), batch_events=1000, linger=0.0)
         for one in [*four[:3], fifth]:
-            queue.add(one, 0.0)
-        batch = queue.take(0.0, 1)
+            queue.add(one, 1.0)
+        batch = queue.take(1.0, 1)
         assert batch is not None
         assert batch.events == held
         body = b"".join(batch.parts())
@@ -84,8 +84,8 @@ def test_an_event_larger_than_the_limit_goes_alone() -> None:
         *make_runs(1, size=50),
     )
     for one in (small, huge, after):
-        queue.add(one, 0.0)
-    batches = [queue.take(0.0, number) for number in (1, 2, 3)]
+        queue.add(one, 1.0)
+    batches = [queue.take(1.0, number) for number in (1, 2, 3)]
     assert [batch.runs for batch in batches if batch is not None] == [[small], [huge], [after]]
 
 
@@ -95,8 +95,8 @@ def test_retries_go_first_when_their_time_has_come() -> None:
     old, new = make_runs(2)
     retry = Batch(1, ACCOUNT, [old], attempts=1)
     queue.put_back(retry, 5.0)
-    queue.add(new, 0.0)
-    fresh = queue.take(0.0, 2)
+    queue.add(new, 1.0)
+    fresh = queue.take(1.0, 2)
     assert fresh is not None
     assert fresh.runs == [new]
     queue.add(new, 5.0)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
+from consumer.engine.claims import RENEW_EVERY
 from consumer.engine.figures.statistics import WaitsFor
-from consumer.engine.model import REAL_API
+from consumer.engine.model import REAL_API, Announcement
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
 from tests.engine.claims.test_shared import LEASE, TIMEOUT, pass_time, renew
 from tests.support.shared_keys import SharedKeys
@@ -36,10 +37,10 @@ def queue_up(core: Core, *ids: str, account: str = ACCOUNT) -> None:
     core.advance(0.0)
 
 
-def give(core: Core, calls: int, wait: float = 0.0, left: int = 1000) -> m.AskCalls:
+def give(core: Core, calls: int, wait: float = 0.0) -> m.AskCalls:
     """Let the store answer the oldest question for calls."""
     asked = core.take(m.AskCalls)
-    core.feed(m.CallsGiven(asked.number, asked.account, calls, wait, left))
+    core.feed(m.CallsGiven(asked.number, asked.account, calls, wait))
     return asked
 
 
@@ -58,7 +59,7 @@ def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
     core.advance(1.0)
     assert not core.has(m.AskCalls)
     assert sent(core) == 0
-    core.feed(m.CallsGiven(asked.number, ACCOUNT, 3, 0.0, 60))
+    core.feed(m.CallsGiven(asked.number, ACCOUNT, 3, 0.0))
     assert sent(core) == 3
     core.accept()
     core.store_keys()
@@ -174,21 +175,24 @@ def test_a_probe_is_a_call_of_the_quota() -> None:
     assert sent(core) == 5
 
 
-def test_early_calls_leave_the_quota_to_full_batches() -> None:
-    """The less of the quota is left, the longer a batch that is not full waits, up to its linger."""
-    core = member(batch_events=100, linger=30.0, calls_per_minute=100)
+def test_the_wait_grows_with_the_live_sessions_of_the_same_destination() -> None:
+    """With N live sessions a small batch waits two minutes divided by an Nth of the quota; other destinations have
+    quotas of their own. It is asked for no call before."""
+    core = member(batch_events=100, calls_per_minute=120, destination=REAL_API)
+    others = [Announcement("shop", "", REAL_API, ())] * 9 + [Announcement("shop", "", "sandbox_", ())]
+
+    def pass_a_second() -> None:
+        core.advance(RENEW_EVERY)
+        core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, 1, (), others))
+
+    pass_a_second()
     queue_up(core, "a")
-    give(core, 1, left=99)
-    core.accept()
-    queue_up(core, "b")
-    core.advance(60.0 / 98)
-    give(core, 1, left=51)  # until then 98 early calls a minute were allowed
-    core.accept()
-    queue_up(core, "c")
-    pass_time(core, 29.9)
-    assert not core.has(m.AskCalls)  # now 2 early calls a minute are allowed
-    pass_time(core, 0.1)
-    assert core.has(m.AskCalls)  # the batch has lingered
+    for _ in range(9):
+        pass_a_second()
+    core.advance(0.999)
+    assert not core.has(m.AskCalls)
+    core.advance(0.001)
+    assert core.has(m.AskCalls)
 
 
 @pytest.mark.parametrize("members", [1, 3])

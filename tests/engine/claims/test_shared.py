@@ -282,11 +282,6 @@ def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None
 def test_what_is_dropped_at_a_revoke_is_released() -> None:
     """Keys of events that a revoke drops are released, so that the next owner need not wait for our lease."""
     core = core_of_a_member(linger=60.0)
-    core.fetch(event("before"))
-    answer_claims(core, 0)
-    core.accept()
-    core.store_keys()
-    # Soon after a call new events wait in their batch.
     core.fetch(event("a"), event("b"))
     keys = split_keys(answer_claims(core, 0, 2).keys)
     assert sorted(keys_in(core.revoke(0))) == sorted(keys)

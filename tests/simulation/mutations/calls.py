@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, messages
-from consumer.engine.account import AccountQueue, Batch, Gate
+from consumer.engine.account import AccountQueue, Batch, Gate, Quota
 from consumer.engine.answering import verdicts
 from consumer.engine.answers import Answers
 from consumer.engine.block import AS_UNCLEAR, Run, cut, each_of, pick
@@ -252,29 +252,28 @@ def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def small_batches_go_beside_a_call(patch: pytest.MonkeyPatch) -> None:
-    """Each event is sent alone, while full batches of other accounts wait."""
-    patch.setattr(
-        Dispatcher, "_early_at", lambda self, queue: queue.gate.spares_at(self._context.now.monotonic)
-    )
+def batches_go_before_they_have_waited(patch: pytest.MonkeyPatch) -> None:
+    """Whenever a call may begin, it begins with the few events that are there."""
+    patch.setattr(Gate, "filled_at", lambda self, since: since)
 
 
 @mutation
 def small_batches_use_up_the_quota(patch: pytest.MonkeyPatch) -> None:
-    """Whenever a call may begin, it begins with the few events that are there."""
-    patch.setattr(Gate, "spares_at", Gate.throttled_until)
+    """A batch waits no longer where the quota has few calls."""
+    patch.setattr(Quota, "wait", 0.0)
 
 
 @mutation
-def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
-    """After a 429 has ended, the account sends small batches as before."""
-    close = Gate.close
+def small_batches_use_up_what_the_headers_leave(patch: pytest.MonkeyPatch) -> None:
+    """A batch waits no longer where answers say that few calls are left."""
+    waits = Gate.filled_at
 
-    def closing(self: Gate, until: float, *, by_member: bool = False) -> None:
-        close(self, until, by_member=by_member)
-        self._scarce_until = 0.0
+    def filled_at(self: Gate, since: float) -> float:
+        with patch.context() as known:
+            known.setattr(self, "_remaining", None)
+            return waits(self, since)
 
-    patch.setattr(Gate, "close", closing)
+    patch.setattr(Gate, "filled_at", filled_at)
 
 
 @mutation

@@ -42,6 +42,12 @@ def a_part_never_grows_again(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def a_member_waits_as_if_it_were_alone(patch: pytest.MonkeyPatch) -> None:
+    """Small batches of each member use half of the whole quota."""
+    patch.setattr(Quota, "wait", property(lambda self: 120.0 / self._whole))
+
+
+@mutation
 def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
     """A part's first calls go at once, although the partitions' former owners may have used the whole quota."""
     patch.setattr(Gate, "_evenly_at", lambda _, now: now)
@@ -54,6 +60,12 @@ def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
 def no_member_asks_for_calls(patch: pytest.MonkeyPatch) -> None:
     """Each member keeps the quota by itself, so all together exceed it."""
     patch.setattr(Allowance, "given", lambda *_: True)
+
+
+@mutation
+def other_live_sessions_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """With a shared key store, small batches of each member use half of the whole quota."""
+    patch.setattr(Quota, "shared_with", lambda *_: None)
 
 
 @mutation
@@ -79,8 +91,8 @@ def a_used_up_quota_is_asked_for_at_once(patch: pytest.MonkeyPatch) -> None:
     """The store is asked again at once, although it has said when there will be calls."""
     answered = Allowance.answered
 
-    def at_once(self: Allowance, calls: int, wait: float, left: int, now: float) -> None:
-        answered(self, calls, 0.0 * wait, left, now)
+    def at_once(self: Allowance, calls: int, wait: float, now: float) -> None:
+        answered(self, calls, 0.0 * wait, now)
 
     patch.setattr(Allowance, "answered", at_once)
 

@@ -2,8 +2,7 @@
 -- A call is counted in the second in which it begins at the latest. All that can begin less than 60 seconds before it is
 -- counted with it, so no 60 seconds have more calls than the quota, whenever each of them begins.
 -- ARGV: name of the quota, calls wanted, calls a minute, seconds within which they begin.
--- Finds nothing; and, as further values, how many are given; milliseconds until one is free, if none is given; how many are
--- free yet.
+-- Finds nothing; and, as further values, how many are given; milliseconds until one is free, if none is given.
 local wanted, most, seconds = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local name = prefix .. 'calls:' .. ARGV[5]
 local time = redis.call('TIME')
@@ -27,4 +26,4 @@ if given > 0 then
 else
   wait = math.ceil(1000 * (oldest + 61 - now))
 end
-return { '', 0, 0, given, wait, math.max(0, most - used - given) }
+return { '', 0, 0, given, wait }

@@ -282,8 +282,8 @@ class RedisKeyStore(KeyStore):
         """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""
         check_use(b"", closed=self._closed)
         asked = (quota, calls, per_minute, seconds)
-        [(_, _, _, given, wait, left)] = await self._run("calls", None, [(self._shards[0], asked)])
-        return Given(given, wait / 1000, left)
+        [(_, _, _, given, wait)] = await self._run("calls", None, [(self._shards[0], asked)])
+        return Given(given, wait / 1000)
 
     # -- asking
 
