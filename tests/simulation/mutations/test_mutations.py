@@ -72,6 +72,12 @@ FOCUS: dict[str, dict[str, Any]] = {
     "a_throttle_of_another_member_is_ignored": _NOTES,
     "a_refusal_of_another_member_is_ignored": _NOTES,
     "a_note_concerns_another_account": _NOTES,
+    "small_batches_use_up_what_the_headers_leave": {
+        "rates": Rates(api_limit_headers=0.5),
+        "arrival": 30.0,
+        "guarded": False,
+        "policy": policy(batch_events=20),
+    },
     "no_member_asks_for_calls": _SHARED_QUOTA,
     "given_calls_hold_for_ever": _SHARED_QUOTA,
     "given_calls_are_never_used_up": _SHARED_QUOTA,
