@@ -101,7 +101,7 @@ def test_a_healthy_topic_may_be_read_again_and_again(kafka: Kafka, api: Api, tmp
 
     rewound = command("offsets", "set", "--to", "beginning", "--yes", env=env)
     assert rewound.returncode == 0, rewound.stderr
-    # One call a minute: of what is refused the first goes at once, the others are left when it stops.
+    # One call a minute: what is refused waits for its batch, and is left when it stops.
     with Process(tmp_path, "run", env={**env, "PINSTREAM_CALLS_PER_MINUTE": "1"}) as second:
         second.until(lambda: second.ledger()["duplicate"] == len(good), "all duplicates")
         assert second.stop()[0] == 0
