@@ -1,6 +1,7 @@
 """Countries, states and currencies: the closed sets that normalising looks values up in.
 
-Theory of operation. The sets come from `pycountry` (ISO 3166-1, 3166-2, 4217) and are built once, when this
+Theory of operation. Countries and currencies come from `pycountry` (ISO 3166-1, 4217). The states are written out,
+because its table of the states of all countries takes 6 MiB. The sets are built once, when this
 module is imported; after that every look-up is one `dict` access. Names are compared *folded*: without case,
 accents, blanks and punctuation, so that "Côte d’Ivoire", "COTE D'IVOIRE" and "Cote-d'Ivoire" are one name.
 Codes are compared as codes: folding never makes a code out of what is not one ("U.S." is none).
@@ -41,6 +42,19 @@ _EVERYDAY_COUNTRY_NAMES = {
     "vatican city": "VA",
 }
 
+# The US and Canadian states of ISO 3166-2.
+_STATES = """
+al Alabama; ak Alaska; as American Samoa; az Arizona; ar Arkansas; ca California; co Colorado; ct Connecticut;
+de Delaware; dc District of Columbia; fl Florida; ga Georgia; gu Guam; hi Hawaii; id Idaho; il Illinois;
+in Indiana; ia Iowa; ks Kansas; ky Kentucky; la Louisiana; me Maine; md Maryland; ma Massachusetts; mi Michigan;
+mn Minnesota; ms Mississippi; mo Missouri; mt Montana; ne Nebraska; nv Nevada; nh New Hampshire; nj New Jersey;
+nm New Mexico; ny New York; nc North Carolina; nd North Dakota; mp Northern Mariana Islands; oh Ohio;
+ok Oklahoma; or Oregon; pa Pennsylvania; pr Puerto Rico; ri Rhode Island; sc South Carolina; sd South Dakota;
+tn Tennessee; tx Texas; um United States Minor Outlying Islands; ut Utah; vt Vermont; vi Virgin Islands, U.S.;
+va Virginia; wa Washington; wv West Virginia; wi Wisconsin; wy Wyoming; ab Alberta; bc British Columbia;
+mb Manitoba; nb New Brunswick; nl Newfoundland and Labrador; nt Northwest Territories; ns Nova Scotia;
+nu Nunavut; on Ontario; pe Prince Edward Island; qc Quebec; sk Saskatchewan; yt Yukon
+"""
 # Full names of US and Canadian states that ISO 3166-2 spells otherwise; French is official in Canada.
 _OTHER_STATE_NAMES = {
     "colombie-britannique": "bc",
@@ -94,11 +108,7 @@ COUNTRY_NAMES = _by_name(
 STATE_NAMES = _by_name(
     [
         *_OTHER_STATE_NAMES.items(),
-        *(
-            (state.name, state.code.partition("-")[2])
-            for state in pycountry.subdivisions
-            if state.country_code in ("US", "CA")
-        ),
+        *((state[3:], state[:2]) for state in " ".join(_STATES.split()).split("; ")),
     ]
 )
 # Currencies withdrawn from 2023 to 2026. Orders of those years are still converted, and a newer list must not refuse

@@ -66,9 +66,8 @@ LeftOut.PLACEHOLDER, LeftOut.UNLIKELY = LeftOut("PLACEHOLDER"), LeftOut("UNLIKEL
 Normaliser = Callable[[str], str | LeftOut]
 
 _INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
-# All white space is in Unicode's first plane, all punctuation in its first two. (Searching all seventeen would take a
-# fifth of each process's start.)
-_WHITE = "".join(filter(str.isspace, map(chr, range(0x10000)))) + _INVISIBLE
+# No white space has a higher number. (A search of all would take a fifth of each process's start.)
+_WHITE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + _INVISIBLE
 _WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
 # Most digits of an id kept as a number: making the text of longer ones takes time that is the square of their length.
 _LONGEST_NUMBER_BITS = 256
@@ -243,9 +242,16 @@ def person_name(text: str) -> str | LeftOut:
     return LeftOut.PLACEHOLDER if name in placeholders.NAMES else name
 
 
-_PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
-# As with `_ASCII_DIGITS`, the usual characters that stay are in the table.
-_IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
+class _InCity(dict[int, str | None]):
+    """A table for `str.translate`, as `_ASCII_DIGITS`; characters that are not ASCII are looked up one by one."""
+
+    def __missing__(self, code: int) -> str | None:
+        char = chr(code)
+        return None if char in _WHITE or unicodedata.category(char).startswith("P") else char
+
+
+_IN_CITY = _InCity()
+_IN_CITY.update((code, _IN_CITY[code]) for code in range(128))
 
 
 def city(text: str) -> str | LeftOut:
