@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
 from typing import NoReturn
+
+from consumer import GARBAGE
 
 # 128 + SIGTERM, as in a shell.
 _ENDED = 143
@@ -22,6 +25,7 @@ def enter() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _end_early)
     _open_what_is_closed()
+    gc.set_threshold(*GARBAGE)
     from consumer.commands import main  # not before there is a handler
 
     try:

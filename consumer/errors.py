@@ -23,7 +23,6 @@ rejection of a single record (undecodable, unconvertible, refused) is not an err
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -142,6 +141,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     wanted, spelled = name.lower(), {one.lower(): one for one in known}
     # People leave the first part of a name out: "em" of "user_data.em", "ios" of "app_ios".
     ends = [one for one in spelled if one.endswith((f".{wanted}", f"_{wanted}"))]
+    import difflib  # a mistake is seldom
+
     near = difflib.get_close_matches(wanted, spelled, n=1, cutoff=_LIKENESS) or sorted(ends, key=len)
     return spelled[near[0]] if near else ""
 

@@ -24,8 +24,9 @@ from consumer.avro.plan import trimmed
 from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, compile_reader, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
+from consumer.conversion.sections import Sections
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent, section_of
-from consumer.errors import InputError
+from consumer.errors import InputError, UsageError, or_all
 
 _NO_OBJECT: Final = frozenset({DecodeCode.NOT_JSON.value, DecodeCode.NOT_AN_OBJECT.value})
 
@@ -48,6 +49,17 @@ class Types(NamedTuple):
     topic: str | None = None
     named: str | None = None
     decoder: Decoder | None = None
+
+
+def file_types(mapped: Sections, record: str | None = None, topic: str | None = None) -> Types:
+    """Return what the records of a file are read as, by the mapping: of the type `record`, as if from `topic`.
+
+    Raises `UsageError` if the mapping has no such type.
+    """
+    if record is not None and not mapped.knows(record):
+        known = or_all(record, mapped.records)
+        raise UsageError(f"--record {record[:300]!r} is no record type of the mapping; {known}")
+    return Types(mapped, topic, record)
 
 
 def open_records(path: str, types: Types) -> Iterator[FileRecord]:

@@ -25,7 +25,6 @@ from consumer import __version__, logs
 from consumer.adapters.aws.glue import GlueSchemas
 from consumer.adapters.certificates import client_certificate
 from consumer.adapters.conversions_api import ConversionsApi, Token, TokenFile, Tokens
-from consumer.adapters.files import Types
 from consumer.adapters.kafka.configuration import variable
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import KeyStore, open_key_store
@@ -54,7 +53,7 @@ from consumer.engine.model import (
 )
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
-from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError, UsageError, or_all
+from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
 from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
@@ -335,17 +334,6 @@ def converter(settings: Settings, mapped: Sections, accounts: tuple[str, ...]) -
         # In the settings, 0 is "no limit".
         max_event_age=settings.pinstream.max_event_age or math.inf,
     )
-
-
-def file_types(mapped: Sections, record: str | None = None, topic: str | None = None) -> Types:
-    """Return what the records of a file are read as, by the mapping: of the type `record`, as if from `topic`.
-
-    Raises `UsageError` if the mapping has no such type.
-    """
-    if record is not None and not mapped.knows(record):
-        known = or_all(record, mapped.records)
-        raise UsageError(f"--record {record[:300]!r} is no record type of the mapping; {known}")
-    return Types(mapped, topic, record)
 
 
 def transformer(settings: Settings, mapped: Sections) -> Transformer | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from consumer import __version__
+from consumer import GARBAGE, __version__
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
@@ -80,11 +80,8 @@ def log_starting(settings: Settings, urls: Urls | None) -> None:
 def tune_memory() -> None:
     """Collect garbage less often, and keep freed memory for the next batch (docs/performance.md)."""
     # What exists now lives as long as the process: the collector need not look at it again.
-    gc.collect()
     gc.freeze()
-    # An event's objects hold no cycles. With the default threshold of 700, the collector walks the open events over
-    # and over and finds nothing, for about a tenth of an event's time.
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(*GARBAGE)
     # glibc returns the top of the heap as soon as 128 KiB of it are free, and maps larger blocks by themselves. Each
     # batch of a megabyte would be requested and cleared page by page again: 0.4 µs an event. Other C libraries do not
     # have this function and do not need it.

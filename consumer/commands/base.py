@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -17,7 +16,9 @@ import click
 
 from consumer.errors import PinstreamError, UsageError, limit_met
 
-if TYPE_CHECKING:  # it takes a while to import, and help does not need it
+if TYPE_CHECKING:  # they take a while to import, and help does not need them
+    import asyncio
+
     from rich.console import Console
 
 _Item = TypeVar("_Item")
@@ -148,6 +149,8 @@ async def paced(
     items: Iterable[_Item], rate: float | None, stopped: asyncio.Event
 ) -> AsyncIterator[tuple[int, _Item]]:
     """Yield the items with their numbers, at most `rate` per second, until `stopped` is set."""
+    import asyncio
+
     begun = time.monotonic()
     for number, item in enumerate(items):
         if rate is not None:

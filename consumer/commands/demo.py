@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from consumer import logs
+from consumer.adapters.files import file_types
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
@@ -227,7 +228,7 @@ class _Demo:
             records = made_up(generator, Encoder(self._sections.all[0].schema).encode)
         else:
             encode = encoding(self._sections)
-            types = building.file_types(self._sections, topic=DEMO_TOPIC)
+            types = file_types(self._sections, topic=DEMO_TOPIC)
             # A file may be old, and the sandbox refuses events that are older than a week.
             given = FileRecords(str(self.path), types, encode, moved_to_now(self._sections))
             records = disturbed(given, self.duplicates, self.invalid, self.seed, encode)

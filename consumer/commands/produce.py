@@ -10,7 +10,7 @@ from itertools import islice
 
 import click
 
-from consumer.adapters.files import Types, open_records
+from consumer.adapters.files import Types, file_types, open_records
 from consumer.adapters.kafka.cluster import create_topic, describe_cluster
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.schemas import LocalSchemas
@@ -79,7 +79,7 @@ async def produce(
         # Then all records have the schema that the settings name.
         types = Types(OneSchema(local.reader(settings.pinstream.schema_name or DEFAULT_SCHEMA)))
     else:
-        types = building.file_types(mapped, record, topic)
+        types = file_types(mapped, record, topic)
     config = settings.kafka.client_properties()
     if partitions is not None and await create_topic(config, topic, partitions, _DESCRIBE_TIMEOUT):
         say(f"created the topic {topic} with {partitions} partition{'s' if partitions > 1 else ''}")

@@ -42,8 +42,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count
 from random import Random
-from statistics import median_low
-from typing import Final
+from typing import Final, TypeVar
 
 from consumer.engine.answering.masking import who_answered
 from consumer.engine.answering.verdicts import is_platforms, unix_of
@@ -52,6 +51,8 @@ from consumer.engine.figures.statistics import ClockStatistics
 from consumer.engine.messages import Answered, AskTime, Command, Report, Unanswered
 from consumer.engine.model import Chunk, Instant, Later, Policy, Untimely
 from consumer.errors import bug
+
+_Value = TypeVar("_Value", float, tuple[float, float, float])
 
 
 class Context:
@@ -214,7 +215,7 @@ class Clock:
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""
         if len(self._answers) >= _ENOUGH:
-            _, *counts = median_low((least + most, least, most) for least, most in self._answers)
+            _, *counts = _median([(least + most, least, most) for least, most in self._answers])
             return counts[0], counts[1]
         for clock in (self._above, self._stamped(self._local)):
             for answer in reversed(self._answers):
@@ -295,7 +296,7 @@ class Clock:
     def _stamped(self, now: Instant) -> float | None:
         """Return how far recent records' timestamps are ahead of the monotonic clock (median); None: there are none."""
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
-        return median_low(lately) if lately else None
+        return _median(lately) if lately else None
 
     # -- reports
 
@@ -336,3 +337,8 @@ def _beyond(above: float, bounds: _Bounds) -> float:
     """Return how far a clock is behind these bounds; ahead, if negative. `above`: see `_Bounds`."""
     least, most = bounds
     return max(0.0, least - above) + min(0.0, most - above)
+
+
+def _median(values: Sequence[_Value]) -> _Value:
+    """Return the lower one of the middle."""
+    return sorted(values)[(len(values) - 1) // 2]

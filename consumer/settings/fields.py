@@ -7,6 +7,9 @@ meanings are a contract with users: changing one needs a line in CHANGELOG.md.
 
 from __future__ import annotations
 
+import ast
+import functools
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,12 +33,17 @@ class SettingDoc(NamedTuple):
     """As a person would write it; in words where `load` computes it."""
     unit: str
     """Kind of number: duration, size, events, …; empty for text."""
-    reason: str
-    """Sentences for the table and ``--help``: what the setting does, and why."""
     secret: bool
     """The value is never shown, and can also come from the file that ``X_FILE`` names."""
     needed_for: str
     """The member of `load`'s ``needs`` that requires it; empty if it is optional."""
+    field: tuple[str, str]
+    """The names of its class and its field."""
+
+    @property
+    def reason(self) -> str:
+        """Sentences for the table and ``--help``: what the setting does, and why."""
+        return _docstrings()[self.field]
 
 
 # The type is `Any`, so that a field may have any type (as pydantic's own `Field`).
@@ -82,7 +90,6 @@ class SettingsGroup(BaseModel):
     model_config = ConfigDict(
         frozen=True,  # parts that are built from it keep what they have read
         hide_input_in_errors=True,  # it may be a secret
-        use_attribute_docstrings=True,  # they are the reasons of the table
     )
 
 
@@ -353,12 +360,11 @@ class Settings(BaseModel):
 
 def _rows(group: type[SettingsGroup]) -> Iterator[SettingDoc]:
     """The rows of a group's settings, in the order of its fields."""
-    for field in group.model_fields.values():
+    for attribute, field in group.model_fields.items():
         name, columns = field.alias or "", cast(Any, field.json_schema_extra)
-        reason = " ".join((field.description or "").split())
         # Not the properties that pass through: they have no variable of their own.
         secret = field.annotation in (SecretStr, SecretStr | None)
-        yield SettingDoc(name, reason=reason, secret=secret, **columns)
+        yield SettingDoc(name, secret=secret, field=(group.__name__, attribute), **columns)
 
 
 # Variable -> its row, in the order of the table.
@@ -367,3 +373,19 @@ REGISTRY: Mapping[str, SettingDoc] = {
     for group in (KafkaSettings, RegistrySettings, PinterestSettings, PinstreamSettings, NetworkSettings)
     for row in _rows(group)
 }
+
+
+@functools.cache
+def _docstrings() -> Mapping[tuple[str, str], str]:
+    """Read the text below each field from this file: only help and the complaint about a missing setting need it."""
+    found: dict[tuple[str, str], str] = {}
+    for group in ast.parse(Path(__file__).read_text("utf-8")).body:
+        for pair in itertools.pairwise(group.body if isinstance(group, ast.ClassDef) else ()):
+            match group, *pair:
+                case (
+                    ast.ClassDef(name=of),
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[of, name] = " ".join(text.split())
+    return found

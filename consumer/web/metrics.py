@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer.engine.figures.definitions import Histogram, figures_of
+
+if TYPE_CHECKING:  # a process that is not scraped needs none of it
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+else:
+    Collector = object
 
 Series = tuple[tuple[str, ...], Any]
 """Values of the labels, and a number or `Histogram`."""
@@ -40,6 +43,8 @@ class FiguresCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all metric families with their current series. A family may have none."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
         kinds: Mapping[str, Any] = {
             "counter": CounterMetricFamily,
             "gauge": GaugeMetricFamily,

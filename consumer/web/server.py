@@ -27,9 +27,6 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
@@ -88,16 +85,12 @@ class WebServer:
     """Says what is wrong with the process whose figures these are, in one line; None: it is healthy."""
     token: Callable[[], str] | None = None
     """Returns the current token, which all requests but the probes must carry; None: there is none."""
-    more_metrics: Collector | None = None
+    more_metrics: FiguresCollector | None = None
     look_every: float = _LOOK_EVERY
 
     def __post_init__(self) -> None:
         self._history = History()
         self._events = Events(self._document, self.clock)
-        self._registry = CollectorRegistry()
-        self._registry.register(FiguresCollector(Statistics, lambda: [self.snapshot()]))
-        if self.more_metrics is not None:
-            self._registry.register(self.more_metrics)
         document = render_page()
         self._page = document.encode()
         self._headers = _security_headers(document)
@@ -182,7 +175,6 @@ class WebServer:
         def health(trouble: str | None) -> web.Response:
             return web.Response(status=200 if trouble is None else 503, text=f"{trouble or 'ok'}\n")
 
-        metrics = {"Content-Type": CONTENT_TYPE_LATEST}
         people = [
             _get("/", lambda: web.Response(body=self._page, content_type="text/html", charset="utf-8")),
             _get("/status", lambda: json(self._document())),
@@ -190,11 +182,22 @@ class WebServer:
             _get("/history", lambda: json(self._history.document(self.clock(), self.wall()))),
         ]
         machines = [
-            _get("/metrics", lambda: web.Response(body=generate_latest(self._registry), headers=metrics)),
+            _get("/metrics", self._metrics),
             _get("/healthz", lambda: health(self._why_unhealthy())),
             _get("/readyz", lambda: health(why_not_ready(self.snapshot()))),
         ]
         return people, machines
+
+    def _metrics(self) -> web.Response:
+        # Imported here: a process that is not scraped needs none of it.
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+        registry = CollectorRegistry()
+        registry.register(FiguresCollector(Statistics, lambda: [self.snapshot()]))
+        if self.more_metrics is not None:
+            registry.register(self.more_metrics)
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     # -- looking
 

@@ -13,12 +13,10 @@ import contextlib
 import logging
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from logging.handlers import BufferingHandler
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
@@ -157,13 +155,15 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
     # Without KIP-848, librdkafka looks for another coordinator for ever and reports no error. Which APIs a broker has
     # is in its answer to ApiVersions, which librdkafka shows only in its log.
     logger = logging.Logger("consumer.kafka.features", logging.DEBUG)
-    heard = BufferingHandler(sys.maxsize)  # with a smaller capacity it would drop what it holds
-    logger.addHandler(heard)
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
     loud = {**configuration.admin_config(config), "debug": "feature", "logger": logger}
     with configuration.make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
-    if lacks_consumer_protocol(" ".join(line.getMessage() for line in heard.buffer)):
+    if lacks_consumer_protocol(" ".join(heard)):
         raise KafkaError(f"Kafka: {trouble.PROTOCOL}")
 
 

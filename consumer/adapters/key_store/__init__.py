@@ -37,8 +37,6 @@ from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.folder import Progress
 from consumer.adapters.key_store.interface import KeyStore, Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
-from consumer.adapters.key_store.shared.address import parse_address
-from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.engine.model import Announcement
 from consumer.errors import SettingsError
 
@@ -77,6 +75,10 @@ def open_key_store(
     if colon and scheme == "disk" and rest:
         return DiskKeyStore(rest, bounds, max_bytes, progress)
     if scheme in ("redis", "rediss"):
+        # Imported here: the others need neither.
+        from consumer.adapters.key_store.shared.address import parse_address
+        from consumer.adapters.key_store.shared.store import RedisKeyStore
+
         return RedisKeyStore(
             parse_address(url), bounds, lease=lease, password=password, announcement=announcement
         )

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import orjson
 
-from consumer.adapters.files import FileRecord, open_records
+from consumer.adapters.files import FileRecord, file_types, open_records
 from consumer.app import building
 from consumer.commands.base import DebugCommand, parse_time
 from consumer.commands.explain.expecting import compare
@@ -118,7 +118,7 @@ def explanations(
         transformer = building.transformer(settings, mapped)
     # As the service reads records, so that explain says of a record what the service does with it.
     decoder = building.decoder(settings, mapped, whole=transformer is not None)
-    types = building.file_types(mapped, record, topic)._replace(decoder=decoder)
+    types = file_types(mapped, record, topic)._replace(decoder=decoder)
     # Only on request: a trace calls each rule through Python.
     traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
