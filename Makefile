@@ -100,6 +100,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/code
 	@$(PIP) install --constraint constraints.txt pip
 	@$(PIP) install --constraint constraints.txt --group build
 	@$(FIND_COMPILER); $(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q consumer # as an installation has it, also with PYTHONDONTWRITEBYTECODE
 	@touch $@
 
 $(RIVALS_READY): benchmarks/rivals/requirements.txt
