@@ -36,6 +36,8 @@ _FAIL_FAST = 15.0
 _PAUSE = 1.0
 # Seconds after which an error of one broker is taken for that of all: the others have had time to answer.
 _SILENT_AFTER = 1.0
+# Seconds after which brokers of which nothing was heard are silent: an attempt also looks for the cause.
+_UNHEARD_AFTER = 8.0
 _THEN = "it goes on asking until there is an answer; --fail-fast would end it instead"
 # Seconds between two log lines about the same start.
 _REMIND_EVERY = 300.0
@@ -51,8 +53,8 @@ class Start:
     find: Callable[..., Awaitable[object]] = describe_cluster
     waits_for: str | None = "the start has begun"
     """In one line, for people; None: the start is over."""
-    _asked_at: float = 0.0
-    """When the brokers were asked first, by the loop's clock."""
+    _asked_at: float = math.inf
+    """When the brokers were asked first, by the loop's clock; infinite: they were not."""
     _heard: confluent_kafka.KafkaError | None = None
     """What went wrong last when they were asked."""
     _silent: bool = False
@@ -63,7 +65,8 @@ class Start:
         if self.waits_for is None:
             return statistics
         silence, seconds = None, asyncio.get_running_loop().time() - self._asked_at
-        if self._silent and seconds >= _SILENT_AFTER:
+        after = _SILENT_AFTER if self._silent else _UNHEARD_AFTER if self._heard is None else math.inf
+        if seconds >= after:
             why = trouble.why_silent(self.settings.kafka.client_properties(), self._heard)
             silence = silence_of_brokers(why, seconds)
         return replace(statistics, starting=self.waits_for, brokers_silent=silence)

@@ -162,6 +162,27 @@ def test_what_it_waits_for_is_known_at_every_moment(settings: Settings) -> None:
     assert virtual_time.run(watch(Brokers(until=60, said=token)))[-1] == str(AWAY)
 
 
+def test_brokers_that_say_nothing_are_named_within_ten_seconds(settings: Settings) -> None:
+    """However long an attempt takes."""
+
+    async def find(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    async def watch() -> list[str | None]:
+        one, ready = Start(settings, find=find), []
+        task = asyncio.create_task(one.find_topics())
+        for _ in range(2):
+            await asyncio.sleep(4.5)
+            ready.append(why_not_ready(one.shown(replace(empty(), joined=False))))
+        await task
+        return ready
+
+    assert virtual_time.run(watch()) == [
+        "the brokers have not answered yet (b:9092)",
+        "The brokers do not answer (b:9092, no answer) for 9 s",
+    ]
+
+
 @pytest.mark.parametrize(
     "outcome", [FINAL, SettingsError("KAFKA_TOPICS: the pattern ^( cannot be read")], ids=str
 )

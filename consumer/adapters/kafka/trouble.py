@@ -415,14 +415,16 @@ def no_contact(
     elif first.code() == _Code._RESOLVE:
         why = "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS"
         may_pass = True
-    elif ended and protocol in _WANTED:
+    elif ended and protocol in _WANTED and (replies := _first_bytes(config, servers, protocol)):
         required = "a login" if protocol == "ssl" else "TLS or a login"
         why = (
             f"no broker answered at {servers} within {timeout:g} s: it accepts connections and closes them at once, as "
             f"a broker does that requires {required}: set KAFKA_SECURITY_PROTOCOL ({_WANTED[protocol]}), or correct "
             "KAFKA_BOOTSTRAP_SERVERS"
         )
-        may_pass = not _is_other_listener(config, servers, protocol)
+        # Whether a broker is there that requires TLS or a login. (A proxy or a load balancer closes connections, too,
+        # while its broker is away, but answers nothing.)
+        may_pass = not (_TLS_ALERT in replies if protocol == "sasl_plaintext" else any(replies))
     else:
         # librdkafka asks a token endpoint that answers with an error again and again, and reports nothing.
         endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
@@ -434,27 +436,30 @@ def no_contact(
     return KafkaError(f"Kafka: {why} ({describe_error(first)})", may_pass=may_pass)
 
 
-def _is_other_listener(config: Mapping[str, object], servers: str, protocol: str) -> bool:
-    """Return whether a broker is there that requires TLS or a login. (A proxy or a load balancer closes connections,
-    too, while its broker is away, but answers nothing.)"""
-    return any(
-        reply == _TLS_ALERT if protocol == "sasl_plaintext" else reply != b""
+def _first_bytes(config: Mapping[str, object], servers: str, protocol: str) -> Sequence[bytes]:
+    """Return the first byte of each server's answer to Kafka's first question; empty: it ends the connection without
+    one. Servers that keep it open and say nothing are left out."""
+    return [
+        reply
         for found in _AT.finditer(servers)
-        for reply in [_first_byte(config, found, over_tls=protocol == "ssl")]
-    )
+        if (reply := _first_byte(config, found, over_tls=protocol == "ssl")) is not None
+    ]
 
 
-def _first_byte(config: Mapping[str, object], at: re.Match[str], *, over_tls: bool) -> bytes:
-    """Return the first byte of a server's answer to Kafka's first question; empty: it gives none."""
+def _first_byte(config: Mapping[str, object], at: re.Match[str], *, over_tls: bool) -> bytes | None:
     host, port = at["host"].strip("[]"), int(at["port"])
-    with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as stack:
-        connection = stack.enter_context(socket.create_connection((host, port), _HANDSHAKE_SECONDS))
-        if over_tls:
-            wrapped = _tls_context(config).wrap_socket(connection, server_hostname=host)
-            connection = stack.enter_context(wrapped)
-        connection.sendall(_API_VERSIONS)
-        return connection.recv(1)
-    return b""
+    try:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, port), _HANDSHAKE_SECONDS))
+            if over_tls:
+                wrapped = _tls_context(config).wrap_socket(connection, server_hostname=host)
+                connection = stack.enter_context(wrapped)
+            connection.sendall(_API_VERSIONS)
+            return connection.recv(1)
+    except TimeoutError:
+        return None
+    except (OSError, ValueError):
+        return b""
 
 
 def _tls_context(config: Mapping[str, object]) -> ssl.SSLContext:

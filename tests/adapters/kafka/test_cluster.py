@@ -200,6 +200,19 @@ async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
         assert "not-to-be-shown" not in line
 
 
+async def test_a_server_that_says_nothing_is_not_taken_for_one_that_requires_tls() -> None:
+    """One that keeps connections open and answers nothing, as a firewall or a broker that hangs does."""
+
+    async def hold(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        line = await told({"bootstrap.servers": address}, ["t"], 1.0)
+        assert f"no broker answered at {address} within 1 s: check KAFKA_BOOTSTRAP_SERVERS" in line
+
+
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
