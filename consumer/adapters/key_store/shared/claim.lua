@@ -17,8 +17,8 @@ for i = 1, layout and count or 0 do
   local set = set_of(entry)
   local of = sought[set]
   if of then
-    local next = #of + 1
-    of[next], rows[set][next] = entry, i
+    of[#of + 1] = entry
+    rows[set][#of] = i
   else
     sought[set], rows[set] = { entry }, { i }
   end

@@ -17,9 +17,10 @@ for from = 1, count, MOST do
     if is_anothers(holder) then
       flags[#flags + 1] = redis.call('ZSCORE', set, entry) and '\1' or '\0'
     else
-      if horizon then entries = entries - redis.call('ZREMRANGEBYSCORE', set, '-inf', '(' .. horizon) end
-      local new = redis.call('ZADD', set, 'GT', stamp, entry) -- of two deliveries the later one counts
+      -- Of two deliveries the later one counts. A server without memory refuses this, and nothing has been changed.
+      local new = redis.call('ZADD', set, 'GT', stamp, entry)
       entries = entries + new
+      if horizon then entries = entries - redis.call('ZREMRANGEBYSCORE', set, '-inf', '(' .. horizon) end
       flags[#flags + 1] = holder == false and new == 0 and '\2' or '\1'
       done[#done + 1] = key
     end
