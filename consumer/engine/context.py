@@ -130,7 +130,7 @@ class Clock:
         # Whether the platform has confirmed it; else only the records have.
         self._settled = False
         self._first_fetched: float | None = None
-        # Answers of the platform that did not say what time it is.
+        # The latest answers of the platform, as far as they did not say what time it is.
         self._timeless = 0
         # When the question was asked for the time that is under way; None: none is.
         self._asked_at: float | None = None
@@ -168,6 +168,7 @@ class Clock:
             self._timeless += 1
             self.version += self._timeless == _ENOUGH
             return
+        self._timeless = 0
         before = self._behind(self._local) if self.certain else None
         self._answers.append((moment - self._local.monotonic, moment + 1 - sent_at))
         counts = self._what_counts()
@@ -181,14 +182,15 @@ class Clock:
 
     def ask(self, *, waited_for: bool) -> None:
         """Ask the platform what time it is, if events wait for that (`waited_for`)."""
-        now = self._context.now.monotonic
-        if waited_for and self._asked_at is None and now >= self._ask_at:
+        now, due = self._context.now.monotonic, self.due(waited_for=waited_for)
+        if due is not None and now >= due:
             self._asked_at = now
             self._context.emit(AskTime())
 
     def due(self, *, waited_for: bool) -> float | None:
         """Return when to ask the platform what time it is; None: not as far as is known."""
-        return self._ask_at if waited_for and self._asked_at is None else None
+        asks = waited_for and self._asked_at is None and self._timeless < _ENOUGH
+        return self._ask_at if asks else None
 
     def asked(self, answer: Answered | Unanswered) -> None:
         """Take the answer to the question for the time. Only the platform's own says what time it is."""

@@ -150,6 +150,13 @@ def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
         core.tell_time(date="-")
         core.advance(1.1)
     assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 10)
+    # What lies ahead waits for its time, and no call is made for it.
+    fetch(core, ("ahead", FAR), stamped=FAR)
+    core.advance(60.0)
+    assert core.statistics().clock.early == 1
+    assert not core.has(m.AskTime)
+    core.advance(FAR)
+    assert core.statistics().clock.early == 0
 
 
 @pytest.mark.parametrize(
