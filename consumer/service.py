@@ -245,6 +245,8 @@ class Service:
         self._log_lines_dropped = log_lines_dropped
         self._tasks: set[asyncio.Task[m.Input | None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        # When it fires (monotonic); None: it is not set.
+        self._ticks_at: float | None = None
         # Numbers of inputs that require an answer.
         self._numbers = itertools.count(1)
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
@@ -489,14 +491,22 @@ class Service:
         self._begin(attempt())
 
     def _rearm(self) -> None:
+        deadline = self.pipeline.next_deadline()
+        if self._ended is not None and self._ended.done():
+            deadline = None
+        if deadline == self._ticks_at:
+            return  # most inputs change no deadline
         if self._timer is not None:
             self._timer.cancel()
-        deadline = self.pipeline.next_deadline()
-        if deadline is None or (self._ended is not None and self._ended.done()):
-            self._timer = None
+        self._timer, self._ticks_at = None, deadline
+        if deadline is None:
             return
         delay = max(0.0, deadline - self._clock().monotonic)
-        self._timer = asyncio.get_running_loop().call_later(delay, self.feed, m.Tick())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._ticks_at = None
+        self.feed(m.Tick())
 
     def _watch(self, task: asyncio.Task[m.Input | None]) -> None:
         """Handle the end of a task: its answer is the next input, its failure ends the service."""

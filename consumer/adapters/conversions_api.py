@@ -237,8 +237,13 @@ class ConversionsApi:
         return self._session
 
 
+# Bytes of a body up to which it is joined.
+_COPIED_MOST: Final = 64 * 1024
+
+
 class Body(Payload):
-    """A request body in parts, which the socket takes one after the other: joined, it would be copied three times."""
+    """A request body in parts. The socket takes those of a large one one after the other: joined, it would be copied
+    three times."""
 
     def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
         super().__init__(parts, content_type=_JSON)
@@ -251,7 +256,9 @@ class Body(Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the whole body."""
-        for part in self.parts:
+        # A system call a part costs more than copying a few bytes.
+        parts = [b"".join(self.parts)] if sum(map(len, self.parts)) <= _COPIED_MOST else self.parts
+        for part in parts:
             await writer.write(part)
 
 

@@ -418,6 +418,11 @@ class AccountQueue:
         self._grown = False
         self.queued = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits, is in flight or is probed."""
+        return not (self.queued or self.in_flight or self.gate.halt)
+
     def add(self, run: Run, now: float) -> None:
         """Add new events to the batch being filled, as many at a time as it has room for."""
         block, first, end = run

@@ -271,7 +271,7 @@ class Dispatcher:
         self._unremembered = unremembered
         # A round gives each account one batch at most.
         while len(self._in_flight) < self._context.policy.concurrency:
-            sent = [self._send_one(queue) for queue in list(self._rotation)]
+            sent = [self._send_one(queue) for queue in list(self._rotation) if queue.queued]
             if not any(sent):
                 return
 
@@ -287,6 +287,8 @@ class Dispatcher:
         """Return when something here is due next (monotonic); None: only an answer or a new event changes that."""
         now, may_risk, first = self._context.now.monotonic, self._may_risk(), math.inf
         for queue in self._queues.values():
+            if queue.is_idle:
+                continue
             first = min(first, *self.halts.due(queue))
             # While too much is at risk, only an answer or a stored key allows a call, and both are inputs.
             ready, opens = queue.due(), queue.gate.opens_at(now, queue.in_flight)

@@ -52,6 +52,11 @@ class Events:
         self._second = 0
         self._ended = False
 
+    @property
+    def listeners(self) -> int:
+        """How many streams are open."""
+        return len(self._listeners)
+
     def look(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
         # Made for listeners only, and once for all of them: the cost does not grow with their number.

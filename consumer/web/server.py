@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import itertools
 import logging
 import re
 import time
@@ -47,6 +48,8 @@ from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `Events`.
 _LOOK_EVERY = 1.0
+# Of so many looks, one is taken while nobody listens: the history has a point every ten seconds.
+_SELDOM = 5
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
 _ELSEWHERE = (
@@ -202,12 +205,14 @@ class WebServer:
     # -- looking
 
     async def _watch(self) -> None:
-        """Take a snapshot once a second. Without one, end the streams: old figures must not pass for current ones."""
-        while True:
+        """Take a snapshot once a second, or seldom while nobody listens. Without one, end the streams: old figures must
+        not pass for current ones."""
+        for look in itertools.count():
             try:
-                statistics = self.snapshot()
-                self._history.look(statistics, self.clock())
-                self._events.look(statistics)
+                if self._events.listeners or look % _SELDOM == 0:
+                    statistics = self.snapshot()
+                    self._history.look(statistics, self.clock())
+                    self._events.look(statistics)
             except Exception as error:  # a bug: log it and keep looking
                 structlog.get_logger().error("figures_unreadable", error=type(error).__name__)
                 self._events.hang_up()

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
@@ -536,3 +537,32 @@ def test_kinds_of_failure_are_a_closed_set() -> None:
         )
     }
     assert kinds == {"timeout", "tls", "connection", "broken_answer"}
+
+
+class Written(AbstractStreamWriter):
+    """Keeps what is written, part by part."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        self.parts.append(bytes(chunk))
+
+    async def write_eof(self, chunk: bytes = b"") -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def enable_compression(self, *_: object, **__: object) -> None: ...
+
+    def enable_chunking(self) -> None: ...
+
+    async def write_headers(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("size", "writes"), [(10, 1), (40_000, 4)])
+async def test_a_small_body_is_written_at_once(size: int, writes: int) -> None:
+    """A small body costs one system call; the parts of a large one are not copied together."""
+    parts = [b"[", b"x" * size, b"y" * size, b"]"]
+    body, written = conversions_api.Body(parts), Written()
+    await body.write(written)
+    assert (b"".join(written.parts), len(written.parts)) == (b"".join(parts), writes)

@@ -73,6 +73,25 @@ def test_an_idle_service_hardly_works() -> None:
     assert process.calls.count("fetch") > 10_000
 
 
+def test_an_input_that_changes_no_deadline_sets_no_timer() -> None:
+    """An input that leaves the deadline where it was leaves the timer, too; and the tick after it still comes."""
+    process = Process(World(p0=[]))
+
+    async def idle() -> None:
+        running = asyncio.create_task(process.service.run())
+        await asyncio.sleep(10.3)
+        timer = process.service._timer
+        process.service.feed(m.BrokersSilent(None, 0.0))
+        assert process.service._timer is timer
+        before = process.pipeline.handled
+        await asyncio.sleep(10.0)
+        assert process.pipeline.handled > before + 10
+        process.service.request_stop()
+        await running
+
+    run(idle())
+
+
 def test_the_room_is_read_before_each_fetch() -> None:
     """With a full budget it polls without fetching records; records that settle make room again."""
     process = Process(World(p0=values(50)), max_open_events=10)

@@ -15,9 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.messages import Send
 from consumer.errors import InvariantViolation, SettingsError
+from consumer.web.events import _Listener
 from consumer.web.health import FETCH_HANGS_AFTER
 from consumer.web.status import status_document
 from tests.engine.building import Core, answer_body, event
+from tests.service.virtual_time import run
 from tests.web.building import (
     INFO,
     Served,
@@ -285,6 +287,29 @@ async def test_figures_that_cannot_be_had_are_sick() -> None:
         assert headers["Server"] == "pinstream"
         served.shown.broken = None
         assert (await served.get("/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("listeners", [0, 1])
+def test_while_nobody_listens_few_snapshots_are_taken(listeners: int) -> None:
+    """A snapshot costs as much as an input: one in five seconds while nobody looks, enough for a point of the history
+    every ten; one a second for listeners."""
+    shown = Shown(idle())
+    server = make_server(shown)
+    for _ in range(listeners):
+        server._events._listeners.add(_Listener(asyncio.Transport()))
+
+    async def watch() -> None:
+        watching = asyncio.create_task(server._watch())
+        for _ in range(100):
+            shown.now += 1.0
+            for one in server._events._listeners:
+                one.missed = 0
+            await asyncio.sleep(1.0)
+        watching.cancel()
+
+    run(watch())
+    assert shown.looks == (100 if listeners else 20)
+    assert len(server._history.document(shown.now, 0.0)["steps"][0]["series"]["at"]) == 9
 
 
 # -- no personal data
