@@ -27,7 +27,7 @@ from tests.simulation.mutations.mutating import mutation
 def keys_do_not_name_the_destination(patch: pytest.MonkeyPatch) -> None:
     """An event that a sandbox received counts as a duplicate for the platform."""
     make = Keys.__init__
-    patch.setattr(Keys, "__init__", lambda self, _=None: make(self, None))
+    patch.setattr(Keys, "__init__", lambda self, *_: make(self))
 
 
 @mutation
