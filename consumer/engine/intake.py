@@ -28,7 +28,16 @@ from consumer.engine.claims import Claims, Lookups
 from consumer.engine.context import Clock, Context
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Chunk, Disposition, Filtered, Later, Record, SchemaRef, Untimely
+from consumer.engine.model import (
+    Chunk,
+    Disposition,
+    Filtered,
+    Later,
+    Record,
+    SchemaRef,
+    TopicPartition,
+    Untimely,
+)
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, NoEvent, Reading
@@ -217,7 +226,7 @@ class Admission:
         records: list[Record | None] = [*piece.records]
         for at in passed:
             records[at], sizes[at] = None, 0
-        ready = self._transforming.ready([(state.tp, record) for record in records])
+        ready = self._ready(len(records), ((state.tp, record) for record in records))
         if not ready:
             return False  # the user's function has not returned yet
         del records[ready:], sizes[ready:]
@@ -225,7 +234,7 @@ class Admission:
         columns = self._prepare(records, chunk.topic)
         fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
-            self._transforming.read(records[:fitting])
+            self._transforming.read(islice(records, fitting))
             columns.cut(fitting)
             read = piece._replace(records=piece.records[:fitting])
             settled = [at for at in passed if at < fitting]
@@ -248,7 +257,8 @@ class Admission:
         alike = takewhile(lambda row: row.block.assignment.tp.topic == topic, self._deferred)
         rows = [*islice(alike, SLICE)]
         rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
-        rows = rows[: self._ready(rows)]
+        read = ((block.assignment.tp, block.record(index)) for block, index, _ in rows)
+        rows = rows[: self._ready(len(rows), read)]
         if not rows:
             return False  # the user's function has not returned yet
         records = [block.record(index) for block, index, _ in rows]
@@ -282,10 +292,9 @@ class Admission:
 
     # -- single steps
 
-    def _ready(self, rows: Sequence[Run]) -> int:
-        """Return for how many of these open records, from the first on, the user's function has returned."""
-        records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
-        return self._transforming.ready(records)
+    def _ready(self, count: int, records: Iterable[tuple[TopicPartition, Record | None]]) -> int:
+        """Return for how many of these `count` records, from the first on, the user's function has returned."""
+        return self._transforming.ready([*records]) if self._context.policy.transform else count
 
     def _prepare(self, records: Sequence[Record | None], topic: str) -> Columns:
         """Return a row for each record of this topic. None: it was settled before."""

@@ -542,8 +542,9 @@ class Transforming:
 
     def read(self, records: Iterable[Record | None]) -> None:
         """Drop the function's results for records that have been read."""
-        for record in records:
-            self._done.pop(id(record), None)
+        if self._done:
+            for record in records:
+                self._done.pop(id(record), None)
 
     def purge(self) -> None:
         """Forget all results, since some records were revoked. For the others the function is called again."""
