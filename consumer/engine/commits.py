@@ -71,6 +71,8 @@ class Commits:
         self._under_way: list[tuple[AssignmentState, Position]] | None = None
         # Whether it was sent since the process was last away: one from before does not show what the group did then.
         self._proves = True
+        # Whether partitions may be unproven: asked with each input, and there may be thousands.
+        self._doubts = False
         self._due_at = 0.0
         self._last_input: Instant | None = None
         self._back_since = float("-inf")
@@ -162,7 +164,7 @@ class Commits:
         states = list(self._ledger)
         for state in states:
             state.proven = False
-        self._proves = False
+        self._proves, self._doubts = False, True
         # Commit at once: the answer shows whether the partitions are still ours.
         self._back_since = self._due_at = now.monotonic
         if states:
@@ -172,12 +174,17 @@ class Commits:
         """Say whether new assignments are proven."""
         # Soon after an absence they may have been assigned, and lost again, during the absence.
         proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
+        self._doubts = self._doubts or not proven
         for state in states:
             state.proven = proven
 
     def unproven(self) -> bool:
         """Return True if open records may belong to another member by now."""
-        return any(not state.proven and state.open and not state.draining for state in self._ledger)
+        if self._doubts:
+            self._doubts = any(not state.proven for state in self._ledger)
+        return self._doubts and any(
+            not state.proven and state.open and not state.draining for state in self._ledger
+        )
 
 
 class Lives:

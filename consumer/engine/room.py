@@ -94,7 +94,7 @@ class Room:
 
         Room that open events take up does not count: it is their answers that free it, and not time.
         """
-        if self._guard.tripped is not None or self.enough() or self._paced_at is None:
+        if self._paced_at is None or self._guard.tripped is not None or self.enough():
             return None
         short = self._burst - self._unused
         return None if short <= self._burst * _ROUNDING else self._paced_at + short / self._rate
