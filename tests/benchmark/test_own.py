@@ -164,6 +164,13 @@ def test_the_plain_conversion_takes_times_and_sums_as_they_come(shop: tuple[str,
     assert convert({"when": 1_500})["event_time"] == 1
 
 
+def test_without_the_plain_consumer_its_share_is_blank() -> None:
+    """It is left out where the mapping computes values."""
+    found = {"name": "pinstream", "cpu_us": 7.1, "events_per_second": 90_000, "peak_mib": 140.0}
+    systems, _ = own_tables({"systems": {"pinstream": found}, "stages_cpu_us": {}})
+    assert systems.rows == [("pinstream", "7.1", "", "90,000", "140")]
+
+
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_from_a_file_to_the_tables(kafka: Kafka, shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
