@@ -19,7 +19,7 @@ _SAID_MOST: Final = 200
 """Characters of a server's own message that are repeated."""
 _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
-    "calls": (int, int, int),
+    "calls": (int, int),
     "notes": (list, list),
     "tidy": (int,),
 }
