@@ -33,9 +33,8 @@ from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
 from consumer.errors import DestinationRefused, KeyStoreError, bug
 
-# Seconds that one fetch waits for records: the longest that a commit, a pause or a stop waits for the consumer's thread
-# (some seconds more while it asks brokers that do not answer).
-_FETCH_TIMEOUT = 0.1
+# Seconds that one fetch waits for records. Without room they are the longest that a resumed partition waits.
+_FETCH_TIMEOUT, _FULL_TIMEOUT = 1.0, 0.1
 _HOUSEKEEPING = 2.0
 # Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
@@ -538,7 +537,8 @@ class Service:
         while True:
             self.fetched_at = self._clock().monotonic
             # Also without room: a member that does not poll is expelled from the group.
-            chunks = await self._source.fetch(self.pipeline.room(), _FETCH_TIMEOUT)
+            room = self.pipeline.room()
+            chunks = await self._source.fetch(room, _FETCH_TIMEOUT if room > 0 else _FULL_TIMEOUT)
             if chunks:
                 with self._around_fetched(chunks):
                     self.feed(m.Fetched(chunks))

@@ -67,6 +67,10 @@ class OwnThread:
         self._jobs.put(job)
         return await future
 
+    def has_waiting(self) -> bool:
+        """Return whether a call waits for the one that runs now. Also for the thread itself."""
+        return not self._jobs.empty()
+
     def begin(self, function: Callable[[], object]) -> None:
         """Queue `function`; nothing waits for it. It must not raise."""
         self._jobs.put(function)

@@ -244,7 +244,7 @@ class BoundedSource:
             raise self._failure
         if self._lot is not None:  # a fetch was cancelled: hand out what it consumed first
             return
-        taken = self._inbox.take(room, timeout)
+        taken = self._inbox.take(room, min(timeout, _WAIT))
         if taken.messages:
             self._hand_over(taken)
         now = time.monotonic()

@@ -9,8 +9,9 @@ taken a slice at a time (`Inbox`), each as large as the size of the records befo
 beyond that are kept back for the next fetch.
 
 If records come one by one, a fetch that did not wait would bring a few of them, and cost as much as one of a thousand.
-So, after a fetch that emptied the client's queue, the next one gathers until `GATHER_SECONDS` have passed. A record
-that comes alone does not wait, nor does a fetch that is full.
+So, after a fetch that emptied the client's queue, the next one gathers until `GATHER_SECONDS` have passed, whatever
+broker the records come from. A record that comes alone does not wait, nor does a fetch that is full, or one whose
+thread has something else to do.
 
 *Damaged batches.* Each batch of records has a checksum. If it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), if the batch cannot be decompressed, or has an unknown format, librdkafka reports it
@@ -43,10 +44,13 @@ _SLICE: Final = 256
 """Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
 hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
-GATHER_SECONDS: Final = 0.005
-"""Seconds between the ends of two fetches that empty the client's queue. A fetch costs one or two milliseconds of
-CPU until its events are settled, most of it for a call and a write of keys. At 7,000 records a second this halves
-the cost of an event."""
+GATHER_SECONDS: Final = 0.08
+"""Seconds between the ends of two fetches that bring records and empty the client's queue: a fetch costs one or two
+milliseconds of CPU until its events are settled. A little less than the default of PINSTREAM_LINGER, so that a batch
+takes what two fetches brought."""
+_LOOK_SECONDS: Final = 0.1
+"""Seconds between two looks whether the thread has something else to do: the longest that a commit, a rebalance or a
+stop waits for it."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -124,32 +128,37 @@ class Inbox:
         self._clock = clock
         self._kept_back: list[Message] = []
         self._emptied = -math.inf
-        """When a fetch last emptied the client's queue (monotonic)."""
+        """When a fetch that brought records last emptied the client's queue (monotonic)."""
 
-    def take(self, room: int, timeout: float) -> Taken:
-        """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather.
+    def take(self, room: int, timeout: float, is_wanted: Callable[[], bool] = lambda: False) -> Taken:
+        """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
+        unless the thread `is_wanted` for something else.
 
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.
         """
         taken = Taken()
         most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
+        now = self._clock()
+        until = now + (0.0 if self._kept_back and room > 0 else timeout)
         # The first consume waits for one record: a large one would wait until all its records have come.
-        asked, timeout = 1, 0.0 if self._kept_back and room > 0 else timeout
+        asked = 1
         while True:
-            found = self._consumer.consume(asked, timeout)
+            # It returns earlier when it has all that it asked for.
+            found = self._consumer.consume(asked, min(_LOOK_SECONDS, max(0.0, until - now)))
             self._kept_back += found
             taken.add(self._kept_back, most)
-            left = most - len(taken.messages)
-            # How many more records fit if they are as large as the records so far.
-            fitting = (MOST_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
-            now = self._clock()
-            if len(found) < asked:
-                self._emptied = now
-            if self._kept_back or left <= 0 or fitting <= 0 or len(found) < asked:
+            now, is_empty = self._clock(), len(found) < asked
+            if taken.messages:
+                left = most - len(taken.messages)
+                # How many more records fit if they are as large as the records so far.
+                fitting = (MOST_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
+                if self._kept_back or left <= 0 or fitting <= 0:
+                    return taken
+                asked, until = min(_SLICE, left, fitting), self._emptied + GATHER_SECONDS
+            if is_empty and (now >= until or is_wanted()):
+                self._emptied = now if taken.messages else self._emptied
                 return taken
-            # This consume returns earlier when the slice is full.
-            asked, timeout = min(_SLICE, left, fitting), max(0.0, self._emptied + GATHER_SECONDS - now)
 
     def keep(self, names: Container[Any]) -> None:
         """Drop kept-back messages, except for errors and records of these partitions (pairs of topic and number)."""

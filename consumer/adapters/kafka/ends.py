@@ -16,8 +16,8 @@ from confluent_kafka import TopicPartition as RawPartition
 from consumer.adapters.kafka.trouble import OnTrouble, cause_of
 from consumer.engine.model import TopicPartition
 
-_EVERY: Final = 0.25
-"""Seconds between two readings of the ends that came with fetched records."""
+_EVERY: Final = 1.0
+"""Seconds between two readings of the ends that came with fetched records: one takes 2 µs a partition."""
 _ASK_EVERY: Final = 1.0
 """Seconds between two questions for a partition's end while the consumer is paused, so that nothing is fetched."""
 _ASK_TIMEOUT: Final = 1.0

@@ -46,7 +46,7 @@ from consumer.adapters.kafka.configuration import (
 from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.starts import Unstarted
+from consumer.adapters.kafka.starts import StartedPartition, Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import run_aside
 from consumer.engine.figures.outside import silence_of_coordinator
@@ -74,39 +74,17 @@ _REJOIN_EVERY: Final = 10.0
 
 _SEEKING: Final = 0.1
 """Seconds for seeks between two polls: one takes some 50 µs, and a member may hold thousands of partitions."""
-_SEEK_AGAIN: Final = 0.1
-"""Seconds until a start is sought again: librdkafka begins no partition while a commit is under way, or one ends."""
+_SEEK_AGAIN: Final = 0.01
+"""Seconds until a start is sought again: librdkafka begins a partition some milliseconds after it was assigned, and
+none while a commit is under way, or one ends."""
+_SEEK_AGAIN_EACH: Final = 0.0001
+"""The same for each partition that is held, where there are many."""
 
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
 _LOOK_FOR_ROOM: Final = 0.005
 
 _epochs = itertools.count(1)
-
-
-@dataclass(slots=True)
-class _StartedPartition:
-    """A partition that is assigned and has started."""
-
-    epoch: int
-    next: RawPartition
-    """Where reading goes on, behind the records that were handed out."""
-    again: float = math.inf
-    """Time of the seek to `next` (monotonic); infinite: no seek is due. Records that come until then are dropped."""
-    unreadable: int | None = None
-    """The offset from which the partition could not be read, until a record comes."""
-    delay: float = 0.0
-    """Seconds between the last two attempts to read at that offset."""
-    beginning: int | None = None
-    """Where the log began when it was assigned, if reading starts there; None: not known."""
-    new_life: NewLife | None = None
-    """The new life to report as assigned once the seek is made."""
-
-    def expected(self, first: int) -> int:
-        """Return the offset of the next record if none is missing; `first`: that of the record that came."""
-        if self.next.offset != OFFSET_BEGINNING:
-            return self.next.offset
-        return first if self.beginning is None else self.beginning
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
@@ -129,6 +107,8 @@ class GroupMember:
     """Closed with the member."""
     group_watch: GroupWatch
     """Closed with the member."""
+    is_wanted: Callable[[], bool]
+    """Returns whether something else than a fetch waits for the thread."""
     make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer]
 
     def __post_init__(self) -> None:
@@ -157,7 +137,7 @@ class GroupMember:
 
         The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
-        self._held: dict[TopicPartition, _StartedPartition] = {}
+        self._held: dict[TopicPartition, StartedPartition] = {}
         # Time of the next search for partitions to read again. Infinite while there are none: a member may hold
         # thousands of partitions, and a fetch may bring a single record.
         self._again_due = math.inf
@@ -203,8 +183,8 @@ class GroupMember:
         )
 
     def fetch(self, room: int, timeout: float) -> None:
-        """Pause or resume by `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover by
-        itself."""
+        """Pause or resume by `room`, poll, put chunks into `ready`; return once there are some, something else waits
+        for this thread, or `timeout` seconds are over. Raises `KafkaError` for what does not recover by itself."""
         if self._failure is not None:
             raise self._failure
         if (self._useless or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
@@ -223,8 +203,8 @@ class GroupMember:
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._unstarted.ask()
             # Partitions that can start, or wait for their seek, must not wait for records of others.
-            waits = some_can_start or self._again_due <= time.monotonic()
-            self._consume(room, 0.0 if waits else timeout)
+            until_seek = max(0.0, self._again_due - time.monotonic())
+            self._consume(room, 0.0 if some_can_start else min(timeout, until_seek), some_can_start)
             self._safely(self._start_reading)
         self._look_at_ends()
         if self._failure is not None:
@@ -276,11 +256,17 @@ class GroupMember:
             reading = self._held.get(name)
             if reading is not None and reading.epoch == one.epoch:
                 # With a new epoch, records of the earlier life are never settled and never committed.
-                beginning = commits.raw_partition(*name, None, None)
-                self._held[name] = _StartedPartition(
+                beginning = commits.raw_partition(*name, self._known_beginning(0), None)
+                self._held[name] = StartedPartition(
                     next(_epochs), beginning, again=0.0, beginning=0, new_life=one
                 )
                 self._again_due = 0.0
+
+    def _known_beginning(self, offset: int | None) -> int | None:
+        """Return the offset from which to read from the beginning; None: the client has to ask for it."""
+        # That question waits behind the fetch that is under way, and the partition then for the next one. If the offset
+        # does not exist any more, the client asks all the same, but for ``error``, under which it would end the run.
+        return None if self.offset_reset == "error" else offset
 
     def end_offsets(self) -> EndOffsets:
         """Return the known ends of the held partitions; may be called by other threads.
@@ -325,11 +311,11 @@ class GroupMember:
             change = self._consumer.pause if self._paused else self._consumer.resume
             change([RawPartition(*name) for name in names])
 
-    def _consume(self, room: int, timeout: float) -> None:
+    def _consume(self, room: int, timeout: float, some_can_start: bool) -> None:
         # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
         # #5604). So this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
-        taken = self._inbox.take(room, timeout)
+        taken = self._inbox.take(room, timeout, lambda: some_can_start or self._has_other_work())
         self._inbox.keep(self._held)
         self._polled = time.monotonic()
         if not taken.messages:
@@ -359,6 +345,12 @@ class GroupMember:
         for message in taken.errors:
             if (error := message.error()) is not None:
                 self._on_error(TopicPartition(message.topic() or "", message.partition() or 0), error)
+
+    def _has_other_work(self) -> bool:
+        """Return whether to wait for no more records: a commit or a partition waits for this thread, or it failed."""
+        now = time.monotonic()
+        waits = self.is_wanted() or self._unstarted.is_due(now) or now >= self._again_due
+        return waits or self._failure is not None or self._useless is not None
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
         """Stop reading a partition that cannot be read on: pause it, drop its records, and try again after a while."""
@@ -402,7 +394,7 @@ class GroupMember:
                 self._consumer.seek(reading.next)
             except KafkaException as failure:
                 if starts:  # librdkafka has not begun to read it yet
-                    reading.again = now + _SEEK_AGAIN
+                    reading.again = now + max(_SEEK_AGAIN, _SEEK_AGAIN_EACH * len(self._held))
                     self._again_due = min(self._again_due, reading.again)
                 else:
                     self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
@@ -469,13 +461,20 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        places = [commits.raw_partition(*name, one.start, one.leader_epoch) for name, one in found.items()]
+        places = [
+            commits.raw_partition(
+                *name,
+                self._known_beginning(one.beginning) if one.start is None else one.start,
+                one.leader_epoch,
+            )
+            for name, one in found.items()
+        ]
         self._assign(places)
         given = [one._replace(epoch=next(_epochs)) for one in found.values()]
         for name, place, one in zip(found, places, given, strict=True):
             # Without an epoch there is nothing to ask for, and before offset 0 there is nothing.
             again = math.inf if one.leader_epoch is None or not one.start else 0.0
-            self._held[name] = _StartedPartition(one.epoch, place, again, beginning=one.beginning)
+            self._held[name] = StartedPartition(one.epoch, place, again, beginning=one.beginning)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
         # for lack of room applies to partitions that are assigned later, too.
         self._set_pause(found)

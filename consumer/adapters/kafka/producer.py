@@ -19,6 +19,8 @@ from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
 
 _POLL_SECONDS: Final = 0.1
+_IDLE_SECONDS: Final = 1.0
+"""Seconds between two polls while nothing is queued: they bring errors and statistics."""
 # The partition of a record whose key decides where it goes.
 _PARTITIONER: Final = -1
 
@@ -32,6 +34,7 @@ class PolledProducer:
         self._producer = make_client(confluent_kafka.Producer, {**config, "error_cb": on_error})
         self._on_error = on_error
         self._stopped = threading.Event()
+        self._wake = threading.Event()
         self._thread = OwnThread("pinstream-kafka-producer")
         # The client's `produce` only queues, and delivery reports come in `poll`, in this thread: no work for the event
         # loop.
@@ -47,16 +50,21 @@ class PolledProducer:
         Returns at once. Raises `BufferError` when the queue is full, `KafkaException` for what cannot be queued.
         """
         self._producer.produce(**record.arguments(), on_delivery=on_delivery)
+        self._wake.set()
 
     def stop(self) -> None:
         """End the polling within a moment; what is still queued is dropped. Does not wait."""
         self._stopped.set()
+        self._wake.set()
         self._thread.stop()
 
     def _poll(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._producer.poll(_POLL_SECONDS)
+                if not len(self._producer):
+                    self._wake.wait(_IDLE_SECONDS)
+                    self._wake.clear()
+                self._producer.poll(_POLL_SECONDS if len(self._producer) else 0.0)
             except KafkaException as error:
                 # The producer has failed: each poll would return at once with the error.
                 self._on_error(cause_of(error))

@@ -80,6 +80,7 @@ class KafkaSource:
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks
+        self._thread = OwnThread("pinstream-kafka-consumer")
         self._make_member = functools.partial(
             GroupMember,
             complete,
@@ -93,10 +94,10 @@ class KafkaSource:
             # The clients of ids and group cost nothing before their first question, which may come long after the
             # consumer is made.
             group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config), hooks.trouble),
+            is_wanted=self._thread.has_waiting,
             make_consumer=make_consumer,
         )
         self._commit_timeout = commit_timeout
-        self._thread = OwnThread("pinstream-kafka-consumer")
         self._member: GroupMember | None = None
 
     async def start(self) -> None:

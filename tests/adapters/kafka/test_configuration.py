@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.configuration import (
+    FETCH_BYTES,
     BrokerWatch,
     admin_client,
     admin_config,
@@ -64,6 +65,17 @@ def test_defaults_are_bounded_and_cooperative() -> None:
     assert config["queued.max.messages.kbytes"] == 16384
     assert config["topic.metadata.refresh.interval.ms"] == 30_000
     assert config["enable.auto.offset.store"] is False
+
+
+def test_the_users_own_fetches_win() -> None:
+    """By default a broker answers a fetch thirty times a second where few records come; the user's values replace
+    that."""
+    config = consumer_config({}, offset_reset="earliest", ignore=None)
+    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == (FETCH_BYTES, 30)
+    user = {"fetch.min.bytes": "1", "fetch.wait.max.ms": "500", "max.partition.fetch.bytes": "1048576"}
+    config = consumer_config(user, offset_reset="earliest", ignore=None)
+    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == ("1", "500")
+    assert config["fetch.message.max.bytes"] == "1048576"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@ epoch."""
 
 from __future__ import annotations
 
+import asyncio
+import statistics
 import time
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -32,7 +35,7 @@ from tests.adapters.kafka.member.scripted_member import (
 from tests.adapters.kafka.member.test_forgotten import FORGOTTEN, ended
 from tests.adapters.kafka.member.test_starts import P0, P1, FakeOffsets, find_starts
 from tests.support.kafka.broker import wait_until
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
+from tests.support.kafka.harness import WITHIN, Kafka, Member, create_topic, produce, unique
 
 OLD_ID, NEW_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg", "AAAAAAAAAAAAAAAAAAAAAg"
 EAGER = "range"
@@ -90,7 +93,7 @@ def test_a_partition_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
     assert (first.topic_id, first.start) == (OLD_ID, 5)
     bench.member.read_anew([NewLife("t", 0, first.epoch, NEW_ID)])
     bench.fetch()
-    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)])]
+    assert bench.calls("seek") == [("seek", [(0, 0)])]
     again = bench.told.assignments[-1]
     assert (again.partition, again.start, again.topic_id, again.void) == (0, None, NEW_ID, None)
     assert again.epoch > first.epoch
@@ -295,7 +298,7 @@ def test_records_kept_back_are_dropped_when_their_topic_is_created_again() -> No
     assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
     bench.member.read_anew([NewLife("t", 0, bench.told.assignments[0].epoch, NEW_ID)])
     assert offsets(bench.fetch()) == []
-    assert bench.calls("seek") == [("seek", [(0, confluent_kafka.OFFSET_BEGINNING)])]
+    assert bench.calls("seek") == [("seek", [(0, 0)])]
     assert offsets(bench.fetch(brings(message(0)))) == [0]
 
 
@@ -309,3 +312,44 @@ def test_records_kept_back_are_dropped_with_their_assignment(strategy: str) -> N
     bench.fetch(taken(0), room=1)
     bench.assign(0)
     assert offsets(bench.fetch(brings(message(2)))) == [2]
+
+
+BEFORE: dict[str, Any] = {"fetch.min.bytes": 1, "fetch.wait.max.ms": 100}
+"""What it was before brokers waited for more."""
+NOISE = 0.05
+_TURNS = 9
+
+
+@pytest.mark.real_kafka  # the embedded broker does not wait for a minimum of bytes
+async def test_a_sought_partition_is_read_as_soon_as_when_brokers_did_not_wait(kafka: Kafka) -> None:
+    """A seek waits for the fetch that is under way, and then once more: both together are no longer than the first
+    wait alone was. Medians of turns with both settings."""
+    topic = create_topic(kafka, 2)
+    produce(kafka, topic, [b"alone"])
+    async with (
+        Member(kafka, [topic], unique("group")) as now,
+        Member(kafka, [topic], unique("group"), config=BEFORE) as before,
+    ):
+        seconds: dict[int, list[float]] = {}
+        for turn in range(_TURNS):
+            for which, member in enumerate((before, now)):
+                await until_read(member)
+                await asyncio.sleep(0.1 + turn * 0.013)  # anywhere in a fetch that waits
+                seconds.setdefault(which, []).append(await seconds_to_read_again(member, topic))
+        medians = [statistics.median(seconds[which]) for which in (0, 1)]
+    print(f"seconds from a seek to the record, before and now: {medians}")
+    assert medians[1] <= medians[0] + NOISE
+
+
+async def until_read(member: Member) -> None:
+    """Wait until it holds both partitions and has read the record."""
+    await member.until(lambda: len(member.held) == 2 and bool(member.records))
+
+
+async def seconds_to_read_again(member: Member, topic: str) -> float:
+    """Read the first partition from its beginning; return after how many seconds its record came."""
+    [held] = [one for name, one in member.held.items() if name.partition == 0]
+    seen, begun = len(member.records), time.monotonic()
+    await member.source.read_anew([NewLife(topic, 0, held.epoch, held.topic_id or "")])
+    await member.until(lambda: len(member.records) > seen)
+    return time.monotonic() - begun
