@@ -30,6 +30,7 @@ LINGER = 5.0
 QUOTA = 120
 BATCH = 10
 SMALL, FLOOD = [f"{number}" for number in range(19)], "19"
+SLICES = 8
 ANSWER_TIME = 0.3
 """Seconds until a call is answered."""
 
@@ -318,7 +319,9 @@ def test_nobody_waits_for_long_and_full_batches_have_the_quota(members: int, sha
     for number in range(rounds):
         for at, one in enumerate(group):
             one.fetch([name for name in SMALL if (int(name) + number + at) % 2])
-            one.live(begin + (number + 1) * wait / 4)
+        for moment in range(1, SLICES + 1):  # the members' clocks go together
+            for one in group:
+                one.live(begin + (number + moment / SLICES) * wait / 4)
     waits = sorted(wait for one in group for wait in one.waits)
     assert len(waits) > 19 * rounds // 3 * len(group)
     assert waits[len(waits) * 99 // 100] <= 3 * wait
