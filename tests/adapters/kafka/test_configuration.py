@@ -68,10 +68,10 @@ def test_defaults_are_bounded_and_cooperative() -> None:
 
 
 def test_the_users_own_fetches_win() -> None:
-    """By default a broker answers a fetch thirty times a second where few records come; the user's values replace
+    """By default a broker answers a fetch twenty times a second where few records come; the user's values replace
     that."""
     config = consumer_config({}, offset_reset="earliest", ignore=None)
-    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == (FETCH_BYTES, 30)
+    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == (FETCH_BYTES, 50)
     user = {"fetch.min.bytes": "1", "fetch.wait.max.ms": "500", "max.partition.fetch.bytes": "1048576"}
     config = consumer_config(user, offset_reset="earliest", ignore=None)
     assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == ("1", "500")

@@ -4,9 +4,7 @@ epoch."""
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
-from typing import Any
 
 import confluent_kafka
 import pytest
@@ -314,31 +312,26 @@ def test_records_kept_back_are_dropped_with_their_assignment(strategy: str) -> N
     assert offsets(bench.fetch(brings(message(2)))) == [2]
 
 
-BEFORE: dict[str, Any] = {"fetch.min.bytes": 1, "fetch.wait.max.ms": 100}
-"""What it was before brokers waited for more."""
-NOISE = 0.05
-_TURNS = 9
+BEFORE = 0.1 + 0.1
+"""Seconds that a seek took at most when brokers waited for one byte: a poll, and a fetch that was under way."""
+NOISE = 0.1
+_TURNS = 7
 
 
 @pytest.mark.real_kafka  # the embedded broker does not wait for a minimum of bytes
 async def test_a_sought_partition_is_read_as_soon_as_when_brokers_did_not_wait(kafka: Kafka) -> None:
-    """A seek waits for the fetch that is under way, and then once more: both together are no longer than the first
-    wait alone was. Medians of turns with both settings."""
+    """A record that comes alone after a seek waits for the fetch that is under way, and then once more: both together
+    are at most what the first wait alone was. The second longest of some turns counts."""
     topic = create_topic(kafka, 2)
     produce(kafka, topic, [b"alone"])
-    async with (
-        Member(kafka, [topic], unique("group")) as now,
-        Member(kafka, [topic], unique("group"), config=BEFORE) as before,
-    ):
-        seconds: dict[int, list[float]] = {}
+    async with Member(kafka, [topic], unique("group")) as member:
+        await until_read(member)
+        seconds: list[float] = []
         for turn in range(_TURNS):
-            for which, member in enumerate((before, now)):
-                await until_read(member)
-                await asyncio.sleep(0.1 + turn * 0.013)  # anywhere in a fetch that waits
-                seconds.setdefault(which, []).append(await seconds_to_read_again(member, topic))
-        medians = [statistics.median(seconds[which]) for which in (0, 1)]
-    print(f"seconds from a seek to the record, before and now: {medians}")
-    assert medians[1] <= medians[0] + NOISE
+            await asyncio.sleep(0.1 + turn * 0.013)  # anywhere in a fetch that waits
+            seconds.append(await seconds_to_read_again(member, topic))
+    print(f"seconds from a seek to the record: {sorted(seconds)}")
+    assert sorted(seconds)[-2] <= BEFORE + NOISE
 
 
 async def until_read(member: Member) -> None:
