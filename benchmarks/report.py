@@ -40,7 +40,7 @@ def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[
         "plan": {
             "events": plan.events,
             "warm_up": plan.warm_up,
-            "runs": min(counts),
+            "runs": max(counts),
             "partitions": plan.content.partitions,
             "event_bytes": plan.content.event_bytes,
             "rates": list(plan.rates),

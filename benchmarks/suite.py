@@ -138,7 +138,8 @@ def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell
                 for paced in run_paced(system, bootstrap, plan.paced, plan.rates, plan.seconds):
                     result.paced.setdefault(paced.rate, []).append(paced)
         except RunFailed as error:
-            figures.not_measured[system.name] = str(error)
+            once = f", run {number + 1}" if result.runs or result.paced else ""
+            figures.not_measured[f"{system.name}{once}"] = str(error)
     figures.results = [one for one in figures.results if one.runs or one.paced]
     if not figures.results:
         raise RunFailed(f"no system came to its end: {figures.not_measured}")

@@ -98,5 +98,5 @@ def test_one_rate_alone_is_quick(kafka: Kafka) -> None:
     paced = part["systems"]["redis"]["rates"]
     assert paced.keys() == {"100"}
     assert 0 < paced["100"]["server_cpu_ms"] < paced["100"]["cpu_ms"]
-    assert "of 1,000,000 events a second arrived" in figures.not_measured["pinstream, Redis"]
+    assert "of 1,000,000 events a second arrived" in figures.not_measured["pinstream, Redis, run 1"]
     assert {table.key for table in tables({"figures": part})} == {"rates", "ages", "capacity", "lacks"}
