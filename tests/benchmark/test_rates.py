@@ -1,12 +1,13 @@
 """The guard on docs/performance.md, *what a rate takes*: no row is more than 1.5 times off a run.
 
 A row and a run are compared as ratios to the plain consumer, run in this test at that rate: never by a constant, since
-machines differ. The systems take turns, and the best turn of each counts, since noise only ever adds. Two turns are
-always made; further ones only while a row is off, up to four.
+machines differ. The systems take turns, and the best turn of each counts, since noise only ever adds. Further turns are
+made only while a row is off, up to four.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -17,14 +18,14 @@ import pytest
 
 from benchmarks.document import FIGURES
 from benchmarks.load import Content
-from benchmarks.running import run_paced
+from benchmarks.running import RunFailed, run_paced
 from benchmarks.systems import Pinstream, Plain, System, WithRedis, WithWorkers
 from consumer.conversion.program import COMPILED
 from tests.support.kafka.harness import Kafka
 
 FACTOR = 1.5
 _SECONDS = 2.5
-_LEAST_TURNS, _MOST_TURNS = 2, 4
+_MOST_TURNS = 4
 _CONTENT = Content(2_000)
 
 Cost = dict[str, dict[int, float]]
@@ -38,15 +39,16 @@ def test_a_rate_takes_what_the_page_says(kafka: Kafka) -> None:
     """Idle and at each rate of the page: alone, with Redis and its server, and as two workers."""
     documented = _documented(json.loads(FIGURES.read_text("utf-8")))
     best: Cost = {}
-    for turn in range(1, _MOST_TURNS + 1):
+    for _ in range(_MOST_TURNS):
         for system in (Plain(), Pinstream(), WithRedis(), WithWorkers()):
-            for name, rate, cpu in _measured(kafka, system, sorted(documented["plain"])):
-                costs = best.setdefault(name, {})
-                costs[rate] = min(cpu, costs.get(rate, math.inf))
+            with contextlib.suppress(RunFailed):  # on a busy machine one may not keep up in one of the turns
+                for name, rate, cpu in _measured(kafka, system, sorted(documented["plain"])):
+                    costs = best.setdefault(name, {})
+                    costs[rate] = min(cpu, costs.get(rate, math.inf))
         wrong = _off(documented, best)
-        if turn >= _LEAST_TURNS and not wrong:
+        if not wrong:
             break
-    print(f"what a rate takes, run to page: {_ratios(documented, best)} after {turn} turns")
+    print(f"what a rate takes, run to page: {_ratios(documented, best)}")
     assert not wrong
 
 
@@ -58,6 +60,7 @@ def test_the_guard_sees_full_batches_multiplied_by_the_rate() -> None:
     wrong["pinstream"][1_000] = figures["figures"]["systems"]["pinstream"]["cpu_us"]
     assert _off(right, right) == {}
     assert _off(wrong, right).keys() == {("pinstream", 1_000)}
+    assert len(_off(right, {})) == sum(map(len, right.values())), "what was not measured is off"
 
 
 def _measured(kafka: Kafka, system: System, rates: list[int]) -> Iterator[tuple[str, int, float]]:
@@ -78,13 +81,16 @@ def _documented(figures: dict[str, Any]) -> Cost:
 
 
 def _ratios(documented: Cost, best: Cost) -> dict[tuple[str, int], float]:
-    """By system and rate: how many times what the page says a run took, both beside the plain consumer."""
+    """By system and rate: how many times what the page says a run took, both beside the plain consumer. What was not
+    measured is infinite, or no number."""
+
+    def beside(costs: Cost, name: str, rate: int) -> float:
+        return costs.get(name, {}).get(rate, math.inf) / costs.get("plain", {}).get(rate, math.inf)
+
     return {
-        (name, rate): round(
-            cpu / best["plain"][rate] / (documented[name][rate] / documented["plain"][rate]), 2
-        )
-        for name, costs in best.items()
-        for rate, cpu in costs.items()
+        (name, rate): round(beside(best, name, rate) / beside(documented, name, rate), 2)
+        for name, costs in documented.items()
+        for rate in costs
     }
 
 
