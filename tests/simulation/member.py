@@ -58,7 +58,7 @@ class Member:
         )
         self._epoch = self._numbers = 0
         self.in_callback = False
-        self._knows_brokers = False
+        self._knows_brokers = self._hears_no_broker = False
         self._ask_size_at = world.now
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
@@ -308,11 +308,16 @@ class Member:
             self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
     def _hear_of_brokers(self) -> None:
-        """It learns once how long the brokers take to answer."""
-        if self._knows_brokers or not self.watch.held or self.in_callback:
+        """It learns once how long the brokers take to answer, and each time that none answers, or one again."""
+        if not self.watch.held or self.in_callback:
             return
-        self._knows_brokers = True
-        self.feed(m.BrokersTold("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
+        are_silent = self._world.in_spell("commits")
+        if are_silent is not self._hears_no_broker:
+            self._hears_no_broker = are_silent
+            self.feed(m.BrokersSilent("broker:9092, connection refused" if are_silent else None))
+        elif not self._knows_brokers:
+            self._knows_brokers = True
+            self.feed(m.BrokersTold("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
 
     def _hear_of_size(self) -> None:
         """It asks at intervals how many members hold partitions, and soon after members came or left."""

@@ -111,6 +111,9 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
                 seen[command.event + ("" if command.fields.get("in_time", 1) else " late")] += 1
 
     worlds = [World(draw(seed), look) for seed in range(240)]
+    # That a process reads by the registry's earlier answer, which is another one by then, is a coincidence.
+    often = Rates(registry_fails=0.6)
+    worlds += [World(draw(seed, rates=often, late_schemas=0.3, restarts=3), look) for seed in range(40)]
     for world in worlds:
         world.run()
     kinds = (*messages.Input.__args__, *messages.Command.__args__)
