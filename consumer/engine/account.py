@@ -425,6 +425,7 @@ class AccountQueue:
 
     def add(self, run: Run, now: float) -> None:
         """Add new events to the batch being filled, as many at a time as it has room for."""
+        self._grow(now)
         block, first, end = run
         while first < end:
             count = min(end - first, self._policy.batch_events - self._filling_events)
@@ -455,9 +456,7 @@ class AccountQueue:
 
         `number` names the call. All that is taken is ours: `purge` removes events as soon as they are not.
         """
-        if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
-            self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
-            self._grow_at, self._grown = now + self._grow_after, True
+        self._grow(now)
         # First batches that were sent before: they have the oldest records, and those hold back the commit.
         if self.again and self.again[0][0] <= now:
             at, _, batch = heapq.heappop(self.again)
@@ -481,6 +480,11 @@ class AccountQueue:
         """Return how many batches `take` would return now."""
         filled = bool(self.filling) and now >= self._filled_at()
         return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
+
+    def _grow(self, now: float) -> None:
+        if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
+            self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
+            self._grow_at, self._grown = now + self._grow_after, True
 
     def shrink(self, size: int, now: float) -> None:
         """Limit bodies to half of `size` bytes: a body of this size, with several events, was too large."""
