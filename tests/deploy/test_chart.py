@@ -505,15 +505,13 @@ class TestPod:
         ]
 
     def test_resources_are_those_of_the_tables(self) -> None:
-        """CPU for 20,000 events a second by the capacity table; a memory limit above the formula's sum."""
+        """CPU for 7,000 events a second by the capacity table; a memory limit above the formula's sum."""
         resources = rendered("statefulset").container()["resources"]
         page = (ROOT / "docs" / "performance.md").read_text("utf-8")
         table = dict(
-            re.findall(
-                r"^\| ([\d,]+) \| (\d+\.\d+) \| 1 \|", page.partition("bench:capacity")[2], re.MULTILINE
-            )
+            re.findall(r"^\| ([\d,]+) \| (\d+\.\d+) \|", page.partition("bench:capacity")[2], re.MULTILINE)
         )
-        assert int(resources["requests"]["cpu"].removesuffix("m")) >= 1000 * float(table["20,000"])
+        assert int(resources["requests"]["cpu"].removesuffix("m")) >= 1000 * float(table["7,000"])
         formula = (ROOT / "docs" / "guarantees.md").read_text("utf-8").partition("\n## Memory\n")[2]
         parts = re.findall(r"^\|[^|]+\|[^|]+\| ([\d.]+) MiB \|", formula.partition("\n- ")[0], re.MULTILINE)
         assert len(parts) == 5
