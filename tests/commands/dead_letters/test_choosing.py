@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -258,8 +257,10 @@ class Interrupted(Topics):
         """See `Reader`."""
         if not self.heard:
             self.heard = True
-            os.kill(os.getpid(), signal.SIGINT)
-        # The signal has arrived when `kill` returns; its handler runs within a few turns of the loop.
+            signal.raise_signal(
+                signal.SIGINT
+            )  # in this thread: another one of the process would have it later
+        # Its handler runs within a few turns of the loop.
         for _ in range(10):
             await asyncio.sleep(0)
         async for chunks in super().scan(ranges):
