@@ -92,10 +92,12 @@ class RecordSource(Protocol):
 class Api(Protocol):
     """The Conversions API; see `consumer.adapters.conversions_api`."""
 
-    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
-        """Make one call, in bounded time.
+    async def send(
+        self, command: m.Send, may_begin: Callable[[], bool] = lambda: True
+    ) -> m.Answered | m.Unanswered:
+        """Make one call, in bounded time; `may_begin` is asked before the first byte of its body.
 
-        Never raises: a call without a complete answer is `Unanswered`.
+        Never raises: a call without a complete answer is `Unanswered`, for `m.TOO_LATE` if it may not begin.
         """
 
     async def ask_time(self) -> m.Answered | m.Unanswered:
@@ -449,12 +451,11 @@ class Service:
         task.add_done_callback(self._watch)
 
     async def _send(self, command: m.Send, decided: Instant) -> m.Answered | m.Unanswered:
-        now = self._clock()
-        # The monotonic clock stops while the machine is suspended. If the wall clock was set, the call is made again.
-        since = max(now.monotonic - decided.monotonic, now.unix - decided.unix)
-        if decided.monotonic + since > command.begin_by:  # this process stood still
+        # If the wall clock was set, the call is made again.
+        if decided.monotonic + self._clock().since(decided) > command.begin_by:  # this process stood still
             return m.Unanswered(command.number, m.TOO_LATE)
-        return await self._api.send(command)
+        # It has begun in time, but may still wait for a connection, or for its turn to write.
+        return await self._api.send(command, lambda: not self.pipeline.was_away(decided, self._clock()))
 
     async def _store(self, command: m.StoreDeadLetters) -> m.DeadLettersStored:
         return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))

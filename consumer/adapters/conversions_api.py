@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, file_stamp, place_of, tls_trouble
-from consumer.engine.messages import Answered, Send, Unanswered
+from consumer.engine.messages import TOO_LATE, Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
 # Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
@@ -119,17 +119,18 @@ class ConversionsApi:
         self._network = network or Network()
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, command: Send) -> Answered | Unanswered:
-        """POST the batch once. Raises only when it is cancelled."""
-        return await self._attempt(command.number, command.account, command.parts)
+    async def send(
+        self, command: Send, may_begin: Callable[[], bool] = lambda: True
+    ) -> Answered | Unanswered:
+        """POST the batch once, if it still `may_begin` when the connection is there. Raises only when it is
+        cancelled."""
+        return await self._attempt(command.number, command.account, Body(command.parts, may_begin))
 
     async def ask_time(self) -> Answered | Unanswered:
         """POST a batch of no events, which is refused; the refusal is dated. Raises only when it is cancelled."""
-        return await self._attempt(0, self._account, [_NO_EVENTS])
+        return await self._attempt(0, self._account, Body([_NO_EVENTS]))
 
-    async def _attempt(
-        self, number: int, account: str, parts: Sequence[bytes | memoryview]
-    ) -> Answered | Unanswered:
+    async def _attempt(self, number: int, account: str, body: Body) -> Answered | Unanswered:
         headers: dict[str, str] = {}
         proxy = self._network.proxy(self._url)
         loop = asyncio.get_running_loop()
@@ -144,8 +145,10 @@ class ConversionsApi:
         timer = loop.call_at(ends, end)
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._post(number, account, parts, proxy, headers)
+                return await self._post(number, account, body, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            if body.is_late:
+                return Unanswered(number, TOO_LATE)
             reason, said = call_failure(error, self._url, proxy)
             return Unanswered(number, reason, headers, said)
         finally:
@@ -199,7 +202,7 @@ class ConversionsApi:
         self,
         number: int,
         account: str,
-        parts: Sequence[bytes | memoryview],
+        body: Body,
         proxy: Proxy | None,
         answered: dict[str, str],
     ) -> Answered | Unanswered:
@@ -209,7 +212,7 @@ class ConversionsApi:
         own = self._token if isinstance(self._token, Token) else self._token[account]
         token = own.value()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
-        async with self._call("POST", url, proxy, headers, data=Body(parts), params=self._params) as response:
+        async with self._call("POST", url, proxy, headers, data=body, params=self._params) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
             content = await _read(response)  # decompressed, and so bounded
             if len(content) > _ANSWER_LIMIT:
@@ -245,9 +248,14 @@ class Body(Payload):
     """A request body in parts. The socket takes those of a large one one after the other: joined, it would be copied
     three times."""
 
-    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+    def __init__(
+        self, parts: Sequence[bytes | memoryview], may_begin: Callable[[], bool] = lambda: True
+    ) -> None:
         super().__init__(parts, content_type=_JSON)
         self.parts = parts
+        self.is_late = False
+        """True if it was not written, because by then it might not begin."""
+        self._may_begin = may_begin
         self._size = sum(map(len, parts))
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -255,7 +263,11 @@ class Body(Payload):
         return b"".join(self.parts).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the whole body."""
+        """Write the whole body. Raises `ValueError` if it may not begin any more; the connection is closed then."""
+        # Here, and not where the attempt begins: between the two the process may stand still.
+        if not self._may_begin():
+            self.is_late = True
+            raise ValueError("too late")
         # A system call a part costs more than copying a few bytes.
         parts = [b"".join(self.parts)] if sum(map(len, self.parts)) <= _COPIED_MOST else self.parts
         for part in parts:

@@ -151,13 +151,17 @@ class Commits:
 
     # -- absence
 
+    def was_away(self, since: Instant, now: Instant) -> bool:
+        """Return True if the process was away after `since`, whether an input has shown that yet or not."""
+        unseen = self._last_input is not None and now.since(self._last_input) > self._context.policy.away
+        return unseen or self._back_since > since.monotonic
+
     def notice_absence(self, now: Instant) -> None:
         """Note that an input came at `now`; if that is long after the one before, the process was away."""
         before, self._last_input = self._last_input, now
         if before is None:
             return
-        # The monotonic clock stops while a machine is suspended. If the wall clock was set, this costs one commit.
-        gap = max(now.monotonic - before.monotonic, now.unix - before.unix)
+        gap = now.since(before)  # if the wall clock was set, this costs one commit
         if gap <= self._context.policy.away:
             return
         # Each partition may be another member's by now.

@@ -95,6 +95,11 @@ class Instant(NamedTuple):
     monotonic: float
     unix: float
 
+    def since(self, before: Instant) -> float:
+        """Return the seconds since `before`, by the clock that shows more: the monotonic one stops while the machine is
+        suspended."""
+        return max(self.monotonic - before.monotonic, self.unix - before.unix)
+
 
 class TopicPartition(NamedTuple):
     """A partition's name."""

@@ -6,8 +6,8 @@ begin now. They emit commands themselves, through `Context`. A record's way: fet
 the ledger -> claims its key -> looked up in the key store -> batched -> sent -> answered -> its key stored -> settled.
 Each step either settles the record or leaves it open, and no commit goes past an open record.
 
-A shell uses only `handle`, `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`, `problems`,
-`stopping`, and the two times of the key store in `clock`.
+A shell uses only `handle`, `next_deadline`, `room`, `was_away`, `statistics`, `enough`, `committed`, `left_at`,
+`problems`, `stopping`, and the two times of the key store in `clock`.
 
 Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims`, the
 meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
@@ -288,6 +288,11 @@ class Pipeline:
     def room(self) -> int:
         """Return how many records to fetch now at most; 0: pause. Read before each fetch (rules 5 and 8)."""
         return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
+
+    def was_away(self, since: Instant, now: Instant) -> bool:
+        """Return True if the process stood still after `since`: a call that was decided then must not begin any more,
+        as its partitions may be another member's."""
+        return self.commits.was_away(since, now)
 
     def committed(self) -> bool:
         """Return True if everything is committed that may be."""

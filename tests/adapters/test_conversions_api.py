@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, call_failure
-from consumer.engine.messages import Answered, Send, Unanswered
+from consumer.engine.messages import TOO_LATE, Answered, Send, Unanswered
 from tests.support.limits import LATE
 
 SECRET = "pina_SECRET"
@@ -93,6 +93,22 @@ async def client(
         yield api
     finally:
         await api.close()
+
+
+async def test_a_call_that_may_not_begin_any_more_writes_no_body() -> None:
+    """It is asked once the connection is there, right before the body, and the connection ends."""
+    written: list[bytes] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        written.append(await reader.read())
+        writer.close()
+
+    async with listening(connected) as port, client(f"http://127.0.0.1:{port}/v5") as api:
+        assert await api.send(SEND, lambda: False) == Unanswered(7, TOO_LATE)
+        async with asyncio.timeout(LATE):
+            while not written:
+                await asyncio.sleep(0.01)
+    assert b"event_id" not in written[0]
 
 
 async def test_the_time_is_asked_for_without_an_event() -> None:

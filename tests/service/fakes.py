@@ -223,11 +223,15 @@ class FakeApi:
         self.in_flight = 0
         self.most_in_flight = 0
 
-    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
+    async def send(
+        self, command: m.Send, may_begin: Callable[[], bool] = lambda: True
+    ) -> m.Answered | m.Unanswered:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await self._process.step("send")
+            if not may_begin():
+                return m.Unanswered(command.number, m.TOO_LATE)
             return await self.answering(command)
         finally:
             self.in_flight -= 1

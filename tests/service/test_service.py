@@ -181,6 +181,32 @@ def test_a_call_that_comes_too_late_does_not_begin(monotonic: float, unix: float
     assert process.calls.count("send") == (reason is None)
 
 
+@pytest.mark.parametrize(("monotonic", "unix"), [(2.1, 2.1), (0.001, 2.1)])
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_call_that_has_begun_writes_nothing_after_the_process_stood_still(
+    is_seen: bool, monotonic: float, unix: float
+) -> None:
+    """Whether an input has shown that by then or not. A call that was decided after it is made."""
+    process = Process(World())
+
+    async def attempts() -> list[m.Input | None]:
+        service, decided = process.service, process.service._clock()
+        service.feed(m.Tick())
+        back = Instant(decided.monotonic + monotonic, decided.unix + unix)
+        service._clock = lambda: back
+        if is_seen:
+            service.feed(m.Tick())
+        first = await service._send(m.Send(1, "1", [b'{"data":[]}'], 0), decided)
+        service.feed(m.Tick())
+        return [first, await service._send(m.Send(2, "1", [b'{"data":[]}'], 0), back)]
+
+    first, second = run(attempts())
+    assert first == m.Unanswered(1, m.TOO_LATE)
+    assert (
+        isinstance(second, m.Answered) or monotonic == 0.0
+    )  # without the monotonic clock both are one moment
+
+
 def test_deadlines_do_not_depend_on_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock gives the loop's monotonic time and the wall's."""
     monkeypatch.setattr("time.time", lambda: UNIX)

@@ -177,7 +177,9 @@ class _TracedApi:
         self._tracing = tracing
         self.read_token, self.ask_time = api.read_token, api.ask_time
 
-    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
+    async def send(
+        self, command: m.Send, may_begin: Callable[[], bool] = lambda: True
+    ) -> m.Answered | m.Unanswered:
         attributes = {
             **self._tracing.server,
             "pinstream.account": command.account,
@@ -186,7 +188,7 @@ class _TracedApi:
             "http.request.body.size": len(command.body),
         }
         with self._tracing.span("send", SpanKind.CLIENT, attributes, command.parents) as span:
-            answer = await self._api.send(command)
+            answer = await self._api.send(command, may_begin)
             # The platform's support asks for it. Not checked for secrets: it is of a known form, or None.
             name = request_id(answer.headers)
             if name is not None:

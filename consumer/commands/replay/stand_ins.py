@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import formatdate
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def alone(state_dir: Path, name: str, *, shared: bool = False) -> Iterator[bool]
 class DryRun:
     """An `Api` that accepts every event at once, and a `DeadLetterWriter` that stores none."""
 
-    async def send(self, command: Send) -> Answered:
+    async def send(self, command: Send, may_begin: Callable[[], bool] = lambda: True) -> Answered:
         """Answer as the API does when it has processed all events."""
         # The answer has a date: the engine compares clocks by it, and would hold events from the future until one
         # comes.
