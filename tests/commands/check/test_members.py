@@ -47,13 +47,14 @@ def test_who_shares_the_key_store_for_another_url(
     settings = load(env)
     ours = building.announcement_of(settings, building.sections(settings))
 
-    async def announce(said: Announcement) -> None:
+    async def checked_beside(said: Announcement) -> list[str]:
+        """Return what is said of members while one announces this; it takes that back when it leaves."""
         other = RedisKeyStore(parse_address(url), Window.of(172_800.0), lease=30.0, announcement=said)
         await other.renew()
+        found = await asyncio.to_thread(check, env)
         await other.close()
+        return [text for _, text in found.rows["key store"] if "member" in text]
 
-    asyncio.run(announce(ours))
-    assert not [text for _, text in check(env).rows["key store"] if "member" in text]
-    asyncio.run(announce(ours._replace(group="other", destination="AAAAAAAA")))
-    [text] = [text for verdict, text in check(env).rows["key store"] if "member" in text]
+    assert asyncio.run(checked_beside(ours)) == []
+    [text] = asyncio.run(checked_beside(ours._replace(group="other", destination="AAAAAAAA")))
     assert text.startswith("a member that shares it has another PINTEREST_API_URL for the same ad account")
