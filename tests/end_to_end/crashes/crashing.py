@@ -135,9 +135,9 @@ def unsent(crash: Crash) -> None:
     """Before a call."""
 
     def make(real: Any) -> Any:
-        async def send(self: ConversionsApi, command: Send) -> Any:
+        async def send(self: ConversionsApi, command: Send, *rest: Any) -> Any:
             await crash.linger(events=event_ids(command.body))
-            return await real(self, command)
+            return await real(self, command, *rest)
 
         return send
 
@@ -177,8 +177,8 @@ def answered(crash: Crash) -> None:
     """After an answer, before the engine gets it."""
 
     def make(real: Any) -> Any:
-        async def send(self: ConversionsApi, command: Send) -> Any:
-            answer = await real(self, command)
+        async def send(self: ConversionsApi, command: Send, *rest: Any) -> Any:
+            answer = await real(self, command, *rest)
             if isinstance(answer, Answered) and answer.status == 200:
                 await crash.linger(events=event_ids(command.body))
             return answer
@@ -293,8 +293,8 @@ class Held:
         """From now on hold answers back."""
 
         def make(real: Any) -> Any:
-            async def send(api: ConversionsApi, command: Send) -> Any:
-                answer = await real(api, command)
+            async def send(api: ConversionsApi, command: Send, *rest: Any) -> Any:
+                answer = await real(api, command, *rest)
                 if not self.free.is_set():
                     self.calls[command.number] = event_ids(command.body)
                     await self.free.wait()
