@@ -48,7 +48,7 @@ from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `Events`.
 _LOOK_EVERY = 1.0
-# Of so many looks, one is taken while nobody listens: the history has a point every ten seconds.
+# While no page is open, every fifth snapshot is taken: the history has a point every ten seconds.
 _SELDOM = 5
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
@@ -205,8 +205,8 @@ class WebServer:
     # -- looking
 
     async def _watch(self) -> None:
-        """Take a snapshot once a second, or seldom while nobody listens. Without one, end the streams: old figures must
-        not pass for current ones."""
+        """Take a snapshot once a second; every fifth while no page is open. Without one, end the streams:
+        old figures must not pass for current ones."""
         for look in itertools.count():
             try:
                 if self._events.listeners or look % _SELDOM == 0:

@@ -14,7 +14,7 @@ must not claim or release for a later session. We may take over the claims of ou
 Delivered keys are kept in small sorted sets, of which Redis packs each into one piece of memory: 14 bytes of the key,
 and the second of its delivery. Their number follows that of the keys, one at a time, so that a claim costs the same
 whatever the window holds (``sets.lua``). Which set a key is in is decided by a secret that whoever makes the layout
-stores in it, and that only scripts read: nobody can choose event ids that fill one. What is out of the window by a
+stores in it, and that only scripts read: no choice of event ids fills one. What is out of the window by a
 member's time and by the server's is removed when its set is next written to, or by ``tidy.lua``. None of these sets
 expires by itself: a server's clock that jumps would empty the store.
 
