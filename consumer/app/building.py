@@ -224,12 +224,21 @@ def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
 
 def client_certificates(settings: Settings) -> Sequence[CertificateStatistics]:
     """Return the certificates with which this process shows who it is, as far as they can be read."""
-    kafka = client_certificate(settings.kafka.client_properties())
-    own = [] if kafka is None else [CertificateStatistics(variable(kafka[0]), kafka[1])]
+    own = []
+    if (kafka := client_certificate(settings.kafka.client_properties())) is not None:
+        own.append(CertificateStatistics(variable(kafka[0]), kafka[1]))
     has_registry = settings.registry.url and not settings.registry.is_glue
     of_registry = client_certificate(settings.registry.client_configuration()) if has_registry else None
     if of_registry is not None:
         own.append(CertificateStatistics(registry_variable(of_registry[0]), of_registry[1]))
+    if settings.pinstream.shares_key_store:
+        # Imported here: without a shared store nothing needs it.
+        from consumer.adapters.key_store.shared.address import parse_address
+
+        address = parse_address(settings.pinstream.key_store.get_secret_value())
+        of_store = client_certificate({"ssl.certificate.location": address.cert or ""})
+        if of_store is not None:
+            own.append(CertificateStatistics("PINSTREAM_KEY_STORE", of_store[1]))
     return own
 
 

@@ -60,3 +60,13 @@ def test_the_registry_s_certificate_has_a_row_of_its_own(tmp_path: Path) -> None
     assert asked(tmp_path, **paths, SCHEMA_REGISTRY_SSL_KEY_LOCATION=str(file)) == [
         (Severity.OK, "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION: it ends at 2051-01-02 00:00 UTC")
     ]
+
+
+def test_the_certificate_of_a_shared_key_store_has_a_row_of_its_own(tmp_path: Path) -> None:
+    """The `cert` of its URL. Nothing else of the URL is said: it may hold a password."""
+    file = tmp_path / "redis.pem"
+    file.write_text(certificate(datetime(2051, 1, 2, tzinfo=UTC)))
+    url = f"rediss://pin:secret@127.0.0.1:9?cert={file}&key={file}"
+    assert asked(tmp_path, PINSTREAM_KEY_STORE=url) == [
+        (Severity.OK, "PINSTREAM_KEY_STORE: it ends at 2051-01-02 00:00 UTC")
+    ]
