@@ -1,4 +1,4 @@
-"""What docs/conversion.md and docs/run.md show about mapping an own schema is what happens."""
+"""What docs/map-your-schema.md shows is what happens."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import pytest
 from consumer.commands.check.local import mapping, schema
 from consumer.commands.check.rows import CheckContext
 from consumer.commands.explain.command import explanations
+from consumer.errors import SettingsError
 from consumer.settings import load
 
 ROOT = Path(__file__).parents[2]
-SECTION = re.compile(r"## Your own schema\n(.*?)\n## ", re.DOTALL)
+PAGE = (ROOT / "docs" / "map-your-schema.md").read_text("utf-8")
 BLOCK = re.compile(r"```(?:json|toml|sh)\n(.*?)```", re.DOTALL)
 NOW = 1772366400.0
 
 
 def blocks() -> list[str]:
     """Return the page's schema, mapping, record, commands and payload."""
-    section = SECTION.search((ROOT / "docs" / "conversion.md").read_text("utf-8"))
-    assert section is not None
-    found = BLOCK.findall(section[1])
+    found = BLOCK.findall(PAGE)
     assert len(found) == 5
     return [str(one) for one in found]
 
@@ -62,21 +61,19 @@ def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> N
     assert datetime.fromisoformat("2026-03-01T12:00Z").timestamp() == NOW
 
 
-def test_the_shorter_mapping_fits_that_schema(files: dict[str, str], tmp_path: Path) -> None:
-    """The mapping of docs/run.md fits the record and schema of docs/conversion.md."""
-    page = (ROOT / "docs" / "run.md").read_text("utf-8")
-    toml = re.search(r"## Your own schema\n.*?```toml\n(.*?)```", page, re.DOTALL)
-    assert toml is not None
-    (tmp_path / "mapping.toml").write_text(toml[1])
-    [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
-    payload = shown["payload"]
-    assert payload["event_name"] == "checkout"
-    assert payload["custom_data"] == {
-        "contents": [{"id": "A-7"}],
-        "content_ids": ["A-7"],
-        "currency": "EUR",
-        "value": "59.90",
-    }
+def test_a_wrong_path_names_the_nearest(files: dict[str, str], tmp_path: Path) -> None:
+    """The page says so of a path that the schema does not have."""
+    (tmp_path / "mapping.toml").write_text(blocks()[1].replace("buyer.email", "buyer.mail"))
+    with pytest.raises(SettingsError, match=r"'buyer\.mail' is not in the schema; .* 'buyer\.email'"):
+        list(explanations(str(tmp_path / "sample.ndjson"), NOW, files))
+
+
+def test_it_is_short_and_leads_to_five_pages() -> None:
+    """It has at most 620 words and names each page that goes on from it."""
+    assert len(PAGE.split()) <= 620
+    read_on = PAGE.partition("## Read on")[2]
+    pages = ("conversion", "computed", "sections", "transform", "test-your-mapping")
+    assert re.findall(r"\]\(([\w-]+)\.md\)", read_on) == list(pages)
 
 
 async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], tmp_path: Path) -> None:
@@ -92,7 +89,7 @@ async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], t
 async def test_check_names_text_that_is_computed_with(files: dict[str, str], tmp_path: Path) -> None:
     """`check` names the paths to text that the mapping takes for numbers, since each event whose text is none is
     refused; what the schema says is a number is not named."""
-    fields = '"custom_data.value" = { multiply = ["meta.type", { sum = "order.lines[].unit_price" }] }'
+    fields = '"custom_data.value" = { multiply = ["meta.type", { sum = "order.lines[].pieces" }] }'
     toml = re.sub('"custom_data.value" = .*', fields, blocks()[1])
     (tmp_path / "mapping.toml").write_text(toml)
     assert (await _mapping_row(files)).endswith("; computed with as numbers, though they are text: meta.type")
