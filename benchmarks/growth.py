@@ -126,7 +126,7 @@ def _filled(folder: Path, keys: int) -> dict[str, Any]:
     window, now = Window.of(_WINDOW_SECONDS), time.time()
     begun = now - _WINDOW_SECONDS * 0.95
     try:
-        store = Folder(str(folder), window, _STORE_BYTES, lambda _: None)
+        store = Folder(str(folder), window, _STORE_BYTES)
         for at in range(0, keys, _WRITE_KEYS):
             stamp = window.stamp(begun + (now - begun) * at / keys)
             store.append([(os.urandom(min(_WRITE_KEYS, keys - at) * KEY_BYTES), stamp)])

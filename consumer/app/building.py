@@ -525,7 +525,6 @@ def service_key_store(settings: Settings, announcement: Announcement | None = No
         password=secret(
             own.key_store_password, own.key_store_password_file, "PINSTREAM_KEY_STORE_PASSWORD_FILE"
         ),
-        progress=lambda text: structlog.get_logger().info("key_store_taken_over", text=text),
         announcement=announcement,
     )
 

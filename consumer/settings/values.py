@@ -270,7 +270,7 @@ def parse_http_address(text: str) -> HttpAddress | None:
 def parse_key_store(text: str) -> str:
     """``memory:``, ``disk:/path``, ``redis://…``, ``rediss://…`` (read by the adapter) or empty."""
     scheme, _, rest = text.partition(":")
-    if scheme in ("disk", "lmdb") and rest:  # older versions called it lmdb:
+    if scheme == "disk" and rest:
         return f"disk:{parse_path(rest)}"
     if text not in ("", "memory:") and not re.fullmatch(r"rediss?://\S+", text):
         raise ValueError("not a key store; allowed: disk:/path, redis://host, rediss://host or memory:")

@@ -20,7 +20,7 @@ COMMAND_LINE = {
     "consumer.errors",
 }
 UNUSED = {
-    "authlib", "boto3", "botocore", "fastavro", "httpx", "lmdb", "opentelemetry", "phonenumbers", "prometheus_client",
+    "authlib", "boto3", "botocore", "fastavro", "httpx", "opentelemetry", "phonenumbers", "prometheus_client",
     "redis", "requests",
 }  # fmt: skip
 """Packages that a member with its store on disk, schemas from a folder, and no export and no scrape does not use."""

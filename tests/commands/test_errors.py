@@ -228,14 +228,22 @@ def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
     ("url", "code", "says"),
     [
         ("disk:/dev/null/keys", 1, "/dev/null/keys"),
-        ("lmdb:{folder}/file", 1, "file"),
+        ("disk:{folder}/file", 1, "file"),
+        (
+            "disk:{folder}/keys",
+            1,
+            "written by another version of pinstream: go on with that version, or move",
+        ),
         ("sqlite:/tmp/keys", 2, "PINSTREAM_KEY_STORE"),
+        ("lmdb:{folder}/keys", 2, "disk:/path"),
     ],
 )
 def test_a_wrong_key_store(tmp_path: Path, url: str, code: int, says: str) -> None:
     """A key store that cannot be opened is a failure (1); a kind of store that does not exist is a wrong
     setting (2)."""
     (tmp_path / "file").write_bytes(b"not a folder")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "format").write_bytes(b"pinstream key store, format 2\n")
     env = {**bare_environment(tmp_path), **SETTINGS, "PINSTREAM_KEY_STORE": url.format(folder=tmp_path)}
     done = command("run", env=env)
     assert done.returncode == code

@@ -8,10 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import lmdb
-
 from consumer.adapters.key_store.files import (
-    LIST,
     FileList,
     Journal,
     SegmentFile,
@@ -36,7 +33,7 @@ _HALF: Final = len(_KEYS) // 2
 
 @cache
 def good() -> dict[str, bytes]:
-    """The files of a store and (``data.mdb``) of an older version's store."""
+    """The files of a store."""
     with tempfile.TemporaryDirectory() as root:
         whose = SegmentFile(0, 0, 0, _START, _WINDOW.seconds, 0)
         table = KeyTable()
@@ -50,14 +47,7 @@ def good() -> dict[str, bytes]:
         journal.commit()
         journal.close()
         write_list(root, FileList(1, _START, _WINDOW.seconds, 1, (segment,)))
-        files = {path.name: path.read_bytes() for path in Path(root).iterdir()}
-        with (
-            lmdb.open(os.path.join(root, "old"), map_size=2**20) as env,
-            env.begin(write=True) as transaction,
-        ):
-            for at in range(0, len(_KEYS), KEY_BYTES):
-                transaction.put(_KEYS[at : at + KEY_BYTES], _START.to_bytes(4, "big"))
-        return files | {"data.mdb": Path(root, "old", "data.mdb").read_bytes()}
+        return {path.name: path.read_bytes() for path in Path(root).iterdir()}
 
 
 def key_store(data: bytes) -> None:
@@ -74,28 +64,19 @@ def key_store(data: bytes) -> None:
         else:
             piece = taker.take(1 + taker.below(8))
             content[at : at + len(piece)] = piece
-    is_old = name == "data.mdb"
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as root:
         for other, bytes_ in good().items():
-            if other != "data.mdb":
-                Path(root, other).write_bytes(content if other == name else bytes_)
-        if is_old:
-            for path in Path(root).iterdir():
-                path.unlink()
-            Path(root, LIST).write_bytes(b"pinstream key store, format 2\n")
-            Path(root, f"b-{_START}-1000-0").mkdir()
-            Path(root, f"b-{_START}-1000-0", "data.mdb").write_bytes(content)
+            Path(root, other).write_bytes(content if other == name else bytes_)
         with bounded(len(content)):
             found = _found(root)
-    # LMDB has no checksums: of an older version's file only what makes it no tree can be told.
-    assert found is None or all(found) or is_old
+    assert found is None or all(found)
 
 
 def _found(root: str) -> bytes | None:
     """Which keys are found; None: the store reports damage."""
     try:
         with translated(root):
-            Folder(root, _WINDOW, 2**20, lambda _: None)
+            Folder(root, _WINDOW, 2**20)
             view = View(root)
             try:
                 view.refresh()

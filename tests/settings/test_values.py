@@ -58,7 +58,7 @@ BAD_VALUES = {
     "PINSTREAM_WIRE_FORMAT": ["avro"],
     "PINSTREAM_MAPPING_FILE": ["/nowhere/at/all.toml"],
     "PINSTREAM_STATE_DIR": [__file__],
-    "PINSTREAM_KEY_STORE": ["disk:", "lmdb:", "memory", "redis:", "sqlite:/x", "/var/keys"],
+    "PINSTREAM_KEY_STORE": ["disk:", "lmdb:/x/keys", "memory", "redis:", "sqlite:/x", "/var/keys"],
     "PINSTREAM_KEY_STORE_MAX_BYTES": ["0", "4GB", "1.5GiB"],
     "PINSTREAM_DEDUP_WINDOW": ["0", "48", "-1h", "2 weeks", "91d"],
     "PINSTREAM_MAX_EVENT_AGE": ["1s", "forever"],
@@ -195,7 +195,7 @@ GOOD_VALUES = [
     ("PINSTREAM_LOG_LEVEL", "DEBUG", lambda s: s.pinstream.log_level, "debug"),
     (
         "PINSTREAM_KEY_STORE",
-        "lmdb:/x/keys",
+        "disk:/x/keys",
         lambda s: s.pinstream.key_store.get_secret_value(),
         "disk:/x/keys",
     ),

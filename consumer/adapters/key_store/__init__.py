@@ -26,7 +26,7 @@ the last time. Looking up takes no lock (`view`): files of the list never change
 certain end. Network file systems are not supported.
 
 `disk_store` is the boundary to the event loop. `native` has the operations on many keys at once, in Cython, with a twin
-in plain Python; `old_format` reads the LMDB folders of older versions, once.
+in plain Python.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from consumer.adapters.key_store.disk_store import DiskKeyStore
-from consumer.adapters.key_store.folder import Progress
 from consumer.adapters.key_store.interface import KeyStore, Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine.model import Announcement
@@ -53,15 +52,13 @@ def open_key_store(
     max_bytes: int,
     lease: float = 60.0,
     password: Callable[[], str | None] | None = None,
-    progress: Progress = lambda text: None,
     announcement: Announcement | None = None,
 ) -> KeyStore:
     """Open the key store that `url` names, or create it.
 
-    `window` is in seconds, `max_bytes` the hard limit of the store's size; `progress` gets lines of text while
-    a folder of an older version is taken over. For a shared store: `lease`, the seconds for which claims hold without a
-    renewal; `password`, which is asked for each connection and takes the place of the one in `url`; and `announcement`,
-    which the other members learn.
+    `window` is in seconds, `max_bytes` the hard limit of the store's size. For a shared store: `lease`,
+    the seconds for which claims hold without a renewal; `password`, which is asked for each connection and takes the
+    place of the one in `url`; and `announcement`, which the other members learn.
 
     Raises `SettingsError` for an invalid URL, window or limit, and `KeyStoreError` if the store cannot be opened (not
     writable, damaged, of another format, locked by another process). The message says what to do.
@@ -73,7 +70,7 @@ def open_key_store(
     if colon and scheme == "memory" and not rest:
         return MemoryKeyStore(bounds, max_bytes)
     if colon and scheme == "disk" and rest:
-        return DiskKeyStore(rest, bounds, max_bytes, progress)
+        return DiskKeyStore(rest, bounds, max_bytes)
     if scheme in ("redis", "rediss"):
         # Imported here: the others need neither.
         from consumer.adapters.key_store.shared.address import parse_address

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from consumer.adapters.key_store.files import translated
-from consumer.adapters.key_store.folder import Folder, Progress, mergeable
+from consumer.adapters.key_store.folder import Folder, mergeable
 from consumer.adapters.key_store.interface import KeyStore, Window, check_use
 from consumer.adapters.key_store.view import OpenSegment, View
 from consumer.adapters.thread import OwnThread
@@ -56,11 +56,9 @@ async def ask_disk(
 class DiskKeyStore(KeyStore):
     """A `KeyStore` in a folder on a local disk."""
 
-    def __init__(
-        self, path: str, window: Window, max_bytes: int, progress: Progress = lambda _: None
-    ) -> None:
+    def __init__(self, path: str, window: Window, max_bytes: int) -> None:
         """Open the store in folder `path`, or create it. Raises `KeyStoreError`, which says what to do."""
-        self._folder = Folder(path, window, max_bytes, progress)
+        self._folder = Folder(path, window, max_bytes)
         self._window = window
         self._lost = 0
         self._deleted = 0

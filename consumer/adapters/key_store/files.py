@@ -4,7 +4,7 @@ they are for.
 *The list* (``format``)::
 
     pinstream key store, format 3
-    {"journal": 7, "start": 1731196800, "window": 172800, "next": 12, "segments": [[…], …], "old": []}
+    {"journal": 7, "start": 1731196800, "window": 172800, "next": 12, "segments": [[…], …]}
     the CRC-32 of these two lines
 
 *A journal* (``journal-7``) begins with 64 bytes: an identification, and from byte 32 on the *acknowledged end*, up to
@@ -140,7 +140,6 @@ def sync_folder(path: str) -> None:
 
 LIST = "format"
 FORMAT = b"pinstream key store, format 3\n"
-OLD_FORMATS = (b"pinstream key store, format 1\n", b"pinstream key store, format 2\n")
 
 CHUNK_KEYS = 4096
 """Most keys of a chunk."""
@@ -200,8 +199,6 @@ class FileList(NamedTuple):
     """The number of the next segment."""
     segments: tuple[SegmentFile, ...] = ()
     """Segments in the order in which their youngest keys were written."""
-    old: tuple[str, ...] = ()
-    """Folders of an older format that are still to be taken over."""
 
     @property
     def journal_slice(self) -> SegmentFile:
@@ -212,7 +209,7 @@ class FileList(NamedTuple):
     def names(self) -> set[str]:
         """Return the names of all files that belong to the store."""
         journals = [f"journal-{self.journal}"] if self.window else []  # none in a new store
-        return {LIST, *journals, *self.old, *(one.name for one in self.segments)}
+        return {LIST, *journals, *(one.name for one in self.segments)}
 
 
 @lru_cache(maxsize=4)  # the list is read for each chunk, and rarely changes
@@ -225,7 +222,9 @@ def decode_list(data: bytes) -> FileList:
     segments = tuple(SegmentFile(*one) for one in found["segments"])
     if any(one.entries < 0 or not 0 <= one.bits <= MOST_BITS for one in segments):
         raise Damage(f"{LIST} is not as it was written")
-    return FileList(**{**found, "segments": segments, "old": tuple(found["old"])})
+    if found.pop("old", ()):  # a development version was killed while it took over a folder of version 0.2
+        raise Damage("an older version left keys in it that were not all taken over")
+    return FileList(**{**found, "segments": segments})
 
 
 class Journal:

@@ -15,19 +15,16 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import accumulate
 
-from consumer.adapters.key_store import old_format
 from consumer.adapters.key_store.files import (
     CHUNK_KEYS,
     FIRST_CHUNK,
     FORMAT,
     LIST,
-    OLD_FORMATS,
     FileList,
     Journal,
     SegmentFile,
@@ -49,8 +46,6 @@ JOURNAL_KEYS = 131_072
 _LOCK_TIME_LIMIT = 5.0
 # No caller waits for a merge. On a slow disk a writer may hold the lock for long; giving up would waste the merge.
 _MERGE_LOCK_LIMIT = 60.0
-# Another process may be taking over the folder of an older version, key by key.
-_TAKE_OVER_LIMIT = 3600.0
 _LOCKS = {"lock", "merge.lock"}
 _KEYS = re.compile(r"(segment|journal)-\d+")
 _OURS = re.compile(rf"{_KEYS.pattern}|format\.new")
@@ -65,14 +60,12 @@ _LARGEST_SEGMENT = 2 * 1024**3
 _FOLDER_BYTES = 4096  # of a folder itself on common file systems
 _SLACK = 16 * 1024  # for the list, for its successor, and for parts of blocks
 
-Progress = Callable[[str], None]
-
 
 class Folder:
     """A key store's folder as its writers use it."""
 
-    def __init__(self, root: str, window: Window, max_bytes: int, progress: Progress) -> None:
-        """Open the folder or create it, and take over the keys of an older version. Raises `KeyStoreError`."""
+    def __init__(self, root: str, window: Window, max_bytes: int) -> None:
+        """Open the folder or create it. Raises `KeyStoreError`."""
         self.root = os.path.abspath(os.path.expanduser(root))
         self.evicted_early = 0
         # Called on the writing thread with each new segment, before the list names it.
@@ -84,26 +77,23 @@ class Folder:
         self._chunk_bytes = min(CHUNK_KEYS, self._journal_keys) * KEY_BYTES
         # The last eighth is for a merge's result. A journal that is sealed exists beside its segment for a moment.
         self._key_bytes = max_bytes - max_bytes // 8 - segment_bytes(self._journal_keys) - _SLACK
-        self.open(progress)
+        self.open()
 
-    def open(self, progress: Progress | None = None) -> bool:
+    def open(self) -> bool:
         """Make a new folder a key store, and return True; repair what a killed process left incomplete."""
         with translated(self.root):
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             # Checked before any write: a folder of another format, or with other files, is refused.
             names = set(os.listdir(self.root)) - _LOCKS
-            old = self._read_list().old
+            self._read_list()
             if LIST not in names and names - {f"{LIST}.new"}:
                 raise KeyStoreError(
                     f"the folder {self.root} contains files that are not a key store: name an empty or a new folder"
                 )
-            # Another process may be taking over the same folder: then wait for it.
-            with self._locked(_TAKE_OVER_LIMIT if old else _LOCK_TIME_LIMIT):
+            with self._locked():
                 is_new = LIST not in os.listdir(self.root)
                 files = self._read_list()
-                if files.old:
-                    self._take_over(files, progress or (lambda _: None))
-                elif files.window:
+                if files.window:
                     Journal(self.root, files.journal).recovered().close()
                 elif files == FileList():
                     write_list(self.root, files)
@@ -250,7 +240,7 @@ class Folder:
     # --- the list and the lock ---
 
     def _read_list(self) -> FileList:
-        """Return the list; an empty one for a new folder, one with `old` for a folder of an older format."""
+        """Return the list; an empty one for a new folder. Raises `KeyStoreError` for one of another version."""
         try:
             with open(os.path.join(self.root, LIST), "rb") as file:
                 data = file.read()
@@ -258,12 +248,11 @@ class Folder:
             if any(map(_KEYS.fullmatch, os.listdir(self.root))):  # the list is always made first
                 raise Damage(f"{LIST} is missing") from None
             return FileList()
-        if data in OLD_FORMATS:
-            return FileList(old=tuple(sorted(filter(old_format.BUCKET.fullmatch, os.listdir(self.root)))))
         if not data.startswith(FORMAT):
             raise KeyStoreError(
-                f"the key store {self.root} has a format that this version does not know: use the version of "
-                "pinstream that wrote it, or name another folder (the keys are then not known)"
+                f"the key store {self.root} was written by another version of pinstream: go on with that version, or "
+                "move this folder away and start again (its keys are then not known, so their events may be sent twice "
+                "if they are read again)"
             )
         return decode_list(data)
 
@@ -282,9 +271,7 @@ class Folder:
                 raise Damage(f"{LIST} is older than {name}")
         for name in leftovers:
             path = os.path.join(self.root, name)
-            if old_format.LEFTOVER.fullmatch(name):
-                shutil.rmtree(path)
-            elif name == _MERGING:
+            if name == _MERGING:
                 with self._lock("merge.lock") as is_ours:
                     if is_ours:  # its process was killed
                         os.unlink(path)
@@ -293,8 +280,7 @@ class Folder:
 
     def _is_younger(self, name: str, files: FileList) -> bool:
         """Return True if a file outside of the list is younger than the list, which was restored from a copy then."""
-        # A take-over makes many segments before it changes the list.
-        if files.old or not _KEYS.fullmatch(name):
+        if not _KEYS.fullmatch(name):
             return False
         kind, _, number = name.partition("-")
         # A killed process leaves at most the next file of each kind, and a journal is empty until the list names it.
@@ -337,19 +323,6 @@ class Folder:
             # Closing alone would not unlock it while a child has it, which a function of the user forked meanwhile.
             fcntl.flock(number, fcntl.LOCK_UN)
             os.close(number)
-
-    # --- what an older version left ---
-
-    def _take_over(self, files: FileList, progress: Progress) -> None:
-        """Take over the keys in the folders of an older format."""
-        old_format.refuse_if_in_use(self.root, files.old)
-        # Each folder is removed once its keys are stored: a kill repeats one at most, and few keys are on disk twice.
-        folders = files.old
-        for number, name in enumerate(folders, 1):
-            progress(f"taking over the key store {self.root} of an older version: {number} of {len(folders)}")
-            for table in old_format.read_old(self.root, name):
-                files = self._with_segment(files, table, old_format.slice_of(name))
-            self._change(files := files._replace(old=files.old[1:]))
 
 
 def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:

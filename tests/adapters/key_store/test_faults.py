@@ -42,7 +42,7 @@ class History:
 
     def open(self) -> Folder:
         """Open the folder as a start does."""
-        self.folder = Folder(str(self.root), WINDOW, 64 * MIB, lambda _: None)
+        self.folder = Folder(str(self.root), WINDOW, 64 * MIB)
         return self.folder
 
     def steps(self) -> Iterator[None]:
