@@ -1,8 +1,14 @@
-"""The pages of the repository: links lead somewhere, the index has every page, README stays short."""
+"""The pages of the repository: links lead somewhere, the index has every page, README stays short.
+
+`python -m tests.test_pages` writes the tables of modules in docs/architecture.md.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,8 @@ import pytest
 from consumer import __version__
 
 ROOT = Path(__file__).parents[1]
+CONSUMER = ROOT / "consumer"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -70,12 +78,71 @@ def test_sources_cite_only_pages_that_are_there() -> None:
                 assert (ROOT / page).exists(), f"{path}: {page}"
 
 
-def test_the_architecture_names_every_module_of_the_engine() -> None:
-    """Each with what it does, and no module that is gone."""
-    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    table = page.partition("### Inside the engine")[2].partition("\n#")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    named = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
-    engine = ROOT / "consumer" / "engine"
-    modules = [path.relative_to(engine).with_suffix("").as_posix() for path in engine.rglob("*.py")]
-    assert sorted(named) == sorted(module for module in modules if not module.endswith("__init__"))
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, as a cell of a table."""
+    said = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert said, f"{path} has no docstring"
+    sentence = re.match(r"(.+?\.)(\s|$)", said, re.DOTALL)
+    assert sentence, f"{path}: its docstring begins with no sentence"
+    return " ".join(sentence[1].replace("``", "`").replace("|", "\\|").split())
+
+
+def modules_table(*folders: str) -> str:
+    """A row for each package and module under these folders of consumer/."""
+    rows = []
+    for folder in folders:
+        for path in sorted((CONSUMER / folder).rglob("*.py")):
+            name = (
+                path.relative_to(CONSUMER if len(folders) > 1 else CONSUMER / folder)
+                .with_suffix("")
+                .as_posix()
+            )
+            if path.parent == CONSUMER / folder and path.stem == "__init__":
+                continue
+            rows.append(f"| `{name.removesuffix('__init__')}` | {first_sentence(path)} |\n")
+    return "".join(["| module | what it does |\n| --- | --- |\n", *rows])
+
+
+def folders_table() -> str:
+    """A row for each folder and module of consumer/, and who may import whom, by the contract."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    [layers] = [
+        one["name"] for one in contracts if one["type"] == "layers" and one["containers"] == ["consumer"]
+    ]
+    paths = [*CONSUMER.glob("*/__init__.py"), *CONSUMER.glob("*.py")]
+    named = {
+        f"{path.parent.name}/" if path.stem == "__init__" else path.name: path
+        for path in paths
+        if path.parent != CONSUMER or not path.stem.startswith("__")
+    }
+    rows = [f"| `{name}` | {first_sentence(path)} |\n" for name, path in sorted(named.items())]
+    return "".join([f"`{layers}`\n\n", "| in `consumer/` | what it does |\n| --- | --- |\n", *rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "folders": folders_table,
+    "modules of the engine": lambda: modules_table("engine"),
+    "modules of avro and conversion": lambda: modules_table("avro", "conversion"),
+}
+
+
+def with_tables(page: str) -> str:
+    """The page with the tables that the docstrings make."""
+    for name, table in TABLES.items():
+        before, begin, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        assert end, f"docs/architecture.md has no <!-- {name} --> … <!-- /{name} -->"
+        page = before + begin + table() + end + after
+    return page
+
+
+def test_the_tables_of_modules_are_current() -> None:
+    """docs/architecture.md has each module with the first sentence of its docstring, and none that is gone."""
+    page = ARCHITECTURE.read_text("utf-8")
+    assert page == with_tables(page), "run: python -m tests.test_pages"
+
+
+if __name__ == "__main__":
+    ARCHITECTURE.write_text(with_tables(ARCHITECTURE.read_text("utf-8")), "utf-8")

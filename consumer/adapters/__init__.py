@@ -1,4 +1,4 @@
-"""Adapters to the outside: each translates, tries once within a time limit, and decides nothing.
+"""One outside system each: translate, set a time limit, try once, decide nothing.
 
 `kafka` is the brokers, `conversions_api` the destination, `key_store` the memory of delivered keys, `schemas` the
 writers' schemas (a folder and a registry), whose answers `bounded_answers` limits, whose errors `registry_errors`

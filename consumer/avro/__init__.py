@@ -1,4 +1,4 @@
-"""Avro: a writer's schema, resolved against ours, becomes a plan; a record's bytes become a commerce event by it.
+"""Schemas and their resolution; from a record's bytes to a commerce event.
 
 Reading order: `schema` (what a schema is), `resolution` (writer's against reader's), `decode` (one record).
 """

@@ -1,4 +1,4 @@
-"""Avro container files ("Object Container Files" of the specification): taken apart within bounds.
+"""Avro container files, taken apart within bounds.
 
 Theory of operation. A container is a header (metadata, then a marker of 16 bytes that also follows every block) and
 blocks: a count of records, a size, the records packed with the header's codec. A `Container` reads with a `read` like

@@ -1,4 +1,4 @@
-"""From a record's bytes to a commerce event: wire formats, and what is known of the writers' schemas.
+"""From a record's bytes to a commerce event: wire formats and known schemas.
 
 The bytes say which schema they were written with, in one of these ways (docs/run.md, "Wire formats"):
 

@@ -1,4 +1,4 @@
-"""From a commerce event to a record's value: used by `produce`, `demo` and the tests.
+"""From a commerce event to bytes, for `produce`, `demo` and tests.
 
 fastavro writes the bytes; this module adds the framing by which a reader finds the schema, our schema's defaults for
 missing fields, the choice of a union's branch for a value, and errors that hold no data. Values are as in a decoded

@@ -1,4 +1,4 @@
-"""From a line of NDJSON to a commerce event, in the shape of a schema but written as plain JSON.
+"""From a line of NDJSON to a commerce event.
 
 The contract ("explain FILE"): union values are bare, missing fields take the schema's default, times are
 milliseconds or ISO 8601 text. The other rules follow what people write by hand or export from other systems:

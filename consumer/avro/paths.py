@@ -1,4 +1,4 @@
-"""Paths into a commerce event, and the kinds of value that an Avro schema has at their ends.
+"""Paths into a commerce event, and the types at their ends.
 
 Theory of operation. A path is written ``order.items[].sku``: field names and, inside a map, keys, separated by
 dots; ``[]`` after a name means each element of that array, ``[0]`` the first one, ``[-1]`` the last. `resolve` walks

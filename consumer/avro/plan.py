@@ -1,4 +1,4 @@
-"""A *plan*: how one writer's data are read in the shape of our schema.
+"""How one writer's data are read in the shape of our schema.
 
 Theory of operation. `resolution` makes a plan once per pair of schemas. Each part of a plan has a `read`, which reads
 its data in Python as `reading` promises; `consumer.conversion.layout` makes the compiled modules' operations of the

@@ -1,4 +1,4 @@
-"""Avro's binary encoding in Python: functions that read one value of a primitive type.
+"""Avro's binary encoding in Python: a function for each primitive type.
 
 Theory of operation. A `Read` takes ``(data, at)`` and returns ``(value, next)``. The functions here read values without
 parts; `plan` puts values together. The data come from outside, so each `Read` keeps three promises, and so does the

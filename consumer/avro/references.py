@@ -1,4 +1,4 @@
-"""One schema from several documents: references to named types are replaced by their definitions.
+"""One schema from several documents.
 
 A registry stores the types that a schema refers to under other subjects, a folder in other files. These are pure
 functions on the JSON, so the result keeps everything that its author wrote. JSON that is not a schema passes through

@@ -1,4 +1,4 @@
-"""Avro schema resolution ("Schema Resolution" of the specification), done once per pair of schemas.
+"""A writer's schema resolved against ours, by Avro's rules.
 
 `resolve` walks a writer's schema and ours side by side and works out the plan by which the writer's bytes are read
 straight into the shape of our schema: fields we lack are skipped, fields the writer lacks get our default, aliases

@@ -1,4 +1,4 @@
-"""Avro schemas as a graph of types: parsed once, checked, and bounded.
+"""Avro schemas as a graph of types: parsed, checked, bounded.
 
 A schema document comes from outside (a registry, a file), so it is not trusted: its size, its depth, its names and the
 cost of reading its data are checked here. The result is a graph of small objects in which every name is full and every

@@ -1,4 +1,4 @@
-"""Decoded values in Python's own types, and back: what a user's function gets, and what it may return.
+"""Decoded values in Python's own types, and back, for the user's function.
 
 Theory of operation. A decoded record is plain Python already, except for its times, which are counts of a unit.
 `Shape.give` makes them `datetime`, `date` and `time`. `Shape.take` fits what a function returned into the schema: the

@@ -1,4 +1,4 @@
-"""Values whose meaning is more than their bytes: decimals, UUIDs and times.
+"""Decimals, UUIDs and times.
 
 Times are whole numbers of a unit, converted exactly and never through a float. A timestamp counts units since 1970
 in UTC; a local timestamp counts them in the time of some zone that it does not name; a time counts them since midnight;

@@ -1,4 +1,4 @@
-"""Amounts of money and of things, exact: never through a float, never rounded.
+"""Exact amounts of money and of things.
 
 Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float counts as its shortest
 decimal (its ``repr``), which is what its author saw. All four become text, one pattern splits the text, and an exponent

@@ -1,4 +1,4 @@
-"""The numbers that Python and the compiled modules share, each defined only here.
+"""The numbers that Python and the compiled modules share.
 
 Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, with
 names such as ``WAY_TOTAL`` for `Way.TOTAL`: in C they have to be constants. So this module imports none of ours.

@@ -1,4 +1,4 @@
-"""The plain executor of a conversion: commerce event -> conversion event, filtered, or unconvertible.
+"""The plain executor: reference, fallback and `explain`.
 
 Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and does not trust
 values to have the types of the schema. The compiled program is tested against it, leaves unusual records to it, and

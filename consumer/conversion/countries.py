@@ -1,4 +1,4 @@
-"""Countries, states and currencies: the closed sets that normalising looks values up in.
+"""Countries, states and currencies.
 
 Theory of operation. Countries and currencies come from `pycountry` (ISO 3166-1, 4217). The states are written out,
 because its table of the states of all countries takes 6 MiB. The sets are built once, when this

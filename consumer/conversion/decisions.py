@@ -1,4 +1,4 @@
-"""Decisions about a whole event: its name, source, account and time; and why it is refused.
+"""Name, source, account and time of an event, and why it is refused.
 
 Theory of operation. Both executors call this module: the plain one always, the compiled one for uncommon cases. Every
 refusal and every warning is a constant made once, so that making one costs nothing and no message can hold a record's

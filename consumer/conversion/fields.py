@@ -1,4 +1,4 @@
-"""Which fields a mapping fills, in which order, and from what: the one description of a conversion.
+"""Which fields a mapping fills, in which order, and from what.
 
 Theory of operation. A `Description` is made once from a checked mapping. Two executors follow it: `converter`, which
 goes through it for each event, and the compiled modules, for which `program` turns it into a program. This module and

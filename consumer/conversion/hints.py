@@ -1,4 +1,4 @@
-"""Hints about a wrong line of a mapping: its probable meaning, as the end of the error's message.
+"""The probable meaning of a wrong line of a mapping.
 
 Theory of operation. Shops and trackers have common words for names of the platform: ``purchase`` is its ``checkout``.
 Those are tables here. Other names are compared by their spelling, and without a similar name there is no suggestion: a

@@ -1,4 +1,4 @@
-"""Where a record's values go: the operations that read it in C, and the slots that they fill.
+"""The operations that read a record in C, and the slots that they fill.
 
 Theory of operation. `native/_slots.pyx` runs *operations* over a record's bytes, which put its values into *slots*.
 Fields of records, and of records in records, get a slot each (the record is *spread*), and so do the fields of each

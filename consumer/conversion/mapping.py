@@ -1,4 +1,4 @@
-"""The mapping: which value of a commerce event becomes which field of a conversion event.
+"""Which value of a commerce event becomes which field of a conversion event.
 
 Theory of operation. A `Mapping` is the result of a mapping file's tables for one record type, on one topic or on all:
 checked against the API and the schema (`loading`), complete, and never changed. The executors follow it

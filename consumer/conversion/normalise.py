@@ -1,4 +1,4 @@
-"""User data: normalise, then SHA-256 of the UTF-8 bytes as lower-case hex. One function per field.
+"""User data, normalised and hashed: SHA-256 of the UTF-8 bytes as lower-case hex. One function per field.
 
 Theory of operation. A *rule* takes any scalar that a record may hold and returns the text to send, or a `LeftOut` with
 the reason why there is none. `hashing` puts the common part of the hashed fields around a field's normaliser: trim,

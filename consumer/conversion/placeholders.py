@@ -1,4 +1,4 @@
-"""Values that are left out because no shopper has them: placeholders and implausible ones, each with its reason.
+"""Values that are left out because no shopper has them, each with its reason.
 
 Theory of operation. Producers fill a field that has no value with something: the word for "no value" of their language,
 a zero, the address of their own proxy, the first day of a calendar. Sent as a hash, such a value matches no shopper, or

@@ -1,4 +1,4 @@
-"""The compiled modules' program, which leads from a record's bytes to its delivery, including the JSON.
+"""The compiled executor: it makes its program from plan and fields, and calls it.
 
 Theory of operation. The plain path reads a commerce event and then converts it. Here both become one program per
 writer's schema: operations, which read a record's values into slots (`layout`), and one `CompiledField` for each field

@@ -1,4 +1,4 @@
-"""Traces each field of one event: where its value is from, the rule, and why a value was left out.
+"""What was done with each field of an event, for `explain --rules`.
 
 Theory of operation. The plain executor converts the event once more, by a description whose rules record each of their
 values and answers. So the trace shows what happened, and not what should have happened. It counts values and names

@@ -1,4 +1,4 @@
-"""The rules for single values of event and custom data: from a record's value to the API's.
+"""The rules for single values of event and custom data.
 
 Theory of operation. Each rule takes any value that a record may hold and returns the JSON value to send or a `LeftOut`.
 No rule raises errors or keeps state. They are the table "Event and custom data" of the platform facts; user data has

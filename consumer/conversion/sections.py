@@ -1,4 +1,4 @@
-"""The mapping file: TOML, laid over the packaged default; and which part of it applies to a record.
+"""The mapping file, laid over the packaged one, and which section of it a record takes.
 
 Theory of operation. What stands at the top of the file is for all records. A section adds to it for one record type, by
 the full name in its writer's schema (``[record."com.shop.Order"]``), for one topic (``[topic."web.orders"]``), or for

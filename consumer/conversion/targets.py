@@ -1,4 +1,4 @@
-"""The conversion event's closed shape: every field the API takes, its rule, and where it may come from.
+"""Every field that the API takes, its rule, and where it may come from.
 
 Theory of operation. One table, `TARGETS`, in the order of fields in a payload. The mapping checks names and types
 against it; the converter and the tests' reference both read rules from it, so that each rule is defined once. Names are

@@ -1,4 +1,4 @@
-"""``PINSTREAM_TRANSFORM``: a function of the user's that changes a decoded record, or filters it.
+"""``PINSTREAM_TRANSFORM``: loads and calls the user's function.
 
 Theory of operation. The function stands between decoding and converting. It gets a record in plain Python, with times
 as `datetime` objects, and returns it changed, or None (docs/transform.md has the table of types). Its result is fitted

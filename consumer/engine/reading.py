@@ -1,4 +1,4 @@
-"""How records become events with their JSON: the interfaces that a decoder and a converter have for the engine.
+"""What the engine needs of a decoder and a converter.
 
 Theory of operation. Reading fills `Columns`: a row for each record, with the event's JSON, key, time and kind, or with
 the verdict why there is no event. An event is serialised once: batches, retries and bisects only join those bytes.

@@ -1,4 +1,4 @@
-"""Computed values: the operators, the kinds of value that each may give, and the function that each becomes.
+"""The operators of computed values, and the functions that both executors call.
 
 Theory of operation. An *expression* is a `Source`, which both executors read by its steps, or `Computed`, for which
 they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those

@@ -1,4 +1,4 @@
-"""Phone numbers without a country code get the code of the record's country.
+"""The country code of phone numbers.
 
 Theory of operation. The platform compares digests of numbers with their country's code: the digest of ``030 123456``
 matches no customer. The library phonenumbers (the extra ``pinstream[phones]``) has the rules of each country's numbers:

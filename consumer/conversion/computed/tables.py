@@ -1,4 +1,4 @@
-"""A computed value in a mapping, which is a TOML table in place of a path.
+"""How a mapping writes a computed value, and how that is checked.
 
 A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables again, and may have
 conditions. `ExpressionReader` makes an `Expression` of it and checks it against the schema. Errors are one line that

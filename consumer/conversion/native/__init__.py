@@ -1,2 +1,1 @@
-"""The compiled modules; without them the package works, and the conversion is slower (see
-`consumer.conversion.reading`)."""
+"""The compiled modules that run the program; without them conversion is slower."""

@@ -1,4 +1,4 @@
-"""What may be shown of messages from outside: the API's messages, masked, and who answered in the API's place.
+"""What may be shown of an answer: messages without personal data, and who answered in the API's place.
 
 Theory of operation. The API's messages can repeat user data. They are masked twice. First, every text value of the
 event that could identify a person (all but names from closed sets) is replaced, in upper or lower case. Then everything

@@ -1,4 +1,4 @@
-"""What a figure is, said once: its sentence, its path in /status, its metric, and how workers' figures are merged.
+"""What a figure is: its sentence, its path in /status, its metric, and how workers' figures are merged.
 
 A figure is a field of a snapshot, or is worked out from fields; then the docstring of its method is its sentence::
 

@@ -1,4 +1,4 @@
-"""Figures of delivered events: the share that carried the parameters the platform recommends, and how old they were.
+"""Recommended parameters and ages of delivered events.
 
 Theory of operation. *Coverage*, by event name. The platform rates an integration by the parameters that its events
 carry (docs/platform.md). An executor of a conversion says what it wrote: a mask with one bit for each path of `BITS`.

@@ -1,4 +1,4 @@
-"""What a snapshot says of systems outside of this process: brokers, schemas, certificates."""
+"""What a snapshot says of brokers, schemas and certificates."""
 
 from __future__ import annotations
 

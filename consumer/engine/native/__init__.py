@@ -1,4 +1,4 @@
-"""What the engine does with many records or keys at once: compiled, or in plain Python if there was no C compiler."""
+"""What the engine does with many records or keys at once, compiled if there is a C compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about many records at once, in plain Python; `consumer.engine.native` has the same compiled."""
+"""Facts about many records at once, in plain Python."""
 
 from __future__ import annotations
 
