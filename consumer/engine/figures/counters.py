@@ -103,7 +103,7 @@ class Counters:
         "Times that a topic was found deleted and created again; it is then read from its beginning.",
         "pinstream_topics_made_anew_total",
         keys=("topic",),
-        status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
+        status_note="See the [runbook](runbook.md#a-topic-was-recreated).",
     )
     # Called, answered, processed: three figures, since an attempt may get no answer.
     calls: int = number("Calls begun to the Conversions API, answered or not.", "pinstream_calls_total")
