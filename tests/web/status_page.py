@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from consumer.engine.figures.definitions import figure, figures_of, snapshot
+from consumer.engine.figures.definitions import Figure, figure, figures_of, snapshot
 from consumer.web.metrics import families
 from consumer.web.status import Process
 
@@ -18,26 +18,34 @@ class Info:
     process: Process = figure()
 
 
-def metrics_table(*owners: type) -> str:
-    """The page's table of the metrics of these types."""
-    lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
-    for family in (one for owner in owners for one, _ in families(owner, ())):
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
-    return "\n".join(lines) + "\n"
-
-
 class FieldRow(NamedTuple):
     """A field of the document, in the page's table."""
 
     path: str
     types: str
     meaning: str
+    figure: Figure
+
+
+def metrics_table(owner: type, *documents: type, path: str = "") -> str:
+    """The page's table of the metrics of this type. One that is a field of the documents, which stand under `path`,
+    is told of there."""
+    fields: dict[str, FieldRow] = {}
+    for document in documents:
+        for row in _rows(document, path, {}):
+            fields.setdefault(row.figure.metric, row)
+    lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
+    for family, _ in families(owner, ()):
+        field = fields.get(family.name)
+        what = f"`{field.path}`. {field.figure.metric_note}".strip() if field else family.help
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {what} |")
+    return "\n".join(lines) + "\n"
 
 
 def status_table(*owners: type, path: str = "") -> str:
     """The page's table of the fields of these types' objects, which stand under `path`."""
-    listed: set[type] = set()
+    listed: dict[type, str] = {}
     by_object: dict[str, list[FieldRow]] = {}
     for owner in owners:
         for row in _rows(owner, path, listed):
@@ -50,8 +58,8 @@ def status_table(*owners: type, path: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(owner: type, path: str, listed: set[type]) -> Iterator[FieldRow]:
-    listed.add(owner)
+def _rows(owner: type, path: str, listed: dict[type, str]) -> Iterator[FieldRow]:
+    listed[owner] = path
     for attribute in figures_of(owner):
         if not attribute.path:
             continue
@@ -60,13 +68,17 @@ def _rows(owner: type, path: str, listed: set[type]) -> Iterator[FieldRow]:
         words = f"{figure.sentence} {figure.status_note}".strip()
         null = ", null" if optional else ""
         if not figures_of(item):
-            yield FieldRow(inner, ("str" if issubclass(item, Enum) else item.__name__) + null, words)
+            types = ("str" if issubclass(item, Enum) else item.__name__) + null
+            yield FieldRow(inner, types, words, figure)
             continue
         if optional:
-            yield FieldRow(inner, "object" + null, words)
+            yield FieldRow(inner, "object" + null, words, figure)
             words = ""
-        # Where the figures of such an object stand in the table already, only the first says what is different.
-        known = item in listed
-        for row in _rows(item, inner, listed):
-            yield row._replace(meaning=words) if known else row
-            words = ""
+        if item in listed:
+            # Its figures stand in the table already.
+            kinds = {one for row in _rows(item, "", {}) for one in row.types.split(", ")}
+            yield FieldRow(
+                f"{inner}.{{…}}", ", ".join(sorted(kinds)), words or f"As `{listed[item]}`.", figure
+            )
+        else:
+            yield from _rows(item, inner, listed)

@@ -215,23 +215,31 @@ def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
 
 
 def test_every_family_is_explained() -> None:
-    """docs/status.md has a table of exactly these: name, type, labels and the help text of /metrics."""
-    families = scrape(busy()) | {}
-    rows = dict[str, tuple[str, set[str], str]]()
-    for name, kind, labels, sentence in re.findall(
+    """docs/status.md has a table of exactly these, with name, type, labels, and the help text of /metrics. Where the page
+    says the same of a field of /status, the field stands in its place."""
+    families = scrape(busy())
+    table = PAGE.partition("<!-- fields -->")[2].partition("<!-- /fields -->")[0]
+    fields = dict(re.findall(r"^\| `([^`]+)` \| [a-z, ]+ \| (.*) \|$", table, re.MULTILINE))
+    rows = dict[str, tuple[str, set[str]]]()
+    helps = {name + "_total" * (one.type == "counter"): one.documentation for name, one in families.items()}
+    for name, kind, labels, what in re.findall(
         r"^\| `(pinstream_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE
     ):
-        if not name.startswith("pinstream_worker_"):
-            rows[name] = (kind, set(re.findall(r"`(\w+)`", labels)), sentence)
-    expected = {
+        if name.startswith("pinstream_worker_"):
+            continue
+        rows[name] = (kind, set(re.findall(r"`(\w+)`", labels)))
+        if field := re.fullmatch(r"`([^`]+)`\. ?(.*)", what):
+            assert helps[name].endswith(field[2]), name
+            assert fields[field[1]].startswith(helps[name].removesuffix(field[2]).strip()), name
+        else:
+            assert what == helps[name]
+    assert rows == {
         name + "_total" * (family.type == "counter"): (
             family.type,
             {label for sample in family.samples for label in sample.labels if label != "le"},
-            family.documentation,
         )
         for name, family in families.items()
     }  # fmt: skip
-    assert rows == expected
 
 
 def test_read_never_falls_when_partitions_go() -> None:

@@ -141,7 +141,8 @@ def test_a_member_says_of_itself_what_the_scenes_say() -> None:
 
 
 def _pattern(row: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\{[^}]*\}", r"[^.]+", re.escape(row)))
+    """Of a row's field: `{name}` is any name, `{…}` any fields of an object that the table has elsewhere."""
+    return re.compile(re.sub(r"\\{[^}]*\}", r"[^.]+", re.escape(row).replace(r"\{…\}", ".+")))
 
 
 def test_every_way_to_wait_is_explained() -> None:

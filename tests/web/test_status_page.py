@@ -23,8 +23,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "status.md"
 TABLES = {
     "fields": lambda: status_page.status_table(status.Document, status_page.Info),
     "fields of workers": lambda: status_page.status_table(WorkerFigures, path="workers[]"),
-    "metrics": lambda: status_page.metrics_table(Statistics),
-    "metrics of workers": lambda: status_page.metrics_table(WorkerFigures),
+    "metrics": lambda: status_page.metrics_table(Statistics, status.Document),
+    "metrics of workers": lambda: status_page.metrics_table(WorkerFigures, WorkerFigures, path="workers[]"),
 }
 
 

@@ -98,17 +98,21 @@ def test_metrics() -> None:
 
 
 def test_docs_explain_each_figure() -> None:
-    """docs/status.md has a row for each field of a worker, and for each metric with its help text."""
+    """docs/status.md has a row for each field of a worker, and for each metric with the field that it is."""
     told = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
     assert told == list(document_of(seen()))
     families = {
         family.name + "_total" * (family.type == "counter"): family.documentation
         for family in FiguresCollector(WorkerFigures, lambda: [seen()]).collect()
     }
-    assert (
-        dict(re.findall(r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| ([^|]+) \|$", PAGE, re.MULTILINE))
-        == families
+    fields = dict(re.findall(r"^\| `(workers\[\]\.\w+)` \| [a-z, ]+ \| (.*) \|$", PAGE, re.MULTILINE))
+    shown = re.findall(
+        r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| `(.+)`\. ?(.*) \|$", PAGE, re.MULTILINE
     )
+    assert [name for name, _, _ in shown] == list(families)
+    for name, field, note in shown:
+        assert families[name].endswith(note)
+        assert fields[field].startswith(families[name].removesuffix(note).strip())
     for state in WorkerState:
         assert f"`{state.value}`" in PAGE
 

@@ -174,8 +174,8 @@ class FreshnessSnapshot:
     age_sum: float = figure(path="")
     # Since the start.
     total: Ages = figure(path=".")
-    hour: Ages = figure("The same five of what was delivered in the last hour:", default=Ages())
-    day: Ages = figure("The same five of what was delivered in the last day:", default=Ages())
+    hour: Ages = figure("The same five of what was delivered in the last hour.", default=Ages())
+    day: Ages = figure("The same five of what was delivered in the last day.", default=Ages())
 
     @derived(metric="pinstream_delivered_within_hour_ratio", labels=("window",))
     def within_hour(self) -> Mapping[str, float | None]:
@@ -345,7 +345,7 @@ class CoverageSnapshot:
     """Coverage by event name, over the last hour and the last day."""
 
     hour: Mapping[str, Covered] = figure(keys=("event name",))
-    day: Mapping[str, Covered] = figure("The same of the last day:", keys=("event name",))
+    day: Mapping[str, Covered] = figure("The same of the last day.", keys=("event name",))
 
     @derived("parameters[]")
     def parameters(self) -> Sequence[Parameter]:

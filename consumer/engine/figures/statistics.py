@@ -120,7 +120,7 @@ class PartitionStatistics:
         "pinstream_partition_lag_records",
         status_note="null while the end is not known, and while no broker answers.",
     )
-    totals: Totals = figure("As `ledger`, of this partition since it was assigned:", path="ledger")
+    totals: Totals = figure("As `ledger`, of this partition since it was assigned.", path="ledger")
     lag_seconds: float | None = figure(
         "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
         "pinstream_lag_seconds",
