@@ -215,8 +215,8 @@ def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
 
 
 def test_every_family_is_explained() -> None:
-    """docs/status.md has a table of exactly these, with name, type, labels, and the help text of /metrics. Where the page
-    says the same of a field of /status, the field stands in its place."""
+    """docs/status.md has a table of exactly these: name, type, labels, and the help text of /metrics, or the field of
+    /status of which the page says the same."""
     families = scrape(busy())
     table = PAGE.partition("<!-- fields -->")[2].partition("<!-- /fields -->")[0]
     fields = dict(re.findall(r"^\| `([^`]+)` \| [a-z, ]+ \| (.*) \|$", table, re.MULTILINE))
