@@ -93,7 +93,7 @@ endef
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/*/native/*.p[yx][xd] consumer/*/*/native/*.pyx)
+$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/*/native/_*.p[yx][xi] consumer/*/*/native/_*.p[yx][xi])
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Compiles the `.pyx` files of the package when it is built.
+"""Compiles the `.pyx` files of the package when it is built, with the parts that they include (`.pxi`).
 
 A build that cannot compile them fails: an image or a wheel without the fast path must not be made by accident.
 ``PINSTREAM_NO_COMPILE=1`` asks for the plain package, in which everything works and the fast path is slower. `make
@@ -11,14 +11,13 @@ into a wheel.
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
-import runpy
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from enum import IntEnum
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -34,8 +33,22 @@ MODULES = (
     "consumer.adapters.key_store.native._keys",
     "consumer.adapters.kafka.native._messages",
 )
-CODES = "consumer/conversion/codes.py"
-"""Enumerations that the modules share with Python: they include them as constants (`enumerations`)."""
+CONSTANTS = {
+    "consumer/adapters/key_store/plain.py": ("BLOCK_BYTES", "ENTRY_BYTES", "MOST_BITS"),
+    "consumer/avro/reading.py": ("MOST_ITEMS",),
+    "consumer/conversion/codes.py": ("Code", "Usual", "Way"),
+    "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
+    "consumer/engine/model.py": ("Record",),
+    "consumer/engine/reading.py": ("KEY_BYTES",),
+}
+"""What the modules share with Python: numbers, enumerations and tuples with names. They include it (`constants`)."""
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+}
 OPTIMISE = [
     "-O3",
     # Functions that are declared inline are made inline, also the larger ones that are called in several places: an
@@ -56,21 +69,46 @@ def folders(root: Path) -> list[Path]:
     return sorted({root.joinpath(*module.split(".")[:-1]) for module in MODULES})
 
 
-def sources_digest(root: Path, folder: Path) -> str:
-    """What a folder's modules are made of, as one digest: so that modules made of older sources can be told."""
-    files = [*sorted(folder.glob("_*.p[yx][xd]")), root / CODES]
-    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def sources_digest(root: Path) -> str:
+    """What the modules are made of, as one digest (`SOURCES` in each): those of older sources can be told by it."""
+    native = sorted(
+        file for folder in folders(root) for end in ("pyx", "pxi") for file in folder.glob(f"_*.{end}")
+    )
+    shared = [Path(__file__).read_bytes(), constants(root).encode()]
+    return sha256(b"".join(shared + [file.read_bytes() for file in native])).hexdigest()
 
 
-def enumerations(root: Path) -> str:
-    """Return `CODES` in Cython: an enumeration ``Way`` with ``TOTAL = 4`` becomes ``WAY_TOTAL = 4``."""
-    found = [
-        f"    {name.upper()}_{member.name} = {member.value}"
-        for name, kind in runpy.run_path(str(root / CODES)).items()
-        if isinstance(kind, type) and issubclass(kind, IntEnum)
-        for member in kind
+def constants(root: Path) -> str:
+    """Return `CONSTANTS` in Cython and C: an enumeration ``Way`` with ``TOTAL = 4`` becomes ``WAY_TOTAL = 4``, a tuple
+    ``Record`` the places of its fields, ``RECORD_OFFSET = 0``, and their number, ``RECORD_FIELDS``."""
+    found: dict[str, int] = {}
+    for file, names in CONSTANTS.items():
+        body = ast.parse((root / file).read_text("utf-8")).body
+        found |= {name: value for name, value in _numbers(body).items() if name in names}
+        for kind in (node for node in body if isinstance(node, ast.ClassDef) and node.name in names):
+            places = [ast.unparse(node.target) for node in kind.body if isinstance(node, ast.AnnAssign)]
+            members = _numbers(kind.body) or {name: at for at, name in enumerate([*places, "fields"])}
+            found |= {f"{kind.name}_{name}".upper(): value for name, value in members.items()}
+    numbers = ", ".join(f"{name} = {value}" for name, value in found.items())
+    code = [
+        '    """',
+        f"    enum {{ {numbers} }};",
+        '    """',
+        "    enum:",
+        *(f"        {name}" for name in found),
     ]
-    return "\n".join(["cdef enum:", *found, ""])
+    return "\n".join(["cdef extern from *:", *code, ""])
+
+
+def _numbers(body: list[ast.stmt]) -> dict[str, int]:
+    """Return the whole numbers among these assignments, by name."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if type(node.value.value) is int:
+                found[ast.unparse(target)] = node.value.value
+    return found
 
 
 def remove_compiled(root: Path) -> None:
@@ -109,9 +147,7 @@ class Compile(BuildHookInterface[Any]):
         remove_compiled(Path(self.root))
         if plain_asked_for():
             return
-        included = Path(self.root) / "consumer" / "conversion" / "native" / "codes.pxi"
         try:
-            included.write_text(enumerations(Path(self.root)))
             built = self._compile()
         except Exception as error:  # Cython, compiler or headers are missing, or the source is wrong
             remove_compiled(Path(self.root))  # some may have been compiled before the one that failed
@@ -119,8 +155,6 @@ class Compile(BuildHookInterface[Any]):
                 f"pinstream's fast path cannot be compiled: {error}\nInstall a C compiler and Python's headers, or"
                 f" set {NO_COMPILE}=1 for the plain package, which works the same and is slower."
             )
-        finally:
-            included.unlink(missing_ok=True)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         build_data["artifacts"] += [f"/{path.relative_to(self.root).as_posix()}" for path in built]
@@ -131,18 +165,24 @@ class Compile(BuildHookInterface[Any]):
         from setuptools.command.build_ext import build_ext
 
         root = Path(self.root)
-        sources = {name: root.joinpath(*name.split(".")).with_suffix(".pyx") for name in MODULES}
         with tempfile.TemporaryDirectory() as scratch:
+            shared = f'SOURCES = "{sources_digest(root)}"\n{constants(root)}'
+            Path(scratch, "constants.pxi").write_text(shared, "utf-8")
             extensions = [
                 Extension(
                     name,
-                    [str(source)],
+                    [str(root.joinpath(*name.split(".")).with_suffix(".pyx"))],
                     extra_compile_args=OPTIMISE,
-                    define_macros=[("PINSTREAM_SOURCES", f'"{sources_digest(root, source.parent)}"')],
                 )
-                for name, source in sources.items()
+                for name in MODULES
             ]
-            made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
+            made = cythonize(
+                extensions,
+                build_dir=scratch,
+                include_path=[str(root), scratch],
+                compiler_directives=DIRECTIVES,
+                quiet=True,
+            )
             command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
             command.build_lib, command.build_temp, command.force = str(root), scratch, True
             command.ensure_finalized()

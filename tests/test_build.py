@@ -20,15 +20,33 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling is not installed")
 
 from consumer import __version__
-from consumer.engine.reading import KEY_BYTES
 from tests.support.machine_code import AVX_512, dirty_hashing, functions, hashing
 
 ROOT = Path(__file__).parents[1]
 SUFFIX = EXTENSION_SUFFIXES[0]
 CODES = "from enum import IntEnum\n\nclass Answer(IntEnum):\n    TO_ALL = 42\n"
-WORKS = 'include "codes.pxi"\n\ndef answer():\n    return ANSWER_TO_ALL\n'
+SHARED = f"""{CODES}
+class Pair(NamedTuple):
+    one: int
+    other: int
+
+KEPT = 7
+SIZE: Final = 16
+LEFT = 8
+"""
+WORKS = 'include "constants.pxi"\n\ndef answer():\n    return ANSWER_TO_ALL\n'
 NO_CYTHON = "def answer(:\n"
 NO_C = 'cdef extern from *:\n    """\n    #error "not on this machine"\n    """\n'
+
+
+def load_hook() -> Any:
+    """The build's hook, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Build:
@@ -43,14 +61,13 @@ class Build:
         for name in ("_one", "_two", "_renamed_since"):
             (self.core / f"{name}{SUFFIX}").write_text("of older sources")
         (self.core / "_one.cpython-38-other-machine.so").write_text("for another Python")
-        spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        self.module = module = load_hook()
+        monkeypatch.setattr(module, "CONSTANTS", {"consumer/conversion/codes.py": ("Answer",)})
         monkeypatch.setattr(
             module, "MODULES", tuple(f"consumer.conversion.native.{name}" for name in ("_one", "_two"))
         )
+        # What Cython remembers of includes is of the folder of the test before.
+        monkeypatch.setattr("Cython.Build.Dependencies._dep_tree", None)
         monkeypatch.delenv("PINSTREAM_NO_COMPILE", raising=False)
         self.can_compile = module.can_compile
         nothing: Any = None
@@ -147,6 +164,7 @@ FALLBACKS = {
 """Modules that fall back to plain Python, and the compiled module of each."""
 
 HASHES = """
+import hashlib
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 """
@@ -160,7 +178,7 @@ def test_what_hashes_meets_no_avx_whatever_it_is_compiled_for(
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
     monkeypatch.setenv("CFLAGS", " ".join(options))
-    source = HASHES + (ROOT / "consumer/conversion/native/_sha256.pyx").read_text("utf-8")
+    source = HASHES + (ROOT / "consumer/conversion/native/_sha256.pxi").read_text("utf-8")
     build.run(source, WORKS)
     found = functions(build.core / f"_one{SUFFIX}")
     assert hashing(found)
@@ -227,19 +245,37 @@ def test_source_and_wheel_carry_licence_version_and_schemas(
     assert metadata["Author"] == "pinstream contributors"
 
 
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("conversion/native/_keys.pyx", "DIGEST"),
-        ("conversion/native/_keys.pyx", "KEY_SIZE"),
-        ("engine/native/_keyset.pyx", "KEY_BYTES"),
-        ("adapters/key_store/native/_keys.pyx", "KEY"),
-    ],
-)
-def test_native_sources_have_the_key_size_of_python(source: str, name: str) -> None:
-    """The size of a dedup key is a constant in compiled modules, which cannot import it from `engine.reading`."""
-    text = (ROOT / "consumer" / source).read_text("utf-8")
-    assert re.findall(rf"[ {{,]{name} = (\d+)\b", text) == [str(KEY_BYTES)]
+@pytest.mark.parametrize("module", FALLBACKS.values())
+def test_the_compiled_modules_are_of_these_sources(module: str) -> None:
+    """What is tested here was made of the present sources, not of older ones."""
+    try:
+        made = importlib.import_module(module).SOURCES
+    except ModuleNotFoundError:
+        pytest.skip("the package was built without a C compiler")
+    assert made == load_hook().sources_digest(ROOT), "run `make setup`"
+
+
+def test_the_digest_tells_each_source(build: Build, tmp_path: Path) -> None:
+    """Of a module, of a part that it includes, and of what Python shares with it; nothing else changes it."""
+    (build.core / "_one.pyx").write_text(WORKS)
+    (build.core / "_part.pxi").write_text("cdef int one = 1\n")
+    seen = [build.module.sources_digest(tmp_path)]
+    for file in (build.core / "_one.pyx", build.core / "_part.pxi", build.core.parent / "codes.py"):
+        file.write_text(file.read_text().replace("42", "43") + "\n# later\n")
+        seen.append(build.module.sources_digest(tmp_path))
+    (build.core.parent / "other.py").write_text("ANSWER = 42\n")
+    assert seen[-1] == build.module.sources_digest(tmp_path)
+    assert len({*seen}) == 4
+
+
+def test_what_modules_share_with_python_is_read_from_it(build: Build, tmp_path: Path) -> None:
+    """Numbers, enumerations and the places of a tuple's fields get a name in C, and nothing else of the file does."""
+    (build.core.parent / "codes.py").write_text(SHARED)
+    build.module.CONSTANTS = {"consumer/conversion/codes.py": ("Answer", "Pair", "KEPT", "SIZE")}
+    found = build.module.constants(tmp_path)
+    wanted = {"KEPT": 7, "SIZE": 16, "ANSWER_TO_ALL": 42, "PAIR_ONE": 0, "PAIR_OTHER": 1, "PAIR_FIELDS": 2}
+    assert f"enum {{ {', '.join(f'{name} = {value}' for name, value in wanted.items())} }};" in found
+    assert re.findall(r"^        (\w+)$", found, re.MULTILINE) == list(wanted)
 
 
 IMPORTED_WITH = """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CODE = frozenset({".py", ".pyx", ".pxd", ".pyi", ".js", ".css", ".html"})
+CODE = frozenset({".py", ".pyx", ".pxi", ".pyi", ".js", ".css", ".html"})
 FILES_IN_A_FOLDER = 20
 SHORTEST, LONGEST = 60, 600
 

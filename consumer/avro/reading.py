@@ -2,7 +2,7 @@
 
 Theory of operation. A `Read` takes ``(data, at)`` and returns ``(value, next)``. The functions here read values without
 parts; `plan` puts values together. The data come from outside, so each `Read` keeps three promises, and so does the
-compiled reader (`native/_slots.pyx`):
+compiled reader (`native/_slots.pxi`):
 
 * every loop over a count that the data claim consumes at least one byte per round, and reading past the end
   raises (text and bytes may leave the position beyond the end instead: whatever reads next raises, and the

@@ -1,7 +1,7 @@
 """The numbers that Python and the compiled modules share.
 
-Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, with
-names such as ``WAY_TOTAL`` for `Way.TOTAL`: in C they have to be constants. So this module imports none of ours.
+Theory of operation. `hatch_build.py` writes these enumerations into `constants.pxi`, which the `.pyx` files include,
+with names such as ``WAY_TOTAL`` for `Way.TOTAL`: in C they have to be constants. It only reads this file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """The kind of an operation (`native/_slots.pyx`)."""
+    """The kind of an operation (`native/_slots.pxi`)."""
 
     TEXT = 0
     OPTIONAL = 1
@@ -51,7 +51,7 @@ class Way(IntEnum):
 
 
 class Usual(IntEnum):
-    """The usual form of a value. A value of that form is converted without calling the rule (`native/_usual.pyx`)."""
+    """The usual form of a value. A value of that form is converted without calling the rule (`native/_usual.pxi`)."""
 
     NOT_KNOWN = 0
     EMAIL = 1

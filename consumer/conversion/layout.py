@@ -1,6 +1,6 @@
 """The operations that read a record in C, and the slots that they fill.
 
-Theory of operation. `native/_slots.pyx` runs *operations* over a record's bytes, which put its values into *slots*.
+Theory of operation. `native/_slots.pxi` runs *operations* over a record's bytes, which put its values into *slots*.
 Fields of records, and of records in records, get a slot each (the record is *spread*), and so do the fields of each
 item, and the keys of a map that are asked for. Everything else is built as the plain reader builds it, and looked up
 below its slot. Values that the mapping does not use get no slot: they are skipped, and so are the parts of a value that
@@ -59,7 +59,7 @@ _CODES: Final[dict[Read, Code]] = {
 }
 
 # Code, slot, number of slots, number of operations that belong to it, the bytes of null and of the other branch, and an
-# object that it needs (see `Reader` in native/_slots.pyx).
+# object that it needs (see `Reader` in native/_slots.pxi).
 Operation = tuple[int, int, int, int, int, int, Any]
 
 

@@ -3,7 +3,7 @@
 Theory of operation. Producers fill a field that has no value with something: the word for "no value" of their language,
 a zero, the address of their own proxy, the first day of a calendar. Sent as a hash, such a value matches no shopper, or
 thousands at once. So it is left out, with a warning. The rules (`normalise`, `rules`) use these lists; the compiled
-module reads them when it is loaded (`native/_usual.pyx`).
+module reads them when it is loaded (`native/_usual.pxi`).
 
 A value belongs here only if almost all records that have it mean "no value". A shopper who is really named Null loses
 that one field, and is matched by the others.

@@ -113,14 +113,16 @@ def web_url(value: Any) -> str | LeftOut:
 
 # Only in lower case, as in the ads: another parameter may look alike.
 _EPIK = re.compile(r"(?:^|&)epik=([^&]+)")
-_CLICK_ID = re.compile(r"[!-~]{1,1024}")
+LONGEST_CLICK_ID = 1024
+_CLICK_ID = re.compile(rf"[!-~]{{1,{LONGEST_CLICK_ID}}}")
 
 
 def click_id_of(url: str) -> str | None:
     """Return the click id that an ad added to the address of its landing page; None if there is none.
 
     It is the value of the first query parameter called ``epik`` (in lower case) that is not empty, with its ``%XX``
-    decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
+    decoded: visible ASCII characters, at most `LONGEST_CLICK_ID`, else there is none. A ``+`` stays one: ids may hold
+    it, and no blank.
     """
     # The part after # is for the browser, and not part of the query.
     match = _EPIK.search(url.partition("#")[0].partition("?")[2])

@@ -33,7 +33,7 @@ from zlib import crc32
 
 from consumer.adapters.key_store.interface import Damage, bucket_length
 from consumer.adapters.key_store.native import Builder, Segment
-from consumer.adapters.key_store.plain import BLOCK, ENTRY, MOST_BITS
+from consumer.adapters.key_store.plain import BLOCK_BYTES, ENTRY_BYTES, MOST_BITS
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
@@ -364,8 +364,8 @@ def _end(number: int, end: int) -> bytes:
 
 def segment_bytes(entries: int, bits: int | None = None) -> int:
     """Return the size of a segment's file; without `bits`, of one that `write_segment` makes for `entries`."""
-    size = entries * ENTRY + ((1 << (directory_bits(entries) if bits is None else bits)) + 1) * 4
-    return size + 4 * -(-size // BLOCK)  # and a checksum for each block that is begun
+    size = entries * ENTRY_BYTES + ((1 << (directory_bits(entries) if bits is None else bits)) + 1) * 4
+    return size + 4 * -(-size // BLOCK_BYTES)  # and a checksum for each block that is begun
 
 
 def directory_bits(entries: int) -> int:
@@ -413,7 +413,7 @@ def open_segment(root: str, file: SegmentFile, *, in_order: bool = False) -> Seg
         raise Damage(f"{file.name} is missing") from None
     # Keys are hashes: the next page in the file is rarely the next one needed. A merge reads page after page.
     data.madvise(mmap.MADV_SEQUENTIAL if in_order else mmap.MADV_RANDOM)
-    size = file.bytes - 4 * -(-file.bytes // (BLOCK + 4))
+    size = file.bytes - 4 * -(-file.bytes // (BLOCK_BYTES + 4))
     with memoryview(data) as view:
         if crc32(view[size:]) != file.check:
             raise Damage(f"{file.name} is not as it was written")

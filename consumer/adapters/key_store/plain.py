@@ -22,8 +22,8 @@ from zlib import crc32
 from consumer.adapters.key_store.interface import Damage
 from consumer.engine.reading import KEY_BYTES, split_keys
 
-ENTRY = 20
-BLOCK = 1024
+ENTRY_BYTES = 20
+BLOCK_BYTES = 1024
 MOST_BITS = 28
 """Most bits of a directory."""
 _STAMP = struct.Struct(">I")
@@ -63,10 +63,10 @@ class Segment:
 
     def __init__(self, data: bytes | mmap, entries: int, bits: int) -> None:
         self.entries, self._data, self._bits = entries, data, bits
-        if not (0 <= entries <= len(data) // ENTRY and 0 <= bits <= MOST_BITS):
+        if not (0 <= entries <= len(data) // ENTRY_BYTES and 0 <= bits <= MOST_BITS):
             raise Damage("has another length than it was written with")
-        self._size = entries * ENTRY + ((1 << bits) + 1) * 4
-        blocks = -(-self._size // BLOCK)
+        self._size = entries * ENTRY_BYTES + ((1 << bits) + 1) * 4
+        blocks = -(-self._size // BLOCK_BYTES)
         if len(data) != self._size + 4 * blocks:
             raise Damage("has another length than it was written with")
         self._checked = bytearray(blocks)
@@ -79,7 +79,7 @@ class Segment:
         """Mark the keys that are in the segment. Raises `Damage`. `beside`: let other threads run meanwhile."""
         for number, key in enumerate(split_keys(keys)):
             # Two neighbours in the directory: the first entry with these bits, and the first with the next value.
-            at = self.entries * ENTRY + 4 * _first_bits(key, self._bits)
+            at = self.entries * ENTRY_BYTES + 4 * _first_bits(key, self._bits)
             low, high = struct.unpack("<2I", self._whole(at, at + 8))
             # A checksum of 32 bits may match by chance: stay within the file.
             if not low <= high <= self.entries:
@@ -93,12 +93,12 @@ class Segment:
 
     def entry(self, number: int) -> bytes:
         """Return the entry with this number. Raises `Damage`."""
-        return self._whole(number * ENTRY, (number + 1) * ENTRY)
+        return self._whole(number * ENTRY_BYTES, (number + 1) * ENTRY_BYTES)
 
     def _whole(self, begin: int, end: int) -> bytes:
-        for block in range(begin // BLOCK, (end - 1) // BLOCK + 1):
+        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
             if not self._checked[block]:
-                part = self._data[block * BLOCK : min((block + 1) * BLOCK, self._size)]
+                part = self._data[block * BLOCK_BYTES : min((block + 1) * BLOCK_BYTES, self._size)]
                 # Checked once for each block: a look-up reads a few of its entries, the checksum all of them.
                 if crc32(part) != struct.unpack_from("<I", self._data, self._size + 4 * block)[0]:
                     raise Damage("is not as it was written")
@@ -118,20 +118,22 @@ class Builder:
 
     def add(self, piece: bytes) -> None:
         """Add the next entries."""
-        for at in range(0, len(piece), ENTRY):
+        for at in range(0, len(piece), ENTRY_BYTES):
             self._counts[_first_bits(piece[at : at + 4], self._bits) + 1] += 1
-        self.entries += len(piece) // ENTRY
+        self.entries += len(piece) // ENTRY_BYTES
         # Blocks do not end where pieces end.
         data = self._rest + piece
-        whole = len(data) - len(data) % BLOCK
-        self._checks += [crc32(data[at : at + BLOCK]) for at in range(0, whole, BLOCK)]
+        whole = len(data) - len(data) % BLOCK_BYTES
+        self._checks += [crc32(data[at : at + BLOCK_BYTES]) for at in range(0, whole, BLOCK_BYTES)]
         self._rest = data[whole:]
 
     def finish(self) -> tuple[bytes, bytes]:
         """Return the directory and the checksums."""
         directory = struct.pack(f"<{len(self._counts)}I", *accumulate(self._counts))
         data = self._rest + directory
-        checks = self._checks + [crc32(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
+        checks = self._checks + [
+            crc32(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)
+        ]
         return directory, struct.pack(f"<{len(checks)}I", *checks)
 
 

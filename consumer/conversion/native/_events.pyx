@@ -1,25 +1,30 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """From records to events: runs the program that `consumer.conversion.program` makes of a mapping.
 
 Theory of operation. A record's values are read into slots (`_slots`). Then, in the order of the plain path
 (`consumer.conversion.converter`): name, consent, account, source, id, time, the rest of the event, user data, identity,
 custom data; the first refusal ends it. Each field that has a value is written at once (`_fields`).
 
-This file includes the others of the folder. They are compiled as one unit, so that the C compiler can inline small
-functions.
+This file includes its parts (`.pxi`). They are compiled as one unit, so that the C compiler can inline small functions,
+and have one namespace: what several of them use is imported here.
 
 This file makes no decisions of its own: rules, tables and refusals are Python's, and every unusual case calls them. If
 anything raises, the two steps read the record again, and their verdict counts.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.long cimport PyLong_AsLongLong
+cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLong, PyLong_CheckExact
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from cpython.unicode cimport (
+    PyUnicode_AsUTF8AndSize, PyUnicode_DATA, PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8, PyUnicode_GET_LENGTH,
+)
 from libc.math cimport ceil, floor
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint64_t, uintptr_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 
+import hashlib
 
 from consumer.avro.decode import is_framed_alike
 from consumer.conversion.decisions import dedup_id_of, id_of
@@ -28,23 +33,20 @@ from consumer.conversion.fields import MARKS
 from consumer.engine.reading import OFFLINE as OFFLINE_MARK
 from consumer.engine.reading import Kind as event_kind
 
-cdef extern from *:
-    const char* PINSTREAM_SOURCES
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text)
 
-SOURCES = PINSTREAM_SOURCES.decode()
-"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
-
-include "codes.pxi"
-include "_text.pyx"
-include "_json.pyx"
-include "_keys.pyx"
-include "_sha256.pyx"
-include "_usual.pyx"
-include "_slots.pyx"
-include "_values.pyx"
-include "_fields.pyx"
-include "_glance.pyx"
-include "_items.pyx"
+include "constants.pxi"
+include "_text.pxi"
+include "_json.pxi"
+include "_keys.pxi"
+include "_sha256.pxi"
+include "_usual.pxi"
+include "_slots.pxi"
+include "_values.pxi"
+include "_fields.pxi"
+include "_glance.pxi"
+include "_items.pxi"
 
 cdef enum:
     FEW_KINDS = 16
@@ -82,8 +84,8 @@ cdef inline int64_t bound(double number) noexcept:
 
 cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
     """The same as `decode.is_framed_alike`, without the call where the record has no headers."""
-    value = (<tuple> record)[3]
-    if start == 0 or (<tuple> record)[4]:
+    value = (<tuple> record)[RECORD_VALUE]
+    if start == 0 or (<tuple> record)[RECORD_HEADERS]:
         return is_framed_alike(record, framing, start)
     return (
         type(value) is bytes
@@ -113,6 +115,12 @@ cdef inline Known* known(Known* table, const Slot* slot, uint64_t* words) noexce
 
 cdef inline bint is_known(const Known* entry, const Slot* slot, const uint64_t* words) noexcept:
     return entry.size == slot.size and memcmp(entry.text, words, sizeof(entry.text)) == 0
+
+
+cdef inline void remember(Known* entry, const Slot* slot, const uint64_t* words, object means) noexcept:
+    """Keep what a text means; the caller keeps it alive."""
+    memcpy(entry.text, words, sizeof(entry.text))
+    entry.size, entry.means = <int> slot.size, <PyObject*> means
 
 
 cdef inline bint is_usual_id(const Slot* slot) noexcept:
@@ -191,16 +199,16 @@ cdef class Events(Items):
                 record = records[place]
                 if record is None or (place > first and not goes_on(record, framing, start)):
                     break
-                value = (<tuple> record)[3]
+                value = (<tuple> record)[RECORD_VALUE]
                 if value is None:  # Cython would take None for bytes
                     break
                 verdict = self.one(value, start, earliest, latest, present)
                 if verdict is not None:
                     self.go_back(before)
                     columns.verdicts[place] = verdict
-                    self.keys.raw(NO_KEY, KEY_SIZE)
+                    self.keys.raw(NO_KEY, KEY_BYTES)
                     if self.earlier is not None:
-                        self.earlier_keys.raw(NO_KEY, KEY_SIZE)
+                        self.earlier_keys.raw(NO_KEY, KEY_BYTES)
                     self.add_row(0, 0, 0)
                 before = self.page.size  # the row is complete: `go_back` must keep it
                 if verdict is None and self.warned is not None:
@@ -219,7 +227,7 @@ cdef class Events(Items):
                 self.likely = (self.page.size - begun) // rows
             self.page.end()
             self.ends.size = self.times.size = rows * sizeof(int64_t)
-            self.row_marks.size, self.keys.size = rows, rows * KEY_SIZE
+            self.row_marks.size, self.keys.size = rows, rows * KEY_BYTES
             columns.verdicts.pop(first + rows, None)
             columns.ends.frombytes(self.ends.taken())
             columns.times.frombytes(self.times.taken())
@@ -227,7 +235,7 @@ cdef class Events(Items):
             columns.kind_numbers += self.kind_numbers.taken()
             columns.keys += self.keys.taken()
             if self.earlier is not None:
-                self.earlier_keys.size = rows * KEY_SIZE
+                self.earlier_keys.size = rows * KEY_BYTES
                 columns.earlier_keys += self.earlier_keys.taken()
             self.reader.forget()
             self.text.clear()
@@ -266,7 +274,7 @@ cdef class Events(Items):
         """Add the key that `reading.Keys.of` gives. The part before the id is mostly the same as for the last event."""
         cdef Page text = self.text
         cdef Waiting* waiting = &self.waiting
-        cdef char key[KEY_SIZE]
+        cdef char key[KEY_BYTES]
         cdef int at
         cdef const char* data
         cdef Py_ssize_t part_size = 0
@@ -286,14 +294,14 @@ cdef class Events(Items):
             self.earlier_text.raw(text.data + part_size, self.key_begun - part_size)
             self.earlier_text.raw(dedup_id, size)
             hash_key(self.earlier_text.data, self.earlier_text.size, key)
-            self.earlier_keys.raw(key, KEY_SIZE)
+            self.earlier_keys.raw(key, KEY_BYTES)
         if HASHES_FOUR and self.key_begun + size <= KEY_BLOCK:
             at = waiting.count
             memset(waiting.block[at], 0, KEY_BLOCK)
             memcpy(waiting.block[at], text.data, self.key_begun)
             memcpy(waiting.block[at] + self.key_begun, dedup_id, size)
             waiting.size[at], waiting.place[at] = self.key_begun + size, self.keys.size
-            self.keys.raw(NO_KEY, KEY_SIZE)
+            self.keys.raw(NO_KEY, KEY_BYTES)
             waiting.count += 1  # last: a key that waits must have its place in `keys`
             if waiting.count == 4:
                 hash_keys(waiting, self.keys.data)
@@ -301,7 +309,7 @@ cdef class Events(Items):
         text.size = self.key_begun
         text.raw(dedup_id, size)
         hash_key(text.data, text.size, key)
-        return self.keys.raw(key, KEY_SIZE)
+        return self.keys.raw(key, KEY_BYTES)
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
         """Add the row of one record and return None; or return why it is no event."""
@@ -366,7 +374,7 @@ cdef class Events(Items):
         self.page.number(seconds)
         self.page.raw(b'"event_id":', 11)
         if plain:
-            self.page.quoted_padded(id_text, id_size)
+            self.page.quoted(id_text, id_size, padded=True)
         elif event_id is None:
             self.page.ascii(id_text, id_size)
         else:
@@ -396,8 +404,7 @@ cdef class Events(Items):
         if name is None:
             return self.decisions.name_of(value)
         if entry != NULL:  # `names` keeps the name alive
-            memcpy(entry.text, words, sizeof(words))
-            entry.size, entry.means = <int> slot.size, <PyObject*> name
+            remember(entry, slot, words, name)
         return name
 
     cdef bint is_consent(self, const Slot* slots) except -1:
@@ -420,8 +427,7 @@ cdef class Events(Items):
         account = self.default_account if value is None else self.decisions.account_of(value)
         if entry != NULL and type(account) is str:
             self.accounts[entry - self.known_accounts] = account  # keeps it alive as long as the entry
-            memcpy(entry.text, words, sizeof(words))
-            entry.size, entry.means = <int> slot.size, <PyObject*> account
+            remember(entry, slot, words, account)
         return account
 
     cdef object source_of(self, const Slot* slots):
@@ -441,8 +447,7 @@ cdef class Events(Items):
         if source is None:
             return self.decisions.source_of(value)
         if entry != NULL:
-            memcpy(entry.text, words, sizeof(words))
-            entry.size, entry.means = <int> slot.size, <PyObject*> source
+            remember(entry, slot, words, source)
         elif type(value) is str:
             self.last_channel, self.last_source = value, source
         return source
@@ -496,8 +501,5 @@ cdef class Events(Items):
             return MISSING_CURRENCY
         if self.marks & OPT_OUT_TYPE and self.marks & (STATE | COUNTRY) != STATE | COUNTRY:
             self.warn(OPT_OUT_TYPE_IGNORED)
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"}")
+        page.close_or_drop(before, begun, c"}")
         return None

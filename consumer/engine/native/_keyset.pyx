@@ -1,11 +1,9 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """A set of keys. Its methods take and return many keys at a time, as one run of bytes.
 
 Theory of operation. It is a table of 16-byte keys with open addressing: a key stands in the first free slot from
-its own on. Keys are hashes, but whoever chooses event ids can choose many whose keys share bits; so a secret of the process
-is mixed into a key to find its slot. No result depends on it. At most half of the slots are taken. When a key is removed,
-those behind it move up, so that a search may always end at the first free slot. A slot of zeros is free; the key of zeros
-has a flag of its own. `consumer.engine.claims.PlainKeySet` is the same in plain Python.
+its own on (`_secret`). At most half of the slots are taken. When a key is removed, those behind it move up, so that a
+search may always end at the first free slot. A slot of zeros is free; the key of zeros has a flag of its own.
+`consumer.engine.claims.PlainKeySet` is the same in plain Python.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -13,28 +11,11 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from os import urandom
-
-cdef extern from *:
-    """
-    #include <stdint.h>
-    static inline uint64_t mixed(uint64_t one, uint64_t other) {
-        unsigned __int128 product = (unsigned __int128) one * other;
-        return (uint64_t) product ^ (uint64_t) (product >> 64);
-    }
-    """
-    uint64_t mixed(uint64_t one, uint64_t other) noexcept nogil
-    const char* PINSTREAM_SOURCES
-
-SOURCES = PINSTREAM_SOURCES.decode()
-"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
+include "constants.pxi"
+include "_secret.pxi"
 
 cdef enum:
-    KEY_BYTES = 16
     FEWEST_SLOTS = 1024
-
-# The secret.
-cdef uint64_t ONE = int.from_bytes(urandom(8)), OTHER = int.from_bytes(urandom(8))
 
 cdef struct Key:
     uint64_t first
@@ -106,7 +87,7 @@ cdef class KeySet:
 
     cdef inline Py_ssize_t own(self, const Key* key) noexcept:
         """Return the slot where a search for this key begins."""
-        return <Py_ssize_t> mixed(key.first ^ ONE, key.second ^ OTHER) & self.mask
+        return <Py_ssize_t> place_of(key.first, key.second) & self.mask
 
     cdef Key* slot_of(self, const Key* key) noexcept:
         """Return the slot that holds this key, or the free slot where it would go."""

@@ -1,8 +1,6 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Facts about many records at once: `consumer.engine.native.plain`, compiled."""
 
 from cpython cimport array
-from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
@@ -11,22 +9,10 @@ from libc.stdint cimport int64_t
 
 import array as python_array
 
-from consumer.engine.model import Record as PythonRecord
-from consumer.engine.native.plain import size_of_headers
+include "constants.pxi"
+include "_records.pxi"
 
-cdef extern from *:
-    const char* PINSTREAM_SOURCES
-
-SOURCES = PINSTREAM_SOURCES.decode()
-"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
-
-cdef object Record = PythonRecord
 cdef array.array COLUMN = python_array.array("q")
-cdef enum:
-    OFFSET = 0
-    KEY = 2
-    VALUE = 3
-    HEADERS = 4
 
 
 def sizes_of(list records):
@@ -36,8 +22,8 @@ def sizes_of(list records):
     cdef object headers
     for place in range(rows):
         record = record_at(records, place)
-        headers = <object> PyTuple_GET_ITEM(record, HEADERS)
-        size = length(<object> PyTuple_GET_ITEM(record, KEY)) + length(<object> PyTuple_GET_ITEM(record, VALUE))
+        headers = <object> PyTuple_GET_ITEM(record, RECORD_HEADERS)
+        size = length(<object> PyTuple_GET_ITEM(record, RECORD_KEY)) + length(<object> PyTuple_GET_ITEM(record, RECORD_VALUE))
         sizes.data.as_longlongs[place] = size + size_of_headers(headers) if headers else size
     return sizes
 
@@ -47,7 +33,7 @@ def offsets_of(list records):
     cdef Py_ssize_t place, rows = PyList_GET_SIZE(records)
     cdef array.array offsets = array.clone(COLUMN, rows, zero=False)
     for place in range(rows):
-        offsets.data.as_longlongs[place] = <object> PyTuple_GET_ITEM(record_at(records, place), OFFSET)
+        offsets.data.as_longlongs[place] = <object> PyTuple_GET_ITEM(record_at(records, place), RECORD_OFFSET)
     return offsets
 
 
@@ -94,9 +80,3 @@ cdef inline object record_at(list records, Py_ssize_t place):
     if type(record) is not Record:  # the fields are read by position, so it must be a record
         raise TypeError("not a record")
     return record
-
-
-cdef inline Py_ssize_t length(object text) except -1:
-    if PyBytes_CheckExact(text):
-        return PyBytes_GET_SIZE(text)
-    return len(text) if text else 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import shutil
-from hashlib import sha256
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +15,7 @@ from consumer.adapters.key_store import native, plain
 from consumer.adapters.key_store.files import directory_bits
 from consumer.adapters.key_store.interface import Damage
 from consumer.engine.reading import KEY_BYTES
-from tests.adapters.key_store.helpers import REPOSITORY, key
+from tests.adapters.key_store.helpers import key
 
 IS_COMPILED = native.KeyTable.__module__ != plain.__name__
 BOTH = [plain, *([native] if IS_COMPILED else [])]
@@ -44,17 +42,6 @@ def test_operations_are_compiled_where_there_is_a_compiler() -> None:
     """Where there is a C compiler, the operations must have been compiled."""
     if not IS_COMPILED and shutil.which("cc") is not None:
         pytest.fail("consumer/adapters/key_store/native was not compiled: run `make clean setup`")
-
-
-def test_what_is_compiled_is_what_stands_here() -> None:
-    """The compiled module was made of the present sources, not of older ones."""
-    if not IS_COMPILED:
-        pytest.skip("the package was built without a C compiler")
-    folder = REPOSITORY / "consumer" / "adapters" / "key_store" / "native"
-    sources = [*sorted(folder.glob("_*.p[yx][xd]")), REPOSITORY / "consumer" / "conversion" / "codes.py"]
-    digest = sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
-    made = importlib.import_module("consumer.adapters.key_store.native._keys").SOURCES
-    assert digest == made, "run `make setup`"
 
 
 @given(_CHUNKS, st.lists(st.integers(-4, 70), max_size=80), st.integers(0, 6), st.integers(0, 9))
@@ -153,7 +140,7 @@ def test_a_flipped_bit_anywhere_is_damage(module: Any) -> None:
         found = bytearray(300)
         with pytest.raises(Damage):
             module.Segment(bytes(bad), 300, 4).find(keys, 0, found, False)
-        if bad[: 300 * plain.ENTRY] != good[: 300 * plain.ENTRY]:
+        if bad[: 300 * plain.ENTRY_BYTES] != good[: 300 * plain.ENTRY_BYTES]:
             with pytest.raises(Damage):
                 merge_all(module, module.Segment(bytes(bad), 300, 4))
 

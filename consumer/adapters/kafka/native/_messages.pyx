@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """From a run of the client's messages to records: `consumer.adapters.kafka.native.plain.gather`, compiled.
 
 Theory of operation. A message keeps its fields in a C structure that is not a public part of the client, so its layout
@@ -7,7 +6,6 @@ has it, `gather` is the plain one. (The pointer to headers as the client receive
 set in this way. Only this pointer fits between two fields that were found, and it is only compared with NULL.)
 """
 
-from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -18,8 +16,8 @@ from confluent_kafka import KafkaError, Message
 
 from consumer.adapters.kafka.native import plain
 from consumer.adapters.kafka.native.plain import headers_of
-from consumer.engine.model import Record as PythonRecord
-from consumer.engine.native.plain import size_of_headers
+include "constants.pxi"
+include "consumer/engine/native/_records.pxi"
 
 cdef extern from *:
     """
@@ -44,7 +42,6 @@ cdef extern from *:
         return ((PyTypeObject *) type)->tp_alloc((PyTypeObject *) type, size);
     }
     """
-    const char* PINSTREAM_SOURCES
     ctypedef struct ClientMessage:
         PyObject *topic
         PyObject *value
@@ -60,11 +57,7 @@ cdef extern from *:
     # What `tuple.__new__(type, …)` does in the end, without making a tuple of the fields first.
     object new_tuple(object type, Py_ssize_t size)
 
-SOURCES = PINSTREAM_SOURCES.decode()
-"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
-
 cdef object ClientType = Message
-cdef object Record = PythonRecord
 cdef tuple NO_HEADERS = ()
 cdef enum:
     TIMESTAMP_NOT_AVAILABLE = 0
@@ -95,12 +88,12 @@ def gather(list messages, Py_ssize_t at, list records, Py_ssize_t most):
         key = None if one.key == NULL else <object> one.key
         value = None if one.value == NULL else <object> one.value
         size += length(key) + length(value)
-        record = new_tuple(Record, 5)
-        put(record, 0, one.offset)
-        put(record, 1, timestamp)
-        put(record, 2, key)
-        put(record, 3, value)
-        put(record, 4, headers)
+        record = new_tuple(Record, RECORD_FIELDS)
+        put(record, RECORD_OFFSET, one.offset)
+        put(record, RECORD_TIMESTAMP, timestamp)
+        put(record, RECORD_KEY, key)
+        put(record, RECORD_VALUE, value)
+        put(record, RECORD_HEADERS, headers)
         records.append(record)
         at += 1
         if size >= most:
@@ -128,12 +121,6 @@ cdef inline bint alike(ClientMessage *one, ClientMessage *other) except -1:
 
 cdef inline bint same(PyObject *one, PyObject *other) except -1:
     return one != NULL and other != NULL and <object> one == <object> other
-
-
-cdef inline Py_ssize_t length(object text) except -1:
-    if PyBytes_CheckExact(text):
-        return PyBytes_GET_SIZE(text)
-    return 0 if text is None else len(text)
 
 
 cdef inline void put(object record, Py_ssize_t place, object value):

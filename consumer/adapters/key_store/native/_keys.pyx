@@ -1,12 +1,10 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Operations on many keys at once: find, insert, sort, merge, check. `plain` has the same, with descriptions.
 
-Theory of operation. Keys are hashes, but whoever chooses event ids can choose many whose keys share bits. The table is a
-hash table with linear probing; a secret of the process is mixed into a key to find its place, so nobody can choose
-ids whose places are near each other. A segment is sorted, and has a directory: for each value of a key's first bits, the
-number of its first entry. A search is one step into the directory and a walk over a few entries; where many keys share
-these bits, halving leads to the few. Most of a search's time is waiting for memory, so it goes through the keys in groups
-and requests the memory that a group needs next (`prefetch`) before it uses any.
+Theory of operation. The table is a hash table with linear probing (for the place of a key see `_secret`). A segment is
+sorted, and has a directory: for each value of a key's first bits, the number of its first entry. A search is one step
+into the directory and a walk over a few entries; where many keys share these bits, halving leads to the few. Most of a
+search's time is waiting for memory, so it goes through the keys in groups and requests the memory that a group needs
+next (`prefetch`) before it uses any.
 
 A block of a segment is compared with its checksum before it is used for the first time. No byte outside of a segment is
 ever read, whatever its content.
@@ -17,9 +15,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, qsort, realloc
 from libc.string cimport memcmp, memcpy
 
-from os import urandom
-
-from consumer.adapters.key_store.interface import (Damage)
+from consumer.adapters.key_store.interface import Damage
 
 cdef extern from *:
     """
@@ -27,10 +23,6 @@ cdef extern from *:
     #include <string.h>
     #define prefetch(address) __builtin_prefetch(address)
     static inline uint64_t word(const unsigned char *at) { uint64_t value; memcpy(&value, at, 8); return value; }
-    static inline uint64_t mixed(uint64_t one, uint64_t other) {
-        unsigned __int128 product = (unsigned __int128) one * other;
-        return (uint64_t) product ^ (uint64_t) (product >> 64);
-    }
     static inline uint32_t big(const unsigned char *at) {
         return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
     }
@@ -40,26 +32,17 @@ cdef extern from *:
     """
     void prefetch(const void* address) noexcept nogil
     uint64_t word(const unsigned char* at) noexcept nogil
-    uint64_t mixed(uint64_t one, uint64_t other) noexcept nogil
     uint32_t big(const unsigned char* at) noexcept nogil
     uint32_t little(const unsigned char* at) noexcept nogil
-    const char* PINSTREAM_SOURCES
 
-SOURCES = PINSTREAM_SOURCES.decode()
-"""The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
+include "constants.pxi"
+include "consumer/engine/native/_secret.pxi"
 
 cdef enum:
-    KEY = 16
-    ENTRY = 20
-    BLOCK = 1024
     GROUP = 32
     FEW = 64
     AHEAD = 8
     FIRST_ROOM = 1024
-    MOST_BITS = 28
-
-# The secret of this process. Neither files nor results depend on it.
-cdef uint64_t ONE = int.from_bytes(urandom(8)), OTHER = int.from_bytes(urandom(8))
 
 cdef uint32_t CRC[8][256]
 
@@ -104,11 +87,11 @@ cdef inline uint32_t first_bits(const uint8_t* key, int bits) noexcept nogil:
 
 
 cdef int compare(const void* one, const void* other) noexcept nogil:
-    return memcmp(one, other, ENTRY)
+    return memcmp(one, other, ENTRY_BYTES)
 
 
 cdef struct Slot:
-    uint8_t key[KEY]
+    uint8_t key[KEY_BYTES]
     uint32_t stamp
     uint32_t used
 
@@ -131,12 +114,12 @@ cdef class KeyTable:
 
     cdef inline Py_ssize_t own(self, const uint8_t* key) noexcept nogil:
         """Return the slot where a search for this key begins."""
-        return <Py_ssize_t> mixed(word(key) ^ ONE, word(key + 8) ^ OTHER) & (self.room - 1)
+        return <Py_ssize_t> place_of(word(key), word(key + 8)) & (self.room - 1)
 
     cdef inline Slot* place(self, const uint8_t* key) noexcept nogil:
         """Return where the key is, or where it would be inserted."""
         cdef Py_ssize_t mask = self.room - 1, at = self.own(key)
-        while self.slots[at].used and memcmp(self.slots[at].key, key, KEY):
+        while self.slots[at].used and memcmp(self.slots[at].key, key, KEY_BYTES):
             at = (at + 1) & mask
         return self.slots + at
 
@@ -158,16 +141,16 @@ cdef class KeyTable:
         return 0
 
     def insert(self, const uint8_t[::1] keys, uint32_t stamp):
-        cdef Py_ssize_t number, count = keys.shape[0] // KEY
+        cdef Py_ssize_t number, count = keys.shape[0] // KEY_BYTES
         cdef Slot* slot
         for number in range(count):
             if 4 * self.count >= 3 * self.room:
                 self.grow()
             if number + AHEAD < count:
-                self.fetch(&keys[(number + AHEAD) * KEY])
-            slot = self.place(&keys[number * KEY])
+                self.fetch(&keys[(number + AHEAD) * KEY_BYTES])
+            slot = self.place(&keys[number * KEY_BYTES])
             if not slot.used:
-                memcpy(slot.key, &keys[number * KEY], KEY)
+                memcpy(slot.key, &keys[number * KEY_BYTES], KEY_BYTES)
                 slot.used, slot.stamp = 1, stamp
                 self.count += 1
             elif slot.stamp < stamp:
@@ -177,11 +160,11 @@ cdef class KeyTable:
         cdef const uint8_t* column = <const uint8_t*> PyBytes_AS_STRING(keys)
         cdef Py_ssize_t number
         cdef Slot* slot
-        cdef Py_ssize_t count = PyBytes_GET_SIZE(keys) // KEY if self.count else 0
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(keys) // KEY_BYTES if self.count else 0
         for number in range(count):
             if number + AHEAD < count:
-                self.fetch(column + (number + AHEAD) * KEY)
-            slot = self.place(column + number * KEY)
+                self.fetch(column + (number + AHEAD) * KEY_BYTES)
+            slot = self.place(column + number * KEY_BYTES)
             if slot.used and slot.stamp >= oldest:
                 found[number] = 1
 
@@ -192,7 +175,7 @@ cdef class KeyTable:
         cdef Py_ssize_t* ends = <Py_ssize_t*> calloc((1 << bits) + 1, sizeof(Py_ssize_t))
         if ends == NULL:
             raise MemoryError
-        cdef bytes made = PyBytes_FromStringAndSize(NULL, self.count * ENTRY)
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, self.count * ENTRY_BYTES)
         cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(made)
         with nogil:
             self._sort(to, ends, bits)
@@ -212,14 +195,14 @@ cdef class KeyTable:
         for at in range(self.room):
             slot = self.slots + at
             if slot.used:
-                entry = to + ends[first_bits(slot.key, bits)] * ENTRY
+                entry = to + ends[first_bits(slot.key, bits)] * ENTRY_BYTES
                 ends[first_bits(slot.key, bits)] += 1  # moves from the beginning of the part to its end
-                memcpy(entry, slot.key, KEY)
+                memcpy(entry, slot.key, KEY_BYTES)
                 entry[16], entry[17] = slot.stamp >> 24, slot.stamp >> 16 & 0xFF
                 entry[18], entry[19] = slot.stamp >> 8 & 0xFF, slot.stamp & 0xFF
         begin = 0
         for at in range(1 << bits):
-            qsort(to + begin * ENTRY, ends[at] - begin, ENTRY, &compare)
+            qsort(to + begin * ENTRY_BYTES, ends[at] - begin, ENTRY_BYTES, &compare)
             begin = ends[at]
 
 
@@ -237,10 +220,10 @@ cdef bint is_whole(Body* body, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     cdef Py_ssize_t block, begin
     if body.all_checked:  # saves a wait for memory in each search: `checked` does not fit into the caches
         return True
-    for block in range(first // BLOCK, last // BLOCK + 1):
+    for block in range(first // BLOCK_BYTES, last // BLOCK_BYTES + 1):
         if not body.checked[block]:
-            begin = block * BLOCK
-            if crc32(0, body.data + begin, min(BLOCK, body.size - begin)) != little(body.checks + 4 * block):
+            begin = block * BLOCK_BYTES
+            if crc32(0, body.data + begin, min(BLOCK_BYTES, body.size - begin)) != little(body.checks + 4 * block):
                 return False
             body.checked[block] = 1
     return True
@@ -252,11 +235,11 @@ cdef class Segment:
 
     def __cinit__(self, const uint8_t[::1] data, Py_ssize_t entries, int bits):
         self.view = data
-        if entries < 0 or entries > data.shape[0] // ENTRY or bits < 0 or bits > MOST_BITS:
+        if entries < 0 or entries > data.shape[0] // ENTRY_BYTES or bits < 0 or bits > MOST_BITS:
             raise Damage("has another length than it was written with")
         self.body.entries, self.body.bits, self.body.all_checked = entries, bits, False
-        self.body.size = entries * ENTRY + ((1 << bits) + 1) * 4
-        self.body.blocks = (self.body.size + BLOCK - 1) // BLOCK
+        self.body.size = entries * ENTRY_BYTES + ((1 << bits) + 1) * 4
+        self.body.blocks = (self.body.size + BLOCK_BYTES - 1) // BLOCK_BYTES
         if data.shape[0] != self.body.size + 4 * self.body.blocks:
             raise Damage("has another length than it was written with")
         self.body.data = &data[0]
@@ -278,7 +261,7 @@ cdef class Segment:
 
     def find(self, bytes keys, uint32_t oldest, uint8_t[::1] found, bint beside):
         cdef const uint8_t* column = <const uint8_t*> PyBytes_AS_STRING(keys)
-        cdef Py_ssize_t count = PyBytes_GET_SIZE(keys) // KEY
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(keys) // KEY_BYTES
         cdef bint whole
         if not count:
             return
@@ -292,13 +275,13 @@ cdef class Segment:
 
     cdef bint _find(self, const uint8_t* keys, Py_ssize_t count, uint32_t oldest, uint8_t* found) noexcept nogil:
         cdef Body* body = &self.body
-        cdef const uint8_t* directory = body.data + body.entries * ENTRY
+        cdef const uint8_t* directory = body.data + body.entries * ENTRY_BYTES
         cdef Py_ssize_t start, number, place
         cdef uint32_t low[GROUP]
         cdef uint32_t high[GROUP]
-        for start in range(0, count, 32):
+        for start in range(0, count, 32):  # `GROUP`: Cython wants a literal here
             for number in range(min(GROUP, count - start)):
-                low[number] = first_bits(keys + (start + number) * KEY, body.bits)
+                low[number] = first_bits(keys + (start + number) * KEY_BYTES, body.bits)
                 prefetch(directory + low[number] * 4)
             for number in range(min(GROUP, count - start)):
                 place = low[number] * 4
@@ -307,13 +290,13 @@ cdef class Segment:
                 low[number], high[number] = little(directory + place), little(directory + place + 4)
                 if low[number] > high[number] or high[number] > body.entries:
                     return False
-                for place in range(low[number] * ENTRY, high[number] * ENTRY, 64):
+                for place in range(low[number] * ENTRY_BYTES, high[number] * ENTRY_BYTES, 64):
                     prefetch(body.data + place)
-                    if place > low[number] * ENTRY + 256:
+                    if place > low[number] * ENTRY_BYTES + 256:
                         break
             for number in range(min(GROUP, count - start)):
                 if low[number] < high[number] and not found[start + number]:
-                    if not self._walk(keys + (start + number) * KEY, low[number], high[number], oldest,
+                    if not self._walk(keys + (start + number) * KEY_BYTES, low[number], high[number], oldest,
                                       found + start + number):
                         return False
         return True
@@ -327,18 +310,18 @@ cdef class Segment:
         cdef Py_ssize_t middle
         while high - low > FEW:  # happens only if keys were chosen
             middle = (low + high) // 2
-            if not is_whole(body, middle * ENTRY, middle * ENTRY + ENTRY - 1):
+            if not is_whole(body, middle * ENTRY_BYTES, middle * ENTRY_BYTES + ENTRY_BYTES - 1):
                 return False
-            if memcmp(body.data + middle * ENTRY, key, KEY) <= 0:
+            if memcmp(body.data + middle * ENTRY_BYTES, key, KEY_BYTES) <= 0:
                 low = middle
             else:
                 high = middle
-        if not is_whole(body, low * ENTRY, high * ENTRY - 1):
+        if not is_whole(body, low * ENTRY_BYTES, high * ENTRY_BYTES - 1):
             return False
         for middle in range(low, high):
-            entry = body.data + middle * ENTRY
+            entry = body.data + middle * ENTRY_BYTES
             if word(entry) == one and word(entry + 8) == two:
-                found[0] = big(entry + KEY) >= oldest
+                found[0] = big(entry + KEY_BYTES) >= oldest
                 break
         return True
 
@@ -367,10 +350,10 @@ cdef class Builder:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(piece), at
         self.make_room(size)
         with nogil:
-            for at in range(size // ENTRY):
-                self.directory[first_bits(data + at * ENTRY, self.bits) + 1] += 1
+            for at in range(size // ENTRY_BYTES):
+                self.directory[first_bits(data + at * ENTRY_BYTES, self.bits) + 1] += 1
             self.check(data, size)
-        self.entries += size // ENTRY
+        self.entries += size // ENTRY_BYTES
 
     def finish(self):
         cdef Py_ssize_t size = ((1 << self.bits) + 1) * 4, at
@@ -379,7 +362,7 @@ cdef class Builder:
             for at in range(1 << self.bits):
                 self.directory[at + 1] += self.directory[at]
             self.check(<uint8_t*> self.directory, size)
-        if self.size % BLOCK:
+        if self.size % BLOCK_BYTES:
             self.checks[self.blocks] = self.crc
             self.blocks += 1
         return PyBytes_FromStringAndSize(<char*> self.directory, size), PyBytes_FromStringAndSize(
@@ -388,7 +371,7 @@ cdef class Builder:
 
     cdef int make_room(self, Py_ssize_t size) except -1:
         """Make room for the checksums of this many more bytes."""
-        cdef Py_ssize_t blocks = (self.size + size) // BLOCK + 1
+        cdef Py_ssize_t blocks = (self.size + size) // BLOCK_BYTES + 1
         cdef uint32_t* larger
         if blocks > self.room:
             larger = <uint32_t*> realloc(self.checks, 4 * (2 * blocks + 16))
@@ -400,10 +383,10 @@ cdef class Builder:
     cdef void check(self, const uint8_t* data, Py_ssize_t size) noexcept nogil:
         cdef Py_ssize_t part
         while size:
-            part = min(size, BLOCK - self.size % BLOCK)
+            part = min(size, BLOCK_BYTES - self.size % BLOCK_BYTES)
             self.crc = crc32(self.crc, data, part)
             self.size += part
-            if self.size % BLOCK == 0:
+            if self.size % BLOCK_BYTES == 0:
                 self.checks[self.blocks] = self.crc
                 self.blocks += 1
                 self.crc = 0
@@ -420,7 +403,7 @@ cdef class Merger:
     cdef tuple segments
     cdef Head* heads
     cdef int count
-    cdef uint8_t last[ENTRY]
+    cdef uint8_t last[ENTRY_BYTES]
     cdef bint begun
 
     def __cinit__(self, segments):
@@ -437,14 +420,14 @@ cdef class Merger:
         free(self.heads)
 
     def take(self, Py_ssize_t most):
-        cdef bytes made = PyBytes_FromStringAndSize(NULL, most * ENTRY)
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, most * ENTRY_BYTES)
         cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(made)
         cdef Py_ssize_t count
         with nogil:
             count = self._take(to, most)
         if count < 0:
             raise Damage("is not as it was written")
-        return made[:count * ENTRY]
+        return made[:count * ENTRY_BYTES]
 
     cdef Py_ssize_t _take(self, uint8_t* to, Py_ssize_t most) noexcept nogil:
         """Merge up to `most` entries; of a key that several bodies have, the latest counts. Return -1 if a block is damaged."""
@@ -457,25 +440,25 @@ cdef class Merger:
             for number in range(self.count):
                 if self.heads[number].at == self.heads[number].body.entries:
                     continue
-                entry = self.heads[number].body.data + self.heads[number].at * ENTRY
+                entry = self.heads[number].body.data + self.heads[number].at * ENTRY_BYTES
                 # The latest stamp of a key comes first: it is kept, and the others are skipped.
                 if chosen < 0 or self._before(entry, least):
                     chosen, least = number, entry
             if chosen < 0:
                 break
-            entry = self.heads[chosen].body.data + self.heads[chosen].at * ENTRY
+            entry = self.heads[chosen].body.data + self.heads[chosen].at * ENTRY_BYTES
             if not is_whole(self.heads[chosen].body, entry - self.heads[chosen].body.data,
-                            entry - self.heads[chosen].body.data + ENTRY - 1):
+                            entry - self.heads[chosen].body.data + ENTRY_BYTES - 1):
                 return -1
             self.heads[chosen].at += 1
-            if self.begun and memcmp(entry, self.last, KEY) == 0:
+            if self.begun and memcmp(entry, self.last, KEY_BYTES) == 0:
                 continue
-            memcpy(self.last, entry, ENTRY)
+            memcpy(self.last, entry, ENTRY_BYTES)
             self.begun = True
-            memcpy(to + made * ENTRY, entry, ENTRY)
+            memcpy(to + made * ENTRY_BYTES, entry, ENTRY_BYTES)
             made += 1
         return made
 
     cdef inline bint _before(self, const uint8_t* one, const uint8_t* other) noexcept nogil:
-        cdef int order = memcmp(one, other, KEY)
-        return order < 0 or (order == 0 and memcmp(one + KEY, other + KEY, 4) > 0)
+        cdef int order = memcmp(one, other, KEY_BYTES)
+        return order < 0 or (order == 0 and memcmp(one + KEY_BYTES, other + KEY_BYTES, 4) > 0)

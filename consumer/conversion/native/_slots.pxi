@@ -17,13 +17,6 @@ and their verdict counts. Recursion is as deep as the program is nested, which `
 nests deeper, or holds itself, is read by a call of the Python function.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
-
 cdef extern from "Python.h":
     double PyFloat_Unpack4(const char* data, int little_endian) except? -1.0
     double PyFloat_Unpack8(const char* data, int little_endian) except? -1.0
@@ -31,7 +24,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     MOST_DIGITS = 18  # of a decimal that is read here: every number of that many digits fits into 64 bits
-    MOST_ITEMS = 10_000  # as in consumer.avro.reading, which says why
     USUAL_ITEM_SLOTS = 1024  # the room for these is kept from record to record
     MOST_COPIED = 1 << 16  # bytes: a larger record is read where it is, without padding
 

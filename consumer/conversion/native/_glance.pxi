@@ -6,12 +6,6 @@ value. Both write the same bytes. A field whose rule remembers its answers has a
 that was written for it. Two texts may share an entry: the later one replaces the other, which then costs a miss.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp, memcpy
-
 cdef enum:
     KEY_ROOM = 32         # a field with a longer key is written by `write_field`
     SEEN = 128            # how many texts are remembered for a field, each of `SEEN_TEXT` bytes at most
@@ -147,13 +141,19 @@ cdef inline object write_one(Writing writing, Page page, Glance* glance, const S
         if slot.kind == NUMBER and glance.way == HASHED and put_digest_at_a_glance(writing, page, glance, slot):
             return None
     elif slot.kind == TRUTH and glance.way == TRUE_FALSE:
-        page.reserve(KEY_ROOM + 6)
-        memcpy(page.data + page.size, glance.key, KEY_ROOM)
+        put_key_at_a_glance(page, glance, 6)
         page.size += glance.key_size
         page.raw("true," if slot.number else "false,", 5 if slot.number else 6)
         writing.marks |= glance.mark
         return None
     return writing.write_field(<Field> glance.field, slots)
+
+
+cdef inline char* put_key_at_a_glance(Page page, Glance* glance, Py_ssize_t more) except NULL:
+    """Write the field's key, with room for this many more bytes; return where they go. The page does not count it yet."""
+    page.reserve(KEY_ROOM + more)
+    memcpy(page.data + page.size, glance.key, KEY_ROOM)
+    return page.data + page.size + glance.key_size
 
 
 cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
@@ -163,10 +163,7 @@ cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance
         return False
     if glance.may_be_zero and slot.text[0] == c"0" or glance.web_only and not writing.is_web:
         return False
-    page.reserve(KEY_ROOM + slot.size + 2)
-    into = page.data + page.size
-    memcpy(into, glance.key, KEY_ROOM)
-    into += glance.key_size
+    into = put_key_at_a_glance(page, glance, slot.size + 2)
     copy_padded(into, slot.text, slot.size)
     into[slot.size], into[slot.size + 1] = c'"', c","
     page.size += glance.key_size + slot.size + 2
@@ -186,12 +183,10 @@ cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, con
         scale = <int> slot.size
     if glance.usual != USUAL_AMOUNT and (slot.kind == DECIMAL or glance.usual != USUAL_TEXT and glance.usual != USUAL_ORDER):
         return False
-    page.reserve(KEY_ROOM + NUMBER_ROOM + 2)
-    into = page.data + page.size
-    memcpy(into, glance.key, KEY_ROOM)
-    size = glance.key_size + put_digits(slot.number, scale, into + glance.key_size)
+    into = put_key_at_a_glance(page, glance, NUMBER_ROOM + 2)
+    size = put_digits(slot.number, scale, into)
     into[size], into[size + 1] = c'"', c","
-    page.size += size + 2
+    page.size += glance.key_size + size + 2
     writing.marks |= glance.mark
     return True
 
@@ -200,12 +195,8 @@ cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glan
     """Write the digest of a text, or of a number that means a day, as an array of one; return False if not usual."""
     cdef Digests* digests = &writing.digests
     cdef unsigned char* block = digests.block[digests.count]
-    cdef char* into
+    cdef char* into = put_key_at_a_glance(page, glance, 64 + 3)
     cdef int size
-    page.reserve(KEY_ROOM + 64 + 3)
-    into = page.data + page.size
-    memcpy(into, glance.key, KEY_ROOM)
-    into += glance.key_size
     if HAS_SHA and (slot.kind == NUMBER or 0 < slot.size <= MOST_HASHED):
         if slot.kind != NUMBER:
             size = block_of(glance.usual, slot.text, <int> slot.size, block, BLOCK_SIZE)
@@ -271,8 +262,5 @@ cdef object write_object(Writing writing, bytes begins, Fields fields, const Slo
     page.put(begins)
     begun = page.size
     refusal = write_fields(writing, fields, slots)
-    if page.size == begun:
-        page.size = before
-    else:
-        page.close(begun, c"}")
+    page.close_or_drop(before, begun, c"}")
     return refusal

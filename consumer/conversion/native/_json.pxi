@@ -5,17 +5,7 @@ Text in which nothing needs escaping is copied as UTF-8. A loop over its bytes f
 A lone surrogate has no UTF-8 and raises UnicodeEncodeError.
 """
 
-cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DATA, PyUnicode_GET_LENGTH
-from libc.string cimport memcpy
-
 import orjson
-
-cdef extern from "Python.h":
-    int PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef object dumps = orjson.dumps
 
@@ -140,25 +130,16 @@ cdef class Page:
         self.put(dumps(PyUnicode_DecodeASCII(data, size, NULL)))
         return self.raw(",", 1)
 
-    cdef inline int quoted(self, const char* data, Py_ssize_t size) except -1:
+    cdef inline int quoted(self, const char* data, Py_ssize_t size, bint padded=False) except -1:
         """Write these bytes between quotes, and a comma."""
         cdef char* into
         self.reserve(size + 3)
         into = self.data + self.size
         into[0] = c'"'
-        memcpy(into + 1, data, size)
-        into[size + 1] = c'"'
-        into[size + 2] = c","
-        self.size += size + 3
-        return 0
-
-    cdef inline int quoted_padded(self, const char* data, Py_ssize_t size) except -1:
-        """The same as `quoted`, for padded text."""
-        cdef char* into
-        self.reserve(size + 3)
-        into = self.data + self.size
-        into[0] = c'"'
-        copy_padded(into + 1, data, size)
+        if padded:
+            copy_padded(into + 1, data, size)
+        else:
+            memcpy(into + 1, data, size)
         into[size + 1], into[size + 2] = c'"', c","
         self.size += size + 3
         return 0
@@ -170,6 +151,13 @@ cdef class Page:
         else:
             self.raw(&bracket, 1)
         return self.raw(",", 1)
+
+    cdef inline int close_or_drop(self, Py_ssize_t before, Py_ssize_t begun, char bracket) except -1:
+        """End the object or array, or go back to `before` if nothing was written into it."""
+        if self.size > begun:
+            return self.close(begun, bracket)
+        self.size = before
+        return 0
 
     cdef bytes taken(self):
         """Return all that was written, and empty the page."""

@@ -11,20 +11,12 @@ has loaded: calling its functions takes a tenth of the time of making a `hashlib
 reached, or its digests differ from those of `hashlib`, then `hashlib` is used.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.long cimport PyLong_CheckExact
-from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
-from libc.stdint cimport uint64_t, uintptr_t
-from libc.string cimport memchr, memcmp, memcpy, memset
-
 import ctypes
-import hashlib
 from decimal import Decimal as decimal_type
 
-from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, NAMES
+from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, NAMES, NETWORKS
 
 cdef extern from "Python.h":
-    int PyUnicode_IS_COMPACT_ASCII(object text)
     int PyUnicode_CheckExact(object text)
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
@@ -32,7 +24,6 @@ cdef enum:
     LONGEST = 1000       # bytes: a longer text of an object is not usual
     LONGEST_HASHED = 200  # bytes: a longer value that is to be hashed is not usual
     BLOCK_SIZE = 64      # of SHA-256
-    LONGEST_CLICK_ID = 1024
     DIGEST = 64          # hex digits
     CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
     FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
@@ -54,6 +45,8 @@ cdef const char* HEX = "0123456789abcdef"
 cdef unsigned char words[MOST_WORDS][LONGEST_WORD]
 cdef int word_sizes[MOST_WORDS]
 cdef bint begins_word[256]
+# Whether an IPv4 address that begins with these two numbers belongs to a network in `placeholders`.
+cdef unsigned char in_network[256][256]
 cdef int first_birth_year = FIRST_BIRTH_YEAR, last_birth_year = LAST_BIRTH_YEAR
 
 
@@ -69,6 +62,20 @@ def _read_words():
 if len(NAMES) > MOST_WORDS or max(map(len, NAMES)) > LONGEST_WORD:
     raise ImportError("placeholders.NAMES has more or longer words than fit")
 _read_words()
+
+
+def _read_networks():
+    cdef int start, number
+    for network in NETWORKS:
+        if network.version == 4:
+            if network.prefixlen > 16:
+                raise ImportError("placeholders.NETWORKS has an IPv4 network of less than 65,536 addresses")
+            start = int(network.network_address) >> 16
+            for number in range(start, start + (1 << 16 - network.prefixlen)):
+                in_network[number >> 8][number & 255] = True
+
+
+_read_networks()
 
 
 # -- values that are sent as they are
@@ -148,7 +155,7 @@ cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
     cdef Py_ssize_t at
     for at in range(size):
         if text[at] == c".":
-            if digits == 0 or octets == 4 or octets == 2 and is_not_public(first, octet):
+            if digits == 0 or octets == 4 or octets == 2 and in_network[first][octet]:
                 return False
             first = octet if octets == 1 else first
             octets += 1
@@ -161,17 +168,6 @@ cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
         else:
             return False
     return octets == 4 and digits > 0
-
-
-cdef inline bint is_not_public(int first, int second) noexcept:
-    """Return whether an address that begins with these numbers belongs to a network in `placeholders`."""
-    if first == 0 or first == 10 or first == 127 or first >= 224:
-        return True
-    if first == 100:
-        return 64 <= second <= 127
-    if first == 172:
-        return 16 <= second <= 31
-    return first == 192 and second == 168 or first == 169 and second == 254
 
 
 cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:

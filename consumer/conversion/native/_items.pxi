@@ -37,11 +37,8 @@ cdef class Items(Writing):
         refusal = self.write_all_items(slots)
         if refusal is not None:
             return refusal
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"]")
-            self.write_ids()
+        page.close_or_drop(before, begun, c"]")
+        self.write_ids()
         if self.sum_warnings is not None and (self.counted or not self.whole):
             self.write_sum()
         return None
@@ -94,10 +91,7 @@ cdef class Items(Writing):
                 ids.reserve(page.size - place)
                 copy_padded(ids.data + ids.size, page.data + place, page.size - place)
                 ids.size += page.size - place
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"}")
+        page.close_or_drop(before, begun, c"}")
         return None
 
     @cython.final
@@ -109,8 +103,7 @@ cdef class Items(Writing):
                 return None
             if slot.kind == NUMBER and slot.number >= 0:
                 self.add_things(slot.number)
-                page.reserve(KEY_ROOM + 2)
-                memcpy(page.data + page.size, glance.key, KEY_ROOM)
+                put_key_at_a_glance(page, glance, 2)
                 page.size += glance.key_size
                 if slot.number < 10:
                     page.data[page.size], page.data[page.size + 1] = 48 + <char> slot.number, c","

@@ -6,7 +6,6 @@ one block of 64 bytes: at most 55 bytes, a mark, and the length. `_usual` hashes
 processor without the instructions (`HAS_SHA`).
 """
 
-import hashlib
 
 cdef extern from *:
     """

@@ -5,19 +5,12 @@ refusals and warnings are those of the plain path (`consumer.conversion.fields`)
 call of its rule (`_usual`), and neither does one that the rule remembers (`rules.Memory`).
 """
 
-from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DATA
-from libc.string cimport memcmp, memcpy
-
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.decisions import note, note_once, sent_values
 from consumer.conversion.layout import ComputedAt
 from consumer.conversion.normalise import LeftOut as left_out
 from consumer.conversion.rules import Memory, click_id_of, is_crawler, total
-
-cdef extern from "Python.h":
-    int PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef enum:
     FEW = 32  # up to this number of digests, each is compared with each to find equal ones
@@ -292,11 +285,7 @@ cdef class Writing:
         for value in values:
             if self.has_digest(field, value, digest + 1) and not is_among(page.data + begun, page.size - begun, digest):
                 page.raw(digest, 67)
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"]")
-        return 0
+        return page.close_or_drop(before, begun, c"]")
 
     cdef bint has_digest(self, Field field, object value, char* into) except -1:
         """Write the 64 digits of a value; add a warning if it has no digest."""

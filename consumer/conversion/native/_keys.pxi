@@ -5,15 +5,12 @@ costs, for nearly every key is made of less than one block of 128 bytes. With AV
 each in its own lane, in little more time than one. So keys wait until there are four (`Waiting`).
 """
 
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp, memcpy, memset
-
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
 
-    enum { BLOCK = 128, DIGEST = 16 };
+    enum { KEY_BLOCK = 128 };
 
     static const uint64_t IV[8] = {
         0x6a09e667f3bcc908u, 0xbb67ae8584caa73bu, 0x3c6ef372fe94f82bu, 0xa54ff53a5f1d36f1u,
@@ -44,6 +41,15 @@ cdef extern from *:
     #define MIX(a, b, c, d, x, y) \\
         a += b + (x); d = ROTATE(d ^ a, 32); c += d; b = ROTATE(b ^ c, 24); \\
         a += b + (y); d = ROTATE(d ^ a, 16); c += d; b = ROTATE(b ^ c, 63);
+    #define ROUND(MIX) \\
+        MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]]) \\
+        MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]]) \\
+        MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]]) \\
+        MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]]) \\
+        MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]]) \\
+        MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]]) \\
+        MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]]) \\
+        MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]])
 
     static void compress(uint64_t state[8], const uint8_t *block, uint64_t so_far, int is_last) {
         uint64_t m[16], v[16];
@@ -55,29 +61,22 @@ cdef extern from *:
         #pragma GCC unroll 12
         for (int round = 0; round < 12; round++) {
             const uint8_t *s = SIGMA[round];
-            MIX(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]])
-            MIX(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]])
-            MIX(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]])
-            MIX(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]])
-            MIX(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]])
-            MIX(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]])
-            MIX(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]])
-            MIX(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]])
+            ROUND(MIX)
         }
         for (int at = 0; at < 8; at++) state[at] ^= v[at] ^ v[at + 8];
     }
 
     static void hash_key(const char *data, size_t size, char *into) {
         uint64_t state[8];
-        uint8_t last[BLOCK] = {0};
+        uint8_t last[KEY_BLOCK] = {0};
         size_t done = 0;
         memcpy(state, IV, sizeof state);
-        state[0] ^= 0x01010000u ^ DIGEST;  /* neither key nor tree */
-        for (; size - done > BLOCK; done += BLOCK)
-            compress(state, (const uint8_t *) data + done, done + BLOCK, 0);
+        state[0] ^= 0x01010000u ^ KEY_BYTES;  /* neither key nor tree */
+        for (; size - done > KEY_BLOCK; done += KEY_BLOCK)
+            compress(state, (const uint8_t *) data + done, done + KEY_BLOCK, 0);
         if (size) memcpy(last, data + done, size - done);
         compress(state, last, size, 1);
-        for (int at = 0; at < DIGEST; at++) into[at] = (char) (state[at / 8] >> (8 * (at % 8)));
+        for (int at = 0; at < KEY_BYTES; at++) into[at] = (char) (state[at / 8] >> (8 * (at % 8)));
     }
 
     #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -85,17 +84,16 @@ cdef extern from *:
 
     typedef uint64_t Four __attribute__((vector_size(32)));
 
-    #define SHIFTED(word, by) ((word) >> (by) | (word) << (64 - (by)))
     #define BYTES(word, bytes) ((Four) _mm256_shuffle_epi8((__m256i) (word), (bytes)))
     #define MIX_FOUR(a, b, c, d, x, y) \\
         a += b + (x); d = (Four) _mm256_shuffle_epi32((__m256i) (d ^ a), 0xb1); c += d; b = BYTES(b ^ c, by_24); \\
-        a += b + (y); d = BYTES(d ^ a, by_16); c += d; b = SHIFTED(b ^ c, 63);
+        a += b + (y); d = BYTES(d ^ a, by_16); c += d; b = ROTATE(b ^ c, 63);
 
     static int can_hash_four(void) { return __builtin_cpu_supports("avx2"); }
 
     /* Four texts of at most a block, zeros behind each. */
     __attribute__((target("avx2"))) static void hash_four(
-        uint8_t (*blocks)[BLOCK], const uint64_t sizes[4], char (*into)[DIGEST]
+        uint8_t (*blocks)[KEY_BLOCK], const uint64_t sizes[4], char (*into)[KEY_BYTES]
     ) {
         const __m256i by_24 = _mm256_setr_epi8(3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10,
                                                3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10);
@@ -105,7 +103,7 @@ cdef extern from *:
         for (int at = 0; at < 16; at++)
             for (int lane = 0; lane < 4; lane++) m[at][lane] = load(blocks[lane] + 8 * at);
         for (int at = 0; at < 16; at++) v[at] = (Four){} + IV[at % 8];
-        v[0] ^= 0x01010000u ^ DIGEST;
+        v[0] ^= 0x01010000u ^ KEY_BYTES;
         v[12] ^= (Four){sizes[0], sizes[1], sizes[2], sizes[3]};
         v[14] = ~v[14];
         low = v[0];
@@ -113,14 +111,7 @@ cdef extern from *:
         #pragma GCC unroll 12
         for (int round = 0; round < 12; round++) {
             const uint8_t *s = SIGMA[round];
-            MIX_FOUR(v[0], v[4], v[8], v[12], m[s[0]], m[s[1]])
-            MIX_FOUR(v[1], v[5], v[9], v[13], m[s[2]], m[s[3]])
-            MIX_FOUR(v[2], v[6], v[10], v[14], m[s[4]], m[s[5]])
-            MIX_FOUR(v[3], v[7], v[11], v[15], m[s[6]], m[s[7]])
-            MIX_FOUR(v[0], v[5], v[10], v[15], m[s[8]], m[s[9]])
-            MIX_FOUR(v[1], v[6], v[11], v[12], m[s[10]], m[s[11]])
-            MIX_FOUR(v[2], v[7], v[8], v[13], m[s[12]], m[s[13]])
-            MIX_FOUR(v[3], v[4], v[9], v[14], m[s[14]], m[s[15]])
+            ROUND(MIX_FOUR)
         }
         low ^= v[0] ^ v[8];  /* the rest of the digest is not used */
         high ^= v[1] ^ v[9];
@@ -131,18 +122,16 @@ cdef extern from *:
     }
     #else
     static int can_hash_four(void) { return 0; }
-    static void hash_four(uint8_t (*blocks)[BLOCK], const uint64_t sizes[4], char (*into)[DIGEST]) {
+    static void hash_four(uint8_t (*blocks)[KEY_BLOCK], const uint64_t sizes[4], char (*into)[KEY_BYTES]) {
         (void) blocks, (void) sizes, (void) into;
     }
     #endif
     """
+    enum:
+        KEY_BLOCK
     void hash_key(const char* data, size_t size, char* into) noexcept nogil
     bint can_hash_four() noexcept
-    void hash_four(unsigned char (*blocks)[128], const uint64_t* sizes, char (*into)[16]) noexcept
-
-cdef enum:
-    KEY_SIZE = 16  # `reading.KEY_BYTES`
-    KEY_BLOCK = 128
+    void hash_four(unsigned char (*blocks)[KEY_BLOCK], const uint64_t* sizes, char (*into)[KEY_BYTES]) noexcept
 
 cdef bint HASHES_FOUR = can_hash_four()
 
@@ -157,11 +146,11 @@ cdef struct Waiting:
 
 cdef void hash_keys(Waiting* waiting, char* keys) noexcept:
     """Hash the texts that wait, and write their keys."""
-    cdef char found[4][KEY_SIZE]
+    cdef char found[4][KEY_BYTES]
     cdef int at
     hash_four(waiting.block, waiting.size, found)
     for at in range(waiting.count):
-        memcpy(keys + waiting.place[at], found[at], KEY_SIZE)
+        memcpy(keys + waiting.place[at], found[at], KEY_BYTES)
     waiting.count = 0
 
 
@@ -169,19 +158,19 @@ def _try_four():
     """Return whether hashing four at once works here: it must give the same keys as hashing them one by one."""
     global HASHES_FOUR
     cdef Waiting waiting
-    cdef char keys[4 * KEY_SIZE]
-    cdef char alone[KEY_SIZE]
+    cdef char keys[4 * KEY_BYTES]
+    cdef char alone[KEY_BYTES]
     cdef int size, at
     for size in range(KEY_BLOCK - 3):
         for at in range(4):
             memset(waiting.block[at], 0, KEY_BLOCK)
             memset(waiting.block[at], 97 + at, size + at)
-            waiting.size[at], waiting.place[at] = size + at, KEY_SIZE * at
+            waiting.size[at], waiting.place[at] = size + at, KEY_BYTES * at
         waiting.count = 4
         hash_keys(&waiting, keys)
         for at in range(4):
             hash_key(<char*> waiting.block[at], size + at, alone)
-            if memcmp(alone, keys + KEY_SIZE * at, KEY_SIZE) != 0:
+            if memcmp(alone, keys + KEY_BYTES * at, KEY_BYTES) != 0:
                 HASHES_FOUR = False
 
 
