@@ -13,6 +13,7 @@ WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := $(VENV)/.compiled
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What the benchmark measures pinstream against: an environment of its own, which only `make bench` sets up.
 RIVALS := .venv-bench
@@ -25,7 +26,7 @@ RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(A
 CODE := consumer tests benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate bench soak fuzz clean
+.PHONY: help setup demo test check simulate bench soak fuzz clean FORCE
 
 help:
 	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | clean   (see README.md)"
@@ -92,8 +93,7 @@ endef
 
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
-# Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/*/native/_*.p[yx][xi] consumer/*/*/native/_*.p[yx][xi])
+$(READY): pyproject.toml constraints.txt $(COMPILED)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
@@ -101,7 +101,13 @@ $(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/code
 	@$(PIP) install --constraint constraints.txt --group build
 	@$(FIND_COMPILER); $(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q consumer # as an installation has it, also with PYTHONDONTWRITEBYTECODE
-	@touch $@
+	@touch $(COMPILED) $@
+
+# Asked each time, since time stamps do not tell: whether the compiled modules are there (`git clean` takes them), and are made of
+# these sources. Only if not it is touched, and all is set up again.
+$(COMPILED): FORCE
+	@[ ! -e $(READY) ] || $(BIN)/python hatch_build.py --current || \
+	{ echo "what is compiled is gone, or not of these sources: building it again" >&2; touch $@; }
 
 $(RIVALS_READY): benchmarks/rivals/requirements.txt
 	@echo "setting up $(RIVALS) with FastStream and Quix Streams; this takes about a minute" >&2

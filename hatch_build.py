@@ -2,7 +2,8 @@
 
 A build that cannot compile them fails: an image or a wheel without the fast path must not be made by accident.
 ``PINSTREAM_NO_COMPILE=1`` asks for the plain package, in which everything works and the fast path is slower. `make
-setup` sets it on a machine that has no compiler (``python hatch_build.py`` exits with 1 if one is missing).
+setup` sets it on a machine that has no compiler (``python hatch_build.py`` exits with 1 if one is missing). Each `make`
+asks whether what is compiled is still what a build would leave (``python hatch_build.py --current``).
 
 The compiled modules lie beside their sources, so that an editable installation finds them too. So the build first
 removes what an earlier build left there: modules of older sources must neither be loaded beside newer Python nor get
@@ -137,6 +138,19 @@ def can_compile() -> bool:
     return done.returncode == 0
 
 
+def is_current(root: Path) -> bool:
+    """Return whether a build would leave what is here: the modules of these sources, or none."""
+    files = [
+        root.joinpath(*name.split(".")).with_name(name.split(".")[-1] + EXTENSION_SUFFIXES[0])
+        for name in MODULES
+    ]
+    found = [file.read_bytes() for file in files if file.exists()]
+    if plain_asked_for() or not found:
+        return not found and (plain_asked_for() or not can_compile())
+    digest = sources_digest(root).encode()
+    return len(found) == len(files) and all(digest in module for module in found)
+
+
 class Compile(BuildHookInterface[Any]):
     """hatchling's hook; `pyproject.toml` names this file."""
 
@@ -191,4 +205,7 @@ class Compile(BuildHookInterface[Any]):
 
 
 if __name__ == "__main__":
-    sys.exit(not (plain_asked_for() or can_compile()))
+    answer = (
+        is_current(Path(__file__).parent) if "--current" in sys.argv else plain_asked_for() or can_compile()
+    )
+    sys.exit(not answer)

@@ -154,6 +154,77 @@ def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
     assert asked["pure_python"] is False
 
 
+def test_what_is_compiled_is_current_until_it_or_a_source_changes(build: Build, tmp_path: Path) -> None:
+    """A module that is gone, a source that was edited, and another build hook are seen; a new time stamp is nothing."""
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    is_current = build.module.is_current
+    assert not is_current(tmp_path)  # "of older sources"
+    build.run(WORKS, WORKS)
+    assert is_current(tmp_path)
+    (build.core / "_one.pyx").touch()
+    assert is_current(tmp_path)
+    compiled = build.core / f"_two{SUFFIX}"
+    content = compiled.read_bytes()
+    compiled.unlink()
+    assert not is_current(tmp_path)
+    compiled.write_bytes(content)
+    assert is_current(tmp_path)
+    (build.core / "_one.pyx").write_text(f"{WORKS}\n# edited\n")
+    assert not is_current(tmp_path)
+
+
+def test_the_plain_package_is_current_where_it_was_asked_for_or_nothing_can_compile(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any module the package is what a build would leave only if a build would make none."""
+    for compiled in build.core.glob(f"*{SUFFIX}"):
+        compiled.unlink()
+    monkeypatch.setattr(build.module, "can_compile", lambda: True)
+    assert not build.module.is_current(tmp_path)
+    monkeypatch.setattr(build.module, "can_compile", lambda: False)
+    assert build.module.is_current(tmp_path)
+    monkeypatch.setattr(build.module, "can_compile", lambda: True)
+    monkeypatch.setenv("PINSTREAM_NO_COMPILE", "1")
+    assert build.module.is_current(tmp_path)
+    (build.core / f"_one{SUFFIX}").write_text("asked for as plain, and compiled")
+    assert not build.module.is_current(tmp_path)
+
+
+FAKE_PYTHON = """#!/bin/sh
+echo "$@" >>"$(dirname "$0")/calls"
+case "$*" in *--current*) exit "$(cat "$(dirname "$0")/stale")" ;; esac
+"""
+
+
+def test_make_sets_up_again_only_if_something_changed(tmp_path: Path) -> None:
+    """`make setup` asks what is compiled each time. If that is gone or of other sources, it compiles and says so."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    calls, stale = python.with_name("calls"), python.with_name("stale")
+
+    def make(answer: int) -> tuple[bool, str]:
+        """Whether `make setup` installed, and what it said."""
+        calls.unlink(missing_ok=True)
+        stale.write_text(str(answer))
+        command = ["make", "setup", f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        return "--editable ." in calls.read_text(), done.stderr
+
+    first, again, gone, after = make(0), make(0), make(1), make(0)
+    assert [installs for installs, _ in (first, again, gone, after)] == [True, False, True, False]
+    assert again[1] == after[1] == ""
+    assert gone[1].startswith("what is compiled is gone, or not of these sources: building it again\n")
+    (tmp_path / "pyproject.toml").touch()
+    assert make(0)[0]
+
+
 FALLBACKS = {
     "consumer.conversion.program": "consumer.conversion.native._events",
     "consumer.engine.claims": "consumer.engine.native._keyset",
