@@ -29,8 +29,8 @@ class Process:
     test_mode: bool = figure("Nothing is recorded by the platform.")
     fast_path: str = figure(
         "How records are read.",
-        status_note="`compiled`; `python`: the package was built without a C compiler, an event costs about twelve "
-        "times as much; `off`: `PINSTREAM_FAST_PATH=false`, or there is a `PINSTREAM_TRANSFORM`.",
+        status_note="`compiled`; `python`: built without a C compiler, at about twelve times the cost; "
+        "`off`: `PINSTREAM_FAST_PATH=false`, or there is a `PINSTREAM_TRANSFORM`.",
     )
     transform: str | None = figure(
         "The function that records go through.", status_note="null: `PINSTREAM_TRANSFORM` is not set."

@@ -42,8 +42,8 @@ class CallsEnded:
     calls: int = figure(
         "Calls that came back in this way.",
         path="count",
-        status_note="With a `verdict` on the events, `refused` (the token or the account), `throttled`, with an "
-        "answer that says nothing (`no_verdict`), or with `no_answer`.",
+        status_note="`verdict` on the events, `refused` (the token or the account), `throttled`, `no_verdict` or "
+        "`no_answer`.",
     )
     seconds: float = figure("Their total time.")
 
@@ -63,7 +63,7 @@ class Counters:
         "Records settled, by section of the mapping and disposition.",
         "pinstream_section_records_total",
         keys=("section", "disposition"),
-        status_note="Empty where the mapping has no [sections](sections.md). Records without one are not counted.",
+        status_note="Only records with a [section](sections.md).",
     )
     delivered_by_name: Counter[str] = counts(
         "Events delivered, by event name.",
@@ -103,7 +103,7 @@ class Counters:
         "Times that a topic was found deleted and created again; it is then read from its beginning.",
         "pinstream_topics_made_anew_total",
         keys=("topic",),
-        status_note="See the [runbook](runbook.md#a-topic-was-recreated).",
+        status_note="[Runbook](runbook.md#a-topic-was-recreated).",
     )
     # Called, answered, processed: three figures, since an attempt may get no answer.
     calls: int = number("Calls begun to the Conversions API, answered or not.", "pinstream_calls_total")
@@ -135,8 +135,7 @@ class Counters:
     unclear_repeats: int = number(
         "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
         "pinstream_unclear_repeats_total",
-        status_note="An earlier call with them may have arrived, and the platform does not deduplicate those. Each "
-        "event is counted once, however often it was sent.",
+        status_note="Each is counted once, however often it was sent.",
     )
     unclear_offline: int = number(
         "Unclear repeats that happened offline.",
@@ -154,8 +153,7 @@ class Counters:
     in_two_steps: int = number(
         "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
         "pinstream_in_two_steps_records_total",
-        status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
-        "take the writer's schema, and an event costs about twelve times as much; or `process.fast_path` is `off`.",
+        status_note="Nearly as many as `ledger.read`: it does not take the schema, or `process.fast_path` is `off`.",
     )
     slow_transforms: int = number(
         "Records for which the user's function took more than a second.",
@@ -219,7 +217,7 @@ class StoredLetter:
 
     at: float = figure(
         "When the record was given up, seconds since 1970.",
-        status_note="The newest is first, there are at most 20, all of them stored.",
+        status_note="The newest is first, at most 20.",
     )
     topic: str = figure("The topic that the record was read from.")
     partition: int = figure("Its partition there.")

@@ -17,7 +17,7 @@ class BrokerStatistics:
     )
     broker: str = figure(
         "The broker's id.",
-        status_note="`coordinator`: the connection to the group's coordinator, whatever its id.",
+        status_note="`coordinator`: the group's coordinator, whatever its id.",
         is_label=True,
     )
     round_trip: float | None = figure(
@@ -71,7 +71,7 @@ def silence(description: str, metric: str, *, otherwise: str, runbook: str) -> A
         description,
         metric,
         default=None,
-        status_note=f"null: {otherwise}. See the [runbook](runbook.md#{runbook}).",
+        status_note=f"null: {otherwise}. [Runbook](runbook.md#{runbook}).",
         metric_note=f"For how long; 0: {otherwise}.",
         number=lambda silence: 0 if silence is None else silence.seconds,
         # The longest one that a worker meets.
@@ -85,7 +85,7 @@ class SchemaWait:
 
     kind: str = figure(
         "How records name a schema that they wait for.",
-        status_note="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
+        status_note="`id`, `guid` or `fingerprint`. The longest wait is first, at most 20.",
         is_label=True,
     )
     value: str = figure("That id, GUID or fingerprint.", is_label=True)

@@ -106,7 +106,7 @@ class PartitionStatistics:
     committed: int | None = figure(
         "The committed offset.",
         "pinstream_partition_committed_offset",
-        status_note="null before the first commit, and when the log was cut below it.",
+        status_note="null before the first commit, and when the log was cut below.",
     )
     position: int | None = figure("The offset after the last record read.")
     end: int | None = figure(
@@ -118,14 +118,13 @@ class PartitionStatistics:
         "Records from the committed offset to the end (before the first commit, from where reading began); "
         "0 once all are read, settled and committed.",
         "pinstream_partition_lag_records",
-        status_note="null while the end is not known, and while no broker answers.",
+        status_note="null: the end is not known, or no broker answers.",
     )
     totals: Totals = figure("As `ledger`, of this partition since it was assigned.", path="ledger")
     lag_seconds: float | None = figure(
         "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
         "pinstream_lag_seconds",
-        status_note="0 exactly where `lag` is 0 (and where a timestamp lies ahead). With nothing open, what is "
-        "left is not read or not committed yet: the age of the last record read. null while it is not known.",
+        status_note="With nothing open: the age of the last record read. null while it is not known.",
         default=None,
     )
     unreadable_at: int | None = figure(
@@ -200,8 +199,7 @@ class ClockStatistics:
         "Seconds that our clock is behind the platform's, at least, as the Date of its answers says; ahead, if "
         "negative.",
         path="behind_platform",
-        status_note="null: it has not said, or only in one or two answers that neither our clock nor the "
-        "records' timestamps confirm.",
+        status_note="null: it has not said, or one or two answers that nothing confirms have.",
         merge=furthest,
     )
     records: float = figure(
@@ -226,7 +224,7 @@ class ClockStatistics:
     )
     remembers_longer: float | None = figure(
         "Seconds for which delivered keys are remembered beyond the window, because a clock jumped.",
-        status_note="null: nothing has confirmed our clock since the start, so no key is forgotten.",
+        status_note="null: nothing has confirmed our clock, so no key is forgotten.",
         merge=most, default=None,
     )  # fmt: skip
 
@@ -337,8 +335,8 @@ class Statistics:
     stalled_for: float | None = figure(
         "Seconds for which nothing was settled though there is work.",
         "pinstream_stalled_seconds",
-        status_note="null: less than `PINSTREAM_STALL_AFTER`, or the cause has a name of its own (a stop, the "
-        "guard, a function that does not return, a destination that is halted, unreachable or throttled).",
+        status_note="null: less than `PINSTREAM_STALL_AFTER`, or another figure names the cause (a stop, the guard, a "
+        "function that does not return, the destination).",
         metric_note="0: not for too long.",
         number=lambda seconds: seconds or 0,
         merge=most,
@@ -356,8 +354,8 @@ class Statistics:
     commit_metadata: MetadataLeft = figure(
         "What the brokers take with commits.",
         "pinstream_commit_metadata_refused",
-        status_note="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. See the "
-        "[runbook](runbook.md#commits-without-offset-maps).",
+        status_note="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. "
+        "[Runbook](runbook.md#commits-without-offset-maps).",
         metric_note="1: no offset maps, so what settles behind an open record may be sent again.",
         number=lambda left: left is not MetadataLeft.MAPS,
         # The least that any worker's commits may carry.
@@ -368,14 +366,14 @@ class Statistics:
         "to this one.",
         "pinstream_committed_elsewhere_partitions",
         path="committed_elsewhere",
-        status_note="See the [runbook](runbook.md#another-destination).",
+        status_note="[Runbook](runbook.md#another-destination).",
     )
     members_differ: tuple[str, ...] = figure(
         "Settings in which other members differ from this one, seen in the last ten minutes.",
         "pinstream_members_differ",
         path="members_differ[]",
         labels=("what",),
-        status_note="`mapping`, `schemas`, `function`, `destination`. See the [runbook](runbook.md#members-differ).",
+        status_note="`mapping`, `schemas`, `function`, `destination`. [Runbook](runbook.md#members-differ).",
         metric_note="1: it differs.",
         number=lambda names: dict.fromkeys(names, 1),
         merge=lambda values: tuple(dict.fromkeys(chain.from_iterable(values))),
@@ -467,8 +465,8 @@ class Statistics:
         "The user's function works on one record for more than a second. Nothing else is read meanwhile.",
         "pinstream_transform_slow_seconds",
         default=None,
-        status_note="null: it does not, or there is none.",
-        metric_note="For how long; 0: it does not, or there is none.",
+        status_note="null: none does.",
+        metric_note="For how long; 0: none does.",
         number=lambda slow: 0 if slow is None else slow.seconds,
         merge=first,
     )
@@ -491,7 +489,7 @@ class Statistics:
         "Schemas read from the state folder, because the registry does not answer: it is asked again until it does.",
         "pinstream_schemas_from_disk",
         default=0,
-        status_note="See the [runbook](runbook.md#registry-down).",
+        status_note="[Runbook](runbook.md#registry-down).",
         # Workers read the same schemas: a sum would count each of them several times.
         merge=lambda values: max(values, default=0),
     )
@@ -501,7 +499,7 @@ class Statistics:
         "pinstream_quota_members",
         path="destination.quota_divided_by",
         default=1,
-        status_note="1, too, with a shared key store: there the calls of all members are counted.",
+        status_note="1 with a shared key store.",
         # Each worker counts the members of the whole group.
         merge=lambda values: max(values, default=1),
     )
