@@ -67,6 +67,7 @@ _FAR_OFF: Final = {
 # Times before this are refused as `_FAR_OFF`, and those further ahead: seconds taken for milliseconds are of 1970.
 _LIKELY_FROM: Final = 946_684_800  # 2000-01-01
 _LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
+_LATEST_TIME: Final = 2**64  # in any unit; later ones count as this: a float does not hold every integer
 
 NOT_WEB: Final = Warned(
     "not_web", "event_source_url belongs to web events only: left out", "event_source_url"
@@ -268,6 +269,7 @@ class Decisions:
         return self._untimely(REFUSALS["expired"], time)
 
     def _untimely(self, refusal: Rejection, time: int) -> Untimely:
+        time = min(time, _LATEST_TIME)
         return Untimely.of(refusal, time / self.units, (time + self.oldest) / self.units)
 
 

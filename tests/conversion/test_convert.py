@@ -204,6 +204,7 @@ def test_age_and_skew_are_settings() -> None:
         (round(NOW), "expired", True),
         (round(NOW * 1000) - 30 * 86_400_000, "expired", False),
         (round(NOW * 1_000_000), "future_event_time", True),
+        (10**400, "future_event_time", True),  # more than a float holds
         (round(NOW * 1000) + 86_400_000, "future_event_time", False),
     ],
 )
