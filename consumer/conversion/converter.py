@@ -22,7 +22,7 @@ from consumer.conversion.codes import Way
 from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
 from consumer.conversion.fields import COUNTED, Description, ProgramField
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut
+from consumer.conversion.normalise import LeftOut, Unrecognised
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
 from consumer.engine.model import (
     CommerceEvent,
@@ -142,7 +142,8 @@ class _Writing:
         self._fill(user, what.user_data, event)
         # The platform accepts an event only with one of these; neither address nor agent identifies a person alone.
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
-        if not ("em" in user or "hashed_maids" in user or at_a_device):
+        # Nor does an advertising id that is `Unrecognised`.
+        if not ("em" in user or at_a_device or str in map(type, user.get("hashed_maids", ()))):
             raise _Rejected(REFUSALS["no_identity"])
         custom = self._custom_data()
         # An amount means nothing without its currency.
@@ -236,6 +237,8 @@ class _Writing:
                 raise _Rejected(field.refusal)
             decide.note(self.warned, result, field.warnings)
             return None
+        if result.__class__ is Unrecognised:
+            decide.note(self.warned, result, field.warnings)
         # The address of a page belongs to events of the web.
         if field.web_only and self._source != "web":
             self.warned.append(decide.NOT_WEB)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from consumer.avro.paths import Path, value_at
 from consumer.conversion.computed.expressions import Computation, Expression
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut, text_of, trim
+from consumer.conversion.normalise import LeftOut, Unrecognised, text_of, trim
 from consumer.conversion.rules import (
     SECONDS_A_DAY,
     CalendarDay,
@@ -43,8 +43,8 @@ _WHY: Final = {
     "malformed_event_time": "the event time is neither a number of time units nor ISO 8601",
     "future_event_time": "the event time lies further ahead than clock skew explains",
     "expired": "the event is older than the platform takes",
-    "no_identity": "user data identifies nobody: it needs em, or hashed_maids, or client_ip_address and "
-    "client_user_agent",
+    "no_identity": "user data identifies nobody: it needs em, or hashed_maids (IDFA or GAID), or "
+    "client_ip_address and client_user_agent",
     "malformed_opt_out": "opt_out is neither true nor false, and a shopper's choice is not guessed: say in the mapping "
     'what other words mean, "opt_out" = { of = "its path", table = { yes = true, no = false } }',
     "malformed_value": f"custom_data.value {_AMOUNT}",
@@ -83,17 +83,20 @@ CRAWLER: Final = Warned(
     "user_data.client_user_agent",
 )
 
-LeftOutWarnings = dict[LeftOut, Warned]
+AnswerWarnings = dict[LeftOut | type[Unrecognised], Warned]
 
 
-def warnings_of(target: Target) -> LeftOutWarnings:
-    """Return the warning for each reason to leave this field out. A blank value gets none."""
+def warnings_of(target: Target) -> AnswerWarnings:
+    """Return the warning for each reason to leave this field out, or not to count it. A blank value gets none."""
     name = target.name
     return {
         # `LeftOut.BLANK` is missing: most records leave some fields blank.
         LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
         LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} is a placeholder: left out", name),
         LeftOut.UNLIKELY: Warned("unlikely", f"{name} can hardly be a shopper's: left out", name),
+        Unrecognised: Warned(
+            "unrecognised", f"{name} is not {target.meant}: sent, but it is no identity", name
+        ),
     }
 
 
@@ -102,9 +105,9 @@ def zero_warning(target: Target) -> Warned:
     return Warned("zero_value", f"{target.name} is zero", target.name)
 
 
-def note(warned: list[Warned], left_out: LeftOut, warnings: LeftOutWarnings) -> None:
-    """Add the warning for `left_out`, if there is one, unless it is in the list."""
-    warning = warnings.get(left_out)
+def note(warned: list[Warned], answer: LeftOut | Unrecognised, warnings: AnswerWarnings) -> None:
+    """Add the warning for a rule's `answer`, if there is one, unless it is in the list."""
+    warning = warnings.get(answer if isinstance(answer, LeftOut) else Unrecognised)
     if warning is not None:
         note_once(warned, warning)
 
@@ -126,11 +129,12 @@ def sent_values(
     rule: Rule,
     values: Iterable[Any],
     warned: list[Warned],
-    warnings: LeftOutWarnings,
+    warnings: AnswerWarnings,
     *,
     only_first: bool = False,
 ) -> list[Any]:
-    """Return the rule's answer for each value, in order; add a warning for each value that it leaves out.
+    """Return the rule's answer for each value, in order; add a warning for each value that it leaves out or does not
+    recognise.
 
     With `only_first`, values after the first answer are not checked, so there is no warning for them.
     """
@@ -140,6 +144,8 @@ def sent_values(
         if isinstance(result, LeftOut):
             note(warned, result, warnings)
             continue
+        if result.__class__ is Unrecognised:
+            note(warned, result, warnings)
         sent.append(result)
         if only_first:
             break

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from consumer.conversion.normalise import LeftOut, trim
+from consumer.conversion.normalise import LeftOut, Unrecognised, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
@@ -171,7 +171,7 @@ def wrong_constant(
         meant = "a channel of [action_sources], or an action source"
     else:
         sent = target.rule(constant)
-        is_good, meant = sent is not None and not isinstance(sent, LeftOut), target.meant
+        is_good, meant = sent is not None and not isinstance(sent, LeftOut | Unrecognised), target.meant
     return "" if is_good else meant
 
 

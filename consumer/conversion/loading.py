@@ -46,7 +46,7 @@ from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import ExpressionReader, Fold, is_ever, never, texts_of
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Mapping, item_steps_of
-from consumer.conversion.normalise import LeftOut, trim
+from consumer.conversion.normalise import LeftOut, Unrecognised, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
@@ -494,7 +494,7 @@ class Loader:
         if isinstance(value, list):
             self._fail(f"[constants] {target.name!r} is a list, but takes one value")
         sent = target.rule(value)
-        if isinstance(sent, LeftOut) or sent is None:
+        if isinstance(sent, LeftOut | Unrecognised) or sent is None:
             self._fail(f"[constants] {target.name!r} must be {target.meant}")
         return [sent] if target.hashed else sent
 

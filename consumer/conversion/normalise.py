@@ -13,8 +13,9 @@ The rules are the table "User data" of the platform facts. Where the table is si
 - White space is what Python calls so, and the invisible characters that copying leaves behind (zero-width
   space, word joiner, byte-order mark, direction marks).
 - What stands for nothing, or can hardly be right (`placeholders`), is left out, and so is its digest.
-- A phone number, a name or a city of more than 256 characters is none. (Unicode's normalising takes time that is
-  the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
+- An advertising id of a form that is not known here is sent, and is no identity (`Unrecognised`).
+- A phone number, a name, a city or such an id of more than 256 characters is none. (Unicode's normalising takes time
+  that is the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
 - An address that begins or ends with ``@``, or has a second one, is none; nor is one with brackets or a comma.
   ``Jane <j@x.com>`` and ``mailto:j@x.com`` are j@x.com.
 - A month or day of one digit is clear where separators stand.
@@ -62,6 +63,18 @@ class LeftOut:
 
 LeftOut.BLANK, LeftOut.MALFORMED = LeftOut("BLANK"), LeftOut("MALFORMED")
 LeftOut.PLACEHOLDER, LeftOut.UNLIKELY = LeftOut("PLACEHOLDER"), LeftOut("UNLIKELY")
+
+
+@final
+class Unrecognised(str):
+    """What is sent for a value of unknown form; a known one's is plain text.
+
+    The platform may know forms that are not known here, and sending does no harm. But what may match nobody must not
+    let an event pass that identifies nobody else: it is no identity, and gets a warning.
+    """
+
+    __slots__ = ()
+
 
 Normaliser = Callable[[str], str | LeftOut]
 
@@ -291,16 +304,22 @@ def country(text: str) -> str | LeftOut:
     return country_code(text) or LeftOut.MALFORMED
 
 
-# An IDFA or a GAID. (32 digits without dashes may be an id's MD5 just as well.)
+# An IDFA or a GAID. (32 digits without dashes may be an id's MD5 just as well, so their form is not known.)
 _ADVERTISING_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def advertising_id(text: str) -> str | LeftOut:
-    """Return the id in lower case. A device that limits tracking has the all-zero id, a placeholder."""
+    """Return the id in lower case, `Unrecognised` if it is neither IDFA nor GAID, unless it stands for nothing.
+
+    A device that limits tracking has the all-zero id, a placeholder.
+    """
     lowered = text.lower()
-    if not _ADVERTISING_ID.fullmatch(lowered):
+    if _ADVERTISING_ID.fullmatch(lowered) and not placeholders.is_zero_id(lowered):
+        return lowered
+    if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
-    return LeftOut.PLACEHOLDER if placeholders.is_zero_id(lowered) else lowered
+    other = external_id(lowered)
+    return other if isinstance(other, LeftOut) else Unrecognised(other)
 
 
 def external_id(text: str) -> str | LeftOut:
@@ -352,8 +371,10 @@ def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
             hidden = placeholders.DIGESTS.get(lowered)
             nothing = hidden is not None and (not hidden or isinstance(normaliser(hidden), LeftOut))
             return LeftOut.PLACEHOLDER if nothing else lowered
-        text = normaliser(text)
-        return sha256(text.encode()).hexdigest() if text.__class__ is str else text
+        normal = normaliser(text)
+        if normal.__class__ is str:
+            return sha256(normal.encode()).hexdigest()
+        return normal if isinstance(normal, LeftOut) else Unrecognised(sha256(normal.encode()).hexdigest())
 
     return rule
 

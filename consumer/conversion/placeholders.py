@@ -69,7 +69,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 # Two of them also as JavaScript spells them.
-_HASHED: Final = ("", "0", "00000000-0000-0000-0000-000000000000", *NO_VALUE, "NaN", "[object Object]")
+_ZERO_ID = "00000000-0000-0000-0000-000000000000"
+_HASHED: Final = ("", "0", _ZERO_ID, _ZERO_ID.replace("-", ""), *NO_VALUE, "NaN", "[object Object]")
 
 DIGESTS: Final = {
     sha256(form.encode()).hexdigest(): form

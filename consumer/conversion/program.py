@@ -22,7 +22,7 @@ from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
 from consumer.conversion.computed.expressions import Computation, ReadValue
-from consumer.conversion.decisions import LeftOutWarnings
+from consumer.conversion.decisions import AnswerWarnings
 from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
@@ -84,7 +84,7 @@ class CompiledField:
         field: ProgramField,
         at: At | ComputedAt | None,
         gather: At | ComputedAt | None = None,
-        listed: tuple[LeftOutWarnings, ...] = (),
+        listed: tuple[AnswerWarnings, ...] = (),
     ) -> None:
         """Compile a field. `listed`: further warnings, of a list that lacks the value, too, if it is left out."""
         self.field = field
@@ -107,7 +107,7 @@ class Items(NamedTuple):
     quantity: int  # which of `fields` is the quantity, -1: none
     listed: int  # which of `fields` is listed in ``content_ids``, -1: none
     # Warnings if quantities cannot be added up in ``num_items``; None: they are not added up.
-    sum_warnings: LeftOutWarnings | None
+    sum_warnings: AnswerWarnings | None
 
 
 # The lists of a `Description` whose fields stand in the event, or in an object of it.

@@ -17,7 +17,7 @@ from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Element, Phone
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
-from consumer.conversion.normalise import LeftOut, text_of
+from consumer.conversion.normalise import LeftOut, Unrecognised, text_of
 from consumer.conversion.targets import DECIDED, TARGETS
 from consumer.engine.model import CommerceEvent, ConversionEvent
 
@@ -154,4 +154,5 @@ def _done(value: Any, answer: Any, hashed: bool) -> list[str]:
     # Digests in the record are sent on, in lower case.
     if not isinstance(text, str) or text.strip().lower() == answer:
         return ["a digest already"]
-    return ["hashed"] if sha256(text.encode()).hexdigest() == answer else ["normalised", "hashed"]
+    done = ["hashed"] if sha256(text.encode()).hexdigest() == answer else ["normalised", "hashed"]
+    return [*done, "of unknown form: no identity"] if isinstance(answer, Unrecognised) else done

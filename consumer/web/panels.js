@@ -47,7 +47,7 @@ const NOTES = [
   ["no_verdicts", "call without a verdict, sent again", "warn"],
   ["failures", "failure outside the API, retried", "warn"],
   ["api_warnings", "warning from the API", "warn"],
-  ["convert_warnings", "field left out or corrected", "warn"],
+  ["convert_warnings", "field left out or doubtful", "warn"],
   ["filtered", "filtered by the mapping", "soft"],
   ["processed_with_error", "delivered, but with an error message", "bad"],
   ["unclear_repeats", "event sent again after an unknown outcome, offline or over an hour old: Pinterest may count it twice", "warn"],

@@ -178,6 +178,8 @@ TEXTS = st.one_of(
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "2025-10-09T08:00:00Z",
             "x" * 300,
+            "abc123",
+            MAID,
         ]
     ),
     st.text(max_size=8),
@@ -264,7 +266,8 @@ def likely(event: Any) -> Any:
         event.update(ad_account_id=None, opt_out=False)
         event.update(kind="checkout", at=1759999000123456, where="ios", id=7, maid=MAID)
         if isinstance(event.get("customer"), dict):
-            event["customer"]["advertising_ids"] = [MAID]
+            ids = event["customer"].get("advertising_ids")
+            event["customer"]["advertising_ids"] = [*(ids if isinstance(ids, list) else ()), MAID]
         if isinstance(event.get("props"), dict):
             event["props"].update(consent="yes", out=False)
     return event

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, OneSchema, WireFormat, framing_of
 from consumer.avro.paths import EACH, SchemaPaths
-from consumer.conversion.normalise import HASHED_FIELDS
+from consumer.conversion.normalise import HASHED_FIELDS, Unrecognised
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, Keys, TwoSteps
 from consumer.errors import MappingError
 from tests.avro.test_decode_properties import evolved_record, record
-from tests.conversion.convert_records import steps_of
+from tests.conversion.convert_records import MAID, steps_of
 from tests.conversion.test_compiled import BOTH, Both, comparable_row
 from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of
 from tests.conversion.test_normalise import VECTORS, sha256, target_name
@@ -282,6 +282,7 @@ def judge(vector: dict[str, Any], said: Any) -> None:
     *parents, key = name.split(".")
     for parent in parents:
         holder = holder.get(parent, {})
+    assert ("unrecognised" in {warning.code for warning in said[6]}) == vector.get("unrecognised", False)
     if wanted is None:
         assert key not in holder
     elif vector["field"] in HASHED_FIELDS:
@@ -306,6 +307,48 @@ def test_every_normalised_value_comes_out_alike(both: Both) -> None:
             alone += both.function is None or both.alone(value) is not None
     assert held > 0.9 * len(VECTORS)
     assert alone > 0.95 * held
+
+
+UNKNOWN = [f"id-{number}" for number in range(40)]
+rule = TARGETS["user_data.hashed_maids"].rule
+
+
+@pytest.mark.parametrize(
+    ("ids", "known"),
+    [
+        (["abc123"], False),
+        (["abc123", "ABC123 ", "def123"], False),
+        (["abc123", MAID], True),
+        ([MAID, "abc123"], True),
+        (["null", "abc123", "x" * 257, ""], False),
+        # What is sent counts: of equal digests that is the first.
+        (["abc123", sha256("abc123")], False),
+        ([sha256("abc123"), "abc123"], True),
+        (UNKNOWN, False),  # more than are compared with each other
+        ([*UNKNOWN, MAID], True),
+        (["null"] * 40, False),
+    ],
+)
+@pytest.mark.parametrize("kind", [ARRAY, {"type": "array", "items": ["null", "string"]}, "string"], ids=str)
+def test_ids_of_unknown_form_are_sent_and_identify_nobody(ids: list[str], known: bool, kind: Any) -> None:
+    """Both ways send them with one warning, and refuse an event that has no other identity."""
+    ids = ids[:1] if kind == "string" else ids
+    known = known and (kind != "string" or type(rule(ids[0])) is str)
+    overlay = '[fields]\n"user_data.hashed_maids" = "p"'
+    both = Both((schema_of(optional("p", kind)), overlay, None))
+    event = {**EVENT, "p": ids[0] if kind == "string" else ids}
+    values = [both.value({**event, "customer": {"emails": emails}}) for emails in ([], ["a@b.c"])]
+    assert both.function is None or all(both.alone(value) is not None for value in values if value)
+    alone, beside = both.check(*values)
+    wanted = [rule(one) for one in ids if isinstance(rule(one), str)]
+    assert orjson.loads(beside[5])["user_data"].get("hashed_maids", []) == list(dict.fromkeys(wanted))
+    unknown = any(isinstance(one, Unrecognised) for one in wanted)
+    assert [one.code for one in beside[6]].count("unrecognised") == unknown
+    assert isinstance(alone, Rejection) != known
+    if known:
+        assert orjson.loads(alone[5])["user_data"] == {"hashed_maids": list(dict.fromkeys(wanted))}
+    else:
+        assert alone.code == "no_identity"
 
 
 def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:

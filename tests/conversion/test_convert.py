@@ -41,7 +41,8 @@ WEEK = 7 * 86400.0
 REJECTION_CODES = frozenset({*REFUSALS, UNCONVERTIBLE})
 FILTER_CODES = frozenset({BY_EVENT_NAME.code, BY_CONSENT.code})
 WARNING_CODES = frozenset(
-    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler", "unlikely"}
+    {"malformed", "placeholder", "unlikely", "unrecognised", "not_web", "zero_value", "opt_out_type_ignored"}
+    | {"crawler"}
 )
 
 PLAIN: dict[str, Any] = {

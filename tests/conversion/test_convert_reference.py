@@ -33,7 +33,7 @@ from consumer.conversion.decisions import (
     zero_warning,
 )
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut
+from consumer.conversion.normalise import LeftOut, Unrecognised
 from consumer.conversion.rules import click_id_of, is_crawler, total
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.figures.delivered import written_in
@@ -110,7 +110,8 @@ class Reference:
             del payload["event_source_url"]
             self.warned.append(NOT_WEB)
         user = payload.setdefault("user_data", {})
-        if not {"em"} <= user.keys() and not {"hashed_maids"} <= user.keys():
+        known = [one for one in user.get("hashed_maids", ()) if not isinstance(one, Unrecognised)]
+        if "em" not in user and not known:
             self.refuse_unless({"client_ip_address", "client_user_agent"} <= user.keys(), "no_identity")
         self.contents(payload, event)
         self.fill(payload, "custom_data", event)
@@ -208,6 +209,8 @@ class Reference:
                 raise Refused(REFUSALS[target.refusal])
             self.warned += filter(None, [warnings_of(target).get(result)])
             return None
+        if isinstance(result, Unrecognised):
+            self.warned.append(warnings_of(target)[Unrecognised])
         if target.rule is amount and is_zero(result):
             self.warned.append(zero_warning(target))
         return result

@@ -435,6 +435,10 @@ ERRORS = {
         '[constants]\n"custom_data.currency" = "DOLLAR"',
         "must be a code of ISO 4217",
     ),
+    "a constant id of unknown form": (
+        '[constants]\n"user_data.hashed_maids" = "abc123"',
+        "must be an advertising id (IDFA or GAID)",
+    ),
     "a constant flag that is none": ('[constants]\nopt_out = "maybe"', "must be true or false"),
     "a constant name that is none": ('[constants]\nevent_name = "purchase"', "'purchase' is not one"),
     "a constant source that is none": ('[constants]\naction_source = "ios"', "the nearest is"),

@@ -1,7 +1,8 @@
 """Normalising and hashing of user data, against vectors written by hand from the platform's rules.
 
 ``vectors/normalise.json``: ``normalised`` is the text to send or to hash, null where the key is left out;
-``digest`` marks raw values that are digests already; "refused" marks what refuses the whole event.
+``digest`` marks raw values that are digests already, ``unrecognised`` those of unknown form, which are sent and are no
+identity; "refused" marks what refuses the whole event.
 ``vectors/digests.json``: ``sent`` is what goes out for each raw value; the digests in it are by ``sha256sum``.
 """
 
@@ -23,6 +24,7 @@ from consumer.conversion import placeholders
 from consumer.conversion.normalise import (
     HASHED_FIELDS,
     LeftOut,
+    Unrecognised,
     client_ip_address,
     hashing,
     text_of,
@@ -70,6 +72,7 @@ def test_each_vector_gives_what_the_table_says(vector: dict[str, Any]) -> None:
         assert isinstance(result, LeftOut)
     elif field in HASHED_FIELDS and not vector.get("digest"):
         assert result == sha256(wanted)
+        assert type(result) is (Unrecognised if vector.get("unrecognised") else str)
     else:
         assert result == wanted
         assert type(result) is type(wanted)
@@ -106,7 +109,8 @@ def test_blank_is_told_from_malformed(field: str) -> None:
     ("field", "value"),
     [
         ("em", sha256("")),
-        ("hashed_maids", "00000000-0000-0000-0000-000000000000"),
+        *(("hashed_maids", zero) for zero in ("00000000-0000-0000-0000-000000000000", "0" * 32, "0", 0)),
+        *(("hashed_maids", sha256(zero)) for zero in ("00000000-0000-0000-0000-000000000000", "0" * 32, "0")),
         ("client_ip_address", "0.0.0.0"),
         ("order_id", "0"),
     ],
@@ -132,12 +136,12 @@ def test_what_no_shopper_has_is_unlikely(field: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("word", sorted(placeholders.NO_VALUE))
-@pytest.mark.parametrize("field", ["external_id", "fn", "ln", "ct"])
+@pytest.mark.parametrize("field", ["external_id", "hashed_maids", "fn", "ln", "ct"])
 def test_a_word_for_nothing_identifies_nobody(field: str, word: str) -> None:
     """Words for a missing value are placeholders in any case, and so are their digests; names that people or cities
     have are names."""
     rule = TARGETS[target_name(field)].rule
-    taken = field != "external_id" and word in placeholders.NO_VALUE - placeholders.NAMES
+    taken = field in ("fn", "ln", "ct") and word in placeholders.NO_VALUE - placeholders.NAMES
     for written in (word, word.upper(), word.capitalize(), f" {word} "):
         digest = sha256(written.strip())
         assert rule(written) == (sha256(word) if taken else LeftOut.PLACEHOLDER)

@@ -91,6 +91,18 @@ def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
     assert rules[-1]["left_out"] == {"not a decimal number of zero or more": 1}
 
 
+@pytest.mark.parametrize(("emails", "sent"), [([], 0), (["a@b.c"], 2)])
+def test_it_says_of_ids_of_unknown_form_that_they_identify_nobody(emails: list[str], sent: int) -> None:
+    """The trace says so whether the event is sent or, for want of another identity, refused."""
+    event = {
+        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
+        "customer": {"emails": emails, "advertising_ids": ["ABC123", "def123", "null"]},
+    }  # fmt: skip
+    (rule,) = (one for one in TRACES["default"].rules(event, NOW) if one["field"] == "user_data.hashed_maids")
+    assert (rule["values"], rule["sent"], rule["left_out"]) == (3, sent, {"a placeholder": 1})
+    assert rule["done"] == ["normalised", "hashed", "of unknown form: no identity"]
+
+
 def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
     """A computed value has all its paths in the trace; a single element of a list has its own."""
     event = {

@@ -14,6 +14,10 @@ from consumer.conversion.rules import Memory, click_id_of, is_crawler, total
 
 cdef enum:
     FEW = 32  # up to this number of digests, each is compared with each to find equal ones
+    # What is found of a value: no digest, one of a known form, or `Unrecognised`.
+    NO_DIGEST = 0
+    KNOWN_DIGEST
+    UNRECOGNISED
     ANY_NUMBER = 0x7FFFFFFF
 
 # Looked up once.
@@ -156,6 +160,7 @@ cdef class Writing:
     cdef Py_ssize_t clicked_size  # 0: there is none, or `address` has to be asked
     cdef list warned
     cdef int marks
+    cdef bint unrecognised  # of the last field, only `Unrecognised` values were written: it gets no mark
     cdef bint is_web
     cdef Digests digests  # that are due in the page
 
@@ -172,6 +177,7 @@ cdef class Writing:
     cdef object write_field(self, Field field, const Slot* slots):
         """Write a field, or its constant if it has no value; return its refusal of the event, or None."""
         cdef Py_ssize_t before = self.page.size
+        self.unrecognised = False
         refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
         if self.page.size == before and refusal is None:
             if field.takes_click_id:
@@ -180,7 +186,7 @@ cdef class Writing:
                 self.page.put(field.key)
                 self.page.put(field.constant)
                 self.page.raw(b",", 1)
-        if self.page.size != before:
+        if self.page.size != before and not self.unrecognised:
             self.marks |= field.mark
         return refusal
 
@@ -252,8 +258,9 @@ cdef class Writing:
         elif len(values) <= FEW:
             self.put_digests(field, values)
         else:
-            values = sent_values(field.rule, values, self.warnings(), field.warnings[0])
-            self.put_values(field, list(dict.fromkeys(values)))
+            values = list(dict.fromkeys(sent_values(field.rule, values, self.warnings(), field.warnings[0])))
+            self.put_values(field, values)
+            self.unrecognised = len(values) > 0 and str not in map(type, values)
         return None
 
     cdef object sent(self, Field field, object value):
@@ -277,28 +284,36 @@ cdef class Writing:
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         cdef char digest[67]  # "64 digits",
+        cdef int found
+        cdef bint known = False
         digest[0] = digest[65] = c'"'
         digest[66] = c","
         page.put(field.key)
         page.raw(b"[", 1)
         begun = page.size
         for value in values:
-            if self.has_digest(field, value, digest + 1) and not is_among(page.data + begun, page.size - begun, digest):
+            found = self.digest(field, value, digest + 1)
+            if found and not is_among(page.data + begun, page.size - begun, digest):
                 page.raw(digest, 67)
+                known |= found == KNOWN_DIGEST
+        self.unrecognised = page.size > begun and not known
         return page.close_or_drop(before, begun, c"]")
 
-    cdef bint has_digest(self, Field field, object value, char* into) except -1:
-        """Write the 64 digits of a value; add a warning if it has no digest."""
+    cdef int digest(self, Field field, object value, char* into) except -1:
+        """Write the 64 digits of a value and return what they are; add a warning unless its form is known."""
+        cdef int found = KNOWN_DIGEST
         if field.usual and put_usual_digest(field.usual, value, into):
-            return True
+            return found
         result = self.answer(field, value)
         if type(result) is not str:
             note(self.warnings(), result, field.warnings[0])
-            return False
+            if type(result) is LeftOut:
+                return NO_DIGEST
+            found, result = UNRECOGNISED, str(result)
         if not PyUnicode_IS_COMPACT_ASCII(result) or len(<str> result) != 64:
             raise ValueError("no digest")
         memcpy(into, PyUnicode_DATA(result), 64)
-        return True
+        return found
 
     cdef object put(self, Field field, object value):
         """Write `value`, or leave it out with a warning; return its refusal of the event, or None."""
