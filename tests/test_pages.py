@@ -87,19 +87,13 @@ def first_sentence(path: Path) -> str:
     return " ".join(sentence[1].replace("``", "`").replace("|", "\\|").split())
 
 
-def modules_table(*folders: str) -> str:
-    """A row for each package and module under these folders of consumer/."""
+def modules_table(folder: str) -> str:
+    """A row for each package and module under this folder of consumer/."""
     rows = []
-    for folder in folders:
-        for path in sorted((CONSUMER / folder).rglob("*.py")):
-            name = (
-                path.relative_to(CONSUMER if len(folders) > 1 else CONSUMER / folder)
-                .with_suffix("")
-                .as_posix()
-            )
-            if path.parent == CONSUMER / folder and path.stem == "__init__":
-                continue
-            rows.append(f"| `{name.removesuffix('__init__')}` | {first_sentence(path)} |\n")
+    for path in sorted((CONSUMER / folder).rglob("*.py")):
+        name = path.relative_to(CONSUMER / folder).with_suffix("").as_posix().removesuffix("__init__")
+        if name:
+            rows.append(f"| `{name}` | {first_sentence(path)} |\n")
     return "".join(["| module | what it does |\n| --- | --- |\n", *rows])
 
 
@@ -124,7 +118,6 @@ def folders_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "folders": folders_table,
     "modules of the engine": lambda: modules_table("engine"),
-    "modules of avro and conversion": lambda: modules_table("avro", "conversion"),
 }
 
 
