@@ -9,8 +9,8 @@ there are no locks and no queues between stages. One
 loop fetches, reading `Pipeline.room` before each fetch; one timer ticks at `Pipeline.next_deadline`; one slow loop does
 the rest (end offsets, expiry of keys). Rebalances come in through `assigned`, `revoked` and `lost`.
 
-The Protocols below are all that the service needs of adapters, which fit them by shape. An error that an adapter raises
-beyond its Protocol is a bug or final, and ends the service: no error is ignored, and nothing is committed after one.
+An error that an adapter raises beyond its Protocol (`consumer.ports`) is a bug or final, and ends the service: no error
+is ignored, and nothing is committed after one.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
-from typing import Any, Protocol, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.model import Announcement, Chunk, Instant, Note, Position, TopicPartition
+from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
 from consumer.errors import DestinationRefused, KeyStoreError, bug
+from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource, Schemas, UserFunction
 
 # Seconds that one fetch waits for records. Without room they are the longest that a resumed partition waits.
 _FETCH_TIMEOUT, _FULL_TIMEOUT = 1.0, 0.1
@@ -47,149 +49,6 @@ _CLOSE_TIMEOUT = 10.0
 _T = TypeVar("_T")
 
 
-class RecordSource(Protocol):
-    """The source of records, to which positions are committed; see `consumer.adapters.kafka`. It calls
-    `Service.assigned`, `revoked` and `lost` on the event loop."""
-
-    async def start(self) -> None:
-        """Join the group; partitions come later, through `Service.assigned`.
-
-        Raises `KafkaError` if that cannot succeed.
-        """
-
-    async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
-        """Return at most `room` records, once there are some or `timeout` seconds are over.
-
-        With room 0 it pauses, but it polls: rebalances and answers to commits come in a poll. Raises `KafkaError` for
-        what does not recover by itself.
-        """
-
-    async def commit(self, positions: Sequence[Position]) -> m.CommitDone:
-        """Commit positions of partitions that are ours: one try, in bounded time.
-
-        Never raises: the answer shows what the broker did not accept.
-        """
-
-    async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
-        """Read these partitions from the beginning, if they are still held under their epochs.
-
-        `Service.assigned` is called for them when that begins.
-        """
-
-    async def end_offsets(self) -> m.EndOffsets:
-        """Return the last known ends of the assigned partitions, and how far each was read.
-
-        Asks no broker and does not wait.
-        """
-
-    async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Commit `positions` and leave the group, within `timeout` seconds.
-
-        After that it does not call the service any more.
-        """
-
-
-class Api(Protocol):
-    """The Conversions API; see `consumer.adapters.conversions_api`."""
-
-    async def send(
-        self, command: m.Send, may_begin: Callable[[], bool] = lambda: True
-    ) -> m.Answered | m.Unanswered:
-        """Make one call, in bounded time; `may_begin` is asked before the first byte of its body.
-
-        Never raises: a call without a complete answer is `Unanswered`, for `m.TOO_LATE` if it may not begin.
-        """
-
-    async def ask_time(self) -> m.Answered | m.Unanswered:
-        """Make one call without an event, in bounded time, for the ``Date`` of its answer.
-
-        Never raises: a call without a complete answer is `Unanswered`.
-        """
-
-    async def read_token(self) -> bool:
-        """Read the access token again from its source; return True if it changed.
-
-        Never raises: if it cannot be read, the last token stays in use.
-        """
-
-
-class KeyStore(Protocol):
-    """The windowed key store; see `consumer.adapters.key_store`. `keys`: 16 bytes each, one after the other.
-
-    Raises `KeyStoreError`; trying again is always safe.
-    """
-
-    async def look_up(self, keys: bytes, now: float) -> Sequence[int]:
-        """Look keys up, as of `now` (unix seconds), and claim none: a byte for each, 1 if it was delivered."""
-
-    async def claim(self, keys: bytes, now: float) -> tuple[Sequence[int], int]:
-        """Look keys up, as of `now` (unix seconds); a shared store claims those that were not delivered.
-
-        Return `found` and `session` of `m.KeysLookedUp`.
-        """
-
-    async def confirm(self, keys: bytes, now: float) -> Sequence[int]:
-        """Store keys as delivered at `now` (unix seconds), and end our claims of them.
-
-        Return `stored` of `m.KeysStored`: a byte that is not 0 means durable.
-        """
-
-    async def release(self, keys: bytes) -> None:
-        """End our claims of keys, because we will not deliver their events."""
-
-    async def renew(self) -> tuple[int, Sequence[Note], Sequence[Announcement]]:
-        """Prolong the lease on our claims, or begin a session.
-
-        Return `session`, `notes` and `others` of `m.LeaseRenewed`.
-        """
-
-    async def expire(self, now: float) -> None:
-        """Drop some of the keys that are out of the window at `now` (unix seconds): bounded work, called every few
-        seconds."""
-
-    def statistics(self) -> KeyStoreStatistics:
-        """Return the store's figures, without waiting."""
-
-    async def tell(self, note: Note) -> None:
-        """Send a note to other members, which get it with their next renewal."""
-
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> tuple[int, float]:
-        """Ask for calls, to be made within `seconds`, of a quota that members share: `per_minute` in any 60 seconds.
-
-        Return `calls` and `wait` of `m.CallsGiven`.
-        """
-
-
-class Schemas(Protocol):
-    """Writers' schemas; see `consumer.adapters.schemas`."""
-
-    async def fetch(self, command: m.FetchSchema) -> m.SchemaAnswer:
-        """Ask for a schema once, in bounded time.
-
-        Never raises: `m.SchemaUnavailable` has the reason if there is no answer.
-        """
-
-
-class UserFunction(Protocol):
-    """The function of ``PINSTREAM_TRANSFORM``; see `consumer.adapters.transform`."""
-
-    async def run(self, command: m.Transform, say: Callable[[m.TransformIsSlow], None]) -> m.Transformed:
-        """Call the function for at least the first of these records; `say` is called while it takes long.
-
-        Never raises: an error of the function is the result of its record.
-        """
-
-
-class DeadLetterWriter(Protocol):
-    """The dead-letter topics; see `consumer.adapters.kafka`."""
-
-    async def store(self, letters: Sequence[m.DeadLetter]) -> Sequence[bool]:
-        """Write letters once, in bounded time; return for each whether the broker acknowledged it.
-
-        Never raises because of the broker's answer. A letter that was not acknowledged may have been written.
-        """
-
-
 async def claimed(store: KeyStore, keys: bytes, earlier: bytes, now: float) -> tuple[Sequence[int], int]:
     """Claim keys, except those of events that were delivered under their earlier key. See `KeyStore.claim`."""
     if not earlier:
@@ -199,6 +58,29 @@ async def claimed(store: KeyStore, keys: bytes, earlier: bytes, now: float) -> t
     found, session = await store.claim(new, now)
     rest = iter(found)
     return [1 if known else next(rest) for known in before], session
+
+
+class State(Enum):
+    """What a `Service` does."""
+
+    STARTING = auto()
+    SERVING = auto()
+    STOPPING = auto()
+    """The stop is requested: what is open is drained."""
+    DRAINED = auto()
+    """The engine has named the last positions, which are committed when the group is left."""
+    FAILED = auto()
+    """Nothing is fed or committed any more: open records are read again."""
+
+
+_CHANGES: Final = {
+    State.STARTING: {State.SERVING, State.STOPPING, State.FAILED},
+    State.SERVING: {State.STOPPING, State.FAILED},
+    State.STOPPING: {State.DRAINED, State.FAILED},
+    State.DRAINED: frozenset[State](),
+    State.FAILED: frozenset[State](),
+}
+"""The states that may follow each."""
 
 
 def system_clock() -> Instant:
@@ -251,13 +133,16 @@ class Service:
         # Numbers of inputs that require an answer.
         self._numbers = itertools.count(1)
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
-        self._ended: asyncio.Future[Sequence[Position]] | None = None
-        self._final: Sequence[Position] | None = None
+        self.state = State.STARTING
+        # Once drained, the last positions of partitions that were not revoked since.
+        self._final: Sequence[Position] = ()
+        # When the stop has to be over; None: it is not requested.
         self._stop_deadline: float | None = None
-        self._closing = False
+        # Why the destination's refusal made the engine request the stop, and what made the service fail.
         self._refused: str | None = None
-        # Why the service failed; None: it has not.
         self._failure: BaseException | None = None
+        # Set in a state that none follows.
+        self._over = asyncio.Event()
         # The figures of the key store as they were last looked at.
         self._keys = KeyStoreStatistics()
         # Why the key store needs a restart of the process to be used again; None: it does not, as far as known.
@@ -274,45 +159,57 @@ class Service:
 
         Raises the error that ended it, and `DestinationRefused` if patience ran out.
         """
-        self._ended = asyncio.get_running_loop().create_future()
-        # The stop may have been requested before the start, and the engine may have failed at it.
-        if self._failure is not None:
-            self._ended.set_exception(self._failure)
-        elif self._final is not None:
-            self._ended.set_result(self._final)
+        # The stop may have been requested before, and the engine may have failed at it.
+        if self.state is State.STARTING:
+            self._become(State.SERVING)
         background: list[asyncio.Task[None]] = []
-        positions: Sequence[Position] = ()
         try:
             self.feed(m.Tick())  # from now on the engine notices if the process stood still
-            await self._start(self._ended)
+            await self._start()
             background = [asyncio.create_task(self._intake()), asyncio.create_task(self._housekeeping())]
             for task in background:
                 task.add_done_callback(self._watch)
-            positions = await self._ended
+            await self._over.wait()
+        except BaseException as error:  # the source cannot start, or this task is cancelled
+            self._fail(error)
+            raise
         finally:
-            await self._end(background, positions)
+            await self._end(background)
+        if self._failure is not None:
+            raise self._failure
         if self._refused is not None:
             raise DestinationRefused(
                 f"{self._refused}; nothing was lost: set a valid token in PINTEREST_ACCESS_TOKEN or its file, make "
                 "sure that it may write to that ad account (PINTEREST_AD_ACCOUNT_ID), and start again"
             )
 
-    async def _start(self, ended: asyncio.Future[Any]) -> None:
+    def _become(self, state: State) -> None:
+        if state not in _CHANGES[self.state]:
+            raise bug(f"a service that is {self.state.name} cannot be {state.name}")
+        self.state = state
+        if not _CHANGES[state]:
+            self._over.set()
+
+    async def _start(self) -> None:
         """Start the source. A stop waits for that as long as it may wait for leaving the group."""
         starting: asyncio.Future[Any] = asyncio.ensure_future(self._source.start())
+        over: asyncio.Future[Any] = asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait([starting, ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([starting, over], return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait([starting], timeout=self._time_to_close())
             if starting.done():
                 starting.result()
         finally:
             starting.cancel()
+            over.cancel()
 
     def request_stop(self) -> None:
         """Request the stop: take no more records, drain within the grace, commit, leave. Calling it again changes
         nothing."""
         if self._stop_deadline is None:
             self._stop_deadline = self._clock().monotonic + self._grace
+        if State.STOPPING in _CHANGES[self.state]:
+            self._become(State.STOPPING)
         self.feed(m.StopRequested(self._grace * _DRAIN_SHARE))
 
     def grace_left(self) -> float:
@@ -339,9 +236,9 @@ class Service:
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """Drain revoked partitions; return what to commit, once they are drained or the grace is over."""
-        if self._failure is not None:
+        if self.state is State.FAILED:
             return ()
-        if self._final is not None:
+        if self.state is State.DRAINED:
             return self._hand_over(partitions)
         number = next(self._numbers)
         future: asyncio.Future[Sequence[Position]] = asyncio.get_running_loop().create_future()
@@ -351,7 +248,7 @@ class Service:
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Report to the engine that partitions already belong to another member."""
-        if self._final is not None:
+        if self.state is State.DRAINED:
             self._hand_over(partitions)
         self.feed(m.Lost(partitions))
 
@@ -360,16 +257,16 @@ class Service:
 
         Each position is returned once, so that none is committed under a later assignment.
         """
-        taken, final = set(partitions), self._final or ()
-        mine = [one for one in final if TopicPartition(one.topic, one.partition) in taken]
-        self._final = [one for one in final if one not in mine]
+        taken = set(partitions)
+        mine = [one for one in self._final if TopicPartition(one.topic, one.partition) in taken]
+        self._final = [one for one in self._final if one not in mine]
         return mine
 
     # -- feed, perform, re-arm
 
     def feed(self, happened: m.Input) -> None:
         """Pass an input to the engine, and begin its commands. An error in the engine ends the service."""
-        if self._failure is not None:
+        if self.state is State.FAILED:
             return
         try:
             # One step, with no await in it: no other input comes in between.
@@ -394,8 +291,7 @@ class Service:
                     future.set_result(command.positions)
             case m.Stop():
                 self._final = command.positions
-                if self._ended is not None and not self._ended.done():
-                    self._ended.set_result(command.positions)
+                self._become(State.DRAINED)
             case m.GiveUp():
                 self._refused = command.reason
                 # Not inside of `feed`: the stop is an input of its own.
@@ -491,9 +387,7 @@ class Service:
         self._begin(attempt())
 
     def _rearm(self) -> None:
-        deadline = self.pipeline.next_deadline()
-        if self._ended is not None and self._ended.done():
-            deadline = None
+        deadline = self.pipeline.next_deadline() if _CHANGES[self.state] else None
         if deadline == self._ticks_at:
             return  # most inputs change no deadline
         if self._timer is not None:
@@ -512,7 +406,7 @@ class Service:
         """Handle the end of a task: its answer is the next input, its failure ends the service."""
         self._tasks.discard(task)
         if task.cancelled():
-            if not self._closing:
+            if not self._over.is_set():
                 # A library may cancel a task by itself; the engine would wait for the answer for ever.
                 self._fail(bug("a command was cancelled from within"))
             return
@@ -523,10 +417,10 @@ class Service:
             self.feed(answer)
 
     def _fail(self, error: BaseException) -> None:
-        """End the service. After a failure nothing is committed any more: open records are read again."""
+        """End the service. Once it is drained, its positions are committed all the same."""
         self._failure = self._failure or error
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_exception(error)
+        if State.FAILED in _CHANGES[self.state]:
+            self._become(State.FAILED)
         for future in self._releases.values():
             if not future.done():
                 future.set_result(())
@@ -572,15 +466,14 @@ class Service:
                 # Old keys take room and harm nothing: the next round tries again.
                 self._report(m.Report("warning", "key_store_trouble", {"reason": str(error)}))
 
-    async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
-        self._closing = True
+    async def _end(self, background: list[asyncio.Task[None]]) -> None:
         self.closes()
         for task in background:
             task.cancel()
         # The fetch under way runs in the source's thread; closing waits for it there.
         await asyncio.gather(*background, return_exceptions=True)
         try:
-            await self._source.close(self._time_to_close(), positions)
+            await self._source.close(self._time_to_close(), self._final)
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -34,7 +34,7 @@ OF_THE_WHOLE = {
 }
 """Folders of tests/ that belong to no package of consumer/: they test several together, or serve other tests."""
 
-DEFINED_TWICE = frozenset({"KeyStore", "Record"})
+DEFINED_TWICE = frozenset({"Record"})
 """Names at the top of more than one module. CONTRIBUTING.md has the reasons."""
 
 FILES = sorted(

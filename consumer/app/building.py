@@ -27,7 +27,7 @@ from consumer.adapters.certificates import client_certificate
 from consumer.adapters.conversions_api import ConversionsApi, Token, TokenFile, Tokens
 from consumer.adapters.kafka.configuration import variable
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
-from consumer.adapters.key_store import KeyStore, open_key_store
+from consumer.adapters.key_store import open_key_store
 from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
@@ -54,8 +54,8 @@ from consumer.engine.model import (
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
-from consumer.service import Api, DeadLetterWriter, RecordSource, Service
-from consumer.service import KeyStore as ServiceKeys
+from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource
+from consumer.service import Service
 from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import parse_header_text, parse_login
@@ -121,7 +121,7 @@ def service(
     settings: Settings,
     pipeline: Pipeline,
     connect: Callable[[Service], RecordSource],
-    keys: ServiceKeys,
+    keys: KeyStore,
     schemas: LocalSchemas,
     function: Transformer | None,
     parts: Parts,

@@ -15,13 +15,13 @@ from typing import Any
 
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.trouble import ASSIGNMENT_LOST
-from consumer.adapters.key_store.interface import KeyStore
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
+from consumer.ports import KeyStore
 from consumer.service import Service
 from tests.engine.building import (
     AT_ONCE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
-from consumer.service import Service
+from consumer.service import Service, State
 from tests.engine.building import TOPIC, UNDECODABLE, event, filtered, of_schema
 from tests.service.driving import Trouble, serve, settled, something_processed, until, values
 from tests.service.fakes import STEP, Process, World
@@ -349,3 +350,37 @@ def test_a_call_that_is_cancelled_from_within_does_not_strand_its_records(call: 
         assert ended or (not totals.open and committed == {0: 5})
 
     run(scenario())
+
+
+def test_the_states_of_a_service() -> None:
+    """It serves until the stop, and is drained at the end; a stop before the start leaves out serving. After an
+    error it has failed, and stays so."""
+
+    def seen(end: Callable[[Service], None], *, at_once: bool = False) -> list[State]:
+        process = Process(World(p0=values(4)), linger=0.0)
+        service, states = process.service, [process.service.state]
+        become = service._become
+
+        def watched(state: State) -> None:
+            become(state)
+            states.append(state)
+
+        service._become = watched  # type: ignore[method-assign]  # it has no other observer
+
+        async def scenario() -> None:
+            if at_once:
+                end(service)
+            running = asyncio.create_task(service.run())
+            if not at_once:
+                await until(lambda: process.api.in_flight > 0)
+                end(service)
+            await asyncio.gather(running, return_exceptions=True)
+            service.request_stop()
+
+        run(scenario())
+        return states
+
+    assert seen(Service.request_stop) == [State.STARTING, State.SERVING, State.STOPPING, State.DRAINED]
+    assert seen(Service.request_stop, at_once=True) == [State.STARTING, State.STOPPING, State.DRAINED]
+    # An input that the engine does not know.
+    assert seen(lambda service: service.feed(Any)) == [State.STARTING, State.SERVING, State.FAILED]  # type: ignore[arg-type]

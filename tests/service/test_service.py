@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.key_store.interface import Renewed, Window
+from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine import messages as m
 from consumer.engine.model import Instant, Position
 from consumer.errors import KeyStoreError
+from consumer.ports import Renewed
 from consumer.service import claimed, system_clock
 from tests.engine.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
 from tests.service.driving import all_committed, serve, settled, until, values

@@ -18,13 +18,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from consumer.adapters.key_store.interface import Claimed, Given, Renewed, Window
+from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.engine import messages as m
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import REAL_API, Announcement, SchemaRef
 from consumer.engine.reading import Keys, split_keys
 from consumer.errors import KeyStoreError
+from consumer.ports import Claimed, Given, Renewed
 from tests.simulation.records import LATE, MADE_UP, MISSING, Spec
 from tests.simulation.truth import Violation, longest_delay
 from tests.support.shared_keys import Asked, Call, SharedKeys, SharedSession

@@ -14,18 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, TypeVar
 
-from consumer.adapters.key_store.interface import (
-    Claimed,
-    Given,
-    KeyStore,
-    Renewed,
-    Window,
-)
+from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
+from consumer.ports import Claimed, Given, KeyStore, Renewed
 
 _ANNOUNCED_FOR = 60.0
 

@@ -83,7 +83,7 @@ class _Lot(NamedTuple):
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
 class BoundedSource:
-    """Reads `ranges`, at most one for each partition, each to its end. Fits `consumer.service.RecordSource`.
+    """Reads `ranges`, at most one for each partition, each to its end. Fits `consumer.ports.RecordSource`.
 
     `progress` and the starts of the ranges belong to a named replay (`replay_progress.Plan`).
     """

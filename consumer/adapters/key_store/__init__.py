@@ -34,12 +34,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from consumer.adapters.key_store.disk_store import DiskKeyStore
-from consumer.adapters.key_store.interface import KeyStore, Window
+from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine.model import Announcement
 from consumer.errors import SettingsError
+from consumer.ports import KeyStore
 
-__all__ = ["MIN_MAX_BYTES", "KeyStore", "open_key_store"]
+__all__ = ["MIN_MAX_BYTES", "open_key_store"]
 
 # Smallest size limit in bytes that is accepted: below it, there is little room beside the journal.
 MIN_MAX_BYTES = 16 * 1024 * 1024

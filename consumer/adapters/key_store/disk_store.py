@@ -14,12 +14,13 @@ from typing import TypeVar
 
 from consumer.adapters.key_store.files import translated
 from consumer.adapters.key_store.folder import Folder, mergeable
-from consumer.adapters.key_store.interface import KeyStore, Window, check_use
+from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.view import OpenSegment, View
 from consumer.adapters.thread import OwnThread
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
+from consumer.ports import KeyStore
 
 _Result = TypeVar("_Result")
 

@@ -22,11 +22,8 @@ recognised as a duplicate and not sent again. Rules for every implementation:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.model import Announcement, Note
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 
@@ -35,107 +32,6 @@ MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
 class Damage(Exception):
     """A file's content is not what was written. `translated` makes it a `KeyStoreError`; it never leaves the store."""
-
-
-class Claimed(NamedTuple):
-    """The answer of `KeyStore.claim`."""
-
-    found: bytes
-    """A byte for each key: 0, not delivered, and claimed by us now; 1, delivered within the window; 2, another member
-    has it in flight."""
-    session: int
-    """The number of our session that holds the claims, from 1; 0: the store is not shared."""
-
-
-class Renewed(NamedTuple):
-    """The lease holds for its full length, from the moment when `KeyStore.renew` was called."""
-
-    session: int
-    """If it differs from the one before, the earlier claims are void."""
-    notes: Sequence[Note] = ()
-    """Notes of other members that still hold."""
-    others: Sequence[Announcement] = ()
-    """What the other members announce."""
-
-
-class Given(NamedTuple):
-    """Calls given from a quota."""
-
-    calls: int
-    wait: float
-    """Seconds until calls are free, if none are now."""
-
-
-class KeyStore(Protocol):
-    """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop.
-
-    Keys come as one column: a bytes object with `KEY_BYTES` for each key. A member knows its own events in flight
-    (`consumer.engine.claims`); only a store that members share keeps claims, and there `claim`, `release` and `renew`
-    do more than here.
-    """
-
-    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
-        """Return a byte for each key: 1 if it is remembered at `now` (unix seconds), else 0.
-
-        With `since` (unix seconds), only keys whose latest delivery was at or after that second count. Raises
-        `KeyStoreError` if the store cannot be read.
-        """
-        ...
-
-    async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
-        """Look keys up, as `look_up` does; where members share the store, claim those that were not delivered, and that
-        no live session of another member has claimed. Raises `KeyStoreError`; trying again is safe."""
-        return Claimed(await self.look_up(keys, now, since), 0)
-
-    async def confirm(self, keys: bytes, now: float) -> bytes:
-        """Store the keys as delivered at `now`, and end our claims.
-
-        Returns a byte for each key: 1, it is durable; 0, another member has claimed it by now; 2, it is durable, and
-        another member had claimed and delivered it, too. (A store that is not shared has no other members: 1 for all.)
-        Raises `KeyStoreError` if it is not certain that all are stored. Some may be; trying again is safe.
-        """
-        ...
-
-    async def release(self, keys: bytes) -> None:
-        """End our claims on keys that we will not deliver. Raises `KeyStoreError`."""
-        return
-
-    async def renew(self) -> Renewed:
-        """Prolong the lease on our claims, or begin a session. Raises `KeyStoreError`."""
-        return Renewed(0)
-
-    async def members(self) -> Sequence[Announcement]:
-        """Return what the members announce that share the store now. Raises `KeyStoreError`."""
-        return ()
-
-    async def tell(self, note: Note) -> None:
-        """Tell a note to the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""
-        return
-
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
-        """Ask for at most `calls` of the quota with this name: `per_minute` in any 60 seconds, for all members
-        together. The calls must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
-        return Given(calls, 0.0)
-
-    async def expire(self, now: float) -> None:
-        """Drop keys that are out of the window. It does bounded work and is called every few seconds.
-
-        Raises `KeyStoreError` if it fails, or if other housekeeping has failed since the last call. Events can still be
-        delivered while old keys stay.
-        """
-        ...
-
-    async def review(self) -> Sequence[str]:
-        """Return what does not fit in the store's own configuration, and what to do. Raises `KeyStoreError`."""
-        return ()
-
-    def statistics(self) -> KeyStoreStatistics:
-        """Return a snapshot of the store's size. It is cheap and does not wait."""
-        ...
-
-    async def close(self) -> None:
-        """Finish pending writes and release all resources; a second call does nothing."""
-        ...
 
 
 class Window(NamedTuple):

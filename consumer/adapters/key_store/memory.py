@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from consumer.adapters.key_store.interface import KeyStore, Window, check_use
+from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.native import KeyTable
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.reading import KEY_BYTES
+from consumer.ports import KeyStore
 
 # Upper bound of the bytes of a key in memory. The compiled table needs 96 while it grows, the one in plain Python 124
 # (CPython 3.11, measured with 100,000 to 3 million keys).

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
 from consumer.engine.model import Chunk
-from consumer.service import Api, RecordSource
+from consumer.ports import Api, RecordSource
 from consumer.web.metrics import FiguresCollector
 
 # Maximum time in seconds for sending the last spans or metrics; less if less is left of the grace.

@@ -29,7 +29,7 @@ from consumer.app.telemetry.otlp import Connection, resource
 from consumer.engine import messages as m
 from consumer.engine.answering.verdicts import request_id
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
-from consumer.service import Api, RecordSource
+from consumer.ports import Api, RecordSource
 
 # Maximum number of links of a span.
 LINKS = 32

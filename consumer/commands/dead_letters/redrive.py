@@ -343,7 +343,7 @@ class LettersSource:
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Write new letters of records that died again, in one transaction with the marks of the old ones.
 
-        See `consumer.service.DeadLetterWriter.store`.
+        See `consumer.ports.DeadLetterWriter.store`.
         """
         stored = [False] * len(letters)
         async with self._marking:

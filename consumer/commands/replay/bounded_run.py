@@ -40,7 +40,8 @@ from consumer.app.signals import on_stop_signal
 from consumer.commands.base import on_terminal, say
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import Incomplete, PinstreamError
-from consumer.service import RecordSource, Service
+from consumer.ports import RecordSource
+from consumer.service import Service
 from consumer.settings import Settings, load
 
 # Seconds between two checks whether the run is over.

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import orjson
 
-from consumer.adapters.key_store import KeyStore
-from consumer.adapters.key_store.interface import Claimed, Window
+from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app import building
 from consumer.commands.replay.options import ReplayOptions
 from consumer.engine.messages import Answered, DeadLetter, Send
 from consumer.engine.reading import split_keys
 from consumer.errors import SettingsError
+from consumer.ports import Claimed, KeyStore
 from consumer.settings import Settings
 
 _DRY_KEYS_BYTES = 1 << 30
@@ -129,7 +129,7 @@ class ReadOnlyKeys(MemoryKeyStore):
 
 
 class SendingAgain:
-    """A `consumer.service.KeyStore` over `store` that finds only keys that were delivered since `begun` (unix seconds).
+    """A `KeyStore` over `store` that finds only keys that were delivered since `begun` (unix seconds).
 
     `again`: how many keys were delivered that were in the window of `store` before.
     """
@@ -143,20 +143,24 @@ class SendingAgain:
         # All other methods are the store's own. A shared store's lease and quota apply to a replay as to any member.
         self.release, self.renew, self.expire = store.release, store.renew, store.expire
         self.tell, self.ask_calls, self.statistics = store.tell, store.ask_calls, store.statistics
+        self.members, self.review, self.close = store.members, store.review, store.close
 
-    async def claim(self, keys: bytes, now: float) -> Claimed:
+    async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """See `KeyStore.claim`; only keys that were delivered since the replay began count."""
         ever = await self._store.look_up(keys, now)
-        claimed = await self._store.claim(keys, now, self._begun)
+        claimed = await self._store.claim(keys, now, self._since(since))
         # The platform will get events a second time that were delivered before the replay began, and not since.
         for key, lately, before in zip(split_keys(keys), claimed.found, ever, strict=True):
             if before and not lately:
                 self._known_before.add(key)
         return claimed
 
-    async def look_up(self, keys: bytes, now: float) -> bytes:
+    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`; only keys that were delivered since the replay began count."""
-        return await self._store.look_up(keys, now, self._begun)
+        return await self._store.look_up(keys, now, self._since(since))
+
+    def _since(self, since: float | None) -> float:
+        return self._begun if since is None else max(self._begun, since)
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""

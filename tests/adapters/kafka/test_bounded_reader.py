@@ -23,7 +23,7 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
-from consumer.service import RecordSource
+from consumer.ports import RecordSource
 from tests.adapters.kafka.bounded_reading import offsets
 
 NOBODY = "127.0.0.1:9"

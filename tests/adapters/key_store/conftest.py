@@ -10,12 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from consumer.adapters.key_store import KeyStore, disk_store, files, folder, native, plain, view
+from consumer.adapters.key_store import disk_store, files, folder, native, plain, view
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.ports import KeyStore
 from tests.adapters.key_store.shared.shops import Shop, on_redis, on_the_stand_in
 
 

@@ -16,10 +16,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
+from consumer.ports import KeyStore
 from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, key
 
 _FEW = st.integers(min_value=0, max_value=30)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.key_store import KeyStore, open_key_store
+from consumer.adapters.key_store import open_key_store
 from consumer.adapters.key_store.interface import Window
 from consumer.commands.replay.stand_ins import DryRun, ReadOnlyKeys, SendingAgain, alone
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
 from consumer.errors import SettingsError
+from consumer.ports import KeyStore
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys
 from tests.engine.building import START, UNIX, Core, event
 

@@ -38,20 +38,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from consumer.adapters.key_store.interface import (
-    Claimed,
-    Given,
-    KeyStore,
-    Renewed,
-    Window,
-    check_use,
-)
+from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.shared.address import Address
 from consumer.adapters.key_store.shared.server import Server, Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
+from consumer.ports import Claimed, Given, KeyStore, Renewed
 
 SERVER_TIME_LIMIT: Final = 5.0
 """Seconds after which a server that does not answer is an error."""

@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import redis as client
 
-from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.engine.model import Announcement
+from consumer.ports import KeyStore
 from tests.support.redis_server import RedisServer
 from tests.support.shared_keys import SharedKeys, SharedMember
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import KeyStoreError
+from consumer.ports import KeyStore
 from tests.adapters.key_store.helpers import NOON, key
 from tests.adapters.key_store.shared.shops import Shop
 from tests.support.shared_keys import SharedMember
