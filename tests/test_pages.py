@@ -44,6 +44,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_its_head(page: Path) -> None:
+    """A row without a head above it, as after a blank line, is not shown as a table."""
+    for table in re.findall(r"(?:^\|.*\n)+", _CODE.sub("", page.read_text("utf-8")), re.MULTILINE):
+        assert re.match(r"\|.*\n\|[ :|-]+\|\n\|", table), table[:80]
+
+
 def test_the_index_has_every_page() -> None:
     """docs/README.md names each page of the folder."""
     index = set(_LINK.findall((ROOT / "docs" / "README.md").read_text("utf-8")))
