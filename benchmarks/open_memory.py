@@ -50,7 +50,6 @@ def _held(bootstrap: str, topic: str, budget: int) -> tuple[int, int]:
             "PINSTREAM_MAX_OPEN_EVENTS": str(budget),
             "PINSTREAM_MAX_OPEN_BYTES": "2GiB",
             "PINSTREAM_REQUEST_TIMEOUT": "10m",
-            "PINSTREAM_STALL_AFTER": "20m",
             "PINSTREAM_HTTP_ADDRESS": f"127.0.0.1:{port}",
         }
     )

@@ -204,7 +204,7 @@ def _settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _are_deliverable(own: Own) -> Iterator[bool]:
     """Whether each event can be delivered."""
-    converter = Converter(own.mapping, accounts=(ACCOUNT,), partner_name=None, max_event_age=_ANY_AGE)
+    converter = Converter(own.mapping, accounts=(ACCOUNT,), max_event_age=_ANY_AGE)
     reading = CompiledReading(Decoder(OneSchema(own.schema)), converter)
     values = values_of(own, len(own.events))
     for at, value in enumerate(values):

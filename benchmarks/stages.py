@@ -56,7 +56,7 @@ def measure_stages(
     events = len(records)
 
     def parts() -> tuple[Decoder, Converter]:
-        converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=max_event_age)
+        converter = Converter(mapping, accounts=("1",), max_event_age=max_event_age)
         return Decoder(OneSchema(schema)), converter
 
     with _collector_of_the_service():

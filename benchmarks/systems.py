@@ -25,6 +25,7 @@ import confluent_kafka
 
 from benchmarks.load import SCHEMA
 from tests.support.redis_server import PROGRAM, RedisServer, redis_server
+from tests.support.switches import switched
 
 ROOT = Path(__file__).resolve().parent.parent
 _RIVALS = ROOT / ".venv-bench"
@@ -169,11 +170,13 @@ class TwoSteps(Pinstream):
 
     key = "two_steps"
     name = "pinstream, two steps"
-    how = "the same with PINSTREAM_FAST_PATH=false"
+    how = "the same as if it had been built without a C compiler"
 
     def command(self, job: Job) -> Command:
         command = super().command(job)
-        return Command(command.arguments, {**command.environment, "PINSTREAM_FAST_PATH": "false"})
+        python, _, _, *rest = command.arguments
+        switches = switched(compiled=False)
+        return Command([python, "-m", "tests.support.switches", *rest], {**command.environment, **switches})
 
 
 @dataclass(frozen=True)

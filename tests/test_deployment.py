@@ -118,7 +118,7 @@ class TestCompose:
                 open_bytes=ours.max_open_bytes,
                 open_events=ours.max_open_events,
                 concurrency=ours.concurrency,
-                batch_bytes=ours.batch_bytes,
+                batch_bytes=4 * MIB,
             )
             for codec in EXPANSION
         )

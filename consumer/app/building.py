@@ -11,7 +11,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +32,7 @@ from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import TransformThread
 from consumer.app.ending import Parts
-from consumer.avro.decode import Decoder, WireFormat
+from consumer.avro.decode import Decoder
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
@@ -56,12 +55,16 @@ from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
 from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource
 from consumer.service import Service
-from consumer.settings import DEFAULT_SCHEMA, PinstreamSettings, Settings, packaged_schemas_dir
+from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import parse_header_text, parse_login
 from consumer.web.listening import MOST_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
+# Bytes of a call at most. Pinterest documents no limit; other clients stay under 4 MB.
+_BATCH_BYTES: Final = 4 << 20
+# Seconds without a settled record, although there is work, after which a stall is reported.
+_STALL_AFTER: Final = 120.0
 # In the state folder: the answers of the schema registry.
 KEPT_SCHEMAS = "registry-schemas"
 # Without calls and the page: 44 were counted, with one broker.
@@ -325,9 +328,8 @@ def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Dec
 
     `whole`: it reads all fields. Raises `SettingsError` if no record can be read as such a schema.
     """
-    wire_format = WireFormat(settings.pinstream.wire_format)
     try:
-        return Decoder(mapped, wire_format=wire_format, whole=whole)
+        return Decoder(mapped, whole=whole)
     except InvalidSchema as error:
         # Where there are sections, the message names the type.
         name = "" if mapped.names else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
@@ -339,7 +341,6 @@ def converter(settings: Settings, mapped: Sections, accounts: tuple[str, ...]) -
     return Converter(
         *(section.mapping for section in mapped.all),
         accounts=accounts,
-        partner_name=settings.pinterest.partner_name,
         # In the settings, 0 is "no limit".
         max_event_age=settings.pinstream.max_event_age or math.inf,
     )
@@ -360,13 +361,25 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
 def policy(settings: Settings, rate: float | None = None) -> Policy:
     """Return the limits of the engine; a replay may have a `rate`, in events a second."""
     own = settings.pinstream
-    # What settings and engine call by one name is one thing, in the same unit.
-    same = PinstreamSettings.model_fields.keys() & {one.name for one in fields(Policy)}
-    return replace(
-        Policy(**own.model_dump(include=same)),
+    return Policy(
         accounts=len(settings.pinterest.ad_account_ids),
         # Then a refused token halts its own account alone.
         token_by_account=settings.pinterest.token_by_account,
+        batch_events=own.batch_events,
+        batch_bytes=min(_BATCH_BYTES, own.max_open_bytes),
+        linger=own.linger,
+        concurrency=own.concurrency,
+        calls_per_minute=own.calls_per_minute,
+        max_open_events=own.max_open_events,
+        max_open_bytes=own.max_open_bytes,
+        commit_interval=COMMIT_INTERVAL,
+        halt_patience=own.halt_patience,
+        schema_patience=own.schema_patience,
+        # A slow call is no stall.
+        stall_after=max(_STALL_AFTER, 2 * (own.linger + own.request_timeout)),
+        dedup_window=own.dedup_window,
+        dead_letter_share=own.dead_letter_share,
+        dead_letter_sample=own.dead_letter_sample,
         events_per_second=rate or math.inf,
         lease=_lease(settings),
         # The engine never begins a call that could outlast its lease.
@@ -466,7 +479,7 @@ def require_current_modules() -> None:
 
 def fast_path(settings: Settings) -> str:
     """Say how records are read: ``compiled``; ``python`` in a package built without a C compiler; ``off``."""
-    if not settings.pinstream.fast_path or settings.pinstream.transform is not None:
+    if settings.pinstream.transform is not None:
         return "off"
     return "python" if COMPILED is None else "compiled"
 
@@ -491,9 +504,7 @@ def open_token(settings: Settings) -> Tokens:
 def fingerprint_of(settings: Settings, mapped: Sections) -> str:
     """Return the fingerprint of what decides what is sent: mapping, schemas and function, without any secret."""
     files = (_mapping_file(settings) or "", _packaged_mapping())
-    mapping = json.dumps(
-        [*map(tomllib.loads, files), settings.pinterest.partner_name], sort_keys=True, default=str
-    )
+    mapping = json.dumps([*map(tomllib.loads, files)], sort_keys=True, default=str)
     schemas = json.dumps([(one.record, one.schema) for one in mapped.all], sort_keys=True)
     name = settings.pinstream.transform or ""
     # Its source as well: a function is changed more often than it is renamed.

@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from enum import Enum, StrEnum
+from collections.abc import Collection, Sequence
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
@@ -107,16 +107,6 @@ def rejected(code: DecodeCode, message: str) -> Rejection:
     `message` must name schemas, fields and types only, never data.
     """
     return Rejection(Stage.DECODE, code.value, printable(message, _LONGEST_MESSAGE))
-
-
-class WireFormat(Enum):
-    """How records name their schema. ``AUTO`` looks at the header first, then at the bytes."""
-
-    AUTO = "auto"
-    CONFLUENT = "confluent"
-    HEADER = "header"
-    SINGLE_OBJECT = "single-object"
-    GLUE = "glue"
 
 
 def framing_of(ref: SchemaRef) -> bytes:
@@ -223,15 +213,11 @@ class Writer:
 class Decoder:
     """Reads records of any writer's schema, each in the shape of our schema for its type.
 
-    `wire_format` fixes how records name their schema. With `whole`, all fields of a record are read, not only those
-    that are asked for. Raises `InvalidSchema` (a `ValueError`) if one of our schemas is not valid.
+    With `whole`, all fields of a record are read, not only those that are asked for. Raises `InvalidSchema` (a
+    `ValueError`) if one of our schemas is not valid.
     """
 
-    def __init__(
-        self, choice: Choice, *, wire_format: WireFormat = WireFormat.AUTO, whole: bool = False
-    ) -> None:
-        # From a record and its value to its framing, and to where in the value the datum starts.
-        self._kinds, self.split = _WIRE_FORMATS[wire_format]
+    def __init__(self, choice: Choice, *, whole: bool = False) -> None:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         self.known: dict[bytes, Writer] = {}  # by framing
@@ -246,14 +232,14 @@ class Decoder:
 
     def find(self, record: Record, value: bytes, topic: str) -> FramedValue:
         """Return how a record of this topic is read; `value` is its value, compressed or not."""
-        if value.startswith(_GLUE_ZLIB) and "glue" in self._kinds:
+        if value.startswith(_GLUE_ZLIB):
             # Where a header names the schema, the value is a bare datum, which may begin with any bytes.
-            is_bare = "guid" in self._kinds and record.headers and _schema_header(record) is not None
+            is_bare = record.headers and _schema_header(record) is not None
             unzipped = value if is_bare else _unzipped(value)
             if isinstance(unzipped, Rejection):
                 return FramedValue(value, b"", 0, unzipped, 0)
             value = unzipped
-        framing, start = self.split(record, value)
+        framing, start = _split(record, value)
         writer = self.known.get(framing)
         if writer is None:
             return FramedValue(value, framing, start, None, 0)
@@ -386,7 +372,7 @@ class Decoder:
             if not value:
                 why = "the value is empty: zero bytes are no datum (and no tombstone)"
                 return rejected(DecodeCode.EMPTY, why)
-            return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
+            return _named_schema(framing, _IN_HEADER if start == 0 else _IN_VALUE)
         if isinstance(plan, Rejection | Filtered):
             return self.unless_doubted(framing, plan)
         event: CommerceEvent
@@ -406,7 +392,7 @@ class Decoder:
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
     DecodeCode.UNKNOWN_WIRE_FORMAT,
-    "the record does not name its schema in the expected wire format (Confluent prefix, Confluent header, "
+    "the record does not name its schema in any wire format that pinstream reads (Confluent prefix, Confluent header, "
     "Avro single-object, AWS Glue): check its producer's serialiser",
 )
 
@@ -435,7 +421,8 @@ def _schema_header(record: Record) -> bytes | None:
     return None
 
 
-def _split_auto(record: Record, value: bytes) -> tuple[bytes, int]:
+def _split(record: Record, value: bytes) -> tuple[bytes, int]:
+    """Return how a record names its schema, its framing, and where in the value the datum starts."""
     # The header counts first: a bare datum may begin with any bytes, also with those of a framing.
     header = _schema_header(record) if record.headers else None
     if header is not None:
@@ -462,18 +449,6 @@ def _unzipped(value: bytes) -> bytes | Rejection:
         what = "go on behind their end" if unpacker.eof else "end too early"
         return rejected(DecodeCode.UNDECODABLE, f"the zlib bytes behind the header of AWS Glue {what}")
     return _GLUE + value[len(_GLUE) : _GLUE_BYTES] + datum
-
-
-# The kinds of `SchemaRef` that a record may name, and `Decoder.split`.
-_WIRE_FORMATS: Final[
-    dict[WireFormat, tuple[frozenset[str], Callable[[Record, bytes], tuple[bytes, int]]]]
-] = {
-    WireFormat.AUTO: (frozenset(_FRAMINGS), _split_auto),
-    WireFormat.CONFLUENT: (frozenset({"id"}), lambda _record, value: (value[:5], 5)),
-    WireFormat.HEADER: (_IN_HEADER, lambda record, _value: (_schema_header(record) or b"", 0)),
-    WireFormat.SINGLE_OBJECT: (frozenset({"fingerprint"}), lambda _record, value: (value[:10], 10)),
-    WireFormat.GLUE: (frozenset({"glue"}), lambda _record, value: (value[:_GLUE_BYTES], _GLUE_BYTES)),
-}
 
 
 def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejection:

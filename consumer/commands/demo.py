@@ -99,8 +99,6 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         "PINSTREAM_KEY_STORE": f"disk:{folder}/keys",
         "PINSTREAM_KEY_STORE_PASSWORD": "",
         "PINSTREAM_KEY_STORE_PASSWORD_FILE": "",
-        # The format in which the demo writes its records.
-        "PINSTREAM_WIRE_FORMAT": "single-object",
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": DEMO_TOPIC,
         # A classic group's first rebalance takes this broker three seconds.

@@ -41,21 +41,20 @@ class Converter:
     """Converts events under one mapping, or each under that of its section: `mappings` are in the sections' order.
 
     `accounts` are the ad accounts that a record may name, the first being the one of records that name none; empty:
-    any digits will do, and the default is ``"0"``. `partner_name` is that of every event. `max_event_age` and
-    `max_clock_skew` are seconds.
+    any digits will do, and the default is ``"0"``. `max_event_age` and `max_clock_skew` are
+    seconds.
     """
 
     def __init__(
         self,
         *mappings: Mapping,
         accounts: tuple[str, ...],
-        partner_name: str | None,
         max_event_age: float,
         max_clock_skew: float = 300.0,
     ) -> None:
         # By the section's number, from 1. `consumer.conversion.program` follows these descriptions, too.
         self.descriptions = [
-            Description(mapping, Decisions(mapping, accounts, max_event_age, max_clock_skew), partner_name)
+            Description(mapping, Decisions(mapping, accounts, max_event_age, max_clock_skew))
             for mapping in mappings
         ]
 

@@ -23,7 +23,6 @@ from consumer.engine.figures.delivered import BITS, BITS_OF_FIELDS
 
 # The API's limit for the list of languages.
 _MOST_LANGUAGES: Final = 100
-_PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
 _ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
@@ -48,9 +47,6 @@ class ProgramField:
     def __init__(self, description: Description, target: Target) -> None:
         mapping, name = description.mapping, target.name
         source, constant = mapping.sources.get(name), mapping.constants.get(name)
-        # The setting overrides the mapping: it is the same for all events of this service.
-        if name == _PARTNER_NAME and description.partner_name:
-            source, constant = None, description.partner_name
         item_steps = description.item_steps if target.parent == CONTENTS else None
         self.name = name
         self.key = target.key  # its name in JSON
@@ -102,12 +98,11 @@ class ProgramField:
 
 
 class Description:
-    """The conversion of every event by a mapping and its decisions; `partner_name` is sent with every event."""
+    """The conversion of every event by a mapping and its decisions."""
 
-    def __init__(self, mapping: Mapping, decisions: Decisions, partner_name: str | None) -> None:
+    def __init__(self, mapping: Mapping, decisions: Decisions) -> None:
         self.mapping = mapping
         self.decisions = decisions
-        self.partner_name = partner_name
         # Where the values are that are decided before all others; None if the mapping has no source for one.
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
         self.consent = self._place(mapping.consent)
@@ -116,8 +111,6 @@ class Description:
         self.item_steps = mapping.item_steps
         self.holders: dict[Path, Path] = {}  # `ProgramField.above` of all fields
         self._filled = mapping.sources.keys() | mapping.constants.keys()
-        if partner_name:
-            self._filled.add(_PARTNER_NAME)
         if mapping.click_id_from_url:
             self._filled.add(_CLICK_ID)
         # The fields of the event itself that are not decided earlier (`decisions`), in payload order.

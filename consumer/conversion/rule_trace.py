@@ -131,7 +131,7 @@ class RuleTrace:
         elif sent and not usable and field.way is Way.TOTAL and name in mapping.sources:
             done.append("summed")
         elif sent and not usable and field.constant is not None:
-            source = "[constants]" if name in mapping.constants else "PINTEREST_PARTNER_NAME"
+            source = "[constants]"
         elif sent and not usable and field.takes_click_id:
             source, done = "epik in event_source_url", ["the record's own is missing"]
         return {

@@ -26,10 +26,11 @@ from pydantic import ValidationError
 
 from consumer.errors import SettingsError, nearest
 from consumer.settings import checks, network, passthrough
-from consumer.settings.checks import REVOKE_MARGIN
+from consumer.settings.checks import COMMIT_INTERVAL, REVOKE_MARGIN
 from consumer.settings.fields import DEFAULT_SCHEMA, REGISTRY, PinstreamSettings, SettingDoc, Settings
 
 __all__ = [
+    "COMMIT_INTERVAL",
     "DEFAULT_NEEDS",
     "DEFAULT_SCHEMA",
     "REVOKE_MARGIN",
@@ -46,6 +47,15 @@ DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
 # An unknown name with one of these prefixes is a mistake. The other prefixes are shared with other programs.
 _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
+# Names of earlier versions -> what takes their place.
+_REMOVED: Mapping[str, str] = {
+    "PINSTREAM_BATCH_BYTES": "a call has at most 4 MiB",
+    "PINSTREAM_COMMIT_INTERVAL": "settled offsets are committed every second",
+    "PINSTREAM_FAST_PATH": "all records take the fast path that can; counts.in_two_steps of /status has the others",
+    "PINSTREAM_STALL_AFTER": "a stall is reported after two minutes",
+    "PINSTREAM_WIRE_FORMAT": "the format of each record is recognised",
+    "PINTEREST_PARTNER_NAME": 'write partner_name = "…" under [constants] in the mapping (PINSTREAM_MAPPING_FILE)',
+}
 # The build reads it (hatch_build.py), no command does. An environment may keep it all the same.
 _BUILD_NAMES = ("PINSTREAM_NO_COMPILE",)
 _OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
@@ -132,6 +142,8 @@ def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> Non
     names = (*REGISTRY, *(f"{name}_FILE" for name in _SECRETS), *_BUILD_NAMES)
     known = sorted(name for name in names if name.startswith(_CLOSED_PREFIXES))
     for name in sorted(environ):
+        if name in _REMOVED:
+            raise SettingsError(f"{name} is no longer a setting: {_REMOVED[name]}; remove it")
         if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in ignored:
             # Without the prefix, which all have in common and which would make any two names alike.
             prefix, _, rest = name.partition("_")

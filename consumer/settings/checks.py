@@ -26,6 +26,8 @@ from consumer.settings.values import (
 TEST_MODE_BATCH_EVENTS = 20
 # Test mode accepts 10 requests per second.
 TEST_MODE_CALLS_PER_MINUTE = 600
+# Seconds between two commits.
+COMMIT_INTERVAL = 1.0
 # librdkafka's own default.
 DEFAULT_MAX_POLL_INTERVAL_MS = "300000"
 # Seconds by which the consumer's thread waits longer for a revoke than the engine's own deadline.
@@ -152,27 +154,17 @@ def _token_contradictions(given: Mapping[str, str], bearer: Sequence[str]) -> It
 
 def _limit_contradictions(settings: Settings) -> Iterator[str]:
     own = settings.pinstream
-    for what, most, batch in (
-        ("EVENTS", own.max_open_events, own.batch_events),
-        ("BYTES", own.max_open_bytes, own.batch_bytes),
-    ):
-        if batch > most:
-            yield (
-                f"PINSTREAM_MAX_OPEN_{what}={most} is below PINSTREAM_BATCH_{what}={batch}: no batch could ever fill;"
-                " raise the first or lower the second"
-            )
+    if own.batch_events > own.max_open_events:
+        yield (
+            f"PINSTREAM_MAX_OPEN_EVENTS={own.max_open_events} is below PINSTREAM_BATCH_EVENTS={own.batch_events}: no"
+            " batch could ever fill; raise the first or lower the second"
+        )
     # What was settled after the last commit is read again after a crash; its keys must still be remembered then.
-    reread = own.commit_interval + own.request_timeout
+    reread = COMMIT_INTERVAL + own.request_timeout
     if own.dedup_window <= reread:
         yield (
-            f"PINSTREAM_DEDUP_WINDOW ({own.dedup_window:g} s) is not above PINSTREAM_COMMIT_INTERVAL +"
-            f" PINSTREAM_REQUEST_TIMEOUT ({reread:g} s): records that are read again after a crash would be sent again"
-        )
-    slow = own.linger + own.request_timeout
-    if own.stall_after <= slow:
-        yield (
-            f"PINSTREAM_STALL_AFTER ({own.stall_after:g} s) is not above PINSTREAM_LINGER +"
-            f" PINSTREAM_REQUEST_TIMEOUT ({slow:g} s): one slow call would look like a stall"
+            f"PINSTREAM_DEDUP_WINDOW ({own.dedup_window:g} s) is not above PINSTREAM_REQUEST_TIMEOUT and the second"
+            f" between commits ({reread:g} s): records that are read again after a crash would be sent again"
         )
     # A revoke may take the whole shutdown grace, and the group must not remove the member in the meantime.
     text = settings.kafka.client_properties().get("max.poll.interval.ms", DEFAULT_MAX_POLL_INTERVAL_MS)

@@ -76,7 +76,6 @@ _OffsetReset = Annotated[Literal["earliest", "error", "latest"], _LOWER]
 _Mechanism = Annotated[
     Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"], _UPPER
 ]
-_WireFormat = Annotated[Literal["auto", "confluent", "header", "single-object", "glue"], _LOWER]
 _LogFormat = Annotated[Literal["json", "console"], _LOWER]
 _LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _LOWER]
 
@@ -177,8 +176,6 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
     test_mode: _Flag = _setting("false")
     """Sends ?test=true: Pinterest validates the events and does not record them. Limits: 20 events per
     call, 10 calls per second."""
-    partner_name: str | None = _setting(None)
-    """partner_name of every event. Partners get it from Pinterest."""
 
     @property
     def token_by_account(self) -> bool:
@@ -202,12 +199,6 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     )
     """Full name (namespace.Name) of the record schema in PINSTREAM_SCHEMAS_DIR that every event is read
     as. The mapping is written for it. Not needed where the mapping file has sections for record types."""
-    wire_format: _WireFormat = _setting("auto")
-    """How records name their schema: confluent, header, single-object or glue. auto detects the format of each
-    record."""
-    fast_path: _Flag = _setting("true")
-    """Decodes and converts in one step. false uses the plain implementation that it is tested against, at
-    about twelve times the cost."""
     mapping_file: _OptionalPath = _setting(None, shown="the packaged mapping")
     """TOML file that overrides entries of the packaged mapping: which field of a record becomes which
     field of a conversion event."""
@@ -242,9 +233,6 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     no limit."""
     batch_events: Annotated[int, whole(1, 1000)] = _setting("1000", unit="events")
     """Maximum number of events in one call. 1000 is the limit of the API."""
-    batch_bytes: Annotated[int, size("1KiB", "64MiB")] = _setting("4MiB", unit="size")
-    """Maximum number of bytes in one call. Pinterest documents no limit; other clients stay under 4
-    MB."""
     linger: Annotated[float, duration("0s", "10m")] = _setting("100ms", unit="duration")
     """How long a batch fills: it goes when it is full, or its oldest event has waited so long. The wait is longer where
     calls are few: two minutes divided by this member's calls a minute. 0: no wait of its own."""
@@ -282,14 +270,8 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting("1000", unit="records")
     """Window of PINSTREAM_DEAD_LETTER_SHARE: the share is computed over the latest N records of a topic,
     in the order of their offsets. Intake never stops on fewer."""
-    commit_interval: Annotated[float, duration("10ms", "5m")] = _setting("1s", unit="duration")
-    """How often settled offsets are committed. After a crash, records settled since the last commit are
-    read again, and not sent again if the key store remembers them."""
     shutdown_grace: Annotated[float, duration("100ms", "1h")] = _setting("25s", unit="duration")
     """Deadline of the whole shutdown. Keep it below the 30 s after which Kubernetes kills the process."""
-    stall_after: Annotated[float, duration("1s", "1d")] = _setting("2m", unit="duration")
-    """How long nothing may settle while there is work before the page, the log, the metrics and an alert
-    report a stall. /healthz stays good because a restart would not help."""
     http_address: _Address = _setting("0.0.0.0:8080")
     """Address of the page, /status, health and metrics. Empty turns them off."""
     page_address: _Address = _setting(None)

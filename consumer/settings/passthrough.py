@@ -30,7 +30,7 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "enable.auto.commit": _COMMITS,
     "enable.auto.offset.store": _COMMITS,
     "auto.commit.enable": _COMMITS,
-    "auto.commit.interval.ms": f"{_COMMITS}; PINSTREAM_COMMIT_INTERVAL sets how often",
+    "auto.commit.interval.ms": f"{_COMMITS}, every second",
     "offset.store.method": _COMMITS,
     "offset.store.path": _COMMITS,
     "offset.store.sync.interval.ms": _COMMITS,

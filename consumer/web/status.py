@@ -30,7 +30,7 @@ class Process:
     fast_path: str = figure(
         "How records are read.",
         status_note="`compiled`; `python`: built without a C compiler, at about twelve times the cost; "
-        "`off`: `PINSTREAM_FAST_PATH=false`, or there is a `PINSTREAM_TRANSFORM`.",
+        "`off`: there is a `PINSTREAM_TRANSFORM`.",
     )
     transform: str | None = figure(
         "The function that records go through.", status_note="null: `PINSTREAM_TRANSFORM` is not set."

@@ -95,12 +95,9 @@ def _limits(own: PinstreamSettings, count: int) -> Iterator[tuple[int, str]]:
             f"PINSTREAM_{name}={whole} is below --workers {count}: it is shared by all of them, and each needs at"
             " least 1; raise the first or lower the second",
         )
-    for unit, whole, batch in (
-        ("EVENTS", own.max_open_events, own.batch_events),
-        ("BYTES", own.max_open_bytes, own.batch_bytes),
-    ):
-        yield (
-            whole // batch,
-            f"PINSTREAM_MAX_OPEN_{unit}={whole} is {whole // count} for each of --workers {count}, below"
-            f" PINSTREAM_BATCH_{unit}={batch}: no batch could ever fill; raise the first, or lower one of the others",
-        )
+    whole, batch = own.max_open_events, own.batch_events
+    yield (
+        whole // batch,
+        f"PINSTREAM_MAX_OPEN_EVENTS={whole} is {whole // count} for each of --workers {count}, below"
+        f" PINSTREAM_BATCH_EVENTS={batch}: no batch could ever fill; raise the first, or lower one of the others",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from consumer.app.run import member
 from consumer.conversion.program import COMPILED
 from consumer.engine.model import PLATFORM_URL, REAL_API, destination_tag, differing
 from consumer.errors import PinstreamError, SchemaError, SettingsError
-from consumer.settings import load
+from consumer.settings import PinstreamSettings, load
 
 
 async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None:
@@ -36,6 +37,47 @@ async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -
     [line] = [line for line in lines if line["event"] == "setting"]
     assert line["log_level"] == "warning"
     assert "newer_event_names has no effect any more" in line["text"]
+
+
+LIMITS = {
+    "batch_events": ("400", 400),
+    "linger": ("2s", 2.0),
+    "concurrency": ("3", 3),
+    "calls_per_minute": ("77", 77),
+    "max_open_events": ("900", 900),
+    "max_open_bytes": ("2MiB", 2 << 20),
+    "halt_patience": ("3m", 180.0),
+    "schema_patience": ("4m", 240.0),
+    "dedup_window": ("7h", 25_200.0),
+    "dead_letter_share": ("0.3", 0.3),
+    "dead_letter_sample": ("60", 60),
+}
+"""Settings that limit the engine: a text unlike the default, and what the engine gets."""
+
+
+def test_the_engine_has_the_limits_of_the_settings(tmp_path: Path) -> None:
+    """Each limit of the engine is what was set, and no setting that the engine knows by the same name is left out."""
+    texts = {f"PINSTREAM_{name.upper()}": text for name, (text, _) in LIMITS.items()}
+    limits = asdict(building.policy(load({"HOME": str(tmp_path), **texts}, needs=())))
+    assert {name: limits[name] for name in LIMITS} == {name: value for name, (_, value) in LIMITS.items()}
+    # These two are not limits.
+    assert PinstreamSettings.model_fields.keys() & limits.keys() == LIMITS.keys() | {
+        "destination",
+        "transform",
+    }
+
+
+def test_what_is_no_setting_follows_the_settings(tmp_path: Path) -> None:
+    """A call is never larger than the budget, and a slow call is no stall."""
+    limits = building.policy(load({"HOME": str(tmp_path)}, needs=()))
+    assert (limits.batch_bytes, limits.commit_interval, limits.stall_after) == (4 << 20, 1.0, 120.0)
+    texts = {
+        "PINSTREAM_MAX_OPEN_BYTES": "64KiB",
+        "PINSTREAM_REQUEST_TIMEOUT": "10m",
+        "PINSTREAM_LINGER": "1m",
+    }
+    limits = building.policy(load({"HOME": str(tmp_path), **texts}, needs=()))
+    assert (limits.batch_bytes, limits.stall_after) == (64 << 10, 1320.0)
 
 
 def test_modules_that_were_compiled_from_other_sources_are_an_error(
@@ -129,7 +171,7 @@ def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
 def test_the_fingerprint_changes_with_what_is_sent_and_with_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapping's lines, the partner's name and the source of the function change their part of the fingerprint; its
+    """A mapping's lines and the source of the function change their part of the fingerprint; its
     comments, and a token, change none."""
     (tmp_path / "shop_events.py").write_text("def clean(record):\n    return record\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -145,9 +187,6 @@ def test_the_fingerprint_changes_with_what_is_sent_and_with_nothing_else(
     before = made('[constants]\nlanguage = "en"\n')
     assert made('# English\n[constants]\nlanguage = "en"\n', PINTEREST_ACCESS_TOKEN="pina_x") == before
     assert differing(before, made('[constants]\nlanguage = "de"\n')) == ("mapping",)
-    assert differing(before, made('[constants]\nlanguage = "en"\n', PINTEREST_PARTNER_NAME="x")) == (
-        "mapping",
-    )
     function = {"PINSTREAM_TRANSFORM": "shop_events:clean"}
     with_function = made('[constants]\nlanguage = "en"\n', **function)
     assert differing(before, with_function) == ("function",)

@@ -20,7 +20,6 @@ from consumer.avro.decode import (
     SCHEMA_ID_HEADER,
     Decoder,
     OneSchema,
-    WireFormat,
     framing_of,
 )
 from consumer.avro.encode import Encoder
@@ -52,9 +51,9 @@ def datum(event: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> bytes:
     return out.getvalue()
 
 
-def decoder(wire_format: WireFormat = WireFormat.AUTO, *known: SchemaRef) -> Decoder:
+def decoder(*known: SchemaRef) -> Decoder:
     """Return a decoder for `SCHEMA` that has learnt it under each ref of `known`."""
-    made = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
+    made = Decoder(OneSchema(SCHEMA))
     for ref in known:
         assert made.add_schema(ref, SCHEMA) is None
     return made
@@ -97,14 +96,14 @@ def test_header_guid_as_confluents_own_serialiser_writes_it() -> None:
 
 def test_header_may_hold_an_id() -> None:
     """A schema header that begins with magic byte 0 holds an id."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07"))) == EVENT
 
 
 def test_the_first_schema_header_with_a_value_counts() -> None:
     """Of several schema headers the first with a value counts, as for Confluent's deserialiser; one without is
     ignored."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     first, second = b"\x00\x00\x00\x00\x07", b"\x00\x00\x00\x00\x08"
     assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, first), (SCHEMA_ID_HEADER, second))) == EVENT
     assert made.decode(record(first + datum(EVENT), (SCHEMA_ID_HEADER, None))) == EVENT
@@ -112,7 +111,7 @@ def test_the_first_schema_header_with_a_value_counts() -> None:
 
 def test_the_keys_schema_header_says_nothing_of_the_value() -> None:
     """The header ``__key_schema_id`` is ignored: it is about the key."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     assert made.decode(record(value, ("__key_schema_id", b"\x01" + uuid.UUID(GUID).bytes))) == EVENT
 
@@ -155,12 +154,12 @@ def test_single_object_of_another_schema_is_asked_for() -> None:
 )
 def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> None:
     """Each way in which a record can be malformed is rejected with its own code."""
-    assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value))) == expected
+    assert code(decoder(SEVEN).decode(record(value))) == expected
 
 
 def test_bytes_that_are_left_over_are_rejected() -> None:
     """Bytes after the end of the datum are rejected, and the message names the schema that the record was read by."""
-    rejection = decoder(WireFormat.AUTO, SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
+    rejection = decoder(SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
     assert isinstance(rejection, Rejection)
     assert rejection.message == "bytes are left over after the datum of schema id 7"
 
@@ -178,24 +177,7 @@ def test_bytes_that_are_left_over_are_rejected() -> None:
 def test_a_malformed_schema_header_is_rejected(header: bytes, expected: str) -> None:
     """A schema header that names no schema rejects the record, even if the value begins with a schema id."""
     value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
-    assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value, (SCHEMA_ID_HEADER, header)))) == expected
-
-
-def test_a_fixed_wire_format_reads_no_other() -> None:
-    """With a wire format fixed by a setting, records in another format are rejected instead of guessed at."""
-    single = Encoder(SCHEMA).encode(EVENT)
-    prefixed = Encoder(SCHEMA, 7).encode(EVENT)
-    header = (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")
-    confluent = decoder(WireFormat.CONFLUENT, SEVEN)
-    headers = decoder(WireFormat.HEADER, SEVEN)
-    singles = decoder(WireFormat.SINGLE_OBJECT, SEVEN)
-    assert confluent.decode(record(prefixed)) == EVENT
-    assert confluent.decode(record(prefixed, (SCHEMA_ID_HEADER, b"garbage"))) == EVENT
-    assert headers.decode(record(datum(EVENT), header)) == EVENT
-    assert singles.decode(record(single, header)) == EVENT
-    assert code(confluent.decode(record(single))) == "unknown_wire_format"
-    assert code(headers.decode(record(prefixed))) == "unknown_wire_format"
-    assert code(singles.decode(record(prefixed))) == "unknown_wire_format"
+    assert code(decoder(SEVEN).decode(record(value, (SCHEMA_ID_HEADER, header)))) == expected
 
 
 def test_a_tombstone_is_none() -> None:
@@ -205,7 +187,7 @@ def test_a_tombstone_is_none() -> None:
 
 def test_each_record_has_its_own_result() -> None:
     """Each record has its own result, whatever the records before it hold."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     good = record(b"\x00\x00\x00\x00\x07" + datum(EVENT))
     records = [good, record(None), record(b"x"), record(b"\x00\x00\x00\x00\x08"), good]
     first, second, third, fourth, fifth = map(made.decode, records)
@@ -216,10 +198,9 @@ def test_each_record_has_its_own_result() -> None:
     assert fourth == SchemaRef("id", "8")
 
 
-@pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.CONFLUENT, WireFormat.HEADER])
-def test_each_record_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
+def test_each_record_is_read_by_its_own_framing() -> None:
     """Records of all framings, in any order, are each decoded as a decoder decodes them that has read no other."""
-    made = decoder(wire_format, SEVEN, SchemaRef("id", "8"))
+    made = decoder(SEVEN, SchemaRef("id", "8"))
     prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     kinds = [
         record(prefixed),
@@ -235,7 +216,7 @@ def test_each_record_is_read_by_its_own_framing(wire_format: WireFormat) -> None
         record(None),
     ]
     chunk = [each for pair in itertools.product(kinds, kinds) for each in pair]
-    alone = [decoder(wire_format, SEVEN, SchemaRef("id", "8")).decode(each) for each in kinds]
+    alone = [decoder(SEVEN, SchemaRef("id", "8")).decode(each) for each in kinds]
     assert [made.decode(each) for each in chunk] == [alone[kinds.index(each)] for each in chunk]
 
 
@@ -287,7 +268,7 @@ def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
 
 def test_a_schema_once_known_is_never_lost() -> None:
     """A readable schema stays known after an answer that cannot be read, and after any number of refused schemas."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     made.add_schema(SEVEN, '"string"')
     for number in range(2 * MAX_REFUSED_SCHEMAS):
         made.add_schema(SchemaRef("id", str(1000 + number)), '"string"')
@@ -319,7 +300,7 @@ def test_a_schema_that_was_refused_can_be_learnt() -> None:
 def test_what_a_doubted_schema_cannot_read_names_it() -> None:
     """What a doubted schema cannot read gives its ref instead of a rejection, since the id may be another
     registry's. Once the schema is added again, it is rejected."""
-    made = decoder(WireFormat.AUTO, SEVEN, SchemaRef("id", "8"))
+    made = decoder(SEVEN, SchemaRef("id", "8"))
     framing = framing_of(SEVEN)
     unreadable = [framing + tail for tail in (b"", b"\xff" * 9, datum(EVENT)[:-1], datum(EVENT) + b"\0")]
     rejections = [made.decode(record(one)) for one in unreadable]
@@ -345,7 +326,7 @@ def test_a_doubted_schema_that_does_not_fit_ours_is_no_verdict() -> None:
 
 def test_a_schema_can_be_forgotten() -> None:
     """After a schema is forgotten, whether readable, refused or never known, its records ask for it."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     refused, unknown = SchemaRef("id", "8"), SchemaRef("id", "9")
     made.add_schema(refused, '"string"')
     for ref in (SEVEN, refused, unknown):
@@ -356,7 +337,7 @@ def test_a_schema_can_be_forgotten() -> None:
 
 def test_messages_hold_no_data() -> None:
     """The message of a rejection names the schema and the exception, and holds none of the record's bytes."""
-    made = decoder(WireFormat.AUTO, SEVEN)
+    made = decoder(SEVEN)
     for tail in (b"jane@example.com", b"\x20jane@example.com\x09", b"\x20jane@example.com\x00jane"):
         verdict = made.decode(record(b"\x00\x00\x00\x00\x07" + tail))
         assert isinstance(verdict, Rejection)

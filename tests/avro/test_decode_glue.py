@@ -13,12 +13,10 @@ from consumer.avro.decode import (
     SCHEMA_ID_HEADER,
     Decoder,
     OneSchema,
-    WireFormat,
     framing_of,
 )
-from consumer.avro.encode import Encoder
 from consumer.engine.model import Filtered, Rejection, SchemaRef
-from tests.avro.test_decode import EVENT, SCHEMA, SEVEN, code, datum, decoder, record
+from tests.avro.test_decode import EVENT, code, datum, decoder, record
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import SCHEMA as COMMERCE
 from tests.conversion.test_convert import event_of
@@ -36,11 +34,10 @@ def message(decoded: object) -> str:
 
 
 @ZIPPED
-@pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.GLUE])
-def test_a_known_version_is_read(zipped: bool, wire_format: WireFormat) -> None:
-    """Records of a known version, compressed or not, are read, with the format recognised from the bytes or fixed."""
+def test_a_known_version_is_read(zipped: bool) -> None:
+    """Records of a known version, compressed or not, are read."""
     value = glue_value(VERSION, datum(EVENT), zipped=zipped)
-    assert decoder(wire_format, REF).decode(record(value)) == EVENT
+    assert decoder(REF).decode(record(value)) == EVENT
 
 
 @ZIPPED
@@ -54,7 +51,7 @@ def test_an_unknown_version_is_asked_for(zipped: bool) -> None:
 def test_what_is_cut_off_is_rejected(zipped: bool) -> None:
     """A record cut off at any length is rejected: within the header as a truncated header, after it as undecodable."""
     whole = glue_value(VERSION, datum(EVENT), zipped=zipped)
-    one = decoder(WireFormat.AUTO, REF)
+    one = decoder(REF)
     assert code(one.decode(record(whole[:1]))) == "unknown_wire_format"
     for end in range(2, 18):
         assert code(one.decode(record(whole[:end]))) == "truncated_header"
@@ -67,7 +64,7 @@ def test_another_compression_is_no_format_of_ours() -> None:
     """A record with a compression byte other than Glue's two is rejected as an unknown wire format."""
     value = bytearray(glue_value(VERSION, datum(EVENT)))
     value[1] = 7
-    assert code(decoder(WireFormat.AUTO, REF).decode(record(bytes(value)))) == "unknown_wire_format"
+    assert code(decoder(REF).decode(record(bytes(value)))) == "unknown_wire_format"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +78,7 @@ def test_another_compression_is_no_format_of_ours() -> None:
 def test_broken_compression_is_undecodable(tail: bytes, expected: str) -> None:
     """Broken compressed data is undecodable, and the message says what is wrong with it."""
     value = b"\x03\x05" + uuid.UUID(VERSION).bytes + tail
-    decoded = decoder(WireFormat.AUTO, REF).decode(record(value))
+    decoded = decoder(REF).decode(record(value))
     assert code(decoded) == "undecodable"
     assert expected in message(decoded)
 
@@ -90,7 +87,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     """Data that unpacks to more than a record may have is refused, and is never in memory as a whole."""
     bomb = glue_value(VERSION, bytes(40 * MAX_RECORD_BYTES), zipped=True)
     assert len(bomb) < MAX_RECORD_BYTES
-    one = decoder(WireFormat.AUTO, REF)
+    one = decoder(REF)
     tracemalloc.start()
     try:
         decoded = one.decode(record(bomb))
@@ -127,19 +124,10 @@ def test_a_missing_version_says_what_to_set() -> None:
     assert "set SCHEMA_REGISTRY_URL=glue:" in decoder().missing(REF).message
 
 
-def test_other_fixed_formats_do_not_read_it() -> None:
-    """A decoder fixed to another format refuses Glue's records, and one fixed to Glue refuses Confluent's."""
-    value = glue_value(VERSION, datum(EVENT))
-    for other in (WireFormat.CONFLUENT, WireFormat.HEADER, WireFormat.SINGLE_OBJECT):
-        assert code(decoder(other).decode(record(value))) == "unknown_wire_format"
-    confluent = Encoder(SCHEMA, int(SEVEN.value)).encode(EVENT)
-    assert code(decoder(WireFormat.GLUE, SEVEN).decode(record(confluent))) == "unknown_wire_format"
-
-
 def test_the_compiled_program_reads_it_too() -> None:
     """The compiled program reads Glue's records in one go, compressed or not, among records of other formats,
     and gives the same result for each as the two steps."""
-    both = Both((COMMERCE, None, None))
+    both = Both((COMMERCE, None))
     both.learn(REF, COMMERCE)
     confluent = both.value(event_of({}))
     assert confluent is not None

@@ -101,7 +101,7 @@ def _made_by_pinstream(values: Sequence[bytes]) -> list[bytes]:
     schema = json.loads(SCHEMA.read_text())
     default = SCHEMA.with_name("commerce_event.mapping.toml").read_text()
     mapping = load_mapping(None, schema, default_toml=default)
-    converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=604800.0)
+    converter = Converter(mapping, accounts=("1",), max_event_age=604800.0)
     records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
     read = read_by(CompiledReading(Decoder(OneSchema(schema)), converter), records, time.time())
     return [one.body for one in read if isinstance(one, Read)]

@@ -121,7 +121,7 @@ def test_the_plain_consumer_sends_the_same_facts(shop: tuple[str, dict[str, str]
     own = read_own(*shop)
     _, _, plain = own_systems(own, tmp_path)
     assert plain.key == "plain"
-    converter = Converter(own.mapping, accounts=("1",), partner_name=None, max_event_age=1e12)
+    converter = Converter(own.mapping, accounts=("1",), max_event_age=1e12)
     ours = converter.convert(own.events[0], NOW)
     assert isinstance(ours, ConversionEvent)
     theirs = mapped_conversion(tmp_path / "schema.json", tmp_path / "mapping.json")(values_of(own, 1)[0])

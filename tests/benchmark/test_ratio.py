@@ -44,7 +44,7 @@ BOUND_OF_PLAIN_EXECUTOR = 1.17
 consumer (its decoder is compiled). The generated source that it replaced takes 0.39 in this test, and three times that
 is allowed (docs/decisions.md). It takes 1.1; before it was made faster it took 1.35."""
 
-SLOWED = {"PYTHONPATH": str(Path(__file__).with_name("slowed")), "PINSTREAM_FAST_PATH": "false"}
+SLOWED = {"PYTHONPATH": str(Path(__file__).with_name("slowed"))}
 """A pinstream without its fast path that decodes and converts twice (`slowed/sitecustomize`)."""
 
 _WARM_UP, _EVENTS = 10_000, 30_000
@@ -112,7 +112,7 @@ def _by_plain_executor() -> Callable[[list[bytes]], object]:
     schema = json.loads(SCHEMA.read_text())
     default = SCHEMA.with_name("commerce_event.mapping.toml").read_text()
     mapping = load_mapping(None, schema, default_toml=default)
-    converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=604800.0)
+    converter = Converter(mapping, accounts=("1",), max_event_age=604800.0)
     decoder, now = Decoder(OneSchema(schema)), time.time()
 
     def serialised(values: list[bytes]) -> Columns:

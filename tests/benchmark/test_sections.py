@@ -47,7 +47,7 @@ class _Schemas:
 
 
 def _converter(*mappings: Mapping) -> Converter:
-    return Converter(*mappings, accounts=("1",), partner_name=None, max_event_age=604_800.0)
+    return Converter(*mappings, accounts=("1",), max_event_age=604_800.0)
 
 
 def _plain() -> CompiledReading:

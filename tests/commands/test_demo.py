@@ -182,12 +182,11 @@ def read(page: str) -> dict[str, Any]:
 
 def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
     """Ctrl-C does not wait for the next event that ``--rate`` allows. State folder and key store that the
-    environment names are not touched, and its settings do not decide how the records of the demo are read."""
+    environment names are not touched."""
     env = bare_environment(tmp_path) | {
         "PINSTREAM_STATE_DIR": str(tmp_path / "production"),
         "PINSTREAM_KEY_STORE": f"disk:{tmp_path}/production/keys",
         "PINSTREAM_KEY_STORE_PASSWORD_FILE": str(tmp_path / "production" / "password"),
-        "PINSTREAM_WIRE_FORMAT": "confluent",
     }
     with Process(tmp_path, "demo", "--rate", "0.01", "--json", env=env) as process:
         page = process.until(

@@ -65,7 +65,7 @@ def test_a_limit_that_is_too_low_ends_the_start(
 ) -> None:
     """With 24 files, or too little address space, the service does not start, and its only error line says what to
     raise; with workers, none is started."""
-    done = limited(limit, *THIS.line(("run", *workers)), env=env)
+    done = limited(limit, *THIS.line(("run", *workers), env), env=env)
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert len(told) == 1, done.stderr

@@ -253,9 +253,9 @@ def _complex(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.S
 
 
 SETUPS = {
-    "default": (SCHEMA, None, None),
-    "overlaid": (SCHEMA, DEFAULT_OVERLAY, "ss-shop"),
-    "rich": (RICH, RICH_OVERLAY, None),
+    "default": (SCHEMA, None),
+    "overlaid": (SCHEMA, DEFAULT_OVERLAY),
+    "rich": (RICH, RICH_OVERLAY),
 }
 
 

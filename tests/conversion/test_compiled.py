@@ -34,7 +34,7 @@ from tests.conversion.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, eve
 from tests.engine.building import Read, read_by
 from tests.support.mapping import load_mapping
 
-Setup = tuple[dict[str, Any], str | None, str | None]
+Setup = tuple[dict[str, Any], str | None]
 
 
 def plan_of(decoder: Decoder, framing: bytes) -> Any:
@@ -50,13 +50,13 @@ class Both:
     """
 
     def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
-        self.schema, overlay, partner = setup
+        self.schema, overlay = setup
         self.writer = self.schema if writer is None else writer
         self.parsed = fastavro.parse_schema(self.writer)
         mapping = load_mapping(overlay, self.schema, default_toml=DEFAULT)
 
         def converter() -> Converter:
-            keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
+            keys = {"accounts": ("11", "22"), "max_event_age": WEEK, **more}
             return Converter(mapping, **keys)
 
         self.decoder, self.converter = Decoder(OneSchema(self.schema, mapping.asked)), converter()
@@ -193,7 +193,7 @@ def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
     writer = {"type": "record", "name": "shop.Event", "fields": fields}
     ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
     try:
-        both = Both((ours, None, None), writer)
+        both = Both((ours, None), writer)
     except Exception:  # a schema that pinstream refuses at start
         return
     value = both.value(
@@ -213,7 +213,7 @@ def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
 def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
     """Each hand-written event that Avro can hold has the same result in one go and in two steps."""
-    both = Both((SCHEMA, case.get("mapping"), None)) if case.get("mapping") else BOTH["default"]
+    both = Both((SCHEMA, case.get("mapping"))) if case.get("mapping") else BOTH["default"]
     value = both.value(event_of(case.get("set", {})))
     if value is not None:
         both.check(value)
@@ -335,7 +335,7 @@ def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool)
     names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
         {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
-    both = Both((wide, None, None))
+    both = Both((wide, None))
     value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
     assert value is not None
     (said,) = both.check(value)

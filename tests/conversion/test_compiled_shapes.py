@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, OneSchema, WireFormat, framing_of
+from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, OneSchema, framing_of
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.normalise import HASHED_FIELDS, Unrecognised
 from consumer.conversion.reading import CompiledReading
@@ -136,9 +136,7 @@ def held(levels: int) -> dict[str, Any]:
 )  # fmt: skip
 def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, values: list[Any]) -> None:
     """A mapped field in a branch of our union that the writer lacks gives the same result in both ways."""
-    both = Both(
-        (schema_of(optional("p", *ours)), f"[fields]\n{line}", None), schema_of(optional("p", *theirs))
-    )
+    both = Both((schema_of(optional("p", *ours)), f"[fields]\n{line}"), schema_of(optional("p", *theirs)))
     written = [both.value({**EVENT, "p": value}) for value in values]
     assert None not in written
     assert all(isinstance(one, list) for one in both.check(*written))
@@ -163,7 +161,7 @@ def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, value
 )
 def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
     """A value of the union's other branch is the one item: neither its characters nor its keys are items."""
-    both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"', None))
+    both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"'))
     (said,) = both.check(both.value({**EVENT, "p": value}))
     contents = orjson.loads(said[5]).get("custom_data", {}).get("contents")
     assert contents == (None if ids is None else [{"id": one} for one in ids])
@@ -219,7 +217,7 @@ def test_whatever_the_mapping_asks_for_comes_out_alike(data: st.DataObject) -> N
     paths = [path.replace("<key>", "k") for path in paths]
     asked = draw(st.dictionaries(st.sampled_from(MAPPED), st.sampled_from(paths), min_size=1, max_size=4))
     lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in asked.items()]
-    setup = (ours, kept([*beside_fields(draw, paths), "[fields]", *lines], ours), None)
+    setup = (ours, kept([*beside_fields(draw, paths), "[fields]", *lines], ours))
     both = Both(setup, theirs)
     events = [
         {
@@ -252,7 +250,7 @@ def loose(schema: Any) -> Any:
     return schema
 
 
-STRICT, LOOSE = BOTH["default"], Both((loose(SCHEMA), None, None))
+STRICT, LOOSE = BOTH["default"], Both((loose(SCHEMA), None))
 IDENTIFIED = {
     "customer.emails": ["jane@example.com"],
     "customer.advertising_ids": ["aebe52e7-03ee-455a-b3c4-e57283966239"],
@@ -353,12 +351,10 @@ def test_ids_of_unknown_form_are_sent_and_identify_nobody(ids: list[str], known:
 
 def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
     """After a schema id gets another schema, its records are read by the new one."""
-    both = Both(
-        (schema_of(optional("p", "string")), '[fields]\n"device_info.brand" = "p"', None), schema_of()
-    )
+    both = Both((schema_of(optional("p", "string")), '[fields]\n"device_info.brand" = "p"'), schema_of())
     (before,) = both.check(both.value(EVENT))
     assert b"device_info" not in before[5]
-    newer = Both((both.schema, '[fields]\n"device_info.brand" = "p"', None))
+    newer = Both((both.schema, '[fields]\n"device_info.brand" = "p"'))
     both.learn(SchemaRef("id", "7"), both.schema)
     (after,) = both.check(newer.value({**EVENT, "p": "Acme"}))
     assert orjson.loads(after[5])["device_info"] == {"brand": "Acme"}
@@ -374,15 +370,14 @@ HEADERS = st.lists(
 VALUES = st.one_of(st.none(), st.tuples(NAMED, st.sampled_from([b"", b"\0", b"datum"])))
 
 
-@pytest.mark.parametrize("wire_format", WireFormat)
 @settings(max_examples=100, deadline=None)
 @given(drawn=st.lists(st.tuples(VALUES, HEADERS), max_size=6))
-def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFormat, drawn: Any) -> None:
+def test_records_framed_in_any_way_and_order_are_read_alike(drawn: Any) -> None:
     """Records with known, unknown or cut schema ids, before the value or in a header, have the same results in
     any order."""
     framed = BOTH["default"].value(event_of({}))
     assert framed is not None
-    datum, decoder, converter = framed[5:], DECODERS[wire_format], BOTH["default"].converter
+    datum, decoder, converter = framed[5:], DECODER, BOTH["default"].converter
     records = [
         Record(at, -1, None, value and value[0] + value[1].replace(b"datum", datum), tuple(headers))
         for at, (value, headers) in enumerate(drawn)
@@ -392,15 +387,15 @@ def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFor
     assert [comparable_row(one) for one in compiled] == [comparable_row(one) for one in two_steps]
 
 
-def knowing(wire_format: WireFormat) -> Decoder:
+def knowing() -> Decoder:
     """Return a decoder that knows our schema under two refs."""
-    decoder = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
+    decoder = Decoder(OneSchema(SCHEMA))
     for ref in KNOWN:
         decoder.add_schema(ref, SCHEMA)
     return decoder
 
 
-DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
+DECODER = knowing()
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -411,7 +406,6 @@ def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
         (
             schema_of(optional("p", ARRAY), optional("q", "string")),
             f"[fields]\n{line}\n[constants]\n{USD}",
-            None,
         )
     )
     usual = both.value({**EVENT, "p": ["a"]})
@@ -461,7 +455,6 @@ WITH_DEFAULTS = Both(
         [constants]
         "user_data.country" = "US"
         """,
-        None,
     ),
     schema_of(optional("p", B)),
 )

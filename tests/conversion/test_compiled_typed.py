@@ -104,7 +104,7 @@ event_source_url = "url"
 "custom_data.contents[].item_price" = "purchase.lines[].unit_price"
 "custom_data.contents[].quantity" = "purchase.lines[].qty"
 """
-BOTH = Both((SCHEMA, MAPPING, None))
+BOTH = Both((SCHEMA, MAPPING))
 
 WORDS = st.sampled_from(
     ["Blue shoes", "", " ", 'a "quoted" \\ one', "Crème", "日本", "a\nb", "\u2028", "0", "x" * 300]

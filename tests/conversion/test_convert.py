@@ -88,7 +88,7 @@ def converter(overlay: str | None = None, **settings: Any) -> Converter:
     mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
     return Converter(
         mapping,
-        **{"accounts": ("11", "22"), "partner_name": None, "max_event_age": WEEK, **settings},
+        **{"accounts": ("11", "22"), "max_event_age": WEEK, **settings},
     )
 
 
@@ -162,7 +162,7 @@ def test_there_are_enough_cases() -> None:
 def test_keys_stand_in_order() -> None:
     """In a payload the fields that identify the event come first, and user data and custom data last."""
     changes = {"page_url": "https://shop.example/", "language": "en", "app": {"name": "A"}}
-    event = converter(partner_name="ss-shop").convert(event_of(changes), NOW)
+    event = converter('[constants]\npartner_name = "ss-shop"\n').convert(event_of(changes), NOW)
     assert isinstance(event, ConversionEvent)
     keys = list(event.payload)
     assert keys[:4] == ["event_name", "action_source", "event_time", "event_id"]
@@ -278,7 +278,7 @@ def test_every_payload_fits_the_schema_of_the_request() -> None:
     """All deliverable cases fit the platform's closed objects, without a null."""
     delivered = 0
     for case in CASES:
-        subject = converter(case.get("mapping"), partner_name="ss-shop")
+        subject = converter(case.get("mapping"))
         result = subject.convert(event_of(case.get("set", {})), case.get("now", NOW))
         if isinstance(result, ConversionEvent):
             SENT.validate(json.loads(orjson.dumps({"data": [result.payload]})))

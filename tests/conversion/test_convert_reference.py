@@ -59,9 +59,8 @@ class Refused(Exception):
 class Reference:
     """A slow and simple converter."""
 
-    def __init__(self, mapping: Mapping, partner_name: str | None = None) -> None:
+    def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
-        self.partner_name = partner_name
         self.decisions = Decisions(mapping, ACCOUNTS, WEEK, 300.0)
         self.warned: list[Warned] = []
 
@@ -147,8 +146,6 @@ class Reference:
             if target.parent != parent or name in DECIDED:
                 continue
             value = self.field(self.mapping.target(name), event)
-            if name == "partner_name" and self.partner_name:
-                value = self.partner_name
             if value is None:
                 value = self.mapping.constants.get(name)
             if value is not None:
@@ -234,10 +231,10 @@ class Reference:
 
 def setup(name: str) -> tuple[Converter, Reference]:
     """Return the converter and the reference of a set-up."""
-    schema, overlay, partner_name = SETUPS[name]
+    schema, overlay = SETUPS[name]
     mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
-    converter = Converter(mapping, accounts=ACCOUNTS, partner_name=partner_name, max_event_age=WEEK)
-    return converter, Reference(mapping, partner_name)
+    converter = Converter(mapping, accounts=ACCOUNTS, max_event_age=WEEK)
+    return converter, Reference(mapping)
 
 
 CONVERTERS = {name: setup(name) for name in SETUPS}

@@ -44,7 +44,7 @@ def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") ->
         f'{overlay}\n[fields]\nuser_data.hashed_maids = "maid"\n' if "[fields]" not in overlay else overlay
     )
     mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
-    converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=7 * 86400.0)
+    converter = Converter(mapping, accounts=("1",), max_event_age=7 * 86400.0)
     plain = {
         "event_id": "e",
         "event_type": "checkout",

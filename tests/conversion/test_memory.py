@@ -58,7 +58,7 @@ def test_equal_values_of_other_types_never_get_each_others_answer(values: list[A
 
 def test_one_memory_by_field_for_all_schemas() -> None:
     """All schemas of a process share one memory for each field."""
-    both = Both((SCHEMA, None, None))
+    both = Both((SCHEMA, None))
     asked = [field.ask for field in both.converter.descriptions[0].user_data]
     memories = [one for one in asked if isinstance(one, Memory)]
     both.check(both.value(event_of({})))

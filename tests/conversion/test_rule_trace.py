@@ -24,15 +24,14 @@ COMPUTED = """
 "custom_data.contents[].item_name" = { first = ["order.items[].name", "order.items[].sku"] }
 "user_data.em" = "customer.emails[0]"
 """
-SETUPS = {**GIVEN, "computed": (SCHEMA, COMPUTED, None)}
+SETUPS = {**GIVEN, "computed": (SCHEMA, COMPUTED)}
 CONVERTERS = {
     name: Converter(
         load_mapping(overlay, schema, default_toml=DEFAULT),
         accounts=("11", "22"),
-        partner_name=partner,
         max_event_age=7 * 86400.0,
     )
-    for name, (schema, overlay, partner) in SETUPS.items()
+    for name, (schema, overlay) in SETUPS.items()
 }
 TRACES = {name: RuleTrace(converter) for name, converter in CONVERTERS.items()}
 RECORDS = {(name, wild): shaped(SETUPS[name][0], wild) for name in SETUPS for wild in (False, True)}
@@ -118,7 +117,7 @@ def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
 def test_phone_numbers_that_got_their_country_s_code() -> None:
     """The trace says that a number got its country's code only if it did."""
     mapping = load_mapping('phone_country = "customer.country"', SCHEMA, default_toml=DEFAULT)
-    trace = RuleTrace(Converter(mapping, accounts=("11",), partner_name=None, max_event_age=7 * 86400.0))
+    trace = RuleTrace(Converter(mapping, accounts=("11",), max_event_age=7 * 86400.0))
     customer = {"emails": ["a@b.c"], "country": "DE"}
     event = {"event_id": "e", "event_type": "search", "occurred_at": 1759999000123, "channel": "WEB"}
     told = {}

@@ -95,7 +95,7 @@ event_time = "ts"
 [constants]
 action_source = "web"
 """
-BOTH = Both((SCHEMA, MAPPING, None))
+BOTH = Both((SCHEMA, MAPPING))
 WORDS = st.sampled_from(["", "x", "Blue", "Zürich", "日本", "a\nb", "0", "y" * 200])
 AMOUNTS = st.integers(-1, 10**6).map(lambda cents: Decimal(cents).scaleb(-2))
 ADDRESSES = st.fixed_dictionaries({each["name"]: st.none() | WORDS for each in ADDRESS["fields"]})
@@ -200,8 +200,8 @@ def behind(kind: Any, reader: Any = None) -> tuple[Both, bytes]:
     written = record_of("Small", *HEAD, *fields(last=kind))
     ours = written if reader is None else record_of("Small", *HEAD, *fields(last=reader))
     both, head = (
-        Both((ours, HEAD_MAPPING, None), written),
-        Both((record_of("Small", *HEAD), HEAD_MAPPING, None)),
+        Both((ours, HEAD_MAPPING), written),
+        Both((record_of("Small", *HEAD), HEAD_MAPPING)),
     )
     value = head.value(HEAD_VALUES)
     assert value is not None
@@ -298,7 +298,7 @@ def test_of_a_key_that_comes_twice_the_last_value_counts(last: bytes, sent: str 
     mapped have to be text, too."""
     props = fields(props={"type": "map", "values": ["null", "string", "long"]})
     mapping = HEAD_MAPPING.replace("[constants]", '"user_data.click_id" = "props.epik"\n[constants]')
-    both, (_, head) = Both((record_of("Small", *HEAD, *props), mapping, None)), behind("string")
+    both, (_, head) = Both((record_of("Small", *HEAD, *props), mapping)), behind("string")
     (said,) = both.check(head + last)
     if sent == "no datum":
         assert said.stage.value == "decode"
@@ -327,7 +327,7 @@ def test_what_our_schema_has_no_place_for_is_refused_though_nobody_asks(
 
 def operations_of(schema: dict[str, Any]) -> list[Any]:
     """Return the operations of a schema's program under the small mapping."""
-    both = Both((schema, HEAD_MAPPING, None))
+    both = Both((schema, HEAD_MAPPING))
     return layout_of(both).operations
 
 
@@ -376,7 +376,7 @@ ITEMS_MAPPING = HEAD_MAPPING.replace(
 def test_a_null_item_is_left_out(item: Any, last: bytes, contents: bytes) -> None:
     """A null item, and one without fields to send, is left out; the others are read on the fast path."""
     schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": item}))
-    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    both, head = Both((schema, ITEMS_MAPPING)), Both((record_of("Small", *HEAD), HEAD_MAPPING))
     value = head.value(HEAD_VALUES)
     assert value is not None
     (said,) = both.check(value + last)
@@ -390,7 +390,7 @@ def test_null_items_take_no_memory() -> None:
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
     schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": ["null", ITEM]}))
-    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    both, head = Both((schema, ITEMS_MAPPING)), Both((record_of("Small", *HEAD), HEAD_MAPPING))
     value = head.value(HEAD_VALUES)
     assert value is not None
     most = value + b"\xa0\x9c\x01" + bytes(10_000) + b"\x00"

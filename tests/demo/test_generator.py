@@ -209,7 +209,7 @@ def test_expectations_hold_with_the_real_converter(events: list[GeneratedEvent])
     """With the default mapping each event gets the expected disposition, and what is sent passes the rules."""
     schema = json.loads(SCHEMA.read_text())
     mapping = load_mapping(None, schema, default_toml=MAPPING.read_text())
-    converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=rules.MAX_AGE)
+    converter = Converter(mapping, accounts=("1",), max_event_age=rules.MAX_AGE)
     sent: set[tuple[str, str]] = set()
     for generated in events:
         if generated.event is None:

@@ -34,9 +34,10 @@ class Program(NamedTuple):
     python: str
     root: Path
 
-    def line(self, arguments: tuple[str, ...]) -> list[str]:
-        """The command, to be started in `root`."""
-        return [self.python, "-m", "consumer", *arguments]
+    def line(self, arguments: tuple[str, ...], env: Mapping[str, str]) -> list[str]:
+        """The command, to be started in `root` with this environment."""
+        module = "tests.support.switches" if "SWITCHES" in env else "consumer"
+        return [self.python, "-m", module, *arguments]
 
 
 THIS = Program(sys.executable, ROOT)
@@ -67,7 +68,6 @@ def run_environment(
         "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
         "PINSTREAM_LOG_FORMAT": "json",
         "PINSTREAM_LINGER": "50ms",
-        "PINSTREAM_COMMIT_INTERVAL": "200ms",
         **settings,
     }
 
@@ -78,7 +78,7 @@ def command(
     """Run ``pinstream ARGUMENTS`` to its end."""
     raw = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        THIS.line(arguments),
+        THIS.line(arguments, env),
         env=dict(env),
         cwd=THIS.root,
         input=raw,
@@ -142,7 +142,7 @@ class Process:
         self._out, self._err = folder / f"{stem}.out", folder / f"{stem}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [*under, *program.line(arguments)],
+                [*under, *program.line(arguments, {} if under else env)],
                 env=dict(env),
                 cwd=program.root,
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from tests.support.memory import MIB, most_resident
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent apart, and keeps no codec
 
-OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, MIB, 2
+OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, 4 * MIB, 2
 BOUND = partial(
     most_resident,
     open_bytes=OPEN_BYTES,
@@ -72,7 +72,6 @@ def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
         api.url,
         PINSTREAM_MAX_OPEN_BYTES=f"{OPEN_BYTES}",
         PINSTREAM_MAX_OPEN_EVENTS=f"{OPEN_EVENTS}",
-        PINSTREAM_BATCH_BYTES=f"{BATCH_BYTES}",
         PINSTREAM_CONCURRENCY=f"{CONCURRENCY}",
     )
     with Process(folder, "run", env=env) as process:

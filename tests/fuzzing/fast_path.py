@@ -56,7 +56,7 @@ class Shape(NamedTuple):
 
 def _mapped(line: str, ours: tuple[Any, ...], theirs: tuple[Any, ...], *values: Any) -> Shape:
     """An event with an optional field `p` of such types, from which the mapping takes what `line` says."""
-    setup = (schema_of(optional("p", *ours)), f"[fields]\n{line}", None)
+    setup = (schema_of(optional("p", *ours)), f"[fields]\n{line}")
     writer = schema_of(optional("p", *theirs))
     return Shape(lambda: Both(setup, writer), tuple({**EVENT, "p": value} for value in (None, *values)))
 

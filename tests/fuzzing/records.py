@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import orjson
 
 from consumer.adapters.files import Types, open_records
-from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchema, WireFormat
+from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchema
 from consumer.commands.explain.command import explanation
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import UNCONVERTIBLE
@@ -31,7 +31,6 @@ NOW: Final = 1_700_000_000.0
 DECODE_CODES: Final = frozenset(code.value for code in DecodeCode)
 FOREIGN: Final = SchemaRef("id", "99")
 """A schema that no decoder knows."""
-_FORMATS: Final = tuple(WireFormat)
 _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
 """The values that a datum may hold by `consumer.avro.schema.require_bounded`, with our own schema's defaults."""
 
@@ -40,9 +39,9 @@ _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
 
 
 @cache
-def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
+def decoder_of(reader: int) -> Decoder:
     """One of `READERS`, which knows all `WRITERS` by their numbers."""
-    decoder = Decoder(OneSchema(READERS[reader]), wire_format=wire_format)
+    decoder = Decoder(OneSchema(READERS[reader]))
     for number, writer in enumerate(WRITERS):
         decoder.add_schema(SchemaRef("id", str(number)), writer)
     return decoder
@@ -59,7 +58,7 @@ def fresh(decoder: Decoder) -> Decoder:
 def decode(data: bytes) -> None:
     """A record's value and headers, in any wire format, with a known, a built or a written-out writer's schema."""
     taker = Taker(data)
-    decoder = fresh(decoder_of(taker.below(len(READERS)), taker.pick(_FORMATS)))
+    decoder = fresh(decoder_of(taker.below(len(READERS))))
     how = taker.below(4)
     if how == 0:
         record = Record(0, -1, None, taker.rest(), ())
@@ -112,14 +111,14 @@ def check_decoding(decoder: Decoder, record: Record) -> object:
 @cache
 def _converter() -> Converter:
     mapping = load_mapping(None, SCHEMA, default_toml=MAPPING)
-    return Converter(mapping, accounts=(), partner_name=None, max_event_age=math.inf)
+    return Converter(mapping, accounts=(), max_event_age=math.inf)
 
 
 def convert(data: bytes) -> None:
     """Usually an event in the shape of our schema: with values that no schema allows, or as a decoder gives it."""
     taker = Taker(data)
     if taker.below(4) == 0:
-        event_ = decoder_of(0, WireFormat.AUTO).decode(Record(0, -1, None, taker.rest(), ()))
+        event_ = decoder_of(0).decode(Record(0, -1, None, taker.rest(), ()))
         if isinstance(event_, dict):
             check_converting(event_, honest=True)
         return

@@ -286,7 +286,7 @@ def world(taker: Taker) -> World | None:
             return None
     except InvalidSchema:  # as where the name of a type is used whose definition has gone
         return None
-    both = Both((ours, _overlay(taker, paths, ours), None), theirs)
+    both = Both((ours, _overlay(taker, paths, ours)), theirs)
     values = {"event_id": "e-1", "event_type": "checkout", "channel": "web"}
     known = {name: _text(value) for name, value in values.items()}
     known |= {"occurred_at": number(int(NOW * units) - 5), "customer": number(1) + _text("a@b.c") + b"\0"}

@@ -40,24 +40,21 @@ def _decode() -> Iterator[bytes]:
     events = _events(6)
     confluent, single = Encoder(SCHEMA, 0), Encoder(SCHEMA)
     for event in events:
-        yield b"\x00\x00\x00" + confluent.encode(event)
-        yield b"\x00\x03\x00" + single.encode(event)
+        yield b"\x00\x00" + confluent.encode(event)
+        yield b"\x00\x00" + single.encode(event)
     datum = confluent.encode(events[0])[5:]
     guid = b"\x01" + bytes(range(16))
     for head in (b"\x00\x00\x00\x00\x00", guid, b""):
-        yield b"\x00\x02\x01\x01\x00" + sized(head) + datum
+        yield b"\x00\x01\x01\x00" + sized(head) + datum
     text = json.dumps(SCHEMA).encode()
-    yield b"\x00\x00\x03" + sized(text) + datum
-    yield b"\x00\x00\x03" + sized(b'{"type":"record","name":"CommerceEvent","fields":[]}')
-    yield b"\x00\x00\x02" + bytes(range(120))
+    yield b"\x00\x03" + sized(text) + datum
+    yield b"\x00\x03" + sized(b'{"type":"record","name":"CommerceEvent","fields":[]}')
+    yield b"\x00\x02" + bytes(range(120))
     for writer in (1, 3):
         yield (
-            b"\x01\x00\x00\x00\x00\x00\x00"
-            + bytes([writer])
-            + b"\x00\x01\x02\x06\x02\x01\x04\x06"
-            + b"\x00" * 40
+            b"\x01\x00\x00\x00\x00\x00" + bytes([writer]) + b"\x00\x01\x02\x06\x02\x01\x04\x06" + b"\x00" * 40
         )
-    yield b"\x00\x00\x00\x00\x00\x00\x00\x02" + datum
+    yield b"\x00\x00\x00\x00\x00\x00\x02" + datum
 
 
 def _convert() -> Iterator[bytes]:

@@ -16,7 +16,6 @@ from typing import Any, Final
 import orjson
 
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.avro.decode import WireFormat
 from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
@@ -194,7 +193,7 @@ def check_registry(ref: SchemaRef, answers_: list[tuple[int, bytes]]) -> object:
         check_line(outcome.reason)
     elif isinstance(outcome, SchemaFound):
         with bounded(size * 20):
-            verdict = fresh(decoder_of(0, WireFormat.AUTO)).add_schema(ref, outcome.schema)
+            verdict = fresh(decoder_of(0)).add_schema(ref, outcome.schema)
         if verdict is not None:
             assert verdict.code in DECODE_CODES
     else:

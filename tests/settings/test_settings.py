@@ -33,11 +33,11 @@ class TestDefaults:
         assert (s.kafka.group_id, s.kafka.auto_offset_reset) == ("pinstream", "earliest")
         assert (s.registry.url, s.registry.properties) == ("", {})
         assert (s.pinterest.api_url, s.pinterest.test_mode) == ("https://api.pinterest.com/v5", False)
-        assert (s.pinterest.partner_name, s.pinterest.extra_ad_account_ids) == (None, ())
-        assert (own.batch_events, own.batch_bytes, own.linger) == (1000, 4 * 1024**2, 0.1)
+        assert s.pinterest.extra_ad_account_ids == ()
+        assert (own.batch_events, own.linger) == (1000, 0.1)
         assert (own.concurrency, own.calls_per_minute) == (8, 5000)
         assert (own.max_open_events, own.max_open_bytes) == (20000, 128 * 1024**2)
-        assert (own.dedup_window, own.commit_interval, own.shutdown_grace) == (48 * 3600, 1, 25)
+        assert (own.dedup_window, own.shutdown_grace) == (48 * 3600, 25)
         assert own.dead_letter_topic_of("orders") == "orders.dead-letters"
         assert own.http_address == HttpAddress("0.0.0.0", 8080)
         assert (own.log_format, own.log_level, own.mapping_file) == (None, "info", None)
@@ -47,9 +47,9 @@ class TestDefaults:
         """The settings that the contract leaves open."""
         own = with_().pinstream
         assert (own.http_token, own.http_token_file, own.page_address) == (None, None, None)
-        assert (own.schema_name, own.wire_format) == (None, "auto")
+        assert own.schema_name is None
         assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
-        assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)
+        assert own.key_store_max_bytes == 4 * 1024**3
         assert (own.dead_letter_share, own.dead_letter_sample) == (0.5, 1000)
         assert (own.schemas_dir / "commerce_event.avsc").is_file()
 
@@ -161,6 +161,24 @@ class TestUnknown:
         """Only variables that Kubernetes made are ignored."""
         assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
 
+    @pytest.mark.parametrize(
+        ("name", "instead"),
+        [
+            ("PINSTREAM_BATCH_BYTES", "4 MiB"),
+            ("PINSTREAM_COMMIT_INTERVAL", "every second"),
+            ("PINSTREAM_FAST_PATH", "fast path"),
+            ("PINSTREAM_STALL_AFTER", "two minutes"),
+            ("PINSTREAM_WIRE_FORMAT", "recognised"),
+            ("PINTEREST_PARTNER_NAME", 'partner_name = "…" under [constants]'),
+        ],
+    )
+    def test_a_removed_setting_is_refused_with_what_took_its_place(self, name: str, instead: str) -> None:
+        """Whoever set it reads what holds now and what to do."""
+        message = refused(**{name: "1s"})
+        assert message.startswith(f"{name} is no longer a setting: ")
+        assert instead in message
+        assert message.endswith("; remove it")
+
     def test_kafkas_own_shell_variables_are_passed_over(self) -> None:
         """Variables of Kafka's own scripts are ignored."""
         assert with_(KAFKA_HOME="/opt/kafka", KAFKA_HEAP_OPTS="-Xmx1G", KAFKA_OPTS="-D") == with_()
@@ -173,9 +191,7 @@ class TestContradictions:
         ("named", "variables"),
         [
             ("PINSTREAM_MAX_OPEN_EVENTS", {"PINSTREAM_MAX_OPEN_EVENTS": "999"}),
-            ("PINSTREAM_MAX_OPEN_BYTES", {"PINSTREAM_MAX_OPEN_BYTES": "3MiB"}),
             ("PINSTREAM_DEDUP_WINDOW", {"PINSTREAM_DEDUP_WINDOW": "31s"}),
-            ("PINSTREAM_STALL_AFTER", {"PINSTREAM_STALL_AFTER": "30s"}),
             ("PINTEREST_EXTRA_AD_ACCOUNT_IDS", {"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "1,549755885175"}),
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),

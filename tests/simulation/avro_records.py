@@ -99,7 +99,7 @@ _OWN_FRAMING = next(iter(Decoder(OneSchema(OURS)).known))
 def _converter() -> Converter:
     """One for all worlds: it is pure, apart from caches of pure results."""
     mapping = load_mapping(_MAPPING, OURS, default_toml=_PACKAGED)
-    return Converter(mapping, accounts=("1", "2", "3"), partner_name=None, max_event_age=MAX_AGE)
+    return Converter(mapping, accounts=("1", "2", "3"), max_event_age=MAX_AGE)
 
 
 class TwoDecoders(Decoder):

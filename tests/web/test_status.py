@@ -134,7 +134,7 @@ def test_a_member_says_of_itself_what_the_scenes_say() -> None:
     settings: Any = SimpleNamespace(
         kafka=SimpleNamespace(group_id="pinstream", topics=("orders",)),
         pinterest=SimpleNamespace(api_url="https://api.pinterest.com/v5", test_mode=False),
-        pinstream=SimpleNamespace(fast_path=True, transform=None),
+        pinstream=SimpleNamespace(transform=None),
     )
     none: Any = None
     assert _fields(Member(Start(settings), none, none).info()) == _fields(dict(INFO))

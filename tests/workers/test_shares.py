@@ -78,7 +78,6 @@ def test_static_members_have_names_of_their_own(tmp_path: Path) -> None:
         (9, {}, "PINSTREAM_CONCURRENCY=8"),
         (4, {"PINSTREAM_CALLS_PER_MINUTE": "3"}, "PINSTREAM_CALLS_PER_MINUTE=3"),
         (3, {"PINSTREAM_MAX_OPEN_EVENTS": "2000"}, "PINSTREAM_MAX_OPEN_EVENTS=2000 is 666"),
-        (3, {"PINSTREAM_MAX_OPEN_BYTES": "8MiB"}, "PINSTREAM_MAX_OPEN_BYTES"),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
@@ -117,7 +116,7 @@ def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, 8),
         ({"PINSTREAM_CONCURRENCY": "64"}, 20),
-        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_MAX_OPEN_BYTES": "16MiB"}, 4),
+        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_MAX_OPEN_EVENTS": "4000"}, 4),
         ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_CALLS_PER_MINUTE": "3"}, 3),
         (
             {

@@ -20,7 +20,7 @@ TIMEOUT = 10.0
 
 _ONE = "give all members the same, or finish the rollout"
 OF_SETTINGS = {
-    "mapping": f"mapping (PINSTREAM_MAPPING_FILE, PINTEREST_PARTNER_NAME): {_ONE}",
+    "mapping": f"mapping (PINSTREAM_MAPPING_FILE): {_ONE}",
     "schemas": f"schema (PINSTREAM_SCHEMAS_DIR): {_ONE}",
     "function": f"function (PINSTREAM_TRANSFORM): {_ONE}",
     DESTINATION: "PINTEREST_API_URL for the same ad account, so each has a quota and a memory of delivered events of "

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from consumer.adapters.kafka import letters
 from consumer.app import building
-from consumer.avro.decode import Decoder, OneSchema, WireFormat
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.commands.base import DebugCommand, asynchronous, iso, prose
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
@@ -128,10 +128,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reade
             message = mask(decoded.message)
             shown["undecodable"] = {**decoded._asdict(), "stage": decoded.stage.value, "message": message}
             # A decoder without schemas returns the name of the schema that the bytes carry, whether it exists or not.
-            nothing = Decoder(
-                OneSchema(_NOTHING_KNOWN), wire_format=WireFormat(settings.pinstream.wire_format)
-            )
-            if isinstance(named := nothing.decode(record), SchemaRef):
+            if isinstance(named := Decoder(OneSchema(_NOTHING_KNOWN)).decode(record), SchemaRef):
                 shown["schema"] = f"{named.kind} {named.value}"
         case _:
             section = mapped.all[section_of(decoded) - 1]

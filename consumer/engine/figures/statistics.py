@@ -335,7 +335,7 @@ class Statistics:
     stalled_for: float | None = figure(
         "Seconds for which nothing was settled though there is work.",
         "pinstream_stalled_seconds",
-        status_note="null: less than `PINSTREAM_STALL_AFTER`, or another figure names the cause (a stop, the guard, a "
+        status_note="null: less than two minutes, or another figure names the cause (a stop, the guard, a "
         "function that does not return, the destination).",
         metric_note="0: not for too long.",
         number=lambda seconds: seconds or 0,

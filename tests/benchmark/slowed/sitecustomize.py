@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from consumer.app import building
 from consumer.avro.decode import Decoder
 from consumer.conversion.converter import Converter
 
@@ -25,6 +26,7 @@ def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
     return _convert(self, *arguments, **named)
 
 
+vars(building)["COMPILED"] = None
 # That they are replaced is what this file is for.
 Decoder.decode = _decode_twice  # type: ignore[method-assign]
 Converter.convert = _convert_twice  # type: ignore[method-assign]

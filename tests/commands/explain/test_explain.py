@@ -157,11 +157,12 @@ def test_a_pipe_that_is_closed_early(tmp_path: Path) -> None:
 
 def test_mapping_and_account_settings_count(tmp_path: Path) -> None:
     """The mapping and the accounts that the environment sets are used."""
-    (tmp_path / "m.toml").write_text('[event_names]\norder_completed = "lead"\n')
+    (tmp_path / "m.toml").write_text(
+        '[event_names]\norder_completed = "lead"\n[constants]\npartner_name = "ss-shop"\n'
+    )
     env = bare_environment(tmp_path) | {
         "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml"),
         "PINTEREST_AD_ACCOUNT_ID": "1",
-        "PINTEREST_PARTNER_NAME": "ss-shop",
     }
     text = ndjson([commerce_event("e-1"), commerce_event("e-2", ad_account_id="2")])
     done = command("explain", "-", env=env, stdin=text)

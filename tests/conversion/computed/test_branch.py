@@ -58,7 +58,7 @@ Paid = "checkout"
 action_source = "web"
 """
 SCHEMA = shop("null", VIEWED, ADDED, PAID, "string")
-BOTH = Both((SCHEMA, MAPPING, None))
+BOTH = Both((SCHEMA, MAPPING))
 RECORDS = shaped(SCHEMA, wild=False)
 
 
@@ -104,7 +104,7 @@ def test_no_record_has_no_name(payload: Any) -> None:
 )
 def test_an_older_writer_with_fewer_branches(writer: dict[str, Any], payload: Any) -> None:
     """With an older writer that has fewer branches, the name is that of the reader's branch."""
-    result = converted(Both((SCHEMA, MAPPING, None), writer), event(payload))
+    result = converted(Both((SCHEMA, MAPPING), writer), event(payload))
     assert isinstance(result, ConversionEvent)
     assert result.name == "checkout"
 
@@ -121,7 +121,7 @@ def test_both_executors_say_the_same(data: st.DataObject) -> None:
 def test_one_type_only() -> None:
     """A union of one record type and null gives that type's name, and null gives none."""
     lines = MAPPING.replace('Viewed = "page_visit"\nAdded = "add_to_cart"\n', "")
-    both = Both((shop("null", PAID), lines, None))
+    both = Both((shop("null", PAID), lines))
     assert converted(both, event({"url": "/", "number": 7})).name == "checkout"
     assert converted(both, event(None)).code == "missing_event_name"
 

@@ -56,7 +56,7 @@ def test_the_first_example() -> None:
     own = '[fields]\nevent_id = "id"\nevent_time = "at"\naction_source = ""\n'
     overlay = example.replace("[fields]\n", own, 1) + REST
     overlay = overlay.replace("[event_names]", '[constants]\naction_source = "web"\n[event_names]')
-    both = Both((SCHEMA, overlay, None))
+    both = Both((SCHEMA, overlay))
     line = {"number": "7", "sku": "A", "size": "L", "price": Decimal("29.95"), "pieces": 2, "discount": None}
     event = {
         "id": "e-1",

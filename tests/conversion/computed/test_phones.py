@@ -82,7 +82,7 @@ def digest(number: str) -> str:
 
 def both_of(setting: str, numbers: str = "buyer.login", more: str = "") -> Both:
     """Return both executors under a mapping with this `phone_country`."""
-    return Both((SHOP, setting + mapping_of(f'"user_data.ph" = "{numbers}"', more), None))
+    return Both((SHOP, setting + mapping_of(f'"user_data.ph" = "{numbers}"', more)))
 
 
 BY_COUNTRY = both_of('phone_country = "country"\n')
@@ -245,7 +245,7 @@ def test_alternatives_may_be_lists_or_one_number_or_nothing(
 ) -> None:
     """Alternatives give what the record has: all numbers of a list, one number, or none, which is no mistake."""
     fields = mapping_of('"user_data.ph" = { first = ["buyer.mails", "buyer.login"] }')
-    ours = Both((SHOP, f'phone_country = "country"\n{fields}', None))
+    ours = Both((SHOP, f'phone_country = "country"\n{fields}'))
     whole = None if buyer is None else {"email": None, "tags": {}, **buyer}
     event = converted(ours, record(country="DE", buyer=whole))
     assert isinstance(event, ConversionEvent)

@@ -97,7 +97,7 @@ def mapping_of(fields: str, rest: str = "", base: str = BASE) -> str:
 
 def both_of(fields: str, rest: str = "") -> Both:
     """Return both executors under such a mapping."""
-    return Both((SHOP, mapping_of(fields, rest), None))
+    return Both((SHOP, mapping_of(fields, rest)))
 
 
 def record(**values: Any) -> dict[str, Any]:
@@ -443,7 +443,7 @@ first = [
     overlay = mapping_of(
         '"custom_data.value" = "shipping"\n"custom_data.currency" = "buyer.tags.currency"'
     ).replace(CONSTANTS, rest)
-    both = Both((SHOP, overlay, None))
+    both = Both((SHOP, overlay))
     for country, own, currency in (
         ("DE", None, "EUR"),
         ("CH", None, "CHF"),

@@ -190,7 +190,7 @@ class Readings:
 
     def _converter(self, sections: Sections) -> Converter:
         mappings = [one.mapping for one in sections.all]
-        return Converter(*mappings, accounts=self._accounts, partner_name=None, max_event_age=7 * 86400)
+        return Converter(*mappings, accounts=self._accounts, max_event_age=7 * 86400)
 
     def check(self, records: list[Record], topic: str) -> None:
         """Assert that both executors have the same results for these records."""

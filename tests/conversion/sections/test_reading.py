@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, framing_of
 from consumer.avro.encode import Encoder
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
@@ -73,10 +73,10 @@ def value(kind: str, number: int, how: str) -> Record:
 class Readings:
     """Both executors over the same sections."""
 
-    def __init__(self, sections: Sections, wire_format: WireFormat = WireFormat.AUTO) -> None:
+    def __init__(self, sections: Sections) -> None:
         self.sections = sections
-        self.decoder = Decoder(sections, wire_format=wire_format)
-        self.whole = Decoder(sections, wire_format=wire_format, whole=True)
+        self.decoder = Decoder(sections)
+        self.whole = Decoder(sections, whole=True)
         for decoder in (self.decoder, self.whole):
             for name, schema in SCHEMAS.items():
                 decoder.add_schema(SchemaRef("id", str(IDS[name])), schema)
@@ -84,7 +84,7 @@ class Readings:
             for kind in ("guid", "glue"):
                 assert decoder.add_schema(SchemaRef(kind, str(GUID)), UNION) is None
         mappings = [section.mapping for section in sections.all]
-        self.converter = Converter(*mappings, accounts=("1",), partner_name=None, max_event_age=1e9)
+        self.converter = Converter(*mappings, accounts=("1",), max_event_age=1e9)
         self.fast = CompiledReading(self.decoder, self.converter, divided=True)
         self.slow = TwoSteps(self.whole, self.converter, divided=True)
 

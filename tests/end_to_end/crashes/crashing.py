@@ -54,6 +54,7 @@ from consumer.adapters.key_store.files import Journal
 from consumer.engine.messages import Answered, Send
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.service import Service
+from tests.support import switches
 
 
 def tell(event: str, **evidence: Any) -> None:
@@ -393,6 +394,7 @@ def main() -> None:
     command = words[ours:]
     if "consumer" in command:
         command = command[command.index("consumer") + 1 :]
+    switches.apply()
     POINTS[arguments.point](Crash(arguments.n))
 
     from consumer.commands import main as product

@@ -22,6 +22,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.crashes.aftermath import AT_RISK, BATCH, Line, Place, Remains, committed_of, twice
 from tests.end_to_end.processes import Process
 from tests.support.kafka.harness import Kafka
+from tests.support.switches import switched
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker knows no static membership
 
@@ -44,7 +45,7 @@ def new_line(kafka: Kafka, api: Api, tmp_path: Path) -> NewLine:
 @pytest.fixture
 def line(new_line: NewLine) -> Line:
     """A line whose next process gets the partitions at once, whatever the dead one held."""
-    line = new_line(KAFKA_GROUP_INSTANCE_ID="the-one", PINSTREAM_COMMIT_INTERVAL="50ms")
+    line = new_line(KAFKA_GROUP_INSTANCE_ID="the-one", **switched(commit_interval=0.05))
     # Answers take a moment, so that there are commits while there are calls.
     line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.05)
     return line
@@ -205,11 +206,11 @@ def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
     assert story.end.letters[place] == 2
 
 
-@pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, "false"), ("unread", 6, "true")])
-def test_without_the_fast_path(line: Line, point: str, times: int, then: str) -> None:
+@pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, False), ("unread", 6, True)])
+def test_without_the_fast_path(line: Line, point: str, times: int, then: bool) -> None:
     """The same holds for every row where records are read in two steps, also if the next process uses the fast path."""
-    line.env["PINSTREAM_FAST_PATH"] = "false"
-    story = die_and_go_on(line, point, times, PINSTREAM_FAST_PATH=then)
+    line.env |= switched(commit_interval=0.05, compiled=False)
+    story = die_and_go_on(line, point, times, **switched(commit_interval=0.05, compiled=then))
     assert story.at_death.limbo
     assert story.last["delivered"]
 

@@ -19,6 +19,7 @@ from tests.end_to_end.crashes.aftermath import Committed, Line, Remains, look_up
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import PARTITIONS, new_group, new_topic
 from tests.support.kafka.harness import Kafka
+from tests.support.switches import switched
 
 KILLS = 30
 BLIND = 5
@@ -80,7 +81,7 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     books, to_work = Books(), 1.0
     for number in range(1, KILLS + 1):
         blind = number % BLIND == 0
-        line.env["PINSTREAM_FAST_PATH"] = "false" if number % 2 else "true"
+        line.env |= switched(commit_interval=0.2, compiled=number % 2 == 0)
         to_work = live_and_die(line, dice, to_work if blind else None) or to_work
         remains = line.remains()
         again = books.close(remains)

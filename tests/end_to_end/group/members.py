@@ -160,8 +160,10 @@ class Members:
             **settings,
             "PINSTREAM_BATCH_EVENTS": str(BATCH),
             "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
-            "PINTEREST_PARTNER_NAME": name,
+            "PINSTREAM_MAPPING_FILE": str(folder / "mapping.toml"),
         }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mapping.toml").write_text(f'[constants]\npartner_name = "{name}"\n')
         if self.shared:
             settings["PINSTREAM_STATE_DIR"] = str(self._folder / "state")
         env = run_environment(folder, self.kafka, self.topic, self.group, self._api.url, **settings)

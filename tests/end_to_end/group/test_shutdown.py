@@ -42,6 +42,7 @@ from tests.end_to_end.records import (
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
+from tests.support.switches import switched
 
 GRACE = 4.0
 """Seconds that a busy machine may need beyond the grace, to notice the signal and to end an interpreter. Each
@@ -131,7 +132,7 @@ def test_what_is_answered_on_the_way_out_is_committed(kafka: Kafka, api: Api, tm
     api.set_faults(slow=Chance(share=1.0), slow_seconds=1.0)
     env = run_environment(
         tmp_path, kafka, topic, group, api.url,
-        PINSTREAM_COMMIT_INTERVAL="60s", PINSTREAM_SHUTDOWN_GRACE="10s",
+        PINSTREAM_SHUTDOWN_GRACE="10s", **switched(commit_interval=60),
     )  # fmt: skip
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: set(api.accepted()) == ids_to_deliver(events), "all of it in flight")

@@ -20,6 +20,7 @@ from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event, new_group, new_topic
 from tests.end_to_end.replay.redriving import asked, bury, committed, event_ids, headers_of, letter
 from tests.support.kafka.harness import WITHIN, Kafka
+from tests.support.switches import switched
 
 BEFORE_THE_ANSWER = ("started", "unsent", "half_sent")
 AFTER_THE_CALL = ("unread", "answered", "storing")
@@ -31,7 +32,7 @@ IN_FLIGHT = 2 * 5
 LIMITS = {
     "PINSTREAM_BATCH_EVENTS": "5",
     "PINSTREAM_CONCURRENCY": "2",
-    "PINSTREAM_COMMIT_INTERVAL": "100ms",
+    **switched(commit_interval=0.1),
 }
 KILLS = 8
 MANY = 600

@@ -14,6 +14,7 @@ from tests.end_to_end.processes import Process, command, last_error
 from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, dead_letters, records_on
 from tests.end_to_end.replay.replaying import Shop
 from tests.support.kafka.harness import WITHIN, Kafka
+from tests.support.switches import switched
 
 pytestmark = pytest.mark.real_kafka  # commits from outside a group, transactions, and topics of one partition
 
@@ -213,7 +214,7 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
     settings = {
         "PINSTREAM_BATCH_EVENTS": "20",
         "PINSTREAM_CONCURRENCY": "2",
-        "PINSTREAM_COMMIT_INTERVAL": "50ms",
+        **switched(commit_interval=0.05),
     }
     shop = Shop(kafka, api, tmp_path, partitions=3, settings=settings)
     shop.write_orders(900)

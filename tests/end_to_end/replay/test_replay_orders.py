@@ -23,13 +23,14 @@ from tests.end_to_end.processes import Process, last_error
 from tests.end_to_end.replay.replaying import Placed, Shop
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 from tests.support.orders import make_orders, sum_of
+from tests.support.switches import switched
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 ORDERS = make_orders()
 PARTITIONS = 3
 SETTINGS = {
-    "PINSTREAM_COMMIT_INTERVAL": "100ms",
+    **switched(commit_interval=0.1),
     "PINSTREAM_BATCH_EVENTS": "250",
     "PINSTREAM_CONCURRENCY": "4",
 }

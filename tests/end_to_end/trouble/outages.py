@@ -31,7 +31,6 @@ class Budget(NamedTuple):
         return {
             "PINSTREAM_MAX_OPEN_EVENTS": str(self.events),
             "PINSTREAM_MAX_OPEN_BYTES": f"{self.bytes}B",
-            "PINSTREAM_BATCH_BYTES": f"{min(self.bytes, 4 << 20)}B",
         }
 
 
