@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 
 from consumer import __version__, commands
 from consumer.settings import DEFAULT_NEEDS, Settings, load
-from consumer.settings.values import parse_duration
+from consumer.settings.values import SecretFile, parse_duration
 from tests.support.memory import EXPANSION, MIB, STRANGERS, most_resident
 
 ROOT = Path(__file__).parent.parent
@@ -153,8 +153,9 @@ class TestCompose:
         for secret in COMPOSE["secrets"].values():
             assert (ROOT / interpolated(secret["file"])).read_text("utf-8").strip()
         settings = settings_of(SERVICES["pinstream"])
-        assert settings.pinterest.access_token_file is not None
-        assert settings.pinterest.access_token_file.read_text("utf-8").strip() == "sandbox"
+        token = settings.pinterest.access_token
+        assert isinstance(token, SecretFile)
+        assert token.path.read_text("utf-8").strip() == "sandbox"
 
     def test_the_shared_key_store_is_one_variable_away(self) -> None:
         """Redis never evicts keys and writes them to disk; with its profile pinstream waits for it."""

@@ -57,7 +57,7 @@ from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource
 from consumer.service import Service
 from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 from consumer.settings.passthrough import read_secret_file, registry_variable
-from consumer.settings.values import parse_header_text, parse_login
+from consumer.settings.values import SecretFile, parse_header_text, parse_login
 from consumer.web.listening import MOST_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
@@ -248,9 +248,7 @@ def client_certificates(settings: Settings) -> Sequence[CertificateStatistics]:
 def network(settings: Settings) -> Network:
     """Build the way out: proxies, their login, and the authorities that are trusted. Raises `SettingsError`."""
     shared, own = settings.network, settings.pinstream
-    login = secret(
-        own.proxy_credentials, own.proxy_credentials_file, "PINSTREAM_PROXY_CREDENTIALS_FILE", parse_login
-    )
+    login = secret(own.proxy_credentials, parse_login)
     return Network(
         https_proxy=shared.https_proxy.get_secret_value(),
         http_proxy=shared.http_proxy.get_secret_value(),
@@ -262,20 +260,20 @@ def network(settings: Settings) -> Network:
 
 
 def secret(
-    value: SecretStr | None, path: Path | None, variable: str, parse: Callable[[str], str] = parse_header_text
+    given: SecretStr | SecretFile | None, parse: Callable[[str], str] = parse_header_text
 ) -> Callable[[], str] | None:
-    """Return the source of a secret that may be a setting or in a file named by `variable`; None: it is neither.
+    """Return the source of a secret that may be a setting or in a file; None: it is neither.
 
     A file is read again when it changes, so that a mounted secret takes effect without a restart. Raises
     `SettingsError` if it cannot be read at first.
     """
-    if path is not None:
-        return _token_file(path, variable, parse).value
-    return None if value is None else value.get_secret_value
+    if isinstance(given, SecretFile):
+        return _token_file(given, parse).value
+    return None if given is None else given.get_secret_value
 
 
-def _token_file(path: Path, variable: str, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
-    return TokenFile(path, partial(read_secret_file, variable, parse=parse), log_token_trouble)
+def _token_file(file: SecretFile, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
+    return TokenFile(file.path, partial(read_secret_file, file.variable, parse=parse), log_token_trouble)
 
 
 def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
@@ -486,19 +484,19 @@ def fast_path(settings: Settings) -> str:
 
 def open_token(settings: Settings) -> Tokens:
     """Return the source of the access token, or of each account's. Raises `SettingsError`."""
-    path = settings.pinterest.access_token_file
-    if path is not None:
-        name = "PINTEREST_ACCESS_TOKEN_FILE"
+    token = settings.pinterest.access_token
+    if isinstance(token, SecretFile):
         if settings.pinterest.token_by_account:
             return {
-                account: _token_file(path / account, name) for account in settings.pinterest.ad_account_ids
+                account: _token_file(token._replace(path=token.path / account))
+                for account in settings.pinterest.ad_account_ids
             }
-        return _token_file(path, name)
-    if settings.pinterest.access_token is None:
+        return _token_file(token)
+    if token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"
         )
-    return Token(settings.pinterest.access_token.get_secret_value())
+    return Token(token.get_secret_value())
 
 
 def fingerprint_of(settings: Settings, mapped: Sections) -> str:
@@ -533,9 +531,7 @@ def service_key_store(settings: Settings, announcement: Announcement | None = No
         max_bytes=own.key_store_max_bytes,
         lease=_lease(settings),
         # None: it is in the URL, or none is needed.
-        password=secret(
-            own.key_store_password, own.key_store_password_file, "PINSTREAM_KEY_STORE_PASSWORD_FILE"
-        ),
+        password=secret(own.key_store_password),
         announcement=announcement,
     )
 

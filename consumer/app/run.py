@@ -215,7 +215,7 @@ def web_server(
         port=own.http_address.port,
         page_at=own.page_address,
         # None: the page needs no token.
-        token=building.secret(own.http_token, own.http_token_file, "PINSTREAM_HTTP_TOKEN_FILE"),
+        token=building.secret(own.http_token),
         **others,
     )
 

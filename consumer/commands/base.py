@@ -113,6 +113,9 @@ class SettingsCommand(DebugCommand):
             for doc in all_settings()
         ]
         with formatter.section("Settings, from the environment only"):
+            formatter.write_text(
+                "A secret X can also be in a file that X_FILE names. pinstream's own are read again when it changes."
+            )
             formatter.write_dl(rows)
 
 

@@ -28,6 +28,7 @@ from consumer.errors import SettingsError, nearest
 from consumer.settings import checks, network, passthrough
 from consumer.settings.checks import COMMIT_INTERVAL, REVOKE_MARGIN
 from consumer.settings.fields import DEFAULT_SCHEMA, REGISTRY, PinstreamSettings, SettingDoc, Settings
+from consumer.settings.values import SecretFile, parse_path
 
 __all__ = [
     "COMMIT_INTERVAL",
@@ -75,7 +76,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     # Kubernetes sets these for a service named like our prefixes; they say nothing to us.
     ignored = passthrough.service_link_names(environ)
     _refuse_unknown(environ, ignored)
-    environ = _with_secrets_read(environ)
+    environ, files = _with_secrets_read(environ)
     # A blank value counts as not set, except where empty has a meaning.
     texts = {name: environ[name].strip() for name in REGISTRY.keys() & environ.keys()}
     texts |= {name: environ[name.lower()].strip() for name in network.EITHER_CASE if name.lower() in environ}
@@ -83,6 +84,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
         for name in network.SHARED:
             texts.pop(name, None)
     raw: dict[str, Any] = {name: text for name, text in texts.items() if text or name in _EMPTY_HAS_A_MEANING}
+    raw |= files
     foreign = {name for name in environ if passthrough.FOREIGN_KAFKA_NAME.fullmatch(name)}
     raw["KAFKA_…"] = passthrough.kafka_properties(environ, ignored | foreign | REGISTRY.keys())
     raw["SCHEMA_REGISTRY_…"] = passthrough.registry_properties(environ, ignored | REGISTRY.keys())
@@ -153,20 +155,25 @@ def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> Non
             raise SettingsError(f"{name} is not a setting; {hint} or remove it")
 
 
-def _with_secrets_read(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return `environ` with X in place of ``X_FILE``, the file that holds it, for each secret X."""
-    read = dict(environ)
+def _with_secrets_read(environ: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, SecretFile]]:
+    """Return `environ` with X in place of ``X_FILE``, the file that holds it, for each secret X; and the files of those
+    that are read again when they change."""
+    read, files = dict(environ), dict[str, SecretFile]()
     for file_name in sorted(environ):
         name, path = file_name.removesuffix("_FILE"), environ[file_name].strip()
         if name == file_name or not path or not (name in _SECRETS or passthrough.is_secret(name)):
             continue
         if environ.get(name, "").strip():
             raise SettingsError(f"{name} and {file_name} are both set; keep one of them")
-        # A token's file is a setting of its own, because it is read again when it changes.
-        if file_name not in REGISTRY:
+        del read[file_name]
+        if name in REGISTRY and REGISTRY[name].reread:
+            try:
+                files[name] = SecretFile(file_name, parse_path(path))
+            except ValueError as error:
+                raise SettingsError(f"{file_name}: {error}") from None
+        else:
             read[name] = passthrough.read_secret_file(file_name, Path(path))
-            del read[file_name]
-    return read
+    return read, files
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> str:
@@ -199,11 +206,7 @@ def _invalid(error: ValidationError, raw: Mapping[str, Any]) -> SettingsError:
 
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
-    missing = [
-        row
-        for row in REGISTRY.values()
-        if row.needed_for in needs and raw.keys().isdisjoint((row.name, f"{row.name}_FILE"))
-    ]
+    missing = [row for row in REGISTRY.values() if row.needed_for in needs and row.name not in raw]
     if not missing:
         return
     if len(missing) == 1:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import kafka_variable, read_secret_file, registry_variable
 from consumer.settings.values import (
     MAX_TOPIC_LENGTH,
+    SecretFile,
     parse_endpoint,
     parse_header_text,
     parse_login,
@@ -40,25 +42,27 @@ PUBLISHED_CALLS_PER_MINUTE = 5000
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with the files of tokens and passwords. A file is read only if the command needs it."""
     pinterest, own = settings.pinterest, settings.pinstream
-    files: list[tuple[str, Path | None, Callable[[str], str]]] = []
-    if needs:
-        files.append(("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file, parse_login))
+    if needs and isinstance(own.proxy_credentials, SecretFile):
+        read_secret_file(*own.proxy_credentials, parse_login)
+    secrets: list[SecretStr | SecretFile | None] = []
     if "token" in needs:
-        files.append(("PINSTREAM_KEY_STORE_PASSWORD_FILE", own.key_store_password_file, parse_header_text))
-        token, name = pinterest.access_token_file, "PINTEREST_ACCESS_TOKEN_FILE"
-        if token is not None and pinterest.token_by_account:
-            for path in (token / account for account in pinterest.ad_account_ids):
+        token = pinterest.access_token
+        secrets += [own.key_store_password, token]
+        if isinstance(token, SecretFile) and pinterest.token_by_account:
+            secrets.pop()
+            for path in (token.path / account for account in pinterest.ad_account_ids):
                 if not os.path.isfile(path):
-                    yield f"{name}: the folder has no token for ad account {path.name}; put it into the file {path}"
-                files.append((name, path, parse_header_text))
-        else:
-            files.append((name, token, parse_header_text))
+                    yield (
+                        f"{token.variable}: the folder has no token for ad account {path.name}; put it into the file"
+                        f" {path}"
+                    )
+                secrets.append(token._replace(path=path))
         # Only commands that read the topics serve the page; a replay does not.
         if "topics" in needs and own.http_address:
-            files.append(("PINSTREAM_HTTP_TOKEN_FILE", own.http_token_file, parse_header_text))
-    for name, file, parse in files:
-        if file is not None:
-            read_secret_file(name, file, parse)
+            secrets.append(own.http_token)
+    for secret in secrets:
+        if isinstance(secret, SecretFile):
+            read_secret_file(*secret, parse_header_text)
 
 
 def missing_paths(settings: Settings) -> Iterator[str]:
@@ -250,7 +254,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     """Yield a line for each value that is allowed but may surprise."""
     kafka, pinterest, own = settings.kafka, settings.pinterest, settings.pinstream
     proxies = (settings.network.https_proxy, settings.network.http_proxy)
-    if (own.proxy_credentials or own.proxy_credentials_file) and not any(proxies):
+    if own.proxy_credentials and not any(proxies):
         yield "PINSTREAM_PROXY_CREDENTIALS is set, but there is no proxy: HTTPS_PROXY is not"
     yield from _unused_security(kafka)
     if kafka.auto_offset_reset == "latest":

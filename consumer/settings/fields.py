@@ -22,7 +22,7 @@ from pydantic import BeforeValidator as Parser
 
 from consumer.settings import values
 from consumer.settings.passthrough import REGISTRY_PROPERTIES
-from consumer.settings.values import HttpAddress, duration, size, whole
+from consumer.settings.values import HttpAddress, SecretFile, duration, size, whole
 
 
 class SettingDoc(NamedTuple):
@@ -35,6 +35,8 @@ class SettingDoc(NamedTuple):
     """Kind of number: duration, size, events, …; empty for text."""
     secret: bool
     """The value is never shown, and can also come from the file that ``X_FILE`` names."""
+    reread: bool
+    """That file is read again when it changes (`SecretFile`)."""
     needed_for: str
     """The member of `load`'s ``needs`` that requires it; empty if it is optional."""
     field: tuple[str, str]
@@ -66,8 +68,8 @@ def _setting(
 DEFAULT_SCHEMA: Final = "commerce.v1.CommerceEvent"
 
 _OptionalPath = Annotated[Path | None, Parser(values.parse_path)]
-_OptionalSecret = Annotated[SecretStr | None, Parser(values.parse_header_text)]
-_OptionalLogin = Annotated[SecretStr | None, Parser(values.parse_login)]
+_OptionalSecret = Annotated[SecretStr | SecretFile | None, Parser(values.or_file(values.parse_header_text))]
+_OptionalLogin = Annotated[SecretStr | SecretFile | None, Parser(values.or_file(values.parse_login))]
 _ProxyUrl = Annotated[SecretStr, Parser(values.parse_proxy)]  # it may have a password in it
 _Address = Annotated[HttpAddress | None, Parser(values.parse_http_address)]
 _Flag = Annotated[bool, Parser(values.parse_flag)]
@@ -167,10 +169,8 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
     """Further ad accounts that a record may name in ad_account_id, comma-separated. Each has its own
     batches, quota and gate. A record that names any other account becomes a dead letter."""
     access_token: _OptionalSecret = _setting(None, needed_for="token")
-    """Token of the Conversions API. Set it here or in PINTEREST_ACCESS_TOKEN_FILE."""
-    access_token_file: _OptionalPath = _setting(None)
-    """File with the token; or a folder with a file for each ad account, named by the account, with its
-    token. A file is read again when it changes, so a new token needs no restart."""
+    """Token of the Conversions API. PINTEREST_ACCESS_TOKEN_FILE may also be a folder with a file for each ad account,
+    named by the account, with its token."""
     api_url: Annotated[str, Parser(values.parse_url)] = _setting("https://api.pinterest.com/v5")
     """URL of the API. Point it at a sandbox for tests."""
     test_mode: _Flag = _setting("false")
@@ -180,7 +180,7 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
     @property
     def token_by_account(self) -> bool:
         """Whether each account has a token of its own: the path is a folder."""
-        return self.access_token_file is not None and os.path.isdir(self.access_token_file)
+        return isinstance(self.access_token, SecretFile) and os.path.isdir(self.access_token.path)
 
     @property
     def ad_account_ids(self) -> tuple[str, ...]:
@@ -222,8 +222,6 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     restart)."""
     key_store_password: _OptionalSecret = _setting(None)
     """Password of the shared key store, instead of one in PINSTREAM_KEY_STORE."""
-    key_store_password_file: _OptionalPath = _setting(None)
-    """File with that password. It is read again for each new connection."""
     key_store_max_bytes: Annotated[int, size("16MiB", "1TiB")] = _setting("4GiB", unit="size")
     """Hard limit of the key store on disk. When it is reached, the oldest keys are dropped."""
     dedup_window: Annotated[float, duration("1s", "90d")] = _setting("48h", unit="duration")
@@ -283,13 +281,9 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     and scripts send it as Authorization: Bearer. Without a token, everyone who reaches the address may
     read, but only by an IP address or a local name, so that no website can read the figures through a
     browser."""
-    http_token_file: _OptionalPath = _setting(None)
-    """File with that token. It is read again when it changes."""
     proxy_credentials: _OptionalLogin = _setting(None)
     """User and password for the proxy of HTTPS_PROXY or HTTP_PROXY, as user:password, instead of those in
     its URL."""
-    proxy_credentials_file: _OptionalPath = _setting(None)
-    """File with them. It is read again when it changes."""
     ca_file: _OptionalPath = _setting(None)
     """PEM file of authorities to trust beside those of the system, for Pinterest, the schema registry and the
     endpoints of their tokens and Kafka's: for a private authority, or a proxy that opens TLS. What is added
@@ -345,8 +339,9 @@ def _rows(group: type[SettingsGroup]) -> Iterator[SettingDoc]:
     for attribute, field in group.model_fields.items():
         name, columns = field.alias or "", cast(Any, field.json_schema_extra)
         # Not the properties that pass through: they have no variable of their own.
-        secret = field.annotation in (SecretStr, SecretStr | None)
-        yield SettingDoc(name, secret=secret, field=(group.__name__, attribute), **columns)
+        reread = field.annotation == SecretStr | SecretFile | None
+        secret = reread or field.annotation == SecretStr
+        yield SettingDoc(name, secret=secret, reread=reread, field=(group.__name__, attribute), **columns)
 
 
 # Variable -> its row, in the order of the table.

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from consumer.settings.fields import Settings
 from consumer.settings.passthrough import read_secret_file
+from consumer.settings.values import SecretFile
 
 # Their names may be in small letters, which programs prefer: Python, and curl, which knows http_proxy in no other form.
 EITHER_CASE = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
@@ -46,10 +47,10 @@ def authorities_trouble(settings: Settings) -> Iterator[str]:
 
 def login(settings: Settings) -> str | None:
     """User and password of the proxy as they are now, ``user:password``. Raises `SettingsError`."""
-    own = settings.pinstream
-    if own.proxy_credentials_file is not None:
-        return read_secret_file("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file).strip()
-    return None if own.proxy_credentials is None else own.proxy_credentials.get_secret_value()
+    given = settings.pinstream.proxy_credentials
+    if isinstance(given, SecretFile):
+        return read_secret_file(*given).strip()
+    return None if given is None else given.get_secret_value()
 
 
 def curl_environment(settings: Settings) -> Mapping[str, str]:

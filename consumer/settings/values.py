@@ -307,6 +307,18 @@ def parse_path(text: str) -> Path:
         raise ValueError("there is no home folder for '~'; write the whole path") from None
 
 
+class SecretFile(NamedTuple):
+    """The file of a secret, and the variable that names it."""
+
+    variable: str
+    path: Path
+
+
+def or_file(parse: Callable[[str], str]) -> Callable[[str | SecretFile], str | SecretFile]:
+    """Return the parser of a secret that may be in a file: what is there is parsed each time it is read."""
+    return lambda given: given if isinstance(given, SecretFile) else parse(given)
+
+
 def parse_header_text(text: str) -> str:
     """Text for an HTTP header, such as a token: visible ASCII without blanks."""
     # A line break would end the header and begin another one (RFC 9110, field values).

@@ -16,6 +16,7 @@ from consumer.conversion.program import COMPILED
 from consumer.engine.model import PLATFORM_URL, REAL_API, destination_tag, differing
 from consumer.errors import PinstreamError, SchemaError, SettingsError
 from consumer.settings import PinstreamSettings, load
+from consumer.settings.values import SecretFile
 
 
 async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path)
     stays in force."""
     file = tmp_path / "secret"
     file.write_text("s3cret-one\n")
-    read = building.secret(None, file, "PINSTREAM_HTTP_TOKEN_FILE")
+    read = building.secret(SecretFile("PINSTREAM_HTTP_TOKEN_FILE", file))
     assert read is not None
     file.write_text("s3cret-the-second")
     assert read() == "s3cret-the-second"
@@ -152,7 +153,7 @@ def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path)
     assert (line["event"], line["log_level"]) == ("token_trouble", "warning")
     assert "PINSTREAM_HTTP_TOKEN_FILE" in line["text"]
     assert "s3cret" not in line["text"]
-    assert building.secret(None, None, "PINSTREAM_HTTP_TOKEN_FILE") is None
+    assert building.secret(None) is None
 
 
 def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
@@ -160,12 +161,12 @@ def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"^PINSTREAM_KEY_STORE_PASSWORD_FILE: its value cannot be read"
     ) as wrong:
-        building.secret(None, Path("s3cret-one"), "PINSTREAM_KEY_STORE_PASSWORD_FILE")
+        building.secret(SecretFile("PINSTREAM_KEY_STORE_PASSWORD_FILE", Path("s3cret-one")))
     assert "s3cret" not in str(wrong.value)
     with pytest.raises(
         SettingsError, match=f"^PINSTREAM_HTTP_TOKEN_FILE: {str(tmp_path / 'gone')!r} cannot be read"
     ):
-        building.secret(None, tmp_path / "gone", "PINSTREAM_HTTP_TOKEN_FILE")
+        building.secret(SecretFile("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "gone"))
 
 
 def test_the_fingerprint_changes_with_what_is_sent_and_with_nothing_else(

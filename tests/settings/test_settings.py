@@ -46,7 +46,7 @@ class TestDefaults:
     def test_beyond_the_contract(self) -> None:
         """The settings that the contract leaves open."""
         own = with_().pinstream
-        assert (own.http_token, own.http_token_file, own.page_address) == (None, None, None)
+        assert (own.http_token, own.page_address) == (None, None)
         assert own.schema_name is None
         assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
         assert own.key_store_max_bytes == 4 * 1024**3
@@ -116,7 +116,10 @@ class TestNeeds:
     def test_a_token_file_is_not_opened_without_need(self, tmp_path: Path) -> None:
         """`explain` works on a machine where the secret is not mounted."""
         environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
-        assert load(environ, needs=()).pinterest.access_token_file == tmp_path / "absent"
+        assert load(environ, needs=()).pinterest.access_token == (
+            "PINTEREST_ACCESS_TOKEN_FILE",
+            tmp_path / "absent",
+        )
 
 
 class TestUnknown:
@@ -330,16 +333,16 @@ class TestSecrets:
         """It is not read by a replay, nor if the page is turned off."""
         variables = COMPLETE | {"PINSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "absent")}
         replay = load(variables, needs=("kafka", "account", "token"))
-        assert replay.pinstream.http_token_file == tmp_path / "absent"
+        assert replay.pinstream.http_token == ("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "absent")
         assert load(variables | {"PINSTREAM_HTTP_ADDRESS": ""}).pinstream.http_address is None
 
     def test_a_good_token_file_is_left_to_its_reader(self, tmp_path: Path) -> None:
         """The settings hold the path: the file is read again when it changes."""
         (tmp_path / "token").write_text("pina_x\n")
         s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
-        assert (s.pinterest.access_token, s.pinterest.access_token_file) == (None, tmp_path / "token")
+        assert s.pinterest.access_token == ("PINTEREST_ACCESS_TOKEN_FILE", tmp_path / "token")
         own = with_(PINSTREAM_HTTP_TOKEN_FILE=str(tmp_path / "token")).pinstream
-        assert (own.http_token, own.http_token_file) == (None, tmp_path / "token")
+        assert own.http_token == ("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "token")
 
 
 class TestPassthrough:
@@ -559,6 +562,15 @@ def test_the_page_has_the_generated_table() -> None:
         lines.append(f"| `{doc.name}` | {default} | {doc.unit} | {doc.reason} |")
     table = "\n".join(lines)
     assert found[1].strip() == table, f"paste this there:\n{table}"
+
+
+def test_the_page_names_the_secrets_that_are_read_again() -> None:
+    """Whoever mounts a secret knows whether a new one needs a restart."""
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    rule = page.partition("- **Secrets**")[2].partition("\n- **")[0]
+    assert set(re.findall("`(P[A-Z_]+)`", rule)) == {
+        doc.name for doc in settings.all_settings() if doc.reread
+    }
 
 
 def test_every_setting_has_a_reason() -> None:

@@ -28,6 +28,7 @@ from consumer.engine.commits import differing_from
 from consumer.engine.reading import NO_KEY
 from consumer.errors import MappingError, PinstreamError, SettingsError, first_of, nearest
 from consumer.settings import Settings
+from consumer.settings.values import SecretFile
 from consumer.web import listening
 from consumer.web.listening import ListenAddress, try_out
 from consumer.workers.shares import check_divisible, worker_count, worker_settings
@@ -233,7 +234,7 @@ async def page(found: CheckContext) -> Sequence[Row]:
         else:
             said.append(f"{place} is free" if place.port else f"{place.host}, any free port")
     # Who may read the page. Health never needs the token, since probes have none.
-    if own.http_token is not None or own.http_token_file is not None:
+    if own.http_token is not None:
         said.append("everything but health requires PINSTREAM_HTTP_TOKEN")
     elif places[-1].host not in listening.LOCAL_HOSTS:
         said.append("everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set")
@@ -268,7 +269,8 @@ async def token(found: CheckContext) -> Sequence[Row]:
     """Is there an access token?"""
     building.open_token(found.settings)
     pinterest, warnings = found.settings.pinterest, list[str]()
-    file = pinterest.access_token_file
+    token = pinterest.access_token
+    file = token.path if isinstance(token, SecretFile) else None
     where = f"read from {file or 'PINTEREST_ACCESS_TOKEN'}"
     if file is not None and pinterest.token_by_account:
         where = f"{counted(len(pinterest.ad_account_ids), 'token')} {where}, one for each ad account"
