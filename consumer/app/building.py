@@ -464,15 +464,17 @@ def pipeline(
 
 def require_current_modules() -> None:
     """Raise `PinstreamError` if a compiled module was made of other sources than stand beside it."""
-    codes = Path(consumer.__file__).parent / "conversion" / "codes.py"
+    package = Path(consumer.__file__).parent
+    folders = (*package.glob("*/native"), *package.glob("*/*/native"))
+    # As `hatch_build.sources_digest`. An installed package may come without them.
+    sources = sorted(
+        file for folder in folders for end in ("pyx", "pxi") for file in folder.glob(f"_*.{end}")
+    )
+    digest = sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:32]
     for name, module in sorted(sys.modules.items()):
         # It would load, but fail beside newer Python code: every record would take the two steps, at a hidden cost.
-        if name.startswith("consumer.") and hasattr(module, "SOURCES"):
-            sources = sorted(Path(str(module.__file__)).parent.glob("_*.p[yx][xd]"))
-            # As `hatch_build.sources_digest`. An installed package may come without them.
-            digest = sha256(b"".join(file.read_bytes() for file in (*sources, codes))).hexdigest()
-            if sources and digest != module.SOURCES:
-                raise PinstreamError(f"{name} was compiled from other sources than these: run `make setup`")
+        if name.startswith("consumer.") and sources and getattr(module, "SOURCES", digest)[-32:] != digest:
+            raise PinstreamError(f"{name} was compiled from other sources than these: run `make setup`")
 
 
 def fast_path(settings: Settings) -> str:
