@@ -333,7 +333,7 @@ def test_ids_of_unknown_form_are_sent_and_identify_nobody(ids: list[str], known:
     ids = ids[:1] if kind == "string" else ids
     known = known and (kind != "string" or type(rule(ids[0])) is str)
     overlay = '[fields]\n"user_data.hashed_maids" = "p"'
-    both = Both((schema_of(optional("p", kind)), overlay, None))
+    both = Both((schema_of(optional("p", kind)), overlay))
     event = {**EVENT, "p": ids[0] if kind == "string" else ids}
     values = [both.value({**event, "customer": {"emails": emails}}) for emails in ([], ["a@b.c"])]
     assert both.function is None or all(both.alone(value) is not None for value in values if value)
