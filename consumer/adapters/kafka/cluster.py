@@ -31,7 +31,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from consumer.adapters.kafka import configuration, trouble
-from consumer.adapters.kafka.configuration import Config, result_of, time_left
+from consumer.adapters.kafka.configuration import Config, ask_again, result_of, time_left
 from consumer.adapters.thread import run_aside, run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
@@ -43,7 +43,6 @@ _FIRST_TRY: Final = 1.0
 _RECONNECT_MS: Final = 1_000
 # Seconds that a question about partitions gets even when the limit is nearly used up: leaders have to be found.
 _LEAST: Final = 1.0
-_ASK_AGAIN: Final = 0.2
 # A broker's APIs, as librdkafka logs them. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848. Its
 # version 0 is the preview of Kafka 3.7 to 3.9, which librdkafka does not speak.
 _ANY_API: Final = re.compile(r"ApiKey \w+ \(\d+\) Versions")
@@ -129,13 +128,6 @@ def _create_topic(config: Config, topic: str, partitions: int, timeout: float) -
                 client.create_topics([new], request_timeout=time_left(deadline))[topic],
                 time.monotonic() + timeout,
             )
-            # Brokers hear of it from their controller a moment later.
-            while topic not in client.list_topics(timeout=time_left(deadline)).topics:
-                if time.monotonic() > deadline:
-                    raise KafkaError(
-                        f"Kafka: the topic {topic} was created, and no broker names it: try again"
-                    )
-                time.sleep(_ASK_AGAIN)
         except KafkaException as error:
             cause = trouble.cause_of(error)
             if cause.code() == _Code.TOPIC_ALREADY_EXISTS:  # somebody was quicker
@@ -147,7 +139,28 @@ def _create_topic(config: Config, topic: str, partitions: int, timeout: float) -
                     f"means ({why})"
                 ) from error
             raise KafkaError(f"Kafka: the topic {topic} was not created: {why}") from error
+        try:
+            await_topic(client, topic, deadline)
+        except KafkaException as error:
+            raise KafkaError(
+                f"Kafka: the topic {topic} was created, and no broker names it: try again"
+            ) from error
     return True
+
+
+def await_topic(client: AdminClient, topic: str, deadline: float) -> int:
+    """Return the number of partitions of a topic that is just being created. Blocks; raises `KafkaException`."""
+
+    def ask() -> int:
+        entry: Any = client.list_topics(topic, timeout=time_left(deadline)).topics[topic]
+        if entry.partitions:
+            return len(entry.partitions)
+        # An entry without partitions has an error, and is no answer: it may have some the next time.
+        raise KafkaException(entry.error or _Code(_Code.LEADER_NOT_AVAILABLE))
+
+    # The brokers hear of it from their controller, one after the other.
+    passing = trouble.MOVING_LEADER | trouble.MISSING_TOPIC
+    return ask_again(ask, deadline, lambda error: error.code() in passing)
 
 
 def _check_group_protocol(config: Config, timeout: float) -> None:
@@ -373,30 +386,32 @@ def _ask_offsets(
 ) -> dict[TopicPartition, int]:
     """Return one offset for each partition, in this order. Ask again where a leader changes or a login failed without
     a verdict."""
+    if not names:
+        return {}
     found: dict[TopicPartition, int] = {}
-    while missing := [name for name in names if name not in found]:
+    asking = ""
+
+    def ask() -> dict[TopicPartition, int]:
+        nonlocal asking
         until = time.monotonic() + time_left(deadline, _LEAST)
+        missing = {name: RawPartition(*name) for name in names if name not in found}
         asked = client.list_offsets(
-            {RawPartition(*name): spec for name in missing},
-            isolation_level=isolation,
-            request_timeout=time_left(until),
+            dict.fromkeys(missing.values(), spec), isolation_level=isolation, request_timeout=time_left(until)
         )
-        answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}
-        for name in missing:
-            try:
-                found[name] = int(result_of(answers[name], until).offset)
-            except KafkaException as error:
-                cause = trouble.cause_of(error)
-                passing = cause.code() in trouble.MOVING_LEADER or trouble.is_unjudged_login(cause)
-                if not passing or time_left(deadline, _LEAST) <= _LEAST:
-                    text = (
-                        f"the brokers do not say what {name} holds: check that they are "
-                        "healthy, then start again"
-                    )
-                    raise trouble.kafka_failure(error, text) from error
-        if len(found) < len(names):
-            time.sleep(_ASK_AGAIN)
-    return {name: found[name] for name in names}
+        for name, raw in missing.items():
+            asking = str(name)
+            found[name] = int(result_of(asked[raw], until).offset)
+        return {name: found[name] for name in names}
+
+    try:
+        return ask_again(
+            ask,
+            deadline,
+            lambda error: error.code() in trouble.MOVING_LEADER or trouble.is_unjudged_login(error),
+        )
+    except KafkaException as error:
+        text = f"the brokers do not say what {asking} holds: check that they are healthy, then start again"
+        raise trouble.kafka_failure(error, text) from error
 
 
 # ------------------------------------------------------------------- a client that may have to be given up

@@ -31,10 +31,12 @@ from consumer.errors import SettingsError, nearest
 # Seconds that a question gets beyond librdkafka's own limit, so that librdkafka can report why it timed out.
 SLACK: Final = 1.0
 LEAST: Final = 0.1
+_AGAIN_AFTER: Final = 0.2
 
 Value = str | int | float | bool
 Config = Mapping[str, Value]
 Client = TypeVar("Client")
+_Answer = TypeVar("_Answer")
 
 _COORDINATOR: Final = "GroupCoordinator"
 """librdkafka's name for the connection to the group's coordinator."""
@@ -431,6 +433,22 @@ def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
         return answer.result(time_left(deadline, 0.0) + SLACK)
     except TimeoutError:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+
+
+def ask_again(
+    question: Callable[[], _Answer], deadline: float, passes: Callable[[KafkaError], bool]
+) -> _Answer:
+    """Return the answer to a question that is asked again, until `deadline` (monotonic), after errors that pass.
+
+    Raises the last `KafkaException`.
+    """
+    while True:
+        try:
+            return question()
+        except KafkaException as error:
+            if not passes(trouble.cause_of(error)) or time.monotonic() + _AGAIN_AFTER > deadline:
+                raise
+        time.sleep(_AGAIN_AFTER)
 
 
 def variable(name: str) -> str:

@@ -30,11 +30,12 @@ from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka import configuration, trouble
 from consumer.adapters.kafka.cluster import (
     ask_settings,
+    await_topic,
     has_controller,
     known_partitions,
     setting_command,
 )
-from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic, time_left
+from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic
 from consumer.adapters.kafka.letters import NewRecord, forms, part_sizes
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.thread import post, run_blocking, settle
@@ -47,7 +48,6 @@ _Verdict = confluent_kafka.KafkaError | None
 # Why a client cannot be made now although one could at the start: no token, or a certificate that is being replaced.
 _NOT_NOW: Final = (NoToken, SettingsError)
 
-_ASK_AGAIN: Final = 0.1
 # Time limit of a question for a topic's settings, which letters do not need.
 _SETTINGS_SECONDS: Final = 2.0
 SIZE_LIMIT: Final = "max.message.bytes"
@@ -283,19 +283,10 @@ class DeadLetterProducer:
                     return self._report_unknown(topic, error, f"grant CREATE on {topic}, or create it")
         # Another client was faster, and the brokers learn of the topic one after the other; or this user may not see
         # it. Or this is the embedded broker, which has no controller: asking for a topic by name creates it.
-        deadline = time.monotonic() + self._timeout / 2
-        while True:
-            try:
-                entry: Any = client.list_topics(topic, timeout=time_left(deadline)).topics[topic]
-                if entry.partitions:
-                    return len(entry.partitions)
-                # An entry without partitions has an error, and is no answer: it may have some the next time.
-                raise KafkaException(entry.error or _Code(_Code.LEADER_NOT_AVAILABLE))
-            except KafkaException as error:
-                passing = trouble.cause_of(error).code() in trouble.MOVING_LEADER | trouble.MISSING_TOPIC
-                if not passing or time.monotonic() > deadline:
-                    return self._report_unknown(topic, error, f"grant WRITE on {topic}")
-            time.sleep(_ASK_AGAIN)
+        try:
+            return await_topic(client, topic, time.monotonic() + self._timeout / 2)
+        except KafkaException as error:
+            return self._report_unknown(topic, error, f"grant WRITE on {topic}")
 
     def _report_unknown(self, topic: str, error: KafkaException, refused: str) -> int:
         """Report why a topic is not known. `refused`: what to do if this user is not allowed something. Return 0."""

@@ -31,7 +31,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import cluster, trouble
 from consumer.adapters.kafka.commits import read_position
-from consumer.adapters.kafka.configuration import Config, consumer_config, make_client, result_of
+from consumer.adapters.kafka.configuration import Config, ask_again, consumer_config, make_client, result_of
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
@@ -39,7 +39,7 @@ from consumer.errors import KafkaError
 _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
 
-_ASK_AGAIN: Final = 0.2
+_POLL: Final = 0.2
 _ASKED_AGAIN: Final = trouble.PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
 """Least seconds of one of several tries, as far as there is time."""
@@ -53,19 +53,15 @@ _WHO: Final = "describe_consumer_groups"
 def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
     """Ask until the coordinator answers; `question` gets a deadline (monotonic) and may raise `KafkaException`."""
     deadline = time.monotonic() + timeout
-    while True:
+
+    def ask() -> _Answer:
         # One try does not get all of the time: its client may never get an answer where another one would
         # (`RenewedAdmin`).
         now = time.monotonic()
-        until = min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2))
-        try:
-            return question(until)
-        except KafkaException as error:
-            # A coordinator that starts or moves answers within seconds.
-            passing = trouble.cause_of(error).name() in _ASKED_AGAIN
-            if not passing or time.monotonic() + _ASK_AGAIN > deadline:
-                raise
-        time.sleep(_ASK_AGAIN)
+        return question(min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2)))
+
+    # A coordinator that starts or moves answers within seconds.
+    return ask_again(ask, deadline, lambda error: error.name() in _ASKED_AGAIN)
 
 
 def ask_committed(
@@ -139,7 +135,7 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         # Ignore errors that pass: only those that would end the service count.
         while not assigned.is_set() and time.monotonic() < deadline:
-            polled = consumer.poll(_ASK_AGAIN)
+            polled = consumer.poll(_POLL)
             if polled is not None and (error := polled.error()) is not None:
                 heard.append(error)  # a refused member gets the error in place of a record
             for error in heard:
