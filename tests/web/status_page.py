@@ -34,12 +34,12 @@ def metrics_table(owner: type, *documents: type, path: str = "") -> str:
     for document in documents:
         for row in _rows(document, path, {}):
             fields.setdefault(row.figure.metric, row)
-    lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
+    lines = ["| name | labels | what |", "| --- | --- | --- |"]
     for family, _ in families(owner, ()):
         field = fields.get(family.name)
         what = f"`{field.path}`. {field.figure.metric_note}".strip() if field else family.help
         labels = ", ".join(f"`{label}`" for label in family.labels)
-        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {what} |")
+        lines.append(f"| `{family.name}` | {labels} | {what} |")
     return "\n".join(lines) + "\n"
 
 

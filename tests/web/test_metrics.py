@@ -215,18 +215,18 @@ def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
 
 
 def test_every_family_is_explained() -> None:
-    """docs/status.md has a table of exactly these: name, type, labels, and the help text of /metrics, or the field of
-    /status of which the page says the same."""
+    """docs/status.md has a table of exactly these: name, labels, and the help text of /metrics, or the field of /status
+    of which the page says the same. It says which are counters and histograms; all others are gauges."""
     families = scrape(busy())
     table = PAGE.partition("<!-- fields -->")[2].partition("<!-- /fields -->")[0]
     fields = dict(re.findall(r"^\| `([^`]+)` \| [a-z, ]+ \| (.*) \|$", table, re.MULTILINE))
+    [histograms] = re.findall(r"Counters end in `_total`; ([^.]*) are histograms", PAGE)
     rows = dict[str, tuple[str, set[str]]]()
     helps = {name + "_total" * (one.type == "counter"): one.documentation for name, one in families.items()}
-    for name, kind, labels, what in re.findall(
-        r"^\| `(pinstream_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE
-    ):
+    for name, labels, what in re.findall(r"^\| `(pinstream_\w+)` \| ([^|]*) \| (.*) \|$", PAGE, re.MULTILINE):
         if name.startswith("pinstream_worker_"):
             continue
+        kind = "counter" if name.endswith("_total") else "histogram" if f"`{name}`" in histograms else "gauge"
         rows[name] = (kind, set(re.findall(r"`(\w+)`", labels)))
         if field := re.fullmatch(r"`([^`]+)`\. ?(.*)", what):
             assert helps[name].endswith(field[2]), name

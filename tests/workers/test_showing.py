@@ -106,9 +106,7 @@ def test_docs_explain_each_figure() -> None:
         for family in FiguresCollector(WorkerFigures, lambda: [seen()]).collect()
     }
     fields = dict(re.findall(r"^\| `(workers\[\]\.\w+)` \| [a-z, ]+ \| (.*) \|$", PAGE, re.MULTILINE))
-    shown = re.findall(
-        r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| `(.+)`\. ?(.*) \|$", PAGE, re.MULTILINE
-    )
+    shown = re.findall(r"^\| `(pinstream_worker\w+)` \| `worker` \| `(.+)`\. ?(.*) \|$", PAGE, re.MULTILINE)
     assert [name for name, _, _ in shown] == list(families)
     for name, field, note in shown:
         assert families[name].endswith(note)
