@@ -100,19 +100,16 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     bootstrap_servers: Annotated[str, Parser(values.parse_brokers)] = _setting("", needed_for="kafka")
     """Brokers to connect to first: host:port, comma-separated."""
     topics: Annotated[tuple[str, ...], Parser(values.parse_topics)] = _setting("", needed_for="topics")
-    """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended). It
-    matches no dead-letter topic, and none that Kafka keeps for itself. Topics that newly match a pattern, and added
-    partitions, are found within 30 s."""
+    """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended), which matches
+    neither dead-letter topics nor Kafka's own. New topics and partitions are found within 30 s."""
     group_id: str = _setting("pinstream")
     """Consumer group. Its committed offsets mark what is settled."""
     auto_offset_reset: _OffsetReset = _setting("earliest")
-    """Where to start without a valid offset. earliest loses nothing; error stops. latest starts at the
-    end, with a warning, but only while the group has no offset for any topic; in any other group, a new
-    topic is read from the beginning."""
+    """Where to start without a valid offset. earliest loses nothing; error stops. latest starts at the end,
+    with a warning, only while the group has no offset for any topic."""
     sasl_mechanism: _Mechanism | None = _setting(None)
     """How to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, with the KAFKA_SASL_… properties of
-    librdkafka. AWS_MSK_IAM logs in to Amazon MSK with the AWS credentials of this machine or pod; it needs the
-    extra pinstream[msk]. See docs/kafka.md."""
+    librdkafka. AWS_MSK_IAM logs in to Amazon MSK, with the extra pinstream[msk]. See docs/kafka.md."""
     # All are wrapped, because no list of the properties that may be secret is complete.
     properties: Mapping[str, SecretStr] = _setting({}, shown="librdkafka's", name="KAFKA_…")
     """Any other librdkafka property, with underscores for dots. Properties that would weaken the delivery
@@ -203,17 +200,17 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     """TOML file that overrides entries of the packaged mapping: which field of a record becomes which
     field of a conversion event."""
     transform: Annotated[str | None, Parser(values.parse_function)] = _setting(None)
-    """Python function that each decoded record goes through before the mapping, as
-    package.module:function. It returns the record, changed or not, or None to filter it. Python looks for
-    the module in the folders of PYTHONPATH. With it, the fast path is not used. See docs/transform.md."""
+    """Python function that each decoded record goes through before the mapping, as package.module:function. It
+    returns the record, or None to filter it. The module is looked for in PYTHONPATH. With it, the fast path is
+    not used. See docs/transform.md."""
     state_dir: Annotated[Path, Parser(values.parse_path)] = _setting(
         ..., shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream"
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
     destination: Annotated[str | None, Parser(values.parse_destination)] = _setting(None)
-    """pinterest: PINTEREST_API_URL is a gateway that passes events on to Pinterest, so what it accepts counts as
-    delivered to Pinterest, under one quota. Do not set it for a sandbox, which passes nothing on. Not set: each
-    URL is a destination of its own, with a quota and a memory of delivered events of its own."""
+    """pinterest: PINTEREST_API_URL is a gateway to Pinterest (no sandbox), so what it accepts counts as
+    delivered to Pinterest, under one quota. Not set: each URL has a quota and a memory of delivered events of
+    its own."""
     key_store: Annotated[SecretStr, Parser(values.parse_key_store)] = _setting(
         ..., shown="disk: under the state folder"
     )
@@ -232,26 +229,25 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     batch_events: Annotated[int, whole(1, 1000)] = _setting("1000", unit="events")
     """Maximum number of events in one call. 1000 is the limit of the API."""
     linger: Annotated[float, duration("0s", "10m")] = _setting("100ms", unit="duration")
-    """How long a batch fills: it goes when it is full, or its oldest event has waited so long. The wait is longer where
-    calls are few: two minutes divided by this member's calls a minute. 0: no wait of its own."""
+    """How long a batch fills: it goes when it is full, or its oldest event has waited so long. Where calls are
+    few it is two minutes divided by this member's calls a minute, if that is longer. 0: no wait of its own."""
     concurrency: Annotated[int, whole(1, 1000)] = _setting("8", unit="requests")
     """Maximum number of requests in flight, over all accounts and workers."""
     calls_per_minute: Annotated[int, whole(1, 1_000_000)] = _setting("5000", unit="calls")
-    """Call quota of each ad account, over all members of the group and their workers: give the whole. Members with
-    a shared key store take from it together; others divide it. The default is Pinterest's published limit. Where the
-    x-ratelimit headers of its answers allow fewer calls, those decide."""
+    """Call quota of each ad account, over all members of the group and their workers: give the whole. Members
+    with a shared key store take from it together; others divide it. Where the x-ratelimit headers of answers
+    allow fewer calls, those decide."""
     request_timeout: Annotated[float, duration("100ms", "10m")] = _setting("30s", unit="duration")
     """Time limit of one call, from connecting to the last byte."""
-    halt_patience: Annotated[float, duration("1s", "365d", zero="for ever")] = _setting(
+    halt_patience: Annotated[float, duration("1s", "365d", zero="without limit")] = _setting(
         "15m", unit="duration"
     )
-    """How long Pinterest may refuse this token or account before pinstream exits with code 3. 0: for
-    ever."""
-    schema_patience: Annotated[float, duration("100ms", "365d", zero="for ever")] = _setting(
+    """How long Pinterest may refuse this token or account before pinstream exits with code 3. 0: without limit."""
+    schema_patience: Annotated[float, duration("100ms", "365d", zero="without limit")] = _setting(
         "5m", unit="duration"
     )
     """How long the registry may deny that it has a schema before the records that wait for it become dead
-    letters. A registry may learn of a new schema late. 0: for ever."""
+    letters. 0: without limit."""
     max_open_events: Annotated[int, whole(1, 10_000_000)] = _setting("20000", unit="events")
     """Maximum number of events that are fetched and not yet settled: one budget for the process, or for
     all its workers. It bounds memory."""
@@ -263,8 +259,8 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     """Topic for records that cannot be delivered; {topic} stands for the record's topic. It is created
     with the first dead letter if it is missing and the cluster allows it."""
     dead_letter_share: Annotated[float, Parser(values.parse_share)] = _setting("0.5", unit="share")
-    """Intake stops when more than this share of a topic's latest records would be dead letters, so that a
-    wrong mapping cannot turn a whole topic into dead letters. 1: never."""
+    """Intake stops when more than this share of a topic's latest records would be dead letters, so that a wrong
+    mapping cannot empty a topic. 1: never."""
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting("1000", unit="records")
     """Window of PINSTREAM_DEAD_LETTER_SHARE: the share is computed over the latest N records of a topic,
     in the order of their offsets. Intake never stops on fewer."""
@@ -276,11 +272,10 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     """Separate address for the page, /status, /history and /events. PINSTREAM_HTTP_ADDRESS then serves
     only /healthz, /readyz and /metrics, and may be open to more people."""
     http_token: _OptionalSecret = _setting(None)
-    """Token that the page, /status, /history, /events and /metrics require; /healthz and /readyz stay
-    open. A browser asks for it (any user, the token as password). Prometheus (authorization: credentials)
-    and scripts send it as Authorization: Bearer. Without a token, everyone who reaches the address may
-    read, but only by an IP address or a local name, so that no website can read the figures through a
-    browser."""
+    """Token that the page, /status, /history, /events and /metrics require; /healthz and /readyz stay open. A
+    browser asks for it (any user, the token as password). Prometheus (authorization: credentials) and scripts
+    send it as Authorization: Bearer. Without a token, everyone who reaches the address may read, by an IP
+    address or a local name only."""
     proxy_credentials: _OptionalLogin = _setting(None)
     """User and password for the proxy of HTTPS_PROXY or HTTP_PROXY, as user:password, instead of those in
     its URL."""
