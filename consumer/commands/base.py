@@ -19,8 +19,6 @@ from consumer.errors import PinstreamError, UsageError, limit_met
 if TYPE_CHECKING:  # they take a while to import, and help does not need them
     import asyncio
 
-    from rich.console import Console
-
 _Item = TypeVar("_Item")
 # Length in characters that no first sentence reaches.
 _WHOLE: Final = 1_000
@@ -172,11 +170,6 @@ def say(text: str) -> None:
     """Print a line for people to stderr; stdout is for results. A closed stderr is ignored."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
-
-
-def prose(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line of text as it is: without markup and guessed colours, and unbroken, so that it can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
 
 
 def iso(milliseconds: int) -> str | None:

@@ -15,15 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
 from consumer import logs
 from consumer.adapters.files import file_types
@@ -35,6 +34,7 @@ from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, encoding
 from consumer.commands.base import DebugCommand, on_terminal, paced, say
 from consumer.commands.parsing import record_options
+from consumer.commands.results import print_result, table
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
@@ -165,7 +165,7 @@ class _Demo:
             self._service = await self._member.open()
             document = await self._deliver()
         document["sandbox"] = sandbox.counts().as_json()
-        _print(document, self.as_json)
+        print_result(partial(_tell, document), document, as_json=self.as_json, beside=True)
         ledger = document["ledger"]
         if document["ledger_mismatch"]:
             raise bug("the ledger does not add up")
@@ -257,15 +257,12 @@ class _Demo:
                 await asyncio.wait((serving,), timeout=_LOOK)
 
 
-def _print(document: dict[str, Any], as_json: bool) -> None:
-    records = Column("records", justify="right")
-    table = Table("ledger", records, title="how every record ended", title_justify="left")
+def _tell(document: dict[str, Any], console: Console) -> None:
+    found = table("ledger", ">records", title="how every record ended")
     for name, count in document["ledger"].items():
-        table.add_row(name, f"{count:,}")
-    table.add_section()
+        found.add_row(name, f"{count:,}")
+    found.add_section()
     for name in ("accepted_events", "distinct_event_ids", "value_sum"):
         value = document["sandbox"][name]
-        table.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
-    Console(stderr=as_json).print(table)
-    if as_json:
-        click.echo(orjson.dumps(document))
+        found.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(found)

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 import click
 import orjson
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from consumer.adapters.kafka.cluster import describe_cluster, nearest_topic
 from consumer.adapters.kafka.configuration import never_matched
 from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import DebugCommand, asynchronous, prose
+from consumer.commands.base import DebugCommand, asynchronous
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
+from consumer.commands.results import print_result, prose, table
 from consumer.commands.standing import MOST_PARTITIONS_NAMED, Standing, troubles
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, first_of, nearest
@@ -67,20 +66,20 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
         rows = await found.rows(sorted(places))
     state, members = found.view
     documents = [_document(row) for row in rows]
-    if as_json:
-        who = [member._asdict() for member in members]
-        document = {"group": found.group, "state": state, "members": who, "partitions": documents}
-        click.echo(orjson.dumps(document))
-        return
+    who = [member._asdict() for member in members]
+    document = {"group": found.group, "state": state, "members": who, "partitions": documents}
     states = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
     said = states.get(state, f"{state}, {_named(members)}")
     # The records left to read are those that a move to the end would skip.
     left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
-    console = Console()
-    prose(console, f"group {found.group}: {said}; {left:,} left to read")
-    _print_table(console, _FIGURES, documents)
-    for line in troubles(rows):
-        prose(console, line)
+
+    def tell(console: Console) -> None:
+        prose(console, f"group {found.group}: {said}; {left:,} left to read")
+        _print_table(console, _FIGURES, documents)
+        for line in troubles(rows):
+            prose(console, line)
+
+    print_result(tell, document, as_json=as_json)
 
 
 @offsets.command(name="set", cls=DebugCommand)
@@ -341,11 +340,9 @@ def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Mappin
         return "none" if value is None else str(value)
 
     columns = ("partition", *columns)
-    heads = (Column(one.replace("_", " "), justify="right") for one in columns)
-    table = Table(Column("topic", overflow="fold"), *heads)
-    for row in rows:
-        table.add_row(escape(row["topic"]), *(cell(name, row[name]) for name in columns))
-    console.print(table)
+    heads = (f">{one.replace('_', ' ')}" for one in columns)
+    cells = ([row["topic"], *(cell(name, row[name]) for name in columns)] for row in rows)
+    console.print(table("topic", *heads, rows=cells))
 
 
 def _named(members: Sequence[ActiveMember]) -> str:

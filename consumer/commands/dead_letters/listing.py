@@ -9,10 +9,10 @@ import contextlib
 import heapq
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
-import orjson
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -20,10 +20,11 @@ from rich.padding import Padding
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.letters import Place
-from consumer.commands.base import DebugCommand, asynchronous, iso, prose
+from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, filter_options
 from consumer.commands.dead_letters.reading import DONE, WAITING, DeadLetters, facts, find
 from consumer.commands.parsing import JSON_OPTION
+from consumer.commands.results import print_result, prose
 from consumer.settings import load
 
 # Most rows: codes are the platform's, and a hostile topic may hold any number of them.
@@ -54,10 +55,7 @@ async def list_letters(topics: tuple[str, ...], filters: Filters, latest: int, a
     settings = load(os.environ, needs=("kafka",))
     found, missing = await find(settings, topics, filters)
     document = {**await read_listing(found, latest), "no_dead_letters": missing}
-    if as_json:
-        click.echo(orjson.dumps(document))
-    else:
-        print_listing(document, Console())
+    print_result(partial(print_listing, document), document, as_json=as_json)
 
 
 async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, Any]:

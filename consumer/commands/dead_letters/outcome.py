@@ -8,13 +8,11 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
-from consumer.commands.base import prose
 from consumer.commands.dead_letters.options import RedriveOptions
 from consumer.commands.dead_letters.reading import Tally
-from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd, print_result
+from consumer.commands.replay.bounded_run import DOUBLED, LOST, ReplayEnd
+from consumer.commands.results import print_result, prose, table
 from consumer.errors import PinstreamError
 
 # How many notes are printed; the others are counted.
@@ -88,14 +86,15 @@ _BECAME = {
 
 def print_redrive(outcome: RedriveOutcome) -> None:
     """Print the table and, with ``--json``, the document: see `print_result`."""
-    print_result(partial(_tell, outcome), outcome.document(), as_json=outcome.options.as_json)
+    as_json = outcome.options.as_json
+    print_result(partial(_tell, outcome), outcome.document(), as_json=as_json, beside=True, lost=LOST)
 
 
 def _tell(outcome: RedriveOutcome, console: Console) -> None:
     for topic in outcome.missing:
         prose(console, f"{topic}: no dead letters")
     if outcome.tallies:
-        console.print(_table(outcome))
+        _print_counts(outcome, console)
     if outcome.ledger is not None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
         prose(console, f"of the redriven: {became or 'none'}")
@@ -107,14 +106,13 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
         prose(console, f"… and {outcome.unnamed} more")
 
 
-def _table(outcome: RedriveOutcome) -> Table:
+def _print_counts(outcome: RedriveOutcome, console: Console) -> None:
     dry_run = outcome.options.dry_run
     title = "what a redrive would do" if dry_run else "what became of the dead letters"
-    topics = (Column(escape(name), justify="right", overflow="fold") for name in outcome.tallies)
-    table = Table(Column("letters on", overflow="fold"), *topics, title=title, title_justify="left")
+    rows = []
     for name, text in _MEANT.items():
         would = "would be " if name == "redriven" and dry_run else ""
         counts = [tally.counts()[name] for tally in outcome.tallies.values()]
         if any(counts) or name in ("matched", "redriven"):
-            table.add_row(would + text, *(f"{count:,}" for count in counts))
-    return table
+            rows.append([would + text, *(f"{count:,}" for count in counts)])
+    console.print(table("letters on", *(f">{topic}" for topic in outcome.tallies), rows=rows, title=title))

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import Any
 
 import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.text import Text
 
 from consumer.adapters.kafka import letters
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.commands.base import DebugCommand, asynchronous, iso, prose
+from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import DeadLetters, Reader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
+from consumer.commands.results import print_result, prose, table
 from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, section_of
@@ -57,10 +59,7 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     }
     if payload:
         document["payload"] = await _payload(letter, settings, reader)
-    if as_json:
-        click.echo(orjson.dumps(document))
-    else:
-        _print(document, Console())
+    print_result(partial(_tell, document), document, as_json=as_json)
 
 
 async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecord, bool]:
@@ -156,10 +155,7 @@ async def _decoded(
     return None if isinstance(decoded, SchemaRef) else decoded
 
 
-def _print(document: dict[str, Any], console: Console) -> None:
-    title = f"dead letter {escape(document['place'])}"
-    columns = Column(style="dim"), Column(overflow="fold")
-    table = Table(*columns, title=title, title_justify="left", show_header=False)
+def _tell(document: dict[str, Any], console: Console) -> None:
     # Facts of the headers; sizes instead of contents.
     rows = {
         "state": document["state"],
@@ -176,9 +172,9 @@ def _print(document: dict[str, Any], console: Console) -> None:
     }
     if left_out := ", ".join(document["left_out"]):
         rows["not in the letter"] = f"{left_out}: too large for its topic; see its origin"
-    for what, found in rows.items():
-        table.add_row(what, escape(found))
-    console.print(table)
+    cells = ((Text(what, "dim"), found) for what, found in rows.items())
+    title = f"dead letter {escape(document['place'])}"
+    console.print(table("", "", rows=cells, title=title, show_header=False))
     payload = document.get("payload")
     if payload is None:
         return

@@ -12,9 +12,9 @@ import click
 from rich import box
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
-from rich.table import Column, Table
 from rich.text import Text
 
+from consumer.commands.results import table
 from consumer.engine.figures.delivered import PARAMETERS, Coverage, by_id, written_in
 from consumer.engine.reading import Kind
 
@@ -124,7 +124,7 @@ class Summary:
             click.echo(json.dumps(self.document(), separators=(",", ":")))
             return
         console = Console(highlight=False, markup=False)
-        counts = Table("what", "code", "field", Column("records", justify="right"), box=box.SIMPLE_HEAD)
+        counts = table("what", "code", "field", ">records", box=box.SIMPLE_HEAD)
         for outcome, number in self.outcomes.items():
             counts.add_row(Text(outcome, _STYLES[outcome]), "", "", f"{number:,}")
             for code, number in self._codes.get(outcome, Counter()).most_common():
@@ -135,8 +135,8 @@ class Summary:
         console.print(counts)
         covered = self._coverage.snapshot(0.0).hour
         if covered:
-            heads = (Column(f"{name}\n{one.events:,}", justify="right") for name, one in covered.items())
-            shares = Table("recommended field", *heads, box=box.SIMPLE_HEAD)
+            heads = (f">{name}\n{one.events:,}" for name, one in covered.items())
+            shares = table("recommended field", *heads, box=box.SIMPLE_HEAD)
             for number, parameter in enumerate(PARAMETERS):
                 shares.add_row(parameter.id, *(f"{one.shares[number]:.0%}" for one in covered.values()))
             console.print(shares)

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
-import click
-import orjson
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -54,6 +50,10 @@ DOUBLED = (
     "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
     "that: each is a second conversion"
 )
+
+
+# Where the result of a complete run cannot be printed.
+LOST = "; what was done stands: run it again with --dry-run to see what is left"
 
 
 class FiniteSource(RecordSource, Protocol):
@@ -230,25 +230,3 @@ def _time_left(seconds: float) -> str:
     if seconds < 5400:
         return f"about {seconds / 60:.0f} min"
     return f"about {seconds / 3600:.1f} h"
-
-
-def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the result for people, by `tell`, on stdout; with `as_json`, that on stderr and the document on stdout.
-
-    Raises `Incomplete` if stdout fails, although the run itself is complete.
-    """
-    try:
-        tell(Console(stderr=as_json))
-        if as_json:
-            click.echo(orjson.dumps(document))
-        if sys.stdout is not None:  # it may be closed
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # The rest of the buffer would fail once more when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Incomplete(
-            f"the result could not be printed ({error.strerror}); what was done stands: run it again with --dry-run "
-            "to see what is left"
-        ) from error

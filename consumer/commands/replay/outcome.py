@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from consumer.adapters.kafka.replay_progress import ReplayPlan
-from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result
+from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
+from consumer.commands.results import print_result, table
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
 from consumer.errors import Incomplete, PinstreamError, first_of
@@ -132,32 +132,31 @@ def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """Print the tables and, with `as_json`, the document: see `print_result`."""
     # The tables are made from the document, so that the two never differ.
     document = outcome.document()
-    print_result(partial(_tell, document), document, as_json=as_json)
+    print_result(partial(_tell, document), document, as_json=as_json, beside=True, lost=LOST)
 
 
 def _tell(document: Mapping[str, Any], console: Console) -> None:
     console.print(_ledger_table(document))
     if document["problems"]:
-        columns = (Column(one, overflow="fold") for one in ("record", "stage", "code", "reason"))
-        problems = Table(*columns, title="the first problems", title_justify="left")
-        for one in document["problems"]:
-            place = f"{one['topic']}:{one['partition']}:{one['offset']}"
-            problems.add_row(*map(escape, (place, one["stage"], one["code"], one["message"])))
-        console.print(problems)
+        rows = (
+            (f"{one['topic']}:{one['partition']}:{one['offset']}", one["stage"], one["code"], one["message"])
+            for one in document["problems"]
+        )
+        console.print(table("record", "stage", "code", "reason", rows=rows, title="the first problems"))
 
 
 def _ledger_table(document: Mapping[str, Any]) -> Table:
     dry_run = document["dry_run"]
     title = "what would become of every record" if dry_run else "how every record ended"
-    table = Table("ledger", Column("records", justify="right"), title=title, title_justify="left")
+    found = table("ledger", ">records", title=title)
     details = {
         "filtered": document["filtered"],
         "dead_lettered": {f"{one['stage']}: {one['code']}": one["records"] for one in document["rejections"]},
     }
     for name, count in document["ledger"].items():
-        table.add_row(_WOULD_BE.get(name, name) if dry_run else name, f"{count:,}")
+        found.add_row(_WOULD_BE.get(name, name) if dry_run else name, f"{count:,}")
         for code, records in details.get(name, {}).items():
-            table.add_row(f"  {_DETAILS.get(code, code)}", f"{records:,}", style="dim")
+            found.add_row(f"  {_DETAILS.get(code, code)}", f"{records:,}", style="dim")
     beside = {
         "outside the time range, passed over": document["outside_time"],
         "settled in an earlier run, passed over": document["settled_before"],
@@ -165,9 +164,9 @@ def _ledger_table(document: Mapping[str, Any]) -> Table:
         "released: not settled, or not read": document["released"],
     }
     if any(beside.values()):
-        table.add_section()
+        found.add_section()
     # Rows of zeros would hide the others.
     for what, records in beside.items():
         if records:
-            table.add_row(what, f"{records:,}")
-    return table
+            found.add_row(what, f"{records:,}")
+    return found

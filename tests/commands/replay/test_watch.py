@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.commands.replay import bounded_run
-from consumer.commands.replay.bounded_run import print_result, progress_line, watch
-from consumer.errors import Incomplete
+from consumer.commands.replay.bounded_run import progress_line, watch
 
 
 @pytest.mark.parametrize(
@@ -54,20 +53,3 @@ def test_a_note_is_text_and_no_markup(
     with watch("replay", 10) as show:
         show(3, "destination halted ([/v5/ad_accounts] says no)")
     assert "destination halted ([/v5/ad_accounts] says no)" in capsys.readouterr().err
-
-
-def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the result cannot be printed, because the disk is full, the error says so, and that what was done
-    stands. Flushing the rest raises nothing more."""
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr("sys.stdout", full)
-        with pytest.raises(
-            Incomplete, match=r"could not be printed \(No space left on device\); what was done stands"
-        ):
-            print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=True)
-
-
-def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stdout closed (``>&-``) no result is printed, without an error."""
-    monkeypatch.setattr("sys.stdout", None)
-    print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=False)

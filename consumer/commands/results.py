@@ -1,0 +1,68 @@
+"""Print the result of a command: for people as tables and lines, for programs as one document of JSON.
+
+All results are printed by `print_result`. Tables come from `table`, lines from `prose`: a text may come
+from a record or a header, so it is never taken as rich's markup.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from consumer.errors import Incomplete
+
+
+def print_result(
+    tell: Callable[[Console], None],
+    document: Mapping[str, Any],
+    *,
+    as_json: bool,
+    beside: bool = False,
+    lost: str = ": run it again",
+) -> None:
+    """Print a result on stdout: for people, by `tell`; with `as_json`, the document. `beside`: then also for people, on
+    stderr.
+
+    Raises `Incomplete` if stdout fails, although the command is complete; `lost`: the end of that message.
+    """
+    try:
+        if beside or not as_json:
+            tell(Console(stderr=as_json))
+        if as_json:
+            click.echo(orjson.dumps(document))
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The rest of the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Incomplete(f"the result could not be printed ({error.strerror}){lost}") from error
+
+
+def table(
+    *heads: str, rows: Iterable[Sequence[str | Text]] = (), title: str | None = None, **look: Any
+) -> Table:
+    """Return a table with these `rows` of texts. A head that begins with ``>`` is that of numbers; `look`: as of rich's
+    `Table`."""
+    columns = (
+        Column(Text(head.removeprefix(">")), justify="right" if head[:1] == ">" else "left", overflow="fold")
+        for head in heads
+    )
+    made = Table(*columns, title=title, title_justify="left", **look)
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def prose(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line of text as it is: without markup and guessed colours, and unbroken, so that it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
