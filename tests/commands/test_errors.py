@@ -105,6 +105,9 @@ WRONG_SETTINGS = {
     "state folder is a file": Case(
         {"PINSTREAM_STATE_DIR": "{folder}/state"}, ("PINSTREAM_STATE_DIR",), (("state", b""),)
     ),
+    "a setting of an earlier version": Case(
+        {"PINTEREST_PARTNER_NAME": "ss-shop"}, ("PINTEREST_PARTNER_NAME", "[constants]", "remove it")
+    ),
     "page without the rest": Case(
         {"PINSTREAM_PAGE_ADDRESS": "127.0.0.1:8081", "PINSTREAM_HTTP_ADDRESS": ""},
         ("PINSTREAM_PAGE_ADDRESS", "PINSTREAM_HTTP_ADDRESS", "empty"),
