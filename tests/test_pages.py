@@ -18,7 +18,14 @@ from consumer import __version__
 ROOT = Path(__file__).parents[1]
 CONSUMER = ROOT / "consumer"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *ROOT.glob("deploy/helm/*/README.md"),
+        *ROOT.glob("examples/*/README.md"),
+    ]
+)
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _NOTES = ("contract.md", "design.md", "lessons.md", "pinterest.md", "style.md")
