@@ -99,6 +99,9 @@ _DEFAULTS: Final[Config] = {
     "client.id": "pinstream",
     # For a request to a broker that does not answer. A commit inside a revocation is tried three times.
     "socket.timeout.ms": 10_000,
+    # A new client asks for something, and librdkafka then opens its first connection after half of this time: 50 ms by
+    # default, four times in a row at a start. It doubles while a broker is away.
+    "reconnect.backoff.ms": 20,
 }
 _CONSUMER_DEFAULTS: Final[Config] = {
     "group.id": "pinstream",

@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_defaults_are_bounded_and_cooperative() -> None:
     assert config["queued.max.messages.kbytes"] == 16384
     assert config["topic.metadata.refresh.interval.ms"] == 30_000
     assert config["enable.auto.offset.store"] is False
+
+
+def test_every_client_opens_its_first_connection_soon() -> None:
+    """A start makes four clients one after the other, and each waits for half of this time. The user's value counts."""
+    for made in (partial(consumer_config, offset_reset="earliest", ignore=None), admin_config):
+        assert made({})["reconnect.backoff.ms"] == 20
+        assert made({"reconnect.backoff.ms": "500"})["reconnect.backoff.ms"] == "500"
 
 
 def test_the_users_own_fetches_win() -> None:
