@@ -78,17 +78,18 @@ def log_starting(settings: Settings, urls: Urls | None) -> None:
 
 
 def tune_memory() -> None:
-    """Collect garbage less often, and keep freed memory for the next batch (docs/performance.md)."""
+    """Collect garbage less often, return what the start took, and keep what batches free (docs/performance.md)."""
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     # glibc returns the top of the heap as soon as 128 KiB of it are free, and maps larger blocks by themselves. Each
     # batch of a megabyte would be requested and cleared page by page again: 0.4 µs an event. Other C libraries do not
-    # have this function and do not need it.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_ALONE)
+    # have these functions and do not need them.
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.malloc_trim(0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_ALONE)
 
 
 @dataclass(eq=False)

@@ -86,10 +86,12 @@ def _by_name(names: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
+# Not `pycountry.countries`, which would keep its objects for as long as the process lives.
+_COUNTRIES = [*pycountry.ExistingCountries(f"{pycountry.DATABASE_DIR}/iso3166-1.json")]
 # Alpha-2, alpha-3 and "uk", lower case -> alpha-2, lower case.
 COUNTRY_CODES = {"uk": "gb"} | {
     code.lower(): country.alpha_2.lower()
-    for country in pycountry.countries
+    for country in _COUNTRIES
     for code in (country.alpha_2, country.alpha_3)
 }
 # Folded English short names -> alpha-2, lower case.
@@ -98,7 +100,7 @@ COUNTRY_NAMES = _by_name(
         *_EVERYDAY_COUNTRY_NAMES.items(),
         *(
             (getattr(country, attribute), country.alpha_2)
-            for country in pycountry.countries
+            for country in _COUNTRIES
             for attribute in ("name", "official_name", "common_name")
             if hasattr(country, attribute)
         ),
@@ -115,7 +117,10 @@ STATE_NAMES = _by_name(
 # them.
 _LATELY_WITHDRAWN = frozenset({"ANG", "BGN", "HRK"})
 # The codes of ISO 4217, upper case.
-CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | _LATELY_WITHDRAWN
+CURRENCIES = _LATELY_WITHDRAWN | {
+    currency.alpha_3 for currency in pycountry.Currencies(f"{pycountry.DATABASE_DIR}/iso4217.json")
+}
+del _COUNTRIES
 
 
 # Characters; the longest known name has less than a hundred. Folding a very long text could take minutes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.processes import ROOT, bare_environment
+from tests.end_to_end.processes import ROOT, Process, bare_environment
 from tests.end_to_end.trouble.test_start import absent, environment
 
 COMMAND_LINE = {
@@ -21,12 +22,23 @@ COMMAND_LINE = {
 }
 UNUSED = {
     "authlib", "boto3", "botocore", "fastavro", "httpx", "opentelemetry", "phonenumbers", "prometheus_client",
-    "redis", "requests",
+    "redis", "requests", "rich",
 }  # fmt: skip
 """Packages that a member with its store on disk, schemas from a folder, and no export and no scrape does not use."""
 OF_OTHERS = ("consumer.demo", "consumer.workers", "consumer.commands", "consumer.adapters.key_store.shared")
+LIBRARIES = """
+import sys
+sys.modules["rich"] = None  # as `run` imports structlog
+import aiohttp.web, confluent_kafka.admin, orjson, pydantic, pycountry, structlog
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+MOST_OF_LIBRARIES = 1.7
+"""Of what its libraries take, the private memory that an idle member may take. It takes 1.55."""
 MEMBER = """
 import asyncio, os
+from consumer.commands.run import import_structlog
+import_structlog()
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.app.run import load, member
 
@@ -75,7 +87,35 @@ def test_a_member_loads_what_it_uses(tmp_path: Path) -> None:
     found = loaded(MEMBER, environment(tmp_path, absent()))
     assert {"aiohttp", "confluent_kafka"} <= packages(found)
     assert packages(found) & UNUSED == set()
-    assert [name for name in found if name.startswith(OF_OTHERS)] == []
+    of_run = {*COMMAND_LINE, "consumer.commands.run"}
+    assert {name for name in found if name.startswith(OF_OTHERS)} - of_run == set()
+
+
+def private(pid: int) -> int:
+    """What a process has allocated: KiB that are resident and of no file."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def test_an_idle_member_takes_little_more_memory_than_its_libraries(tmp_path: Path) -> None:
+    """It serves its page and waits for brokers, with its key store open; nothing is open, and nothing was."""
+    env = environment(tmp_path, absent())
+    command = [sys.executable, "-c", LIBRARIES]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=env, cwd=ROOT, stdin=pipe, stdout=pipe) as bare:
+        assert bare.stdout is not None
+        assert bare.stdout.readline() == b"loaded\n"
+        libraries = private(bare.pid)
+        bare.communicate()
+    with Process(tmp_path, "run", env=env) as process:
+        process.until(
+            lambda: "The brokers do not answer" in process.get("/readyz")[1], "the wait for brokers"
+        )
+        member = private(process.pid)
+        assert process.stop()[0] == 0
+    print(f"private memory: {member} KiB, of it libraries {libraries} KiB: {member / libraries:.2f}")
+    assert member < MOST_OF_LIBRARIES * libraries
 
 
 def cpu(script: str, env: dict[str, str]) -> float:
