@@ -2,7 +2,8 @@
 
 The sink holds every answer back, so all that is fetched stays open until the budget is full: some of it in flight as
 bodies, the rest queued. Twice, with a small budget and with a large one: the difference of the private memory, by
-event, is what an open event takes, without what the process takes anyway.
+event, is what an open event takes, without what the process takes anyway. That is measured by itself, in a process that
+has joined its group and never had an event.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.load import create_topic
 from benchmarks.running import Running, unique_group
 from benchmarks.sink import Sink
 from benchmarks.systems import Job, Pinstream
 
 _SMALL, _LARGE = 5_000, 45_000
 _SETTLE_SECONDS = 1.5
+_IDLE_SECONDS = 10.0
 _FULL = 0.95
 
 
@@ -39,7 +42,19 @@ def measure_open_memory(bootstrap: str, topic: str, on_topic: int) -> OpenMemory
     small = min(_SMALL, large // 4)
     (few, little), (many, much) = (_held(bootstrap, topic, budget) for budget in (small, large))
     by_event = (much - little) / (many - few)
-    return OpenMemory(by_event, (little - few * by_event) / 2**20)
+    return OpenMemory(by_event, _idle(bootstrap, f"{topic}-none") / 2**20)
+
+
+def _idle(bootstrap: str, topic: str) -> int:
+    """The bytes of private memory on a topic without events, which is made."""
+    create_topic(bootstrap, topic, 4)
+    system = Pinstream()
+    with Sink() as sink, tempfile.TemporaryDirectory() as folder:
+        job = Job(bootstrap, topic, unique_group(system), sink.url, Path(folder))
+        with Running(system.command(job), sink) as running:
+            running.wait_for_members(bootstrap, job.group, 1)
+            running.wait(_IDLE_SECONDS)
+            return running.private_memory()
 
 
 def _held(bootstrap: str, topic: str, budget: int) -> tuple[int, int]:
