@@ -23,7 +23,7 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by leaving out which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
-CODE := consumer tests benchmarks hatch_build.py
+CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check simulate bench soak fuzz clean FORCE
