@@ -236,8 +236,10 @@ FALLBACKS = {
 
 HASHES = """
 import hashlib
-from libc.stdint cimport uint32_t
-from libc.string cimport memset
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 """
 
 

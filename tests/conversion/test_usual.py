@@ -209,13 +209,8 @@ def test_every_kind_has_its_rule() -> None:
     assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
 
 
-def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
-    """On this kind of machine OpenSSL does the hashing; elsewhere `hashlib` does, with the same results."""
-    assert _events.hashes_with_openssl()
-
-
 def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
-    """The processor's instructions for hashing are used if it has them and they agree with `hashlib` or plain
+    """The processor's instructions for hashing are used if it has them and they agree with `hashlib` or portable
     C, which is tried at start."""
     processor = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", processor.read_text() if processor.exists() else "", re.MULTILINE)

@@ -197,7 +197,7 @@ cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glan
     cdef unsigned char* block = digests.block[digests.count]
     cdef char* into = put_key_at_a_glance(page, glance, 64 + 3)
     cdef int size
-    if HAS_SHA and (slot.kind == NUMBER or 0 < slot.size <= MOST_HASHED):
+    if slot.kind == NUMBER or 0 < slot.size <= MOST_HASHED:
         if slot.kind != NUMBER:
             size = block_of(glance.usual, slot.text, <int> slot.size, block, BLOCK_SIZE)
         else:
@@ -205,12 +205,8 @@ cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glan
             size = digits_of_day(slot.number, block) if glance.usual == USUAL_DAY else 0
         if size == 0:
             return False
-        close_block(block, size)
-        digests.place[digests.count] = into - page.data
-        digests.count += 1
-        if digests.count == 2:
-            hash_waiting(digests, page.data)
-    elif slot.kind == NUMBER or not put_digest_of(glance.usual, slot.text, slot.size, into):
+        await_digest(digests, size, page.data, into - page.data)
+    elif not put_digest_of(glance.usual, slot.text, slot.size, into):
         return False
     into[64], into[65], into[66] = c'"', c"]", c","
     page.size += glance.key_size + 67

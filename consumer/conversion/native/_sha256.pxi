@@ -1,19 +1,14 @@
-"""SHA-256 with the processor's own instructions, two texts at once.
+"""SHA-256 of several texts at once: with the processor's own instructions, or in the lanes of vectors.
 
-Theory of operation. Each round of SHA-256 waits for the one before; a second text uses that time and costs little. So a
-text may wait for a second one: `Digests` keeps it, and where in the page its digits belong. Nearly all texts fit into
-one block of 64 bytes: at most 55 bytes, a mark, and the length. `_usual` hashes longer ones, and all texts on a
-processor without the instructions (`HAS_SHA`).
+Theory of operation. Each round of SHA-256 waits for the one before; other texts use that time and cost little. With the
+instructions two texts are hashed side by side; without them four, each in its lane, in whatever vector instructions the
+compiler has. So a text may wait for others: `Digests` keeps it, and where in the page its digits belong. Nearly all texts
+fit into one block of 64 bytes: at most 55 bytes, a mark, and the length. `hash_text` hashes longer ones.
 """
-
 
 cdef extern from *:
     """
-    enum { MOST_HASHED = 55 };
-
-    #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-    #include <cpuid.h>
-    #include <immintrin.h>
+    enum { MOST_HASHED = 55, LANES = 4 };
 
     static const uint32_t SHA_START[8] = {
         0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
@@ -29,22 +24,59 @@ cdef extern from *:
         0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
     };
 
+    typedef uint32_t Lanes __attribute__((vector_size(4 * LANES)));
+
+    #define TURNED(word, by) ((word) >> (by) | (word) << (32 - (by)))
+
+    /* Hash one block further in each lane (FIPS 180-4, 6.2.2). */
+    static void compress_four(uint32_t states[LANES][8], unsigned char blocks[LANES][64]) {
+        Lanes words[16], state[8];
+        for (int lane = 0; lane < LANES; lane++) {
+            for (int at = 0; at < 8; at++) state[at][lane] = states[lane][at];
+            for (int at = 0; at < 16; at++) {
+                const unsigned char *from = blocks[lane] + 4 * at;
+                words[at][lane] = (uint32_t) from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3];
+            }
+        }
+        Lanes a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+    #pragma GCC unroll 16
+        for (int round = 0; round < 64; round++) {
+            Lanes *now = words + round % 16;  /* still holds the word of sixteen rounds ago */
+            if (round >= 16) {
+                const Lanes x = words[(round + 1) % 16], y = words[(round + 14) % 16];
+                *now += (TURNED(x, 7) ^ TURNED(x, 18) ^ x >> 3) + words[(round + 9) % 16];
+                *now += TURNED(y, 17) ^ TURNED(y, 19) ^ y >> 10;
+            }
+            const Lanes one = h + (TURNED(e, 6) ^ TURNED(e, 11) ^ TURNED(e, 25)) + (g ^ (e & (f ^ g))) + SHA_ROUND[round] + *now;
+            const Lanes two = (TURNED(a, 2) ^ TURNED(a, 13) ^ TURNED(a, 22)) + ((a & b) | (c & (a | b)));
+            h = g, g = f, f = e, e = d + one, d = c, c = b, b = a, a = one + two;
+        }
+        state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+        state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+        for (int lane = 0; lane < LANES; lane++)
+            for (int at = 0; at < 8; at++) states[lane][at] = state[at][lane];
+    }
+
+    #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    #include <cpuid.h>
+    #include <immintrin.h>
+
     static int has_sha_instructions(void) {
         unsigned a, b, c, d;
         if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_SSSE3) || !(c & bit_SSE4_1)) return 0;
         return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
     }
 
-    /* Two blocks. */
-    __attribute__((target("sha,sse4.1"))) static void hash_two(unsigned char blocks[2][64], unsigned char digests[2][32]) {
+    /* The same in two lanes. */
+    __attribute__((target("sha,sse4.1"))) static void compress_two(uint32_t states[2][8], unsigned char blocks[2][64]) {
         const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
-        /* The instructions keep the state as (A, B, E, F) and (C, D, G, H), the first in the highest lane. */
-        const uint32_t *s = SHA_START;
-        const __m128i abef = _mm_set_epi32(s[0], s[1], s[4], s[5]), cdgh = _mm_set_epi32(s[2], s[3], s[6], s[7]);
-        __m128i x[2], y[2], w[2][4];
+        __m128i abef[2], cdgh[2], x[2], y[2], w[2][4];
         for (int lane = 0; lane < 2; lane++) {
-            x[lane] = abef;
-            y[lane] = cdgh;
+            /* The instructions keep the state as (A, B, E, F) and (C, D, G, H), the first in the highest lane. */
+            const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) states[lane]), 0xb1);
+            const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) states[lane] + 1), 0x1b);
+            x[lane] = abef[lane] = _mm_alignr_epi8(badc, hgfe, 8);
+            y[lane] = cdgh[lane] = _mm_blend_epi16(hgfe, badc, 0xf0);
             for (int part = 0; part < 4; part++)
                 w[lane][part] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *) blocks[lane] + part), big_endian);
         }
@@ -66,87 +98,150 @@ cdef extern from *:
             }
         }
         for (int lane = 0; lane < 2; lane++) {
-            const __m128i feba = _mm_shuffle_epi32(_mm_add_epi32(x[lane], abef), 0x1b);
-            const __m128i dchg = _mm_shuffle_epi32(_mm_add_epi32(y[lane], cdgh), 0xb1);
-            const __m128i first_half = _mm_blend_epi16(feba, dchg, 0xf0), second_half = _mm_alignr_epi8(dchg, feba, 8);
-            _mm_storeu_si128((__m128i *) digests[lane], _mm_shuffle_epi8(first_half, big_endian));
-            _mm_storeu_si128((__m128i *) digests[lane] + 1, _mm_shuffle_epi8(second_half, big_endian));
-        }
-    }
-
-    __attribute__((target("sha,sse4.1"))) static void put_hex(const unsigned char *digest, char *into) {
-        const __m128i digits = _mm_setr_epi8('0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f');
-        const __m128i four_bits = _mm_set1_epi8(15);
-        for (int half = 0; half < 2; half++) {
-            const __m128i bytes = _mm_loadu_si128((const __m128i *) digest + half);
-            const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), four_bits), low = _mm_and_si128(bytes, four_bits);
-            __m128i *const put = (__m128i *) into + 2 * half;
-            _mm_storeu_si128(put, _mm_shuffle_epi8(digits, _mm_unpacklo_epi8(high, low)));
-            _mm_storeu_si128(put + 1, _mm_shuffle_epi8(digits, _mm_unpackhi_epi8(high, low)));
+            const __m128i feba = _mm_shuffle_epi32(_mm_add_epi32(x[lane], abef[lane]), 0x1b);
+            const __m128i dchg = _mm_shuffle_epi32(_mm_add_epi32(y[lane], cdgh[lane]), 0xb1);
+            _mm_storeu_si128((__m128i *) states[lane], _mm_blend_epi16(feba, dchg, 0xf0));
+            _mm_storeu_si128((__m128i *) states[lane] + 1, _mm_alignr_epi8(dchg, feba, 8));
         }
     }
     #else
     static int has_sha_instructions(void) { return 0; }
-    static void put_hex(const unsigned char *digest, char *into) { (void) digest, (void) into; }
-    static void hash_two(unsigned char blocks[2][64], unsigned char digests[2][32]) { (void) blocks, (void) digests; }
+    static void compress_two(uint32_t states[2][8], unsigned char blocks[2][64]) { (void) states, (void) blocks; }
     #endif
+
+    /* Hash one block further in the first `count` lanes; what the others hold does not matter. */
+    static void compress_lanes(uint32_t states[LANES][8], unsigned char blocks[LANES][64], int count, int instructions) {
+        if (!instructions) compress_four(states, blocks);
+        else for (int lane = 0; lane < count; lane += 2) compress_two(states + lane, blocks + lane);
+    }
+
+    static void begin_states(uint32_t states[LANES][8]) {
+        for (int lane = 0; lane < LANES; lane++) memcpy(states[lane], SHA_START, sizeof SHA_START);
+    }
+
+    /* Eight digits for each word. */
+    static void put_hex(const uint32_t state[8], char *into) {
+        typedef uint8_t Bytes __attribute__((vector_size(8)));
+        typedef uint16_t Wide __attribute__((vector_size(16)));
+        typedef int8_t Digits __attribute__((vector_size(16)));
+        for (int at = 0; at < 8; at += 2, into += 16) {
+            uint64_t two = (uint64_t) state[at] << 32 | state[at + 1];
+            Bytes bytes;
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+            two = __builtin_bswap64(two);
+            memcpy(&bytes, &two, sizeof bytes);
+            const Wide wide = __builtin_convertvector(bytes, Wide), halves = (wide >> 4 | wide << 8) & 0x0f0f;
+    #else
+            memcpy(&bytes, &two, sizeof bytes);
+            const Wide wide = __builtin_convertvector(bytes, Wide), halves = (wide | wide << 4) & 0x0f0f;
+    #endif
+            Digits digits = (Digits) halves;
+            digits += '0' + ((digits > 9) & ('a' - '9' - 1));
+            memcpy(into, &digits, sizeof digits);
+        }
+    }
     """
     enum:
         MOST_HASHED
+        LANES
     bint has_sha_instructions() noexcept
-    void hash_two(unsigned char (*blocks)[64], unsigned char (*digests)[32]) noexcept
-    void put_hex(const unsigned char* digest, char* into) noexcept
+    void begin_states(uint32_t (*states)[8]) noexcept
+    void compress_lanes(uint32_t (*states)[8], unsigned char (*blocks)[64], int count, bint instructions) noexcept
+    void put_hex(const uint32_t* state, char* into) noexcept
 
 cdef bint HAS_SHA = has_sha_instructions()
 
 
 cdef struct Digests:
-    # Up to two texts that are to be hashed, each in its block, and where in the page their digits belong.
+    # Texts that are to be hashed, each in its block, and where in the page their digits belong.
     int count
-    unsigned char block[2][64]
-    Py_ssize_t place[2]
+    unsigned char block[LANES][64]
+    Py_ssize_t place[LANES]
 
 
-cdef inline void close_block(unsigned char* block, int size) noexcept:
-    """Write the end of a block after its text: a mark, zeros, and the number of bits."""
+cdef inline void await_digest(Digests* digests, int size, char* page, Py_ssize_t place) noexcept:
+    """Have the text of this size in the next block, zeros behind it, hashed with others, and its digits written there."""
+    cdef unsigned char* block = digests.block[digests.count]
     block[size] = 0x80
     block[62], block[63] = <unsigned char> (size >> 5), <unsigned char> (size << 3)
+    digests.place[digests.count] = place
+    digests.count += 1
+    if digests.count == LANES:
+        hash_waiting(digests, page)
 
 
 cdef void hash_waiting(Digests* digests, char* page) noexcept:
     """Hash the texts that wait, and write their digits."""
-    cdef unsigned char found[2][32]
+    cdef uint32_t states[LANES][8]
     cdef int at
-    hash_two(digests.block, found)
+    begin_states(states)
+    compress_lanes(states, digests.block, digests.count, HAS_SHA)
     for at in range(digests.count):
-        put_hex(found[at], page + digests.place[at])
+        put_hex(states[at], page + digests.place[at])
     digests.count = 0
 
 
-def _try_instructions():
-    """Return whether the instructions work here: they must give the digests that `hashlib` gives."""
-    global HAS_SHA
+cdef void hash_text(const unsigned char* text, Py_ssize_t size, char* into) noexcept:
+    """Hash a text of any length at once, and write its digits."""
+    cdef uint32_t states[LANES][8]
+    cdef unsigned char blocks[LANES][64]
+    cdef Py_ssize_t left = size
+    cdef int at
+    begin_states(states)
+    memset(blocks, 0, sizeof(blocks))
+    while left >= 64:
+        memcpy(blocks[0], text + size - left, 64)
+        compress_lanes(states, blocks, 1, HAS_SHA)
+        left -= 64
+    memset(blocks[0], 0, 64)
+    memcpy(blocks[0], text + size - left, left)
+    blocks[0][left] = 0x80
+    if left > MOST_HASHED:  # no room for the length
+        compress_lanes(states, blocks, 1, HAS_SHA)
+        memset(blocks[0], 0, 64)
+    for at in range(8):
+        blocks[0][63 - at] = <unsigned char> (<uint64_t> size * 8 >> 8 * at)
+    compress_lanes(states, blocks, 1, HAS_SHA)
+    put_hex(states[0], into)
+
+
+def digests_of(texts):
+    """Return the digits of each of these texts, of which the short ones wait for each other: for the tests."""
     cdef Digests digests
-    cdef char page[128]
-    cdef int size, each
-    for size in range(MOST_HASHED + 1):
-        for each in range(2):
-            memset(digests.block[each], 0, 64)
-            memset(digests.block[each], 97 + each, size)
-            close_block(digests.block[each], size)
-            digests.place[each] = 64 * each
-        digests.count = 2
-        hash_waiting(&digests, page)
-        expected = b"".join([hashlib.sha256(letter * size).hexdigest().encode() for letter in (b"a", b"b")])
-        if page[:128] != expected:
-            HAS_SHA = False
-            return
+    cdef bytearray page = bytearray(64 * len(texts))
+    cdef char* data = PyByteArray_AS_STRING(page)
+    cdef Py_ssize_t place
+    digests.count = 0
+    for place, text in enumerate(texts):
+        if len(text) > MOST_HASHED:
+            hash_text(<const unsigned char*> PyBytes_AS_STRING(text), len(text), data + 64 * place)
+            continue
+        memset(digests.block[digests.count], 0, 64)
+        memcpy(digests.block[digests.count], PyBytes_AS_STRING(text), len(text))
+        await_digest(&digests, len(text), data, 64 * place)
+    hash_waiting(&digests, data)
+    return [page[at : at + 64].decode() for at in range(0, len(page), 64)]
 
 
-if HAS_SHA:
-    _try_instructions()
+def hash_with_instructions(wanted):
+    """Use the processor's own instructions if they are wanted and it has them; return whether they are used."""
+    global HAS_SHA
+    HAS_SHA = wanted and has_sha_instructions()
+    return HAS_SHA
 
 
 def hashes_with_instructions():
     """Return whether the processor's own instructions are used: for the test."""
     return HAS_SHA
+
+
+def _is_right():
+    """Return whether digests are those that `hashlib` gives."""
+    texts = [bytes(range(size)) for size in range(130)]
+    return digests_of(texts) == [hashlib.sha256(text).hexdigest() for text in texts]
+
+
+if HAS_SHA and not _is_right():
+    HAS_SHA = False
+if not HAS_SHA and not _is_right():
+    raise ImportError("SHA-256 as it was compiled here gives wrong digests: install with PINSTREAM_NO_COMPILE=1")

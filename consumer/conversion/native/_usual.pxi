@@ -5,13 +5,8 @@ decide. These functions answer for such values, and say of every other value tha
 called. The rule defines what is right, and a property test compares each shortcut with it.
 
 Text is read with padding after it (`_text`), as in a record; the text of an object is copied to such a place first.
-
-SHA-256 uses the processor's instructions where there are some (`_sha256`), else OpenSSL through the library that Python
-has loaded: calling its functions takes a tenth of the time of making a `hashlib` object. If that library cannot be
-reached, or its digests differ from those of `hashlib`, then `hashlib` is used.
 """
 
-import ctypes
 from decimal import Decimal as decimal_type
 
 from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, NAMES, NETWORKS
@@ -25,22 +20,13 @@ cdef enum:
     LONGEST_HASHED = 200  # bytes: a longer value that is to be hashed is not usual
     BLOCK_SIZE = 64      # of SHA-256
     DIGEST = 64          # hex digits
-    CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
     FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
     LAST_DAY = 2932896   # 9999-12-31
     MOST_WORDS = 32      # that stand for nothing
     LONGEST_WORD = 16    # characters of one
 
-ctypedef int (*Init)(void* context) noexcept
-ctypedef int (*Update)(void* context, const void* data, size_t size) noexcept
-ctypedef int (*Final)(unsigned char* digest, void* context) noexcept
-
-cdef Init init = NULL
-cdef Update update = NULL
-cdef Final final = NULL
 cdef object Decimal = decimal_type
 cdef object LARGEST = 10**18
-cdef const char* HEX = "0123456789abcdef"
 # The words for no name, and which characters they begin with (`placeholders`).
 cdef unsigned char words[MOST_WORDS][LONGEST_WORD]
 cdef int word_sizes[MOST_WORDS]
@@ -226,7 +212,7 @@ cdef int put_usual_digest(int kind, object value, char* into) except -1:
     cdef unsigned char padded[LONGEST_HASHED + PADDING]
     cdef unsigned char day[8]
     if kind == USUAL_DAY:
-        return 1 if day_digits(value, day) and digest_hex(day, 8, into) == 0 else 0
+        return hashed(day, day_digits(value, day), into)
     if PyLong_CheckExact(value) and 0 < value <= LARGEST:
         value = str(value)
     return put_digest_of(kind, padded, pad(value, LONGEST_HASHED, padded), into)
@@ -238,7 +224,13 @@ cdef int put_digest_of(int kind, const unsigned char* padded, Py_ssize_t size, c
     if size == 0 or size > LONGEST_HASHED or size == DIGEST:
         return 0
     size = block_of(kind, padded, <int> size, block, BLOCK_SIZE if size <= MOST_HASHED else <int> size)
-    return 1 if size and digest_hex(block, size, into) == 0 else 0
+    return hashed(block, size, into)
+
+
+cdef inline int hashed(const unsigned char* text, Py_ssize_t size, char* into) noexcept:
+    if size:
+        hash_text(text, size, into)
+    return size != 0
 
 
 cdef inline int block_of(int kind, const unsigned char* padded, int size, unsigned char* block, int room) noexcept:
@@ -406,24 +398,6 @@ cdef inline void put_two(unsigned char* into, int number) noexcept:
     into[0], into[1] = 48 + number // 10, 48 + number % 10
 
 
-cdef int digest_hex(const unsigned char* data, Py_ssize_t size, char* into) except -1:
-    cdef unsigned char digest[32]
-    cdef uint64_t context[CONTEXT_WORDS]  # words, since OpenSSL takes it to be aligned like its own struct
-    cdef bytes found
-    cdef int at
-    if init == NULL:
-        found = hashlib.sha256(data[:size]).digest()
-        memcpy(digest, <const unsigned char*> found, 32)
-    else:
-        init(context)
-        update(context, data, size)
-        final(digest, context)
-    for at in range(32):
-        into[2 * at] = HEX[digest[at] >> 4]
-        into[2 * at + 1] = HEX[digest[at] & 15]
-    return 0
-
-
 def digest_of(kind, value):
     """Return the digest of `value`, None if it is not usual: for the property test."""
     cdef char digits[DIGEST]
@@ -453,33 +427,3 @@ def may_be_a_crawler(text):
     """Return what `is_padded_crawler` returns for these bytes: for the test."""
     padded = text + bytes(PADDING)
     return is_padded_crawler(<const unsigned char*> PyBytes_AS_STRING(padded), len(text))
-
-
-def _reach_openssl():
-    """Use OpenSSL's functions if they can be found and give the right digests."""
-    global init, update, final
-    cdef uintptr_t begin, more, end
-    try:
-        import _hashlib
-
-        library = ctypes.CDLL(_hashlib.__file__)  # finds the symbols of the OpenSSL that it is linked with
-        begin, more, end = [
-            ctypes.cast(getattr(library, f"SHA256_{name}"), ctypes.c_void_p).value
-            for name in ("Init", "Update", "Final")
-        ]
-    except Exception:  # with another Python or OpenSSL only speed is lost
-        return
-    init, update, final = <Init> begin, <Update> more, <Final> end
-    for size in range(1, LONGEST_HASHED + 1):
-        text = "1" * size
-        if size != DIGEST and digest_of(USUAL_LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
-            init = NULL
-            return
-
-
-def hashes_with_openssl():
-    """Return whether OpenSSL's own functions are used."""
-    return init != NULL
-
-
-_reach_openssl()
