@@ -149,6 +149,8 @@ class Fence:
     live: bool = field(default=True, init=False)
     # True while the partition is drained: no new work begins; events in flight still settle.
     draining: bool = field(default=False, init=False)
+    # False while what may be committed is what was committed last: there may be thousands of these.
+    changed: bool = field(default=True, init=False)
     read: int = field(default=0, init=False)
     open: int = field(default=0, init=False)
     open_bytes: int = field(default=0, init=False)

@@ -105,6 +105,8 @@ class Commits:
             return
         asked = [*self._ledger.committables()]
         if asked:
+            for state, _ in asked:
+                state.changed = False
             self._under_way, self._proves = asked, True
             self._context.emit(Commit([position for _, position in asked]))
 
@@ -120,6 +122,8 @@ class Commits:
                 if position.next_offset <= (state.position() or 0):
                     state.committed = position
                 state.proven = state.proven or self._proves
+            else:
+                state.changed = True
         if happened.failure is None:
             self._failing_since = None
         else:
@@ -129,8 +133,14 @@ class Commits:
             with_maps = any(offset_map.read_map(position).settled is not None for _, position in asked)
             self._ledger.map_most = offset_map.IDS_MOST if with_maps else 0
             self._due_at = self._context.now.monotonic
+            for state in self._ledger:
+                state.changed = True
             left = "ids" if with_maps else "nothing"
             self._context.report("warning", "commit_metadata_refused", left=left)
+
+    def complete(self) -> bool:
+        """Return True if everything is committed that may be."""
+        return self._under_way is None and next(self._ledger.committables(), None) is None
 
     def metadata(self) -> MetadataLeft:
         """Return what metadata commits carry."""
@@ -236,8 +246,8 @@ class Lives:
             told = ids.get(state.tp.topic)
             if offset_map.are_different_lives(state.topic_id, told):
                 ended.setdefault(state.tp.topic, []).append(state)
-            elif state.topic_id is None:
-                state.topic_id = told
+            elif state.topic_id is None and told is not None:
+                state.topic_id, state.changed = told, True
         anew: list[NewLife] = []
         for topic, states in ended.items():
             self._ids[topic] = ids[topic]

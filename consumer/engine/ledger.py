@@ -295,7 +295,7 @@ class Ledger:
 
         Open records before `offset` are not read again and stay. Return how many were released.
         """
-        released = sum(self._release_from(block, offset) for block in state.blocks)
+        released, state.changed = sum(self._release_from(block, offset) for block in state.blocks), True
         state.blocks = deque(block for block in state.blocks if block.first_offset < offset)
         for block in state.blocks:
             # A block ends where reading goes on, so that the committed offset does not go back to before a gap.
@@ -340,7 +340,7 @@ class Ledger:
             return []
         # The log was cut, and the map describes records that are gone.
         if not inherited.holds_for(chunk.leader_epoch):
-            state.inherited = None
+            state.inherited, state.changed = None, True
             return []
         if chunk.records[0].offset >= inherited.end:
             return []
@@ -367,6 +367,7 @@ class Ledger:
         # added, because its offsets are still needed, even if all of its records are passed over.
         state.keep_little()
         state.blocks.append(block)
+        state.changed = True
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None
@@ -406,6 +407,7 @@ class Ledger:
                 counters.by_section[section, disposition.value] += sections.count(number)
             self._grow(state, -block.settled(first, end))
             state.counts[disposition] += count
+            state.changed = True
             state.open -= count
             self.open -= count
             self.settlements += count
@@ -425,11 +427,13 @@ class Ledger:
         """
         for state in self:
             # Its last position is committed with its release: two commits in flight could overtake each other.
-            if state.draining:
+            if state.draining or (state.proven and not state.changed):
                 continue
             position = state.committable() if state.proven else state.proof()
             if position is not None and (position != state.committed or not state.proven):
                 yield state, position
+            else:
+                state.changed = False
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
         """Return the positions to commit for assignments that are about to end. Raises `InvariantViolation` if

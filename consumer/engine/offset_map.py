@@ -33,7 +33,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -198,8 +198,9 @@ def are_different_lives(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and one != other
 
 
+@lru_cache(maxsize=64)
 def _raw(text: str, size: int) -> bytes:
-    """Return the bytes of an id."""
+    """Return the bytes of an id; each commit asks for the same few, once a partition."""
     raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(raw) != size:
         raise ValueError(f"an id of {len(raw)} bytes instead of {size}")

@@ -111,6 +111,8 @@ class Pipeline:
         self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
         self._answers = Answers(self.context, self.clock, self.dispatcher, self.lookups, self.outcomes)
         self.commits = Commits(self.context, self.ledger)
+        # Says whether everything is committed that may be.
+        self.committed = self.commits.complete
         self._lives = Lives(self.context, self.ledger)
         self._differences = Differences(self.context)
         self._removals = Removals(self.context)
@@ -293,10 +295,6 @@ class Pipeline:
         """Return True if the process stood still after `since`: a call that was decided then must not begin any more,
         as its partitions may be another member's."""
         return self.commits.was_away(since, now)
-
-    def committed(self) -> bool:
-        """Return True if everything is committed that may be."""
-        return next(self.ledger.committables(), None) is None
 
     def statistics(self, now: Instant) -> Statistics:
         """Return a snapshot whose figures agree with each other."""

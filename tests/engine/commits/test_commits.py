@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,39 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
     assert [one.next_offset for one in core.commit()] == [2]
     core.advance(20.0)
     assert not core.has(m.Commit)
+
+
+def test_a_commit_looks_at_no_partition_that_has_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the check once an interval costs grows with what changed since, not with how many partitions there are;
+    and what changes later is committed, whatever it is: a record that comes, one that settles, a topic's id."""
+    looked_at: list[int] = []
+    write_map = offset_map.write_map
+
+    def write(tp: TopicPartition, *args: Any, **options: Any) -> str:
+        looked_at.append(tp.partition)
+        return write_map(tp, *args, **options)
+
+    monkeypatch.setattr(offset_map, "write_map", write)
+    core = core_of(*range(20))
+    for partition in range(20):
+        core.fetch(filtered(), event(f"e{partition}"), partition=partition)
+    core.look_up()
+    core.advance(1.0)
+    core.commit()
+    assert looked_at == [*range(20)]
+    core.advance(60.0)
+    assert len(looked_at) == 20
+    core.fetch(filtered(), partition=3)
+    core.advance(1.0)
+    assert [(one.partition, one.next_offset) for one in core.commit()] == [(3, 1)]
+    core.accept(sends(core.waiting)[7])
+    core.store_keys()
+    core.advance(1.0)
+    assert [(one.partition, one.next_offset) for one in core.commit()] == [(7, 2)]
+    assert looked_at[20:] == [3, 7]
+    core.feed(m.TopicIdsTold({TOPIC: TOPIC_ID}))
+    core.advance(1.0)
+    assert len(core.commit()) == 20
 
 
 def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:

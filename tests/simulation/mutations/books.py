@@ -231,6 +231,22 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def what_settles_late_is_not_committed(patch: pytest.MonkeyPatch) -> None:
+    """A record that settles after its partition was last looked at does not have it looked at again."""
+    settle = Ledger.settle
+
+    def unseen(self: Ledger, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
+        runs = list(runs)
+        before = {run.block.assignment: run.block.assignment.changed for run in runs}
+        settled = settle(self, runs, disposition)
+        for state, changed in before.items():
+            state.changed = changed
+        return settled
+
+    patch.setattr(Ledger, "settle", unseen)
+
+
+@mutation
 def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
     """The timer and the release both commit a draining partition."""
 
