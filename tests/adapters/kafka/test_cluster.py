@@ -1,4 +1,4 @@
-"""Queries about the cluster, and the record producer."""
+"""Queries about the cluster and settings of topics, and the record producer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from confluent_kafka import Message
 
 from consumer.adapters.kafka import cluster as cluster_module
 from consumer.adapters.kafka import producer as producer_module
-from consumer.adapters.kafka.cluster import describe_cluster, lacks_consumer_protocol
+from consumer.adapters.kafka.cluster import (
+    TopicSettings,
+    describe_cluster,
+    lacks_consumer_protocol,
+    topic_settings,
+)
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
@@ -351,3 +356,25 @@ async def test_only_a_member_needs_the_group_protocol(
     assert topic in (await describe_cluster(config, [topic], 10.0)).topics
     with pytest.raises(KafkaError, match="KAFKA_GROUP_PROTOCOL=consumer"):
         await describe_cluster(config, [topic], 10.0, joins=True)
+
+
+@pytest.mark.real_kafka
+async def test_both_settings_of_topics_are_returned(kafka: Kafka) -> None:
+    """Both settings of each existing topic are returned."""
+    plain = create_topic(kafka, max_message_bytes="123456")
+    compacted = create_topic(kafka, cleanup_policy="compact", max_message_bytes="2000000")
+    found = await topic_settings({**kafka.config}, [plain, unique("missing"), compacted], 10.0)
+    assert found == {plain: TopicSettings(False, 123456), compacted: TopicSettings(True, 2000000)}
+
+
+async def test_a_broker_that_cannot_tell_settings_of_topics(embedded_kafka: Kafka) -> None:
+    """The embedded broker has no settings of topics, and the query returns before its time limit."""
+    begun = time.monotonic()
+    topic = create_topic(embedded_kafka)
+    assert await topic_settings({**embedded_kafka.config}, [topic], 30.0) == {}
+    assert time.monotonic() - begun < 15
+
+
+async def test_settings_of_topics_where_brokers_are_away() -> None:
+    """Without brokers nothing is returned after the time limit."""
+    assert await topic_settings({"bootstrap.servers": NOBODY, "log_level": 0}, ["orders"], 0.5) == {}
