@@ -16,9 +16,9 @@ from benchmarks.systems import Pinstream
 from consumer.conversion.program import COMPILED
 from tests.support.kafka.harness import Kafka
 
-BOUND = 2.2
-"""The most that an event of 1,000 partitions may cost as a multiple of one of four: one and a half times what was
-measured, 1.5. Where all partitions are read at a time it is 2.8 to 3.3."""
+BOUND = 2.5
+"""The most that an event of 1,000 partitions may cost as a multiple of one of four. Measured was 1.5, on a busy
+machine 1.8; where all partitions are read at a time it is 3.2 to 3.9."""
 
 _FEW, _MANY = 4, 1_000
 _LEAST_PAIRS, _MOST_PAIRS = 2, 5

@@ -2,12 +2,12 @@
 
 What is where. *Reading as a member of the group*: `source` is what the service drives; `member` is the same in the
 consumer's own thread, which reaches the event loop by `hooks`; `starts` finds where a partition starts, `chunks` turns
-messages into records, `commits` commits and leaves, `ends` knows how far the logs reach, `topic_ids` notices that a
-topic was deleted and created again. *Reading outside of any group* (replay, dead letters): `bounded` reads ranges,
-`ranges` finds their offsets, `replay_progress` keeps how far a named replay has come. *Writing*: `producer`,
-`dead_letters`, and a redrive's `transactions` (`letters` defines the form of letters). *Questions*: `cluster` (brokers,
-topics, offsets of partitions) and `groups`. *For all of these*: `configuration` (librdkafka's properties, making
-clients) and `trouble` (what an error means).
+messages into records, `commits` commits and leaves, `ends` knows how far the logs reach and whose turn it is,
+`topic_ids` notices that a topic was deleted and created again. *Reading outside of any group* (replay, dead letters):
+`bounded` reads ranges, `ranges` finds their offsets, `replay_progress` keeps how far a named replay has come.
+*Writing*: `producer`, `dead_letters`, and a redrive's `transactions` (`letters` defines the form of letters).
+*Questions*: `cluster` (brokers, topics, offsets of partitions) and `groups`. *For all of these*: `configuration`
+(librdkafka's properties, making clients) and `trouble` (what an error means).
 
 Each client has a thread of its own, behind plain asyncio methods. The engine decides what a failure means for the
 service.

@@ -129,6 +129,8 @@ class Inbox:
         self._kept_back: list[Message] = []
         self._emptied = -math.inf
         """When a fetch that brought records last emptied the client's queue (monotonic)."""
+        self.drained = False
+        """Whether the last fetch emptied the client's queue."""
 
     def take(self, room: int, timeout: float, is_wanted: Callable[[], bool] = lambda: False) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
@@ -137,7 +139,7 @@ class Inbox:
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.
         """
-        taken = Taken()
+        taken, self.drained = Taken(), False
         most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
         now = self._clock()
         until = now + (0.0 if self._kept_back and room > 0 else timeout)
@@ -157,7 +159,7 @@ class Inbox:
                     return taken
                 asked, until = min(_SLICE, left, fitting), self._emptied + GATHER_SECONDS
             if is_empty and (now >= until or is_wanted()):
-                self._emptied = now if taken.messages else self._emptied
+                self._emptied, self.drained = now if taken.messages else self._emptied, True
                 return taken
 
     def keep(self, names: Container[Any]) -> None:

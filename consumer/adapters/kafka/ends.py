@@ -1,14 +1,20 @@
-"""Where the logs of the held partitions begin and end, and up to where each was read: for lag and the status page.
+"""Where the logs of the held partitions begin and end, up to where each was read, and whose turn it is to be read.
 
 The member's own consumer knows most ends from its fetches, without a question to the brokers.
+
+*Turns.* librdkafka names all partitions in each fetch, and looks at each of them whenever it wakes. While a thousand
+lag, that costs more than the records that a fetch brings, which are those of one partition. So where many lag they are
+read in groups by turns. The others rest: they are paused. A turn ends when all that was fetched is taken, or soon
+after: a pause discards what was fetched ahead. A partition rests for some seconds at most, and not where few lag.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
@@ -21,6 +27,16 @@ _EVERY: Final = 1.0
 _ASK_EVERY: Final = 1.0
 """Seconds between two questions for a partition's end while the consumer is paused, so that nothing is fetched."""
 _ASK_TIMEOUT: Final = 1.0
+
+_LAGS: Final = 64
+"""Records by which a partition lags to count: more than what comes between two fetches of it at 50,000 a second."""
+_GROUP: Final = 64
+"""Partitions that are read at a time, at least; with two groups of those that lag, turns begin."""
+_MOST_GROUPS: Final = 16
+_TURN: Final = 0.1
+"""Seconds of a turn if all that was fetched has been taken then."""
+_LONGEST_TURN: Final = 0.3
+"""Seconds of a turn, at the most: times the most groups, the longest that a partition rests."""
 
 
 @dataclass(eq=False)
@@ -87,3 +103,47 @@ class Ends:
         self.ends = {name: end for name, end in known.items() if end >= 0}
         self.reached = {**reached, **unread}  # other threads read these mappings: replace, never change them
         return went_back
+
+
+class Held(Protocol):
+    """A held partition, as `starts.StartedPartition` is."""
+
+    next: RawPartition
+    """Where reading goes on."""
+
+
+class Turns:
+    """Whose turn it is to be read, where many partitions lag. Times are monotonic."""
+
+    def __init__(self) -> None:
+        self.resting: set[TopicPartition] = set()
+        """The partitions that wait for their turn."""
+        self.due = math.inf
+        """When the next turn may begin; infinite: there are no turns, or all is paused. After such a pause, which has
+        discarded what was fetched ahead, the next turn may begin at once."""
+        self._groups = 1
+        self._turn = 0
+
+    def look(self, held: Mapping[TopicPartition, Held], ends: Ends, now: float) -> None:
+        """Take how far the held partitions lag. `now`: when turns may begin; infinite without room."""
+        lagging = 0
+        for name, one in held.items() if len(held) >= 2 * _GROUP else ():
+            # Behind the last record there may be markers and aborted transactions. And a partition that starts at its
+            # beginning has a negative offset until a record comes.
+            read = max(one.next.offset, ends.reached.get(name, 0), ends.begins.get(name, 0))
+            lagging += ends.ends.get(name, 0) - read >= _LAGS
+        self._groups = min(_MOST_GROUPS, len(held) // _GROUP) if lagging >= 2 * _GROUP else 1
+        if self._groups > 1 and self.due == math.inf:
+            self.due = now
+
+    def next(self, held: Collection[TopicPartition], drained: bool, now: float) -> set[TopicPartition]:
+        """Begin the next turn, if it is time. Return the partitions that rest from now on, or have rested until now.
+
+        `drained`: nothing that was fetched is left.
+        """
+        if now < self.due + (0.0 if drained else _LONGEST_TURN - _TURN):
+            return set()
+        before, self._turn = self.resting, self._turn + 1
+        self.resting = {name for at, name in enumerate(held) if (at - self._turn) % self._groups}
+        self.due = now + _TURN if self._groups > 1 else math.inf
+        return before ^ self.resting

@@ -14,6 +14,7 @@ still has what was committed (KIP-320, by the leader epoch) for an offset that i
 assigned: a log that was cut and has grown again since would be read on in its middle. So each start that has an epoch
 is sought to at once. Until the seek (`_read_again`), fetched records of the partition are dropped.
 
+*Pauses* are for lack of room, for damage, and while other partitions have their turn (`ends.Turns`).
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 """
 
@@ -43,7 +44,7 @@ from consumer.adapters.kafka.configuration import (
     make_client,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.ends import Ends
+from consumer.adapters.kafka.ends import Ends, Turns
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import StartedPartition, Unstarted
@@ -61,8 +62,7 @@ _MOST_IDLE_MS: Final = 300_000
 
 # Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take.
 _REVOKED_WITHIN: Final = 3.0
-# Share of the time for leaving in which the last commit is tried again and a rebalance is waited for. The rest is for
-# the LeaveGroup request itself.
+# Share of the time for leaving for the last commit and for a rebalance. The rest is for the LeaveGroup request itself.
 _LEAVING_SHARE: Final = 0.9
 
 # Seconds until a partition that could not be read is tried again: the first time, and at most.
@@ -138,8 +138,7 @@ class GroupMember:
         The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
         self._held: dict[TopicPartition, StartedPartition] = {}
-        # Time of the next search for partitions to read again. Infinite while there are none: a member may hold
-        # thousands of partitions, and a fetch may bring a single record.
+        # Time of the next search for partitions to read again; infinite while there are none: thousands may be held.
         self._again_due = math.inf
         self._left_paused: set[TopicPartition] = set()
         """The partitions that librdkafka has paused, held or not."""
@@ -160,7 +159,7 @@ class GroupMember:
 
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
         self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
-        self._inbox = Inbox(self._consumer)
+        self._inbox, self._turns = Inbox(self._consumer), Turns()
         self._ends = Ends(self._consumer, self.hooks.trouble)
         # Eager: an assignment has all partitions. Those held before were revoked first, and all start together.
         cooperative = is_cooperative(self.config)
@@ -193,18 +192,21 @@ class GroupMember:
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
         if self._paused != (room <= 0):
-            self._paused = room <= 0
+            self._paused, self._again_due = room <= 0, 0.0
+            self._turns.due = math.inf if self._paused else 0.0
+            self._turns.next(self._held, True, time.monotonic())
             self._set_pause(self._held)
-            self._again_due = 0.0
         self._safely(self._read_again)
         if not self.ready:  # otherwise a fetch was cancelled: hand out what it consumed first
             # Ask, poll, start, in this order: only a poll shows that a partition was revoked or lost while its start
             # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._unstarted.ask()
-            # Partitions that can start, or wait for their seek, must not wait for records of others.
-            until_seek = max(0.0, self._again_due - time.monotonic())
-            self._consume(room, 0.0 if some_can_start else min(timeout, until_seek), some_can_start)
+            # Partitions that can start, or wait for their seek or turn, must not wait for records of others.
+            until_due = max(0.0, min(self._again_due, self._turns.due) - time.monotonic())
+            self._consume(room, 0.0 if some_can_start else min(timeout, until_due), some_can_start)
+            if turned := self._turns.next(self._held, self._inbox.drained, self._polled):
+                self._set_pause(turned)
             self._safely(self._start_reading)
         self._look_at_ends()
         if self._failure is not None:
@@ -298,18 +300,16 @@ class GroupMember:
         return is_full and now - self._full_since < _FULL_FOR
 
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
-        """Pause these partitions; or, when there is room, resume those of them that are paused."""
-        if self._paused:
-            names = list(names)
-            self._left_paused.update(names)
-        else:
-            # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition
-            # last started, although records from there were handed out meanwhile (librdkafka #4637).
-            names = [one for one in names if one in self._left_paused and self._held[one].again == math.inf]
-            self._left_paused.difference_update(names)
-        if names:
-            change = self._consumer.pause if self._paused else self._consumer.resume
-            change([RawPartition(*name) for name in names])
+        """Pause those of these partitions that rest, all without room; resume the others that are paused."""
+        stop = [one for one in names if self._paused or one in self._turns.resting]
+        # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition last
+        # started, although records from there were handed out meanwhile (librdkafka #4637).
+        left = self._left_paused.difference(stop)
+        go = [one for one in names if one in left and self._held[one].again == math.inf]
+        self._left_paused = left.difference(go).union(stop)
+        for change, some in ((self._consumer.pause, stop), (self._consumer.resume, go)):
+            if some:
+                change([RawPartition(*name) for name in some])
 
     def _consume(self, room: int, timeout: float, some_can_start: bool) -> None:
         # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
@@ -349,8 +349,8 @@ class GroupMember:
     def _has_other_work(self) -> bool:
         """Return whether to wait for no more records: a commit or a partition waits for this thread, or it failed."""
         now = time.monotonic()
-        waits = self.is_wanted() or self._unstarted.is_due(now) or now >= self._again_due
-        return waits or self._failure is not None or self._useless is not None
+        is_due = self._unstarted.is_due(now) or now >= min(self._again_due, self._turns.due)
+        return is_due or self.is_wanted() or self._failure is not None or self._useless is not None
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
         """Stop reading a partition that cannot be read on: pause it, drop its records, and try again after a while."""
@@ -420,6 +420,7 @@ class GroupMember:
         unread = {**self._inbox.first_offsets(), **unreadable}
         if self._ends.look(self._held, unread, paused=self._paused):
             self.topic_ids.hurry()
+        self._turns.look(self._held, self._ends, math.inf if self._paused else time.monotonic())
         if ids := self.topic_ids.look({name.topic for name in self._held}):
             self.hooks.tell(TopicIdsTold(ids))
         # Under KIP-848 an assignment without partitions brings no callback. That this member has joined is known only
@@ -497,6 +498,7 @@ class GroupMember:
             for name in names:
                 self._unstarted.discard(name)
                 self._held.pop(name, None)
+                self._turns.resting.discard(name)
             try:
                 if is_cooperative(self.config):
                     self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
