@@ -114,8 +114,8 @@ class KeyStore(Protocol):
     """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop.
 
     Keys come as one column: a bytes object with `KEY_BYTES` for each key. A member knows its own events in flight
-    (`consumer.engine.claims`); only a store that members share keeps claims, and there `claim`, `release` and `renew`
-    do more than here.
+    (`consumer.engine.dedup.claims`); only a store that members share keeps claims, and there `claim`, `release` and
+    `renew` do more than here.
     """
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:

@@ -227,7 +227,7 @@ def test_make_sets_up_again_only_if_something_changed(tmp_path: Path) -> None:
 
 FALLBACKS = {
     "consumer.conversion.program": "consumer.conversion.native._events",
-    "consumer.engine.claims": "consumer.engine.native._keyset",
+    "consumer.engine.dedup.claims": "consumer.engine.native._keyset",
     "consumer.engine.native": "consumer.engine.native._rows",
     "consumer.adapters.kafka.native": "consumer.adapters.kafka.native._messages",
     "consumer.adapters.key_store.native": "consumer.adapters.key_store.native._keys",

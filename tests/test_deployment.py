@@ -425,7 +425,7 @@ class TestMake:
             "-n2",
             "-m",
             expression,
-            "tests/engine/commits/test_lag.py",
+            "tests/engine/records/commits/test_lag.py",
         ]
         done = subprocess.run(
             arguments,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
+from consumer.engine.records import offset_map
 from consumer.errors import first_of
 
 # Partitions that one line names; it says how many more there are.

@@ -114,7 +114,7 @@ class TopicPartition(NamedTuple):
 class Position(NamedTuple):
     """What a commit names: the next offset to read, and the leader epoch of the record before it.
 
-    `metadata`: the offset map of what is settled above it (`consumer.engine.offset_map`).
+    `metadata`: the offset map of what is settled above it (`consumer.engine.records.offset_map`).
     """
 
     topic: str
@@ -137,7 +137,7 @@ class Record(NamedTuple):
 
 class Note(NamedTuple):
     """An answer of the platform that one member received and all that share its key store should know
-    (`consumer.engine.sending`)."""
+    (`consumer.engine.sending.halts`)."""
 
     # The tag of the API (`Policy.destination`).
     destination: str
@@ -223,7 +223,7 @@ class Rejection(NamedTuple):
 class Untimely(Rejection):
     """The refusal of an event that lies ahead (of `since`) or is too old (after `until`), in unix seconds.
 
-    Whether the event is refused or waits depends on which clock is right (`consumer.engine.context`).
+    Whether the event is refused or waits depends on which clock is right (`consumer.engine.clock`).
     """
 
     # When it happened, and until when it may be sent.

@@ -1,17 +1,15 @@
 """The pipeline: it handles one input at a time and returns what to do next.
 
 Theory of operation. `handle` takes one input and returns the commands that follow; between two inputs nothing changes.
-One `match` (`_take_in`) says which part an input is for; `_go_on` then lets the parts begin, in a fixed order, what may
-begin now. They emit commands themselves, through `Context`. A record's way: fetched -> decoded, converted -> entered in
-the ledger -> claims its key -> looked up in the key store -> batched -> sent -> answered -> its key stored -> settled.
-Each step either settles the record or leaves it open, and no commit goes past an open record.
+One `match` (`_take_in`) says which part an input is for, or which step of a record's way (`steps`) follows from it;
+`_go_on` then begins, in a fixed order, what may begin now. Commands go through `Context`. Each step either settles a
+record or leaves it open, and no commit goes past an open record.
 
 A shell uses only `handle`, `next_deadline`, `room`, `was_away`, `statistics`, `enough`, `committed`, `left_at`,
 `problems`, `stopping`, and the two times of the key store in `clock`.
 
 Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims`, the
-meaning of an answer in `verdicts`, its consequences in `answers`, settling in `outcomes`, and when a call may go in
-`account`.
+meaning of an answer in `verdicts`, its consequences in `answers`, and when a call may go in `account`.
 
 Revoke and stop are one path (`_drain`): begin nothing new, drop queued events and release their claims, wait for events
 in flight until the deadline, then say what to commit and release the partitions (rule 6).
@@ -26,22 +24,32 @@ from math import inf
 from typing import assert_never
 
 from consumer.engine import messages as m
-from consumer.engine.answers import Answers
-from consumer.engine.block import RecordStage, keys_of, move_all
-from consumer.engine.claims import Claims, Lookups
-from consumer.engine.commits import Commits, Differences, Lives, Removals
-from consumer.engine.context import Clock, Context
+from consumer.engine.clock import Clock
+from consumer.engine.context import Context
+from consumer.engine.dedup.claims import Claims
+from consumer.engine.dedup.lease import Lease
+from consumer.engine.dedup.lookups import Lookups
 from consumer.engine.figures.definitions import copied
 from consumer.engine.figures.outside import BrokerStatistics, silence_of_brokers, silence_of_coordinator
+from consumer.engine.figures.settled import SettledFigures
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.guard import Guard
-from consumer.engine.intake import Admission
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.intake.admission import Admission
+from consumer.engine.intake.guard import Guard
+from consumer.engine.intake.parking import Parking
+from consumer.engine.intake.transforming import Transforming
+from consumer.engine.intake.untimely import UntimelyRecords
 from consumer.engine.model import Instant, Policy, Problem, TopicPartition
-from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
+from consumer.engine.records.block import AssignmentState
+from consumer.engine.records.commits import Commits, Differences
+from consumer.engine.records.ledger import Ledger
+from consumer.engine.records.outbox import Letter, Outbox
+from consumer.engine.records.runs import Run, keys_of
+from consumer.engine.records.topics import Lives, Removals
 from consumer.engine.room import Room
-from consumer.engine.sending import Dispatcher
+from consumer.engine.sending.answers import Answers
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.steps import Steps
 from consumer.engine.survey import (
     Stall,
     account_statistics,
@@ -49,7 +57,6 @@ from consumer.engine.survey import (
     partition_statistics,
     timestamp_of,
 )
-from consumer.engine.waiting import Parking, Transforming, UntimelyRecords
 
 
 @dataclass(slots=True)
@@ -82,34 +89,50 @@ class Pipeline:
         self.context = Context(policy, seed, sections)
         self.clock = Clock(self.context)
         self.ledger = Ledger(self.context)
-        self.claims = Claims()
+        self.claims, self.lookups, self.lease = Claims(), Lookups(self.context), Lease(self.context)
         self.dispatcher = Dispatcher(self.context)
-        self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
         self.parking, self.untimely = Parking(self.context, decoder), UntimelyRecords()
         self.transforming = Transforming(self.context, decoder)
         self.guard = Guard(self.context)
-        self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
+        # The most records in one write: a larger write shares one wait for the acknowledgement among more records, but
+        # the next write waits longer for it.
+        self.keys: Outbox[Run] = Outbox(policy.inner_backoff, 10_000, lambda run: run.end - run.first)
+        self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, 500)
+        self.figures = SettledFigures(self.context.counters, self.context.sections)
         # The first records that could not be delivered.
-        self.problems: Sequence[Problem] = self.outcomes.problems
+        self.problems: Sequence[Problem] = self.figures.problems
         if reading is None:
             reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
         if around is not None:
             reading = around(reading)
-        self.admission = Admission(
+        self.admission = Admission(self.context, reading)
+        self.steps = Steps(
             self.context,
             self.clock,
             self.ledger,
-            self.claims,
+            self.guard,
+            self.admission,
             self.parking,
             self.untimely,
             self.transforming,
-            reading,
+            self.claims,
             self.lookups,
-            self.outcomes,
+            self.lease,
+            self.dispatcher,
+            Answers(self.context, self.dispatcher),
+            self.keys,
+            self.letters,
+            self.figures,
+        )
+        self._room = Room(
+            self.context,
+            self.ledger,
+            self.admission,
+            self.parking,
+            self.untimely,
+            self.dispatcher,
             self.guard,
         )
-        self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
-        self._answers = Answers(self.context, self.clock, self.dispatcher, self.lookups, self.outcomes)
         self.commits = Commits(self.context, self.ledger)
         # Says whether everything is committed that may be.
         self.committed = self.commits.complete
@@ -139,7 +162,7 @@ class Pipeline:
         self.context.now = self.clock.begin(now)
         # Before new work begins: the process may have been away, and another member may have its partitions or claims.
         self.commits.notice_absence(now)
-        self.lookups.notice_suspension(now)
+        self.lease.notice_suspension(now)
         self._take_in(happened)
         self._go_on()
         commands, self.context.commands = self.context.commands, []
@@ -158,38 +181,41 @@ class Pipeline:
                 self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
             # -- schemas, and the user's function
             case m.SchemaFound():
-                self.admission.unparked(self.parking.found(happened))
+                self.steps.unparked(self.parking.found(happened))
             case m.SchemaMissing():
-                self.admission.decided(self.parking.missing(happened.ref))
+                self.steps.decided(self.parking.missing(happened.ref))
             case m.SchemaUnavailable():
                 self.parking.unavailable(happened)
             case m.Transformed() | m.TransformIsSlow():
                 self.transforming.told(happened)
             # -- the key store
             case m.KeysLookedUp():
-                self.lookups.looked_up(happened)
+                self.steps.looked_up(happened)
             case m.KeysStored():
-                self.outcomes.keys_stored(happened)
+                self.steps.keys_stored(happened)
             case m.LeaseRenewed():
-                self.lookups.renewed(happened)
+                is_another = self.lease.renewed(happened)
+                self.dispatcher.halts.apply(happened.notes)
+                if is_another:
+                    self.steps.new_session()
                 self._differences.announced(happened.others)
                 self.dispatcher.quota.shared_with(happened.others)
                 # The store answers again: confirm delivered events at once, before other members claim them.
-                self.outcomes.keys.not_before = -inf
+                self.keys.not_before = -inf
             case m.LeaseLost():
-                self.lookups.lease_lost()
+                self.lease.lost()
             case m.CallsGiven():
                 self.dispatcher.calls_given(happened.number, happened.account, happened)
             case m.KeyStoreFailed():
                 # While renewals fail, other requests fail for want of a lease: the cause is what renewals say.
-                if isinstance(happened.command, m.RenewLease) or not self.lookups.renewal_fails:
+                if isinstance(happened.command, m.RenewLease) or not self.lease.fails:
                     self._key_store_trouble = happened.reason
                 self._key_store_failed(happened.command)
             # -- the API
             case m.Answered():
-                self._answers.answered(happened)
+                self.steps.answered(happened)
             case m.Unanswered():
-                self._answers.unanswered(happened)
+                self.steps.unanswered(happened)
             case m.TokenRead():
                 self.dispatcher.halts.token_read(happened.changed)
             case m.TimeAsked():
@@ -198,14 +224,14 @@ class Pipeline:
             case m.Fetched():
                 self._fetched(happened)
             case m.DeadLettersStored():
-                self.outcomes.letters_stored(happened)
+                self.steps.letters_stored(happened)
             case m.CommitDone():
                 self.commits.done(happened)
             case m.EndOffsets():
                 self._end_offsets(happened)
             case m.TopicIdsTold():
                 if self._lives.told(happened.ids):
-                    self._purge()
+                    self.steps.purge()
             case m.BrokersTold():
                 client = happened.client
                 self._brokers[client] = [BrokerStatistics(client, *one) for one in happened.brokers]
@@ -219,11 +245,11 @@ class Pipeline:
     def _key_store_failed(self, command: m.KeyStoreCommand) -> None:
         match command:
             case m.LookUpKeys():
-                self.lookups.failed(command.number)
+                self.steps.look_up_failed(command.number)
             case m.StoreKeys():
-                self.outcomes.keys_not_stored(command.number)
+                self.steps.keys_not_stored(command.number)
             case m.RenewLease():
-                self.lookups.renewal_failed(command.number)
+                self.lease.renewal_failed(command.number)
             case m.AskCalls():
                 self.dispatcher.calls_given(command.number, command.account, None)
             case m.ReleaseKeys() | m.TellNote():
@@ -237,32 +263,29 @@ class Pipeline:
         # First drains that end: that makes room for records that wait.
         self._end_drains()
         self.clock.report()
-        self.admission.admit()
+        self.steps.admit()
         if len(self.untimely) and self.guard.tripped is None:
-            self.admission.judge_untimely(self.clock.version)
+            self.steps.judge_untimely()
         self._check_guard()
         if self.guard.tripped is None:
             self.clock.ask(waited_for=len(self.untimely) > 0)
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
-        self.lookups.go_on()
+        self.lease.go_on()
+        self.steps.look_up(self.lookups.take_due())
         self.dispatcher.halts.go_on()
-        self.outcomes.write_keys()
+        self.steps.write_keys()
         if not self.commits.unproven():
-            self.dispatcher.send(self.outcomes.keys.rows_at_risk)
-            self.outcomes.write_letters()
+            self.steps.send()
+            self.steps.write_letters()
         self.commits.go_on()
         self._room.go_on()
 
     def _check_guard(self) -> None:
-        """Write no dead letters once the guard has tripped: waiting letters are dropped, and their records stay open.
-
-        So nothing is committed past them, and no drain waits for letters that will not be written.
-        """
+        """Write no dead letters once the guard has tripped: no drain waits for letters that will not be written."""
         self.guard.check()
         if self.guard.tripped is not None:
-            # A letter would settle its record, and its offset could be committed before the cause is corrected.
-            move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)
+            self.steps.guard_tripped()
             self._end_drains()
 
     def next_deadline(self) -> float | None:
@@ -272,14 +295,16 @@ class Pipeline:
         """
         # Open records may belong to another member by now. Until a commit has proven that they are ours, no work begins
         # that the other member may do as well.
-        begun = () if self.commits.unproven() else (self.dispatcher.due(), self.outcomes.letters.due())
+        at_risk = self.keys.rows_at_risk, self.lease.until
+        begun = () if self.commits.unproven() else (self.dispatcher.due(*at_risk), self.letters.due())
         times = [
             *begun,
-            self.outcomes.keys.due(),
+            self.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
             None if self.guard.tripped is not None else self.untimely.due(self.context.now),
             self.clock.due(waited_for=len(self.untimely) > 0 and self.guard.tripped is None),
             self.lookups.due(),
+            self.lease.due(),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
             self.guard.due(),
@@ -306,7 +331,7 @@ class Pipeline:
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
         asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
-        fails = looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0
+        fails = looks_up or asks or self.lease.fails or self.keys.failures > 0
         return Statistics(
             totals=self.ledger.totals(),
             partitions=tuple(
@@ -324,7 +349,7 @@ class Pipeline:
             key_store_fails=fails,
             key_store_trouble=self._key_store_trouble if fails else None,
             claimed_elsewhere=self.lookups.elsewhere,
-            lease_left=max(0.0, self.dispatcher.lease_until - now.monotonic) if self.policy.lease else None,
+            lease_left=max(0.0, self.lease.until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,
             room=self.room(),
             claims=len(self.claims.claimed),
@@ -332,16 +357,16 @@ class Pipeline:
             oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
             # Without an open record nothing can be stuck.
             seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
-            freshness=self.outcomes.freshness.snapshot(now.monotonic),
+            freshness=self.figures.freshness.snapshot(now.monotonic),
             counters=copied(self.context.counters),
             stopping=self.stopping,
             guard=self.guard.tripped,
             oldest_open=None
             if oldest is None
-            else describe_open(oldest, now, self.policy, self.dispatcher, self.outcomes, self.guard),
-            coverage=self.outcomes.coverage.snapshot(now.monotonic),
-            letters=tuple(self.outcomes.latest_letters),
-            samples=copied(self.outcomes.samples),
+            else describe_open(oldest, now, self.policy, self.dispatcher, self.keys, self.guard),
+            coverage=self.figures.coverage.snapshot(now.monotonic),
+            letters=tuple(self.figures.latest_letters),
+            samples=copied(self.figures.samples),
             commit_metadata=self.commits.metadata(),
             elsewhere=sum(state.elsewhere for state in self.ledger),
             members_differ=self._differences.names(),
@@ -368,13 +393,13 @@ class Pipeline:
         self._differences.committed(states)
         self.commits.assigned(states)
         # A partition that was ours already: its older assignment has ended.
-        self._purge()
+        self.steps.purge()
 
     def _lost(self, happened: m.Lost) -> None:
         # Nothing is committed: the new owner may have committed more, and our commit would set it back.
         states = [self.ledger.drop(tp) for tp in happened.partitions]
         released = sum(state.open for state in states if state is not None)
-        self._purge()
+        self.steps.purge()
         self.context.report(
             "warning", "partitions_lost", partitions=len(happened.partitions), released=released
         )
@@ -390,23 +415,10 @@ class Pipeline:
             states, number = list(self.ledger), None
         for state in states:
             state.draining = True
-        self._purge()
+        self.steps.purge()
         self._drains.append(Drain(number, states, self.context.now.monotonic + happened.grace))
         # Positions of a revoke must be committed before the group takes the partitions.
         self._drains.sort(key=lambda drain: drain.number is None)
-
-    def _purge(self) -> None:
-        """Remove records for which no new work may begin from all queues, and release their claims."""
-        # Each queue frees its own records. A record in a call or a write stays there: its outcome still settles it,
-        # unless its assignment has ended.
-        for queue in self.dispatcher:
-            self.lookups.drop(queue.purge())
-        self.lookups.purge()
-        self.parking.purge()
-        self.untimely.purge()
-        self.admission.purge()
-        self.claims.purge()
-        self.outcomes.letters.discard(lambda letter: not letter.row.ours)
 
     def _end_drains(self) -> None:
         for drain in [*self._drains]:
@@ -421,9 +433,9 @@ class Pipeline:
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Return True if records of these assignments are in a call or a write and may still settle."""
         concerned = {id(state) for state in states if state.live}
-        events = [*self.dispatcher.in_flight(), *self.outcomes.keys]
+        events = [*self.dispatcher.in_flight(), *self.keys]
         # Also keys of records that were released because the position went back: without them they are sent again.
-        rows = chain(events, (one.row for one in self.outcomes.letters))
+        rows = chain(events, (one.row for one in self.letters))
         if any(id(row.block.assignment) in concerned for row in rows):
             return True
         # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
@@ -439,7 +451,7 @@ class Pipeline:
         released, in_time = sum(state.open for state in live), int(not late)
         for state in live:
             self.ledger.drop(state.tp)
-        self._purge()
+        self.steps.purge()
         report = self.context.report
         if drain.number is None:
             report("info", "drained", released=released, in_time=in_time)
@@ -458,13 +470,13 @@ class Pipeline:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
                 # Fetched before the partition was revoked, or assigned to us again: its present owner reads it again.
-                self.ledger.released_unread += len(chunk.records)
+                self.steps.fetched(None, chunk)
                 continue
             if chunk.log_start > 0:
                 self._removals.fetched(state, chunk)
             if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
-            self.admission.fetched(state, chunk)
+            self.steps.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
         """Rewind an assignment to `offset`, before its position: the log was cut, or its topic was created again.
@@ -478,19 +490,15 @@ class Pipeline:
             "warning", "position_went_back", topic=state.tp.topic, partition=state.tp.partition, expected=expected,
             fetched=offset, released=released,
         )  # fmt: skip
-        self._purge()
+        self.steps.purge()
 
     # -- ends
 
     def _end_offsets(self, happened: m.EndOffsets) -> None:
         self._ends = happened
-        for tp, end in happened.ends.items():
-            state = self.ledger.get(tp)
-            if state is not None:
-                state.end = end
-                state.reached_before, state.reached = state.reached, happened.reached.get(tp, -1)
         for state in self.ledger:
-            state.unreadable_at = happened.unreadable.get(state.tp)
+            tp = state.tp
+            state.log.told(happened.ends.get(tp), happened.reached.get(tp, -1), happened.unreadable.get(tp))
             self._removals.begins(state, happened.begins.get(state.tp, -1))
         # Once in each of the shell's rounds, now that it is known how much is left.
         self.stall.look(self.stopping or self._silence is not None)

@@ -82,7 +82,7 @@ class Kind(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Columns:
-    """A slice of records that was read: one row per record, in all columns (see `consumer.engine.block.Block`)."""
+    """A slice of records that was read: one row per record, in all columns (see `records.block`)."""
 
     make_key: Keys
     page: bytearray = field(default_factory=bytearray)

@@ -12,10 +12,13 @@ import math
 from dataclasses import dataclass
 
 from consumer.engine.context import Context
-from consumer.engine.guard import Guard
-from consumer.engine.intake import FETCH_MOST, Admission
-from consumer.engine.ledger import Ledger
-from consumer.engine.sending import Dispatcher, is_of_all
+from consumer.engine.intake.admission import FETCH_MOST, Admission
+from consumer.engine.intake.guard import Guard
+from consumer.engine.intake.parking import Parking
+from consumer.engine.intake.untimely import UntimelyRecords
+from consumer.engine.records.ledger import Ledger
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.halts import is_of_all
 
 # Seconds between two fetches while an offset map is full.
 _CRAWL = 1.0
@@ -35,6 +38,8 @@ class Room:
     _context: Context
     _ledger: Ledger
     _admission: Admission
+    _parking: Parking
+    _untimely: UntimelyRecords
     _dispatcher: Dispatcher
     _guard: Guard
     # When the last fetch came back.
@@ -80,14 +85,15 @@ class Room:
             now = self._context.now.monotonic
             share = 1.0 if now - self.fed_at >= _CRAWL else ledger.map_share(now)
             events = self._context.policy.max_open_events - ledger.open
-            room = max(room, min(events, admission.room(), int(FETCH_MOST * share)))
+            room = max(room, min(events, admission.room(ledger.open_bytes), int(FETCH_MOST * share)))
         pace = FETCH_MOST if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
-        return max(0, min(room, pace, admission.limit.room(admission.held)))
+        return max(0, min(room, pace, admission.limit.room(ledger.counted, ledger.filtered, admission.held)))
 
     def enough(self) -> bool:
         """Return True if the limit of records is reached."""
         # A record that waits may still turn out to be filtered, and then does not count.
-        return self._admission.limit.left() + self._admission.waiting() <= 0
+        waiting = len(self._parking) + len(self._untimely) + self._admission.deferred
+        return self._admission.limit.left(self._ledger.counted) + waiting <= 0
 
     def due(self) -> float | None:
         """Return when the pace allows a whole burst again; None: it does already, or has not begun.

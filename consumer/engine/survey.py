@@ -23,21 +23,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from consumer.engine.account import AccountQueue
-from consumer.engine.block import Block, RecordStage, Run
 from consumer.engine.context import Context
-from consumer.engine.figures.statistics import (
-    AccountStatistics,
-    OldestOpen,
-    PartitionStatistics,
-    WaitsFor,
-)
-from consumer.engine.guard import Guard
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.figures.statistics import AccountStatistics, OldestOpen, PartitionStatistics, WaitsFor
+from consumer.engine.intake.guard import Guard
+from consumer.engine.intake.transforming import Transforming
 from consumer.engine.model import GateState, Instant, Policy
-from consumer.engine.outcomes import Outcomes
-from consumer.engine.sending import Dispatcher
-from consumer.engine.waiting import Transforming
+from consumer.engine.records.block import AssignmentState, Block
+from consumer.engine.records.ledger import Ledger
+from consumer.engine.records.outbox import Outbox
+from consumer.engine.records.runs import Run
+from consumer.engine.records.stages import RecordStage
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.queue import AccountQueue
 
 BlockRow = tuple[Block, int]
 """A record: its block, and its index there."""
@@ -48,20 +45,20 @@ def end_and_lag(state: AssignmentState) -> tuple[int | None, int | None]:
 
     None: not known.
     """
-    if state.end is None:
+    if state.log.end is None:
         return None, None
     position = state.position()
     # Records that were read or fetched are in the log, even if its end was reported before that.
-    end = max(state.end, state.reached, state.fetched_to, position or 0)
+    end = max(state.log.end, state.log.reached, state.fetched_to, position or 0)
     # Without a commit, count from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
-    if begin is not None and not state.open and state.fetched_to <= max(position or 0, state.removed_to):
-        begin = max(begin, state.removed_to)  # removed records will not come
+    if begin is not None and not state.open and state.fetched_to <= max(position or 0, state.log.removed_to):
+        begin = max(begin, state.log.removed_to)  # removed records will not come
     if end == 0:
         return 0, 0  # nothing is left in a log that ends where logs begin
     if begin is None or position is None:
         return end, None
-    all_read = state.fetched_to <= position and max(position, state.reached) >= end
+    all_read = state.fetched_to <= position and max(position, state.log.reached) >= end
     if all_read and position == begin and not state.open:
         return end, 0  # all is settled and committed: the rest are markers and aborted transactions
     return end, end - begin
@@ -152,7 +149,7 @@ def partition_statistics(state: AssignmentState, unix_now: float, *, silent: boo
         lag=lag,
         totals=state.totals(),
         lag_seconds=lag_seconds,
-        unreadable_at=state.unreadable_at,
+        unreadable_at=state.log.unreadable_at,
     )
 
 
@@ -197,14 +194,14 @@ _WAITS_FOR: Final = {
 
 
 def describe_open(
-    place: BlockRow, now: Instant, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes, guard: Guard
+    place: BlockRow, now: Instant, policy: Policy, dispatcher: Dispatcher, keys: Outbox[Run], guard: Guard
 ) -> OldestOpen:
     """Describe an open record: where it lies and what it waits for."""
     block, index = place
     stage = RecordStage(block.stages[index])
     if stage is RecordStage.QUEUED:
         account: str | None = block.account(index)
-        waits_for = _queued(place, now.monotonic, policy, dispatcher, outcomes)
+        waits_for = _queued(place, now.monotonic, policy, dispatcher, keys)
     else:
         waits_for, goes_somewhere = _WAITS_FOR[stage]
         account = block.account(index) if goes_somewhere else None
@@ -215,7 +212,7 @@ def describe_open(
 
 
 def _queued(
-    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes
+    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, keys: Outbox[Run]
 ) -> WaitsFor:
     """Return what a record that is queued for its account waits for."""
     block, index = place
@@ -242,4 +239,4 @@ def _queued(
     # The number of events without a durable key is limited: a call or a write must end before more are sent.
     if next(dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
-    return WaitsFor.KEY_STORE if len(outcomes.keys) else WaitsFor.BATCH
+    return WaitsFor.KEY_STORE if len(keys) else WaitsFor.BATCH

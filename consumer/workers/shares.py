@@ -2,7 +2,7 @@
 
 Each worker gets a part of the budgets, and the parts add up. Settings that cannot be divided are refused before
 anything starts. Settings that are not sums (the linger, the dedup window, the limit of the shared key store) stay. So
-does the quota: workers divide it as all members of the group do (`consumer.engine.account.Quota`).
+does the quota: workers divide it as all members of the group do (`consumer.engine.sending.gate.Quota`).
 """
 
 from __future__ import annotations

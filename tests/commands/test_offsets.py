@@ -17,8 +17,8 @@ from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
 from consumer.commands.standing import Standing, troubles
-from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
+from consumer.engine.records import offset_map
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import (
     Process,

@@ -24,7 +24,7 @@ from consumer.demo.faults import (
     Wait,
     draw_plan,
 )
-from consumer.engine.answering.verdicts import NoVerdict, read_answer
+from consumer.engine.sending.verdicts import NoVerdict, read_answer
 from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, event, running
 
 ONCE = Chance(first=1)

@@ -16,12 +16,9 @@ import orjson
 from hypothesis import settings
 
 from consumer.engine import messages as m
-from consumer.engine import offset_map
-from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.delivered import written_in
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import (
     Chunk,
     CommerceEvent,
@@ -41,9 +38,14 @@ from consumer.engine.model import (
     Warned,
 )
 from consumer.engine.native import sizes_of
-from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, NoEvent, Reading, SchemaLearner, split_keys
+from consumer.engine.records import offset_map
+from consumer.engine.records.block import AssignmentState, Block
+from consumer.engine.records.ledger import Ledger
+from consumer.engine.records.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.records.runs import Run
+from consumer.engine.records.stages import MOVES, SETTLED_AS, RecordStage
 
 TOPIC = "shop"
 ACCOUNT = "549755885175"

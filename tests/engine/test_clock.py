@@ -72,7 +72,7 @@ def reports(core: Core, name: str) -> list[dict[str, object]]:
 
 def refused(core: Core) -> list[str]:
     """Return the codes of the dead letters that are to be written."""
-    return [letter.letter.rejection.code for letter in core.pipeline.outcomes.letters]
+    return [letter.letter.rejection.code for letter in core.pipeline.letters]
 
 
 @pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400, 8 * 86_400.0, 400 * 86_400.0])
@@ -425,9 +425,7 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     [(*_, waits)] = core.pipeline.untimely._waiting
     engine = core.pipeline
     place = (waits.block, waits.first)
-    found = describe_open(
-        place, core.instant(), engine.policy, engine.dispatcher, engine.outcomes, engine.guard
-    )
+    found = describe_open(place, core.instant(), engine.policy, engine.dispatcher, engine.keys, engine.guard)
     assert (found.offset, found.waits_for.value) == (0, "clock")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine import pipeline
-from consumer.engine.intake import FETCH_MOST
+from consumer.engine.intake.admission import FETCH_MOST
 from consumer.engine.model import Position
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
 

@@ -8,9 +8,11 @@ from itertools import chain
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import REWOUND, Block, RecordStage, Run, each_of
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.records.block import Block
+from consumer.engine.records.runs import Run, each_of
+from consumer.engine.records.stages import REWOUND, RecordStage
 from tests.simulation.runs import run_seed
 
 
@@ -27,14 +29,14 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
     held: dict[RecordStage, Iterable[Run]] = {
         RecordStage.QUEUED: chain(*queued),
         RecordStage.IN_FLIGHT: pipeline.dispatcher.in_flight(),
-        RecordStage.STORING: pipeline.outcomes.keys,
+        RecordStage.STORING: pipeline.keys,
         RecordStage.LOOKED_UP: asked,
         RecordStage.ELSEWHERE: asked,
         RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
         RecordStage.SCHEMA: parked,
         RecordStage.CLOCK: (one for *_, one in pipeline.untimely._waiting),
         RecordStage.ROOM: pipeline.admission._deferred,
-        RecordStage.DEAD_LETTERING: (one.row for one in pipeline.outcomes.letters),
+        RecordStage.DEAD_LETTERING: (one.row for one in pipeline.letters),
     }
     return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}
 

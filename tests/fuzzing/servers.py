@@ -16,18 +16,18 @@ from typing import Any, Final
 import orjson
 
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.engine.answering import verdicts
-from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import Position, SchemaRef, TopicPartition
+from consumer.engine.sending import verdicts
+from consumer.engine.sending.masking import kind, mask, who_answered
 from tests.fuzzing.building import SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
 from tests.fuzzing.taker import MARK, Taker
 
 OFFSET_MAP: Any = (
-    importlib.import_module("consumer.engine.offset_map")
-    if importlib.util.find_spec("consumer.engine.offset_map") is not None
+    importlib.import_module("consumer.engine.records.offset_map")
+    if importlib.util.find_spec("consumer.engine.records.offset_map") is not None
     else None
 )
 """The module, where it exists."""

@@ -18,10 +18,10 @@ import pytest
 from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.ndjson import LinePlan, parse_line
 from consumer.conversion.normalise import LeftOut, text_of
-from consumer.engine.answering.masking import MASK, mask
-from consumer.engine.answering.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
 from consumer.engine.messages import SchemaMissing, SchemaUnavailable
 from consumer.engine.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
+from consumer.engine.sending.masking import MASK, mask
+from consumer.engine.sending.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
 from tests.fuzzing.building import SCHEMA, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
 from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding

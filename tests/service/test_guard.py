@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from consumer.engine.intake import SLICE
+from consumer.engine.intake.admission import SLICE
 from tests.engine.building import UNDECODABLE
 from tests.service.driving import serve, settled, until, values
 from tests.service.fakes import STEP, Process, World

@@ -8,10 +8,10 @@ from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from consumer.engine import offset_map
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
-from consumer.engine.offset_map import NOTHING_SAID, OffsetMap
+from consumer.engine.records import offset_map
+from consumer.engine.records.offset_map import NOTHING_SAID, OffsetMap
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
 

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, product
 
-from consumer.engine.ledger import Ledger
 from consumer.engine.model import Policy, TopicPartition
+from consumer.engine.records.ledger import Ledger
 from tests.simulation.records import Spec
 from tests.simulation.truth import Violation
 

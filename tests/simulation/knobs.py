@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from consumer.engine.model import METADATA_BYTES, Backoff, Policy, destination_tag
-from consumer.engine.offset_map import IDS_MOST
+from consumer.engine.records.offset_map import IDS_MOST
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 """Where there is a guard: the share of dead letters among this many latest records of a topic that stops intake."""

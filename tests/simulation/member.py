@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from consumer.engine import messages as m
-from consumer.engine import offset_map
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
+from consumer.engine.records import offset_map
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
 from tests.simulation.records import Spec

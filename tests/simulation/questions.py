@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from consumer.engine.intake.parking import BURST
 from consumer.engine.model import Policy, SchemaRef
-from consumer.engine.waiting import BURST
 from tests.simulation.truth import require
 
 

@@ -556,7 +556,7 @@ class Watch:
             )
         if totals.open > self._policy.max_open_events or totals.open < 0:
             raise Violation("open events stay within the budget", f"{totals.open} are open")
-        moving = totals.open - pipeline.admission.waiting()
+        moving = totals.open - pipeline.steps.level().waiting - pipeline.admission.deferred
         grown, self._open_bytes = ledger.open_bytes > self._open_bytes, ledger.open_bytes
         if grown and ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
             raise Violation("open bytes stay within the budget", f"{ledger.open_bytes}, {moving} events")

@@ -405,8 +405,8 @@ def _left_over(member: Member) -> str:
     left = {
         "open": pipeline.ledger.open,
         "claims": len(pipeline.claims.claimed),
-        "keys": len(pipeline.outcomes.keys),
-        "dead letters": len(pipeline.outcomes.letters),
+        "keys": len(pipeline.keys),
+        "dead letters": len(pipeline.letters),
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
         "early": len(pipeline.untimely),

@@ -35,7 +35,7 @@ from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.messages import Assignment, CommitDone, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
-from consumer.engine.offset_map import are_different_lives, is_void
+from consumer.engine.records.offset_map import are_different_lives, is_void
 from consumer.errors import KafkaError, UsageError, bug
 
 _STILL: Final = 60.0

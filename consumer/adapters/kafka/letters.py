@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from consumer.engine.answering.masking import mask
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS, Record, Stage
-from consumer.engine.offset_map import are_different_lives
+from consumer.engine.records.offset_map import are_different_lives
+from consumer.engine.sending.masking import mask
 
 STAGE: Final = "pinstream.stage"
 CODE: Final = "pinstream.code"

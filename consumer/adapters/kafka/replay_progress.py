@@ -27,9 +27,9 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
 from consumer.adapters.thread import in_own_thread, run_blocking
-from consumer.engine import offset_map
 from consumer.engine.messages import CommitDone
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.records import offset_map
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0

@@ -39,7 +39,7 @@ from consumer.adapters.kafka.configuration import time_left
 from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
 from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import TopicPartition
-from consumer.engine.offset_map import is_void
+from consumer.engine.records.offset_map import is_void
 
 # Seconds for the first question. Each question that times out doubles them.
 _PATIENCE: Final = 2.0

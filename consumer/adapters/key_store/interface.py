@@ -4,7 +4,7 @@ A key store remembers the 16-byte keys of *delivered* events for a window, so th
 recognised as a duplicate and not sent again. Rules for every implementation:
 
 * Time comes from the caller: every call takes `now` in unix seconds, and no store reads a clock to judge a key. It is
-  the engine's time and not this machine's (`consumer.engine.context.Clock`): for `confirm` when events were delivered,
+  the engine's time and not this machine's (`consumer.engine.clock`): for `confirm` when events were delivered,
   for all else the time by which keys are out of the window. No jump of a clock moves that, and it is 0 until something
   has confirmed the clock: then nothing is out of the window.
 * The **stamp** of a key is the whole second of its latest delivery (of two stamps the later one counts). A key

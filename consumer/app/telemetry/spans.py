@@ -27,8 +27,8 @@ from consumer.adapters.thread import run_blocking
 from consumer.app.telemetry import CLOSING, Tracing, Wish
 from consumer.app.telemetry.otlp import Connection, resource
 from consumer.engine import messages as m
-from consumer.engine.answering.verdicts import request_id
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
+from consumer.engine.sending.verdicts import request_id
 from consumer.ports import Api, RecordSource
 
 # Maximum number of links of a span.

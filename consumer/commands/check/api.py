@@ -20,9 +20,9 @@ from consumer.app import building
 from consumer.commands.check.rows import TIMEOUT, CheckContext, Row, Skip, failed, ok, warning
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
-from consumer.engine.answering import verdicts
-from consumer.engine.answering.masking import mask, who_answered
 from consumer.engine.messages import Answered, Send, Unanswered
+from consumer.engine.sending import verdicts
+from consumer.engine.sending.masking import mask, who_answered
 from consumer.errors import PinstreamError, bug
 from consumer.settings import Settings
 

@@ -29,8 +29,8 @@ from consumer.commands.check.rows import (
     warning,
 )
 from consumer.commands.standing import Standing, troubles
-from consumer.engine import offset_map
 from consumer.engine.model import TopicPartition, differing
+from consumer.engine.records import offset_map
 from consumer.errors import KafkaError, first_of
 
 

@@ -24,8 +24,8 @@ from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.conversion.transform import load_transform
-from consumer.engine.commits import differing_from
 from consumer.engine.reading import NO_KEY
+from consumer.engine.records.commits import differing_from
 from consumer.errors import MappingError, PinstreamError, SettingsError, first_of, nearest
 from consumer.settings import Settings
 from consumer.settings.values import SecretFile

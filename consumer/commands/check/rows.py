@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from consumer.adapters.kafka.cluster import ClusterView
 from consumer.conversion.sections import Sections
-from consumer.engine.commits import DESTINATION
+from consumer.engine.records.commits import DESTINATION
 from consumer.errors import MappingError
 from consumer.settings import Settings
 

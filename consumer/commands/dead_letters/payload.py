@@ -22,8 +22,8 @@ from consumer.avro.schema import Record as RecordType
 from consumer.conversion.computed.expressions import asked_by
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import CONTENTS
-from consumer.engine.answering.masking import MASK, mask
 from consumer.engine.model import CommerceEvent
+from consumer.engine.sending.masking import MASK, mask
 
 _IDENTIFIERS: Final = frozenset(
     {

@@ -55,11 +55,11 @@ from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
 from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
-from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import CommitDone, DeadLetter
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.reading import Decoded, SchemaLearner
+from consumer.engine.records import offset_map
 from consumer.errors import Incomplete, KafkaError, PinstreamError, bug
 from consumer.settings import Settings, load
 from consumer.web.status import document_of

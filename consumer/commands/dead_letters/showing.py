@@ -22,9 +22,9 @@ from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import DeadLetters, Reader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
 from consumer.commands.results import print_result, prose, table
-from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, section_of
+from consumer.engine.sending.masking import mask
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 

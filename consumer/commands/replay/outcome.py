@@ -14,8 +14,8 @@ from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.commands.results import print_result, table
-from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
+from consumer.engine.records.ledger import LeftAt
 from consumer.errors import Incomplete, PinstreamError, first_of
 from consumer.web.status import document_of
 

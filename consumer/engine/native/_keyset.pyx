@@ -3,7 +3,7 @@
 Theory of operation. It is a table of 16-byte keys with open addressing: a key stands in the first free slot from
 its own on (`_secret`). At most half of the slots are taken. When a key is removed, those behind it move up, so that a
 search may always end at the first free slot. A slot of zeros is free; the key of zeros has a flag of its own.
-`consumer.engine.claims.PlainKeySet` is the same in plain Python.
+`consumer.engine.dedup.claims.PlainKeySet` is the same in plain Python.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -23,7 +23,7 @@ cdef struct Key:
 
 
 cdef class KeySet:
-    """See `consumer.engine.claims.PlainKeySet`."""
+    """See `consumer.engine.dedup.claims.PlainKeySet`."""
 
     cdef Key* slots
     cdef Py_ssize_t mask, count

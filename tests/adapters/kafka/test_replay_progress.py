@@ -30,8 +30,8 @@ from consumer.adapters.kafka.replay_progress import (
     read_entry,
     write_entry,
 )
-from consumer.engine import offset_map
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.records import offset_map
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import TEN, Listener, offsets, read_on
 from tests.support.kafka.broker import wait_until

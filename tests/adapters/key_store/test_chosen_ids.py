@@ -16,7 +16,7 @@ from consumer.adapters.key_store import native, plain
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import directory_bits
 from consumer.adapters.key_store.memory import MemoryKeyStore
-from consumer.engine.claims import KeySet, PlainKeySet
+from consumer.engine.dedup.claims import KeySet, PlainKeySet
 from consumer.engine.reading import KEY_BYTES, Keys
 from consumer.ports import KeyStore
 from tests.adapters.key_store.helpers import MIB, NOON, REPOSITORY, WINDOW

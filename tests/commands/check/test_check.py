@@ -17,8 +17,8 @@ from consumer.commands.check import api as questions
 from consumer.commands.check import local
 from consumer.commands.check.local import page
 from consumer.commands.check.rows import CheckContext, Severity
-from consumer.engine import offset_map
 from consumer.engine.model import TopicPartition, destination_tag
+from consumer.engine.records import offset_map
 from consumer.errors import SettingsError
 from consumer.settings import load
 from tests.end_to_end.api import Api, Loop

@@ -10,8 +10,8 @@ from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.app import building
-from consumer.engine import offset_map
 from consumer.engine.model import Announcement, TopicPartition
+from consumer.engine.records import offset_map
 from consumer.settings import load
 from tests.commands.check.test_check import check
 from tests.end_to_end.api import Api

@@ -18,9 +18,9 @@ from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.commands.dead_letters.redrive import LettersSource, Redriven
-from consumer.engine import offset_map
 from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
+from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import (
     AT,

@@ -14,8 +14,8 @@ from consumer.commands.replay.bounded_run import Ran, ReplayEnd
 from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.figures.statistics import Cause, GuardStatistics
-from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Position, Problem, Stage, TopicPartition
+from consumer.engine.records.ledger import LeftAt
 from consumer.errors import KafkaError
 from tests.engine.building import Core, event, filtered, unconvertible
 

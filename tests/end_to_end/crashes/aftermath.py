@@ -22,10 +22,10 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
-from consumer.engine import offset_map
 from consumer.engine.model import Disposition, Position, destination_tag
-from consumer.engine.offset_map import OffsetMap
 from consumer.engine.reading import NO_KEY, Keys
+from consumer.engine.records import offset_map
+from consumer.engine.records.offset_map import OffsetMap
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import (

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import ROW_BYTES
 from consumer.engine.model import Record
 from consumer.engine.reading import TwoSteps
+from consumer.engine.records.block import ROW_BYTES
 from tests.engine.building import (
     Core,
     event,
@@ -234,7 +234,7 @@ def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest
         slices.append([len(one.value or b"") for one in records if one is not None])
         read(self, records, *more)
 
-    monkeypatch.setattr("consumer.engine.intake._SLICE_BYTES", 500)
+    monkeypatch.setattr("consumer.engine.intake.admission._SLICE_BYTES", 500)
     monkeypatch.setattr(TwoSteps, "read", measured)
     core = Core()
     core.assign()

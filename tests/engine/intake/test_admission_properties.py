@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.engine import messages as m
-from consumer.engine.block import ROW_BYTES
 from consumer.engine.model import TopicPartition
 from consumer.engine.native import sizes_of
 from consumer.engine.reading import Keys, split_keys
+from consumer.engine.records.block import ROW_BYTES
 from tests.engine.building import (
     ACCOUNT,
     MACHINE,
@@ -54,8 +54,7 @@ def waiting(core: Core) -> set[tuple[int, int]]:
 def dying(core: Core) -> set[tuple[int, int]]:
     """Return partition and offset of each open record whose dead letter is being stored."""
     return {
-        (one.row.block.assignment.tp.partition, one.letter.record.offset)
-        for one in core.pipeline.outcomes.letters
+        (one.row.block.assignment.tp.partition, one.letter.record.offset) for one in core.pipeline.letters
     }
 
 

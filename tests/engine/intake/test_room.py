@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.commands.replay.options import LEFT_OUT, UNJUDGED
 from consumer.engine import messages as m
-from consumer.engine.intake import FETCH_MOST
+from consumer.engine.intake.admission import FETCH_MOST
 from tests.engine.building import (
     PROPERTY,
     START,

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine import messages as m
-from consumer.engine.account import AccountQueue, Gate, Quota
 from consumer.engine.model import REAL_API, Announcement, Backoff, Policy
+from consumer.engine.sending.gate import Gate, Quota
+from consumer.engine.sending.queue import AccountQueue
 from tests.engine.building import (
     ACCOUNT,
     NO,
@@ -23,7 +24,7 @@ from tests.engine.building import (
     event_ids,
     make_runs,
 )
-from tests.engine.claims.test_shared import LEASE, TIMEOUT
+from tests.engine.dedup.test_shared import LEASE, TIMEOUT
 from tests.support.shared_keys import SharedKeys
 
 LINGER = 5.0

@@ -7,16 +7,24 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, commits, messages, offset_map
-from consumer.engine.block import Block, RecordStage, Run, each_of, keys_of, move_all, pick, rows_of
-from consumer.engine.claims import Claims, Lookups
-from consumer.engine.commits import Commits, Lives, Removals, removed_unread
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine import messages
+from consumer.engine.dedup.claims import Claims
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
-from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
-from consumer.engine.outcomes import Outbox, Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
+from consumer.engine.records import offset_map, topics
+from consumer.engine.records.block import AssignmentState, Block
+from consumer.engine.records.commits import Commits
+from consumer.engine.records.ledger import Ledger
+from consumer.engine.records.log import removed_unread
+from consumer.engine.records.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
+from consumer.engine.records.outbox import Outbox
+from consumer.engine.records.runs import Run, each_of, keys_of, pick, rows_of
+from consumer.engine.records.stages import RecordStage
+from consumer.engine.records.topics import Lives, Removals
+from consumer.engine.sending import answers
+from consumer.engine.sending.answers import Judged
+from consumer.engine.steps import Steps
 from tests.simulation.broker import Broker
 from tests.simulation.mutations.mutating import mutation
 
@@ -33,21 +41,21 @@ def keys_do_not_name_the_destination(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
     """A record is settled as a duplicate while its key is only claimed (apache/pulsar #5218)."""
-    look_up = Lookups.look_up
+    look_up = Steps.look_up
 
-    def settling(self: Lookups, leaders: Sequence[Run]) -> None:
-        for followers in self._claims.followers.values():
-            self._ledger.settle(followers, Disposition.DUPLICATE)
-        self._claims.followers.clear()
+    def settling(self: Steps, leaders: Sequence[Run]) -> None:
+        for followers in self.claims.followers.values():
+            self.ledger.settle(followers, Disposition.DUPLICATE)
+        self.claims.followers.clear()
         look_up(self, leaders)
 
-    patch.setattr(Lookups, "look_up", settling)
+    patch.setattr(Steps, "look_up", settling)
 
 
 @mutation
 def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
     """Dropped work keeps its claim, so its followers wait for ever."""
-    patch.setattr(Lookups, "pass_on", lambda self, leaders: None)
+    patch.setattr(Steps, "transfer", lambda self, leaders: None)
 
 
 @mutation
@@ -58,7 +66,7 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
     def taken_in(self: Pipeline, happened: messages.Input) -> None:
         if isinstance(happened, messages.KeysLookedUp):
             _, others = pick(self.lookups._asked[happened.number], happened.found)
-            self.outcomes.keys.add(others)
+            self.keys.add(others)
         take_in(self, happened)
 
     patch.setattr(Pipeline, "_take_in", taken_in)
@@ -67,26 +75,29 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
     """The followers of a refused leader are settled as duplicates, though no event was delivered."""
-    refuse = Outcomes.refused
+    judged = Steps.judged
 
-    def refused(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
-        self.ledger.settle(self.claims.followers.pop(keys_of([row]), []), Disposition.DUPLICATE)
-        refuse(self, row, rejection, attempts)
+    def refused(self: Steps, ends: Judged, attempts: int) -> None:
+        for row, _ in ends.refused:
+            self.ledger.settle(self.claims.followers.pop(keys_of([row]), []), Disposition.DUPLICATE)
+        judged(self, ends, attempts)
 
-    patch.setattr(Outcomes, "refused", refused)
+    patch.setattr(Steps, "judged", refused)
 
 
 @mutation
 def followers_of_dropped_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """A dropped leader's claim is released, and no follower inherits it."""
-    patch.setattr(Claims, "release", lambda self, leader: self.claimed.remove(keys_of([leader])) and None)
+    patch.setattr(
+        Claims, "release", lambda self, leader: (self.claimed.remove(keys_of([leader])) and None, ())
+    )
 
 
 @mutation
 def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """An event counts as delivered though its key is not durable."""
     patch.setattr(
-        Outcomes, "keys_not_stored", lambda self, number: self.keys_stored(messages.KeysStored(number))
+        Steps, "keys_not_stored", lambda self, number: self.keys_stored(messages.KeysStored(number))
     )
 
 
@@ -94,21 +105,24 @@ def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
 def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
     """The record settles with the API's answer, before its key is durable."""
 
-    def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
-        self.ledger.settle([*runs, *self.claims.confirm(runs)], Disposition.DELIVERED)
+    judged = Steps.judged
 
-    patch.setattr(Outcomes, "delivered", delivered)
+    def delivered(self: Steps, ends: Judged, attempts: int) -> None:
+        self.ledger.settle([*ends.delivered, *self.claims.confirm(ends.delivered)], Disposition.DELIVERED)
+        judged(self, ends._replace(delivered=()), attempts)
+
+    patch.setattr(Steps, "judged", delivered)
 
 
 @mutation
 def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
     """The key store does not answer, and the event counts as new."""
 
-    def failed(self: Lookups, number: int) -> None:
-        count = rows_of(self._asked[number])
+    def failed(self: Steps, number: int) -> None:
+        count = rows_of(self.lookups._asked[number])
         self.looked_up(messages.KeysLookedUp(number, [False] * count))
 
-    patch.setattr(Lookups, "failed", failed)
+    patch.setattr(Steps, "look_up_failed", failed)
 
 
 @mutation
@@ -116,10 +130,10 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The first follower inherits the claim; the followers behind it are forgotten."""
     release = Claims.release
 
-    def alone(self: Claims, leader: Run) -> Run | None:
-        heir = release(self, leader)
+    def alone(self: Claims, leader: Run) -> tuple[Run | None, Sequence[Run]]:
+        released = release(self, leader)
         self.followers.pop(keys_of([leader]), None)
-        return heir
+        return released
 
     patch.setattr(Claims, "release", alone)
 
@@ -128,13 +142,14 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
     """Followers settle with the answer to their leader, before its key is durable."""
 
-    def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
-        for key in split_keys(keys_of(runs)):
-            self.ledger.settle(self.claims.followers.pop(key, []), Disposition.DUPLICATE)
-        move_all(runs, RecordStage.STORING)
-        self.keys.add(runs)
+    judged = Steps.judged
 
-    patch.setattr(Outcomes, "delivered", delivered)
+    def delivered(self: Steps, ends: Judged, attempts: int) -> None:
+        for key in split_keys(keys_of(ends.delivered)):
+            self.ledger.settle(self.claims.followers.pop(key, []), Disposition.DUPLICATE)
+        judged(self, ends, attempts)
+
+    patch.setattr(Steps, "judged", delivered)
 
 
 # -- ledger, fences and commits
@@ -149,7 +164,7 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
             for state in self.ledger:
                 if state.tp == (chunk.topic, chunk.partition) and not state.draining:
                     if chunk.records[0].offset > state.last_seen:
-                        self.admission.fetched(state, chunk)
+                        self.steps.fetched(state, chunk)
                     break
 
     patch.setattr(Pipeline, "_fetched", fetched)
@@ -158,9 +173,9 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     """Records of an ended assignment settle in the assignment that followed it."""
-    keys_stored = Outcomes.keys_stored
+    keys_stored = Steps.keys_stored
 
-    def inherited(self: Outcomes, row: Run) -> Run:
+    def inherited(self: Steps, row: Run) -> Run:
         heir = self.ledger.get(row.block.assignment.tp)
         if not row.block.assignment.live and heir is not None and heir.blocks:
             other = heir.blocks[0]
@@ -168,7 +183,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
                 return Run(other, row.first, row.end)
         return row
 
-    def unfenced(self: Outcomes, happened: messages.KeysStored) -> None:
+    def unfenced(self: Steps, happened: messages.KeysStored) -> None:
         written = self.keys.writing
         keys_stored(self, happened)
         for row in each_of(written):
@@ -177,7 +192,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
                 other.block.stages[other.first] = RecordStage.STORING
                 self.ledger.settle([other], Disposition.DELIVERED)
 
-    patch.setattr(Outcomes, "keys_stored", unfenced)
+    patch.setattr(Steps, "keys_stored", unfenced)
 
 
 @mutation
@@ -322,7 +337,7 @@ def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
     def removed(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
         return removed_unread(chunk._replace(log_start=chunk.records[-1].offset), expected, known)
 
-    patch.setattr(commits, "removed_unread", removed)
+    patch.setattr(topics, "removed_unread", removed)
 
 
 # -- the offset map
@@ -439,7 +454,7 @@ def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
                 continue
             if chunk.records[0].offset <= state.last_seen:
                 self._go_back(state, chunk.records[0].offset)
-            self.admission.fetched(state, chunk)
+            self.steps.fetched(state, chunk)
 
     patch.setattr(Pipeline, "_fetched", fetched)
 
@@ -463,28 +478,28 @@ def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None
 @mutation
 def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """The write fails and the event is lost (getsentry/arroyo, jitsu rotor)."""
-    write = Outcomes.dead_letter
+    write = Steps.dead_letter
 
-    def early(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
+    def early(self: Steps, row: Run, rejection: Rejection, attempts: int) -> None:
         write(self, row, rejection, attempts)
         self.ledger.settle([row], Disposition.DEAD_LETTERED)
 
-    def stored(self: Outcomes, happened: messages.DeadLettersStored) -> None:
+    def stored(self: Steps, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
 
-    patch.setattr(Outcomes, "dead_letter", early)
-    patch.setattr(Outcomes, "letters_stored", stored)
+    patch.setattr(Steps, "dead_letter", early)
+    patch.setattr(Steps, "letters_stored", stored)
 
 
 @mutation
 def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
     """One acknowledged dead letter counts for the whole write."""
-    stored = Outcomes.letters_stored
+    stored = Steps.letters_stored
 
-    def all_or_nothing(self: Outcomes, happened: messages.DeadLettersStored) -> None:
+    def all_or_nothing(self: Steps, happened: messages.DeadLettersStored) -> None:
         stored(self, happened._replace(stored=[any(happened.stored)] * len(happened.stored)))
 
-    patch.setattr(Outcomes, "letters_stored", all_or_nothing)
+    patch.setattr(Steps, "letters_stored", all_or_nothing)
 
 
 @mutation
@@ -504,25 +519,25 @@ def failed_writes_are_dropped(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def letters_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
     """Dead letters are written although their partition has another owner."""
-    patch.setattr(Outbox, "discard", lambda *_: None)
+    patch.setattr(Outbox, "discard", lambda *_: [])
 
 
 @mutation
 def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
     """Acknowledgements are matched to dead letters in the wrong order."""
-    stored = Outcomes.letters_stored
+    stored = Steps.letters_stored
 
-    def reversed_(self: Outcomes, happened: messages.DeadLettersStored) -> None:
+    def reversed_(self: Steps, happened: messages.DeadLettersStored) -> None:
         stored(self, happened._replace(stored=list(happened.stored)[::-1]))
 
-    patch.setattr(Outcomes, "letters_stored", reversed_)
+    patch.setattr(Steps, "letters_stored", reversed_)
 
 
 @mutation
 def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
     """A dead letter does not say how often it was tried (getsentry/arroyo PR 410)."""
-    refuse = Outcomes.refused
-    patch.setattr(Outcomes, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
+    judged = Steps.judged
+    patch.setattr(Steps, "judged", lambda self, ends, attempts: judged(self, ends, 0))
 
 
 @mutation
@@ -537,7 +552,7 @@ def drains_do_not_wait_for_what_was_read_again(patch: pytest.MonkeyPatch) -> Non
     busy = Pipeline._busy
 
     def forgetful(self: Pipeline, states: list[AssignmentState]) -> bool:
-        out = [*self.dispatcher.in_flight(), *self.outcomes.keys, *(one.row for one in self.outcomes.letters)]
+        out = [*self.dispatcher.in_flight(), *self.keys, *(one.row for one in self.letters)]
         return busy(self, states) and any(row.ours for row in each_of(out))
 
     patch.setattr(Pipeline, "_busy", forgetful)

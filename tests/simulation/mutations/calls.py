@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from consumer.engine import answers, messages
-from consumer.engine.account import AccountQueue, Batch, Gate, Quota
-from consumer.engine.answering import verdicts
-from consumer.engine.answers import Answers
-from consumer.engine.block import AS_UNCLEAR, Run, cut, each_of, pick
-from consumer.engine.commits import Commits
-from consumer.engine.intake import Admission
-from consumer.engine.ledger import AssignmentState
+from consumer.engine import messages
+from consumer.engine.intake.admission import Admission, Fresh, Level, Waited
 from consumer.engine.model import Backoff, Instant
 from consumer.engine.pipeline import Drain, Pipeline
-from consumer.engine.sending import Dispatcher, Halts
+from consumer.engine.reading import Columns
+from consumer.engine.records.block import AssignmentState
+from consumer.engine.records.commits import Commits
+from consumer.engine.records.runs import Run, cut, each_of, mark_unclear
+from consumer.engine.sending import answers, verdicts
+from consumer.engine.sending.answers import Answers, Judged
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.gate import Gate, Quota
+from consumer.engine.sending.halts import Halts
+from consumer.engine.sending.queue import AccountQueue, Batch, BodyParts
 from tests.simulation.mutations.mutating import mutation
 
 # -- answers
@@ -72,9 +75,8 @@ def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
 def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
     """One bad event makes dead letters of its whole batch."""
 
-    def bisect(self: Answers, batch: Batch, code: str, message: str, _: str | None) -> None:
-        for row in each_of(batch.runs):
-            self._refuse(row, message, batch.attempts, code)
+    def bisect(_: Answers, batch: Batch, code: str, message: str, __: str | None) -> Judged:
+        return Judged(refused=[answers._refusal(row, message, code) for row in each_of(batch.runs)])
 
     patch.setattr(Answers, "_bisect", bisect)
 
@@ -83,29 +85,25 @@ def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
 def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
     """A call that timed out counts as a success."""
 
-    def optimist(self: Answers, answer: messages.Unanswered) -> None:
-        self._outcomes.delivered(self._dispatcher.answered(answer.number).runs)
-
-    patch.setattr(Answers, "unanswered", optimist)
+    patch.setattr(Answers, "unanswered", lambda _, batch, __: Judged(batch.runs))
 
 
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Only repeats of offline events count as not deduplicated by the platform, even after an hour."""
-    patch.setattr("consumer.engine.sending.COUNTS_AS_OFFLINE_AFTER", 1e12)
+    patch.setattr("consumer.engine.sending.dispatcher.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
 def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
     """A repeat counts as in doubt although its call was answered or never left."""
-    emit = Dispatcher._emit
+    begin = Dispatcher._begin
 
-    def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch) -> None:
-        for block, first, end in batch.runs if batch.attempts else ():
-            block.marks[first:end] = block.marks[first:end].translate(AS_UNCLEAR)
-        emit(self, queue, batch)
+    def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch, session: int) -> BodyParts:
+        mark_unclear(batch.runs if batch.attempts else ())
+        return begin(self, queue, batch, session)
 
-    patch.setattr(Dispatcher, "_emit", doubting)
+    patch.setattr(Dispatcher, "_begin", doubting)
 
 
 @mutation
@@ -126,8 +124,8 @@ def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
     """The outcomes of a batch belong to the wrong events (connect #461)."""
     judge = Answers._per_event
 
-    def shifted(self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]) -> None:
-        judge(self, batch, [*outcomes[1:], *outcomes[:1]])
+    def shifted(self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]) -> Judged:
+        return judge(self, batch, [*outcomes[1:], *outcomes[:1]])
 
     patch.setattr(Answers, "_per_event", shifted)
 
@@ -137,11 +135,9 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
     """A 400 that names the events at fault counts as delivery of the others."""
     some = Answers._some_refused
 
-    def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> None:
-        faulty, others = pick(batch.runs, [index in verdict.errors for index in range(batch.events)])
-        self._outcomes.delivered(others)
-        batch.runs = faulty
-        some(self, batch, verdicts.SomeRefused(dict(enumerate(verdict.errors.values()))))
+    def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> Judged:
+        judged = some(self, batch, verdict)
+        return judged._replace(delivered=[run for rest in judged.again for run in rest.runs], again=())
 
     patch.setattr(Answers, "_some_refused", optimist)
 
@@ -210,7 +206,7 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """A refused token halts one account; the others meet the refusal themselves."""
-    patch.setattr("consumer.engine.sending.TOKEN_REFUSED", -1)
+    patch.setattr("consumer.engine.sending.halts.TOKEN_REFUSED", -1)
 
 
 @mutation
@@ -310,13 +306,13 @@ def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
 def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
     """Each account may have as many calls in flight as the whole process."""
 
-    def send(self: Dispatcher, _: int) -> None:
+    def send(self: Dispatcher, _: int, __: float, session: int) -> Iterator[tuple[Batch, BodyParts]]:
         for queue in list(self._rotation):
             while queue.in_flight < self._context.policy.concurrency:
                 batch = queue.take(self._context.now.monotonic, self._context.number())
                 if batch is None:
                     break
-                self._emit(queue, batch)
+                yield batch, self._begin(queue, batch, session)
 
     patch.setattr(Dispatcher, "send", send)
 
@@ -336,7 +332,7 @@ def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
     """Records are taken in although they exceed the budget in bytes."""
-    patch.setattr(Admission, "_fitting", lambda self, columns, *_: len(columns))
+    patch.setattr(Admission, "_fitting", lambda _, columns, *__: len(columns))
 
 
 @mutation
@@ -344,10 +340,11 @@ def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
     """Records that wait for room are read although their partition has another owner."""
     purge = Admission.purge
 
-    def keeping(self: Admission) -> None:
+    def keeping(self: Admission) -> tuple[Sequence[Run], int]:
         held = self._held
-        purge(self)
+        gone, _ = purge(self)
         self._held = held
+        return gone, 0
 
     patch.setattr(Admission, "purge", keeping)
 
@@ -355,14 +352,14 @@ def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """Records are forgotten whose schema came when there was no room."""
-    admit = Admission._admit_deferred
+    take = Admission.take
 
-    def once(self: Admission, leaders: list[Run]) -> bool:
-        done = admit(self, leaders)
+    def once(self: Admission, piece: Fresh | Waited, columns: Columns, level: Level) -> int:
+        taken = take(self, piece, columns, level)
         self._deferred.clear()
-        return done
+        return taken
 
-    patch.setattr(Admission, "_admit_deferred", once)
+    patch.setattr(Admission, "take", once)
 
 
 # -- absence
@@ -412,7 +409,7 @@ def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
     go_on = Pipeline._go_on
 
     def early(self: Pipeline) -> None:
-        self.outcomes.write_letters()
+        self.steps.write_letters()
         go_on(self)
 
     patch.setattr(Pipeline, "_go_on", early)
@@ -423,7 +420,7 @@ def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None
     """Delivered events whose keys are not stored yet do not count: after a crash far more than concurrency x
     batch are repeated."""
 
-    def may(self: Dispatcher) -> bool:
+    def may(self: Dispatcher, *_: float) -> bool:
         return len(self._in_flight) < self._context.policy.concurrency
 
     patch.setattr(Dispatcher, "_may_risk", may)

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from consumer.engine import guard, messages
-from consumer.engine.block import Block, RecordStage, Run, each_of
-from consumer.engine.guard import Guard
-from consumer.engine.intake import Admission
+from consumer.engine import messages
+from consumer.engine.intake import guard
+from consumer.engine.intake.guard import Guard
 from consumer.engine.model import Disposition, Rejection, Stage
-from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import TOMBSTONE, NoEvent
+from consumer.engine.records.block import Block
+from consumer.engine.records.runs import Run, each_of, runs_on
+from consumer.engine.records.stages import RecordStage
+from consumer.engine.steps import Steps
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -29,11 +31,7 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
     original = Pipeline._check_guard
 
     def settling(self: Pipeline) -> None:
-        dropped = (
-            list(self.outcomes.letters)[len(self.outcomes.letters.writing) :]
-            if self.guard.tripped is not None
-            else []
-        )
+        dropped = list(self.letters)[len(self.letters.writing) :] if self.guard.tripped is not None else []
         original(self)
         for letter in dropped:
             self.ledger.settle([letter.row], Disposition.DEAD_LETTERED)
@@ -45,24 +43,21 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
 def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
     """Records that were fetched before the guard tripped are still read."""
 
-    def may_try(self: Admission) -> bool:
-        free = self._context.policy.max_open_bytes - self._ledger.open_bytes
-        return free >= self._need or self._ledger.open == self.waiting()
-
-    patch.setattr(Admission, "_may_try", may_try)
+    level = Steps.level
+    patch.setattr(Steps, "level", lambda self: level(self)._replace(stopped=False))
 
 
 @mutation
 def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None:
     """Dead letters are held back instead of dropped: the timer spins, and a stop waits for nothing."""
-    write = Outcomes.write_letters
+    write = Steps.write_letters
 
-    def unless_tripped(self: Outcomes) -> None:
+    def unless_tripped(self: Steps) -> None:
         if self.guard.tripped is None:
             write(self)
 
     patch.setattr(Pipeline, "_check_guard", lambda self: self.guard.check())
-    patch.setattr(Outcomes, "write_letters", unless_tripped)
+    patch.setattr(Steps, "write_letters", unless_tripped)
 
 
 @mutation
@@ -85,7 +80,7 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
     read = Guard.read
 
     def without(self: Guard, block: Block, verdicts: Mapping[int, NoEvent]) -> None:
-        passed = block.runs(RecordStage.PASSED)
+        passed = runs_on(block, RecordStage.PASSED)
         read(self, block, {**verdicts, **{row.first: TOMBSTONE for row in each_of(passed)}})
 
     patch.setattr(Guard, "read", without)

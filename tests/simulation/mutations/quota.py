@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages
-from consumer.engine.account import AccountQueue, Allowance, Gate, Quota
 from consumer.engine.model import THROTTLED, Note
-from consumer.engine.sending import Dispatcher, Halts
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.gate import Allowance, Gate, Quota
+from consumer.engine.sending.halts import Halts
+from consumer.engine.sending.queue import AccountQueue
 from tests.simulation.mutations.mutating import mutation
 
 # -- members that divide the quota

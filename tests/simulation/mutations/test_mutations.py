@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consumer.engine.model import Policy
-from consumer.engine.offset_map import IDS_MOST
+from consumer.engine.records.offset_map import IDS_MOST
 from tests.simulation.knobs import AWAY, DESTINATION, UNREACHABLE_AFTER, Incidents, Rates
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure

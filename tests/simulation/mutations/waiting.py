@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages
-from consumer.engine.account import Batch
-from consumer.engine.answers import Answers
-from consumer.engine.block import Run
-from consumer.engine.context import Clock, Context
-from consumer.engine.intake import Admission
+from consumer.engine.clock import Clock
+from consumer.engine.context import Context
+from consumer.engine.intake.parking import BURST, Parking
+from consumer.engine.intake.transforming import Transforming
 from consumer.engine.model import (
     Filtered,
     Later,
@@ -27,7 +26,8 @@ from consumer.engine.model import (
 )
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import SchemaLearner
-from consumer.engine.waiting import BURST, Parking, Transforming
+from consumer.engine.records.runs import Run
+from consumer.engine.steps import Steps
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -132,14 +132,14 @@ def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
     """A record that cannot be read yet is settled as filtered."""
-    aside = Admission._set_aside
+    aside = Steps.aside
 
-    def passed_over(self: Admission, row: Run, verdict: Any) -> None:
+    def passed_over(self: Steps, row: Run, verdict: Any) -> None:
         if isinstance(verdict, SchemaRef):
             verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
         aside(self, row, verdict)
 
-    patch.setattr(Admission, "_set_aside", passed_over)
+    patch.setattr(Steps, "aside", passed_over)
 
 
 # -- clocks
@@ -171,28 +171,19 @@ def the_platform_s_clock_is_not_heard(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def every_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
     """The time in any answer is believed, whoever sent it."""
-    no_verdict = Answers._no_verdict
+    answered = Steps.answered
 
-    def believing(self: Answers, batch: Batch, *more: Any) -> None:
-        if self.last_date is not None:  # type: ignore[attr-defined]  # set below
-            self._clock.answered(self.last_date, batch.sent_at)  # type: ignore[attr-defined]  # set below
-        no_verdict(self, batch, *more)
+    def believing(self: Steps, happened: messages.Answered) -> None:
+        self.clock.answered(happened.headers.get("date"), self.dispatcher._in_flight[happened.number].sent_at)
+        answered(self, happened)
 
-    answered = Answers.answered
-
-    def remembering(self: Answers, answer: messages.Answered) -> None:
-        self.last_date = answer.headers.get("date")  # type: ignore[attr-defined]  # read above
-        answered(self, answer)
-
-    patch.setattr(Answers, "last_date", None, raising=False)
-    patch.setattr(Answers, "answered", remembering)
-    patch.setattr(Answers, "_no_verdict", believing)
+    patch.setattr(Steps, "answered", believing)
 
 
 @mutation
 def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
     """The time in one answer is believed, although no other clock confirms it."""
-    patch.setattr("consumer.engine.context._ENOUGH", 1)
+    patch.setattr("consumer.engine.clock._ENOUGH", 1)
 
 
 @mutation

@@ -17,9 +17,9 @@ from consumer.adapters.kafka.chunks import Taken
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.engine import offset_map
 from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Position
+from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
 from tests.adapters.kafka.member.scripted_member import (
     Bench,

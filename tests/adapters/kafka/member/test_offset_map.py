@@ -13,9 +13,9 @@ from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.commits import commit_done
-from consumer.engine import offset_map
 from consumer.engine.messages import Assignment
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.records import offset_map
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import (
     PROTOCOLS,

@@ -1,0 +1,1 @@
+"""Records before they are events: which are read, how many fit, and what they wait for."""

@@ -1,0 +1,195 @@
+"""Operations on runs of records: their columns joined, divided, marked and moved.
+
+Theory of operation. A batch, a call or a write takes a list of runs, of several blocks; its rows are numbered from 0,
+in order. Healthy neighbours stay one run throughout, so that what is done to all of them costs next to nothing for
+each.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind
+from consumer.engine.records.block import ROW_BYTES, Block
+from consumer.engine.records.stages import REWOUND, RecordStage
+
+# Mark of a delivered row whose key another member has claimed.
+TAKEN_OVER: Final = 16
+# Marks of events that were sent without a known outcome, and are not counted yet.
+_UNCLEAR: Final = re.compile(
+    b"[%b]" % b"".join(b"\\x%02x" % mark for mark in range(256) if mark & (UNCLEAR | COUNTED) == UNCLEAR)
+)
+
+
+class Run(NamedTuple):
+    """Rows of a block that stand next to each other, from `first` to before `end`."""
+
+    block: Block
+    first: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies, with a comma behind each."""
+        return self.block.ends[self.end - 1] - self.block.start(self.first)
+
+    @property
+    def ours(self) -> bool:
+        """True if all rows are still ours to settle, or were settled while they were."""
+        # A rewound record is read again as a row of another block, under the same assignment.
+        return self.block.assignment.live and self.block.stages.find(REWOUND, self.first, self.end) < 0
+
+    @property
+    def accepted(self) -> bool:
+        """True if new work may begin for all rows: they are ours, and their partition is not being drained."""
+        return self.ours and not self.block.assignment.draining
+
+    def by_account(self) -> list[tuple[str, Run]]:
+        """Return the parts of this run whose events go to one account each."""
+        block, first, end = self
+        accounts = dict.fromkeys(kind.account for kind in block.kinds)
+        # Nearly always.
+        if len(accounts) == 1:
+            return [(account, self) for account in accounts]
+        parts = [(account, [*rows]) for account, rows in groupby(range(first, end), block.account)]
+        return [(account, Run(block, rows[0], rows[-1] + 1)) for account, rows in parts]
+
+
+def runs_on(block: Block, stage: RecordStage) -> list[Run]:
+    """Return all rows of a block that are on this stage, as runs."""
+    found = re.finditer(b"%b+" % re.escape(bytes((stage,))), block.stages)
+    return [Run(block, run.start(), run.end()) for run in found]
+
+
+def times_of(runs: Iterable[Run]) -> array[int]:
+    """Return the times of the runs' events."""
+    times = array("q")
+    for block, first, end in runs:
+        times += block.times[first:end]
+    return times
+
+
+def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
+    """Return how many events of each kind and section the runs have; section 0: none."""
+    counted: Counter[tuple[Kind, int]] = Counter()
+    for block, first, end in runs:
+        numbers = block.kind_numbers[first:end]
+        if block.sections:
+            pairs: Mapping[tuple[int, int], int] = Counter(
+                zip(numbers, block.sections[first:end], strict=True)
+            )
+        else:  # nearly always: then rows are not looked at one by one
+            pairs = {(number, 0): numbers.count(number) for number in set(numbers)}
+        for (number, section), count in pairs.items():
+            counted[block.kinds[number], section] += count
+    return counted
+
+
+def each_of(runs: Iterable[Run]) -> Iterator[Run]:
+    """Yield every row as a run of its own."""
+    return (Run(block, index, index + 1) for block, first, end in runs for index in range(first, end))
+
+
+def rows_of(runs: Iterable[Run]) -> int:
+    """Return how many rows the runs have."""
+    return sum([end - first for _, first, end in runs])
+
+
+def bytes_of(runs: Iterable[Run]) -> int:
+    """Return the bytes that the runs' records hold before they are read."""
+    return sum(sum(block.sizes[first:end]) + ROW_BYTES * (end - first) for block, first, end in runs)
+
+
+def keys_of(runs: Iterable[Run]) -> bytes:
+    """Return the keys of the runs, one after the other."""
+    return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
+
+
+def earlier_keys_of(runs: Sequence[Run]) -> bytes:
+    """Return the keys of the runs under the earlier tag, one after the other; empty: none has any."""
+    if not any(block.earlier_keys for block, _, _ in runs):
+        return b""
+    # A block that was read when the earlier tag no longer counted has none: no event has the key of zeros.
+    columns = [(block.earlier_keys or bytes(len(block.keys)), first, end) for block, first, end in runs]
+    return b"".join([keys[KEY_BYTES * first : KEY_BYTES * end] for keys, first, end in columns])
+
+
+def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
+    """Move all runs to a stage; see `Block.move`."""
+    for block, first, end in runs:
+        block.move(first, end, stage)
+
+
+def mark_unclear(runs: Iterable[Run]) -> None:
+    """Mark events of which a call was sent whose outcome is not known."""
+    for block, first, end in runs:
+        block.mark(first, end, UNCLEAR)
+
+
+def count_repeats(runs: Iterable[Run], since: float) -> tuple[int, int]:
+    """Mark and count, each once, events whose earlier call has no known outcome, if they are offline events or happened
+    before `since` (unix seconds). Return how many there are, and how many of them are offline events."""
+    repeats = offline = 0
+    # In any attempt: events that were claimed again begin in another batch.
+    for block, index, _ in each_of(
+        [run for run in runs if _UNCLEAR.search(run.block.marks, run.first, run.end)]
+    ):
+        marks = block.marks[index]
+        if marks & (UNCLEAR | COUNTED) == UNCLEAR and (marks & OFFLINE or block.times[index] < since):
+            block.mark(index, index + 1, COUNTED)
+            repeats += 1
+            offline += marks & OFFLINE
+    return repeats, offline
+
+
+def mark_taken_over(runs: Iterable[Run]) -> int:
+    """Mark delivered rows whose keys another member has claimed. Return how many were not marked before."""
+    newly = 0
+    for block, first, end in runs:
+        newly += sum(not marks & TAKEN_OVER for marks in block.marks[first:end])
+        block.mark(first, end, TAKEN_OVER)
+    return newly
+
+
+def pick(runs: Iterable[Run], chosen: Sequence[object]) -> tuple[list[Run], list[Run]]:
+    """Divide runs by a flag for each row: return the chosen rows and the others."""
+    picked: list[Run] = []
+    others: list[Run] = []
+    at = 0
+    for block, first, end in runs:
+        flags = [bool(flag) for flag in chosen[at : at + end - first]]
+        at += end - first
+        begin = first
+        for index in range(first + 1, end + 1):
+            if index == end or flags[index - first] != flags[begin - first]:
+                (picked if flags[begin - first] else others).append(Run(block, begin, index))
+                begin = index
+    return picked, others
+
+
+def divide(
+    runs: Sequence[Run], test: Callable[[Run], bool] = attrgetter("accepted")
+) -> tuple[Sequence[Run], list[Run]]:
+    """Divide runs by a test: return the rows that pass it (by default: for which new work may begin) and the others."""
+    if all(map(test, runs)):
+        return runs, []
+    return pick(runs, [test(row) for row in each_of(runs)])
+
+
+def cut(runs: Sequence[Run], rows: int) -> tuple[list[Run], list[Run]]:
+    """Return the first `rows` rows of the runs, and the others."""
+    head: list[Run] = []
+    for at, (block, first, end) in enumerate(runs):
+        if end - first > rows:
+            middle = first + rows
+            begun = [Run(block, first, middle)] if rows else []
+            return head + begun, [Run(block, middle, end), *runs[at + 1 :]]
+        head.append(runs[at])
+        rows -= end - first
+    return head, []

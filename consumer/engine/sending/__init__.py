@@ -1,0 +1,1 @@
+"""Calls to the API: which batch goes when, and what an answer says of each event."""
