@@ -69,7 +69,8 @@ def main() -> None:
     console.print(f"written to {arguments.json}")
     if arguments.document:
         document.write(arguments.json)
-        console.print(f"written to {document.PAGE.name} and {document.FIGURES.name}: {', '.join(whole)}")
+        written = ", ".join(path.name for path in (*document.PAGES, document.FIGURES))
+        console.print(f"written to {written}: {', '.join(whole)}")
 
 
 def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
@@ -182,7 +183,7 @@ def _arguments() -> argparse.Namespace:
         "PINSTREAM_SCHEMAS_DIR, PINSTREAM_SCHEMA and PINSTREAM_MAPPING_FILE name; takes --quick, --events, "
         "--warm-up, --runs and --json",
     )
-    add("--document", action="store_true", help="also write the figures into docs/performance.md and .json")
+    add("--document", action="store_true", help="also write the figures into docs/ and README.md")
     add(
         "--systems",
         default="",

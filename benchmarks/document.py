@@ -1,4 +1,4 @@
-"""Writes a run's figures into docs/performance.md and README.md, between markers: ``python -m benchmarks.document``.
+"""Writes a run's figures into pages, between markers: ``python -m benchmarks.document``.
 
 ``<!-- bench:NAME -->`` … ``<!-- /bench -->`` holds the table or the sentence of that name (`benchmarks.tables`). The
 figures are those of docs/performance.json, which is committed; a test holds that the two agree. With a file's name the
@@ -16,8 +16,7 @@ from typing import Any
 from benchmarks.systems import ROOT
 from benchmarks.tables import headline, notes, tables
 
-PAGE = ROOT / "docs" / "performance.md"
-README = ROOT / "README.md"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 FIGURES = ROOT / "docs" / "performance.json"
 _BLOCK = re.compile(r"<!-- bench:([a-z_-]+) -->\n(.*?)<!-- /bench -->", re.DOTALL)
 
@@ -36,7 +35,7 @@ def write(source: Path | None = None) -> None:
         merged = {name: value for part in parts for name, value in part.items()}
         FIGURES.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
     document = json.loads(FIGURES.read_text("utf-8"))
-    for page in (PAGE, README):
+    for page in PAGES:
         page.write_text(rendered(page.read_text("utf-8"), document), "utf-8")
 
 

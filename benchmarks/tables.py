@@ -1,4 +1,4 @@
-"""Tables of a run's JSON document, as rows of text: the terminal and docs/performance.md show the same ones."""
+"""Tables of a run's JSON document, as rows of text: the terminal and the pages show the same ones."""
 
 from __future__ import annotations
 

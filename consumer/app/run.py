@@ -78,7 +78,7 @@ def log_starting(settings: Settings, urls: Urls | None) -> None:
 
 
 def tune_memory() -> None:
-    """Collect garbage less often, return what the start took, and keep what batches free (docs/performance.md)."""
+    """Collect garbage less often, return what the start took, and keep what batches free (docs/benchmarks.md)."""
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.freeze()
     gc.set_threshold(*GARBAGE)

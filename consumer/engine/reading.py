@@ -253,7 +253,7 @@ class Reading(Protocol):
 
 
 # Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
-# objects when the next step comes to them (a slice of 1000 costs a third more; docs/performance.md), and enough that
+# objects when the next step comes to them (a slice of 1000 costs a third more; docs/benchmarks.md), and enough that
 # it holds the code of each step (one record at a time costs an eighth more).
 _SLICE: Final = 64
 
