@@ -25,6 +25,8 @@ BELOW = {"records.runs": {"move"}, "records.ledger": {"move"}}
 """Where moves are made: `move_all` and `Ledger.settle` call `Block.move`."""
 NOT_BY_STEPS = {RecordStage.PASSED, RecordStage.REWOUND}
 """A block makes a row PASSED, and the ledger REWOUND: other rows, or another assignment, settle these records."""
+FILES = 12
+"""Files in a folder of the engine at most."""
 WRITES = 14
 """Writes of a field of another module's object, in the whole engine. Lower it where there are fewer."""
 NAMES = {
@@ -223,6 +225,12 @@ def test_no_part_holds_the_steps_or_a_callback() -> None:
         if isinstance(node, ast.ClassDef) and any(is_one(one) for one in ast.walk(node))
     }
     assert holders == {("pipeline", "Pipeline")}
+
+
+def test_no_folder_has_more_than_twelve_files() -> None:
+    """The folders of the engine, in the order of a record's way, can each be read in one go."""
+    folders = [path.parent for path in ENGINE.rglob("*.py*") if path.suffix in (".py", ".pyx")]
+    assert max(folders.count(one) for one in folders) <= FILES
 
 
 def test_few_fields_are_written_by_other_modules() -> None:
