@@ -102,11 +102,12 @@ def first_sentence(path: Path) -> str:
 
 
 def modules_table(folder: str) -> str:
-    """A row for each package and module under this folder of consumer/."""
+    """A row for each package and module under this folder of consumer/, but one for all figures and one for native."""
     rows = []
     for path in sorted((CONSUMER / folder).rglob("*.py")):
         name = path.relative_to(CONSUMER / folder).with_suffix("").as_posix().removesuffix("__init__")
-        if name:
+        # The row of figures/ or native/ is enough for their modules.
+        if name and not re.match(r"(figures|native)/.", name):
             rows.append(f"| `{name}` | {first_sentence(path)} |\n")
     return "".join(["| module | what it does |\n| --- | --- |\n", *rows])
 
