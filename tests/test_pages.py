@@ -70,6 +70,16 @@ def test_the_readme_is_short() -> None:
     assert 6_000 <= (ROOT / "README.md").stat().st_size <= 8_192
 
 
+def test_the_documentation_is_short() -> None:
+    """The pages of docs/ have at most 45,000 words.
+
+    A word stands between blanks and has a letter or a digit: the bars and rules of tables, bullets and the marks of
+    headings are none. (`wc -w docs/*.md` counts these, too, and says some 51,000.)
+    """
+    words = [word for page in (ROOT / "docs").glob("*.md") for word in page.read_text("utf-8").split()]
+    assert sum(any(sign.isalnum() for sign in word) for word in words) <= 45_000
+
+
 def test_the_changelog_has_this_version() -> None:
     """The latest dated version is the package's; what is not released yet stands above it."""
     headings = re.findall(
