@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from consumer.engine import messages as m
 from consumer.engine.clock import Clock
 from consumer.engine.context import Context
 from consumer.engine.dedup.claims import Claims
@@ -32,19 +33,6 @@ from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.parking import Parking
 from consumer.engine.intake.transforming import Transforming
 from consumer.engine.intake.untimely import UntimelyRecords
-from consumer.engine.messages import (
-    Answered,
-    DeadLetter,
-    DeadLettersStored,
-    KeysLookedUp,
-    KeysStored,
-    LookUpKeys,
-    ReleaseKeys,
-    Send,
-    StoreDeadLetters,
-    StoreKeys,
-    Unanswered,
-)
 from consumer.engine.model import (
     Chunk,
     Disposition,
@@ -240,9 +228,9 @@ class Steps:
         if leaders:
             number = self.context.number()
             self.lookups.ask(number, leaders)
-            self.context.emit(LookUpKeys(number, keys_of(leaders), earlier_keys_of(leaders)))
+            self.context.emit(m.LookUpKeys(number, keys_of(leaders), earlier_keys_of(leaders)))
 
-    def looked_up(self, happened: KeysLookedUp) -> None:
+    def looked_up(self, happened: m.KeysLookedUp) -> None:
         """Take the answer to a look-up: settle events delivered before, queue the others."""
         now, seen = self.context.now.monotonic, self.lookups.answered(happened, self.lease.session)
         self._look_up_later(now, seen.unproven)
@@ -308,10 +296,10 @@ class Steps:
             # claims hold. The shell checks both once more.
             begin_by = min(context.now.monotonic + policy.away, lease.until - policy.call_timeout)
             context.emit(
-                Send(batch.number, batch.account, parts, batch.events, batch.attempts, parents, begin_by)
+                m.Send(batch.number, batch.account, parts, batch.events, batch.attempts, parents, begin_by)
             )
 
-    def answered(self, happened: Answered) -> None:
+    def answered(self, happened: m.Answered) -> None:
         """Take the API's answer to a call."""
         batch = self.dispatcher.answered(happened.number)
         verdict = self.answers.read(batch, happened)
@@ -319,7 +307,7 @@ class Steps:
             self.clock.answered(happened.headers.get("date"), batch.sent_at)
         self.judged(self.answers.apply(batch, verdict, happened), batch.attempts)
 
-    def unanswered(self, happened: Unanswered) -> None:
+    def unanswered(self, happened: m.Unanswered) -> None:
         """Take the end of a call that brought no answer."""
         batch = self.dispatcher.answered(happened.number)
         self.judged(self.answers.unanswered(batch, happened), batch.attempts)
@@ -354,14 +342,14 @@ class Steps:
         """Begin the next write of keys, if it is due."""
         number = self.context.number()
         if runs := self.keys.begin(number, self.context.now.monotonic):
-            self.context.emit(StoreKeys(number, keys_of(runs)))
+            self.context.emit(m.StoreKeys(number, keys_of(runs)))
 
     def keys_not_stored(self, number: int) -> None:
         """Take a failed write of keys, which may have been done: it is tried again, and its events stay open."""
         self.context.counters.failures["key_store_write"] += 1
         self.keys.finish(number, False, self.context.now.monotonic, self.context.jitter())
 
-    def keys_stored(self, happened: KeysStored) -> None:
+    def keys_stored(self, happened: m.KeysStored) -> None:
         """Take a finished write of keys: events with durable keys settle, with the duplicates that waited for them."""
         now, counters = self.context.now, self.context.counters
         done = self.keys.finish(happened.number, True, now.monotonic, self.context.jitter())
@@ -388,15 +376,15 @@ class Steps:
         self.guard.judge(row, rejection)
         self.figures.rejected(Problem(tp.topic, tp.partition, record.offset, *rejection))
         at_ms = int(self.context.now.unix * 1000)
-        self.letters.add([Letter(row, DeadLetter(*tp, record, rejection, attempts, at_ms))])
+        self.letters.add([Letter(row, m.DeadLetter(*tp, record, rejection, attempts, at_ms))])
 
     def write_letters(self) -> None:
         """Begin the next write of letters, if it is due."""
         number = self.context.number()
         if letters := self.letters.begin(number, self.context.now.monotonic):
-            self.context.emit(StoreDeadLetters(number, [one.letter for one in letters]))
+            self.context.emit(m.StoreDeadLetters(number, [one.letter for one in letters]))
 
-    def letters_stored(self, happened: DeadLettersStored) -> None:
+    def letters_stored(self, happened: m.DeadLettersStored) -> None:
         """Take a finished write of letters: letters that the broker has stored settle their records."""
         if failed := sum(not stored for stored in happened.stored):
             self.context.counters.failures["dead_letter"] += failed
@@ -458,7 +446,7 @@ class Steps:
         move_all(claimants, RecordStage.LOOKED_UP)
         # So that other members need not wait for these keys until our lease ends.
         if self.lease.shared and ended:
-            self.context.emit(ReleaseKeys(keys_of(ended)))
+            self.context.emit(m.ReleaseKeys(keys_of(ended)))
         self.look_up(claimants)
 
     def free(self, rows: Iterable[Run]) -> None:

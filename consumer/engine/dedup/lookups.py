@@ -73,7 +73,7 @@ class Lookups:
     def take_due(self) -> Sequence[Run]:
         """Return the leaders to be looked up now."""
         now = self._context.now.monotonic
-        due = [leaders for at, leaders in self._again if at <= now]
+        due = [leaders for at, leaders in self._again if at <= now] if self._again else ()
         if not due:
             return ()
         self._again = [entry for entry in self._again if entry[0] > now]

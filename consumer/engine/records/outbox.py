@@ -66,6 +66,8 @@ class Outbox(Generic[T]):
         Items for a later write do not count: another member has claimed their keys, and its own records count there.
         Two members that each wait for the other's outcome must not both stop sending.
         """
+        if not (self.writing or self._waiting):  # asked with each input
+            return 0
         return sum(map(self._rows_in, chain(self.writing, self._waiting)))
 
     def add(self, items: Sequence[T], at: float = -inf) -> None:
