@@ -239,15 +239,15 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     allow fewer calls, those decide."""
     request_timeout: Annotated[float, duration("100ms", "10m")] = _setting("30s", unit="duration")
     """Time limit of one call, from connecting to the last byte."""
-    halt_patience: Annotated[float, duration("1s", "365d", zero="without limit")] = _setting(
+    halt_patience: Annotated[float, duration("1s", "365d", zero="no limit")] = _setting(
         "15m", unit="duration"
     )
-    """How long Pinterest may refuse this token or account before pinstream exits with code 3. 0: without limit."""
-    schema_patience: Annotated[float, duration("100ms", "365d", zero="without limit")] = _setting(
+    """How long Pinterest may refuse this token or account before pinstream exits with code 3. 0: no limit."""
+    schema_patience: Annotated[float, duration("100ms", "365d", zero="no limit")] = _setting(
         "5m", unit="duration"
     )
     """How long the registry may deny that it has a schema before the records that wait for it become dead
-    letters. 0: without limit."""
+    letters. 0: no limit."""
     max_open_events: Annotated[int, whole(1, 10_000_000)] = _setting("20000", unit="events")
     """Maximum number of events that are fetched and not yet settled: one budget for the process, or for
     all its workers. It bounds memory."""
