@@ -10,9 +10,8 @@ cdef extern from *:
     """
     enum { MOST_HASHED = 55, LANES = 4 };
 
-    static const uint32_t SHA_START[8] = {
-        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
-    };
+    #define SHA_START {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
+    static const uint32_t SHA_STARTS[LANES][8] = {SHA_START, SHA_START, SHA_START, SHA_START};
     static const uint32_t SHA_ROUND[64] __attribute__((aligned(64))) = {
         0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
         0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -28,14 +27,14 @@ cdef extern from *:
 
     #define TURNED(word, by) ((word) >> (by) | (word) << (32 - (by)))
 
-    /* Hash one block further in each lane (FIPS 180-4, 6.2.2). */
-    static void compress_four(uint32_t states[LANES][8], unsigned char blocks[LANES][64]) {
+    /* Hash one block further in each lane (FIPS 180-4, 6.2.2): from the states before it to those after it. */
+    static void compress_four(const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]) {
         Lanes words[16], state[8];
         for (int lane = 0; lane < LANES; lane++) {
-            for (int at = 0; at < 8; at++) state[at][lane] = states[lane][at];
+            for (int at = 0; at < 8; at++) state[at][lane] = from[lane][at];
             for (int at = 0; at < 16; at++) {
-                const unsigned char *from = blocks[lane] + 4 * at;
-                words[at][lane] = (uint32_t) from[0] << 24 | from[1] << 16 | from[2] << 8 | from[3];
+                const unsigned char *bytes = blocks[lane] + 4 * at;
+                words[at][lane] = (uint32_t) bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
             }
         }
         Lanes a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
@@ -54,7 +53,7 @@ cdef extern from *:
         state[0] += a, state[1] += b, state[2] += c, state[3] += d;
         state[4] += e, state[5] += f, state[6] += g, state[7] += h;
         for (int lane = 0; lane < LANES; lane++)
-            for (int at = 0; at < 8; at++) states[lane][at] = state[at][lane];
+            for (int at = 0; at < 8; at++) into[lane][at] = state[at][lane];
     }
 
     #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -68,13 +67,15 @@ cdef extern from *:
     }
 
     /* The same in two lanes. */
-    __attribute__((target("sha,sse4.1"))) static void compress_two(uint32_t states[2][8], unsigned char blocks[2][64]) {
+    __attribute__((target("sha,sse4.1"))) static void compress_two(
+        const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]
+    ) {
         const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
         __m128i abef[2], cdgh[2], x[2], y[2], w[2][4];
         for (int lane = 0; lane < 2; lane++) {
             /* The instructions keep the state as (A, B, E, F) and (C, D, G, H), the first in the highest lane. */
-            const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) states[lane]), 0xb1);
-            const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) states[lane] + 1), 0x1b);
+            const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) from[lane]), 0xb1);
+            const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) from[lane] + 1), 0x1b);
             x[lane] = abef[lane] = _mm_alignr_epi8(badc, hgfe, 8);
             y[lane] = cdgh[lane] = _mm_blend_epi16(hgfe, badc, 0xf0);
             for (int part = 0; part < 4; part++)
@@ -100,23 +101,23 @@ cdef extern from *:
         for (int lane = 0; lane < 2; lane++) {
             const __m128i feba = _mm_shuffle_epi32(_mm_add_epi32(x[lane], abef[lane]), 0x1b);
             const __m128i dchg = _mm_shuffle_epi32(_mm_add_epi32(y[lane], cdgh[lane]), 0xb1);
-            _mm_storeu_si128((__m128i *) states[lane], _mm_blend_epi16(feba, dchg, 0xf0));
-            _mm_storeu_si128((__m128i *) states[lane] + 1, _mm_alignr_epi8(dchg, feba, 8));
+            _mm_storeu_si128((__m128i *) into[lane], _mm_blend_epi16(feba, dchg, 0xf0));
+            _mm_storeu_si128((__m128i *) into[lane] + 1, _mm_alignr_epi8(dchg, feba, 8));
         }
     }
     #else
     static int has_sha_instructions(void) { return 0; }
-    static void compress_two(uint32_t states[2][8], unsigned char blocks[2][64]) { (void) states, (void) blocks; }
+    static void compress_two(const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]) {
+        (void) from, (void) blocks, (void) into;
+    }
     #endif
 
-    /* Hash one block further in the first `count` lanes; what the others hold does not matter. */
-    static void compress_lanes(uint32_t states[LANES][8], unsigned char blocks[LANES][64], int count, int instructions) {
-        if (!instructions) compress_four(states, blocks);
-        else for (int lane = 0; lane < count; lane += 2) compress_two(states + lane, blocks + lane);
-    }
-
-    static void begin_states(uint32_t states[LANES][8]) {
-        for (int lane = 0; lane < LANES; lane++) memcpy(states[lane], SHA_START, sizeof SHA_START);
+    /* The same in the first `count` lanes; what the others hold does not matter. */
+    static void compress_lanes(
+        const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8], int count, int instructions
+    ) {
+        if (!instructions) compress_four(from, blocks, into);
+        else for (int lane = 0; lane < count; lane += 2) compress_two(from + lane, blocks + lane, into + lane);
     }
 
     /* Eight digits for each word. */
@@ -145,8 +146,10 @@ cdef extern from *:
         MOST_HASHED
         LANES
     bint has_sha_instructions() noexcept
-    void begin_states(uint32_t (*states)[8]) noexcept
-    void compress_lanes(uint32_t (*states)[8], unsigned char (*blocks)[64], int count, bint instructions) noexcept
+    const uint32_t SHA_STARTS[4][8]
+    void compress_lanes(
+        const uint32_t (*before)[8], unsigned char (*blocks)[64], uint32_t (*after)[8], int count, bint instructions
+    ) noexcept
     void put_hex(const uint32_t* state, char* into) noexcept
 
 cdef bint HAS_SHA = has_sha_instructions()
@@ -166,7 +169,7 @@ cdef inline void await_digest(Digests* digests, int size, char* page, Py_ssize_t
     block[62], block[63] = <unsigned char> (size >> 5), <unsigned char> (size << 3)
     digests.place[digests.count] = place
     digests.count += 1
-    if digests.count == LANES:
+    if digests.count == (2 if HAS_SHA else LANES):  # as many as are hashed side by side
         hash_waiting(digests, page)
 
 
@@ -174,8 +177,7 @@ cdef void hash_waiting(Digests* digests, char* page) noexcept:
     """Hash the texts that wait, and write their digits."""
     cdef uint32_t states[LANES][8]
     cdef int at
-    begin_states(states)
-    compress_lanes(states, digests.block, digests.count, HAS_SHA)
+    compress_lanes(SHA_STARTS, digests.block, states, digests.count, HAS_SHA)
     for at in range(digests.count):
         put_hex(states[at], page + digests.place[at])
     digests.count = 0
@@ -187,21 +189,21 @@ cdef void hash_text(const unsigned char* text, Py_ssize_t size, char* into) noex
     cdef unsigned char blocks[LANES][64]
     cdef Py_ssize_t left = size
     cdef int at
-    begin_states(states)
+    memcpy(states, SHA_STARTS, sizeof(states))
     memset(blocks, 0, sizeof(blocks))
     while left >= 64:
         memcpy(blocks[0], text + size - left, 64)
-        compress_lanes(states, blocks, 1, HAS_SHA)
+        compress_lanes(states, blocks, states, 1, HAS_SHA)
         left -= 64
     memset(blocks[0], 0, 64)
     memcpy(blocks[0], text + size - left, left)
     blocks[0][left] = 0x80
     if left > MOST_HASHED:  # no room for the length
-        compress_lanes(states, blocks, 1, HAS_SHA)
+        compress_lanes(states, blocks, states, 1, HAS_SHA)
         memset(blocks[0], 0, 64)
     for at in range(8):
         blocks[0][63 - at] = <unsigned char> (<uint64_t> size * 8 >> 8 * at)
-    compress_lanes(states, blocks, 1, HAS_SHA)
+    compress_lanes(states, blocks, states, 1, HAS_SHA)
     put_hex(states[0], into)
 
 
