@@ -39,6 +39,7 @@ CONSTANTS = {
     "consumer/avro/reading.py": ("MOST_ITEMS",),
     "consumer/conversion/codes.py": ("Code", "Usual", "Way"),
     "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
+    "consumer/engine/messages.py": ("Found",),
     "consumer/engine/model.py": ("Record",),
     "consumer/engine/reading.py": ("KEY_BYTES",),
 }

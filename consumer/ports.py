@@ -85,8 +85,7 @@ class Claimed(NamedTuple):
     """The answer of `KeyStore.claim`."""
 
     found: bytes
-    """A byte for each key: 0, not delivered, and claimed by us now; 1, delivered within the window; 2, another member
-    has it in flight."""
+    """A byte for each key: an `m.Found`."""
     session: int
     """The number of our session that holds the claims, from 1; 0: the store is not shared."""
 
@@ -119,7 +118,7 @@ class KeyStore(Protocol):
     """
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
-        """Return a byte for each key: 1 if it is remembered at `now` (unix seconds), else 0.
+        """Return a byte for each key: `m.Found.DELIVERED` if it is remembered at `now` (unix seconds), else `NEW`.
 
         With `since` (unix seconds), only keys whose latest delivery was at or after that second count. Raises
         `KeyStoreError` if the store cannot be read.
@@ -134,8 +133,7 @@ class KeyStore(Protocol):
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """Store the keys as delivered at `now`, and end our claims.
 
-        Returns a byte for each key: 1, it is durable; 0, another member has claimed it by now; 2, it is durable, and
-        another member had claimed and delivered it, too. (A store that is not shared has no other members: 1 for all.)
+        Returns a byte for each key, an `m.Stored`: where there are no other members, `DURABLE` for all.
         Raises `KeyStoreError` if it is not certain that all are stored. Some may be; trying again is safe.
         """
         ...

@@ -54,10 +54,10 @@ async def claimed(store: KeyStore, keys: bytes, earlier: bytes, now: float) -> t
     if not earlier:
         return await store.claim(keys, now)
     before = await store.look_up(earlier, now)
-    new = b"".join(key for key, known in zip(split_keys(keys), before, strict=True) if not known)
+    new = b"".join(key for key, known in zip(split_keys(keys), before, strict=True) if known == m.Found.NEW)
     found, session = await store.claim(new, now)
     rest = iter(found)
-    return [1 if known else next(rest) for known in before], session
+    return [known or next(rest) for known in before], session
 
 
 class State(Enum):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -192,10 +192,25 @@ FunctionSaid = Transformed | TransformIsSlow
 # -- from the key store. A failure is an answer as well, so that nothing waits for an answer that never comes.
 
 
+class Found(IntEnum):
+    """What a key store has found of a key. The scripts of a shared one have these names, too (`shared.server`)."""
+
+    NEW = 0  # not delivered within the window; in a shared key store our session has claimed it
+    DELIVERED = 1
+    ELSEWHERE = 2  # another member has it in flight
+
+
+class Stored(IntEnum):
+    """What became of the key of a delivered event."""
+
+    TAKEN_OVER = 0  # not stored: our lease had ended, and another member has claimed it
+    DURABLE = 1
+    DELIVERED_TWICE = 2  # durable; another member had claimed and delivered it, too
+
+
 class KeysLookedUp(NamedTuple):
-    """Answers `LookUpKeys`. `found`, for each key: 0, not delivered within the window; 1, delivered; 2, another
-    member has it in flight. `session`: our session in a shared key store, which has claimed the keys with 0; 0:
-    the store is not shared."""
+    """Answers `LookUpKeys`. `found`: a `Found` for each key. `session`: our session in a shared key store, which has
+    claimed the new keys; 0: the store is not shared."""
 
     number: int
     found: Sequence[int]
@@ -203,9 +218,7 @@ class KeysLookedUp(NamedTuple):
 
 
 class KeysStored(NamedTuple):
-    """Answers `StoreKeys`: the keys are durable. `stored`, for each key (None: all are 1): 0, not stored,
-    because our lease had ended and another member has claimed it; 1, stored; 2, stored, and another member had
-    delivered it, too."""
+    """Answers `StoreKeys`. `stored`: a `Stored` for each key; None: all are durable."""
 
     number: int
     stored: Sequence[int] | None = None

@@ -353,12 +353,12 @@ class Steps:
         """Take a finished write of keys: events with durable keys settle, with the duplicates that waited for them."""
         now, counters = self.context.now, self.context.counters
         done = self.keys.finish(happened.number, True, now.monotonic, self.context.jitter())
-        if happened.stored is not None and set(happened.stored) != {1}:
+        if happened.stored is not None and {*happened.stored} != {m.Stored.DURABLE}:
             # Our lease had ended, and another member had claimed some of these events. Keys that are not stored are
             # written again later: by then the other member's outcome may be known.
-            taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
+            taken_over, _ = pick(done, [one != m.Stored.DURABLE for one in happened.stored])
             counters.taken_over += mark_taken_over(taken_over)
-            done, not_stored = pick(done, happened.stored)
+            done, not_stored = pick(done, [one != m.Stored.TAKEN_OVER for one in happened.stored])
             self.keys.add(not_stored, now.monotonic + ASK_AGAIN)
         self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
         # A partition may have been revoked during the call: its next owner settles these events, and finds their keys.

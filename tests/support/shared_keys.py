@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
+from consumer.engine.messages import Found, Stored
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
@@ -84,7 +85,7 @@ class SharedKeys:
         return answer, self.calls[member], before
 
     def look_up(self, oldest: int, keys: bytes) -> bytes:
-        """Return 1 for each key that was delivered since `oldest`, else 0."""
+        """Return whether each key was delivered since `oldest`, as a column of `Found`."""
         return bytes(self.delivered.get(key, -1) >= oldest for key in split_keys(keys))
 
     def claim(self, session: str, ours: Collection[str], oldest: int, keys: bytes) -> bytes:
@@ -97,7 +98,7 @@ class SharedKeys:
         for place, key in enumerate(split_keys(keys)):
             if not found[place]:
                 if self._is_anothers(key, {session, *ours}):
-                    found[place] = 2
+                    found[place] = Found.ELSEWHERE
                 else:
                     self.claims[key] = session
         return bytes(found)
@@ -108,7 +109,9 @@ class SharedKeys:
         stored = bytearray()
         for key in split_keys(keys):
             anothers, delivered = self._is_anothers(key, ours), key in self.delivered
-            stored.append(2 if delivered and key not in self.claims else not anothers or delivered)
+            once = Stored.TAKEN_OVER if anothers and not delivered else Stored.DURABLE
+            twice = delivered and key not in self.claims
+            stored.append(Stored.DELIVERED_TWICE if twice else once)
             if not anothers:
                 self.delivered[key] = max(stamp, self.delivered.get(key, 0))
                 self.claims.pop(key, None)
@@ -248,7 +251,8 @@ class SharedSession:
             raise
         # Of these it was we ourselves who had delivered them, in a call that was not answered.
         found = [
-            1 if one in self._unsure and flag else flag for one, flag in zip(columns, flags, strict=True)
+            Stored.DURABLE if one in self._unsure and flag else flag
+            for one, flag in zip(columns, flags, strict=True)
         ]
         self._unsure.difference_update(columns)
         self._confirmed += len(found) - found.count(0)

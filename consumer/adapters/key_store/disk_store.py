@@ -18,6 +18,7 @@ from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.view import OpenSegment, View
 from consumer.adapters.thread import OwnThread
 from consumer.engine.figures.counters import KeyStoreStatistics
+from consumer.engine.messages import Stored
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 from consumer.ports import KeyStore
@@ -122,7 +123,7 @@ class DiskKeyStore(KeyStore):
         self._waiting.append((keys, self._window.stamp(now)))
         # Other callers share the write: a caller that is cancelled must not cancel it.
         await asyncio.shield(self._writing)
-        return b"\1" * (len(keys) // KEY_BYTES)
+        return bytes([Stored.DURABLE]) * (len(keys) // KEY_BYTES)
 
     async def _write(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:

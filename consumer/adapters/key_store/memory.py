@@ -11,6 +11,7 @@ from typing import NamedTuple
 from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.native import KeyTable
 from consumer.engine.figures.counters import KeyStoreStatistics
+from consumer.engine.messages import Stored
 from consumer.engine.reading import KEY_BYTES
 from consumer.ports import KeyStore
 
@@ -60,7 +61,7 @@ class MemoryKeyStore(KeyStore):
             room = min(self._bucket_keys - len(bucket.table), self._max_keys - self._keys()) * KEY_BYTES
             bucket.table.insert(keys[position : position + room], stamp)
             position += room
-        return b"\1" * (len(keys) // KEY_BYTES)
+        return bytes([Stored.DURABLE]) * (len(keys) // KEY_BYTES)
 
     async def expire(self, now: float) -> None:
         """See `KeyStore.expire`."""

@@ -1,8 +1,8 @@
 """Operations on many keys at once, in plain Python: the fallback without a C compiler, and the reference of its tests.
 
 Keys come as one *column*: a bytes object of 16 bytes a key. `found` has a byte for each key of the column; a search
-sets it to 1 where the key is there with a stamp of `oldest` or later, and leaves other bytes as they are. An *entry* is
-a key and its stamp, four bytes with the greatest first, so that entries sort by key and then by stamp.
+sets it to `Found.DELIVERED` where the key is there with a stamp of `oldest` or later, and leaves other bytes as they
+are. An *entry* is a key and its stamp, four bytes with the greatest first: entries sort by key and then by stamp.
 
 A segment is a file of three parts: its entries, sorted, each key once; a directory of 2**bits + 1 numbers of four
 bytes, the smallest first: for each value of a key's first bits the number of its first entry; and a CRC-32 of each
@@ -20,6 +20,7 @@ from mmap import mmap
 from zlib import crc32
 
 from consumer.adapters.key_store.interface import Damage
+from consumer.engine.messages import Found
 from consumer.engine.reading import KEY_BYTES, split_keys
 
 ENTRY_BYTES = 20
@@ -51,7 +52,7 @@ class KeyTable:
         """Mark the keys that are in the table."""
         for number, key in enumerate(split_keys(keys)):
             if self._stamps.get(key, -1) >= oldest:
-                found[number] = 1
+                found[number] = Found.DELIVERED
 
     def sorted(self) -> bytes:
         """Return all entries, in order."""
@@ -89,7 +90,7 @@ class Segment:
             if low < high:
                 entry = self.entry(low)
                 if entry.startswith(key) and _STAMP.unpack_from(entry, KEY_BYTES)[0] >= oldest:
-                    found[number] = 1
+                    found[number] = Found.DELIVERED
 
     def entry(self, number: int) -> bytes:
         """Return the entry with this number. Raises `Damage`."""

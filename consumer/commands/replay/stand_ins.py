@@ -19,7 +19,7 @@ from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app import building
 from consumer.commands.replay.options import ReplayOptions
-from consumer.engine.messages import Answered, DeadLetter, Send
+from consumer.engine.messages import Answered, DeadLetter, Found, Send
 from consumer.engine.reading import split_keys
 from consumer.errors import SettingsError
 from consumer.ports import Claimed, KeyStore
@@ -120,7 +120,7 @@ class ReadOnlyKeys(MemoryKeyStore):
         """See `KeyStore.look_up`."""
         stored = await self._store.look_up(keys, now, since)
         own = await super().look_up(keys, now, since)
-        return bytes(one | other for one, other in zip(stored, own, strict=True))
+        return bytes(map(max, stored, own))
 
     async def close(self) -> None:
         """See `KeyStore.close`."""
@@ -151,7 +151,7 @@ class SendingAgain:
         claimed = await self._store.claim(keys, now, self._since(since))
         # The platform will get events a second time that were delivered before the replay began, and not since.
         for key, lately, before in zip(split_keys(keys), claimed.found, ever, strict=True):
-            if before and not lately:
+            if before == Found.DELIVERED and lately == Found.NEW:
                 self._known_before.add(key)
         return claimed
 

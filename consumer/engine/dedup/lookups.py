@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from consumer.engine.context import Context
-from consumer.engine.messages import KeysLookedUp
+from consumer.engine.messages import Found, KeysLookedUp
 from consumer.engine.records.runs import Run, divide, pick, rows_of
 from consumer.engine.records.stages import RecordStage
 from consumer.errors import bug
@@ -23,7 +23,7 @@ from consumer.errors import bug
 # Seconds after which an event that another member has in flight is looked up again.
 ASK_AGAIN: Final = 1.0
 
-_DELIVERED, _ELSEWHERE = 1, 2
+_DELIVERED, _ELSEWHERE = Found.DELIVERED, Found.ELSEWHERE
 
 
 class Seen(NamedTuple):

@@ -166,7 +166,7 @@ cdef class KeyTable:
                 self.fetch(column + (number + AHEAD) * KEY_BYTES)
             slot = self.place(column + number * KEY_BYTES)
             if slot.used and slot.stamp >= oldest:
-                found[number] = 1
+                found[number] = FOUND_DELIVERED
 
     def sorted(self):
         cdef int bits = 0
@@ -321,7 +321,7 @@ cdef class Segment:
         for middle in range(low, high):
             entry = body.data + middle * ENTRY_BYTES
             if word(entry) == one and word(entry + 8) == two:
-                found[0] = big(entry + KEY_BYTES) >= oldest
+                found[0] = FOUND_DELIVERED if big(entry + KEY_BYTES) >= oldest else FOUND_NEW
                 break
         return True
 

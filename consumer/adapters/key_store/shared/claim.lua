@@ -1,11 +1,11 @@
 -- Which of these keys were delivered within the window? Those that were not are claimed, unless another live session
 -- has claimed them. Without a session (""), nothing is claimed.
 -- ARGV: the oldest stamp that counts, keys (16 bytes each).
--- Finds a byte a key: 0, not delivered, and claimed; 1, delivered; 2, another session's.
+-- Finds a byte a key (`Found`).
 local oldest, keys = tonumber(ARGV[5]), ARGV[6]
 local sub, count = string.sub, #ARGV[6] / 16
 local flags = {}
-for i = 1, count do flags[i] = '\0' end
+for i = 1, count do flags[i] = FOUND_NEW end
 if session ~= '' and redis.call('EXISTS', prefix .. 'session:' .. session) == 0 then
   return redis.error_reply('NOLEASE the lease of this session has ended')
 end
@@ -25,7 +25,7 @@ for i = 1, layout and count or 0 do
 end
 for set, of in pairs(sought) do
   for j, stamp in ipairs(redis.call('ZMSCORE', set, unpack(of))) do
-    if stamp and tonumber(stamp) >= oldest then flags[rows[set][j]] = '\1' end
+    if stamp and tonumber(stamp) >= oldest then flags[rows[set][j]] = FOUND_DELIVERED end
   end
 end
 
@@ -34,7 +34,7 @@ if session ~= '' then
   for from = 1, count, MOST do
     local asked, places = {}, {}
     for i = from, math.min(from + MOST - 1, count) do
-      if flags[i] == '\0' then
+      if flags[i] == FOUND_NEW then
         asked[#asked + 1] = sub(keys, 16 * i - 15, 16 * i)
         places[#places + 1] = i
       end
@@ -43,7 +43,7 @@ if session ~= '' then
       local taken = {}
       for j, holder in ipairs(redis.call('HMGET', claims, unpack(asked))) do
         if is_anothers(holder) then
-          flags[places[j]] = '\2'
+          flags[places[j]] = FOUND_ELSEWHERE
         elseif holder ~= session then
           taken[#taken + 1] = asked[j]
           taken[#taken + 1] = session

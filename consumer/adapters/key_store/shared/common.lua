@@ -1,4 +1,4 @@
--- What every script begins with.
+-- What every script begins with, after the names of `Found` and `Stored` (`server._in_lua`).
 -- KEYS[1]: the shard's prefix. ARGV: the layout that this member would make; this member, its session, its earlier sessions;
 -- and what the script itself asks for.
 local prefix, member, session = KEYS[1], ARGV[2], ARGV[3]

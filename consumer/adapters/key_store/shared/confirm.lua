@@ -1,8 +1,8 @@
 -- These keys were delivered: remember them, and end their claims. What another live session has claimed is not ours to
 -- confirm (it took over when our lease had ended), unless it was delivered by now. Without a session (""), no claim counts.
 -- ARGV: the second of the delivery, keys (16 bytes each).
--- Finds a byte a key: 1, remembered; 0, another session's; 2, remembered, but not claimed any more, and delivered before:
--- another member had taken it over and delivered it, too, or this is the second try of a call that had done its work.
+-- Finds a byte a key (`Stored`). Delivered twice: it is not claimed any more, and was delivered before. Another member had
+-- taken it over and delivered it, too, or this is the second try of a call that had done its work.
 local stamp, keys = ARGV[5], ARGV[6]
 local claims, count, stored = prefix .. 'claims', #keys / 16, 0
 local flags = {}
@@ -15,13 +15,13 @@ for from = 1, count, MOST do
     local entry = string.sub(key, 1, 14)
     local set, holder = set_of(entry), holders[j]
     if is_anothers(holder) then
-      flags[#flags + 1] = redis.call('ZSCORE', set, entry) and '\1' or '\0'
+      flags[#flags + 1] = redis.call('ZSCORE', set, entry) and STORED_DURABLE or STORED_TAKEN_OVER
     else
       -- Of two deliveries the later one counts. A server without memory refuses this, and nothing has been changed.
       local new = redis.call('ZADD', set, 'GT', stamp, entry)
       entries = entries + new
       if horizon then entries = entries - redis.call('ZREMRANGEBYSCORE', set, '-inf', '(' .. horizon) end
-      flags[#flags + 1] = holder == false and new == 0 and '\2' or '\1'
+      flags[#flags + 1] = holder == false and new == 0 and STORED_DELIVERED_TWICE or STORED_DURABLE
       done[#done + 1] = key
     end
   end

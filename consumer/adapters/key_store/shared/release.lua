@@ -1,5 +1,5 @@
 -- End this member's claims of these keys: it will not deliver them.
--- ARGV: keys (16 bytes each). Finds an empty byte a key.
+-- ARGV: keys (16 bytes each). Finds for each that it is new (`Found`).
 local keys = ARGV[5]
 local claims, count = prefix .. 'claims', #keys / 16
 for from = 1, count, MOST do
@@ -10,4 +10,4 @@ for from = 1, count, MOST do
   end
   if #mine > 0 then redis.call('HDEL', claims, unpack(mine)) end
 end
-return answer(string.rep('\0', count))
+return answer(string.rep(FOUND_NEW, count))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from enum import IntEnum
 from importlib.resources import files
 from typing import Any, Final
 
 from consumer.adapters.key_store.shared.address import CONNECTIONS, Address, connect
+from consumer.engine.messages import Found, Stored
 from consumer.errors import KeyStoreError, PinstreamError
 
 _SAID_MOST: Final = 200
@@ -49,7 +51,7 @@ class Server:
         self._time_outs = 0
         """Counts calls that were not answered."""
         self._scripts: Mapping[str, Any] = {
-            name: self._client.register_script(_text_of(name)) for name in _SCRIPTS
+            name: self._client.register_script(script_text(name)) for name in _SCRIPTS
         }
 
     async def run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[list[Any]]:
@@ -149,9 +151,17 @@ class Server:
         return made
 
 
-def _text_of(script: str) -> bytes:
+def _in_lua(kind: type[IntEnum]) -> bytes:
+    """Return an enumeration as the scripts have it: ``FOUND_NEW`` is the byte of `Found.NEW`."""
+    prefix = kind.__name__.upper()
+    return "".join(f"local {prefix}_{each.name} = '\\{each}'\n" for each in kind).encode()
+
+
+def script_text(script: str) -> bytes:
+    """Return what the server runs: the script, after what it shares with others."""
     parts = ("common", "sets", script) if script in ("claim", "confirm", "tidy") else ("common", script)
-    return b"".join(files(__package__).joinpath(f"{one}.lua").read_bytes() for one in parts)
+    written = (files(__package__).joinpath(f"{one}.lua").read_bytes() for one in parts)
+    return b"".join([_in_lua(Found), _in_lua(Stored), *written])
 
 
 # By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by the first

@@ -42,6 +42,7 @@ from consumer.adapters.key_store.interface import Window, check_use
 from consumer.adapters.key_store.shared.address import Address
 from consumer.adapters.key_store.shared.server import Server, Unclear
 from consumer.engine.figures.counters import KeyStoreStatistics
+from consumer.engine.messages import Found, Stored
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
@@ -149,7 +150,7 @@ class RedisKeyStore(KeyStore):
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`."""
-        return await self._ask_for("claim", keys, None, 1, self._window.oldest(now, since))
+        return await self._ask_for("claim", keys, None, Found.DELIVERED, self._window.oldest(now, since))
 
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """See `KeyStore.claim`."""
@@ -161,13 +162,15 @@ class RedisKeyStore(KeyStore):
         session = self._session
         oldest = self._window.oldest(now, since)
         # With the session of before the call: if another one has begun meanwhile, these claims are not its own.
-        return Claimed(await self._ask_for("claim", keys, self._name, 2, oldest), session)
+        return Claimed(await self._ask_for("claim", keys, self._name, Found.ELSEWHERE, oldest), session)
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         columns = split_keys(keys)
         try:
-            flags = await self._ask_for("confirm", keys, self._name or "none", 2, self._window.stamp(now))
+            flags = await self._ask_for(
+                "confirm", keys, self._name or "none", Stored.DELIVERED_TWICE, self._window.stamp(now)
+            )
         except BaseException:  # also where it is cancelled: the server may have done it
             self._unsure.update(columns)
             raise
@@ -175,7 +178,8 @@ class RedisKeyStore(KeyStore):
             return flags
         # We ourselves delivered the unsure keys, in a call that was not answered.
         found = [
-            1 if one in self._unsure and flag else flag for one, flag in zip(columns, flags, strict=True)
+            Stored.DURABLE if one in self._unsure and flag != Stored.TAKEN_OVER else flag
+            for one, flag in zip(columns, flags, strict=True)
         ]
         self._unsure.difference_update(columns)
         return bytes(found)
@@ -188,7 +192,7 @@ class RedisKeyStore(KeyStore):
         done = asyncio.get_running_loop().create_future()
         self._releasing.add(done)
         try:
-            await self._ask_for("release", keys, name, 0)
+            await self._ask_for("release", keys, name, Found.NEW)
         except KeyStoreError:
             # Even if nothing was done: a release is not tried again, so the claims must end with the lease.
             self._end_session(name)
@@ -282,7 +286,7 @@ class RedisKeyStore(KeyStore):
     # -- asking
 
     async def _ask_for(
-        self, script: str, keys: bytes, session: str | None, most: int, *arguments: object
+        self, script: str, keys: bytes, session: str | None, most: Found | Stored, *arguments: object
     ) -> bytes:
         """Run a script for these keys, in the shards where they are. Return its flags, in the order of the keys.
 
@@ -315,7 +319,7 @@ class RedisKeyStore(KeyStore):
             for row, flag in zip(place, some_flags, strict=True):
                 flags[row] = flag
             if script == "confirm" and session is not None:
-                stored = len(some_flags) - some_flags.count(0)
+                stored = len(some_flags) - some_flags.count(Stored.TAKEN_OVER)
                 shard.confirmed = max(shard.confirmed, before + stored)
         return bytes(flags)
 

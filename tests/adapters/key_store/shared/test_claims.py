@@ -4,11 +4,15 @@ stand-in."""
 from __future__ import annotations
 
 import asyncio
+import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
+from consumer.adapters.key_store.shared.server import script_text
 from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.engine.messages import Found, Stored
 from consumer.engine.model import Announcement, Note
 from consumer.errors import KeyStoreError
 from consumer.ports import KeyStore
@@ -16,26 +20,48 @@ from tests.adapters.key_store.helpers import NOON, key, keys
 from tests.adapters.key_store.shared.shops import Shop
 from tests.support.shared_keys import SharedMember
 
+NEW, DELIVERED, ELSEWHERE = Found
+
 
 async def found(member: KeyStore, *numbers: int) -> list[int]:
     """Return the flags of the store's answer when `member` claims the keys with these numbers."""
     return [*(await member.claim(keys(numbers), NOON)).found]
 
 
+def test_the_scripts_know_the_answers_by_name() -> None:
+    """Each name of `Found` and `Stored` is defined for the scripts, and none of these writes an answer as a number."""
+    folder = files("consumer.adapters.key_store.shared")
+    for script in ("claim", "confirm", "release"):
+        written = folder.joinpath(f"{script}.lua").read_text("utf-8")
+        defined = {
+            *re.findall(
+                r"^local ((?:FOUND|STORED)_\w+) = '\\\d'$", script_text(script).decode(), re.MULTILINE
+            )
+        }
+        assert defined == {
+            f"{kind.__name__}_{each.name}".upper() for kind in (Found, Stored) for each in kind
+        }
+        assert {*re.findall(r"\b(?:FOUND|STORED)_\w+", written)} <= defined
+        assert not re.findall(r"'\\\d", written)
+
+
 async def test_of_two_members_one_claims(shop: Shop) -> None:
     """Of two members that claim a key, the first gets it, the other learns that it is in flight; the first may
     claim again."""
     one, other = await shop.member(), await shop.member()
-    assert await found(one, 1, 2) == [0, 0]
-    assert await found(other, 2, 3) == [2, 0]
-    assert await found(one, 1, 2, 3) == [0, 0, 2]
+    assert await found(one, 1, 2) == [NEW, NEW]
+    assert await found(other, 2, 3) == [ELSEWHERE, NEW]
+    assert await found(one, 1, 2, 3) == [NEW, NEW, ELSEWHERE]
 
 
 async def test_members_that_claim_at_the_same_moment_agree(shop: Shop) -> None:
     """When four members claim a thousand keys at the same moment, each key is claimed by exactly one of them."""
     members = [await shop.member() for _ in range(4)]
     answers = await asyncio.gather(*(member.claim(keys(range(1000)), NOON) for member in members))
-    assert all(sorted(flags) == [0, 2, 2, 2] for flags in zip(*(one.found for one in answers), strict=True))
+    assert all(
+        sorted(flags) == [NEW, ELSEWHERE, ELSEWHERE, ELSEWHERE]
+        for flags in zip(*(one.found for one in answers), strict=True)
+    )
 
 
 async def test_a_confirmed_key_is_delivered_for_all_members(shop: Shop) -> None:
@@ -43,7 +69,7 @@ async def test_a_confirmed_key_is_delivered_for_all_members(shop: Shop) -> None:
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     assert await one.confirm(key(1), NOON) == b"\1"
-    assert await found(other, 1, 2) == [1, 2]
+    assert await found(other, 1, 2) == [DELIVERED, ELSEWHERE]
     assert await other.look_up(keys([1, 2]), NOON) == b"\1\0"
 
 
@@ -74,19 +100,19 @@ async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     await other.release(key(1))
-    assert await found(other, 1) == [2]
+    assert await found(other, 1) == [ELSEWHERE]
     await one.release(key(1))
-    assert await found(other, 1, 2) == [0, 2]
+    assert await found(other, 1, 2) == [NEW, ELSEWHERE]
 
 
 async def test_a_member_that_is_gone_loses_its_claims_when_its_lease_ends(shop: Shop) -> None:
     """The claims of a member that has vanished become free when its lease ends, and not before."""
     gone, other = await shop.member(), await shop.member()
     await found(gone, 1)
-    assert await found(other, 1) == [2]
+    assert await found(other, 1) == [ELSEWHERE]
     shop.end_leases()
     await other.renew()
-    assert await found(other, 1) == [0]
+    assert await found(other, 1) == [NEW]
 
 
 async def test_a_member_that_leaves_frees_its_claims_at_once(shop: Shop) -> None:
@@ -94,7 +120,7 @@ async def test_a_member_that_leaves_frees_its_claims_at_once(shop: Shop) -> None
     leaving, other = await shop.member(), await shop.member()
     await found(leaving, 1)
     await leaving.close()
-    assert await found(other, 1) == [0]
+    assert await found(other, 1) == [NEW]
 
 
 async def test_a_session_whose_lease_has_ended_claims_nothing(shop: Shop) -> None:
@@ -117,7 +143,7 @@ async def test_a_member_that_stood_still_does_not_confirm_what_is_anothers_now(s
     await found(slow, 1, 2, 3)
     shop.end_leases()
     await other.renew()
-    assert await found(other, 1, 2) == [0, 0]
+    assert await found(other, 1, 2) == [NEW, NEW]
     assert await slow.confirm(keys([1, 2, 3]), NOON) == b"\0\0\1"
     await other.confirm(key(1), NOON)
     await other.release(key(2))
@@ -133,8 +159,8 @@ async def test_a_new_session_may_claim_keys_of_its_earlier_session(shop: Shop) -
     with pytest.raises(KeyStoreError):
         await _lose_the_answer(member, 2)
     assert (await member.renew()).session == 2
-    assert await found(other, 1, 2) == [2, 2]
-    assert await found(member, 1, 2) == [0, 0]
+    assert await found(other, 1, 2) == [ELSEWHERE, ELSEWHERE]
+    assert await found(member, 1, 2) == [NEW, NEW]
     assert await member.confirm(key(1), NOON) == b"\1"
 
 
@@ -195,7 +221,7 @@ async def test_a_store_that_was_set_back_is_noticed(shop: Shop) -> None:
         await member.claim(key(99), NOON)
     assert member.statistics().lost == 15
     assert (await member.renew()).session == 2
-    assert await found(member, 9, 10) == [1, 0]
+    assert await found(member, 9, 10) == [DELIVERED, NEW]
     await member.confirm(key(30), NOON)
     assert member.statistics().lost == 15
 
@@ -208,7 +234,7 @@ async def test_a_flushed_store_is_noticed_by_the_next_renewal(shop: Shop) -> Non
     with pytest.raises(KeyStoreError, match="lost 10 keys"):
         await member.renew()
     assert (await member.renew()).session == 2
-    assert await found(member, 1) == [0]
+    assert await found(member, 1) == [NEW]
 
 
 async def test_members_share_a_quota(shop: Shop) -> None:
