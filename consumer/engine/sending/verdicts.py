@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -248,6 +249,7 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     return text if _REQUEST_ID_LIKE.fullmatch(text) else None
 
 
+@lru_cache(maxsize=8)  # all answers of a second have the same
 def unix_of(date: str) -> float | None:
     """Return the unix seconds of a date in a header (RFC 9110); None: it cannot be read."""
     if len(date) > 64:  # no date is so long, and the parser is not made for what is
