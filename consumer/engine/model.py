@@ -189,7 +189,8 @@ class Chunk(NamedTuple):
     """Records of one partition under one assignment epoch and one leader epoch, in offset order.
 
     `log_start`: where the log began when the chunk was handed out. Looked up only where offsets are missing before or
-    within it; otherwise, and where it is not known, -1.
+    within it; otherwise, and where it is not known, -1. `waited`: for how many seconds the first record of its fetch
+    has waited for the others.
     """
 
     topic: str
@@ -198,6 +199,7 @@ class Chunk(NamedTuple):
     leader_epoch: int | None
     records: list[Record]
     log_start: int = -1
+    waited: float = 0.0
 
 
 class SchemaRef(NamedTuple):

@@ -240,9 +240,15 @@ def chunk(
 
 
 def make_runs(
-    count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
+    count: int,
+    *,
+    size: int = 100,
+    account: str = ACCOUNT,
+    state: AssignmentState | None = None,
+    since: float = 0.0,
 ) -> list[Run]:
-    """Return one run per event of one block; each event has a body of `size` bytes and its own key."""
+    """Return one run per event of one block, whose first record came at `since`; each event has a body of `size` bytes
+    and its own key."""
     ledger = Books()
     if state is None:
         state = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
@@ -255,6 +261,7 @@ def make_runs(
         )
     records = chunk([b"x"] * count, offset=first)
     block = ledger.track(state, records, sizes_of(records.records), columns)
+    block.since = since
     return [Run(block, index, index + 1) for index in range(count)]
 
 

@@ -69,6 +69,8 @@ class GateView:
         self.token_read = False
         self.used = False
         """Whether it was ever called."""
+        self._small_at = float("-inf")
+        """When the last batch went that was not full."""
         self.flying = 0
         self.silent_since: float | None = None
         """Since when calls have brought no verdict; None: no call is in flight, or it is not known from here."""
@@ -172,6 +174,7 @@ class GateView:
 
     def check_wait(self, now: float, since: float) -> None:
         """Check a call with a batch that is not full; `since`: when its oldest event came."""
+        since, self._small_at = max(since, self._small_at), now
         waits, left = max(self._policy.linger, self._quota.wait()), max(0.0, self._budget_until - since)
         if self._budget:
             # The calls that the headers left, for all members, last for twice the time to their reset.

@@ -579,6 +579,8 @@ def _chunks(held: Held, specs: Sequence[Spec]) -> list[Chunk]:
     chunks: list[Chunk] = []
     for spec in specs:
         if not chunks or chunks[-1].leader_epoch != spec.leader_epoch:
-            chunks.append(Chunk(*held.tp, held.epoch, spec.leader_epoch, []))
+            # Some were gathered, for longer than a batch waits or not.
+            waited = spec.offset % 5 / 10
+            chunks.append(Chunk(*held.tp, held.epoch, spec.leader_epoch, [], waited=waited))
         chunks[-1].records.append(spec.record)
     return chunks

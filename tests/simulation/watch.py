@@ -250,7 +250,7 @@ class Watch:
             held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
         specs = [self._world.spec_of(record) for record in chunk.records]
-        self._handed_out.update(dict.fromkeys(specs, self._world.now))
+        self._handed_out.update(dict.fromkeys(specs, self._world.now - chunk.waited))
         for spec in specs:  # read again, under another assignment: its backoff begins anew
             self._failures.pop(spec, None)
         self._guarded.fetched(tp, specs)

@@ -225,7 +225,7 @@ class BoundedSource:
             complete |= {"enable.partition.eof": True, "error_cb": self._on_client_error}
             self._consumer = make_client(self.make_consumer, complete)
             stack.callback(self._consumer.close)
-            self._inbox = Inbox(self._consumer)
+            self._inbox = Inbox(self._consumer, gather=0.0)
             places = [
                 raw_partition(*one.name, one.at, one.range.first.leader_epoch)
                 for one in self._reading.values()

@@ -10,8 +10,9 @@ beyond that are kept back for the next fetch.
 
 If records come one by one, a fetch that did not wait would bring a few of them, and cost as much as one of a thousand.
 So, after a fetch that emptied the client's queue, the next one gathers until `GATHER_SECONDS` have passed, whatever
-broker the records come from. A record that comes alone does not wait, nor does a fetch that is full, or one whose
-thread has something else to do.
+broker the records come from, and then ends with the next answer, whose records need not wait. A chunk says for how long
+it was gathered (`waited`): that counts into the linger of its batch. A record that comes alone does not wait, nor do
+records enough for a call, or a fetch whose thread has something else to do.
 
 *Damaged batches.* Each batch of records has a checksum. If it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), if the batch cannot be decompressed, or has an unknown format, librdkafka reports it
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message
@@ -44,13 +45,19 @@ _SLICE: Final = 256
 """Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
 hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
-GATHER_SECONDS: Final = 0.08
-"""Seconds between the ends of two fetches that bring records and empty the client's queue: a fetch costs one or two
-milliseconds of CPU until its events are settled. A little less than the default of PINSTREAM_LINGER, so that a batch
-takes what two fetches brought."""
-_LOOK_SECONDS: Final = 0.1
-"""Seconds between two looks whether the thread has something else to do: the longest that a commit, a rebalance or a
-stop waits for it."""
+GATHER_SECONDS: Final = 0.12
+"""Seconds after a fetch that brought records and emptied the client's queue for which the next one gathers: a fetch
+costs two milliseconds of CPU until its events are settled. Then it ends with the next answer of a broker: the
+third, where a broker answers after 50 ms."""
+_ENOUGH: Final = 1000
+"""Records after which a fetch that has waited ends: a call takes as many."""
+_ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
+"""Seconds that it waits for that answer at most, and then for the rest of it: an answer has a part for each
+partition."""
+
+LOOK_SECONDS: Final = 0.2
+"""Seconds between two looks, while no record comes, whether the thread has something else to do: the longest that a
+commit or a stop waits for it. A look costs 0.1 ms; nothing but a record ends a consume."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -67,6 +74,10 @@ class Taken:
         """Bytes of the messages' records, dropped records included."""
         self.errors: list[Message] = []
         """The messages that are errors, except for damaged batches."""
+        self.since = math.inf
+        """When the fetch began to gather, with the first of them (monotonic)."""
+        self.waited = 0.0
+        """For how many seconds it has waited for the others."""
         self.damaged: dict[TopicPartition, KafkaError] = {}
         """The first damaged batch of each partition that has one."""
         self._runs: list[tuple[_Key, list[Record]]] = []
@@ -78,7 +89,7 @@ class Taken:
         """Return the chunks of the partitions that have an epoch. `epoch_of` is called only for partitions that
         records came from."""
         return [
-            Chunk(topic, partition, epoch, leader, records)
+            Chunk(topic, partition, epoch, leader, records, waited=self.waited)
             for (topic, partition, leader), records in self._runs
             if (epoch := epoch_of((topic, partition))) is not None
         ]
@@ -123,44 +134,72 @@ class Inbox:
     messages (`keep`).
     """
 
-    def __init__(self, consumer: Consumer, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, consumer: Consumer, *, gather: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`gather`: `GATHER_SECONDS`, or 0 where all records are there."""
         self._consumer = consumer
+        self._gather = gather
         self._clock = clock
         self._kept_back: list[Message] = []
         self._emptied = -math.inf
-        """When a fetch that brought records last emptied the client's queue (monotonic)."""
+        """When a fetch that brought records last emptied the client's queue, or waited for more (monotonic)."""
         self.drained = False
         """Whether the last fetch emptied the client's queue."""
 
-    def take(self, room: int, timeout: float, is_wanted: Callable[[], bool] = lambda: False) -> Taken:
+    def take(
+        self,
+        room: int,
+        timeout: float,
+        is_wanted: Callable[[], bool] = lambda: False,
+        look_every: float = LOOK_SECONDS,
+    ) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
-        unless the thread `is_wanted` for something else.
+        unless the thread `is_wanted` for something else: it looks each `look_every` seconds.
 
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.
         """
-        taken, self.drained = Taken(), False
+        taken = Taken()
         most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
-        now = self._clock()
-        until = now + (0.0 if self._kept_back and room > 0 else timeout)
-        # The first consume waits for one record: a large one would wait until all its records have come.
-        asked = 1
-        while True:
+        now, fitting, is_empty = self._clock(), 1, False
+        gathered = self._emptied + self._gather
+        waits = self._waits(taken, now + (0.0 if self._kept_back and room > 0 else timeout), gathered)
+        count, until = next(waits)
+        while count:
+            asked = min(count, fitting)
             # It returns earlier when it has all that it asked for.
-            found = self._consumer.consume(asked, min(_LOOK_SECONDS, max(0.0, until - now)))
+            found = self._consumer.consume(asked, min(look_every, max(0.0, until - now)))
             self._kept_back += found
             taken.add(self._kept_back, most)
             now, is_empty = self._clock(), len(found) < asked
             if taken.messages:
-                left = most - len(taken.messages)
+                taken.since = min(taken.since, now)
+                most = min(most, _ENOUGH) if taken.since < gathered else most
                 # How many more records fit if they are as large as the records so far.
                 fitting = (MOST_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
-                if self._kept_back or left <= 0 or fitting <= 0:
-                    return taken
-                asked, until = min(_SLICE, left, fitting), self._emptied + GATHER_SECONDS
-            if is_empty and (now >= until or is_wanted()):
-                self._emptied, self.drained = now if taken.messages else self._emptied, True
-                return taken
+                fitting = min(fitting, most - len(taken.messages))
+                if self._kept_back or fitting <= 0:
+                    break
+            if is_empty and is_wanted():
+                break
+            if now >= until if is_empty else count == 1:
+                count, until = next(waits, (0, now))
+        self.drained = is_empty
+        if taken.messages and (is_empty or taken.since < gathered):
+            self._emptied = now
+        taken.waited = max(0.0, now - taken.since)
+        return taken
+
+    def _waits(self, taken: Taken, until: float, gathered: float) -> Iterator[tuple[int, float]]:
+        """Yield what a fetch waits for, one after the other: for how many records at a time, and until when."""
+        # For one record: a large one would wait until all its records have come.
+        yield 1, until
+        yield (_SLICE if taken.messages else 0), gathered
+        if taken.since < gathered:
+            # The records of the next answer need not wait, so that is when a fetch ends.
+            yield 1, gathered + _ANSWER_SECONDS
+            yield _SLICE, self._clock() + _ANSWER_PARTS_SECONDS
 
     def keep(self, names: Container[Any]) -> None:
         """Drop kept-back messages, except for errors and records of these partitions (pairs of topic and number)."""

@@ -36,7 +36,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import commits, trouble
-from consumer.adapters.kafka.chunks import Inbox
+from consumer.adapters.kafka.chunks import GATHER_SECONDS, LOOK_SECONDS, Inbox
 from consumer.adapters.kafka.configuration import (
     BrokerWatch,
     check_files,
@@ -57,8 +57,7 @@ from consumer.errors import KafkaError, SettingsError
 
 _Code: Final = confluent_kafka.KafkaError
 
-_MOST_IDLE_MS: Final = 300_000
-"""librdkafka's default of max.poll.interval.ms."""
+_MOST_IDLE_MS: Final = 300_000  # librdkafka's default of max.poll.interval.ms
 
 # Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take.
 _REVOKED_WITHIN: Final = 3.0
@@ -159,7 +158,7 @@ class GroupMember:
 
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
         self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
-        self._inbox, self._turns = Inbox(self._consumer), Turns()
+        self._inbox, self._turns = Inbox(self._consumer, gather=GATHER_SECONDS), Turns()
         self._ends = Ends(self._consumer, self.hooks.trouble)
         # Eager: an assignment has all partitions. Those held before were revoked first, and all start together.
         cooperative = is_cooperative(self.config)
@@ -315,7 +314,8 @@ class GroupMember:
         # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
         # #5604). So this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
-        taken = self._inbox.take(room, timeout, lambda: some_can_start or self._has_other_work())
+        look = LOOK_SECONDS / (1 if self._held else 2)  # the first partitions start at a look
+        taken = self._inbox.take(room, timeout, partial(self._has_other_work, some_can_start), look)
         self._inbox.keep(self._held)
         self._polled = time.monotonic()
         if not taken.messages:
@@ -346,10 +346,10 @@ class GroupMember:
             if (error := message.error()) is not None:
                 self._on_error(TopicPartition(message.topic() or "", message.partition() or 0), error)
 
-    def _has_other_work(self) -> bool:
+    def _has_other_work(self, can_start: bool) -> bool:
         """Return whether to wait for no more records: a commit or a partition waits for this thread, or it failed."""
         now = time.monotonic()
-        is_due = self._unstarted.is_due(now) or now >= min(self._again_due, self._turns.due)
+        is_due = can_start or self._unstarted.is_due(now) or now >= min(self._again_due, self._turns.due)
         return is_due or self.is_wanted() or self._failure is not None or self._useless is not None
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:

@@ -67,9 +67,12 @@ class Block:
         sizes: Sequence[int],
         columns: Columns,
         passed: Iterable[int],
+        since: float,
     ) -> None:
-        """`columns`: what was read of its records; `passed`: rows that were settled before this assignment."""
+        """`columns`: what was read of its records; `passed`: rows that were settled before this assignment; `since`:
+        when the first record of its fetch came (monotonic)."""
         records = chunk.records
+        self.since = since
         self.assignment = assignment
         self.records: list[Record | None] = list(records)
         self.offsets = offsets_of(records)

@@ -148,7 +148,7 @@ class Ledger:
 
         `sizes`: bytes of each; `columns`: what was read of them; `passed`: see `AssignmentState.settled_before`.
         """
-        block = Block(state, chunk, sizes, columns, passed)
+        block = Block(state, chunk, sizes, columns, passed, self._context.now.monotonic - chunk.waited)
         state.track(block, chunk.records[-1].timestamp)
         self.moved_at = self.moved_at if self.open else self._context.now.monotonic
         self.passed += len(passed)

@@ -1,9 +1,10 @@
 """What goes in a call to an ad account: the batch that fills, full ones, and those that are sent again.
 
 Theory of operation. Events fill one batch per account (`AccountQueue`). One rule says when it goes: it is full (it
-holds `batch_events`, or the next event would take it over `batch_bytes`), or its oldest event has waited *the wait*.
-That is `linger`, or longer where calls are few: batches that are not full use at most half of the quota, evenly
-(`Gate.filled_at`), and the rest is for full ones. While no call may begin, the batch fills.
+holds `batch_events`, or the next event would take it over `batch_bytes`), or its oldest event has waited *the wait*
+since it came and since the batch before was closed. That is `linger`, or longer where calls are few: batches that are
+not full use at most half of the quota, evenly (`Gate.filled_at`), and the rest is for full ones. While no call may
+begin, the batch fills.
 
 Refused or unanswered batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they
 have the oldest records, and the oldest record holds back the commit.
@@ -117,7 +118,8 @@ class AccountQueue:
         self.filling: list[Run] = []
         self._filling_events = 0
         self._filling_bytes = _ENVELOPE
-        self._filling_since = 0.0
+        # When its oldest event came, and when the batch before it was closed.
+        self._oldest = self._closed_at = -math.inf
         # Batches that are full, or have waited.
         self.ready: deque[Sequence[Run]] = deque()
         # A heap of batches to be retried, by time. The number keeps two of the same time in order.
@@ -143,17 +145,16 @@ class AccountQueue:
             room = self._most_bytes - self._filling_bytes
             fit = bisect_right(block.ends, block.start(first) + room, first, first + count) - first
             if not fit and self.filling:
-                self._close()
+                self._close(now)
                 continue
-            if not self.filling:
-                self._filling_since = now
+            self._oldest = min(self._oldest, block.since) if self.filling else block.since
             some = Run(block, first, first + max(1, fit))  # one alone goes, however large
             self.filling.append(some)
             self._filling_bytes += some.size
             self._filling_events += some.end - first
             self.queued += some.end - first
             if self._filling_events >= self._policy.batch_events:
-                self._close()
+                self._close(now)
             first = some.end
 
     def put_back(self, batch: Batch, at: float) -> None:
@@ -178,7 +179,7 @@ class AccountQueue:
             batch.number = number
             return batch
         if not self.ready and self.filling and now >= self._filled_at():
-            self._close()
+            self._close(now)
         if not self.ready:
             return None
         runs, rest = self._fitting(self.ready.popleft())
@@ -241,10 +242,15 @@ class AccountQueue:
 
     def fills_for(self) -> float:
         """Return how many seconds the batch that fills now waits in all; 0: none does."""
-        return self._filled_at() - self._filling_since if self.filling else 0.0
+        return self._filled_at() - self._since if self.filling else 0.0
+
+    @property
+    def _since(self) -> float:
+        # Not while the batch before filled: batches that are not full would come closer than the wait.
+        return max(self._oldest, self._closed_at)
 
     def _filled_at(self) -> float:
-        return self.gate.filled_at(self._filling_since)
+        return self.gate.filled_at(self._since)
 
     def purge(self, stays: Callable[[Run], bool] = attrgetter("accepted")) -> list[Run]:
         """Remove and return all rows that fail the test `stays`: by default those for which no new work may begin."""
@@ -261,8 +267,9 @@ class AccountQueue:
         self.queued -= rows_of(gone)
         return gone
 
-    def _close(self) -> None:
+    def _close(self, now: float) -> None:
         self.ready.append(self.filling)
+        self._closed_at = now
         self.filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
 
 

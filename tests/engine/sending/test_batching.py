@@ -35,17 +35,33 @@ def test_a_full_batch_goes_at_once() -> None:
 
 
 def test_the_linger_counts_from_the_oldest_event() -> None:
-    """The linger counts from a batch's oldest event; later events do not extend it."""
+    """The linger counts from when a batch's oldest event came, whatever held it up; later events do not extend it."""
     queue = queue_of(linger=0.5)
-    first, second = make_runs(2)
-    queue.add(first, 10.0)
-    queue.add(second, 10.4)
+    [first], [second], [third] = (make_runs(1, since=since) for since in (10.1, 10.0, 10.4))
+    queue.add(first, 10.2)
+    queue.add(second, 10.3)
+    queue.add(third, 10.4)
     assert queue.due() == 10.5
     assert queue.take(10.49, 1) is None
     batch = queue.take(10.5, 1)
     assert batch is not None
-    assert [*each_of(batch.runs)] == [first, second]
+    assert [*each_of(batch.runs)] == [first, second, third]
     assert queue.due() is None
+
+
+def test_the_linger_counts_from_the_batch_before() -> None:
+    """Events that came while the batch before filled wait from when it was closed, so that batches keep their
+    distance; those that have waited since go at once."""
+    queue = queue_of(linger=0.5, batch_events=2)
+    first, second, third = make_runs(3, since=9.0)
+    for one in (first, second, third):
+        queue.add(one, 10.0)
+    assert queue.take(10.0, 1) is not None
+    assert queue.due() == 10.5
+    assert queue.take(10.5, 2) is not None
+    [later] = make_runs(1, since=10.4)
+    queue.add(later, 11.2)
+    assert queue.take(11.2, 3) is not None
 
 
 def test_the_body_never_exceeds_the_limit() -> None:

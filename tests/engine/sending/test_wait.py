@@ -176,7 +176,7 @@ def test_a_batch_may_go_at_the_named_time(
         now += wait
         if told is not None:
             gate.limited(*told, now)
-        [one] = make_runs(1)
+        [one] = make_runs(1, since=now)
         queue.add(one, now)
         due = queue.due()
         assert due is not None

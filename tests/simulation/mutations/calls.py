@@ -254,6 +254,12 @@ def batches_go_before_they_have_waited(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
+def a_batch_begins_to_wait_while_the_one_before_fills(patch: pytest.MonkeyPatch) -> None:
+    """Events that a fetch gathered go at once behind a batch that has just gone, as a call of their own."""
+    patch.setattr(AccountQueue, "_since", property(lambda self: self._oldest))
+
+
+@mutation
 def small_batches_use_up_the_quota(patch: pytest.MonkeyPatch) -> None:
     """A batch waits no longer where the quota has few calls."""
     patch.setattr(Quota, "wait", 0.0)

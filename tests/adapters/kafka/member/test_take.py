@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, Message
 from consumer.adapters.kafka.chunks import MOST_FETCH_BYTES, MOST_RECORDS, Inbox
 
 HEADER = 184
+GATHER = 0.12
 
 
 class Queue:
@@ -30,7 +31,7 @@ class Queue:
 
 def inbox_of(queue: Queue) -> Inbox:
     """Return an inbox that takes from `queue`."""
-    return Inbox(cast(Consumer, queue))
+    return Inbox(cast(Consumer, queue), gather=GATHER)
 
 
 def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Message:
@@ -82,43 +83,62 @@ class Arriving:
 
 
 def test_records_that_come_one_by_one_are_gathered() -> None:
-    """The first record comes at once, and those that follow come about ten times a second, however small the parts
-    are in which brokers send them."""
+    """The first record comes at once, and those that follow come about seven times a second, however small the parts
+    are in which brokers send them. They say how long the first of them has waited."""
     queue = Arriving(*(1 + at / 100 for at in range(100)))
-    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
     taken = []
-    while len(found := inbox.take(1000, 2.0).messages):
-        taken.append((len(found), round(queue.now, 3)))
-    assert taken[:3] == [(1, 1.0), (8, 1.08), (8, 1.16)]
-    assert len(taken) == 14
+    while len((found := inbox.take(1000, 2.0)).messages):
+        taken.append((len(found.messages), round(queue.now, 3), round(found.waited, 3)))
+    assert taken[:3] == [(1, 1.0, 0.0), (13, 1.132, 0.122), (13, 1.262, 0.122)]
+    assert len(taken) == 9
+
+
+def test_what_is_gathered_ends_with_an_answer() -> None:
+    """The records of the last answer do not wait, and all parts of an answer come together."""
+    queue = Arriving(0.1, 0.15, 0.2, 0.25, 0.2505, 0.251, 0.3)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    assert len(inbox.take(1000, 2.0).messages) == 1
+    assert len(inbox.take(1000, 2.0).messages) == 5
+    assert queue.now == pytest.approx(0.252)
 
 
 def test_a_record_that_comes_alone_does_not_wait() -> None:
     """A record that comes long after the last one is returned without a wait, also just after a fetch that brought
     none."""
-    queue = Arriving(0.1, 0.2, 1.01, 1.02)
-    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    queue = Arriving(0.1, 0.3, 1.11, 1.12)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
     assert [len(inbox.take(1000, 0.8).messages) for _ in range(4)] == [1, 1, 0, 1]
-    assert queue.now == 1.01
+    assert queue.now == 1.11
 
 
 def test_records_that_fill_the_room_do_not_wait() -> None:
     """Records that fill the room are returned at once, also while others are gathered and after a fetch that
     left some."""
-    queue = Arriving(*[0.1] * 10, 0.101, *[0.102] * 700)
-    inbox = Inbox(cast(Consumer, queue), queue.clock)
-    assert len(inbox.take(1000, 2.0).messages) == 10
+    queue = Arriving(*[0.1] * 300, 0.101, *[0.102] * 700)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    assert len(inbox.take(1000, 2.0).messages) == 300
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
 
 
 def test_nothing_waits_long_for_a_fetch_that_gathers() -> None:
     """A commit, or a partition that can be read, ends a fetch that gathers."""
-    queue = Arriving(0.1, 0.11, 0.17, 0.18)
-    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    queue = Arriving(0.1, 0.11, 0.15, 0.16, 0.18)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
     assert len(inbox.take(1000, 2.0).messages) == 1
-    assert len(inbox.take(1000, 2.0, lambda: queue.now >= 0.12).messages) == 3
-    assert queue.now == pytest.approx(0.18)
+    assert len(inbox.take(1000, 2.0, lambda: queue.now >= 0.12, 0.05).messages) == 3
+    assert queue.now == pytest.approx(0.16)
+
+
+def test_records_for_a_whole_call_do_not_wait() -> None:
+    """A fetch that gathers ends with as many records as a call takes, and the next one gathers from then on; without a
+    wait it takes twice as many."""
+    queue = Arriving(0.1, *(0.11 + at / 10_000 for at in range(1_500)), *[1.0] * 3_000)
+    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    assert len(inbox.take(2000, 2.0).messages) == 1
+    taken = [(len(inbox.take(2000, 2.0).messages), round(queue.now, 4)) for _ in range(3)]
+    assert taken == [(1000, 0.2099), (500, 0.3919), (2000, 1.0)]
 
 
 def test_an_error_among_records_is_kept_apart() -> None:
