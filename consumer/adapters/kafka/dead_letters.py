@@ -90,12 +90,9 @@ class DeadLetterProducer:
         # Called on the event loop with what the producer measured of the brokers. May be set later.
         self.on_brokers: OnBrokers = lambda told: None
         self._watch = configuration.BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
-        # Made for the first letter: most runs need none, and one costs a tenth of an idle process.
-        self._together: PolledProducer | None = None
-        # Producer of letters that are in a batch of their own.
+        self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
+        # Producer of letters that are in a batch of their own. Most runs need none.
         self._alone: PolledProducer | None = None
-        # Now librdkafka says whether it refuses a property.
-        PolledProducer(self._config, lambda _: None).stop()
         # Number of partitions of each known dead-letter topic. The mapping is replaced, never changed: two threads read
         # it.
         self._counts: Mapping[str, int] = {}
@@ -107,12 +104,14 @@ class DeadLetterProducer:
         each further step of letters that were refused for what they are.
         """
         counts = await self._find_topics({letter.topic for letter in letters})
-        if self._together is None or self._spoiled or self._watch.stranded:
+        if self._spoiled or self._watch.stranded:
             await self.close()
-            self._spoiled = False
-            self._together = await self._make(self._watch.watching(self._config))
-            if self._together is None:
+            # Until there is a new producer, the next call must not use the closed one.
+            self._spoiled = True
+            made = await self._make(self._watch.watching(self._config))
+            if made is None:
                 return [False] * len(letters)
+            self._together, self._spoiled = made, False
         # The forms of each letter: whole, then smaller ones. (If a topic cannot be found, the reason was reported.)
         names = [dead_letter_topic(self._template, letter.topic) for letter in letters]
         smaller = {
@@ -146,10 +145,10 @@ class DeadLetterProducer:
 
     async def close(self) -> None:
         """End the threads. A letter that was not acknowledged counts as not stored."""
-        for one in (self._together, self._alone):
-            if one is not None:
-                one.stop()
-        self._together = self._alone = None
+        self._together.stop()
+        if self._alone is not None:
+            self._alone.stop()
+            self._alone = None
 
     async def _make(self, config: dict[str, Any]) -> PolledProducer | None:
         """Return a producer; None if none can be made now, which is reported."""
