@@ -12,7 +12,7 @@ PLAN = Plan(
     events=120_000,
     # The store is to be filled and emptied more than once in half a minute: a short window, and events in waves.
     window=3,
-    request_timeout=2.0,
+    request_timeout=1.5,
     rate=5_000,
     ahead=10_000,
     every=0.25,

@@ -213,7 +213,9 @@ class BrokerWatch:
         self._is_silent = False
         """Whether silence was reported last."""
         self._error: KafkaError | None = None
-        """The latest error of a broker since one answered."""
+        """The latest error of a broker since one answered, or of the interval in which one did: it may be what ended
+        the answers."""
+        self._error_is_old = False
         self.coordinator_silent: float | None = None
         """Seconds for which no coordinator has answered, while brokers have; None: it answers."""
 
@@ -227,7 +229,7 @@ class BrokerWatch:
     def heard(self, error: KafkaError) -> None:
         """Take an error that the client reports."""
         if trouble.is_of_a_broker(error):
-            self._error = error
+            self._error, self._error_is_old = error, False
 
     def take(self, text: str) -> None:
         """Take librdkafka's statistics, as JSON; they are about the time since the last ones, except for counters."""
@@ -260,7 +262,7 @@ class BrokerWatch:
         elif self._is_silent:
             self._on_silence(BrokersSilent(None))
         if not missing:
-            self._error = None
+            self._error, self._error_is_old = None if self._error_is_old else self._error, True
         self._answers, self._is_silent = answers, seconds is not None
         # While no broker answers, that is all there is to say.
         alone = not coordinated and not self._is_silent

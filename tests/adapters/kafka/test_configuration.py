@@ -278,6 +278,27 @@ def test_brokers_that_do_not_answer_are_told_within_eight_seconds() -> None:
     ]
 
 
+def test_an_error_right_after_the_last_answer_says_why() -> None:
+    """librdkafka reports equal errors of a broker once. One that comes in the interval of the last answer is kept; it
+    is forgotten with the next interval that has an answer.
+
+    Found in CI: a broker that was killed did "not answer" where its port refused connections."""
+    told: list[BrokersSilent] = []
+    watch = BrokerWatch(lambda _: None, told.append)
+    watch.watching(SERVERS)
+    down = [broker(rx=8, **DOWN)] * 3
+    watch.take(statistics_of(broker(rx=7), seconds=100.0))
+    watch.heard(REFUSED)
+    for number, one in enumerate([broker(rx=8), *down], 1):
+        watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
+    assert told == [BrokersSilent("kafka:9092, connection refused", 6.0)]
+    watch.heard(REFUSED)
+    later = [broker(rx=9), broker(rx=10), *[broker(rx=10, **DOWN)] * 3]
+    for number, one in enumerate(later, 10):
+        watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
+    assert told[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
+
+
 def test_brokers_that_accept_connections_and_answer_nothing_are_silent() -> None:
     """A frozen broker: its connection is up, and requests wait. It has no error of its own."""
     frozen = (broker(rx=7, waitresp_cnt=1),)
