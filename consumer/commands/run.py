@@ -54,7 +54,7 @@ def import_structlog() -> None:
     """Import structlog without rich, which it would load for tracebacks in colour that `consumer.logs` does not use."""
     # 4 MiB, and a tenth of the start. Only the commands that print tables need rich.
     if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+        sys.modules["rich"] = None  # type: ignore[assignment]  # so `import rich` raises, as if it were not installed
         importlib.import_module("structlog")
         del sys.modules["rich"]
 

@@ -43,7 +43,7 @@ _WHY: Final = {
     "malformed_event_time": "the event time is neither a number of time units nor ISO 8601",
     "future_event_time": "the event time lies further ahead than clock skew explains",
     "expired": "the event is older than the platform takes",
-    "no_identity": "user data identifies nobody: it needs em, or hashed_maids (IDFA or GAID), or "
+    "no_identity": "no user data identifies a shopper: send em, or hashed_maids (IDFA or GAID), or "
     "client_ip_address and client_user_agent",
     "malformed_opt_out": "opt_out is neither true nor false, and a shopper's choice is not guessed: say in the mapping "
     'what other words mean, "opt_out" = { of = "its path", table = { yes = true, no = false } }',

@@ -69,8 +69,8 @@ LeftOut.PLACEHOLDER, LeftOut.UNLIKELY = LeftOut("PLACEHOLDER"), LeftOut("UNLIKEL
 class Unrecognised(str):
     """What is sent for a value of unknown form; a known one's is plain text.
 
-    The platform may know forms that are not known here, and sending does no harm. But what may match nobody must not
-    let an event pass that identifies nobody else: it is no identity, and gets a warning.
+    It is sent because the platform may know its form. It is no identity, because it may match no shopper. It gets a
+    warning.
     """
 
     __slots__ = ()

@@ -1,7 +1,7 @@
 """A secret of the process, mixed into a key to find its place in a table. No result depends on it.
 
-Theory of operation. Keys are hashes, but whoever chooses event ids can choose many whose keys share bits. Nobody can
-choose ids whose places are near each other without the secret.
+Theory of operation. Keys are hashes, but whoever chooses event ids can choose many whose keys share bits. To choose ids
+whose places are near each other, they would need the secret.
 """
 
 from libc.stdint cimport uint64_t

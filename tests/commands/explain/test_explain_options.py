@@ -119,7 +119,7 @@ DIFFERENCES: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], list[str]]] 
     ),
     "an outcome": (
         lambda lines: lines[2].update(outcome="deliverable", payload={}),
-        ['record 3: outcome: expected "deliverable", got "rejected": no_identity (convert): user data'],
+        ['record 3: outcome: expected "deliverable", got "rejected": no_identity (convert): no user data'],
     ),
     "a code": (
         lambda lines: lines[2]["error"].update(code="expired"),
@@ -342,7 +342,7 @@ def test_on_a_terminal_it_is_text_for_people(samples: Try) -> None:
     assert "warning malformed: user_data.ge is not f, m or n: left out\n" in plain
     assert "customer.first_name       NFC, lower case; SHA-256: normalised; hashed\n" in plain
     assert "record 2: filtered: event_name\n" in plain
-    assert "record 3: rejected: no_identity (convert): user data identifies nobody" in plain
+    assert "record 3: rejected: no_identity (convert): no user data identifies a shopper" in plain
     counts = on_a_terminal(samples, "--summary", NO_COLOR="1")
     assert re.search(r"no_identity +1\b", counts)
     assert re.search(r"event_source_url +100%", counts)
