@@ -1,4 +1,4 @@
-"""HTTP calls to the outside: their proxy, the authorities that they trust, and what an error on the way means.
+"""Calls to the outside: their proxy, the authorities that they trust, our own certificate, and what errors mean.
 
 Theory of operation. The clients of the API and of the schema registry are of two libraries, whose own rules for
 ``HTTPS_PROXY`` and ``NO_PROXY`` differ. So both share one `Network`, and ask it before each attempt. Its rules are
@@ -18,10 +18,12 @@ import base64
 import contextlib
 import functools
 import ipaddress
+import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import gmtime, strftime
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -277,3 +279,37 @@ def certificate_fault(
     if error.verify_code in _OTHER_NAME:
         return f"the certificate of {whose} is for another name: {other_name}"
     return f"the certificate of {whose} is signed by an authority that {other_authority}"
+
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def client_certificate(config: Mapping[str, object]) -> tuple[str, int] | None:
+    """Return which property of a client of Kafka or of the registry has its certificate, and when that ends. None: it
+    has none, or it cannot be read; what is inside of a keystore is not."""
+    for name in ("ssl.certificate.location", "ssl.certificate.pem"):
+        given = str(config.get(name, ""))
+        with contextlib.suppress(OSError):
+            pem = Path(given).read_text("ascii", "replace") if name.endswith("location") and given else given
+            if (ends := ends_at(pem)) is not None:
+                return name, ends
+    return None
+
+
+def date(ends: float) -> str:
+    """Return a time as a message has it."""
+    return strftime("%Y-%m-%d %H:%M UTC", gmtime(ends))
+
+
+def ends_at(pem: str) -> int | None:
+    """Return when the first certificate ends, which is the client's own, in seconds since 1970. None: there is none, or
+    it cannot be read."""
+    found = _PEM.search(pem)
+    if found is None:
+        return None
+    # Imported here: few processes have a certificate, and it takes megabytes.
+    from cryptography import x509
+
+    with contextlib.suppress(ValueError):
+        return int(x509.load_pem_x509_certificate(found[0].encode()).not_valid_after_utc.timestamp())
+    return None

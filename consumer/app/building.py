@@ -22,12 +22,11 @@ from pydantic import SecretStr
 import consumer
 from consumer import __version__, logs
 from consumer.adapters.aws.glue import GlueSchemas
-from consumer.adapters.certificates import client_certificate
 from consumer.adapters.conversions_api import ConversionsApi, Token, TokenFile, Tokens
 from consumer.adapters.kafka.configuration import variable
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import open_key_store
-from consumer.adapters.network import Network
+from consumer.adapters.network import Network, client_certificate
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import TransformThread

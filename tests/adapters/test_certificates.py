@@ -15,8 +15,8 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.certificates import client_certificate, ends_at
 from consumer.adapters.kafka.trouble import why_silent
+from consumer.adapters.network import client_certificate, ends_at
 
 KEYS: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey] = {
     "ec": ec.generate_private_key(ec.SECP256R1()),

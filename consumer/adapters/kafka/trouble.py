@@ -22,8 +22,7 @@ from typing import Final
 import confluent_kafka
 
 from consumer.adapters.aws import msk
-from consumer.adapters.certificates import client_certificate, date
-from consumer.adapters.network import certificate_fault, file_stamp
+from consumer.adapters.network import certificate_fault, client_certificate, date, file_stamp
 from consumer.engine.model import TopicPartition
 from consumer.errors import NO_ROOM, KafkaError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from consumer.adapters.certificates import date
+from consumer.adapters.network import date
 from consumer.app import building
 from consumer.app.telemetry import environment
 from consumer.commands.check.rows import OF_SETTINGS, CheckContext, Row, Skip, counted, failed, ok, warning
