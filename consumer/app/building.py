@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -38,17 +39,10 @@ from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, is_divided, load_sections
 from consumer.conversion.transform import Transformer, load_transform
+from consumer.engine import model
 from consumer.engine.figures.outside import CertificateStatistics
 from consumer.engine.messages import BrokersTold, Report
-from consumer.engine.model import (
-    AWAY,
-    PLATFORM_URL,
-    Announcement,
-    Chunk,
-    Policy,
-    destination_tag,
-    settings_digests,
-)
+from consumer.engine.model import Announcement, Chunk, Policy
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
@@ -119,6 +113,20 @@ def log_token_trouble(text: str) -> None:
     structlog.get_logger().warning("token_trouble", text=text)
 
 
+@dataclass(frozen=True)
+class Wraps:
+    """What a command puts around parts of the service, or in their place. By itself it changes nothing."""
+
+    api: Callable[[Api], Api] = lambda api: api
+    """Returns what is called in place of the API."""
+    fetched: Callable[[Sequence[Chunk]], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    """Returns a context for the handling of fetched chunks."""
+    dry_run: Api | None = None
+    """Takes the API's place: no call is made, and nothing is written."""
+    letters: DeadLetterWriter | None = None
+    """Where dead letters go; None: to the dead-letter topics."""
+
+
 def service(
     settings: Settings,
     pipeline: Pipeline,
@@ -127,36 +135,16 @@ def service(
     schemas: LocalSchemas,
     function: Transformer | None,
     parts: Parts,
-    *,
-    api: Api | None = None,
-    letters: DeadLetterWriter | None = None,
-    around_api: Callable[[Api], Api] = lambda api: api,
-    around_fetched: Callable[
-        [Sequence[Chunk]], contextlib.AbstractContextManager[object]
-    ] = contextlib.nullcontext,
+    wraps: Wraps,
 ) -> Service:
     """Build the service that moves records from the source that `connect` makes through `pipeline`, and open
     the other parts that it uses; `parts` closes these, but not the source and `keys`. Raises `PinstreamError`.
 
-    `function`: the user's, see `transformer`. `api`: replaces the API in a dry run. `letters`: where dead letters go;
-    None: to the dead-letter topics.
+    `function`: the user's, see `transformer`.
     """
-    dry_run = api is not None
     # `parts` closes what is opened here in reverse order.
-    if api is None:
-        client = ConversionsApi(
-            settings.pinterest.api_url,
-            open_token(settings),
-            account=settings.pinterest.ad_account_ids[0],
-            timeout=settings.pinstream.request_timeout,
-            concurrency=settings.pinstream.concurrency,
-            test_mode=settings.pinterest.test_mode,
-            agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
-            network=network(settings),
-        )
-        parts.add("the connections to the API", client.close)
-        api = around_api(client)
-    producer = None
+    api = wraps.dry_run or wraps.api(_connected_api(settings, parts))
+    letters, producer = wraps.letters, None
     if letters is None:
         letters = producer = DeadLetterProducer(
             settings.kafka.client_properties(),
@@ -165,11 +153,10 @@ def service(
         )
         parts.add("the producer of dead letters", producer.close)
     # A dry run writes nothing, so it keeps no schemas either.
-    writers = writer_schemas(settings, schemas, keeps=not dry_run)
+    writers = writer_schemas(settings, schemas, keeps=wraps.dry_run is None)
     parts.add("the source of schemas", writers.close)
-    thread = None
-    if function is not None:
-        thread = TransformThread(function)
+    thread = None if function is None else TransformThread(function)
+    if thread is not None:
         parts.add("the thread of PINSTREAM_TRANSFORM", thread.close)
     made = Service(
         pipeline,
@@ -181,7 +168,7 @@ def service(
         transform=thread,
         report=log_report,
         grace=settings.pinstream.shutdown_grace,
-        around_fetched=around_fetched,
+        around_fetched=wraps.fetched,
         certificates=client_certificates(settings),
         log_lines_dropped=logs.lines_dropped,
     )
@@ -189,6 +176,21 @@ def service(
     if producer is not None:
         producer.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
     return made
+
+
+def _connected_api(settings: Settings, parts: Parts) -> Api:
+    client = ConversionsApi(
+        settings.pinterest.api_url,
+        open_token(settings),
+        account=settings.pinterest.ad_account_ids[0],
+        timeout=settings.pinstream.request_timeout,
+        concurrency=settings.pinstream.concurrency,
+        test_mode=settings.pinterest.test_mode,
+        agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
+        network=network(settings),
+    )
+    parts.add("the connections to the API", client.close)
+    return client
 
 
 def local_schemas(settings: Settings) -> LocalSchemas:
@@ -391,10 +393,10 @@ def policy(settings: Settings, rate: float | None = None) -> Policy:
 def destinations(settings: Settings) -> tuple[str, str | None]:
     """Return the tag of the destination, and the one that its URL has by itself; None: it is the same."""
     # Events that test mode accepted were not recorded: they are new to the real API.
-    own = destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode)
+    own = model.destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode)
     if settings.pinstream.destination is None:
         return own, None
-    platform = destination_tag(PLATFORM_URL, settings.pinterest.test_mode)
+    platform = model.destination_tag(model.PLATFORM_URL, settings.pinterest.test_mode)
     return platform, None if own == platform else own
 
 
@@ -420,9 +422,9 @@ def _absence(settings: Settings) -> float:
     text = given.get_secret_value() if given is not None else ""
     # librdkafka itself refuses a value that is not a number, with a better message.
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        return AWAY
+        return model.AWAY
     # Well within the session time-out, so that the engine stops before the group removes the member.
-    return min(AWAY, int(text) / 1000 / 3)
+    return min(model.AWAY, int(text) / 1000 / 3)
 
 
 def pipeline(
@@ -509,7 +511,7 @@ def fingerprint_of(settings: Settings, mapped: Sections) -> str:
     # Its source as well: a function is changed more often than it is renamed.
     source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
     function = "" if source is None else sha256(Path(source).read_bytes()).hexdigest()
-    return settings_digests(mapping, schemas, f"{name} {function}")
+    return model.settings_digests(mapping, schemas, f"{name} {function}")
 
 
 def announcement_of(settings: Settings, mapped: Sections) -> Announcement:

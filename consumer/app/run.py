@@ -289,8 +289,7 @@ async def member(
                 schemas,
                 transformer,
                 opened,
-                around_api=traces.api,
-                around_fetched=traces.convert,
+                building.Wraps(traces.api, traces.convert),
             )
 
         one = Member(Start(settings, fail_fast), pipeline, open_parts, parts)

@@ -21,25 +21,13 @@ from typing import Any, cast
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
-    HistogramDataPoint,
-    Metric,
-    MetricExportResult,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
-from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from consumer import __version__
 from consumer.adapters.thread import OwnThread
 from consumer.app.telemetry import CLOSING, MetricsExport, Wish
-from consumer.app.telemetry.otlp import Connection, resource
+from consumer.app.telemetry.otlp import Connection, Outage, resource
 from consumer.engine.figures.definitions import Histogram
 from consumer.web.metrics import Family, FiguresCollector, families
 
@@ -62,7 +50,7 @@ class OtlpMetrics(MetricsExport):
         self._started = self._accepted_at = time.time_ns()
         # The counts of the last export that was accepted.
         self._accepted: Mapping[tuple[object, ...], Any] = {}
-        self._missed = 0
+        self._outage = Outage(_log_outage, _log_end)
 
     @contextlib.asynccontextmanager
     async def exporting(
@@ -81,7 +69,7 @@ class OtlpMetrics(MetricsExport):
                 async with asyncio.timeout(min(CLOSING, left())):
                     await self._export(thread, collectors)
             except TimeoutError:
-                self._tell("no answer")
+                self._outage.note("no answer")
             # Ends retries. The thread is a daemon: nothing waits for it.
             self._exporter.shutdown()
             thread.stop()
@@ -97,7 +85,7 @@ class OtlpMetrics(MetricsExport):
                 under_way = asyncio.create_task(self._export(thread, collectors))
             done, _ = await asyncio.wait({under_way}, timeout=self._wish.export_timeout)
             if not done:
-                self._tell("no answer")
+                self._outage.note("no answer")
             # Due at fixed times, however long an export takes; missed exports are not repeated.
             due = max(due + self._wish.interval, loop.time())
             await asyncio.sleep(due - loop.time())
@@ -110,25 +98,7 @@ class OtlpMetrics(MetricsExport):
             failure = await thread.run(self._send, time.time_ns(), snapshots)
         except Exception as error:  # a bug: the web server logs that the figures cannot be read
             failure = type(error).__name__
-        self._tell(failure)
-
-    def _tell(self, failure: str | None) -> None:
-        """Log one line when exports begin to fail, and one when they succeed again."""
-        log = structlog.get_logger()
-        if failure is None:
-            if self._missed:
-                log.info("metrics_exported_again", exports_missed=self._missed)
-            self._missed = 0
-            return
-        if not self._missed:
-            log.warning(
-                "metrics_not_exported",
-                reason=failure,
-                text="the collector accepts no metrics: check that the OTEL_EXPORTER_OTLP_… variables name a running "
-                "one that takes metrics over HTTP, or set OTEL_METRICS_EXPORTER=none; counts are exported later, "
-                "events are delivered",
-            )
-        self._missed += 1
+        self._outage.note(failure)
 
     # -- in the thread
 
@@ -144,9 +114,9 @@ class OtlpMetrics(MetricsExport):
             for family, series in families(owner, of_owner)
             if series
         ]
-        scope = ScopeMetrics(_SCOPE, metrics, "")
-        result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
-        if result is not MetricExportResult.SUCCESS:
+        scope = sdk.ScopeMetrics(_SCOPE, metrics, "")
+        result = self._exporter.export(sdk.MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")]))
+        if result is not sdk.MetricExportResult.SUCCESS:
             return self._connection.failure
         # Only now: the counts of a failed export are sent again with the next one.
         self._accepted, self._accepted_at = counts, at
@@ -158,7 +128,7 @@ class OtlpMetrics(MetricsExport):
         series: Iterable[tuple[tuple[str, ...], Any]],
         at: int,
         counts: dict[tuple[object, ...], Any],
-    ) -> Metric:
+    ) -> sdk.Metric:
         """Return a family with its series. Its counts are added to `counts`."""
         cumulative = family.kind not in _DELTAS[self._wish.temporality]
         since = self._started if cumulative else self._accepted_at
@@ -174,24 +144,40 @@ class OtlpMetrics(MetricsExport):
                 elif before is not None:
                     value -= before
             points.append(_point(dict(zip(family.labels, labels, strict=True)), since, at, value))
-        temporality = AggregationTemporality.CUMULATIVE if cumulative else AggregationTemporality.DELTA
-        data: Any = Gauge(points)
+        temporality = (
+            sdk.AggregationTemporality.CUMULATIVE if cumulative else sdk.AggregationTemporality.DELTA
+        )
+        data: Any = sdk.Gauge(points)
         if family.kind == "counter":
-            data = Sum(points, temporality, is_monotonic=True)
+            data = sdk.Sum(points, temporality, is_monotonic=True)
         elif family.kind == "histogram":
-            data = HistogramData(points, temporality)
+            data = sdk.Histogram(points, temporality)
         unit = _UNITS.get(family.name.removesuffix("_total").rpartition("_")[2], "")
-        return Metric(family.name, family.help, unit, data)
+        return sdk.Metric(family.name, family.help, unit, data)
+
+
+def _log_outage(reason: str) -> None:
+    structlog.get_logger().warning(
+        "metrics_not_exported",
+        reason=reason,
+        text="the collector accepts no metrics: check that the OTEL_EXPORTER_OTLP_… variables name a running "
+        "one that takes metrics over HTTP, or set OTEL_METRICS_EXPORTER=none; counts are exported later, "
+        "events are delivered",
+    )
+
+
+def _log_end(missed: int) -> None:
+    structlog.get_logger().info("metrics_exported_again", exports_missed=missed)
 
 
 def _point(attributes: Mapping[str, str], since: int, at: int, value: Any) -> Any:
     if not isinstance(value, Histogram):
-        return NumberDataPoint(attributes, since, at, value)
+        return sdk.NumberDataPoint(attributes, since, at, value)
     # Our buckets count all values up to their bound; OTLP's count each value once, and have no infinite bound.
     buckets = [upper - lower for lower, upper in pairwise([0, *value.counts])]
     # The extremes are not known. OTLP has them as optional, and the encoder leaves None out.
     unknown = cast(float, None)
-    return HistogramDataPoint(
+    return sdk.HistogramDataPoint(
         attributes,
         since,
         at,

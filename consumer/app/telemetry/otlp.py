@@ -7,6 +7,8 @@ collector. `Connection` looks at each answer before the exporter does.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -62,6 +64,26 @@ class Connection(requests.Session):
             self.failure = "HTML"
             raise requests.RequestException(self.failure)
         return answer
+
+
+@dataclass(eq=False)
+class Outage:
+    """Calls `begins` with the reason when a collector begins to accept nothing, and `ends` with how much was not
+    exported when it accepts some again."""
+
+    begins: Callable[[str], None]
+    ends: Callable[[int], None]
+    _count: int = 0
+
+    def note(self, failure: str | None, count: int = 1) -> None:
+        """Take note of an export of so many; None: it succeeded."""
+        if failure is not None:
+            if not self._count:
+                self.begins(failure)
+            self._count += count
+        elif self._count:
+            self.ends(self._count)
+            self._count = 0
 
 
 def _words(error: Exception) -> str:

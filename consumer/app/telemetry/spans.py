@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import structlog
@@ -25,7 +26,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from consumer import __version__
 from consumer.adapters.thread import run_blocking
 from consumer.app.telemetry import CLOSING, Tracing, Wish
-from consumer.app.telemetry.otlp import Connection, resource
+from consumer.app.telemetry.otlp import Connection, Outage, resource
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
 from consumer.engine.sending.verdicts import request_id
@@ -136,12 +137,15 @@ class SpanTracing(Tracing):
         self._fetch.end()
 
 
+@dataclass(eq=False)
 class _TracedSource:
     """A source whose fetches and commits are spans."""
 
-    def __init__(self, source: RecordSource, tracing: SpanTracing) -> None:
-        self._source = source
-        self._tracing = tracing
+    _source: RecordSource
+    _tracing: SpanTracing
+
+    def __post_init__(self) -> None:
+        source = self._source
         # Attributes that are not traced are those of the source.
         self.start = source.start
         self.end_offsets = source.end_offsets
@@ -215,13 +219,26 @@ def _sizes(chunks: Sequence[Chunk]) -> Attributes:
     }
 
 
+def _log_outage(reason: str) -> None:
+    structlog.get_logger().warning(
+        "traces_not_exported",
+        reason=reason,
+        text="the collector accepts no spans: check that the OTEL_EXPORTER_OTLP_… variables name a running "
+        "one; spans are dropped until then, events are delivered",
+    )
+
+
+def _log_end(lost: int) -> None:
+    structlog.get_logger().info("traces_exported_again", spans_lost=lost)
+
+
 class Watched(SpanExporter):
     """An exporter that logs one line when spans stop arriving, and one when they arrive again."""
 
     def __init__(self, exporter: SpanExporter, failure: Callable[[], str] = lambda: "no answer") -> None:
         self._exporter = exporter
         self._failure = failure
-        self._lost = 0
+        self._outage = Outage(_log_outage, _log_end)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export these spans. Never raises: spans that cannot be exported are lost, and counted."""
@@ -230,19 +247,7 @@ class Watched(SpanExporter):
         # Catch errors that the exporter does not catch itself: a lost span must not end its thread.
         except Exception:
             result = SpanExportResult.FAILURE
-        log = structlog.get_logger()
-        if result is not SpanExportResult.SUCCESS:
-            if not self._lost:
-                log.warning(
-                    "traces_not_exported",
-                    reason=self._failure(),
-                    text="the collector accepts no spans: check that the OTEL_EXPORTER_OTLP_… variables name a running "
-                    "one; spans are dropped until then, events are delivered",
-                )
-            self._lost += len(spans)
-        elif self._lost:
-            log.info("traces_exported_again", spans_lost=self._lost)
-            self._lost = 0
+        self._outage.note(None if result is SpanExportResult.SUCCESS else self._failure(), len(spans))
         return result
 
     def shutdown(self) -> None:

@@ -197,7 +197,7 @@ async def _serve(
 
     # The producer of dead letters would not write them in one transaction with the marks.
     service = building.service(
-        settings, pipeline, lambda _: source, keys, local, transformer, stack, letters=source
+        settings, pipeline, lambda _: source, keys, local, transformer, stack, building.Wraps(letters=source)
     )
     inner.listener = service
 

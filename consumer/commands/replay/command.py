@@ -192,7 +192,14 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
 
         dry = DryRun() if options.dry_run else None
         service = building.service(
-            settings, pipeline, lambda _: source, keys, schemas, function, stack, api=dry, letters=dry
+            settings,
+            pipeline,
+            lambda _: source,
+            keys,
+            schemas,
+            function,
+            stack,
+            building.Wraps(dry_run=dry, letters=dry),
         )
         source.listener = service
 
