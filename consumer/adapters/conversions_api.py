@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,32 +93,25 @@ Tokens = Token | Mapping[str, Token]
 """One token for all ad accounts, or one for each account by its number."""
 
 
+@dataclass(eq=False)
 class ConversionsApi:
     """Sends batches. `url` is the API's base, without the trailing slash; `timeout` bounds one attempt, in seconds.
     `account` is any of our ad accounts, for `ask_time`."""
 
-    def __init__(
-        self,
-        url: str,
-        token: Tokens,
-        *,
-        account: str,
-        timeout: float,
-        concurrency: int,
-        test_mode: bool = False,
-        agent: str,
-        network: Network | None = None,
-    ) -> None:
-        self._url = url.rstrip("/")
-        self._token = token
-        self._tokens = [token] if isinstance(token, Token) else [*token.values()]
-        self._account = account
-        self._timeout = timeout
-        self._concurrency = concurrency
-        self._params = {"test": "true"} if test_mode else None
-        self._agent = agent
-        self._network = network or Network()
-        self._session: aiohttp.ClientSession | None = None
+    url: str
+    token: Tokens
+    _: KW_ONLY
+    account: str
+    timeout: float
+    concurrency: int
+    test_mode: bool = False
+    agent: str
+    network: Network = field(default_factory=Network)
+    _session: aiohttp.ClientSession | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        self._tokens = [self.token] if isinstance(self.token, Token) else [*self.token.values()]
 
     async def send(
         self, command: Send, may_begin: Callable[[], bool] = lambda: True
@@ -128,13 +122,13 @@ class ConversionsApi:
 
     async def ask_time(self) -> Answered | Unanswered:
         """POST a batch of no events, which is refused; the refusal is dated. Raises only when it is cancelled."""
-        return await self._attempt(0, self._account, Body([_NO_EVENTS]))
+        return await self._attempt(0, self.account, Body([_NO_EVENTS]))
 
     async def _attempt(self, number: int, account: str, body: Body) -> Answered | Unanswered:
         headers: dict[str, str] = {}
-        proxy = self._network.proxy(self._url)
+        proxy = self.network.proxy(self.url)
         loop = asyncio.get_running_loop()
-        ends = loop.time() + self._timeout
+        ends = loop.time() + self.timeout
 
         def end() -> None:
             # If this process stood still, the answer may have arrived meanwhile. It gets time to be read, or delivered
@@ -149,7 +143,7 @@ class ConversionsApi:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             if body.is_late:
                 return Unanswered(number, TOO_LATE)
-            reason, said = call_failure(error, self._url, proxy)
+            reason, said = call_failure(error, self.url, proxy)
             return Unanswered(number, reason, headers, said)
         finally:
             timer.cancel()
@@ -166,15 +160,15 @@ class ConversionsApi:
 
     async def reach(self) -> str | None:
         """Try the way to the API, without a token and without an event. Return what is wrong with it, if anything."""
-        proxy = self._network.proxy(self._url)
+        proxy = self.network.proxy(self.url)
         try:
             # Any answer shows that the way is open.
-            async with asyncio.timeout(self._timeout), self._call("GET", self._url, proxy, {}):
+            async with asyncio.timeout(self.timeout), self._call("GET", self.url, proxy, {}):
                 return None
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason, said = call_failure(error, self._url, proxy)
+            reason, said = call_failure(error, self.url, proxy)
             what = said or "check PINTEREST_API_URL, the DNS and the network"
-            return f"no answer from {place_of(self._url)} ({reason}): {what}"
+            return f"no answer from {place_of(self.url)} ({reason}): {what}"
 
     @contextlib.asynccontextmanager
     async def _call(
@@ -183,7 +177,7 @@ class ConversionsApi:
         """Make one call by way of `proxy`. Raises aiohttp's errors, also where the proxy itself asks for a login."""
         way: dict[str, Any] = {}
         if proxy is not None:
-            within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self._timeout))
+            within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self.timeout))
             way = {"proxy": proxy.url, "timeout": within}
             # For a tunnel, the proxy reads the headers of CONNECT; without TLS, it reads those of the request itself.
             if url.startswith("https:"):
@@ -192,7 +186,7 @@ class ConversionsApi:
                 headers = {**headers, **proxy.headers}
         # Redirects are not followed: they must not lead a token to another server.
         async with self._open().request(
-            method, url, headers=headers, allow_redirects=False, ssl=self._network.context(), **way, **body
+            method, url, headers=headers, allow_redirects=False, ssl=self.network.context(), **way, **body
         ) as response:
             if response.status == LOGIN_REQUIRED and proxy is not None:  # never from the platform
                 raise aiohttp.ClientHttpProxyError(response.request_info, (), status=response.status)
@@ -208,11 +202,13 @@ class ConversionsApi:
     ) -> Answered | Unanswered:
         """POST a body. Put the answer's headers into `answered` as soon as they arrive: they remain if the body
         breaks off."""
-        url = f"{self._url}/ad_accounts/{account}/events"
-        own = self._token if isinstance(self._token, Token) else self._token[account]
+        url = f"{self.url}/ad_accounts/{account}/events"
+        own = self.token if isinstance(self.token, Token) else self.token[account]
         token = own.value()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
-        async with self._call("POST", url, proxy, headers, data=body, params=self._params) as response:
+        async with self._call(
+            "POST", url, proxy, headers, data=body, params={"test": "true"} if self.test_mode else None
+        ) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
             content = await _read(response)  # decompressed, and so bounded
             if len(content) > _ANSWER_LIMIT:
@@ -226,15 +222,15 @@ class ConversionsApi:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            limit = self._concurrency
+            limit = self.concurrency
             # This one asks the event loop, see `run_on_loop`. It asks once for all calls that wait for a name.
             resolver = aiohttp.ThreadedResolver()
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=60, resolver=resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on earlier ones
                 # `send` bounds the whole attempt; this bounds only the making of a connection.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, self._timeout)),
-                headers={"User-Agent": self._agent},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, self.timeout)),
+                headers={"User-Agent": self.agent},
                 auto_decompress=True,
             )
         return self._session

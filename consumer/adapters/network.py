@@ -21,7 +21,7 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from time import gmtime, strftime
 from typing import Final, Literal
@@ -109,29 +109,25 @@ class Proxy:
         )
 
 
+@dataclass(eq=False)
 class Network:
     """See the module. Proxies are ``http://[user:password@]host:port``, or empty. `login` returns the user and password
     that are used in place of those in the URLs, or nothing. `authorities` is a PEM file of authorities that are trusted
     beside those of the system. `on_trouble` is called once each time that it cannot be read any more."""
 
-    def __init__(
-        self,
-        *,
-        https_proxy: str = "",
-        http_proxy: str = "",
-        no_proxy: str = "",
-        login: Callable[[], str] = lambda: "",
-        authorities: Path | None = None,
-        on_trouble: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    _: KW_ONLY
+    https_proxy: str = ""
+    http_proxy: str = ""
+    no_proxy: str = ""
+    login: Callable[[], str] = lambda: ""
+    authorities: Path | None = None
+    on_trouble: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
         self._proxies = {
-            "https": _split("HTTPS_PROXY", https_proxy),
-            "http": _split("HTTP_PROXY", http_proxy),
+            "https": _split("HTTPS_PROXY", self.https_proxy),
+            "http": _split("HTTP_PROXY", self.http_proxy),
         }
-        self._no_proxy = no_proxy
-        self._login = login
-        self._authorities = authorities
-        self._on_trouble = on_trouble
         self._seen: tuple[int, int, int] | None = None
         self._contexts: list[ssl.SSLContext] = []
         self._own: ssl.SSLContext | None = None
@@ -141,15 +137,15 @@ class Network:
         parts = urlsplit(url)
         found = self._proxies.get(parts.scheme)
         if found is None or _is_excepted(
-            self._no_proxy, parts.hostname or "", parts.port or _PORTS[parts.scheme]
+            self.no_proxy, parts.hostname or "", parts.port or _PORTS[parts.scheme]
         ):
             return None
-        return Proxy(found.variable, found.url, self._login() or found.login)
+        return Proxy(found.variable, found.url, self.login() or found.login)
 
     def through(self, proxy: str, variable: str) -> Network:
         """Return a network that sends everything through this one proxy, and trusts the same authorities."""
         # Without our login and NO_PROXY: a proxy that is named for one service is for all calls to it.
-        one = Network(authorities=self._authorities, on_trouble=self._on_trouble)
+        one = Network(authorities=self.authorities, on_trouble=self.on_trouble)
         url = proxy if "://" in proxy else f"http://{proxy}"
         one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))
         return one
@@ -165,25 +161,25 @@ class Network:
     def trust(self, context: ssl.SSLContext) -> None:
         """Make this context trust our authorities, including those that are added later."""
         self._contexts.append(context)
-        if self._authorities is not None:
+        if self.authorities is not None:
             # Taken before the file is read: a change in between is noticed at the next attempt.
-            self._seen = self._seen or file_stamp(self._authorities)
+            self._seen = self._seen or file_stamp(self.authorities)
             # The settings have checked the file. One that is being replaced just now is read later (`refresh`).
             # An `SSLError` is an `OSError`.
             with contextlib.suppress(OSError):
-                context.load_verify_locations(self._authorities)
+                context.load_verify_locations(self.authorities)
 
     def refresh(self) -> None:
         """Read the file of authorities again if it has changed, and trust them."""
-        if self._authorities is None or (stamp := file_stamp(self._authorities)) == self._seen:
+        if self.authorities is None or (stamp := file_stamp(self.authorities)) == self._seen:
             return
         self._seen = stamp  # also if it cannot be read: reported once, and not at each attempt
         try:
             for context in self._contexts:
-                context.load_verify_locations(self._authorities)
+                context.load_verify_locations(self.authorities)
         except OSError:
-            self._on_trouble(
-                f"PINSTREAM_CA_FILE: {self._authorities} is missing, unreadable or has no certificate; the authorities "
+            self.on_trouble(
+                f"PINSTREAM_CA_FILE: {self.authorities} is missing, unreadable or has no certificate; the authorities "
                 "that were in it stay trusted"
             )
 
@@ -310,6 +306,7 @@ def ends_at(pem: str) -> int | None:
     # Imported here: few processes have a certificate, and it takes megabytes.
     from cryptography import x509
 
-    with contextlib.suppress(ValueError):
+    try:
         return int(x509.load_pem_x509_certificate(found[0].encode()).not_valid_after_utc.timestamp())
-    return None
+    except Exception:  # the library has a dozen kinds
+        return None

@@ -33,6 +33,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -78,12 +79,12 @@ class Unfit(Exception):
     """A file that exists and is not used; the text says why."""
 
 
+@dataclass(frozen=True)
 class SchemaFiles:
     """The files of one registry in `folder`. All methods block; all but `read` raise `OSError`."""
 
-    def __init__(self, folder: Path, registry: str) -> None:
-        self.folder = folder
-        self._registry = registry
+    folder: Path
+    registry: str
 
     def read(self, ref: SchemaRef) -> Json | None:
         """Return the schema, complete in itself; None: there is no file. Raises `Unfit` and `OSError`."""
@@ -106,7 +107,7 @@ class SchemaFiles:
             raise Unfit(f"{path} is damaged, or of another version of pinstream")
         found = json.loads(text[len(_FORMAT) :])
         # A file that was renamed by hand is valid, but of another schema.
-        if (found["registry"], found["kind"], found["value"]) != (self._registry, *ref):
+        if (found["registry"], found["kind"], found["value"]) != (self.registry, *ref):
             raise Unfit(f"{path} is of another schema")
         schema: Json = found["schema"]
         return schema
@@ -119,7 +120,7 @@ class SchemaFiles:
     def write(self, ref: SchemaRef, schema: Json) -> None:
         """Keep this schema, durably, in place of the one that was kept for `ref`; remove the least recently used
         ones."""
-        about = {"registry": self._registry, "kind": ref.kind, "value": ref.value, "schema": schema}
+        about = {"registry": self.registry, "kind": ref.kind, "value": ref.value, "schema": schema}
         text = _FORMAT + json.dumps(about).encode() + b"\n"
         if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:  # `read` would not accept it
             return
@@ -153,13 +154,13 @@ class SchemaFiles:
         return readable
 
     def _path(self, ref: SchemaRef) -> Path:
-        return self.folder / f"{ref.kind}-{ref.value}-{self._registry}.schema"
+        return self.folder / f"{ref.kind}-{ref.value}-{self.registry}.schema"
 
     def _refs(self) -> list[SchemaRef]:
         """Return the references of this registry's schemas, from the names of the files."""
         names = os.listdir(self.folder) if self.folder.exists() else []
         named = [found for name in names if (found := _NAME.fullmatch(name)) is not None]
-        return [SchemaRef(one[1], one[2]) for one in named if one[3] == self._registry]
+        return [SchemaRef(one[1], one[2]) for one in named if one[3] == self.registry]
 
     def _prune(self) -> None:
         """Remove the least recently used files of all registries beyond the limits, and old half-written files."""
@@ -208,6 +209,7 @@ class Registry(Protocol):
         """Close the connections."""
 
 
+@dataclass(eq=False)
 class KeptSchemas:
     """A registry whose answers are kept in files, which are read when it does not answer.
 
@@ -215,31 +217,25 @@ class KeptSchemas:
     trouble with the files, once. Without `writes` the files are only read.
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        files: SchemaFiles,
-        local: Callable[[FetchSchema], Awaitable[SchemaAnswer]],
-        on_trouble: Callable[[str], None] = lambda text: None,
-        *,
-        writes: bool = True,
-    ) -> None:
-        self._registry = registry
-        self._files = files
-        self._local = local
-        self._on_trouble = on_trouble
-        self._writes = writes
+    registry: Registry
+    files: SchemaFiles
+    local: Callable[[FetchSchema], Awaitable[SchemaAnswer]]
+    on_trouble: Callable[[str], None] = lambda text: None
+    _: KW_ONLY
+    writes: bool = True
+
+    def __post_init__(self) -> None:
         self._told: set[str] = set()
         # The disk may be slow: reading waits here, and nothing waits for writing.
         self._thread = OwnThread("schemas-on-disk")
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Ask the registry once; if it gives no answer, read the files. Never raises."""
-        if command.ref.kind not in self._registry.kinds:
-            return await self._local(command)
-        answer = await self._registry.fetch(command)
+        if command.ref.kind not in self.registry.kinds:
+            return await self.local(command)
+        answer = await self.registry.fetch(command)
         if not isinstance(answer, SchemaUnavailable):
-            if self._writes:
+            if self.writes:
                 self._thread.begin(lambda: self._keep(answer))
             return answer
         try:
@@ -254,28 +250,28 @@ class KeptSchemas:
         """Return how many schemas of this registry can be read from disk; 0 if the disk cannot."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_READ_WITHIN):
-                return await self._thread.run(self._files.count)
+                return await self._thread.run(self.files.count)
         return 0
 
     async def close(self) -> None:
         """Close the registry's client, and finish what is being written."""
-        await self._registry.close()
+        await self.registry.close()
         await self._thread.end()
 
     # --- in the thread
 
     def _read(self, ref: SchemaRef) -> Any:
         try:
-            schema = self._files.read(ref)
+            schema = self.files.read(ref)
         # After any error of the file or the disk, the schema counts as absent.
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
-            what = f"a schema in {self._files.folder} cannot be read ({why})"
+            what = f"a schema in {self.files.folder} cannot be read ({why})"
             self._tell(f"{error if isinstance(error, Unfit) else what}: it is not used")
             return None
-        if schema is not None and self._writes:
+        if schema is not None and self.writes:
             with suppress(OSError):  # a folder that cannot be written can be read all the same
-                self._files.used(ref)
+                self.files.used(ref)
         return schema
 
     def _keep(self, answer: SchemaFound | SchemaMissing) -> None:
@@ -286,24 +282,24 @@ class KeptSchemas:
         try:
             before = None
             with suppress(Unfit, OSError, ValueError):  # it is written again
-                before = self._files.read(ref)
+                before = self.files.read(ref)
             if before is not None:
                 if found is not None and found.is_same(SchemaFound(ref, before)):
-                    self._files.used(ref)
+                    self.files.used(ref)
                     return
-                removed = self._files.remove_all()
+                removed = self.files.remove_all()
                 has = "no" if found is None else "another"
                 self._tell(
                     f"the registry has {has} schema {ref.kind} {ref.value}, and had one before: was it set up anew? "
                     f"What was kept of it on disk is removed ({removed} in all)"
                 )
             if found is not None:
-                self._files.write(ref, found.schema)
+                self.files.write(ref, found.schema)
         # The disk is full, or cannot be written.
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             self._tell(
-                f"{self._files.folder} cannot keep what the schema registry answers ({why}): make it "
+                f"{self.files.folder} cannot keep what the schema registry answers ({why}): make it "
                 "writable, with free space; until then a start needs the registry"
             )
 
@@ -311,4 +307,4 @@ class KeptSchemas:
         # The same trouble comes again with every question. The memory of texts is bounded, since they name schemas.
         if text not in self._told and len(self._told) < MOST_SCHEMAS:
             self._told.add(text)
-            self._on_trouble(text)
+            self.on_trouble(text)

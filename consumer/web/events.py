@@ -36,15 +36,17 @@ class _Listener:
     missed: int = 0
 
 
+@dataclass(eq=False)
 class Events:
     """Sends the document of `make` to all listeners, at most once a second.
 
     `make` takes a snapshot, or takes one itself if it gets None. `clock` returns monotonic seconds.
     """
 
-    def __init__(self, make: Callable[[Statistics | None], bytes], clock: Callable[[], float]) -> None:
-        self._make = make
-        self._clock = clock
+    make: Callable[[Statistics | None], bytes]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self._listeners: set[_Listener] = set()
         # The latest document as a message; empty: there is none, or it is out of date.
         self._latest = b""
@@ -60,7 +62,7 @@ class Events:
     def look(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
         # Made for listeners only, and once for all of them: the cost does not grow with their number.
-        if not self._listeners or int(self._clock()) == self._second:
+        if not self._listeners or int(self.clock()) == self._second:
             return
         self._make_latest(statistics)
         for one in self._listeners:
@@ -114,5 +116,5 @@ class Events:
 
     def _make_latest(self, statistics: Statistics | None) -> None:
         """Make the document, one line of JSON, a server-sent event ``status``."""
-        self._second = int(self._clock())
-        self._latest = b"event: status\ndata: " + self._make(statistics) + b"\n\n"
+        self._second = int(self.clock())
+        self._latest = b"event: status\ndata: " + self.make(statistics) + b"\n\n"
