@@ -1,57 +1,47 @@
 """The engine's time, and until when the key store remembers: this machine's clock may be wrong.
 
-Theory of operation. This machine's clock is an input like any other and may be wrong. So it is compared with
-two others:
+Theory of operation. This machine's clock is an input like any other. So it is compared with two others:
 
 * The platform's, from the ``Date`` of its answers (whole seconds). The platform wrote it between the call and its
-  answer, which gives bounds for the difference. It is kept relative to the monotonic clock, which is never set, so it
-  stays valid when this machine's clock is set. The median of the last few answers counts, so that one wrong server
-  has no effect. With fewer than three answers, one counts only if our clock or the records confirm it. Otherwise one
-  wrong answer could refuse all events; then no call would be made any more, and no answer could correct it.
-* The records', from their Kafka timestamps. A timestamp later than now means that our clock is behind, or that the
-  clock of a producer or broker is ahead. That proves nothing, so it corrects nothing; the median of recent fetches is
-  shown.
+  answer, which gives bounds for the difference. It is kept relative to the monotonic clock, which is never set. The
+  median of the last few answers counts, so that one wrong server has no effect. With fewer than three answers, one
+  counts only if our clock or the records confirm it: one wrong answer could refuse all events, and then no call would
+  be made any more, whose answer could correct it.
+* The records', from their Kafka timestamps: the median of recent fetches. It corrects nothing: they may be wrong.
 
 If the platform's clock differs by a minute or more, the engine's time is corrected by the difference. Until it is
 known, an event too far ahead waits (`consumer.engine.intake.untimely`) if its own record was stamped ahead too;
 otherwise it is refused. An event that is too old waits as well, unless it is too old by the time of forgetting (below),
-too. Once the platform's time is known, both are refused: their records are wrong, or old. While events wait for it, the
-platform is asked what time it is, by a call that carries no event (`ask`).
+too. Once the platform's time is known, both are refused: their records are wrong, or old.
 
 Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
-is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
-ahead of it waits until new answers show whether the clock was set wrong or the machine was suspended. An answer to a
-call from before the jump shows nothing: it may have been written before the suspension.
+is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old; but an event
+ahead of it waits until new answers show which of the two it was. An answer to a call from before the jump shows
+nothing: it may have been written before the suspension.
 
 The key store has two times, which err on the side of remembering, since a key that is forgotten early means an event
 that is sent twice:
 
 * A delivered key is stored under the corrected time (`delivered_at`); while that is not certain, under the latest
   time that any clock shows. A key of the future is remembered longer.
-* Keys are out of the window by a time of its own (`forgotten_at`). After a start it is unknown, and nothing is out of
-  the window, until the platform's time is certain, or the records' timestamps agree with our clock although for a
-  minute no call was answered. From then on it grows with the monotonic clock, whatever jumps: our clock or the
-  platform's. It is set back where the corrected time is earlier, and forward only once: when the platform's time is
-  certain for the first time. So after the machine was suspended, keys are remembered longer by as much.
+* Keys are out of the window by a time of its own (`forgotten_at`). After a start nothing is, until the platform's time
+  is certain, or the records' timestamps agree with our clock although for a minute no call was answered. From then on
+  this time grows with the monotonic clock, whatever jumps. It is set back where the corrected time is earlier, and
+  forward only once: when the platform's time is certain for the first time.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from statistics import median_low
+from typing import Final
 
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import ClockStatistics
-from consumer.engine.messages import Answered, AskTime, Unanswered
 from consumer.engine.model import Chunk, Instant, Later, Untimely
-from consumer.engine.sending.masking import who_answered
-from consumer.engine.sending.verdicts import is_platforms, unix_of
-from consumer.errors import bug
-
-_Value = TypeVar("_Value", float, tuple[float, float, float])
-
+from consumer.engine.sending.verdicts import unix_of
 
 # Seconds of difference from which on our clock counts as wrong and is reported.
 WORTH_A_WORD: Final = 60.0
@@ -69,11 +59,8 @@ _STAMPS: Final = 32
 _LATELY: Final = 600.0
 # Seconds after the first fetch in which only the platform confirms our clock.
 _FIRST_WORD: Final = 60.0
-_LOOK_EVERY: Final = 1.0
-_REMIND_EVERY: Final = 60.0
-# Seconds between two answers to the question for the time, so that they come from several servers.
-_ASK_EVERY: Final = 1.0
 
+_NEVER: Final = Instant(0.0, 0.0)
 # How far a clock is ahead of the monotonic one: at least, and at most.
 _Bounds = tuple[float, float]
 
@@ -83,40 +70,31 @@ class Clock:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._local = Instant(0.0, 0.0)
-        # How far our clock is ahead of the monotonic one.
-        self._above: float | None = None
-        # What the platform's clock showed in its latest answers.
+        # What this machine's clocks showed last.
+        self.local = _NEVER
+        # When our clock jumped last (monotonic), and how often it has.
+        self._jumped_at, self.jumps = -math.inf, 0
+        # What the platform's clock showed in its latest answers; and the answer, or median, that counts (None: none).
         self._answers: deque[_Bounds] = deque(maxlen=_ANSWERS)
-        # The answer, or median, that counts; None: none yet.
         self._platform: _Bounds | None = None
-        # When records were fetched (monotonic), and how far their timestamps were ahead of that.
-        self._stamps: deque[tuple[float, float]] = deque(maxlen=_STAMPS)
-        # Whether the platform's time is known, and nothing has made it doubtful since.
-        self.certain = False
-        # How far the time of forgetting is ahead of the monotonic clock; None: our clock is not confirmed yet.
-        self._forgets: float | None = None
-        # Whether the platform has confirmed it; else only the records have.
-        self._settled = False
-        self._first_fetched: float | None = None
         # The latest answers of the platform, as far as they did not say what time it is.
         self._timeless = 0
-        # When the question was asked for the time that is under way; None: none is.
-        self._asked_at: float | None = None
-        self._ask_at = -math.inf
-        self._unheard = 0
-        self._look_at = self._remind_at = -math.inf
-        self._off_since: float | None = None
-        self.version = self.jumps = 0
-        # When our clock jumped last (monotonic).
-        self._jumped_at = -math.inf
+        # When records were fetched (monotonic), and how far their timestamps were ahead of that.
+        self._stamps: deque[tuple[float, float]] = deque(maxlen=_STAMPS)
+        self._first_fetched: float | None = None
+        # Whether the platform's time is known, and nothing has made it doubtful since.
+        self.certain = False
+        # How far the time of forgetting is ahead of the monotonic clock (None: our clock is not confirmed yet), and
+        # whether the platform has confirmed it; else only the records have.
+        self._forgets: float | None = None
+        self._settled = False
+        self.version = 0
 
     # -- observations
 
     def begin(self, now: Instant) -> Instant:
         """Take `now` from this machine's clocks and return the corrected time."""
-        above = now.unix - now.monotonic
-        jump = 0.0 if self._above is None else above - self._above
+        jump = 0.0 if self.local is _NEVER else now.ahead - self.local.ahead
         if abs(jump) > _JUMP:
             self.version += 1
             self.jumps += 1
@@ -125,11 +103,11 @@ class Clock:
             if not self.certain:
                 self._answers.clear()
             self._context.report("warning", "clock_jumped", seconds=round(jump, 1), means=_JUMP_MEANS)
-        self._local, self._above = now, above
+        self.local = now
         return self._corrected()
 
     def answered(self, date: str | None, sent_at: float) -> None:
-        """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
+        """Take the ``Date`` of the platform's answer to a call that was sent at `sent_at` (monotonic)."""
         if sent_at < self._jumped_at:
             return
         moment = unix_of(date or "")
@@ -138,57 +116,23 @@ class Clock:
             self.version += self._timeless == _ENOUGH
             return
         self._timeless = 0
-        before = self._behind(self._local) if self.certain else None
-        self._answers.append((moment - self._local.monotonic, moment + 1 - sent_at))
+        before = self._behind(self.local) if self.certain else None
+        self._answers.append((moment - self.local.monotonic, moment + 1 - sent_at))
         counts = self._what_counts()
         if counts is None:
             return
         self._platform, self.certain = counts, True
-        behind = self._behind(self._local) or 0.0
+        behind = self._behind(self.local) or 0.0
         if before is None or abs(before - behind) > _JUMP:
             self.version += 1
         self._context.now = self._corrected()
 
-    def ask(self, *, waited_for: bool) -> None:
-        """Ask the platform what time it is, if events wait for that (`waited_for`)."""
-        now, due = self._context.now.monotonic, self.due(waited_for=waited_for)
-        if due is not None and now >= due:
-            self._asked_at = now
-            self._context.emit(AskTime())
-
-    def due(self, *, waited_for: bool) -> float | None:
-        """Return when to ask the platform what time it is; None: not as far as is known."""
-        asks = waited_for and self._asked_at is None and self._timeless < _ENOUGH
-        return self._ask_at if asks else None
-
-    def asked(self, answer: Answered | Unanswered) -> None:
-        """Take the answer to the question for the time. Only the platform's own says what time it is."""
-        if self._asked_at is None:
-            raise bug("the platform was not asked for the time")
-        asked_at, self._asked_at = self._asked_at, None
-        now = self._context.now.monotonic
-        if isinstance(answer, Answered) and is_platforms(answer.status, answer.body):
-            self.answered(answer.headers.get("date"), asked_at)
-            self._unheard, self._ask_at = 0, now + _ASK_EVERY
-            return
-        self._unheard += 1
-        delay = self._context.policy.probe_backoff.delay(self._unheard, self._context.jitter())
-        self._ask_at = now + delay
-        why = (
-            (f"http_{answer.status}", who_answered(answer.headers, answer.body))
-            if isinstance(answer, Answered)
-            else (answer.reason, answer.said)
-        )
-        self._context.report(
-            "warning", "time_not_told", reason=why[0], said=why[1], retry_seconds=round(delay, 3)
-        )
-
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""
         if len(self._answers) >= _ENOUGH:
-            _, *counts = _median([(least + most, least, most) for least, most in self._answers])
-            return counts[0], counts[1]
-        for clock in (self._above, self._stamped(self._local)):
+            _, least, most = median_low([(least + most, least, most) for least, most in self._answers])
+            return least, most
+        for clock in (self.local.ahead, self._stamped(self.local)):
             for answer in reversed(self._answers):
                 if clock is not None and abs(_beyond(clock, answer)) < WORTH_A_WORD:
                     return answer
@@ -196,7 +140,7 @@ class Clock:
 
     def fetched(self, chunks: Iterable[Chunk]) -> None:
         """Take the timestamps of fetched records."""
-        now = self._local.monotonic
+        now = self.local.monotonic
         for chunk in chunks:
             stamp = chunk.records[-1].timestamp if chunk.records else -1
             if stamp >= 0:
@@ -205,12 +149,12 @@ class Clock:
             self._first_fetched = now
         # Producers may be on this machine, and have its wrong clock: for a minute only the platform counts.
         if self._forgets is None and now - self._first_fetched >= _FIRST_WORD:
-            above, stamped = self._local.unix - now, self._stamped(self._local)
+            above, stamped = self.local.ahead, self._stamped(self.local)
             if stamped is not None and abs(stamped - above) < WORTH_A_WORD:
                 self._forgets = above
                 self.version += 1
 
-    # -- the corrected time
+    # -- now
 
     def correct(self, now: Instant) -> Instant:
         """Return the corrected time at the moment when this machine's clocks say `now`."""
@@ -219,12 +163,11 @@ class Clock:
 
     def _corrected(self) -> Instant:
         """Return the corrected time now, and let the time of forgetting follow it, never faster than time goes by."""
-        now = self.correct(self._local)
-        above = now.unix - now.monotonic
+        now = self.correct(self.local)
         if self.certain and not self._settled:
-            self._forgets, self._settled = above, True
+            self._forgets, self._settled = now.ahead, True
         elif self._forgets is not None:
-            self._forgets = min(self._forgets, above)
+            self._forgets = min(self._forgets, now.ahead)
         return now
 
     @property
@@ -233,17 +176,20 @@ class Clock:
         now = self._context.now
         if self.certain:
             return now.unix
-        clocks = [
-            now.unix - now.monotonic,
-            self._stamped(self._local),
-            *(least for least, _ in self._answers),
-        ]
+        clocks = [now.ahead, self._stamped(self.local), *(least for least, _ in self._answers)]
         return now.monotonic + max(above for above in clocks if above is not None)
 
     @property
     def forgotten_at(self) -> float:
         """The time by which keys are out of the window, in unix seconds; 0: none is."""
-        return 0.0 if self._forgets is None else self._local.monotonic + self._forgets
+        return 0.0 if self._forgets is None else self.local.monotonic + self._forgets
+
+    # -- wait or judge
+
+    @property
+    def tells_no_time(self) -> bool:
+        """True if the platform's answers do not say what time it is: nothing better than our clock will come."""
+        return self._timeless >= _ENOUGH
 
     def may_wait(self, event: Untimely, timestamp: int) -> Later | None:
         """Return how an event waits that may be right, and our clock wrong; None: it does not wait.
@@ -256,60 +202,29 @@ class Clock:
         if event.since > now:
             is_stamped_ahead = stamp > now + WORTH_A_WORD and event.since <= stamp + SKEW
             return Later(event.since) if is_stamped_ahead else None
-        # Where answers do not tell the time, nothing better than our clock will come.
-        too_old = self._forgets is not None and event.until < self._local.monotonic + self._forgets
-        return None if too_old or self._timeless >= _ENOUGH else Later(math.inf)
+        too_old = self._forgets is not None and event.until < self.forgotten_at
+        return None if too_old or self.tells_no_time else Later(math.inf)
 
     def _behind(self, now: Instant) -> float | None:
         """Return the seconds that our clock is behind the platform's, at least; ahead, if negative; None: unknown."""
-        return None if self._platform is None else _beyond(now.unix - now.monotonic, self._platform)
+        return None if self._platform is None else _beyond(now.ahead, self._platform)
 
     def _stamped(self, now: Instant) -> float | None:
         """Return how far recent records' timestamps are ahead of the monotonic clock (median); None: there are none."""
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
-        return _median(lately) if lately else None
-
-    # -- reports
-
-    def report(self) -> None:
-        """Report a wrong clock once a minute, and once when it is right again."""
-        now = self._local
-        if now.monotonic < self._look_at:
-            return
-        self._look_at = now.monotonic + _LOOK_EVERY
-        platform, records, _ = self.deviations(now)
-        off = {"platform": platform or 0.0, "records": records}
-        by = next((one for one, seconds in off.items() if abs(seconds) >= WORTH_A_WORD), None)
-        if by is None and self._off_since is not None:
-            self._context.report("info", "clock_right", after_seconds=round(now.monotonic - self._off_since))
-            self._off_since, self._remind_at = None, -math.inf
-        if by is not None and now.monotonic >= self._remind_at:
-            self._remind_at = now.monotonic + _REMIND_EVERY
-            self._off_since = now.monotonic if self._off_since is None else self._off_since
-            seconds, certain = round(off[by]), int(self.certain)
-            self._context.report("warning", "clock_off", by=by, behind_seconds=seconds, certain=certain)
+        return median_low(lately) if lately else None
 
     def figures(self, now: Instant, early: int) -> ClockStatistics:
         """Return a snapshot; `now` is by this machine's clocks, `early` counts the events that wait."""
-        platform, records, corrected = self.deviations(now)
-        lag = None if self._forgets is None else now.unix + corrected - now.monotonic - self._forgets
-        return ClockStatistics(platform, records, corrected, early, self.jumps, lag)
-
-    def deviations(self, now: Instant) -> tuple[float | None, float, float]:
-        """Return three figures of `ClockStatistics`: `platform`, `records` and `corrected`."""
         behind, stamped = self._behind(now), self._stamped(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
         # A timestamp that lies behind us is only old.
-        ahead = 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
-        return behind, ahead, corrected
+        records = 0.0 if stamped is None else max(0.0, stamped - now.ahead)
+        lag = None if self._forgets is None else now.ahead + corrected - self._forgets
+        return ClockStatistics(behind, records, corrected, early, self.jumps, lag)
 
 
 def _beyond(above: float, bounds: _Bounds) -> float:
     """Return how far a clock is behind these bounds; ahead, if negative. `above`: see `_Bounds`."""
     least, most = bounds
     return max(0.0, least - above) + min(0.0, most - above)
-
-
-def _median(values: Sequence[_Value]) -> _Value:
-    """Return the lower one of the middle."""
-    return sorted(values)[(len(values) - 1) // 2]

@@ -95,6 +95,11 @@ class Instant(NamedTuple):
     monotonic: float
     unix: float
 
+    @property
+    def ahead(self) -> float:
+        """How far the wall clock is ahead of the monotonic one."""
+        return self.unix - self.monotonic
+
     def since(self, before: Instant) -> float:
         """Return the seconds since `before`, by the clock that shows more: the monotonic one stops while the machine is
         suspended."""

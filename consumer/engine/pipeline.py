@@ -49,8 +49,10 @@ from consumer.engine.records.topics import Lives, Removals
 from consumer.engine.room import Room
 from consumer.engine.sending.answers import Answers
 from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.time_question import TimeQuestion
 from consumer.engine.steps import Steps
 from consumer.engine.survey import (
+    ClockWatch,
     Stall,
     account_statistics,
     describe_open,
@@ -93,6 +95,7 @@ class Pipeline:
         self.dispatcher = Dispatcher(self.context)
         self.parking, self.untimely = Parking(self.context, decoder), UntimelyRecords()
         self.transforming = Transforming(self.context, decoder)
+        self.time_question = TimeQuestion(self.context)
         self.guard = Guard(self.context)
         # The most records in one write: a larger write shares one wait for the acknowledgement among more records, but
         # the next write waits longer for it.
@@ -140,6 +143,7 @@ class Pipeline:
         self._differences = Differences(self.context)
         self._removals = Removals(self.context)
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
+        self._clock_watch = ClockWatch(self.context, self.clock)
         # The latest measurements of each client, by broker.
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
         # Why the key store failed the last time.
@@ -219,7 +223,8 @@ class Pipeline:
             case m.TokenRead():
                 self.dispatcher.halts.token_read(happened.changed)
             case m.TimeAsked():
-                self.clock.asked(happened.answer)
+                if (told := self.time_question.answered(happened.answer)) is not None:
+                    self.clock.answered(*told)
             # -- Kafka
             case m.Fetched():
                 self._fetched(happened)
@@ -262,13 +267,13 @@ class Pipeline:
         now = self.context.now.monotonic
         # First drains that end: that makes room for records that wait.
         self._end_drains()
-        self.clock.report()
+        self._clock_watch.look()
         self.steps.admit()
         if len(self.untimely) and self.guard.tripped is None:
             self.steps.judge_untimely()
         self._check_guard()
         if self.guard.tripped is None:
-            self.clock.ask(waited_for=len(self.untimely) > 0)
+            self.time_question.ask(waited_for=self._waits_for_time())
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
         self.lease.go_on()
@@ -288,6 +293,10 @@ class Pipeline:
             self.steps.guard_tripped()
             self._end_drains()
 
+    def _waits_for_time(self) -> bool:
+        """Return True if events wait until the platform says what time it is."""
+        return len(self.untimely) > 0 and not self.clock.tells_no_time
+
     def next_deadline(self) -> float | None:
         """Return when to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
 
@@ -297,12 +306,12 @@ class Pipeline:
         # that the other member may do as well.
         at_risk = self.keys.rows_at_risk, self.lease.until
         begun = () if self.commits.unproven() else (self.dispatcher.due(*at_risk), self.letters.due())
+        asks = self.time_question.due(waited_for=self._waits_for_time())
+        waits = (self.parking.due(), self.untimely.due(self.context.now), asks)
         times = [
             *begun,
             self.keys.due(),
-            None if self.guard.tripped is not None else self.parking.due(),
-            None if self.guard.tripped is not None else self.untimely.due(self.context.now),
-            self.clock.due(waited_for=len(self.untimely) > 0 and self.guard.tripped is None),
+            *(waits if self.guard.tripped is None else ()),
             self.lookups.due(),
             self.lease.due(),
             min((drain.deadline for drain in self._drains), default=None),

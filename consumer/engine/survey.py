@@ -1,8 +1,8 @@
-"""What a snapshot (`Pipeline.statistics`) says of partitions, accounts and the oldest open record; and stalls.
+"""What a snapshot says of partitions, accounts and the oldest open record; reports of stalls and of a wrong clock.
 
-Theory of operation. A snapshot is taken once a second, however many records are open, so it counts no records itself.
-The stage of the oldest open record says what it waits for. Everything here only reads, except `Stall`, which remembers
-its last look.
+Theory of operation. A snapshot (`Pipeline.statistics`) is taken once a second, however many records are open, so it
+counts no records itself. The stage of the oldest open record says what it waits for. Everything here only reads, except
+`Stall` and `ClockWatch`, which remember their last look.
 
 *Lag.* The end of a log is reported only from time to time (`EndOffsets`). So the end that is shown is at least the
 offset up to which records were read, passed over or fetched: always ``committed <= position <= end``. Lag counts from
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from consumer.engine.clock import WORTH_A_WORD, Clock
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import AccountStatistics, OldestOpen, PartitionStatistics, WaitsFor
 from consumer.engine.intake.guard import Guard
@@ -71,6 +72,8 @@ def age(timestamp: int, unix_now: float) -> float | None:
 
 # Seconds between two log lines about the same stall: it is also on the page, in /status and in a metric.
 _REMIND_EVERY = 300.0
+# The same for a wrong clock, and between two looks at it.
+_REMIND_CLOCK_EVERY, _LOOK_EVERY = 60.0, 1.0
 
 
 @dataclass(eq=False)
@@ -119,6 +122,35 @@ class Stall:
         """Return the seconds for which nothing has settled; None: it is not too long yet."""
         still = self._context.now.monotonic - self._moved_at
         return still if still >= self._context.policy.stall_after + self._filled_for else None
+
+
+@dataclass(eq=False)
+class ClockWatch:
+    """Reports a wrong clock once a minute, and once when it is right again."""
+
+    _context: Context
+    _clock: Clock
+    _look_at: float = -inf
+    _remind_at: float = -inf
+    _off_since: float | None = None
+
+    def look(self) -> None:
+        """Compare this machine's clock with the others, once a second."""
+        local = self._clock.local
+        now = local.monotonic
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
+        off = self._clock.figures(local, 0).behind
+        by = next((one for one, seconds in off.items() if abs(seconds or 0.0) >= WORTH_A_WORD), None)
+        if by is None and self._off_since is not None:
+            self._context.report("info", "clock_right", after_seconds=round(now - self._off_since))
+            self._off_since, self._remind_at = None, -inf
+        if by is not None and now >= self._remind_at:
+            self._remind_at = now + _REMIND_CLOCK_EVERY
+            self._off_since = now if self._off_since is None else self._off_since
+            seconds, certain = round(off[by] or 0.0), int(self._clock.certain)
+            self._context.report("warning", "clock_off", by=by, behind_seconds=seconds, certain=certain)
 
 
 def timestamp_of(place: BlockRow) -> int:

@@ -4,7 +4,7 @@ Theory of operation. Events too far ahead of our clock, which may be slow, wait 
 and so do those that are too old by our clock, which may be fast. While the platform's time is not known, an event too
 far ahead is not refused if its record's timestamp is ahead of our clock, too; and none is too old unless the records
 have confirmed our clock (`consumer.engine.clock`). An event waits until its time comes, or the engine's time changes.
-While any waits, the clock asks the platform for the time: all events may wait, so that no other call brings it.
+While any waits, the platform is asked for the time (`consumer.engine.sending.time_question`).
 
 These events share the bounds of records that wait for their schema (`admission`), and are forgotten with
 their assignment.

@@ -27,6 +27,7 @@ from consumer.engine.model import (
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import SchemaLearner
 from consumer.engine.records.runs import Run
+from consumer.engine.sending.time_question import TimeQuestion
 from consumer.engine.steps import Steps
 from tests.simulation.mutations.mutating import mutation
 
@@ -189,27 +190,26 @@ def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def no_call_asks_for_the_time(patch: pytest.MonkeyPatch) -> None:
     """All events wait for the platform's time, and no call asks for it."""
-    patch.setattr(Clock, "ask", lambda *_, **__: None)
-    patch.setattr(Clock, "due", lambda *_, **__: None)
+    patch.setattr(TimeQuestion, "due", lambda *_, **__: None)
 
 
 @mutation
 def keys_are_forgotten_by_our_clock(patch: pytest.MonkeyPatch) -> None:
     """Keys are out of the window when this machine's clock says so."""
-    patch.setattr(Clock, "forgotten_at", property(lambda self: self._local.unix))
+    patch.setattr(Clock, "forgotten_at", property(lambda self: self.local.unix))
 
 
 @mutation
 def keys_are_forgotten_before_the_clock_is_confirmed(patch: pytest.MonkeyPatch) -> None:
     """After a start keys are out of the window by this machine's clock, until the platform's is known."""
     confirmed: Any = vars(Clock)["forgotten_at"]
-    patch.setattr(Clock, "forgotten_at", property(lambda self: confirmed.fget(self) or self._local.unix))
+    patch.setattr(Clock, "forgotten_at", property(lambda self: confirmed.fget(self) or self.local.unix))
 
 
 @mutation
 def keys_are_stored_under_our_clock(patch: pytest.MonkeyPatch) -> None:
     """A delivered key gets this machine's time, so it looks old when the clock is put right."""
-    patch.setattr(Clock, "delivered_at", property(lambda self: self._local.unix))
+    patch.setattr(Clock, "delivered_at", property(lambda self: self.local.unix))
 
 
 # -- the user's function
