@@ -22,21 +22,17 @@ from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.gate import Gate, Quota
 from consumer.engine.sending.halts import Halts
 from consumer.engine.sending.queue import AccountQueue, Batch, BodyParts
-from tests.simulation.mutations.mutating import mutation
+from tests.simulation.mutations.mutating import around, mutation, replaced, replaces
 
 # -- answers
 
 
-@mutation
-def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
+@replaces(verdicts, "_read_ok")
+def counters_are_not_checked(body: bytes, events: int) -> verdicts.Verdict:
     """The statuses of events are believed whatever the answer's counters say."""
-
-    def read(body: bytes, events: int) -> verdicts.Verdict:
-        answer = verdicts._parse(body)
-        outcomes = verdicts._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
-        return verdicts.NoVerdict("unreadable_outcomes") if outcomes is None else verdicts.PerEvent(outcomes)
-
-    patch.setattr(verdicts, "_read_ok", read)
+    answer = verdicts._parse(body)
+    outcomes = verdicts._outcomes(answer.get("events"), events) if isinstance(answer, dict) else None
+    return verdicts.NoVerdict("unreadable_outcomes") if outcomes is None else verdicts.PerEvent(outcomes)
 
 
 @mutation
@@ -57,41 +53,30 @@ def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(answers, "read_answer", dropping)
 
 
-@mutation
-def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
+@around(Batch, "halves")
+def bisecting_loses_the_odd_event(halves: Any, self: Batch, first: int, second: int) -> Any:
     """Halving a batch of five gives two and two."""
-
-    halves = Batch.halves
-
-    def uneven(self: Batch, first: int, second: int) -> tuple[Batch, Batch]:
-        one, other = halves(self, first, second)
-        other.runs, _ = cut(other.runs, one.events)
-        return one, other
-
-    patch.setattr(Batch, "halves", uneven)
+    one, other = halves(self, first, second)
+    other.runs, _ = cut(other.runs, one.events)
+    return one, other
 
 
-@mutation
-def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
+@replaces(Answers, "_bisect")
+def refused_batch_is_refused_whole(
+    _: Answers, batch: Batch, code: str, message: str, __: str | None
+) -> Judged:
     """One bad event makes dead letters of its whole batch."""
-
-    def bisect(_: Answers, batch: Batch, code: str, message: str, __: str | None) -> Judged:
-        return Judged(refused=[answers._refusal(row, message, code) for row in each_of(batch.runs)])
-
-    patch.setattr(Answers, "_bisect", bisect)
+    return Judged(refused=[answers._refusal(row, message, code) for row in each_of(batch.runs)])
 
 
-@mutation
-def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
-    """A call that timed out counts as a success."""
-
-    patch.setattr(Answers, "unanswered", lambda _, batch, __: Judged(batch.runs))
-
-
-@mutation
-def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """Only repeats of offline events count as not deduplicated by the platform, even after an hour."""
-    patch.setattr("consumer.engine.sending.dispatcher.COUNTS_AS_OFFLINE_AFTER", 1e12)
+# A call that timed out counts as a success.
+replaced(
+    "unanswered_calls_count_as_delivered", Answers, "unanswered", lambda _, batch, __: Judged(batch.runs)
+)
+# Only repeats of offline events count as not deduplicated by the platform, even after an hour.
+replaced(
+    "repeats_in_doubt_are_not_counted", "consumer.engine.sending.dispatcher", "COUNTS_AS_OFFLINE_AFTER", 1e12
+)
 
 
 @mutation
@@ -106,46 +91,33 @@ def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "_begin", doubting)
 
 
-@mutation
-def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
+@around(Batch, "parts")
+def events_are_sent_anew_under_a_new_id(parts: Any, self: Batch) -> Any:
     """A retry gives its events new ids."""
-    parts = Batch.parts
-
-    def renamed(self: Batch) -> Sequence[bytes | memoryview]:
-        if self.attempts <= 1:
-            return parts(self)
-        return [b"".join(parts(self)).replace(b'"event-', b'"again-')]
-
-    patch.setattr(Batch, "parts", renamed)
+    if self.attempts <= 1:
+        return parts(self)
+    return [b"".join(parts(self)).replace(b'"event-', b'"again-')]
 
 
-@mutation
-def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
+@around(Answers, "_per_event")
+def outcomes_are_shifted_by_one(
+    judge: Any, self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]
+) -> Any:
     """The outcomes of a batch belong to the wrong events (connect #461)."""
-    judge = Answers._per_event
-
-    def shifted(self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]) -> Judged:
-        return judge(self, batch, [*outcomes[1:], *outcomes[:1]])
-
-    patch.setattr(Answers, "_per_event", shifted)
+    return judge(self, batch, [*outcomes[1:], *outcomes[:1]])
 
 
-@mutation
-def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -> None:
+@around(Answers, "_some_refused")
+def the_rest_of_a_refused_batch_counts_as_delivered(
+    some: Any, self: Answers, batch: Batch, verdict: verdicts.SomeRefused
+) -> Any:
     """A 400 that names the events at fault counts as delivery of the others."""
-    some = Answers._some_refused
-
-    def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> Judged:
-        judged = some(self, batch, verdict)
-        return judged._replace(delivered=[run for rest in judged.again for run in rest.runs], again=())
-
-    patch.setattr(Answers, "_some_refused", optimist)
+    judged = some(self, batch, verdict)
+    return judged._replace(delivered=[run for rest in judged.again for run in rest.runs], again=())
 
 
-@mutation
-def a_proxy_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
-    """A proxy's 400 makes dead letters, and its 403 halts the account."""
-    patch.setattr(verdicts, "_own_words", lambda body, events: {})
+# A proxy's 400 makes dead letters, and its 403 halts the account.
+replaced("a_proxy_s_refusal_is_the_platform_s", verdicts, "_own_words", lambda body, events: {})
 
 
 @mutation
@@ -170,99 +142,59 @@ def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) ->
     patch.setattr(answers, "read_answer", believing)
 
 
-@mutation
-def bodies_stay_as_large_as_they_are(patch: pytest.MonkeyPatch) -> None:
-    """Each batch is halved again until the proxy takes it."""
-    patch.setattr(AccountQueue, "shrink", lambda *_: None)
-
-
-@mutation
-def no_destination_is_ever_unreachable(patch: pytest.MonkeyPatch) -> None:
-    """Every call fails, and the destination counts as reachable."""
-    patch.setattr(Gate, "unreachable_at", lambda _: float("inf"))
-
-
-@mutation
-def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """A verdict does not make the destination reachable again."""
-    patch.setattr(Gate, "heard", lambda *_: False)
+# Each batch is halved again until the proxy takes it.
+replaced("bodies_stay_as_large_as_they_are", AccountQueue, "shrink", lambda *_: None)
+# Every call fails, and the destination counts as reachable.
+replaced("no_destination_is_ever_unreachable", Gate, "unreachable_at", lambda _: float("inf"))
+# A verdict does not make the destination reachable again.
+replaced("unreachable_for_ever", Gate, "heard", lambda *_: False)
 
 
 # -- gates and limits
 
 
-@mutation
-def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Retry-After is ignored (connect #1352)."""
-    patch.setattr(Gate, "close", lambda self, until, by_member=False: self.slow_down())
+# Retry-After is ignored (connect #1352).
+replaced("retry_after_is_ignored", Gate, "close", lambda self, until, by_member=False: self.slow_down())
+# Retry-After is understood only as seconds, not as a date.
+replaced("retry_after_dates_are_ignored", verdicts, "unix_of", lambda text: 0.0)
+# A refused token halts one account; the others meet the refusal themselves.
+replaced("refused_token_halts_its_own_account_only", "consumer.engine.sending.halts", "TOKEN_REFUSED", -1)
 
 
-@mutation
-def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Retry-After is understood only as seconds, not as a date."""
-    patch.setattr(verdicts, "unix_of", lambda text: 0.0)
-
-
-@mutation
-def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
-    """A refused token halts one account; the others meet the refusal themselves."""
-    patch.setattr("consumer.engine.sending.halts.TOKEN_REFUSED", -1)
-
-
-@mutation
-def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
+@around(AccountQueue, "add")
+def batches_are_cut_by_count_alone(add: Any, self: AccountQueue, run: Run, now: float) -> None:
     """Batches are cut by count; the limit in bytes is ignored."""
-    add = AccountQueue.add
-
-    def blind(self: AccountQueue, run: Run, now: float) -> None:
-        for row in each_of([run]):
-            add(self, row, now)
-            self._filling_bytes = 0
-
-    patch.setattr(AccountQueue, "add", blind)
+    for row in each_of([run]):
+        add(self, row, now)
+        self._filling_bytes = 0
 
 
-@mutation
-def limit_headers_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    """The quota that answers announce is ignored."""
-    patch.setattr(Gate, "limited", lambda *_: None)
+# The quota that answers announce is ignored.
+replaced("limit_headers_are_ignored", Gate, "limited", lambda *_: None)
+# The 5,000 calls a minute are not counted.
+replaced("quota_is_ignored", Gate, "_quota_at", lambda self, now: now)
 
 
-@mutation
-def quota_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    """The 5,000 calls a minute are not counted."""
-    patch.setattr(Gate, "_quota_at", lambda self, now: now)
-
-
-@mutation
-def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
+@replaces(Gate, "_quota_at")
+def quota_opens_by_rounding(self: Gate, now: float) -> float:
     """The gate opens at the very moment when a call expires, and still counts that call (this simulation found
     the bug)."""
-
-    def quota_at(self: Gate, now: float) -> float:
-        while self._calls and self._calls[0] <= now - 60.0:
-            self._calls.popleft()
-        return now if len(self._calls) < self._policy.calls_per_minute else self._calls[0] + 60.0
-
-    patch.setattr(Gate, "_quota_at", quota_at)
+    while self._calls and self._calls[0] <= now - 60.0:
+        self._calls.popleft()
+    return now if len(self._calls) < self._policy.calls_per_minute else self._calls[0] + 60.0
 
 
-@mutation
-def batches_go_before_they_have_waited(patch: pytest.MonkeyPatch) -> None:
-    """Whenever a call may begin, it begins with the few events that are there."""
-    patch.setattr(Gate, "filled_at", lambda self, since: since)
-
-
-@mutation
-def a_batch_begins_to_wait_while_the_one_before_fills(patch: pytest.MonkeyPatch) -> None:
-    """Events that a fetch gathered go at once behind a batch that has just gone, as a call of their own."""
-    patch.setattr(AccountQueue, "_since", property(lambda self: self._oldest))
-
-
-@mutation
-def small_batches_use_up_the_quota(patch: pytest.MonkeyPatch) -> None:
-    """A batch waits no longer where the quota has few calls."""
-    patch.setattr(Quota, "wait", 0.0)
+# Whenever a call may begin, it begins with the few events that are there.
+replaced("batches_go_before_they_have_waited", Gate, "filled_at", lambda self, since: since)
+# Events that a fetch gathered go at once behind a batch that has just gone, as a call of their own.
+replaced(
+    "a_batch_begins_to_wait_while_the_one_before_fills",
+    AccountQueue,
+    "_since",
+    property(lambda self: self._oldest),
+)
+# A batch waits no longer where the quota has few calls.
+replaced("small_batches_use_up_the_quota", Quota, "wait", 0.0)
 
 
 @mutation
@@ -278,34 +210,24 @@ def small_batches_use_up_what_the_headers_leave(patch: pytest.MonkeyPatch) -> No
     patch.setattr(Gate, "filled_at", filled_at)
 
 
-@mutation
-def probes_ignore_the_throttle(patch: pytest.MonkeyPatch) -> None:
+@around(Gate, "opens_at")
+def probes_ignore_the_throttle(opens: Any, self: Gate, now: float, in_flight: int) -> Any:
     """A halted account is probed while a 429 closes it, and beyond its quota (this simulation found the bug)."""
-    opens = Gate.opens_at
-
-    def opens_at(self: Gate, now: float, in_flight: int) -> float | None:
-        if self.halt is not None:
-            return now if self.halt.may_probe and not in_flight else None
-        return opens(self, now, in_flight)
-
-    patch.setattr(Gate, "opens_at", opens_at)
+    if self.halt is not None:
+        return now if self.halt.may_probe and not in_flight else None
+    return opens(self, now, in_flight)
 
 
-@mutation
-def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
+@replaces(Gate, "opens_at")
+def halted_accounts_are_sent_to(self: Gate, now: float, in_flight: int) -> float | None:
     """Every batch of a halted account is sent to find out whether it is still refused."""
-
-    def opens(self: Gate, now: float, in_flight: int) -> float | None:
-        return None if in_flight >= int(self.pace) else max(self.closed_until, self._quota_at(now))
-
-    patch.setattr(Gate, "opens_at", opens)
+    return None if in_flight >= int(self.pace) else max(self.closed_until, self._quota_at(now))
 
 
-@mutation
-def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
+@around(Halts, "due")
+def halt_never_ends(due: Any, self: Halts, queue: Any) -> Any:
     """The token is never read again."""
-    due = Halts.due
-    patch.setattr(Halts, "due", lambda self, queue: (math.inf, *due(self, queue)[1:]))
+    return (math.inf, *due(self, queue)[1:])
 
 
 @mutation
@@ -323,102 +245,64 @@ def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "send", send)
 
 
-@mutation
-def room_ignores_what_is_open(patch: pytest.MonkeyPatch) -> None:
-    """Fetching does not look at what is open (parallel-consumer #832)."""
-    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events)
+# Fetching does not look at what is open (parallel-consumer #832).
+replaced("room_ignores_what_is_open", Pipeline, "room", lambda self: self.policy.max_open_events)
+# The budget counts events and not bytes.
+replaced("room_ignores_bytes", Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
+# Records are taken in although they exceed the budget in bytes.
+replaced("all_that_is_fetched_is_read", Admission, "_fitting", lambda _, columns, *__: len(columns))
 
 
-@mutation
-def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
-    """The budget counts events and not bytes."""
-    patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
-
-
-@mutation
-def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
-    """Records are taken in although they exceed the budget in bytes."""
-    patch.setattr(Admission, "_fitting", lambda _, columns, *__: len(columns))
-
-
-@mutation
-def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
+@around(Admission, "purge")
+def held_records_outlive_their_assignment(purge: Any, self: Admission) -> Any:
     """Records that wait for room are read although their partition has another owner."""
-    purge = Admission.purge
-
-    def keeping(self: Admission) -> tuple[Sequence[Run], int]:
-        held = self._held
-        gone, _ = purge(self)
-        self._held = held
-        return gone, 0
-
-    patch.setattr(Admission, "purge", keeping)
+    held = self._held
+    gone, _ = purge(self)
+    self._held = held
+    return gone, 0
 
 
-@mutation
-def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+@around(Admission, "take")
+def deferred_records_are_forgotten(
+    take: Any, self: Admission, piece: Fresh | Waited, columns: Columns, level: Level
+) -> Any:
     """Records are forgotten whose schema came when there was no room."""
-    take = Admission.take
-
-    def once(self: Admission, piece: Fresh | Waited, columns: Columns, level: Level) -> int:
-        taken = take(self, piece, columns, level)
-        self._deferred.clear()
-        return taken
-
-    patch.setattr(Admission, "take", once)
+    taken = take(self, piece, columns, level)
+    self._deferred.clear()
+    return taken
 
 
 # -- absence
 
 
-@mutation
-def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
+@around(Commits, "notice_absence")
+def an_absence_goes_unnoticed(original: Any, self: Commits, now: Instant) -> None:
     """A process that stood still goes on sending, although its partitions have other owners."""
-    original = Commits.notice_absence
-
-    def unmoved(self: Commits, now: Instant) -> None:
-        original(self, now)
-        for state in self._ledger:
-            state.proven = True
-
-    patch.setattr(Commits, "notice_absence", unmoved)
+    original(self, now)
+    for state in self._ledger:
+        state.proven = True
 
 
-@mutation
-def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None:
+@around(Commits, "notice_absence")
+def a_commit_from_before_the_absence_is_proof(original: Any, self: Commits, now: Instant) -> None:
     """The answer to a commit that was sent before the absence counts as proof of ownership."""
-    original = Commits.notice_absence
-
-    def believing(self: Commits, now: Instant) -> None:
-        original(self, now)
-        self._proves = True
-
-    patch.setattr(Commits, "notice_absence", believing)
+    original(self, now)
+    self._proves = True
 
 
-@mutation
-def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
+@around(Commits, "done")
+def a_failed_commit_is_proof(done: Any, self: Commits, happened: messages.CommitDone) -> None:
     """Any answer to a commit counts as proof of ownership."""
-    done = Commits.done
-
-    def easily(self: Commits, happened: messages.CommitDone) -> None:
-        done(self, happened)
-        for state in self._ledger:
-            state.proven = True
-
-    patch.setattr(Commits, "done", easily)
+    done(self, happened)
+    for state in self._ledger:
+        state.proven = True
 
 
-@mutation
-def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
+@around(Pipeline, "_go_on")
+def letters_need_no_proof(go_on: Any, self: Pipeline) -> None:
     """After an absence dead letters are written without proof of ownership."""
-    go_on = Pipeline._go_on
-
-    def early(self: Pipeline) -> None:
-        self.steps.write_letters()
-        go_on(self)
-
-    patch.setattr(Pipeline, "_go_on", early)
+    self.steps.write_letters()
+    go_on(self)
 
 
 @mutation
@@ -432,31 +316,23 @@ def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None
     patch.setattr(Dispatcher, "_may_risk", may)
 
 
-@mutation
-def no_backoff(patch: pytest.MonkeyPatch) -> None:
-    """Retries begin without a pause (connect #435)."""
-    patch.setattr(Backoff, "delay", lambda *_: 0.001)
+# Retries begin without a pause (connect #435).
+replaced("no_backoff", Backoff, "delay", lambda *_: 0.001)
 
 
 # -- drains
 
 
-@mutation
-def deadlines_are_ignored(patch: pytest.MonkeyPatch) -> None:
+@replaces(Pipeline, "_end_drains")
+def deadlines_are_ignored(self: Pipeline) -> None:
     """A drain waits for ever (scality/backbeat PR 2818)."""
-
-    def end(self: Pipeline) -> None:
-        for drain in [one for one in self._drains if not self._busy(one.states)]:
-            self._drains.remove(drain)
-            self._finish(drain, False)
-
-    patch.setattr(Pipeline, "_end_drains", end)
+    for drain in [one for one in self._drains if not self._busy(one.states)]:
+        self._drains.remove(drain)
+        self._finish(drain, False)
 
 
-@mutation
-def drains_do_not_wait(patch: pytest.MonkeyPatch) -> None:
-    """A drain does not wait for calls in flight."""
-    patch.setattr(Pipeline, "_busy", lambda self, states: False)
+# A drain does not wait for calls in flight.
+replaced("drains_do_not_wait", Pipeline, "_busy", lambda self, states: False)
 
 
 @mutation
@@ -469,37 +345,26 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pipeline, "_busy", busy)
 
 
-@mutation
-def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
-    """Queued events are sent during a drain (getsentry/launchpad PR 512)."""
-    patch.setattr(Run, "accepted", property(lambda self: self.ours))
+# Queued events are sent during a drain (getsentry/launchpad PR 512).
+replaced("queued_work_starts_while_draining", Run, "accepted", property(lambda self: self.ours))
 
 
-@mutation
-def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
+@replaces(Pipeline, "_finish")
+def released_partitions_are_not_dropped(self: Pipeline, drain: Drain, late: bool) -> None:
     """The release is answered, but the partition is kept."""
-
-    def finish(self: Pipeline, drain: Drain, late: bool) -> None:
-        positions = self.ledger.final_positions(drain.states)
-        for state in drain.states:
-            state.draining = False
-        if drain.number is None:
-            self.context.emit(messages.Stop(positions, not late))
-        else:
-            self.context.emit(messages.Release(drain.number, positions))
-
-    patch.setattr(Pipeline, "_finish", finish)
+    positions = self.ledger.final_positions(drain.states)
+    for state in drain.states:
+        state.draining = False
+    if drain.number is None:
+        self.context.emit(messages.Stop(positions, not late))
+    else:
+        self.context.emit(messages.Release(drain.number, positions))
 
 
-@mutation
-def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
+@around(AccountQueue, "purge")
+def purge_forgets_retries(purge: Any, self: AccountQueue, *stays: Callable[[Run], bool]) -> Any:
     """Batches that wait for a retry survive their assignment."""
-    purge = AccountQueue.purge
-
-    def partly(self: AccountQueue, *stays: Callable[[Run], bool]) -> list[Run]:
-        again, self.again = self.again, []
-        gone = purge(self, *stays)
-        self.again = again
-        return gone
-
-    patch.setattr(AccountQueue, "purge", partly)
+    again, self.again = self.again, []
+    gone = purge(self, *stays)
+    self.again = again
+    return gone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from consumer.engine import messages
@@ -10,93 +12,58 @@ from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.gate import Allowance, Gate, Quota
 from consumer.engine.sending.halts import Halts
 from consumer.engine.sending.queue import AccountQueue
-from tests.simulation.mutations.mutating import mutation
+from tests.simulation.mutations.mutating import around, mutation, replaced, replaces
 
 # -- members that divide the quota
 
 
-@mutation
-def each_member_takes_the_whole_quota(patch: pytest.MonkeyPatch) -> None:
-    """The number of members is ignored."""
-    patch.setattr(Quota, "group_has", lambda *_: None)
+# The number of members is ignored.
+replaced("each_member_takes_the_whole_quota", Quota, "group_has", lambda *_: None)
 
 
-@mutation
-def a_larger_part_is_taken_at_once(patch: pytest.MonkeyPatch) -> None:
+@replaces(Quota, "group_has")
+def a_larger_part_is_taken_at_once(self: Quota, members: int, _: float) -> None:
     """A member takes a larger part at once, although the calls of its former owners are less than a minute old."""
-
-    def group_has(self: Quota, members: int, _: float) -> None:
-        if self.divided:
-            self.members = max(1, members)
-
-    patch.setattr(Quota, "group_has", group_has)
+    if self.divided:
+        self.members = max(1, members)
 
 
-@mutation
-def a_part_never_grows_again(patch: pytest.MonkeyPatch) -> None:
+@around(Quota, "group_has")
+def a_part_never_grows_again(group_has: Any, self: Quota, members: int, now: float) -> None:
     """The quota stays divided by members that left long ago."""
-    group_has = Quota.group_has
-
-    def only_more(self: Quota, members: int, now: float) -> None:
-        group_has(self, max(self.members, members), now)
-
-    patch.setattr(Quota, "group_has", only_more)
+    group_has(self, max(self.members, members), now)
 
 
-@mutation
-def a_member_waits_as_if_it_were_alone(patch: pytest.MonkeyPatch) -> None:
-    """Small batches of each member use half of the whole quota."""
-    patch.setattr(Quota, "wait", property(lambda self: 120.0 / self._whole))
-
-
-@mutation
-def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
-    """A part's first calls go at once, although the partitions' former owners may have used the whole quota."""
-    patch.setattr(Gate, "_evenly_at", lambda _, now: now)
+# Small batches of each member use half of the whole quota.
+replaced("a_member_waits_as_if_it_were_alone", Quota, "wait", property(lambda self: 120.0 / self._whole))
+# A part's first calls go at once, although the partitions' former owners may have used the whole quota.
+replaced("a_part_s_first_calls_are_a_burst", Gate, "_evenly_at", lambda _, now: now)
 
 
 # -- members that share a key store, which counts their calls
 
 
-@mutation
-def no_member_asks_for_calls(patch: pytest.MonkeyPatch) -> None:
-    """Each member keeps the quota by itself, so all together exceed it."""
-    patch.setattr(Allowance, "given", lambda *_: True)
+# Each member keeps the quota by itself, so all together exceed it.
+replaced("no_member_asks_for_calls", Allowance, "given", lambda *_: True)
+# With a shared key store, small batches of each member use half of the whole quota.
+replaced("other_live_sessions_are_not_counted", Quota, "shared_with", lambda *_: None)
+# Calls that the store gave stay valid after the store has stopped counting them.
+replaced("given_calls_hold_for_ever", Allowance, "given", lambda self, _: self.calls > 0)
 
 
-@mutation
-def other_live_sessions_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """With a shared key store, small batches of each member use half of the whole quota."""
-    patch.setattr(Quota, "shared_with", lambda *_: None)
-
-
-@mutation
-def given_calls_hold_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """Calls that the store gave stay valid after the store has stopped counting them."""
-    patch.setattr(Allowance, "given", lambda self, _: self.calls > 0)
-
-
-@mutation
-def given_calls_are_never_used_up(patch: pytest.MonkeyPatch) -> None:
+@around(Gate, "called")
+def given_calls_are_never_used_up(called: Any, self: Gate, now: float) -> None:
     """Every call that begins in time uses the same one that the store gave."""
-    called = Gate.called
-
-    def kept(self: Gate, now: float) -> None:
-        called(self, now)
-        self.allowance.calls += 1
-
-    patch.setattr(Gate, "called", kept)
+    called(self, now)
+    self.allowance.calls += 1
 
 
-@mutation
-def a_used_up_quota_is_asked_for_at_once(patch: pytest.MonkeyPatch) -> None:
+@around(Allowance, "answered")
+def a_used_up_quota_is_asked_for_at_once(
+    answered: Any, self: Allowance, calls: int, wait: float, now: float
+) -> None:
     """The store is asked again at once, although it has said when there will be calls."""
-    answered = Allowance.answered
-
-    def at_once(self: Allowance, calls: int, wait: float, now: float) -> None:
-        answered(self, calls, 0.0 * wait, now)
-
-    patch.setattr(Allowance, "answered", at_once)
+    answered(self, calls, 0.0 * wait, now)
 
 
 @mutation
@@ -115,22 +82,17 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
 # -- what members that share a key store tell each other
 
 
-@mutation
-def a_throttle_is_not_reported(patch: pytest.MonkeyPatch) -> None:
-    """A member does not report its throttle, so each other member meets it, too."""
-    patch.setattr(Halts, "throttled", lambda *_: None)
+# A member does not report its throttle, so each other member meets it, too.
+replaced("a_throttle_is_not_reported", Halts, "throttled", lambda *_: None)
 
 
-@mutation
-def a_refusal_is_not_reported(patch: pytest.MonkeyPatch) -> None:
+@around(Halts, "_tell")
+def a_refusal_is_not_reported(
+    tell: Any, self: Halts, account: str, status: int, code: int | None, seconds: float
+) -> None:
     """A member does not report its refusal, so each other member meets it, too."""
-    tell = Halts._tell
-
-    def throttles(self: Halts, account: str, status: int, code: int | None, seconds: float) -> None:
-        if status == THROTTLED:
-            tell(self, account, status, code, seconds)
-
-    patch.setattr(Halts, "_tell", throttles)
+    if status == THROTTLED:
+        tell(self, account, status, code, seconds)
 
 
 def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:
@@ -155,14 +117,11 @@ def a_refusal_of_another_member_is_ignored(patch: pytest.MonkeyPatch) -> None:
     _ignoring(patch, throttles=False)
 
 
-@mutation
-def a_note_concerns_another_account(patch: pytest.MonkeyPatch) -> None:
+@around(Halts, "_apply")
+def a_note_concerns_another_account(
+    apply: Any, self: Halts, note: Note, until: float, queue: AccountQueue
+) -> None:
     """A note about one account halts the others instead."""
-    apply = Halts._apply
-
-    def of_others(self: Halts, note: Note, until: float, queue: AccountQueue) -> None:
-        if note.account:
-            note = note._replace(account=queue.account if queue.account != note.account else "none")
-        apply(self, note, until, queue)
-
-    patch.setattr(Halts, "_apply", of_others)
+    if note.account:
+        note = note._replace(account=queue.account if queue.account != note.account else "none")
+    apply(self, note, until, queue)

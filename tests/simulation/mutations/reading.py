@@ -14,23 +14,23 @@ from consumer.avro.plan import Plan
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Record
 from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
-from tests.simulation.mutations.mutating import mutation
+from tests.simulation.mutations.mutating import around, mutation, replaces
 
 
-@mutation
-def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
+@around(CompiledReading, "read")
+def fast_path_gives_the_event_before(
+    read: Any,
+    self: CompiledReading,
+    records: Sequence[Record | None],
+    now: float,
+    columns: Columns,
+    topic: str = "",
+) -> None:
     """Something of one record is left over when the next one is read."""
-    read = CompiledReading.read
-
-    def behind(
-        self: CompiledReading, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
-    ) -> None:
-        read(self, records, now, columns, topic)
-        rows = [row for row in range(len(columns)) if columns.is_event(row)]
-        said = [(columns.key(row), columns.body(row)) for row in rows]
-        _rewrite(columns, dict(zip(rows[1:], said, strict=False)))
-
-    patch.setattr(CompiledReading, "read", behind)
+    read(self, records, now, columns, topic)
+    rows = [row for row in range(len(columns)) if columns.is_event(row)]
+    said = [(columns.key(row), columns.body(row)) for row in rows]
+    _rewrite(columns, dict(zip(rows[1:], said, strict=False)))
 
 
 @mutation
@@ -69,17 +69,13 @@ def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
     _around(patch, after=with_more)
 
 
-@mutation
-def fast_path_takes_what_it_cannot_read_for_a_tombstone(patch: pytest.MonkeyPatch) -> None:
+@replaces(TwoSteps, "read")
+def fast_path_takes_what_it_cannot_read_for_a_tombstone(
+    self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
+) -> None:
     """A record that the compiled program cannot read counts as a tombstone instead of going to the plain reader."""
-
-    def tombstones(
-        self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
-    ) -> None:
-        for _ in records:
-            columns.add(TOMBSTONE)
-
-    patch.setattr(TwoSteps, "read", tombstones)
+    for _ in records:
+        columns.add(TOMBSTONE)
 
 
 def _around(

@@ -16,7 +16,6 @@ from consumer.engine.intake.parking import BURST, Parking
 from consumer.engine.intake.transforming import Transforming
 from consumer.engine.model import (
     Filtered,
-    Later,
     Record,
     Rejection,
     SchemaRef,
@@ -29,27 +28,19 @@ from consumer.engine.reading import SchemaLearner
 from consumer.engine.records.runs import Run
 from consumer.engine.sending.time_question import TimeQuestion
 from consumer.engine.steps import Steps
-from tests.simulation.mutations.mutating import mutation
+from tests.simulation.mutations.mutating import around, mutation, replaced, replaces
 
 
-@mutation
-def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
+@around(Pipeline, "_take_in")
+def registry_outage_is_final(take_in: Any, self: Pipeline, happened: messages.Input) -> None:
     """A registry that does not answer counts as "no such schema" (allegro/hermes #607)."""
-
-    take_in = Pipeline._take_in
-
-    def missing(self: Pipeline, happened: messages.Input) -> None:
-        if isinstance(happened, messages.SchemaUnavailable):
-            happened = messages.SchemaMissing(happened.ref)
-        take_in(self, happened)
-
-    patch.setattr(Pipeline, "_take_in", missing)
+    if isinstance(happened, messages.SchemaUnavailable):
+        happened = messages.SchemaMissing(happened.ref)
+    take_in(self, happened)
 
 
-@mutation
-def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
-    """A schema whose question failed is not asked for again, so its records wait for ever."""
-    patch.setattr(Parking, "unavailable", lambda *_: None)
+# A schema whose question failed is not asked for again, so its records wait for ever.
+replaced("an_unavailable_schema_is_asked_for_once", Parking, "unavailable", lambda *_: None)
 
 
 @mutation
@@ -64,109 +55,77 @@ def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Parking, "__init__", trusting)
 
 
-@mutation
-def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
+@around(Parking, "_stand_in")
+def a_schema_from_disk_ends_the_questions(
+    stand_in: Any, self: Parking, earlier: messages.SchemaFound, reason: str
+) -> Any:
     """With a schema from disk the registry is not asked again, so records that it cannot read wait for ever."""
-    stand_in = Parking._stand_in
-
-    def once(self: Parking, earlier: messages.SchemaFound, reason: str) -> list[Run]:
-        rows = stand_in(self, earlier, reason)
-        if earlier.ref in self._wanted:
-            self._wanted[earlier.ref].retry_at = math.inf
-        return rows
-
-    patch.setattr(Parking, "_stand_in", once)
+    rows = stand_in(self, earlier, reason)
+    if earlier.ref in self._wanted:
+        self._wanted[earlier.ref].retry_at = math.inf
+    return rows
 
 
-@mutation
-def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
+@replaces(Parking, "missing")
+def no_such_schema_is_final_at_once(self: Parking, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
     """A schema that one replica of the registry does not have yet counts as missing."""
-
-    def final(self: Parking, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
-        wanted = self._answered(ref, None)
-        if wanted is None:
-            return []
-        del self._wanted[ref]
-        return [(row, self._decoder.missing(ref)) for row in self._leave(wanted.records)]
-
-    patch.setattr(Parking, "missing", final)
+    wanted = self._answered(ref, None)
+    if wanted is None:
+        return []
+    del self._wanted[ref]
+    return [(row, self._decoder.missing(ref)) for row in self._leave(wanted.records)]
 
 
-@mutation
-def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
-    """Records that come later share the patience of the first record that waits, even if it is about to end."""
-    patch.setattr(Parking, "_is_final", lambda self, wanted, _: wanted.denied >= self._patience / 4)
+# Records that come later share the patience of the first record that waits, even if it is about to end.
+replaced(
+    "one_record_s_wait_counts_for_all",
+    Parking,
+    "_is_final",
+    lambda self, wanted, _: wanted.denied >= self._patience / 4,
+)
+# A schema that the registry lacks is neither final nor asked for again.
+replaced("no_such_schema_is_asked_for_once", Parking, "missing", lambda *_: [])
 
 
-@mutation
-def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
-    """A schema that the registry lacks is neither final nor asked for again."""
-    patch.setattr(Parking, "missing", lambda *_: [])
-
-
-@mutation
-def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
+@around(Parking, "__init__")
+def questions_have_no_bound(init: Any, self: Parking, context: Context, decoder: SchemaLearner) -> None:
     """Every schema is asked for as soon as a record needs it, without a bound."""
-    init = Parking.__init__
-
-    def unbound(self: Parking, context: Context, decoder: SchemaLearner) -> None:
-        init(self, context, decoder)
-        self._most_at_once, self._rate = 10**6, 1e6
-        self._burst = self._tokens = BURST * self._rate
-
-    patch.setattr(Parking, "__init__", unbound)
+    init(self, context, decoder)
+    self._most_at_once, self._rate = 10**6, 1e6
+    self._burst = self._tokens = BURST * self._rate
 
 
-@mutation
-def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
+@around(Pipeline, "_check_guard")
+def questions_go_on_behind_the_guard(original: Any, self: Pipeline) -> None:
     """Schemas are asked for while the guard has stopped intake."""
-    original = Pipeline._check_guard
-
-    def ask_first(self: Pipeline) -> None:
-        for ref in self.parking.ask(self.context.now.monotonic):
-            self.context.emit(messages.FetchSchema(ref))
-        original(self)
-
-    patch.setattr(Pipeline, "_check_guard", ask_first)
+    for ref in self.parking.ask(self.context.now.monotonic):
+        self.context.emit(messages.FetchSchema(ref))
+    original(self)
 
 
-@mutation
-def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
+@around(Steps, "aside")
+def parked_records_are_filtered(aside: Any, self: Steps, row: Run, verdict: Any) -> None:
     """A record that cannot be read yet is settled as filtered."""
-    aside = Steps.aside
-
-    def passed_over(self: Steps, row: Run, verdict: Any) -> None:
-        if isinstance(verdict, SchemaRef):
-            verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
-        aside(self, row, verdict)
-
-    patch.setattr(Steps, "aside", passed_over)
+    if isinstance(verdict, SchemaRef):
+        verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
+    aside(self, row, verdict)
 
 
 # -- clocks
 
 
-@mutation
-def our_clock_is_always_right(patch: pytest.MonkeyPatch) -> None:
-    """An event later than our clock is rejected, whatever the record's time."""
-    patch.setattr(Clock, "may_wait", lambda *_: None)
+# An event later than our clock is rejected, whatever the record's time.
+replaced("our_clock_is_always_right", Clock, "may_wait", lambda *_: None)
 
 
-@mutation
-def what_looks_too_old_is_refused_at_once(patch: pytest.MonkeyPatch) -> None:
+@around(Clock, "may_wait")
+def what_looks_too_old_is_refused_at_once(may_wait: Any, self: Clock, event: Untimely, timestamp: int) -> Any:
     """After a start our clock decides what is too old, although nothing has confirmed it."""
-    may_wait = Clock.may_wait
-
-    def deciding(self: Clock, event: Untimely, timestamp: int) -> Later | None:
-        return may_wait(self, event, timestamp) if event.since > self._context.now.unix else None
-
-    patch.setattr(Clock, "may_wait", deciding)
+    return may_wait(self, event, timestamp) if event.since > self._context.now.unix else None
 
 
-@mutation
-def the_platform_s_clock_is_not_heard(patch: pytest.MonkeyPatch) -> None:
-    """Our clock is known to be wrong, and is still used."""
-    patch.setattr(Clock, "correct", lambda _, now: now)
+# Our clock is known to be wrong, and is still used.
+replaced("the_platform_s_clock_is_not_heard", Clock, "correct", lambda _, now: now)
 
 
 @mutation
@@ -181,22 +140,12 @@ def every_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Steps, "answered", believing)
 
 
-@mutation
-def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
-    """The time in one answer is believed, although no other clock confirms it."""
-    patch.setattr("consumer.engine.clock._ENOUGH", 1)
-
-
-@mutation
-def no_call_asks_for_the_time(patch: pytest.MonkeyPatch) -> None:
-    """All events wait for the platform's time, and no call asks for it."""
-    patch.setattr(TimeQuestion, "due", lambda *_, **__: None)
-
-
-@mutation
-def keys_are_forgotten_by_our_clock(patch: pytest.MonkeyPatch) -> None:
-    """Keys are out of the window when this machine's clock says so."""
-    patch.setattr(Clock, "forgotten_at", property(lambda self: self.local.unix))
+# The time in one answer is believed, although no other clock confirms it.
+replaced("one_answer_is_believed_whatever_it_says", "consumer.engine.clock", "_ENOUGH", 1)
+# All events wait for the platform's time, and no call asks for it.
+replaced("no_call_asks_for_the_time", TimeQuestion, "due", lambda *_, **__: None)
+# Keys are out of the window when this machine's clock says so.
+replaced("keys_are_forgotten_by_our_clock", Clock, "forgotten_at", property(lambda self: self.local.unix))
 
 
 @mutation
@@ -206,34 +155,26 @@ def keys_are_forgotten_before_the_clock_is_confirmed(patch: pytest.MonkeyPatch) 
     patch.setattr(Clock, "forgotten_at", property(lambda self: confirmed.fget(self) or self.local.unix))
 
 
-@mutation
-def keys_are_stored_under_our_clock(patch: pytest.MonkeyPatch) -> None:
-    """A delivered key gets this machine's time, so it looks old when the clock is put right."""
-    patch.setattr(Clock, "delivered_at", property(lambda self: self.local.unix))
+# A delivered key gets this machine's time, so it looks old when the clock is put right.
+replaced("keys_are_stored_under_our_clock", Clock, "delivered_at", property(lambda self: self.local.unix))
 
 
 # -- the user's function
 
 
-@mutation
-def records_do_not_wait_for_the_function(patch: pytest.MonkeyPatch) -> None:
+@around(Transforming, "ready")
+def records_do_not_wait_for_the_function(
+    ready: Any, self: Transforming, rows: Sequence[tuple[TopicPartition, Record | None]]
+) -> Any:
     """Records are read before the user's function has returned."""
-    ready = Transforming.ready
-
-    def at_once(self: Transforming, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
-        ready(self, rows)
-        return len(rows)
-
-    patch.setattr(Transforming, "ready", at_once)
+    ready(self, rows)
+    return len(rows)
 
 
-@mutation
-def what_the_function_returned_is_another_record_s(patch: pytest.MonkeyPatch) -> None:
+@around(Transforming, "told")
+def what_the_function_returned_is_another_record_s(
+    told: Any, self: Transforming, happened: messages.Transformed | messages.TransformIsSlow
+) -> None:
     """The function's results belong to the wrong records: the first that is waited for is skipped."""
-    told = Transforming.told
-
-    def shifted(self: Transforming, happened: messages.Transformed | messages.TransformIsSlow) -> None:
-        self._asked = self._asked[1:] if isinstance(happened, messages.Transformed) else self._asked
-        told(self, happened)
-
-    patch.setattr(Transforming, "told", shifted)
+    self._asked = self._asked[1:] if isinstance(happened, messages.Transformed) else self._asked
+    told(self, happened)
