@@ -24,6 +24,7 @@ SHORT = {
     "consumer/app/signals.py": "the lowest layer of app: the supervisor stops by it too and needs nothing else",
     "consumer/commands/dead_letters/command.py": "the group alone: each command is beside its code",
     "consumer/commands/run.py": "the service itself is app/run and workers",
+    "consumer/commands/sandbox.py": "the server itself is demo/api",
     "consumer/engine/context.py": "what all parts share; the rules of the time are in the clock",
     "consumer/engine/native/plain.py": "what is compiled beside it, in Python",
 }

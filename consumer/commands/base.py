@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # they take a while to import, and help does not need them
     import asyncio
 
 _Item = TypeVar("_Item")
+OptionDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+flag_option: Final = functools.partial(click.option, is_flag=True)
+repeatable: Final = functools.partial(click.option, multiple=True)
 # Length in characters that no first sentence reaches.
 _WHOLE: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

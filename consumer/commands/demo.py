@@ -32,7 +32,7 @@ from consumer.app import building
 from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, encoding
-from consumer.commands.base import DebugCommand, on_terminal, paced, say
+from consumer.commands.base import DebugCommand, flag_option, on_terminal, paced, say
 from consumer.commands.parsing import record_options
 from consumer.commands.results import print_result, table
 from consumer.demo.api import Sandbox
@@ -64,12 +64,8 @@ _LOOK = 0.02
 @click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
-@click.option(
-    "--faults", is_flag=True, help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="The last line on stdout is the final /status document."
-)
+@flag_option("--faults", help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers.")
+@flag_option("--json", "as_json", help="The last line on stdout is the final /status document.")
 def demo(**options: Any) -> None:
     """Run the whole system on this machine: broker, sandbox, producer, consumer and page.
 

@@ -23,7 +23,7 @@ from consumer.adapters.kafka.configuration import never_matched
 from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import DebugCommand, asynchronous
+from consumer.commands.base import DebugCommand, asynchronous, flag_option
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
 from consumer.commands.results import print_result, prose, table
 from consumer.commands.standing import MOST_PARTITIONS_NAMED, Standing, troubles
@@ -95,9 +95,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
     help="Only this topic; may be repeated. Default: KAFKA_TOPICS; without it, whatever the group has offsets for."
 )
 @PARTITION_OPTION
-@click.option(
-    "--yes", is_flag=True, help="Apply the change. Without --yes, the command only shows what would change."
-)
+@flag_option("--yes", help="Apply the change. Without --yes, the command only shows what would change.")
 @JSON_OPTION
 @asynchronous
 async def set_(

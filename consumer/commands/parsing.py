@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from consumer.adapters.kafka.ranges import Bound
-from consumer.commands.base import parse_time
+from consumer.commands.base import OptionDecorator, flag_option, parse_time, repeatable
 from consumer.errors import UsageError
 
 # The result is the last line of stdout, not all of it: so a script need not know the other lines.
-JSON_OPTION: Final = click.option(
-    "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
-)
+JSON_OPTION: Final = flag_option("--json", "as_json", help="The last line on stdout is the result as JSON.")
 RECORD_OPTION: Final = click.option(
     "--record",
     metavar="NAME",
@@ -28,18 +25,17 @@ RECORD_OPTION: Final = click.option(
     'Default: the one that a line names ({"com.shop.Order": {…}}), or that it fits best.',
 )
 # No help text here: the default differs from command to command.
-topics_option: Final = functools.partial(click.option, "--topic", "topics", multiple=True, metavar="T")
-PARTITION_OPTION: Final = click.option(
+topics_option: Final = functools.partial(repeatable, "--topic", "topics", metavar="T")
+PARTITION_OPTION: Final = repeatable(
     "--partition",
     "partitions",
-    multiple=True,
     metavar="P | TOPIC:P",
     help="Only this partition; may be repeated. Default: all.",
 )
 _SHARE: Final = click.FloatRange(0, 0.9)
 
 
-def record_options(pace: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def record_options(pace: str) -> OptionDecorator:
     """Return a decorator that adds the options of `demo` and `produce`: number of records, rate, and share of bad ones.
 
     `pace`: the default of ``--rate`` in words.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from consumer.app.signals import on_stop_signal
-from consumer.commands.base import DebugCommand, asynchronous, say
+from consumer.commands.base import DebugCommand, asynchronous, flag_option, repeatable, say
 from consumer.demo.api import Sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
@@ -21,18 +21,15 @@ from consumer.demo.faults import DEMO_FAULTS, Faults
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free port."
 )
 @click.option("--token", default="sandbox", show_default=True, help="The access token that it accepts.")
-@click.option(
-    "--account", "accounts", multiple=True, help="Ad account that exists; may be repeated. Default: any."
-)
-@click.option(
+@repeatable("--account", "accounts", help="Ad account that exists; may be repeated. Default: any.")
+@repeatable(
     "--own-event",
     "own_events",
-    multiple=True,
     metavar="NAME",
     help="Registered event name, in addition to the standard ones; may be repeated.",
 )
-@click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
-@click.option("--any-age", is_flag=True, help="Also accept events older than 7 days, to try out old orders.")
+@flag_option("--faults", help="Misbehave: 429, 5xx, slow and dropped answers.")
+@flag_option("--any-age", help="Also accept events older than 7 days, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @asynchronous
 async def sandbox(

@@ -16,25 +16,15 @@ The same seed and the same clock give the same events. Random numbers decide eve
 from __future__ import annotations
 
 import random
+import tomllib
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from enum import Enum
+from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from consumer.demo.shop import (
-    BROWSERS,
-    CARRIERS,
-    EMAIL_DOMAINS,
-    HANDSETS,
-    MARKETS,
-    PRODUCTS,
-    QUERIES,
-    Handset,
-    Market,
-    Product,
-)
 from consumer.engine.model import CommerceEvent, Disposition
 
 OPEN_SESSIONS: Final = 300
@@ -56,6 +46,51 @@ _TEXTS: Final = (
     *("first_name", "last_name", "gender", "birth_date", "city", "state", "postal_code", "country"),
     *("ip_address", "user_agent", "click_id", "partner_id"),
 )
+
+
+class Market(NamedTuple):
+    """A country that the shop sells to; see shop.toml."""
+
+    country: str
+    language: str
+    currency: str
+    digits: int
+    price_factor: Decimal
+    domain: str
+    phone: str
+    women: tuple[str, ...]
+    men: tuple[str, ...]
+    last_names: tuple[str, ...]
+    cities: tuple[dict[str, str], ...]
+
+
+class Product(NamedTuple):
+    """A product; `price` is in the base currency, before any discount."""
+
+    sku: str
+    name: str
+    category: str
+    brand: str
+    price: Decimal
+
+
+class Handset(NamedTuple):
+    """A device as the shop's app reports it."""
+
+    channel: str
+    brand: str
+    model: str
+    kind: str
+    os_version: str
+    user_agent: str
+
+
+_SHOP: Final[dict[str, Any]] = tomllib.loads(
+    files("consumer.demo").joinpath("shop.toml").read_text("utf-8"), parse_float=Decimal
+)
+_MARKETS: Final = [Market(**one) for one in _SHOP["markets"]]
+_PRODUCTS: Final = [Product(**one) for one in _SHOP["products"]]
+_HANDSETS: Final = [Handset(**one) for one in _SHOP["handsets"]]
 
 
 class Defect(Enum):
@@ -184,9 +219,9 @@ class EventGenerator(Iterator[GeneratedEvent]):
             kind = self._random.choices(*_LOOKING)[0]
             event = self._event(shopper, kind)
             if kind == "product_searched":
-                event["search_query"] = self._random.choice(QUERIES)
+                event["search_query"] = self._random.choice(_SHOP["queries"])
             if kind in ("product_viewed", "wishlist_item_added"):
-                event["order"] = self._order(shopper.market, [(self._random.choice(PRODUCTS), 1)])
+                event["order"] = self._order(shopper.market, [(self._random.choice(_PRODUCTS), 1)])
             yield event
         if self._chance(0.4):  # most visits end without a cart
             yield from self._buying(shopper)
@@ -231,7 +266,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
                 "brand": handset.brand,
                 "model": handset.model,
                 "type": handset.kind,
-                "carrier": self._random.choice(CARRIERS) if self._chance(0.7) else None,
+                "carrier": self._random.choice(_SHOP["carriers"]) if self._chance(0.7) else None,
                 "os_version": handset.os_version,
                 "wifi": self._chance(0.6),
             }
@@ -259,7 +294,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
     def _basket(self) -> list[tuple[Product, int]]:
         lines = self._random.choices((1, 2, 3, 5), (60, 25, 10, 5))[0]
         quantities = self._random.choices((1, 2, 6), (85, 12, 3), k=lines)
-        return list(zip(self._random.sample(PRODUCTS, lines), quantities, strict=True))
+        return list(zip(self._random.sample(_PRODUCTS, lines), quantities, strict=True))
 
     def _order(
         self,
@@ -297,8 +332,8 @@ class EventGenerator(Iterator[GeneratedEvent]):
 
     def _new_shopper(self) -> Shopper:
         pick = self._random.choice
-        market = self._random.choices(MARKETS, (40, 8, 12, 15, 10, 10, 5))[0]
-        handset = pick(HANDSETS) if self._chance(0.35) else None
+        market = self._random.choices(_MARKETS, (40, 8, 12, 15, 10, 10, 5))[0]
+        handset = pick(_HANDSETS) if self._chance(0.35) else None
         key = f"{self._random.getrandbits(40):010x}"
         # These networks are reserved for documentation (RFC 3849, RFC 5737): they lead to no real person.
         if self._chance(0.2):
@@ -310,7 +345,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
             **{name: [] for name in _LISTS},
             **dict.fromkeys(_TEXTS),
             "ip_address": address,
-            "user_agent": pick(BROWSERS) if handset is None else handset.user_agent,
+            "user_agent": pick(_SHOP["browsers"]) if handset is None else handset.user_agent,
             "click_id": f"dj0y{self._random.getrandbits(96):024x}" if self._chance(0.35) else None,
             "country": market.country if self._chance(0.9) else None,
         }
@@ -324,7 +359,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
         """Return the data of a customer with an account, spelled as people type."""
         pick, draw, woman = self._random.choice, self._random.randrange, self._chance(0.6)
         home = pick(market.cities)
-        email = f"customer.{key}@{pick(EMAIL_DOMAINS)}"
+        email = f"customer.{key}@{pick(_SHOP['email_domains'])}"
         return {
             # Some type it badly, so that there is something to normalise.
             "emails": [f" {email.title()} " if self._chance(0.1) else email],
@@ -336,9 +371,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
             "birth_date": f"{draw(1945, 2007)}-{draw(1, 13):02d}-{draw(1, 29):02d}"
             if self._chance(0.3)
             else None,
-            "city": home.city,
-            "state": home.state,
-            "postal_code": home.postal_code,
+            **home,
             "partner_id": f"ramp-{key}" if self._chance(0.05) else None,
         }
 

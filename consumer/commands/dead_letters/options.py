@@ -11,13 +11,14 @@ from typing import Any, Final, NamedTuple
 import click
 
 from consumer.adapters.kafka.letters import DeadRecord, Place
-from consumer.commands.base import parse_time
+from consumer.commands.base import OptionDecorator, parse_time, repeatable
 from consumer.commands.parsing import topics_option
 from consumer.engine.model import Stage
 from consumer.errors import UsageError
 
 # ``TOPIC[:PARTITION[:OFFSET]]``, with Kafka's longest topic name and its largest numbers.
 _RECORDS: Final = re.compile(r"([A-Za-z0-9._-]{1,249})(?::([0-9]{1,10})(?::([0-9]{1,19}))?)?")
+_STAGE: Final = click.Choice([stage.value for stage in Stage])
 
 
 class Filters(NamedTuple):
@@ -78,29 +79,20 @@ def parse_place(text: str) -> Place:
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select letters. The command is called with `topics` and `filters`."""
 
-    def time(option: str, help: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def time(option: str, help: str) -> OptionDecorator:
         # The message about a time that cannot be read names its option.
         return click.option(option, type=lambda text: parse_time(text, option), metavar="TIME", help=help)
 
     @topics_option(
         help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS."
     )
-    @click.option(
-        "--stage",
-        "stages",
-        multiple=True,
-        type=click.Choice([stage.value for stage in Stage]),
-        help="Only letters of this stage; may be repeated.",
-    )
-    @click.option(
-        "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
-    )
+    @repeatable("--stage", "stages", type=_STAGE, help="Only letters of this stage; may be repeated.")
+    @repeatable("--code", "codes", metavar="C", help="Only letters of this reason; may be repeated.")
     @time("--since", help="Only letters written at or after this time (ISO 8601).")
     @time("--until", help="Only letters written before this time.")
-    @click.option(
+    @repeatable(
         "--origin",
         "origins",
-        multiple=True,
         type=parse_origin,
         metavar="TOPIC[:PARTITION[:OFFSET]]",
         help="Only letters of records from here; may be repeated.",

@@ -16,7 +16,7 @@ import orjson
 
 from consumer.adapters.files import FileRecord, file_types, open_records
 from consumer.app import building
-from consumer.commands.base import DebugCommand, parse_time
+from consumer.commands.base import DebugCommand, flag_option, parse_time
 from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.showing import Summary, print_lines
 from consumer.commands.parsing import RECORD_OPTION
@@ -38,13 +38,9 @@ from consumer.settings import load
     help="Compare with the lines of the file EXPECTED, which explain printed before, and print each difference. Exit "
     "code 1 if there is one.",
 )
-@click.option(
-    "--summary", is_flag=True, help="Count outcomes, codes and coverage instead of printing records."
-)
-@click.option(
-    "--rules", is_flag=True, help="Say for each field where it comes from and what was done with it."
-)
-@click.option("--strict", is_flag=True, help="Exit code 1 if a record was rejected.")
+@flag_option("--summary", help="Count outcomes, codes and coverage instead of printing records.")
+@flag_option("--rules", help="Say for each field where it comes from and what was done with it.")
+@flag_option("--strict", help="Exit code 1 if a record was rejected.")
 @RECORD_OPTION
 @click.option("--topic", metavar="T", help="Topic of the records, where the mapping has a section for it.")
 def explain(

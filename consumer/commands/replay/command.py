@@ -26,7 +26,7 @@ from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
-from consumer.commands.base import SettingsCommand, iso, say
+from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
 from consumer.commands.replay.options import (
@@ -52,39 +52,36 @@ _DRY_CALLS = 1_000_000
 _STILL = 5.0
 
 
+def _bound(option: str, name: str, metavar: str, help: str) -> OptionDecorator:
+    """Return an option that is one end of the range."""
+    # The message about a bound that cannot be read names its option.
+    return click.option(
+        option,
+        name,
+        required=True,
+        type=lambda text: parse_bound(text, option, time.time()),
+        metavar=metavar,
+        help=help,
+    )
+
+
 @click.command(cls=SettingsCommand)
 @topics_option(required=True, help="Topic to replay; may be repeated.")
 @PARTITION_OPTION
-@click.option(
-    "--from",
-    "start",
-    required=True,
-    type=lambda text: parse_bound(text, "--from", time.time()),
-    metavar="X",
-    help="First record to replay: beginning, end, offset:N or an ISO 8601 time.",
+@_bound("--from", "start", "X", "First record to replay: beginning, end, offset:N or an ISO 8601 time.")
+@_bound(
+    "--to", "stop", "Y", "First record not to replay, in the same forms. end: the end when the replay starts."
 )
-@click.option(
-    "--to",
-    "stop",
-    required=True,
-    type=lambda text: parse_bound(text, "--to", time.time()),
-    metavar="Y",
-    help="First record not to replay, in the same forms. end is the end when the replay starts.",
-)
-@click.option(
+@repeatable(
     "--where",
-    multiple=True,
     callback=lambda _ctx, _param, texts: parse_where(texts),
     metavar="FIELD=VALUE",
     help="Only events with this value: event_name=checkout, channel=web, ad_account=…, event_id=…; != excludes it. "
     "May be repeated: values of one field are alternatives, different fields must all match.",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Send and store nothing; show the outcome that every record would have."
-)
-@click.option(
+@flag_option("--dry-run", help="Send and store nothing; show the outcome that every record would have.")
+@flag_option(
     "--ignore-dedup",
-    is_flag=True,
     help="Also send events that were delivered within PINSTREAM_DEDUP_WINDOW. Pinterest does not deduplicate events "
     "that are more than an hour old, because they count as offline: it counts them twice.",
 )
