@@ -44,26 +44,35 @@ class Way(IntEnum):
     DIGESTS = 3  # the different digests of all values
     TOTAL = 4  # the sum of all values
 
-    # Faster ways to the same result, which only the compiled program takes.
-    FLAG = 5  # `VALUE` of a boolean, which needs no call of its rule
-    DIGEST = 6  # `DIGESTS` of a path that gives one value
-    ONE_DIGEST = 7  # `DIGESTS` of an array, which nearly always holds one
+
+class Glance(IntEnum):
+    """How the program writes a field from its slot, without a Python object, if the value is usual or remembered
+    (`native/_glance.pxi`)."""
+
+    ASKED = 0  # not at all
+    TEXT = 1  # text as it is
+    HASHED = 2  # an array of one digest
+    ONE_HASHED = 3  # the same, for an array that nearly always holds one text
+    KNOWN_TEXT = 4  # the JSON that was written for the same text before
+    TRUE_FALSE = 5
 
 
 class Usual(IntEnum):
     """The usual form of a value. A value of that form is converted without calling the rule (`native/_usual.pxi`)."""
 
     NOT_KNOWN = 0
-    EMAIL = 1
-    PHONE = 2
-    LOWERED = 3
-    AS_WRITTEN = 4
-    DIGITS = 5
-    ADDRESS = 6
-    AMOUNT = 7
-    WEB = 8
-    TEXT = 9
-    ORDER = 10
+    # Sent as it is.
+    ADDRESS = 1
+    AMOUNT = 2
+    WEB = 3
+    ORDER = 4
+    TEXT = 5
+    # Hashed.
+    EMAIL = 6
+    PHONE = 7
+    LOWERED = 8
+    AS_WRITTEN = 9
+    DIGITS = 10
     NAME = 11
     CITY = 12
     BIRTHDAY = 13

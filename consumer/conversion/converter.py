@@ -63,7 +63,7 @@ class Converter:
         what = self.descriptions[section_of(event) - 1]
         try:
             return _converted(what, event, *what.decisions.bounds(now))
-        except _Rejected as refused:
+        except Rejected as refused:
             return refused.rejection
         except Exception as failure:
             # Only the type: the text of the error may quote the record.
@@ -102,13 +102,13 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     if not isinstance(seconds, int):
         return seconds
     payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}
-    writing = _Writing(what, event, source)
+    writing = Writing(what, event, source)
     writing.write(payload)
     warned, written = tuple(writing.warned), writing.marks & COUNTED
     return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, written, warned)
 
 
-class _Rejected(Exception):
+class Rejected(Exception):
     """Ends a conversion with this verdict."""
 
     def __init__(self, rejection: Rejection) -> None:
@@ -116,7 +116,7 @@ class _Rejected(Exception):
         self.rejection = rejection
 
 
-class _Writing:
+class Writing:
     """One event whose payload is being written."""
 
     def __init__(self, description: Description, event: CommerceEvent, source: str) -> None:
@@ -124,11 +124,11 @@ class _Writing:
         self.marks = 0  # of all fields that are written
         self._description = description
         self._event = event
-        self._source = source
-        self._address: str | None = None  # of the event's page, if there may be a click id in it
+        self.source = source
+        self.address: str | None = None  # of the event's page, if there may be a click id in it
 
     def write(self, payload: dict[str, Any]) -> None:
-        """Write all fields that are not decided earlier. Raises `_Rejected`."""
+        """Write all fields that are not decided earlier. Raises `Rejected`."""
         what, event = self._description, self._event
         self._fill(payload, what.event, event)
         for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
@@ -143,11 +143,11 @@ class _Writing:
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
         # Nor does an advertising id that is `Unrecognised`.
         if not ("em" in user or at_a_device or str in map(type, user.get("hashed_maids", ()))):
-            raise _Rejected(REFUSALS["no_identity"])
+            raise Rejected(REFUSALS["no_identity"])
         custom = self._custom_data()
         # An amount means nothing without its currency.
         if "value" in custom and "currency" not in custom:
-            raise _Rejected(REFUSALS["missing_currency"])
+            raise Rejected(REFUSALS["missing_currency"])
         # Without state and country the platform ignores the field: it is sent, with a warning, and does no harm.
         if "opt_out_type" in custom and not ("st" in user and "country" in user):
             self.warned.append(decide.OPT_OUT_TYPE_IGNORED)
@@ -193,18 +193,18 @@ class _Writing:
             if value is None or rule is None:
                 sent = None
             elif field.is_many:
-                sent = self._sent_of_many(field, rule, walk(value, field.rest))
+                sent = sent_of_many(field, rule, walk(value, field.rest), self)
             else:
                 sent = rule(value)
                 # Most answers are text that nothing else depends on.
                 if sent.__class__ is not str or field.is_judged:
-                    sent = self._judged(field, sent)
+                    sent = judged(field, sent, self)
                 if field.is_list and sent is not None:
                     sent = [sent]
             if sent is None and field.has_substitute:
                 # The record's own click id goes first; that of the address is the next best.
-                if field.takes_click_id and self._address is not None:
-                    sent = click_id_of(self._address)
+                if field.takes_click_id and self.address is not None:
+                    sent = click_id_of(self.address)
                 if sent is None:
                     sent = field.constant
             if sent is not None:
@@ -212,40 +212,49 @@ class _Writing:
                 marks |= field.mark
         self.marks |= marks
 
-    def _sent_of_many(self, field: ProgramField, rule: Rule, values: list[Any]) -> Any:
-        """Return what is sent of several values; None if there is nothing to send."""
-        if field.is_list:
-            sent = decide.sent_values(rule, values, self.warned, field.warnings)
-            if len(sent) > 1 and field.way is Way.DIGESTS:
-                sent = list(dict.fromkeys(sent))  # the first of equal digests stays, in the record's order
-            # Without values there is no array: the key is left out.
-            return sent[: field.most] or None
-        if field.way is Way.TOTAL:
-            return self._judged(field, total(values))
-        first = decide.sent_values(rule, values, self.warned, field.warnings, only_first=True)
-        return self._judged(field, first[0]) if first else None
 
-    def _judged(self, field: ProgramField, result: Any) -> Any:
-        """Return the rule's answer; None, with a warning, if it is left out. Raises `_Rejected`."""
-        # None is a negative quantity (`amounts.count`): it must not become a return by mistake.
-        if result is None:
-            raise _Rejected(REFUSALS["negative_quantity"])
-        if isinstance(result, LeftOut):
-            # Some malformed fields refuse the event (`target.refusal`); others are left out.
-            if field.refusal is not None and result is LeftOut.MALFORMED:
-                raise _Rejected(field.refusal)
-            decide.note(self.warned, result, field.warnings)
-            return None
-        if result.__class__ is Unrecognised:
-            decide.note(self.warned, result, field.warnings)
-        # The address of a page belongs to events of the web.
-        if field.web_only and self._source != "web":
-            self.warned.append(decide.NOT_WEB)
-            return None
-        if field.zero is not None and is_zero(result):
-            decide.note_once(self.warned, field.zero)
-        if field.gives_click_id:
-            self._address = result
-        if field.is_agent and is_crawler(result):
-            decide.note_once(self.warned, decide.CRAWLER)
-        return result
+# What both executors do with values that are not usual. `event` is the one that is being written: this module's
+# `Writing`, or that of the compiled program.
+
+
+def sent_of_many(field: ProgramField, ask: Rule, values: list[Any], event: Writing) -> Any:
+    """Return what is sent of several values; None if there is nothing to send. Raises `Rejected`.
+
+    `ask`: the field's rule, or what answers in its place.
+    """
+    if field.is_list:
+        sent = decide.sent_values(ask, values, event.warned, field.warnings)
+        if len(sent) > 1 and field.way is Way.DIGESTS:
+            sent = list(dict.fromkeys(sent))  # the first of equal digests stays, in the record's order
+        # Without values there is no array: the key is left out.
+        return sent[: field.most] or None
+    if field.way is Way.TOTAL:
+        return judged(field, total(values), event)
+    first = decide.sent_values(ask, values, event.warned, field.warnings, only_first=True)
+    return judged(field, first[0], event) if first else None
+
+
+def judged(field: ProgramField, answer: Any, event: Writing) -> Any:
+    """Return the rule's answer; None, with a warning, if it is left out. Raises `Rejected`."""
+    # None is a negative quantity (`amounts.count`): it must not become a return by mistake.
+    if answer is None:
+        raise Rejected(REFUSALS["negative_quantity"])
+    if isinstance(answer, LeftOut):
+        # Some malformed fields refuse the event (`target.refusal`); others are left out.
+        if field.refusal is not None and answer is LeftOut.MALFORMED:
+            raise Rejected(field.refusal)
+        decide.note(event.warned, answer, field.warnings)
+        return None
+    if answer.__class__ is Unrecognised:
+        decide.note(event.warned, answer, field.warnings)
+    # The address of a page belongs to events of the web.
+    if field.web_only and event.source != "web":
+        event.warned.append(decide.NOT_WEB)
+        return None
+    if field.zero is not None and is_zero(answer):
+        decide.note_once(event.warned, field.zero)
+    if field.gives_click_id:
+        event.address = answer
+    if field.is_agent and is_crawler(answer):
+        decide.note_once(event.warned, decide.CRAWLER)
+    return answer

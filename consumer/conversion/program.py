@@ -20,13 +20,13 @@ import orjson
 from consumer.avro.paths import EACH, Path
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
-from consumer.conversion.codes import Usual, Way
+from consumer.conversion.codes import Glance, Usual, Way
 from consumer.conversion.computed.expressions import Computation, ReadValue
 from consumer.conversion.decisions import AnswerWarnings
 from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
-from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
+from consumer.conversion.rules import CalendarDay, Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
 from consumer.engine.model import Record
 from consumer.engine.reading import Columns
@@ -80,21 +80,14 @@ class CompiledField:
     """
 
     def __init__(
-        self,
-        field: ProgramField,
-        at: At | ComputedAt | None,
-        gather: At | ComputedAt | None = None,
-        listed: tuple[AnswerWarnings, ...] = (),
+        self, field: ProgramField, at: At | ComputedAt | None, gather: At | ComputedAt | None = None
     ) -> None:
-        """Compile a field. `listed`: further warnings, of a list that lacks the value, too, if it is left out."""
         self.field = field
         self.key = b'"%s":' % field.key.encode()  # its name in JSON, and the colon
-        self.way = _compiled_way(field)
         self.at, self.gather = at, gather
-        self.warnings = (field.warnings, *listed)
         self.constant = None if field.constant is None else orjson.dumps(field.constant)
-        self.mark = field.mark
         self.usual = usual_of(field.rule)
+        self.glance = _glance(field, self.usual)
 
 
 class Items(NamedTuple):
@@ -106,6 +99,7 @@ class Items(NamedTuple):
     fields: list[CompiledField]
     quantity: int  # which of `fields` is the quantity, -1: none
     listed: int  # which of `fields` is listed in ``content_ids``, -1: none
+    id_warnings: AnswerWarnings | None  # warnings if that one is left out
     # Warnings if quantities cannot be added up in ``num_items``; None: they are not added up.
     sum_warnings: AnswerWarnings | None
 
@@ -152,19 +146,16 @@ class Program:
 
     def _field(self, field: ProgramField) -> CompiledField:
         """Return a field of the event, or of an object of it."""
-        way = _compiled_way(field)
-        are_gathered = way in (Way.ONE_DIGEST, Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL)
         if field.rule is None:
             return CompiledField(field, None)
         if field.computed is not None:
             place = self._place(field.computed, field.rest)
-            return CompiledField(field, None, place) if are_gathered else CompiledField(field, place)
-        if way is Way.ONE_DIGEST:
-            # One digest is mostly taken from the slot of its array.
-            return CompiledField(field, self._layout.place(field.steps[:-1]), self._at_all(field.steps))
-        if are_gathered:
-            return CompiledField(field, None, self._at_all(field.steps))
-        return CompiledField(field, self._layout.place(field.steps))
+            return CompiledField(field, None, place) if field.is_many else CompiledField(field, place)
+        if not field.is_many:
+            return CompiledField(field, self._layout.place(field.steps))
+        # One digest is mostly taken from the slot of its array.
+        at = self._layout.place(field.steps[:-1]) if _is_list_of_text(field) else None
+        return CompiledField(field, at, self._at_all(field.steps))
 
     def _items(self) -> Items:
         """Return the fields of each item, and the values that are collected from them."""
@@ -175,9 +166,7 @@ class Program:
         fields = []
         for field in what.items:
             at = self._in_item(field.steps) if field.computed is None else self._place(field.computed)
-            # An id that is left out is missing from the list of ids, too.
-            listed = (ids.warnings,) if ids is not None and field.key == "id" else ()
-            fields.append(CompiledField(field, at, listed=listed))
+            fields.append(CompiledField(field, at))
         at_items = None
         if steps:
             at_items = self._layout.place(steps[:-1]) if slotted else self._at_all(steps)
@@ -188,6 +177,7 @@ class Program:
             fields,
             keys.index("quantity") if "quantity" in keys else -1,
             keys.index("id") if ids is not None else -1,
+            None if ids is None else ids.warnings,
             None if total is None else total.warnings,
         )
 
@@ -203,17 +193,24 @@ def _slotted_items(what: Description) -> Path:
     return () if taken else what.item_steps
 
 
-def _compiled_way(field: ProgramField) -> Way:
-    """Return the way that the program takes, which may be shorter than the plain one."""
-    if field.way is Way.DIGESTS:
-        if EACH not in field.steps:
-            return Way.DIGEST
-        # An array of text that nearly always holds one value, like e-mail addresses.
-        return Way.ONE_DIGEST if field.is_text and EACH not in field.steps[:-1] else Way.DIGESTS
-    if field.way is not Way.VALUE or field.rule is None:
-        return field.way
-    # True and false are written without calling the rule.
-    return Way.FLAG if field.rule is flag else Way.VALUE
+def _is_list_of_text(field: ProgramField) -> bool:
+    """Return whether digests are made of an array of text in one place, which nearly always holds one: e-mail
+    addresses and the like."""
+    is_array = field.computed is None and field.steps[-1:] == (EACH,) and EACH not in field.steps[:-1]
+    return is_array and field.way is Way.DIGESTS and field.is_text
+
+
+def _glance(field: ProgramField, usual: Usual) -> Glance:
+    """Return how the program writes the field if its value is usual or remembered."""
+    if field.is_many:
+        return Glance.ONE_HASHED if usual and _is_list_of_text(field) else Glance.ASKED
+    if field.rule is flag:
+        return Glance.TRUE_FALSE
+    if usual and field.way in (Way.VALUE, Way.DIGESTS):
+        return Glance.TEXT if field.way is Way.VALUE else Glance.HASHED
+    # Only if what is written depends on the text alone can it be remembered by the text.
+    is_alone = isinstance(field.ask, Memory) and not field.is_judged and not field.takes_click_id
+    return Glance.KNOWN_TEXT if is_alone else Glance.ASKED
 
 
 def make_program(what: Description, plan: RecordPlan) -> Program | None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from ipaddress import IPv4Address
 from itertools import chain
 from pathlib import Path
@@ -15,12 +16,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual
 from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, is_public
 from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled_shapes import EVENT, USD, optional, schema_of
 
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)
@@ -88,41 +90,50 @@ class Odd(str):
     __slots__ = ()
 
 
-@pytest.mark.parametrize("kind", HASHED)
+def at_a_glance(kind: Usual, value: Any) -> Any:
+    """Return the answer to a usual value; None if the rule has to be asked."""
+    return _events.Shortcut(lambda _: None, kind)(value)
+
+
+@cache
+def both_of(line: str, scale: int | None = None) -> Both:
+    """Return the readings of events with an optional text `p`, or decimal of this scale, and a line of a mapping."""
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": scale}
+    kind = "string" if scale is None else decimal
+    return Both((schema_of(optional("p", kind)), f"[fields]\n{line}\n[constants]\n{USD}"))
+
+
+def read(both: Both, *values: Any) -> list[Any]:
+    """Return what is said of events with these values of `p`: alike in one go and in two steps."""
+    written = [both.value({**EVENT, "p": value}) for value in values]
+    return both.check(*(value for value in written if value is not None))
+
+
+FIELDS = {
+    kind: name for name, target in TARGETS.items() for kind, rule in RULES.items() if target.rule is rule
+}
+
+
+@pytest.mark.parametrize("kind", [*HASHED, *SENT])
 @settings(max_examples=600, deadline=None)
 @given(value=VALUES)
 @example(value=" " + "0" * 64)
 @example(value="0" * 64)
-@example(value=Odd("a@b.c"))
-def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
-    """A value that is hashed without asking the rule has the rule's digest."""
-    digest = _events.digest_of(kind, value)
-    assert digest is None or digest == RULES[kind](value)
-
-
-@pytest.mark.parametrize("kind", SENT)
-@settings(max_examples=600, deadline=None)
-@given(value=VALUES)
 @example(value="0.0.0.0")
+@example(value=Odd("a@b.c"))
 @example(value=Odd("1.50"))
-def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: Any) -> None:
-    """A value that is sent without asking the rule is what the rule would send."""
-    sent = _events.text_of(kind, value)
-    assert sent is None or sent == RULES[kind](value)
+def test_an_answer_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
+    """What is sent for a value, or its digest, is what the rule gives, if the rule is not asked."""
+    answer = at_a_glance(kind, value)
+    assert answer is None or answer == RULES[kind](value)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in HASHED])
-@given(value=VALUES)
-def test_what_is_sent_as_it_is_is_never_hashed(kind: Usual, value: Any) -> None:
-    """A kind of a field that is not hashed has no digest."""
-    assert _events.digest_of(kind, value) is None
-
-
-@pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in SENT])
-@given(value=VALUES)
-def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
-    """A kind of a hashed field is never sent as text, whatever the value looks like."""
-    assert _events.text_of(kind, value) is None
+@pytest.mark.parametrize("kind", FIELDS)
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(TEXTS, min_size=5, max_size=10))
+def test_text_of_a_record_is_written_as_the_rule_says(kind: Usual, texts: list[str]) -> None:
+    """A text of a record, of which no object is made if it is usual, is written as in two steps."""
+    read(both_of(f'"{FIELDS[kind]}" = "p"'), *texts)
 
 
 @pytest.mark.parametrize(
@@ -138,56 +149,25 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
         (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
         (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
         (Usual.PHONE, 14155550100, "14155550100"),
-        *(
-            (Usual.EMAIL, "A" * size + "@example.com", "a" * size + "@example.com")
-            for size in (43, 44, 60, 188)
-        ),
-        *(
-            (Usual.LOWERED, "1" + "C" * (size - 1), "1" + "c" * (size - 1))
-            for size in (55, 56, 63, 65, 80, 200)
-        ),
+        (Usual.EMAIL, "A" * 43 + "@example.com", "a" * 43 + "@example.com"),
+        (Usual.LOWERED, "1" + "C" * 54, "1" + "c" * 54),
         (Usual.BIRTHDAY, "1984-02-29", "19840229"),
         (Usual.BIRTHDAY, "19840229", "19840229"),
         (Usual.DAY, -1, "19691231"),
         (Usual.DAY, 11_016, "20000229"),
+        (Usual.ADDRESS, "203.0.113.255", None),
+        (Usual.ADDRESS, "2001:db8:0:0:8:0800:200C:417a", None),
+        *((Usual.AMOUNT, value, None) for value in ("129.90", "0.5", "7", 7, 12.5, Decimal("12.50"))),
+        *((Usual.TEXT, value, None) for value in ("Blue shoes", 4711)),
+        *((Usual.ORDER, value, None) for value in ("4711", 4711)),
+        (Usual.WEB, "https://www.shop.example.com/thanks?a=b#c", None),
+        (Usual.WEB, "http://shop.example", None),
     ],
 )
-def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: str) -> None:
-    """Usual values are hashed without asking the rule, so that the tests above compare something."""
-    assert _events.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.integers(0, 10**18), st.integers(0, 18))
-@example(10**18, 18)
-@example(5, 8)
-def test_a_decimal_is_written_as_the_rule_writes_it(number: int, scale: int) -> None:
-    """A decimal is written as the rule writes it, from its digits and scale."""
-    assert _events.digits_with_point(number, scale) == amount(Decimal(number).scaleb(-scale))
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (Usual.ADDRESS, "203.0.113.255"),
-        (Usual.ADDRESS, "2001:db8:0:0:8:0800:200C:417a"),
-        (Usual.AMOUNT, "129.90"),
-        (Usual.AMOUNT, "0.5"),
-        (Usual.AMOUNT, "7"),
-        (Usual.AMOUNT, 7),
-        (Usual.AMOUNT, 12.5),
-        (Usual.AMOUNT, Decimal("12.50")),
-        (Usual.TEXT, "Blue shoes"),
-        (Usual.TEXT, 4711),
-        (Usual.ORDER, "4711"),
-        (Usual.ORDER, 4711),
-        (Usual.WEB, "https://www.shop.example.com/thanks?a=b#c"),
-        (Usual.WEB, "http://shop.example"),
-    ],
-)
-def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
-    """Usual values are sent without asking the rule, so that the tests above compare something."""
-    assert _events.text_of(kind, value) == str(value)
+def test_usual_values_are_answered_at_a_glance(kind: Usual, value: Any, normal: str | None) -> None:
+    """Usual values are hashed, or sent as they are, without asking the rule: so the tests above compare something."""
+    wanted = str(value) if normal is None else hashlib.sha256(normal.encode()).hexdigest()
+    assert at_a_glance(kind, value) == wanted
 
 
 @pytest.mark.parametrize(
@@ -197,16 +177,30 @@ def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
         (Usual.ADDRESS, "1.2.3"),
         (Usual.ADDRESS, "0:0:0:0:0:0:0:0"),
         (Usual.WEB, "https://"),
+        (Usual.EMAIL, "a" * 50 + "@b.cde"),
+        (Usual.DAY, "19840229"),
+        (Usual.NOT_KNOWN, "a@b.c"),
     ],
 )
 def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
-    """Values in an unusual spelling are left to the rule."""
-    assert _events.text_of(kind, value) is None
+    """Values in an unusual spelling, and those that take more than one block to hash, are left to the rule."""
+    assert at_a_glance(kind, value) is None
 
 
 def test_every_kind_has_its_rule() -> None:
     """Each kind has a rule in these tests, and is either hashed or sent."""
     assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
+    assert {*RULES} - {*FIELDS} == {Usual.AS_WRITTEN, Usual.DAY}
+
+
+@pytest.mark.parametrize("scale", [*range(5), 8, 18])
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 10**18 - 1), min_size=5))
+@example([5, 10**18 - 1, 0])
+def test_a_decimal_is_written_as_the_rule_writes_it(scale: int, numbers: list[int]) -> None:
+    """A decimal is written as the rule writes it, from its digits and scale."""
+    both = both_of('"custom_data.value" = "p"', scale)
+    read(both, *(Decimal(number).scaleb(-scale) for number in numbers))
 
 
 def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
@@ -215,7 +209,7 @@ def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
     processor = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", processor.read_text() if processor.exists() else "", re.MULTILINE)
     flags = found[1].split() if found else []
-    assert _events.hashes_with_instructions() == ({"sha_ni", "sse4_1", "ssse3"} <= {*flags})
+    assert _events.hash_with_instructions(True) == ({"sha_ni", "sse4_1", "ssse3"} <= {*flags})
     assert _events.hashes_four_keys() == ("avx2" in flags)
 
 
@@ -229,51 +223,42 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
              for month, day in ((1, 1), (12, 31))]  # fmt: skip
     for day in [*days, *leap, *(one + 1 for one in leap), *edges, *range(-25_600, 20_900)]:
         wanted = BY_DAYS(day)
-        assert _events.digest_of(Usual.DAY, day) == (wanted if isinstance(wanted, str) else None)
+        assert at_a_glance(Usual.DAY, day) == (wanted if isinstance(wanted, str) else None)
 
 
-@pytest.mark.parametrize("crawler", [*chain.from_iterable(CRAWLERS.values())])
-def test_each_crawler_is_looked_at_by_the_rule(crawler: str) -> None:
-    """For each name of a crawler the agent is looked at by the rule."""
-    for name in (crawler, crawler.upper(), crawler.title()):
-        assert _events.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
-        assert _events.may_be_a_crawler(name.encode())
-        assert is_crawler(f"x {name} y")
+def test_each_crawler_is_found() -> None:
+    """An agent with the name of a crawler gets the warning, however the name is written and wherever it stands."""
+    both = both_of('"user_data.client_user_agent" = "p"')
+    for crawler in chain.from_iterable(CRAWLERS.values()):
+        assert is_crawler(f"x {crawler} y")
+        names = (f"Mozilla/5.0 (compatible; {crawler}/1.0)", crawler, crawler.upper(), crawler.title())
+        for _, *_, warnings in read(both, *names):
+            assert [warning.code for warning in warnings] == ["crawler"]
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
-def test_an_agent_that_is_passed_over_is_no_crawler(text: str) -> None:
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40), min_size=5))
+def test_an_agent_that_is_passed_over_is_no_crawler(agents: list[str]) -> None:
     """An agent that is not looked at by the rule is no crawler's."""
-    assert _events.may_be_a_crawler(text.encode()) or not is_crawler(text)
+    read(both_of('"user_data.client_user_agent" = "p"'), *agents)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            ["?", "&", "#", "=", "epik=", "epik", "epik=a", "b", "%41", "%", "+", "a" * 1024, "/"]
-        ),
-        max_size=8,
-    ).map("".join)
-)
-@example("?epik=" + "a" * 1025)
-def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> None:
-    """The click id of an address is the rule's; an address that has to be decoded is left to the rule."""
-    address = f"https://shop.example/{query}"
-    told = _events.click_id_in(address.encode())
-    if told is not None:
-        assert (told.decode() or None) == click_id_of(address)
-    else:
-        assert "%" in query
+QUERIES = st.lists(
+    st.sampled_from(["?", "&", "#", "=", "epik=", "epik", "epik=a", "b", "%41", "%", "+", "a" * 1024, "/"]),
+    max_size=8,
+).map("".join)
 
 
-def test_usual_addresses_are_told_at_a_glance() -> None:
-    """Usual addresses, with a click id and without one, are answered without asking the rule."""
-    assert _events.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
-    assert _events.click_id_in(b"https://a/?x=%20&y") == b""
-    assert _events.click_id_in(b"") == b""
-    assert _events.click_id_in(b"https://a/?epik=%20") is None
+@settings(max_examples=200, deadline=None)
+@given(st.lists(QUERIES, min_size=5))
+@example(["?epik=" + "a" * 1025, "?x=1&epik=dj0yJnU9&y", "?x=%20&y", "?epik=%20", ""])
+def test_a_click_id_is_that_of_the_rule(queries: list[str]) -> None:
+    """The click id that is taken from an address is the rule's."""
+    both = both_of('event_source_url = "p"')
+    addresses = [f"https://shop.example/{query}" for query in queries]
+    for address, said in zip(addresses, read(both, *addresses), strict=True):
+        sent = re.search(rb'"click_id":"([^"]*)"', said[5])
+        assert (sent and sent[1].decode()) == click_id_of(address)
 
 
 def test_exactly_the_public_addresses_are_sent_at_a_glance() -> None:
@@ -281,4 +266,4 @@ def test_exactly_the_public_addresses_are_sent_at_a_glance() -> None:
     for first in range(256):
         for second in range(256):
             address = f"{first}.{second}.3.4"
-            assert (_events.text_of(Usual.ADDRESS, address) is not None) == is_public(IPv4Address(address))
+            assert (at_a_glance(Usual.ADDRESS, address) is not None) == is_public(IPv4Address(address))

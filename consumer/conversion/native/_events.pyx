@@ -102,25 +102,40 @@ cdef struct Known:
     PyObject* means
 
 
-cdef inline Known* known(Known* table, const Slot* slot, uint64_t* words) noexcept:
-    """Return the table entry for this text, which may hold another text; NULL if such a text has none.
+@cython.final
+cdef class Meaning:
+    """What the values at one place mean: by a table, or as Python decides. Of short texts it is remembered."""
 
-    `words` becomes the text as four words.
-    """
-    if slot.kind != ASCII_TEXT or slot.size == 0 or slot.size > LONGEST_KNOWN:
-        return NULL
-    words_of(slot.text, slot.size, words)
-    return table + (mixed(words) >> 59)
+    cdef At at  # None: the mapping has no source
+    cdef dict table
+    cdef object decide, without
+    cdef Known known[KNOWN]  # another text may replace one
+    cdef list held  # what they mean
 
+    def __init__(self, place, table, decide):
+        self.at, self.table, self.decide, self.held = at(place), table, decide, [None] * KNOWN
+        self.without = decide(None)
 
-cdef inline bint is_known(const Known* entry, const Slot* slot, const uint64_t* words) noexcept:
-    return entry.size == slot.size and memcmp(entry.text, words, sizeof(entry.text)) == 0
-
-
-cdef inline void remember(Known* entry, const Slot* slot, const uint64_t* words, object means) noexcept:
-    """Keep what a text means; the caller keeps it alive."""
-    memcpy(entry.text, words, sizeof(entry.text))
-    entry.size, entry.means = <int> slot.size, <PyObject*> means
+    cdef object of(self, const Slot* slots):
+        cdef uint64_t words[4]
+        cdef Known* entry = NULL
+        if self.at is None:
+            return self.without
+        cdef const Slot* slot = slots + self.at.slot
+        if self.at.in_slot and slot.kind == ASCII_TEXT and 0 < slot.size <= LONGEST_KNOWN:
+            words_of(slot.text, slot.size, words)
+            entry = self.known + (mixed(words) >> 59)
+            if entry.size == slot.size and memcmp(entry.text, words, sizeof(words)) == 0:
+                return <object> entry.means
+        value = self.at.value(slots)
+        means = self.table.get(value)
+        if means is None:
+            means = self.decide(value)
+        if entry != NULL:
+            self.held[entry - self.known] = means
+            memcpy(entry.text, words, sizeof(words))
+            entry.size, entry.means = <int> slot.size, <PyObject*> means
+        return means
 
 
 cdef inline bint is_usual_id(const Slot* slot) noexcept:
@@ -150,34 +165,30 @@ cdef class Events(Items):
     cdef PyObject* few_accounts[FEW_KINDS]
     cdef bint busy
     # What is decided.
-    cdef At name_at, consent_at, account_at, source_at, id_at, dedup_at, time_at
-    cdef dict names, sources
-    cdef object no_name, no_source, decisions, default_account
-    cdef Known known_names[KNOWN]
-    cdef Known known_sources[KNOWN]
-    cdef Known known_accounts[KNOWN]
-    cdef list accounts  # holds the accounts that `known_accounts` points to
-    cdef object last_channel, last_source  # the last symbol of an enum, and its action source
+    cdef Meaning names, accounts, sources
+    cdef At consent_at, id_at, dedup_at, time_at
+    cdef object decisions
     cdef bint trusts_id, days
     cdef int64_t units
     # Fields.
     cdef Fields event, app_info, device_info, user, custom
 
     def __init__(self, program):
-        what, decisions = program.description, program.description.decisions
-        constants, places = what.mapping.constants, program.decided
+        what, places = program.description, program.decided
+        decisions = what.decisions
         self.reader = Reader(program.operations, program.width)
         self.page, self.text, self.head, self.busy = Page(), Page(), Page(), False
         self.ends, self.times, self.row_marks, self.kind_numbers, self.keys = Page(), Page(), Page(), Page(), Page()
         self.earlier_keys, self.earlier_text = Page(), Page()
-        self.name_at, self.names, self.no_name = at(places["event_name"]), decisions.names, constants.get("event_name")
-        self.consent_at, self.account_at = at(program.consent), at(places["ad_account_id"])
-        self.source_at, self.sources = at(places["action_source"]), decisions.exact_sources
-        self.no_source = constants.get("action_source")
-        self.id_at, self.trusts_id, self.dedup_at = at(places["event_id"]), what.is_text("event_id"), at(program.dedup_id)
+        self.names = Meaning(places["event_name"], decisions.names, decisions.name_of)
+        self.accounts = Meaning(
+            places["ad_account_id"], {None: decisions.default_account}, decisions.account_of
+        )
+        self.sources = Meaning(places["action_source"], decisions.exact_sources, decisions.source_of)
+        self.consent_at, self.id_at, self.dedup_at = at(program.consent), at(places["event_id"]), at(program.dedup_id)
+        self.trusts_id = what.is_text("event_id")
         self.time_at, self.days, self.units = at(places["event_time"]), decisions.days, decisions.units
-        self.decisions, self.default_account = decisions, decisions.default_account
-        self.accounts = [None] * KNOWN
+        self.decisions = decisions
         self.event, self.app_info = Fields(program.fields["event"]), Fields(program.fields["app_info"])
         self.device_info, self.user = Fields(program.fields["device_info"]), Fields(program.fields["user_data"])
         self.custom = Fields(program.fields["custom_data"])
@@ -211,7 +222,7 @@ cdef class Events(Items):
                         self.earlier_keys.raw(NO_KEY, KEY_BYTES)
                     self.add_row(0, 0, 0)
                 before = self.page.size  # the row is complete: `go_back` must keep it
-                if verdict is None and self.warned is not None:
+                if verdict is None and self.warned:
                     columns.warnings[place] = tuple(self.warned)
         except Exception:  # the two steps read the record again, and report whatever is wrong with it
             self.go_back(before)
@@ -317,7 +328,7 @@ cdef class Events(Items):
         cdef const Slot* when = slots + self.time_at.slot
         cdef const Slot* id_slot = slots + self.id_at.slot
         cdef int64_t time, seconds
-        cdef object name, account, moment, refusal
+        cdef object name, account, moment
         cdef object event_id = None, dedup_id = None  # None: it is `id_text`
         cdef const char* id_text
         cdef const char* dedup_text
@@ -326,17 +337,17 @@ cdef class Events(Items):
         cdef int kind
         self.reader.read(value, start)
         self.begin()
-        name = self.name_of(slots)
+        name = self.names.of(slots)
         if name is BY_EVENT_NAME:
             return name
         if self.consent_at is not None and not self.is_consent(slots):
             return BY_CONSENT
         if type(name) is not str:
             return name
-        account = self.account_of(slots)
+        account = self.accounts.of(slots)
         if type(account) is not str:
             return account
-        self.source = self.source_of(slots)
+        self.source = self.sources.of(slots)
         if type(self.source) is not str:
             return self.source
         self.is_web = self.source == "web"
@@ -344,7 +355,7 @@ cdef class Events(Items):
             id_text, id_size, plain = <const char*> id_slot.text, id_slot.size, id_slot.plain
         else:
             event_id = self.id_at.value(slots)
-            if not (self.trusts_id and usual_text(USUAL_TEXT, event_id) is not None):
+            if not (self.trusts_id and usual_answer(USUAL_TEXT, event_id) is not None):
                 event_id = id_of(event_id)
                 if type(event_id) is not str:
                     return event_id
@@ -379,9 +390,8 @@ cdef class Events(Items):
             self.page.ascii(id_text, id_size)
         else:
             self.page.text(event_id)
-        refusal = self.write(slots)
-        if refusal is not None:
-            return refusal
+        if self.write(slots):
+            return self.refusal
         kind = self.kind_of(name, account)
         self.put_key(account, name, dedup_text, dedup_size)
         self.add_row(seconds, OFFLINE if self.source == "offline" else 0, kind)
@@ -389,68 +399,11 @@ cdef class Events(Items):
 
     # -- what is decided
 
-    cdef object name_of(self, const Slot* slots):
-        cdef uint64_t words[4]
-        cdef Known* entry = NULL
-        if self.name_at is None:
-            return self.no_name
-        cdef const Slot* slot = slots + self.name_at.slot
-        if self.name_at.in_slot:
-            entry = known(self.known_names, slot, words)
-            if entry != NULL and is_known(entry, slot, words):
-                return <object> entry.means
-        value = self.name_at.value(slots)
-        name = self.names.get(value)
-        if name is None:
-            return self.decisions.name_of(value)
-        if entry != NULL:  # `names` keeps the name alive
-            remember(entry, slot, words, name)
-        return name
-
     cdef bint is_consent(self, const Slot* slots) except -1:
         cdef const Slot* slot = slots + self.consent_at.slot
         if self.consent_at.in_slot and slot.kind == TRUTH:
             return slot.number == 1
         return self.consent_at.value(slots) is True
-
-    cdef object account_of(self, const Slot* slots):
-        cdef uint64_t words[4]
-        cdef Known* entry = NULL
-        if self.account_at is None:
-            return self.default_account
-        cdef const Slot* slot = slots + self.account_at.slot
-        if self.account_at.in_slot:
-            entry = known(self.known_accounts, slot, words)
-            if entry != NULL and is_known(entry, slot, words):
-                return <object> entry.means
-        value = self.account_at.value(slots)
-        account = self.default_account if value is None else self.decisions.account_of(value)
-        if entry != NULL and type(account) is str:
-            self.accounts[entry - self.known_accounts] = account  # keeps it alive as long as the entry
-            remember(entry, slot, words, account)
-        return account
-
-    cdef object source_of(self, const Slot* slots):
-        cdef uint64_t words[4]
-        cdef Known* entry = NULL
-        if self.source_at is None:
-            return self.no_source
-        cdef const Slot* slot = slots + self.source_at.slot
-        if self.source_at.in_slot:
-            entry = known(self.known_sources, slot, words)
-            if entry != NULL and is_known(entry, slot, words):
-                return <object> entry.means
-        value = self.source_at.value(slots)
-        if value is not None and value is self.last_channel:
-            return self.last_source
-        source = self.sources.get(value)
-        if source is None:
-            return self.decisions.source_of(value)
-        if entry != NULL:
-            remember(entry, slot, words, source)
-        elif type(value) is str:
-            self.last_channel, self.last_source = value, source
-        return source
 
     # -- the event
 
@@ -468,38 +421,34 @@ cdef class Events(Items):
             self.head_name, self.head_source = name, self.source
         return self.page.raw(head.data, head.size)
 
-    cdef object write(self, const Slot* slots):
-        """Write the rest of the event, after its id; return its refusal, or None."""
+    cdef bint write(self, const Slot* slots) except -1:
+        """Write the rest of the event, after its id; return whether it is refused."""
         cdef Page page = self.page
-        refusal = write_fields(self, self.event, slots)
-        if refusal is None:
-            refusal = write_object(self, b'"app_info":{', self.app_info, slots)
-        if refusal is None:
-            refusal = write_object(self, b'"device_info":{', self.device_info, slots)
-        if refusal is None:
-            refusal = write_object(self, b'"user_data":{', self.user, slots)
-        if refusal is None and not (self.marks & (EM | MAIDS) or self.marks & (ADDRESS | AGENT) == ADDRESS | AGENT):
-            refusal = NO_IDENTITY
-        if refusal is None:
-            refusal = self.write_custom(slots)
-        if refusal is None:
-            page.data[page.size - 1] = c"}"
-            page.raw(",", 1)
-        return refusal
+        if (
+            write_fields(self, self.event, slots)
+            or write_object(self, b'"app_info":{', self.app_info, slots)
+            or write_object(self, b'"device_info":{', self.device_info, slots)
+            or write_object(self, b'"user_data":{', self.user, slots)
+        ):
+            return True
+        if not (self.marks & (EM | MAIDS) or self.marks & (ADDRESS | AGENT) == ADDRESS | AGENT):
+            return self.refuse(NO_IDENTITY)
+        if self.write_custom(slots):
+            return True
+        page.data[page.size - 1] = c"}"
+        page.raw(",", 1)
+        return False
 
-    cdef object write_custom(self, const Slot* slots):
+    cdef bint write_custom(self, const Slot* slots) except -1:
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         page.raw(b'"custom_data":{', 15)
         begun = page.size
-        refusal = self.write_items(slots) if self.has_items else None
-        if refusal is None:
-            refusal = write_fields(self, self.custom, slots)
-        if refusal is not None:
-            return refusal
+        if self.has_items and self.write_items(slots) or write_fields(self, self.custom, slots):
+            return True
         if self.marks & (VALUE | CURRENCY) == VALUE:
-            return MISSING_CURRENCY
+            return self.refuse(MISSING_CURRENCY)
         if self.marks & OPT_OUT_TYPE and self.marks & (STATE | COUNTRY) != STATE | COUNTRY:
-            self.warn(OPT_OUT_TYPE_IGNORED)
+            self.warning().warned.append(OPT_OUT_TYPE_IGNORED)
         page.close_or_drop(before, begun, c"}")
-        return None
+        return False

@@ -1,31 +1,22 @@
 """Writes the fields of an event, of objects in it, and of items, from a record's slots.
 
-Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. Rules,
-refusals and warnings are those of the plain path (`consumer.conversion.fields`). A value in its usual spelling needs no
-call of its rule (`_usual`), and neither does one that the rule remembers (`rules.Memory`).
+Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. A value in
+its usual spelling needs no call of its rule (`_usual`), and neither does one that the rule remembers (`rules.Memory`).
+What follows from any other answer (a refusal, a warning) the functions of the plain path say (`consumer.conversion.converter`).
 """
 
 from consumer.conversion import decisions as decide
-from consumer.conversion.amounts import is_zero
-from consumer.conversion.decisions import note, note_once, sent_values
+from consumer.conversion.codes import Way
+from consumer.conversion.converter import Rejected, judged, sent_of_many
+from consumer.conversion.decisions import note
 from consumer.conversion.layout import ComputedAt
-from consumer.conversion.normalise import LeftOut as left_out
-from consumer.conversion.rules import Memory, click_id_of, is_crawler, total
+from consumer.conversion.normalise import LeftOut
+from consumer.conversion.rules import Memory, click_id_of
 
 cdef enum:
-    FEW = 32  # up to this number of digests, each is compared with each to find equal ones
-    # What is found of a value: no digest, one of a known form, or `Unrecognised`.
-    NO_DIGEST = 0
-    KNOWN_DIGEST
-    UNRECOGNISED
-    ANY_NUMBER = 0x7FFFFFFF
+    FEW = 32  # values of a field: fewer than are sent of any
 
-# Looked up once.
-cdef object LeftOut = left_out
-cdef object MALFORMED = LeftOut.MALFORMED
-cdef object NOT_WEB = decide.NOT_WEB
-cdef object CRAWLER = decide.CRAWLER
-cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
+cdef object BLANK = LeftOut.BLANK, MALFORMED = LeftOut.MALFORMED
 
 
 @cython.final
@@ -96,71 +87,85 @@ cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -
     return 0
 
 
-@cython.final
-cdef class Field:
-    """See `program.CompiledField`."""
-
-    cdef bytes key
-    cdef int way
-    cdef At at
-    cdef At gather
-    cdef object rule
-    cdef bint is_remembered  # the rule is a `Memory`
-    cdef int most
-    cdef tuple warnings
-    cdef object refusal
-    cdef object zero
-    cdef bint web_only
-    cdef bint gives_click_id, takes_click_id, is_agent
-    cdef bint followed  # something else follows from what is sent: a click id, a warning
-    cdef bytes constant
-    cdef int mark
-    cdef int usual
-
-    def __init__(self, compiled):
-        field = compiled.field
-        self.key, self.way, self.usual = compiled.key, compiled.way, compiled.usual
-        self.at, self.gather = at(compiled.at), at(compiled.gather)
-        self.warnings, self.constant, self.mark = compiled.warnings, compiled.constant, compiled.mark
-        self.rule, self.refusal, self.zero = field.ask, field.refusal, field.zero
-        self.is_remembered = isinstance(self.rule, Memory)
-        self.most = ANY_NUMBER if field.most is None else field.most
-        self.web_only, self.is_agent = field.web_only, field.is_agent
-        self.gives_click_id, self.takes_click_id = field.gives_click_id, field.takes_click_id
-        self.followed = self.gives_click_id or self.is_agent
+cdef inline bint begins_with_zero(object text) noexcept:
+    return PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
 
 
 cdef At at(place):
     return None if place is None else At(place)
 
 
-cdef inline bint begins_with_zero(object text):
-    return type(text) is str and PyUnicode_IS_COMPACT_ASCII(text) and (<const unsigned char*> PyUnicode_DATA(text))[0] == c"0"
+@cython.final
+cdef class Shortcut:
+    """A rule that is called only for a value that is not usual, and whose answer it does not remember."""
+
+    cdef object rule
+    cdef bint is_remembered
+    cdef int usual
+
+    def __init__(self, rule, int usual):
+        self.rule, self.usual, self.is_remembered = rule, usual, isinstance(rule, Memory)
+
+    def __call__(self, value):
+        return self.answer(value)
+
+    cdef object answer(self, value):
+        answer = usual_answer(self.usual, value) if self.usual else None
+        if answer is not None:
+            return answer
+        # The same as `Memory.__call__`, without the call if the text is remembered.
+        return self.rule[value] if self.is_remembered and type(value) is str else self.rule(value)
 
 
-cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noexcept:
-    """Return whether these digits are among the entries, which are all of the same length."""
-    cdef Py_ssize_t at = 0
-    while at < size:
-        if memcmp(entries + at, digest, 67) == 0:
-            return True
-        at += 67
-    return False
+@cython.final
+cdef class Field:
+    """See `program.CompiledField`."""
+
+    cdef object field  # the `ProgramField`
+    cdef bytes key, constant
+    cdef At at, gather
+    cdef Shortcut ask
+    cdef int mark
+    cdef bint is_followed, may_be_zero, is_list, is_hashed, takes_click_id
+
+    def __init__(self, compiled):
+        field = compiled.field
+        self.field, self.key, self.constant = field, compiled.key, compiled.constant
+        self.at, self.gather = at(compiled.at), at(compiled.gather)
+        self.ask, self.mark = Shortcut(field.ask, compiled.usual), field.mark
+        self.is_list, self.takes_click_id, self.may_be_zero = field.is_list, field.takes_click_id, field.zero is not None
+        self.is_hashed = field.way == Way.DIGESTS
+        self.is_followed = field.is_judged and not self.may_be_zero
+
+    cdef list texts_of(self, list values):
+        """Return what is sent of these values if it is text for each; None: `sent_of_many` says it."""
+        cdef list found = []
+        for value in values:
+            answer = self.ask.answer(value)
+            if type(answer) is not str:
+                return None
+            found.append(answer)
+        return list(dict.fromkeys(found)) if self.is_hashed else found
+
+    cdef inline bint is_judged(self, object answer) noexcept:
+        """Return whether more follows from an answer than that it is sent; of an amount, only if it begins with 0."""
+        if type(answer) is str:
+            return self.is_followed or self.may_be_zero and begins_with_zero(answer)
+        return self.is_followed or type(answer) is not int and type(answer) is not bool
 
 
 cdef class Writing:
-    """One event while it is written."""
+    """One event while it is written. The functions of `converter` take it for theirs."""
 
     cdef Reader reader
     cdef Page page
-    # What is known of the event so far.
-    cdef object source
-    cdef object address  # of its page, if there may be a click id in it
-    cdef const unsigned char* clicked  # the click id in it, in the record's bytes
+    cdef public object source
+    cdef public object address  # of its page, if there may be a click id in it
+    cdef public list warned  # None: nothing
+    cdef const unsigned char* clicked  # the click id in the address, in the record's bytes
     cdef Py_ssize_t clicked_size  # 0: there is none, or `address` has to be asked
-    cdef list warned
+    cdef object refusal  # why it is no event
     cdef int marks
-    cdef bint unrecognised  # of the last field, only `Unrecognised` values were written: it gets no mark
     cdef bint is_web
     cdef Digests digests  # that are due in the page
 
@@ -174,191 +179,60 @@ cdef class Writing:
         while self.digests.count and self.digests.place[self.digests.count - 1] >= size:
             self.digests.count -= 1
 
-    cdef object write_field(self, Field field, const Slot* slots):
-        """Write a field, or its constant if it has no value; return its refusal of the event, or None."""
-        cdef Py_ssize_t before = self.page.size
-        self.unrecognised = False
-        refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
-        if self.page.size == before and refusal is None:
-            if field.takes_click_id:
-                self.put_click_id(field)
-            if field.constant is not None and self.page.size == before:
-                self.page.put(field.key)
-                self.page.put(field.constant)
-                self.page.raw(b",", 1)
-        if self.page.size != before and not self.unrecognised:
-            self.marks |= field.mark
-        return refusal
-
-    cdef object write_value(self, Field field, const Slot* slots):
-        if field.gather is not None:
-            return self.several(field, field.gather.values(slots, self.reader))
-        value = field.at.value_in(slots, self.reader.slots)
-        if value is None:
-            return None
-        if field.way == WAY_DIGEST:
-            self.put_digests(field, [value])
-            return None
-        return self.put(field, self.answer(field, value))
-
-    cdef object answer(self, Field field, object value):
-        """Return the rule's answer for a value, without calling the rule if the value is usual."""
-        usual = usual_text(field.usual, value) if field.usual else None
-        if usual is not None:
-            return usual
-        # The same as `Memory.__call__`, without the call if the text is remembered.
-        return field.rule[value] if field.is_remembered and type(value) is str else field.rule(value)
-
-    cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
-        """The same as `follow`, for text that is sent as it is: nearly always a quick look is enough."""
-        cdef Py_ssize_t begun = 0, size
-        if not field.gives_click_id:
-            return self.follow(field, thing(slot)) if is_padded_crawler(slot.text, slot.size) else 0
-        size = usual_click_id(slot.text, slot.size, &begun)
-        if size < 0:
-            self.address = thing(slot)
-        elif size:
-            self.clicked, self.clicked_size = slot.text + begun, size
-        return 0
-
-    cdef int follow(self, Field field, object value) except -1:
-        """Note what follows from a value that is sent: an address may hold a click id, an agent may be a crawler's."""
-        if field.gives_click_id:
-            self.address = value
-        elif is_crawler(value):
-            note_once(self.warnings(), CRAWLER)
-        return 0
-
-    cdef int put_click_id(self, Field field) except -1:
-        """Write the click id in the address of the event's page, if there is one."""
-        if self.clicked_size:
-            self.page.put(field.key)
-            self.page.ascii(<const char*> self.clicked, self.clicked_size)
-            return 0
-        value = None if self.address is None else click_id_of(self.address)
-        if value is not None:
-            self.page.put(field.key)
-            self.page.value(value)
-        return 0
-
-    cdef bint is_out_of_place(self, Field field) except -1:
-        """Return whether the field belongs to web events only and this is another event; then add the warning."""
-        if not field.web_only or self.source == "web":
-            return False
-        self.warn(NOT_WEB)
+    cdef bint refuse(self, object refusal) noexcept:
+        """Refuse the event; return True, as what writes does for an event that is refused."""
+        self.refusal = refusal
         return True
 
-    cdef object several(self, Field field, list values):
-        if field.way == WAY_TOTAL:
-            return self.put_count(field, total(values))
-        if field.way == WAY_FIRST:
-            return self.put_first(field, values)
-        if field.way == WAY_ALL:
-            self.put_values(field, [one for one in [self.sent(field, value) for value in values] if one is not None])
-        elif len(values) <= FEW:
-            self.put_digests(field, values)
-        else:
-            values = list(dict.fromkeys(sent_values(field.rule, values, self.warnings(), field.warnings[0])))
-            self.put_values(field, values)
-            self.unrecognised = len(values) > 0 and str not in map(type, values)
-        return None
-
-    cdef object sent(self, Field field, object value):
-        """Return what is sent for a value; None, with a warning, if nothing is."""
-        result = self.answer(field, value)
-        if type(result) is LeftOut:
-            note(self.warnings(), result, field.warnings[0])
-            return None
-        return result
-
-    cdef object put_first(self, Field field, list values):
-        """Write the first value that can be sent; return its refusal of the event, or None."""
-        for value in values:
-            result = self.sent(field, value)
-            if result is not None:
-                return self.put(field, result)
-        return None
-
-    cdef int put_digests(self, Field field, list values) except -1:
-        """Write the different digests of these values."""
+    cdef bint write_field(self, Field field, const Slot* slots) except -1:
+        """Write a field, or what stands in for its value if it has none; return whether the event is refused."""
         cdef Page page = self.page
-        cdef Py_ssize_t before = page.size, begun
-        cdef char digest[67]  # "64 digits",
-        cdef int found
-        cdef bint known = False
-        digest[0] = digest[65] = c'"'
-        digest[66] = c","
-        page.put(field.key)
-        page.raw(b"[", 1)
-        begun = page.size
-        for value in values:
-            found = self.digest(field, value, digest + 1)
-            if found and not is_among(page.data + begun, page.size - begun, digest):
-                page.raw(digest, 67)
-                known |= found == KNOWN_DIGEST
-        self.unrecognised = page.size > begun and not known
-        return page.close_or_drop(before, begun, c"]")
-
-    cdef int digest(self, Field field, object value, char* into) except -1:
-        """Write the 64 digits of a value and return what they are; add a warning unless its form is known."""
-        cdef int found = KNOWN_DIGEST
-        if field.usual and put_usual_digest(field.usual, value, into):
-            return found
-        result = self.answer(field, value)
-        if type(result) is not str:
-            note(self.warnings(), result, field.warnings[0])
-            if type(result) is LeftOut:
-                return NO_DIGEST
-            found, result = UNRECOGNISED, str(result)
-        if not PyUnicode_IS_COMPACT_ASCII(result) or len(<str> result) != 64:
-            raise ValueError("no digest")
-        memcpy(into, PyUnicode_DATA(result), 64)
-        return found
-
-    cdef object put(self, Field field, object value):
-        """Write `value`, or leave it out with a warning; return its refusal of the event, or None."""
-        if type(value) is LeftOut:
-            return self.leave_out(field, value)
-        if self.is_out_of_place(field):
-            return None
-        self.page.put(field.key)
-        self.page.value(value)
-        if field.zero is not None and begins_with_zero(value) and is_zero(value):
-            note_once(self.warnings(), field.zero)
-        if field.followed:
-            self.follow(field, value)
-        return None
-
-    cdef object leave_out(self, Field field, object why):
-        if field.refusal is not None and why is MALFORMED:
-            return field.refusal
-        for warnings in field.warnings:
-            note(self.warnings(), why, warnings)
-        return None
-
-    cdef int put_values(self, Field field, list values) except -1:
-        if values:
-            self.page.put(field.key)
-            self.page.value(values[: field.most])
-        return 0
-
-    cdef object put_count(self, Field field, object value):
-        """The same as `put`, for a quantity: a negative one refuses the event."""
-        if value is None:
-            return NEGATIVE_QUANTITY
-        if type(value) is int:
-            self.page.put(field.key)
-            self.page.value(value)
+        try:
+            sent = self.sent(field, slots)
+        except Rejected as rejected:
+            return self.refuse(rejected.rejection)
+        if sent is None and field.takes_click_id:
+            if self.clicked_size:
+                page.put(field.key)
+                page.ascii(<const char*> self.clicked, self.clicked_size)
+                self.marks |= field.mark
+                return False
+            sent = None if self.address is None else click_id_of(self.address)
+        if sent is not None:
+            page.put(field.key)
+            page.value(sent)
+            # An advertising id of unknown form is no identity.
+            if field.mark == MAIDS and str not in map(type, sent):
+                return False
+        elif field.constant is not None:
+            page.put(field.key)
+            page.put(field.constant)
+            page.raw(b",", 1)
         else:
-            note(self.warnings(), value, field.warnings[0])
-        return None
+            return False
+        self.marks |= field.mark
+        return False
 
-    cdef list warnings(self):
-        """Return the list of warnings, to add to it."""
+    cdef object sent(self, Field field, const Slot* slots):
+        """Return the value that is sent; None if there is none. Raises `Rejected`."""
+        cdef list values
+        if field.gather is not None:
+            values = field.gather.values(slots, self.reader)
+            if len(values) > 1:
+                sent = field.texts_of(values) if field.is_list and len(values) <= FEW else None
+                return sent_of_many(field.field, field.ask, values, self.warning()) if sent is None else sent
+            value = values[0] if values else None
+        else:
+            value = None if field.at is None else field.at.value_in(slots, self.reader.slots)
+        answer = BLANK if value is None else field.ask.answer(value)
+        if answer is BLANK:
+            return None
+        if field.is_judged(answer):
+            answer = judged(field.field, answer, self.warning())
+        return [answer] if field.is_list and answer is not None else answer
+
+    cdef Writing warning(self):
+        """Return this, with a list of warnings to add to."""
         if self.warned is None:
             self.warned = []
-        return self.warned
-
-    cdef int warn(self, object warning) except -1:
-        self.warnings().append(warning)
-        return 0
+        return self

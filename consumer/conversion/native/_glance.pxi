@@ -12,16 +12,6 @@ cdef enum:
     SEEN_TEXT = 32
     SEEN_ROOM = 96        # bytes of JSON: a digest and its key
 
-cdef enum Way:
-    # How a field is written. If its slot holds nothing, all ways do the same.
-    ASKED       # by `write_field`
-    TEXT        # text as it is
-    HASHED      # an array of one digest
-    ONE_HASHED  # the same, for an array of one text
-    KNOWN_TEXT  # the JSON that was written for the same text before
-    TRUE_FALSE
-
-
 cdef struct Seen:
     uint64_t text[4]
     int size     # of the text; 0: nothing is remembered
@@ -30,14 +20,14 @@ cdef struct Seen:
 
 
 cdef struct Glance:
-    Way way
+    int way  # of `codes.Glance`. If its slot holds nothing, all ways do the same
     int slot  # below 0: the value is not in a slot
     char key[KEY_ROOM]  # all that is written before the value, perhaps with an opening quote or bracket
     int key_size
     int usual
     int mark
-    bint may_be_zero, web_only, followed
-    bint has_constant, takes_click_id, of_array
+    bint may_be_zero, web_only, gives_click_id, is_agent
+    bint has_constant, takes_click_id
     Seen* seen
     PyObject* field
 
@@ -59,26 +49,24 @@ cdef class Fields:
         self.each = <Glance*> PyMem_Calloc(max(1, self.count), sizeof(Glance))
         if self.each == NULL:
             raise MemoryError
-        for at in range(self.count):
-            field = self.fields[at]
+        for at, one in enumerate(compiled):
+            field, what, key = self.fields[at], one.field, one.key
             glance = self.each + at
-            glance.field, glance.usual, glance.mark = <PyObject*> field, field.usual, field.mark
-            glance.may_be_zero, glance.web_only, glance.followed = field.zero is not None, field.web_only, field.followed
-            glance.has_constant, glance.takes_click_id = field.constant is not None, field.takes_click_id
-            glance.of_array = field.way == WAY_ONE_DIGEST
+            glance.field, glance.way, glance.usual, glance.mark = <PyObject*> field, one.glance, one.usual, what.mark
+            glance.may_be_zero, glance.web_only = what.zero is not None, what.web_only
+            glance.gives_click_id, glance.is_agent = what.gives_click_id, what.is_agent
+            glance.has_constant, glance.takes_click_id = what.constant is not None, what.takes_click_id
             glance.slot = field.at.slot if field.at is not None and field.at.in_slot else -1
-            glance.way = way_of(field)
-            key = field.key
-            if glance.way == TEXT:
+            if glance.way == GLANCE_TEXT:
                 key += b'"'
-            elif glance.way == HASHED or glance.way == ONE_HASHED:
+            elif glance.way == GLANCE_HASHED or glance.way == GLANCE_ONE_HASHED:
                 key += b'["'
             if len(key) > KEY_ROOM:
-                glance.way = ASKED
+                glance.way = GLANCE_ASKED
             else:
                 glance.key_size = <int> len(key)
                 memcpy(glance.key, PyBytes_AS_STRING(key), len(key))
-            if glance.way == KNOWN_TEXT:
+            if glance.way == GLANCE_KNOWN_TEXT:
                 glance.seen = <Seen*> PyMem_Calloc(SEEN, sizeof(Seen))
                 if glance.seen == NULL:
                     raise MemoryError
@@ -91,61 +79,44 @@ cdef class Fields:
             PyMem_Free(self.each)
 
 
-cdef Way way_of(Field field):
-    """Return how this field is written."""
-    if field.way == WAY_FLAG:
-        return TRUE_FALSE
-    if field.usual and field.way == WAY_DIGEST:
-        return HASHED
-    if field.usual and field.way == WAY_ONE_DIGEST:
-        return ONE_HASHED
-    if field.usual and field.way == WAY_VALUE:
-        return TEXT
-    # Only if what is written depends on the text alone can it be remembered by the text.
-    if field.is_remembered and field.zero is None and not field.web_only and not field.followed:
-        if (field.way == WAY_DIGEST or field.way == WAY_VALUE) and not field.takes_click_id:
-            return KNOWN_TEXT
-    return ASKED
-
-
 cdef inline uint64_t mixed(const uint64_t* words) noexcept:
     """Return a hash of 64 bits, whose highest bits depend on all of the text."""
     cdef uint64_t both = words[0] ^ words[2] * <uint64_t> 0x9E3779B97F4A7C15
     return (both ^ words[1] ^ words[3] ^ both >> 29) * <uint64_t> 0xBF58476D1CE4E5B9
 
 
-cdef inline object write_one(Writing writing, Page page, Glance* glance, const Slot* slots):
-    """Write one field; return its refusal of the event, or None."""
+cdef inline bint write_one(Writing writing, Page page, Glance* glance, const Slot* slots) except -1:
+    """Write one field; return whether the event is refused."""
     cdef const Slot* slot = slots + glance.slot
     if glance.slot < 0:
         return writing.write_field(<Field> glance.field, slots)
-    if slot.kind == NOTHING or slot.kind == NO_VALUES and glance.of_array:
+    if slot.kind == NOTHING or slot.kind == NO_VALUES:
         if glance.has_constant or glance.takes_click_id and (writing.clicked_size or writing.address is not None):
             return writing.write_field(<Field> glance.field, slots)
-        return None
+        return False
     if slot.kind == ASCII_TEXT:
-        if glance.way == TEXT:
+        if glance.way == GLANCE_TEXT:
             if put_text_at_a_glance(writing, page, glance, slot):
-                return None
-        elif glance.way == HASHED:
+                return False
+        elif glance.way == GLANCE_HASHED:
             if put_digest_at_a_glance(writing, page, glance, slot):
-                return None
-        elif glance.way == KNOWN_TEXT and 0 < slot.size <= SEEN_TEXT:
+                return False
+        elif glance.way == GLANCE_KNOWN_TEXT and 0 < slot.size <= SEEN_TEXT:
             return put_known_text(writing, page, glance, slots)
     elif slot.kind == ONE_TEXT:
-        if glance.way == ONE_HASHED and put_digest_at_a_glance(writing, page, glance, slot):
-            return None
+        if glance.way == GLANCE_ONE_HASHED and put_digest_at_a_glance(writing, page, glance, slot):
+            return False
     elif slot.kind == NUMBER or slot.kind == DECIMAL:
-        if glance.way == TEXT and put_number_at_a_glance(writing, page, glance, slot):
-            return None
-        if slot.kind == NUMBER and glance.way == HASHED and put_digest_at_a_glance(writing, page, glance, slot):
-            return None
-    elif slot.kind == TRUTH and glance.way == TRUE_FALSE:
+        if glance.way == GLANCE_TEXT and put_number_at_a_glance(writing, page, glance, slot):
+            return False
+        if slot.kind == NUMBER and glance.way == GLANCE_HASHED and put_digest_at_a_glance(writing, page, glance, slot):
+            return False
+    elif slot.kind == TRUTH and glance.way == GLANCE_TRUE_FALSE:
         put_key_at_a_glance(page, glance, 6)
         page.size += glance.key_size
         page.raw("true," if slot.number else "false,", 5 if slot.number else 6)
         writing.marks |= glance.mark
-        return None
+        return False
     return writing.write_field(<Field> glance.field, slots)
 
 
@@ -159,17 +130,23 @@ cdef inline char* put_key_at_a_glance(Page page, Glance* glance, Py_ssize_t more
 cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
     """Write text as it is; return False, and write nothing, if it is not usual."""
     cdef char* into
+    cdef Py_ssize_t begun = 0, clicked
     if not slot.plain or not is_usual(glance.usual, slot.text, slot.size):
         return False
     if glance.may_be_zero and slot.text[0] == c"0" or glance.web_only and not writing.is_web:
         return False
+    if glance.is_agent and is_padded_crawler(slot.text, slot.size):
+        return False
+    if glance.gives_click_id:
+        clicked = usual_click_id(slot.text, slot.size, &begun)
+        if clicked < 0:
+            return False
+        writing.clicked, writing.clicked_size = slot.text + begun, clicked
     into = put_key_at_a_glance(page, glance, slot.size + 2)
     copy_padded(into, slot.text, slot.size)
     into[slot.size], into[slot.size + 1] = c'"', c","
     page.size += glance.key_size + slot.size + 2
     writing.marks |= glance.mark
-    if glance.followed:
-        writing.follow_ascii(<Field> glance.field, slot)
     return True
 
 
@@ -177,7 +154,7 @@ cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, con
     """Write a number where text or an amount is meant; return False if it is not usual (see `number_text`)."""
     cdef char* into
     cdef int size, scale = 0
-    if slot.number <= 0 or slot.number > POWERS[MOST_DIGITS] or glance.followed or glance.web_only and not writing.is_web:
+    if slot.number <= 0 or slot.number > POWERS[MOST_DIGITS]:
         return False
     if slot.kind == DECIMAL:
         scale = <int> slot.size
@@ -196,25 +173,21 @@ cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glan
     cdef Digests* digests = &writing.digests
     cdef unsigned char* block = digests.block[digests.count]
     cdef char* into = put_key_at_a_glance(page, glance, 64 + 3)
-    cdef int size
-    if slot.kind == NUMBER or 0 < slot.size <= MOST_HASHED:
-        if slot.kind != NUMBER:
-            size = block_of(glance.usual, slot.text, <int> slot.size, block, BLOCK_SIZE)
-        else:
-            memset(block, 0, BLOCK_SIZE)
-            size = digits_of_day(slot.number, block) if glance.usual == USUAL_DAY else 0
-        if size == 0:
-            return False
-        await_digest(digests, size, page.data, into - page.data)
-    elif not put_digest_of(glance.usual, slot.text, slot.size, into):
+    cdef int size = 0
+    if slot.kind != NUMBER:
+        size = block_of(glance.usual, slot.text, slot.size, block)
+    elif glance.usual == USUAL_DAY:
+        size = block_of_day(slot.number, block)
+    if size == 0:
         return False
+    await_digest(digests, size, page.data, into - page.data)
     into[64], into[65], into[66] = c'"', c"]", c","
     page.size += glance.key_size + 67
     writing.marks |= glance.mark
     return True
 
 
-cdef inline object put_known_text(Writing writing, Page page, Glance* glance, const Slot* slots):
+cdef inline bint put_known_text(Writing writing, Page page, Glance* glance, const Slot* slots) except -1:
     """Write what was written for this text before; if nothing was, call `write_field` and remember what it writes."""
     cdef const Slot* slot = slots + glance.slot
     cdef uint64_t words[4]
@@ -227,36 +200,37 @@ cdef inline object put_known_text(Writing writing, Page page, Glance* glance, co
         copy_padded(page.data + page.size, seen.json, seen.written)
         page.size += seen.written
         writing.marks |= glance.mark
-        return None
-    refusal = writing.write_field(<Field> glance.field, slots)
+        return False
+    if writing.write_field(<Field> glance.field, slots):
+        return True
     written = page.size - before
     # A text with a warning is not remembered, so that each event gets its warning.
-    if refusal is None and not writing.warned and 0 < written <= SEEN_ROOM:
+    if not writing.warned and 0 < written <= SEEN_ROOM:
         memcpy(seen.text, words, sizeof(words))
         memcpy(seen.json, page.data + before, written)
         seen.size, seen.written = <int> slot.size, <int> written
-    return refusal
+    return False
 
 
-cdef inline object write_fields(Writing writing, Fields fields, const Slot* slots):
-    """Write these fields; return the first refusal of the event, or None."""
+cdef inline bint write_fields(Writing writing, Fields fields, const Slot* slots) except -1:
+    """Write these fields; return whether the event is refused."""
     cdef Page page = writing.page
     cdef int at
     for at in range(fields.count):
-        refusal = write_one(writing, page, fields.each + at, slots)
-        if refusal is not None:
-            return refusal
-    return None
+        if write_one(writing, page, fields.each + at, slots):
+            return True
+    return False
 
 
-cdef object write_object(Writing writing, bytes begins, Fields fields, const Slot* slots):
-    """Write an object, unless it would be empty; return a refusal, or None."""
+cdef bint write_object(Writing writing, bytes begins, Fields fields, const Slot* slots) except -1:
+    """Write an object, unless it would be empty; return whether the event is refused."""
     cdef Page page = writing.page
     cdef Py_ssize_t before = page.size, begun
     if fields.count == 0:
-        return None
+        return False
     page.put(begins)
     begun = page.size
-    refusal = write_fields(writing, fields, slots)
+    if write_fields(writing, fields, slots):
+        return True
     page.close_or_drop(before, begun, c"}")
-    return refusal
+    return False

@@ -3,15 +3,16 @@
 Theory of operation. Each round of SHA-256 waits for the one before; other texts use that time and cost little. With the
 instructions two texts are hashed side by side; without them four, each in its lane, in whatever vector instructions the
 compiler has. So a text may wait for others: `Digests` keeps it, and where in the page its digits belong. Nearly all texts
-fit into one block of 64 bytes: at most 55 bytes, a mark, and the length. `hash_text` hashes longer ones.
+fit into one block of 64 bytes: at most 55 bytes, a mark, and the length. Longer ones are left to `hashlib`.
 """
 
 cdef extern from *:
     """
     enum { MOST_HASHED = 55, LANES = 4 };
 
-    #define SHA_START {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
-    static const uint32_t SHA_STARTS[LANES][8] = {SHA_START, SHA_START, SHA_START, SHA_START};
+    static const uint32_t SHA_START[8] = {
+        0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
+    };
     static const uint32_t SHA_ROUND[64] __attribute__((aligned(64))) = {
         0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
         0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -27,11 +28,11 @@ cdef extern from *:
 
     #define TURNED(word, by) ((word) >> (by) | (word) << (32 - (by)))
 
-    /* Hash one block further in each lane (FIPS 180-4, 6.2.2): from the states before it to those after it. */
-    static void compress_four(const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]) {
+    /* Hash the one block of a text in each lane (FIPS 180-4, 6.2.2). */
+    static void compress_four(unsigned char (*blocks)[64], uint32_t (*into)[8]) {
         Lanes words[16], state[8];
         for (int lane = 0; lane < LANES; lane++) {
-            for (int at = 0; at < 8; at++) state[at][lane] = from[lane][at];
+            for (int at = 0; at < 8; at++) state[at][lane] = SHA_START[at];
             for (int at = 0; at < 16; at++) {
                 const unsigned char *bytes = blocks[lane] + 4 * at;
                 words[at][lane] = (uint32_t) bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
@@ -67,15 +68,13 @@ cdef extern from *:
     }
 
     /* The same in two lanes. */
-    __attribute__((target("sha,sse4.1"))) static void compress_two(
-        const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]
-    ) {
+    __attribute__((target("sha,sse4.1"))) static void compress_two(unsigned char (*blocks)[64], uint32_t (*into)[8]) {
         const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
         __m128i abef[2], cdgh[2], x[2], y[2], w[2][4];
         for (int lane = 0; lane < 2; lane++) {
             /* The instructions keep the state as (A, B, E, F) and (C, D, G, H), the first in the highest lane. */
-            const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) from[lane]), 0xb1);
-            const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) from[lane] + 1), 0x1b);
+            const __m128i badc = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) SHA_START), 0xb1);
+            const __m128i hgfe = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *) SHA_START + 1), 0x1b);
             x[lane] = abef[lane] = _mm_alignr_epi8(badc, hgfe, 8);
             y[lane] = cdgh[lane] = _mm_blend_epi16(hgfe, badc, 0xf0);
             for (int part = 0; part < 4; part++)
@@ -107,17 +106,13 @@ cdef extern from *:
     }
     #else
     static int has_sha_instructions(void) { return 0; }
-    static void compress_two(const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8]) {
-        (void) from, (void) blocks, (void) into;
-    }
+    static void compress_two(unsigned char (*blocks)[64], uint32_t (*into)[8]) { (void) blocks, (void) into; }
     #endif
 
     /* The same in the first `count` lanes; what the others hold does not matter. */
-    static void compress_lanes(
-        const uint32_t (*from)[8], unsigned char (*blocks)[64], uint32_t (*into)[8], int count, int instructions
-    ) {
-        if (!instructions) compress_four(from, blocks, into);
-        else for (int lane = 0; lane < count; lane += 2) compress_two(from + lane, blocks + lane, into + lane);
+    static void compress_lanes(unsigned char (*blocks)[64], uint32_t (*into)[8], int count, int instructions) {
+        if (!instructions) compress_four(blocks, into);
+        else for (int lane = 0; lane < count; lane += 2) compress_two(blocks + lane, into + lane);
     }
 
     /* Eight digits for each word. */
@@ -146,10 +141,7 @@ cdef extern from *:
         MOST_HASHED
         LANES
     bint has_sha_instructions() noexcept
-    const uint32_t SHA_STARTS[4][8]
-    void compress_lanes(
-        const uint32_t (*before)[8], unsigned char (*blocks)[64], uint32_t (*after)[8], int count, bint instructions
-    ) noexcept
+    void compress_lanes(unsigned char (*blocks)[64], uint32_t (*into)[8], int count, bint instructions) noexcept
     void put_hex(const uint32_t* state, char* into) noexcept
 
 cdef bint HAS_SHA = has_sha_instructions()
@@ -177,47 +169,20 @@ cdef void hash_waiting(Digests* digests, char* page) noexcept:
     """Hash the texts that wait, and write their digits."""
     cdef uint32_t states[LANES][8]
     cdef int at
-    compress_lanes(SHA_STARTS, digests.block, states, digests.count, HAS_SHA)
+    compress_lanes(digests.block, states, digests.count, HAS_SHA)
     for at in range(digests.count):
         put_hex(states[at], page + digests.place[at])
     digests.count = 0
 
 
-cdef void hash_text(const unsigned char* text, Py_ssize_t size, char* into) noexcept:
-    """Hash a text of any length at once, and write its digits."""
-    cdef uint32_t states[LANES][8]
-    cdef unsigned char blocks[LANES][64]
-    cdef Py_ssize_t left = size
-    cdef int at
-    memcpy(states, SHA_STARTS, sizeof(states))
-    memset(blocks, 0, sizeof(blocks))
-    while left >= 64:
-        memcpy(blocks[0], text + size - left, 64)
-        compress_lanes(states, blocks, states, 1, HAS_SHA)
-        left -= 64
-    memset(blocks[0], 0, 64)
-    memcpy(blocks[0], text + size - left, left)
-    blocks[0][left] = 0x80
-    if left > MOST_HASHED:  # no room for the length
-        compress_lanes(states, blocks, states, 1, HAS_SHA)
-        memset(blocks[0], 0, 64)
-    for at in range(8):
-        blocks[0][63 - at] = <unsigned char> (<uint64_t> size * 8 >> 8 * at)
-    compress_lanes(states, blocks, states, 1, HAS_SHA)
-    put_hex(states[0], into)
-
-
 def digests_of(texts):
-    """Return the digits of each of these texts, of which the short ones wait for each other: for the tests."""
+    """Return the digits of each of these texts, which wait for each other."""
     cdef Digests digests
     cdef bytearray page = bytearray(64 * len(texts))
     cdef char* data = PyByteArray_AS_STRING(page)
     cdef Py_ssize_t place
     digests.count = 0
     for place, text in enumerate(texts):
-        if len(text) > MOST_HASHED:
-            hash_text(<const unsigned char*> PyBytes_AS_STRING(text), len(text), data + 64 * place)
-            continue
         memset(digests.block[digests.count], 0, 64)
         memcpy(digests.block[digests.count], PyBytes_AS_STRING(text), len(text))
         await_digest(&digests, len(text), data, 64 * place)
@@ -232,14 +197,9 @@ def hash_with_instructions(wanted):
     return HAS_SHA
 
 
-def hashes_with_instructions():
-    """Return whether the processor's own instructions are used: for the test."""
-    return HAS_SHA
-
-
 def _is_right():
     """Return whether digests are those that `hashlib` gives."""
-    texts = [bytes(range(size)) for size in range(130)]
+    texts = [bytes(range(size)) for size in range(MOST_HASHED + 1)]
     return digests_of(texts) == [hashlib.sha256(text).hexdigest() for text in texts]
 
 

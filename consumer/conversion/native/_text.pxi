@@ -12,7 +12,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    enum { PADDING = 64 };
+    enum { PADDING = 64, HASH_BLOCK = 64 };
 
     typedef int8_t Sixteen __attribute__((vector_size(16)));
 
@@ -127,10 +127,10 @@ cdef extern from *:
     /* Put a text into a block, in lower case or as it is, zeros behind it. Gives whether it has blanks or control
        characters at all, and in `has` what else it has. */
     static inline int into_block(
-        const unsigned char *padded, int size, int lower, unsigned char *block, int room, int *has
+        const unsigned char *padded, int size, int lower, unsigned char *block, int *has
     ) {
         Sixteen blanks = {0}, signs = {0}, around = {0}, digits = {0};
-        for (int at = 0; at < room; at += 16) {
+        for (int at = 0; at < HASH_BLOCK; at += 16) {
             Sixteen bytes = sixteen(padded + at);
             Sixteen inside = first(size - at > 16 ? 16 : size > at ? size - at : 0);
             if (lower) bytes += (bytes >= 'A') & (bytes <= 'Z') & 32;
@@ -152,6 +152,7 @@ cdef extern from *:
     """
     enum:
         PADDING
+        HASH_BLOCK  # bytes of one of SHA-256
         ONE_AT
         AROUND_ADDRESSES
         A_DIGIT
@@ -161,4 +162,4 @@ cdef extern from *:
     bint is_padded_web(const unsigned char* padded, Py_ssize_t size) noexcept
     bint is_padded_crawler(const unsigned char* padded, Py_ssize_t size) noexcept
     bint is_padded_amount(const unsigned char* padded, Py_ssize_t size) noexcept
-    bint into_block(const unsigned char* padded, int size, bint lower, unsigned char* block, int room, int* has) noexcept
+    bint into_block(const unsigned char* padded, int size, bint lower, unsigned char* block, int* has) noexcept

@@ -13,13 +13,10 @@ from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, 
 
 cdef extern from "Python.h":
     int PyUnicode_CheckExact(object text)
-    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
 cdef enum:
     LONGEST = 1000       # bytes: a longer text of an object is not usual
-    LONGEST_HASHED = 200  # bytes: a longer value that is to be hashed is not usual
-    BLOCK_SIZE = 64      # of SHA-256
-    DIGEST = 64          # hex digits
+    DIGEST = 64          # hex digits of SHA-256
     FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
     LAST_DAY = 2932896   # 9999-12-31
     MOST_WORDS = 32      # that stand for nothing
@@ -64,17 +61,34 @@ def _read_networks():
 _read_networks()
 
 
-# -- values that are sent as they are
+# -- the values of objects
 
 
-cdef object usual_text(int kind, object value):
-    """Return what is sent for a value that certainly passes the rule of this kind; None if it is not usual."""
+cdef object usual_answer(int kind, object value):
+    """Return the answer of this kind's rule to a usual value; None if it is not usual."""
     cdef unsigned char padded[LONGEST + PADDING]
+    cdef Digests alone
+    cdef char digits[DIGEST]
     cdef Py_ssize_t size
-    if not PyUnicode_CheckExact(value):
-        value = number_text(kind, value)
-    size = pad(value, LONGEST, padded)
-    return value if size and is_plain(padded, size) and is_usual(kind, padded, size) else None
+    cdef bint is_count
+    if kind <= USUAL_TEXT:  # sent as it is
+        if not PyUnicode_CheckExact(value):
+            value = number_text(kind, value)
+        size = pad(value, LONGEST, padded)
+        return value if size and is_plain(padded, size) and is_usual(kind, padded, size) else None
+    if kind == USUAL_DAY:
+        is_count = PyLong_CheckExact(value) and -LARGEST < value < LARGEST
+        size = block_of_day(value, alone.block[0]) if is_count else 0
+    else:
+        if PyLong_CheckExact(value) and 0 < value <= LARGEST:
+            value = str(value)
+        size = block_of(kind, padded, pad(value, MOST_HASHED, padded), alone.block[0])
+    if size == 0:
+        return None
+    alone.count = 0
+    await_digest(&alone, <int> size, digits, 0)
+    hash_waiting(&alone, digits)
+    return PyUnicode_DecodeASCII(digits, DIGEST, NULL)
 
 
 cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) except -1:
@@ -96,6 +110,9 @@ cdef object number_text(int kind, object value):
     if not PyLong_CheckExact(value) or not (kind == USUAL_TEXT or kind == USUAL_ORDER or kind == USUAL_AMOUNT):
         return None
     return str(value) if 0 < value <= LARGEST else None
+
+
+# -- values that are sent as they are
 
 
 cdef inline bint is_usual(int kind, const unsigned char* padded, Py_ssize_t size) noexcept:
@@ -207,50 +224,23 @@ cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ss
 # -- values that are hashed
 
 
-cdef int put_usual_digest(int kind, object value, char* into) except -1:
-    """Normalise `value` and write the 64 hex digits of its digest; return 1, or 0 if it is not usual."""
-    cdef unsigned char padded[LONGEST_HASHED + PADDING]
-    cdef unsigned char day[8]
-    if kind == USUAL_DAY:
-        return hashed(day, day_digits(value, day), into)
-    if PyLong_CheckExact(value) and 0 < value <= LARGEST:
-        value = str(value)
-    return put_digest_of(kind, padded, pad(value, LONGEST_HASHED, padded), into)
-
-
-cdef int put_digest_of(int kind, const unsigned char* padded, Py_ssize_t size, char* into) except -1:
-    """The same for padded text. Text as long as a digest may be one already: it is not usual, and the rule decides."""
-    cdef unsigned char block[LONGEST_HASHED + PADDING]
-    if size == 0 or size > LONGEST_HASHED or size == DIGEST:
+cdef inline int block_of(int kind, const unsigned char* padded, Py_ssize_t length, unsigned char* block) noexcept:
+    """Normalise padded text into a block of SHA-256, followed by zeros; return how many bytes it has then, 0 if it is
+    not usual. Text of more than one block is not: it may be a digest already."""
+    cdef int has = 0, size = <int> length
+    if length == 0 or length > MOST_HASHED:
         return 0
-    size = block_of(kind, padded, <int> size, block, BLOCK_SIZE if size <= MOST_HASHED else <int> size)
-    return hashed(block, size, into)
-
-
-cdef inline int hashed(const unsigned char* text, Py_ssize_t size, char* into) noexcept:
-    if size:
-        hash_text(text, size, into)
-    return size != 0
-
-
-cdef inline int block_of(int kind, const unsigned char* padded, int size, unsigned char* block, int room) noexcept:
-    """Normalise padded text of 1 to `room` bytes into a block, followed by zeros up to `room`.
-
-    Returns how many bytes it has then; 0 if it is not usual. The block needs 15 more bytes after `room`, which may be
-    overwritten.
-    """
-    cdef int has = 0
     if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
-        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, room, &has):
+        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, &has):
             return 0
         if kind != USUAL_EMAIL:  # no word that stands for nothing has a digit
             return size if has & A_DIGIT else 0
         if has & (ONE_AT | AROUND_ADDRESSES) != ONE_AT or block[0] == c"@":
             return 0
         return 0 if block[size - 1] == c"@" or block[size - 1] == c'"' else size
-    if kind == USUAL_NAME and not into_block(padded, size, True, block, room, &has):
+    if kind == USUAL_NAME and not into_block(padded, size, True, block, &has):
         return 0 if is_no_name(block, size) else size
-    memset(block, 0, room)
+    memset(block, 0, HASH_BLOCK)
     return normalised(kind, padded, size, block)
 
 
@@ -305,13 +295,8 @@ cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept
 
 
 cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Keep the digits from the first that is not 0. A text with a point is not usual: it may be a number like 94107.0.
-
-    Blanks are skipped here, so a long text may be a digest with blanks around it: it is not usual either.
-    """
+    """Keep the digits from the first that is not 0. A text with a point is not usual: it may be a number like 94107.0."""
     cdef int at, digits = 0
-    if size > MOST_HASHED:
-        return 0
     for at in range(size):
         if text[at] == c".":
             return 0
@@ -360,18 +345,9 @@ cdef bint is_day(int year, int month, int day) noexcept:
     return day <= (30 if month == 4 or month == 6 or month == 9 or month == 11 else 31)
 
 
-cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
-    """Write ``YYYYMMDD`` of the day that is this many days after 1970-01-01."""
-    cdef int overflow = 0
-    cdef long long count
-    if not PyLong_CheckExact(value):
-        return 0
-    count = PyLong_AsLongLongAndOverflow(value, &overflow)
-    return 0 if overflow else digits_of_day(count, into)
-
-
-cdef int digits_of_day(long long count, unsigned char* into) noexcept:
-    """The same as `day_digits`; return 0 if no shopper is born on that day."""
+cdef int block_of_day(long long count, unsigned char* into) noexcept:
+    """Write ``YYYYMMDD`` of the day that is this many days after 1970-01-01, as `block_of` does; return 0 if no shopper
+    is born on it."""
     cdef int days, era, of_era, year, of_year, month, day
     if count < -FIRST_DAY or count > LAST_DAY:
         return 0
@@ -387,6 +363,7 @@ cdef int digits_of_day(long long count, unsigned char* into) noexcept:
     year += era * 400 + (month <= 2)
     if not first_birth_year <= year <= last_birth_year:
         return 0
+    memset(into, 0, HASH_BLOCK)
     put_two(into, year // 100)
     put_two(into + 2, year % 100)
     put_two(into + 4, month)
@@ -396,34 +373,3 @@ cdef int digits_of_day(long long count, unsigned char* into) noexcept:
 
 cdef inline void put_two(unsigned char* into, int number) noexcept:
     into[0], into[1] = 48 + number // 10, 48 + number % 10
-
-
-def digest_of(kind, value):
-    """Return the digest of `value`, None if it is not usual: for the property test."""
-    cdef char digits[DIGEST]
-    return digits[:DIGEST].decode() if put_usual_digest(kind, value, digits) else None
-
-
-def text_of(kind, value):
-    """Return what is sent for `value`, None if it is not usual: for the property test."""
-    return usual_text(kind, value)
-
-
-def digits_with_point(number, scale):
-    """Return what `put_digits` writes: for the property test."""
-    cdef char digits[NUMBER_ROOM]
-    cdef int size = put_digits(number, scale, digits)
-    return digits[:size].decode()
-
-
-def click_id_in(text):
-    """For the tests: return the click id that `usual_click_id` finds, b"" if there is none, None if it does not know."""
-    cdef Py_ssize_t begun = 0
-    cdef Py_ssize_t size = usual_click_id(<const unsigned char*> PyBytes_AS_STRING(text), len(text), &begun)
-    return None if size < 0 else text[begun : begun + size] if size else b""
-
-
-def may_be_a_crawler(text):
-    """Return what `is_padded_crawler` returns for these bytes: for the test."""
-    padded = text + bytes(PADDING)
-    return is_padded_crawler(<const unsigned char*> PyBytes_AS_STRING(padded), len(text))
