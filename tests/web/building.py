@@ -6,8 +6,7 @@ does. The scenes (`busy`, `halted`, …) are what a person may see on the page.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -456,31 +455,12 @@ class Shown:
         return self.statistics
 
 
-def make_server(
-    shown: Shown, *, host: str = "127.0.0.1", port: int = 0, look_every: float = 1.0
-) -> WebServer:
-    """A server over `shown`, not started."""
-    return WebServer(
-        shown.snapshot,
-        shown.tell,
-        host=host,
-        port=port,
-        look_every=look_every,
-        clock=lambda: shown.now,
-        unhealthy=lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
-    )
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    scene: Callable[[], Statistics], *, host: str = "127.0.0.1", look_every: float = 1.0
-) -> AsyncIterator[Served]:
-    """A server on loopback, on a free port."""
-    shown = Shown(scene())
-    server = make_server(shown, host=host, look_every=look_every)
-    url = (await server.start()).page
-    try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-            yield Served(url, server, session, shown)
-    finally:
-        await server.stop()
+def make_server(shown: Shown, **more: Any) -> WebServer:
+    """A server over `shown` on a free port of loopback, not started; `more` as `WebServer` takes it."""
+    own: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "clock": lambda: shown.now,
+        "unhealthy": lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
+    }
+    return WebServer(shown.snapshot, shown.tell, **(own | more))

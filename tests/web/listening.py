@@ -7,14 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
 from consumer.engine.figures.statistics import Statistics
-from consumer.web.health import why_unhealthy
-from consumer.web.server import WebServer
-from tests.web.building import Served, Shown
+from tests.web.building import Served, Shown, make_server
 
 WITHIN = 60.0
 """Time limit of any wait in seconds, far above what it takes."""
@@ -26,14 +25,7 @@ QUICK = 0.005
 async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator[Served]:
     """A server on a free port of loopback; `more` as `WebServer` takes it."""
     shown = Shown(scene())
-    own: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": 0,
-        "look_every": QUICK,
-        "clock": lambda: shown.now,
-        "unhealthy": lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
-    }
-    server = WebServer(shown.snapshot, shown.tell, **(own | more))
+    server = make_server(shown, **({"look_every": QUICK} | more))
     url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
@@ -53,6 +45,23 @@ async def looked(shown: Shown, times: int = 2) -> None:
     """Wait until the server has taken this many more snapshots."""
     enough = shown.looks + times
     await until(lambda: shown.looks >= enough)
+
+
+async def told(served: Served, request: bytes) -> bytes:
+    """The server's whole answer to these bytes, until it closes the connection."""
+    at = urlsplit(served.url)
+    reader, writer = await asyncio.open_connection(at.hostname, at.port)
+    writer.write(request)
+    async with asyncio.timeout(WITHIN):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def asked(served: Served, path: str, *headers: str, host: str = "x") -> bytes:
+    """The answer to a request for exactly this path: clients would normalise it."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+    return await told(served, "\r\n".join(lines).encode())
 
 
 @dataclass(slots=True)

@@ -54,36 +54,6 @@ def points(step: dict[str, Any], *names: str) -> list[tuple[Any, ...]]:
 # -- what a point says
 
 
-def test_rates_are_what_happened_since_the_point_before() -> None:
-    """Divided by the time that has really passed, not by the nominal interval."""
-    steps = history(
-        (0, statistics(partition(delivered=100, duplicate=7, dead_lettered=2))),
-        (10, statistics(partition(delivered=600, duplicate=17, dead_lettered=2, filtered=30))),
-        (22.5, statistics(partition(delivered=600, duplicate=17, dead_lettered=27, filtered=30))),
-    )
-    assert points(steps[0], *SERIES[:5]) == [
-        (UNIX + 10, 54.0, 50.0, 1.0, 0.0),
-        (UNIX + 22.5, 2.0, 0.0, 0.0, 2.0),
-    ]
-
-
-def test_ages_are_of_what_was_delivered_since_the_point_before() -> None:
-    """Earlier deliveries do not count; None if nothing was delivered, or if it is beyond all buckets."""
-    early = [5] * 1000
-    steps = history(
-        (0, statistics(ages=early)),
-        (10, statistics(ages=early + [100] * 9 + [4000])),
-        (20, statistics(ages=early + [100] * 9 + [4000])),
-        (30, statistics(ages=early + [100] * 9 + [4000] + [10**7])),
-    )
-    assert points(steps[0], "age_p50", "age_p95", "age_p99") == [
-        (105.0, 4500.0, 4500.0),
-        (None, None, None),
-        (None, None, None),
-    ]
-    assert points(steps[0], "within_hour") == [(0.9,), (None,), (0.0,)]
-
-
 def test_lag_is_of_all_partitions_where_it_is_known() -> None:
     """The sum of records, the maximum of seconds; None for a member without partitions."""
     known = statistics(partition(0, lag=5), partition(1, lag=7), partition(2, lag=None))
@@ -124,12 +94,6 @@ def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
     """A peak between two points of the day is not lost."""
     looks = [(10.0 * n, statistics(partition(lag=900 if n == 5 else n))) for n in range(25)]
     assert points(history(*looks)[1], "at", "lag") == [(UNIX + 120, 900), (UNIX + 240, 24)]
-
-
-def test_keys_are_what_the_key_store_holds() -> None:
-    """As of the snapshot that makes the point."""
-    later = statistics(key_store=KeyStoreStatistics(77))
-    assert points(history((0, idle()), (10, later))[0], "keys") == [(77,)]
 
 
 def test_a_start_has_no_points() -> None:
@@ -179,12 +143,6 @@ def test_moving_partitions_make_no_negative_rates() -> None:
     assert points(steps[0], "delivered_per_second") == [(2.0,), (0.0,), (0.0,), (0.0,), (1.0,)]
 
 
-def test_a_count_that_shrinks_has_no_rate() -> None:
-    """It cannot happen; if it did, the page would show no rate rather than a wrong one."""
-    steps = history((0, statistics(ended=totals(delivered=9))), (10, statistics(ended=totals(duplicate=2))))
-    assert points(steps[0], *SERIES[1:4]) == [(None, None, 0.2)]
-
-
 # -- bounds
 
 
@@ -197,14 +155,6 @@ def test_it_is_bounded() -> None:
     assert [(step["seconds"], step["points"]) for step in steps] == list(STEPS) == [(10, 360), (120, 720)]
     assert [step["series"]["at"][-1] - step["series"]["at"][0] for step in steps] == [3590, 86_280]
     assert steps[0]["series"]["at"][-1] == UNIX + 2 * 86_400 - 10
-
-
-def test_more_looks_than_points_make_no_more_points() -> None:
-    """A point is made when it is due, not at each look."""
-    one = History()
-    for tenth in range(1000):
-        one.look(idle(), START + tenth / 10)
-    assert len(one.document(START, UNIX)["steps"][0]["series"]["at"]) == 9
 
 
 # -- against a naive list

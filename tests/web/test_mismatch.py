@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.web.health import why_not_ready, why_unhealthy
 from tests.engine.building import Core, event, filtered
-from tests.web.building import Served, idle, serving, statistics
+from tests.web.building import Served, idle, statistics
+from tests.web.listening import running
 
 
 @pytest.fixture(name="spoiled")
@@ -20,7 +21,7 @@ async def _spoiled() -> AsyncIterator[Served]:
     core.assign()
     core.fetch(filtered(), event("a"))
     core.pipeline.ledger._entered += 1
-    async with serving(core.statistics) as served:
+    async with running(core.statistics) as served:
         yield served
 
 

@@ -30,19 +30,16 @@ from tests.web.building import (
     idle,
     make_server,
     partition,
-    serving,
     statistics,
 )
-from tests.web.listening import WITHIN
-
-PATHS = ["/", "/status", "/history", "/metrics", "/healthz", "/readyz"]
+from tests.web.listening import WITHIN, looked, running, told
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     """A server that shows the busy scene."""
-    async with serving(busy) as running:
-        yield running
+    async with running(busy) as one:
+        yield one
 
 
 @pytest.fixture
@@ -54,66 +51,51 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-async def looked_again(shown: Shown, times: int = 2) -> None:
-    """Wait until the server has taken this many more snapshots."""
-    enough = shown.looks + times
-    async with asyncio.timeout(WITHIN):
-        while shown.looks < enough:
-            await asyncio.sleep(0.001)
-
-
 # -- answers
 
+PATHS = {
+    "/": "text/html; charset=utf-8",
+    "/status": "application/json",
+    "/history": "application/json",
+    "/metrics": "text/plain; version=",
+    "/healthz": "text/plain",
+    "/readyz": "text/plain",
+}
+"""Each path, and the beginning of its content type."""
+SECURITY = {
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Server": "pinstream",
+}
 
-@pytest.mark.parametrize(
-    ("path", "content_type"),
-    [
-        ("/", "text/html; charset=utf-8"),
-        ("/status", "application/json"),
-        ("/history", "application/json"),
-        ("/metrics", "text/plain; version="),
-        ("/healthz", "text/plain"),
-        ("/readyz", "text/plain"),
-    ],
-)
-async def test_each_path_answers_in_its_type(served: Served, path: str, content_type: str) -> None:
-    """Each path has a content type a browser or Prometheus understands."""
+
+@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+async def test_each_path_answers_in_its_type_and_for_this_site_alone(served: Served, path: str) -> None:
+    """A type that a browser or Prometheus understands, the same headers for HEAD, and those of security, also with an
+    error; no answer names the versions of our libraries."""
     status, headers, text = await served.get(path)
-    assert status == 200
-    assert headers["Content-Type"].startswith(content_type)
-    assert text
+    assert (status, bool(text)) == (200 if path in PATHS else 404, True)
+    assert headers["Content-Type"].startswith(PATHS.get(path, "text/plain"))
+    of_head = await served.get(path, "HEAD")
+    assert (of_head[0], of_head[1]["Content-Type"], of_head[2]) == (status, headers["Content-Type"], "")
+    assert SECURITY.items() <= headers.items()
+    policy = headers["Content-Security-Policy"]
+    for part in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
+        assert part in policy
+    assert "unsafe" not in policy
 
 
-async def test_status_is_the_document(served: Served) -> None:
-    """/status is the document of the snapshot and nothing else."""
+async def test_status_is_the_document_of_now(served: Served) -> None:
+    """/status is the document of the snapshot and nothing else; nothing is kept between answers."""
     _, _, text = await served.get("/status")
     assert orjson.loads(text) == orjson.loads(orjson.dumps(status_document(busy(), INFO)))
     assert "Infinity" not in text
     assert "NaN" not in text
-
-
-async def test_metrics_parse(served: Served) -> None:
-    """/metrics is in the text format of Prometheus."""
-    _, headers, text = await served.get("/metrics")
-    assert headers["Content-Type"].startswith("text/plain")
-    names = {one.name for one in text_string_to_metric_families(text)}
-    assert "pinstream_records_read" in names
-
-
-async def test_each_answer_is_of_now(served: Served) -> None:
-    """Nothing is kept between answers."""
     served.shown.statistics = idle()
-    _, _, text = await served.get("/status")
-    assert orjson.loads(text)["ledger"]["read"] == 5_000
-
-
-@pytest.mark.parametrize("path", PATHS)
-async def test_head_is_get_without_a_body(served: Served, path: str) -> None:
-    """HEAD has the headers of GET."""
-    status, headers, text = await served.get(path, "HEAD")
-    got, got_headers, _ = await served.get(path)
-    assert (status, text) == (got, "")
-    assert headers["Content-Type"] == got_headers["Content-Type"]
+    assert orjson.loads((await served.get("/status"))[2])["ledger"]["read"] == 5_000
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/events"])
@@ -131,23 +113,6 @@ async def test_nothing_can_be_changed(served: Served, path: str, method: str) ->
 async def test_all_other_paths_are_404(served: Served, path: str) -> None:
     """No files are served, and none by another name."""
     assert (await served.get(path))[0] == 404
-
-
-@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
-async def test_every_answer_has_the_security_headers(served: Served, path: str) -> None:
-    """Errors too; and no answer names the versions of our libraries."""
-    _, headers, _ = await served.get(path)
-    policy = headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "connect-src 'self'" in policy
-    assert "frame-ancestors 'none'" in policy
-    assert "unsafe" not in policy
-    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
-    assert headers["Cache-Control"] == "no-store"
-    assert headers["Server"] == "pinstream"
 
 
 async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(served: Served) -> None:
@@ -180,18 +145,6 @@ async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> No
 # -- what is too large, or no request at all
 
 
-async def said(served: Served, request: bytes) -> bytes:
-    """The server's whole answer to these bytes, until it closes the connection."""
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", int(served.url.rstrip("/").rpartition(":")[2])
-    )
-    async with asyncio.timeout(WITHIN):
-        writer.write(request)
-        answer = await reader.read()
-    writer.close()
-    return answer
-
-
 @pytest.mark.parametrize(
     "request_",
     [
@@ -207,7 +160,7 @@ async def test_what_is_too_large_or_no_request_is_refused(
     served: Served, request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """400 and the connection is closed; it is the client's mistake and is not logged."""
-    answer = await said(served, request_)
+    answer = await told(served, request_)
     assert b" 400 " in answer.splitlines()[0]
     assert len(answer) < 1_000
     assert caplog.text == ""
@@ -219,27 +172,30 @@ async def test_a_body_is_not_read(served: Served, length: bytes) -> None:
     """The answer does not wait for the body, and the connection is closed after a second, however much is still to
     come."""
     request = b"POST /status HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n"
-    answer = await said(served, request)
+    answer = await told(served, request)
     assert answer.startswith(b"HTTP/1.1 405 ")
 
 
 # -- formats
 
 
-async def test_metrics_are_encoded_as_one_content_type(served: Served) -> None:
+async def test_metrics_are_in_the_text_format(served: Served) -> None:
     """An Accept header of Prometheus changes nothing: the content type matches the body."""
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
     async with served.session.get(served.url + "metrics", headers=accept) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
-        assert "# EOF" not in await answer.text()
+        text = await answer.text()
+    assert "# EOF" not in text
+    assert "pinstream_records_read" in {one.name for one in text_string_to_metric_families(text)}
 
 
 # -- health and readiness
 
 
 async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
-    """200 with ok, or 503 with the reason in one line."""
-    async with serving(empty) as served:
+    """200 with ok, or 503 with the reason in one line. A stall, however long, is reported by /status alone: a restart
+    would not help."""
+    async with running(empty) as served:
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
         assert (await served.get("/readyz"))[::2] == (
             503,
@@ -253,11 +209,7 @@ async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
         assert status == 503
         assert text.count("\n") == 1
         assert "refused" in text
-
-
-async def test_a_stall_is_reported_and_not_unhealthy() -> None:
-    """Whatever stands still, however long: a restart would not help; /status reports it."""
-    async with serving(lambda: statistics(partition(open=5), stalled_for=9_000.0)) as served:
+        served.shown.statistics = statistics(partition(open=5), stalled_for=9_000.0)
         served.shown.now += 9_000
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
         assert orjson.loads((await served.get("/status"))[2])["stalled_for"] == 9_000.0
@@ -265,7 +217,7 @@ async def test_a_stall_is_reported_and_not_unhealthy() -> None:
 
 async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
     """The time of the last fetch counts: a member that has caught up and does not fetch is unhealthy."""
-    async with serving(idle) as served:
+    async with running(idle) as served:
         served.shown.fetched_at = served.shown.now
         assert (await served.get("/healthz"))[0] == 200
         served.shown.now += FETCH_HANGS_AFTER
@@ -274,9 +226,9 @@ async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
 
 async def test_figures_that_cannot_be_had_are_sick() -> None:
     """An engine that cannot give its figures: /healthz fails, the rest is an error without details."""
-    async with serving(idle, look_every=0.005) as served:
+    async with running(idle) as served:
         served.shown.broken = InvariantViolation("the ledger of orders[0] does not add up")
-        await looked_again(served.shown)
+        await looked(served.shown)
         assert (await served.get("/healthz"))[::2] == (
             503,
             "the figures cannot be read (InvariantViolation)\n",
@@ -329,7 +281,7 @@ async def test_personal_data_that_the_api_repeats_is_not_shown() -> None:
     )
     core.store_keys()
     core.store_letters()
-    async with serving(core.statistics) as served:
+    async with running(core.statistics) as served:
         for path in PATHS:
             _, _, text = await served.get(path)
             for secret in ("anna", "example.com", digest, "203.0.113.9", "Private"):
@@ -368,50 +320,30 @@ async def test_an_address_that_is_not_ours_is_one_line(host: str, why: str) -> N
     assert "\n" not in message
 
 
-async def test_ipv6_address_is_served_and_shown_as_a_url() -> None:
-    """The URL has brackets."""
-    if not socket.has_ipv6 or not _loopback_v6():
-        pytest.skip("this machine has no IPv6 loopback")
-    for host in ("::1", "::"):
-        async with serving(idle, host=host) as served:
-            assert served.url.startswith("http://[::1]:")
-            assert (await served.get("/healthz"))[0] == 200
-
-
-async def test_the_ipv6_address_for_all_takes_ipv4_too() -> None:
-    """The wildcard address means all addresses: the container's own probe uses 127.0.0.1."""
+async def test_ipv6_addresses() -> None:
+    """The URL has brackets. The wildcard address means all addresses: the container's own probe uses 127.0.0.1; in use
+    it is one line, as every other."""
     if not socket.has_ipv6 or not _loopback_v6() or not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
-    async with serving(idle, host="::") as served:
-        port = served.url.rstrip("/").rpartition(":")[2]
-        for host in ("127.0.0.1", "[::1]"):
-            async with served.session.get(f"http://{host}:{port}/healthz") as answer:
-                assert answer.status == 200
+    for host, reached in (("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])):
+        async with running(idle, host=host) as served:
+            assert served.url.startswith("http://[::1]:")
+            port = int(served.url.rstrip("/").rpartition(":")[2])
+            for at in reached:
+                async with served.session.get(f"http://{at}:{port}/healthz") as answer:
+                    assert answer.status == 200
+            taken = rf"cannot listen on \[{host}\]:{port} \(address already in use\)"
+            with pytest.raises(SettingsError, match=taken):
+                await make_server(served.shown, host=host, port=port).start()
 
 
-async def test_the_ipv6_address_for_all_in_use_is_one_line() -> None:
-    """The error is the same as for every other address."""
-    if not socket.has_ipv6 or not _loopback_v6():
-        pytest.skip("this machine has no IPv6 loopback")
-    async with serving(idle, host="::") as served:
-        port = int(served.url.rstrip("/").rpartition(":")[2])
-        with pytest.raises(
-            SettingsError, match=rf"cannot listen on \[::\]:{port} \(address already in use\)"
-        ):
-            await make_server(served.shown, host="::", port=port).start()
-
-
-async def test_a_name_is_an_address_too() -> None:
-    """localhost is both loopback addresses; the URL has one of them."""
-    async with serving(idle, host="localhost") as served:
-        assert re.match(r"http://(127\.0\.0\.1|\[::1\]):", served.url)
-        assert (await served.get("/healthz"))[0] == 200
-
-
-async def test_an_address_for_all_is_shown_as_one_that_opens() -> None:
-    """A person cannot open 0.0.0.0."""
-    async with serving(idle, host="0.0.0.0") as served:
-        assert served.url.startswith("http://127.0.0.1:")
+@pytest.mark.parametrize(
+    ("host", "url"), [("localhost", r"http://(127\.0\.0\.1|\[::1\]):"), ("0.0.0.0", r"http://127\.0\.0\.1:")]
+)
+async def test_an_address_is_shown_as_one_that_opens(host: str, url: str) -> None:
+    """A name is an address too, and of both loopback addresses the URL has one; a person cannot open 0.0.0.0."""
+    async with running(idle, host=host) as served:
+        assert re.match(url, served.url)
         assert (await served.get("/healthz"))[0] == 200
 
 
@@ -429,7 +361,7 @@ async def test_stop_ends_all_and_can_be_repeated(served: Served) -> None:
 
 async def test_a_reader_that_dawdles_does_not_hold_up_the_stop() -> None:
     """With a client that requests much and reads nothing, the stop takes a second or two."""
-    async with serving(busy) as served:
+    async with running(busy) as served:
         served.shown.info = {"more than all buffers on the way hold": "x" * 30_000_000}
         port = int(served.url.rstrip("/").rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)

@@ -246,6 +246,20 @@ async def live(shown: Page) -> None:
     await shown.wait_for_selector("#main:not([aria-busy])")
 
 
+@contextlib.asynccontextmanager
+async def look(
+    visit: Visit,
+    status: dict[str, Any],
+    history: dict[str, Any] | None = None,
+    size: str = "wide",
+    **more: Any,
+) -> AsyncIterator[tuple[Stand, Page]]:
+    """A stand-in that serves these documents, and its page once it is live; `more` as `Visit` takes it."""
+    async with stand(status, history) as server, visit(server.url, size, **more) as shown:
+        await live(shown)
+        yield server, shown
+
+
 async def shows(shown: Page, text: str, at: str = "body") -> None:
     """Wait until `at` contains this text."""
     await shown.wait_for_function(

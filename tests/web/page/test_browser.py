@@ -36,7 +36,19 @@ from tests.web.building import (
     unreachable,
 )
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import (
+    SIZES,
+    Visit,
+    fits,
+    live,
+    look,
+    needs_browser,
+    shoot,
+    shows,
+    stand,
+    text,
+    visit,
+)
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -63,11 +75,7 @@ async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit)
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
     """Live: every figure of /status in words and with units, and a ledger that visibly adds up."""
-    async with (
-        stand(scenes.full(), scenes.history()) as server,
-        visit(server.url, size) as shown,
-    ):
-        await live(shown)
+    async with look(visit, scenes.full(), scenes.history(), size=size) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         assert await text(shown, "#state") == "Keeping up: 31,866 records to go. The oldest has waited 4.5 s."
         assert (await text(shown, "#live")).startswith("live, ")
@@ -101,199 +109,151 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         await shoot(shown, f"live-{size}")
 
 
-@pytest.mark.parametrize(
-    ("scene", "state", "destination"),
-    [
-        (
-            halted,
-            "Halted: Pinterest refuses the token or the ad account. Why: the access token is refused (HTTP 401, code "
-            "2). Nothing is lost. What to do: set a valid token in PINTEREST_ACCESS_TOKEN or its file",
-            "is refused Why: the access token is refused (HTTP 401, code 2). For 13 min; next attempt in 13 min.",
+STATES: dict[str, tuple[Callable[[], Statistics], str] | tuple[Callable[[], Statistics], str, str]] = {
+    "halted": (
+        halted,
+        "Halted: Pinterest refuses the token or the ad account. Why: the access token is refused (HTTP 401, code "
+        "2). Nothing is lost. What to do: set a valid token in PINTEREST_ACCESS_TOKEN or its file",
+        "is refused Why: the access token is refused (HTTP 401, code 2). For 13 min; next attempt in 13 min.",
+    ),
+    "unreachable": (
+        unreachable,
+        "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
+        "denied). For 13 min: 52,011 records to go. Nothing is lost, and pinstream continues by itself. What to "
+        "do: if",
+        "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
+    ),
+    "guarded": (
+        guarded,
+        "Intake has stopped: too many records would be dead letters. Why: 1,640 of the latest 2,000 records of "
+        "orders would be dead letters, mostly convert no_identity. Nothing is lost. The cause: records cannot be "
+        "converted: the mapping, or the data from the producer, is wrong. What to do: correct the mapping or the "
+        "producer and start again.",
+        "takes events 0 calls in flight",
+    ),
+    "throttled": (
+        throttled,
+        "Throttled: waiting until Pinterest takes calls again. Nothing is lost, and pinstream continues by itself: "
+        "1,011 records to go. The oldest has waited 67 min.",
+        "is at its call limit Calls continue in 37 s.",
+    ),
+    "hanging": (
+        hanging,
+        "shop.events:clean works on one record for 94 s. PINSTREAM_TRANSFORM names this function. It has not "
+        "returned for the record of orders [0] at offset 5,017. Nothing else is read meanwhile;",
+        "takes events 0 calls in flight",
+    ),
+    "unassigned": (empty, "No partitions assigned yet. The group is still forming"),
+    "starting": (lambda: replace(empty(), starting="DNS"), "Starting. Why: DNS. It goes on"),
+    "spare": (
+        lambda: replace(empty(), joined=True),
+        "No partitions for this member. The group has more members than its topics have partitions",
+    ),
+    "refused": (
+        lambda: replace(
+            guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION, "S")
         ),
-        (
-            unreachable,
-            "Pinterest does not answer. Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access "
-            "denied). For 13 min: 52,011 records to go. Nothing is lost, and pinstream continues by itself. What to "
-            "do: if",
-            "does not answer Why: no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied).",
+        "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records "
+        "of orders would be dead letters, mostly deliver refused of S. Nothing is lost. The cause: Pinterest "
+        "refuses the events. What to",
+        "refuses events 0 calls in flight",
+    ),
+    "unreadable": (
+        lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
+        "1 partition cannot be read further: Kafka sends damaged data. orders [3] from offset 1,020. pinstream "
+        "keeps",
+    ),
+    "unstarted": (
+        lambda: statistics(waiting_for_start=2),
+        "Waiting for Kafka to say where to start. 2 assigned partitions cannot be read until then, 0 partitions",
+    ),
+    "partly": (
+        lambda: statistics(partition(lag=9), waiting_for_start=1),
+        "Waiting for Kafka to say where to start. 1 assigned partition cannot be read until then, 1 partition can.",
+    ),
+    "unknown": (
+        lambda: statistics(partition(0), partition(1, lag=None)),
+        "No known record is waiting. The lag of 1 partition is not known yet.",
+    ),
+    "clock": (
+        lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
+        "This machine's clock is 10 min behind. Pinterest's clock says so, and pinstream uses that clock until "
+        "this one is right. Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
+    ),
+    "clocks": (
+        lambda: statistics(partition(open=2, lag=9), clock=ClockStatistics(None, 612.0, 0.0, 2)),
+        "Record timestamps are 10 min ahead of this machine's clock. Pinterest's clock, which decides between the "
+        "two, is not known yet. 2 events wait for it. What to do: compare the clocks",
+    ),
+    "no_such_schema": (
+        lambda: statistics(
+            partition(open=7, lag=9),
+            waiting_for_schema=7,
+            schemas=(SchemaWait("id", "17", 6, 44.0, 41.0), SchemaWait("id", "18", 1, 31.0, None)),
         ),
-        (
-            guarded,
-            "Intake has stopped: too many records would be dead letters. Why: 1,640 of the latest 2,000 records of "
-            "orders would be dead letters, mostly convert no_identity. Nothing is lost. The cause: records cannot be "
-            "converted: the mapping, or the data from the producer, is wrong. What to do: correct the mapping or the "
-            "producer and start again.",
-            "takes events 0 calls in flight",
+        "Waiting for schemas: 7 records. Why: the registry (or the folder) has said for 41 s that it does not know "
+        "schema id 17; its records have waited 44 s. The records of 1 other schema wait too. All other records "
+        "continue. What to do: register the schema",
+    ),
+    "no_schema_yet": (
+        lambda: statistics(
+            partition(open=1, lag=9),
+            waiting_for_schema=1,
+            schemas=(SchemaWait("id", "17", 1, 44.0, None),),
         ),
-        (
-            throttled,
-            "Throttled: waiting until Pinterest takes calls again. Nothing is lost, and pinstream continues by itself: "
-            "1,011 records to go. The oldest has waited 67 min.",
-            "is at its call limit Calls continue in 37 s.",
+        "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
+        "waited 44 s. All other records continue. What to do: check the registry",
+    ),
+    "schemas_from_disk": (
+        lambda: statistics(partition(lag=7), schemas_from_disk=1),
+        "The schema registry does not answer: 7 records to go. Only records of new schemas wait. What to do: check",
+    ),
+    "idle": (idle, "Caught up: no record is waiting.", "takes events 0 calls in flight, 0 events queued"),
+    "stopping": (lambda: statistics(partition(), stopping=True), "Stopping."),
+    "stuck": (
+        lambda: statistics(partition(open=5, lag=5), seconds_since_progress=44.0),
+        "Nothing settles: 5 records to go. No record was settled for 44 s.",
+    ),
+    "stalled": (
+        lambda: statistics(partition(lag=7), stalled_for=130.0, seconds_since_progress=0.0),
+        "Nothing settles: 7 records to go. No record was settled for 2 min.",
+    ),
+    "stalled_beside_a_clock": (
+        lambda: statistics(
+            partition(open=1, lag=7),
+            stalled_for=130.0,
+            clock=ClockStatistics(70.0, 0.0, 70.0, 0),
+            oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
         ),
-        (
-            hanging,
-            "shop.events:clean works on one record for 94 s. PINSTREAM_TRANSFORM names this function. It has not "
-            "returned for the record of orders [0] at offset 5,017. Nothing else is read meanwhile;",
-            "takes events 0 calls in flight",
+        "Nothing settles: 7 records to go. No record was settled for 2 min. The oldest open event waits for the "
+        "key",
+    ),
+    "stalled_for_a_schema": (
+        lambda: statistics(
+            partition(open=1, lag=7),
+            stalled_for=130.0,
+            waiting_for_schema=1,
+            schemas=(SchemaWait("id", "17", 1, 133.0, None),),
+            oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.SCHEMA, None),
         ),
-        (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
-        (lambda: replace(empty(), starting="DNS"), "Starting. Why: DNS. It goes on", "Nothing sent yet."),
-        (
-            lambda: replace(empty(), joined=True),
-            "No partitions for this member. The group has more members than its topics have partitions",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: replace(
-                guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION, "S")
-            ),
-            "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records "
-            "of orders would be dead letters, mostly deliver refused of S. Nothing is lost. The cause: Pinterest "
-            "refuses the events. What to",
-            "refuses events 0 calls in flight",
-        ),
-        (
-            lambda: statistics(replace(partition(3, lag=90), unreadable_at=1_020), waiting_for_start=1),
-            "1 partition cannot be read further: Kafka sends damaged data. orders [3] from offset 1,020. pinstream "
-            "keeps",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(waiting_for_start=2),
-            "Waiting for Kafka to say where to start. 2 assigned partitions cannot be read until then, 0 partitions",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(lag=9), waiting_for_start=1),
-            "Waiting for Kafka to say where to start. 1 assigned partition cannot be read until then, 1 partition can.",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(0), partition(1, lag=None)),
-            "No known record is waiting. The lag of 1 partition is not known yet.",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(lag=9), clock=ClockStatistics(612.0, 610.0, 612.0, 0)),
-            "This machine's clock is 10 min behind. Pinterest's clock says so, and pinstream uses that clock until "
-            "this one is right. Nothing is lost. What to do: set the clock right (NTP); no restart is needed.",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(open=2, lag=9), clock=ClockStatistics(None, 612.0, 0.0, 2)),
-            "Record timestamps are 10 min ahead of this machine's clock. Pinterest's clock, which decides between the "
-            "two, is not known yet. 2 events wait for it. What to do: compare the clocks",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(
-                partition(open=7, lag=9),
-                waiting_for_schema=7,
-                schemas=(SchemaWait("id", "17", 6, 44.0, 41.0), SchemaWait("id", "18", 1, 31.0, None)),
-            ),
-            "Waiting for schemas: 7 records. Why: the registry (or the folder) has said for 41 s that it does not know "
-            "schema id 17; its records have waited 44 s. The records of 1 other schema wait too. All other records "
-            "continue. What to do: register the schema",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(
-                partition(open=1, lag=9),
-                waiting_for_schema=1,
-                schemas=(SchemaWait("id", "17", 1, 44.0, None),),
-            ),
-            "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
-            "waited 44 s. All other records continue. What to do: check the registry",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(lag=7), schemas_from_disk=1),
-            "The schema registry does not answer: 7 records to go. Only records of new schemas wait. What to do: check",
-            "Nothing sent yet.",
-        ),
-        (idle, "Caught up: no record is waiting.", "takes events 0 calls in flight, 0 events queued"),
-        (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
-        (
-            lambda: statistics(partition(open=5, lag=5), seconds_since_progress=44.0),
-            "Nothing settles: 5 records to go. No record was settled for 44 s.",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(partition(lag=7), stalled_for=130.0, seconds_since_progress=0.0),
-            "Nothing settles: 7 records to go. No record was settled for 2 min.",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(
-                partition(open=1, lag=7),
-                stalled_for=130.0,
-                clock=ClockStatistics(70.0, 0.0, 70.0, 0),
-                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.KEY_STORE, None),
-            ),
-            "Nothing settles: 7 records to go. No record was settled for 2 min. The oldest open event waits for the "
-            "key",
-            "Nothing sent yet.",
-        ),
-        (
-            lambda: statistics(
-                partition(open=1, lag=7),
-                stalled_for=130.0,
-                waiting_for_schema=1,
-                schemas=(SchemaWait("id", "17", 1, 133.0, None),),
-                oldest_open=OldestOpen(TOPIC, 0, 7, 133.0, WaitsFor.SCHEMA, None),
-            ),
-            "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
-            "waited 2 min. No other record settles either.",
-            "Nothing sent yet.",
-        ),
-    ],
-    ids=[
-        "halted",
-        "unreachable",
-        "guarded",
-        "throttled",
-        "hanging",
-        "unassigned",
-        "starting",
-        "spare",
-        "refused",
-        "unreadable",
-        "unstarted",
-        "partly",
-        "unknown",
-        "clock",
-        "clocks",
-        "no_such_schema",
-        "no_schema_yet",
-        "schemas_from_disk",
-        "idle",
-        "stopping",
-        "stuck",
-        "stalled",
-        "stalled_beside_a_clock",
-        "stalled_for_a_schema",
-    ],
-)
-async def test_each_state_is_shown_in_words(
-    scene: Callable[[], Statistics],
-    state: str,
-    destination: str,
-    request: pytest.FixtureRequest,
-    visit: Visit,
-) -> None:
+        "Waiting for schemas: 1 record. Why: the registry has not answered yet for schema id 17; its records have "
+        "waited 2 min. No other record settles either.",
+    ),
+}
+"""Of each state: the scene, the headline, and what the destination's card says, if anything was sent."""
+
+
+@pytest.mark.parametrize("name", STATES)
+async def test_each_state_is_shown_in_words(name: str, visit: Visit) -> None:
     """The first thing on the page is the state, why it is so, and what to do."""
-    async with (
-        stand(scenes.scene(scene), {"steps": []}) as server,
-        visit(server.url) as shown,
-    ):
-        await live(shown)
+    scene, state, *destination = STATES[name]
+    async with look(visit, scenes.scene(scene), {"steps": []}) as (_, shown):
         assert (await text(shown, "#state")).startswith(state)
-        assert destination in await text(shown, "#destination")
+        assert (*destination, "Nothing sent yet.")[0] in await text(shown, "#destination")
         assert not re.search(r"NaN|undefined|\bnull\b|Infinity|\[object", await text(shown, "body"))
         # Read out once, as soon as it has held for a moment.
         await shows(shown, re.split(r"[.:]", state)[0], "#announce")
-        await shoot(shown, "state-" + request.node.callspec.id, full=False)
+        await shoot(shown, f"state-{name}", full=False)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +267,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
     seconds: float, state: str, visit: Visit
 ) -> None:
     """Lag in records and in time, in red once it breaks the one-hour rule."""
-    async with stand(scenes.lagging(seconds), scenes.history()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.lagging(seconds), scenes.history()) as (_, shown):
         assert (await text(shown, "#state")).startswith(state)
         assert "waits for the call quota: calls are paced or throttled" in await text(shown, "#tiles")
         then = scenes.history()["steps"][0]["series"]["lag"][-31]
@@ -344,8 +303,7 @@ async def test_a_short_throttle_is_not_in_the_headline(visit: Visit) -> None:
     def scene() -> Statistics:
         return statistics(partition(open=3), accounts=[account(state="throttled", queued=3, seconds=0.8)])
 
-    async with stand(scenes.scene(scene)) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.scene(scene)) as (_, shown):
         assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
         assert "is at its call limit Calls continue in 0.8 s." in await text(shown, "#destination")
 
@@ -355,8 +313,7 @@ async def test_partitions_stand_in_their_order(visit: Visit) -> None:
     made = scenes.scene(
         lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
     )
-    async with stand(made) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, made) as (_, shown):
         names = await shown.locator("#partitions tbody th").all_inner_texts()
         assert names == ["a [1]", "orders [0]", "orders [2]", "orders [10]"]
 
@@ -365,14 +322,12 @@ async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None
     """The most severe state: it comes before every other one."""
     broken = scenes.full()
     broken["ledger"]["delivered"] -= 1
-    async with stand(broken) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, broken) as (_, shown):
         assert (await text(shown, "#state")).startswith("The ledger does not add up.")
         assert "≠ 5,207,980 read" in await text(shown, "#sum")
     hidden = scenes.full()
     hidden["ledger_mismatch"] = 2
-    async with stand(hidden) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, hidden) as (_, shown):
         assert (await text(shown, "#state")).startswith("The ledger does not add up.")
         assert (await text(shown, "#sum")).startswith("It does not add up:")
 
@@ -384,8 +339,7 @@ async def test_one_refused_account_of_two_is_shown(visit: Visit) -> None:
             partition(open=3, lag=3), accounts=[account(), account("7", "halted", queued=3)], ages=[10**7]
         )
     )
-    async with stand(shown_scene) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, shown_scene) as (_, shown):
         assert (await text(shown, "#state")).startswith(
             "Pinterest refuses 1 of 2 ad accounts; the others continue."
         )
@@ -395,8 +349,7 @@ async def test_one_refused_account_of_two_is_shown(visit: Visit) -> None:
 async def test_test_mode_shows(visit: Visit) -> None:
     """Events are validated and not recorded: the page must say so."""
     info = {"process": {**INFO["process"], "test_mode": True}}
-    async with stand(scenes.full(**info)) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(**info)) as (_, shown):
         assert await text(shown, "#mode") == "test mode: events are validated, not recorded"
 
 
@@ -409,8 +362,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
         del one["lag_seconds"]
     for window in ("hour", "day"):
         del old["freshness"][window]
-    async with stand(old) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, old) as (_, shown):
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
         assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
         assert "delivered since the start" in await text(shown, "#tiles")
@@ -427,16 +379,14 @@ async def test_a_rounded_share_is_all_only_if_it_is_all(visit: Visit) -> None:
         (999_999, 1_000_000, 2): "99.99 %", (999_999_999, 1_000_000_000, 2): "99.99 %", (1, 1_000_000, 2): "< 0.01 %",
         (199, 200, 0): "99 %", (1, 200, 0): "< 1 %", (0.999999, 1, 2): "99.99 %", (0.29, 1, 2): "29.00 %",
     }  # fmt: skip
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full()) as (_, shown):
         said = await shown.evaluate("all => all.map(one => share(...one))", [list(one) for one in expected])
         assert [one.replace("\u00a0", " ") for one in said] == list(expected.values())
 
 
 async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
     """The table of coverage: the most frequent event first; the last day at a click."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full()) as (_, shown):
         heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
         assert [one.split("\n")[0] for one in heads][1:] == [
             "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
@@ -462,8 +412,7 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
         for name, events, carried in (("page_visit", 900, 300), ("checkout", 90, 60), ("signup", 10, 10))
     }
     document["coverage"] = {**document["coverage"], "hour": window}
-    async with stand(document) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, document) as (server, shown):
         cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
         assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
         for name, one in window.items():
@@ -478,8 +427,7 @@ async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: 
     made = scenes.scene(
         lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
     )
-    async with stand(made) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, made) as (_, shown):
         assert await shown.locator(f"#tiles .big.{tone}").count() == 1
         assert await shown.locator(f"#freshness .big.{tone}").count() == 1
 
@@ -487,8 +435,7 @@ async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: 
 async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
     """The time of day alone would look like today's."""
     before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
-    async with stand(scenes.full(latest_dead_letters=[before])) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(latest_dead_letters=[before])) as (_, shown):
         assert await shown.locator("#latest time").all_inner_texts() == ["14 Nov, 22:13"]
         now = await shown.evaluate("moment(Date.now() / 1000)")
         assert re.fullmatch(r"\d\d:\d\d:\d\d", now)
@@ -499,8 +446,7 @@ async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
     document = scenes.scene(
         lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], early=[7] * 30)
     )
-    async with stand(document, scenes.history()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, document, scenes.history()) as (_, shown):
         assert (await text(shown, "#freshness")).startswith(
             "90.00 % of 10 events delivered in the last hour arrived within one hour Half within 5 s"
         )
@@ -524,8 +470,7 @@ async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
     """Nothing delivered in the last hour, or ever: no share is invented; earlier deliveries are shown as since the
     start."""
     document = scenes.scene(lambda: statistics(partition(delivered=30), early=[7] * 30))
-    async with stand(document) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, document) as (server, shown):
         assert await text(shown, "#freshness") == (
             "Nothing delivered in the last hour. Since the start: 100 % of 30 events within one hour."
         )
@@ -538,8 +483,7 @@ async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
 
 async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:
     """New figures show at once; what the reader has opened, chosen or focused stays."""
-    async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(), scenes.history()) as (server, shown):
         await shown.click("#plot-rate summary")
         await shown.focus("#plot-lag .canvas")
         await shown.evaluate("window.before = document.querySelector('#partitions tbody tr')")
@@ -574,8 +518,7 @@ async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Vis
         {**many["partitions"][0], "partition": number, "lag": number, "lag_seconds": float(number)}
         for number in range(40)
     ]
-    async with stand(many) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, many) as (_, shown):
         assert await shown.locator("#partitions tbody tr").count() == 16
         assert (await text(shown, "#partitions tbody tr")).startswith("orders [24]")
         await shown.focus("#more")
@@ -590,8 +533,7 @@ async def test_a_message_of_the_api_stays_text(visit: Visit) -> None:
     counters.api_warnings[nasty] = 3
     letter = {**scenes.letters(1)[0], "message": nasty, "code": nasty, "topic": nasty}
     document = scenes.scene(lambda: statistics(partition(), counters=counters), latest_dead_letters=[letter])
-    async with stand(document) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, document) as (_, shown):
         assert nasty in await text(shown, "#notes")
         assert (await text(shown, "#latest")).count(nasty) == 3
         assert await shown.locator("img").count() == 0

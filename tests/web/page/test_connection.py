@@ -6,9 +6,21 @@ import re
 
 import pytest
 
-from tests.web.building import busy, idle, serving
+from tests.web.building import busy, idle
+from tests.web.listening import running
 from tests.web.page import scenes
-from tests.web.page.browser import CONTRAST, Visit, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import (
+    CONTRAST,
+    Visit,
+    live,
+    look,
+    needs_browser,
+    shoot,
+    shows,
+    stand,
+    text,
+    visit,
+)
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -19,8 +31,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit: Visit) -> None:
     """The figures stay, grey and with their age, so that they do not look current. Then the page reconnects."""
-    async with stand(scenes.full(), scenes.history()) as server, visit(server.url, clock=True) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(), scenes.history(), clock=True) as (server, shown):
         colour = "getComputedStyle(document.querySelector('#state h2')).color"
         fresh = await shown.evaluate(colour)
         await server.stop()
@@ -47,8 +58,7 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
 
 async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
     """When the stream is silent the page asks /status; without an answer the figures are out of date."""
-    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(), clock=True) as (server, shown):
         server.silent = True
         await shown.clock.run_for(12_000)
         await shown.wait_for_selector("#lost:visible")
@@ -57,8 +67,7 @@ async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
 
 async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
     """The stream is silent because nothing changes: the page asks, gets an answer and stays live."""
-    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(), clock=True) as (server, shown):
         heard = await shown.evaluate("link.heard")
         assert server.asked.count("/status") == 0
         await shown.clock.run_for(9_000)
@@ -70,8 +79,7 @@ async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
 
 async def test_a_late_answer_beside_a_stream_that_speaks_is_not_lost(visit: Visit) -> None:
     """The stream speaks again while the page waits for /status: the figures are current."""
-    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(), clock=True) as (server, shown):
         await shown.route("**/status", lambda _: None)  # never answered
         await shown.clock.run_for(8_000)
         # A function: an expression that is not true at once is evaluated as text, which the page's policy forbids.
@@ -110,8 +118,7 @@ async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
 )
 async def test_an_answer_without_figures_differs_from_no_answer(code: int, words: str, visit: Visit) -> None:
     """The process answers without figures: a different problem than a lost connection."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full()) as (server, shown):
         server.answer = server.stream = code
         server.hang_up()
         await shows(shown, words, "#lost")
@@ -121,8 +128,7 @@ async def test_an_answer_without_figures_differs_from_no_answer(code: int, words
 
 async def test_a_version_it_does_not_know_is_not_shown(visit: Visit) -> None:
     """A page that stayed open over an upgrade says so and does not show what it may misread."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full()) as (server, shown):
         server.tell(version=2)
         await shows(shown, "This page does not understand the figures.", "#lost")
         assert "reload the page" in await text(shown, "#lost")
@@ -130,7 +136,7 @@ async def test_a_version_it_does_not_know_is_not_shown(visit: Visit) -> None:
 
 async def test_the_real_server_and_the_page_understand_each_other(visit: Visit) -> None:
     """Style and script are allowed by the server's own policy, the stream and the history arrive."""
-    async with serving(busy) as served, visit(served.url) as shown:
+    async with running(busy) as served, visit(served.url) as shown:
         await live(shown)
         assert await shown.evaluate("link.source !== null && link.source.readyState") == 1
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")

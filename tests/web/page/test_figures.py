@@ -9,7 +9,17 @@ import pytest
 from playwright.async_api import Page
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import (
+    SIZES,
+    Visit,
+    fits,
+    look,
+    needs_browser,
+    shoot,
+    shows,
+    text,
+    visit,
+)
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -82,8 +92,7 @@ async def test_no_figure_is_broken(
 ) -> None:
     """Up to twelve digits, at 1280, 820 and 390 pixels; tables of the plots as well."""
     monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
-    async with stand(scene(), history()) as server, visit(server.url, size) as shown:
-        await live(shown)
+    async with look(visit, scene(), history(), size=size) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         # The rate of now is the history's, until there are two looks at the ledger.
         await shown.wait_for_function(
@@ -113,8 +122,7 @@ PINS = """() => {
 async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
     """Half, 95 % and 99 %: close together, at either end, or unknown; pins too close together share a label."""
     made = scenes.full()
-    async with stand(made) as server, visit(server.url, size) as shown:
-        await live(shown)
+    async with look(visit, made, size=size) as (_, shown):
         for ages in AGES:
             named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
             document = {
@@ -140,8 +148,7 @@ async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
         "share": dict.fromkeys(scenes.IDS, 1.0),
     }
     made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(USUAL, one)}
-    async with stand(made) as server, visit(server.url, "laptop") as shown:
-        await live(shown)
+    async with look(visit, made, size="laptop") as (_, shown):
         assert await shown.locator("#coverage thead th").count() == 2 + len(USUAL)
         widths = "one => [one.scrollWidth, one.clientWidth]"
         assert len(set(await shown.eval_on_selector(".wide:has(#coverage)", widths))) == 1
@@ -154,8 +161,7 @@ async def test_a_figure_of_any_length_stands_on_one_line(digits: int, size: str,
     figure = min(10**digits - 1, 9_007_199_254_740_991)
     made = scenes.full()
     made["ledger"] = dict.fromkeys(made["ledger"], 0) | {"read": figure, "dead_lettered": figure}
-    async with stand(made, scenes.history()) as server, visit(server.url, size) as shown:
-        await live(shown)
+    async with look(visit, made, scenes.history(), size=size) as (_, shown):
         await shows(shown, f"{figure:,}", "#tiles")
         assert await text(shown, "#read b") == f"{figure:,}"
         await whole(shown)

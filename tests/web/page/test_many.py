@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, stand, text, visit
+from tests.web.page.browser import SIZES, Visit, fits, look, needs_browser, shoot, text, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -14,8 +14,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 @pytest.mark.parametrize("size", SIZES)
 async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
     """The refused one is named at the top, which does not call the others well if they are not."""
-    async with stand(scenes.crowd(), scenes.history()) as server, visit(server.url, size) as shown:
-        await live(shown)
+    async with look(visit, scenes.crowd(), scenes.history(), size=size) as (_, shown):
         state = await text(shown, "#state")
         assert state.startswith(
             "Pinterest refuses 1 of 4 ad accounts; for 1 more it does not answer. Why: ad account 2: the access token"
@@ -42,8 +41,7 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
     listed = many["destination"]["accounts"]
     many["destination"]["accounts"] = [{**listed[i % 4], "account": str(i)} for i in range(14)]
     for scene, beside in ((many, False), (few, True)):
-        async with stand(scene, scenes.history()) as server, visit(server.url) as shown:
-            await live(shown)
+        async with look(visit, scene, scenes.history()) as (_, shown):
             await shown.wait_for_selector("#plot-behind .canvas")
             # In one question: between two of them the page may move both.
             plot, destination = await shown.evaluate("""() => [
@@ -59,8 +57,7 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
 
 async def test_workers_are_shown(visit: Visit) -> None:
     """Each with its state and restarts; the partitions are then those of all."""
-    async with stand(scenes.crowd()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.crowd()) as (_, shown):
         lines = await shown.locator("#workers tbody tr").all_inner_texts()
         assert [" ".join(line.split()) for line in lines] == [
             "Worker 1 running 2 120,000 40 0 0.3 s ago",
@@ -73,7 +70,6 @@ async def test_workers_are_shown(visit: Visit) -> None:
 
 async def test_a_single_process_has_no_workers(visit: Visit) -> None:
     """Nor a table for them."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full()) as (_, shown):
         assert await shown.is_hidden("#by-worker")
         assert await text(shown, "#h-partitions") == "Partitions of this member"

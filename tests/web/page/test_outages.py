@@ -11,7 +11,7 @@ import pytest
 from consumer.engine.figures.statistics import Statistics, Totals
 from tests.web.building import partition, silent, statistics, uncoordinated
 from tests.web.page import scenes
-from tests.web.page.browser import Visit, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import Visit, live, look, needs_browser, shoot, shows, stand, text, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -25,8 +25,7 @@ def settled(seen: Statistics) -> Totals:
 async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
     """Red from the first look to the end of the session and beyond; the lag is unknown in each place, and never 0."""
     lost = replace(silent(), partitions=(), joined=False, totals=settled(silent()))
-    async with stand(scenes.scene(silent), scenes.history()) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.scene(silent), scenes.history()) as (server, shown):
         assert (await text(shown, "#state")).startswith(
             "The brokers do not answer (kafka:9092, connection refused) for 12 s. Nothing can be read or committed, "
             "and the lag is unknown. What was read before still goes to Pinterest: 640 records open. Nothing is lost"
@@ -56,8 +55,7 @@ async def test_a_group_without_a_coordinator_is_red(visit: Visit) -> None:
         (uncoordinated, "; what it reads still goes to Pinterest: 700 records to go"),
         (lambda: lost, ""),
     ):
-        async with stand(scenes.scene(made), scenes.history()) as server, visit(server.url) as shown:
-            await live(shown)
+        async with look(visit, scenes.scene(made), scenes.history()) as (_, shown):
             assert (await text(shown, "#state")).startswith(
                 "No coordinator of the group answers (for 12 s): the partitions of __consumer_offsets need leaders "
                 "that this machine reaches; fewer brokers than offsets.topic.replication.factor cannot create it. "
@@ -73,8 +71,7 @@ async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:
     """Its row says so after two heartbeats, and the headline after five seconds."""
     made = scenes.full(workers=scenes.workers())
     made["workers"][1] |= {"silent": True, "reported_seconds_ago": 1.1}
-    async with stand(made) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, made) as (server, shown):
         assert "Worker 2 stands still: no report" in await text(shown, "#workers")
         assert (await text(shown, "#state")).startswith("Keeping up")
         made["workers"][1]["reported_seconds_ago"] = 12.0
@@ -92,8 +89,7 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
             partition(open=5, lag=5), seconds_since_progress=44.0, key_store_fails=True, key_store_trouble=why
         )
     )
-    async with stand(made) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, made) as (_, shown):
         assert (
             f"Nothing settles: 5 records to go. No record was settled for 44 s. The key store fails: {why}."
             in (await text(shown, "#state"))
@@ -103,8 +99,7 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
 async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
     """From fourteen days before, and after its end."""
     setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
-    async with stand(scenes.full(certificates=[])) as server, visit(server.url) as shown:
-        await live(shown)
+    async with look(visit, scenes.full(certificates=[])) as (server, shown):
         soon = "a certificate ends in 9 days: replace it"
         for days, said in ((15, None), (9.4, soon), (-1, "a certificate has ended")):
             server.tell(certificates=[{"setting": setting, "expires": int(time.time() + days * 86_400)}])
