@@ -93,7 +93,7 @@ Tokens = Token | Mapping[str, Token]
 """One token for all ad accounts, or one for each account by its number."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # it holds secrets
 class ConversionsApi:
     """Sends batches. `url` is the API's base, without the trailing slash; `timeout` bounds one attempt, in seconds.
     `account` is any of our ad accounts, for `ask_time`."""

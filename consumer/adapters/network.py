@@ -109,7 +109,7 @@ class Proxy:
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # it holds secrets
 class Network:
     """See the module. Proxies are ``http://[user:password@]host:port``, or empty. `login` returns the user and password
     that are used in place of those in the URLs, or nothing. `authorities` is a PEM file of authorities that are trusted

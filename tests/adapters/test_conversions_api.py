@@ -21,6 +21,7 @@ from aiohttp.test_utils import TestServer
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, call_failure
 from consumer.engine.messages import TOO_LATE, Answered, Send, Unanswered
+from tests.support.certificates import Authority
 from tests.support.limits import LATE
 
 SECRET = "pina_SECRET"
@@ -365,16 +366,6 @@ async def test_a_server_that_trickles_times_out() -> None:
     assert time.monotonic() - begun < LATE
 
 
-async def test_a_reset_is_a_lost_connection() -> None:
-    """A reset before any answer is a lost connection."""
-
-    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        abort(writer)
-
-    assert await raw_answer(reset) == Unanswered(7, "connection")
-
-
 def abort(writer: asyncio.StreamWriter) -> None:
     """Close the connection with a reset."""
     raw = writer.get_extra_info("socket")
@@ -382,32 +373,51 @@ def abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-@pytest.mark.parametrize("how", ["reset", "closed"])
-async def test_an_answer_cut_off_in_its_middle_is_no_answer(how: str) -> None:
-    """An answer that ends in the middle of its body, by a reset or a close, is no answer."""
+async def _reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    abort(writer)
 
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
-        await writer.drain()
-        if how == "reset":
-            await asyncio.sleep(0.1)
-            abort(writer)
 
-    answer = await raw_answer(cut)
+async def _cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500)
+    await writer.drain()
+
+
+async def _cut_by_a_reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await _cut(reader, writer)
+    await asyncio.sleep(0.1)
+    abort(writer)
+
+
+async def _babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(b"220 mail.example ESMTP\r\n\r\n")
+    await writer.drain()
+
+
+async def _plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("server", "scheme", "reasons"),
+    [
+        (_reset, "http", {"connection"}),
+        (_cut, "http", {"connection", "broken_answer"}),
+        (_cut_by_a_reset, "http", {"connection", "broken_answer"}),
+        (_babble, "http", {"broken_answer"}),
+        (_plain, "https", {"tls"}),
+    ],
+)
+async def test_no_whole_answer_is_no_answer(server: Connected, scheme: str, reasons: set[str]) -> None:
+    """A reset before any answer is a lost connection; an answer that ends in its middle, by a reset or a close, and
+    another protocol on the port, are broken; https to a port without TLS is a failure of TLS."""
+    answer = await raw_answer(server, scheme=scheme)
     assert isinstance(answer, Unanswered)
-    assert answer.reason in ("connection", "broken_answer")
-
-
-async def test_what_is_not_http_is_a_broken_answer() -> None:
-    """Another protocol on the port is a broken answer."""
-
-    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(b"220 mail.example ESMTP\r\n\r\n")
-        await writer.drain()
-
-    assert await raw_answer(babble) == Unanswered(7, "broken_answer")
+    assert answer.reason in reasons
 
 
 async def test_a_closed_port_is_a_failure_to_connect() -> None:
@@ -419,61 +429,20 @@ async def test_a_closed_port_is_a_failure_to_connect() -> None:
         assert await api.send(SEND) == Unanswered(7, "connect")
 
 
-async def test_a_server_without_tls_is_a_failure_of_tls() -> None:
-    """https to a port without TLS is a failure of TLS."""
-
-    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await writer.drain()
-
-    assert await raw_answer(plain, scheme="https") == Unanswered(7, "tls")
-
-
 async def test_a_certificate_nobody_signed_is_a_failure_of_tls(tmp_path: Path) -> None:
     """A certificate that no known authority signed is a failure of TLS, and the server receives no token."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate(tmp_path))
     received = b""
 
     async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         nonlocal received
         received += await reader.read(1000)
 
-    async with listening(serve, tls=context) as port, client(f"https://127.0.0.1:{port}") as api:
+    async with (
+        listening(serve, Authority(tmp_path, "ours").server()) as port,
+        client(f"https://127.0.0.1:{port}") as api,
+    ):
         assert await api.send(SEND) == Unanswered(7, "tls")
     assert received == b""
-
-
-def certificate(folder: Path) -> Path:
-    """Make a self-signed certificate; return the file with it and its key."""
-    pytest.importorskip("cryptography", reason="cryptography is not installed")
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    begin = datetime.now(UTC) - timedelta(days=1)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + timedelta(days=2))
-        .sign(key, hashes.SHA256())
-    )
-    pem = signed.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "server.pem"
-    path.write_bytes(pem)
-    return path
 
 
 async def test_a_name_that_does_not_resolve_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_the_password_is_in_no_text() -> None:
     proxy = network.proxy("https://api.example.com")
     assert proxy is not None
     assert proxy.login == "user:hunter2"
-    shown = f"{proxy} {proxy!r} {proxy.url} {proxy.refusal(407, 'there')} {proxy.refusal(403, 'there')}"
+    shown = f"{network!r} {proxy} {proxy!r} {proxy.url} {proxy.refusal(407, 'there')} {proxy.refusal(403, 'there')}"
     assert "hunter2" not in shown
     other = Network(https_proxy="http://user:hunter2@proxy:3128", login=lambda: "a:b").proxy("https://x")
     assert other is not None
@@ -475,9 +475,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 REGISTRY_WORDS = {
-    "expired": "has expired",
+    "expired": "has expired: renew it there",
     "not yet": "is not valid yet",
-    "another name": "is for another name",
+    "another name": "is for another name: reach it by a name in the certificate (SCHEMA_REGISTRY_URL)",
     "another authority": "is signed by an authority that this machine does not know: set "
     "SCHEMA_REGISTRY_SSL_CA_LOCATION or PINSTREAM_CA_FILE",
 }
