@@ -100,19 +100,19 @@ class TestStarting:
         assert world.joined(1) == [StartWorker(2), StartWorker(3)]
         assert world.joined(2) == []
 
-    @pytest.mark.parametrize("code", [1, 2, 3])
-    def test_an_end_of_the_first_worker_before_it_joined(self, code: int) -> None:
-        """It ends before it has joined: the supervisor ends at once, with its code and message."""
+    @pytest.mark.parametrize(
+        ("code", "said", "finish"),
+        [(code, "no such topic", Finish(code, "no such topic")) for code in (1, 2, 3)]
+        + [(-signal.SIGSEGV, None, Finish(1, "worker 1 was ended by SIGSEGV"))],
+    )
+    def test_an_end_of_the_first_worker_before_it_joined(
+        self, code: int, said: str | None, finish: Finish
+    ) -> None:
+        """It ends before it has joined: the supervisor ends at once, with its code and message. A killed worker leaves
+        none; the supervisor's names the signal."""
         world = World()
         world.feed()
-        assert world.ended(1, code, "no such topic") == [Finish(code, "no such topic")]
-
-    def test_killed_before_it_joined(self) -> None:
-        """A killed worker leaves no message; the supervisor's names the signal."""
-        world = World()
-        world.feed()
-        [finish] = world.ended(1, -signal.SIGSEGV)
-        assert finish == Finish(1, "worker 1 was ended by SIGSEGV")
+        assert world.ended(1, code, said) == [finish]
 
     def test_a_stop_before_the_begin(self) -> None:
         """Nothing is started."""
