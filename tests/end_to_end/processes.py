@@ -6,20 +6,25 @@ only the variables that they are given, and nothing of them outlives the test.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from tests.support.kafka.harness import Kafka
+from tests.support.launcher import Launched, can_launch, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 120.0
@@ -42,6 +47,21 @@ class Program(NamedTuple):
 
 THIS = Program(sys.executable, ROOT)
 """The version under test."""
+
+
+def start(
+    line: Sequence[str],
+    env: Mapping[str, str],
+    streams: Sequence[int],
+    cwd: Path = ROOT,
+    *,
+    fresh: bool = False,
+) -> Launched | subprocess.Popen[bytes]:
+    """Start a command, by the launcher if that is the same. `streams`: its standard streams."""
+    if not fresh and list(line[:2]) == [sys.executable, "-m"] and can_launch(env):
+        return launch(line[2], line[3:], env, streams)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(line, env=dict(env), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
@@ -77,21 +97,32 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``pinstream ARGUMENTS`` to its end."""
     raw = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
-        THIS.line(arguments, env),
-        env=dict(env),
-        cwd=THIS.root,
-        input=raw,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-    )
-    return subprocess.CompletedProcess(
-        done.args,
-        done.returncode,
-        done.stdout.decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
-    )
+    line = THIS.line(arguments, env)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        ending, writing = os.pipe()
+        try:
+            process = start(line, env, (ending, out.fileno(), err.fileno()))
+        finally:
+            os.close(ending)
+        writer = threading.Thread(target=_give, args=(writing, raw))
+        writer.start()
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout)
+            raise
+        writer.join()
+        out.seek(0)
+        err.seek(0)
+        texts = [stream.read().decode("utf-8", "replace") for stream in (out, err)]
+    return subprocess.CompletedProcess(line, code, *texts)
+
+
+def _give(stream: int, content: bytes) -> None:
+    """Write `content` to a process that may end before it has read it, and close the pipe."""
+    with contextlib.suppress(BrokenPipeError), open(stream, "wb") as pipe:
+        pipe.write(content)
 
 
 def the_one_line(stderr: str) -> str:
@@ -113,20 +144,25 @@ def last_error(stderr: str) -> str:
 
 
 def wait_for(condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
-    """Wait, for a bounded time, until `condition` returns something true; return that."""
-    deadline = time.monotonic() + within
+    """Wait, for a bounded time, until `condition` returns something true; return that.
+
+    It is asked less and less often: most conditions ask a process or the broker, which costs both a few milliseconds.
+    """
+    deadline, pause = time.monotonic() + within, 0.01
     while True:
         found = condition()
         if found:
             return found
         assert time.monotonic() < deadline, f"waited {within:g} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.1)
 
 
 class Process:
     """``pinstream ARGUMENTS`` until it is told to stop. A context manager: at its end the process is gone.
 
-    `under`: a command that starts the one appended to it, and becomes or waits for it.
+    `under`: a command that starts the one appended to it, and becomes or waits for it. `fresh`: not by the launcher
+    (`tests.support.launcher`), for tests of starts and of memory.
     """
 
     def __init__(
@@ -136,19 +172,15 @@ class Process:
         env: Mapping[str, str],
         under: tuple[str, ...] = (),
         program: Program = THIS,
+        fresh: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{arguments[0]}-{time.monotonic_ns()}"
         self._out, self._err = folder / f"{stem}.out", folder / f"{stem}.err"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [*under, *program.line(arguments, {} if under else env)],
-                env=dict(env),
-                cwd=program.root,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+        line = [*under, *program.line(arguments, {} if under else env)]
+        with self._out.open("wb") as out, self._err.open("wb") as err, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), out.fileno(), err.fileno())
+            self._process = start(line, env, streams, program.root, fresh=fresh)
 
     def __enter__(self) -> Self:
         return self
@@ -209,6 +241,7 @@ class Process:
         )
         return found
 
+    @cached_property
     def page(self) -> str:
         """The address of its HTTP server, which the log has."""
         address: str = self.until_logged("starting")["page"]
@@ -217,7 +250,7 @@ class Process:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of an answer of its HTTP server."""
         try:
-            with urllib.request.urlopen(self.page().rstrip("/") + path, timeout=10) as answer:
+            with urllib.request.urlopen(self.page.rstrip("/") + path, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -74,7 +74,7 @@ def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
         PINSTREAM_MAX_OPEN_EVENTS=f"{OPEN_EVENTS}",
         PINSTREAM_CONCURRENCY=f"{CONCURRENCY}",
     )
-    with Process(folder, "run", env=env) as process:
+    with Process(folder, "run", env=env, fresh=True) as process:
         process.until_settled(records)
         peak = peak_resident(process)
         assert process.stop()[0] == 0

@@ -49,7 +49,7 @@ def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) ->
     write_generated(kafka, topic, events)
     env = run_environment(tmp_path, kafka, topic, group, api.url)
 
-    with Process(tmp_path, "run", env=env) as first:
+    with Process(tmp_path, "run", env=env, fresh=True) as first:
         ledger = first.until_settled(len(events))
         assert {one: ledger[one.value] for one in Disposition} == generator.tally
         assert first.get("/healthz")[0] == first.get("/readyz")[0] == 200
@@ -65,7 +65,7 @@ def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) ->
 
     # Nothing is left to do for the next one.
     calls = api.calls
-    with Process(tmp_path, "run", env=env) as second:
+    with Process(tmp_path, "run", env=env, fresh=True) as second:
         second.until(lambda: len(second.status()["partitions"]) == PARTITIONS, "its partitions")
         assert second.stop()[0] == 0
     assert (api.calls, second.log[-1]["read"]) == (calls, 0)
@@ -73,7 +73,7 @@ def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) ->
     # And were the commits lost, the delivered keys are still known: nothing is sent again.
     for number in range(PARTITIONS):
         commit(kafka, group, topic, 0, number)
-    with Process(tmp_path, "run", env=env) as third:
+    with Process(tmp_path, "run", env=env, fresh=True) as third:
         ledger = third.until_settled(len(events))
         assert third.stop()[0] == 0
     tally = generator.tally
@@ -113,7 +113,7 @@ def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: 
         tmp_path, kafka, topic, group, api.url,
         PINSTREAM_BATCH_EVENTS="50", PINSTREAM_CONCURRENCY="4", PINSTREAM_SHUTDOWN_GRACE="60s",
     )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as first:
+    with Process(tmp_path, "run", env=env, fresh=True) as first:
         first.until(lambda: api.calls > 4, "a second round of calls")
         code, seconds = first.stop()
     assert code == 0
@@ -123,7 +123,7 @@ def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: 
     assert first.log[-1]["delivered"] == api.counts().accepted_events
 
     api.set_faults()
-    with Process(tmp_path, "run", env=env) as second:
+    with Process(tmp_path, "run", env=env, fresh=True) as second:
         second.until(lambda: sum(committed_offsets(kafka, group, topic)) == len(events), "the rest")
         assert second.stop()[0] == 0
     assert set(api.accepted().values()) == {1}
@@ -137,7 +137,7 @@ def test_a_grace_that_is_too_short_still_ends_in_time(kafka: Kafka, api: Api, tm
     write_generated(kafka, topic, events)
     api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_SHUTDOWN_GRACE="1s")
-    with Process(tmp_path, "run", env=env) as process:
+    with Process(tmp_path, "run", env=env, fresh=True) as process:
         process.until(lambda: api.calls >= 1, "a call in flight")
         code, seconds = process.stop()
     assert code == 0
@@ -169,7 +169,7 @@ def test_a_second_signal_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path, pr
     env = run_environment(
         tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="60s"
     )
-    with Process(tmp_path, "run", env=env) as process:
+    with Process(tmp_path, "run", env=env, fresh=True) as process:
         process.until(lambda: api.calls >= 1, "a call in flight")
         process.send(signal.SIGTERM)
         process.until(lambda: process.status()["stopping"], "the first signal's effect")
@@ -184,7 +184,7 @@ def test_in_test_mode_nothing_is_recorded(kafka: Kafka, api: Api, tmp_path: Path
     _, events = generated(100)
     write_generated(kafka, topic, events)
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINTEREST_TEST_MODE="true")
-    with Process(tmp_path, "run", env=env) as process:
+    with Process(tmp_path, "run", env=env, fresh=True) as process:
         ledger = process.until_settled(len(events))
         assert process.stop()[0] == 0
     assert ledger["delivered"] == len(api.events) > 80

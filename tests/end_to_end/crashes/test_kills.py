@@ -144,7 +144,7 @@ def test_told_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, wh
     """SIGTERM before the first record, or before the process joined its group: it ends by itself, soon, with
     exit code 0."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
-    with Process(tmp_path, "run", env=env) as process:
+    with Process(tmp_path, "run", env=env, fresh=True) as process:
         if when == "joining":
             process.until_logged("starting")
         else:

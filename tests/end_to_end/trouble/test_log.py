@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Unheard(Process):
         env = env | {"PINSTREAM_HTTP_ADDRESS": self._address, "PINSTREAM_SHUTDOWN_GRACE": f"{GRACE:g}s"}
         super().__init__(folder, "run", *more, env=env, under=under)
 
+    @cached_property
     def page(self) -> str:
         return f"http://{self._address}"
 
