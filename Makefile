@@ -6,9 +6,9 @@ ARGS ?=
 SEEDS ?= 300
 EVENTS ?= 2000000
 SECONDS ?= 60
-# The number of test processes, which share one Kafka. Each file stays in one of them, in the order that tests/conftest.py gives.
-# Tests wait most of the time: three keep two processors busy. `WORKERS=0`: all in one, for a debugger.
-WORKERS ?= 3
+# The number of test processes, which share one Kafka and divide the tests as tests/conftest.py says. Tests on real parts wait
+# three quarters of their time: six keep two processors busy. `WORKERS=0`: all in one, for a debugger.
+WORKERS ?= 6
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,10 +56,13 @@ _BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "old_kafka", "secu
 """The fixtures that start a broker, or ask for one."""
 _REGISTRIES = frozenset({"real_registry", "secured_registry", "each_registry"})
 """The fixtures that start a real schema registry: their tests run in one step with those of the brokers."""
+_OF_A_MODULE = ("own_kafka", "old_kafka", "secured_kafka", "secured_registry", 'scope="module"')
+"""What a test file has whose tests share a set-up: they stay in one process."""
 _ANY_OTHER = "*"
 _TURNS = (
     "image",
     "runbook",
+    "benchmark",
     "end_to_end",
     "adapters",
     "commands",
@@ -91,8 +95,8 @@ def pytest_report_header() -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses a broker, and order: what waits for processes and brokers comes first, what only computes last.
 
-    Several test processes share the work by the file: a long file that began last would keep all others waiting, and
-    those that wait leave the processors to each other.
+    What has a time limit of its own takes long: it comes before its neighbours. A long test that began last would keep
+    all processes waiting, and those that wait leave the processors to each other.
     """
     for item in items:
         asks = (_BROKERS | _REGISTRIES).intersection(getattr(item, "fixturenames", ()))
@@ -100,7 +104,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if _folder(item.path) == "simulation":
             item.add_marker(pytest.mark.simulation)
-    items.sort(key=lambda item: _turn(item.path))
+    items.sort(key=lambda item: (_turn(item.path), item.get_closest_marker("timeout") is None))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, except where all of them wait for Kafka and share only the run's
+    servers: such a file takes minutes, and its tests go to whichever process is free."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = _together
+    return scheduler
+
+
+def _together(nodeid: str) -> str:
+    """What the tests that stay in one process have in common."""
+    file = nodeid.partition("::")[0]
+    return nodeid if _is_divided(file) else file
+
+
+@cache
+def _is_divided(file: str) -> bool:
+    path = _HERE.parent / file
+    if _folder(path) not in ("end_to_end", "simulation") and path.parts[-2] != "kafka":
+        return False
+    text = path.read_text()
+    return not any(shared in text for shared in _OF_A_MODULE)
 
 
 def _turn(path: Path) -> int:
