@@ -1,7 +1,8 @@
 """``python -m tests.support.switches ARGUMENTS``: the product with other values of what is no setting.
 
 ``SWITCHES`` in its environment (`switched`) says which: fields of the engine's `Policy`, such as ``commit_interval``;
-and ``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps.
+``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps; and
+``minute``, for how many seconds a call counts against the quota.
 The processes of ``--workers`` have the product's own values.
 """
 
@@ -24,7 +25,9 @@ def apply() -> None:
     """Set the values that the environment has."""
     values: dict[str, Any] = json.loads(os.environ.get(_VARIABLE, "{}"))
     from consumer.app import building
+    from consumer.engine.sending import gate
 
+    vars(gate)["_MINUTE"] = values.pop("minute", 60.0)
     if not values.pop("compiled", True):
         vars(building)["COMPILED"] = None
     made = building.policy
