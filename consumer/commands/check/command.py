@@ -27,7 +27,7 @@ _STYLES = {
     Severity.SKIPPED: "dim",
 }
 # The name of a question, and its answers.
-_Asked = list[tuple[str, Sequence[Row]]]
+CheckAnswers = list[tuple[str, Sequence[Row]]]
 _FORMS = {"kafka-acls": rights.commands, "strimzi": rights.strimzi, "iam": rights.iam}
 # In this order, because later questions use what earlier ones have found.
 _QUESTIONS: Sequence[tuple[str, Question]] = (
@@ -77,7 +77,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
     try:
-        asked = run_on_loop(_ask_all(CheckContext(load(os.environ), workers, send_test_event)))
+        asked = run_on_loop(ask_all(CheckContext(load(os.environ), workers, send_test_event)))
     except PinstreamError as error:  # of the settings: that of a question is its answer
         asked = [("settings", [failed(str(error))])]
     _print(asked)
@@ -85,10 +85,12 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     sys.exit(1 if any(verdict is Severity.FAILED for _, answers in asked for verdict, _ in answers) else 0)
 
 
-async def _ask_all(found: CheckContext) -> _Asked:
-    asked: _Asked = []
-    # Ask all questions, even if one has a bad answer: one run shows everything that needs a change.
-    for what, question in _QUESTIONS:
+async def ask_all(
+    found: CheckContext, questions: Sequence[tuple[str, Question]] = _QUESTIONS
+) -> CheckAnswers:
+    """Ask all questions, even if one has a bad answer: one run shows everything that needs a change."""
+    asked: CheckAnswers = []
+    for what, question in questions:
         try:
             answers = await question(found)
         except Skip as skip:
@@ -99,7 +101,7 @@ async def _ask_all(found: CheckContext) -> _Asked:
     return asked
 
 
-def _print(asked: _Asked) -> None:
+def _print(asked: CheckAnswers) -> None:
     columns = (Column("what", no_wrap=True), Column("verdict", no_wrap=True))
     found = Column("found, and what to do", overflow="fold")
     # No lines between columns: people copy commands and names of settings out of a row.

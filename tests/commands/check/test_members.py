@@ -10,10 +10,13 @@ from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.app import building
+from consumer.commands.check import kafka as brokers
+from consumer.commands.check import local
+from consumer.commands.check.rows import Severity
 from consumer.engine.model import Announcement, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.settings import load
-from tests.commands.check.test_check import check
+from tests.commands.check.asking import asked, the_text
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import run_environment
 from tests.end_to_end.records import new_group, new_topic
@@ -31,10 +34,11 @@ def test_who_read_last_by_other_settings(kafka: Kafka, api: Api, tmp_path: Path)
     for sender, told in ((ours, False), ("AAAA" + ours[4:], True)):
         metadata = offset_map.write_map(TopicPartition(topic, 0), 1, [], None, fingerprint=sender)
         commit(kafka, group, topic, 1, metadata=metadata)
-        found = check(env)
-        assert ("consumer group" in found.names("warning")) is told
-    text = found.text("consumer group", "warning")
-    assert text.startswith(f"{topic}[0]: last read by a member with another mapping (PINSTREAM_MAPPING_FILE")
+        rows = asked(env, local.schema, brokers.cluster, brokers.group)
+        assert (Severity.WARNING in {row.verdict for row in rows}) is told
+    assert the_text(rows, Severity.WARNING).startswith(
+        f"{topic}[0]: last read by a member with another mapping (PINSTREAM_MAPPING_FILE"
+    )
 
 
 def test_who_shares_the_key_store_for_another_url(
@@ -51,9 +55,9 @@ def test_who_shares_the_key_store_for_another_url(
         """Return what is said of members while one announces this; it takes that back when it leaves."""
         other = RedisKeyStore(parse_address(url), Window.of(172_800.0), lease=30.0, announcement=said)
         await other.renew()
-        found = await asyncio.to_thread(check, env)
+        rows = await asyncio.to_thread(asked, env, local.schema, local.key_store)
         await other.close()
-        return [text for _, text in found.rows["key store"] if "member" in text]
+        return [row.text for row in rows if "member" in row.text]
 
     assert asyncio.run(checked_beside(ours)) == []
     [text] = asyncio.run(checked_beside(ours._replace(group="other", destination="AAAAAAAA")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,13 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from consumer.adapters.kafka.cluster import ClusterView
 from consumer.app import building
+from consumer.commands.check import kafka as brokers
+from consumer.commands.check import local
 from consumer.commands.check import registry as questions
-from consumer.commands.check.rows import CheckContext, ok, warning
-from consumer.errors import RegistryError
+from consumer.commands.check.rows import CheckContext, Row, Severity, ok, warning
 from consumer.settings import load
 from tests.adapters.fake_registry import FakeRegistry
-from tests.commands.check.test_check import check
+from tests.commands.check.asking import asked, check, nowhere
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import run_environment
 from tests.end_to_end.records import SCHEMA, new_group, new_topic
@@ -70,12 +70,11 @@ def test_the_newest_schemas_of_the_topics(kafka: Kafka, real_registry: str, api:
 
 async def test_a_newest_schema_that_refers_to_a_deleted_one(tmp_path: Path) -> None:
     """A newest schema that refers to one that was deleted is a warning, and the other topics' are checked."""
-    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     async with FakeRegistry() as registry:
         gone = {"name": "shop.Item", "subject": "item", "version": 1}
         registry.add("orders-value", json.dumps(SCHEMA), references=[gone])
         registry.add("payments-value", json.dumps(SCHEMA))
-        settings = load(env | {"SCHEMA_REGISTRY_URL": registry.url})
+        settings = load(nowhere(tmp_path, SCHEMA_REGISTRY_URL=registry.url))
         cluster = ClusterView((), {"orders": 1, "payments": 1}, (), (), {})
         found = CheckContext(settings, sections=building.sections(settings), cluster=cluster)
         assert await questions.writers(found) == [
@@ -93,32 +92,32 @@ def test_a_context_that_the_registry_does_not_have(
     right with or without colons around its name."""
     registry.set_contexts(".shop", ".staging")
     env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
-    for context, verdict in ((".stagign", "failed"), (".staging", "ok"), (":.shop:", "ok")):
-        found = check(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/{context}"})
-        assert found.verdicts("schema registry") == ["ok"]
-        assert found.verdicts(ROW) == [verdict]
-        if verdict == "failed":
-            assert found.text(ROW, "failed") == (
-                "SCHEMA_REGISTRY_URL: the registry has no context .stagign, only ., .shop, .staging; correct what "
-                "follows /contexts/"
-            )
+    for context, verdict in ((".staging", "ok"), (":.shop:", "ok"), (".stagign", "failed")):
+        url = {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/{context}"}
+        [row] = asked(env | url, local.schema, brokers.cluster, questions.writers)
+        assert row.verdict.value == verdict
+    assert row.text == (
+        "SCHEMA_REGISTRY_URL: the registry has no context .stagign, only ., .shop, .staging; correct what follows "
+        "/contexts/"
+    )
+    assert [one.verdict.value for one in asked(env | url, questions.answers)] == ["ok"]
 
 
 def test_names_of_contexts_are_shown_printable_and_bounded(registry: Registry, tmp_path: Path) -> None:
     """Names of contexts, which may be anything that the registry answers, are printed without control
     characters and cut."""
     registry.set_contexts("\x1b]0;title\x07", "x" * 5_000)
-    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
-    settings = load(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/.shop"})
-    with pytest.raises(RegistryError, match=r"has no context \.shop, only") as told:
-        asyncio.run(questions.writers(CheckContext(settings)))
-    assert str(told.value).isprintable()
-    assert len(str(told.value)) < 300
+    env = nowhere(tmp_path, SCHEMA_REGISTRY_URL=f"{registry.url}/contexts/.shop")
+    [row] = asked(env, questions.writers)
+    assert "has no context .shop, only" in row.text
+    assert row.text.isprintable()
+    assert len(row.text) < 300
 
 
 def test_a_registry_that_is_down_is_said_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """A registry that is down is reported in its own row; the row about its schemas is skipped."""
-    env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
-    found = check(env | {"SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"})
-    assert found.verdicts("schema registry") == ["failed"]
-    assert found.text(ROW, "skipped") == "needs the schema registry"
+    url = {"SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+    env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url, **url)
+    order = (local.schema, brokers.cluster, questions.answers, questions.writers)
+    assert [row.verdict.value for row in asked(env, *order[:3])] == ["failed"]
+    assert asked(env, *order) == [Row(Severity.SKIPPED, "needs the schema registry")]
