@@ -156,12 +156,6 @@ class TestNames:
         assert name.startswith("pinstream_")
         assert len(SERIES) > 40
 
-    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-    def test_the_job_has_its_name(self, rule: dict[str, Any]) -> None:
-        """The rules know pinstream by the name of the scrape job."""
-        assert set(re.findall(r'job="([^"]*)"', rule["expr"])) <= {"pinstream"}
-        assert [one["job_name"] for one in PROMETHEUS["scrape_configs"]] == ["pinstream"]
-
 
 class TestAlerts:
     """Each alert says what to do and where that is written."""
@@ -179,7 +173,9 @@ class TestAlerts:
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_it_says_what_to_do_and_where(self, rule: dict[str, Any]) -> None:
-        """A summary of more than a title, a severity, some patience, and a section of the runbook that is there."""
+        """A summary of more than a title, with labels that its series have; a severity, some patience, and a section of
+        the runbook. It knows the scrape job by its name, and in deploy/alerts_test.yml it fires in one scene and not in
+        another."""
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["for"]
         summary = rule["annotations"]["summary"]
@@ -188,40 +184,25 @@ class TestAlerts:
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.MULTILINE)
         assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
-
-    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-    def test_labels_of_its_text_are_labels_of_its_series(self, rule: dict[str, Any]) -> None:
-        """No label is missing in the text that wakes someone up."""
         told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         kept = labels_used(rule["expr"]) or ADDED_BY_PROMETHEUS
         assert told <= kept
-
-    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-    def test_it_is_tried_both_ways(self, rule: dict[str, Any]) -> None:
-        """In deploy/alerts_test.yml it fires in one scene and does not in another."""
         looks = [one for test in RULE_TESTS for one in test["alert_rule_test"]]
         fires = {bool(one.get("exp_alerts")) for one in looks if one["alertname"] == rule["alert"]}
         assert fires == {True, False}
+        assert set(re.findall(r'job="([^"]*)"', rule["expr"])) <= {"pinstream"}
+        assert [one["job_name"] for one in PROMETHEUS["scrape_configs"]] == ["pinstream"]
 
 
 class TestDashboard:
     """Grafana can load it, and readers know what they see."""
 
-    def test_there_is_one(self) -> None:
-        """It has its name, and an id that no other one has."""
+    def test_it_holds_together(self) -> None:
+        """It has its name and id; no panel overlaps another or leaves the 24 columns; every ``$name`` is a variable of
+        it, or one of Grafana's own."""
         assert [path.name for path in DASHBOARDS] == ["pinstream.json"]
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         assert (document["title"], document["uid"]) == ("pinstream", "pinstream")
-
-    @pytest.mark.parametrize("panel", panels(DASHBOARDS[0]), ids=lambda one: str(one["title"]))
-    def test_a_panel_explains_itself(self, panel: dict[str, Any]) -> None:
-        """A title, a sentence, a unit, and the data source that is chosen above."""
-        assert len(panel["description"]) > 10
-        assert panel["fieldConfig"]["defaults"]["unit"]
-        assert panel["datasource"]["uid"] == "${datasource}"
-
-    def test_panels_have_an_id_and_a_place_of_their_own(self) -> None:
-        """No panel overlaps another or leaves the 24 columns."""
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         assert len({one["id"] for one in document["panels"]}) == len(document["panels"])
         taken: set[tuple[int, int]] = set()
@@ -231,9 +212,6 @@ class TestDashboard:
             assert place["x"] + place["w"] <= 24
             assert not cells & taken, one["title"]
             taken |= cells
-
-    def test_variables_are_declared(self) -> None:
-        """Every ``$name`` is a variable of the dashboard, or one of Grafana's own."""
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         declared = {one["name"] for one in document["templating"]["list"]}
         used = set(re.findall(r"\$\{?(\w+)", json.dumps(document["panels"])))
@@ -241,8 +219,12 @@ class TestDashboard:
         assert declared <= {*used, "datasource"}
 
     @pytest.mark.parametrize("panel", panels(DASHBOARDS[0]), ids=lambda one: str(one["title"]))
-    def test_legends_name_labels_that_are_there(self, panel: dict[str, Any]) -> None:
-        """A label that was summed away would leave a gap."""
+    def test_a_panel_explains_itself(self, panel: dict[str, Any]) -> None:
+        """A title, a sentence, a unit, the data source that is chosen above, and legends of labels that were not summed
+        away."""
+        assert len(panel["description"]) > 10
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
             told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             grouped = labels_used(target["expr"])
@@ -262,7 +244,8 @@ class TestWiring:
         return found
 
     def test_prometheus_reads_its_files(self) -> None:
-        """Configuration and rules are mounted where the command and the configuration look for them."""
+        """Configuration and rules are mounted where the command and the configuration look for them; the target is the
+        service, at its port."""
         [config] = [
             flag.partition("=")[2]
             for flag in SERVICES["prometheus"]["command"]
@@ -272,16 +255,14 @@ class TestWiring:
         assert mounts[config] == "./deploy/prometheus.yml"
         for name in PROMETHEUS["rule_files"]:
             assert mounts[str(Path(config).parent / name)] == f"./deploy/{name}"
-
-    def test_prometheus_finds_pinstream(self) -> None:
-        """The target is the service, at the port where it serves."""
         address = settings_of(SERVICES["pinstream"]).pinstream.http_address
         assert address is not None
         [job] = PROMETHEUS["scrape_configs"]
         assert job["static_configs"] == [{"targets": [f"pinstream:{address.port}"]}]
 
     def test_grafana_finds_prometheus_and_the_dashboard(self) -> None:
-        """The data source's address is the service's, the provider's folder is mounted, the home page is in it."""
+        """The data source's address is the service's, the provider's folder is mounted, the home page is in it. No
+        login with a default password, no telemetry, nothing fetched."""
         mounts = self.mounts("grafana")
         assert mounts["/etc/grafana/provisioning"] == "./deploy/grafana/provisioning"
         provisioning = DEPLOY / "grafana" / "provisioning"
@@ -297,9 +278,6 @@ class TestWiring:
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         [chosen] = [one for one in document["templating"]["list"] if one["name"] == "datasource"]
         assert chosen["current"] == {"text": source["name"], "value": source["uid"]}
-
-    def test_grafana_is_for_reading_and_calls_nobody(self) -> None:
-        """No login with a default password, no telemetry, nothing fetched."""
         environment = SERVICES["grafana"]["environment"]
         assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
         assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"

@@ -99,12 +99,19 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_no_service_may_do_more_than_it_needs(self, name: str) -> None:
-        """No capabilities, no way to get any, and limits of processor and memory."""
+        """No capabilities, no way to get any, limits of processor and memory, and a fixed version. The root is
+        read-only but for volumes and /tmp; Kafka and its registry write their configuration at the start."""
         service = SERVICES[name]
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert 0 < service["cpus"] <= 2
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+        writes = name in ("kafka", "topics", "schema-registry")
+        assert SERVICES[name].get("read_only", False) is not writes
+        assert writes or SERVICES[name]["tmpfs"] == ["/tmp"]
+        image, _, tag = SERVICES[name]["image"].rpartition(":")
+        assert image
+        assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
 
     def test_the_member_s_limit_is_above_what_it_may_take(self) -> None:
         """The limit of pinstream's memory is above the formula of docs/guarantees.md, however the one broker's records
@@ -123,14 +130,6 @@ class TestCompose:
             for codec in EXPANSION
         )
         assert int(service["mem_limit"].removesuffix("m")) * MIB > bound
-
-    @pytest.mark.parametrize("name", SERVICES)
-    def test_programs_cannot_be_changed(self, name: str) -> None:
-        """Their root is read-only but for volumes and /tmp. Kafka and its registry write their configuration at
-        the start."""
-        writes = name in ("kafka", "topics", "schema-registry")
-        assert SERVICES[name].get("read_only", False) is not writes
-        assert writes or SERVICES[name]["tmpfs"] == ["/tmp"]
 
     @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "healthcheck" in service])
     def test_health_is_cheap(self, name: str) -> None:
@@ -174,32 +173,20 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", OURS)
     def test_commands_exist(self, name: str) -> None:
-        """The command line of each service of ours parses: command, options and values."""
+        """The command line of each service of ours parses, and every variable is known, valid, and enough for its
+        command."""
         command, *arguments = OURS[name]["command"]
         with click.Context(commands.main) as context:
             commands.command(command).make_context(command, arguments, parent=context)
-
-    @pytest.mark.parametrize("name", OURS)
-    def test_variables_are_settings(self, name: str) -> None:
-        """Every variable of a service of ours is known, valid, and enough for its command."""
         known = (*OUR_PREFIXES, "OTEL_")
         assert all(variable.startswith(known) for variable in OURS[name].get("environment", {}))
         settings_of(OURS[name])
 
-    @pytest.mark.parametrize("name", SERVICES)
-    def test_versions_are_fixed(self, name: str) -> None:
-        """No image changes from one day to the next."""
-        image, _, tag = SERVICES[name]["image"].rpartition(":")
-        assert image
-        assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
-
     def test_our_image_has_our_version(self) -> None:
-        """The tag is the version of the package."""
+        """The tag is the version of the package; the broker and the container that creates topics have the same
+        version."""
         tags = {service["image"] for service in OURS.values()}
         assert tags == {f"pinstream:{__version__}"}
-
-    def test_one_version_of_kafka(self) -> None:
-        """The broker and the container that creates topics have the same version."""
         assert SERVICES["kafka"]["image"] == SERVICES["topics"]["image"]
 
     def test_everyone_waits_for_what_it_needs(self) -> None:
@@ -215,13 +202,9 @@ class TestCompose:
             *("topics", "schema-registry", "sandbox", "redis")
         }
 
-    def test_shutdown_fits_into_the_grace_period(self) -> None:
-        """pinstream ends by itself before Docker kills it."""
-        grace = settings_of(SERVICES["pinstream"]).pinstream.shutdown_grace
-        assert parse_duration(SERVICES["pinstream"]["stop_grace_period"]) > grace
-
     def test_topics_are_made_before_they_are_used(self) -> None:
-        """The input topic and its dead-letter topic, by the names that pinstream and the producer use."""
+        """The input topic and its dead-letter topic, by the names that pinstream and the producer use. Brokers,
+        registry and API have the names of the services that listen there."""
         settings = settings_of(SERVICES["pinstream"])
         made = re.findall(r"for topic in ([^;]+);", SERVICES["topics"]["command"][0])[0].split()
         wanted = [
@@ -231,9 +214,6 @@ class TestCompose:
         assert sorted(made) == sorted(wanted)
         command = SERVICES["producer"]["command"]
         assert (command[command.index("--topic") + 1],) == settings.kafka.topics
-
-    def test_addresses_lead_to_services(self) -> None:
-        """Brokers, registry and API have the names of the services that listen there."""
         settings = settings_of(SERVICES["pinstream"])
         listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
         assert f"://{settings.kafka.bootstrap_servers}" in listeners
@@ -242,46 +222,37 @@ class TestCompose:
         sandbox = SERVICES["sandbox"]["command"]
         assert settings.pinterest.api_url == f"http://sandbox:{sandbox[sandbox.index('--port') + 1]}/v5"
 
-    def test_ports_are_published_on_loopback_only(self) -> None:
-        """No port of a development system is open to the network, and the page's port is the one where it listens."""
+    def test_what_pinstream_s_settings_need(self) -> None:
+        """The state folder is on a volume. No port of a development system is open to the network, and the page's is
+        the one where it listens. pinstream ends by itself before Docker kills it."""
+        state = settings_of(SERVICES["pinstream"]).pinstream.state_dir
+        assert SERVICES["pinstream"]["volumes"] == [f"pinstream-state:{state}"]
+        assert "pinstream-state" in COMPOSE["volumes"]
         for service in SERVICES.values():
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         address = settings_of(SERVICES["pinstream"]).pinstream.http_address
         assert address is not None
         assert SERVICES["pinstream"]["ports"] == [f"127.0.0.1:{address.port}:{address.port}"]
-
-    def test_state_survives(self) -> None:
-        """The state folder is on a volume."""
-        state = settings_of(SERVICES["pinstream"]).pinstream.state_dir
-        assert SERVICES["pinstream"]["volumes"] == [f"pinstream-state:{state}"]
-        assert "pinstream-state" in COMPOSE["volumes"]
+        grace = settings_of(SERVICES["pinstream"]).pinstream.shutdown_grace
+        assert parse_duration(SERVICES["pinstream"]["stop_grace_period"]) > grace
 
 
 class TestDockerfile:
     """The image runs pinstream with pinned versions, as process 1, without privileges."""
 
-    def test_not_root(self) -> None:
-        """The last user set is a number (for Kubernetes' runAsNonRoot), and not 0."""
+    def test_how_it_runs(self) -> None:
+        """The user is a number (for Kubernetes' runAsNonRoot), and not 0; build and image have the same Python;
+        commands are in exec form, so that SIGTERM reaches pinstream and not a shell; the state folder is the volume."""
         [user] = [rest for word, rest in final_stage() if word == "USER"]
         assert int(user) > 0
-
-    def test_base_images_are_fixed_and_alike(self) -> None:
-        """The build and the image have the same Python."""
         images = {rest.split(" AS ")[0] for word, rest in instructions() if word == "FROM"}
         assert images == {"${BASE}"}
         assert instructions()[0] == ("ARG", "BASE=python:3.11-slim")
-
-    def test_signals_arrive(self) -> None:
-        """The commands are in exec form, so that SIGTERM reaches pinstream and not a shell."""
         found = dict(final_stage())
         assert (found["ENTRYPOINT"], found["CMD"]) == ('["pinstream"]', '["run"]')
         assert found["HEALTHCHECK"].partition(" CMD ")[2].startswith('["python", "-c", ')
-
-    def test_the_health_check_is_python(self) -> None:
-        """The health check's one line compiles and asks /healthz."""
-        [_, _, code] = yaml.safe_load(dict(final_stage())["HEALTHCHECK"].partition(" CMD ")[2])
-        assert "/healthz" in code
-        compile(code, "HEALTHCHECK", "exec")
+        found = dict(final_stage())
+        assert image_environment()["PINSTREAM_STATE_DIR"] == found["VOLUME"] == "/var/lib/pinstream"
 
     @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "all_proxy"])
     def test_the_health_check_asks_past_a_proxy(self, proxy: str) -> None:
@@ -311,21 +282,14 @@ class TestDockerfile:
         assert (done.returncode, asked) == (0, ["/healthz"])
 
     def test_everything_is_installed_with_the_constraints(self) -> None:
-        """No version depends on the day of the build."""
+        """No version depends on the day of the build. A shared key store and traces need settings, not another
+        image."""
         runs = [rest for word, rest in instructions() if word == "RUN"]
         installs = [part for rest in runs for part in rest.split("&&") if "pip install" in part]
         assert installs
         assert all("--constraint constraints.txt" in part for part in installs)
-
-    def test_the_extras_are_in_it(self) -> None:
-        """A shared key store and traces need settings, not another image."""
         extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
         assert any(f"[{extras}]" in rest for word, rest in instructions() if word == "RUN")
-
-    def test_state_is_on_the_volume(self) -> None:
-        """PINSTREAM_STATE_DIR is the volume, and the contract's path."""
-        found = dict(final_stage())
-        assert image_environment()["PINSTREAM_STATE_DIR"] == found["VOLUME"] == "/var/lib/pinstream"
 
     def test_what_is_copied_exists_and_is_not_ignored(self) -> None:
         """Every COPY from the source tree finds its file, through .dockerignore's list."""
@@ -360,21 +324,16 @@ class TestPins:
         assert sorted(listed) == sorted(self.direct())
 
     def test_each_dependency_is_pinned(self) -> None:
-        """constraints.txt has one exact version of each, and of pip."""
+        """constraints.txt has one exact version of each, of pip and of the build system's, and no addresses, paths or
+        ranges."""
         pins = re.findall(r"^([A-Za-z0-9._-]+)==[^\s;]+$", self.constraints(), re.MULTILINE)
         names = [re.sub(r"[-_.]+", "-", name).lower() for name in pins]
         assert len(names) == len(set(names))
         direct = {re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower() for name in self.direct()}
         assert direct | {"pip"} <= set(names)
-
-    def test_the_build_backend_is_the_pinned_one(self) -> None:
-        """The build system's requirements and the constraints agree."""
         requirements = PYPROJECT["build-system"]["requires"]
         assert len(requirements) == 3
         assert set(requirements) <= set(self.constraints().splitlines())
-
-    def test_constraints_hold_pins_only(self) -> None:
-        """It has no addresses, paths or ranges."""
         for line in self.constraints().splitlines():
             assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line)
 

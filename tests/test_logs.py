@@ -69,12 +69,17 @@ def test_format_follows_the_terminal(stream: io.StringIO, is_json: bool) -> None
 
 
 def test_level_is_a_threshold() -> None:
-    """Lines below the level are not written."""
+    """Lines below the level are not written; a second set-up replaces the first."""
     stream = io.StringIO()
     logs.configure(log_format="json", level="warning", stream=stream)
     structlog.get_logger().info("no")
     structlog.get_logger().error("yes")
     assert [line["event"] for line in lines_of(stream)] == ["yes"]
+    first, second = io.StringIO(), io.StringIO()
+    logs.configure(log_format="json", stream=first)
+    logs.configure(log_format="json", stream=second)
+    logging.getLogger("library").warning("once")
+    assert (len(lines_of(first)), len(lines_of(second))) == (0, 1)
 
 
 def test_library_lines_take_the_same_way() -> None:
@@ -114,15 +119,6 @@ def test_fields_of_every_line() -> None:
         ("ours", 1),
         ("library", 3),
     ]
-
-
-def test_configuring_twice_does_not_double_lines() -> None:
-    """A second set-up replaces the first."""
-    first, second = io.StringIO(), io.StringIO()
-    logs.configure(log_format="json", stream=first)
-    logs.configure(log_format="json", stream=second)
-    logging.getLogger("library").warning("once")
-    assert (len(lines_of(first)), len(lines_of(second))) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +215,8 @@ class TestRepeatLimiter:
         assert self.passes("down", "error") is not None
 
     def test_what_is_said_over_and_over_passes_once_a_minute(self) -> None:
-        """One line for each message, whatever its numbers, with the count of those that were dropped since."""
+        """One line for each message, whatever its numbers, with the count of those that were dropped since; also of
+        letters that stay unstored."""
 
         def told(text: str) -> dict[str, Any] | None:
             try:
@@ -237,15 +234,12 @@ class TestRepeatLimiter:
         assert again is not None
         assert again["repeats_not_shown"] == 6
         assert told("no connection to kafka-1:9092") is None
-
-    def test_letters_that_stay_unstored_are_told_once_a_minute(self) -> None:
-        """However many they are."""
         for count in (3, 41, 500):
             with contextlib.suppress(structlog.DropEvent):
                 self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": count})
-        self.now = 60
-        again = self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": 7})
-        assert again == {"event": "dead_letters_not_stored", "count": 7, "repeats_not_shown": 2}
+        self.now = 120
+        letters = self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": 7})
+        assert letters == {"event": "dead_letters_not_stored", "count": 7, "repeats_not_shown": 2}
 
     def test_memory_is_bounded(self) -> None:
         """Kinds above the limit replace the one that was not seen for longest."""
@@ -436,15 +430,13 @@ class TestConsole:
         structlog.get_logger().info(event, **fields)
         return stream.getvalue().splitlines()
 
-    def test_fields_stand_as_the_caller_ordered_them(self) -> None:
-        """Fields in the caller's order, without None values; times in seconds."""
+    def test_lines_for_people(self) -> None:
+        """Fields in the caller's order, without None values; times in seconds. The start has one field per line,
+        because people read it in full."""
         [line] = self.lines("throttled", wait_seconds=1.5, account="1", request_id=None)
         assert re.fullmatch(
             r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \[info +\] throttled +wait_seconds=1.5 account=1", line
         )
-
-    def test_the_start_is_one_field_a_line(self) -> None:
-        """The line of the start has one field per line, because people read it in full."""
         lines = self.lines("starting", reads="orders", sends_to="https://example.org", test_mode=False)
         assert lines[0].endswith("] starting")
         assert lines[1:] == [
@@ -452,11 +444,3 @@ class TestConsole:
             "    sends to     https://example.org",
             "    test mode    no",
         ]
-
-    def test_a_line_says_how_many_like_it_were_not_shown(self) -> None:
-        """The limiter works for the console too."""
-        stream = io.StringIO()
-        logs.configure(log_format="console", stream=stream)
-        for _ in range(30):
-            structlog.get_logger().warning("down")
-        assert len(stream.getvalue().splitlines()) == 10

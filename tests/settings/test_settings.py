@@ -42,9 +42,6 @@ class TestDefaults:
         assert own.http_address == HttpAddress("0.0.0.0", 8080)
         assert (own.log_format, own.log_level, own.mapping_file) == (None, "info", None)
         assert s.warnings == ()
-
-    def test_beyond_the_contract(self) -> None:
-        """The settings that the contract leaves open."""
         own = with_().pinstream
         assert (own.http_token, own.page_address) == (None, None)
         assert own.schema_name is None
@@ -78,9 +75,17 @@ class TestDefaults:
 class TestNeeds:
     """A command requires only the settings that it needs."""
 
-    def test_nothing_needed(self) -> None:
-        """`explain` runs in an empty environment."""
+    def test_nothing_needed(self, tmp_path: Path) -> None:
+        """`explain` runs in an empty environment, also where the secret is not mounted; `produce` needs the brokers
+        alone."""
         assert load({"HOME": "/h"}, needs=()).pinterest.ad_account_id == ""
+        environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}
+        assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
+        environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
+        assert load(environ, needs=()).pinterest.access_token == (
+            "PINTEREST_ACCESS_TOKEN_FILE",
+            tmp_path / "absent",
+        )
 
     @pytest.mark.parametrize(
         "name",
@@ -91,7 +96,8 @@ class TestNeeds:
         assert refused(**{name: ""}).startswith(f"{name} is not set")
 
     def test_all_that_is_missing_is_named_at_once(self) -> None:
-        """A new user sees all missing settings in one message, and only those that the command needs."""
+        """A new user sees all missing settings in one message, and only those that the command needs. What is set must
+        be valid, needed or not."""
         with pytest.raises(SettingsError) as all_:
             load({"HOME": "/h"})
         assert str(all_.value) == (
@@ -102,24 +108,8 @@ class TestNeeds:
             load({"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINTEREST_ACCESS_TOKEN": "t"})
         with pytest.raises(SettingsError, match=r"^KAFKA_BOOTSTRAP_SERVERS is not set"):
             load({"HOME": "/h"}, needs=("kafka",))
-
-    def test_only_kafka(self) -> None:
-        """`produce` needs the brokers alone."""
-        environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}
-        assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
-
-    def test_a_bad_value_is_refused_even_where_it_is_not_needed(self) -> None:
-        """A setting that is set must be valid."""
         with pytest.raises(SettingsError, match="PINTEREST_AD_ACCOUNT_ID"):
             load({"HOME": "/h", "PINTEREST_AD_ACCOUNT_ID": "abc"}, needs=())
-
-    def test_a_token_file_is_not_opened_without_need(self, tmp_path: Path) -> None:
-        """`explain` works on a machine where the secret is not mounted."""
-        environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
-        assert load(environ, needs=()).pinterest.access_token == (
-            "PINTEREST_ACCESS_TOKEN_FILE",
-            tmp_path / "absent",
-        )
 
 
 class TestUnknown:
@@ -142,12 +132,9 @@ class TestUnknown:
         assert meant in message
         assert "hush" not in message
 
-    def test_the_builds_own_variable_is_passed_over(self) -> None:
-        """The variable of the build may stay in the environment."""
-        assert with_(PINSTREAM_NO_COMPILE="1") == with_()
-
     def test_kubernetes_service_links_are_passed_over(self) -> None:
-        """Variables that Kubernetes sets for services named kafka and pinstream are no settings."""
+        """Variables that Kubernetes sets for services named kafka and pinstream are no settings, nor is the build's
+        own. What only looks like such a link is refused."""
         links: dict[str, str] = {}
         for base in ("KAFKA", "PINSTREAM", "PINSTREAM_METRICS", "SCHEMA_REGISTRY"):
             links |= {
@@ -159,9 +146,7 @@ class TestUnknown:
                 f"{base}_PORT_9092_TCP_ADDR": "10.0.0.1",
             }
         assert with_(**links) == with_()
-
-    def test_what_looks_like_a_link_without_a_service_is_refused(self) -> None:
-        """Only variables that Kubernetes made are ignored."""
+        assert with_(PINSTREAM_NO_COMPILE="1") == with_()
         assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
 
     @pytest.mark.parametrize(
@@ -262,7 +247,9 @@ class TestSecrets:
         assert s.kafka.client_properties()["sasl.password"] == "hush"
 
     def test_a_file_beside_every_secret(self, tmp_path: Path) -> None:
-        """X_FILE gives X, without the line break at the end; blanks inside a password stay."""
+        """X_FILE gives X, without the line break at the end; blanks inside a password stay. Of a token that is read
+        again when its file changes, the settings hold the path. A property of librdkafka whose name ends like this is
+        passed on."""
         (tmp_path / "s").write_text(" p w \r\n")
         (tmp_path / "k").write_text("redis://:x@r/0\n")
         path = str(tmp_path / "s")
@@ -277,9 +264,11 @@ class TestSecrets:
         assert s.kafka.client_properties()["ssl.key.password"] == " p w "
         assert s.registry.client_configuration()["ssl.key.password"] == " p w "
         assert s.pinstream.key_store.get_secret_value() == "redis://:x@r/0"
-
-    def test_a_real_property_that_ends_in_file_is_passed_on(self) -> None:
-        """librdkafka has properties whose names end like this."""
+        (tmp_path / "token").write_text("pina_x\n")
+        s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
+        assert s.pinterest.access_token == ("PINTEREST_ACCESS_TOKEN_FILE", tmp_path / "token")
+        own = with_(PINSTREAM_HTTP_TOKEN_FILE=str(tmp_path / "token")).pinstream
+        assert own.http_token == ("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "token")
         properties = with_(KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE="/k").kafka.client_properties()
         assert properties["sasl.oauthbearer.assertion.private.key.file"] == "/k"
 
@@ -336,26 +325,13 @@ class TestSecrets:
         assert replay.pinstream.http_token == ("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "absent")
         assert load(variables | {"PINSTREAM_HTTP_ADDRESS": ""}).pinstream.http_address is None
 
-    def test_a_good_token_file_is_left_to_its_reader(self, tmp_path: Path) -> None:
-        """The settings hold the path: the file is read again when it changes."""
-        (tmp_path / "token").write_text("pina_x\n")
-        s = with_(PINTEREST_ACCESS_TOKEN="", PINTEREST_ACCESS_TOKEN_FILE=str(tmp_path / "token"))
-        assert s.pinterest.access_token == ("PINTEREST_ACCESS_TOKEN_FILE", tmp_path / "token")
-        own = with_(PINSTREAM_HTTP_TOKEN_FILE=str(tmp_path / "token")).pinstream
-        assert own.http_token == ("PINSTREAM_HTTP_TOKEN_FILE", tmp_path / "token")
-
 
 class TestPassthrough:
     """Properties of the clients themselves."""
 
-    def test_dots_as_underscores(self) -> None:
-        """KAFKA_SECURITY_PROTOCOL is security.protocol; log_level keeps its underscore."""
-        properties = with_(KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_LOG_LEVEL="3").kafka.client_properties()
-        assert properties["security.protocol"] == "SASL_SSL"
-        assert properties["log_level"] == "3"
-
     def test_librdkafka_takes_what_comes_out(self) -> None:
-        """A real client accepts the properties."""
+        """A real client accepts the properties: dots stand for underscores, except in log_level, and the registry's
+        client takes its times as numbers."""
         variables = {
             "KAFKA_LOG_LEVEL": "0",
             "KAFKA_GROUP_PROTOCOL": "classic",
@@ -365,6 +341,16 @@ class TestPassthrough:
         consumer = Consumer({**properties, "group.id": "g"})
         consumer.close()
         assert properties["fetch.max.bytes"] == "1000000"
+        properties = with_(KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_LOG_LEVEL="3").kafka.client_properties()
+        assert properties["security.protocol"] == "SASL_SSL"
+        assert properties["log_level"] == "3"
+        s = with_(
+            SCHEMA_REGISTRY_URL="http://r:8081",
+            SCHEMA_REGISTRY_TIMEOUT="2.5",
+            SCHEMA_REGISTRY_SSL_CA_LOCATION=__file__,
+        )
+        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": __file__}
+        assert s.registry.client_configuration() == expected
 
     @pytest.mark.parametrize(
         "name",
@@ -388,8 +374,9 @@ class TestPassthrough:
         ],
     )
     def test_families_are_refused_too(self, variable: str, value: str) -> None:
-        """Mock brokers, callbacks, uncommitted reads."""
+        """Mock brokers, callbacks, uncommitted reads; a value that changes nothing is no error."""
         assert refused(**{variable: value}).startswith(f"{variable} is refused")
+        assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
 
     def test_whatever_the_adapter_overrides_is_refused_here(self) -> None:
         """A user who sets such a property learns it at the start, not by its having no effect."""
@@ -421,20 +408,6 @@ class TestPassthrough:
     def test_what_would_weaken_the_guarantee_has_a_reason(self, name: str) -> None:
         """Commits of its own, weaker writes, simulated brokers, foreign code."""
         assert len(passthrough.refusal(name, "7") or "") > 20
-
-    def test_read_committed_may_be_said(self) -> None:
-        """A value that changes nothing is no error."""
-        assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
-
-    def test_registry_numbers_are_numbers(self) -> None:
-        """Confluent's client takes its times as numbers, its texts as text."""
-        s = with_(
-            SCHEMA_REGISTRY_URL="http://r:8081",
-            SCHEMA_REGISTRY_TIMEOUT="2.5",
-            SCHEMA_REGISTRY_SSL_CA_LOCATION=__file__,
-        )
-        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": __file__}
-        assert s.registry.client_configuration() == expected
 
 
 OAUTH = {

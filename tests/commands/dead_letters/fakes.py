@@ -9,7 +9,7 @@ from typing import Any
 
 from consumer.adapters.kafka.letters import Home, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
-from consumer.commands.dead_letters.options import Filters
+from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.reading import DeadLetters, Reader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
@@ -111,6 +111,22 @@ class Topics(Reader):
 
 
 EVERYTHING = Filters()
+DEAD = "orders.dead-letters"
+
+
+def topics(letters: int = 10, partitions: int = 1, **more: Any) -> Topics:
+    """Return an empty topic ``orders`` and `letters` letters of it, spread over the partitions."""
+    found = Topics(orders=partitions)
+    found.partitions[DEAD] = partitions
+    for number in range(letters):
+        found.bury(number, partition=number % partitions, **more)
+    return found
+
+
+def options(**changes: Any) -> RedriveOptions:
+    """Return options for a redrive of all letters, with `changes`."""
+    given: dict[str, Any] = {"topics": (), "filters": EVERYTHING, "most": None, "rate": None, "max_trips": 3}
+    return RedriveOptions(**{**given, "dry_run": False, "as_json": False, **changes})
 
 
 def dead_letters(where: Topics, *, of: str | None = "orders", filters: Filters = EVERYTHING) -> DeadLetters:

@@ -12,42 +12,25 @@ import pytest
 from consumer.adapters.kafka.letters import mark_headers
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters import redrive
-from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, Tally
 from consumer.commands.dead_letters.redrive import rehearse
 from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd
-from consumer.engine.model import Chunk, Stage
+from consumer.engine.model import Chunk
 from consumer.settings import load
-from tests.commands.dead_letters.fakes import AT, Topics, Transactions, dead_letters, home
+from tests.commands.dead_letters.fakes import (
+    AT,
+    DEAD,
+    Topics,
+    Transactions,
+    dead_letters,
+    home,
+    options,
+    topics,
+)
 from tests.service.virtual_time import run
 
-DEAD = "orders.dead-letters"
 KAFKA = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, needs=("kafka",))
-
-
-def options(**changes: Any) -> RedriveOptions:
-    """Return options for a dry run over all letters, with `changes`."""
-    given: dict[str, Any] = {
-        "topics": (),
-        "filters": Filters(),
-        "most": None,
-        "rate": None,
-        "max_trips": 3,
-        "dry_run": True,
-        "as_json": False,
-        **changes,
-    }
-    return RedriveOptions(**given)
-
-
-def topics(letters: int = 10, partitions: int = 1) -> Topics:
-    """Return an empty topic ``orders`` and `letters` letters of it, spread over the partitions."""
-    found = Topics(orders=partitions)
-    found.partitions[DEAD] = partitions
-    for number in range(letters):
-        found.bury(number, partition=number % partitions)
-    return found
 
 
 def rehearsed(
@@ -58,7 +41,7 @@ def rehearsed(
 ) -> RedriveOutcome:
     """Return the outcome of a dry run; assert that it writes nothing."""
     before = {key: list(log) for key, log in where.logs.items()}
-    given = options(**changes)
+    given = options(dry_run=True, **changes)
     outcome = RedriveOutcome(given)
     run(rehearse([dead_letters(where, of=one, filters=given.filters) for one in which], outcome))
     assert {key: list(log) for key, log in where.logs.items() if key in before} == before
@@ -90,27 +73,6 @@ def test_what_is_found_is_told() -> None:
         "no_dead_letters": [],
         "notes": [],
     }
-
-
-FILTERS = {
-    "stage": (Filters(stages=(Stage.DECODE.value,)), 1),
-    "code": (Filters(codes=frozenset({"expired"})), 1),
-    "since": (Filters(since=AT + 2000), 2),
-    "until": (Filters(until=AT + 2000), 2),
-    "origin": (Filters(origins=(("orders", 0, 3),)), 1),
-    "none that match": (Filters(codes=frozenset({"other"})), 0),
-}
-
-
-@pytest.mark.parametrize("name", FILTERS)
-def test_filters_choose(name: str) -> None:
-    """Letters that do not match the filters are not counted."""
-    filters, expected = FILTERS[name]
-    where = topics(1)
-    where.bury(1, stage=Stage.DECODE)
-    where.bury(2, code="expired")
-    where.bury(3)
-    assert tally(rehearsed(where, filters=filters)) == Tally(matched=expected, redriven=expected)
 
 
 def test_max_is_never_exceeded() -> None:
@@ -244,7 +206,7 @@ def test_the_one_hour_rule_is_named_if_a_letter_was_redriven(
 ) -> None:
     """The output names the platform's one-hour rule if a letter was redriven, and only then."""
     tallies = {DEAD: Tally(matched=1, redriven=redriven)}
-    print_redrive(RedriveOutcome(options(dry_run=False), tallies))
+    print_redrive(RedriveOutcome(options(), tallies))
     assert (DOUBLED in capsys.readouterr().out) is bool(redriven)
 
 
@@ -277,7 +239,7 @@ def test_a_signal_ends_a_dry_run_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(redrive, "find", find)
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(redrive._run(options(), KAFKA))
+        asyncio.run(redrive._run(options(dry_run=True), KAFKA))
 
 
 def test_a_signal_ends_a_redrive_before_it_takes_over_the_next_topic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,5 +267,5 @@ def test_a_signal_ends_a_redrive_before_it_takes_over_the_next_topic(monkeypatch
 
     monkeypatch.setattr(redrive, "find", find)
     monkeypatch.setattr(redrive, "TransactionalWriter", Writer)
-    outcome = asyncio.run(redrive._run(options(dry_run=False), KAFKA))
+    outcome = asyncio.run(redrive._run(options(), KAFKA))
     assert (outcome.end, started) == (ReplayEnd.INTERRUPTED, [f"pinstream.redrive.{DEAD}"])

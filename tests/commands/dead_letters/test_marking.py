@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
-from consumer.commands.dead_letters.options import Filters, RedriveOptions
+from consumer.commands.dead_letters.options import Filters
 from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.commands.dead_letters.redrive import LettersSource, Redriven
@@ -22,19 +22,10 @@ from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
-from tests.commands.dead_letters.fakes import (
-    AT,
-    Killed,
-    Topics,
-    Transactions,
-    dead_letters,
-    home,
-    runs_in,
-)
+from tests.commands.dead_letters import fakes
+from tests.commands.dead_letters.fakes import AT, DEAD, Killed, Topics, Transactions, home, runs_in, topics
 from tests.engine.building import PROPERTY
 from tests.service.virtual_time import run
-
-DEAD = "orders.dead-letters"
 
 
 class Inner:
@@ -91,20 +82,6 @@ class Slow(Transactions):
         return await super().write(records)
 
 
-def options(**changes: Any) -> RedriveOptions:
-    """Return options for a redrive of all letters, with `changes`."""
-    given: dict[str, Any] = {"topics": (), "filters": Filters(), "most": None, "rate": None, "max_trips": 3}
-    return RedriveOptions(**{**given, "dry_run": False, "as_json": False, **changes})
-
-
-def source(
-    topics: Topics, writer: Transactions, done: Mapping[int, Done] | None = None, most: int | None = None
-) -> tuple[LettersSource, RedriveOutcome]:
-    """Return a source over all letters, and its outcome."""
-    found, _, outcome = redrive(topics, writer, done, most=most)
-    return found, outcome
-
-
 def redrive(
     topics: Topics,
     writer: Transactions,
@@ -116,23 +93,14 @@ def redrive(
 ) -> tuple[LettersSource, DeadLetters, RedriveOutcome]:
     """Return a source over all letters, which stores what dies again, the letters that it chooses from, and the
     outcome."""
-    given = options(**changes)
-    letters = dead_letters(topics, filters=given.filters)
+    given = fakes.options(**changes)
+    letters = fakes.dead_letters(topics, filters=given.filters)
     outcome = RedriveOutcome(given, {DEAD: letters.tally})
     partitions = range(topics.partitions[DEAD])
     letters.homes = {at: home(DEAD, at) for at in partitions}
     letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
     redriven = {DEAD: Redriven("kafka:9092", letters, writer.write)}
     return LettersSource(inner or Inner(topics, lot), redriven, outcome), letters, outcome
-
-
-def topics(letters: int, **more: Any) -> Topics:
-    """Return a topic and `letters` letters of it."""
-    found = Topics(orders=1)
-    found.partitions[DEAD] = 1
-    for number in range(letters):
-        found.bury(number, **more)
-    return found
 
 
 def marked(where: Topics, partition: int = 0) -> set[int]:
@@ -175,7 +143,7 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
     where.bury(2, headers=(("pinstream.trips", b"3"),))
     where.bury(3, origin="foreign", on=DEAD)
     where.bury(4)
-    found, outcome = source(where, Transactions(where), {0: done_at(1)})
+    found, _, outcome = redrive(where, Transactions(where), {0: done_at(1)})
     [first, second] = [record for chunk in await read_all(found) for record in chunk.records]
     assert (first.offset, first.timestamp, first.key, first.value) == (0, AT, b"k0", b"v0")
     assert first.headers[0] == ("own", b"1")
@@ -191,7 +159,7 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
     own = (("h", b"1"), ("pinstream.trips", b"9"), ("pinstream.redriven", b"x:0:0"))
     where.append("orders", 0, b"k0", b"v0", own)
     where.bury(0, headers=(("h", b"1"), ("pinstream.trips", b"1")), left_out=("value", "headers", "key"))
-    found, _ = source(where, Transactions(where))
+    found, _, _ = redrive(where, Transactions(where))
     [chunk] = await read_all(found)
     [record] = chunk.records
     assert (record.offset, record.key, record.value) == (0, b"k0", b"v0")
@@ -202,7 +170,7 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
 async def test_it_is_done_while_it_waits_for_more() -> None:
     """The source is done while a fetch waits, since the service fetches until it is stopped."""
     where = topics(1)
-    found, _ = source(where, Transactions(where))
+    found, _, _ = redrive(where, Transactions(where))
     await read_all(found)
     waiting = asyncio.create_task(found.fetch(1000, 0.0))
     await asyncio.sleep(0)
@@ -217,7 +185,7 @@ async def test_it_is_not_done_while_letters_are_chosen() -> None:
     where = topics(1)
     where.append("orders", 0, b"k0", b"v0")
     where.bury(0, left_out=("value",))
-    found, _ = source(where, Transactions(where))
+    found, _, _ = redrive(where, Transactions(where))
     seen: list[bool] = []
     record = where.record
 
@@ -236,7 +204,7 @@ async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
     redrive is interrupted."""
     where = topics(0)
     where.bury(0, left_out=("value",))
-    found, _ = source(where, Transactions(where))
+    found, _, _ = redrive(where, Transactions(where))
     asked = asyncio.Event()
 
     async def no_answer(place: Place) -> Record | None:
@@ -262,7 +230,7 @@ def done_at(*offsets: int) -> Done:
 async def test_no_more_are_handed_out_than_asked_for() -> None:
     """After as many letters as ``--max`` says the source is done, and fetches return nothing."""
     where = topics(10)
-    found, _ = source(where, Transactions(where), most=3)
+    found, _, _ = redrive(where, Transactions(where), most=3)
     assert [record.offset for chunk in await read_all(found) for record in chunk.records] == [0, 1, 2]
     assert await found.fetch(100, 0.0) == []
 
@@ -271,7 +239,7 @@ async def test_only_what_is_settled_is_marked() -> None:
     """A commit marks the letters below the position, and those above it that its map has as settled."""
     where = topics(8)
     writer = Transactions(where)
-    found, outcome = source(where, writer)
+    found, _, outcome = redrive(where, writer)
     await read_all(found)
     one = position(0, range(8), {0, 1, 4, 5, 7})
     assert await found.commit([one]) == CommitDone([one])
@@ -288,7 +256,7 @@ async def test_what_is_marked_is_not_marked_again() -> None:
     """Committing the same position again writes no marks."""
     where = topics(4)
     writer = Transactions(where)
-    found, _ = source(where, writer)
+    found, _, _ = redrive(where, writer)
     await read_all(found)
     for _ in range(3):
         await found.commit([position(0, range(4), {0, 1})])
@@ -298,7 +266,7 @@ async def test_what_is_marked_is_not_marked_again() -> None:
 async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> None:
     """Letters that are returned while marks are written are marked by a later commit."""
     where = topics(12)
-    found, outcome = source(where, Slow(where))
+    found, _, outcome = redrive(where, Slow(where))
     await found.fetch(4, 0.0)
     committing = asyncio.create_task(found.commit([position(0, range(4), {0, 1, 2, 3})]))
     await read_all(found)
@@ -317,7 +285,7 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
             raise KafkaError("another redrive has taken over")
 
     where = topics(4)
-    found, outcome = source(where, Fenced(where))
+    found, _, outcome = redrive(where, Fenced(where))
     await found.fetch(4, 0.0)
     answer = await found.commit([position(0, range(4), {0})])
     assert answer == CommitDone((), "not marked")

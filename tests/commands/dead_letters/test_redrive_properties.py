@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from consumer.commands.dead_letters.options import Filters
 from consumer.engine.model import Record
-from tests.commands.dead_letters.fakes import Killed, Topics, Transactions
-from tests.commands.dead_letters.test_choosing import DEAD, rehearsed
+from tests.commands.dead_letters.fakes import DEAD, Killed, Topics, Transactions
+from tests.commands.dead_letters.test_choosing import rehearsed
 from tests.commands.dead_letters.test_marking import dead, dies_at, marked, position, redrive
 from tests.engine.building import PROPERTY
 from tests.service.virtual_time import run
