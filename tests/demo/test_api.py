@@ -28,8 +28,9 @@ async def client(sandbox: Sandbox) -> AsyncIterator[Client]:
         yield connected
 
 
-async def test_answer_has_the_shape_of_the_api(client: Client) -> None:
-    """A 200 has one entry per event in order, the counters, the request id and the rate-limit headers."""
+async def test_answer_has_the_shape_of_the_api(client: Client, sandbox: Sandbox) -> None:
+    """A 200 has one entry per event in order, the counters, the request id and the rate-limit headers. A plain e-mail
+    address in place of a digest fails its event; the message does not repeat it."""
     reply = await client.send(event("a"), event("b", user_data={}), event("c"))
     assert reply.status == 200
     body = reply.json()
@@ -40,10 +41,7 @@ async def test_answer_has_the_shape_of_the_api(client: Client) -> None:
     assert reply.headers["x-pinterest-rid"].isdigit()
     limits = [reply.headers[f"x-ratelimit-{name}"] for name in ("limit", "remaining", "reset")]
     assert limits == ["5000", "4999", "60"]
-
-
-async def test_undigested_email_fails_that_event_only(client: Client, sandbox: Sandbox) -> None:
-    """A plain e-mail address in place of a digest fails its event; the message does not repeat it."""
+    sandbox.reset()
     reply = await client.send(event("a"), event("b", user_data={"em": ["anna@example.com"]}))
     entry = reply.json()["events"][1]
     assert entry["status"] == "failed"
@@ -80,12 +78,6 @@ async def test_bodies_that_are_no_request(client: Client, body: bytes, content_t
     assert (reply.status, reply.json()["code"]) == (400, 4196)
 
 
-async def test_more_than_a_thousand_events(client: Client) -> None:
-    """A call of 1000 events is accepted; one of 1001 is refused."""
-    assert (await client.send(*[event(f"e{i}") for i in range(1000)])).status == 200
-    assert (await client.send(*[event(f"e{i}") for i in range(1001)])).status == 400
-
-
 @pytest.mark.parametrize(
     ("token", "account", "status", "code"),
     [
@@ -108,15 +100,12 @@ async def test_access_by_token_and_account(
     assert token is None or token == "" or token.encode() not in reply.body
 
 
-async def test_token_can_be_rotated(client: Client, sandbox: Sandbox) -> None:
-    """After a rotation the old token is refused and the new one accepted."""
+async def test_tokens_and_accounts_may_change(client: Client, sandbox: Sandbox) -> None:
+    """After a rotation the old token is refused and the new one accepted. Without a list of accounts every well-formed
+    id is an account."""
     sandbox.token = "pina_new"
     assert (await client.send(event())).status == 401
     assert (await client.send(event(), token="pina_new")).status == 200
-
-
-async def test_any_account_when_none_are_named() -> None:
-    """Without a list of accounts every well-formed id is an account."""
     async with running(Sandbox(token=TOKEN, clock=Clock())) as client:
         assert (await client.send(event(), account="123")).status == 200
 
@@ -170,11 +159,14 @@ async def test_test_mode_counts_nothing_and_processes_twenty(client: Client, san
     assert (counts.test_calls, dict(counts.calls)) == (2, {"200": 2})
 
 
-async def test_test_false_is_no_test_and_else_is_refused(client: Client, sandbox: Sandbox) -> None:
-    """``test=false`` is a real call; any other text is a 400."""
+async def test_the_edges_of_a_call(client: Client, sandbox: Sandbox) -> None:
+    """``test=false`` is a real call, and any other text is a 400. A call of 1000 events is accepted; one of 1001 is
+    refused."""
     assert (await client.send(event(), query="?test=false")).status == 200
     assert sandbox.counts().accepted_events == 1
     assert (await client.send(event(), query="?test=yes")).status == 400
+    assert (await client.send(*[event(f"e{i}") for i in range(1000)])).status == 200
+    assert (await client.send(*[event(f"e{i}") for i in range(1001)])).status == 400
 
 
 async def test_age_rule_can_be_turned_off() -> None:
@@ -187,12 +179,20 @@ async def test_age_rule_can_be_turned_off() -> None:
         assert sandbox.counts().accepted_events == accepted
 
 
-async def test_warning_for_an_odd_event(client: Client) -> None:
-    """A value without a currency is processed with a warning."""
+async def test_what_is_processed_all_the_same(client: Client) -> None:
+    """A value without a currency is processed with a warning. IP address and user agent together identify a person, and
+    non-ASCII text arrives unchanged."""
     reply = await client.send(event(custom_data={"value": "1.00"}))
     entry = reply.json()["events"][0]
     assert entry["status"] == "processed"
     assert "currency" in entry["warning_message"]
+    user_data = {
+        "client_ip_address": "2001:db8::1",
+        "client_user_agent": "Möbel/1",
+        "ct": [digest("münchen")],
+    }
+    reply = await client.send(event("ü-1", user_data=user_data))
+    assert reply.json()["num_events_processed"] == 1
 
 
 async def test_the_latest_ids_are_enough_to_count_doubles() -> None:
@@ -233,7 +233,8 @@ async def test_quota_is_kept_per_account_and_minute() -> None:
 
 
 async def test_counts_over_http(client: Client, sandbox: Sandbox) -> None:
-    """``GET /sandbox/counts`` is the same as `counts`, amounts as text; ``/sandbox/events`` lists the keys."""
+    """``GET /sandbox/counts`` is the same as `counts`, amounts as text; ``/sandbox/events`` lists the keys. After a
+    reset all counts are zero and the quota is unused."""
     await client.send(event("a"), event("a"))
     counts = (await client.control("GET", "counts")).json()
     assert counts == sandbox.counts().as_json()
@@ -241,10 +242,6 @@ async def test_counts_over_http(client: Client, sandbox: Sandbox) -> None:
     assert counts["value_sum"] == "10.50"
     listed = (await client.control("GET", "events")).json()
     assert listed == [{"account": ACCOUNT, "event_name": "checkout", "event_id": "a", "accepted": 2}]
-
-
-async def test_reset_forgets(client: Client, sandbox: Sandbox) -> None:
-    """After a reset all counts are zero and the quota is unused."""
     await client.send(event("a"))
     assert (await client.control("POST", "reset")).json()["accepted_events"] == 0
     reply = await client.send(event("a"))
@@ -295,14 +292,3 @@ async def test_events_age_by_the_sandbox_clock() -> None:
     assert [entry["status"] for entry in first["events"]] == ["processed", "failed"]
     assert [entry["status"] for entry in second["events"]] == ["failed", "processed"]
     assert dict(sandbox.counts().rejected_events) == {"future": 1, "expired": 1}
-
-
-async def test_user_data_of_every_kind_is_accepted_over_http(client: Client) -> None:
-    """IP address and user agent together identify a person, and non-ASCII text arrives unchanged."""
-    user_data = {
-        "client_ip_address": "2001:db8::1",
-        "client_user_agent": "Möbel/1",
-        "ct": [digest("münchen")],
-    }
-    reply = await client.send(event("ü-1", user_data=user_data))
-    assert reply.json()["num_events_processed"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, get_args
 
@@ -25,7 +26,7 @@ from consumer.demo.faults import (
     draw_plan,
 )
 from consumer.engine.sending.verdicts import NoVerdict, read_answer
-from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, event, running
+from tests.demo.examples import NOW, TOKEN, Client, Clock, event, running
 
 ONCE = Chance(first=1)
 
@@ -248,12 +249,12 @@ async def test_setting_faults_restarts_their_count() -> None:
         assert [(await client.send(event())).status for _ in range(2)] == [503, 200]
 
 
-async def statuses(client: Client, calls: int) -> list[int]:
-    """The statuses of this many calls in a row; 0 for a dropped one."""
+async def statuses(client: Client, *numbers: int) -> list[int]:
+    """Return the statuses of calls in a row, each with the event of this number; 0 for a dropped one."""
     ends = []
-    for number in range(calls):
+    for number in numbers:
         try:
-            ends.append((await client.send(event(str(number)), account=ACCOUNT)).status)
+            ends.append((await client.send(event(str(number)))).status)
         except aiohttp.ClientError:
             ends.append(0)
     return ends
@@ -268,7 +269,7 @@ async def test_same_seed_same_faults() -> None:
     for seed in (1, 1, 2):
         sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=faults, seed=seed)
         async with running(sandbox) as client:
-            runs.append(await statuses(client, 60))
+            runs.append(await statuses(client, *range(60)))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
     assert {0, 200, 429, 503} <= set(runs[0])
@@ -276,13 +277,13 @@ async def test_same_seed_same_faults() -> None:
 
 async def test_demo_faults_can_be_survived() -> None:
     """Under the demo's faults, retrying delivers every event: none is refused."""
-    sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=DEMO_FAULTS, seed=3)
-    sandbox.set_faults(changed_copy(DEMO_FAULTS, slow_seconds=0.001))
+    quick = replace(DEMO_FAULTS, slow_seconds=0.001)
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=quick, seed=3)
     async with running(sandbox) as client:
-        ends = await statuses(client, 300)
+        ends = await statuses(client, *range(300))
         for number, end in enumerate(ends):
             while end != 200:
-                (end,) = await statuses_of(client, number)
+                [end] = await statuses(client, number)
     counts = sandbox.counts()
     assert (counts.distinct_event_ids, dict(counts.rejected_events), dict(counts.refused_calls)) == (
         300,
@@ -291,19 +292,6 @@ async def test_demo_faults_can_be_survived() -> None:
     )
     assert {0, 200, 403, 429, 500, 503} == set(ends)
     assert counts.accepted_events == 300 + counts.doubles["web"]
-
-
-async def statuses_of(client: Client, number: int) -> list[int]:
-    """The status of one more call with the event of this number; 0 for a dropped one."""
-    try:
-        return [(await client.send(event(str(number)))).status]
-    except aiohttp.ClientError:
-        return [0]
-
-
-def changed_copy(faults: Faults, **changes: Any) -> Faults:
-    """The faults as JSON would set them, with some members changed."""
-    return FAULTS.validate_json(orjson.dumps(FAULTS.dump_python(faults, mode="json") | changes))
 
 
 @given(

@@ -54,19 +54,69 @@ class TestLint:
         assert done.returncode == 0, done.stdout
 
     def test_with_those_of_the_examples(self, example: str) -> None:
-        """No warning and no error."""
+        """No warning and no error; `helm template` alone renders the same, though helm then takes the version it was
+        built for."""
         done = run_helm("lint", "--strict", str(CHART), "--values", str(EXAMPLES / f"{example}.yaml"))
         assert done.returncode == 0, done.stdout
         assert "WARNING" not in done.stdout
+        assert rendered(example, version="").manifests == rendered(example, version=OLDEST).manifests
 
     def test_its_version_of_the_program_is_the_program_s(self) -> None:
         """Its appVersion, which is the image's tag, too, is the program's version."""
         assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == __version__
         assert rendered("statefulset").container()["image"] == f"registry.example.com/pinstream:{__version__}"
 
-    def test_without_a_version_of_kubernetes(self, example: str) -> None:
-        """`helm template` alone renders the same: helm then takes the version it was built for, maybe an old one."""
-        assert rendered(example, version="").manifests == rendered(example, version=OLDEST).manifests
+
+REFUSED = {
+    "statefulset": [
+        ('deployment={"maxReplicas": 3}', "kind=StatefulSet and deployment contradict each other"),
+        ('podLabels={"app.kubernetes.io/name": "x"}', "app.kubernetes.io/name is set by the chart"),
+        ('commonLabels={"helm.sh/chart": "x"}', "helm.sh/chart is set by the chart"),
+        ('settings.PINSTREAM_KEY_STORE="redis://r"', "settings.PINSTREAM_KEY_STORE: the chart sets it"),
+        ('settings.PINTEREST_ACCESS_TOKEN="x"', "would stand in plain text"),
+        ('settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
+        ('settings.OTEL_EXPORTER_OTLP_HEADERS="a=b"', "would stand in plain text"),
+        ('settings.KAFKA_SSL_CA_LOCATION="/ca"', "KAFKA_SSL_CA_LOCATION is set twice"),
+        ('settings.PINTEREST_ACCESS_TOKEN_FILE="/token"', "PINTEREST_ACCESS_TOKEN_FILE is set twice"),
+        (
+            'extraEnv=[{"name": "PINSTREAM_HTTP_TOKEN", "value": "x"}]',
+            "extraEnv.PINSTREAM_HTTP_TOKEN is a secret and would stand in plain text",
+        ),
+        (
+            'extraEnv=[{"name": "PINSTREAM_KEY_STORE", "value": "redis://r"}]',
+            "extraEnv.PINSTREAM_KEY_STORE: the chart sets it",
+        ),
+        ('settings.HTTPS_PROXY="http://u:pw@proxy:3128"', "has a password in it"),
+        ('settings.FOO="1"', "settings.FOO is no setting: they begin with KAFKA_, "),
+        (
+            f"secrets.KAFKA_SASL_USERNAME={json.dumps(SECRET)}",
+            "secrets.KAFKA_SASL_USERNAME is no setting that is read from a file",
+        ),
+        (f"accessTokens.first={json.dumps(SECRET)}", 'accessTokens has "first", which is no ad account'),
+        ('schemas={"a.json": "{}"}', 'schemas has "a.json": name the file like event.avsc'),
+        ('python={"my-code.py": ""}', 'python has "my-code.py", which cannot be imported'),
+        ('image.repository=""', "image.repository is not set"),
+        ('kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
+        ("kafka.topics=[]", "kafka.topics is empty"),
+        ('adAccountId=""', "adAccountId is not set"),
+        ("secrets.PINTEREST_ACCESS_TOKEN=null", "secrets.PINTEREST_ACCESS_TOKEN is not set"),
+        (f'accessTokens={{"549755885175": {json.dumps(SECRET)}}}', "are both set: keep the one"),
+    ],
+    "deployment": [
+        ('kind="StatefulSet"', "kind=StatefulSet and deployment contradict each other"),
+        ('statefulSet={"replicas": 2}', "kind=Deployment and statefulSet contradict each other"),
+        ("deployment.keyStore=null", "kind=Deployment needs deployment.keyStore.url=redis://"),
+        ('deployment.keyStore.url="disk:/keys"', "kind=Deployment needs deployment.keyStore.url"),
+        ('deployment.keyStore.url="redis://u:pw@r"', "has a password in it"),
+        ('deployment.keyStore.url="redis://a,b:6380"', "names several hosts: add ?sentinel=NAME"),
+        ("deployment.maxReplicas=null", "deployment.maxReplicas is not set"),
+        ("deployment.replicas=3", "deployment.replicas contradicts minReplicas, maxReplicas"),
+        ("deployment.minReplicas=13", "minReplicas is above deployment.maxReplicas"),
+        ('settings.KAFKA_SASL_MECHANISM="GSSAPI"', "KEDA cannot sign in to Kafka"),
+        ('extraEnv=[{"name": "PINSTREAM_SCHEMA", "value": "a.B"}]', "PINSTREAM_SCHEMA is set twice"),
+    ],
+}
+"""What contradicts itself, by the example that it is set in, and what says so."""
 
 
 class TestKinds:
@@ -167,114 +217,7 @@ class TestKinds:
 
     @pytest.mark.parametrize(
         ("example", "assignment", "sentence"),
-        [
-            (
-                "statefulset",
-                'deployment={"maxReplicas": 3}',
-                "kind=StatefulSet and deployment contradict each other",
-            ),
-            ("deployment", 'kind="StatefulSet"', "kind=StatefulSet and deployment contradict each other"),
-            (
-                "deployment",
-                'statefulSet={"replicas": 2}',
-                "kind=Deployment and statefulSet contradict each other",
-            ),
-            (
-                "deployment",
-                "deployment.keyStore=null",
-                "kind=Deployment needs deployment.keyStore.url=redis://",
-            ),
-            (
-                "deployment",
-                'deployment.keyStore.url="disk:/keys"',
-                "kind=Deployment needs deployment.keyStore.url",
-            ),
-            ("deployment", 'deployment.keyStore.url="redis://u:pw@r"', "has a password in it"),
-            (
-                "deployment",
-                'deployment.keyStore.url="redis://a,b:6380"',
-                "names several hosts: add ?sentinel=NAME",
-            ),
-            (
-                "statefulset",
-                'podLabels={"app.kubernetes.io/name": "x"}',
-                "app.kubernetes.io/name is set by the chart",
-            ),
-            ("statefulset", 'commonLabels={"helm.sh/chart": "x"}', "helm.sh/chart is set by the chart"),
-            ("deployment", "deployment.maxReplicas=null", "deployment.maxReplicas is not set"),
-            (
-                "deployment",
-                "deployment.replicas=3",
-                "deployment.replicas contradicts minReplicas, maxReplicas",
-            ),
-            ("deployment", "deployment.minReplicas=13", "minReplicas is above deployment.maxReplicas"),
-            ("deployment", 'settings.KAFKA_SASL_MECHANISM="GSSAPI"', "KEDA cannot sign in to Kafka"),
-            (
-                "statefulset",
-                'settings.PINSTREAM_KEY_STORE="redis://r"',
-                "settings.PINSTREAM_KEY_STORE: the chart sets it",
-            ),
-            ("statefulset", 'settings.PINTEREST_ACCESS_TOKEN="x"', "would stand in plain text"),
-            ("statefulset", 'settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
-            ("statefulset", 'settings.OTEL_EXPORTER_OTLP_HEADERS="a=b"', "would stand in plain text"),
-            (
-                "statefulset",
-                'settings.KAFKA_SSL_CA_LOCATION="/ca"',
-                "KAFKA_SSL_CA_LOCATION is set twice",
-            ),
-            (
-                "statefulset",
-                'settings.PINTEREST_ACCESS_TOKEN_FILE="/token"',
-                "PINTEREST_ACCESS_TOKEN_FILE is set twice",
-            ),
-            (
-                "deployment",
-                'extraEnv=[{"name": "PINSTREAM_SCHEMA", "value": "a.B"}]',
-                "PINSTREAM_SCHEMA is set twice",
-            ),
-            (
-                "statefulset",
-                'extraEnv=[{"name": "PINSTREAM_HTTP_TOKEN", "value": "x"}]',
-                "extraEnv.PINSTREAM_HTTP_TOKEN is a secret and would stand in plain text",
-            ),
-            (
-                "statefulset",
-                'extraEnv=[{"name": "PINSTREAM_KEY_STORE", "value": "redis://r"}]',
-                "extraEnv.PINSTREAM_KEY_STORE: the chart sets it",
-            ),
-            ("statefulset", 'settings.HTTPS_PROXY="http://u:pw@proxy:3128"', "has a password in it"),
-            ("statefulset", 'settings.FOO="1"', "settings.FOO is no setting: they begin with KAFKA_, "),
-            (
-                "statefulset",
-                f"secrets.KAFKA_SASL_USERNAME={json.dumps(SECRET)}",
-                "secrets.KAFKA_SASL_USERNAME is no setting that is read from a file",
-            ),
-            (
-                "statefulset",
-                f"accessTokens.first={json.dumps(SECRET)}",
-                'accessTokens has "first", which is no ad account',
-            ),
-            (
-                "statefulset",
-                'schemas={"a.json": "{}"}',
-                'schemas has "a.json": name the file like event.avsc',
-            ),
-            ("statefulset", 'python={"my-code.py": ""}', 'python has "my-code.py", which cannot be imported'),
-            ("statefulset", 'image.repository=""', "image.repository is not set"),
-            ("statefulset", 'kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
-            ("statefulset", "kafka.topics=[]", "kafka.topics is empty"),
-            ("statefulset", 'adAccountId=""', "adAccountId is not set"),
-            (
-                "statefulset",
-                "secrets.PINTEREST_ACCESS_TOKEN=null",
-                "secrets.PINTEREST_ACCESS_TOKEN is not set",
-            ),
-            (
-                "statefulset",
-                f'accessTokens={{"549755885175": {json.dumps(SECRET)}}}',
-                "are both set: keep the one",
-            ),
-        ],
+        [(example, *pair) for example, pairs in REFUSED.items() for pair in pairs],
     )
     def test_contradictions_are_refused_in_one_sentence(
         self, example: str, assignment: str, sentence: str
@@ -321,30 +264,20 @@ def mounted(chart: Rendered) -> set[tuple[str, str, str]]:
 class TestTogether:
     """Names, labels, selectors and references match."""
 
-    def test_names_and_namespaces(self, chart: Rendered) -> None:
-        """All begin with the release's name and are in its namespace; two manifests of a kind never share a name."""
+    def test_names_labels_and_references(self, chart: Rendered) -> None:
+        """All begin with the release's name and are in its namespace; two manifests of a kind never share a name. Every
+        selector has labels that the pods have, and what is referred to exists. The service shows members that are not
+        ready, since the page is read when something is wrong."""
         for one in chart.manifests:
             assert one["metadata"]["name"].startswith("pinstream")
             assert one["metadata"]["namespace"] == "shop"
-        names = [(one["kind"], one["metadata"]["name"]) for one in chart.manifests]
-        assert len(set(names)) == len(names)
-
-    def test_two_releases_do_not_meet(self, example: str) -> None:
-        """Another release has other names, and selects only its own pods."""
-        one, other = rendered(example), rendered(example, name="eu")
-        assert {manifest["metadata"]["name"].split("-")[0] for manifest in other.manifests} == {"eu"}
-        assert selectors(one) != selectors(other)
-
-    def test_selectors_match_the_pods(self, chart: Rendered) -> None:
-        """Workload, service, budget, policy, monitor and spread, each by the labels that the pods have."""
+        kinds = [(one["kind"], one["metadata"]["name"]) for one in chart.manifests]
+        assert len(set(kinds)) == len(kinds)
         labels = chart.workload()["spec"]["template"]["metadata"]["labels"]
         found = selectors(chart)
         assert len(found) >= 5
         for where, selector in found:
             assert selector.items() <= labels.items(), where
-
-    def test_what_is_referred_to_is_there(self, chart: Rendered) -> None:
-        """Service account, config maps, volumes, ports, and KEDA's authentication exist."""
         names = {(one["kind"], one["metadata"]["name"]) for one in chart.manifests}
         pod, container = chart.pod(), chart.container()
         assert ("ServiceAccount", pod["serviceAccountName"]) in names
@@ -361,6 +294,15 @@ class TestTogether:
             for trigger in chart.one("ScaledObject")["spec"]["triggers"]:
                 if "authenticationRef" in trigger:
                     assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in names
+        spec = chart.one("Service")["spec"]
+        assert spec["publishNotReadyAddresses"] is True
+        assert spec["clusterIP"] == "None"
+
+    def test_two_releases_do_not_meet(self, example: str) -> None:
+        """Another release has other names, and selects only its own pods."""
+        one, other = rendered(example), rendered(example, name="eu")
+        assert {manifest["metadata"]["name"].split("-")[0] for manifest in other.manifests} == {"eu"}
+        assert selectors(one) != selectors(other)
 
     def test_config_is_mounted_where_the_settings_look_and_changes_restart(self, example: str) -> None:
         """Schemas, mapping and Python modules are mounted as files; a checksum of their text restarts pods."""
@@ -381,12 +323,6 @@ class TestTogether:
         ]
         assert sums[0] != sums[1]
         assert sums[0] == sums[2]
-
-    def test_the_service_shows_what_is_not_ready(self, chart: Rendered) -> None:
-        """The page is read when something is wrong, so it shows members that are not ready; each has its address."""
-        spec = chart.one("Service")["spec"]
-        assert spec["publishNotReadyAddresses"] is True
-        assert spec["clusterIP"] == "None"
 
     def test_members_reach_what_the_addresses_name_and_nothing_else(self) -> None:
         """They reach DNS, Kafka, registry, API and key store by the ports in the values; named peers reach them."""
@@ -457,8 +393,10 @@ def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
 class TestPod:
     """A member runs without privileges, ends by itself, and reports its health."""
 
-    def test_it_has_no_rights(self, chart: Rendered) -> None:
-        """The restricted Pod Security Standard, a read-only root, and no Kubernetes token."""
+    def test_a_member(self, chart: Rendered) -> None:
+        """The restricted Pod Security Standard, a read-only root, and no Kubernetes token. A restart only where it
+        helps, traffic and rollouts by readiness, time for imports on a slow machine. Nodes can be drained, also while
+        no member is ready; members are spread over zones and nodes."""
         pod, container = chart.pod(), chart.container()
         assert pod["automountServiceAccountToken"] is False
         assert chart.one("ServiceAccount")["automountServiceAccountToken"] is False
@@ -474,9 +412,6 @@ class TestPod:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-
-    def test_probes_ask_what_they_are_for(self, chart: Rendered) -> None:
-        """A restart only where it helps, traffic and rollouts by readiness, time for imports on a slow machine."""
         container = chart.container()
         paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
         assert paths == {
@@ -486,6 +421,12 @@ class TestPod:
         }
         start = container["startupProbe"]
         assert start["periodSeconds"] * start["failureThreshold"] >= 120
+        budget = chart.one("PodDisruptionBudget")["spec"]
+        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+        assert [one["topologyKey"] for one in chart.pod()["topologySpreadConstraints"]] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
 
     @pytest.mark.parametrize("seconds", [25, 120])
     def test_it_ends_by_itself(self, example: str, seconds: int) -> None:
@@ -494,15 +435,6 @@ class TestPod:
         grace = parse_duration(chart.environment()["PINSTREAM_SHUTDOWN_GRACE"])
         # It is gone two seconds after its grace, whatever hangs.
         assert grace == seconds < chart.pod()["terminationGracePeriodSeconds"] - 2
-
-    def test_one_at_a_time(self, chart: Rendered) -> None:
-        """Nodes can be drained, also while no member is ready; members are spread over zones and nodes."""
-        budget = chart.one("PodDisruptionBudget")["spec"]
-        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
-        assert [one["topologyKey"] for one in chart.pod()["topologySpreadConstraints"]] == [
-            "topology.kubernetes.io/zone",
-            "kubernetes.io/hostname",
-        ]
 
     def test_resources_are_those_of_the_tables(self) -> None:
         """CPU for 7,000 events a second by the capacity table; a memory limit above the formula's sum."""
@@ -561,7 +493,8 @@ class TestSettings:
         return environment
 
     def test_no_secret_in_plain_text(self, chart: Rendered) -> None:
-        """No variable holds a secret as text; references name a Secret and a key."""
+        """No variable holds a secret as text; references name a Secret and a key. They are mounted as a whole folder: a
+        file that is mounted alone (subPath) would not change."""
         secret = {one.name for one in all_settings() if one.secret} - {"PINSTREAM_KEY_STORE"}
         for name, value in chart.environment().items():
             assert name not in secret
@@ -571,9 +504,6 @@ class TestSettings:
         assert "Secret" not in chart.kinds()
         by_account = chart.environment()["PINTEREST_ACCESS_TOKEN_FILE"] == "/etc/pinstream/tokens"
         assert by_account != (("pinterest", "token", "PINTEREST_ACCESS_TOKEN") in mounted(chart))
-
-    def test_secrets_are_files_that_change_with_them(self, chart: Rendered) -> None:
-        """They are mounted as a whole folder: a file that is mounted alone (subPath) would not change."""
         [mount] = [one for one in chart.container()["volumeMounts"] if one["name"] == "secrets"]
         assert mount == {"name": "secrets", "mountPath": "/etc/pinstream/secrets", "readOnly": True}
 

@@ -30,8 +30,4 @@ def test_msk_and_glue() -> None:
     settings = load({**variables, "HOME": "/", "PINTEREST_ACCESS_TOKEN": "t"})
     assert settings.kafka.uses_iam
     assert settings.registry.is_glue
-
-
-def test_without_a_role_the_account_has_no_annotations() -> None:
-    """As on any Kubernetes outside AWS."""
     assert "annotations" not in rendered("statefulset").one("ServiceAccount")["metadata"]

@@ -86,17 +86,16 @@ def pinstream(pod: Manifest) -> Manifest:
 class TestPassedOn:
     """What Kubernetes has and the chart has no word for."""
 
-    def test_into_the_container(self, pod: Manifest) -> None:
-        """Variables, also from elsewhere, and mounts; pinstream's own stay."""
+    def test_into_the_pod(self, pod: Manifest) -> None:
+        """Variables, also from elsewhere, mounts, volumes, containers that come first, where it runs, labels and
+        annotations; an image by its digest instead of the tag. pinstream's own stay. What is null is left out, as
+        OpenShift's restricted-v2 asks."""
         container = pinstream(pod)
         address = {"fieldRef": {"fieldPath": "status.podIP"}}
         assert container["env"][-2:] == [{"name": "TZ", "value": "UTC"}, {"name": "IP", "valueFrom": address}]
         assert container["env"][0]["name"] == "KAFKA_BOOTSTRAP_SERVERS"
         assert container["envFrom"] == [{"secretRef": {"name": "more"}}]
         assert container["volumeMounts"][-1] == {"name": "own", "mountPath": "/mnt/own", "readOnly": True}
-
-    def test_into_the_pod(self, pod: Manifest) -> None:
-        """Volumes, containers that come first, where it runs, labels and annotations."""
         spec, metadata = pod["spec"], pod["metadata"]
         assert {one["name"] for one in spec["volumes"]} >= {"own", "secrets", "mapping"}
         assert spec["initContainers"] == [{"name": "first", "image": "first:1"}]
@@ -104,9 +103,18 @@ class TestPassedOn:
         assert metadata["labels"].items() >= {"team": "ads", "own": "yes"}.items()
         annotations = {"reloader.stakater.com/auto": "true", "vault.hashicorp.com/agent-inject": "true"}
         assert metadata["annotations"].items() >= annotations.items()
+        assert pinstream(pod)["image"] == f"registry.example.com/pinstream@sha256:{'0a' * 32}"
+        assert pod["spec"]["securityContext"] == {
+            "runAsNonRoot": True,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert not {"runAsUser", "runAsGroup"} & pinstream(pod)["securityContext"].keys()
 
-    def test_to_members_alone(self, chart: Rendered) -> None:
-        """Arguments of `run`, a spread, and containers beside it, with which the pod of `helm test` would never end."""
+    def test_to_members_and_to_every_object(self, chart: Rendered) -> None:
+        """To members alone: arguments of `run`, a spread, and containers beside it, with which the pod of `helm test`
+        would never end. To every object: `commonLabels` and `commonAnnotations`; a selector, which cannot be changed
+        later, has none of them."""
         assert chart.container()["args"] == ["run", "--workers", "2"]
         assert {"name": "beside", "image": "beside:1"} in chart.pod()["containers"]
         assert [one["topologyKey"] for one in chart.pod()["topologySpreadConstraints"]] == ["rack"]
@@ -114,33 +122,14 @@ class TestPassedOn:
         assert [(one["name"], one["args"]) for one in check["spec"]["containers"]] == [
             ("pinstream", ["check"])
         ]
-
-    def test_to_every_object(self, chart: Rendered) -> None:
-        """`commonLabels` and `commonAnnotations`; the service account's own annotations beside them."""
         for one in chart.manifests:
             assert one["metadata"]["labels"]["team"] == "ads", one["kind"]
             assert one["metadata"]["annotations"]["reloader.stakater.com/auto"] == "true", one["kind"]
         assert chart.one("ServiceAccount")["metadata"]["annotations"]["role"] == "shop"
-
-    def test_labels_of_pods_change_no_selector(self, chart: Rendered) -> None:
-        """A selector cannot be changed later, so it has none of them."""
         assert chart.workload()["spec"]["selector"]["matchLabels"].keys() == {
             "app.kubernetes.io/name",
             "app.kubernetes.io/instance",
         }
-
-    def test_an_image_by_its_digest(self, pod: Manifest) -> None:
-        """Instead of the tag."""
-        assert pinstream(pod)["image"] == f"registry.example.com/pinstream@sha256:{'0a' * 32}"
-
-    def test_openshift_gives_users_and_groups(self, pod: Manifest) -> None:
-        """What is null is left out, and the rest is what its restricted-v2 asks for."""
-        assert pod["spec"]["securityContext"] == {
-            "runAsNonRoot": True,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        }
-        assert not {"runAsUser", "runAsGroup"} & pinstream(pod)["securityContext"].keys()
 
     @pytest.mark.parametrize(
         "elsewhere",
@@ -182,7 +171,9 @@ class TestHelmTest:
 
     @pytest.mark.parametrize("example", KINDS)
     def test_it_is_a_member_but_for_what_it_runs(self, example: str) -> None:
-        """The same image, variables, Secrets, account and user; a folder of its own for its state."""
+        """The same image, variables, Secrets, account and user; a folder of its own for its state, and settings that
+        `check` reads as `run` does. Only the network policy selects it, so that it reaches what members reach: no
+        budget or monitor does."""
         chart = rendered(example)
         check, member = chart.one("Pod", "pinstream-check")["spec"], chart.pod()
         same = {"serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "securityContext"}
@@ -195,10 +186,6 @@ class TestHelmTest:
         assert [one for one in check["volumes"] if one["name"] != "state"] == [
             one for one in member["volumes"] if one["name"] != "state"
         ]
-
-    @pytest.mark.parametrize("example", KINDS)
-    def test_it_is_no_member_to_others(self, example: str) -> None:
-        """Only the network policy selects it, so that it reaches what they reach: no budget or monitor does."""
         chart = rendered(example)
         metadata = chart.one("Pod", "pinstream-check")["metadata"]
         assert metadata["annotations"]["helm.sh/hook"] == "test"
@@ -207,10 +194,6 @@ class TestHelmTest:
         assert metadata["labels"]["app.kubernetes.io/name"] in selected["matchExpressions"][0]["values"]
         members = chart.workload()["spec"]["selector"]["matchLabels"]
         assert not members.items() <= metadata["labels"].items()
-
-    @pytest.mark.parametrize("example", KINDS)
-    def test_its_settings_are_valid(self, example: str) -> None:
-        """`pinstream check` reads them as `pinstream run` does."""
         variables = {
             one["name"]: one.get("value", "pinstream-check")
             for one in rendered(example).one("Pod", "pinstream-check")["spec"]["containers"][0]["env"]
