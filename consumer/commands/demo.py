@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consumer import logs
 from consumer.adapters.files import file_types
-from consumer.adapters.kafka.producer import RecordProducer
+from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.run import member

@@ -12,7 +12,7 @@ import click
 
 from consumer.adapters.files import Types, file_types, open_records
 from consumer.adapters.kafka.cluster import create_topic, describe_cluster
-from consumer.adapters.kafka.producer import RecordProducer
+from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal

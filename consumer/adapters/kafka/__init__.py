@@ -2,10 +2,10 @@
 
 What is where. *Reading as a member of the group*: `source` is what the service drives; `member` is the same in the
 consumer's own thread, which reaches the event loop by `hooks`; `starts` finds where a partition starts, `chunks` turns
-messages into records, `commits` commits and leaves, `ends` knows how far the logs reach and whose turn it is,
-`topic_ids` notices that a topic was deleted and created again. *Reading outside of any group* (replay, dead letters):
-`bounded` reads ranges, `ranges` finds their offsets, `replay_progress` keeps how far a named replay has come.
-*Writing*: `producer`, `dead_letters`, and a redrive's `transactions` (`letters` defines the form of letters).
+messages into records, `held` knows which partitions are read and from where, `watch` how far the logs reach and who is
+in the group, `commits` commits and leaves, `topic_ids` notices that a topic was deleted and created again. *Reading
+outside of any group* (replay, dead letters): `bounded` reads ranges, `ranges` finds their offsets, `replay_progress`
+keeps how far a named replay has come. *Writing*: `producers`, `dead_letters` (the form of letters: `letters`).
 *Questions*: `cluster` (brokers, topics, offsets of partitions) and `groups`. *For all of these*: `configuration`
 (librdkafka's properties, making clients) and `trouble` (what an error means).
 

@@ -233,7 +233,7 @@ class BoundedSource:
             if places:
                 self._consumer.incremental_assign(places)
             for place, one in zip(places, self._reading.values(), strict=True):
-                # A log that was cut, and has grown again since, shows at a seek alone: see `member`.
+                # A log that was cut, and has grown again since, shows at a seek alone: see `held`.
                 if one.range.first.leader_epoch is not None:
                     self._consumer.seek(place)
             self._end = stack.pop_all().close  # if any step above fails, all is closed at once

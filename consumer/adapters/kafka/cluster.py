@@ -3,7 +3,7 @@
 Every question goes through an AdminClient, blocks, and is bounded twice: by librdkafka and, a moment later, by us,
 because librdkafka reports why a question timed out. Questions to a group's coordinator are bounded by us alone: see
 `RenewedAdmin`. Each failure is one line that says what to change. (The group member asks through its own consumer,
-which has the answers of its fetches at hand: see `ends` and `starts`.)
+which has the answers of its fetches at hand: see `watch` and `starts`.)
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import KafkaException
@@ -37,7 +37,7 @@ from consumer.adapters.kafka.cluster import (
 )
 from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic
 from consumer.adapters.kafka.letters import NewRecord, forms, part_sizes
-from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.kafka.producers import PolledProducer
 from consumer.adapters.thread import post, run_blocking, settle
 from consumer.engine.messages import DeadLetter
 from consumer.errors import SettingsError
@@ -58,6 +58,14 @@ _LEAST_LIMIT: Final = 1024 * 1024
 _MOST_LIMIT: Final = 2**31 - 1
 
 
+class _Draft(NamedTuple):
+    """A letter, whole, and the smaller forms in which it can be written."""
+
+    letter: DeadLetter
+    whole: NewRecord
+    smaller: Iterator[NewRecord]
+
+
 class DeadLetterProducer:
     """Stores dead letters. `topic`: a template with ``{topic}``, or one name. `timeout`: seconds for one `store`.
 
@@ -72,13 +80,11 @@ class DeadLetterProducer:
         timeout: float = 10.0,
         on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
     ) -> None:
-        self._template = topic
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._trouble = partial(post, self._loop, on_trouble)
         self._tell = trouble.Teller(self._trouble)
-        self._user_config = config
-        self._servers = str(config.get("bootstrap.servers", ""))
+        self._topics = _DeadLetterTopics(config, topic, timeout, self._trouble)
         # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
@@ -93,9 +99,6 @@ class DeadLetterProducer:
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
         # Producer of letters that are in a batch of their own. Most runs need none.
         self._alone: PolledProducer | None = None
-        # Number of partitions of each known dead-letter topic. The mapping is replaced, never changed: two threads read
-        # it.
-        self._counts: Mapping[str, int] = {}
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Return for each letter, in order, whether the broker acknowledged it. Never raises: failures are reported.
@@ -103,45 +106,26 @@ class DeadLetterProducer:
         One try: the time limit counts once for the topics if they are not known yet, once for the letters, and once for
         each further step of letters that were refused for what they are.
         """
-        counts = await self._find_topics({letter.topic for letter in letters})
-        if self._spoiled or self._watch.stranded:
-            await self.close()
-            # Until there is a new producer, the next call must not use the closed one.
-            self._spoiled = True
-            made = await self._make(self._watch.watching(self._config))
-            if made is None:
-                return [False] * len(letters)
-            self._together, self._spoiled = made, False
-        # The forms of each letter: whole, then smaller ones. (If a topic cannot be found, the reason was reported.)
-        names = [dead_letter_topic(self._template, letter.topic) for letter in letters]
-        smaller = {
-            at: forms(letters[at], name, count)
-            for at, name in enumerate(names)
-            if (count := counts.get(name))
-        }
-        whole = {at: next(one) for at, one in smaller.items()}
-        answers = await self._try(self._together, list(whole.values()))
-        verdicts = dict(zip(whole, answers, strict=True))
+        counts = await self._topics.find({letter.topic for letter in letters})
+        together = await self._working()
+        if together is None:
+            return [False] * len(letters)
+        # By the letters' places. If a topic cannot be found, the reason was reported.
+        drafts: dict[int, _Draft] = {}
+        for at, letter in enumerate(letters):
+            topic = self._topics.name(letter.topic)
+            if count := counts.get(topic):
+                smaller = forms(letter, topic, count)
+                drafts[at] = _Draft(letter, next(smaller), smaller)
+        answers = await self._try(together, [one.whole for one in drafts.values()])
+        verdicts = dict(zip(drafts, answers, strict=True))
         # If one record is too large, or has no key where the topic requires one, its whole batch is refused.
         refused = [at for at, error in verdicts.items() if error and error.code() in trouble.FOR_ONE_RECORD]
-        if refused and self._alone is None:
-            self._alone = await self._make({**self._config, "batch.num.messages": 1})
-        if self._alone is not None:
-            tries = (
-                self._store_alone(self._alone, letters[at], chain([whole[at]], smaller[at])) for at in refused
-            )
+        if refused and (alone := await self._apart()) is not None:
+            tries = (self._store_alone(alone, drafts[at]) for at in refused)
             verdicts |= zip(refused, await asyncio.gather(*tries), strict=True)
-        failures = {(names[at], error.code()): (at, error) for at, error in verdicts.items() if error}
-        # One line for each topic and cause.
-        for (topic, _), (at, error) in failures.items():
-            self._spoiled = self._spoiled or error.fatal()
-            # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
-            self._counts = {}
-            advice = self._advice(letters[at], topic, error)
-            said = f"{topic}: {trouble.describe_error(error)}"
-            self._trouble(error.name(), f"a dead letter was not stored{advice} ({said})")
-        stored = {at for at, error in verdicts.items() if error is None}
-        return [at in stored for at in range(len(letters))]
+        self._report([(drafts[at], error) for at, error in verdicts.items() if error])
+        return [at in verdicts and verdicts[at] is None for at in range(len(letters))]
 
     async def close(self) -> None:
         """End the threads. A letter that was not acknowledged counts as not stored."""
@@ -149,6 +133,25 @@ class DeadLetterProducer:
         if self._alone is not None:
             self._alone.stop()
             self._alone = None
+
+    async def _working(self) -> PolledProducer | None:
+        """Return the producer of most letters, another one if that is spoiled or has lost its brokers; None if none can
+        be made now."""
+        if self._spoiled or self._watch.stranded:
+            await self.close()
+            # Until there is a new producer, the next call must not use the closed one.
+            self._spoiled = True
+            made = await self._make(self._watch.watching(self._config))
+            if made is None:
+                return None
+            self._together, self._spoiled = made, False
+        return self._together
+
+    async def _apart(self) -> PolledProducer | None:
+        """Return the producer that puts each letter into a batch of its own; None if none can be made now."""
+        if self._alone is None:
+            self._alone = await self._make({**self._config, "batch.num.messages": 1})
+        return self._alone
 
     async def _make(self, config: dict[str, Any]) -> PolledProducer | None:
         """Return a producer; None if none can be made now, which is reported."""
@@ -159,39 +162,33 @@ class DeadLetterProducer:
             self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({why})")
             return None
 
-    async def _store_alone(
-        self, alone: PolledProducer, letter: DeadLetter, tries: Iterable[NewRecord]
-    ) -> _Verdict:
+    async def _store_alone(self, alone: PolledProducer, draft: _Draft) -> _Verdict:
         """Store a letter in a batch of its own, in the largest form that the topic accepts."""
         refused = None
-        for record in tries:
+        for record in chain([draft.whole], draft.smaller):
             [verdict] = await self._try(alone, [record])
             if verdict is None or verdict.code() not in trouble.TOO_LARGE:
                 break
             refused = verdict
         if verdict is None and refused is not None:
-            size = part_sizes(letter.record)["value"]
+            letter, size = draft.letter, part_sizes(draft.letter.record)["value"]
             self._trouble(
                 refused.name(),
                 f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was "
                 f"stored without its {' and '.join(record.left_out)} ({size} bytes of value)"
-                f"{self._advice(letter, record.topic, refused)}",
+                f"{self._topics.advice(draft, refused)}",
             )
         return verdict
 
-    def _advice(self, letter: DeadLetter, topic: str, error: confluent_kafka.KafkaError) -> str:
-        if error.code() in trouble.NOT_ALLOWED:
-            return f": grant WRITE on {topic}"
-        if error.code() == _Code.INVALID_RECORD and letter.record.key is None:
-            command = setting_command(self._servers, topic, NO_COMPACTION)
-            return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
-        size = sum(part_sizes(letter.record).values())
-        # A letter that exceeds one request cannot be stored whole on any topic.
-        if error.code() in trouble.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
-            limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
-            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
-            return f": {topic} takes no larger one ({limit}): change it: {command}"
-        return ""
+    def _report(self, failed: Sequence[tuple[_Draft, confluent_kafka.KafkaError]]) -> None:
+        """Report why letters were not stored: one line for each topic and cause."""
+        for draft, error in {(one.whole.topic, error.code()): (one, error) for one, error in failed}.values():
+            self._spoiled = self._spoiled or error.fatal()
+            # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
+            self._topics.forget()
+            said = f"{draft.whole.topic}: {trouble.describe_error(error)}"
+            advice = self._topics.advice(draft, error)
+            self._trouble(error.name(), f"a dead letter was not stored{advice} ({said})")
 
     async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
         answers: list[asyncio.Future[_Verdict]] = []
@@ -226,18 +223,36 @@ class DeadLetterProducer:
             text = f"dead letters cannot be stored: grant WRITE on their topics ({trouble.describe_error(error)})"
             self._trouble(error.name(), text)
 
-    # ----------------------------------------------------------------------------------------------- topics
 
-    async def _find_topics(self, origins: set[str]) -> Mapping[str, int]:
+class _DeadLetterTopics:
+    """Finds and creates dead-letter topics, and says what is wrong with them. Used on the event loop."""
+
+    def __init__(self, config: Config, template: str, timeout: float, on_trouble: trouble.OnTrouble) -> None:
+        self._config = config
+        self._template = template
+        self._timeout = timeout
+        self._trouble = on_trouble
+        self._servers = str(config.get("bootstrap.servers", ""))
+        # Number of partitions of each known topic. The mapping is replaced, never changed: two threads read it.
+        self._counts: Mapping[str, int] = {}
+
+    def name(self, origin: str) -> str:
+        """Return the dead-letter topic of a topic."""
+        return dead_letter_topic(self._template, origin)
+
+    def forget(self) -> None:
+        """Look the topics up again next time."""
+        self._counts = {}
+
+    async def find(self, origins: set[str]) -> Mapping[str, int]:
         """Return the number of partitions of each dead-letter topic that exists; missing topics are created."""
-        pairs = {dead_letter_topic(self._template, origin): origin for origin in sorted(origins)}
+        pairs = {self.name(origin): origin for origin in sorted(origins)}
         if not pairs.keys() <= self._counts.keys():
             try:
                 async with asyncio.timeout(self._timeout):
                     await run_blocking("pinstream-kafka-topics", self._look_up, pairs)
             except TimeoutError:
-                why = f"the brokers did not answer within {self._timeout:g} s"
-                self._trouble("_TIMED_OUT", f"the dead-letter topics cannot be looked up ({why})")
+                self._not_looked_up("_TIMED_OUT", f"the brokers did not answer within {self._timeout:g} s")
         return self._counts
 
     def _look_up(self, origins: Mapping[str, str]) -> None:
@@ -246,57 +261,66 @@ class DeadLetterProducer:
         A failure is reported; the topic then stays unknown, and is looked up again with the next letters.
         """
         try:
-            client = configuration.admin_client(self._user_config)
-        except _NOT_NOW as why:
-            self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
-            return
-        with client:
-            try:
+            with configuration.admin_client(self._config) as client:
                 metadata: Any = client.list_topics(timeout=self._timeout)
-            except KafkaException as error:
-                cause = trouble.cause_of(error)
-                said = trouble.describe_error(cause)
-                self._trouble(cause.name(), f"the dead-letter topics cannot be looked up ({said})")
-                return
-            known, asks = known_partitions(metadata), has_controller(metadata)
-            for topic, origin in origins.items():
-                count = len(known.get(topic, ())) or self._create(client, topic, origin, known, asks)
-                if count:
-                    self._counts = {**self._counts, topic: count}
-            # Last, since letters need no answer to this.
-            for topic in origins.keys() & known.keys() if asks else ():
-                settings = ask_settings(client, topic, _SETTINGS_SECONDS)
-                if settings is not None and settings.compacted:
-                    self._trouble("INVALID_CONFIG", compaction(topic, self._servers))
+                known, asks = known_partitions(metadata), has_controller(metadata)
+                for topic, origin in origins.items():
+                    if count := len(known.get(topic, ())) or self._create(client, topic, origin, known, asks):
+                        self._counts = {**self._counts, topic: count}
+                # Last, since letters need no answer to this.
+                for topic in origins.keys() & known.keys() if asks else ():
+                    settings = ask_settings(client, topic, _SETTINGS_SECONDS)
+                    if settings is not None and settings.compacted:
+                        self._trouble("INVALID_CONFIG", compaction(topic, self._servers))
+        except _NOT_NOW as why:
+            self._not_looked_up("_AUTHENTICATION", str(why))
+        except KafkaException as error:
+            cause = trouble.cause_of(error)
+            self._not_looked_up(cause.name(), trouble.describe_error(cause))
+
+    def _not_looked_up(self, code: str, why: str) -> None:
+        self._trouble(code, f"the dead-letter topics cannot be looked up ({why})")
 
     def _create(
         self, client: AdminClient, topic: str, origin: str, known: Mapping[str, Sequence[int]], asks: bool
     ) -> int:
         """Create a topic and return its number of partitions; 0 if that failed, which is reported."""
-        if asks:
-            try:
-                new = new_topic(client, topic, origin, known, self._timeout)
-                client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
-                return int(new.num_partitions)
-            except KafkaException as error:
-                if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
-                    return self._report_unknown(topic, error, f"grant CREATE on {topic}, or create it")
-        # Another client was faster, and the brokers learn of the topic one after the other; or this user may not see
-        # it. Or this is the embedded broker, which has no controller: asking for a topic by name creates it.
+        refused = f"grant CREATE on {topic}, or create it"
         try:
+            if asks:
+                try:
+                    new = new_topic(client, topic, origin, known, self._timeout)
+                    client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
+                    return int(new.num_partitions)
+                except KafkaException as error:
+                    if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
+                        raise
+            # Another client was faster, and the brokers learn of the topic one after the other; or this user may not
+            # see it. Or this is the embedded broker, which has no controller: asking for a topic by name creates it.
+            refused = f"grant WRITE on {topic}"
             return await_topic(client, topic, time.monotonic() + self._timeout / 2)
         except KafkaException as error:
-            return self._report_unknown(topic, error, f"grant WRITE on {topic}")
+            cause = trouble.cause_of(error)
+            advice = f": {refused}" if cause.code() in trouble.NOT_ALLOWED else ""
+            text = f"the dead-letter topic {topic} cannot be found or created{advice}"
+            self._trouble(cause.name(), f"{text} ({trouble.describe_error(cause)})")
+            return 0
 
-    def _report_unknown(self, topic: str, error: KafkaException, refused: str) -> int:
-        """Report why a topic is not known. `refused`: what to do if this user is not allowed something. Return 0."""
-        cause = trouble.cause_of(error)
-        advice = f": {refused}" if cause.code() in trouble.NOT_ALLOWED else ""
-        said = trouble.describe_error(cause)
-        self._trouble(
-            cause.name(), f"the dead-letter topic {topic} cannot be found or created{advice} ({said})"
-        )
-        return 0
+    def advice(self, draft: _Draft, error: confluent_kafka.KafkaError) -> str:
+        """Return what to do if a letter was refused, as the end of a message; empty if nothing is known."""
+        topic, record = draft.whole.topic, draft.letter.record
+        if error.code() in trouble.NOT_ALLOWED:
+            return f": grant WRITE on {topic}"
+        if error.code() == _Code.INVALID_RECORD and record.key is None:
+            command = setting_command(self._servers, topic, NO_COMPACTION)
+            return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
+        size = sum(part_sizes(record).values())
+        # A letter that exceeds one request cannot be stored whole on any topic.
+        if error.code() in trouble.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
+            limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
+            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
+            return f": {topic} takes no larger one ({limit}): change it: {command}"
+        return ""
 
 
 # ------------------------------------------------------------------------------- how a dead-letter topic should be

@@ -1,89 +1,103 @@
-"""A member of the group, inside the consumer's own thread: all use of `confluent_kafka.Consumer` is here.
+"""A member of the group, inside the consumer's own thread: all use of `confluent_kafka.Consumer` is here and in `held`.
 
 Every method and callback runs in that thread, which reaches the event loop through `Hooks`. Rebalance callbacks run
 inside `fetch` and `close`, call the listener through the hooks, and block until it answers or its time is over.
 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has.
 
-*Another life.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
+*Recreated topics.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
 engine gets the ids every few seconds; partitions that it wants to have read again start at the beginning, under a new
-epoch.
+epoch (`consumer.adapters.kafka.held`, which also has seeks and pauses).
 
-*Seeks.* A new life and a damaged batch (see `chunks`) both lead back to an offset. And librdkafka asks whether a log
-still has what was committed (KIP-320, by the leader epoch) for an offset that it seeks to, not for one that it is
-assigned: a log that was cut and has grown again since would be read on in its middle. So each start that has an epoch
-is sought to at once. Until the seek (`_read_again`), fetched records of the partition are dropped.
-
-*Pauses* are for lack of room, for damage, and while other partitions have their turn (`ends.Turns`).
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
 import confluent_kafka
-from confluent_kafka import OFFSET_BEGINNING, KafkaException
-from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import commits, trouble
-from consumer.adapters.kafka.chunks import GATHER_SECONDS, LOOK_SECONDS, Inbox
+from consumer.adapters.kafka.chunks import LOOK_SECONDS
 from consumer.adapters.kafka.configuration import (
     BrokerWatch,
     check_files,
     is_cooperative,
     make_client,
+    milliseconds,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.ends import Ends, Turns
 from consumer.adapters.kafka.groups import GroupWatch
+from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.starts import StartedPartition, Unstarted
+from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.watch import MemberWatch
 from consumer.adapters.thread import run_aside
-from consumer.engine.figures.outside import silence_of_coordinator
-from consumer.engine.messages import Assignment, BrokersTold, EndOffsets, GroupSize, NewLife, TopicIdsTold
+from consumer.engine.messages import BrokersTold, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError, SettingsError, bug
 
 _Code: Final = confluent_kafka.KafkaError
 
-_MOST_IDLE_MS: Final = 300_000  # librdkafka's default of max.poll.interval.ms
+_MAX_IDLE_MS: Final = 300_000  # librdkafka's default of max.poll.interval.ms
 
 # Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take.
 _REVOKED_WITHIN: Final = 3.0
 # Share of the time for leaving for the last commit and for a rebalance. The rest is for the LeaveGroup request itself.
 _LEAVING_SHARE: Final = 0.9
 
-# Seconds until a partition that could not be read is tried again: the first time, and at most.
-_FIRST_DELAY: Final = 0.5
-_MOST_DELAY: Final = 30.0
-
 # Seconds between two attempts to replace a client while none can be made; librdkafka asks for tokens as seldom.
 _REJOIN_EVERY: Final = 10.0
 
-_SEEKING: Final = 0.1
-"""Seconds for seeks between two polls: one takes some 50 µs, and a member may hold thousands of partitions."""
-_SEEK_AGAIN: Final = 0.01
-"""Seconds until a start is sought again: librdkafka begins a partition some milliseconds after it was assigned, and
-none while a commit is under way, or one ends."""
-_SEEK_AGAIN_EACH: Final = 0.0001
-"""The same for each partition that is held, where there are many."""
-
-_FULL_FOR: Final = 1.0
-"""Seconds without room after which partitions are paused."""
 _LOOK_FOR_ROOM: Final = 0.005
 
-_epochs = itertools.count(1)
+
+class Membership(Enum):
+    """What a `GroupMember` is to its group."""
+
+    JOINING = auto()
+    """The group has not said which partitions are ours, or has taken them all from us."""
+    JOINED = auto()
+    """It has, even if none is."""
+    REJOINING = auto()
+    """The client is of no use any more: the next fetch replaces it."""
+    FAILED = auto()
+    """Each fetch raises the error."""
+    LEAVING = auto()
+    """What the group assigns now will not be read."""
+    LEFT = auto()
+
+
+_CHANGES: Final = {
+    Membership.JOINING: {
+        Membership.JOINED,
+        Membership.REJOINING,
+        Membership.FAILED,
+        Membership.LEAVING,
+    },
+    Membership.JOINED: {
+        Membership.JOINING,
+        Membership.REJOINING,
+        Membership.FAILED,
+        Membership.LEAVING,
+    },
+    Membership.REJOINING: {Membership.JOINING, Membership.FAILED, Membership.LEAVING},
+    Membership.FAILED: {Membership.LEAVING},
+    Membership.LEAVING: {Membership.LEFT},
+    Membership.LEFT: frozenset[Membership](),
+}
+"""The memberships that may follow each."""
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
@@ -111,39 +125,46 @@ class GroupMember:
     make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer]
 
     def __post_init__(self) -> None:
-        self._most_idle = float(self.config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
+        self.membership = Membership.JOINING
+        self._failure: Exception | None = None
+        """What made it fail; in `fetch` after `close`, too."""
+        self._useless: tuple[str, str] | None = None
+        """Why the client has to be replaced, as code and text."""
+        self._rejoin_due = 0.0
+        self._most_idle = milliseconds(self.config, "max.poll.interval.ms", _MAX_IDLE_MS) / 1000
         self._tls_files = trouble.TlsFiles(self.config)
         self._tell = trouble.Teller(self.hooks.trouble)
-        self._watch = BrokerWatch(
-            lambda told: self.hooks.tell(BrokersTold("consumer", told)),
-            lambda silence: self.hooks.tell(silence),
+        self._brokers = BrokerWatch(
+            lambda told: self.hooks.tell(BrokersTold("consumer", told)), self.hooks.tell
         )
-        self._paused = False
-        self._full_since = math.inf
-        """Time (monotonic) since which there is no room; infinite: there is room, or the partitions are paused
-        already."""
         self._polled = time.monotonic()
         self._late = False
         """Whether the last poll is so long ago that the group has reassigned our partitions, or is about to."""
         self._was_assigned = False
-        self._closing = False
-        self._rejoin_due = 0.0
-        self._failure: Exception | None = None
         self._open()
+
+    def _become(self, membership: Membership) -> None:
+        if membership not in _CHANGES[self.membership]:
+            raise bug(f"a member of a group that is {self.membership.name} cannot be {membership.name}")
+        self.membership = membership
+
+    def _fail(self, error: Exception) -> None:
+        """Have each fetch raise this error, unless it failed before or leaves."""
+        if Membership.FAILED in _CHANGES[self.membership]:
+            self._become(Membership.FAILED)
+            self._failure = error
+
+    def _replace_client(self, why: tuple[str, str]) -> None:
+        """Have the next fetch replace the client, unless that is known, or the member has failed or leaves."""
+        if Membership.REJOINING in _CHANGES[self.membership]:
+            self._become(Membership.REJOINING)
+            self._useless = why
 
     def _open(self, *, begun: bool = False) -> None:
         """Make a client and subscribe. `begun`: an earlier client has started partitions.
 
         The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
-        self._held: dict[TopicPartition, StartedPartition] = {}
-        # Time of the next search for partitions to read again; infinite while there are none: thousands may be held.
-        self._again_due = math.inf
-        self._left_paused: set[TopicPartition] = set()
-        """The partitions that librdkafka has paused, held or not."""
-        self._joined = False
-        self._useless: tuple[str, str] | None = None
-        """Why this client has to be replaced, as code and text."""
         self._commits = commits.SentCommits()
         life = self._life = object()
 
@@ -157,23 +178,22 @@ class GroupMember:
             )
 
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
-        self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
-        self._inbox, self._turns = Inbox(self._consumer, gather=GATHER_SECONDS), Turns()
-        self._ends = Ends(self._consumer, self.hooks.trouble)
-        # Eager: an assignment has all partitions. Those held before were revoked first, and all start together.
-        cooperative = is_cooperative(self.config)
-        self._assign = self._consumer.incremental_assign if cooperative else self._consumer.assign
+        watched = self._brokers.watching({**self.config, **callbacks})
+        self._consumer = consumer = make_client(self.make_consumer, watched)
+        incremental, resets = is_cooperative(self.config), self.offset_reset != "error"
+        self._held = HeldPartitions(consumer, self.hooks.trouble, incremental=incremental, resets=resets)
+        self._watch = MemberWatch(consumer, self.hooks, self.topic_ids, self.group_watch, self._brokers)
         self._unstarted = Unstarted(
-            self._consumer,
+            consumer,
             self.offset_reset,
             has_offsets=self.has_offsets,
             topic_ids=self.topic_ids.ask,
-            whole=not cooperative,
+            whole=not incremental,
             timeout=self.timeout,
             on_trouble=self.hooks.trouble,
             begun=begun,
         )
-        self._consumer.subscribe(
+        consumer.subscribe(
             self.topics,
             on_assign=rebalance(self._on_assign),
             on_revoke=rebalance(partial(self._on_gone, lost=False)),
@@ -183,31 +203,35 @@ class GroupMember:
     def fetch(self, room: int, timeout: float) -> None:
         """Pause or resume by `room`, poll, put chunks into `ready`; return once there are some, something else waits
         for this thread, or `timeout` seconds are over. Raises `KafkaError` for what does not recover by itself."""
-        if self._failure is not None:
-            raise self._failure
-        if (self._useless or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
+        self._raise_failure()
+        if self._brokers.stranded:
+            self._replace_client(trouble.STRANDED)
+        if self.membership is Membership.REJOINING and time.monotonic() >= self._rejoin_due:
             self._safely(self._rejoin)
-        if self._is_full_for_a_moment(room):
+        if self._held.is_full_for_a_moment(room, waits=bool(self.ready)):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
-        if self._paused != (room <= 0):
-            self._paused, self._again_due = room <= 0, 0.0
-            self._turns.due = math.inf if self._paused else 0.0
-            self._turns.next(self._held, True, time.monotonic())
-            self._set_pause(self._held)
-        self._safely(self._read_again)
+        self._held.set_full(room <= 0)
+        self._safely(self._seek)
         if not self.ready:  # otherwise a fetch was cancelled: hand out what it consumed first
             # Ask, poll, start, in this order: only a poll shows that a partition was revoked or lost while its start
             # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._unstarted.ask()
             # Partitions that can start, or wait for their seek or turn, must not wait for records of others.
-            until_due = max(0.0, min(self._again_due, self._turns.due) - time.monotonic())
+            until_due = max(0.0, self._held.due - time.monotonic())
             self._consume(room, 0.0 if some_can_start else min(timeout, until_due), some_can_start)
-            if turned := self._turns.next(self._held, self._inbox.drained, self._polled):
-                self._set_pause(turned)
+            self._held.begin_turn(self._polled)
             self._safely(self._start_reading)
-        self._look_at_ends()
+        if time.monotonic() >= self._watch.due:
+            # Under KIP-848 an assignment without partitions brings no callback. That this member has joined is known
+            # only from the coordinator, which lists it among the members.
+            silent = self.membership is Membership.JOINING and uses_consumer_protocol(self.config)
+            if self._watch.refresh(self._held, self._consumer.memberid() or "" if silent else None):
+                self._become(Membership.JOINED)
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
@@ -234,13 +258,13 @@ class GroupMember:
         `deadline` (monotonic) is for commit and leaving together. Waiting for the brokers can take longer: then the
         caller stops waiting.
         """
-        self._closing = True
+        self._become(Membership.LEAVING)
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
         commits.commit_last(self._consumer, self._still_ours(positions, epochs), until, self.hooks.trouble)
         # With partitions, closing leaves the group by revoking them. A static member does not leave, on purpose: it
         # will come back.
-        if not self._held and not self.config.get("group.instance.id"):
+        if not self._held.started and not self.config.get("group.instance.id"):
             commits.leave_without_partitions(self._consumer, self.config, until)
         try:
             self._consumer.close()
@@ -248,26 +272,13 @@ class GroupMember:
             self.topic_ids.close()
             self.group_watch.client.close()
         self._commits.drop("_DESTROY")  # answers come in polls, and there are none any more
+        self._become(Membership.LEFT)
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Read these partitions from the beginning with the next fetch, if they are still held in the given epochs."""
         for one in partitions:
-            name = TopicPartition(one.topic, one.partition)
-            reading = self._held.get(name)
-            if reading is not None and reading.epoch == one.epoch:
-                # With a new epoch, records of the earlier life are never settled and never committed.
-                beginning = commits.raw_partition(*name, self._known_beginning(0), None)
-                self._held[name] = StartedPartition(
-                    next(_epochs), beginning, again=0.0, beginning=0, new_life=one
-                )
-                self._again_due = 0.0
-
-    def _known_beginning(self, offset: int | None) -> int | None:
-        """Return the offset from which to read from the beginning; None: the client has to ask for it."""
-        # That question waits behind the fetch that is under way, and the partition then for the next one. If the offset
-        # does not exist any more, the client asks all the same, but for ``error``, under which it would end the run.
-        return None if self.offset_reset == "error" else offset
+            self._held.restart(one)
 
     def end_offsets(self) -> EndOffsets:
         """Return the known ends of the held partitions; may be called by other threads.
@@ -275,73 +286,45 @@ class GroupMember:
         `EndOffsets.joined`: the group has assigned our partitions, even if there are none for us.
         """
         return EndOffsets(
-            self._ends.ends,
-            self._ends.reached,
+            self._watch.ends.ends,
+            self._watch.ends.reached,
             len(self._unstarted.waiting),
-            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may change
-            # `unreadable`, so that is read once.
-            {name: at for name, one in self._held.copy().items() if (at := one.unreadable) is not None},
-            self._ends.begins,
-            self._joined,
-            self._watch.coordinator_silent,
+            self._held.unreadable(),
+            self._watch.ends.begins,
+            self.membership is Membership.JOINED,
+            self._brokers.coordinator_silent,
         )
 
     # ------------------------------------------------------------------------------------------- polling
-
-    def _is_full_for_a_moment(self, room: int) -> bool:
-        """Return whether to wait without a poll: there is no room, but there was some a moment ago."""
-        # A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
-        # before its broker threads look again, once a second: calls to a destination that answers within that time
-        # would go out in bursts. Only polls bring rebalances and the answers to commits, so this wait lasts a second at
-        # most.
-        now, is_full = time.monotonic(), room <= 0 and not self._paused and not self.ready
-        self._full_since = min(self._full_since, now) if is_full else math.inf
-        return is_full and now - self._full_since < _FULL_FOR
-
-    def _set_pause(self, names: Iterable[TopicPartition]) -> None:
-        """Pause those of these partitions that rest, all without room; resume the others that are paused."""
-        stop = [one for one in names if self._paused or one in self._turns.resting]
-        # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition last
-        # started, although records from there were handed out meanwhile (librdkafka #4637).
-        left = self._left_paused.difference(stop)
-        go = [one for one in names if one in left and self._held[one].again == math.inf]
-        self._left_paused = left.difference(go).union(stop)
-        for change, some in ((self._consumer.pause, stop), (self._consumer.resume, go)):
-            if some:
-                change([RawPartition(*name) for name in some])
 
     def _consume(self, room: int, timeout: float, some_can_start: bool) -> None:
         # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
         # #5604). So this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
-        look = LOOK_SECONDS / (1 if self._held else 2)  # the first partitions start at a look
-        taken = self._inbox.take(room, timeout, partial(self._has_other_work, some_can_start), look)
-        self._inbox.keep(self._held)
+        held = self._held
+        look = LOOK_SECONDS / (1 if held.started else 2)  # the first partitions start at a look
+        taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), look)
+        held.inbox.keep(held.started)
         self._polled = time.monotonic()
         if not taken.messages:
             return
-
-        def epoch_of(name: TopicPartition) -> int | None:
-            # Only partitions that are held now: a rebalance while records were taken may have revoked some.
-            reading = self._held.get(name)
-            return None if reading is None or reading.again < math.inf else reading.epoch
-
-        for chunk in taken.chunks(epoch_of):
+        # Only partitions that are held now: a rebalance while records were taken may have revoked some.
+        for chunk in taken.chunks(held.epoch):
             name = TopicPartition(chunk.topic, chunk.partition)
-            reading = self._held[name]
+            reading = held.started[name]
             first, last = chunk.records[0].offset, chunk.records[-1].offset
             expected = reading.expected(first)
             # Behind a hole the engine needs to know whether retention made it.
             if expected != first or last - first >= len(chunk.records):
-                chunk = chunk._replace(log_start=self._ends.known(name)[0])
+                chunk = chunk._replace(log_start=self._watch.ends.known(name)[0])
             if first < expected:  # the log was cut, or the topic was created again
                 self.topic_ids.hurry()
             self.ready.append(chunk)
             reading.next = commits.raw_partition(*name, last + 1, chunk.leader_epoch)
             reading.unreadable = None
         for name, why in taken.damaged.items():
-            if epoch_of(name) is not None:
-                self._stop_reading(name, why, "the broker sent damaged data")
+            if held.epoch(name) is not None:
+                held.stop(name, why, "the broker sent damaged data")
         for message in taken.errors:
             if (error := message.error()) is not None:
                 self._on_error(TopicPartition(message.topic() or "", message.partition() or 0), error)
@@ -349,90 +332,12 @@ class GroupMember:
     def _has_other_work(self, can_start: bool) -> bool:
         """Return whether to wait for no more records: a commit or a partition waits for this thread, or it failed."""
         now = time.monotonic()
-        is_due = can_start or self._unstarted.is_due(now) or now >= min(self._again_due, self._turns.due)
-        return is_due or self.is_wanted() or self._failure is not None or self._useless is not None
+        is_due = can_start or self._unstarted.is_due(now) or now >= self._held.due
+        return is_due or self.is_wanted() or self.membership not in (Membership.JOINING, Membership.JOINED)
 
-    def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
-        """Stop reading a partition that cannot be read on: pause it, drop its records, and try again after a while."""
-        reading = self._held[name]
-        offset = max(reading.next.offset, 0)
-        # The same offset as before: it is likely damaged on the broker's disk, and each attempt costs a fetch.
-        same = reading.unreadable == offset
-        reading.delay = min(2 * reading.delay, _MOST_DELAY) if same else _FIRST_DELAY
-        reading.unreadable, reading.again = offset, time.monotonic() + reading.delay
-        self._again_due = min(self._again_due, reading.again)
-        self._left_paused.add(name)
-        self._consumer.pause([RawPartition(*name)])
-        at = "its beginning" if reading.next.offset == OFFSET_BEGINNING else f"offset {offset}"
-        self.hooks.trouble(
-            error.name(),
-            f"{name} cannot be read further than {at}: {why}, and nothing after it is read until it can be; "
-            f"next attempt in {reading.delay:g} s ({trouble.words(error)})",
-        )
-
-    def _read_again(self) -> None:
-        """Seek to where reading starts, or stopped, or to the beginning of a new life, in partitions for which this is
-        due."""
-        now = time.monotonic()
-        if now < self._again_due:
-            return
-        self._again_due = math.inf
-        sought: set[TopicPartition] = set()
-        begun: list[Assignment] = []
-        for name, reading in self._held.items():
-            if reading.again > now or time.monotonic() - now >= _SEEKING:
-                self._again_due = min(self._again_due, reading.again)
-                continue
-            starts = reading.new_life is None and reading.unreadable is None
-            # Without room a damaged batch is not fetched again; `fetch` makes this due once there is room.
-            if self._paused and not starts and reading.new_life is None:
-                continue
-            reading.again = math.inf
-            try:
-                # The seek discards all that librdkafka has of the partition, so it comes last.
-                self._set_pause([name])
-                self._consumer.seek(reading.next)
-            except KafkaException as failure:
-                if starts:  # librdkafka has not begun to read it yet
-                    reading.again = now + max(_SEEK_AGAIN, _SEEK_AGAIN_EACH * len(self._held))
-                    self._again_due = min(self._again_due, reading.again)
-                else:
-                    self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
-                continue
-            sought.add(name)
-            if reading.new_life is not None:
-                # No damage is known in a new life, and a record that would show this may never come.
-                life, reading.new_life, reading.unreadable = reading.new_life, None, None
-                begun.append(
-                    Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id, beginning=0)
-                )
-        self._inbox.keep(self._held.keys() - sought)
-        if begun:
+    def _seek(self) -> None:
+        if begun := self._held.seek():
             self.hooks.assigned(begun)
-
-    def _look_at_ends(self) -> None:
-        if time.monotonic() < self._ends.due:
-            return
-        if (seconds := self._watch.coordinator_silent) is not None:
-            self.hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
-        # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
-        unreadable = {name: one.unreadable for name, one in self._held.items() if one.unreadable is not None}
-        unread = {**self._inbox.first_offsets(), **unreadable}
-        if self._ends.look(self._held, unread, paused=self._paused):
-            self.topic_ids.hurry()
-        self._turns.look(self._held, self._ends, math.inf if self._paused else time.monotonic())
-        if ids := self.topic_ids.look({name.topic for name in self._held}):
-            self.hooks.tell(TopicIdsTold(ids))
-        # Under KIP-848 an assignment without partitions brings no callback. That this member has joined is known only
-        # from the coordinator, which lists it among the members.
-        silent = not self._joined and uses_consumer_protocol(self.config)
-        us = self._consumer.memberid() or "" if silent else None
-        if not silent and not self.hooks.counts_members:
-            return
-        size = self.group_watch.look(us)
-        self._joined = self._joined or us in self.group_watch.members
-        if size is not None and self.hooks.counts_members:
-            self.hooks.tell(GroupSize(size))
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -441,19 +346,20 @@ class GroupMember:
         try:
             step(*args)
         except TimeoutError:
-            self._useless = self._useless or trouble.STARVED
+            self._replace_client(trouble.STARVED)
         except Exception as error:
-            self._failure = self._failure or error
+            self._fail(error)
 
     def _on_assign(self, names: list[TopicPartition]) -> None:
         # librdkafka waits for this answer. The partitions start later, once the brokers have reported their starts, and
         # between two consumes: so all that one consume brings belongs to one assignment, even if a partition was
         # revoked and assigned again during it.
-        self._assign([])
+        self._held.assign([])
         self.group_watch.hurry()
-        if self._closing:  # the assignment was under way when leaving began: it will not be read
+        if self.membership is Membership.LEAVING:  # the assignment was under way when leaving began
             return
-        self._joined = True
+        if self.membership is Membership.JOINING:
+            self._become(Membership.JOINED)
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
 
@@ -462,25 +368,8 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        places = [
-            commits.raw_partition(
-                *name,
-                self._known_beginning(one.beginning) if one.start is None else one.start,
-                one.leader_epoch,
-            )
-            for name, one in found.items()
-        ]
-        self._assign(places)
-        given = [one._replace(epoch=next(_epochs)) for one in found.values()]
-        for name, place, one in zip(found, places, given, strict=True):
-            # Without an epoch there is nothing to ask for, and before offset 0 there is nothing.
-            again = math.inf if one.leader_epoch is None or not one.start else 0.0
-            self._held[name] = StartedPartition(one.epoch, place, again, beginning=one.beginning)
-        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
-        # for lack of room applies to partitions that are assigned later, too.
-        self._set_pause(found)
-        self._again_due = 0.0
-        self._read_again()
+        given = self._held.start(found)
+        self._seek()
         self.hooks.assigned(given)
 
     def _on_gone(self, names: list[TopicPartition], *, lost: bool) -> None:
@@ -488,22 +377,18 @@ class GroupMember:
         # never committed.
         lost = lost or self._late
         # Partitions that wait for their start were never reported to the event loop.
-        begun = [name for name in names if name in self._held]
+        begun = [name for name in names if name in self._held.started]
         try:
-            if begun and not self._closing:
+            if begun and self.membership is not Membership.LEAVING:
                 self._part_with(begun, lost=lost)
         finally:  # even after an error: librdkafka waits for this answer, and so does the group
-            self._joined = self._joined and not lost
+            if lost and self.membership is Membership.JOINED:
+                self._become(Membership.JOINING)
             self.group_watch.hurry()
             for name in names:
                 self._unstarted.discard(name)
-                self._held.pop(name, None)
-                self._turns.resting.discard(name)
             try:
-                if is_cooperative(self.config):
-                    self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
-                else:
-                    self._consumer.unassign()
+                self._held.remove(names)
             except KafkaException as error:
                 text = "a single partition could not be unassigned"
                 self.hooks.trouble(trouble.cause_of(error).name(), text)
@@ -529,7 +414,7 @@ class GroupMember:
         commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
-        held = {name: one.epoch for name, one in self._held.items()}
+        held = {name: one.epoch for name, one in self._held.started.items()}
         both = zip(positions, epochs, strict=True)
         return [one for one, epoch in both if held.get(TopicPartition(*one[:2])) == epoch]
 
@@ -551,15 +436,13 @@ class GroupMember:
             text = f"the group cannot be joined again yet; next attempt in {_REJOIN_EVERY:g} s ({error})"
             self.hooks.trouble("_AUTHENTICATION", text)
             return
-        stranded = self._watch.stranded
-        if stranded:
-            self._useless = trouble.STRANDED
-        if self._useless is not None:
-            self.hooks.trouble(*self._useless)
-        if lost := list(self._held):
+        why = trouble.STRANDED if self._brokers.stranded else self._useless
+        if why is not None:
+            self.hooks.trouble(*why)
+        if lost := list(self._held.started):
             self.hooks.lost(lost)  # if the event loop is still too busy, the next fetch comes here again
-            self._held.clear()
-        if stranded:
+            self._held.started.clear()
+        if self._brokers.stranded:
             # Closing may never end, because it waits for the answers to commits. The group ends the membership with the
             # session.
             self._life = object()
@@ -568,29 +451,31 @@ class GroupMember:
             self._consumer.close()
         self._commits.drop(trouble.ASSIGNMENT_LOST)
         self.group_watch.hurry()
+        if self.membership is Membership.REJOINING:  # an error that closing brought does not pass
+            self._become(Membership.JOINING)
         self._open(begun=self._unstarted.begun)
 
     # ------------------------------------------------------------------------------------------- errors
 
     def _on_error(self, name: TopicPartition | None, error: confluent_kafka.KafkaError) -> None:
         """Handle an error of this partition, or of the client."""
-        self._watch.heard(error)
+        self._brokers.heard(error)
         if error.code() in trouble.OTHER_TOPIC:
             self.topic_ids.hurry()
         if name and name.topic and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
             text = f"Kafka: the topic {name.topic} does not exist: create it, or correct KAFKA_TOPICS"
-            self._failure = self._failure or KafkaError(text)
+            self._fail(KafkaError(text))
         elif error.code() == _Code._FATAL and trouble.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
-            self._useless = trouble.FORGOTTEN
+            self._replace_client(trouble.FORGOTTEN)
         elif (
-            name in self._held
+            name in self._held.started
             and error.code() == _Code._AUTO_OFFSET_RESET
             and trouble.is_unjudged_login(error)
         ):
             # librdkafka gives the partition up here, while it repeats all else that such a login interrupts.
-            self._stop_reading(name, error, "the client had to log in when it asked for the beginning")
+            self._held.stop(name, error, "the client had to log in when it asked for the beginning")
         elif (fatal := trouble.as_fatal(error, name) or self._tls_files.explain(error)) is not None:
-            self._failure = self._failure or fatal
+            self._fail(fatal)
         else:
             self._tell(error)
 

@@ -14,7 +14,7 @@ for it; rebalance callbacks run in it, inside a poll, and wait for the listener 
     await commit(positions)     ----------> send; the answer comes in a later fetch
 
 *Room is a level.* Every fetch passes the present room. Once it has been 0 for a second, all partitions that are
-assigned, now or later, are paused; any other value resumes them, or those whose turn it is (`ends.Turns`).
+assigned, now or later, are paused; any other value resumes them, or those whose turn it is (`held.Turns`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ answer (`Unstarted.ask`) and its use (`Unstarted.take`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -37,7 +36,7 @@ from confluent_kafka import TopicPartition as RawPartition
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import time_left
 from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
-from consumer.engine.messages import Assignment, NewLife
+from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.engine.records.offset_map import is_void
 
@@ -51,31 +50,6 @@ _BEGINNINGS: Final = 1.0
 """Seconds for the question where logs begin, at most: it blocks the polls, and is not needed for reading."""
 _NO_EPOCH: Final = 0
 """Epoch of a partition that waits; no assignment has this number."""
-
-
-@dataclass(slots=True)
-class StartedPartition:
-    """A partition that is assigned and has started."""
-
-    epoch: int
-    next: RawPartition
-    """Where reading goes on, behind the records that were handed out."""
-    again: float = math.inf
-    """Time of the seek to `next` (monotonic); infinite: no seek is due. Records that come until then are dropped."""
-    unreadable: int | None = None
-    """The offset from which the partition could not be read, until a record comes."""
-    delay: float = 0.0
-    """Seconds between the last two attempts to read at that offset."""
-    beginning: int | None = None
-    """Where the log began when it was assigned, if reading starts there; None: not known."""
-    new_life: NewLife | None = None
-    """The new life to report as assigned once the seek is made."""
-
-    def expected(self, first: int) -> int:
-        """Return the offset of the next record if none is missing; `first`: that of the record that came."""
-        if self.next.offset != OFFSET_BEGINNING:
-            return self.next.offset
-        return first if self.beginning is None else self.beginning
 
 
 @dataclass(eq=False, repr=False)

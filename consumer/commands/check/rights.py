@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from consumer.adapters.kafka.configuration import dead_letter_topic
-from consumer.adapters.kafka.transactions import ID_PREFIX
+from consumer.adapters.kafka.producers import ID_PREFIX
 from consumer.settings import Settings
 
 SERVICE: Final = "pinstream run, check, replay"

@@ -43,8 +43,8 @@ from consumer.adapters.kafka.letters import (
     part_sizes,
     read_letter,
 )
+from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts

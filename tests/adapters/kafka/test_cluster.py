@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.kafka import cluster as cluster_module
-from consumer.adapters.kafka import producer as producer_module
+from consumer.adapters.kafka import producers as producer_module
 from consumer.adapters.kafka.cluster import (
     TopicSettings,
     describe_cluster,
@@ -22,7 +22,7 @@ from consumer.adapters.kafka.cluster import (
     topic_settings,
 )
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.producer import RecordProducer
+from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.errors import KafkaError, PinstreamError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, read_all, unique

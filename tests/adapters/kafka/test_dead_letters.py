@@ -18,10 +18,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws.msk import NoToken
-from consumer.adapters.kafka import configuration, producer
+from consumer.adapters.kafka import configuration, producers
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import NewRecord, letter_headers
-from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.kafka.producers import PolledProducer
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from consumer.errors import SettingsError
@@ -470,7 +470,7 @@ class IdleClient:
 def idle_client(monkeypatch: pytest.MonkeyPatch) -> IdleClient:
     """The client that the next producer gets."""
     made = IdleClient()
-    monkeypatch.setattr(producer, "make_client", lambda make, config: made)
+    monkeypatch.setattr(producers, "make_client", lambda make, config: made)
     return made
 
 
@@ -486,7 +486,7 @@ def test_an_idle_producer_hardly_polls(idle_client: IdleClient) -> None:
     begun = time.monotonic()
     polled.stop()
     assert wait_until(lambda: idle_client.closed, 5.0)
-    assert time.monotonic() - begun < producer._IDLE_SECONDS / 2
+    assert time.monotonic() - begun < producers._IDLE_SECONDS / 2
 
 
 def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client: IdleClient) -> None:
@@ -497,6 +497,6 @@ def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client:
         told = threading.Event()
         polled.produce(NewRecord("t", 0, None, b"v"), partial(_tell, told))
         assert told.wait(5.0)
-    assert time.monotonic() - begun < 20 * producer._IDLE_SECONDS / 2
+    assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
     polled.stop()
     assert wait_until(lambda: idle_client.closed, 5.0)

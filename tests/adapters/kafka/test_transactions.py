@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError as ConfluentError
 
 from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
+from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, unique
@@ -377,7 +377,7 @@ async def test_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) ->
 
 async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a broker the start fails in one line within its time limit, and closing takes no longer."""
-    monkeypatch.setattr("consumer.adapters.kafka.transactions._START_SECONDS", 1.5)
+    monkeypatch.setattr("consumer.adapters.kafka.producers._START_SECONDS", 1.5)
     writer = make(Kafka("127.0.0.1:9", "external"), "nobody")
     started = time.monotonic()
     with pytest.raises(KafkaError) as caught:

@@ -13,10 +13,11 @@ import pytest
 from confluent_kafka import Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import ends as ends_module
+from consumer.adapters.kafka import held as held_module
 from consumer.adapters.kafka import member as member_module
-from consumer.adapters.kafka.ends import Ends, Turns
-from consumer.adapters.kafka.starts import StartedPartition
+from consumer.adapters.kafka import watch as watch_module
+from consumer.adapters.kafka.held import StartedPartition, Turns
+from consumer.adapters.kafka.watch import Ends
 from consumer.engine.model import TopicPartition
 from tests.adapters.kafka.member.scripted_member import Bench, Clock, brings, message, taken
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, unique
@@ -52,7 +53,7 @@ def test_no_partition_rests_for_long(count: int, drained: bool) -> None:
     """Each partition has a turn within five seconds, however many lag and however slowly their records are taken."""
     held, ends = lagging(count)
     turns = Turns()
-    turns.look(held, ends, 0.0)
+    turns.plan(ends.lags(held), 0.0)
     read = dict.fromkeys(held, 0.0)
     most = 0
     for now, group in turns_of(turns, held, 0.02, drained=drained):
@@ -67,7 +68,7 @@ def test_few_that_lag_wait_for_no_turn() -> None:
     for count, lag in ((127, 1_000_000), (1_000, 63)):
         held, ends = lagging(count, lag)
         turns = Turns()
-        turns.look(held, ends, 0.0)
+        turns.plan(ends.lags(held), 0.0)
         assert (turns.next(held, True, 0.0), turns.resting, turns.due) == (set(), set(), math.inf)
 
 
@@ -76,7 +77,7 @@ def test_markers_and_aborted_transactions_are_no_lag() -> None:
     held, ends = lagging(1_000)
     ends.reached = {name: end - 3 for name, end in ends.ends.items()}
     turns = Turns()
-    turns.look(held, ends, 0.0)
+    turns.plan(ends.lags(held), 0.0)
     assert turns.due == math.inf
 
 
@@ -84,12 +85,12 @@ def test_what_rests_goes_on_where_few_lag_any_more() -> None:
     """The turns end, and all partitions are read, once most have been read to their ends."""
     held, ends = lagging(1_000)
     turns = Turns()
-    turns.look(held, ends, 0.0)
+    turns.plan(ends.lags(held), 0.0)
     turns.next(held, True, 0.0)
     rested = set(turns.resting)
     few = set(itertools.islice(held, 127))
     ends.ends = {name: 2_000 if name in few else 20 for name in held}
-    turns.look(held, ends, 0.05)
+    turns.plan(ends.lags(held), 0.05)
     assert len(rested) > 900
     assert turns.next(held, True, 0.1) == rested
     assert (turns.resting, turns.due) == (set(), math.inf)
@@ -99,7 +100,7 @@ def test_what_rests_goes_on_where_few_lag_any_more() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the member's modules a time that only a test moves."""
     clock = Clock()
-    for module in (member_module, ends_module):
+    for module in (member_module, held_module, watch_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock, sleep=lambda _: None))
     return clock
 
@@ -222,8 +223,8 @@ async def test_turns_lose_double_and_reorder_nothing(kafka: Kafka, protocol: dic
     def has_turned() -> bool:
         nonlocal turned
         member = first.source._joined()
-        member._ends.due = 0.0  # look at the ends at once: in the second until then, most would be read
-        turned = turned or bool(member._turns.resting)
+        member._watch.due = 0.0  # look at the ends at once: in the second until then, most would be read
+        turned = turned or bool(member._held.turns.resting)
         return turned
 
     async with first:

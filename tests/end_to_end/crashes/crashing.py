@@ -47,7 +47,7 @@ from consumer.adapters.kafka.commits import SentCommits
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.producer import PolledProducer
+from consumer.adapters.kafka.producers import PolledProducer
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import Journal

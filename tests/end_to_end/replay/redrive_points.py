@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.transactions import TransactionalWriter
+from consumer.adapters.kafka.producers import TransactionalWriter
 from consumer.commands.dead_letters import redrive
 from tests.end_to_end.crashes import crashing
 from tests.end_to_end.crashes.crashing import Crash, replace

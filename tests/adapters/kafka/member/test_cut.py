@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka import held as held_module
 from consumer.adapters.kafka import member as member_module
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.ranges import Range
@@ -131,7 +132,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the member a time that only a test moves."""
     clock = Clock()
-    monkeypatch.setattr(member_module, "time", clock)
+    for module in (held_module, member_module):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -220,7 +222,7 @@ def test_a_start_is_sought_without_room_too() -> None:
     """A partition that is assigned while there is no room is sought at once, and stays paused until there is some."""
     bench = Bench()
     bench.consumer.stored, bench.consumer.epochs = {0: 7}, {0: 3}
-    bench.member._paused = True
+    bench.member._held.full = True
     bench.assign(0, room=0)
     assert bench.calls("seek") == [("seek", [(0, 7)])]
     assert bench.calls("pause")

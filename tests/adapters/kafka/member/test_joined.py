@@ -18,7 +18,7 @@ def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined(
     bench.coordinator.members = ["another"]
 
     def look() -> bool:
-        bench.member._ends.due = bench.member.group_watch._due = 0.0
+        bench.member._watch.due = bench.member.group_watch._due = 0.0
         bench.fetch()
         return bench.member.end_offsets().joined
 
@@ -41,7 +41,7 @@ def test_a_member_without_a_coordinator_says_so(protocol: str) -> None:
             '"b":{ "name":"b", "nodeid":-1, "source":"configured", "state":"UP", "rx":1, "waitresp_cnt":0 }'
         )
         bench.consumer.config["stats_cb"](f'{{ "ts":{number * 2_000_000}, "brokers":{{ {broker} }}' + group)
-        bench.member._ends.due = 0.0
+        bench.member._watch.due = 0.0
         bench.fetch()
         return bench.member.end_offsets().coordinator_silent
 
@@ -59,7 +59,7 @@ def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
     bench.assign(0)
     assert bench.member.end_offsets().joined
     bench.coordinator.members = None
-    bench.member._ends.due = 0.0
+    bench.member._watch.due = 0.0
     bench.fetch(lambda consumer: consumer.on.on_lost(consumer, parts(0)) or [])
     assert not bench.member.end_offsets().joined
 

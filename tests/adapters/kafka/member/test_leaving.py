@@ -13,7 +13,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka import commits, ends, member
+from consumer.adapters.kafka import commits, held, member, watch
 from consumer.engine.model import Position
 from tests.adapters.kafka.member.scripted_member import Bench, taken
 
@@ -40,7 +40,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Replace the clock of the member's modules."""
     one = Clock()
-    for module in (commits, ends, member):
+    for module in (commits, held, member, watch):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=one.monotonic, sleep=one.sleep))
     return one
 

@@ -124,8 +124,8 @@ def test_a_refused_seek_is_tried_again() -> None:
     bench.fetch()
     assert len(bench.told.troubles) == 1
     assert bench.member.end_offsets().unreadable == {P0: 0}
-    bench.member._again_due = 0.0
-    bench.member._held[P0].again = 0.0
+    bench.member._held._seek_due = 0.0
+    bench.member._held.started[P0].again = 0.0
     del bench.consumer.refused["seek"]
     bench.fetch()
     assert len(bench.told.assignments) == 2
@@ -146,7 +146,7 @@ def test_a_partition_revoked_before_its_seek_is_not_read_anew() -> None:
     assert bench.told.revocations == [[P0, P1]]
     assert bench.calls("commit") == [("commit", False, [(1, 3, None)])]
     del bench.consumer.refused["seek"]
-    bench.member._again_due = 0.0
+    bench.member._held._seek_due = 0.0
     bench.fetch()
     assert bench.calls("seek") == []
     assert len(bench.told.assignments) == 2
@@ -163,7 +163,10 @@ def test_topic_ids_are_reported_while_paused_too() -> None:
     bench.fetch(lambda _: [message(0)])
     assert bench.ids.hurried == 1
     bench.told.ids.clear()
-    bench.member._full_since, bench.member._ends.due = 0.0, 0.0  # full for long, and the next look is due
+    bench.member._held._full_since, bench.member._watch.due = (
+        0.0,
+        0.0,
+    )  # full for long, and the next look is due
     bench.fetch(room=0)
     assert bench.told.ids == [{"t": OLD_ID}]
     bench.close()

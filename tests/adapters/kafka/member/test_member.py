@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,16 @@ import pytest
 from confluent_kafka import Message
 
 from consumer.adapters.kafka.commits import commit_done
+from consumer.adapters.kafka.member import _CHANGES, Membership
 from consumer.engine.messages import CommitDone
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError
+from consumer.errors import InvariantViolation, KafkaError
 from tests.adapters.kafka.member.scripted_member import (
     Bench,
     FakeConsumer,
+    Step,
+    brings,
+    given,
     message,
     offsets,
     parts,
@@ -268,3 +273,49 @@ def test_topic_that_vanishes_later_is_trouble() -> None:
     bench.assign(0)
     bench.fetch(lambda _: [lacking])
     assert bench.told.troubles[0][0] == "UNKNOWN_TOPIC_OR_PART"
+
+
+def test_a_member_says_what_it_is_to_its_group() -> None:
+    """It joins, loses its partitions, joins again, has no time for a rebalance, gets a new client, fails, leaves."""
+    bench = Bench()
+    seen = [bench.member.membership]
+
+    def fetch(step: Step) -> None:
+        bench.fetch(step)
+        seen.append(bench.member.membership)
+
+    def lost(consumer: FakeConsumer) -> list[Message]:
+        consumer.on.on_lost(consumer, parts(0))
+        return []
+
+    for step in (given(0), lost, given(0), brings(message(1))):
+        fetch(step)
+    bench.told.busy = 1
+    for step in (lost, brings()):
+        fetch(step)
+    code = confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED
+    with pytest.raises(KafkaError, match="grant READ on it"):
+        fetch(
+            brings(
+                Message(None, -1, -1, None, None, None, confluent_kafka.KafkaError(code), (0, -1), 0.0, -1)
+            )
+        )
+    seen.append(bench.member.membership)
+    bench.close()
+    joining, joined = Membership.JOINING, Membership.JOINED
+    assert seen[:5] == [joining, joined, joining, joined, joined]
+    assert seen[5:] == [Membership.REJOINING, joining, Membership.FAILED]
+    assert bench.member.membership is Membership.LEFT
+
+
+def test_no_other_change_of_membership_is_made() -> None:
+    """A change that the table does not have is a bug, and changes nothing."""
+    member = Bench().member
+    for before, after in itertools.product(Membership, Membership):
+        member.membership = before
+        if after in _CHANGES[before]:
+            member._become(after)
+            continue
+        with pytest.raises(InvariantViolation, match=f"{before.name} cannot be {after.name}"):
+            member._become(after)
+        assert member.membership is before

@@ -69,7 +69,7 @@ async def test_what_is_removed_before_a_first_read_is_told(
     async with Member(kafka, [name], unique("group"), config=PROTOCOLS[protocol]) as member:
         member.room = 0
         await member.until(lambda: bool(member.assignments), "the assignment")
-        await member.until(lambda: member.source._joined()._paused, "the pause")
+        await member.until(lambda: member.source._joined()._held.full, "the pause")
         remove(kafka, name, 20)
         member.room = 1000
         await member.until(lambda: bool(member.records), "a record")
@@ -92,7 +92,7 @@ async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str],
         if not away:
             await member.until(lambda: len(member.records) == 30)
             await member.obeys(0)
-            await member.until(lambda: member.source._joined()._paused, "the pause")
+            await member.until(lambda: member.source._joined()._held.full, "the pause")
             produce(kafka, name, TEN)
             remove(kafka, name, 35)
             member.room = 1000

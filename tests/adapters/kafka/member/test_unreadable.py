@@ -10,8 +10,9 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka import ends
+from consumer.adapters.kafka import held as held_module
 from consumer.adapters.kafka import member as member_module
+from consumer.adapters.kafka import watch as watch_module
 from consumer.adapters.kafka.bounded import scan
 from consumer.adapters.kafka.configuration import consumer_config
 from consumer.adapters.kafka.ranges import Range
@@ -46,7 +47,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the member's modules a time that only a test moves."""
     clock = Clock()
-    for module in (member_module, ends):
+    for module in (member_module, held_module, watch_module):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -1,25 +1,26 @@
-"""Where the logs of the held partitions begin and end, up to where each was read, and whose turn it is to be read.
+"""What a member watches beside its records: how far its logs reach, its topics' ids, and who is in its group.
 
 The member's own consumer knows most ends from its fetches, without a question to the brokers.
-
-*Turns.* librdkafka names all partitions in each fetch, and looks at each of them whenever it wakes. While a thousand
-lag, that costs more than the records that a fetch brings, which are those of one partition. So where many lag they are
-read in groups by turns. The others rest: they are paused. A turn ends when all that was fetched is taken, or soon
-after: a pause discards what was fetched ahead. A partition rests for some seconds at most, and not where few lag.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.configuration import BrokerWatch
+from consumer.adapters.kafka.groups import GroupWatch
+from consumer.adapters.kafka.held import HeldPartitions, StartedPartition
+from consumer.adapters.kafka.hooks import Hooks
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.trouble import OnTrouble, cause_of
+from consumer.engine.figures.outside import silence_of_coordinator
+from consumer.engine.messages import GroupSize, TopicIdsTold
 from consumer.engine.model import TopicPartition
 
 _EVERY: Final = 1.0
@@ -28,22 +29,12 @@ _ASK_EVERY: Final = 1.0
 """Seconds between two questions for a partition's end while the consumer is paused, so that nothing is fetched."""
 _ASK_TIMEOUT: Final = 1.0
 
-_LAGS: Final = 64
-"""Records by which a partition lags to count: more than what comes between two fetches of it at 50,000 a second."""
-_GROUP: Final = 64
-"""Partitions that are read at a time, at least; with two groups of those that lag, turns begin."""
-_MOST_GROUPS: Final = 16
-_TURN: Final = 0.1
-"""Seconds of a turn if all that was fetched has been taken then."""
-_LONGEST_TURN: Final = 0.3
-"""Seconds of a turn, at the most: times the most groups, the longest that a partition rests."""
-
 
 @dataclass(eq=False)
 class Ends:
     """The known ends of the held partitions. Updated in the consumer's thread.
 
-    `begins`, `ends` and `reached` may be read by other threads: each look replaces the mappings and changes none.
+    `begins`, `ends` and `reached` may be read by other threads: each refresh replaces the mappings and changes none.
     """
 
     consumer: Consumer
@@ -54,8 +45,6 @@ class Ends:
     """High watermark of each log."""
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
     """Offset up to which each partition was read, transaction markers included."""
-    due: float = 0.0
-    """Time of the next `look` (monotonic)."""
     _of_fetches: dict[TopicPartition, int] = field(default_factory=dict)
     _ask_due: float = 0.0
     _asked: int = 0
@@ -64,7 +53,16 @@ class Ends:
         """Return where a partition's log begins and ends, by its last fetch; a number below 0 means unknown."""
         return self.consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
-    def look(
+    def lags(self, started: Mapping[TopicPartition, StartedPartition]) -> list[int]:
+        """Return by how many records each of these partitions lags."""
+        # Behind the last record there may be markers and aborted transactions. And a partition that starts at its
+        # beginning has a negative offset until a record comes.
+        return [
+            self.ends.get(name, 0) - max(one.next.offset, self.reached.get(name, 0), self.begins.get(name, 0))
+            for name, one in started.items()
+        ]
+
+    def refresh(
         self, held: Collection[TopicPartition], unread: Mapping[TopicPartition, int], *, paused: bool
     ) -> bool:
         """Update the ends. Return True if an end went back, as when a log was cut or its topic was created again.
@@ -73,7 +71,6 @@ class Ends:
         damaged.
         """
         now = time.monotonic()
-        self.due = now + _EVERY
         # librdkafka knows an end from its last fetch, and none before the first fetch. The answer to our own question
         # counts until a fetch brings another end.
         watermarks = {name: self.known(name) for name in held}
@@ -105,45 +102,46 @@ class Ends:
         return went_back
 
 
-class Held(Protocol):
-    """A held partition, as `starts.StartedPartition` is."""
+class MemberWatch:
+    """Refreshes what one client's member knows of its logs, topics and group, once a second, and reports what is new.
 
-    next: RawPartition
-    """Where reading goes on."""
+    `topic_ids` and `group`: their owner closes them. `brokers`: the watch of the member's clients.
+    """
 
+    def __init__(
+        self, consumer: Consumer, hooks: Hooks, topic_ids: TopicIds, group: GroupWatch, brokers: BrokerWatch
+    ) -> None:
+        self.ends = Ends(consumer, hooks.trouble)
+        self.due = 0.0
+        """Time of the next `refresh` (monotonic)."""
+        self._hooks = hooks
+        self._topic_ids = topic_ids
+        self._group = group
+        self._brokers = brokers
 
-class Turns:
-    """Whose turn it is to be read, where many partitions lag. Times are monotonic."""
+    def refresh(self, held: HeldPartitions, joining: str | None) -> bool:
+        """Refresh all that is watched. `joining`: the id of a member that only the coordinator's list of members tells
+        that it has joined, else None. Return whether that list names it."""
+        self.due = time.monotonic() + _EVERY
+        if (seconds := self._brokers.coordinator_silent) is not None:
+            self._hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
+        self._refresh_ends(held)
+        if ids := self._topic_ids.look({name.topic for name in held.started}):
+            self._hooks.tell(TopicIdsTold(ids))
+        return self._count_members(joining)
 
-    def __init__(self) -> None:
-        self.resting: set[TopicPartition] = set()
-        """The partitions that wait for their turn."""
-        self.due = math.inf
-        """When the next turn may begin; infinite: there are no turns, or all is paused. After such a pause, which has
-        discarded what was fetched ahead, the next turn may begin at once."""
-        self._groups = 1
-        self._turn = 0
+    def _refresh_ends(self, held: HeldPartitions) -> None:
+        # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
+        unread = {**held.inbox.first_offsets(), **held.unreadable()}
+        if self.ends.refresh(held.started, unread, paused=held.full):
+            self._topic_ids.hurry()
+        held.plan_turns(self.ends.lags(held.started))
 
-    def look(self, held: Mapping[TopicPartition, Held], ends: Ends, now: float) -> None:
-        """Take how far the held partitions lag. `now`: when turns may begin; infinite without room."""
-        lagging = 0
-        for name, one in held.items() if len(held) >= 2 * _GROUP else ():
-            # Behind the last record there may be markers and aborted transactions. And a partition that starts at its
-            # beginning has a negative offset until a record comes.
-            read = max(one.next.offset, ends.reached.get(name, 0), ends.begins.get(name, 0))
-            lagging += ends.ends.get(name, 0) - read >= _LAGS
-        self._groups = min(_MOST_GROUPS, len(held) // _GROUP) if lagging >= 2 * _GROUP else 1
-        if self._groups > 1 and self.due == math.inf:
-            self.due = now
-
-    def next(self, held: Collection[TopicPartition], drained: bool, now: float) -> set[TopicPartition]:
-        """Begin the next turn, if it is time. Return the partitions that rest from now on, or have rested until now.
-
-        `drained`: nothing that was fetched is left.
-        """
-        if now < self.due + (0.0 if drained else _LONGEST_TURN - _TURN):
-            return set()
-        before, self._turn = self.resting, self._turn + 1
-        self.resting = {name for at, name in enumerate(held) if (at - self._turn) % self._groups}
-        self.due = now + _TURN if self._groups > 1 else math.inf
-        return before ^ self.resting
+    def _count_members(self, joining: str | None) -> bool:
+        counts = self._hooks.counts_members
+        if joining is None and not counts:
+            return False
+        size = self._group.look(joining)
+        if size is not None and counts:
+            self._hooks.tell(GroupSize(size))
+        return joining in self._group.members
