@@ -79,20 +79,11 @@ class Membership(Enum):
     LEFT = auto()
 
 
+_ENDING: Final = frozenset({Membership.FAILED, Membership.LEAVING})
 _CHANGES: Final = {
-    Membership.JOINING: {
-        Membership.JOINED,
-        Membership.REJOINING,
-        Membership.FAILED,
-        Membership.LEAVING,
-    },
-    Membership.JOINED: {
-        Membership.JOINING,
-        Membership.REJOINING,
-        Membership.FAILED,
-        Membership.LEAVING,
-    },
-    Membership.REJOINING: {Membership.JOINING, Membership.FAILED, Membership.LEAVING},
+    Membership.JOINING: _ENDING | {Membership.JOINED, Membership.REJOINING},
+    Membership.JOINED: _ENDING | {Membership.JOINING, Membership.REJOINING},
+    Membership.REJOINING: _ENDING | {Membership.JOINING},
     Membership.FAILED: {Membership.LEAVING},
     Membership.LEAVING: {Membership.LEFT},
     Membership.LEFT: frozenset[Membership](),

@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -435,30 +435,39 @@ def no_contact(
     return KafkaError(f"Kafka: {why} ({describe_error(first)})", may_pass=may_pass)
 
 
-def _first_bytes(config: Mapping[str, object], servers: str, protocol: str) -> Sequence[bytes]:
-    """Return the first byte of each server's answer to Kafka's first question; empty: it ends the connection without
-    one. Servers that keep it open and say nothing are left out."""
-    return [
-        reply
-        for found in _AT.finditer(servers)
-        if (reply := _first_byte(config, found, over_tls=protocol == "ssl")) is not None
-    ]
+@contextlib.contextmanager
+def _connection(
+    config: Mapping[str, object], at: re.Match[str], *, over_tls: bool
+) -> Iterator[socket.socket]:
+    """Connect to a server without librdkafka. Raises `OSError` and `ValueError`."""
+    host = at["host"].strip("[]")
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(
+            socket.create_connection((host, int(at["port"])), _HANDSHAKE_SECONDS)
+        )
+        if over_tls:
+            wrapped = _tls_context(config).wrap_socket(connection, server_hostname=host)
+            connection = stack.enter_context(wrapped)
+        yield connection
 
 
 def _first_byte(config: Mapping[str, object], at: re.Match[str], *, over_tls: bool) -> bytes | None:
-    host, port = at["host"].strip("[]"), int(at["port"])
+    """Return the first byte of a server's answer to Kafka's first question; empty: it ends the connection without one.
+    None: it keeps it open and says nothing."""
     try:
-        with contextlib.ExitStack() as stack:
-            connection = stack.enter_context(socket.create_connection((host, port), _HANDSHAKE_SECONDS))
-            if over_tls:
-                wrapped = _tls_context(config).wrap_socket(connection, server_hostname=host)
-                connection = stack.enter_context(wrapped)
+        with _connection(config, at, over_tls=over_tls) as connection:
             connection.sendall(_API_VERSIONS)
             return connection.recv(1)
     except TimeoutError:
         return None
     except (OSError, ValueError):
         return b""
+
+
+def _first_bytes(config: Mapping[str, object], servers: str, protocol: str) -> Sequence[bytes]:
+    """Return the first byte of each server's answer, except for those that say nothing."""
+    answers = (_first_byte(config, at, over_tls=protocol == "ssl") for at in _AT.finditer(servers))
+    return [one for one in answers if one is not None]
 
 
 def _tls_context(config: Mapping[str, object]) -> ssl.SSLContext:
@@ -479,9 +488,8 @@ def _http_server(heard: Sequence[confluent_kafka.KafkaError], servers: str, prot
     found = _AT.search(servers)
     if found is None or protocol.endswith("ssl"):
         return None
-    at = found["host"].strip("[]"), int(found["port"])
     try:
-        with socket.create_connection(at, _HANDSHAKE_SECONDS) as connection:
+        with _connection({}, found, over_tls=False) as connection:
             # Many HTTP servers wait for more. A broker takes these bytes for the size of a request that is too large.
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return found[0] if connection.recv(5, socket.MSG_WAITALL) == b"HTTP/" else None
@@ -499,13 +507,9 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
         return f"the broker refused the client's certificate{_ended(config)}: check {both}, and whether it has expired"
     if (found := _AT.search(said)) is None:
         return None
-    host, port = found["host"].strip("[]"), int(found["port"])
-    where, location = f"{host}:{port}", config.get("ssl.ca.location")
+    where, location = f"{found['host'].strip('[]')}:{found['port']}", config.get("ssl.ca.location")
     try:
-        with (
-            socket.create_connection((host, port), _HANDSHAKE_SECONDS) as connection,
-            _tls_context(config).wrap_socket(connection, server_hostname=host),
-        ):
+        with _connection(config, found, over_tls=True):
             return ""
     except ssl.SSLCertVerificationError as error:
         known = "this machine does not know" if location is None else f"is not in {location}"
@@ -521,9 +525,7 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
         # Neither a certificate nor a reason: the server there does not know TLS, if it says anything at all.
         if not _first_byte(config, found, over_tls=False):
             return None
-        plain = (
-            "SASL_PLAINTEXT" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
-        )
+        plain = str(config.get("security.protocol")).upper().removesuffix("SSL") + "PLAINTEXT"
         return (
             f"{where} does not speak TLS: use the port of its TLS listener in KAFKA_BOOTSTRAP_SERVERS, or set "
             f"KAFKA_SECURITY_PROTOCOL={plain}"
