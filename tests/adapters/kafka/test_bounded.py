@@ -1,19 +1,27 @@
-"""The bounded source on brokers: exactly the records of its ranges, with any gaps in the log."""
+"""The bounded source on brokers: exactly the records of its ranges, with any gaps in the log; and `scan`.
+
+Where records of a range are not there, an error ends the reading, without a silent skip or an endless wait.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
-from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
+from consumer.adapters.kafka.chunks import MOST_RECORDS
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import Chunk, Position, TopicPartition
+from consumer.errors import KafkaError, SettingsError
 from tests.adapters.kafka.bounded_reading import (
     TEN,
     Listener,
@@ -28,31 +36,39 @@ from tests.adapters.kafka.bounded_reading import (
     write,
 )
 from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, produce, unique
+from tests.support.limits import LATE
+
+NOBODY = "127.0.0.1:9"
+
+
+@asynccontextmanager
+async def reading(kafka: Kafka, *ranges: Range, **options: Any) -> AsyncIterator[BoundedSource]:
+    """A source of these ranges that has begun to read."""
+    source = BoundedSource(options.pop("config", kafka.config), ranges, **options)
+    await source.start()
+    yield source
+    await source.close(WITHIN)
 
 
 @pytest.mark.kafka
-class TestRanges:
-    """Which records are read."""
-
-    @pytest.mark.parametrize(("begin", "end"), [(0, 10), (3, 7), (0, 1), (9, 10), (4, 4), (10, 10)], ids=str)
-    async def test_exactly_the_range(self, each_kafka: Kafka, begin: int, end: int) -> None:
-        """Records from `begin` to before `end` are read, also where that is an empty range."""
-        topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN)
+async def test_exactly_the_ranges(each_kafka: Kafka) -> None:
+    """Each range is read to its own end, in order, also an empty one, and no fetch brings more than there is room for.
+    A chunk is of one partition, with its leader epoch and an epoch that no other source has."""
+    topic = create_topic(each_kafka, 4)
+    for partition in range(4):
+        produce(each_kafka, topic, TEN * 10, partition=partition)
+    for begin, end in ((0, 10), (3, 7), (0, 1), (99, 100), (4, 4), (100, 100)):
         assert await read(each_kafka, Range(topic, 0, begin, end)) == list(range(begin, end))
-
-    async def test_each_partition_to_its_own_end(self, each_kafka: Kafka) -> None:
-        """Several ranges are each read to their own end, in order; a chunk is of one partition, with its epoch
-        and leader epoch."""
-        topic = create_topic(each_kafka, 4)
-        for partition in range(4):
-            produce(each_kafka, topic, TEN * 10, partition=partition)
-        ranges = [Range(topic, 0, 0, 100), Range(topic, 1, 50, 60), Range(topic, 3, 7, 7)]
+    seen: set[int] = set()
+    for turn in (1, 2):
         listener = Listener()
-        source = BoundedSource(each_kafka.config, ranges, listener=listener)
-        await source.start()
-        chunks = await read_on(source, room=7)
-        await source.close(WITHIN)
+        ranges = [Range(topic, 0, 0, 100), Range(topic, 1, 50, 60), Range(topic, 3, 7, 7)]
+        async with reading(each_kafka, *ranges, listener=listener) as source:
+            chunks = await read_on(source, room=7)
+        told = [(one.partition, one.start, one.commit_start) for one in listener.assignments]
+        assert told == [(0, 0, False), (1, 50, False), (3, 7, False)]
+        seen |= {one.epoch for one in listener.assignments}
+        assert len(seen) == 3 * turn
         epochs = {one.partition: one.epoch for one in listener.assignments}
         assert {one.partition for one in chunks} == {0, 1}
         for partition, numbers in ((0, range(100)), (1, range(50, 60))):
@@ -60,205 +76,313 @@ class TestRanges:
             assert offsets(own) == list(numbers)
             assert {(one.epoch, one.leader_epoch) for one in own} == {(epochs[partition], 0)}
 
-    async def test_the_listener_gets_all_ranges_once(self, each_kafka: Kafka) -> None:
-        """The listener gets all ranges once, at their beginnings, each with an epoch that no other source has
-        and no commit to make."""
-        topic = create_topic(each_kafka, 4)
-        seen: set[int] = set()
-        for turn in (1, 2):
-            listener = Listener()
-            source = BoundedSource(
-                each_kafka.config, [Range(topic, 0, 0, 0), Range(topic, 2, 0, 0)], listener=listener
-            )
-            await source.start()
-            await source.close(WITHIN)
-            told = [(one.partition, one.start, one.commit_start) for one in listener.assignments]
-            assert told == [(0, 0, False), (2, 0, False)]
-            seen |= {one.epoch for one in listener.assignments}
-            assert len(seen) == 2 * turn
 
-    async def test_where_a_named_replay_goes_on(self, each_kafka: Kafka) -> None:
-        """A named replay starts at its positions, with their leader epochs and maps, and reads nothing from before."""
-        topic = create_topic(each_kafka, 4)
-        for partition in range(2):
-            produce(each_kafka, topic, TEN, partition=partition)
-        starts = Position(topic, 0, 6, 0, "a map"), Position(topic, 1, 9, 0)
-        listener = Listener()
-        source = BoundedSource(
-            each_kafka.config,
-            [Range(topic, 0, 2, 9, start=starts[0]), Range(topic, 1, 0, 9, start=starts[1])],
-            listener=listener,
-        )
+@pytest.mark.kafka
+async def test_where_a_named_replay_goes_on(each_kafka: Kafka) -> None:
+    """A named replay starts at its positions, with their leader epochs and maps, and reads nothing from before."""
+    topic = create_topic(each_kafka, 4)
+    for partition in range(2):
+        produce(each_kafka, topic, TEN, partition=partition)
+    starts = Position(topic, 0, 6, 0, "a map"), Position(topic, 1, 9, 0)
+    listener = Listener()
+    ranges = [Range(topic, 0, 2, 9, start=starts[0]), Range(topic, 1, 0, 9, start=starts[1])]
+    async with reading(each_kafka, *ranges, listener=listener) as source:
         assert source.figures == {TopicPartition(topic, 0): 6, TopicPartition(topic, 1): 9}
-        await source.start()
         assert offsets(await read_on(source)) == [6, 7, 8]
-        await source.close(WITHIN)
-        told = [(one.start, one.leader_epoch, one.metadata) for one in listener.assignments]
-        assert told == [(6, 0, "a map"), (9, 0, "")]
+    told = [(one.start, one.leader_epoch, one.metadata) for one in listener.assignments]
+    assert told == [(6, 0, "a map"), (9, 0, "")]
 
-    async def test_a_log_that_grows_meanwhile(self, each_kafka: Kafka) -> None:
-        """Records written after the end was fixed are not read and do not keep the source from being done."""
-        topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN)
-        source = BoundedSource(each_kafka.config, [await everything(each_kafka, topic)])
-        await source.start()
+
+@pytest.mark.kafka
+async def test_a_log_that_grows_meanwhile(each_kafka: Kafka) -> None:
+    """Records written after the end was fixed are not read. The figures name the offset after the last record that a
+    fetch brought."""
+    topic = create_topic(each_kafka)
+    name = TopicPartition(topic, 0)
+    produce(each_kafka, topic, TEN)
+    async with reading(each_kafka, await everything(each_kafka, topic)) as source:
         found = await source.fetch(4, WITHIN)
         produce(each_kafka, topic, TEN)
-        found += await read_on(source, room=4)
-        assert offsets(found) == list(range(10))
-        assert await source.fetch(1000, 0.01) == []
-        await source.close(WITHIN)
-
-    async def test_figures_and_records_come_together(self, each_kafka: Kafka) -> None:
-        """After each fetch the figures name the offset after the last record returned."""
-        topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN)
-        name = TopicPartition(topic, 0)
-        source = BoundedSource(each_kafka.config, [Range(topic, 0, 0, 10)])
-        await source.start()
-        seen = 0
         async with asyncio.timeout(WITHIN):
             while not source.done:
-                seen += len(offsets(await source.fetch(3, 0.05)))
-                assert source.figures == (await source.end_offsets()).reached == {name: seen}
+                found += await source.fetch(3, 0.05)
+                known = await source.end_offsets()
+                assert source.figures == known.reached == {name: len(offsets(found))}
+        assert offsets(found) == list(range(10))
         assert (await source.end_offsets()).ends == {name: 10}
-        await source.close(WITHIN)
+        assert await source.fetch(1000, 0.01) == []
 
-    async def test_no_group_is_joined_and_nothing_committed(self, each_kafka: Kafka) -> None:
-        """No group is joined and nothing committed, even if settings of the service name an instance id or the
-        new protocol."""
-        topic, group = create_topic(each_kafka), unique("group")
-        produce(each_kafka, topic, TEN)
-        own = {"group.id": group, "group.instance.id": "a", "group.protocol": "consumer"}
-        config: dict[str, Any] = {**each_kafka.config, **own}
-        source = BoundedSource(config, [Range(topic, 0, 0, 10)])
-        await source.start()
+
+@pytest.mark.kafka
+async def test_no_group_is_joined_and_nothing_committed(each_kafka: Kafka) -> None:
+    """No group is joined and nothing committed, even if settings of the service name an instance id or the new
+    protocol."""
+    topic, group = create_topic(each_kafka), unique("group")
+    produce(each_kafka, topic, TEN)
+    own = {"group.id": group, "group.instance.id": "a", "group.protocol": "consumer"}
+    positions = [Position(topic, 0, 10, 0)]
+    async with reading(each_kafka, Range(topic, 0, 0, 10), config={**each_kafka.config, **own}) as source:
         await read_on(source)
-        positions = [Position(topic, 0, 10, 0)]
         assert await source.commit(positions) == commit_done(positions, None)
         await source.close(WITHIN, positions)
-        assert committed(each_kafka, group, topic).offset < 0
+    assert committed(each_kafka, group, topic).offset < 0
+
+
+@pytest.mark.kafka
+async def test_room_and_cancelled_fetches(each_kafka: Kafka) -> None:
+    """A fetch with room 0 waits out its time and returns nothing. What a cancelled fetch had consumed comes with the
+    next one, and counts as read only then. No record is lost by either."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, TEN * 30)
+    found: list[Chunk] = []
+    delays = itertools.cycle([0.0, None, 0.001, None, 0.003, None, 0.02, None])
+    async with reading(each_kafka, Range(topic, 0, 0, 300)) as source, asyncio.timeout(WITHIN):
+        while not source.done:
+            try:
+                async with asyncio.timeout(next(delays)):
+                    found += await source.fetch(10, 0.1)
+            except TimeoutError:
+                continue
+            assert list(source.figures.values()) == [len(offsets(found))]
+            before = time.monotonic()
+            assert await source.fetch(0, 0.01) == []
+            assert time.monotonic() - before >= 0.009
+    assert offsets(found) == list(range(300))
+
+
+@pytest.mark.kafka
+async def test_use_before_start_and_after_close(each_kafka: Kafka) -> None:
+    """A fetch before the start or after the close is an error; a second close, or one without a start, does nothing."""
+    source = BoundedSource(each_kafka.config, [])
+    with pytest.raises(KafkaError, match="not open"):
+        await source.fetch(1, 0.1)
+    await source.start()
+    assert source.done
+    await source.close(WITHIN)
+    await source.close(WITHIN)
+    with pytest.raises(KafkaError, match="not open"):
+        await source.fetch(1, 0.1)
+    await BoundedSource(each_kafka.config, []).close(WITHIN)
 
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-class TestGaps:
-    """Offsets that are no records."""
+async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Of transactions committed records alone are read. A range is done whose end is a marker or an aborted record,
+    whether a record follows or not, and one of nothing else. An open transaction after the end does not delay it."""
+    name = topic()
+    transaction(kafka, name, TEN, commit=False)
+    assert await read(kafka, await everything(kafka, name)) == []
+    name = topic()
+    produce(kafka, name, TEN[:3])
+    transaction(kafka, name, TEN, commit=False)
+    assert (await everything(kafka, name)).end == 14
+    for end in (3, 4, 9, 13, 14):
+        assert await read(kafka, Range(name, 0, 0, end)) == [0, 1, 2]
+    produce(kafka, name, TEN[:1])
+    for begin, end in itertools.product((0, 3, 5, 13), (13, 14)):
+        assert await read(kafka, Range(name, 0, begin, end)) == list(range(begin, 3))
+    assert await read(kafka, Range(name, 0, 13, 15)) == [14]
+    transaction(kafka, name, TEN[:5], commit=True)
+    held = await everything(kafka, name)
+    assert held.end == 21
+    producer = begin_transaction(kafka)
+    write(producer, name, TEN[:1])
+    assert await everything(kafka, name) == held
+    assert await read(kafka, held) == [0, 1, 2, *range(14, 20)]
+    producer.abort_transaction(WITHIN)
 
-    @pytest.mark.parametrize("commit", [True, False], ids=["committed", "aborted"])
-    async def test_a_transaction_at_the_end(
-        self, kafka: Kafka, topic: Callable[..., str], commit: bool
-    ) -> None:
-        """With a transaction at the end, whose marker is the last offset, committed records alone are read and
-        the source is done."""
-        name = topic()
-        produce(kafka, name, TEN)
-        transaction(kafka, name, TEN[:5], commit=commit)
-        held = await everything(kafka, name)
-        assert held.end == 16
-        assert await read(kafka, held) == list(range(15 if commit else 10))
 
-    async def test_an_end_within_a_gap(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """A range whose end lies within a gap is done, whether a record follows the gap or not."""
-        name = topic()
-        produce(kafka, name, TEN[:3])
-        transaction(kafka, name, TEN, commit=False)
-        for end in (3, 4, 9, 13, 14):
-            assert await read(kafka, Range(name, 0, 0, end)) == [0, 1, 2]
-        produce(kafka, name, TEN[:1])
-        for begin, end in itertools.product((0, 3, 5, 13), (13, 14)):
-            assert await read(kafka, Range(name, 0, begin, end)) == list(range(begin, 3))
-        assert await read(kafka, Range(name, 0, 13, 15)) == [14]
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_compaction(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Records removed by compaction are gaps at the beginning, within and at the end of a range."""
+    name = topic(
+        cleanup_policy="compact",
+        segment_ms="50",
+        min_cleanable_dirty_ratio="0.01",
+        delete_retention_ms="0",
+    )
+    for key in (b"a", b"b", b"a", b"b", b"a", b"c", b"a"):
+        produce(kafka, name, [b"x"], key=key)
+    left: list[int] = []
+    async with asyncio.timeout(WITHIN):
+        while left[:3] != [3, 5, 6]:
+            produce(kafka, name, [b"x"], key=unique("other").encode())  # a new segment
+            await asyncio.sleep(0.2)
+            left = await read(kafka, await everything(kafka, name))
+    assert await read(kafka, Range(name, 0, 0, 3)) == []
+    assert await read(kafka, Range(name, 0, 0, 5)) == [3]
+    assert await read(kafka, Range(name, 0, 4, 7)) == [5, 6]
 
-    async def test_a_range_of_nothing_but_gaps(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """A range of aborted records alone is done without a record."""
-        name = topic()
-        transaction(kafka, name, TEN, commit=False)
-        assert await read(kafka, await everything(kafka, name)) == []
 
-    async def test_an_open_transaction_behind_the_end(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """An open transaction after the end of the range does not delay the reading."""
-        name = topic()
-        produce(kafka, name, TEN)
-        producer = begin_transaction(kafka)
-        write(producer, name, TEN[:1])
-        assert await read(kafka, await everything(kafka, name)) == list(range(10))
-        producer.abort_transaction(WITHIN)
-
-    async def test_compaction(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Records removed by compaction are gaps at the beginning, within and at the end of a range."""
-        name = topic(
-            cleanup_policy="compact",
-            segment_ms="50",
-            min_cleanable_dirty_ratio="0.01",
-            delete_retention_ms="0",
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_exactly_the_records_of_the_time(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Records at or after `from` and before `to` are read, in any order of times; all others are counted."""
+    name = topic()
+    stamps = [5000, 1000, 3000, 2000, 3999, 4000, 2999, 3000]
+    for stamp in stamps:
+        produce(kafka, name, [b"x"], timestamp=stamp)
+    for since, until in ((3000, 4000), (None, 3000), (4000, None), (6000, None), (2000, 2000)):
+        [found] = await resolve_ranges(
+            kafka.config,
+            [name],
+            [],
+            Bound("beginning") if since is None else Bound("time", since),
+            Bound("end") if until is None else Bound("time", until),
+            WITHIN,
         )
-        for key in (b"a", b"b", b"a", b"b", b"a", b"c", b"a"):
-            produce(kafka, name, [b"x"], key=key)
-        left: list[int] = []
-        async with asyncio.timeout(WITHIN):
-            while left[:3] != [3, 5, 6]:
-                produce(kafka, name, [b"x"], key=unique("other").encode())  # a new segment
-                await asyncio.sleep(0.2)
-                left = await read(kafka, await everything(kafka, name))
-        assert await read(kafka, Range(name, 0, 0, 3)) == []
-        assert await read(kafka, Range(name, 0, 0, 5)) == [3]
-        assert await read(kafka, Range(name, 0, 4, 7)) == [5, 6]
-
-    async def test_a_beginning_that_was_moved(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """After records were deleted at the beginning of the log, the remaining ones are read."""
-        name = topic()
-        produce(kafka, name, TEN)
-        delete_before(kafka, name, 4)
-        assert await read(kafka, await everything(kafka, name)) == [4, 5, 6, 7, 8, 9]
+        wanted = [
+            offset
+            for offset, stamp in enumerate(stamps)
+            if (since is None or stamp >= since) and (until is None or stamp < until)
+        ]
+        source = BoundedSource(kafka.config, [found])
+        await source.start()
+        assert offsets(await read_on(source)) == wanted
+        assert source.outside_time == found.end - found.begin - len(wanted)
+        await source.close(WITHIN)
 
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-class TestTimes:
-    """Records outside of the time limits are left out."""
+async def test_times_that_the_broker_gave_end_the_range(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Times given by the broker are in order, so the first record that is too late ends the range."""
+    name = topic(message_timestamp_type="LogAppendTime")
+    produce(kafka, name, TEN)
+    [first, *_, last] = [record for chunks in [await records_of(kafka, name)] for record in chunks]
+    until = last.timestamp + 1
+    async with asyncio.timeout(WITHIN):
+        while time.time() * 1000 <= until:
+            await asyncio.sleep(0.005)
+    produce(kafka, name, TEN)
+    # The partition never reaches this end, so only the time can end the range.
+    source = BoundedSource(kafka.config, [Range(name, 0, 0, 1000, first.timestamp, until)])
+    await source.start()
+    assert offsets(await read_on(source)) == list(range(10))
+    assert source.figures == {TopicPartition(name, 0): 1000}
+    await source.close(WITHIN)
 
-    async def test_exactly_the_records_of_the_time(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Records at or after `from` and before `to` are read, in any order of times; all others are counted."""
-        name = topic()
-        stamps = [5000, 1000, 3000, 2000, 3999, 4000, 2999, 3000]
-        for stamp in stamps:
-            produce(kafka, name, [b"x"], timestamp=stamp)
-        for since, until in ((3000, 4000), (None, 3000), (4000, None), (6000, None), (2000, 2000)):
-            [found] = await resolve_ranges(
-                kafka.config,
-                [name],
-                [],
-                Bound("beginning") if since is None else Bound("time", since),
-                Bound("end") if until is None else Bound("time", until),
-                WITHIN,
+
+async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
+    """When no broker listens, or one never answers, the trouble is reported, no record comes, and closing keeps
+    its time limit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
+            told: list[tuple[str, str]] = []
+            source = BoundedSource(
+                {"bootstrap.servers": address, "socket.timeout.ms": 1000},
+                [Range("orders", 0, 0, 10)],
+                on_trouble=lambda *one, told=told: told.append(one),
             )
-            wanted = [
-                offset
-                for offset, stamp in enumerate(stamps)
-                if (since is None or stamp >= since) and (until is None or stamp < until)
-            ]
-            source = BoundedSource(kafka.config, [found])
             await source.start()
-            assert offsets(await read_on(source)) == wanted
-            assert source.outside_time == found.end - found.begin - len(wanted)
-            await source.close(WITHIN)
+            async with asyncio.timeout(WITHIN):
+                while not told:
+                    assert await source.fetch(10, 0.1) == []
+            started = time.monotonic()
+            await source.close(2.0)
+            assert time.monotonic() - started < 2 + LATE
 
-    async def test_times_that_the_broker_gave_end_the_range(
-        self, kafka: Kafka, topic: Callable[..., str]
-    ) -> None:
-        """Times given by the broker are in order, so the first record that is too late ends the range."""
-        name = topic(message_timestamp_type="LogAppendTime")
-        produce(kafka, name, TEN)
-        [first, *_, last] = [record for chunks in [await records_of(kafka, name)] for record in chunks]
-        until = last.timestamp + 1
-        async with asyncio.timeout(WITHIN):
-            while time.time() * 1000 <= until:
-                await asyncio.sleep(0.005)
-        produce(kafka, name, TEN)
-        # The partition never reaches this end, so only the time can end the range.
-        source = BoundedSource(kafka.config, [Range(name, 0, 0, 1000, first.timestamp, until)])
+
+async def test_wrong_settings_name_the_variable() -> None:
+    """A property that librdkafka does not know is a settings error when the source starts."""
+    source = BoundedSource({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [])
+    with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
         await source.start()
-        assert offsets(await read_on(source)) == list(range(10))
-        assert source.figures == {TopicPartition(name, 0): 1000}
-        await source.close(WITHIN)
+    await source.close(WITHIN)
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """When retention deletes the records to be read next, the error names partition and offset, and what to do; what is
+    left can be read. When the topic is deleted, an error names the partition."""
+    name = topic()
+    produce(kafka, name, TEN)
+    held = await everything(kafka, name)
+    delete_before(kafka, name, 4)
+    with pytest.raises(KafkaError, match=rf"{name}\[0\].*offset 0.*deleted.*`beginning`"):
+        await read(kafka, held)
+    assert await read(kafka, await everything(kafka, name)) == [4, 5, 6, 7, 8, 9]
+    config = {**kafka.config, "topic.metadata.propagation.max.ms": 500}
+    async with reading(kafka, Range(name, 0, 4, 1000), config=config) as source:
+        await source.fetch(1000, WITHIN)
+        AdminClient({**kafka.config, "log_level": 0}).delete_topics([name])[name].result(WITHIN)
+        with pytest.raises(KafkaError, match=rf"{name}\[0\]"):
+            await read_on(source)
+
+
+@pytest.mark.kafka
+async def test_a_partition_that_ends_too_early(each_kafka: Kafka) -> None:
+    """When a partition ends before its range for longer than `patience`, an error says that the brokers lost records.
+    For a moment, as on a replica that lags, reading continues."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, TEN)
+    async with reading(each_kafka, Range(topic, 0, 0, 15), patience=0.3) as source:
+        with pytest.raises(KafkaError, match=rf"{topic}\[0\] ends at offset 10 now, and ended at 15"):
+            await read_on(source)
+    async with reading(each_kafka, Range(topic, 0, 0, 15), patience=WITHIN) as source:
+        found = await source.fetch(1000, WITHIN)
+        async with asyncio.timeout(WITHIN):
+            while len(offsets(found)) < 10:
+                found += await source.fetch(1000, 0.1)
+        assert await source.fetch(1000, 0.2) == []
+        produce(each_kafka, topic, TEN)
+        assert offsets(found + await read_on(source)) == list(range(15))
+
+
+@pytest.mark.kafka
+async def test_a_scan(each_kafka: Kafka) -> None:
+    """All records of the ranges are read, in lots no larger than those of a fetch, and nothing of empty ranges or of
+    none. A caller that ends early closes the client."""
+    topic = create_topic(each_kafka, 4)
+    produce(each_kafka, topic, TEN * 250)
+    produce(each_kafka, topic, TEN, partition=1)
+    found: dict[int, list[int]] = {0: [], 1: []}
+    ranges = [Range(topic, 0, 0, 2500), Range(topic, 1, 5, 10)]
+    async for chunks in scan(each_kafka.config, ranges):
+        assert sum(len(one.records) for one in chunks) <= MOST_RECORDS
+        for one in chunks:
+            found[one.partition] += offsets([one])
+    assert found == {0: list(range(2500)), 1: list(range(5, 10))}
+    for empty in ([Range(topic, 0, 0, 0)], []):
+        assert [one async for one in scan(each_kafka.config, empty)] == []
+    early = scan(each_kafka.config, ranges[:1])
+    assert len(await anext(early)) == 1
+    await asyncio.wait_for(early.aclose(), WITHIN)
+
+
+@pytest.mark.kafka
+async def test_one_record(each_kafka: Kafka) -> None:
+    """The record at an offset is returned with its bytes; None without one, its partition or its topic."""
+    topic = create_topic(each_kafka)
+    produce(each_kafka, topic, TEN, key=b"k", headers=[("h", b"\x00")])
+    found = await read_record(each_kafka.config, topic, 0, 7, WITHIN)
+    assert found is not None
+    assert found[0] == 7
+    assert found[2:] == (b"k", b"7", (("h", b"\x00"),))
+    assert await read_record(each_kafka.config, topic, 0, 10, WITHIN) is None
+    assert await read_record(each_kafka.config, topic, 0, -1, WITHIN) is None
+    assert await read_record(each_kafka.config, topic, 17, 0, WITHIN) is None
+    assert await read_record(each_kafka.config, topic + "x", 0, 0, WITHIN) is None
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_one_record_that_is_no_more(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """At the offset of a deleted record, of an aborted one or of a marker there is no record."""
+    name = topic()
+    produce(kafka, name, TEN)
+    transaction(kafka, name, TEN[:2], commit=False)
+    produce(kafka, name, TEN)
+    delete_before(kafka, name, 4)
+    found = [await read_record(kafka.config, name, 0, offset, WITHIN) for offset in (3, 4, 10, 12, 13)]
+    assert [one and one.offset for one in found] == [None, 4, None, None, 13]
+
+
+async def test_scan_gives_up_when_nothing_comes() -> None:
+    """Without a broker a scan fails after `still` seconds, so that its command ends."""
+    reading = scan({"bootstrap.servers": NOBODY}, [Range("orders", 0, 0, 10)], still=0.5)
+    with pytest.raises(KafkaError, match=r"no record came for 0\.5 s"):
+        await anext(reading)

@@ -120,8 +120,9 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: Kafka) -> None:
-    """Letters that are too large only as a batch are stored whole one by one, and nothing is reported."""
+async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> None:
+    """Letters that are too large only as a batch are stored whole one by one, and nothing is reported.
+    ``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
     topic, name = topics(kafka, 20_000)
     troubles = Troubles()
     letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
@@ -131,6 +132,12 @@ async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: 
         one.record.value or b"" for one in letters
     )
     assert troubles == []
+    topic, name = topics(kafka, 5_000_000)
+    small = {"message.max.bytes": 1000, "queue.buffering.max.kbytes": 1, "queue.buffering.max.messages": 1}
+    sent = letter(topic, value=bulk(4_000_000))
+    async with producing(kafka, config=small) as producer:
+        assert list(await producer.store([sent, letter(topic)])) == [True, True]
+    assert sent.record.value in [one.value() for one in read_all(kafka, name, 2)]
 
 
 @pytest.mark.kafka
@@ -175,7 +182,7 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
         assert [code for code, _ in troubles] == ["MSG_SIZE_TOO_LARGE"]
         assert "was not stored" in troubles[0][1]
         assert command(kafka, name) in troubles[0][1]
-        set_limit(kafka, name, 50_000)
+        set_setting(kafka, name, "max.message.bytes", "50000")
         assert list(await producer.store([sent])) == [True]
     [found] = read_all(kafka, name, 1)
     assert found.value() == sent.record.value
@@ -184,39 +191,20 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_larger_than_a_segment_is_too_large_as_well(kafka: Kafka) -> None:
-    """A letter larger than a segment, for which the broker has another error code, is stored without its value too."""
+async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Kafka) -> None:
+    """A letter larger than a segment, for which the broker has another error code, is stored without its value too. One
+    above 100 MiB is not tried whole: the broker would close the connection, which would look like an outage."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
     troubles = Troubles()
     async with producing(kafka, troubles) as producer:
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
-    assert troubles[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
-    [found] = read_all(kafka, name, 1)
-    assert headers_of(found)["pinstream.value"] == omitted(2_000_000)
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_larger_than_a_request_is_not_even_tried_whole(kafka: Kafka) -> None:
-    """A letter above 100 MiB is not tried whole: the broker would close the connection, which would look like
-    an outage for ever."""
-    topic, name = topics(kafka, 200_000_000)
-    async with producing(kafka) as producer:
+        assert troubles[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
+        [found] = read_all(kafka, name, 1)
+        assert headers_of(found)["pinstream.value"] == omitted(2_000_000)
+        topic, name = topics(kafka, 200_000_000)
         assert list(await producer.store([letter(topic, value=bytes(105_000_000))])) == [True]
     [found] = read_all(kafka, name, 1)
     assert headers_of(found)["pinstream.value"] == omitted(105_000_000)
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_limits_of_the_client_are_no_limits_of_a_letter(kafka: Kafka) -> None:
-    """``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
-    topic, name = topics(kafka, 5_000_000)
-    small = {"message.max.bytes": 1000, "queue.buffering.max.kbytes": 1, "queue.buffering.max.messages": 1}
-    sent = letter(topic, value=bulk(4_000_000))
-    async with producing(kafka, config=small) as producer:
-        assert list(await producer.store([sent, letter(topic)])) == [True, True]
-    assert sent.record.value in [one.value() for one in read_all(kafka, name, 2)]
 
 
 @pytest.mark.kafka
@@ -288,11 +276,6 @@ def limit_of(kafka: Kafka, topic: str) -> int:
     admin = AdminClient({**kafka.config})
     described: Any = admin.describe_configs([resource])[resource].result(WITHIN)
     return int(described["max.message.bytes"].value)
-
-
-def set_limit(kafka: Kafka, topic: str, limit: int) -> None:
-    """Change the topic's ``max.message.bytes``."""
-    set_setting(kafka, topic, "max.message.bytes", str(limit))
 
 
 def set_setting(kafka: Kafka, topic: str, name: str, value: str) -> None:

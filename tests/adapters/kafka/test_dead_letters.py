@@ -106,49 +106,37 @@ def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
 
 
 @pytest.mark.kafka
-async def test_letter_is_stored_with_the_original_bytes(
+async def test_letters_are_stored_with_the_original_bytes(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
 ) -> None:
-    """A letter is stored on the partition of the same number, with original key, value and headers, and the
-    nine added."""
-    topic = create_topic(each_kafka, 2)
+    """A letter is stored on the partition of the same number, with original key, value and headers, and the nine added.
+    A null value stays null and not empty, and so does a null key. Storing no letters is no work."""
+    topic, producer = create_topic(each_kafka, 2), make_producer(each_kafka)
     sent = letter(topic, partition=1, offset=7, key=b"\x00k", value=b"\xff\x00", headers=(("h", b"\x80"),))
     before = time.time() * 1000
-    assert list(await make_producer(each_kafka).store([sent])) == [True]
-    [found] = read_all(each_kafka, f"{topic}.dead-letters", 1)
-    assert (found.key(), found.value(), found.partition()) == (b"\x00k", b"\xff\x00", 1)
+    bare = [letter(topic, key=None, value=None), letter(topic, key=b"", value=b"")]
+    assert list(await producer.store([sent, *bare])) == [True, True, True]
+    assert list(await producer.store([])) == []
+    read = read_all(each_kafka, f"{topic}.dead-letters", 3)
+    [found] = [one for one in read if one.partition() == 1]
+    assert (found.key(), found.value()) == (b"\x00k", b"\xff\x00")
     assert found.headers() == [*letter_headers(sent)]
     assert found.timestamp()[1] >= before - 1000  # retention counts from now, not from the record's own time
+    assert [(one.key(), one.value()) for one in read if one is not found] == [(None, None), (b"", b"")]
     assert troubles == []
 
 
 @pytest.mark.kafka
-async def test_a_client_that_lost_its_brokers_is_replaced(
-    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
-) -> None:
-    """When the client has lost all brokers, which it would never find again, another one stores the next letters."""
-    topic, producer = create_topic(each_kafka), make_producer(each_kafka)
-    first = producer._together
-    for _ in range(configuration._ALONE):
-        producer._watch.take('{ "brokers":{ }, "topics":{ } }')
-    assert list(await producer.store([letter(topic)])) == [True]
-    assert producer._together is not first
-    second = producer._together
-    assert list(await producer.store([letter(topic)])) == [True]
-    assert producer._together is second
-
-
-@pytest.mark.kafka
 @pytest.mark.parametrize("error", [NoToken("AWS does not answer"), SettingsError("ca.pem cannot be read")])
-async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
+async def test_a_client_that_lost_its_brokers_is_replaced(
     each_kafka: Kafka,
     make_producer: Callable[..., DeadLetterProducer],
     troubles: Troubles,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    """While no new client can be made, for want of an AWS token or a certificate, nothing is stored and a line
-    says why; the next lot is stored."""
+    """When the client has lost all brokers, which it would never find again, another one stores the next letters. While
+    none can be made, for want of an AWS token or a certificate, nothing is stored and a line says why."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
     for _ in range(configuration._ALONE):
         producer._watch.take('{ "brokers":{ }, "topics":{ } }')
@@ -159,11 +147,16 @@ async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
             raise answers.pop()
         return PolledProducer(config, on_error)
 
+    first = producer._together
     monkeypatch.setattr("consumer.adapters.kafka.dead_letters.PolledProducer", make)
     assert list(await producer.store([letter(topic)])) == [False]
     await until(lambda: len(troubles) > 0, "the trouble")
     assert troubles == [("_AUTHENTICATION", f"dead letters cannot be stored ({error})")]
     assert list(await producer.store([letter(topic)])) == [True]
+    second = producer._together
+    assert second is not first
+    assert list(await producer.store([letter(topic)])) == [True]
+    assert producer._together is second
 
 
 async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troubles, tmp_path: Path) -> None:
@@ -182,26 +175,6 @@ async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troub
     line = ("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
     await until(lambda: line in troubles, "the trouble")
     await producer.close()
-
-
-@pytest.mark.kafka
-async def test_tombstones_and_keyless_records_are_stored(
-    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
-) -> None:
-    """A null value stays null and not empty, and so does a null key."""
-    topic = create_topic(each_kafka)
-    letters = [letter(topic, key=None, value=None), letter(topic, key=b"", value=b"")]
-    assert list(await make_producer(each_kafka).store(letters)) == [True, True]
-    found = read_all(each_kafka, f"{topic}.dead-letters", 2)
-    assert [(one.key(), one.value()) for one in found] == [(None, None), (b"", b"")]
-
-
-@pytest.mark.kafka
-async def test_no_letters_is_no_work(
-    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
-) -> None:
-    """Storing no letters returns at once."""
-    assert list(await make_producer(each_kafka).store([])) == []
 
 
 @pytest.mark.kafka

@@ -14,6 +14,7 @@ from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, K
 from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.errors import SettingsError
+from tests.adapters.kafka.member.scripted_member import Clock
 from tests.support.kafka.harness import Kafka, Member, unique
 from tests.support.limits import LATE
 
@@ -50,11 +51,10 @@ class FakeAdmin:
 class Bench:
     """A group watch on a clock that a test moves."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.now, self.troubles = 1000.0, list[tuple[str, str]]()
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.troubles = clock, list[tuple[str, str]]()
         self.admins: list[FakeAdmin] = []
         self.refusal: SettingsError | None = None
-        patch.setattr("consumer.adapters.kafka.groups.time.monotonic", lambda: self.now)
         client = RenewedAdmin({}, make_admin=self.make_admin)
         self.size = GroupWatch("g", client, lambda *told: self.troubles.append(told))
 
@@ -81,18 +81,18 @@ class Bench:
     def asks_within(self, seconds: float) -> bool:
         """Report whether the watch queries again after `seconds`, and not 10 ms earlier."""
         before = len(self.admin.asked)
-        self.now += seconds - 0.01
+        self.clock.now += seconds - 0.01
         assert self.size.look() is None
         assert len(self.admin.asked) == before
-        self.now += 0.01
+        self.clock.now += 0.01
         assert self.size.look() is None
         return len(self.admin.asked) == before + 1
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(clock: Clock) -> Bench:
     """Return a watch that has just made its first query."""
-    made = Bench(monkeypatch)
+    made = Bench(clock)
     assert made.size.look() is None
     return made
 
@@ -142,22 +142,17 @@ def test_a_member_that_waits_to_be_listed_queries_again_soon(bench: Bench) -> No
 
 
 def test_when_partitions_come_or_go_the_query_is_repeated_at_once(bench: Bench) -> None:
-    """When partitions come or go the query is repeated at once, also right after an answer."""
-    assert bench.answer(described(1)) == 1
-    bench.size.hurry()
-    assert bench.size.look() is None
-    assert bench.answer(described(1, 1)) == 2
-
-
-def test_a_query_from_before_partitions_came_or_went_is_ignored(bench: Bench) -> None:
-    """A query from before partitions came or went has its answer ignored; a new one follows it, so that a
-    silent coordinator never has two."""
+    """The query is repeated at once, also right after an answer. One from before is ignored; a new one follows it, so
+    that a silent coordinator never has two."""
     for _ in range(3):
         bench.size.hurry()
         assert bench.size.look() is None
     assert len(bench.admin.asked) == 1
     assert bench.answer(described(1)) is None
     assert len(bench.admin.asked) == 2
+    assert bench.answer(described(1)) == 1
+    bench.size.hurry()
+    assert bench.size.look() is None
     assert bench.answer(described(1, 1)) == 2
 
 
@@ -166,10 +161,10 @@ def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -
     the first client is destroyed."""
     first = bench.admin
     bench.size.hurry()
-    bench.now += 29.99
+    bench.clock.now += 29.99
     assert bench.size.look() is None
     assert bench.admins == [first]
-    bench.now += 0.01
+    bench.clock.now += 0.01
     assert bench.size.look() is None
     assert first.ended.wait(LATE)
     assert bench.answer(described(1, 1)) == 2
@@ -178,27 +173,20 @@ def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -
     assert bench.admin.ended.is_set()
 
 
-def test_another_client_that_cannot_be_made_is_tried_again(bench: Bench) -> None:
-    """When no new client can be made, as while a certificate is replaced, the run goes on and a later look
-    makes one."""
+@pytest.mark.parametrize("first", [True, False])
+def test_a_client_that_cannot_be_made_is_made_later(clock: Clock, first: bool) -> None:
+    """When no client can be made, as while a certificate is replaced, the run goes on and a later look makes one: the
+    first, or another."""
+    bench = Bench(clock)
+    if not first:
+        assert bench.size.look() is None
     bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
-    bench.now += 30.0
+    clock.now += 30.0
     assert bench.size.look() is None
     bench.refusal = None
-    assert len(bench.admins) == 1
-    bench.now += 10.0
+    clock.now += 10.0
     assert bench.size.look() is None
-    assert bench.answer(described(1)) == 1
-
-
-def test_a_first_client_that_cannot_be_made_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first client that cannot be made, as while a certificate is replaced, is made by a later look."""
-    bench = Bench(monkeypatch)
-    bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
-    assert bench.size.look() is None
-    bench.refusal = None
-    bench.now += 10.0
-    assert bench.size.look() is None
+    assert len(bench.admins) == (1 if first else 2)
     assert bench.answer(described(1)) == 1
 
 

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Consumer, Producer
-from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka import Producer
 
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.groups import (
@@ -25,13 +24,6 @@ PROTOCOLS = pytest.mark.parametrize("protocol", ["classic", "consumer"])
 pytestmark = pytest.mark.kafka
 
 
-def commit_with(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
-    """Commit from outside the group, with `metadata`."""
-    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
-    consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
-    consumer.close()
-
-
 async def members(kafka: Kafka, group: str) -> GroupView:
     """Return the present view of the group."""
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
@@ -40,20 +32,27 @@ async def members(kafka: Kafka, group: str) -> GroupView:
 
 @pytest.mark.real_kafka
 @PROTOCOLS
-async def test_the_view_names_the_members_of_the_group(
-    kafka: Kafka, topic: Callable[..., str], protocol: str
-) -> None:
-    """The view of a group is the same for classic and KIP-848 groups: without members, with two, and without again."""
+async def test_a_group_with_members(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
+    """The view of a group is the same for classic and KIP-848 groups: without members, with two, and without again.
+    The broker refuses to set offsets while it has some; committed ones stay."""
     name, group = topic(4), unique("group")
+    produce(kafka, name, [b"a"] * 10)
     assert await members(kafka, group) == GroupView("Dead", ())
     config = {"group.protocol": protocol, "client.id": "shop"}
     one, other = (Member(kafka, [name], group, config=config) for _ in range(2))
-    async with one, other:
+    place = TopicPartition(name, 0)
+    async with one, other, GroupOffsets(kafka.config, group, WITHIN) as offsets:
         await one.until(lambda: len(one.held) == len(other.held) == 2, "half of the partitions each")
-        view = await members(kafka, group)
+        view = await offsets.view()
         assert [member.client_id for member in view.members] == ["shop", "shop"]
         assert all(member.host and not member.host.startswith("/") for member in view.members)
         assert view.active
+        owner = one if place in one.held else other
+        await owner.until(lambda: place in owner.next and owner.next[place].next_offset == 10, "the records")
+        assert (await owner.commit()).failure is None
+        with pytest.raises(KafkaError, match=f"{group} has active members"):
+            await offsets.put({place: 3})
+        assert (await offsets.positions([place]))[place].next_offset == 10
     view = await members(kafka, group)
     assert view == GroupView("Empty", ())
     assert not view.active
@@ -68,55 +67,26 @@ def test_a_group_is_active_while_it_rebalances() -> None:
 
 
 @pytest.mark.real_kafka
-@PROTOCOLS
-async def test_a_group_with_members_takes_no_offsets(
-    kafka: Kafka, topic: Callable[..., str], protocol: str
-) -> None:
-    """The broker refuses to set offsets of a group with members, under both protocols; committed offsets and
-    metadata stay."""
-    name, group = topic(2), unique("group")
+async def test_offsets_are_found_and_set(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Positions of all topics of the group are returned, also of topics that are not named. Offsets that are set are
+    read back without metadata, so that an old offset map is gone; other partitions stay."""
+    name, other, group = topic(3), topic(1), unique("group")
     produce(kafka, name, [b"a"] * 10)
-    place = TopicPartition(name, 0)
-    async with Member(kafka, [name], group, config={"group.protocol": protocol}) as member:
-        await member.until(lambda: len(member.records) == 10, "the records")
-        assert (await member.commit()).failure is None
-        async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
-            with pytest.raises(KafkaError, match=f"{group} has active members"):
-                await offsets.put({place: 3})
-            assert (await offsets.positions([place]))[place].next_offset == 10
-
-
-@pytest.mark.real_kafka
-async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Offsets that are set are read back without metadata, so that an old offset map is gone; other partitions stay."""
-    name, group = topic(2), unique("group")
-    produce(kafka, name, [b"a"] * 10)
-    commit_with(kafka, group, name, 4, "of the old one")
+    commit(kafka, group, name, 4, metadata="of the old one")
     commit(kafka, group, name, 0, 1)
-    places = [TopicPartition(name, 0), TopicPartition(name, 1)]
+    commit(kafka, group, other, 0)
+    places = [TopicPartition(name, number) for number in range(3)]
+    elsewhere = TopicPartition(other, 0)
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
+        assert set(await offsets.positions([])) == {*places[:2], elsewhere}
+        assert group in await offsets.known_groups()
         assert (await offsets.positions(places))[places[0]].metadata == "of the old one"
         await offsets.put({places[0]: 4})
         found = await offsets.positions(places)
-    assert {place: (one.next_offset, one.metadata) for place, one in found.items()} == {
-        places[0]: (4, ""),
-        places[1]: (0, ""),
-    }
-
-
-@pytest.mark.real_kafka
-async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Positions of all topics of the group are returned, also of topics that are not named."""
-    name, other, group = topic(2), topic(1), unique("group")
-    commit(kafka, group, name, 0)
-    commit(kafka, group, other, 0)
-    async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
-        assert set(await offsets.positions([])) == {TopicPartition(name, 0), TopicPartition(other, 0)}
-        assert group in await offsets.known_groups()
-        partitions = [TopicPartition(name, 0), TopicPartition(name, 1)]
-        assert (await offsets.positions(partitions))[partitions[0]].next_offset == 0
+    told = {place: (one.next_offset, one.metadata) for place, one in found.items()}
+    assert told == {places[0]: (4, ""), places[1]: (0, ""), elsewhere: (0, "")}
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
-        assert await offsets.positions(partitions) == {}
+        assert await offsets.positions(places) == {}
 
 
 async def test_commits_are_found_on_both_brokers(each_kafka: Kafka) -> None:
@@ -134,48 +104,34 @@ async def test_commits_are_found_on_both_brokers(each_kafka: Kafka) -> None:
 
 
 @pytest.mark.real_kafka
-async def test_the_end_is_the_last_stable_offset(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records of an open transaction are beyond the end, as they are for readers of committed records."""
-    name = topic(2)
-    produce(kafka, name, [b"a"] * 5)
-    places = [TopicPartition(name, 0), TopicPartition(name, 1)]
-    producer = Producer({**kafka.config, "transactional.id": unique("transaction"), "log_level": 0})
-    producer.init_transactions(WITHIN)
-    producer.begin_transaction()
-    producer.produce(name, b"open", partition=0)
-    assert producer.flush(WITHIN) == 0
-    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
-        assert await offsets.extents(places) == {places[0]: Extent(0, 5), places[1]: Extent(0, 0)}
-        producer.commit_transaction(WITHIN)
-        # The marker is written after the commit is acknowledged.
-        async with asyncio.timeout(WITHIN):
-            while (await offsets.extents(places))[places[0]].end != 7:
-                await asyncio.sleep(0.01)
-        assert await offsets.extents([]) == {}
-
-
-@pytest.mark.real_kafka
-async def test_finds_the_first_record_since(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """The first record since a time is found in each partition, if any; a time before 1970 finds the beginning,
-    not the end."""
+async def test_what_partitions_hold(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """Records of an open transaction are beyond the end, as they are for readers of committed records. The first record
+    since a time is found in each partition, if any; a time before 1970 finds the beginning, not the end. An unknown
+    partition is an error of one line that names it."""
     name = topic(3)
     now = int(time.time() * 1000)
     for partition, ages in enumerate([[3000, 2000, 1000], [3000, 2500], []]):
         for age in ages:
             produce(kafka, name, [b"a"], partition=partition, timestamp=now - age)
     places = [TopicPartition(name, number) for number in range(3)]
+    producer = Producer({**kafka.config, "transactional.id": unique("transaction"), "log_level": 0})
+    producer.init_transactions(WITHIN)
+    producer.begin_transaction()
+    producer.produce(name, b"open", partition=0)
+    assert producer.flush(WITHIN) == 0
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        held = dict(zip(places, (Extent(0, 3), Extent(0, 2), Extent(0, 0)), strict=True))
+        assert await offsets.extents(places) == held
         assert await offsets.first_since(places, now - 2000) == {places[0]: 1}
         assert await offsets.first_since(places, now - 2500) == {places[0]: 1, places[1]: 1}
         for early in (-1, -2, -62_135_596_800_000):
             assert await offsets.first_since(places, early) == {places[0]: 0, places[1]: 0}
-
-
-@pytest.mark.real_kafka
-async def test_an_unknown_partition_is_named(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """An unknown partition is an error of one line that names it."""
-    name = topic(1)
-    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        producer.commit_transaction(WITHIN)
+        # The marker is written after the commit is acknowledged.
+        async with asyncio.timeout(WITHIN):
+            while (await offsets.extents(places))[places[0]].end != 5:
+                await asyncio.sleep(0.01)
+        assert await offsets.extents([]) == {}
         with pytest.raises(KafkaError, match=rf"{name}\[7\]") as raised:
             await offsets.extents([TopicPartition(name, 7)])
     assert "\n" not in str(raised.value)

@@ -1,14 +1,21 @@
-"""From bounds to offsets, on brokers: which part of each partition a replay reads."""
+"""From bounds to offsets: which part of each partition a replay reads, on brokers and on a fake client."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError as Error
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.cluster import find_extents
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
+from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import begin_transaction, delete_before, end_transaction, write
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
@@ -55,193 +62,158 @@ async def told(
 
 
 @pytest.mark.kafka
-class TestOffsets:
-    """Beginning, end and offsets."""
-
-    async def test_all_of_all_partitions(self, each_kafka: Kafka) -> None:
-        """Ranges are ordered by partition, and an empty partition has an empty range."""
-        topic = create_topic(each_kafka, 4)
-        produce(each_kafka, topic, TEN, partition=1)
-        produce(each_kafka, topic, TEN[:3], partition=3)
-        assert await ranges(each_kafka, topic) == [(0, 0, 0), (1, 0, 10), (2, 0, 0), (3, 0, 3)]
-
-    async def test_the_end_is_fixed(self, each_kafka: Kafka) -> None:
-        """Records written later do not change a range that was made before."""
-        topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN)
-        before = await resolve_ranges(each_kafka.config, [topic], ["0"], BEGINNING, END, WITHIN)
-        produce(each_kafka, topic, TEN)
-        assert before == [Range(topic, 0, 0, 10)]
-        assert await ranges(each_kafka, topic, partitions=["0"]) == [(0, 0, 20)]
-
-    @pytest.mark.parametrize(
-        ("start", "stop", "expected"),
-        [
-            (offset(3), END, (3, 10)),
-            (BEGINNING, offset(3), (0, 3)),
-            (offset(3), offset(7), (3, 7)),
-            (offset(3), offset(3), (3, 3)),
-            (offset(10), END, (10, 10)),
-            (END, END, (10, 10)),
-            (BEGINNING, BEGINNING, (0, 0)),
-        ],
-    )
-    async def test_offsets(
-        self, each_kafka: Kafka, start: Bound, stop: Bound, expected: tuple[int, int]
-    ) -> None:
-        """From is inclusive, to exclusive, and a range may be empty."""
-        topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN)
-        assert await ranges(each_kafka, topic, start, stop, ["0"]) == [(0, *expected)]
-
-    async def test_an_offset_out_of_range_is_refused_with_the_range(self, each_kafka: Kafka) -> None:
-        """An offset out of range is an error with option, topic, partition and the offsets there, or the next
-        one of an empty partition."""
-        topic = create_topic(each_kafka, 4)
-        produce(each_kafka, topic, TEN)
-        line = await told(each_kafka, topic, offset(99999), END, ["0"])
-        assert line == f"--from offset:99999: offset 99999 is not in {topic}[0], which holds 0 to 9"
-        assert "--to offset:11" in await told(each_kafka, topic, BEGINNING, offset(11), ["0"])
-        line = await told(each_kafka, topic, offset(1), END, ["2"])
-        assert line.endswith(f"{topic}[2], which is empty (its next offset is 0)")
-
-    @pytest.mark.real_kafka
-    async def test_a_beginning_that_has_moved(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """After retention `beginning` is the first record left, and an offset below it is out of range."""
-        name = topic()
-        produce(kafka, name, TEN)
-        delete_before(kafka, name, 4)
-        assert await ranges(kafka, name) == [(0, 4, 10)]
-        assert await ranges(kafka, name, offset(4)) == [(0, 4, 10)]
-        assert (await told(kafka, name, offset(3))).endswith("which holds 4 to 9")
-        delete_before(kafka, name, 10)
-        assert await ranges(kafka, name) == [(0, 10, 10)]
-        assert (await told(kafka, name, offset(9))).endswith("which is empty (its next offset is 10)")
-
-    @pytest.mark.real_kafka
-    async def test_the_end_is_where_an_open_transaction_begins(
-        self, kafka: Kafka, topic: Callable[..., str]
-    ) -> None:
-        """The end is where an open transaction begins, since a reader of committed records cannot pass it until
-        it is closed."""
-        name = topic()
-        produce(kafka, name, TEN)
-        producer = begin_transaction(kafka)
-        write(producer, name, TEN[:2])
-        produce(kafka, name, TEN[:1])
-        assert await ranges(kafka, name) == [(0, 0, 10)]
-        assert (await told(kafka, name, BEGINNING, offset(13))).endswith("which holds 0 to 9")
-        end_transaction(kafka, name, producer, commit=False)
-        assert await ranges(kafka, name) == [(0, 0, 14)]  # with the marker of the abort
+async def test_offsets(each_kafka: Kafka) -> None:
+    """Ranges are in order of partition; `from` is inclusive, `to` exclusive, a range may be empty and its end is fixed.
+    An offset out of range is an error with option, topic, partition and the offsets there."""
+    topic = create_topic(each_kafka, 4)
+    produce(each_kafka, topic, TEN, partition=1)
+    produce(each_kafka, topic, TEN[:3], partition=3)
+    assert await ranges(each_kafka, topic) == [(0, 0, 0), (1, 0, 10), (2, 0, 0), (3, 0, 3)]
+    for start, stop, expected in (
+        (offset(3), END, (3, 10)),
+        (BEGINNING, offset(3), (0, 3)),
+        (offset(3), offset(7), (3, 7)),
+        (offset(3), offset(3), (3, 3)),
+        (offset(10), END, (10, 10)),
+        (END, END, (10, 10)),
+        (BEGINNING, BEGINNING, (0, 0)),
+    ):
+        assert await ranges(each_kafka, topic, start, stop, ["1"]) == [(1, *expected)]
+    line = await told(each_kafka, topic, offset(99999), END, ["1"])
+    assert line == f"--from offset:99999: offset 99999 is not in {topic}[1], which holds 0 to 9"
+    assert "--to offset:11" in await told(each_kafka, topic, BEGINNING, offset(11), ["1"])
+    line = await told(each_kafka, topic, offset(1), END, ["2"])
+    assert line.endswith(f"{topic}[2], which is empty (its next offset is 0)")
+    before = await resolve_ranges(each_kafka.config, [topic], ["1"], BEGINNING, END, WITHIN)
+    produce(each_kafka, topic, TEN, partition=1)
+    assert before == [Range(topic, 1, 0, 10)]
+    assert await ranges(each_kafka, topic, partitions=["1"]) == [(1, 0, 20)]
 
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-class TestTimes:
-    """Bounds by the records' timestamps."""
-
-    async def test_begins_at_the_first_record_that_is_late_enough(
-        self, kafka: Kafka, topic: Callable[..., str]
-    ) -> None:
-        """The range begins at the first record in the log at or after the time; the end is the partition's, and the
-        range carries both times."""
-        name = topic()
-        for timestamp in (5000, 1000, 3000, 2000, 4000, 1000):
-            produce(kafka, name, [b"x"], timestamp=timestamp)
-        found = await resolve_ranges(kafka.config, [name], [], at(3000), at(4000), WITHIN)
-        assert found == [Range(name, 0, 0, 6, 3000, 4000)]
-        produce(kafka, name, [b"x"], timestamp=6000)
-        for since, begin in ((5000, 0), (5001, 6), (6000, 6), (6001, 7), (0, 0), (-1000, 0)):
-            assert await ranges(kafka, name, at(since)) == [(0, begin, 7)]
-
-    async def test_only_an_end_by_time(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """With a time as its end alone, a range carries that time alone."""
-        name = topic()
-        produce(kafka, name, TEN, timestamp=1000)
-        found = await resolve_ranges(kafka.config, [name], [], offset(2), at(500), WITHIN)
-        assert found == [Range(name, 0, 2, 10, None, 500)]
-
-    async def test_nothing_is_late_enough(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """In partitions without a record late enough, and in empty ones, the range is empty and at the end."""
-        name = topic(3)
-        produce(kafka, name, TEN, timestamp=1000)
-        produce(kafka, name, TEN, timestamp=3000, partition=1)
-        assert await ranges(kafka, name, at(2000)) == [(0, 10, 10), (1, 0, 10), (2, 0, 0)]
-
-    async def test_a_late_record_after_the_end_makes_an_empty_range(
-        self, kafka: Kafka, topic: Callable[..., str]
-    ) -> None:
-        """A late record of an open transaction does not make the range begin after its end."""
-        name = topic()
-        produce(kafka, name, TEN, timestamp=1000)
-        producer = begin_transaction(kafka)
-        write(producer, name, TEN)
-        assert await ranges(kafka, name, at(2000)) == [(0, 10, 10)]
-        end_transaction(kafka, name, producer, commit=False)
-
-    async def test_a_time_after_the_offset_is_refused(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """When the time of `from` is found after the offset of `to`, an error names the time's offset and the
-        partition."""
-        name = topic()
-        produce(kafka, name, TEN, timestamp=1000)
-        produce(kafka, name, TEN, timestamp=2000)
-        line = await told(kafka, name, at(2000), offset(7))
-        assert f"offset 10 of {name}[0]" in line
-        assert "--to offset:7" in line
+async def test_beginnings_that_move_and_open_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """After retention `beginning` is the first record left. The end is where an open transaction begins, since a reader
+    of committed records cannot pass it until it is closed."""
+    name = topic()
+    produce(kafka, name, TEN)
+    delete_before(kafka, name, 4)
+    assert await ranges(kafka, name) == await ranges(kafka, name, offset(4)) == [(0, 4, 10)]
+    assert (await told(kafka, name, offset(3))).endswith("which holds 4 to 9")
+    producer = begin_transaction(kafka)
+    write(producer, name, TEN[:2])
+    produce(kafka, name, TEN[:1])
+    assert await ranges(kafka, name) == [(0, 4, 10)]
+    assert (await told(kafka, name, BEGINNING, offset(13))).endswith("which holds 4 to 9")
+    end_transaction(kafka, name, producer, commit=False)
+    assert await ranges(kafka, name) == [(0, 4, 14)]  # with the marker of the abort
+    delete_before(kafka, name, 14)
+    assert await ranges(kafka, name) == [(0, 14, 14)]
+    assert (await told(kafka, name, offset(9))).endswith("which is empty (its next offset is 14)")
 
 
 @pytest.mark.kafka
-class TestNames:
-    """Which topics and partitions are selected."""
-
-    async def test_partitions_of_one_or_of_all_topics(self, each_kafka: Kafka) -> None:
-        """``P`` selects a partition of each topic, ``TOPIC:P`` one of that topic; repeated names are used once,
-        in order."""
-        first, second = create_topic(each_kafka, 4, unique("a")), create_topic(each_kafka, 4, unique("b"))
-        found = await resolve_ranges(
-            each_kafka.config, [second, first, first], ["2", f"{second}:0", "2"], BEGINNING, END, WITHIN
-        )
-        assert [one[:2] for one in found] == [(first, 2), (second, 0), (second, 2)]
-
-    async def test_an_unknown_topic_is_named_with_the_nearest(self, each_kafka: Kafka) -> None:
-        """An unknown topic is an error with the nearest name and the option to correct, not the variable."""
-        topic = create_topic(each_kafka)
-        line = await told(each_kafka, f"{topic}s")
-        assert f"nearest that does is {topic}" in line
-        assert "--topic" in line
-        assert "KAFKA_TOPICS" not in line
-
-    async def test_an_unknown_partition_is_named_with_the_known_ones(self, each_kafka: Kafka) -> None:
-        """An unknown partition is an error with the topic, the number and the partitions that the topic has."""
-        topic = create_topic(each_kafka, 4)
-        assert f"{topic} has no partition 4; it has 0 to 3" in await told(each_kafka, topic, partitions=["4"])
-        assert "no partition 4" in await told(each_kafka, topic, partitions=["0", f"{topic}:4"])
-
-    @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", "1,2", ":1", "1:", "٣", "9" * 11])
-    async def test_a_text_that_names_no_partition_is_refused(self, each_kafka: Kafka, text: str) -> None:
-        """A text that names no partition is an error with both valid forms."""
-        line = await told(each_kafka, create_topic(each_kafka), partitions=[text])
-        assert "write P, or TOPIC:P" in line
-
-    async def test_a_partition_of_a_topic_that_is_not_asked_for(self, each_kafka: Kafka) -> None:
-        """A partition of a topic that is not selected is an error that names the missing option."""
-        line = await told(each_kafka, create_topic(each_kafka), partitions=["orders:1"])
-        assert "add --topic orders" in line
+@pytest.mark.real_kafka
+async def test_times(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """The range begins at the first record in the log at or after the time, or is empty at the end; the end is the
+    partition's, and the range carries both times. A late record of an open transaction does not count."""
+    name = topic(3)
+    for timestamp in (5000, 1000, 3000, 2000, 4000, 1000):
+        produce(kafka, name, [b"x"], timestamp=timestamp)
+    produce(kafka, name, TEN, timestamp=3000, partition=1)
+    first = ["0"]
+    for start, stop, begin, since, until in (
+        (at(3000), at(4000), 0, 3000, 4000),
+        (offset(2), at(500), 2, None, 500),
+    ):
+        found = await resolve_ranges(kafka.config, [name], first, start, stop, WITHIN)
+        assert found == [Range(name, 0, begin, 6, since, until)]
+    assert await ranges(kafka, name, at(5001)) == [(0, 6, 6), (1, 10, 10), (2, 0, 0)]
+    produce(kafka, name, [b"x"], timestamp=6000)
+    for since, begin in ((5000, 0), (5001, 6), (6000, 6), (6001, 7), (0, 0), (-1000, 0)):
+        assert await ranges(kafka, name, at(since), partitions=first) == [(0, begin, 7)]
+    line = await told(kafka, name, at(6000), offset(5), first)
+    assert f"offset 6 of {name}[0]" in line
+    assert "--to offset:5" in line
+    producer = begin_transaction(kafka)
+    write(producer, name, TEN)
+    assert await ranges(kafka, name, at(7000), partitions=first) == [(0, 7, 7)]
+    end_transaction(kafka, name, producer, commit=False)
 
 
-async def test_unreachable_brokers_are_reported_in_time() -> None:
-    """When no broker listens, an error of one line names the address, within the time limit."""
-    started = time.monotonic()
-    with pytest.raises(KafkaError, match=NOBODY):
-        await resolve_ranges({"bootstrap.servers": NOBODY}, ["orders"], [], BEGINNING, END, 1.5)
-    assert time.monotonic() - started < LATE
+@pytest.mark.kafka
+async def test_names(each_kafka: Kafka) -> None:
+    """``P`` selects a partition of each topic, ``TOPIC:P`` one of that topic; repeated names are used once, in order.
+    What does not exist, or is no partition, is an error that names what there is and the option to correct."""
+    first, second = create_topic(each_kafka, 4, unique("a")), create_topic(each_kafka, 4, unique("b"))
+    found = await resolve_ranges(
+        each_kafka.config, [second, first, first], ["2", f"{second}:0", "2"], BEGINNING, END, WITHIN
+    )
+    assert [one[:2] for one in found] == [(first, 2), (second, 0), (second, 2)]
+    line = await told(each_kafka, f"{first}s")
+    assert f"nearest that does is {first}" in line
+    assert "--topic" in line
+    assert "KAFKA_TOPICS" not in line
+    assert f"{first} has no partition 4; it has 0 to 3" in await told(each_kafka, first, partitions=["4"])
+    assert "no partition 4" in await told(each_kafka, first, partitions=["0", f"{first}:4"])
+    assert "add --topic orders" in await told(each_kafka, first, partitions=["orders:1"])
+    for text in ("", "x", "-1", "1.0", "1,2", ":1", "1:", "٣", "9" * 11):
+        assert "write P, or TOPIC:P" in await told(each_kafka, first, partitions=[text])
 
 
-async def test_silent_brokers_are_reported_in_time() -> None:
-    """When a server listens but never answers, an error names its address within the time limit."""
+async def test_brokers_that_are_away_or_silent_are_reported_in_time() -> None:
+    """When no broker listens, or one never answers, an error of one line names the address, within the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        started = time.monotonic()
-        with pytest.raises(KafkaError, match=address):
-            await resolve_ranges({"bootstrap.servers": address}, ["orders"], [], BEGINNING, END, 1.5)
-    assert time.monotonic() - started < LATE
+        for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
+            started = time.monotonic()
+            with pytest.raises(KafkaError, match=address):
+                await resolve_ranges({"bootstrap.servers": address}, ["orders"], [], BEGINNING, END, 1.5)
+            assert time.monotonic() - started < LATE
+
+
+class Admin:
+    """An admin client that plays answers query by query: for each partition an offset, or the code of an error."""
+
+    def __init__(self, *answers: dict[int, int]) -> None:
+        self.asked: list[list[int]] = []
+        self._answers = list(answers)
+
+    def list_offsets(self, asked: dict[RawPartition, Any], **_: Any) -> dict[RawPartition, Any]:
+        """Return the next answers; the last ones are repeated."""
+        self.asked.append([one.partition for one in asked])
+        said = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+        def answered(code: int) -> Any:
+            def result(_: float) -> SimpleNamespace:
+                if code in (MOVING, LOGGING_IN, REFUSED):
+                    raise KafkaException(Error(code))
+                return SimpleNamespace(offset=code)
+
+            return SimpleNamespace(result=result)
+
+        return {one: answered(said[one.partition]) for one in asked}
+
+
+NAMES = [TopicPartition("t", 0), TopicPartition("t", 1)]
+MOVING, REFUSED = Error.NOT_LEADER_FOR_PARTITION, Error.INVALID_REQUEST
+LOGGING_IN = Error._AUTHENTICATION
+"""The answer to a query during which the connection had to log in again."""
+
+
+@pytest.mark.parametrize("passing", [MOVING, LOGGING_IN])
+def test_a_partition_whose_question_fails_for_a_moment_is_asked_for_again(passing: int) -> None:
+    """A partition whose query fails for a moment is queried again alone, until it answers."""
+    admin = Admin({0: 5, 1: passing}, {1: passing}, {1: 7}, {0: 9, 1: 9})
+    extents = find_extents(admin, NAMES, time.monotonic() + 30.0)
+    assert [(one.low, one.end) for one in extents.values()] == [(5, 9), (7, 9)]
+    assert admin.asked == [[0, 1], [1], [1], [0, 1]]
+
+
+@pytest.mark.parametrize(("code", "timeout"), [(MOVING, 0.0), (REFUSED, 30.0)])
+def test_without_time_or_with_a_lasting_error_the_query_fails_at_once(code: int, timeout: float) -> None:
+    """Without time, or with an error that does not pass, the query fails at once in one line that names the
+    partition."""
+    admin = Admin({0: 50, 1: code})
+    with pytest.raises(KafkaError, match=r"t\[1\]"):
+        find_extents(admin, NAMES, time.monotonic() + timeout)
+    assert len(admin.asked) == 1

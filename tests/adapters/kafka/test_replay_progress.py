@@ -245,29 +245,24 @@ class TestPlans:
     """New plans, resumed plans and refused plans."""
 
     async def test_a_new_plan_is_committed_at_once(self, replay: Replay) -> None:
-        """A new plan is committed at once at the beginnings of its ranges, and resuming it needs nothing else: its
-        ends stay."""
+        """A new plan is committed at once at the beginnings of its ranges, and resuming it needs nothing else: its ends
+        stay. A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
         async with replay.open() as plan:
             assert parts_of(plan) == [Range(replay.topic, number, 0, 10) for number in range(3)]
             assert [one.first.next_offset for one in plan.ranges] == [0, 0, 0]
             assert (plan.begun, plan.resumed) == (int(NOW), False)
         produce(replay.kafka, replay.topic, TEN)
+        text = offset_map.write_map(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
+        positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open(now=NOW + 500) as again:
             assert (parts_of(again), again.begun) == (parts_of(plan), plan.begun)
             assert [one.first[:3] for one in again.ranges] == [one.first[:3] for one in plan.ranges]
             assert again.resumed
-        assert replay.resolved == 1
-
-    async def test_a_replay_resumes_with_its_maps(self, replay: Replay) -> None:
-        """A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
-        text = offset_map.write_map(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
-        positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
-        async with replay.open() as plan:
-            assert await progress_of(plan).commit(positions) == commit_done(tuple(positions), None)
+            assert await progress_of(again).commit(positions) == commit_done(tuple(positions), None)
         async with replay.open() as again:
             assert [again.ranges[number].start for number in (0, 2)] == positions
             assert parts_of(again) == parts_of(plan)
-        assert committed(replay.kafka, replay.group, replay.topic).offset == 4
+        assert replay.resolved == 1
 
     async def test_times_are_part_of_the_plan(self, replay: Replay) -> None:
         """The times of ranges are part of the plan, so that a resumed replay leaves out the same records."""
@@ -317,44 +312,30 @@ class TestPlans:
             assert source.done
             await source.close(WITHIN)
 
-    async def test_other_arguments_are_refused(self, replay: Replay) -> None:
-        """Other arguments are refused with the time at which the replay began and what to do; its commits stay."""
+    async def test_what_is_not_ours_is_refused(self, replay: Replay) -> None:
+        """Other arguments are refused with the time at which the replay began and what to do; its commits stay. Offsets
+        that another program wrote, or moved out of their range, are refused with their partition, also if the plan is
+        whole otherwise, and never overwritten."""
         async with replay.open():
             pass
-        before = [(one.offset, one.metadata) for one in replay.metadata()]
+        kept = replay.metadata()
+        before = [(one.offset, one.metadata) for one in kept]
         line = await replay.told("others")
         assert "begun at 2026-11-24T12:00:00Z with other arguments" in line
         assert "--name" in line
         assert [(one.offset, one.metadata) for one in replay.metadata()] == before
-
-    @pytest.mark.parametrize(
-        "text", ["", "moved by hand", "pinstream:1:AAAA", "pinstream.replay:1:", "größer"]
-    )
-    async def test_offsets_of_somebody_else_are_never_overwritten(self, replay: Replay, text: str) -> None:
-        """Offsets that another program wrote are refused with their partition, also if the plan is whole
-        otherwise, and never overwritten."""
-        async with replay.open():
-            pass
-        consumer = Consumer({**replay.kafka.config, "group.id": replay.group, "log_level": 0})
-        consumer.commit(offsets=[RawPartition(replay.topic, 1, 3, metadata=text)], asynchronous=False)
-        consumer.close()
-        assert f"no replay wrote ({replay.topic}[1])" in await replay.told()
-        assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
-
-    async def test_an_offset_outside_of_its_range_is_refused(self, replay: Replay) -> None:
-        """An offset outside of its range, which another tool moved without changing the text, is refused."""
-        async with replay.open():
-            pass
-        [*_, last] = replay.metadata()
-        last.offset = 11
-        consumer = Consumer({**replay.kafka.config, "group.id": replay.group, "log_level": 0})
-        consumer.commit(offsets=[last], asynchronous=False)
-        consumer.close()
+        for text in ("", "moved by hand", "pinstream:1:AAAA", "pinstream.replay:1:", "größer"):
+            commit(replay.kafka, replay.group, replay.topic, 3, 1, text)
+            assert f"no replay wrote ({replay.topic}[1])" in await replay.told()
+            assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
+        for one, offset in ((kept[1], 0), (kept[2], 11)):
+            commit(replay.kafka, replay.group, replay.topic, offset, one.partition, one.metadata or "")
         assert f"no replay wrote ({replay.topic}[2])" in await replay.told()
 
-    async def test_a_plan_that_was_cut_short_begins_anew(self, replay: Replay) -> None:
-        """A plan that was only partly committed, so that nothing was settled, begins again with the present
-        ends, also with other arguments."""
+    async def test_a_plan_of_which_nothing_was_settled_begins_anew(self, replay: Replay) -> None:
+        """A plan that was only partly committed, so that nothing was settled, begins again with the present ends, also
+        with other arguments; so does one whose commits are all gone. Remains do not count for a plan with fewer
+        partitions."""
         async with replay.open():
             pass
         replay.forget(1)
@@ -364,11 +345,6 @@ class TestPlans:
             assert [one.end for one in plan.ranges] == [20, 10, 10]
         async with replay.open("others") as again:
             assert again.resumed
-
-    async def test_remains_of_a_plan_that_was_cut_short_do_not_count(self, replay: Replay) -> None:
-        """Remains of a partly committed plan do not count for a new plan with fewer partitions."""
-        async with replay.open():
-            pass
         replay.forget(0)
 
         async def resolve() -> Sequence[Range]:
@@ -376,8 +352,13 @@ class TestPlans:
 
         for resumed in (False, True):
             plan = await open_plan(replay.kafka.config, replay.group, "b", resolve, NOW + 1, WITHIN)
-            await progress_of(plan).close()
             assert (parts_of(plan), plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
+            if resumed:
+                await progress_of(plan).commit([Position(replay.topic, 0, 4, 0)])
+            await progress_of(plan).close()
+        replay.forget(0, 1, 2)
+        async with replay.open() as again:
+            assert not again.resumed
 
     @pytest.mark.parametrize("position", [Position("", 1, 4, 0), Position("", 1, 0, None, "a map")])
     async def test_an_incomplete_plan_is_refused(self, replay: Replay, position: Position) -> None:
@@ -387,14 +368,6 @@ class TestPlans:
             await progress_of(plan).commit([position._replace(topic=replay.topic)])
         replay.forget(2)
         assert "is incomplete" in await replay.told()
-
-    async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
-        """A plan whose commits are all gone begins again."""
-        async with replay.open() as plan:
-            await progress_of(plan).commit([Position(replay.topic, 1, 4, 0)])
-        replay.forget(0, 1, 2)
-        async with replay.open() as again:
-            assert not again.resumed
 
     @pytest.mark.parametrize("protocol", ["classic", "consumer"])
     async def test_a_group_with_members_is_refused(self, replay: Replay, protocol: str) -> None:
@@ -425,22 +398,18 @@ class TestPlans:
             await progress.close()
             assert len(replay.metadata()) == left
 
-    async def test_a_position_of_another_partition_is_left_out(self, replay: Replay) -> None:
-        """A position of another partition is left out and reported as failed."""
+    async def test_what_cannot_be_committed_is_named(self, replay: Replay) -> None:
+        """A position of another partition is left out and reported as failed. A commit whose metadata are too large
+        fails with the error that makes the core leave its map out."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
         async with replay.open() as plan:
-            assert await progress_of(plan).commit([ours, foreign]) == commit_done(
-                (ours,), "_UNKNOWN_PARTITION"
-            )
-            assert await progress_of(plan).commit([foreign]) == commit_done((), "_UNKNOWN_PARTITION")
-
-    async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
-        """A commit whose metadata are too large fails with the error that makes the core leave its map out."""
-        async with replay.open() as plan:
-            large = Position(replay.topic, 0, 4, 0, "x" * METADATA_BYTES)
-            assert await progress_of(plan).commit([large]) == commit_done((), "OFFSET_METADATA_TOO_LARGE")
+            progress = progress_of(plan)
+            assert await progress.commit([ours, foreign]) == commit_done((ours,), "_UNKNOWN_PARTITION")
+            assert await progress.commit([foreign]) == commit_done((), "_UNKNOWN_PARTITION")
+            large = ours._replace(metadata="x" * METADATA_BYTES)
+            assert await progress.commit([large]) == commit_done((), "OFFSET_METADATA_TOO_LARGE")
             fits = large._replace(metadata="x" * METADATA_MOST)
-            assert await progress_of(plan).commit([fits]) == commit_done((fits,), None)
+            assert await progress.commit([fits]) == commit_done((fits,), None)
 
     async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:
         """A replay does not change the offsets of the service's group."""

@@ -19,7 +19,7 @@ from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.broker import RealBroker
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, unique
+from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, unique
 from tests.support.limits import LATE
 
 Make = Callable[..., TransactionalWriter]
@@ -104,28 +104,15 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_a_transaction_that_a_killed_redrive_left_open_is_ended_at_the_start(
-    kafka: Kafka, make: Make
-) -> None:
-    """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its
-    record is not read."""
+async def test_a_start_takes_over(kafka: Kafka, make: Make) -> None:
+    """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its record is not
+    read. It fences a redrive that runs, whose next lots fail with one clear line and are not written."""
     topic, name = create_topic(kafka), unique("redrive")
     dead = left_open(kafka, name, topic)
-    writer = make(kafka, name)
-    await writer.start()
-    assert await writer.write(lot(topic, b"1")) is None
-    assert committed_values(kafka, topic) == [b"1"]
-    del dead
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> None:
-    """A second redrive fences the first one, whose next lots fail with one clear line and are not written."""
-    topic, name = create_topic(kafka), unique("redrive")
     first, second = make(kafka, name), make(kafka, name)
     await first.start()
     assert await first.write(lot(topic, b"1")) is None
+    assert committed_values(kafka, topic) == [b"1"]
     await second.start()
     for _ in range(2):
         with pytest.raises(KafkaError, match="another redrive") as caught:
@@ -133,6 +120,7 @@ async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> No
         assert len(str(caught.value).splitlines()) == 1
     assert await second.write(lot(topic, b"2")) is None
     assert committed_values(kafka, topic) == [b"1", b"2"]
+    del dead
 
 
 class Confused:
@@ -218,57 +206,23 @@ async def test_records_under_way_at_a_login_are_written_by_another_transaction(m
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("together", [1, 7])
-async def test_a_record_too_large_is_named_and_nothing_written(
-    kafka: Kafka, make: Make, together: int
-) -> None:
-    """A record too large is named, also if the broker refuses its whole batch; without it the rest is written,
-    and later lots are."""
-    topic = create_topic(kafka, max_message_bytes="4000")
+async def test_records_that_a_topic_refuses_are_named_and_nothing_written(kafka: Kafka, make: Make) -> None:
+    """A record too large is named, also if the broker refuses its whole batch, and so is one without a key on a
+    compacted topic, of two one with each attempt; without it the rest is written, and later lots are. Small records in
+    any number are written to a topic that accepts only small batches."""
     writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
     await writer.start()
-    small = [bytes([number]) * 900 for number in range(together - 1)]
-    records = lot(topic, *small, b"x" * 5000)
-    for _ in range(2):
-        assert await writer.write(records) == together - 1
-    assert await writer.write(records[:-1]) is None
-    assert await writer.write(lot(topic, b"later")) is None
-    assert committed_values(kafka, topic) == [*small, b"later"]
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_many_small_records_are_no_large_one(kafka: Kafka, make: Make) -> None:
-    """Small records in any number are written to a topic that accepts only small batches."""
-    topic = create_topic(kafka, max_message_bytes="3000")
-    writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
-    await writer.start()
-    values = [bytes([number]) * 700 for number in range(20)]
-    assert await writer.write(lot(topic, *values)) is None
-    assert committed_values(kafka, topic) == values
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Make) -> None:
-    """A record without a key, which a compacted topic refuses, is named as the cause, and the lot is written
-    without it."""
+    for together in (1, 7):
+        topic = create_topic(kafka, max_message_bytes="4000")
+        small = [bytes([number]) * 900 for number in range(together - 1)]
+        records = lot(topic, *small, b"x" * 5000)
+        for _ in range(2):
+            assert await writer.write(records) == together - 1
+        assert await writer.write(records[:-1]) is None
+        values = [bytes([number]) * 700 for number in range(20)]
+        assert await writer.write(lot(topic, *values)) is None
+        assert committed_values(kafka, topic) == [*small, *values]
     topic = create_topic(kafka, cleanup_policy="compact")
-    writer = make(kafka, unique("redrive"))
-    await writer.start()
-    keyless = NewRecord(topic, 0, None, b"v", ())
-    assert await writer.write([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
-    assert await writer.write(lot(topic, b"1", b"2")) is None
-    assert committed_values(kafka, topic) == [b"1", b"2"]
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Kafka, make: Make) -> None:
-    """Of two records without a key in one batch, each attempt names one; without both the rest is written."""
-    topic = create_topic(kafka, cleanup_policy="compact")
-    writer = make(kafka, unique("redrive"))
-    await writer.start()
     keyless = NewRecord(topic, 0, None, b"v", ())
     assert await writer.write([*lot(topic, b"1"), keyless, keyless, *lot(topic, b"2")]) == 1
     assert await writer.write([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
@@ -278,22 +232,21 @@ async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Ka
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_a_forbidden_topic_ends_the_writing(kafka: Kafka, make: Make) -> None:
-    """A forbidden topic ends the writing with an error that names the right to grant, instead of the client's
-    own error."""
-    writer = make(kafka, unique("redrive"))
-    await writer.start()
-    await asyncio.to_thread(fill_internal_topics, kafka)
-    with pytest.raises(KafkaError, match="grant WRITE"):
-        await writer.write(lot("__transaction_state", b"letter", b"mark"))
-
-
-def fill_internal_topics(kafka: Kafka) -> None:
-    """Commit an offset of some group, so that Kafka creates its internal topics."""
-    consumer = Consumer({**kafka.config, "group.id": unique("group"), "log_level": 0})
+async def test_a_forbidden_topic_or_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) -> None:
+    """Each is one clear error within bounded time, which says what to do, instead of the client's own; lots written
+    before stay."""
     topic = create_topic(kafka)
-    consumer.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
-    consumer.close()
+    commit(kafka, unique("group"), topic, 0)  # so that Kafka creates its internal topics
+    for records, said in (
+        (lot("__transaction_state", b"letter", b"mark"), "grant WRITE"),
+        (lot(topic, b"2", partition=7), "gone since the redrive began"),
+    ):
+        writer = make(kafka, unique("redrive"))
+        await writer.start()
+        assert await writer.write(lot(topic, b"1")) is None
+        with pytest.raises(KafkaError, match=said):
+            await writer.write(records)
+    assert committed_values(kafka, topic) == [b"1", b"1"]
 
 
 class Forbidding:
@@ -360,19 +313,6 @@ async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
     first = await cluster_id(each_kafka.config, WITHIN)
     assert first == await cluster_id(each_kafka.config, WITHIN)
     assert len(first) > 1
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) -> None:
-    """A missing partition is one clear error within bounded time; lots written before stay."""
-    topic = create_topic(kafka)
-    writer = make(kafka, unique("redrive"))
-    await writer.start()
-    assert await writer.write(lot(topic, b"1")) is None
-    with pytest.raises(KafkaError, match="gone since the redrive began"):
-        await writer.write(lot(topic, b"2", partition=7))
-    assert committed_values(kafka, topic) == [b"1"]
 
 
 async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,10 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass at once."""
+        self.now += seconds
+
 
 class Bench:
     """A member on a fake consumer."""

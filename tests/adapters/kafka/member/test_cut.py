@@ -11,8 +11,6 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import held as held_module
-from consumer.adapters.kafka import member as member_module
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import open_plan
@@ -21,6 +19,7 @@ from consumer.errors import KafkaError
 from tests.adapters.kafka.bounded_reading import delete_before, read_on, records_of, transaction
 from tests.adapters.kafka.member.scripted_member import (
     Bench,
+    Clock,
     FakeConsumer,
     brings,
     given,
@@ -116,25 +115,6 @@ async def first_of(kafka: Kafka, topic: str) -> int:
     """Write one more record, which makes the log's last segment one that can be compacted; return the first offset."""
     produce(kafka, topic, [b"more"], key=b"k")
     return (await records_of(kafka, topic))[0].offset
-
-
-class Clock:
-    """A stand-in for the member's module `time`."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the virtual time."""
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the member a time that only a test moves."""
-    clock = Clock()
-    for module in (held_module, member_module):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 def polls(consumer: FakeConsumer) -> list[confluent_kafka.Message]:

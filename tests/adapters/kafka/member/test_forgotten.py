@@ -19,7 +19,7 @@ from consumer.adapters.kafka.trouble import as_fatal
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.member.scripted_member import Bench, Clock, message, offsets, taken
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, FakeConsumer, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 from tests.support.limits import LATE
@@ -33,6 +33,12 @@ def ended(text: str) -> Message:
     """Return the message that the queue of a client holds when the client has ended."""
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, text)
     return Message(None, -1, -1, None, None, None, error, (0, -1), 0.0, -1)
+
+
+def strand(consumer: FakeConsumer) -> None:
+    """Let the client have lost all its brokers."""
+    for _ in range(10):
+        consumer.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
 
 
 def test_a_forgotten_group_is_joined_anew() -> None:
@@ -64,8 +70,7 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
         close.wait(LATE)
 
     first.close = end  # type: ignore[method-assign] # the fake's own never waits
-    for _ in range(10):
-        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    strand(first)
     bench.fetch()
     assert closing.wait(LATE)
     assert bench.consumer is not first
@@ -82,7 +87,9 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
     assert len(bench.made) == 2
 
 
-def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_is_not_replaced_before_there_is_a_token(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While IAM gives no token, a client that lost its brokers is kept and the reason reported; then another
     one joins."""
     servers = "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098"
@@ -99,10 +106,7 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     first = bench.consumer
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     msk.tokens_of.cache_clear()
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    for _ in range(10):
-        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    strand(first)
     bench.fetch()
     assert bench.consumer is first
     [(code, text)] = bench.told.troubles
@@ -116,21 +120,16 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     msk.tokens_of.cache_clear()
 
 
-def test_a_client_is_not_replaced_while_a_certificate_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_is_not_replaced_while_a_certificate_is_missing(tmp_path: Path, clock: Clock) -> None:
     """While a certificate is missing, a client that lost its brokers is kept and the reason reported every ten
     seconds, not with every fetch; once the file is there, another client joins."""
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
     authority = tmp_path / "ca.pem"
     authority.touch()
     bench = Bench(settings={"ssl.ca.location": str(authority)})
     bench.assign(0)
     first = bench.consumer
     authority.unlink()
-    for _ in range(10):
-        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    strand(first)
     for _ in range(3):
         bench.fetch()
     assert bench.consumer is first

@@ -1,48 +1,31 @@
-"""Leaving in the middle of a rebalance: brokers that delay an answer are waited for, as long as the deadline
+"""The last commit of a partition, and leaving: brokers that delay an answer are waited for, as long as the deadline
 allows.
 
-A member that closes without leaving keeps its whole group waiting until its session times out.
+No later commit can replace the last one: the next owner would send again all records settled since the one before. A
+member that closes without leaving keeps its whole group waiting until its session times out.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka import commits, held, member, watch
 from consumer.engine.model import Position
-from tests.adapters.kafka.member.scripted_member import Bench, taken
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, taken
 
 ILLEGAL_GENERATION = confluent_kafka.KafkaError.ILLEGAL_GENERATION
+PASSING = [
+    ILLEGAL_GENERATION,
+    confluent_kafka.KafkaError.REBALANCE_IN_PROGRESS,
+    confluent_kafka.KafkaError.STALE_MEMBER_EPOCH,
+    confluent_kafka.KafkaError.NOT_COORDINATOR,
+    confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+]
+COMMIT = ("commit", False, [(0, 8, 2)])
 GRACE = 25.0
-
-
-class Clock:
-    """A clock whose time passes only in sleeps, or when a test sets it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the time in seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass at once."""
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the clock of the member's modules."""
-    one = Clock()
-    for module in (commits, held, member, watch):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=one.monotonic, sleep=one.sleep))
-    return one
 
 
 def a_member(*partitions: int, **settings: Any) -> Bench:
@@ -105,22 +88,16 @@ def test_a_rebalance_without_end_does_not_delay_a_stop(clock: Clock) -> None:
     assert 1000.0 + 0.8 * GRACE < clock.now < 1000.0 + GRACE
 
 
-def test_under_kip_848_a_member_leaves_without_waiting(clock: Clock) -> None:
-    """Under KIP-848 the member does not wait to leave: its id is the client's own and stays."""
+def test_some_members_leave_without_waiting(clock: Clock) -> None:
+    """A member with partitions commits what is settled and leaves by closing alone. Under KIP-848 it does not wait to
+    leave: its id is the client's own and stays. A static member does not leave: it will be back before its session
+    times out, without a rebalance."""
+    assert close(a_member(0), clock) == ["commit", "close"]
     bench = a_member(**{"group.protocol": "consumer"})
     passing(bench, clock, consume=0.1)
     assert close(bench, clock) == ["unsubscribe", "close"]
     assert clock.now <= 1000.0 + 0.2
-
-
-def test_a_static_member_does_not_leave(clock: Clock) -> None:
-    """A static member closes without leaving: it will be back before its session times out, without a rebalance."""
     assert close(a_member(**{"group.instance.id": "one"}), clock) == ["close"]
-
-
-def test_a_member_with_partitions_leaves_by_closing(clock: Clock) -> None:
-    """A member with partitions commits what is settled and leaves by closing alone."""
-    assert close(a_member(0), clock) == ["commit", "close"]
 
 
 def test_a_commit_that_a_rebalance_delayed_is_repeated(clock: Clock) -> None:
@@ -133,13 +110,49 @@ def test_a_commit_that_a_rebalance_delayed_is_repeated(clock: Clock) -> None:
     assert bench.told.troubles == []
 
 
-def test_a_last_commit_is_repeated_while_there_is_time(clock: Clock) -> None:
-    """Between generations the last commit is repeated while there is time, since no later commit can replace it."""
+@pytest.mark.parametrize("code", PASSING)
+def test_a_last_commit_between_generations_is_repeated(clock: Clock, code: int) -> None:
+    """While a refusal passes, a revoked partition's commit is repeated before the unassignment, and another before the
+    member leaves, and no trouble is reported."""
     bench = a_member(0)
-    bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 100
-    names = close(bench, clock)
-    assert names == ["commit"] * 101 + ["close"]
+    bench.consumer.commit_answers = [code, code]
+    bench.fetch(taken(0))
+    assert bench.calls("commit") == [COMMIT] * 3
+    assert bench.consumer.calls[-1][0] == "incremental_unassign"
+    bench = a_member(0)
+    bench.consumer.commit_answers = [code] * 100
+    assert close(bench, clock) == ["commit"] * 101 + ["close"]
     assert bench.told.troubles == []
+
+
+def test_a_last_commit_that_cannot_be_made(clock: Clock) -> None:
+    """A refusal that does not pass is reported after one attempt: a member that was removed cannot commit. If the
+    metadata are too large the offsets are committed without."""
+    bench = a_member(0)
+    bench.consumer.commit_answers = [confluent_kafka.KafkaError.UNKNOWN_MEMBER_ID] * 5
+    bench.fetch(taken(0))
+    assert bench.calls("commit") == [COMMIT]
+    assert [told for told, _ in bench.told.troubles] == ["UNKNOWN_MEMBER_ID"]
+    bench = a_member(0)
+    bench.told.positions = [Position("t", 0, 8, 2, "a map")]
+    bench.consumer.commit_answers = [confluent_kafka.KafkaError.OFFSET_METADATA_TOO_LARGE]
+    bench.fetch(taken(0))
+    assert bench.calls("commit") == [COMMIT, COMMIT]
+    assert bench.told.troubles == []
+
+
+@pytest.mark.parametrize(("timeout", "most"), [(0.3, 7), (0.0, 1)])
+def test_repeated_refusals_do_not_delay_a_stop_beyond_its_deadline(
+    clock: Clock, timeout: float, most: int
+) -> None:
+    """Repeated refusals do not keep a process from ending in time, and the failure is reported. Without time left the
+    commit is tried once, so that the member can still leave."""
+    bench = a_member(0)
+    bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 1000
+    names = close(bench, clock, timeout)
+    assert 1 <= names.count("commit") <= most
+    assert names[-1] == "close"
+    assert [told for told, _ in bench.told.troubles] == ["ILLEGAL_GENERATION"]
 
 
 def test_a_revoked_partition_has_less_time(clock: Clock) -> None:

@@ -9,8 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
-from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.commits import commit_done
 from consumer.engine.messages import Assignment
@@ -22,6 +20,7 @@ from tests.support.kafka.harness import (
     WITHIN,
     Kafka,
     Member,
+    commit,
     committed,
     create_topic,
     produce,
@@ -60,13 +59,6 @@ def largest() -> str:
     return max(texts, key=len)
 
 
-def commit_text(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
-    """Commit `metadata` by another client; the group must have no members."""
-    consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
-    consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
-    consumer.close()
-
-
 def commit_bytes(kafka: Kafka, group: str, topic: str, offset: int, metadata: bytes) -> int:
     """Commit any bytes as metadata by a hand-made OffsetCommit request of version 2; return the broker's error code."""
 
@@ -94,31 +86,11 @@ async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> As
 
 
 @pytest.mark.real_kafka
-async def test_the_map_comes_back_with_the_next_assignment(
+async def test_maps_go_to_the_member_that_takes_over(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Offset, leader epoch and map come back as they were committed, also with a map of the largest size."""
-    name, group = topic(), unique("group")
-    produce(kafka, name, TEN)
-    async with Member(kafka, [name], group, config=protocol) as first:
-        await first.until(lambda: len(first.records) == 10)
-        for text in (a_map(4), largest()):
-            position = Position(name, 0, 4, 0, text)
-            assert await first.source.commit([position]) == commit_done((position,), None)
-    async with Member(kafka, [name], group, config=protocol) as second:
-        await second.until(lambda: len(second.records) == 6)
-    [told] = second.assignments
-    assert (told.start, told.leader_epoch, told.metadata) == (4, 0, largest())
-    found = offset_map.read_map(Position(*WHERE, 4, 0, told.metadata)).settled
-    assert found is not None
-    assert found.settled(5)
-
-
-@pytest.mark.real_kafka
-async def test_the_map_of_a_revoke_goes_to_the_member_that_takes_over(
-    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
-) -> None:
-    """A map committed during a rebalance reaches the partition's new owner with its assignment."""
+    """A map committed during a rebalance reaches the partition's new owner with its assignment, and one as large as
+    allowed the next member: offset, leader epoch and map come back as they were committed."""
     name, group = topic(2), unique("group")
     for partition in (0, 1):
         produce(kafka, name, TEN, partition=partition)
@@ -129,8 +101,18 @@ async def test_the_map_of_a_revoke_goes_to_the_member_that_takes_over(
         async with Member(kafka, [name], group, config=protocol) as second:
             await second.until(lambda: len(second.held) == 1, "one partition")
             [told] = second.held.values()
+            assert (told.start, told.leader_epoch, told.metadata) == (3, 0, a_map(3))
+            for text in (a_map(4), largest()):
+                position = Position(name, told.partition, 4, 0, text)
+                assert await second.source.commit([position]) == commit_done((position,), None)
     assert first.revocations
-    assert (told.start, told.leader_epoch, told.metadata) == (3, 0, a_map(3))
+    async with Member(kafka, [name], group, config=protocol) as third:
+        await third.until(lambda: len(third.held) == 2)
+        told = third.held[TopicPartition(name, told.partition)]
+    assert (told.start, told.leader_epoch, told.metadata) == (4, 0, largest())
+    found = offset_map.read_map(Position(*WHERE, 4, 0, told.metadata)).settled
+    assert found is not None
+    assert found.settled(5)
 
 
 async def test_the_map_of_the_last_commit_comes_back(each_kafka: Kafka) -> None:
@@ -183,7 +165,7 @@ async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: 
     produce(each_kafka, name, TEN)
     for text in ("moved by hand on Monday", "größer als 4 €", "pinstream:1:", "x" * 4095):
         group = unique("group")
-        commit_text(each_kafka, group, name, 7, text)
+        commit(each_kafka, group, name, 7, metadata=text)
         told = await assignment(each_kafka, name, group, offset_reset=offset_reset)
         assert (told.start, told.metadata) == (7, text)
         assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID

@@ -44,8 +44,8 @@ def fill(
 async def test_second_member_takes_over_where_the_first_committed(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """The first member's positions are committed on revocation and the second starts there: no record is
-    skipped or doubled."""
+    """The first member's positions are committed on revocation and the second starts there: no record is skipped or
+    doubled. Each assignment has an epoch of its own. A commit of what another member has by now is not sent."""
     name, group = topic(PARTITIONS), unique("group")
     expected = fill(kafka, name, "before")
     async with Member(kafka, [name], group, config=protocol) as first:
@@ -57,22 +57,15 @@ async def test_second_member_takes_over_where_the_first_committed(
                 assert (one.start, one.commit_start) == (100, False)
                 assert committed(kafka, group, name, one.partition).offset == 100
             assert not first.held.keys() & second.held.keys()
+            gone = next(iter(second.held))
+            assert await first.source.commit([Position(*gone, 1, 0)]) == commit_done((), "_ASSIGNMENT_LOST")
+            assert committed(kafka, group, *gone).offset == 100
             expected += fill(kafka, name, "after")
             await second.until(lambda: first.counts + second.counts == expected, "each record once")
         # The second leaves without committing its last records, so the first reads those again.
         await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
         await first.until(lambda: first.counts == expected, "the first to have all")
     assert first.losses == second.losses == []
-
-
-async def test_epochs_only_rise(kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]) -> None:
-    """Each assignment of a partition gets an epoch that this process has never used before."""
-    name, group = topic(PARTITIONS), unique("group")
-    async with Member(kafka, [name], group, config=protocol) as first:
-        await first.until(lambda: len(first.held) == PARTITIONS)
-        async with Member(kafka, [name], group, config=protocol) as second:
-            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
-        await first.until(lambda: len(first.held) == PARTITIONS)
     for member in (first, second):
         epochs = [one.epoch for one in member.assignments]
         assert epochs == sorted(set(epochs))
@@ -242,58 +235,38 @@ async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable
     assert "_MAX_POLL_EXCEEDED" in {code for code, _ in first.troubles}
 
 
-async def test_commit_of_a_former_assignment_is_not_sent(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """A commit for a partition that another member now has is not sent and fails with ``_ASSIGNMENT_LOST``."""
-    name, group = topic(PARTITIONS), unique("group")
-    fill(kafka, name, "one", 5)
-    async with Member(kafka, [name], group) as first:
-        await first.until(lambda: len(first.records) == PARTITIONS * 5)
-        async with Member(kafka, [name], group) as second:
-            await second.until(lambda: len(second.held) == 2)
-            gone = next(iter(second.held))
-            position = Position(*gone, 1, 0)
-            assert await first.source.commit([position]) == commit_done((), "_ASSIGNMENT_LOST")
-            assert committed(kafka, group, *gone).offset == 5
-
-
-async def test_pause_dies_with_the_assignment(
+async def test_a_pause_is_for_the_assignments_of_now(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Partitions revoked while paused and assigned again when there is room are read (parallel-consumer #857)."""
+    """Partitions revoked while paused and assigned again when there is room are read (parallel-consumer #857).
+    Partitions assigned while there is no room are paused too, and read once there is room."""
     name, group = topic(PARTITIONS), unique("group")
+    expected: Counter[bytes | None] = Counter()
     async with Member(kafka, [name], group, config=protocol) as first:
-        await first.until(lambda: len(first.held) == PARTITIONS)
-        await first.obeys(0)
-        async with Member(kafka, [name], group, config=protocol) as second:
-            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
-            await first.obeys(1000)
-        await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
-        expected = fill(kafka, name, "late", 5)
-        await first.until(lambda: first.counts == expected, "records of all partitions")
+        for before, meanwhile in ((0, 1000), (1000, 0)):
+            await first.until(lambda: len(first.held) == PARTITIONS, "all partitions")
+            await first.obeys(before)
+            async with Member(kafka, [name], group, config=protocol) as second:
+                await second.until(lambda seen=second: len(seen.held) == len(first.held) == 2)  # type: ignore[misc]
+                await first.obeys(meanwhile)
+            await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
+            seen = first.counts
+            expected.update(fill(kafka, name, f"after {before}", 5))
+            if not meanwhile:
+                await first.obeys(0)
+                await first.obeys(0)
+                assert first.counts == seen
+                await first.obeys(1000)
+            await first.until(lambda: first.counts == expected, "records of all partitions")
+            assert (await first.commit()).failure is None
 
 
-async def test_partitions_assigned_while_paused_are_paused(
-    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
+async def test_failures_of_listeners_and_mixed_protocols_end_the_run(
+    kafka: Kafka, topic: Callable[..., str]
 ) -> None:
-    """Partitions assigned while there is no room are paused too, and read once there is room."""
-    name, group = topic(PARTITIONS), unique("group")
-    async with Member(kafka, [name], group, config=protocol) as first:
-        await first.until(lambda: len(first.held) == PARTITIONS)
-        async with Member(kafka, [name], group, config=protocol) as second:
-            await second.until(lambda: len(second.held) == 2 and len(first.held) == 2)
-            await first.obeys(0)
-        await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
-        expected = fill(kafka, name, "late", 5)
-        await first.obeys(0)
-        await first.obeys(0)
-        assert first.records == []
-        await first.obeys(1000)
-        await first.until(lambda: first.counts == expected, "all records")
-
-
-async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """An exception of the listener is raised by the fetch, and not swallowed in librdkafka's callback."""
-    name = topic()
+    """An exception of the listener is raised by the fetch, and not swallowed in librdkafka's callback. A member whose
+    assignment strategy the group does not share fails with an error that names it."""
+    name, group = topic(), unique("group")
 
     class Broken(Member):
         """A member that raises at its first assignment."""
@@ -303,11 +276,6 @@ async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., 
 
     async with Broken(kafka, [name], unique("group")) as member:
         assert isinstance(await member.until_fails(), InvariantViolation)
-
-
-async def test_mixed_protocols_are_one_clear_error(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """A member whose assignment strategy the group does not share fails with an error that names it."""
-    name, group = topic(), unique("group")
     async with Member(kafka, [name], group) as first:
         await first.until(lambda: len(first.held) == 1)
         async with Member(kafka, [name], group, config=PROTOCOLS["eager"]) as other:

@@ -136,11 +136,25 @@ LEADERLESS = confluent_kafka.KafkaException(
 )
 
 
-@pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
-def test_committed_offset_always_wins(reset: str) -> None:
-    """Under any reset a committed offset is the start, and is not committed again."""
-    found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
-    assert found == ({P0: starting(P0, 7), P1: starting(P1, 0)}, None)
+@pytest.mark.parametrize(
+    ("reset", "committed", "elsewhere", "expected"),
+    [
+        *((reset, [7, 0], False, [(7, False), (0, False)]) for reset in ("earliest", "latest", "error")),
+        ("earliest", [None, 3], False, [(None, False), (3, False)]),
+        ("latest", [None, None], False, [(9, True), (4, True)]),
+        ("latest", [None, 3], False, [(None, False), (3, False)]),
+        ("latest", [None], True, [(None, False)]),
+    ],
+)
+def test_the_rules_of_starts(
+    reset: str, committed: list[int | None], elsewhere: bool, expected: list[tuple[int | None, bool]]
+) -> None:
+    """A committed offset always wins. Without one, ``earliest`` starts at the beginning, and ``latest`` at the end,
+    which is to be committed at once: but at the beginning if the group has any other commit, also of other topics."""
+    names = [P0, P1][: len(committed)]
+    found = find_starts(FakeOffsets(committed, [9, 4]), names, reset, 1, set(), elsewhere=elsewhere)
+    starts = [starting(name, at, commit=again) for name, (at, again) in zip(names, expected, strict=True)]
+    assert found == (dict(zip(names, starts, strict=True)), None)
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
@@ -176,12 +190,6 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
     )
 
 
-def test_earliest_without_commit_is_the_beginning() -> None:
-    """Under ``earliest`` a partition without a commit starts at the beginning, and one with a commit at its offset."""
-    found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
-    assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
-
-
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
     """Under ``error`` a partition without a commit is refused, by a message that names it and counts the
     others; none starts."""
@@ -195,23 +203,6 @@ def code_of(found: FoundStarts) -> int:
     """Return the error code of a search that failed."""
     assert found.failure is not None
     return int(found.failure.args[0].code())
-
-
-def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
-    """Under ``latest`` a group without any commit starts at the end offset, which is to be committed at once."""
-    found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
-    assert found == ({P0: starting(P0, 9, commit=True), P1: starting(P1, 4, commit=True)}, None)
-
-
-def test_latest_never_skips_in_a_group_that_has_commits() -> None:
-    """Under ``latest`` a partition without a commit starts at the beginning if the group has any other commit,
-    of this topic or another."""
-    assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == (
-        {P0: starting(P0, None)},
-        None,
-    )
-    found = find_starts(FakeOffsets([None], [9]), [P0], "latest", 1, set(), elsewhere=True)
-    assert found == ({P0: starting(P0, None)}, None)
 
 
 def test_the_group_is_asked_for_only_where_that_decides() -> None:
@@ -312,37 +303,25 @@ def test_unknown_is_not_taken_for_none(reset: str) -> None:
 
 
 @pytest.mark.kafka
-async def test_earliest_reads_from_the_beginning(each_kafka: Kafka) -> None:
-    """Under ``earliest`` a new group reads all records from before."""
-    name = create_topic(each_kafka)
-    produce(each_kafka, name, TEN)
-    async with Member(each_kafka, [name], unique("group")) as member:
-        await member.until(lambda: member.values == TEN)
-        assert member.held[TopicPartition(name, 0)][3:5] == (None, False)
-
-
-@pytest.mark.kafka
-async def test_latest_reads_only_what_comes_after(each_kafka: Kafka) -> None:
-    """Under ``latest`` a new group starts at the end, reports so, and has it to commit."""
-    name = create_topic(each_kafka)
-    produce(each_kafka, name, TEN)
-    async with Member(each_kafka, [name], unique("group"), offset_reset="latest") as member:
-        await member.until(lambda: TopicPartition(name, 0) in member.held)
-        assert member.held[TopicPartition(name, 0)][3:5] == (10, True)
-        produce(each_kafka, name, [b"new"])
-        await member.until(lambda: member.values == [b"new"])
-
-
-@pytest.mark.kafka
-async def test_latest_in_a_known_group_reads_new_partitions_from_the_beginning(each_kafka: Kafka) -> None:
-    """Under ``latest`` a group with one commit reads its other partitions from the beginning."""
+async def test_where_groups_start(each_kafka: Kafka) -> None:
+    """Under ``earliest`` a new group reads all records from before. Under ``latest`` it starts at the end, reports so,
+    and has it to commit; a group with one commit reads its other partitions from the beginning."""
     name, group = create_topic(each_kafka, 2), unique("group")
-    produce(each_kafka, name, TEN, partition=0)
-    produce(each_kafka, name, TEN, partition=1)
+    place = TopicPartition(name, 0)
+    for partition in (0, 1):
+        produce(each_kafka, name, TEN, partition=partition)
     commit(each_kafka, group, name, 10, partition=1)
     async with Member(each_kafka, [name], group, offset_reset="latest") as member:
         await member.until(lambda: member.values == TEN)
     assert {chunk.partition for chunk in member.chunks} == {0}
+    async with Member(each_kafka, [name], unique("group")) as member:
+        await member.until(lambda: sorted(member.values, key=str) == sorted([*TEN, *TEN], key=str))
+        assert member.held[place][3:5] == (None, False)
+    async with Member(each_kafka, [name], unique("group"), offset_reset="latest") as member:
+        await member.until(lambda: place in member.held)
+        assert member.held[place][3:5] == (10, True)
+        produce(each_kafka, name, [b"new"])
+        await member.until(lambda: member.values == [b"new"])
 
 
 FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]

@@ -10,16 +10,13 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
-from consumer.adapters.kafka import held as held_module
-from consumer.adapters.kafka import member as member_module
-from consumer.adapters.kafka import watch as watch_module
 from consumer.adapters.kafka.bounded import scan
 from consumer.adapters.kafka.configuration import consumer_config
 from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from consumer.settings import passthrough
-from tests.adapters.kafka.member.scripted_member import Bench, brings, message, offsets, taken
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, brings, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
 from tests.support.kafka.segments import Segment
@@ -27,29 +24,6 @@ from tests.support.kafka.segments import Segment
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 BATCHES = [[b"%d-%d " % (batch, number) + b"abcdef" * 50 for number in range(10)] for batch in range(6)]
 ALL = [value for batch in BATCHES for value in batch]
-
-
-class Clock:
-    """A stand-in for the member's module `time`."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        """Return the virtual time."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass at once."""
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the member's modules a time that only a test moves."""
-    clock = Clock()
-    for module in (member_module, held_module, watch_module):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 def damaged(offset: int, code: int = confluent_kafka.KafkaError._BAD_MSG, partition: int = 0) -> Message:
@@ -212,17 +186,19 @@ async def test_a_flipped_bit_is_waited_for_and_told(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd"])
+@pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd", "uncompressed"])
 async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker, codec: str
 ) -> None:
-    """A batch with a valid checksum that cannot be decompressed is reported, and read once it is repaired."""
+    """A batch with a valid checksum that cannot be decompressed, or one with an impossible length, which the broker
+    itself reports, is reported, and read once the file is repaired."""
     name, log = segment(disk, own_kafka, codec)
     hurt = next(one for one in log.batches() if one.base >= 20)
-    before = log.spoil(hurt)
+    before = log.unmeasure(hurt) if codec == "uncompressed" else log.spoil(hurt)
     async with Member(disk, [name], unique("group")) as member:
         await member.until(lambda: bool(member.troubles), "the trouble")
-        assert member.troubles[0][0] == "_BAD_COMPRESSION"
+        assert member.troubles[0][0] == ("INVALID_MSG" if codec == "uncompressed" else "_BAD_COMPRESSION")
+        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
         # The consumer's thread reports the trouble; records read before it may not have arrived yet.
         await member.until(lambda: len(member.values) >= hurt.base, "what is before it")
         assert member.values == ALL[: hurt.base]
@@ -232,28 +208,9 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
 
 
 @pytest.mark.kafka
-async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_reported(
-    disk: Kafka, own_kafka: RealBroker
-) -> None:
-    """A batch with an impossible length on disk, which the broker itself reports, is read once the file is repaired."""
-    name, log = segment(disk, own_kafka, "uncompressed")
-    hurt = log.batches()[2]
-    before = log.unmeasure(hurt)
-    async with Member(disk, [name], unique("group")) as member:
-        await member.until(lambda: bool(member.troubles), "the trouble")
-        assert member.troubles[0][0] == "INVALID_MSG"
-        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
-        log.restore(hurt, before)
-        await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
-        assert member.values == ALL
-
-
-@pytest.mark.kafka
-async def test_a_group_moved_past_a_damaged_batch_reads_the_next_one(
-    disk: Kafka, own_kafka: RealBroker
-) -> None:
-    """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next
-    batch."""
+async def test_ways_past_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
+    """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next batch.
+    A replay fails at it and says where, since it can neither wait for ever nor skip it."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt, behind = log.batches()[2:4]
     log.flip(hurt)
@@ -262,14 +219,6 @@ async def test_a_group_moved_past_a_damaged_batch_reads_the_next_one(
     async with Member(disk, [name], group) as member:
         await member.until(lambda: member.values == ALL[behind.base :])
     assert member.troubles == []
-
-
-@pytest.mark.kafka
-async def test_a_replay_ends_at_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
-    """A replay fails at a damaged batch and says where, since it can neither wait for ever nor skip the batch."""
-    name, log = segment(disk, own_kafka, "uncompressed")
-    hurt = log.batches()[2]
-    log.flip(hurt)
     read: list[int] = []
 
     async def read_on() -> None:

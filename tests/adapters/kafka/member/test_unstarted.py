@@ -46,14 +46,6 @@ def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> N
         group_has_offsets(config, 1.0)
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the member's clock."""
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
-
-
 def refuse(bench: Bench, code: int | None) -> None:
     """Let the coordinator refuse queries for committed offsets with `code`, or answer them if it is None."""
     bench.consumer.refused.pop("committed", None)
