@@ -135,17 +135,12 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
     await source.close(1.0)
 
 
-async def test_it_is_a_source_of_the_service() -> None:
-    """A bounded source is a `RecordSource`, as the type checker verifies in this function."""
-    source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer().made)
-    await source.close(1.0)
-
-
 async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None:
-    """A commit after the close of a named replay fails with ``_DESTROY``, since its client is closed."""
+    """A bounded source is a `RecordSource`, as the type checker verifies. A commit after the close of a named replay
+    fails with ``_DESTROY``, since its client is closed."""
     config = {"bootstrap.servers": NOBODY}
     progress = NamedProgress(config, "shop.replay.n", 1.0)
-    source = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
+    source: RecordSource = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
     await source.close(1.0)
     assert await source.commit([Position("t", 0, 1, None)]) == commit_done((), "_DESTROY")
 

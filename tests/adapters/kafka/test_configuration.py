@@ -8,7 +8,6 @@ import logging
 import re
 import socket
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +44,39 @@ templates = st.builds(
 )
 
 
+def consuming(reset: str = "earliest", ignore: str | None = None, **user: Any) -> dict[str, Any]:
+    """Return a consumer's configuration; in the names of `user` an underscore is a dot."""
+    given = {name.replace("_", "."): value for name, value in user.items()}
+    return consumer_config(given, offset_reset=reset, ignore=ignore)
+
+
 def test_user_properties_win_over_defaults_and_not_over_the_guarantee() -> None:
     """The user's properties replace defaults, but not those that keep records from being lost."""
-    user = {"client.id": "mine", "enable.auto.commit": "true", "isolation.level": "read_uncommitted"}
-    config = consumer_config(user, offset_reset="earliest", ignore=None)
-    assert config["client.id"] == "mine"
-    assert config["enable.auto.commit"] is False
-    assert config["isolation.level"] == "read_committed"
-    assert producer_config({"acks": "0", "linger.ms": "7"}, delivery_timeout=2.5) | {} == {
-        **producer_config({}, delivery_timeout=2.5),
+    config = consuming(client_id="mine", enable_auto_commit="true", isolation_level="read_uncommitted")
+    fixed = (config["enable.auto.commit"], config["isolation.level"], config["enable.auto.offset.store"])
+    assert (config["client.id"], *fixed) == ("mine", False, "read_committed", False)
+    plain = producer_config({}, delivery_timeout=2.5)
+    assert producer_config({"acks": "0", "linger.ms": "7"}, delivery_timeout=2.5) == {
+        **plain,
         "linger.ms": "7",
     }
-    assert producer_config({}, delivery_timeout=2.5)["delivery.timeout.ms"] == 2500
+    assert plain["delivery.timeout.ms"] == 2500
 
 
-def test_defaults_are_bounded_and_cooperative() -> None:
-    """By default fetching ahead is bounded in bytes, and nothing is committed or stored by librdkafka itself."""
-    config = consumer_config({}, offset_reset="earliest", ignore=None)
+def test_defaults() -> None:
+    """By default fetching ahead is bounded in bytes, assignments are cooperative, a broker answers a fetch twenty times
+    a second where few records come, and each client opens its first connection soon: a start makes four of them one
+    after the other. The user's values replace that."""
+    config = consuming()
     assert config["partition.assignment.strategy"] == "cooperative-sticky"
     assert config["queued.max.messages.kbytes"] == 16384
     assert config["topic.metadata.refresh.interval.ms"] == 30_000
-    assert config["enable.auto.offset.store"] is False
-
-
-def test_every_client_opens_its_first_connection_soon() -> None:
-    """A start makes four clients one after the other, and each waits for half of this time. The user's value counts."""
-    for made in (partial(consumer_config, offset_reset="earliest", ignore=None), admin_config):
-        assert made({})["reconnect.backoff.ms"] == 20
-        assert made({"reconnect.backoff.ms": "500"})["reconnect.backoff.ms"] == "500"
-
-
-def test_the_users_own_fetches_win() -> None:
-    """By default a broker answers a fetch twenty times a second where few records come; the user's values replace
-    that."""
-    config = consumer_config({}, offset_reset="earliest", ignore=None)
     assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == (FETCH_BYTES, 50)
-    user = {"fetch.min.bytes": "1", "fetch.wait.max.ms": "500", "max.partition.fetch.bytes": "1048576"}
-    config = consumer_config(user, offset_reset="earliest", ignore=None)
+    assert config["reconnect.backoff.ms"] == admin_config({})["reconnect.backoff.ms"] == 20
+    config = consuming(fetch_min_bytes="1", fetch_wait_max_ms="500", max_partition_fetch_bytes="1048576")
     assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == ("1", "500")
     assert config["fetch.message.max.bytes"] == "1048576"
+    assert consuming(reconnect_backoff_ms="500")["reconnect.backoff.ms"] == "500"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +84,7 @@ def test_the_users_own_fetches_win() -> None:
 )
 def test_librdkafka_itself_never_resets_to_the_end(reset: str, librdkafka: str) -> None:
     """A reset inside librdkafka goes to the beginning or is an error: only an explicit start may skip records."""
-    assert consumer_config({}, offset_reset=reset, ignore=None)["auto.offset.reset"] == librdkafka
+    assert consuming(reset)["auto.offset.reset"] == librdkafka
 
 
 def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
@@ -138,18 +131,13 @@ def test_a_property_for_another_kind_of_client_is_no_news(caplog: pytest.LogCapt
     assert caplog.messages == []
 
 
-def test_topics_hidden_from_consumers_can_be_written_to() -> None:
-    """Topics that the user hides from consumers can still be written to and queried."""
+def test_topics_that_the_user_hides() -> None:
+    """They stay hidden beside the dead-letter topics, and can still be written to and queried."""
+    assert consuming(topic_blacklist="^secret", ignore="^dlq$")["topic.blacklist"] == "^secret,^dlq$"
     user = {"sasl.username": "u", "topic.blacklist": "dead"}
     for config in (producer_config(user, delivery_timeout=1), admin_config(user)):
         assert config["sasl.username"] == "u"
         assert "topic.blacklist" not in config
-
-
-def test_own_blacklist_is_kept() -> None:
-    """Topics that the user hides stay hidden beside the dead-letter topics."""
-    config = consumer_config({"topic.blacklist": "^secret"}, offset_reset="earliest", ignore="^dlq$")
-    assert config["topic.blacklist"] == "^secret,^dlq$"
 
 
 @given(templates, topic_names)
@@ -250,11 +238,17 @@ REFUSED = KafkaError(
 )
 
 
-def silences(*looks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
-    """Return what a watch tells of silence when these statistics come, two seconds apart, after `error`."""
+def watching(**user: str) -> tuple[BrokerWatch, list[BrokersSilent]]:
+    """Return the watch of a client, and what it tells of silence."""
     told: list[BrokersSilent] = []
     watch = BrokerWatch(lambda _: None, told.append)
-    watch.watching(SERVERS)
+    watch.watching({**SERVERS, **user})
+    return watch, told
+
+
+def silences(*looks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
+    """Return what a watch tells of silence when these statistics come, two seconds apart, after `error`."""
+    watch, told = watching()
     for number, brokers in enumerate(looks):
         watch.take(statistics_of(*brokers, seconds=100.0 + 2.0 * number))
         if error is not None:
@@ -283,9 +277,7 @@ def test_an_error_right_after_the_last_answer_says_why() -> None:
     is forgotten with the next interval that has an answer.
 
     Found in CI: a broker that was killed did "not answer" where its port refused connections."""
-    told: list[BrokersSilent] = []
-    watch = BrokerWatch(lambda _: None, told.append)
-    watch.watching(SERVERS)
+    watch, told = watching()
     down = [broker(rx=8, **DOWN)] * 3
     watch.take(statistics_of(broker(rx=7), seconds=100.0))
     watch.heard(REFUSED)
@@ -299,51 +291,37 @@ def test_an_error_right_after_the_last_answer_says_why() -> None:
     assert told[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
 
 
-def test_brokers_that_accept_connections_and_answer_nothing_are_silent() -> None:
-    """A frozen broker: its connection is up, and requests wait. It has no error of its own."""
+def test_who_is_silent_and_who_is_not() -> None:
+    """A frozen broker is silent: its connection is up, requests wait, and it has no error of its own. Nothing is asked
+    between two heartbeats; who joins waits for the other members; one of several brokers that answers is enough."""
     frozen = (broker(rx=7, waitresp_cnt=1),)
     assert silences(*[frozen] * 4) == [BrokersSilent("kafka:9092, no answer", 6.0)]
-
-
-def test_brokers_that_were_not_asked_are_not_silent() -> None:
-    """Nothing is asked between two heartbeats; who joins waits for the other members; and one of several brokers that
-    answers is enough."""
     asked_nothing = (broker(rx=7), broker(rx=3, **COORDINATOR))
     joins = (broker(rx=7), broker(rx=3, waitresp_cnt=1, **COORDINATOR))
     assert silences(*[asked_nothing] * 6) == silences(*[joins] * 6) == []
     assert silences(*[(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)]) == []
 
 
-def test_a_fetch_that_may_wait_is_no_silence() -> None:
+@pytest.mark.parametrize(("wait", "told_after"), [("20000", 13), ("500", 3), ("soon", 3)])
+def test_a_fetch_that_may_wait_is_no_silence(wait: str, told_after: int) -> None:
     """With KAFKA_FETCH_WAIT_MAX_MS a broker without records answers only after that time; silence is told after it."""
-    waits = broker(rx=7, waitresp_cnt=1)
-    for wait, told_after in (("20000", 13), ("500", 3), ("soon", 3)):
-        told: list[BrokersSilent] = []
-        watch = BrokerWatch(lambda _: None, told.append)
-        watch.watching({**SERVERS, "fetch.wait.max.ms": wait})
-        for number in range(told_after + 1):
-            assert told == []
-            watch.take(statistics_of(waits, seconds=100.0 + 2 * number))
-        assert told == [BrokersSilent("kafka:9092, no answer", 2.0 * told_after)]
+    watch, told = watching(**{"fetch.wait.max.ms": wait})
+    for number in range(told_after + 1):
+        assert told == []
+        watch.take(statistics_of(broker(rx=7, waitresp_cnt=1), seconds=100.0 + 2 * number))
+    assert told == [BrokersSilent("kafka:9092, no answer", 2.0 * told_after)]
 
 
-def test_a_process_that_stood_still_does_not_call_its_brokers_silent() -> None:
-    """The first statistics afterwards know of no answer for a long time; the next ones do."""
-    told: list[BrokersSilent] = []
-    watch = BrokerWatch(lambda _: None, told.append)
-    watch.watching(SERVERS)
+def test_what_interrupts_statistics_is_no_silence() -> None:
+    """After a process stood still, the first statistics know of no answer for a long time; the next ones do. A client
+    that takes the place of a useless one counts its answers from 0: a silence goes on until one comes."""
+    watch, told = watching()
     for seconds, answers in ((100.0, 7), (700.0, 7), (702.0, 8), (704.0, 8)):
         watch.take(statistics_of(broker(rx=answers, waitresp_cnt=1), seconds=seconds))
     assert told == []
-
-
-def test_a_silence_outlasts_the_client() -> None:
-    """A client that takes the place of a useless one counts its answers from 0: the silence goes on until one comes."""
-    told: list[BrokersSilent] = []
-    watch = BrokerWatch(lambda _: None, told.append)
-    watch.watching(SERVERS)
-    for number, answers in enumerate((900, 900, 900, 900)):
-        watch.take(statistics_of(broker(rx=answers, **DOWN), seconds=2.0 * number))
+    watch, told = watching()
+    for number in range(4):
+        watch.take(statistics_of(broker(rx=900, **DOWN), seconds=2.0 * number))
     watch.watching(SERVERS)
     watch.take(statistics_of(broker(rx=0, **DOWN), seconds=8.0))
     watch.take(statistics_of(broker(rx=1), seconds=10.0))

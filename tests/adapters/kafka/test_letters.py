@@ -175,21 +175,17 @@ def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
         assert spoiled is None
 
 
-def test_a_message_is_shown_without_personal_data() -> None:
-    """The message that is shown contains no personal data or control characters, whatever the header says."""
-    letter = dead()._replace(
-        rejection=Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
-    )
-    assert read(letter).message == "no *** [2Jhere"
-
-
-def test_of_several_headers_the_last_counts() -> None:
-    """Of several headers of one name the last counts, since the dead-letter producer adds its own after the
-    record's."""
-    record = lying(dead())
+def test_what_a_producer_wrote_is_not_believed() -> None:
+    """The message that is shown contains no personal data or control characters, whatever the header says. Of several
+    headers of one name the last counts, since the dead-letter producer adds its own after the record's. A letter whose
+    record has a forged mark is a letter."""
+    said = Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
+    assert read(dead()._replace(rejection=said)).message == "no *** [2Jhere"
+    record = lying(dead(headers=((letters.DONE, b"0-6"),)))
     found = read_letter(TOPIC, 2, record._replace(headers=((letters.CODE, b"forged"), *record.headers)))
     assert found is not None
     assert found.code == "unknown_currency"
+    assert read_mark(record, HOME) is None
 
 
 # ---------------------------------------------------------------------------------------------------- forms
@@ -303,9 +299,13 @@ def test_the_runs_of_a_mark_are_read_again(runs: list[tuple[int, int]]) -> None:
     assert read_mark(record, HOME) == (runs or None)
 
 
-def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
-    """In the text of a mark both ends of a run are inclusive."""
+def test_a_mark_counts_only_for_offsets_before_its_own() -> None:
+    """In the text of a mark both ends of a run are inclusive. A mark that names offsets at or above its own was written
+    for another topic and is ignored."""
     assert dict(mark_headers([(17, 31), (45, 46)], HOME))[DONE] == b"17-30,45"
+    headers = mark_headers([(17, 31)], HOME)
+    assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
+    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == [(17, 31)]
 
 
 @pytest.mark.parametrize(
@@ -321,13 +321,6 @@ def test_a_text_that_is_no_mark_is_read_as_none(text: str) -> None:
 def test_any_text_is_a_mark_or_not(text: str) -> None:
     """Any text is read without an exception, and runs that are returned are not empty."""
     assert all(begin < end for begin, end in read_done(text) or ())
-
-
-def test_a_mark_counts_only_for_offsets_before_its_own() -> None:
-    """A mark that names offsets at or above its own was written for another topic and is ignored."""
-    headers = mark_headers([(17, 31)], HOME)
-    assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
-    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == [(17, 31)]
 
 
 HOMES = st.builds(
@@ -383,17 +376,13 @@ def test_a_mark_counts_only_for_letters_of_its_own_log(
     assert read_mark(record, HOME, epochs) == done
 
 
-def test_a_letter_with_a_forged_mark_is_a_letter() -> None:
-    """A letter whose record has a forged mark is a letter."""
-    record = lying(dead(headers=((letters.DONE, b"0-6"),)))
-    assert read_letter(TOPIC, 2, record) is not None
-    assert read_mark(record, HOME) is None
-
-
 @PROPERTY
-@given(st.lists(RUNS, max_size=8))
-def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> None:
-    """Marks in any order, overlapping or not, make the same set of offsets, in as few runs as possible."""
+@given(st.lists(RUNS, max_size=8), RUNS)
+def test_done_is_the_union_of_all_marks(
+    marks: list[list[tuple[int, int]]], others: list[tuple[int, int]]
+) -> None:
+    """Marks in any order, overlapping or not, make the same set of offsets, in as few runs as possible. What two such
+    sets have in common is counted as of plain sets."""
     done, model = Done(), set[int]()
     for runs in marks:
         done.add(runs)
@@ -402,16 +391,7 @@ def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> N
     runs = list(done.runs())
     assert len(runs) == len([offset for offset in model if offset - 1 not in model])
     assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
-
-
-@PROPERTY
-@given(RUNS, RUNS)
-def test_common_offsets_of_two_sets_are_counted(
-    mine: list[tuple[int, int]], others: list[tuple[int, int]]
-) -> None:
-    """The number of offsets that two sets of marks have in common is that of two plain sets."""
-    first, second = Done(), Done()
-    first.add(mine)
+    second = Done()
     second.add(others)
-    both = {offset for offset in range(80) if offset in first and offset in second}
-    assert first.common(second) == second.common(first) == len(both)
+    both = {offset for offset in range(80) if offset in done and offset in second}
+    assert done.common(second) == second.common(done) == len(both)

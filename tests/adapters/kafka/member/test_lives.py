@@ -23,6 +23,7 @@ from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
 from tests.adapters.kafka.member.scripted_member import (
     Bench,
+    Clock,
     FakeConsumer,
     Ids,
     brings,
@@ -61,17 +62,13 @@ def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str,
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:
-    """Where offsets of a partition go back or repeat, a new chunk begins, so that offsets within each chunk rise."""
+    """Where offsets of a partition go back or repeat, a new chunk begins, so that offsets within each chunk rise, also
+    where another partition's records stand between; rising records of one partition stay together."""
     taken = Taken()
     taken.add([message(one) for one in (8, 9, 0, 1, 1, 5)], 100)
     chunks = taken.chunks({("t", 0): 3}.get)
     assert [[record.offset for record in chunk.records] for chunk in chunks] == [[8, 9], [0, 1], [1, 5]]
     assert {chunk.epoch for chunk in chunks} == {3}
-
-
-def test_chunks_are_parted_between_runs_as_well() -> None:
-    """Chunks are also parted where another partition's records stand between; rising records of one partition
-    stay together."""
     taken = Taken()
     taken.add([message(8), message(3, 1), message(0), message(4, 1)], 100)
     chunks = taken.chunks({("t", 0): 3, ("t", 1): 4}.get)
@@ -99,40 +96,31 @@ def test_a_partition_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
     assert (chunk.epoch, offsets([chunk])) == (again.epoch, [0])
 
 
-def test_reading_anew_is_ignored_for_another_epoch() -> None:
-    """A request to read anew is ignored for a partition that was revoked meanwhile or that has a later epoch."""
+def test_a_refused_seek_is_tried_again(clock: Clock) -> None:
+    """A seek that fails because the new leader is unknown is reported, and tried again after a while, not with each
+    fetch. A request for another epoch, or a partition that is not held, is ignored."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
     bench.member.read_anew([NewLife("t", 0, epoch - 1, NEW_ID), NewLife("t", 7, epoch, NEW_ID)])
     bench.fetch()
     assert bench.calls("seek") == []
-
-
-def test_a_refused_seek_is_tried_again() -> None:
-    """A seek that fails because the new leader is unknown is reported, and tried again after a while, not with
-    each fetch."""
-    bench = Bench()
-    bench.assign(0)
-    epoch = bench.told.assignments[0].epoch
     refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
     bench.consumer.refused["seek"] = KafkaException(refusal)
     bench.member.read_anew([NewLife("t", 0, epoch, NEW_ID)])
-    bench.fetch()
-    assert [code for code, _ in bench.told.troubles] == ["_STATE"]
-    assert len(bench.told.assignments) == 1
-    bench.fetch()
-    assert len(bench.told.troubles) == 1
+    for _ in range(2):
+        bench.fetch()
+        assert [code for code, _ in bench.told.troubles] == ["_STATE"]
+        assert len(bench.told.assignments) == 1
     assert bench.member.end_offsets().unreadable == {P0: 0}
-    bench.member._held._seek_due = 0.0
-    bench.member._held.started[P0].again = 0.0
+    clock.now += 1.0
     del bench.consumer.refused["seek"]
     bench.fetch()
     assert len(bench.told.assignments) == 2
     assert bench.member.end_offsets().unreadable == {}
 
 
-def test_a_partition_revoked_before_its_seek_is_not_read_anew() -> None:
+def test_a_partition_revoked_before_its_seek_is_not_read_anew(clock: Clock) -> None:
     """A partition revoked before its seek succeeded is not read anew. The listener's positions are committed
     unchanged, since it holds nothing of the earlier topic any more (`test_topic_lives`)."""
     bench = Bench()
@@ -146,13 +134,13 @@ def test_a_partition_revoked_before_its_seek_is_not_read_anew() -> None:
     assert bench.told.revocations == [[P0, P1]]
     assert bench.calls("commit") == [("commit", False, [(1, 3, None)])]
     del bench.consumer.refused["seek"]
-    bench.member._held._seek_due = 0.0
+    clock.now += 1.0
     bench.fetch()
     assert bench.calls("seek") == []
     assert len(bench.told.assignments) == 2
 
 
-def test_topic_ids_are_reported_while_paused_too() -> None:
+def test_topic_ids_are_reported_while_paused_too(clock: Clock) -> None:
     """Topic ids are reported with each look at the ends, also while paused; offsets that go back hurry the next
     query."""
     bench = Bench()
@@ -163,20 +151,19 @@ def test_topic_ids_are_reported_while_paused_too() -> None:
     bench.fetch(lambda _: [message(0)])
     assert bench.ids.hurried == 1
     bench.told.ids.clear()
-    bench.member._held._full_since, bench.member._watch.due = (
-        0.0,
-        0.0,
-    )  # full for long, and the next look is due
+    bench.fetch(room=0)
+    clock.now += 1.0
     bench.fetch(room=0)
     assert bench.told.ids == [{"t": OLD_ID}]
     bench.close()
     assert bench.ids.closed
 
 
-def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
-    """Under ``latest`` a partition whose offset was deleted with its topic is read from the beginning of the
-    new topic."""
-    bench = Bench(reset="latest")
+@pytest.mark.parametrize("forgotten", [False, True], ids=["with its topic", "with the cluster"])
+def test_a_group_whose_offsets_are_gone_is_no_new_group(forgotten: bool) -> None:
+    """Under ``latest`` a partition whose offset was deleted with its topic is read from the beginning of the new topic;
+    so is all where the brokers forgot the group, of the cluster that replaced the old one."""
+    bench = Bench(reset="latest", settings={"group.protocol": "consumer"} if forgotten else None)
     bench.consumer.stored = {0: 5}
     bench.assign(0)
     bench.consumer.stored = {}
@@ -186,20 +173,10 @@ def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
         consumer.assign_to(0)
         return []
 
-    bench.fetch(take_and_give)
+    bench.fetch(brings(ended(FORGOTTEN)) if forgotten else take_and_give)
     bench.fetch()
-    assert bench.told.assignments[-1].start is None
-
-
-def test_a_group_that_the_brokers_forgot_is_no_new_group() -> None:
-    """Under ``latest`` a group that its brokers forgot reads all from the beginning of the cluster that
-    replaced the old one."""
-    bench = Bench(reset="latest", settings={"group.protocol": "consumer"})
-    bench.consumer.stored = {0: 5}
-    bench.assign(0)
-    bench.fetch(lambda _: [ended(FORGOTTEN)])
-    bench.fetch()
-    bench.assign(0)
+    if forgotten:
+        bench.assign(0)
     assert [one.start for one in bench.told.assignments] == [5, None]
 
 

@@ -18,6 +18,7 @@ from consumer.engine.model import Position, TopicPartition
 from consumer.errors import InvariantViolation, KafkaError
 from tests.adapters.kafka.member.scripted_member import (
     Bench,
+    Clock,
     FakeConsumer,
     Step,
     brings,
@@ -89,25 +90,16 @@ def test_revoked_positions_are_committed_before_the_unassignment() -> None:
     assert names.index("commit") < names.index("incremental_unassign")
 
 
-def test_draining_out_of_time_commits_nothing() -> None:
-    """When draining exceeds its time the partitions are reported lost and unassigned, and nothing is committed."""
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "drained too late"])
+def test_what_is_lost_is_not_committed(lost: bool) -> None:
+    """Lost partitions, and those whose draining exceeds its time, are reported and dropped, and not committed."""
     bench = Bench()
-    bench.told.too_late = True
+    bench.told.positions, bench.told.too_late = [Position("t", 0, 8, 2)], not lost
     bench.assign(0)
-    bench.fetch(taken(0))
+    bench.fetch((lambda consumer: consumer.on.on_lost(consumer, parts(0)) or []) if lost else taken(0))
     assert bench.told.losses == [[TopicPartition("t", 0)]]
     assert bench.calls("commit") == []
     assert len(bench.calls("incremental_unassign")) == 1
-
-
-def test_lost_partitions_are_not_committed() -> None:
-    """Lost partitions are reported and dropped, and not committed."""
-    bench = Bench()
-    bench.told.positions = [Position("t", 0, 8, 2)]
-    bench.assign(0)
-    bench.fetch(lambda consumer: consumer.on.on_lost(consumer, parts(0)) or [])
-    assert bench.told.losses == [[TopicPartition("t", 0)]]
-    assert bench.calls("commit") == []
 
 
 def test_eager_assigns_and_unassigns_whole() -> None:
@@ -165,25 +157,21 @@ def test_close_answers_commits_in_flight() -> None:
     assert bench.calls("commit")[-1] == ("commit", False, [(0, 5, 0)])
 
 
-def test_a_moment_without_room_pauses_nothing() -> None:
-    """A moment without room pauses nothing, since a pause drops records fetched ahead and the resume takes up
-    to a second."""
+def test_without_room_for_long_partitions_are_paused_and_polled(clock: Clock) -> None:
+    """A moment without room pauses nothing, since a pause drops records fetched ahead and the resume takes up to a
+    second. After a second partitions are paused and polls continue, since rebalances come only with polls."""
     bench = Bench()
     bench.assign(0)
     for _ in range(3):
-        assert bench.fetch(lambda _: [message(1)], room=0) == []
-        assert offsets(bench.fetch(lambda _: [message(2)], room=5)) == [2]
+        assert bench.fetch(brings(message(1)), room=0) == []
+        assert offsets(bench.fetch(brings(message(2)), room=5)) == [2]
     assert bench.calls("pause") == bench.calls("resume") == []
-
-
-def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
-    """After a second without room partitions are paused and polls continue, since rebalances come only with polls."""
-    bench = Bench()
-    bench.assign(0)
-    begun = time.monotonic()
-    while not bench.calls("pause") and time.monotonic() < begun + 10:
-        bench.fetch(room=0)
-    assert time.monotonic() - begun >= 1.0
+    bench.fetch(room=0)
+    clock.now += 0.9
+    bench.fetch(room=0)
+    assert bench.calls("pause") == []
+    clock.now += 0.1
+    bench.fetch(room=0)
     assert [call[1] for call in bench.calls("pause")] == [[(0, -1001)]]
     bench.fetch(taken(0), room=0)
     assert bench.told.revocations == [[TopicPartition("t", 0)]]
@@ -192,41 +180,28 @@ def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
     assert [call[1] for call in bench.calls("resume")] == [[(1, -1001)]]
 
 
-def test_ends_are_asked_for_while_paused() -> None:
-    """End offsets are unknown without a fetch, queried while partitions are paused, and dropped with the partition."""
-    bench = Bench()
-    bench.assign(0)
-    assert bench.member.end_offsets().ends == {}
-    deadline = time.monotonic() + 10
-    while not bench.member.end_offsets().ends and time.monotonic() < deadline:
-        bench.fetch(room=0)
-    assert bench.member.end_offsets().ends == {TopicPartition("t", 0): 77}
-    bench.fetch(taken(0), room=0)
-    while bench.member.end_offsets().ends and time.monotonic() < deadline:
-        bench.fetch(room=0)
-    assert bench.member.end_offsets().ends == {}
-
-
-def test_the_end_seen_last_is_reported() -> None:
-    """The end offset seen last is reported, from a fetch or a query, also if the log was cut."""
+def test_the_end_seen_last_is_reported(clock: Clock) -> None:
+    """The end offset is unknown without a fetch. The one seen last is reported, from a fetch or, while partitions are
+    paused, from a query, also if the log was cut; it is dropped with the partition."""
     bench = Bench()
     bench.assign(0)
 
-    def told(end: int, room: int) -> bool:
-        deadline = time.monotonic() + 10
-        while (
-            bench.member.end_offsets().ends != {TopicPartition("t", 0): end} and time.monotonic() < deadline
-        ):
+    def told(room: int) -> dict[TopicPartition, int]:
+        for _ in range(2):
+            clock.now += 1.0
             bench.fetch(room=room)
-        return bench.member.end_offsets().ends == {TopicPartition("t", 0): end}
+        return dict(bench.member.end_offsets().ends)
 
+    name = TopicPartition("t", 0)
+    assert told(room=1) == {}
     bench.consumer.cached_end = 50
-    assert told(50, room=1)
-    assert told(77, room=0)
-    bench.consumer.cached_end = 90
-    assert told(90, room=1)
-    bench.consumer.cached_end = 3
-    assert told(3, room=1)
+    assert told(room=1) == {name: 50}
+    assert told(room=0) == {name: 77}
+    for end in (90, 3):
+        bench.consumer.cached_end = end
+        assert told(room=1) == {name: end}
+    bench.fetch(taken(0))
+    assert told(room=1) == {}
 
 
 @pytest.mark.parametrize(

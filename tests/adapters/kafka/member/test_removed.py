@@ -8,20 +8,13 @@ from collections.abc import Callable
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka import TopicPartition as RawPartition
-from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import TopicPartition
+from tests.adapters.kafka.bounded_reading import delete_before
 from tests.adapters.kafka.member.scripted_member import Bench, brings, message, taken
-from tests.support.kafka.harness import PROTOCOLS, WITHIN, Kafka, Member, commit, produce, unique
+from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, produce, unique
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
-
-
-def remove(kafka: Kafka, topic: str, before: int) -> None:
-    """Delete the records before offset `before`, as retention does, but at once."""
-    admin = AdminClient({**kafka.config, "log_level": 0})
-    admin.delete_records([RawPartition(topic, 0, before)])[RawPartition(topic, 0)].result(WITHIN)
 
 
 def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
@@ -65,12 +58,12 @@ async def test_what_is_removed_before_a_first_read_is_told(
     are told with the first record: the assignment says where the log began, the chunk where it begins now."""
     name = topic()
     produce(kafka, name, TEN * 3)
-    remove(kafka, name, 5)
+    delete_before(kafka, name, 5)
     async with Member(kafka, [name], unique("group"), config=PROTOCOLS[protocol]) as member:
         member.room = 0
         await member.until(lambda: bool(member.assignments), "the assignment")
         await member.until(lambda: member.source._joined()._held.full, "the pause")
-        remove(kafka, name, 20)
+        delete_before(kafka, name, 20)
         member.room = 1000
         await member.until(lambda: bool(member.records), "a record")
     [told] = member.assignments
@@ -87,14 +80,14 @@ async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str],
     produce(kafka, name, TEN * 3)
     if away:
         commit(kafka, group, name, 5)
-        remove(kafka, name, 20)
+        delete_before(kafka, name, 20)
     async with Member(kafka, [name], group) as member:
         if not away:
             await member.until(lambda: len(member.records) == 30)
             await member.obeys(0)
             await member.until(lambda: member.source._joined()._held.full, "the pause")
             produce(kafka, name, TEN)
-            remove(kafka, name, 35)
+            delete_before(kafka, name, 35)
             member.room = 1000
         await member.until(lambda: any(chunk.log_start > 0 for chunk in member.chunks), "a gap")
     [gap] = [chunk for chunk in member.chunks if chunk.log_start > 0]
@@ -109,7 +102,7 @@ async def test_an_emptied_log_is_reported_with_its_end(kafka: Kafka, topic: Call
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     commit(kafka, group, name, 5)
-    remove(kafka, name, 10)
+    delete_before(kafka, name, 10)
     tp = TopicPartition(name, 0)
     async with Member(kafka, [name], group) as member:
         await member.until(lambda: member.source._joined().end_offsets().begins.get(tp) == 10)

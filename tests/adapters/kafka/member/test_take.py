@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -29,9 +30,10 @@ class Queue:
         return [self._left.popleft() for _ in range(min(num_messages, len(self._left)))]
 
 
-def inbox_of(queue: Queue) -> Inbox:
+def inbox_of(queue: Queue | Arriving) -> Inbox:
     """Return an inbox that takes from `queue`."""
-    return Inbox(cast(Consumer, queue), gather=GATHER)
+    clock = queue.clock if isinstance(queue, Arriving) else time.monotonic
+    return Inbox(cast(Consumer, queue), gather=GATHER, clock=clock)
 
 
 def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Message:
@@ -86,7 +88,7 @@ def test_records_that_come_one_by_one_are_gathered() -> None:
     """The first record comes at once, and those that follow come about seven times a second, however small the parts
     are in which brokers send them. They say how long the first of them has waited."""
     queue = Arriving(*(1 + at / 100 for at in range(100)))
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     taken = []
     while len((found := inbox.take(1000, 2.0)).messages):
         taken.append((len(found.messages), round(queue.now, 3), round(found.waited, 3)))
@@ -97,7 +99,7 @@ def test_records_that_come_one_by_one_are_gathered() -> None:
 def test_what_is_gathered_ends_with_an_answer() -> None:
     """The records of the last answer do not wait, and all parts of an answer come together."""
     queue = Arriving(0.1, 0.15, 0.2, 0.25, 0.2505, 0.251, 0.3)
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 1
     assert len(inbox.take(1000, 2.0).messages) == 5
     assert queue.now == pytest.approx(0.252)
@@ -107,7 +109,7 @@ def test_a_record_that_comes_alone_does_not_wait() -> None:
     """A record that comes long after the last one is returned without a wait, also just after a fetch that brought
     none."""
     queue = Arriving(0.1, 0.3, 1.11, 1.12)
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     assert [len(inbox.take(1000, 0.8).messages) for _ in range(4)] == [1, 1, 0, 1]
     assert queue.now == 1.11
 
@@ -116,7 +118,7 @@ def test_records_that_fill_the_room_do_not_wait() -> None:
     """Records that fill the room are returned at once, also while others are gathered and after a fetch that
     left some."""
     queue = Arriving(*[0.1] * 300, 0.101, *[0.102] * 700)
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 300
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
@@ -125,7 +127,7 @@ def test_records_that_fill_the_room_do_not_wait() -> None:
 def test_nothing_waits_long_for_a_fetch_that_gathers() -> None:
     """A commit, or a partition that can be read, ends a fetch that gathers."""
     queue = Arriving(0.1, 0.11, 0.15, 0.16, 0.18)
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 1
     assert len(inbox.take(1000, 2.0, lambda: queue.now >= 0.12, 0.05).messages) == 3
     assert queue.now == pytest.approx(0.16)
@@ -135,19 +137,10 @@ def test_records_for_a_whole_call_do_not_wait() -> None:
     """A fetch that gathers ends with as many records as a call takes, and the next one gathers from then on; without a
     wait it takes twice as many."""
     queue = Arriving(0.1, *(0.11 + at / 10_000 for at in range(1_500)), *[1.0] * 3_000)
-    inbox = Inbox(cast(Consumer, queue), gather=GATHER, clock=queue.clock)
+    inbox = inbox_of(queue)
     assert len(inbox.take(2000, 2.0).messages) == 1
     taken = [(len(inbox.take(2000, 2.0).messages), round(queue.now, 4)) for _ in range(3)]
     assert taken == [(1000, 0.2099), (500, 0.3919), (2000, 1.0)]
-
-
-def test_an_error_among_records_is_kept_apart() -> None:
-    """An error in the middle of a fetch goes to `errors`; the records around it come in one chunk, in order."""
-    error = Message(topic="t", partition=0, error=KafkaError(KafkaError._TRANSPORT))
-    taken = inbox_of(Queue(message(1, b"v"), error, message(2, b"v"))).take(1000, 0.5)
-    [chunk] = taken.chunks({("t", 0): 1}.get)
-    assert [record.offset for record in chunk.records] == [1, 2]
-    assert (taken.errors, taken.damaged) == ([error], {})
 
 
 def test_large_records_come_a_few_at_a_time() -> None:
@@ -217,11 +210,15 @@ def test_a_slice_that_meets_large_records_is_the_last() -> None:
     assert sum(queue.asked) <= 300 + 256 + 1
 
 
-def test_records_of_partitions_not_held_are_dropped() -> None:
-    """Records of partitions that are not held are dropped."""
-    taken = inbox_of(Queue(message(0, b"a"))).take(1000, 0.5)
+def test_errors_and_records_of_partitions_not_held_are_kept_apart() -> None:
+    """An error in the middle of a fetch goes to `errors`; the records around it come in one chunk, in order. Records of
+    partitions that are not held are dropped."""
+    error = Message(topic="t", partition=0, error=KafkaError(KafkaError._TRANSPORT))
+    taken = inbox_of(Queue(message(1, b"v"), error, message(2, b"v"))).take(1000, 0.5)
+    [chunk] = taken.chunks({("t", 0): 1}.get)
+    assert [record.offset for record in chunk.records] == [1, 2]
+    assert (taken.errors, taken.damaged) == ([error], {})
     assert taken.chunks({}.get) == []
-    assert taken.errors == []
 
 
 def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
