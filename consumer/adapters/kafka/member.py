@@ -27,16 +27,8 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka import commits, trouble
+from consumer.adapters.kafka import commits, configuration, trouble
 from consumer.adapters.kafka.chunks import LOOK_SECONDS
-from consumer.adapters.kafka.configuration import (
-    BrokerWatch,
-    check_files,
-    is_cooperative,
-    make_client,
-    milliseconds,
-    uses_consumer_protocol,
-)
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
@@ -122,12 +114,11 @@ class GroupMember:
         self._useless: tuple[str, str] | None = None
         """Why the client has to be replaced, as code and text."""
         self._rejoin_due = 0.0
-        self._most_idle = milliseconds(self.config, "max.poll.interval.ms", _MAX_IDLE_MS) / 1000
+        self._most_idle = configuration.milliseconds(self.config, "max.poll.interval.ms", _MAX_IDLE_MS) / 1000
         self._tls_files = trouble.TlsFiles(self.config)
         self._tell = trouble.Teller(self.hooks.trouble)
-        self._brokers = BrokerWatch(
-            lambda told: self.hooks.tell(BrokersTold("consumer", told)), self.hooks.tell
-        )
+        times = partial(BrokersTold, "consumer")
+        self._brokers = configuration.BrokerWatch(lambda told: self.hooks.tell(times(told)), self.hooks.tell)
         self._polled = time.monotonic()
         self._late = False
         """Whether the last poll is so long ago that the group has reassigned our partitions, or is about to."""
@@ -170,8 +161,8 @@ class GroupMember:
 
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
         watched = self._brokers.watching({**self.config, **callbacks})
-        self._consumer = consumer = make_client(self.make_consumer, watched)
-        incremental, resets = is_cooperative(self.config), self.offset_reset != "error"
+        self._consumer = consumer = configuration.make_client(self.make_consumer, watched)
+        incremental, resets = configuration.is_cooperative(self.config), self.offset_reset != "error"
         self._held = HeldPartitions(consumer, self.hooks.trouble, incremental=incremental, resets=resets)
         self._watch = MemberWatch(consumer, self.hooks, self.topic_ids, self.group_watch, self._brokers)
         self._unstarted = Unstarted(
@@ -217,7 +208,9 @@ class GroupMember:
         if time.monotonic() >= self._watch.due:
             # Under KIP-848 an assignment without partitions brings no callback. That this member has joined is known
             # only from the coordinator, which lists it among the members.
-            silent = self.membership is Membership.JOINING and uses_consumer_protocol(self.config)
+            silent = self.membership is Membership.JOINING and configuration.uses_consumer_protocol(
+                self.config
+            )
             if self._watch.refresh(self._held, self._consumer.memberid() or "" if silent else None):
                 self._become(Membership.JOINED)
         self._raise_failure()
@@ -419,7 +412,7 @@ class GroupMember:
         try:
             if msk.asked(self.config):
                 msk.tokens_for(self.config)
-            check_files(self.config)
+            configuration.check_files(self.config)
         except (msk.NoToken, SettingsError) as error:
             # No client can be made without a token, or while a certificate is replaced. Fetches come many times a
             # second, and asking AWS for a token may take longer than a fetch.

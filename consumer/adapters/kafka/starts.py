@@ -138,7 +138,7 @@ class Unstarted:
         ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
         answers = self.source.committed([RawPartition(*one) for one in names], timeout=time_left(until, 0.0))
         starts: dict[TopicPartition, Assignment] = {}
-        missing: dict[TopicPartition, Assignment] = {}
+        missing: list[TopicPartition] = []
         # A start that failed is asked for again and never guessed: the beginning would repeat a topic, the end would
         # skip records, and either would lose the offset map of the committed offset.
         failures: list[KafkaException] = []
@@ -149,35 +149,30 @@ class Unstarted:
             topic_id, position = ids.get(name.topic), read_position(one)
             beginning = Assignment(*name, _NO_EPOCH, None, False, topic_id=topic_id)
             if one.offset < 0:
-                missing[name] = beginning
+                missing.append(name)
+                starts[name] = beginning
             elif is_void(position, topic_id):
                 starts[name] = beginning._replace(metadata=position.metadata, void=one.offset)
             else:
                 starts[name] = Assignment(*name, _NO_EPOCH, one.offset, False, *position[3:], topic_id)
         if self.offset_reset == "error" and missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            text = f"no committed offset of {next(iter(missing))}{more}"
+            text = f"no committed offset of {missing[0]}{more}"
             raise KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text))
-        self._find_beginnings(starts, missing, until)
-        self.waiting.update(starts)
+        self._find_beginnings(starts, until)
         if self.offset_reset == "latest":
-            failures = [*self._find_latest(missing, until, begun=self.begun or bool(starts)), *failures]
-        else:
-            self.waiting.update(missing)
+            new = {name: starts.pop(name) for name in missing}
+            failures = [*self._find_latest(new, until, begun=self.begun or bool(starts)), *failures]
+        self.waiting.update(starts)
         if failures:
             raise failures[0]
 
-    def _find_beginnings(
-        self,
-        starts: dict[TopicPartition, Assignment],
-        missing: dict[TopicPartition, Assignment],
-        until: float,
-    ) -> None:
+    def _find_beginnings(self, starts: dict[TopicPartition, Assignment], until: float) -> None:
         """Note where the logs begin that are read from their beginning: what is removed before it is read is reported.
 
         No start waits for this: a partition may have no leader now.
         """
-        asked = [name for name, one in (starts | missing).items() if one.start is None]
+        asked = [name for name, one in starts.items() if one.start is None]
         if not asked:
             return
         try:
@@ -188,8 +183,7 @@ class Unstarted:
             return
         for name, one in zip(asked, answers, strict=True):
             if one.error is None and one.offset >= 0:
-                found = starts if name in starts else missing
-                found[name] = found[name]._replace(beginning=one.offset)
+                starts[name] = starts[name]._replace(beginning=one.offset)
 
     def _find_latest(
         self, missing: Mapping[TopicPartition, Assignment], until: float, *, begun: bool
