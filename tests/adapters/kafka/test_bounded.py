@@ -308,7 +308,8 @@ async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: 
     config = {**kafka.config, "topic.metadata.propagation.max.ms": 500}
     async with reading(kafka, Range(name, 0, 4, 1000), config=config) as source:
         await source.fetch(1000, WITHIN)
-        AdminClient({**kafka.config, "log_level": 0}).delete_topics([name])[name].result(WITHIN)
+        admin = AdminClient({**kafka.config, "log_level": 0})
+        admin.delete_topics([name])[name].result(WITHIN)
         with pytest.raises(KafkaError, match=rf"{name}\[0\]"):
             await read_on(source)
 

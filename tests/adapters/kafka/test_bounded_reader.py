@@ -213,52 +213,37 @@ async def test_a_record_without_a_time_is_left_out_only_after_a_beginning_in_tim
     ],
 )
 async def test_an_error_that_does_not_pass_ends_the_reading(code: int, text: str) -> None:
-    """An error that does not pass ends the reading, in one line."""
+    """An error that does not pass ends the reading, in one line. One that passes, of a partition or of none, is
+    reported, and reading goes on."""
+    passing = [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)]
+    source, found, told = await play(FakeConsumer(passing, [record(0)]), Range("t", 0, 0, 1))
+    assert (offsets(found), source.done) == ([0], True)
+    assert told == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
     fake = FakeConsumer([record(0), record(1)], [failing(code)])
     with pytest.raises(KafkaError, match=text) as raised:
         await play(fake, Range("t", 0, 0, 9))
     assert "\n" not in str(raised.value)
 
 
-async def test_an_error_that_passes_is_reported() -> None:
-    """An error that passes, of a partition or of none, is reported, and reading goes on."""
-    fake = FakeConsumer(
-        [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)], [record(0)]
-    )
-    source, found, told = await play(fake, Range("t", 0, 0, 1))
-    assert (offsets(found), source.done) == ([0], True)
-    assert told == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
-
-
-async def test_a_refused_login_ends_the_reading_too() -> None:
-    """A refused login, which only the client's error callback reports, ends the reading too, at every fetch."""
+async def test_errors_of_the_client_end_the_reading_too() -> None:
+    """A refused login, which only the client's error callback reports, ends the reading too, at every fetch. A deleted
+    topic does so only if the partition in the text is still read."""
+    fake = FakeConsumer([record(0)])
+    source, _, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
+    hear, missing = fake.config["error_cb"], _Code.UNKNOWN_TOPIC_OR_PART
+    for other in ("t", "other"):
+        hear(_Code(missing, f"{other} [0]: topic does not exist"))
+        assert await source.fetch(1000, 0.0) == []
+    assert told == ["UNKNOWN_TOPIC_OR_PART"] * 2
+    hear(_Code(missing, "t [1]: does not exist"))
+    with pytest.raises(KafkaError, match=r"t\[1\] does not exist any more"):
+        await source.fetch(1000, 0.0)
     fake = FakeConsumer()
     source, _, _ = await play(fake, Range("t", 0, 0, 1))
-    fake.config["error_cb"](
-        confluent_kafka.KafkaError(_Code._AUTHENTICATION, "authentication error: invalid")
-    )
+    fake.config["error_cb"](_Code(_Code._AUTHENTICATION, "authentication error: invalid"))
     for _ in range(2):
         with pytest.raises(KafkaError, match="KAFKA_SASL_PASSWORD"):
             await source.fetch(1000, 0.0)
-
-
-async def test_a_deleted_topic_that_the_client_reports_ends_the_reading() -> None:
-    """When the error callback reports a deleted topic, it ends the reading only if the partition in its text is
-    still read."""
-
-    def heard(topic: str) -> None:
-        text = f"{topic} [0]: topic does not exist"
-        fake.config["error_cb"](confluent_kafka.KafkaError(_Code.UNKNOWN_TOPIC_OR_PART, text))
-
-    fake = FakeConsumer([record(0)])
-    source, _, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
-    for other in ("t", "other"):
-        heard(other)
-        assert await source.fetch(1000, 0.0) == []
-    assert told == ["UNKNOWN_TOPIC_OR_PART"] * 2
-    fake.config["error_cb"](confluent_kafka.KafkaError(_Code.UNKNOWN_TOPIC_OR_PART, "t [1]: does not exist"))
-    with pytest.raises(KafkaError, match=r"t\[1\] does not exist any more"):
-        await source.fetch(1000, 0.0)
 
 
 async def test_nothing_is_skipped_or_committed_by_the_client_itself() -> None:

@@ -27,7 +27,7 @@ from consumer.engine.model import Record, Rejection, Stage
 from consumer.errors import SettingsError
 from tests.support.certificates import Authority
 from tests.support.kafka.broker import RealBroker, wait_until
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique, until
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique, until
 from tests.support.limits import LATE
 
 
@@ -260,6 +260,25 @@ class ScriptedBrokers:
         raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
 
 
+Scripted = Callable[..., tuple[str, DeadLetterProducer]]
+
+
+@pytest.fixture
+def scripted(
+    embedded_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], monkeypatch: pytest.MonkeyPatch
+) -> Scripted:
+    """Return a function that makes a topic, and a producer whose questions such brokers answer."""
+
+    def make(*errors: int, **options: Any) -> tuple[str, DeadLetterProducer]:
+        topic = create_topic(embedded_kafka)
+        create_topic(embedded_kafka, name=f"{topic}.dead-letters")
+        brokers = ScriptedBrokers(*errors)
+        monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", brokers)
+        return topic, make_producer(embedded_kafka, **options)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
@@ -268,20 +287,12 @@ class ScriptedBrokers:
     ],
 )
 async def test_a_topic_that_is_named_with_an_error_is_asked_for_again(
-    embedded_kafka: Kafka,
-    make_producer: Callable[..., DeadLetterProducer],
-    troubles: Troubles,
-    monkeypatch: pytest.MonkeyPatch,
-    error: int,
-    advice: str,
+    scripted: Scripted, troubles: Troubles, error: int, advice: str
 ) -> None:
     """An error in place of a topic's partitions is reported with its cause. It is not remembered: the next letters are
     stored once it is gone."""
-    topic = create_topic(embedded_kafka)
-    name = create_topic(embedded_kafka, name=f"{topic}.dead-letters")
-    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", ScriptedBrokers(error, error))
-    producer = make_producer(embedded_kafka)
-    cause = KafkaError(error)
+    topic, producer = scripted(error, error)
+    name, cause = f"{topic}.dead-letters", KafkaError(error)
     said = f"the dead-letter topic {name} cannot be found or created{advice.format(topic=name)} "
     for _ in range(2):
         before = len(troubles)
@@ -291,45 +302,26 @@ async def test_a_topic_that_is_named_with_an_error_is_asked_for_again(
     assert list(await producer.store([letter(topic)])) == [True]
 
 
-async def test_a_topic_that_comes_with_the_next_question_is_no_trouble(
-    embedded_kafka: Kafka,
-    make_producer: Callable[..., DeadLetterProducer],
-    troubles: Troubles,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_topic_that_the_brokers_learn_of_is_waited_for(
+    scripted: Scripted, troubles: Troubles
 ) -> None:
-    """While the brokers learn of a topic that another process created, they are asked again: nothing is reported."""
-    topic = create_topic(embedded_kafka)
-    create_topic(embedded_kafka, name=f"{topic}.dead-letters")
-    brokers = ScriptedBrokers(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
-    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", brokers)
-    assert list(await make_producer(embedded_kafka).store([letter(topic)])) == [True]
+    """While the brokers learn of a topic that another process created, they are asked again: nothing is reported. One
+    that stays without partitions is reported with the brokers' error, within the limit."""
+    topic, producer = scripted(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
+    assert list(await producer.store([letter(topic)])) == [True]
     assert troubles == []
-
-
-async def test_a_topic_that_does_not_come_is_reported_in_time(
-    embedded_kafka: Kafka,
-    make_producer: Callable[..., DeadLetterProducer],
-    troubles: Troubles,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A topic that exists and stays without partitions is reported with the brokers' error, within the limit."""
-    brokers = ScriptedBrokers(*[KafkaError.UNKNOWN_TOPIC_OR_PART] * 1000)
-    monkeypatch.setattr("consumer.adapters.kafka.configuration.admin_client", brokers)
-    assert list(await make_producer(embedded_kafka, timeout=1.0).store([letter("orders")])) == [False]
+    topic, producer = scripted(*[KafkaError.UNKNOWN_TOPIC_OR_PART] * 1000, timeout=1.0)
+    assert list(await producer.store([letter(topic)])) == [False]
     await until(lambda: len(troubles) > 0, "the trouble")
     assert [code for code, _ in troubles] == ["UNKNOWN_TOPIC_OR_PART"]
 
 
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-async def test_fewer_partitions_than_the_origin_are_enough(
-    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
-) -> None:
-    """A dead-letter topic with fewer partitions than its origin stores the letters of all partitions."""
-    topic = create_topic(kafka, 3)
-    create_topic(kafka, 1, name=f"{topic}.dead-letters")
-    letters = [letter(topic, partition=number) for number in range(3)]
-    assert list(await make_producer(kafka).store(letters)) == [True] * 3
+async def until_stored(producer: DeadLetterProducer, one: DeadLetter) -> None:
+    """Try a few times to store a letter: at first the producer may not know what happened to its topic or broker."""
+    for _ in range(10):
+        if list(await producer.store([one])) == [True]:
+            return
+    raise AssertionError("it was not stored")
 
 
 @pytest.mark.kafka
@@ -337,20 +329,16 @@ async def test_fewer_partitions_than_the_origin_are_enough(
 async def test_topic_that_vanished_is_created_again(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """After its dead-letter topic was deleted a later store creates it again; no letter is falsely reported as
-    stored."""
-    topic = create_topic(kafka)
+    """A dead-letter topic with fewer partitions than its origin stores the letters of all partitions. After it was
+    deleted a later store creates it again; no letter is falsely reported as stored."""
+    topic = create_topic(kafka, 3)
+    name = create_topic(kafka, 1, name=f"{topic}.dead-letters")
     producer = make_producer(kafka, timeout=3.0)
-    assert list(await producer.store([letter(topic)])) == [True]
-    name = f"{topic}.dead-letters"
+    letters = [letter(topic, partition=number) for number in range(3)]
+    assert list(await producer.store(letters)) == [True] * 3
     admin = AdminClient({**kafka.config})
     admin.delete_topics([name])[name].result(WITHIN)
-    stored = False
-    for _ in range(5):  # at first the producer may not know of the deletion
-        [stored] = await producer.store([letter(topic, offset=1)])
-        if stored:
-            break
-    assert stored
+    await until_stored(producer, letter(topic, offset=1))
     assert len(read_all(kafka, name, 1)) == 1
 
 
@@ -366,51 +354,27 @@ async def test_unreachable_broker_stores_nothing_within_the_limit(
 
 
 @pytest.mark.kafka
-async def test_silent_broker_gives_no_verdict_and_heals(
+async def test_silent_and_restarted_brokers_heal(
     own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """While a broker hangs (SIGSTOP) results are False within the time limit; once it continues, letters are
-    stored again."""
+    """While a broker hangs (SIGSTOP), or is killed, results are False within the time limit. Once it continues, or was
+    restarted on its ports, acknowledged letters are there and new ones are stored."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic = create_topic(kafka)
     producer = make_producer(kafka, timeout=2.0)
-    assert list(await producer.store([letter(topic)])) == [True]
-    own_kafka.pause()
-    try:
-        started = time.monotonic()
-        assert list(await producer.store([letter(topic, offset=1)])) == [False]
-        assert time.monotonic() - started < LATE
-    finally:
-        own_kafka.resume()
-    stored = False
-    for _ in range(10):
-        [stored] = await producer.store([letter(topic, offset=2)])
-        if stored:
-            break
-    assert stored
-
-
-@pytest.mark.kafka
-async def test_restarted_broker_is_found_again(
-    own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
-) -> None:
-    """After a broker was killed and restarted on its ports, acknowledged letters are there and new ones are stored."""
-    kafka = Kafka(own_kafka.bootstrap_servers, "real")
-    topic = create_topic(kafka)
-    produce(kafka, topic, [b"one"])
-    producer = make_producer(kafka, timeout=5.0)
     assert list(await producer.store([letter(topic, value=b"before")])) == [True]
-    own_kafka.kill()
-    assert list(await producer.store([letter(topic, value=b"meanwhile")])) == [False]
-    own_kafka.restart()
-    stored = False
-    for _ in range(10):
-        [stored] = await producer.store([letter(topic, value=b"after")])
-        if stored:
-            break
-    assert stored
-    values = [one.value() for one in read_all(kafka, f"{topic}.dead-letters", 2)]
-    assert b"before" in values
+    for begin, end in ((own_kafka.pause, own_kafka.resume), (own_kafka.kill, own_kafka.restart)):
+        begin()
+        try:
+            started = time.monotonic()
+            assert list(await producer.store([letter(topic, value=b"meanwhile")])) == [False]
+            assert time.monotonic() - started < LATE
+        finally:
+            end()
+        await until_stored(producer, letter(topic, value=b"after"))
+    values = [one.value() for one in read_all(kafka, f"{topic}.dead-letters", 3)]
+    assert values[0] == b"before"
+    assert b"after" in values
 
 
 class IdleClient:

@@ -15,7 +15,7 @@ from consumer.adapters.kafka.groups import (
     GroupOffsets,
     GroupView,
 )
-from consumer.engine.model import TopicPartition
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
 from tests.support.limits import LATE
@@ -48,8 +48,7 @@ async def test_a_group_with_members(kafka: Kafka, topic: Callable[..., str], pro
         assert all(member.host and not member.host.startswith("/") for member in view.members)
         assert view.active
         owner = one if place in one.held else other
-        await owner.until(lambda: place in owner.next and owner.next[place].next_offset == 10, "the records")
-        assert (await owner.commit()).failure is None
+        assert (await owner.source.commit([Position(*place, 10, 0)])).failure is None
         with pytest.raises(KafkaError, match=f"{group} has active members"):
             await offsets.put({place: 3})
         assert (await offsets.positions([place]))[place].next_offset == 10

@@ -7,7 +7,6 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,7 +16,7 @@ from confluent_kafka import KafkaError as ConfluentError
 from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, unique
 from tests.support.limits import LATE
@@ -123,25 +122,46 @@ async def test_a_start_takes_over(kafka: Kafka, make: Make) -> None:
     del dead
 
 
-class Confused:
-    """A producer whose broker answers a commit with `code`; `abortable` is whether the error requires an abort."""
+class FakeProducer:
+    """A producer. `commit`: the error of each commit; `records`: that of the records before the first abort; `cause`:
+    that of any other call after it."""
 
-    def __init__(self, code: int, abortable: bool, text: str = "as told") -> None:
-        self._error = _Raised(code, abortable, text)
+    def __init__(
+        self,
+        *,
+        commit: ConfluentError | None = None,
+        records: ConfluentError | None = None,
+        cause: ConfluentError | None = None,
+    ) -> None:
+        self._commit, self._records, self._cause = commit, records, cause
+        self._failed = False
+        self._sent: list[str] = []
+        self.written: list[str] = []
         self.aborts = 0
 
-    def begin_transaction(self) -> None: ...
-    def produce(self, *_: object, **__: object) -> None: ...
+    def begin_transaction(self) -> None:
+        if self._failed and self._cause is not None:
+            raise KafkaException(self._cause)
+        self._sent = []
+
+    def produce(self, topic: str, *_: object, on_delivery: Callable[..., None], **__: object) -> None:
+        self._failed = self._records is not None and not self.aborts
+        self._sent.append(topic)
+        on_delivery(self._records if self._failed else None, None)
+
     def purge(self, **_: object) -> None: ...
 
     def flush(self, _: float) -> int:
         return 0
 
     def commit_transaction(self, _: float) -> None:
-        raise KafkaException(self._error)
+        if self._commit is not None:
+            raise KafkaException(self._commit)
+        self.written += self._sent
 
     def abort_transaction(self, _: float) -> None:
         self.aborts += 1
+        self._failed = False
 
 
 class _Raised(ConfluentError):
@@ -168,38 +188,17 @@ async def test_a_commit_without_a_clear_answer_is_reported_as_such(
     """A commit without a clear answer, as UNKNOWN of a broker that fences or a failed login during the commit,
     is neither aborted nor retried: its result is unknown."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = writer._producer = Confused(code, abortable, text)
+    producer = writer._producer = FakeProducer(commit=_Raised(code, abortable, text))
     with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
         await writer.write(lot("orders", b"1"))
     assert producer.aborts == 0
-
-
-class LogsInAgain(Confused):
-    """A producer whose first record is in flight when the connection has to log in again."""
-
-    def __init__(self) -> None:
-        super().__init__(ConfluentError.NO_ERROR, abortable=False)
-        self.reports: list[Any] = []
-
-    def produce(self, *_: object, **how: Any) -> None:
-        """Keep the delivery callback for the flush."""
-        self.reports.append(how["on_delivery"])
-
-    def flush(self, _: float) -> int:
-        """Report a failed login the first time, and success after an abort."""
-        error = None if self.aborts else ConfluentError(ConfluentError._AUTHENTICATION)
-        self.reports.pop()(error, None)
-        return 0
-
-    def commit_transaction(self, _: float) -> None:
-        """Succeed."""
 
 
 async def test_records_under_way_at_a_login_are_written_by_another_transaction(make: Make) -> None:
     """Records in flight at a failed login, which no broker refused, are written by another transaction after an
     abort."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = writer._producer = LogsInAgain()
+    producer = writer._producer = FakeProducer(records=ConfluentError(ConfluentError._AUTHENTICATION))
     assert await writer.write(lot("orders", b"1")) is None
     assert producer.aborts == 1
 
@@ -249,47 +248,12 @@ async def test_a_forbidden_topic_or_a_missing_partition_ends_the_writing(kafka: 
     assert committed_values(kafka, topic) == [b"1", b"1"]
 
 
-class Forbidding:
-    """A producer that may not write to ``forbidden``: its transaction's error names the cause, its records'
-    errors do not."""
-
-    def __init__(self) -> None:
-        self.failed = False
-        self.begun = False
-        self.sent: list[str] = []
-        self.written: list[str] = []
-
-    def begin_transaction(self) -> None:
-        if self.failed:
-            raise KafkaException(_Raised(ConfluentError.TOPIC_AUTHORIZATION_FAILED, True))
-        assert not self.begun
-        self.begun, self.sent = True, []
-
-    def produce(self, topic: str, *_: object, on_delivery: Callable[..., None], **__: object) -> None:
-        if topic == "forbidden":
-            self.failed = True
-        if self.failed:
-            on_delivery(_Raised(ConfluentError._PURGE_QUEUE, False), None)
-        else:
-            self.sent.append(topic)
-
-    def purge(self, **_: object) -> None: ...
-
-    def flush(self, _: float) -> int:
-        return 0
-
-    def commit_transaction(self, _: float) -> None:
-        self.written += self.sent
-        self.begun = False
-
-    def abort_transaction(self, _: float) -> None:
-        self.failed = self.begun = False
-
-
 async def test_the_cause_is_taken_from_the_transaction_where_records_name_none(make: Make) -> None:
     """When the errors of records name no cause, the cause is taken from the transaction's error."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = writer._producer = Forbidding()
+    forbidden = _Raised(ConfluentError.TOPIC_AUTHORIZATION_FAILED, True)
+    purged = _Raised(ConfluentError._PURGE_QUEUE, False)
+    producer = writer._producer = FakeProducer(records=purged, cause=forbidden)
     with pytest.raises(KafkaError, match="grant WRITE"):
         await writer.write(lot("forbidden", b"1", b"2"))
     assert await writer.write(lot("orders", b"3")) is None
@@ -299,7 +263,8 @@ async def test_the_cause_is_taken_from_the_transaction_where_records_name_none(m
 async def test_the_advice_on_transactional_ids_names_our_prefix(make: Make) -> None:
     """The advice on transactional ids names the prefix of all redrives' ids, so that one grant allows any redrive."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    writer._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
+    refused = _Raised(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
+    writer._producer = FakeProducer(commit=refused)
     with pytest.raises(KafkaError, match="transactional ids that begin with") as caught:
         await writer.write(lot("orders", b"1"))
     found = re.search(r"begin with (\S+) ", str(caught.value))
@@ -325,12 +290,6 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
     await writer.close()
     assert len(str(caught.value).splitlines()) == 1
     assert time.monotonic() - started < LATE
-
-
-async def test_an_unknown_property_is_named() -> None:
-    """An unknown property is a settings error that names the variable."""
-    with pytest.raises(SettingsError, match="KAFKA_SEKURITY_PROTOCOL"):
-        TransactionalWriter({"bootstrap.servers": "127.0.0.1:9", "sekurity.protocol": "x"}, "id")
 
 
 @pytest.mark.kafka
