@@ -15,25 +15,15 @@ from confluent_kafka.schema_registry import header_schema_id_serializer
 from confluent_kafka.schema_registry.serde import SchemaId
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from consumer.avro.decode import (
-    MAX_REFUSED_SCHEMAS,
-    SCHEMA_ID_HEADER,
-    Decoder,
-    OneSchema,
-    framing_of,
-)
+from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, OneSchema, framing_of
 from consumer.avro.encode import Encoder
 from consumer.avro.schema import InvalidSchema
 from consumer.engine.model import Record, Rejection, SchemaRef, Stage
+from tests.support import avro
 
-SCHEMA = {
-    "type": "record",
-    "name": "shop.Event",
-    "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "note", "type": ["null", "string"], "default": None},
-    ],
-}
+SCHEMA = avro.record(
+    "shop.Event", avro.field("id", "string"), avro.field("note", ["null", "string"], default=None)
+)
 SEVEN = SchemaRef("id", "7")
 GUID = "89791762-2336-4186-9674-299b90a802e2"
 EVENT = {"id": "e-1", "note": None}
@@ -203,18 +193,12 @@ def test_each_record_is_read_by_its_own_framing() -> None:
     made = decoder(SEVEN, SchemaRef("id", "8"))
     prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     kinds = [
-        record(prefixed),
-        record(prefixed.replace(b"\x07", b"\x08", 1)),
+        record(prefixed), record(prefixed.replace(b"\x07", b"\x08", 1)),
         record(prefixed.replace(b"\x07", b"\x09", 1)),
         record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")),
-        record(prefixed, (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x08")),
-        record(prefixed, ("traceparent", b"00-1")),
-        record(Encoder(SCHEMA).encode(EVENT)),
-        record(datum(EVENT)),
-        record(prefixed[:3]),
-        record(b""),
-        record(None),
-    ]
+        record(prefixed, (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x08")), record(prefixed, ("traceparent", b"00-1")),
+        record(Encoder(SCHEMA).encode(EVENT)), record(datum(EVENT)), record(prefixed[:3]), record(b""), record(None),
+    ]  # fmt: skip
     chunk = [each for pair in itertools.product(kinds, kinds) for each in pair]
     alone = [decoder(SEVEN, SchemaRef("id", "8")).decode(each) for each in kinds]
     assert [made.decode(each) for each in chunk] == [alone[kinds.index(each)] for each in chunk]
@@ -248,16 +232,11 @@ def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        '{"type": "record", "name": "shop.Event", "fields": []}',
-        '"string"',
-        'syntax = "proto3"; message Event {}',
-        '{"type": "object", "properties": {}}',
-        "[" * 100_000,
-        "{}",
-        "null",
+        '{"type": "record", "name": "shop.Event", "fields": []}', '"string"', 'syntax = "proto3"; message Event {}',
+        '{"type": "object", "properties": {}}', "[" * 100_000, "{}", "null",
         '{"type": "record", "name": "Event", "fields": [{"name": "id", "type": "Unheard"}]}',
     ],
-)
+)  # fmt: skip
 def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
     """An incompatible schema is rejected when it is learnt, and again for each of its records."""
     made = decoder()

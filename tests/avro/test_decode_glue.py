@@ -8,18 +8,13 @@ import zlib
 
 import pytest
 
-from consumer.avro.decode import (
-    MAX_RECORD_BYTES,
-    SCHEMA_ID_HEADER,
-    Decoder,
-    OneSchema,
-    framing_of,
-)
+from consumer.avro.decode import MAX_RECORD_BYTES, SCHEMA_ID_HEADER, Decoder, OneSchema, framing_of
 from consumer.engine.model import Filtered, Rejection, SchemaRef
 from tests.avro.test_decode import EVENT, code, datum, decoder, record
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import SCHEMA as COMMERCE
 from tests.conversion.test_convert import event_of
+from tests.support import avro
 from tests.support.aws import glue_value
 
 VERSION = "0a0f5b1e-4bb0-4c0f-9d5b-4a27f0a5b7aa"
@@ -101,7 +96,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 def test_a_header_goes_before_what_the_value_begins_with() -> None:
     """With Confluent's header the value is a bare datum, even if it begins like a compressed record of Glue."""
-    schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": "int"} for name in "ab"]}
+    schema = avro.record("R", *[avro.field(name, "int") for name in "ab"])
     one, guid = Decoder(OneSchema(schema)), SchemaRef("guid", VERSION)
     assert one.add_schema(guid, schema) is None
     bare = datum({"a": -2, "b": -3}, schema)

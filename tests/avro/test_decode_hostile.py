@@ -12,6 +12,7 @@ from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
+from tests.support import avro
 
 SEVEN = SchemaRef("id", "7")
 PREFIX = b"\x00\x00\x00\x00\x07"
@@ -31,15 +32,15 @@ def zigzag(number: int) -> bytes:
 
 def decode(kind: Any, data: bytes) -> object:
     """Return what `data` decodes to as the only field of a record."""
-    schema = {"type": "record", "name": "E", "fields": [{"name": "v", "type": kind}]}
+    schema = avro.record("E", v=kind)
     decoder = Decoder(OneSchema(schema))
     assert decoder.add_schema(SEVEN, schema) is None
     return decoder.decode(Record(0, -1, None, PREFIX + data, ()))
 
 
-ENUM = {"type": "enum", "name": "C", "symbols": ["A", "B"]}
-INTS = {"type": "array", "items": "int"}
-FIXED = {"type": "fixed", "name": "F", "size": 4}
+ENUM = avro.enum("C", "A", "B")
+INTS = avro.array("int")
+FIXED = avro.fixed("F", 4)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,11 @@ FIXED = {"type": "fixed", "name": "F", "size": 4}
         (INTS, zigzag(-(2**60)) + zigzag(9)),
         (INTS, zigzag(-(2**63)) + zigzag(9) + b"\x02"),
         (INTS, zigzag(-1) + zigzag(-9) + b"\x02\x00"),
-        ({"type": "array", "items": FIXED}, zigzag(2**60)),
-        ({"type": "array", "items": "float"}, zigzag(2**60) + b"abcd"),
-        ({"type": "array", "items": "string"}, zigzag(2**60) + zigzag(2**61)),
-        ({"type": "map", "values": "null"}, zigzag(2**62)),
-        ({"type": "map", "values": "null"}, zigzag(2**62) + zigzag(2**61)),
+        (avro.array(FIXED), zigzag(2**60)),
+        (avro.array("float"), zigzag(2**60) + b"abcd"),
+        (avro.array("string"), zigzag(2**60) + zigzag(2**61)),
+        (avro.map_of("null"), zigzag(2**62)),
+        (avro.map_of("null"), zigzag(2**62) + zigzag(2**61)),
         (ENUM, zigzag(2)),
         (ENUM, zigzag(-1)),
         (ENUM, zigzag(2**62)),
@@ -81,7 +82,7 @@ FIXED = {"type": "fixed", "name": "F", "size": 4}
         ("float", b"\x00\x00\x00"),
         ("double", b"\x00" * 7),
         (FIXED, b"\x00\x00\x00"),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 4}, zigzag(500_000) + b"\x7f" * 500_000),
+        (avro.logical("bytes", "decimal", precision=4), zigzag(500_000) + b"\x7f" * 500_000),
     ],
 )
 def test_lies_about_lengths_and_indexes_are_undecodable(kind: Any, data: bytes) -> None:
@@ -108,8 +109,8 @@ def test_a_claimed_length_allocates_nothing() -> None:
 def test_data_nested_too_deeply_are_undecodable(depth: int) -> None:
     """Data nested ten thousand or a million levels deep, in records or in an array, is undecodable; the process
     survives."""
-    chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
-    tree = {"type": "record", "name": "N", "fields": [{"name": "n", "type": {"type": "array", "items": "N"}}]}
+    chain = avro.record("N", next=["null", "N"])
+    tree = avro.record("N", n=avro.array("N"))
     for schema, data in ((chain, b"\x02" * depth + b"\x00"), (tree, b"\x02" * depth + b"\x00" * (depth + 1))):
         decoder = Decoder(OneSchema(schema))
         decoder.add_schema(SEVEN, schema)
@@ -121,7 +122,7 @@ def test_data_nested_too_deeply_are_undecodable(depth: int) -> None:
 
 def test_data_nested_a_hundred_deep_are_read() -> None:
     """Data nested a hundred levels deep is read."""
-    chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
+    chain = avro.record("N", next=["null", "N"])
     decoder = Decoder(OneSchema(chain))
     decoder.add_schema(SEVEN, chain)
     event = decoder.decode(Record(0, -1, None, PREFIX + b"\x02" * 100 + b"\x00", ()))
@@ -137,7 +138,7 @@ def test_what_is_really_there_is_read() -> None:
     assert decode(INTS, zigzag(-2) + zigzag(2) + b"\x02\x04" + b"\x02\x06" + b"\x00") == {"v": [1, 2, 3]}
     keys = 100_000
     data = zigzag(keys) + b"".join(b"\x0c%06d\x02" % number for number in range(keys)) + b"\x00"
-    event = decode({"type": "map", "values": "int"}, data)
+    event = decode(avro.map_of("int"), data)
     assert isinstance(event, dict)
     assert len(event["v"]) == keys
     nan = decode("double", b"\x00\x00\x00\x00\x00\x00\xf8\x7f")
@@ -150,11 +151,7 @@ def test_what_is_really_there_is_read() -> None:
 
 def record(name: str, *types: Any) -> dict[str, Any]:
     """Return the schema of a record whose fields have these types."""
-    return {
-        "type": "record",
-        "name": name,
-        "fields": [{"name": f"f{n}", "type": t} for n, t in enumerate(types)],
-    }
+    return avro.record(name, *[avro.field(f"f{n}", t) for n, t in enumerate(types)])
 
 
 def doubling(levels: int) -> Any:
@@ -168,11 +165,11 @@ def doubling(levels: int) -> Any:
 @pytest.mark.parametrize(
     "kind",
     [
-        {"type": "array", "items": "null"},
-        {"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}},
-        {"type": "array", "items": record("Empty")},
-        {"type": "map", "values": {"type": "array", "items": record("Nulls", "null", "null")}},
-        ["null", {"type": "array", "items": "null"}],
+        avro.array("null"),
+        avro.array(avro.fixed("F", 0)),
+        avro.array(record("Empty")),
+        avro.map_of(avro.array(record("Nulls", "null", "null"))),
+        ["null", avro.array("null")],
         doubling(40),
         record("Wide", *["null"] * (MAX_VALUES_PER_DATUM + 1)),
         record("Endless", "Endless"),
@@ -193,32 +190,21 @@ def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        '"' + "x" * (2 << 20) + '"',
-        '{"type":' * 200 + '"int"' + "}" * 200,
+        '"' + "x" * (2 << 20) + '"', '{"type":' * 200 + '"int"' + "}" * 200,
         "[" + ",".join(f'{{"type":"fixed","name":"F{n}","size":1}}' for n in range(20_000)) + "]",
-        "[" * 5_000 + "]" * 5_000,
-        '{"type": "bytes", "logicalType": "decimal", "precision": 1000000000}',
-        '{"type": "fixed", "name": "F", "size": -1}',
-        '{"type": "fixed", "name": "F", "size": 1e9}',
-        '{"type": "enum", "name": "C", "symbols": []}',
-        '{"type": "enum", "name": "C", "symbols": ["A", "A"]}',
+        "[" * 5_000 + "]" * 5_000, '{"type": "bytes", "logicalType": "decimal", "precision": 1000000000}',
+        '{"type": "fixed", "name": "F", "size": -1}', '{"type": "fixed", "name": "F", "size": 1e9}',
+        '{"type": "enum", "name": "C", "symbols": []}', '{"type": "enum", "name": "C", "symbols": ["A", "A"]}',
         '{"type": "enum", "name": "C", "symbols": ["A"], "default": "B"}',
-        '{"type": "enum", "name": "C", "symbols": [1]}',
-        '{"type": "record", "name": "E"}',
-        '{"type": "record", "name": 5, "fields": []}',
-        '{"type": "record", "name": "E", "fields": [5]}',
+        '{"type": "enum", "name": "C", "symbols": [1]}', '{"type": "record", "name": "E"}',
+        '{"type": "record", "name": 5, "fields": []}', '{"type": "record", "name": "E", "fields": [5]}',
         '{"type": "record", "name": "E", "fields": [{"name": "a"}]}',
         '{"type": "record", "name": "E", "fields": [{"name": "a", "type": "int", "aliases": "b"}]}',
         '{"type": "record", "name": "E", "fields": [{"name": "a", "type": "int"}, {"name": "a", "type": "int"}]}',
-        '["int", "int"]',
-        '["int", ["null"]]',
-        "[]",
-        '{"type": "array"}',
-        '{"type": null}',
-        "5",
+        '["int", "int"]', '["int", ["null"]]', "[]", '{"type": "array"}', '{"type": null}', "5",
     ],
     ids=lambda schema: str(schema)[:40],
-)
+)  # fmt: skip
 def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
     """A schema that is too large, too deep, or not Avro is refused, each within two seconds."""
     started = time.thread_time()
@@ -229,28 +215,17 @@ def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
     assert time.thread_time() - started < 2
 
 
-NOTHINGS = {
-    "type": "record",
-    "name": "Nothings",
-    "fields": [
-        {"name": "b", "type": "boolean"},
-        *({"name": f"n{number}", "type": "null"} for number in range(14)),
-    ],
-}
+NOTHINGS = avro.record(
+    "Nothings", avro.field("b", "boolean"), *(avro.field(f"n{number}", "null") for number in range(14))
+)
 """A record of fifteen fields in one byte: the most fields for a byte that are accepted."""
-BOMB = {
-    "type": "record",
-    "name": "E",
-    "fields": [
-        {"name": "junk", "type": {"type": "array", "items": NOTHINGS}},
-        {"name": "named", "type": {"type": "map", "values": ["null", "Nothings"]}},
-        {
-            "name": "either",
-            "type": ["int", {"type": "array", "items": {"type": "array", "items": "Nothings"}}],
-        },
-        {"name": "v", "type": "int"},
-    ],
-}
+BOMB = avro.record(
+    "E",
+    junk=avro.array(NOTHINGS),
+    named=avro.map_of(["null", "Nothings"]),
+    either=["int", avro.array(avro.array("Nothings"))],
+    v="int",
+)
 
 
 @pytest.mark.parametrize("ours", ["lacks it", "has it, and nobody asks for it"])
@@ -265,9 +240,7 @@ def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) ->
         "either": b"\x00\x00\x02\x02" + zigzag(count) + b"\x01" * count + b"\x00\x00",
     }[field] + b"\x0e"
     if ours == "lacks it":
-        decoder = Decoder(
-            OneSchema({"type": "record", "name": "E", "fields": [{"name": "v", "type": "int"}]})
-        )
+        decoder = Decoder(OneSchema(avro.record("E", v="int")))
     else:
         decoder = Decoder(OneSchema(BOMB, (("v",),)))
     assert decoder.add_schema(SEVEN, BOMB) is None
@@ -285,12 +258,8 @@ def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) ->
 
 def test_only_the_keys_that_are_asked_for_are_kept() -> None:
     """Of a map, only the key that the mapping names is kept, and of its value only the field that is named."""
-    inner = {"type": "record", "name": "I", "fields": [{"name": name, "type": "int"} for name in "ab"]}
-    schema = {
-        "type": "record",
-        "name": "E",
-        "fields": [{"name": "m", "type": {"type": "map", "values": inner}}],
-    }
+    inner = avro.record("I", *[avro.field(name, "int") for name in "ab"])
+    schema = avro.record("E", m=avro.map_of(inner))
     decoder = Decoder(OneSchema(schema, (("m", "k", "b"),)))
     assert decoder.add_schema(SEVEN, schema) is None
     entries = b"".join(bytes([2 * len(key), *key, 2, 4]) for key in (b"j", b"k", b"l"))
@@ -301,7 +270,7 @@ def test_only_the_keys_that_are_asked_for_are_kept() -> None:
 def test_an_array_of_too_many_items_is_refused() -> None:
     """An array of too many items is refused in two steps and in one go. The message names the limit, and no
     more items than that are made."""
-    kind = {"type": "array", "items": "boolean"}
+    kind = avro.array("boolean")
     assert isinstance(decode(kind, zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + b"\x00"), dict)
     for blocks in (zigzag(MOST_ITEMS + 1), zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + zigzag(1)):
         verdict = decode(kind, blocks + b"\x01" * (MOST_ITEMS + 1) + b"\x00")

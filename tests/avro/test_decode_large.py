@@ -11,14 +11,15 @@ from consumer.avro.reading import Read
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import MAX_SCHEMA_DEPTH, parse
 from tests.avro.test_decode_properties import written
+from tests.support import avro
 
 Schema = Any
 
 
 def record(types: list[Schema], name: str = "R") -> Schema:
     """Return the schema of a record whose fields have these types."""
-    fields = [{"name": f"f{number}", "type": each} for number, each in enumerate(types)]
-    return {"type": "record", "name": name, "fields": fields}
+    fields = [avro.field(f"f{number}", each) for number, each in enumerate(types)]
+    return avro.record(name, *fields)
 
 
 def reader(schema: Schema) -> Read:
@@ -39,17 +40,13 @@ ITEM = record(["string", OPTIONAL, "int"], "Item")
     [
         (record([OPTIONAL] * 3_000), {f"f{n}": str(n) if n % 3 else None for n in range(3_000)}),
         (record(["long"] * 9_000), {f"f{n}": n for n in range(9_000)}),
-        (
-            record([{"type": "array", "items": ITEM}, *[{"type": "array", "items": "Item"}] * 2_000]),
-            {f"f{n}": [{"f0": "a", "f1": None, "f2": n}] for n in range(2_001)},
-        ),
-        (
-            record([record([OPTIONAL] * 60, f"R{n}") for n in range(40)]),
-            {f"f{n}": {f"f{m}": "x" if m % 2 else None for m in range(60)} for n in range(40)},
-        ),
+        (record([avro.array(ITEM), *[avro.array("Item")] * 2_000]),
+         {f"f{n}": [{"f0": "a", "f1": None, "f2": n}] for n in range(2_001)}),
+        (record([record([OPTIONAL] * 60, f"R{n}") for n in range(40)]),
+         {f"f{n}": {f"f{m}": "x" if m % 2 else None for m in range(60)} for n in range(40)}),
     ],
     ids=["many optionals", "very wide", "one record in many places", "records in a record"],
-)
+)  # fmt: skip
 def test_schemas_as_large_as_they_may_be(schema: Schema, value: Any) -> None:
     """Readers of the largest schemas are made in bounded time, and read the fields in order."""
     read = reader(schema)
@@ -65,9 +62,9 @@ def test_schemas_nested_as_deeply_as_they_may_be(kind: str) -> None:
     value: Any = "x"
     for level in range(MAX_SCHEMA_DEPTH // 2 - 2):
         if kind == "array":
-            schema, value = {"type": "array", "items": schema}, [value, value] if level < 3 else [value]
+            schema, value = avro.array(schema), [value, value] if level < 3 else [value]
         elif kind == "map":
-            schema, value = {"type": "map", "values": schema}, {"k": value}
+            schema, value = avro.map_of(schema), {"k": value}
         else:
             inner = ["null", schema] if kind == "optional" else schema
             schema, value = record([inner], f"R{level}"), {"f0": value}
@@ -77,32 +74,16 @@ def test_schemas_nested_as_deeply_as_they_may_be(kind: str) -> None:
 
 
 NAMES = [
-    "'",
-    '"',
-    "\\",
-    "\n",
-    "'}; raise SystemExit #",
-    '"""',
-    "{at}",
-    "data",
-    "at",
-    "b",
-    "n",
-    "v1",
-    "\ud800",
-    "é",
-    "\0",
-]
+    "'", '"', "\\", "\n", "'}; raise SystemExit #", '"""', "{at}", "data", "at", "b", "n", "v1", "\ud800", "é", "\0",
+]  # fmt: skip
 
 
 def test_names_are_only_text() -> None:
     """Names of fields, records and symbols that look like code are read as text."""
     enum = {"type": "enum", "name": "E'); raise SystemExit", "symbols": NAMES}
-    schema = {
-        "type": "record",
-        "name": 'R"); raise SystemExit',
-        "fields": [{"name": name, "type": enum if name == "'" else "int"} for name in NAMES],
-    }
+    schema = avro.record(
+        'R"); raise SystemExit', *[avro.field(name, enum if name == "'" else "int") for name in NAMES]
+    )
     data = bytes([2 * NAMES.index("at"), *range(2, 2 * len(NAMES), 2)])
     expected = {name: number for number, name in enumerate(NAMES)} | {"'": "at"}
     assert reader(schema)(data, 0) == (expected, len(data))
@@ -110,16 +91,16 @@ def test_names_are_only_text() -> None:
 
 def test_a_default_is_shared_only_if_it_cannot_change() -> None:
     """A default that is a list, map or record is made anew for each event, since events are mutable; text is shared."""
-    writer = parse({"type": "record", "name": "R", "fields": []})
+    writer = parse(avro.record("R"))
     defaults: list[tuple[Schema, Any]] = [
         ("string", "text"),
-        ({"type": "array", "items": "int"}, []),
-        ({"type": "array", "items": "int"}, [1]),
-        ({"type": "map", "values": "int"}, {}),
+        (avro.array("int"), []),
+        (avro.array("int"), [1]),
+        (avro.map_of("int"), {}),
         (record(["int"], "In"), {"f0": 1}),
     ]
-    fields = [{"name": f"f{n}", "type": kind, "default": value} for n, (kind, value) in enumerate(defaults)]
-    read = compile_reader(writer, parse({"type": "record", "name": "R", "fields": fields}))
+    fields = [avro.field(f"f{n}", kind, default=value) for n, (kind, value) in enumerate(defaults)]
+    read = compile_reader(writer, parse(avro.record("R", *fields)))
     (first, _), (second, _) = read(b"", 0), read(b"", 0)
     assert list(first.values()) == [value for _, value in defaults]
     assert first["f0"] is second["f0"]

@@ -17,6 +17,7 @@ from consumer.avro.encode import Encoder
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import canonical_form, parse
 from consumer.engine.model import Record, SchemaRef
+from tests.support import avro
 
 Pair = tuple[Any, st.SearchStrategy[Any]]
 """A schema, and a strategy for its values."""
@@ -25,15 +26,10 @@ SEVEN = SchemaRef("id", "7")
 PREFIX = b"\x00\x00\x00\x00\x07"
 NAMES = ["a", "b", "c", "dé"]
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
-    "null": st.none(),
-    "boolean": st.booleans(),
-    "int": st.integers(-(2**31), 2**31 - 1),
-    "long": st.integers(-(2**63), 2**63 - 1),
-    "float": st.floats(width=32, allow_nan=False),
-    "double": st.floats(allow_nan=False),
-    "bytes": st.binary(max_size=200),
-    "string": st.text(max_size=200),
-}
+    "null": st.none(), "boolean": st.booleans(), "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1), "float": st.floats(width=32, allow_nan=False),
+    "double": st.floats(allow_nan=False), "bytes": st.binary(max_size=200), "string": st.text(max_size=200),
+}  # fmt: skip
 CLASSES = [["boolean"], ["int", "long", "float", "double"], ["bytes", "fixed", "array"], ["string", "enum"]]
 """A union has at most one type of each class, so that fastavro writes the branch that was meant: it takes bytes
 for an array."""
@@ -44,7 +40,7 @@ def named(draw: st.DrawFn, counter: itertools.count[int], kind: str) -> Pair:
     name = f"T{next(counter)}"
     if kind == "fixed":
         size = draw(st.integers(1, 20))
-        return {"type": "fixed", "name": name, "size": size}, st.binary(min_size=size, max_size=size)
+        return avro.fixed(name, size), st.binary(min_size=size, max_size=size)
     symbols = draw(st.lists(st.sampled_from(["A", "B", "C", "D"]), min_size=1, unique=True))
     return {"type": "enum", "name": name, "symbols": symbols}, st.sampled_from(symbols)
 
@@ -61,8 +57,8 @@ def kind_of(draw: st.DrawFn, counter: itertools.count[int], depth: int, kind: st
         return union(draw, counter, depth)
     items, values = anything(draw, counter, depth - 1, empty=kind == "map")
     if kind == "map":
-        return {"type": "map", "values": items}, st.dictionaries(st.text(max_size=5), values, max_size=3)
-    return {"type": "array", "items": items}, st.lists(values, max_size=3)
+        return avro.map_of(items), st.dictionaries(st.text(max_size=5), values, max_size=3)
+    return avro.array(items), st.lists(values, max_size=3)
 
 
 def union(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
@@ -80,11 +76,7 @@ def record(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
     name = f"shop.R{next(counter)}"
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
     fields = {each: anything(draw, counter, depth - 1) for each in names}
-    schema = {
-        "type": "record",
-        "name": name,
-        "fields": [{"name": each, "type": fields[each][0]} for each in names],
-    }
+    schema = avro.record(name, *[avro.field(each, fields[each][0]) for each in names])
     return schema, st.fixed_dictionaries({each: fields[each][1] for each in names})
 
 
@@ -107,8 +99,8 @@ WIDER = {"int": ["int", "long", "double"], "long": ["long", "double"], "float": 
 ADDED: list[tuple[Any, Any]] = [
     ("string", "!"),
     (["null", "string"], None),
-    ({"type": "array", "items": "int"}, []),
-    ({"type": "map", "values": "int"}, {"k": 1}),
+    (avro.array("int"), []),
+    (avro.map_of("int"), {"k": 1}),
 ]
 """Types and defaults of fields that only the reader has."""
 
@@ -138,10 +130,9 @@ def evolved_record(draw: st.DrawFn, schema: Any) -> Any:
     """Return a record with some of the fields of `schema` in any order, and some fields that only the reader has."""
     kept = draw(st.lists(st.sampled_from(schema["fields"]), unique_by=lambda each: str(each["name"])))
     added = draw(st.lists(st.sampled_from(ADDED), max_size=2))
-    fields = [{"name": each["name"], "type": evolved(draw, each["type"])} for each in kept]
+    fields = [avro.field(each["name"], evolved(draw, each["type"])) for each in kept]
     fields += [
-        {"name": f"added_{number}", "type": kind, "default": default}
-        for number, (kind, default) in enumerate(added)
+        avro.field(f"added_{number}", kind, default=default) for number, (kind, default) in enumerate(added)
     ]
     return {**schema, "fields": draw(st.permutations(fields))}
 

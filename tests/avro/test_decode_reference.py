@@ -20,6 +20,7 @@ from consumer.avro.reading import Unresolvable
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import parse
 from tests.avro.test_decode_properties import evolutions, written
+from tests.support import avro
 
 Schema = Any
 PROMOTIONS = {
@@ -241,17 +242,14 @@ def test_any_bytes_of_any_pair_of_schemas_have_the_same_verdict(
     assert_same_verdicts(writer, reader, [noise, *damaged(written(writer, value), places)])
 
 
-NODE = {
-    "type": "record",
-    "name": "Node",
-    "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "left", "type": ["null", "Node"]},
-        {"name": "kind", "type": ["string", "null"]},
-        {"name": "all", "type": {"type": "array", "items": "Node"}},
-        {"name": "by", "type": {"type": "map", "values": ["Node", "long"]}},
-    ],
-}
+NODE = avro.record(
+    "Node",
+    id="string",
+    left=["null", "Node"],
+    kind=["string", "null"],
+    all=avro.array("Node"),
+    by=avro.map_of(["Node", "long"]),
+)
 LEAF: dict[str, Any] = {"id": "leaf", "left": None, "kind": None, "all": [], "by": {}}
 TREE = {**LEAF, "left": LEAF, "kind": "tree", "all": [LEAF, {**LEAF, "by": {"x": LEAF, "y": 300}}]}
 
@@ -261,7 +259,7 @@ TREE = {**LEAF, "left": LEAF, "kind": "tree", "all": [LEAF, {**LEAF, "by": {"x":
 def test_a_schema_that_holds_itself(places: list[tuple[int, int]]) -> None:
     """Data of a schema that holds itself, through an optional, an array and a map, has the same verdict,
     whether all of it is read or only the array."""
-    part = {**NODE, "fields": [NODE["fields"][3], {"name": "new", "type": "int", "default": 1}]}
+    part = {**NODE, "fields": [NODE["fields"][3], avro.field("new", "int", default=1)]}
     values = damaged(written(NODE, TREE), places)
     assert_same_verdicts(NODE, NODE, values, {"Node": NODE})
     read = compile_reader(parse(NODE), parse(part))
@@ -271,32 +269,20 @@ def test_a_schema_that_holds_itself(places: list[tuple[int, int]]) -> None:
     )
 
 
-WIDE = {
-    "type": "record",
-    "name": "R",
-    "fields": [
-        {
-            "name": "colours",
-            "type": {"type": "array", "items": {"type": "enum", "name": "E", "symbols": ["A", "B"]}},
-        },
-        {"name": "plain", "type": ["null", "int"]},
-        {"name": "some", "type": {"type": "array", "items": ["null", "string", "long"]}},
-        {"name": "note", "type": ["string", "null"]},
-    ],
-}
-NARROW = {
-    "type": "record",
-    "name": "R",
-    "fields": [
-        {"name": "note", "type": "string"},
-        {"name": "some", "type": {"type": "array", "items": ["string", "null"]}},
-        {"name": "plain", "type": "long"},
-        {
-            "name": "colours",
-            "type": {"type": "array", "items": {"type": "enum", "name": "E", "symbols": ["B"]}},
-        },
-    ],
-}
+WIDE = avro.record(
+    "R",
+    colours=avro.array(avro.enum("E", "A", "B")),
+    plain=["null", "int"],
+    some=avro.array(["null", "string", "long"]),
+    note=["string", "null"],
+)
+NARROW = avro.record(
+    "R",
+    note="string",
+    some=avro.array(["string", "null"]),
+    plain="long",
+    colours=avro.array(avro.enum("E", "B")),
+)
 
 
 @given(
@@ -341,8 +327,8 @@ def test_the_packaged_schema(places: list[tuple[int, int]]) -> None:
 
 def record(*types: Schema) -> Schema:
     """Return the schema of a record whose fields have these types."""
-    fields = [{"name": f"f{number}", "type": each} for number, each in enumerate(types)]
-    return {"type": "record", "name": "R", "fields": fields}
+    fields = [avro.field(f"f{number}", each) for number, each in enumerate(types)]
+    return avro.record("R", *fields)
 
 
 @pytest.mark.parametrize(
@@ -360,16 +346,16 @@ def record(*types: Schema) -> Schema:
         "long",
         "string",
         "bytes",
-        {"type": "enum", "name": "E", "symbols": ["A", "B"]},
+        avro.enum("E", "A", "B"),
         {"type": "enum", "name": "E", "symbols": [f"S{n}" for n in range(100)]},
         ["null", "string"],
         ["string", "null"],
         ["null", "boolean"],
-        ["null", {"type": "array", "items": ["string", "null"]}],
+        ["null", avro.array(["string", "null"])],
         ["string", "long"],
-        {"type": "array", "items": "string"},
-        {"type": "array", "items": ["null", "int"]},
-        {"type": "map", "values": "int"},
+        avro.array("string"),
+        avro.array(["null", "int"]),
+        avro.map_of("int"),
     ],
     ids=str,
 )
@@ -382,7 +368,7 @@ def test_every_spelling_of_lengths_counts_and_indexes(kind: Schema, data: bytes,
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 127, 128, 8_191, 8_192, 1 << 20])
 def test_text_of_every_length_of_length(length: int) -> None:
     """Text has the same verdict whether its length takes one byte, which is read inline, or more."""
-    schema = record("string", ["null", "string"], "bytes", {"type": "array", "items": "string"})
+    schema = record("string", ["null", "string"], "bytes", avro.array("string"))
     text = "x" * length
     data = written(schema, {"f0": text, "f1": text, "f2": text.encode(), "f3": [text]})
     assert_same_verdicts(schema, schema, [data, data[:-1], data[:-2]])

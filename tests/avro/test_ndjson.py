@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from consumer.avro.decode import OneSchema
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.engine.model import Filtered, Rejection, Stage
+from tests.support import avro
 
 PACKAGED = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
 PLAN = LinePlan(OneSchema(PACKAGED))
@@ -50,9 +51,7 @@ def rejection(data: bytes, plan: LinePlan = PLAN) -> Rejection:
 
 def plan_of(kind: Any, **more: Any) -> LinePlan:
     """Return the plan of a record with one field ``v``."""
-    return LinePlan(
-        OneSchema({"type": "record", "name": "E", "fields": [{"name": "v", "type": kind, **more}]})
-    )
+    return LinePlan(OneSchema(avro.record("E", {"name": "v", "type": kind, **more})))
 
 
 def value_of(kind: Any, literal: str) -> Any:
@@ -76,8 +75,8 @@ def test_missing_fields_take_the_default() -> None:
 def test_a_missing_field_without_default_is_named() -> None:
     """A missing field without a default is named with its path."""
     assert rejection(b"{}").message == "field event_id: is missing, and has no default"
-    nested = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}
-    plan = plan_of({"type": "array", "items": nested})
+    nested = avro.record("R", x="int")
+    plan = plan_of(avro.array(nested))
     assert rejection(b'{"v": [{"x": 1}, {}]}', plan).message.startswith("field v[1].x: ")
 
 
@@ -125,15 +124,11 @@ def test_a_number_where_text_is_wanted_keeps_its_literal(literal: str) -> None:
         ("boolean", "true", True),
         ("null", "null", None),
         ("bytes", '"\\u00ff"', b"\xff"),
-        ({"type": "fixed", "name": "F", "size": 2}, '"ab"', b"ab"),
-        ({"type": "map", "values": "long"}, '{"k": 1}', {"k": 1}),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}, "27.5", Decimal("27.50")),
-        (
-            {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2},
-            '"27.50"',
-            Decimal("27.50"),
-        ),
-        ({"type": "string", "logicalType": "uuid"}, '"x"', "x"),
+        (avro.fixed("F", 2), '"ab"', b"ab"),
+        (avro.map_of("long"), '{"k": 1}', {"k": 1}),
+        (avro.decimal(6, 2), "27.5", Decimal("27.50")),
+        (avro.decimal(6, 2), '"27.50"', Decimal("27.50")),
+        (avro.logical("string", "uuid"), '"x"', "x"),
     ],
 )
 def test_leaves(kind: Any, literal: str, expected: Any) -> None:
@@ -167,20 +162,20 @@ def test_leaves(kind: Any, literal: str, expected: Any) -> None:
         ("null", "0"),
         ("bytes", '"\\u0100"'),
         ("bytes", "1"),
-        ({"type": "fixed", "name": "F", "size": 2}, '"abc"'),
-        ({"type": "enum", "name": "C", "symbols": ["A"]}, '"B"'),
-        ({"type": "enum", "name": "C", "symbols": ["A"]}, "0"),
-        ({"type": "array", "items": "int"}, "{}"),
-        ({"type": "map", "values": "int"}, "[]"),
-        ({"type": "map", "values": "int"}, '{"jane@example.com": "x"}'),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1.234"),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "100"),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1e999999"),
-        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, '"jane@example.com"'),
+        (avro.fixed("F", 2), '"abc"'),
+        (avro.enum("C", "A"), '"B"'),
+        (avro.enum("C", "A"), "0"),
+        (avro.array("int"), "{}"),
+        (avro.map_of("int"), "[]"),
+        (avro.map_of("int"), '{"jane@example.com": "x"}'),
+        (avro.decimal(4, 2), "1.234"),
+        (avro.decimal(4, 2), "100"),
+        (avro.decimal(4, 2), "1e999999"),
+        (avro.decimal(4, 2), '"jane@example.com"'),
         (["null", "int"], '"jane@example.com"'),
         (["null", "int", "boolean"], '"jane@example.com"'),
         (["int", "string"], "null"),
-        ({"type": "record", "name": "R", "fields": []}, "[]"),
+        (avro.record("R"), "[]"),
     ],
 )
 def test_what_does_not_fit_is_a_misfit_that_tells_no_value(kind: Any, literal: str) -> None:
@@ -198,8 +193,8 @@ def test_enums() -> None:
     assert parsed(line(channel="IOS"))["channel"] == "IOS"
 
 
-MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
-MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+MILLIS = avro.logical("long", "timestamp-millis")
+MICROS = avro.logical("long", "timestamp-micros")
 
 
 @pytest.mark.parametrize(
@@ -219,13 +214,13 @@ MICROS = {"type": "long", "logicalType": "timestamp-micros"}
         (["null", "string", MILLIS], '"1970-01-01T00:00:01Z"', "1970-01-01T00:00:01Z"),
         (MILLIS, '"1969-12-31T23:59:59.999999Z"', -1),
         (MICROS, '"2025-10-09T08:53:20.123456Z"', 1_760_000_000_123_456),
-        ({"type": "long", "logicalType": "local-timestamp-millis"}, '"1970-01-01T00:00:01+05:00"', 1000),
-        ({"type": "int", "logicalType": "date"}, '"1969-12-31"', -1),
-        ({"type": "int", "logicalType": "time-millis"}, '"00:00:01.5"', 1500),
-        ({"type": "int", "logicalType": "date"}, '"1970-01-11"', 10),
-        ({"type": "int", "logicalType": "date"}, "10", 10),
-        ({"type": "int", "logicalType": "time-millis"}, '"00:01:00"', 60_000),
-        ({"type": "long", "logicalType": "time-micros"}, "5", 5000),
+        (avro.logical("long", "local-timestamp-millis"), '"1970-01-01T00:00:01+05:00"', 1000),
+        (avro.logical("int", "date"), '"1969-12-31"', -1),
+        (avro.logical("int", "time-millis"), '"00:00:01.5"', 1500),
+        (avro.logical("int", "date"), '"1970-01-11"', 10),
+        (avro.logical("int", "date"), "10", 10),
+        (avro.logical("int", "time-millis"), '"00:01:00"', 60_000),
+        (avro.logical("long", "time-micros"), "5", 5000),
     ],
 )
 def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: Any) -> None:
@@ -236,16 +231,10 @@ def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: A
 @pytest.mark.parametrize(
     "literal",
     [
-        '"yesterday"',
-        '"1760000000123"',
-        '"1712010112345"',
-        '"2025-13-01"',
-        '"2025-10-09T25:00"',
-        "1.5",
-        "1e30",
+        '"yesterday"', '"1760000000123"', '"1712010112345"', '"2025-13-01"', '"2025-10-09T25:00"', "1.5", "1e30",
         "true",
     ],
-)
+)  # fmt: skip
 def test_what_is_no_time_is_a_misfit(literal: str) -> None:
     """Text and numbers that are no time are misfits; so are digits in quotes, in which Python would find a date."""
     verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(MILLIS))
@@ -269,7 +258,7 @@ def test_a_whole_number_of_another_unit_is_refused_with_both_readings(
 ) -> None:
     """A whole number that is no year of the calendar as milliseconds is refused. The message has the year under
     both units, which tells nothing of a person, and what to write."""
-    plan = plan_of(["null", {"type": "long", "logicalType": f"{clock}-{unit}"}])
+    plan = plan_of(["null", avro.logical("long", f"{clock}-{unit}")])
     verdict = rejection(b'{"v": %d}' % count, plan)
     assert verdict.code == "misfit"
     assert verdict.message == f"field v: {readings}: write milliseconds or ISO 8601 text"
@@ -281,14 +270,11 @@ def test_every_millisecond_of_the_calendar_is_one(count: int) -> None:
     assert value_of(MICROS, str(count)) == count * 1000
 
 
-ORDER = {
-    "type": "record",
-    "name": "shop.Order",
-    "fields": [
-        {"name": "total", "type": ["null", "string"], "default": None},
-        {"name": "string", "type": ["null", "string"], "default": None},
-    ],
-}
+ORDER = avro.record(
+    "shop.Order",
+    avro.field("total", ["null", "string"], default=None),
+    avro.field("string", ["null", "string"], default=None),
+)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +285,8 @@ ORDER = {
         (["null", ORDER], '{"shop.Order": {"total": "1"}}', {"total": "1", "string": None}),
         (["null", ORDER], '{"Order": {"total": 1}}', {"total": "1", "string": None}),
         (["null", ORDER], '{"string": "x"}', {"total": None, "string": "x"}),
-        (["null", {"type": "map", "values": "string"}], '{"map": "x"}', {"map": "x"}),
-        (["null", {"type": "map", "values": "string"}], '{"map": {"k": "x"}}', {"k": "x"}),
+        (["null", avro.map_of("string")], '{"map": "x"}', {"map": "x"}),
+        (["null", avro.map_of("string")], '{"map": {"k": "x"}}', {"k": "x"}),
     ],
 )
 def test_tagged_unions_are_tolerated_where_they_are_clear(kind: Any, literal: str, expected: Any) -> None:
@@ -309,12 +295,8 @@ def test_tagged_unions_are_tolerated_where_they_are_clear(kind: Any, literal: st
     assert value_of(kind, literal) == expected
 
 
-CIRCLE = {"type": "record", "name": "Circle", "fields": [{"name": "r", "type": "int"}]}
-SQUARE = {
-    "type": "record",
-    "name": "Square",
-    "fields": [{"name": "a", "type": "int"}, {"name": "r", "type": "int", "default": 0}],
-}
+CIRCLE = avro.record("Circle", r="int")
+SQUARE = avro.record("Square", avro.field("a", "int"), avro.field("r", "int", default=0))
 
 
 @pytest.mark.parametrize(
@@ -332,29 +314,16 @@ SQUARE = {
         ([MILLIS, "boolean"], '"1970-01-01T00:00:01Z"', 1000),
         (["null", CIRCLE, SQUARE], '{"r": 1}', {"r": 1}),
         (["null", CIRCLE, SQUARE], '{"r": 1, "a": 2}', {"a": 2, "r": 1}),
-        (["null", CIRCLE, {"type": "map", "values": "int"}], '{"x": 1}', {"x": 1}),
-        ([{"type": "enum", "name": "C", "symbols": ["A"]}, "string"], '"A"', "A"),
-        ([{"type": "enum", "name": "C", "symbols": ["A"], "default": "A"}, "string"], '"B"', "B"),
-        (["null", {"type": "array", "items": "int"}, "string"], "[1]", [1]),
+        (["null", CIRCLE, avro.map_of("int")], '{"x": 1}', {"x": 1}),
+        ([avro.enum("C", "A"), "string"], '"A"', "A"),
+        ([avro.enum("C", "A", default="A"), "string"], '"B"', "B"),
+        (["null", avro.array("int"), "string"], "[1]", [1]),
         # In a file, text of a time fits a time and a UUID equally well, so the first branch is taken.
-        (
-            [
-                {"type": "long", "logicalType": "timestamp-millis"},
-                {"type": "string", "logicalType": "uuid"},
-            ],
-            '"1970-01-01T00:00:01Z"',
-            1000,
-        ),
-        (
-            [
-                {"type": "string", "logicalType": "uuid"},
-                {"type": "long", "logicalType": "timestamp-millis"},
-            ],
-            '"1970-01-01T00:00:01Z"',
-            "1970-01-01T00:00:01Z",
-        ),
+        ([avro.logical("long", "timestamp-millis"), avro.logical("string", "uuid")], '"1970-01-01T00:00:01Z"', 1000),
+        ([avro.logical("string", "uuid"), avro.logical("long", "timestamp-millis")], '"1970-01-01T00:00:01Z"',
+         "1970-01-01T00:00:01Z"),
     ],
-)
+)  # fmt: skip
 def test_a_bare_value_goes_to_the_branch_it_fits_best(kind: Any, literal: str, expected: Any) -> None:
     """A value without a tag goes to the branch that it fits best, and to the first of equals."""
     value = value_of(kind, literal)
@@ -404,20 +373,7 @@ def test_the_last_of_equal_keys_counts() -> None:
 
 def test_unions_within_unions_are_bounded() -> None:
     """A line that could be tried in 2^60 ways, by unions within unions, is given up in bounded time."""
-    node: dict[str, Any] = {
-        "type": "record",
-        "name": "A",
-        "fields": [
-            {
-                "name": "c",
-                "type": [
-                    "A",
-                    {"type": "record", "name": "B", "fields": [{"name": "c", "type": ["A", "B", "int"]}]},
-                    "int",
-                ],
-            }
-        ],
-    }
+    node: dict[str, Any] = avro.record("A", c=["A", avro.record("B", c=["A", "B", "int"]), "int"])
     data = b'{"c":' * 60 + b'"no"' + b"}" * 60
     started = time.perf_counter()
     assert rejection(data, LinePlan(OneSchema(node))).code == "too_large"
@@ -426,11 +382,7 @@ def test_unions_within_unions_are_bounded() -> None:
 
 def test_recursive_schemas() -> None:
     """A record that holds itself is read; if it is nested too deeply, the line is rejected."""
-    plan = LinePlan(
-        OneSchema(
-            {"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"], "default": None}]}
-        )
-    )
+    plan = LinePlan(OneSchema(avro.record("N", avro.field("n", ["null", "N"], default=None))))
     assert parsed(b'{"n": {"n": null}}', plan) == {"n": {"n": None}}
     assert rejection(b'{"n":' * 900 + b"{}" + b"}" * 900, plan).code == "too_large"
 

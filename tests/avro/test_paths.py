@@ -11,37 +11,35 @@ from hypothesis import strategies as st
 
 from consumer.avro.paths import EACH, NoSuchPath, SchemaPaths
 from consumer.avro.schema import InvalidSchema
+from tests.support import avro
 
 TREE: dict[str, Any] = {
     "type": "record",
     "name": "Node",
     "namespace": "tree.v1",
     "fields": [
-        {"name": "label", "type": {"type": "string"}},
-        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["A"]}},
-        {"name": "again", "type": ["null", "Kind"]},
-        {"name": "uid", "type": {"type": "string", "logicalType": "uuid"}},
-        {"name": "at", "type": ["null", {"type": "long", "logicalType": "local-timestamp-micros"}]},
-        {"name": "odd", "type": {"type": "long", "logicalType": "unheard-of"}},
-        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}},
-        {"name": "day", "type": {"type": "int", "logicalType": "date"}},
-        {"name": "tags", "type": {"type": "array", "items": ["null", "string"]}},
-        {"name": "grid", "type": {"type": "array", "items": {"type": "array", "items": "int"}}},
-        {"name": "bag", "type": {"type": "map", "values": ["null", "string", "tree.v1.Node"]}},
-        {"name": "next", "type": ["null", "Node"]},
-        {"name": "kids", "type": {"type": "array", "items": "tree.v1.Node"}},
-        {
-            "name": "either",
-            "type": [
-                {"type": "record", "name": "One", "fields": [{"name": "x", "type": "int"}]},
-                {"type": "record", "name": "Two", "namespace": "o", "fields": [{"name": "x", "type": "Own"},
-                    {"name": "y", "type": "string"}]},
-            ],
-        },
+        avro.field("label", {"type": "string"}),
+        avro.field("kind", avro.enum("Kind", "A")),
+        avro.field("again", ["null", "Kind"]),
+        avro.field("uid", avro.logical("string", "uuid")),
+        avro.field("at", ["null", avro.logical("long", "local-timestamp-micros")]),
+        avro.field("odd", avro.logical("long", "unheard-of")),
+        avro.field("price", avro.decimal(4, 2)),
+        avro.field("day", avro.logical("int", "date")),
+        avro.field("tags", avro.array(["null", "string"])),
+        avro.field("grid", avro.array(avro.array("int"))),
+        avro.field("bag", avro.map_of(["null", "string", "tree.v1.Node"])),
+        avro.field("next", ["null", "Node"]),
+        avro.field("kids", avro.array("tree.v1.Node")),
+        avro.field("either", [
+                avro.record("One", x="int"),
+                {"type": "record", "name": "Two", "namespace": "o", "fields": [avro.field("x", "Own"),
+                    avro.field("y", "string")]},
+            ]),
     ],
 }  # fmt: skip
-OWN = {"type": "fixed", "name": "Own", "namespace": "o", "size": 2}
-TREE["fields"].insert(0, {"name": "own", "type": OWN})
+OWN = avro.fixed("Own", 2, namespace="o")
+TREE["fields"].insert(0, avro.field("own", OWN))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_paths_that_do_not_exist(path: str) -> None:
 
 def test_a_field_that_is_only_null_cannot_be_mapped() -> None:
     """A field of type null has no kind."""
-    schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "null"}]}
+    schema = avro.record("N", x="null")
     with pytest.raises(NoSuchPath, match="no value but null"):
         SchemaPaths(schema).resolve("x")
 
@@ -110,7 +108,7 @@ def test_listing_the_paths_of_a_recursive_schema_ends() -> None:
 
 def test_a_type_that_is_not_defined_is_an_error() -> None:
     """A schema that names a type it lacks is an error that says so."""
-    schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "Missing"}]}
+    schema = avro.record("N", x="Missing")
     with pytest.raises(InvalidSchema, match="'Missing'"):
         SchemaPaths(schema)
 

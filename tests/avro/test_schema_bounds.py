@@ -15,7 +15,9 @@ from consumer.avro.plan import Plan, RecordPlan
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import MAX_NAME_CHARACTERS, MAX_SCHEMA_TYPES, InvalidSchema, parse
 from consumer.engine.model import Rejection, SchemaRef
-from tests.avro.test_decode_resolution import enum, field, record
+from tests.avro.test_decode_resolution import enum, record
+from tests.support import avro
+from tests.support.avro import field
 
 SCHEMA = SchemaRef("id", "7")
 
@@ -131,10 +133,7 @@ def test_steps_grow_with_the_size_of_a_schema() -> None:
     [
         record(field("a", "int"), name="n" * 300_000),
         record(
-            *(
-                field(f"f{number}", {"type": "fixed", "name": f"F{number}", "size": 1})
-                for number in range(3_000)
-            ),
+            *(field(f"f{number}", avro.fixed(f"F{number}", 1)) for number in range(3_000)),
             namespace="n" * 300_000,
             name="Top",
         ),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from consumer.avro.paths import Source
 from consumer.conversion.computed.expressions import Expression
+from tests.support import avro
 
 ROOT = Path(__file__).parents[2]
 MAID = "aebe52e7-03ee-455a-b3c4-e57283966239"
@@ -33,46 +34,32 @@ RICH: dict[str, Any] = {
     "name": "Rich",
     "namespace": "a.b",
     "fields": [
-        {"name": "id", "type": ["null", "string", "long"]},
-        {"name": "kind", "type": "string"},
-        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
-        {"name": "where", "type": ["null", "string"]},
-        {"name": "props", "type": {"type": "map", "values": ["null", "string", "double", "boolean"]}},
-        {"name": "born", "type": ["null", {"type": "int", "logicalType": "date"}, "string"]},
-        {"name": "mail", "type": ["null", "string", {"type": "array", "items": ["null", "string"]}]},
-        {"name": "maid", "type": ["null", "string"]},
-        {
-            "name": "lines",
-            "type": {
-                "type": "array",
-                "items": {
-                    "type": "record",
-                    "name": "Line",
-                    "fields": [
-                        {
-                            "name": "products",
-                            "type": {
-                                "type": "array",
-                                "items": {
-                                    "type": "record",
-                                    "name": "Product",
-                                    "fields": [
-                                        {"name": "id", "type": ["null", "long", "string"]},
-                                        {"name": "price", "type": ["null", "double", "string"]},
-                                        {"name": "size", "type": ["null", "double"]},
-                                        {"name": "parent", "type": ["null", "Product"]},
-                                    ],
-                                },
-                            },
-                        }
-                    ],
-                },
-            },
-        },
-        {
-            "name": "paid",
-            "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}],
-        },
+        avro.field("id", ["null", "string", "long"]),
+        avro.field("kind", "string"),
+        avro.field("at", avro.logical("long", "timestamp-micros")),
+        avro.field("where", ["null", "string"]),
+        avro.field("props", avro.map_of(["null", "string", "double", "boolean"])),
+        avro.field("born", ["null", avro.logical("int", "date"), "string"]),
+        avro.field("mail", ["null", "string", avro.array(["null", "string"])]),
+        avro.field("maid", ["null", "string"]),
+        avro.field(
+            "lines",
+            avro.array(
+                avro.record(
+                    "Line",
+                    products=avro.array(
+                        avro.record(
+                            "Product",
+                            id=["null", "long", "string"],
+                            price=["null", "double", "string"],
+                            size=["null", "double"],
+                            parent=["null", "Product"],
+                        )
+                    ),
+                )
+            ),
+        ),
+        avro.field("paid", ["null", avro.decimal(9, 2)]),
     ],
 }
 RICH_OVERLAY = """
@@ -130,60 +117,18 @@ names = ["Store visit", "é"]
 TEXTS = st.one_of(
     st.sampled_from(
         [
-            "",
-            " ",
-            "\u00a0",
-            "jane@example.com",
-            "Jane@Example.com ",
-            "0",
-            "1",
-            "0.00",
-            "12.50",
-            "-1",
-            "1e3",
-            "USD",
-            "usd",
-            "US",
-            "CA",
-            "US-CA",
-            "en-US",
-            "true",
-            "yes",
-            "WEB",
-            "web",
-            "1996-03-14",
-            "203.0.113.7",
-            "::",
-            "https://shop.example/?q=1",
-            "https://shop.example/?epik=dj0%2B",
-            " HTTPS://Shop.Example/é?q=1&epik=a#b",
-            "Mozilla/5.0 (compatible; bingbot/2.0)",
-            "PINTERESTBOT",
-            "Store visit",
-            "new",
-            "0171 1234567",
-            "+1 (415) 555-0134",
-            "0049-171",
-            "４９ 171 1234567",
-            "app_open",
-            "checkout",
-            "order_completed",
-            "page_viewed",
-            "cart_viewed",
-            "LDP",
-            "22",
-            "é",
-            "\ud800",
-            "00000000-0000-0000-0000-000000000000",
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            "2025-10-09T08:00:00Z",
-            "x" * 300,
-            "abc123",
-            MAID,
+            "", " ", "\u00a0", "jane@example.com", "Jane@Example.com ", "0", "1", "0.00", "12.50", "-1", "1e3", "USD",
+            "usd", "US", "CA", "US-CA", "en-US", "true", "yes", "WEB", "web", "1996-03-14", "203.0.113.7", "::",
+            "https://shop.example/?q=1", "https://shop.example/?epik=dj0%2B", " HTTPS://Shop.Example/é?q=1&epik=a#b",
+            "Mozilla/5.0 (compatible; bingbot/2.0)", "PINTERESTBOT", "Store visit", "new", "0171 1234567",
+            "+1 (415) 555-0134", "0049-171", "４９ 171 1234567", "app_open", "checkout", "order_completed",
+            "page_viewed", "cart_viewed", "LDP", "22", "é", "\ud800", "00000000-0000-0000-0000-000000000000",
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "2025-10-09T08:00:00Z", "x" * 300,
+            "abc123", MAID,
         ]
     ),
     st.text(max_size=8),
-)
+)  # fmt: skip
 NUMBERS = st.one_of(
     st.integers(-3, 3),
     st.integers(1759999990000, 1760000301000),
@@ -210,17 +155,13 @@ def shaped(
 
 
 SIMPLE: dict[str, st.SearchStrategy[Any]] = {
-    "null": st.none(),
-    "string": TEXTS,
-    "boolean": st.booleans(),
-    "int": st.integers(-2, 5),
+    "null": st.none(), "string": TEXTS, "boolean": st.booleans(), "int": st.integers(-2, 5),
     "long": st.one_of(st.integers(1759999990000, 1760000301000), st.integers(-(2**63), 2**63 - 1)),
-    "double": st.floats(),
-    "bytes": st.binary(max_size=3),
-}
+    "double": st.floats(), "float": st.floats(width=32), "bytes": st.binary(max_size=3),
+}  # fmt: skip
 LOGICAL: dict[str, st.SearchStrategy[Any]] = {
-    "decimal": st.decimals(min_value=-10, max_value=10**6, places=2),
-    "date": st.integers(-(2**31), 2**31 - 1),
+    "date": st.integers(-(2**31), 2**31 - 1) | st.integers(-30_000, 30_000),
+    "uuid": st.uuids().map(str),
     "timestamp-millis": st.integers(1759999990000, 1760000301000),
     "timestamp-micros": st.integers(1759999990000000, 1760000301000000),
 }
@@ -234,6 +175,9 @@ def _shaped(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.Se
         if schema in named:
             return shaped(named[schema], wild, named, depth - 1) if depth > 0 else st.none()
         return SIMPLE[schema]
+    if schema.get("logicalType") == "decimal":
+        most = min(10**6, 10 ** schema["precision"] - 1)
+        return st.integers(-10, most).map(lambda digits: Decimal(digits).scaleb(-schema["scale"]))
     if "logicalType" in schema:
         return LOGICAL[schema["logicalType"]]
     return _complex(schema, wild, named, depth)
@@ -247,16 +191,15 @@ def _complex(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.S
     if schema["type"] == "array":
         return st.lists(shaped(schema["items"], wild, named, depth - 1), max_size=3)
     if schema["type"] == "map":
-        keys = st.sampled_from(["out", "lang", "battery", "consent", "key", "page", "agent"])
+        keys = st.sampled_from(
+            ["out", "lang", "battery", "consent", "key", "page", "agent", "epik", "brand", ""]
+        )
         return st.dictionaries(keys, shaped(schema["values"], wild, named, depth), max_size=7)
-    return st.sampled_from(schema["symbols"])
+    size = schema.get("size", 0)
+    return st.binary(min_size=size, max_size=size) if size else st.sampled_from(schema["symbols"])
 
 
-SETUPS = {
-    "default": (SCHEMA, None),
-    "overlaid": (SCHEMA, DEFAULT_OVERLAY),
-    "rich": (RICH, RICH_OVERLAY),
-}
+SETUPS = {"default": (SCHEMA, None), "overlaid": (SCHEMA, DEFAULT_OVERLAY), "rich": (RICH, RICH_OVERLAY)}
 
 
 def likely(event: Any) -> Any:

@@ -32,6 +32,7 @@ from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
 from tests.engine.building import Read, read_by
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 Setup = tuple[dict[str, Any], str | None]
@@ -184,20 +185,14 @@ def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
     draw: Any = data.draw
     extra, values = record(draw, itertools.count(), 3)
     needed = [
-        {"name": "event_id", "type": "string"},
-        {"name": "event_type", "type": "string"},
-        {"name": "occurred_at", "type": "long"},
-        {"name": "channel", "type": "string"},
+        avro.field("event_id", "string"),
+        avro.field("event_type", "string"),
+        avro.field("occurred_at", "long"),
+        avro.field("channel", "string"),
     ]
-    customer = {"type": "record", "name": "Customer", "fields": [
-        {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
-    fields = [
-        *needed[:2],
-        {"name": "extra", "type": extra},
-        *needed[2:],
-        {"name": "customer", "type": customer},
-    ]
-    writer = {"type": "record", "name": "shop.Event", "fields": fields}
+    customer = avro.record("Customer", emails=avro.array("string"))  # fmt: skip
+    fields = [*needed[:2], avro.field("extra", extra), *needed[2:], avro.field("customer", customer)]
+    writer = avro.record("shop.Event", *fields)
     ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
     try:
         both = Both((ours, None), writer)
@@ -341,7 +336,7 @@ def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool)
     """A record with more fields than a program takes is read in two steps."""
     names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
-        {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
+        avro.field(name, ["null", "int"], default=None) for name in names)]}  # fmt: skip
     both = Both((wide, None))
     value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
     assert value is not None

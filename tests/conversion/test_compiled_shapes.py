@@ -32,6 +32,7 @@ from tests.conversion.test_compiled import BOTH, Both, comparable_row
 from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of
 from tests.conversion.test_normalise import VECTORS, sha256, target_name
 from tests.engine.building import Read, read_by
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 EVENT: dict[str, Any] = {
@@ -41,52 +42,38 @@ EVENT: dict[str, Any] = {
     "channel": "web",
     "customer": {"emails": ["a@b.c"]},
 }
-CUSTOMER = {"type": "record", "name": "Customer", "fields": [
-    {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
+CUSTOMER = avro.record("Customer", emails=avro.array("string"))  # fmt: skip
 MAPPED = (
-    "custom_data.content_name",
-    "device_info.brand",
-    "user_data.fn",
-    "user_data.external_id",
-    "device_info.languages",
-    "device_info.battery_level",
-    "custom_data.content_ids",
-    "custom_data.num_items",
-    "custom_data.contents[].id",
-    "custom_data.contents[].item_name",
-    "custom_data.contents[].item_price",
-    "custom_data.contents[].quantity",
-    "custom_data.value",
-    "wifi",
-)
+    "custom_data.content_name", "device_info.brand", "user_data.fn", "user_data.external_id", "device_info.languages",
+    "device_info.battery_level", "custom_data.content_ids", "custom_data.num_items", "custom_data.contents[].id",
+    "custom_data.contents[].item_name", "custom_data.contents[].item_price", "custom_data.contents[].quantity",
+    "custom_data.value", "wifi",
+)  # fmt: skip
 
 
 def schema_of(*fields: dict[str, Any]) -> dict[str, Any]:
     """Return a schema with what every event needs, and these fields."""
     needed = [
-        {"name": "event_id", "type": "string"},
-        {"name": "event_type", "type": "string"},
-        {"name": "occurred_at", "type": "long"},
-        {"name": "channel", "type": "string"},
-        {"name": "customer", "type": CUSTOMER},
-    ]
-    return {"type": "record", "name": "shop.Event", "fields": [*needed, *fields]}
+        avro.field("event_id", "string"), avro.field("event_type", "string"), avro.field("occurred_at", "long"),
+        avro.field("channel", "string"), avro.field("customer", CUSTOMER),
+    ]  # fmt: skip
+    return avro.record("shop.Event", *needed, *fields)
 
 
 def optional(name: str, *types: Any) -> dict[str, Any]:
     """Return a field that may be null, and is by default."""
-    return {"name": name, "type": ["null", *types], "default": None}
+    return avro.field(name, ["null", *types], default=None)
 
 
 def record_of(name: str, **fields: Any) -> dict[str, Any]:
     """Return a record's schema."""
-    return {"type": "record", "name": name, "fields": [{"name": k, "type": v} for k, v in fields.items()]}
+    return avro.record(name, *[avro.field(k, v) for k, v in fields.items()])
 
 
 A, B = record_of("A", x="string"), record_of("B", y="string")
 ODD = record_of("K", **{"class": "string", "dé": "string"})
-TEXTS = {"type": "map", "values": "string"}
-ARRAY = {"type": "array", "items": "string"}
+TEXTS = avro.map_of("string")
+ARRAY = avro.array("string")
 WIDE_NAMES = [f"f{number}" for number in range(70)]
 WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
 USD = '"custom_data.currency" = "USD"'
@@ -110,17 +97,17 @@ def held(levels: int) -> dict[str, Any]:
         ((A, B), (B,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, None]),
         ((TEXTS, B), (B,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, None]),
         ((TEXTS, B), (TEXTS,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, {}, None]),
-        (({"type": "array", "items": A}, B), (B,), '"device_info.languages" = "p[].x"', [{"y": "de"}, None]),
-        (({"type": "array", "items": A}, record_of("C", x="string")), (record_of("C", x="string"),),
+        ((avro.array(A), B), (B,), '"device_info.languages" = "p[].x"', [{"y": "de"}, None]),
+        ((avro.array(A), record_of("C", x="string")), (record_of("C", x="string"),),
          '"device_info.languages" = "p[].x"', [{"x": "de"}, None]),
-        (({"type": "array", "items": A}, B), ({"type": "array", "items": A},),
+        ((avro.array(A), B), (avro.array(A),),
          '"custom_data.content_name" = "p.y"', [[{"x": "de"}], [], None]),
-        (({"type": "array", "items": [A, B]},), ({"type": "array", "items": A},),
+        ((avro.array([A, B]),), (avro.array(A),),
          '"custom_data.contents[].id" = "p[].y"\n"custom_data.content_ids" = "p[].y"', [[{"x": "1"}], []]),
-        (({"type": "array", "items": ["null", B]},), ({"type": "array", "items": ["null", B]},),
+        ((avro.array(["null", B]),), (avro.array(["null", B]),),
          '"custom_data.contents[].id" = "p[].y"', [[None, {"y": "1"}], [None], []]),
-        (({"type": "array", "items": record_of("L", q=["null", B])},),
-         ({"type": "array", "items": record_of("L", q=["null", B])},),
+        ((avro.array(record_of("L", q=["null", B])),),
+         (avro.array(record_of("L", q=["null", B])),),
          '"custom_data.contents[].id" = "p[].q.y"', [[{"q": None}, {"q": {"y": "1"}}]]),
         ((A, B), (A, B), '"custom_data.contents[].id" = "p.x"\n"custom_data.contents[].quantity" = "p.y"\n'
          '"custom_data.num_items" = "p.y"', [{"x": "1"}, {"y": "2"}, None]),
@@ -152,11 +139,11 @@ def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, value
         (("long", ARRAY), "p[]", 7, ["7"]),
         ((TEXTS, ARRAY), "p[]", {"k": "v"}, None),
         ((TEXTS, ARRAY), "p[]", {}, None),
-        (("string", {"type": "array", "items": A}), "p[].x", "abc", None),
-        ((TEXTS, {"type": "array", "items": A}), "p[].x", {"x": "1", "z": "2"}, ["1"]),
-        ((B, {"type": "array", "items": A}), "p[].x", {"y": "1"}, None),
-        (("string", {"type": "array", "items": ARRAY}), "p", "abc", ["abc"]),
-        (({"type": "array", "items": ["string", ARRAY]},), "p", ["abc", ["d", "e"]], ["abc", "d", "e"]),
+        (("string", avro.array(A)), "p[].x", "abc", None),
+        ((TEXTS, avro.array(A)), "p[].x", {"x": "1", "z": "2"}, ["1"]),
+        ((B, avro.array(A)), "p[].x", {"y": "1"}, None),
+        (("string", avro.array(ARRAY)), "p", "abc", ["abc"]),
+        ((avro.array(["string", ARRAY]),), "p", ["abc", ["d", "e"]], ["abc", "d", "e"]),
     ],
 )
 def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
@@ -206,12 +193,12 @@ def test_whatever_the_mapping_asks_for_comes_out_alike(data: st.DataObject) -> N
     counter = itertools.count()
     extra, extras = record(draw, counter, 3)
     item, items = record(draw, counter, 2)
-    item = {**item, "fields": [{"name": "k", "type": "int"}, *item["fields"]]}
-    theirs = schema_of(optional("extra", extra), {"name": "lines", "type": {"type": "array", "items": item}})
+    item = {**item, "fields": [avro.field("k", "int"), *item["fields"]]}
+    theirs = schema_of(optional("extra", extra), avro.field("lines", avro.array(item)))
     more = draw(st.lists(st.sampled_from([A, TEXTS, record_of("C", a="string", b="int")]), unique_by=str))
     ours = schema_of(
         optional("extra", evolved_record(draw, extra), *more),
-        {"name": "lines", "type": {"type": "array", "items": evolved_item(draw, item)}, "default": []},
+        avro.field("lines", avro.array(evolved_item(draw, item)), default=[]),
     )
     paths = list(SchemaPaths(ours).all_paths())[5:] or ["event_id"]
     paths = [path.replace("<key>", "k") for path in paths]
@@ -327,7 +314,7 @@ rule = TARGETS["user_data.hashed_maids"].rule
         (["null"] * 40, False),
     ],
 )
-@pytest.mark.parametrize("kind", [ARRAY, {"type": "array", "items": ["null", "string"]}, "string"], ids=str)
+@pytest.mark.parametrize("kind", [ARRAY, avro.array(["null", "string"]), "string"], ids=str)
 def test_ids_of_unknown_form_are_sent_and_identify_nobody(ids: list[str], known: bool, kind: Any) -> None:
     """Both ways send them with one warning, and refuse an event that has no other identity."""
     ids = ids[:1] if kind == "string" else ids
@@ -403,10 +390,7 @@ def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
     """After an event of some megabytes, written or refused half-way, its memory is free again."""
     line = '"custom_data.contents[].id" = "p"\n"custom_data.content_ids" = "p"\n"custom_data.value" = "q"'
     both = Both(
-        (
-            schema_of(optional("p", ARRAY), optional("q", "string")),
-            f"[fields]\n{line}\n[constants]\n{USD}",
-        )
+        (schema_of(optional("p", ARRAY), optional("q", "string")), f"[fields]\n{line}\n[constants]\n{USD}")
     )
     usual = both.value({**EVENT, "p": ["a"]})
     giant = both.value(
@@ -441,9 +425,9 @@ WITH_DEFAULTS = Both(
     (
         schema_of(
             optional("p", B),
-            {"name": "tags", "type": {"type": "array", "items": "string"}, "default": ["de", "en"]},
-            {"name": "lines", "type": {"type": "array", "items": A}, "default": [{"x": "sku"}]},
-            {"name": "q", "type": record_of("Q", z=TEXTS), "default": {"z": {"k": "v"}}},
+            avro.field("tags", avro.array("string"), default=["de", "en"]),
+            avro.field("lines", avro.array(A), default=[{"x": "sku"}]),
+            avro.field("q", record_of("Q", z=TEXTS), default={"z": {"k": "v"}}),
         ),
         """
         [fields]
@@ -470,11 +454,5 @@ def test_what_is_no_bytes_is_left_to_the_two_steps(odd: Any) -> None:
     for values in ((odd, good), (good, odd), (good, good, odd, good)):
         columns = Columns(Keys())
         records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
-        function(
-            records,
-            columns,
-            both.framing,
-            len(both.framing),
-            *both.bounds(NOW),
-        )
+        function(records, columns, both.framing, len(both.framing), *both.bounds(NOW))
         assert len(columns) == values.index(odd)

@@ -86,10 +86,7 @@ def event_of(changes: dict[str, Any]) -> dict[str, Any]:
 def converter(overlay: str | None = None, **settings: Any) -> Converter:
     """Return a converter under the packaged mapping with `overlay`."""
     mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
-    return Converter(
-        mapping,
-        **{"accounts": ("11", "22"), "max_event_age": WEEK, **settings},
-    )
+    return Converter(mapping, **{"accounts": ("11", "22"), "max_event_age": WEEK, **settings})
 
 
 def wanted(value: Any) -> Any:

@@ -94,11 +94,8 @@ class Reference:
         event_id = self.sound(self.decided("event_id", event, id_of), str)
         seconds = self.time(event)
         payload: dict[str, Any] = {
-            "event_name": name,
-            "action_source": source,
-            "event_time": seconds,
-            "event_id": event_id,
-        }
+            "event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id,
+        }  # fmt: skip
         for parent in ("", "app_info", "device_info", "user_data"):
             self.fill(payload, parent, event)
         self.click(payload, event)

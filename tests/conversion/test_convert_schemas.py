@@ -12,6 +12,7 @@ import pytest
 
 from consumer.conversion.converter import Converter
 from consumer.engine.model import ConversionEvent, Converted, Rejection
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
@@ -28,30 +29,19 @@ def digest(text: str) -> str:
 def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") -> Converted:
     """Convert `event` under a schema of the required fields and `fields`, which may replace them."""
     types: dict[str, Any] = {
-        "event_id": "string",
-        "event_type": "string",
-        "occurred_at": "long",
-        "channel": "string",
-        "maid": "string",
+        "event_id": "string", "event_type": "string", "occurred_at": "long", "channel": "string", "maid": "string",
         **fields,
-    }
-    schema = {
-        "type": "record",
-        "name": "Event",
-        "fields": [{"name": name, "type": kind} for name, kind in types.items()],
-    }
+    }  # fmt: skip
+    schema = avro.record("Event", *[avro.field(name, kind) for name, kind in types.items()])
     overlay = (
         f'{overlay}\n[fields]\nuser_data.hashed_maids = "maid"\n' if "[fields]" not in overlay else overlay
     )
     mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
     converter = Converter(mapping, accounts=("1",), max_event_age=7 * 86400.0)
     plain = {
-        "event_id": "e",
-        "event_type": "checkout",
-        "occurred_at": SENT * 1000,
-        "channel": "web",
+        "event_id": "e", "event_type": "checkout", "occurred_at": SENT * 1000, "channel": "web",
         "maid": "aebe52e7-03ee-455a-b3c4-e57283966239",
-    }
+    }  # fmt: skip
     return converter.convert({**plain, **event}, NOW)
 
 
@@ -180,11 +170,7 @@ def test_amounts_of_every_type_are_exact(kind: Any, value: Any, sent: str) -> No
 
 def test_one_product_without_an_array() -> None:
     """Fields of a single product make one item; if it is null, there are no items."""
-    product = {
-        "type": "record",
-        "name": "Product",
-        "fields": [{"name": "sku", "type": "long"}, {"name": "price", "type": ["null", "string"]}],
-    }
+    product = avro.record("Product", sku="long", price=["null", "string"])
     overlay = """
         [fields]
         user_data.hashed_maids = "maid"
@@ -207,7 +193,7 @@ def test_map_keys_of_any_spelling_are_only_keys() -> None:
     """A map's key in the mapping file is only text, even if it looks like code."""
     key = "x' or __import__('os') #\\"
     overlay = f'[fields]\nuser_data.hashed_maids = "maid"\nlanguage = {json.dumps("bag." + key)}'
-    event = convert({"bag": {"type": "map", "values": "string"}}, {"bag": {key: "en-US"}}, overlay)
+    event = convert({"bag": avro.map_of("string")}, {"bag": {key: "en-US"}}, overlay)
     assert isinstance(event, ConversionEvent)
     assert event.payload["language"] == "en"
 
@@ -215,28 +201,18 @@ def test_map_keys_of_any_spelling_are_only_keys() -> None:
 def test_the_app_and_device_objects_keep_their_bounds() -> None:
     """Numbers outside their range, words that are no choice, and long text in the app and device objects are
     left out with a warning."""
-    fields = {"m": {"type": "map", "values": ["string", "long"]}}
+    fields = {"m": avro.map_of(["string", "long"])}
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\n' + "\n".join(
         f'{name} = "m.{name.rpartition(".")[2]}"'
         for name in (
-            "device_info.battery_level",
-            "device_info.cpu_cores",
-            "device_info.os_family",
-            "device_info.form_factor",
-            "device_info.timezone_abbr",
-            "app_info.install_time",
-            "app_info.window_width",
+            "device_info.battery_level", "device_info.cpu_cores", "device_info.os_family", "device_info.form_factor",
+            "device_info.timezone_abbr", "app_info.install_time", "app_info.window_width",
         )
-    )
+    )  # fmt: skip
     values = {
-        "battery_level": 101,
-        "cpu_cores": 8,
-        "os_family": "iOS",
-        "form_factor": "toaster",
-        "timezone_abbr": "Central",
-        "install_time": 1739222269000,
-        "window_width": "1678",
-    }
+        "battery_level": 101, "cpu_cores": 8, "os_family": "iOS", "form_factor": "toaster",
+        "timezone_abbr": "Central", "install_time": 1739222269000, "window_width": "1678",
+    }  # fmt: skip
     event = convert(fields, {"m": values}, overlay)
     assert isinstance(event, ConversionEvent)
     assert event.payload["device_info"] == {"cpu_cores": 8, "os_family": "ios"}
@@ -258,7 +234,7 @@ def test_missing_map_keys_are_absent() -> None:
         require = "m.yes"
         allowed = ["1"]
         """
-    event = convert({"m": {"type": "map", "values": "string"}}, {"m": {"yes": "1"}}, overlay)
+    event = convert({"m": avro.map_of("string")}, {"m": {"yes": "1"}}, overlay)
     assert isinstance(event, ConversionEvent)
     assert "language" not in event.payload
     assert event.warnings == ()

@@ -12,6 +12,7 @@ import pytest
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import EVENT_NAMES, FILTER, NEW_TARGETS, TARGETS
 from consumer.errors import MappingError
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +22,12 @@ DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 
 def field(name: str, kind: Any) -> dict[str, Any]:
     """Return a field of an Avro record."""
-    return {"name": name, "type": kind}
+    return avro.field(name, kind)
 
 
 def record(*fields: dict[str, Any], name: str = "Event") -> dict[str, Any]:
     """Return an Avro record."""
-    return {"type": "record", "name": name, "fields": list(fields)}
+    return avro.record(name, *list(fields))
 
 
 BARE = record(
@@ -127,11 +128,7 @@ def test_what_is_new_at_the_platform_has_no_default_source() -> None:
 
 
 LINES = field(
-    "lines",
-    {
-        "type": "array",
-        "items": record(field("code", "string"), field("pieces", ["null", "int"]), name="Line"),
-    },
+    "lines", avro.array(record(field("code", "string"), field("pieces", ["null", "int"]), name="Line"))
 )
 
 
@@ -179,7 +176,7 @@ def test_dotted_names_need_no_quotes() -> None:
 
 def test_items_of_the_users_array_replace_the_defaults() -> None:
     """If the user's items come from another array, the packaged mapping's item fields are left out."""
-    items = {"type": "array", "items": record(field("code", "string"), name="Line")}
+    items = avro.array(record(field("code", "string"), name="Line"))
     schema = {**SCHEMA, "fields": [*SCHEMA["fields"], field("lines", items)]}
     mapping = load('[fields]\n"custom_data.contents[].id" = "lines[].code"', schema)
     assert [name for name in mapping.sources if "contents" in name] == ["custom_data.contents[].id"]
@@ -188,202 +185,112 @@ def test_items_of_the_users_array_replace_the_defaults() -> None:
 
 ERRORS = {
     "not TOML": ("[fields", "not TOML"),
-    "an unknown key": (
-        'unknown_event_names = "refuse"',
-        "'unknown_event_names' is not a mapping key; the nearest is 'unknown_event_name'",
-    ),
+    "an unknown key": ('unknown_event_names = "refuse"',
+     "'unknown_event_names' is not a mapping key; the nearest is 'unknown_event_name'"),
     "an unknown table": ("[field]", "the nearest is 'fields'"),
     "an enum as a time": ('[fields]\nevent_time = "channel"', "takes a time, but 'channel' is enum"),
-    "an enum as an amount": (
-        '[fields]\n"custom_data.value" = "channel"',
-        "takes a decimal number of zero or more, but 'channel' is enum",
-    ),
+    "an enum as an amount": ('[fields]\n"custom_data.value" = "channel"',
+     "takes a decimal number of zero or more, but 'channel' is enum"),
     "an enum as an event id": ('[fields]\nevent_id = "channel"', "takes text, but 'channel' is enum"),
     "a list as a constant name": ("[constants]\nevent_name = []", "[constants] event_name: [] is not one"),
     "a table that is none": ('fields = "x"', "[fields]"),
-    "a path that does not exist": (
-        '[fields]\n"user_data.em" = "customer.email"',
-        "'customer.email' is not in the schema; the nearest that is: 'customer.emails'",
-    ),
-    "a path into an array without []": (
-        '[fields]\n"custom_data.content_ids" = "order.items.sku"',
-        "the nearest that is: 'order.items[].sku'",
-    ),
-    "a path that is a record": (
-        '[fields]\nlanguage = "customer"',
-        "'customer' is a record: name one of its fields: customer.emails,",
-    ),
-    "a path that is an array of records": (
-        '[fields]\nlanguage = "order.items"',
-        "'order.items' is a list: name a field of its elements: order.items[].sku, order.items[].name",
-    ),
-    "a path that is an element": (
-        '[fields]\nlanguage = "order.items[]"',
-        "'order.items[]' is a record: name one of its fields: order.items[].sku, order.items[].name",
-    ),
-    "[] after what is no list": (
-        '[fields]\nlanguage = "customer[].city"',
-        "'customer' is no list; the nearest that is: 'customer.city'",
-    ),
-    "a path into a value": (
-        '[fields]\nlanguage = "language.code"',
-        "'language' is string and has no fields; the nearest that is: 'language'",
-    ),
-    "the name of a record's type": (
-        '[fields]\nlanguage = "Customer.city"',
-        "'Customer' is the name of a type, not of a field; the nearest that is: 'customer.city'",
-    ),
-    "the full name of the schema's record": (
-        '[fields]\nlanguage = "commerce.v1.CommerceEvent.language"',
-        "'commerce.v1.CommerceEvent' is the name of a type, not of a field; the nearest that is: 'language'",
-    ),
+    "a path that does not exist": ('[fields]\n"user_data.em" = "customer.email"',
+     "'customer.email' is not in the schema; the nearest that is: 'customer.emails'"),
+    "a path into an array without []": ('[fields]\n"custom_data.content_ids" = "order.items.sku"',
+     "the nearest that is: 'order.items[].sku'"),
+    "a path that is a record": ('[fields]\nlanguage = "customer"',
+     "'customer' is a record: name one of its fields: customer.emails,"),
+    "a path that is an array of records": ('[fields]\nlanguage = "order.items"',
+     "'order.items' is a list: name a field of its elements: order.items[].sku, order.items[].name"),
+    "a path that is an element": ('[fields]\nlanguage = "order.items[]"',
+     "'order.items[]' is a record: name one of its fields: order.items[].sku, order.items[].name"),
+    "[] after what is no list": ('[fields]\nlanguage = "customer[].city"',
+     "'customer' is no list; the nearest that is: 'customer.city'"),
+    "a path into a value": ('[fields]\nlanguage = "language.code"',
+     "'language' is string and has no fields; the nearest that is: 'language'"),
+    "the name of a record's type": ('[fields]\nlanguage = "Customer.city"',
+     "'Customer' is the name of a type, not of a field; the nearest that is: 'customer.city'"),
+    "the full name of the schema's record": ('[fields]\nlanguage = "commerce.v1.CommerceEvent.language"',
+     "'commerce.v1.CommerceEvent' is the name of a type, not of a field; the nearest that is: 'language'"),
     "a record's type alone": ('[fields]\nlanguage = "Customer"', "the nearest that is: 'customer'"),
-    "a path that is like no other": (
-        '[fields]\nlanguage = "order.zzz"',
-        "'order.zzz' is not in the schema; 'order' has order.order_id, ",
-    ),
-    "a first name that is like no other": (
-        '[fields]\nlanguage = "zzz"',
-        "the record has event_id, event_type",
-    ),
-    "a list of paths": (
-        '[fields]\nlanguage = ["a", "b"]',
-        "'language': a list stands where one path is expected: { first = [...] } takes the first with a value",
-    ),
+    "a path that is like no other": ('[fields]\nlanguage = "order.zzz"',
+     "'order.zzz' is not in the schema; 'order' has order.order_id, "),
+    "a first name that is like no other": ('[fields]\nlanguage = "zzz"', "the record has event_id, event_type"),
+    "a list of paths": ('[fields]\nlanguage = ["a", "b"]',
+     "'language': a list stands where one path is expected: { first = [...] } takes the first with a value"),
     "a path that is none": ('[fields]\nlanguage = "customer..x"', "is not a path"),
-    "a field that the API lacks": (
-        '[fields]\n"user_data.emails" = "customer.emails"',
-        "'user_data.emails' is not a field of a conversion event; the nearest is 'user_data.em'",
-    ),
-    "an object": (
-        '[fields]\nuser_data = "customer.emails"',
-        "'user_data' is not a field but an object: name one of its fields: user_data.em, user_data.ph",
-    ),
+    "a field that the API lacks": ('[fields]\n"user_data.emails" = "customer.emails"',
+     "'user_data.emails' is not a field of a conversion event; the nearest is 'user_data.em'"),
+    "an object": ('[fields]\nuser_data = "customer.emails"',
+     "'user_data' is not a field but an object: name one of its fields: user_data.em, user_data.ph"),
     "np": ('[fields]\n"custom_data.np" = "language"', "'custom_data.np' is never sent"),
     "external measurement": ('[constants]\n"custom_data.external_measurement_id" = "x"', "is never sent"),
     "advertiser tracking": ('[fields]\nadvertiser_tracking_enabled = "opt_out"', "is never sent"),
     "a path that is no text": ("[fields]\nlanguage = 1", "must be text in quotes"),
-    "a type that does not fit": (
-        '[fields]\nlanguage = "opt_out"',
-        "'language' takes a language, but 'opt_out' is boolean",
-    ),
-    "a flag from a time": (
-        '[fields]\nopt_out = "occurred_at"',
-        "takes true or false, but 'occurred_at' is timestamp-millis",
-    ),
-    "several for one": (
-        '[fields]\nevent_id = "customer.emails"',
-        "'customer.emails' may give several, since it is a list: name one element, 'customer.emails[0]'",
-    ),
+    "a type that does not fit": ('[fields]\nlanguage = "opt_out"',
+     "'language' takes a language, but 'opt_out' is boolean"),
+    "a flag from a time": ('[fields]\nopt_out = "occurred_at"',
+     "takes true or false, but 'occurred_at' is timestamp-millis"),
+    "several for one": ('[fields]\nevent_id = "customer.emails"',
+     "'customer.emails' may give several, since it is a list: name one element, 'customer.emails[0]'"),
     "several amounts": ('[fields]\n"custom_data.value" = "order.items[].price"', "takes one value"),
     "items of two arrays": (
-        '[fields]\n"custom_data.contents[].id" = "order.items[].sku"\n"custom_data.contents[].item_name" = "page_url"',
-        "must come from one array",
-    ),
+     '[fields]\n"custom_data.contents[].id" = "order.items[].sku"\n"custom_data.contents[].item_name" = "page_url"',
+     "must come from one array"),
     "no source of the id": ('[fields]\nevent_id = ""', "[fields] event_id has no source"),
     "no source of the time": ('[fields]\nevent_time = ""', "event_time has no source"),
-    "an event name that is none": (
-        '[event_names]\nx = "purchase"',
-        "'x': 'purchase' is not an event name of the platform; the nearest is 'checkout';",
-    ),
-    "an own event of no letters": (
-        '[own_events]\nnames = ["!!"]\n[event_names]\nx = "zzz"',
-        "not an event name of the platform; known: !!, add_payment_info,",
-    ),
+    "an event name that is none": ('[event_names]\nx = "purchase"',
+     "'x': 'purchase' is not an event name of the platform; the nearest is 'checkout';"),
+    "an own event of no letters": ('[own_events]\nnames = ["!!"]\n[event_names]\nx = "zzz"',
+     "not an event name of the platform; known: !!, add_payment_info,"),
     "a tracker's word for an event": ('[event_names]\nx = "ViewItem"', "; the nearest is 'page_visit';"),
-    "an event name like no other": (
-        '[event_names]\nx = "refund"',
-        "; known: add_payment_info, add_to_cart,",
-    ),
-    "event names turned around": (
-        '[event_names]\ncheckout = "shop.paid"',
-        """'checkout' is turned around: write "shop.paid" = "checkout\"""",
-    ),
-    "an event type with dots and no quotes": (
-        '[event_names]\nshop.order.paid = "checkout"',
-        """[event_names] a name that holds dots is written in quotes: "shop.order.paid\"""",
-    ),
-    "fields turned around": (
-        '[fields]\n"customer.emails" = "user_data.em"',
-        """'customer.emails' is turned around: write "user_data.em" = "customer.emails\"""",
-    ),
-    "a setting below a table": (
-        '[fields]\nunknown_event_name = "filter"',
-        "[fields] 'unknown_event_name' is a setting, not a line of a table: put it above the first [table]",
-    ),
-    "a setting below event names that is an event name, too": (
-        '[event_names]\nunknown_event_name = "custom"',
-        "[event_names] 'unknown_event_name' is a setting, not a line of a table",
-    ),
-    "a setting below event names": (
-        '[event_names]\ntime_unit = "seconds"',
-        "is a setting, not a line of a table",
-    ),
-    "a country of phone numbers below event names": (
-        '[event_names]\nphone_country = "DE"',
-        "[event_names] 'phone_country' is a setting, not a line of a table",
-    ),
-    "a calling code at the end of the file": (
-        '[dedup]\nphone_country_code = "49"',
-        "[dedup] 'phone_country_code' is a setting, not a line of a table",
-    ),
-    "a setting at the end of the file": (
-        '[dedup]\ntime_unit = "seconds"',
-        "is a setting, not a line of a table",
-    ),
-    "a setting below action sources": (
-        '[action_sources]\ntime_unit = "seconds"',
-        "is a setting, not a line of a table",
-    ),
-    "a field without its table": (
-        'event_id = "event_id"',
-        "'event_id' is a field: write [fields] on a line of its own above it",
-    ),
+    "an event name like no other": ('[event_names]\nx = "refund"', "; known: add_payment_info, add_to_cart,"),
+    "event names turned around": ('[event_names]\ncheckout = "shop.paid"',
+     """'checkout' is turned around: write "shop.paid" = "checkout\""""),
+    "an event type with dots and no quotes": ('[event_names]\nshop.order.paid = "checkout"',
+     """[event_names] a name that holds dots is written in quotes: "shop.order.paid\""""),
+    "fields turned around": ('[fields]\n"customer.emails" = "user_data.em"',
+     """'customer.emails' is turned around: write "user_data.em" = "customer.emails\""""),
+    "a setting below a table": ('[fields]\nunknown_event_name = "filter"',
+     "[fields] 'unknown_event_name' is a setting, not a line of a table: put it above the first [table]"),
+    "a setting below event names that is an event name, too": ('[event_names]\nunknown_event_name = "custom"',
+     "[event_names] 'unknown_event_name' is a setting, not a line of a table"),
+    "a setting below event names": ('[event_names]\ntime_unit = "seconds"', "is a setting, not a line of a table"),
+    "a country of phone numbers below event names": ('[event_names]\nphone_country = "DE"',
+     "[event_names] 'phone_country' is a setting, not a line of a table"),
+    "a calling code at the end of the file": ('[dedup]\nphone_country_code = "49"',
+     "[dedup] 'phone_country_code' is a setting, not a line of a table"),
+    "a setting at the end of the file": ('[dedup]\ntime_unit = "seconds"', "is a setting, not a line of a table"),
+    "a setting below action sources": ('[action_sources]\ntime_unit = "seconds"',
+     "is a setting, not a line of a table"),
+    "a field without its table": ('event_id = "event_id"',
+     "'event_id' is a field: write [fields] on a line of its own above it"),
     "an object's field without its table": ('user_data.em = "x"', "'user_data' is a field: write [fields]"),
-    "a field by another word, misspelled": (
-        '[fields]\n"user_data.emial" = "x"',
-        "'user_data.emial' is not a field of a conversion event; the nearest is 'user_data.em'",
-    ),
+    "a field by another word, misspelled": ('[fields]\n"user_data.emial" = "x"',
+     "'user_data.emial' is not a field of a conversion event; the nearest is 'user_data.em'"),
     "a name of thousands of parts": (f"a{'.a' * 20_000} = 1", "a name has more than 128 parts between dots"),
-    "such a name in a table, in quotes": (
-        "[fields]\nuser_data" + ' . "a"' * 20_000 + " = 1",
-        "a name has more than 128 parts between dots",
-    ),
-    "a path of thousands of steps": (
-        f'[fields]\nlanguage = "customer{"[]" * 20_000}"',
-        "is a path of more than 128 steps: write a shorter one",
-    ),
-    "a channel that the schema's enum lacks": (
-        '[action_sources]\nWEBB = "web"',
-        "[action_sources] 'WEBB': 'channel' is never 'WEBB'; the nearest is 'WEB'",
-    ),
-    "a consent that the schema's enum lacks": (
-        '[consent]\nrequire = "channel"\nallowed = ["X", "WBE"]',
-        "[consent] allowed: 'channel' is never 'WBE'; the nearest is 'WEB'",
-    ),
+    "such a name in a table, in quotes": ("[fields]\nuser_data" + ' . "a"' * 20_000 + " = 1",
+     "a name has more than 128 parts between dots"),
+    "a path of thousands of steps": (f'[fields]\nlanguage = "customer{"[]" * 20_000}"',
+     "is a path of more than 128 steps: write a shorter one"),
+    "a channel that the schema's enum lacks": ('[action_sources]\nWEBB = "web"',
+     "[action_sources] 'WEBB': 'channel' is never 'WEBB'; the nearest is 'WEB'"),
+    "a consent that the schema's enum lacks": ('[consent]\nrequire = "channel"\nallowed = ["X", "WBE"]',
+     "[consent] allowed: 'channel' is never 'WBE'; the nearest is 'WEB'"),
     "a consent that one of two may be": (
-        '[consent]\nrequire = ["channel", "opt_out"]\nallowed = ["WEB", true, "IS"]',
-        "[consent] allowed, 'IS': 'channel' is never 'IS'; the nearest is 'IOS'",
-    ),
-    "a consent of another kind": (
-        '[consent]\nrequire = "opt_out"\nallowed = ["no"]',
-        "[consent] allowed: 'opt_out' is boolean, so it is never 'no'",
-    ),
+     '[consent]\nrequire = ["channel", "opt_out"]\nallowed = ["WEB", true, "IS"]',
+     "[consent] allowed, 'IS': 'channel' is never 'IS'; the nearest is 'IOS'"),
+    "a consent of another kind": ('[consent]\nrequire = "opt_out"\nallowed = ["no"]',
+     "[consent] allowed: 'opt_out' is boolean, so it is never 'no'"),
     "a field by another word": ('[fields]\n"user_data.ip" = "x"', "nearest is 'user_data.client_ip_address'"),
     "a field without its object": ('[fields]\nem = "x"', "the nearest is 'user_data.em'"),
-    "an item's field without []": (
-        '[fields]\n"custom_data.contents.item_name" = "x"',
-        "the nearest is 'custom_data.contents[].item_name'",
-    ),
+    "an item's field without []": ('[fields]\n"custom_data.contents.item_name" = "x"',
+     "the nearest is 'custom_data.contents[].item_name'"),
     "a field like no other": ('[fields]\nzzz = "x"', "docs/conversion.md lists them"),
-    "a path without quotes": (
-        '[fields]\n"user_data.em" = customer.emails',
-        """not TOML: Invalid value (at line 2, column 18); write the value in quotes: "customer.emails\"""",
-    ),
-    "[] without quotes": (
-        '[fields]\ncustom_data.contents[].id = "x"',
-        """write the name in quotes, since it holds []: "custom_data.contents[].id\"""",
-    ),
+    "a path without quotes": ('[fields]\n"user_data.em" = customer.emails',
+     """not TOML: Invalid value (at line 2, column 18); write the value in quotes: "customer.emails\""""),
+    "[] without quotes": ('[fields]\ncustom_data.contents[].id = "x"',
+     """write the name in quotes, since it holds []: "custom_data.contents[].id\""""),
     "blanks without quotes": ('[event_names]\norder paid = "x"', 'since it holds blanks: "order paid"'),
     "quotes of a word processor": ("[fields]\nevent_id = “meta.id”", 'write straight quotes: "'),
     "a quote that is missing": ('[fields]\nevent_id = "meta.id', 'a quote " is missing on this line'),
@@ -393,27 +300,17 @@ ERRORS = {
     "a comment with slashes": ("// a comment", "a comment begins with #"),
     "no value": ("[fields]\nevent_id =", "write a value behind the ="),
     "Python's true": ("[constants]\nopt_out = True", "true and false are written in lower case"),
-    "a field of another record": (
-        '[fields]\nlanguage = "customer.sku"',
-        "'customer.sku' is not in the schema; the nearest that is: 'order.items[].sku'",
-    ),
+    "a field of another record": ('[fields]\nlanguage = "customer.sku"',
+     "'customer.sku' is not in the schema; the nearest that is: 'order.items[].sku'"),
     "a line twice": ('[fields]\nevent_id = "x"\nevent_id = "y"', "this name is there already"),
     "a table twice": ("[fields]\n[dedup]\n[fields]", "this table is there already"),
     "an event name in capitals": ('[event_names]\nx = "Checkout"', "the nearest is"),
-    "an own name that is not declared": (
-        '[event_names]\nx = "loyalty"',
-        "a name that you registered with Pinterest is declared in [own_events]",
-    ),
+    "an own name that is not declared": ('[event_names]\nx = "loyalty"',
+     "a name that you registered with Pinterest is declared in [own_events]"),
     "own events that are no list": ('[own_events]\nnames = "loyalty"', 'names = ["loyalty_joined"]'),
-    "own events without the word": (
-        "[own_events]\nloyalty = true",
-        "'loyalty' is not a key; known: 'names'",
-    ),
+    "own events without the word": ("[own_events]\nloyalty = true", "'loyalty' is not a key; known: 'names'"),
     "own events that are no table": ('own_events = ["loyalty"]', "write [own_events]"),
-    "an own event that is standard": (
-        '[own_events]\nnames = ["Check" , "Checkout"]',
-        "'Checkout' is a standard",
-    ),
+    "an own event that is standard": ('[own_events]\nnames = ["Check" , "Checkout"]', "'Checkout' is a standard"),
     "an own event twice": ('[own_events]\nnames = ["a", "b", "a"]', "'a' is listed twice"),
     "sixteen own events": (f"[own_events]\nnames = {[f'n{n}' for n in range(16)]}", "declares 16 names"),
     "an own event of 101 characters": (f'[own_events]\nnames = ["{"é" * 101}"]', "has 101 characters"),
@@ -431,76 +328,46 @@ ERRORS = {
     "a constant time": ("[constants]\nevent_time = 1", "cannot be a constant"),
     "a constant account": ('[constants]\nad_account_id = "1"', "cannot be a constant"),
     "a constant of an item": ('[constants]\n"custom_data.contents[].id" = "1"', "cannot be a constant"),
-    "a constant currency that is none": (
-        '[constants]\n"custom_data.currency" = "DOLLAR"',
-        "must be a code of ISO 4217",
-    ),
-    "a constant id of unknown form": (
-        '[constants]\n"user_data.hashed_maids" = "abc123"',
-        "must be an advertising id (IDFA or GAID)",
-    ),
+    "a constant currency that is none": ('[constants]\n"custom_data.currency" = "DOLLAR"',
+     "must be a code of ISO 4217"),
+    "a constant id of unknown form": ('[constants]\n"user_data.hashed_maids" = "abc123"',
+     "must be an advertising id (IDFA or GAID)"),
     "a constant flag that is none": ('[constants]\nopt_out = "maybe"', "must be true or false"),
     "a constant name that is none": ('[constants]\nevent_name = "purchase"', "'purchase' is not one"),
     "a constant source that is none": ('[constants]\naction_source = "ios"', "the nearest is"),
     "a constant list": ('[constants]\nlanguage = ["en"]', "'language' is a list, but takes one value"),
-    "a consent path that does not exist": (
-        '[consent]\nrequire = "customer.consent"',
-        "[consent] require: 'customer.consent' is not in the schema; 'customer' has customer.emails,",
-    ),
+    "a consent path that does not exist": ('[consent]\nrequire = "customer.consent"',
+     "[consent] require: 'customer.consent' is not in the schema; 'customer' has customer.emails,"),
     "a consent that is no boolean": ('[consent]\nrequire = "language"', "say which values will do"),
-    "a consent that is false": (
-        "[consent]\nrequire = false",
-        "[consent] require: a path must be text in quotes; { value = false } is",
-    ),
+    "a consent that is false": ("[consent]\nrequire = false",
+     "[consent] require: a path must be text in quotes; { value = false } is"),
     "a consent that is a number": ("[consent]\nany = 0", "[consent] any: a path must be text in quotes"),
     "a consent that is an empty table": ("[consent]\nrequire = {}", "[consent] require: a table says one of"),
-    "a consent that is an empty list": (
-        "[consent]\nrequire = []",
-        '[consent] require is an empty list: name a path, or write require = "" for none',
-    ),
+    "a consent that is an empty list": ("[consent]\nrequire = []",
+     '[consent] require is an empty list: name a path, or write require = "" for none'),
     "a dedup key that is false": ("[dedup]\nkey = false", "[dedup] key: a path must be text in quotes"),
     "a dedup key that is an empty list": ("[dedup]\nkey = []", "[dedup] key: a list stands where one path"),
-    "a country of phones that is false": (
-        "phone_country = false",
-        "phone_country: a path must be text in quotes",
-    ),
+    "a country of phones that is false": ("phone_country = false", "phone_country: a path must be text in quotes"),
     "a consent of several": ('[consent]\nrequire = "customer.emails"\nallowed = ["x"]', "may give several"),
     "allowed without require": ('[consent]\nallowed = ["x"]', "needs require"),
-    "an allowed value with a fraction": (
-        '[consent]\nrequire = "language"\nallowed = [1.5]',
-        "allowed must be a list of texts, whole numbers, true or false",
-    ),
+    "an allowed value with a fraction": ('[consent]\nrequire = "language"\nallowed = [1.5]',
+     "allowed must be a list of texts, whole numbers, true or false"),
     "a number of thousands of digits": (f"[fields]\nevent_id = {'1' * 5000}", "thousands of digits"),
-    "such a number in hexadecimal": (
-        f"[fields]\nevent_id = {{ value = 0x{'1' * 5000} }}",
-        "a number has thousands of digits: write a shorter one",
-    ),
+    "such a number in hexadecimal": (f"[fields]\nevent_id = {{ value = 0x{'1' * 5000} }}",
+     "a number has thousands of digits: write a shorter one"),
     "allowed that is no list": ('[consent]\nrequire = "language"\nallowed = "x"', "must be a list"),
-    "an unknown key of consent": (
-        '[consent]\nrequires = "opt_out"',
-        "'requires' is not a key; the nearest is 'require'",
-    ),
-    "a dedup key that does not exist": (
-        '[dedup]\nkey = "order.id"',
-        "[dedup] key: 'order.id' is not in the schema; the nearest that is: 'order.order_id'",
-    ),
-    "a dedup key that is no text": (
-        '[dedup]\nkey = "opt_out"',
-        "[dedup] key takes text, but 'opt_out' is boolean",
-    ),
-    "a dedup key with an alternative that is no text": (
-        '[dedup]\nkey = { first = ["event_id", "opt_out"] }',
-        "[dedup] key takes text, but 'opt_out' is boolean",
-    ),
-    "a consent with an alternative that is no boolean": (
-        '[consent]\nrequire = { first = ["opt_out", "language"] }',
-        "[consent] require takes a boolean, unless you say which values will do, allowed = [...], but 'language' is",
-    ),
-    "a dedup key of several": (
-        '[dedup]\nkey = "order.items[].sku"',
-        "may give several, since it is a list: name one element, 'order.items[0].sku'",
-    ),
-}
+    "an unknown key of consent": ('[consent]\nrequires = "opt_out"',
+     "'requires' is not a key; the nearest is 'require'"),
+    "a dedup key that does not exist": ('[dedup]\nkey = "order.id"',
+     "[dedup] key: 'order.id' is not in the schema; the nearest that is: 'order.order_id'"),
+    "a dedup key that is no text": ('[dedup]\nkey = "opt_out"', "[dedup] key takes text, but 'opt_out' is boolean"),
+    "a dedup key with an alternative that is no text": ('[dedup]\nkey = { first = ["event_id", "opt_out"] }',
+     "[dedup] key takes text, but 'opt_out' is boolean"),
+    "a consent with an alternative that is no boolean": ('[consent]\nrequire = { first = ["opt_out", "language"] }',
+     "[consent] require takes a boolean, unless you say which values will do, allowed = [...], but 'language' is"),
+    "a dedup key of several": ('[dedup]\nkey = "order.items[].sku"',
+     "may give several, since it is a list: name one element, 'order.items[0].sku'"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("overlay_and_words", ERRORS.values(), ids=ERRORS)
@@ -529,7 +396,7 @@ def test_a_packaged_line_that_does_not_fit_is_named_as_such() -> None:
     """If a packaged line does not fit the schema, the error says that the line is the packaged mapping's, and
     how to remove it."""
     others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
-    schema = record(*others, field("language", {"type": "map", "values": "string"}))
+    schema = record(*others, field("language", avro.map_of("string")))
     with pytest.raises(
         MappingError, match=r"'language' is a map: .*language\.<key>; .* is the packaged mapping's: .*"
     ):

@@ -27,9 +27,7 @@ COMPUTED = """
 SETUPS = {**GIVEN, "computed": (SCHEMA, COMPUTED)}
 CONVERTERS = {
     name: Converter(
-        load_mapping(overlay, schema, default_toml=DEFAULT),
-        accounts=("11", "22"),
-        max_event_age=7 * 86400.0,
+        load_mapping(overlay, schema, default_toml=DEFAULT), accounts=("11", "22"), max_event_age=7 * 86400.0
     )
     for name, (schema, overlay) in SETUPS.items()
 }

@@ -19,54 +19,44 @@ from consumer.engine.model import CommerceEvent, Record, Rejection, Stage
 from consumer.errors import SettingsError
 from tests.end_to_end.records import SCHEMA as COMMERCE
 from tests.end_to_end.records import commerce_event
+from tests.support import avro
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
     "name": "Order",
     "namespace": "shop",
     "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "paid", "type": "boolean"},
-        {"name": "number", "type": "int"},
-        {"name": "big", "type": "long"},
-        {"name": "weight", "type": "double"},
-        {"name": "raw", "type": "bytes"},
-        {"name": "hash", "type": {"type": "fixed", "name": "Hash", "size": 4}},
-        {"name": "state", "type": {"type": "enum", "name": "State", "symbols": ["NEW", "SENT"]}},
-        {
-            "name": "total",
-            "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2},
-        },
-        {"name": "uuid", "type": {"type": "string", "logicalType": "uuid"}},
-        {"name": "day", "type": {"type": "int", "logicalType": "date"}},
-        {"name": "clock", "type": {"type": "long", "logicalType": "time-micros"}},
-        {"name": "millis", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "micros", "type": {"type": "long", "logicalType": "timestamp-micros"}},
-        {"name": "nanos", "type": {"type": "long", "logicalType": "timestamp-nanos"}},
-        {"name": "wall", "type": {"type": "long", "logicalType": "local-timestamp-millis"}},
-        {
-            "name": "maybe",
-            "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}],
-            "default": None,
-        },
-        {"name": "either", "type": ["null", "double", "long", "string"], "default": None},
-        {"name": "tags", "type": {"type": "array", "items": "string"}},
-        {"name": "labels", "type": {"type": "map", "values": "string"}},
-        {
-            "name": "items",
-            "type": {
-                "type": "array",
-                "items": {
-                    "type": "record",
-                    "name": "Item",
-                    "fields": [
-                        {"name": "sku", "type": "string"},
-                        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-                        {"name": "parts", "type": {"type": "array", "items": "Item"}, "default": []},
-                    ],
-                },
-            },
-        },
+        avro.field("id", "string"),
+        avro.field("paid", "boolean"),
+        avro.field("number", "int"),
+        avro.field("big", "long"),
+        avro.field("weight", "double"),
+        avro.field("raw", "bytes"),
+        avro.field("hash", avro.fixed("Hash", 4)),
+        avro.field("state", avro.enum("State", "NEW", "SENT")),
+        avro.field("total", avro.decimal(12, 2)),
+        avro.field("uuid", avro.logical("string", "uuid")),
+        avro.field("day", avro.logical("int", "date")),
+        avro.field("clock", avro.logical("long", "time-micros")),
+        avro.field("millis", avro.logical("long", "timestamp-millis")),
+        avro.field("micros", avro.logical("long", "timestamp-micros")),
+        avro.field("nanos", avro.logical("long", "timestamp-nanos")),
+        avro.field("wall", avro.logical("long", "local-timestamp-millis")),
+        avro.field("maybe", ["null", avro.logical("long", "timestamp-millis")], default=None),
+        avro.field("either", ["null", "double", "long", "string"], default=None),
+        avro.field("tags", avro.array("string")),
+        avro.field("labels", avro.map_of("string")),
+        avro.field(
+            "items",
+            avro.array(
+                avro.record(
+                    "Item",
+                    avro.field("sku", "string"),
+                    avro.field("at", avro.logical("long", "timestamp-millis")),
+                    avro.field("parts", avro.array("Item"), default=[]),
+                )
+            ),
+        ),
     ],
 }
 MOMENT = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
@@ -390,16 +380,8 @@ def test_an_exception_is_a_dead_letter_with_its_type_and_place(folder: Path, nam
     [
         ("", "nowhere.events:clean", "there is no module 'nowhere' in the folders where Python looks; add"),
         ("", "shopcode.missing:clean", "there is no module 'shopcode.missing'"),
-        (
-            "import nowhere",
-            "shopcode.events:clean",
-            "shopcode.events imports 'nowhere', which is not installed",
-        ),
-        (
-            "1/0",
-            "shopcode.events:clean",
-            "cannot be imported: ZeroDivisionError at shopcode.events:1; correct",
-        ),
+        ("import nowhere", "shopcode.events:clean", "shopcode.events imports 'nowhere', which is not installed"),
+        ("1/0", "shopcode.events:clean", "cannot be imported: ZeroDivisionError at shopcode.events:1; correct"),
         ("x = (", "shopcode.events:clean", "cannot be imported: SyntaxError; correct the module"),
         ("import sys; sys.exit('secret')", "shopcode.events:clean", "cannot be imported: SystemExit"),
         ("def clean_it(r): ...", "shopcode.events:clean", "no 'clean'; did you mean clean_it?"),
@@ -411,13 +393,10 @@ def test_an_exception_is_a_dead_letter_with_its_type_and_place(folder: Path, nam
         ("def clean(r): yield r", "shopcode.events:clean", "it is a generator; one record comes in"),
         ("def clean(): ...", "shopcode.events:clean", "it cannot be called with one argument, the record"),
         ("def clean(a, b, c): ...", "shopcode.events:clean", "or as def function(record, record_type)"),
-        (
-            "class C:\n  async def __call__(self, r): ...\nclean = C()",
-            "shopcode.events:clean",
-            "it is an async function",
-        ),
+        ("class C:\n  async def __call__(self, r): ...\nclean = C()", "shopcode.events:clean",
+         "it is an async function"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_the_function_is_an_error_at_start(
     folder: Path, text: str, name: str, said: str
 ) -> None:
@@ -476,9 +455,9 @@ def test_the_name_of_an_exception_may_hold_a_value(folder: Path) -> None:
 def test_a_field_that_is_left_out_takes_no_value_of_another_one() -> None:
     """Its alias may be the name that another field has now: then the value belongs to that field."""
     fields = [
-        {"name": "order_id", "type": ["null", "string"], "aliases": ["id"], "default": None},
-        {"name": "id", "type": "string"},
+        avro.field("order_id", ["null", "string"], aliases=["id"], default=None),
+        avro.field("id", "string"),
     ]
-    schema = {"type": "record", "name": "Order", "fields": fields}
+    schema = avro.record("Order", *fields)
     transformer = Transformer(lambda record: {"id": record["id"]}, "shop.events:clean", schema)
     assert transformer.apply({"order_id": "o-1", "id": "e-1"}) == {"order_id": None, "id": "e-1"}

@@ -23,6 +23,7 @@ from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, 
 from consumer.conversion.targets import TARGETS
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_compiled_shapes import EVENT, USD, optional, schema_of
+from tests.support import avro
 
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)
@@ -98,7 +99,7 @@ def at_a_glance(kind: Usual, value: Any) -> Any:
 @cache
 def both_of(line: str, scale: int | None = None) -> Both:
     """Return the readings of events with an optional text `p`, or decimal of this scale, and a line of a mapping."""
-    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": scale}
+    decimal = avro.decimal(18, scale or 0)
     kind = "string" if scale is None else decimal
     return Both((schema_of(optional("p", kind)), f"[fields]\n{line}\n[constants]\n{USD}"))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fuzzing.taker import Taker
+from tests.support import avro
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text("utf-8"))
@@ -21,14 +22,10 @@ MAGIC: Final = b"Obj\x01"
 
 _PRIMITIVES: Final = ("string", "null", "boolean", "int", "long", "float", "double", "bytes")
 _LOGICAL: Final[tuple[dict[str, Any], ...]] = (
-    {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
-    {"type": "bytes", "logicalType": "decimal", "precision": 1000, "scale": 1000},
-    {"type": "int", "logicalType": "date"},
-    {"type": "long", "logicalType": "timestamp-millis"},
-    {"type": "long", "logicalType": "timestamp-nanos"},
-    {"type": "int", "logicalType": "time-millis"},
-    {"type": "string", "logicalType": "uuid"},
-)
+    avro.decimal(9, 2), avro.decimal(1000, 1000), avro.logical("int", "date"),
+    avro.logical("long", "timestamp-millis"), avro.logical("long", "timestamp-nanos"),
+    avro.logical("int", "time-millis"), avro.logical("string", "uuid"),
+)  # fmt: skip
 _DEEPEST: Final = 70
 _LITTLE: Final = 40
 """Types of a built schema: other tests measure what larger ones cost."""
@@ -60,14 +57,10 @@ class SchemaBuilder:
         """A record with up to eleven fields."""
         self._names.append(name)
         fields = [
-            {"name": self._taker.pick(FIELD_NAMES), "type": self.anything(depth + 1)}
+            avro.field(self._taker.pick(FIELD_NAMES), self.anything(depth + 1))
             for _ in range(self._taker.below(12))
         ]
-        return {
-            "type": "record",
-            "name": name,
-            "fields": list({each["name"]: each for each in fields}.values()),
-        }
+        return avro.record(name, *list({each["name"]: each for each in fields}.values()))
 
     def anything(self, depth: int) -> Any:
         """Any type."""
@@ -76,17 +69,13 @@ class SchemaBuilder:
         if depth > _DEEPEST or self._left < 0:
             return "string"
         choices: list[Callable[[], Any]] = [
-            lambda: taker.pick(_PRIMITIVES),
-            lambda: ["null", self.anything(depth + 1)],
-            lambda: {"type": "array", "items": self.anything(depth + 1)},
-            lambda: {"type": "map", "values": self.anything(depth + 1)},
-            lambda: self.record(self._name(), depth + 1),
-            lambda: taker.pick(self._names),
-            lambda: taker.pick(_LOGICAL),
-            lambda: [self.anything(depth + 1) for _ in range(taker.below(5))],
-            lambda: {"type": "fixed", "name": self._name(), "size": taker.pick((0, 1, 16, 70_000, -1))},
-            lambda: {"type": "enum", "name": self._name(), "symbols": ["WEB", "A", taker.text()[:50]]},
-        ]
+            lambda: taker.pick(_PRIMITIVES), lambda: ["null", self.anything(depth + 1)],
+            lambda: avro.array(self.anything(depth + 1)), lambda: avro.map_of(self.anything(depth + 1)),
+            lambda: self.record(self._name(), depth + 1), lambda: taker.pick(self._names),
+            lambda: taker.pick(_LOGICAL), lambda: [self.anything(depth + 1) for _ in range(taker.below(5))],
+            lambda: avro.fixed(self._name(), taker.pick((0, 1, 16, 70_000, -1))),
+            lambda: avro.enum(self._name(), "WEB", "A", taker.text()[:50]),
+        ]  # fmt: skip
         return taker.pick(choices)()
 
     def _name(self) -> str:
@@ -125,34 +114,16 @@ def _leaf(taker: Taker, kind: Any) -> Any:
 def wild_value(taker: Taker) -> Any:
     """A value that no schema allows here: NaN, huge numbers, other types, nested values."""
     values: tuple[Callable[[], Any], ...] = (
-        lambda: float("nan"),
-        lambda: float("inf"),
-        lambda: -float("inf"),
-        lambda: -0.0,
-        lambda: 1e308,
-        lambda: 5e-324,
-        lambda: 2.5,
-        lambda: 10**5000,
-        lambda: -(2**63),
-        lambda: 2**64,
-        lambda: Decimal("NaN"),
-        lambda: Decimal("sNaN"),
-        lambda: Decimal("-Infinity"),
-        lambda: Decimal("1E+999999999"),
-        lambda: Decimal("1E-999999999"),
-        lambda: Decimal("0E+999999999"),
-        lambda: Decimal("9" * 10_000),
-        lambda: Decimal("1." + "0" * 10_000),
-        lambda: Decimal(taker.number()).scaleb(-taker.below(30)),
-        lambda: taker.text(),
-        lambda: taker.text().encode("utf-8", "surrogatepass"),
-        lambda: taker.number(),
-        lambda: True,
-        lambda: None,
-        lambda: [wild_value(taker) for _ in range(taker.below(4))],
+        lambda: float("nan"), lambda: float("inf"), lambda: -float("inf"), lambda: -0.0, lambda: 1e308,
+        lambda: 5e-324, lambda: 2.5, lambda: 10**5000, lambda: -(2**63), lambda: 2**64, lambda: Decimal("NaN"),
+        lambda: Decimal("sNaN"), lambda: Decimal("-Infinity"), lambda: Decimal("1E+999999999"),
+        lambda: Decimal("1E-999999999"), lambda: Decimal("0E+999999999"), lambda: Decimal("9" * 10_000),
+        lambda: Decimal("1." + "0" * 10_000), lambda: Decimal(taker.number()).scaleb(-taker.below(30)),
+        lambda: taker.text(), lambda: taker.text().encode("utf-8", "surrogatepass"), lambda: taker.number(),
+        lambda: True, lambda: None, lambda: [wild_value(taker) for _ in range(taker.below(4))],
         lambda: {taker.text(): wild_value(taker) for _ in range(taker.below(4))},
         lambda: {"emails": [taker.text()], "items": [{"sku": taker.text(), "quantity": taker.number()}]},
-    )
+    )  # fmt: skip
     return taker.pick(values)()
 
 
@@ -186,11 +157,8 @@ def _deflated(data: bytes) -> bytes:
 
 
 CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "null": bytes,
-    "deflate": _deflated,
-    "bzip2": bz2.compress,
-    "xz": lzma.compress,
-}
+    "null": bytes, "deflate": _deflated, "bzip2": bz2.compress, "xz": lzma.compress,
+}  # fmt: skip
 
 
 def header(schema: bytes, codec: bytes, sync: bytes) -> bytes:
@@ -211,11 +179,8 @@ def container(taker: Taker) -> bytes:
     """A container file: known codecs, repeated data that unpack to a lot, false counts and sizes."""
     codec = taker.pick(tuple(CODECS))
     schemas: tuple[Callable[[], Any], ...] = (
-        lambda: SCHEMA,
-        lambda: SchemaBuilder(taker).record(),
-        lambda: "string",
-        lambda: {"type": "record", "name": "CommerceEvent", "fields": []},
-    )
+        lambda: SCHEMA, lambda: SchemaBuilder(taker).record(), lambda: "string", lambda: avro.record("CommerceEvent"),
+    )  # fmt: skip
     schema = json.dumps(taker.pick(schemas)()).encode()
     sync = b"S" * 16
     parts = [

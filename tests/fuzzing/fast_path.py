@@ -32,16 +32,9 @@ from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
 from tests.fuzzing.writers import WRITERS
+from tests.support import avro
 
-__all__ = [
-    "MORE_OF_AN_OLDER",
-    "NOW",
-    "OF_THE_SHOP",
-    "OLDER",
-    "SHAPES",
-    "both_of",
-    "fast_path",
-]
+__all__ = ["MORE_OF_AN_OLDER", "NOW", "OF_THE_SHOP", "OLDER", "SHAPES", "both_of", "fast_path"]
 
 _MOST_BESIDE: Final = 3
 """The most records of an input before its last two."""
@@ -86,7 +79,7 @@ _RICH: Final = {
     "paid": Decimal("12.50"),
 }
 _ITEM: Final = record_of("L", q=["null", B], n=["null", "long", "double", "string"], f="boolean")
-_ITEMS: Final = ({"type": "array", "items": _ITEM},)
+_ITEMS: Final = (avro.array(_ITEM),)
 
 OF_THE_SHOP: Final = (0, 1)
 """The shapes whose writer's schema is ours."""

@@ -23,58 +23,42 @@ from tests.conversion.test_compiled_shapes import CUSTOMER, kept
 from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
+from tests.support import avro
 
 _DEEPEST: Final = 4
 _SEVERAL: Final[tuple[Any, ...]] = (
-    {"type": "array", "items": "string"},
-    {"type": "array", "items": ["null", "string", "long"]},
-    {"type": "map", "values": "string"},
-    "long",
-)
+    avro.array("string"), avro.array(["null", "string", "long"]), avro.map_of("string"), "long",
+)  # fmt: skip
 _LEAVES: Final[tuple[Any, ...]] = (
     *("string", "string", "long", "int", "boolean", "double", "float", "bytes", "null"),
-    {"type": "string", "logicalType": "uuid"},
-    {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2},
-    {"type": "int", "logicalType": "date"},
-    {"type": "int", "logicalType": "time-millis"},
-    *({"type": "long", "logicalType": f"timestamp-{unit}"} for unit in ("millis", "micros", "nanos")),
-    {"type": "long", "logicalType": "local-timestamp-micros"},
+    avro.logical("string", "uuid"),
+    avro.decimal(12, 2),
+    avro.logical("int", "date"),
+    avro.logical("int", "time-millis"),
+    *(avro.logical("long", f"timestamp-{unit}") for unit in ("millis", "micros", "nanos")),
+    avro.logical("long", "local-timestamp-micros"),
 )
 _TIMES: Final = (
     ("long", 10**3),
-    ({"type": "long", "logicalType": "timestamp-micros"}, 10**6),
-    ({"type": "long", "logicalType": "timestamp-nanos"}, 10**9),
+    (avro.logical("long", "timestamp-micros"), 10**6),
+    (avro.logical("long", "timestamp-nanos"), 10**9),
 )
 _WIDER: Final = {"int": "double", "long": "double", "float": "double", "string": "bytes", "bytes": "string"}
 _SYMBOLS: Final = ("EUR", "checkout", "A", "B")
 _TEXTS: Final = (
     *(
-        "",
-        "a",
-        "e-1",
-        "web",
-        "checkout",
-        "a@b.c",
-        "12.50",
-        "-1",
-        "0",
-        "1996-03-14",
-        "USD",
-        "true",
-        "é",
-        "\n",
-        "日本",
+        "", "a", "e-1", "web", "checkout", "a@b.c", "12.50", "-1", "0", "1996-03-14", "USD", "true", "é", "\n", "日本",
     ),
     *("https://a.b/c", "203.0.113.7", "+1 415 555", "x" * 64, "x" * 300, "en-US", " ", '"'),
-)
+)  # fmt: skip
 _NUMBERS: Final = (0, 1, -1, 7, 63, 64, 2**31 - 1, -(2**31), int(NOW) - 5)
 _LARGER: Final = (2**62, 2**63 - 1, -(2**63), *(int(NOW) * 10**digits - 5 for digits in (3, 6, 9)))
 _FLOATS: Final = (0.0, -0.0, 1.5, -1.0, 12.5, float("nan"), float("inf"), 1e30, 0.1)
 _NEW: Final = (
     ("string", "!"),
     (["null", "string"], None),
-    ({"type": "array", "items": "string"}, ["1", "2"]),
-    ({"type": "map", "values": "string"}, {"k": "v"}),
+    (avro.array("string"), ["1", "2"]),
+    (avro.map_of("string"), {"k": "v"}),
 )
 """Types and defaults of a field that only the reader has."""
 _RECORDS: Final = 3
@@ -93,9 +77,9 @@ class Shapes:
         if kind < 4:
             return self._leaf()
         if kind == 4:
-            return {"type": "array", "items": self.type(depth - 1)}
+            return avro.array(self.type(depth - 1))
         if kind == 5:
-            return {"type": "map", "values": self.type(depth - 1)}
+            return avro.map_of(self.type(depth - 1))
         if kind < 8:
             return self._union(depth - 1)
         return self.record(depth - 1)
@@ -103,10 +87,10 @@ class Shapes:
     def record(self, depth: int) -> dict[str, Any]:
         """A record of up to four fields, perhaps with another record in it."""
         name = self._name()
-        fields = [{"name": each, "type": self.type(depth)} for each in "kxyz"[: self._taker.below(5)]]
+        fields = [avro.field(each, self.type(depth)) for each in "kxyz"[: self._taker.below(5)]]
         if self._taker.below(8) == 7:
-            fields.append({"name": "again", "type": ["null", name]})
-        return {"type": "record", "name": name, "fields": fields}
+            fields.append(avro.field("again", ["null", name]))
+        return avro.record(name, *fields)
 
     def _leaf(self) -> Any:
         choice = self._taker.below(len(_LEAVES) + 2)
@@ -118,7 +102,7 @@ class Shapes:
                 "name": self._name(),
                 "symbols": list(_SYMBOLS[: 1 + self._taker.below(4)]),
             }
-        return {"type": "fixed", "name": self._name(), "size": self._taker.below(5)}
+        return avro.fixed(self._name(), self._taker.below(5))
 
     def _union(self, depth: int) -> list[Any]:
         branches = {"null": "null"} if self._taker.below(4) else {}
@@ -168,7 +152,7 @@ class Shapes:
             yield {**field, "type": self.evolved(field["type"]), **renamed}
         if self._taker.below(3) == 2:
             kind, default = self._taker.pick(_NEW)
-            yield {"name": "new", "type": kind, "default": default}
+            yield avro.field("new", kind, default=default)
 
 
 def _named(schema: Any) -> str:
@@ -269,15 +253,11 @@ def world(taker: Taker) -> World | None:
     """None: pinstream does not start with such a schema, or cannot read that writer's data."""
     shapes = Shapes(taker)
     time, units = taker.pick(_TIMES)
-    needed = [{"name": name, "type": "string"} for name in ("event_id", "event_type", "channel")]
-    usual: list[dict[str, Any]] = [
-        *needed,
-        {"name": "occurred_at", "type": time},
-        {"name": "customer", "type": CUSTOMER},
-    ]
-    free = [{"name": f"p{number}", "type": shapes.type()} for number in range(1 + taker.below(3))]
+    needed = [avro.field(name, "string") for name in ("event_id", "event_type", "channel")]
+    usual: list[dict[str, Any]] = [*needed, avro.field("occurred_at", time), avro.field("customer", CUSTOMER)]
+    free = [avro.field(f"p{number}", shapes.type()) for number in range(1 + taker.below(3))]
     fields: list[dict[str, Any]] = [*free[:1], *usual, *free[1:]]
-    theirs = {"type": "record", "name": "shop.Event", "fields": fields}
+    theirs = avro.record("shop.Event", *fields)
     evolved = shapes.evolved_fields(free) if taker.below(2) else free
     ours = {**theirs, "fields": [*usual, *evolved]}
     try:

@@ -141,12 +141,8 @@ def _registry() -> Iterator[bytes]:
         "references": [{"name": "X", "subject": "x", "version": 1}],
     }
     referred = {
-        "schema": '{"type":"enum","name":"X","symbols":["A"]}',
-        "subject": "x",
-        "version": 1,
-        "id": 2,
-        "guid": "g",
-    }
+        "schema": '{"type":"enum","name":"X","symbols":["A"]}', "subject": "x", "version": 1, "id": 2, "guid": "g",
+    }  # fmt: skip
     yield b"\x00\x00\x00\x00" + sized(body)
     yield b"\x01\x00\x00\x00" + sized(body)
     yield (
@@ -182,16 +178,9 @@ def _key_store() -> Iterator[bytes]:
 
 
 _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
-    "decode": _decode,
-    "convert": _convert,
-    "fast_path": _fast_path,
-    "schemas": _schemas,
-    "explain": _explain,
-    "answers": _answers,
-    "registry": _registry,
-    "offset_map": _offset_map,
-    "key_store": _key_store,
-}
+    "decode": _decode, "convert": _convert, "fast_path": _fast_path, "schemas": _schemas, "explain": _explain,
+    "answers": _answers, "registry": _registry, "offset_map": _offset_map, "key_store": _key_store,
+}  # fmt: skip
 
 
 def seeds(target: str) -> list[bytes]:

@@ -20,6 +20,7 @@ from consumer.avro.container import MAX_BLOCK_BYTES, BrokenContainer, Container,
 from tests.fuzzing.building import CODECS, SCHEMA, block, header, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_line
 from tests.fuzzing.records import check_explaining
+from tests.support import avro
 
 SYNC = b"S" * 16
 TEXT = json.dumps(SCHEMA).encode()
@@ -58,7 +59,7 @@ def test_what_fastavro_writes_is_read(codec: str) -> None:
     """Every codec of the standard library, over several blocks."""
     out = io.BytesIO()
     events: list[dict[str, Any]] = [{"id": f"e{number}"} for number in range(200)]
-    schema: dict[str, Any] = {"type": "record", "name": "E", "fields": [{"name": "id", "type": "string"}]}
+    schema: dict[str, Any] = avro.record("E", id="string")
     fastavro.writer(out, schema, events, codec=codec, sync_interval=100)
     blocks = blocks_of(out.getvalue())
     assert len(blocks) > 5

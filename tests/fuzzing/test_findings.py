@@ -28,6 +28,7 @@ from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_dec
 from tests.fuzzing.servers import check_answer, check_offset_map, check_registry, sealed_map
 from tests.fuzzing.taker import MARK
 from tests.fuzzing.writers import ZOO
+from tests.support import avro
 
 FOREIGN = SchemaRef("id", "7")
 HEAD = b"\x00\x00\x00\x00\x07"
@@ -43,13 +44,13 @@ def _measured() -> Iterator[None]:
 
 def record_of(name: str, *kinds: Any) -> dict[str, Any]:
     """A record whose fields have these types."""
-    fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(kinds)]
-    return {"type": "record", "name": name, "fields": fields}
+    fields = [avro.field(f"f{number}", kind) for number, kind in enumerate(kinds)]
+    return avro.record(name, *fields)
 
 
 def with_extra(*kinds: Any) -> str:
     """Our schema with further fields, as another writer may have it."""
-    fields = [{"name": f"extra{number}", "type": kind} for number, kind in enumerate(kinds)]
+    fields = [avro.field(f"extra{number}", kind) for number, kind in enumerate(kinds)]
     return json.dumps({**SCHEMA, "fields": [*SCHEMA["fields"], *fields]})
 
 
@@ -73,11 +74,11 @@ NULLS = ["null"] * 2_000
 @pytest.mark.parametrize(
     "kind",
     [
-        {"type": "array", "items": record_of("Extra", "boolean", *NULLS)},
-        {"type": "map", "values": record_of("Extra", *NULLS)},
+        avro.array(record_of("Extra", "boolean", *NULLS)),
+        avro.map_of(record_of("Extra", *NULLS)),
         record_of("Chain", ["null", "Chain"], *NULLS),
         record_of("Chain", ["null", record_of("Link", ["null", "Chain"], *NULLS)]),
-        {"type": "array", "items": ["boolean", record_of("Extra", *NULLS)]},
+        avro.array(["boolean", record_of("Extra", *NULLS)]),
     ],
     ids=["array", "map", "chain", "chain of two", "union"],
 )
@@ -91,7 +92,7 @@ def test_a_byte_cannot_bring_thousands_of_nulls_along(kind: Any) -> None:
 def test_items_with_some_nulls_are_read() -> None:
     """The bound is far above what people write: several nulls for each byte, and thousands once in a datum."""
     item = record_of("Item", "boolean", *["null"] * 14)
-    schema = record_of("E", {"type": "array", "items": item}, record_of("Wide", *["null"] * 5_000))
+    schema = record_of("E", avro.array(item), record_of("Wide", *["null"] * 5_000))
     decoder, verdict = learn(schema, schema)
     assert verdict is None
     event = check_decoding(decoder, Record(0, -1, None, HEAD + b"\x04\x01\x00\x00", ()))
@@ -102,10 +103,10 @@ def test_items_with_some_nulls_are_read() -> None:
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        (lambda nulls: {"type": "array", "items": record_of("Extra", "boolean", *["null"] * nulls)}, 14),
-        (lambda nulls: {"type": "array", "items": record_of("Extra", "double", *["null"] * nulls)}, 126),
-        (lambda nulls: {"type": "array", "items": ["int", record_of("Extra", *["null"] * nulls)]}, 15),
-        (lambda nulls: {"type": "map", "values": record_of("Extra", *["null"] * nulls)}, 15),
+        (lambda nulls: avro.array(record_of("Extra", "boolean", *["null"] * nulls)), 14),
+        (lambda nulls: avro.array(record_of("Extra", "double", *["null"] * nulls)), 126),
+        (lambda nulls: avro.array(["int", record_of("Extra", *["null"] * nulls)]), 15),
+        (lambda nulls: avro.map_of(record_of("Extra", *["null"] * nulls)), 15),
         (lambda nulls: record_of("Chain", ["null", "Chain"], *["null"] * nulls), 14),
         (lambda more: record_of("Once", record_of("Extra", *["null"] * 98), *["Extra"] * more), 100),
     ],
@@ -124,16 +125,8 @@ def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], most: int) -
 @pytest.mark.parametrize(
     "kind",
     [
-        [{"type": "fixed", "name": f"F{number}", "size": 1} for number in range(5_000)],
-        [
-            {
-                "type": "enum",
-                "name": f"E{one}",
-                "symbols": ["A"],
-                "aliases": [f"a{other}" for other in range(60)],
-            }
-            for one in range(800)
-        ],
+        [avro.fixed(f"F{number}", 1) for number in range(5_000)],
+        [avro.enum(f"E{one}", "A", aliases=[f"a{other}" for other in range(60)]) for one in range(800)],
     ],
     ids=["branches", "aliases"],
 )
@@ -146,7 +139,7 @@ def test_a_wide_union_that_we_lack_costs_no_square(kind: Any) -> None:
 def test_many_arrays_of_one_empty_type_cost_no_square() -> None:
     """For each array the question whether its type takes no bytes was asked again."""
     big = record_of("Big", *["null"] * 3_000, "boolean")
-    _, verdict = learn(with_extra(big, *[{"type": "array", "items": "Big"}] * 3_000))
+    _, verdict = learn(with_extra(big, *[avro.array("Big")] * 3_000))
     assert verdict is not None
 
 
@@ -159,7 +152,7 @@ def test_a_long_chain_of_references_is_a_verdict(length: int) -> None:
         {**each, "type": [*each["type"], *chain]} if each["name"] == "order" else each
         for each in SCHEMA["fields"]
     ]
-    last = {"name": "last", "type": f"R{length - 1}"}
+    last = avro.field("last", f"R{length - 1}")
     _, verdict = learn(json.dumps({**SCHEMA, "fields": [*fields, last]}))
     assert verdict is not None
     assert "deep" in verdict.message
@@ -175,12 +168,10 @@ def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
     megabyte shown."""
     for schema in (
         record_of("E", name),
-        {"type": "record", "name": name, "fields": []},
-        {"type": "record", "name": "E", "fields": [{"name": name, "type": "nothing"}]},
-        with_extra({"type": "array", "items": {"type": "fixed", "name": name, "size": 0}}),
-        json.dumps(
-            {**SCHEMA, "fields": [{"name": "event_id", "type": {"type": "fixed", "name": name, "size": 3}}]}
-        ),
+        avro.record(name),
+        avro.record("E", avro.field(name, "nothing")),
+        with_extra(avro.array(avro.fixed(name, 0))),
+        json.dumps({**SCHEMA, "fields": [avro.field("event_id", avro.fixed(name, 3))]}),
     ):
         _, verdict = learn(schema)
         assert verdict is not None
@@ -192,11 +183,7 @@ def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
 def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
     """If the keys are only claimed, the map costs nothing (`test_decode_hostile`); if they are there, it is
     read in time and memory of its size."""
-    schema = {
-        "type": "record",
-        "name": "E",
-        "fields": [{"name": "v", "type": {"type": "map", "values": "null"}}],
-    }
+    schema = avro.record("E", v=avro.map_of("null"))
     decoder, _ = learn(schema, schema)
     keys = b"".join(b"\x0e%07d" % number for number in range(1_000_000))
     event = decoder.decode(Record(0, -1, None, HEAD + zigzag(1_000_000) + keys + b"\x00", ()))
@@ -313,25 +300,10 @@ def test_a_line_with_many_keys() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "1e308",
-        "-1",
-        "NaN",
-        "inf",
-        "-0",
-        "٣",
-        "3٣",
-        "1_000",
-        "0x10",
-        "1e3",
-        "",
-        " ",
-        "9" * 8_000,
-        "3.٣",
-        "\udcff",
-        "3;3",
-        "8\x1e\x1f",
+        "1e308", "-1", "NaN", "inf", "-0", "٣", "3٣", "1_000", "0x10", "1e3", "", " ", "9" * 8_000, "3.٣", "\udcff",
+        "3;3", "8\x1e\x1f",
     ],
-)
+)  # fmt: skip
 def test_absurd_rate_limit_headers_say_nothing(text: str) -> None:
     """A value that is no plain number of seconds is ignored: the usual backoff applies."""
     headers = {"x-ratelimit-reset": text, "x-ratelimit-remaining": text, "retry-after": text}

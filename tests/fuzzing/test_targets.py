@@ -17,16 +17,9 @@ from tests.fuzzing.seeds import seeds
 from tests.fuzzing.targets import TARGETS
 
 RUNS = {
-    "decode": 8_000,
-    "convert": 6_000,
-    "fast_path": 3_000,
-    "schemas": 40,
-    "explain": 1_500,
-    "answers": 5_000,
-    "registry": 1_200,
-    "offset_map": 8_000,
-    "key_store": 2_000,
-}
+    "decode": 8_000, "convert": 6_000, "fast_path": 3_000, "schemas": 40, "explain": 1_500, "answers": 5_000,
+    "registry": 1_200, "offset_map": 8_000, "key_store": 2_000,
+}  # fmt: skip
 """Runs that take some seconds each; ``make fuzz`` is for longer."""
 WITHOUT_COVERAGE = 20
 """Hypothesis takes this many times longer for an input."""

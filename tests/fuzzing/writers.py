@@ -6,37 +6,27 @@ import copy
 from typing import Any, Final
 
 from tests.fuzzing.building import SCHEMA
+from tests.support import avro
 
 
 def _record(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "record",
-        "name": name,
-        "fields": [{"name": each, "type": kind} for each, kind in fields.items()],
-    }
+    return avro.record(name, *[avro.field(each, kind) for each, kind in fields.items()])
 
 
-_TREE = _record(
-    "Tree",
-    {
-        "left": ["null", "Tree"],
-        "kids": {"type": "array", "items": "Tree"},
-        "by": {"type": "map", "values": "Tree"},
-    },
-)
+_TREE = _record("Tree", {"left": ["null", "Tree"], "kids": avro.array("Tree"), "by": avro.map_of("Tree")})
 ZOO: Final = _record(
     "Zoo",
     {
         "null": "null",
         "flag": "boolean",
         "number": ["null", "long", "string", "double"],
-        "amount": {"type": "bytes", "logicalType": "decimal", "precision": 30, "scale": 4},
-        "day": {"type": "int", "logicalType": "date"},
-        "at": {"type": "long", "logicalType": "timestamp-micros"},
-        "uuid": {"type": "fixed", "name": "Id", "size": 16, "logicalType": "uuid"},
-        "colour": {"type": "enum", "name": "Colour", "symbols": ["RED", "GREEN"], "default": "RED"},
-        "props": {"type": "map", "values": ["null", "string", "boolean"]},
-        "floats": {"type": "array", "items": "float"},
+        "amount": avro.decimal(30, 4),
+        "day": avro.logical("int", "date"),
+        "at": avro.logical("long", "timestamp-micros"),
+        "uuid": avro.fixed("Id", 16, logicalType="uuid"),
+        "colour": avro.enum("Colour", "RED", "GREEN", default="RED"),
+        "props": avro.map_of(["null", "string", "boolean"]),
+        "floats": avro.array("float"),
         "tree": ["null", _TREE],
         "blob": "bytes",
     },
@@ -50,15 +40,12 @@ def _older() -> dict[str, Any]:
     fields = {each["name"]: each for each in schema["fields"]}
     for gone in ("language", "search_query", "device", "app"):
         del fields[gone]
-    fields["page_url"] = {"name": "page_url", "type": "string"}
-    fields["opt_out_type"] = {"name": "opt_out_type", "type": ["string", "null"]}
-    item = {"type": "record", "name": "Item", "fields": [{"name": "quantity", "type": "int"}]}
+    fields["page_url"] = avro.field("page_url", "string")
+    fields["opt_out_type"] = avro.field("opt_out_type", ["string", "null"])
+    item = avro.record("Item", quantity="int")
     order = next(branch for branch in fields["order"]["type"] if branch != "null")
-    next(each for each in order["fields"] if each["name"] == "items")["type"] = {
-        "type": "array",
-        "items": item,
-    }
-    more = [{"name": "zoo", "type": ZOO}, {"name": "notes", "type": {"type": "map", "values": "bytes"}}]
+    next(each for each in order["fields"] if each["name"] == "items")["type"] = avro.array(item)
+    more = [avro.field("zoo", ZOO), avro.field("notes", avro.map_of("bytes"))]
     return {**schema, "fields": [*reversed(fields.values()), *more]}
 
 
@@ -67,10 +54,10 @@ def _other_zoo() -> dict[str, Any]:
     schema = copy.deepcopy(ZOO)
     kinds: dict[str, Any] = {
         "number": ["int", "string", "null", "float", "boolean"],
-        "amount": {"type": "bytes", "logicalType": "decimal", "precision": 40, "scale": 6},
-        "at": {"type": "long", "logicalType": "timestamp-millis"},
-        "colour": {"type": "enum", "name": "Colour", "symbols": ["BLUE", "GREEN"]},
-        "floats": {"type": "array", "items": "long"},
+        "amount": avro.decimal(40, 6),
+        "at": avro.logical("long", "timestamp-millis"),
+        "colour": avro.enum("Colour", "BLUE", "GREEN"),
+        "floats": avro.array("long"),
         "blob": "string",
     }
     for each in schema["fields"]:

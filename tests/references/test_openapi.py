@@ -36,29 +36,15 @@ OBJECTS = {
 LATER = {("content", "item_brand_id"), ("user_data", "customer_type")}
 """Keys that came with version 5.28 or later."""
 LATER_NAMES = {
-    "app_open",
-    "contact",
-    "customize_product",
-    "find_location",
-    "schedule",
-    "start_trial",
-    "submit_application",
-}
+    "app_open", "contact", "customize_product", "find_location", "schedule", "start_trial", "submit_application",
+}  # fmt: skip
 CLOSED_BY_US = {"user_data"}
 IN_WORDS = {
-    "action_source": "enum",
-    "event_id": "minLength",
-    "client_ip_address": "minLength",
-    "client_user_agent": "minLength",
-    "currency": "pattern",
-    "value": "pattern",
-    "predicted_ltv": "pattern",
-    "item_price": "pattern",
-    "num_items": "minimum maximum",
-    "quantity": "minimum maximum",
-    "event_name": "anyOf",
+    "action_source": "enum", "event_id": "minLength", "client_ip_address": "minLength",
+    "client_user_agent": "minLength", "currency": "pattern", "value": "pattern", "predicted_ltv": "pattern",
+    "item_price": "pattern", "num_items": "minimum maximum", "quantity": "minimum maximum", "event_name": "anyOf",
     **dict.fromkeys(HASHED_FIELDS, "minItems items.pattern"),
-}
+}  # fmt: skip
 """Bounds in our schema that the description has only in its text, or that are our own rules."""
 
 
@@ -152,10 +138,7 @@ def as_json_schema(node: Any) -> Any:
 
 
 THEIRS = Draft202012Validator(
-    {
-        "$ref": "#/components/schemas/ConversionEvents",
-        "components": as_json_schema(DESCRIPTION["components"]),
-    }
+    {"$ref": "#/components/schemas/ConversionEvents", "components": as_json_schema(DESCRIPTION["components"])}
 )
 
 

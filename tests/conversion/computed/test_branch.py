@@ -14,20 +14,17 @@ from tests.conversion.computed.test_values import converted
 from tests.conversion.convert_records import shaped
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import DEFAULT, NOW
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 
 def record_type(name: str, **fields: Any) -> dict[str, Any]:
     """Return a record type of this name."""
-    return {
-        "type": "record",
-        "name": name,
-        "fields": [{"name": key, "type": kind} for key, kind in fields.items()],
-    }
+    return avro.record(name, *[avro.field(key, kind) for key, kind in fields.items()])
 
 
 VIEWED = record_type("Viewed", url="string")
-ADDED = record_type("Added", url="string", tags={"type": "array", "items": "string"})
+ADDED = record_type("Added", url="string", tags=avro.array("string"))
 PAID = record_type("Paid", url="string", number=["null", "long"])
 
 
@@ -36,7 +33,7 @@ def shop(*branches: Any) -> dict[str, Any]:
     return record_type(
         "Event",
         id="string",
-        at={"type": "long", "logicalType": "timestamp-millis"},
+        at=avro.logical("long", "timestamp-millis"),
         mail=["null", "string"],
         payload=list(branches),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from consumer.errors import MappingError
 from tests.conversion.test_mapping import BARE, field, load, record
+from tests.support import avro
 
 
 def booking(kind: Any) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def booking(kind: Any) -> dict[str, Any]:
     return {**BARE, "fields": [*fields, field("event_type", kind)]}
 
 
-STATES = {"type": "enum", "name": "State", "symbols": ["BookingConfirmed", "BookingCancelled", "Asked"]}
+STATES = avro.enum("State", "BookingConfirmed", "BookingCancelled", "Asked")
 BRANCHES = [
     record(field("id", "string"), name="BookingConfirmed"),
     record(field("why", "string"), name="Asked"),

@@ -165,10 +165,7 @@ from tests.support.mapping import load_mapping
             f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "tier"] }}] }}',
             "add takes a number, but the join with '' is none",
         ),
-        (
-            f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "dept", "country"], with = "." }}] }}',
-            None,
-        ),
+        (f'"{VALUE}" = {{ add = ["rate", {{ join = ["dept", "dept", "country"], with = "." }}] }}', None),
         (
             'event_name = { path = "type", when_event = "checkout" }',
             "when_event asks for the name that this line decides",

@@ -11,38 +11,34 @@ from consumer.engine.model import ConversionEvent
 from tests.conversion.computed.test_values import converted
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import NOW
+from tests.support import avro
 
 PAGE = (Path(__file__).parents[3] / "docs" / "computed.md").read_text("utf-8")
 
 
 def _record(name: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "type": "record",
-        "name": name,
-        "fields": [{"name": key, "type": kind} for key, kind in fields.items()],
-    }
+    return avro.record(name, *[avro.field(key, kind) for key, kind in fields.items()])
 
 
 SCHEMA = _record(
     "Event",
     id="string",
-    at={"type": "long", "logicalType": "timestamp-millis"},
+    at=avro.logical("long", "timestamp-millis"),
     dept="int",
     meta=_record("Meta", type="string", sub="string"),
     buyer=_record("Buyer", email=["null", "string"], login="string"),
     shop=_record("Shop", country="string"),
-    lines={
-        "type": "array",
-        "items": _record(
+    lines=avro.array(
+        _record(
             "Line",
             number="string",
             sku="string",
             size="string",
-            price={"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+            price=avro.decimal(9, 2),
             pieces="int",
             discount=["null", "double"],
-        ),
-    },
+        )
+    ),
 )
 REST = """
 [event_names]

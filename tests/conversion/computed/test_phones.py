@@ -176,20 +176,16 @@ def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (
-            'phone_country = "contry"\n',
-            "phone_country: 'contry' is not in the schema; the nearest that is: 'country'",
-        ),
+        ('phone_country = "contry"\n',
+         "phone_country: 'contry' is not in the schema; the nearest that is: 'country'"),
         ('phone_country = "dept"\n', "phone_country takes text, but 'dept' is int"),
-        (
-            'phone_country = "lines[].sku"\n',
-            "phone_country takes one value, but 'lines[].sku' may give several, since it is a list",
-        ),
+        ('phone_country = "lines[].sku"\n',
+         "phone_country takes one value, but 'lines[].sku' may give several, since it is a list"),
         ("phone_country = 49\n", "phone_country: a path must be text in quotes"),
         ('phone_country = "de"\n', 'one country for all is written phone_country = "DE"'),
         ('phone_country = "Germany"\n', 'one country for all is written phone_country = "DE"'),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_country_is_an_error(setting: str, message: str) -> None:
     """A country that is no path to text and no code is an error in one line that names it."""
     with pytest.raises(MappingError) as error:

@@ -151,16 +151,10 @@ CATEGORY = "custom_data.content_category"
 @pytest.mark.parametrize(
     ("said", "event", "expected"),
     [
-        (
-            '{ first = ["buyer.email", "buyer.login"] }',
-            {"buyer": {"email": "a", "login": "b", "mails": [], "tags": {}}},
-            "a",
-        ),
-        (
-            '{ first = ["buyer.email", "buyer.login"] }',
-            {"buyer": {"email": " ", "login": "b", "mails": [], "tags": {}}},
-            "b",
-        ),
+        ('{ first = ["buyer.email", "buyer.login"] }',
+         {"buyer": {"email": "a", "login": "b", "mails": [], "tags": {}}}, "a"),
+        ('{ first = ["buyer.email", "buyer.login"] }',
+         {"buyer": {"email": " ", "login": "b", "mails": [], "tags": {}}}, "b"),
         ('{ first = ["buyer.email", "country"] }', {"country": "DE"}, "DE"),
         ('{ first = ["buyer.email", "country"] }', {}, None),
         ('{ first = ["country", { value = "none" }] }', {}, "none"),
@@ -189,27 +183,18 @@ CATEGORY = "custom_data.content_category"
         ('{ path = "country", when = { rate = 1 } }', {"country": "DE", "rate": 1.0}, "DE"),
         ('{ path = "country", when = { rate = 0.1 } }', {"country": "DE", "rate": 0.1}, "DE"),
         ('{ path = "country", when = { ads = true } }', {"country": "DE", "ads": True}, "DE"),
-        (
-            '{ path = "country", when = { buyer.tags.vip = "y" } }',
-            {"country": "DE", "buyer": {"email": None, "login": None, "mails": [], "tags": {"vip": "y"}}},
-            "DE",
-        ),
+        ('{ path = "country", when = { buyer.tags.vip = "y" } }',
+         {"country": "DE", "buyer": {"email": None, "login": None, "mails": [], "tags": {"vip": "y"}}}, "DE"),
         ('{ path = "country", when = { ads = true, dept = 1 } }', {"country": "DE", "ads": True}, None),
         ('{ path = "country", when_event = "checkout" }', {"country": "DE"}, "DE"),
         ('{ path = "country", when_event = ["search"] }', {"country": "DE"}, None),
         ('{ value = "x", when = { "lines[0].sku" = "A" } }', {"lines": [line()]}, "x"),
-        (
-            '{ first = [{ value = "a", when = { tier = "TIN" } }, { value = "b", when = { dept = 1 } }, "country"] }',
-            {"dept": 1},
-            "b",
-        ),
-        (
-            '{ join = [{ of = "dept", table = { "1" = "one" } }, "country"], with = "/" }',
-            {"dept": 1, "country": "DE"},
-            "one/DE",
-        ),
+        ('{ first = [{ value = "a", when = { tier = "TIN" } }, { value = "b", when = { dept = 1 } }, "country"] }',
+         {"dept": 1}, "b"),
+        ('{ join = [{ of = "dept", table = { "1" = "one" } }, "country"], with = "/" }',
+         {"dept": 1, "country": "DE"}, "one/DE"),
     ],
-)
+)  # fmt: skip
 def test_text(said: str, event: dict[str, Any], expected: str | None) -> None:
     """The first alternative with a value, one element, joined parts, tables and conditions give text."""
     assert sent(f'"{CATEGORY}" = {said}', CATEGORY, record(**event)) == expected
@@ -220,62 +205,31 @@ def test_text(said: str, event: dict[str, Any], expected: str | None) -> None:
     [
         ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": 0.1}, "5.00"),
         ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": "0.105"}, "5.005"),
-        (
-            '{ subtract = ["shipping", "rate", { value = "0.5" }] }',
-            {"shipping": Decimal("4.90"), "rate": 0.1},
-            "4.30",
-        ),
+        ('{ subtract = ["shipping", "rate", { value = "0.5" }] }', {"shipping": Decimal("4.90"), "rate": 0.1},
+         "4.30"),
         ('{ multiply = ["shipping", { value = 0.19 }] }', {"shipping": Decimal("4.90")}, "0.9310"),
         ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90")}, None),
         ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": " "}, None),
-        (
-            '{ add = ["shipping", { first = ["rate", { value = 0 }] }] }',
-            {"shipping": Decimal("4.90")},
-            "4.90",
-        ),
+        ('{ add = ["shipping", { first = ["rate", { value = 0 }] }] }', {"shipping": Decimal("4.90")}, "4.90"),
         ('{ sum = "fees[]" }', {"fees": [0.1, 0.2, None]}, "0.3"),
         ('{ sum = "fees" }', {"fees": [0.1]}, "0.1"),
         ('{ sum = "fees[]" }', {"fees": []}, None),
         ('{ sum = "lines[].price" }', {"lines": [line(), line(price="2.5"), None]}, "3.50"),
         ('{ sum = "lines[].price" }', {"lines": [line(), line(price=None)]}, None),
-        (
-            '{ sum = "lines[].taxes[].amount" }',
-            {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}]), line()]},
-            "0.3",
-        ),
-        (
-            '{ sum = { multiply = ["lines[].price", "lines[].pieces"] } }',
-            {"lines": [line(pieces=3), line()]},
-            "4.00",
-        ),
-        (
-            '{ sum = { multiply = ["lines[].price", "rate"] } }',
-            {"lines": [line(pieces=3), line()], "rate": 0.5},
-            "1.000",
-        ),
-        (
-            '{ sum = { multiply = ["lines[].price", { sum = "lines[].taxes[].amount" }] } }',
-            {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}])]},
-            "0.300",
-        ),
-        (
-            '{ sum = { path = "lines[].price", when = { "lines[].kind" = 1 } } }',
-            {"lines": [line(kind=1)]},
-            "1.00",
-        ),
-        (
-            '{ add = [{ sum = "lines[].price" }, "shipping"] }',
-            {"lines": [line()], "shipping": Decimal("4.90")},
-            "5.90",
-        ),
-        (
-            TOTAL,
-            {"lines": [line(price="29.95", pieces=2, discount=5.5), line(price="0.10", pieces=3)]},
-            "54.70",
-        ),
+        ('{ sum = "lines[].taxes[].amount" }', {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}]), line()]},
+         "0.3"),
+        ('{ sum = { multiply = ["lines[].price", "lines[].pieces"] } }', {"lines": [line(pieces=3), line()]}, "4.00"),
+        ('{ sum = { multiply = ["lines[].price", "rate"] } }', {"lines": [line(pieces=3), line()], "rate": 0.5},
+         "1.000"),
+        ('{ sum = { multiply = ["lines[].price", { sum = "lines[].taxes[].amount" }] } }',
+         {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}])]}, "0.300"),
+        ('{ sum = { path = "lines[].price", when = { "lines[].kind" = 1 } } }', {"lines": [line(kind=1)]}, "1.00"),
+        ('{ add = [{ sum = "lines[].price" }, "shipping"] }', {"lines": [line()], "shipping": Decimal("4.90")},
+         "5.90"),
+        (TOTAL, {"lines": [line(price="29.95", pieces=2, discount=5.5), line(price="0.10", pieces=3)]}, "54.70"),
         ('{ path = "shipping", when_event = ["checkout", "search"] }', {"shipping": Decimal("4.90")}, "4.90"),
     ],
-)
+)  # fmt: skip
 def test_numbers(said: str, event: dict[str, Any], expected: str | None) -> None:
     """Arithmetic is decimal and exact with all places, and a missing operand gives no value."""
     assert sent(f'"{VALUE}" = {said}', VALUE, record(**event)) == expected
@@ -322,20 +276,12 @@ def test_fields_of_items() -> None:
     result = converted(both_of(fields), record(lines=lines, rate=2.0, country="DE"))
     assert isinstance(result, ConversionEvent)
     shoe = {
-        "id": "A-L",
-        "item_name": "L",
-        "item_category": "shoes",
-        "item_brand": "ours",
-        "item_price": "2.000",
+        "id": "A-L", "item_name": "L", "item_category": "shoes", "item_brand": "ours", "item_price": "2.000",
         "quantity": 3,
-    }
+    }  # fmt: skip
     hat = {
-        "item_name": "DE",
-        "item_category": "other",
-        "item_brand": "ours",
-        "item_price": "2.000",
-        "quantity": 1,
-    }
+        "item_name": "DE", "item_category": "other", "item_brand": "ours", "item_price": "2.000", "quantity": 1,
+    }  # fmt: skip
     assert result.payload["custom_data"] == {
         "contents": [shoe, hat],
         "content_ids": ["A-L"],

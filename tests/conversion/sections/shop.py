@@ -9,6 +9,7 @@ from typing import Any, Final
 from consumer.adapters.schemas import LocalSchemas
 from consumer.avro.encode import Encoder
 from consumer.conversion.sections import Sections, load_sections
+from tests.support import avro
 
 ROOT: Final = Path(__file__).parents[3]
 DEFAULT: Final = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")
@@ -17,45 +18,33 @@ ORDER: Final[dict[str, Any]] = {
     "name": "Order",
     "namespace": "com.shop",
     "aliases": ["com.oldshop.Purchase"],
-    "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
-        {"name": "email", "type": ["null", "string"], "default": None},
-        {"name": "total", "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}},
-        {"name": "state", "type": "string", "default": "paid"},
-        {"name": "consent", "type": "boolean", "default": True},
-    ],
-}
+    "fields": [avro.field("id", "string"), avro.field("at", avro.logical("long", "timestamp-micros")),
+     avro.field("email", ["null", "string"], default=None), avro.field("total", avro.decimal(12, 2)),
+     avro.field("state", "string", default="paid"), avro.field("consent", "boolean", default=True)],
+}  # fmt: skip
 CLICK: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Click",
     "namespace": "com.shop",
-    "fields": [
-        {"name": "click", "type": "string"},
-        {"name": "seconds", "type": "long"},
-        {"name": "email", "type": ["null", "string"], "default": None},
-        {"name": "page", "type": ["null", "string"], "default": None},
-        {"name": "referrer", "type": ["null", "string"], "default": None},
-    ],
-}
+    "fields": [avro.field("click", "string"), avro.field("seconds", "long"),
+     avro.field("email", ["null", "string"], default=None), avro.field("page", ["null", "string"], default=None),
+     avro.field("referrer", ["null", "string"], default=None)],
+}  # fmt: skip
 SIGNUP: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Signup",
     "namespace": "com.shop",
     "fields": [
-        {"name": "id", "type": "string"},
-        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {
-            "name": "member",
-            "type": {"type": "record", "name": "Member", "fields": [{"name": "mail", "type": "string"}]},
-        },
+        avro.field("id", "string"),
+        avro.field("at", avro.logical("long", "timestamp-millis")),
+        avro.field("member", avro.record("Member", mail="string")),
     ],
 }
 REFUND: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Refund",
     "namespace": "com.shop",
-    "fields": [{"name": "id", "type": "string"}],
+    "fields": [avro.field("id", "string")],
 }
 UNION: Final[list[Any]] = ["null", ORDER, CLICK, SIGNUP, REFUND]
 

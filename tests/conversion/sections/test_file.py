@@ -15,6 +15,7 @@ from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, PinstreamError, SchemaError
 from tests.conversion.sections.shop import CLICK, MAPPING, ORDER, SIGNUP, UNION, loaded
+from tests.support import avro
 
 EVERY = """
 [constants]
@@ -168,7 +169,7 @@ def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None
 def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path) -> None:
     """A shared line is left out where the schema lacks one of its paths, even if another path is of the wrong type."""
     line = '"custom_data.order_id" = { join = ["total", "state"] }'
-    other = {**SIGNUP, "fields": [*SIGNUP["fields"], {"name": "total", "type": "boolean"}]}
+    other = {**SIGNUP, "fields": [*SIGNUP["fields"], avro.field("total", "boolean")]}
     sections = loaded(tmp_path, MAPPING.replace("[fields]", f"[fields]\n{line}", 1), ORDER, CLICK, other)
     assert path_of(sections, "com.shop.Order", None, "custom_data.order_id") == "total, state"
     number = sections.choose("com.shop.Signup", None)
@@ -293,7 +294,7 @@ def typed(name: str, kinds: list[str], asks: list[str]) -> dict[str, Any]:
         "type": "record",
         "name": name,
         "namespace": "com.shop",
-        "fields": [{"name": key, "type": type_} for key, type_ in fields.items()],
+        "fields": [avro.field(key, type_) for key, type_ in fields.items()],
     }
 
 
@@ -334,29 +335,19 @@ def test_values_that_sections_share_are_those_of_any_of_them(
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (
-            '[event_names]\nPAID = "checkout"\nSEN = "page_visit"',
-            r"^my.toml: \[event_names\] .SEN.: no section that shares this line has .*; the nearest is .SEEN.$",
-        ),
-        (
-            '[consent]\nrequire = "ask"\nallowed = ["YES", "GRANTED", "NOO"]',
-            r"^my.toml: \[consent\] allowed, 'NOO': no section that shares this line .* the nearest is 'NO'$",
-        ),
+        ('[event_names]\nPAID = "checkout"\nSEN = "page_visit"',
+         r"^my.toml: \[event_names\] .SEN.: no section that shares this line has .*; the nearest is .SEEN.$"),
+        ('[consent]\nrequire = "ask"\nallowed = ["YES", "GRANTED", "NOO"]',
+         r"^my.toml: \[consent\] allowed, 'NOO': no section that shares this line .* the nearest is 'NO'$"),
         # Without an answer that is consent, all events of this type would be filtered.
-        (
-            '[consent]\nrequire = "ask"\nallowed = ["YES"]',
-            r"\(?com.shop.Click.*\[consent\] allowed: .ask. is never .YES.; known: .GRANTED., .NO.",
-        ),
-        (
-            '[record."com.shop.Click".event_names]\nPAID = "checkout"',
-            r'^my.toml \[record."com.shop.Click"\]: \[event_names\] .PAID.: .kind. is never .PAID.; known: .SEEN.',
-        ),
-        (
-            '[topic."web".event_names]\nPAYD = "checkout"',
-            r'^my.toml \[topic."web"\]: \[event_names\] .PAYD.: no section .* the nearest is .PAID.$',
-        ),
+        ('[consent]\nrequire = "ask"\nallowed = ["YES"]',
+         r"\(?com.shop.Click.*\[consent\] allowed: .ask. is never .YES.; known: .GRANTED., .NO."),
+        ('[record."com.shop.Click".event_names]\nPAID = "checkout"',
+         r'^my.toml \[record."com.shop.Click"\]: \[event_names\] .PAID.: .kind. is never .PAID.; known: .SEEN.'),
+        ('[topic."web".event_names]\nPAYD = "checkout"',
+         r'^my.toml \[topic."web"\]: \[event_names\] .PAYD.: no section .* the nearest is .PAID.$'),
     ],
-)
+)  # fmt: skip
 def test_a_value_that_no_section_has_is_an_error(lines: str, said: str, tmp_path: Path) -> None:
     """A value that is in no schema of the sections that share it is misspelled, and so is one that is not in the schema
     of the section that names it."""

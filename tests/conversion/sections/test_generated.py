@@ -43,16 +43,8 @@ OTHER: Final[dict[str, Any]] = {
 TYPES: Final[dict[str, dict[str, Any]]] = {"com.shop.Shop": SHOP, "com.shop.Other": OTHER}
 
 _TEXTS: Final = (
-    "type",
-    "sub",
-    "country",
-    "tier",
-    "buyer.email",
-    "buyer.login",
-    "buyer.tags.vip",
-    "rate",
-    "id",
-)
+    "type", "sub", "country", "tier", "buyer.email", "buyer.login", "buyer.tags.vip", "rate", "id",
+)  # fmt: skip
 _NUMBERS: Final = ("dept", "rate", "shipping", "lines[0].price", "lines[-1].pieces")
 _LISTS: Final = ("buyer.mails", "lines[].sku", "fees", "lines[].taxes[].amount")
 _OF_LINES: Final = tuple(f"lines[].{name}" for name in ("price", "pieces", "discount", "sku", "size", "kind"))
@@ -60,12 +52,8 @@ FIELDS: Final = (
     *("event_name", "event_id", "event_time", "opt_out", "language", "user_data.em", "user_data.external_id"),
     *("user_data.country", "custom_data.value", "custom_data.content_category", "custom_data.order_id"),
     *("custom_data.content_ids", "custom_data.num_items", "custom_data.contents[].id", "user_data.click_id"),
-    *(
-        "custom_data.contents[].item_price",
-        "custom_data.contents[].quantity",
-        "custom_data.contents[].item_name",
-    ),
-)
+    *("custom_data.contents[].item_price", "custom_data.contents[].quantity", "custom_data.contents[].item_name"),
+)  # fmt: skip
 
 
 def _conditions() -> st.SearchStrategy[dict[str, Any]]:
@@ -111,21 +99,15 @@ EXPRESSIONS: Final = expressions(
 )
 LINES: Final = ("lines", EACH)  # the steps to the items
 PLACES: Final = (
-    "",
-    *(f'record."{name}".' for name in TYPES),
-    'topic."t".',
-    *(f'record."{name}".topic."t".' for name in TYPES),
-)
+    "", *(f'record."{name}".' for name in TYPES), 'topic."t".', *(f'record."{name}".topic."t".' for name in TYPES),
+)  # fmt: skip
 
 
 def toml(said: Any) -> str:
     """Return the value as TOML, on one line."""
     if isinstance(said, dict):
-        return (
-            "{ "
-            + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(of)}" for key, of in said.items())
-            + " }"
-        )
+        lines = (f"{json.dumps(key, ensure_ascii=False)} = {toml(of)}" for key, of in said.items())
+        return f"{{ {', '.join(lines)} }}"
     if isinstance(said, list):
         return f"[{', '.join(map(toml, said))}]"
     return json.dumps(said, ensure_ascii=False)

@@ -35,15 +35,13 @@ from tests.conversion.sections.shop import (
     order,
     signup,
 )
+from tests.support import avro
 from tests.support.aws import glue_value
 
 SCHEMAS: Final[dict[str, Any]] = {"order": ORDER, "click": CLICK, "signup": SIGNUP, "refund": REFUND}
 EVENTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
-    "order": order,
-    "click": click,
-    "signup": signup,
-    "refund": lambda n: {"id": f"r-{n}"},
-}
+    "order": order, "click": click, "signup": signup, "refund": lambda n: {"id": f"r-{n}"},
+}  # fmt: skip
 BRANCHES: Final = {"null": 0, "order": 1, "click": 2, "signup": 3, "refund": 4}
 GUID: Final = uuid.UUID(int=77)
 IDS: Final = {"order": 1, "click": 2, "signup": 3, "refund": 4, "union": 9}
@@ -184,7 +182,7 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
     assert isinstance(told, Rejection)
     assert told.code == "unknown_record"
     assert decoder.add_schema(SchemaRef("id", "6"), ["null", REFUND, ORDER]) is None
-    told = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [{"name": "id", "type": "bytes"}]})
+    told = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [avro.field("id", "bytes")]})
     assert isinstance(told, Rejection)
     assert told.code == "incompatible_schema"
     # The id may be given another schema later.
@@ -211,7 +209,7 @@ def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: P
     guard and the counts name it."""
     both = Readings(loaded(tmp_path))
     for decoder in (both.decoder, both.whole):
-        decoder.add_schema(SchemaRef("id", "7"), {**CLICK, "fields": [{"name": "id", "type": "bytes"}]})
+        decoder.add_schema(SchemaRef("id", "7"), {**CLICK, "fields": [avro.field("id", "bytes")]})
     record = Record(0, -1, None, framing_of(SchemaRef("id", "7")) + b"\x02a", ())
     columns = both.check([value("order", 0, "id"), record], "web.orders")
     verdict = columns.verdicts[1]
@@ -221,11 +219,7 @@ def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "unread",
-    [
-        CLICK | {"fields": [{"name": "id", "type": "bytes"}]},
-        {"type": "fixed", "name": "com.other.Thing", "size": 2},
-    ],
+    "unread", [CLICK | {"fields": [avro.field("id", "bytes")]}, avro.fixed("com.other.Thing", 2)]
 )
 def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tmp_path: Path) -> None:
     """At most `MAX_REFUSED_SCHEMAS` schemas are kept that cannot be read or have no section, since producers

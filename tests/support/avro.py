@@ -1,0 +1,47 @@
+"""Schemas of Avro as tests write them: a function for each type that has parts, and for fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = Any
+
+
+def array(items: Schema) -> dict[str, Any]:
+    """Return an array of these items."""
+    return {"type": "array", "items": items}
+
+
+def map_of(values: Schema) -> dict[str, Any]:
+    """Return a map to these values."""
+    return {"type": "map", "values": values}
+
+
+def field(name: str, kind: Schema, **more: Any) -> dict[str, Any]:
+    """Return a field of a record; `more`: a default, aliases."""
+    return {"name": name, "type": kind, **more}
+
+
+def record(name: str, *fields: dict[str, Any], **types: Schema) -> dict[str, Any]:
+    """Return a record of these fields, and of fields without more than a name and a type."""
+    return {"type": "record", "name": name, "fields": [*fields, *(field(*one) for one in types.items())]}
+
+
+def enum(name: str, *symbols: str, **more: Any) -> dict[str, Any]:
+    """Return an enum of these symbols; `more`: a default, aliases."""
+    return {"type": "enum", "name": name, "symbols": list(symbols), **more}
+
+
+def fixed(name: str, size: int, **more: Any) -> dict[str, Any]:
+    """Return a fixed of this size; `more`: aliases, a logical type."""
+    return {"type": "fixed", "name": name, "size": size, **more}
+
+
+def logical(kind: str, name: str, **more: Any) -> dict[str, Any]:
+    """Return a primitive type with a logical type."""
+    return {"type": kind, "logicalType": name, **more}
+
+
+def decimal(precision: int, scale: int = 0) -> dict[str, Any]:
+    """Return a decimal over bytes."""
+    return logical("bytes", "decimal", precision=precision, scale=scale)
