@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
+from consumer.conversion.normalise import HASHED_FIELDS
+from consumer.conversion.targets import EVENT_NAMES, TARGETS
 from consumer.demo import rules
-from tests.demo.examples import NOW, REQUEST, digest, event, full_event
+from tests.demo.examples import NOW, REQUEST, SENT, digest, event, full_event
+
+DEFINITIONS: dict[str, Any] = rules.REQUEST["$defs"]
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
@@ -32,8 +37,14 @@ def code_of(candidate: Any, **options: Any) -> str | None:
     return None if problem is None else problem.code
 
 
+def accepted(candidate: dict[str, Any]) -> bool:
+    """Whether a call with this one event fits the schema of the request."""
+    return REQUEST.is_valid({"data": [candidate]})
+
+
 def test_full_event_is_accepted() -> None:
     """An event with every part the description knows, all valid, has no problem and no warning."""
+    assert accepted(full_event())
     assert rules.check_event(full_event(), NOW) is None
     assert rules.warning_for(full_event()) is None
 
@@ -47,6 +58,10 @@ def test_full_event_is_accepted() -> None:
         ("custom_data.contents.0.sku", "1", "unknown_key"),
         ("app_info.store", "x", "unknown_key"),
         ("device_info.colour", "x", "unknown_key"),
+        ("np", "ss-shop", "unknown_key"),
+        ("event_name", None, "wrong_type"),
+        ("user_data", None, "wrong_type"),
+        ("custom_data.contents.0.item_price", None, "wrong_type"),
         ("event_time", 1.5, "wrong_type"),
         ("event_time", "1700000000", "wrong_type"),
         ("event_time", True, "wrong_type"),
@@ -74,6 +89,9 @@ def test_full_event_is_accepted() -> None:
 )
 def test_structural_problems(path: str, value: Any, code: str) -> None:
     """What a validator of the description refuses is a structural problem, which costs the whole call."""
+    assert value == 2**63 or not accepted(
+        broken(path, value)
+    )  # no schema has a number of that size as a bound
     problem = rules.check_event(broken(path, value), NOW)
     assert problem is not None
     assert (problem.structural, problem.code) == (True, code)
@@ -84,6 +102,7 @@ def test_required_keys(key: str) -> None:
     """Each required key is missed by name."""
     lacking = full_event()
     del lacking[key]
+    assert not accepted(lacking)
     problem = rules.check_event(lacking, NOW)
     assert problem is not None
     assert problem.code == "missing_key"
@@ -113,55 +132,60 @@ def test_event_that_is_no_object(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "code"),
+    ("path", "value", "code", "in_schema"),
     [
-        ("event_name", "purchase", "event_name"),
-        ("event_name", "Checkout", "event_name"),
-        ("event_name", "loyalty_joined", "event_name"),
-        ("action_source", "WEB", "action_source"),
-        ("event_id", "  ", "event_id"),
-        ("event_time", int(NOW) + 301, "future"),
-        ("event_time", int(NOW) * 1000, "future"),
-        ("event_time", int(NOW) - 7 * 86_400 - 1, "expired"),
-        ("user_data.em.1", "b@example.com", "digest"),
-        ("user_data.em.1", digest("b").upper(), "digest"),
-        ("user_data.em.1", digest("b")[:-1], "digest"),
-        ("user_data.em.1", digest("b") + "\n", "digest"),
-        ("user_data.em.1", "é" * 64, "digest"),
-        ("user_data.em", [digest("b")[:-1], digest("c") + "0"], "digest"),
-        ("user_data.ph", [], "empty"),
-        ("user_data.ph", [digest("")], "empty_digest"),
-        ("user_data.client_ip_address", digest("192.0.2.7"), "ip_address"),
-        ("user_data.client_ip_address", "192.0.2", "ip_address"),
-        ("user_data.client_ip_address", "192.0.2.7, 10.0.0.1", "ip_address"),
-        ("user_data.client_ip_address", "0.0.0.0", "ip_address"),
-        ("user_data.client_ip_address", "::", "ip_address"),
-        ("user_data.client_ip_address", "192.0.2.7\0", "ip_address"),
-        ("user_data.client_user_agent", digest("Mozilla"), "hashed"),
-        ("user_data.client_user_agent", " ", "empty"),
-        ("user_data.click_id", digest("dj0y").upper(), "hashed"),
-        ("user_data.click_id", "", "empty"),
-        ("user_data.partner_id", digest("x"), "hashed"),
-        ("user_data.customer_type", "New", "customer_type"),
-        ("custom_data.value", "-1", "amount"),
-        ("custom_data.value", "1e3", "amount"),
-        ("custom_data.value", "1,299.00", "amount"),
-        ("custom_data.value", "NaN", "amount"),
-        ("custom_data.value", "", "amount"),
-        ("custom_data.value", "1.", "amount"),
-        ("custom_data.value", "12\n", "amount"),
-        ("custom_data.value", "١٢", "amount"),
-        ("custom_data.predicted_ltv", "inf", "amount"),
-        ("custom_data.contents.0.item_price", "€5", "amount"),
-        ("custom_data.currency", "eur", "currency"),
-        ("custom_data.currency", "ZZZ", "currency"),
-        ("custom_data.num_items", -1, "quantity"),
-        ("custom_data.contents.0.quantity", -1, "quantity"),
-        ("custom_data.contents.0.quantity", 2**63, "quantity"),
+        ("event_name", "purchase", "event_name", False),
+        ("event_name", "Checkout", "event_name", False),
+        ("event_name", "loyalty_joined", "event_name", False),
+        ("action_source", "WEB", "action_source", True),
+        ("event_id", "  ", "event_id", False),
+        ("event_time", int(NOW) + 301, "future", False),
+        ("event_time", int(NOW) * 1000, "future", False),
+        ("event_time", int(NOW) - 7 * 86_400 - 1, "expired", False),
+        ("user_data.em.1", "b@example.com", "digest", True),
+        ("user_data.em.1", digest("b").upper(), "digest", True),
+        ("user_data.em.1", digest("b")[:-1], "digest", True),
+        ("user_data.em.1", digest("b") + "\n", "digest", False),
+        ("user_data.em.1", "é" * 64, "digest", True),
+        ("user_data.em", [digest("b")[:-1], digest("c") + "0"], "digest", True),
+        ("user_data.ph", [], "empty", True),
+        ("user_data.ph", [digest("")], "empty_digest", False),
+        ("user_data.client_ip_address", digest("192.0.2.7"), "ip_address", False),
+        ("user_data.client_ip_address", "192.0.2", "ip_address", False),
+        ("user_data.client_ip_address", "192.0.2.7, 10.0.0.1", "ip_address", False),
+        ("user_data.client_ip_address", "0.0.0.0", "ip_address", False),
+        ("user_data.client_ip_address", "::", "ip_address", False),
+        ("user_data.client_ip_address", "192.0.2.7\0", "ip_address", False),
+        ("user_data.client_user_agent", digest("Mozilla"), "hashed", False),
+        ("user_data.client_user_agent", " ", "empty", False),
+        ("user_data.click_id", digest("dj0y").upper(), "hashed", False),
+        ("user_data.click_id", "", "empty", False),
+        ("user_data.partner_id", digest("x"), "hashed", False),
+        ("user_data.customer_type", "New", "customer_type", True),
+        ("custom_data.value", "-1", "amount", True),
+        ("custom_data.value", "1e3", "amount", True),
+        ("custom_data.value", "1,299.00", "amount", True),
+        ("custom_data.value", "NaN", "amount", True),
+        ("custom_data.value", "", "amount", True),
+        ("custom_data.value", "1.", "amount", True),
+        ("custom_data.value", "12\n", "amount", False),
+        ("custom_data.value", "١٢", "amount", True),
+        ("custom_data.predicted_ltv", "inf", "amount", True),
+        ("custom_data.contents.0.item_price", "€5", "amount", True),
+        ("custom_data.currency", "eur", "currency", True),
+        ("custom_data.currency", "ZZZ", "currency", False),
+        ("event_name", "x" * 101, "event_name", True),
+        ("event_id", "", "event_id", True),
+        ("custom_data.num_items", -1, "quantity", True),
+        ("custom_data.num_items", 2**63, "quantity", True),
+        ("custom_data.contents.0.quantity", -1, "quantity", True),
+        ("custom_data.contents.0.quantity", 2**63, "quantity", True),
     ],
 )
-def test_problems_of_one_event(path: str, value: Any, code: str) -> None:
-    """What the description says in words only fails that event alone, and the message holds no value of it."""
+def test_problems_of_one_event(path: str, value: Any, code: str, in_schema: bool) -> None:
+    """What the description says in words only fails that event alone, and the message holds no value of it. Of some of
+    it the schema of the request tells, too."""
+    assert accepted(broken(path, value)) is not in_schema
     problem = rules.check_event(broken(path, value), NOW)
     assert problem is not None
     assert (problem.structural, problem.code) == (False, code)
@@ -187,10 +211,11 @@ def test_problems_of_one_event(path: str, value: Any, code: str) -> None:
 def test_edges_that_are_fine(path: str, value: Any) -> None:
     """Zero values, exact long decimals, null where null may be, and the last second of each time limit."""
     assert code_of(broken(path, value)) is None
+    assert accepted(broken(path, value))
 
 
 @pytest.mark.parametrize(
-    ("user_data", "accepted"),
+    ("user_data", "identifies"),
     [
         ({"em": [digest("a@example.com")]}, True),
         ({"hashed_maids": [digest("id")]}, True),
@@ -201,9 +226,10 @@ def test_edges_that_are_fine(path: str, value: Any) -> None:
         ({}, False),
     ],
 )
-def test_identity(user_data: dict[str, Any], accepted: bool) -> None:
+def test_identity(user_data: dict[str, Any], identifies: bool) -> None:
     """An e-mail, an advertising id, or address with agent identify; phone, external id and click id do not."""
-    assert code_of(event(user_data=user_data)) == (None if accepted else "identity")
+    assert accepted(event(user_data=user_data)) is identifies
+    assert code_of(event(user_data=user_data)) == (None if identifies else "identity")
 
 
 def test_what_may_be_set() -> None:
@@ -211,6 +237,7 @@ def test_what_may_be_set() -> None:
     the advertiser's own when it is registered."""
     assert code_of(event(event_time=852_076_800), max_age=None) is None
     assert code_of(event(event_time=int(NOW) + 86_400), max_age=None) == "future"
+    assert set(DEFINITIONS["standard_event_name"]["enum"]) == rules.KNOWN_EVENT_NAMES == EVENT_NAMES
     assert len(rules.KNOWN_EVENT_NAMES) == 22
     assert code_of(event(event_name="schedule")) is None
     assert code_of(event(event_name="Store visit")) == "event_name"
@@ -234,6 +261,7 @@ def test_envelope(body: Any, code: str | None) -> None:
     """The body is an object with only ``data``, an array of 1 to 1000."""
     problem = rules.check_envelope(body)
     assert (None if problem is None else problem.code) == code
+    assert REQUEST.is_valid(body) is (code is None)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +297,39 @@ def test_warnings(candidate: dict[str, Any], word: str) -> None:
 
 
 # Against the schema of the request
+
+
+def test_the_schema_is_one_and_closed() -> None:
+    """It keeps to JSON Schema 2020-12. No object takes a key that is not named: one unknown key can turn a whole call
+    into a 400."""
+    Draft202012Validator.check_schema(rules.REQUEST)
+    objects = [one for one in (rules.REQUEST, *DEFINITIONS.values()) if one["type"] == "object"]
+    assert len(objects) == 7
+    assert all(one["additionalProperties"] is False for one in objects)
+
+
+def test_every_target_is_in_it() -> None:
+    """Every target of a mapping is a member; exactly the hashed ones are arrays of digests."""
+    for name in TARGETS.keys() - {"ad_account_id"}:
+        at: Any = rules.REQUEST["$defs"]["event"]
+        for part in name.split("."):
+            at = at["properties"][part.removesuffix("[]")]
+            at = _resolved(at["items"] if part.endswith("[]") else at)
+    assert {key for key, one in DEFINITIONS["user_data"]["properties"].items() if "$ref" in one} == set(
+        HASHED_FIELDS
+    )
+
+
+def _resolved(node: dict[str, Any]) -> Any:
+    return DEFINITIONS[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+
+
+def test_what_we_send_has_no_null() -> None:
+    """What the platform takes as null is left out by us: a payload is held against that."""
+    assert SENT.is_valid({"data": [event(language="en")]})
+    assert accepted(event(language=None))
+    assert not SENT.is_valid({"data": [event(language=None)]})
+    assert not SENT.is_valid({"data": [event(custom_data={"value": None})]})
 
 
 WRONG_VALUES: tuple[Any, ...] = (
@@ -324,7 +385,7 @@ def test_whatever_the_schema_refuses_is_refused(seed: int, times: int) -> None:
     candidate = full_event()
     for _ in range(times):
         mutate(candidate, draws)
-    refused = not REQUEST.is_valid({"data": [candidate]})
+    refused = not accepted(candidate)
     problem = rules.check_event(candidate, NOW)
     assert problem is not None or not refused
     assert refused or problem is None or not problem.structural
