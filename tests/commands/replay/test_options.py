@@ -19,7 +19,8 @@ def options(*given: str) -> ReplayOptions:
 
 
 def test_bounds_are_read() -> None:
-    """Bounds are offsets, times, beginning or end; an impossible one is a usage error that names its option."""
+    """Bounds are offsets, times, beginning or end; an impossible one is a usage error that names its option. ``--name``
+    with ``--dry-run`` is refused, since a dry run keeps no progress."""
     read = options("--from", "offset:5", "--to", "2026-01-01T00:00Z")
     assert (read.start, read.stop) == (Bound("offset", 5), Bound("time", 1767225600000))
     with pytest.raises(UsageError, match="--from 'offset:x' names no offset"):
@@ -28,6 +29,8 @@ def test_bounds_are_read() -> None:
         options("--to", "2999-01-01")
     with pytest.raises(UsageError, match="--from offset:7 is after --to offset:5"):
         options("--from", "offset:7", "--to", "offset:5")
+    with pytest.raises(UsageError, match="--dry-run"):
+        options("--name", "x", "--dry-run")
 
 
 @pytest.mark.parametrize(
@@ -52,20 +55,6 @@ def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
         options("--name", name)
     assert options("--name", "after-outage_2026.11").name == "after-outage_2026.11"
-
-
-def test_a_dry_run_keeps_no_progress() -> None:
-    """``--name`` with ``--dry-run`` is refused, since a dry run keeps no progress."""
-    with pytest.raises(UsageError, match="--dry-run"):
-        options("--name", "x", "--dry-run")
-
-
-def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
-    """A condition that cannot be read is a usage error that begins with the option; an ad account must be digits."""
-    with pytest.raises(UsageError, match=r"^--where 'x' is no condition"):
-        parse_where(["x"])
-    with pytest.raises(UsageError, match="digits"):
-        parse_where(["ad_account=mine"])
 
 
 def test_what_can_never_come_is_refused() -> None:

@@ -168,6 +168,7 @@ def test_an_id_may_hold_an_equals_sign() -> None:
         ("=checkout", "cannot be asked for"),
         ("name=checkout", "cannot be asked for"),
         ("channel=tv", "no channel"),
+        ("ad_account=mine", "digits"),
     ],
 )
 def test_an_impossible_condition_is_refused_with_the_possible_ones(text: str, why: str) -> None:
