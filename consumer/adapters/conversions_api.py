@@ -13,7 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -288,6 +288,13 @@ _FAILURES: Final = (
 )
 
 
+_PROXY_FAILURES: Final[Sequence[tuple[type[Exception], Literal["unknown", "absent", "silent"]]]] = (
+    (aiohttp.ClientConnectorDNSError, "unknown"),
+    (aiohttp.ClientProxyConnectionError, "absent"),
+    (aiohttp.ConnectionTimeoutError, "silent"),
+)
+
+
 def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, str | None]:
     """Return why no answer came to a call of `url` by way of `proxy`: one of a closed set of words, never the text of
     `error`, which can hold addresses; and what is known beyond that and what to do, or None."""
@@ -309,12 +316,9 @@ def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[s
     # "proxy": the call ended before anything of it was sent to the API.
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return "proxy", proxy.refusal(error.status, place_of(url))
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "proxy", proxy.trouble("unknown")
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "proxy", proxy.trouble("absent")
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "proxy", proxy.trouble("silent", place_of(url))
+    for one, what in _PROXY_FAILURES:
+        if isinstance(error, one):
+            return "proxy", proxy.trouble(what, place_of(url))
     if isinstance(error, aiohttp.ClientConnectorError):
         return "proxy", proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):

@@ -81,7 +81,8 @@ def adds_up(ledger: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, hanging, empty, idle])
 def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
-    """Ledger, partitions, destination and freshness are there in every state, under the contract's names."""
+    """Ledger, partitions, destination and freshness are there in every state, under the contract's names; each ledger
+    adds up, and the partitions hold no more than the total."""
     document = through_json(status_document(scene(), INFO))
     assert document["version"] == VERSION == 1
     assert list(document["ledger"]) == LEDGER
@@ -90,6 +91,9 @@ def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
     for one in document["partitions"]:
         assert {"topic", "partition", "committed", "position", "end", "lag"} <= set(one)
         assert list(one["ledger"]) == LEDGER
+    assert all(adds_up(one["ledger"]) for one in (document, *document["partitions"]))
+    for name in LEDGER:
+        assert sum(one["ledger"][name] for one in document["partitions"]) <= document["ledger"][name]
     assert document["process"] == INFO["process"]
 
 
@@ -163,16 +167,6 @@ def test_what_the_process_says_of_itself_never_takes_the_place_of_a_figure() -> 
     assert document["sandbox"] == {"accepted_events": 3}
 
 
-@pytest.mark.parametrize("scene", [busy, halted, throttled, empty, idle])
-def test_ledger_adds_up_in_all_and_per_partition(scene: Any) -> None:
-    """In every state each ledger adds up, and the partitions hold no more than the total."""
-    document = status_document(scene(), INFO)
-    assert adds_up(document["ledger"])
-    assert all(adds_up(one["ledger"]) for one in document["partitions"])
-    for name in LEDGER:
-        assert sum(one["ledger"][name] for one in document["partitions"]) <= document["ledger"][name]
-
-
 @given(st.lists(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS), max_size=5))
 def test_any_figures_come_through_exactly(rows: list[tuple[int, ...]]) -> None:
     """Numbers are neither rounded nor mixed up in JSON."""
@@ -191,30 +185,29 @@ def test_end_and_lag_are_null_until_the_end_is_known() -> None:
     assert (one["partition"], one["committed"], one["end"], one["lag"]) == (3, None, None, None)
 
 
-def test_age_beyond_the_last_bucket_is_null() -> None:
-    """Events older than all buckets have no upper bound."""
-    snapshot = statistics(ages=[10_000_000])
-    assert snapshot.freshness.total.p50 is None
-    freshness = through_json(status_document(snapshot, {}))["freshness"]
-    old = {"delivered": 1, "within_one_hour": 0.0, "age_p50": None, "age_p95": None, "age_p99": None}
-    assert freshness == {**old, "hour": old, "day": old}
+def _ages(delivered: int, within: float | None, *ages: float | None) -> dict[str, float | None]:
+    named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
+    return {"delivered": delivered, "within_one_hour": within, **named}
 
 
-def test_freshness_says_nothing_before_the_first_delivery() -> None:
-    """No deliveries: a share of nothing is null, not zero and not an error."""
-    freshness = through_json(status_document(empty(), {}))["freshness"]
-    for ages in (freshness.pop("hour"), freshness.pop("day"), freshness):
-        assert ages.pop("delivered") == 0
-        assert [*ages.values()] == [None] * 4
-
-
-def test_freshness_of_the_last_hour_and_day() -> None:
-    """A bad hour is not hidden by good ones before it, and does not count in later hours."""
-    freshness = through_json(status_document(statistics(ages=[5] * 9 + [4_000], early=[7] * 30), {}))[
-        "freshness"
-    ]
-    hour = {"delivered": 10, "within_one_hour": 0.9, "age_p50": 5.0, "age_p95": 4_500.0, "age_p99": 4_500.0}
-    day = {"delivered": 40, "within_one_hour": 0.975, "age_p50": 7.0, "age_p95": 7.0, "age_p99": 4_500.0}
+@pytest.mark.parametrize(
+    ("ages", "early", "hour", "day"),
+    [
+        ([], [], _ages(0, None, None, None, None), _ages(0, None, None, None, None)),
+        ([10_000_000], [], _ages(1, 0.0, None, None, None), _ages(1, 0.0, None, None, None)),
+        (
+            [5] * 9 + [4_000],
+            [7] * 30,
+            _ages(10, 0.9, 5.0, 4_500.0, 4_500.0),
+            _ages(40, 0.975, 7.0, 7.0, 4_500.0),
+        ),
+    ],
+    ids=["nothing delivered", "older than all buckets", "a bad hour"],
+)
+def test_freshness_of_the_last_hour_and_day(ages: Any, early: Any, hour: Any, day: Any) -> None:
+    """A bad hour is not hidden by good ones before it, and does not count in later hours. Of nothing, and beyond the
+    last bucket, it is null: not zero and not an error."""
+    freshness = through_json(status_document(statistics(ages=ages, early=early), {}))["freshness"]
     assert freshness == {**day, "hour": hour, "day": day}
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -29,8 +29,8 @@ _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 INSTALL = missing_extra("otel")
 
 
-# The signals that are asked for and not exported, by the variable that asks and the reason.
-_Off = dict[tuple[str, str], list[str]]
+_Export = Callable[[str, str, Wish], None]
+"""Exports a signal, given the variable that asks for it and how."""
 
 
 def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tuple[Tracing, MetricsExport]:
@@ -39,35 +39,27 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
     Never raises. Logs why a signal is not exported; a mistake that turns off both is one line.
     """
     tracing, exported = Tracing(), MetricsExport()
-    off: _Off = {}
     # A static member keeps its name when it starts again, so its series go on. Otherwise, a name that no other process
     # has at the same time.
     given = settings.kafka.properties.get("group.instance.id")
     instance = f"{socket.gethostname()}-{os.getpid()}" if given is None else given.get_secret_value()
-    for variables, asked_by in _asked(environ, signals):
+
+    def export(signal: str, asked_by: str, wish: Wish) -> None:
+        nonlocal tracing, exported
         # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
         logs.mute("opentelemetry")
-        try:
-            wish = variables.wish(instance)
-            # Imported here: OpenTelemetry is an extra, and takes half a second.
-            if variables.signal == "TRACES":
-                from consumer.app.telemetry.spans import export as export_spans
+        # Imported here: OpenTelemetry is an extra, and takes half a second.
+        if signal == "TRACES":
+            from consumer.app.telemetry.spans import export as export_spans
 
-                tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
-            else:
-                from consumer.app.telemetry.metrics import OtlpMetrics
+            tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
+        else:
+            from consumer.app.telemetry.metrics import OtlpMetrics
 
-                exported = OtlpMetrics(wish)
-            structlog.get_logger().info("telemetry", signal=variables.signal.lower(), asked_by=asked_by)
-            continue
-        except SettingsError as error:
-            reason = f"{error}: correct it"
-        except ImportError:
-            reason = INSTALL
-        except (ValueError, OSError) as error:
-            reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
-        off.setdefault((asked_by, reason), []).append(variables.signal)
-    for text in _texts(off):
+            exported = OtlpMetrics(wish)
+        structlog.get_logger().info("telemetry", signal=signal.lower(), asked_by=asked_by)
+
+    for text in _export_each(environ, signals, instance, export):
         structlog.get_logger().warning("telemetry_off", text=text)
     return tracing, exported
 
@@ -75,34 +67,40 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
 def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the signals that would be exported, and why others that are asked for would not. Starts nothing."""
     good: list[str] = []
-    off: _Off = {}
-    for variables, asked_by in _asked(environ, ("METRICS", "TRACES")):
-        try:
-            variables.wish("")
-            # Looked for and not imported: `check` starts nothing.
-            if importlib.util.find_spec("opentelemetry"):
-                good.append(variables.signal.lower())
-                continue
-            reason = INSTALL
-        except SettingsError as error:
-            reason = f"{error}: correct it"
-        off.setdefault((asked_by, reason), []).append(variables.signal)
-    return good, list(_texts(off))
+
+    def look(signal: str, _asked_by: str, _wish: Wish) -> None:
+        # Looked for and not imported: `check` starts nothing.
+        if not importlib.util.find_spec("opentelemetry"):
+            raise ImportError
+        good.append(signal.lower())
+
+    return good, _export_each(environ, ("METRICS", "TRACES"), "", look)
 
 
-def _texts(off: _Off) -> Iterator[str]:
-    for (variable, reason), signals in off.items():
-        switches = " and ".join(f"OTEL_{one}_EXPORTER=none" for one in signals)
-        yield f"{variable} asks for {' and '.join(signals).lower()}, but {reason}, or set {switches}"
-
-
-def _asked(environ: Mapping[str, str], signals: Iterable[str]) -> Iterator[tuple[_Variables, str]]:
-    """Yield the variables of each signal that is asked for, and the one of them that asks."""
+def _export_each(
+    environ: Mapping[str, str], signals: Iterable[str], instance: str, export: _Export
+) -> list[str]:
+    """Export each signal that is asked for. Return sentences that say why others that are asked for are not."""
+    off: dict[tuple[str, str], list[str]] = {}
     for signal in signals:
         variables = _Variables(environ, signal)
-        asked_by = variables.asked_by()
-        if asked_by is not None:
-            yield variables, asked_by
+        if (asked_by := variables.asked_by()) is None:
+            continue
+        try:
+            export(signal, asked_by, variables.wish(instance))
+            continue
+        except SettingsError as error:
+            reason = f"{error}: correct it"
+        except ImportError:
+            reason = INSTALL
+        except (ValueError, OSError) as error:
+            reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
+        off.setdefault((asked_by, reason), []).append(signal)
+    return [
+        f"{asked_by} asks for {' and '.join(others).lower()}, but {reason}, or set "
+        + " and ".join(f"OTEL_{one}_EXPORTER=none" for one in others)
+        for (asked_by, reason), others in off.items()
+    ]
 
 
 class _Variables:

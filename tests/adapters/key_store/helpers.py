@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
@@ -36,6 +37,11 @@ def key(number: int) -> bytes:
 def keys(numbers: Iterable[int]) -> bytes:
     """Return the keys of several events as one column."""
     return b"".join(map(key, numbers))
+
+
+def open_store(folder: Path, window: float = 172_800.0, max_bytes: int = 64 * MIB) -> DiskKeyStore:
+    """Open the store in `folder`."""
+    return DiskKeyStore(str(folder), Window.of(window), max_bytes)
 
 
 def disk_usage(folder: Path) -> int:

@@ -122,7 +122,7 @@ async def test_an_absurd_clock_does_no_harm(make_store: MakeStore, now: float) -
 async def test_a_store_at_its_limit_drops_the_oldest_and_says_so(make_store: MakeStore) -> None:
     """At its size limit a store drops the oldest keys and counts them; the newest are always found."""
     store = make_store(DAY, MIB)
-    total = 96_000
+    total = 56_000
     for first in range(0, total, 500):
         await store.confirm(keys(range(first, first + 500)), NOON + first / 10)
         assert store.statistics().bytes_used <= MIB

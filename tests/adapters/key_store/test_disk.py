@@ -15,18 +15,12 @@ from zlib import crc32
 
 import pytest
 
-from consumer.adapters.key_store.disk_store import DiskKeyStore, ask_disk
-from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.disk_store import ask_disk
 from consumer.adapters.thread import OwnThread
 from consumer.errors import KeyStoreError
-from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, eventually, key, keys
+from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, eventually, key, keys, open_store
 
 NOBODY = 65534
-
-
-def open_store(folder: Path, window: float = 172_800.0, max_bytes: int = 64 * MIB) -> DiskKeyStore:
-    """Open a store in `folder`."""
-    return DiskKeyStore(str(folder), Window.of(window), max_bytes)
 
 
 async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:

@@ -18,10 +18,9 @@ from consumer.adapters.key_store import files, folder, view
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import FileList, SegmentFile
 from consumer.adapters.key_store.folder import JOURNAL_KEYS, mergeable
-from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.native import Segment
 from consumer.errors import KeyStoreError
-from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys
+from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys, open_store
 
 GIB = 1024 * MIB
 
@@ -91,7 +90,7 @@ def test_no_merge_is_larger_than_its_room() -> None:
 async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path: Path) -> None:
     """While keys are sealed and merged, no turn of the event loop takes 20 ms of its thread's time (time that
     other processes take does not count)."""
-    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    store = open_store(tmp_path, 172_800.0, GIB)
     column = keys(range(4000))
     turns = []
 
@@ -135,7 +134,7 @@ async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
 
     monkeypatch.setattr(view, "open_segment", open_segment)
     monkeypatch.setattr(files._MappedFile, "close", close)
-    store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
+    store = open_store(tmp_path, 10.0, GIB)
     await store.confirm(keys(range(200)), NOON)
     await store.confirm(keys(range(200, 400)), NOON + 5)
     [segment] = store._view.segments
@@ -163,7 +162,7 @@ async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
 
     monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
     monkeypatch.setattr(view, "open_segment", open_segment)
-    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    store = open_store(tmp_path, 172_800.0, GIB)
     for at in range(0, 1200, 200):
         await store.confirm(keys(range(at, at + 200)), NOON)
     await eventually(lambda: not is_merging(store))
@@ -178,7 +177,7 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
 ) -> None:
     """When a full disk has no room for the new list, the merged segment is removed and its file does not stay open."""
     monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
-    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    store = open_store(tmp_path, 172_800.0, GIB)
     real = files.write_list
 
     def write_list(root: str, named: FileList) -> None:
@@ -207,7 +206,7 @@ async def test_without_a_thread_the_files_are_closed_all_the_same(
     def run_aside(_name: str, _function: Callable[[], object]) -> None:
         raise RuntimeError("can't start new thread")
 
-    store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
+    store = open_store(tmp_path, 10.0, GIB)
     await store.confirm(keys(range(200)), NOON)
     await store.confirm(keys(range(200, 400)), NOON + 5)
     assert len(open_segments(tmp_path)) == 1

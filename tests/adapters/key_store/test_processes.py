@@ -11,19 +11,12 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.key_store import disk_store, view
-from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import SegmentFile, decode_list, open_segment
-from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.native import Segment
-from tests.adapters.key_store.helpers import MIB, NOON, child, disk_usage, key, keys
+from tests.adapters.key_store.helpers import MIB, NOON, child, disk_usage, key, keys, open_store
 from tests.end_to_end.processes import ROOT
 
 WINDOW = 172_800.0
-
-
-def open_store(folder: Path, window: float = WINDOW, max_bytes: int = 64 * MIB) -> DiskKeyStore:
-    """Open the store in this process."""
-    return DiskKeyStore(str(folder), Window.of(window), max_bytes)
 
 
 async def test_keys_survive_a_restart(tmp_path: Path) -> None:
@@ -103,7 +96,7 @@ async def test_processes_see_each_other(tmp_path: Path) -> None:
 FORKS = """
 import asyncio, os, signal, sys, time
 from pathlib import Path
-from tests.adapters.key_store.helpers import NOON, keys
+from tests.adapters.key_store.helpers import NOON, keys, open_store
 from tests.adapters.key_store.test_processes import open_store
 
 store = open_store(Path(sys.argv[1]))
