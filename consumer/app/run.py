@@ -111,6 +111,7 @@ class Member:
             self.start.waits_for = "the key store is being opened"
             self._service = await self._open()
             self._service.closes = self.parts.closes
+            # `_begin` goes on without a turn of the loop: no report says that the start is over before it is.
             self.start.waits_for = None
         return self._service
 
@@ -125,8 +126,8 @@ class Member:
         """Let the end have no more than its grace, also if no signal asks for it."""
         self.parts.closes = ending.begin
 
-    async def serve(self, joins: Callable[[], None] = lambda: None) -> None:
-        """Be a member of the group until asked to stop. `joins` is called when the topics are found.
+    async def serve(self) -> None:
+        """Be a member of the group until asked to stop.
 
         Raises `PinstreamError` if a part cannot be opened, and for what keeps it from joining that waiting cannot help.
         """
@@ -142,7 +143,6 @@ class Member:
         if self._asked.is_set():
             return
         service = beginning.result()  # raises what is wrong
-        joins()
         tune_memory()  # as late as this: by now all is loaded that stays
         with doing("delivering, or leaving the group"):
             await service.run()

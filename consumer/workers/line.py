@@ -36,8 +36,6 @@ _ALONE = 70
 class WorkerReport(NamedTuple):
     """What a worker reports to its supervisor."""
 
-    joined: bool = False
-    """True once the worker has found the cluster and its topics and joins the group."""
     statistics: Statistics | None = None
     """None: they could not be read, or the worker ended before it had any."""
     unhealthy: str | None = None

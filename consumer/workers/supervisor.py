@@ -203,11 +203,14 @@ class Supervisor:
         if said.error is not None:
             life.error = said.error
             return
-        before, life.said, life.heard_at = life.said, said, time.monotonic()
-        if said.joined and not (before is not None and before.joined):
+        life.said, life.heard_at = said, time.monotonic()
+        if said.statistics is None:
+            return
+        is_starting = self._supervision.workers[number - 1].state is s.WorkerState.STARTING
+        if is_starting and said.statistics.starting is None:
             structlog.get_logger().info("worker_joined", worker=number, pid=life.pid)
             self._feed(partial(self._supervision.joined, number))
-        if said.statistics is not None and self._merged.take(number, said.statistics):
+        if self._merged.take(number, said.statistics):
             self._supervision.progressed()
 
     def _kill_all(self) -> None:

@@ -50,30 +50,28 @@ def run_worker(environ: Mapping[str, str], number: int, count: int, *, fail_fast
 
 
 async def _run(settings: Settings, traces: Tracing, line: ReportLine, *, fail_fast: bool) -> None:
-    joined = asyncio.Event()
     async with member(settings, traces, fail_fast=fail_fast) as one:
         grace = settings.pinstream.shutdown_grace
         one.end_by(Ending(one.stop, grace=grace, slack=MARGIN, is_worker=True))
-        reporting = asyncio.create_task(_report_on(one, joined, line))
+        reporting = asyncio.create_task(_report_on(one, line))
         try:
-            await one.serve(joined.set)
+            await one.serve()
         finally:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
             # The last figures are those of the orderly end.
-            line.say(_report(one, joined.is_set()))
+            line.say(_report(one))
 
 
-async def _report_on(one: Member, joined: asyncio.Event, line: ReportLine) -> None:
+async def _report_on(one: Member, line: ReportLine) -> None:
     while True:
-        line.say(_report(one, joined.is_set()))
+        line.say(_report(one))
         await asyncio.sleep(REPORT_EVERY)
 
 
-def _report(one: Member, joined: bool) -> WorkerReport:
+def _report(one: Member) -> WorkerReport:
     try:
         statistics = one.statistics()
     except Exception as error:  # the ledger does not add up; the health of a single process says the same
-        unreadable = f"the figures cannot be read ({type(error).__name__})"
-        return WorkerReport(joined, unhealthy=unreadable)
-    return WorkerReport(joined, statistics, one.unhealthy(statistics))
+        return WorkerReport(unhealthy=f"the figures cannot be read ({type(error).__name__})")
+    return WorkerReport(statistics, one.unhealthy(statistics))

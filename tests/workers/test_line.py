@@ -36,12 +36,12 @@ async def heard(data: bytes) -> list[WorkerReport]:
 async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> None:
     """Every field, counters too."""
     snapshot = scene()
-    [said] = await heard(frame(WorkerReport(True, snapshot, None)))
+    [said] = await heard(frame(WorkerReport(snapshot)))
     assert said.statistics is not None
     assert vars(said.statistics.counters) == vars(snapshot.counters)
     for name in ("totals", "partitions", "accounts", "freshness", "coverage", "letters", "samples", "guard"):
         assert getattr(said.statistics, name) == getattr(snapshot, name)
-    assert said._replace(statistics=None) == WorkerReport(True, None, None)
+    assert said._replace(statistics=None) == WorkerReport()
 
 
 async def test_a_frame_that_is_cut_off() -> None:
