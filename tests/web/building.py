@@ -7,7 +7,7 @@ does. The scenes (`busy`, `halted`, …) are what a person may see on the page.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -33,9 +33,10 @@ from consumer.engine.figures.statistics import (
     Totals,
     WaitsFor,
 )
-from consumer.engine.model import Instant, MetadataLeft, Stage
+from consumer.engine.model import Instant, Stage
 from consumer.web.health import why_unhealthy
 from consumer.web.server import WebServer
+from consumer.workers.merging import NO_WORKER
 
 TOPIC = "orders"
 ACCOUNT = "549755885175"
@@ -135,40 +136,20 @@ def statistics(
     freshness = Freshness()
     freshness.add([UNIX - int(one) for one in early], Instant(0.0, UNIX))
     freshness.add([UNIX - int(one) for one in ages], Instant(_TWO_HOURS, UNIX))
-    values: dict[str, Any] = {
-        "open_bytes": 0,
-        "held": 0,
-        "passed": 0,
+    quiet: dict[str, Any] = {
         "room": 1000,
         "joined": bool(partitions),
-        "claims": 0,
-        "waiting_for_schema": 0,
-        "oldest_open_ms": None,
-        "seconds_since_progress": 0.0,
-        "mismatch": 0,
-        "stalled_for": None,
-        "key_store_fails": False,
-        "waiting_for_start": 0,
-        "commit_metadata": MetadataLeft.MAPS,
-        "elsewhere": 0,
-        "members_differ": (),
-        "guard": None,
-        "schemas": (),
-        "clock": ClockStatistics(None, 0.0, 0.0, 0),
-        "oldest_open": None,
-        "coverage": CoverageSnapshot({}, {}),
-        "letters": (),
-        "samples": Samples(),
         "key_store": KeyStoreStatistics(1_204_511, 96_360_880, 49),
     }
-    return Statistics(
+    return replace(
+        NO_WORKER,
         totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),
         partitions=partitions,
         accounts=accounts,
         freshness=freshness.snapshot(_TWO_HOURS),
         counters=counters or Counters(),
         stopping=stopping,
-        **(values | others),
+        **(quiet | others),
     )
 
 

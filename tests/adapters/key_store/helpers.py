@@ -11,12 +11,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import redis as client
 
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import KeyStoreError
+from tests.support.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parents[3]
 HOUR = 3600.0
@@ -125,6 +130,37 @@ async def member(
         yield store
     finally:
         await store.close()
+
+
+LONG_AGO = NOON - 1e8
+"""Years ago by a server's clock, which a test cannot set."""
+
+
+class Used(NamedTuple):
+    """A store in use on a real server, the server itself, and the beginning of the store's names there."""
+
+    store: RedisKeyStore
+    server: client.Redis
+    names: str
+
+    def sizes(self) -> dict[int, int]:
+        """Return for each set of delivered keys its number of entries; Redis has packed all of them."""
+        found = {}
+        for name in self.server.scan_iter(f"{self.names}*", count=100_000):
+            if self.server.type(name) == b"zset":
+                assert self.server.object("encoding", name) == b"listpack"
+                found[int(name.rpartition(b":")[2])] = int(self.server.zcard(name))
+        return found
+
+
+@asynccontextmanager
+async def used(redis: RedisServer, prefix: str = "") -> AsyncIterator[Used]:
+    """Yield a member that has a session; without `prefix` of a store of its own."""
+    prefix = prefix or uuid4().hex
+    with client.Redis(port=redis.port) as server:
+        async with member(f"{redis.url}?prefix={prefix}") as store:
+            await store.renew()
+            yield Used(store, server, f"{prefix}:{{0}}:")
 
 
 async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:

@@ -89,13 +89,18 @@ async def _store_some(folder: Path) -> None:
     await store.close()
 
 
-async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> None:
-    """When the folder is deleted while in use, its keys are counted as lost, and a new folder takes keys, also
-    across a restart."""
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path, emptied: bool) -> None:
+    """When the folder, or all that is in it, is deleted while in use, its keys are counted as lost, and a new folder
+    takes keys, also across a restart."""
     folder = tmp_path / "state" / "keys"
     store = open_store(folder)
     await store.confirm(keys(range(3000)), NOON)
-    shutil.rmtree(tmp_path / "state")
+    if emptied:
+        for path in list(folder.iterdir()):
+            path.unlink()
+    else:
+        shutil.rmtree(tmp_path / "state")
     assert not any(await store.look_up(keys(range(3000)), NOON))
     await store.confirm(keys(range(10)), NOON)
     assert await store.look_up(keys(range(11)), NOON) == bytes([True] * 10 + [False])
@@ -122,25 +127,6 @@ async def test_a_deleted_folder_is_made_again_beside_the_event_loop(tmp_path: Pa
         assert not looking.done()
     assert await looking == b"\0"
     await store.close()
-
-
-async def test_a_folder_emptied_while_in_use_is_a_key_store_again(tmp_path: Path) -> None:
-    """When all files in the folder are deleted, the store works on, and the next start accepts the folder as a
-    key store."""
-    store = open_store(tmp_path)
-    await store.confirm(keys(range(3000)), NOON)
-    _empty(tmp_path)
-    assert not any(await store.look_up(keys(range(3000)), NOON))
-    await store.confirm(keys(range(10)), NOON)
-    await store.close()
-    store = open_store(tmp_path)
-    assert all(await store.look_up(keys(range(10)), NOON))
-    await store.close()
-
-
-def _empty(folder: Path) -> None:
-    for path in list(folder.iterdir()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import uuid4
-
 import pytest
 import redis as client
 
-from consumer.adapters.key_store.shared.store import RedisKeyStore
-from tests.adapters.key_store.helpers import NOON, WINDOW, keys, member
+from tests.adapters.key_store.helpers import LONG_AGO, NOON, WINDOW, keys, member, used
 from tests.support.redis_server import RedisServer
 
-LONG_AGO = NOON - 1e8
-"""Years ago by the server's clock, which a test cannot set."""
 FORGOTTEN = int(LONG_AGO) + WINDOW.seconds + 1
 """The second from which a key of that time is out of the window."""
-
-
-@asynccontextmanager
-async def used(redis: RedisServer) -> AsyncIterator[tuple[RedisKeyStore, client.Redis, str]]:
-    """Yield a store, the server itself, and the prefix of the store's names."""
-    prefix = uuid4().hex
-    with client.Redis(port=redis.port) as server:
-        async with member(f"{redis.url}?prefix={prefix}") as store:
-            await store.renew()
-            yield store, server, f"{prefix}:{{0}}:"
 
 
 def names(server: client.Redis, prefix: str) -> set[bytes]:
@@ -72,16 +55,14 @@ async def test_a_key_stays_while_it_is_in_the_window_by_the_server_s_clock(redis
 async def test_what_is_out_of_the_window_is_removed(redis: RedisServer) -> None:
     """Once both say so, all keys that are too old are removed, whether or not something is stored beside them, a
     thousand sets in each round of housekeeping; and no others."""
-    async with used(redis) as (store, server, prefix):
+    async with used(redis) as one:
+        store = one.store
         await store.confirm(keys(range(30_000)), LONG_AGO)
         await store.confirm(keys(range(30_000, 30_100)), LONG_AGO + 1)
         for _ in range(2):
             await store.expire(FORGOTTEN + 60)
         assert store.statistics().keys == 100
-        assert (
-            sum(int(server.zcard(name)) for name in names(server, prefix) if server.type(name) == b"zset")
-            == 100
-        )
+        assert sum(one.sizes().values()) == 100
         assert await store.look_up(keys(range(30_000)), 0.0) == bytes(30_000)
         assert await store.look_up(keys(range(30_000, 30_100)), LONG_AGO) == b"\1" * 100
 
