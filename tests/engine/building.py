@@ -463,6 +463,17 @@ class Core:
             self.stored_keys.update(split_keys(asked.keys))
             self.feed(m.KeysStored(asked.number))
 
+    def deliver_one(self, send: m.Send | None = None) -> m.Send:
+        """Let the API accept the oldest call, or this one, and the key store store the keys; return the call."""
+        accepted = self.accept(send)
+        self.store_keys()
+        return accepted
+
+    def read_token(self, changed: bool) -> None:
+        """Let the token be read again."""
+        self.take(m.ReadToken)
+        self.feed(m.TokenRead(changed))
+
     def store_letters(self, stored: bool = True) -> list[m.DeadLetter]:
         """Let the broker store all dead letters of the oldest write, or none of them, and return them."""
         asked = self.take(m.StoreDeadLetters)
@@ -560,6 +571,22 @@ class Core:
                 assert stage >= RecordStage.DELIVERED or block.record(index).offset >= position.next_offset, (
                     "committed past an open record"
                 )
+
+
+def reading(*values: bytes | None, **more: Any) -> Core:
+    """Return a core with a partition, of which it has read these records; `more`: see `Core`."""
+    core = Core(**more)
+    core.assign()
+    if values:
+        core.fetch(*values)
+    return core
+
+
+def sending(*values: bytes | None, **more: Any) -> Core:
+    """Return a core as `reading` does, with all batches in flight that may be sent."""
+    core = reading(*values, **more)
+    core.send_all()
+    return core
 
 
 def sends(commands: Sequence[m.Command]) -> list[m.Send]:

@@ -18,7 +18,7 @@ DAYS = 3 * 86_400.0
 
 def core_of(off: float, **policy: Any) -> Core:
     """Return a core whose wall clock is `off` seconds ahead; it sends at once."""
-    core = Core(linger=0.0, **policy)
+    core = Core(**policy)
     core.clock_off = off
     core.assign()
     return core

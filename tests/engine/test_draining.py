@@ -8,15 +8,26 @@ from consumer.engine import messages as m
 from consumer.engine import pipeline
 from consumer.engine.intake.admission import FETCH_MOST
 from consumer.engine.model import Position
-from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
+from tests.engine.building import (
+    NO,
+    TOPIC,
+    UNDECODABLE,
+    Core,
+    event,
+    event_ids,
+    filtered,
+    reading,
+    released,
+    sending,
+    stopped,
+)
 
 # -- rule 5: room depends on the present level
 
 
 def test_room_is_what_the_budget_leaves() -> None:
     """Room is at most one fetch, and at most the events left in the budget; a full budget has none."""
-    core = Core(max_open_events=FETCH_MOST + 500)
-    core.assign()
+    core = reading(max_open_events=FETCH_MOST + 500)
     assert core.pipeline.room() == FETCH_MOST
     core.fetch(*(event(str(n)) for n in range(700)))
     assert core.pipeline.room() == FETCH_MOST - 200
@@ -28,9 +39,7 @@ def test_room_is_what_the_budget_leaves() -> None:
 
 def test_a_revoke_makes_room_again() -> None:
     """A partition that goes makes room: only open records count, not earlier pauses (parallel-consumer #857)."""
-    core = Core(max_open_events=3)
-    core.assign()
-    core.fetch(event("a"), event("b"), event("c"))
+    core = reading(event("a"), event("b"), event("c"), max_open_events=3)
     assert core.pipeline.room() == 0
     core.lose(0)
     core.assign(0, epoch=2)
@@ -42,10 +51,7 @@ def test_a_revoke_makes_room_again() -> None:
 
 def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
     """A revoke drops the queue, waits for calls in flight, commits and releases (getsentry/launchpad PR 512)."""
-    core = Core(batch_events=1, concurrency=1, linger=0.0)
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.look_up()
+    core = sending(event("a"), event("b"), batch_events=1, concurrency=1)
     assert released(core.revoke(0)) is None
     send = core.accept()
     assert event_ids(send) == ["a"]
@@ -73,28 +79,21 @@ def test_a_revoke_takes_no_new_records_of_its_partitions() -> None:
 
 def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
     """At its deadline a revoke commits what is settled; an answer that comes later commits nothing."""
-    core = Core(batch_events=1, linger=0.0)
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.look_up()
-    core.accept()
-    core.store_keys()
+    core = sending(event("a"), event("b"), batch_events=1)
+    core.deliver_one()
     begun = core.now
     core.revoke(0, grace=20.0)
     core.until(lambda: any(isinstance(one, m.Release) for one in core.log))
     assert core.now == begun + 20.0
     assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     core.advance(10.0)
     assert not core.has(m.Commit)
 
 
 def test_a_revoke_waits_for_dead_letters() -> None:
     """A revoke waits for dead letters: a refused event settles when the broker has stored its letter."""
-    core = Core()
-    core.assign()
-    core.fetch(UNDECODABLE)
+    core = reading(UNDECODABLE)
     assert released(core.revoke(0)) is None
     asked = core.take(m.StoreDeadLetters)
     assert released(core.feed(m.DeadLettersStored(asked.number, [True]))) == [Position(TOPIC, 0, 1, 7)]
@@ -123,10 +122,7 @@ def test_a_revoke_looks_at_no_keys_while_a_call_of_its_own_is_out(monkeypatch: p
         return []
 
     monkeypatch.setattr(pipeline, "split_keys", split_keys)
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     assert released(core.revoke(0)) is None
     core.tick()
     core.accept()
@@ -170,16 +166,12 @@ def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
 
 def test_a_stop_takes_no_more_and_drains() -> None:
     """A stop reads no more records, waits for calls in flight, and returns positions and that all was drained."""
-    core = Core()
-    core.assign()
-    core.fetch(filtered(), event("a"))
-    core.send_all()
+    core = sending(filtered(), event("a"))
     core.feed(m.StopRequested(25.0))
     core.feed(m.StopRequested(1.0))
     assert core.pipeline.room() == 0
     assert stopped(core) is None
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert stopped(core) == m.Stop([Position(TOPIC, 0, 2, 7)], True)
     core.assign(1, epoch=2)
     core.fetch(event("b"), partition=1)
@@ -188,10 +180,7 @@ def test_a_stop_takes_no_more_and_drains() -> None:
 
 def test_a_stop_ends_at_its_deadline() -> None:
     """At its deadline a stop commits what is settled, and returns that not all was drained."""
-    core = Core()
-    core.assign()
-    core.fetch(filtered(), event("a"))
-    core.send_all()
+    core = sending(filtered(), event("a"))
     begun = core.now
     core.feed(m.StopRequested(25.0))
     core.until(lambda: stopped(core) is not None)
@@ -201,9 +190,7 @@ def test_a_stop_ends_at_its_deadline() -> None:
 
 def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None:
     """A stop that has nothing to wait for is drained, with any grace."""
-    core = Core()
-    core.assign()
-    core.fetch(filtered())
+    core = reading(filtered())
     core.feed(m.StopRequested(0.0))
     assert stopped(core) == m.Stop([Position(TOPIC, 0, 1, 7)], True)
 
@@ -245,18 +232,13 @@ def test_a_stop_answers_every_revoke_that_still_waits() -> None:
 
 def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
     """A halt stops intake, whatever the room, and commits no open record; intake resumes where it was."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"))
-    core.look_up()
+    core = sending(event("a"))
     core.answer(core.take(m.Send), 401, NO)
     assert core.pipeline.room() == 0
     core.advance(300.0)
     assert core.committable() is None
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
-    core.accept()
-    core.store_keys()
+    core.read_token(True)
+    core.deliver_one()
     assert core.pipeline.room() == FETCH_MOST
     assert core.committable() == 1
 
@@ -264,16 +246,12 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
 @pytest.mark.parametrize("state", ["halted", "reading the token", "probing"])
 def test_a_stop_during_a_halt_ends(state: str) -> None:
     """A stop during a halt ends at once, or when the probe in flight is answered; no refused record is committed."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(filtered(), event("a"))
-    core.look_up()
+    core = sending(filtered(), event("a"))
     core.answer(core.take(m.Send), 401, NO)
     if state != "halted":
         core.until(lambda: core.has(m.ReadToken))
     if state == "probing":
-        core.take(m.ReadToken)
-        core.feed(m.TokenRead(False))
+        core.read_token(False)
     core.feed(m.StopRequested(25.0))
     if state == "probing":
         assert stopped(core) is None
@@ -287,10 +265,7 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
 
 def test_a_halt_during_a_revoke_drops_the_refused_batch() -> None:
     """A halt during a revoke drops the refused batch instead of retrying it."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"))
-    core.look_up()
+    core = sending(event("a"))
     core.revoke(0)
     assert released(core.answer(core.take(m.Send), 401, NO)) == []
     core.advance(100.0)

@@ -20,24 +20,22 @@ from tests.engine.building import (
     event,
     event_ids,
     of_schema,
+    reading,
     ref,
     released,
+    sending,
     sends,
 )
 
 
 def test_an_expired_token_drops_nothing() -> None:
     """401 and 403 halt; after the token is renewed every event is delivered (vectordotdev/vector #24543)."""
-    core = Core(linger=0.0, batch_events=2)
-    core.assign()
-    core.fetch(*(event(str(n)) for n in range(6)))
-    core.look_up()
+    core = sending(*(event(str(n)) for n in range(6)), batch_events=2)
     for status in (401, 403, 401):
         core.answer(core.take(m.Send), status, NO)
     core.advance(120.0)
     assert core.committable() is None
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
+    core.read_token(True)
     core.deliver()
     assert core.statistics().totals.delivered == 6
     assert core.committable() == 6
@@ -45,14 +43,10 @@ def test_an_expired_token_drops_nothing() -> None:
 
 def test_a_later_success_commits_past_no_earlier_failure() -> None:
     """A settled record never moves the commit past an earlier open one (vector #24215, parallel-consumer #826)."""
-    core = Core(linger=0.0, batch_events=1)
-    core.assign()
-    core.fetch(*(event(str(n)) for n in range(5)))
-    core.look_up()
+    core = sending(*(event(str(n)) for n in range(5)), batch_events=1)
     first = core.take(m.Send)
     core.feed(m.Unanswered(first.number, "connection"))
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     # The position is where reading began; the map beside it names the records settled above it.
     assert core.committable() == 0
 
@@ -76,9 +70,7 @@ def test_calls_answered_during_a_revoke_are_committed_in_the_rebalance_alone() -
 def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
     """A dead letter that could not be written is written again without end, and the offset does not move
     (arroyo's dlq, jitsu's rotor)."""
-    core = Core()
-    core.assign()
-    core.fetch(UNDECODABLE, UNDECODABLE)
+    core = reading(UNDECODABLE, UNDECODABLE)
     asked = core.take(m.StoreDeadLetters)
     core.feed(m.DeadLettersStored(asked.number, [False, True]))
     assert core.committable() == 0
@@ -95,10 +87,7 @@ def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
 
 def test_a_retry_is_no_duplicate() -> None:
     """A key is stored when its event is delivered, not before, so a retry is no duplicate (apache/pulsar #5218)."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     assert not core.stored_keys
     assert not core.has(m.StoreKeys)
@@ -111,10 +100,7 @@ def test_a_retry_is_no_duplicate() -> None:
 
 def test_one_bad_message_blocks_nothing() -> None:
     """An event that is refused for good becomes a dead letter, and the others are delivered (connect #414, #415)."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("bad"), *(event(str(n)) for n in range(9)))
-    core.look_up()
+    core = sending(event("bad"), *(event(str(n)) for n in range(9)))
     for _ in range(40):
         core.store_keys()
         if not core.has(m.Send):
@@ -127,9 +113,7 @@ def test_one_bad_message_blocks_nothing() -> None:
 
 def test_a_tombstone_is_filtered() -> None:
     """A null value counts as filtered, and the offset moves past it (Aiven HTTP sink PR 183, faust #597)."""
-    core = Core()
-    core.assign()
-    core.fetch(None)
+    core = reading(None)
     assert core.committable() == 1
     assert core.statistics().counters.filtered["tombstone"] == 1
 
@@ -157,8 +141,7 @@ def test_a_registry_outage_holds_only_the_unknown() -> None:
 
 def test_the_budget_holds_while_nothing_settles() -> None:
     """Open records never exceed the budget while nothing settles (parallel-consumer #832: out of memory)."""
-    core = Core(max_open_events=50, max_open_bytes=100_000)
-    core.assign()
+    core = reading(max_open_events=50, max_open_bytes=100_000)
     count = 0
     for _ in range(100):
         room = core.pipeline.room()
@@ -173,15 +156,11 @@ def test_the_budget_holds_while_nothing_settles() -> None:
 
 def test_a_dead_account_does_not_stop_the_others_intake() -> None:
     """Events of a dead account wait, while those of another account are read and delivered (rudder-server #4953)."""
-    core = Core(linger=0.0, accounts=2)
-    core.assign()
-    core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
-    core.look_up()
+    core = sending(event("bad", OTHER_ACCOUNT), event("good"), accounts=2)
     bad, good = core.take(m.Send), core.take(m.Send)
     assert (bad.account, good.account) == (OTHER_ACCOUNT, ACCOUNT)
     core.answer(bad, 403, NO)
-    core.accept(good)
-    core.store_keys()
+    core.deliver_one(good)
     for n in range(5):
         assert core.pipeline.room() > 100
         core.fetch(event(f"good{n}"))
@@ -194,7 +173,7 @@ def test_a_dead_account_does_not_stop_the_others_intake() -> None:
 
 def restarted(core: Core, committed: int | None) -> Core:
     """Return the process after a kill -9, which knows only stored keys and the committed offset."""
-    after = Core(linger=0.0)
+    after = Core()
     after.stored_keys = set(core.stored_keys)
     after.assign(0, epoch=1, start=committed or 0)
     return after
@@ -202,10 +181,7 @@ def restarted(core: Core, committed: int | None) -> Core:
 
 def crashing() -> Core:
     """Return a core with two open events."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    return core
+    return reading(event("a"), event("b"))
 
 
 def replayed(core: Core, *values: bytes | None) -> list[str]:
@@ -246,10 +222,7 @@ def test_killed_when_answered_and_the_key_not_stored() -> None:
 
 def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
     """While the key store fails, at most `concurrency` batches are sent without stored keys; then sending waits."""
-    core = Core(linger=0.0, batch_events=2, concurrency=3)
-    core.assign()
-    core.fetch(*(event(str(n)) for n in range(100)))
-    core.look_up()
+    core = sending(*(event(str(n)) for n in range(100)), batch_events=2, concurrency=3)
     for _ in range(200):
         if core.has(m.StoreKeys):
             core.feed(m.KeyStoreFailed(core.take(m.StoreKeys)))
@@ -301,8 +274,7 @@ def test_revoked_with_calls_in_flight() -> None:
     core.revoke(0, grace=5.0)
     core.advance(5.0)
     assert released(core.log) == []
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     core.advance(60.0)
     assert not core.has(m.Commit)
     assert core.statistics().totals.delivered == 0

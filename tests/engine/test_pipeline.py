@@ -19,8 +19,10 @@ from tests.engine.building import (
     event_ids,
     filtered,
     of_schema,
+    reading,
     ref,
     released,
+    sending,
     sends,
     stopped,
     unconvertible,
@@ -52,9 +54,7 @@ def test_every_record_ends_in_exactly_one_disposition() -> None:
 
 def test_what_happened_is_counted() -> None:
     """Outcomes are counted by event name, code and stage."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a", warn=1), filtered(), None, UNDECODABLE)
+    core = reading(event("a", warn=1), filtered(), None, UNDECODABLE)
     core.deliver()
     core.store_letters()
     counters = core.statistics().counters
@@ -67,9 +67,7 @@ def test_what_happened_is_counted() -> None:
 
 def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
     """A chunk of 1,000 records takes one look-up and one call."""
-    core = Core()
-    core.assign()
-    core.fetch(*(event(str(n)) for n in range(1000)))
+    core = reading(*(event(str(n)) for n in range(1000)))
     asked = core.take(m.LookUpKeys)
     assert len(split_keys(asked.keys)) == 1000
     core.feed(m.KeysLookedUp(asked.number, [False] * 1000))
@@ -82,7 +80,7 @@ def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
 
 def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
     """An open record holds the commit of its own partition; other partitions are committed."""
-    core = Core(batch_events=1, linger=0.0)
+    core = Core(batch_events=1)
     core.assign(0)
     core.assign(1)
     core.fetch(event("slow"), event("fast"), partition=0)
@@ -94,17 +92,14 @@ def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
     held, other = core.commit()
     assert (held.next_offset, held.metadata != "") == (0, True)
     assert other == Position(TOPIC, 1, 1, 7)
-    core.accept(slow)
-    core.store_keys()
+    core.deliver_one(slow)
     core.advance(core.policy.commit_interval)
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
 
 
 def test_commits_come_at_their_interval_one_at_a_time() -> None:
     """One commit is in flight at a time, and a failed one is repeated at the next interval."""
-    core = Core(commit_interval=1.0)
-    core.assign()
-    core.fetch(filtered())
+    core = reading(filtered(), commit_interval=1.0)
     core.advance(1.0)
     core.take(m.Commit)
     core.fetch(filtered())
@@ -177,9 +172,7 @@ def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> Non
 
 def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
     """When a partition is lost, records that wait for a schema are dropped, and a later answer changes nothing."""
-    core = Core()
-    core.assign()
-    core.fetch(of_schema("a", "1"))
+    core = reading(of_schema("a", "1"))
     asked = core.take(m.FetchSchema)
     core.lose(0)
     assert core.statistics().waiting_for_schema == 0
@@ -189,10 +182,7 @@ def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
 
 def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
     """When the position goes back without a rebalance, open records from there on are released and read again."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"), event("b"), event("c"))
-    core.send_all()
+    core = sending(event("a"), event("b"), event("c"))
     core.offsets[0] = 1
     core.fetch(event("b"), event("c"))
     assert core.committable() is None
@@ -207,10 +197,7 @@ def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
 def test_a_stop_waits_for_the_keys_of_what_a_position_that_went_back_released() -> None:
     """A stop waits for keys of delivered events that a rewind released: without them the events would be sent
     again (the simulation's seed 681)."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.send_all()
+    core = sending(event("a"), event("b"))
     core.offsets[0] = 0
     core.fetch(event("c"))
     core.feed(m.StopRequested(20.0))
@@ -224,10 +211,7 @@ def test_a_stop_waits_for_the_keys_of_what_a_position_that_went_back_released() 
 
 def test_a_position_that_goes_back_loses_nothing_before_it() -> None:
     """When a log was truncated, open records before the cut stay open and are delivered."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"), event("b"), event("c"))
-    core.look_up()
+    core = sending(event("a"), event("b"), event("c"))
     core.offsets[0] = 1
     core.fetch(event("B"), event("C"))
     core.deliver()
@@ -242,10 +226,7 @@ def test_a_position_that_goes_back_loses_nothing_before_it() -> None:
 
 def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
     """A delivered record settles when its key is stored, and not before (Redpanda Connect's own docs)."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     core.accept()
     for _ in range(3):
         assert core.committable() is None
@@ -259,9 +240,7 @@ def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
 
 def test_a_key_delivered_before_is_a_duplicate_and_is_not_sent() -> None:
     """An event whose key is stored is a duplicate and is not sent, and so are its followers."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
+    core = reading(event("a"))
     core.deliver()
     core.fetch(event("a"), event("a"))
     core.send_all()
@@ -281,18 +260,14 @@ def test_a_duplicate_of_an_open_event_waits_for_it() -> None:
     assert send.events == 1
     core.advance(60.0)
     assert core.committable(1) is None
-    core.accept(send)
-    core.store_keys()
+    core.deliver_one(send)
     totals = core.statistics().totals
     assert (totals.delivered, totals.duplicate, totals.open) == (1, 1, 0)
 
 
 def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
     """A duplicate of a refused event is sent itself: it may hold what the first one lacked."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a", version=1), event("a", version=2))
-    core.look_up()
+    core = sending(event("a", version=1), event("a", version=2))
     core.answer(core.take(m.Send), 400, NO)
     core.store_letters()
     core.deliver()
@@ -324,9 +299,7 @@ def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> 
 
 def test_accounts_do_not_share_keys() -> None:
     """One id for two accounts is two events."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"), event("a", OTHER_ACCOUNT))
+    core = reading(event("a"), event("a", OTHER_ACCOUNT))
     core.deliver()
     assert core.statistics().totals.delivered == 2
 
@@ -337,10 +310,7 @@ def test_accounts_do_not_share_keys() -> None:
 @pytest.mark.parametrize("answer", [None, 503, 429, 401])
 def test_a_revoke_ends_the_retries(answer: int | None) -> None:
     """A revoke drops batches that wait to be retried; they are not sent or committed afterwards."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     send = core.take(m.Send)
     if answer is None:
         core.feed(m.Unanswered(send.number, "timeout"))
@@ -354,9 +324,7 @@ def test_a_revoke_ends_the_retries(answer: int | None) -> None:
 
 def test_a_look_up_that_failed_is_repeated() -> None:
     """A failed look-up is repeated after a backoff, without end; its records wait meanwhile."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
+    core = reading(event("a"))
     for _ in range(20):
         asked = core.take(m.LookUpKeys)
         core.feed(m.KeyStoreFailed(asked))
@@ -391,9 +359,7 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
 
 def test_open_bytes_bound_the_intake() -> None:
     """Open bytes of records and events' JSON limit the intake; with nothing open there is room for one record."""
-    core = Core(max_open_bytes=10_000)
-    core.assign()
-    core.fetch(event("a", text="x" * 3000))
+    core = reading(event("a", text="x" * 3000), max_open_bytes=10_000)
     assert core.pipeline.room() == 0
     core.deliver()
     assert core.pipeline.room() == 1
@@ -405,8 +371,7 @@ def test_open_bytes_bound_the_intake() -> None:
 
 def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
     """Before the first record, room is estimated in bytes, so that the first fetch fits (parallel-consumer #832)."""
-    core = Core(max_open_bytes=1024 * 1024)
-    core.assign()
+    core = reading(max_open_bytes=1024 * 1024)
     assert 1 <= core.pipeline.room() <= 100
 
 
@@ -444,9 +409,7 @@ def test_the_same_seed_gives_the_same_commands() -> None:
 
 def test_a_schema_s_verdicts() -> None:
     """Records of a found schema are decoded; a missing or unusable one makes dead letters; otherwise they wait."""
-    core = Core()
-    core.assign()
-    core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
+    core = reading(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
     assert core.statistics().waiting_for_schema == 3
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "broken"))
@@ -460,9 +423,7 @@ def test_a_schema_s_verdicts() -> None:
 
 def test_a_dead_letter_names_where_it_came_from() -> None:
     """A dead letter has topic, partition, the original record, attempts and time; an unsent record has 0 attempts."""
-    core = Core()
-    core.assign()
-    core.fetch(UNDECODABLE)
+    core = reading(UNDECODABLE)
     [letter] = core.store_letters()
     assert (letter.topic, letter.partition, letter.record.value) == (TOPIC, 0, UNDECODABLE)
     assert (letter.attempts, letter.at_ms) == (0, 1_700_000_000_000)
@@ -485,10 +446,7 @@ def test_a_new_group_s_start_is_committed_before_any_record() -> None:
 
 def test_a_call_is_named_by_a_number_of_its_own() -> None:
     """Each call has its own number, retries included, so that its answer finds it."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     core.answer(core.take(m.Send), 503)
     core.until(lambda: core.has(m.Send))
     numbers = [one.number for one in sends(core.log)]

@@ -6,7 +6,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
-from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event
+from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, reading, sending
 
 AFTER = 120.0
 
@@ -26,10 +26,7 @@ def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
 
 def waiting() -> Core:
     """Return a core with one event whose look-up is never answered."""
-    core = Core(stall_after=AFTER)
-    core.assign()
-    core.fetch(event("a"))
-    return core
+    return reading(event("a"), stall_after=AFTER)
 
 
 def test_open_records_that_stand_still_are_reported_until_they_move() -> None:
@@ -47,15 +44,13 @@ def test_open_records_that_stand_still_are_reported_until_they_move() -> None:
 
 def test_lag_that_stands_still_is_reported_with_nothing_open() -> None:
     """Lag without progress is reported with nothing open, as behind a transaction that hangs."""
-    core = Core(stall_after=AFTER)
-    core.assign()
+    core = reading(stall_after=AFTER)
     assert looking(core, 200.0, end=7)
 
 
 def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
     """Time without work does not count: the first record after hours has the whole limit."""
-    core = Core(stall_after=AFTER)
-    core.assign()
+    core = reading(stall_after=AFTER)
     assert not looking(core, 3_600.0, end=0)
     core.fetch(event("a"))
     assert not looking(core, AFTER - 4.0)
@@ -87,9 +82,13 @@ def test_states_with_their_own_report_are_no_stall(answer: tuple[int, bytes]) ->
 
 def test_a_guard_and_a_stop_are_no_stall() -> None:
     """A tripped guard and a stop are reported on their own and are no stall."""
-    core = Core(stall_after=AFTER, dead_letter_share=0.5, dead_letter_sample=10)
-    core.assign()
-    core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
+    core = reading(
+        *(event(f"{n}") for n in range(4)),
+        *[UNDECODABLE] * 6,
+        stall_after=AFTER,
+        dead_letter_share=0.5,
+        dead_letter_sample=10,
+    )
     assert not looking(core, 400.0)
     other = waiting()
     other.feed(m.StopRequested(10_000.0))
@@ -107,10 +106,7 @@ def test_brokers_that_do_not_answer_are_no_stall() -> None:
 
 def test_a_batch_that_fills_for_long_is_no_stall() -> None:
     """Where calls are so few that a batch fills for longer than work may stand still, only both together are one."""
-    core = Core(stall_after=40.0, calls_per_minute=2, unreachable_after=1e9)
-    core.assign()
-    core.fetch(event("a"))
-    core.look_up()
+    core = sending(event("a"), stall_after=40.0, calls_per_minute=2, unreachable_after=1e9)
     told = looking(core, 400.0)
     assert core.has(m.Send)
     assert told == pytest.approx([40.0 + 60.0], abs=4.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,9 @@ from tests.engine.building import (
     event,
     filtered,
     of_schema,
+    reading,
     ref,
+    sending,
     unconvertible,
 )
 
@@ -41,14 +42,6 @@ def waits_for(core: Core) -> tuple[str, str | None]:
     """Return what the oldest open record waits for, and its account."""
     found = oldest(core)
     return found.waits_for.value, found.account
-
-
-def reading(*values: bytes | None, **policy: Any) -> Core:
-    """Return a core that has read these records."""
-    core = Core(**policy)
-    core.assign()
-    core.fetch(*values)
-    return core
 
 
 # -- what a record waits for at each stage
@@ -83,9 +76,7 @@ def test_a_record_waits_for_its_schema() -> None:
 
 def test_a_record_waits_for_room_once_its_schema_is_known() -> None:
     """A record with a known schema waits for room when its JSON does not fit in the budget."""
-    core = Core(max_open_bytes=2_000)
-    core.assign()
-    core.fetch(of_schema("a", "7", text="x" * 600), event("b", text="x" * 300))
+    core = reading(of_schema("a", "7", text="x" * 600), event("b", text="x" * 300), max_open_bytes=2_000)
     core.feed(m.SchemaFound(ref("7"), {}))
     assert core.statistics().waiting_for_schema == 0
     assert waits_for(core) == ("room", None)
@@ -120,8 +111,7 @@ def test_a_full_batch_waits_for_the_calls_before_it() -> None:
     core.look_up()
     core.fetch(event("c"))
     core.look_up()
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     first, second = core.take(m.Send), oldest(core)
     assert (first.events, second.offset, second.waits_for) == (1, 1, WaitsFor.PLATFORM)
     core.answer(first, 200, b"no JSON")
@@ -131,7 +121,7 @@ def test_a_full_batch_waits_for_the_calls_before_it() -> None:
 
 def test_a_full_batch_waits_for_keys_to_be_remembered() -> None:
     """A full batch waits for the key store while as many delivered events as possible have no stored key."""
-    core = Core(concurrency=1, batch_events=1, linger=0.0)
+    core = Core(concurrency=1, batch_events=1)
     core.assign(0, start=500)
     core.fetch(event("a"), partition=0)
     core.look_up()
@@ -161,25 +151,20 @@ def test_a_record_waits_for_the_quota() -> None:
     assert waits_for(core) == ("quota", ACCOUNT)
     core = reading(event("a"), event("b"), linger=0.0, batch_events=1, calls_per_minute=1)
     core.look_up()
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert (oldest(core).offset, *waits_for(core)) == (1, "quota", ACCOUNT)
 
 
 def test_a_record_waits_for_the_pace() -> None:
     """A record of an account in trouble waits for the quota, because fewer calls at once are allowed."""
-    core = Core(linger=0.0, batch_events=1, concurrency=2)
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.look_up()
+    core = sending(event("a"), event("b"), batch_events=1, concurrency=2)
     first, second = core.take(m.Send), core.take(m.Send)
     core.feed(m.Unanswered(first.number, "timeout"))
     assert waits_for(core) == ("retry", ACCOUNT)
     core.advance(core.policy.delivery_backoff.base)
     assert not core.has(m.Send)
     assert waits_for(core) == ("quota", ACCOUNT)
-    core.accept(second)
-    core.store_keys()
+    core.deliver_one(second)
     assert waits_for(core) == ("platform", ACCOUNT)
 
 
@@ -219,10 +204,7 @@ def test_a_record_waits_for_the_guard() -> None:
 
 def test_a_record_dropped_in_a_drain_waits_for_calls_in_flight() -> None:
     """A record dropped in a drain waits for calls in flight, and is gone at once when there are none."""
-    core = Core(linger=0.0, batch_events=1, concurrency=1)
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.look_up()
+    core = sending(event("a"), event("b"), batch_events=1, concurrency=1)
     core.revoke(0)
     core.take(m.Send)
     assert waits_for(core) == ("platform", ACCOUNT)
@@ -288,8 +270,7 @@ def test_lag_is_the_age_of_the_lowest_open_record() -> None:
 
 def test_lag_of_what_is_not_read_is_the_age_of_the_last_record_read() -> None:
     """With unread records and none open, lag is the age of the last record read, which is older than they are."""
-    core = Core()
-    core.assign()
+    core = reading()
     ends(core, 100)
     assert behind(core) is None  # no record was read yet
     core.fetch(filtered(), filtered())
@@ -410,8 +391,7 @@ def test_a_lost_record_shows_as_a_mismatch() -> None:
 
 def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:
     """A snapshot counts no records: with 20,000 open it takes under 10 ms of CPU time (the aim is 2 ms)."""
-    core = Core(max_open_events=21_000, max_open_bytes=10**9)
-    core.assign()
+    core = reading(max_open_events=21_000, max_open_bytes=10**9)
     for n in range(20):
         core.pipeline.handle(
             m.Fetched([chunk([event(f"{n}-{one}") for one in range(1000)], offset=1000 * n)]), core.instant()
@@ -426,8 +406,7 @@ def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:
 
 def test_lag_is_not_known_while_no_broker_answers() -> None:
     """Nobody knows how far the log goes now. The age of an open record stays known."""
-    core = Core()
-    core.assign()
+    core = reading()
     core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): 0}))
     assert core.statistics().partitions[0].lag == 0
     core.feed(m.BrokersSilent("kafka:9092, connection refused"))

@@ -6,7 +6,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import Record, TraceParent, trace_parents
-from tests.engine.building import Core, chunk, event
+from tests.engine.building import chunk, event, reading
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -93,8 +93,7 @@ def test_those_that_their_producer_keeps_come_first() -> None:
 @pytest.mark.parametrize(("links", "found"), [(0, []), (2, [1, 2])])
 def test_a_send_says_where_its_records_come_from(links: int, found: list[int]) -> None:
     """A call names the traces of its records, up to `trace_links`, by default none; a retry names the same ones."""
-    core = Core(batch_events=3, trace_links=links)
-    core.assign()
+    core = reading(batch_events=3, trace_links=links)
     fetched = chunk([event("a"), event("b"), event("c")])
     for number, record in enumerate(fetched.records):
         fetched.records[number] = record._replace(headers=(("traceparent", sampled(number + 1)),))

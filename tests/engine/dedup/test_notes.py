@@ -10,7 +10,7 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.dedup.lease import RENEW_EVERY
 from consumer.engine.model import REAL_API, Announcement, Note, settings_digests
-from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
+from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, sending
 from tests.engine.dedup.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew
 
 
@@ -127,10 +127,7 @@ def test_a_refused_token_is_noted_for_all_accounts_and_a_refused_account_for_its
 
 def test_a_store_that_is_not_shared_gets_no_notes() -> None:
     """Without a shared key store there are no notes."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     core.answer(core.take(m.Send), 429, NO, {"retry-after": "30"})
     assert told(core) == []
 

@@ -11,7 +11,7 @@ from consumer.engine.dedup.lookups import ASK_AGAIN
 from consumer.engine.figures.statistics import WaitsFor
 from consumer.engine.model import Note
 from consumer.engine.reading import split_keys
-from tests.engine.building import Core, answer_body, event, event_ids, stopped
+from tests.engine.building import Core, answer_body, event, event_ids, reading, stopped
 
 LEASE = 60.0
 TIMEOUT = 30.0
@@ -54,9 +54,7 @@ def keys_in(commands: Sequence[m.Command]) -> list[bytes]:
 
 def test_a_store_that_is_not_shared_has_no_lease() -> None:
     """Without a shared key store no lease is renewed and no key released."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
+    core = reading(event("a"))
     core.revoke(0)
     core.advance(100.0)
     assert not any(isinstance(one, m.RenewLease | m.ReleaseKeys) for one in core.log)
@@ -78,9 +76,7 @@ def test_the_lease_is_renewed_each_second_and_one_renewal_is_under_way_at_a_time
 
 def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
     """Until the lease holds, look-ups fail without a session, so no event is queued or sent."""
-    core = Core(lease=LEASE, call_timeout=TIMEOUT)
-    core.assign()
-    core.fetch(event("a"))
+    core = reading(event("a"), lease=LEASE, call_timeout=TIMEOUT)
     core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     core.advance(5.0)
     assert not core.has(m.Send)
@@ -178,8 +174,7 @@ def test_claims_of_a_session_that_ended_are_made_again() -> None:
     pass_time(core, RENEW_EVERY, session=2)
     asked = core.take(m.LookUpKeys)
     assert len(split_keys(asked.keys)) == 2
-    core.accept(flying)
-    core.store_keys()
+    core.deliver_one(flying)
     assert not core.has(m.Send)
     core.feed(m.KeysLookedUp(asked.number, [0, 2], 2))
     core.advance(0.0)

@@ -31,6 +31,7 @@ from tests.engine.building import (
     event,
     event_ids,
     filtered,
+    reading,
     unconvertible,
 )
 
@@ -258,7 +259,7 @@ def test_the_core_counts_what_was_delivered() -> None:
     """Coverage counts the events that freshness and the ledger count: no duplicate, of now or of an earlier
     day, nothing that is filtered, cannot be converted or is refused by the platform, and nothing before it is
     delivered."""
-    core = Core(linger=0.0)
+    core = Core()
     core.stored_keys.add(Keys().of(ACCOUNT, "checkout", "old"))
     core.assign()
     core.fetch(event("a", value="1"), event("b"), event("a"), event("old"), event("bad", value="2"))
@@ -279,9 +280,7 @@ def test_the_core_counts_what_was_delivered() -> None:
 
 def test_an_event_that_waited_for_room_is_counted_once() -> None:
     """An event that is prepared several times until it fits in the budget is counted once, when it is delivered."""
-    core = Core(max_open_bytes=3_000, linger=0.0)
-    core.assign()
-    core.fetch(*(event(f"{n}", text="x" * 500) for n in range(12)))
+    core = reading(*(event(f"{n}", text="x" * 500) for n in range(12)), max_open_bytes=3_000)
     assert core.statistics().held
     for _ in range(12):
         core.deliver()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR, Ages, Freshness
 from consumer.engine.model import Instant
-from tests.engine.building import PROPERTY, UNIX, Core, event
+from tests.engine.building import PROPERTY, UNIX, event, reading
 
 AGES = st.integers(-100, 10**7) | st.sampled_from([0, 1, HOUR - 1, HOUR, HOUR + 1, *AGE_BOUNDS])
 _WAITS = st.sampled_from([0, 1, 30, 61, 899, 3500, 3601, 40_000])
@@ -115,9 +115,7 @@ def test_histograms_are_bounded() -> None:
 
 def test_the_core_counts_what_is_delivered_over_the_last_hour() -> None:
     """The window moves with the monotonic clock; the age is measured by the wall clock."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"))
+    core = reading(event("a"))
     core.deliver()
     freshness = core.statistics().freshness
     assert freshness.hour == freshness.day == freshness.total

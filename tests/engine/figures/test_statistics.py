@@ -19,6 +19,8 @@ from tests.engine.building import (
     answer_body,
     event,
     filtered,
+    reading,
+    sending,
     unconvertible,
 )
 
@@ -66,10 +68,7 @@ def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
 
 def test_the_snapshot_shows_each_account() -> None:
     """The snapshot has state, reason, queued and in-flight events per account; the destination has the worst state."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(event("a"), event("b", OTHER_ACCOUNT))
     good, bad = core.take(m.Send), core.take(m.Send)
     assert (good.account, bad.account) == (ACCOUNT, OTHER_ACCOUNT)
     core.answer(bad, 429, headers={"retry-after": "30"})
@@ -116,9 +115,7 @@ def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
 
 def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
     """A stored dead letter stays in the list when its partition goes; one that is not stored never enters it."""
-    core = Core()
-    core.assign()
-    core.fetch(unconvertible())
+    core = reading(unconvertible())
     core.store_letters()
     core.fetch(b"\xff")
     core.lose(0)
@@ -128,10 +125,7 @@ def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
 
 def test_a_message_of_each_kind_is_kept() -> None:
     """The latest message is kept for each code at each stage, and for each kind of conversion warning."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a", warn=1), event("b"), unconvertible(), b"\xff")
-    core.look_up()
+    core = sending(event("a", warn=1), event("b"), unconvertible(), b"\xff")
     send = core.take(m.Send)
     core.answer(send, 200, answer_body([("failed", "bad currency", None), ("failed", "bad value", None)]))
     samples = core.statistics().samples
@@ -145,8 +139,7 @@ def test_a_message_of_each_kind_is_kept() -> None:
 
 def test_progress_is_counted_from_the_last_settlement() -> None:
     """Time without progress counts from the last settlement, or from when nothing was open: idle is not stuck."""
-    core = Core()
-    core.assign()
+    core = reading()
     core.advance(100.0)
     assert core.statistics().seconds_since_progress == pytest.approx(0.0)
     core.fetch(event("a"))
@@ -165,8 +158,7 @@ def test_a_core_before_its_first_input_is_not_stuck() -> None:
 
 def test_the_snapshot_is_frozen() -> None:
     """A snapshot does not change with events that come later."""
-    core = Core()
-    core.assign()
+    core = reading()
     before = core.statistics()
     core.fetch(filtered())
     assert before.totals.read == 0

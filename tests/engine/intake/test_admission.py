@@ -16,6 +16,7 @@ from tests.engine.building import (
     event,
     event_ids,
     of_schema,
+    reading,
     ref,
     released,
     write_map,
@@ -60,9 +61,7 @@ def kind(core: Core) -> None:
 
 def tight() -> Core:
     """Return a core with a small budget that sends at once."""
-    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
-    core.assign()
-    return core
+    return reading(max_open_bytes=BUDGET, batch_events=1)
 
 
 def test_what_does_not_fit_is_held() -> None:
@@ -85,8 +84,7 @@ def test_held_records_follow_as_soon_as_there_is_room() -> None:
     core = tight()
     core.fetch(*(padded(f"{n}", 600) for n in range(8)))
     core.look_up()
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert (core.statistics().totals.open, core.statistics().held) == (3, 4)
 
 
@@ -130,8 +128,7 @@ def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
     core.look_up()
     assert released(core.revoke(0)) is None
     assert core.statistics().held == 0
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert [one.next_offset for one in released(core.log) or []] == [1]
     assert not core.has(m.LookUpKeys)
 
@@ -169,9 +166,7 @@ def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
 
 def test_the_budget_in_events_holds_too() -> None:
     """Of one large fetch only as many records are read as may be open."""
-    core = Core(max_open_events=3, batch_events=1, linger=0.0)
-    core.assign()
-    core.fetch(*(event(f"{n}") for n in range(200)))
+    core = reading(*(event(f"{n}") for n in range(200)), max_open_events=3, batch_events=1)
     assert (core.statistics().totals.open, core.statistics().held) == (3, 197)
     kind(core)
     assert core.committable() == 200
@@ -236,9 +231,9 @@ def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest
 
     monkeypatch.setattr("consumer.engine.intake.admission._SLICE_BYTES", 500)
     monkeypatch.setattr(TwoSteps, "read", measured)
-    core = Core()
-    core.assign()
-    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(9)), of_schema("l", "1", pad="x" * 600))
+    core = reading(
+        *(of_schema(f"{n}", "1", pad="x" * 150) for n in range(9)), of_schema("l", "1", pad="x" * 600)
+    )
     slices.clear()
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
     assert sum(map(len, slices)) == 10
@@ -330,8 +325,7 @@ def test_while_one_is_deferred_nothing_else_is_read() -> None:
     assert core.pipeline.room() == 0
     core.fetch(padded("small", 200))
     assert core.statistics().held == 1
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     core.look_up()
     assert event_ids(core.accept()) == ["large"]
 
@@ -341,8 +335,7 @@ def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
     core = half_deferred()
     assert released(core.revoke(0)) is None
     assert core.pipeline.admission.deferred == 0
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert released(core.log) is not None
     assert not core.has(m.LookUpKeys)
 
@@ -388,7 +381,7 @@ def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
 
 def test_records_passed_over_take_no_room() -> None:
     """Records that the offset map passes over are not converted, take no room and do not count as read."""
-    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
+    core = Core(max_open_bytes=BUDGET, batch_events=1)
     core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 400], 7))
     core.fetch(*(padded(f"{n}", 900) for n in range(10, 402)))
     statistics = core.statistics()
@@ -403,7 +396,7 @@ def test_records_passed_over_take_no_room() -> None:
 
 def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None:
     """Records to pass over wait behind a record that does not fit; each record is handled once, in order."""
-    core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
+    core = Core(max_open_bytes=BUDGET, batch_events=1)
     core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 15], 7))
     core.fetch(*(padded(f"{n}", 1_500) for n in range(10, 17)))
     assert (core.statistics().passed, core.statistics().held) == (0, 6)

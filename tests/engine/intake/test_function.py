@@ -8,7 +8,7 @@ from typing import Any
 from consumer.engine import messages as m
 from consumer.engine.figures.statistics import SlowTransform
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, Stage
-from tests.engine.building import TOPIC, UNDECODABLE, Core, event, of_schema, ref
+from tests.engine.building import TOPIC, UNDECODABLE, Core, event, of_schema, reading, ref
 
 NAME = "shop.events:clean"
 FAILED = Rejection(Stage.CONVERT, "transform_failed", f"PINSTREAM_TRANSFORM {NAME} raised ValueError")
@@ -16,9 +16,7 @@ FAILED = Rejection(Stage.CONVERT, "transform_failed", f"PINSTREAM_TRANSFORM {NAM
 
 def started(**policy: Any) -> Core:
     """Return a member with one partition and a function."""
-    core = Core(transform=NAME, **policy)
-    core.assign()
-    return core
+    return reading(transform=NAME, **policy)
 
 
 def answer(

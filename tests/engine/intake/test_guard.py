@@ -22,6 +22,7 @@ from tests.engine.building import (
     event_ids,
     filtered,
     of_schema,
+    reading,
     ref,
     released,
     stopped,
@@ -36,9 +37,7 @@ BAD = (UNDECODABLE, unconvertible())
 
 def guarded(**policy: Any) -> Core:
     """Return a core with a guard over ten records, which has a partition and sends each event at once."""
-    core = Core(**{"dead_letter_share": 0.5, "dead_letter_sample": SAMPLE, "linger": 0.0, **policy})
-    core.assign()
-    return core
+    return reading(**{"dead_letter_share": 0.5, "dead_letter_sample": SAMPLE, "linger": 0.0, **policy})
 
 
 def good(count: int, prefix: str = "g") -> list[bytes]:
@@ -417,9 +416,7 @@ def test_a_topic_without_news_is_not_weighed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
     """With a share of 1, the default of a core, a topic of dead letters alone does not trip the guard."""
-    core = Core(dead_letter_sample=SAMPLE)
-    core.assign()
-    core.fetch(*bad(100))
+    core = reading(*bad(100), dead_letter_sample=SAMPLE)
     core.store_letters()
     assert tripped(core) is None
     assert core.statistics().totals.dead_lettered == 100

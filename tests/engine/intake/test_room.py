@@ -21,6 +21,7 @@ from tests.engine.building import (
     event,
     filtered,
     of_schema,
+    reading,
     released,
     unconvertible,
     write_map,
@@ -34,9 +35,7 @@ def left_out(code: str = LEFT_OUT) -> bytes:
 
 def made(**policy: Any) -> Core:
     """Return a core with a partition that sends at once."""
-    core = Core(**{"linger": 0.0, **policy})
-    core.assign()
-    return core
+    return reading(**{"linger": 0.0, **policy})
 
 
 def gone_on(core: Core) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from tests.engine.building import Core, of_schema, ref
+from tests.engine.building import Core, of_schema, reading, ref
 
 AWAY = m.SchemaUnavailable(ref("1"), "it is away")
 
@@ -20,10 +20,7 @@ def earlier(schema: Any = "good") -> m.SchemaFound:
 
 def waiting_core(*event_ids: str) -> Core:
     """Return a core with records of schema 1, which was asked for."""
-    core = Core()
-    core.assign()
-    core.fetch(*(of_schema(one, "1") for one in event_ids))
-    return core
+    return reading(*(of_schema(one, "1") for one in event_ids))
 
 
 def ask_again(core: Core) -> None:

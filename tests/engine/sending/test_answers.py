@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.engine import messages as m
 from consumer.engine.model import Stage
-from tests.engine.building import PROPERTY, Core, accepted, answer_body, event, event_ids, sends
+from tests.engine.building import PROPERTY, Core, accepted, answer_body, event, event_ids, sending, sends
 
 _EVENT = b'{"status":"processed","x":' + b"[" * 1_020 + b"]" * 1_020 + b"}"
 # An answer for two events that can be parsed, and is nested deeper than Python compares.
@@ -21,10 +21,7 @@ DEEP = b'{"num_events_received":2,"num_events_processed":2,"events":[%s,%s]}' % 
 
 def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
     """Return a core with these events in one call in flight, and that call."""
-    core = Core(**policy)
-    core.assign()
-    core.fetch(*values)
-    core.send_all()
+    core = sending(*values, **policy)
     return core, core.take(m.Send)
 
 
@@ -126,8 +123,7 @@ def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) ->
         bodies.add(send.body)
     assert len(bodies) == 1
     assert core.committable() is None
-    core.accept(send)
-    core.store_keys()
+    core.deliver_one(send)
     assert core.statistics().totals.delivered == 2
 
 
@@ -282,8 +278,7 @@ def test_too_large_splits_down_to_the_one_event() -> None:
     core.answer(send, 413, TOO_LARGE)
     first, second = core.take(m.Send), core.take(m.Send)
     core.answer(first, 413, TOO_LARGE)
-    core.accept(second)
-    core.store_keys()
+    core.deliver_one(second)
     [letter] = core.store_letters()
     assert letter.rejection.code == "too_large"
     assert letter.attempts == 2
@@ -406,15 +401,13 @@ def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> No
         if len(send.body) > 2000:
             core.answer(send, 413, STRANGE)
         else:
-            core.accept(send)
-            core.store_keys()
+            core.deliver_one(send)
         core.until(lambda: core.has(m.Send))
         send = core.take(m.Send)
     totals = core.statistics().totals
     assert (totals.delivered, totals.open, totals.dead_lettered) == (2, 1, 0)
     assert core.reports("no_verdict")[-1].fields["events"] == 1
-    core.accept(send)
-    core.store_keys()
+    core.deliver_one(send)
     assert core.statistics().totals.delivered == 3
 
 
@@ -426,8 +419,7 @@ def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None
         if "odd" in event_ids(send):
             core.answer(send, 403, STRANGE)
         else:
-            core.accept(send)
-            core.store_keys()
+            core.deliver_one(send)
         core.fetch(event(str(number)))
         number += 1
         core.look_up()

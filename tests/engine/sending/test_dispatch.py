@@ -9,7 +9,17 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.errors import InvariantViolation
-from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, accepted, answer_body, event, event_ids
+from tests.engine.building import (
+    ACCOUNT,
+    NO,
+    OTHER_ACCOUNT,
+    Core,
+    accepted,
+    answer_body,
+    event,
+    event_ids,
+    sending,
+)
 
 THIRD_ACCOUNT = "549755885177"
 
@@ -21,10 +31,7 @@ def events(count: int, account: str = ACCOUNT, prefix: str = "") -> list[bytes]:
 
 def halted(**policy: Any) -> Core:
     """Return a core whose token was refused for its only account, with one batch waiting."""
-    core = Core(linger=0.0, **policy)
-    core.assign()
-    core.fetch(event("a"))
-    core.look_up()
+    core = sending(event("a"), **policy)
     core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     return core
 
@@ -48,31 +55,21 @@ def in_flight(core: Core) -> dict[str, int]:
 
 def test_the_concurrency_bounds_all_accounts_together() -> None:
     """At most `concurrency` calls of all accounts are in flight; an answer lets the next call begin."""
-    core = Core(linger=0.0, batch_events=1, concurrency=3)
-    core.assign()
-    core.fetch(*events(10))
-    core.look_up()
+    core = sending(*events(10), batch_events=1, concurrency=3)
     assert in_flight(core) == {ACCOUNT: 3}
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert in_flight(core) == {ACCOUNT: 3}
 
 
 def test_a_busy_account_does_not_starve_the_others() -> None:
     """Accounts take turns, also when one has more to send."""
-    core = Core(linger=0.0, batch_events=1, concurrency=4)
-    core.assign()
-    core.fetch(*events(20), *events(5, OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(*events(20), *events(5, OTHER_ACCOUNT), batch_events=1, concurrency=4)
     assert in_flight(core) == {ACCOUNT: 2, OTHER_ACCOUNT: 2}
 
 
 def test_a_dead_account_holds_one_connection() -> None:
     """Time-outs halve an account's calls in flight down to one; the others use the rest (rudder-server #4953)."""
-    core = Core(linger=0.0, batch_events=1, concurrency=8)
-    core.assign()
-    core.fetch(*events(40, OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(*events(40, OTHER_ACCOUNT), batch_events=1, concurrency=8)
     for _ in range(4):
         core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
     core.fetch(*events(40))
@@ -92,14 +89,10 @@ def test_a_dead_account_holds_one_connection() -> None:
 @pytest.mark.parametrize("status", [403, 404, 429])
 def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
     """A refused or throttled account waits alone; the other account's events are delivered meanwhile."""
-    core = Core(linger=0.0, accounts=2)
-    core.assign()
-    core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
-    core.look_up()
+    core = sending(event("bad", OTHER_ACCOUNT), event("good"), accounts=2)
     bad, good = core.take(m.Send), core.take(m.Send)
     core.answer(bad, status, NO, headers={"retry-after": "200"})
-    core.accept(good)
-    core.store_keys()
+    core.deliver_one(good)
     assert core.pipeline.room() > 1
     core.fetch(event("more"))
     core.deliver()
@@ -108,10 +101,7 @@ def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
 
 def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> None:
     """Records of a dead account stay open until they fill half of the budget; then intake stops."""
-    core = Core(linger=0.0, accounts=2, max_open_events=20, batch_events=1, concurrency=1)
-    core.assign()
-    core.fetch(*events(9, OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(*events(9, OTHER_ACCOUNT), accounts=2, max_open_events=20, batch_events=1, concurrency=1)
     core.answer(core.take(m.Send), 403, NO)
     core.fetch(*events(2))
     core.look_up()
@@ -123,10 +113,7 @@ def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> 
 
 def test_an_answer_to_no_call_is_a_bug() -> None:
     """A second answer to a call raises an error."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"))
-    core.look_up()
+    core = sending(event("a"))
     send = core.accept()
     with pytest.raises(InvariantViolation):
         core.feed(m.Unanswered(send.number, "timeout"))
@@ -137,10 +124,7 @@ def test_an_answer_to_no_call_is_a_bug() -> None:
 
 def test_a_refused_token_halts_every_account() -> None:
     """The accounts share one token, so its refusal halts each account, with one report for each."""
-    core = Core(linger=0.0, batch_events=1)
-    core.assign()
-    core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
-    core.look_up()
+    core = sending(event("a"), event("b", OTHER_ACCOUNT), event("c"), batch_events=1)
     core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     core.fetch(event("d", THIRD_ACCOUNT))
     core.look_up()
@@ -155,10 +139,8 @@ def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
     assert not core.has(m.Send)
     core.until(lambda: core.has(m.ReadToken))
     assert not core.has(m.Send)
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
-    core.accept()
-    core.store_keys()
+    core.read_token(True)
+    core.deliver_one()
     assert core.reports("resumed")
     assert core.statistics().totals.delivered == 1
     assert core.statistics().destination == "open"
@@ -166,15 +148,11 @@ def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
 
 def test_one_probe_at_a_time() -> None:
     """One probe is in flight at a time, with any number of waiting batches, for any time."""
-    core = Core(linger=0.0, batch_events=1)
-    core.assign()
-    core.fetch(*events(5))
-    core.look_up()
+    core = sending(*events(5), batch_events=1)
     while core.has(m.Send):
         core.answer(core.take(m.Send), 401, NO)
     core.until(lambda: core.has(m.ReadToken))
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(False))
+    core.read_token(False)
     assert in_flight(core) == {ACCOUNT: 1}
     core.advance(600.0)
     assert in_flight(core) == {ACCOUNT: 1}
@@ -191,8 +169,7 @@ def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
     )
     for reply in replies:
         core.until(lambda: core.has(m.ReadToken))
-        core.take(m.ReadToken)
-        core.feed(m.TokenRead(False))
+        core.read_token(False)
         core.until(lambda: core.has(m.Send))
         reply(core.take(m.Send))
         assert core.statistics().destination == "halted"
@@ -201,10 +178,7 @@ def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
 
 def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
     """Refusals of calls that were in flight together count as one, so the first probe is not delayed."""
-    core = Core(linger=0.0, batch_events=1, concurrency=8)
-    core.assign()
-    core.fetch(*events(8))
-    core.look_up()
+    core = sending(*events(8), batch_events=1, concurrency=8)
     for _ in range(8):
         core.answer(core.take(m.Send), 401, NO)
     begun = core.now
@@ -214,10 +188,7 @@ def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
 
 def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
     """A good answer to a call that began before the halt does not end it: it was accepted under the earlier token."""
-    core = Core(linger=0.0, batch_events=1, concurrency=2)
-    core.assign()
-    core.fetch(*events(4))
-    core.look_up()
+    core = sending(*events(4), batch_events=1, concurrency=2)
     first, second = core.take(m.Send), core.take(m.Send)
     core.answer(first, 401, NO)
     core.accept(second)
@@ -227,17 +198,13 @@ def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
 
 def test_an_account_refused_itself_stays_halted_when_the_token_is_good_again() -> None:
     """An account refused with 403 stays halted when another account's probe shows that the token is good again."""
-    core = Core(linger=0.0, batch_events=1)
-    core.assign()
-    core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
-    core.look_up()
+    core = sending(event("a"), event("b", OTHER_ACCOUNT), event("c"), batch_events=1)
     mine, other = core.take(m.Send), core.take(m.Send)
     core.answer(other, 403, b'{"code": 29, "message": "no"}')
     core.answer(mine, 401, b'{"code": 2, "message": "no"}')
     core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     core.until(lambda: core.has(m.ReadToken))
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
+    core.read_token(True)
     probe = next(one for one in core.waiting if isinstance(one, m.Send) and one.account == ACCOUNT)
     core.waiting.remove(probe)
     core.accept(probe)
@@ -247,10 +214,7 @@ def test_an_account_refused_itself_stays_halted_when_the_token_is_good_again() -
 
 def test_a_token_of_its_own_halts_and_resumes_its_account_alone() -> None:
     """A token of one account, when refused, halts that account alone, and only its own probe ends the halt."""
-    core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
-    core.assign()
-    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(event("a"), event("b", OTHER_ACCOUNT), batch_events=1, accounts=2, token_by_account=True)
     mine, other = core.take(m.Send), core.take(m.Send)
     core.answer(other, 401, NO)
     core.accept(mine)
@@ -261,24 +225,19 @@ def test_a_token_of_its_own_halts_and_resumes_its_account_alone() -> None:
     core.look_up()
     core.accept(core.take(m.Send))
     core.until(lambda: core.has(m.ReadToken))
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
+    core.read_token(True)
     core.accept(core.take(m.Send))
     assert {one.state for one in core.statistics().accounts} == {"open"}
 
 
 def test_both_accounts_tokens_refused_stop_intake() -> None:
     """When both accounts' tokens are refused, intake stops; the first token that is accepted lets intake go on."""
-    core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
-    core.assign()
-    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
-    core.look_up()
+    core = sending(event("a"), event("b", OTHER_ACCOUNT), batch_events=1, accounts=2, token_by_account=True)
     for _ in range(2):
         core.answer(core.take(m.Send), 401, NO)
     assert core.pipeline.room() == 0
     core.until(lambda: core.has(m.ReadToken))
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(False))
+    core.read_token(False)
     core.accept(core.take(m.Send))
     assert sorted(one.state for one in core.statistics().accounts) == ["halted", "open"]
     assert core.pipeline.room() > 0
@@ -291,8 +250,7 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
     while not given_up(core):
         core.until(lambda: bool(given_up(core)) or core.has(m.ReadToken))
         if core.has(m.ReadToken):
-            core.take(m.ReadToken)
-            core.feed(m.TokenRead(False))
+            core.read_token(False)
             core.answer(core.take(m.Send), 401, b'{"code": 2, "message": "no"}')
     assert core.now == begun + 100.0
     core.advance(1000.0)
@@ -306,8 +264,7 @@ def test_patience_of_zero_is_for_ever() -> None:
     core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)
     for _ in range(3):
         core.until(lambda: core.has(m.ReadToken))
-        core.take(m.ReadToken)
-        core.feed(m.TokenRead(False))
+        core.read_token(False)
         core.answer(core.take(m.Send), 401, NO)
         core.advance(3 * 86_400.0)
     assert not given_up(core)
@@ -323,15 +280,14 @@ def test_with_no_batch_to_probe_with_intake_brings_one_record() -> None:
     core.look_up()
     assert core.pipeline.room() == 0
     core.until(lambda: core.has(m.ReadToken))
-    core.take(m.ReadToken)
-    core.feed(m.TokenRead(True))
+    core.read_token(True)
     assert event_ids(core.accept()) == ["b"]
     assert core.pipeline.room() > 1
 
 
 def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> None:
     """A halted account without waiting events does not make the engine give up: patience counts for such events."""
-    core = Core(linger=0.0, halt_patience=100.0)
+    core = Core(halt_patience=100.0)
     core.assign(0)
     core.assign(1)
     core.fetch(event("bad", OTHER_ACCOUNT), partition=0)
@@ -347,10 +303,7 @@ def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> Non
 def test_called_answered_and_processed_are_three_figures() -> None:
     """A call that nobody answers is called; a 503 is an answer; only what the platform says it processed is
     processed."""
-    core = Core()
-    core.assign()
-    core.fetch(event("a"), event("b"))
-    core.send_all()
+    core = sending(event("a"), event("b"))
     send = core.take(m.Send)
     size = len(send.body)
 

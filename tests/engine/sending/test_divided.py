@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from consumer.engine import messages as m
 from consumer.engine.model import Policy
 from consumer.engine.sending.gate import Gate, Quota
-from tests.engine.building import PROPERTY, Core, event
+from tests.engine.building import PROPERTY, event, reading
 
 QUOTA = 60
 
@@ -113,8 +113,7 @@ def test_a_part_that_became_smaller_waits_until_so_few_calls_are_left_in_the_min
 
 def test_members_and_status_agree() -> None:
     """A new group size changes when calls are made, and /status shows the number by which the quota is divided."""
-    core = Core(linger=0.0, batch_events=1, concurrency=9, calls_per_minute=4, quota_members=1)
-    core.assign()
+    core = reading(batch_events=1, concurrency=9, calls_per_minute=4, quota_members=1)
     core.feed(m.GroupSize(2))
     assert core.statistics().quota_members == 2
     core.fetch(*(event(one) for one in "abcd"))

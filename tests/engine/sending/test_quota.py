@@ -10,7 +10,7 @@ from consumer.engine import messages as m
 from consumer.engine.dedup.lease import RENEW_EVERY
 from consumer.engine.figures.statistics import WaitsFor
 from consumer.engine.model import REAL_API, Announcement
-from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
+from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, sending
 from tests.engine.dedup.test_shared import LEASE, TIMEOUT, pass_time, renew
 from tests.support.shared_keys import SharedKeys
 
@@ -61,8 +61,7 @@ def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
     assert sent(core) == 0
     core.feed(m.CallsGiven(asked.number, ACCOUNT, 3, 0.0))
     assert sent(core) == 3
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     assert core.take(m.AskCalls).calls == 1
 
 
@@ -75,10 +74,7 @@ def test_nothing_is_asked_for_while_nothing_waits() -> None:
 
 def test_a_store_that_is_not_shared_is_not_asked() -> None:
     """Without a shared key store a member has the whole quota and does not ask."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(event("a"))
-    core.send_all()
+    core = sending(event("a"))
     assert core.has(m.Send)
     assert not any(isinstance(one, m.AskCalls) for one in core.log)
 
@@ -215,7 +211,6 @@ def test_members_together_keep_the_quota_and_use_most_of_it(members: int) -> Non
                 core.feed(m.CallsGiven(asked.number, asked.account, *given))
             while core.has(m.Send):
                 calls.append(core.now)
-                core.accept()
-                core.store_keys()
+                core.deliver_one()
     assert all(later - first >= 60.0 - 0.1 for first, later in zip(calls, calls[quota:], strict=False))
     assert len(calls) >= 0.9 * quota * minutes

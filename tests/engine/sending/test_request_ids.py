@@ -6,17 +6,14 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.sending.verdicts import REQUEST_ID, request_id
-from tests.engine.building import Core, answer_body, event
+from tests.engine.building import Core, answer_body, event, sending
 
 RID = {REQUEST_ID: "5264813979430121"}
 
 
 def sent(*values: bytes) -> tuple[Core, m.Send]:
     """Return a core with these events in one call in flight, and that call."""
-    core = Core()
-    core.assign()
-    core.fetch(*values)
-    core.send_all()
+    core = sending(*values)
     return core, core.take(m.Send)
 
 

@@ -23,6 +23,7 @@ from tests.engine.building import (
     event,
     event_ids,
     make_runs,
+    reading,
 )
 from tests.engine.dedup.test_shared import LEASE, TIMEOUT
 from tests.support.shared_keys import SharedKeys
@@ -38,9 +39,7 @@ ANSWER_TIME = 0.3
 
 def core_of(**policy: Any) -> Core:
     """Return a core with a partition and a linger long enough to show which batches wait for it."""
-    core = Core(**{"linger": LINGER} | policy)
-    core.assign()
-    return core
+    return reading(**{"linger": LINGER} | policy)
 
 
 def come(core: Core, *names: str, account: str = ACCOUNT) -> None:
@@ -113,8 +112,7 @@ def test_while_no_call_may_begin_the_batch_fills(closed: str) -> None:
         core.until(lambda: core.has(m.Send))
         send = core.take(m.Send)
         assert event_ids(send) == ["first"]  # a retry goes at its time, before the batch
-    core.accept(send)
-    core.store_keys()
+    core.deliver_one(send)
     core.advance(0.0)
     assert in_flight(core) == [["a", "b", "c"]]
 

@@ -543,8 +543,7 @@ def test_ordinary_gaps_are_no_absence(gap: float) -> None:
         core.fetch(event(f"b{number}"))
         core.look_up()
         assert core.has(m.Send)
-        core.accept()
-        core.store_keys()
+        core.deliver_one()
     assert core.reports("away") == []
     assert not core.pipeline.commits.unproven()
 
@@ -582,8 +581,7 @@ def test_in_flight_calls_are_answered_meanwhile() -> None:
     core.look_up()
     send = core.take(m.Send)
     is_away(core)
-    core.accept(send)
-    core.store_keys()
+    core.deliver_one(send)
     assert core.statistics().totals.delivered == 1
     state = core.pipeline.ledger.get(TopicPartition(TOPIC, 0))
     assert state is not None

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
-from tests.engine.building import MACHINE, TOPIC, Core, chunk, event, filtered
+from tests.engine.building import MACHINE, TOPIC, Core, chunk, event, filtered, reading
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -20,7 +20,7 @@ class LagMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         # The budget is small, so that part of a fetch is held.
-        self.core = Core(max_open_events=4, linger=0.0)
+        self.core = Core(max_open_events=4)
         self.epoch = 0
         self.fetched_to = 0
         self.names = 0
@@ -120,9 +120,7 @@ def test_the_end_is_never_below_the_position(heard: int) -> None:
 
 def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
     """A commit answered after a cut of the log is void: nothing is committed, and the new records count as lag."""
-    core = Core(linger=0.0)
-    core.assign()
-    core.fetch(filtered(), filtered(), filtered())
+    core = reading(filtered(), filtered(), filtered())
     core.until(lambda: core.has(m.Commit))
     under_way = core.take(m.Commit)
     core.feed(m.Fetched([chunk([event("b")], offset=1)]))
@@ -155,8 +153,7 @@ def test_an_empty_log_has_no_lag_also_for_a_group_that_never_committed() -> None
 @pytest.mark.parametrize("reached", [None, 6])
 def test_what_is_held_is_within_the_end(reached: int | None) -> None:
     """Held records count as lag and lie within the end, although the end was reported before they came."""
-    core = Core(max_open_events=1)
-    core.assign()
+    core = reading(max_open_events=1)
     core.feed(m.EndOffsets({TP: 1}, {} if reached is None else {TP: reached}))
     core.fetch(*(event(str(n)) for n in range(6)))
     statistics = core.statistics()

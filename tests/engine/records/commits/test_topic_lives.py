@@ -15,7 +15,7 @@ NEXT_ID = "AAAAAAAAAAAAAAAAAAAAAg"
 
 def core_of(*partitions: int, topic_id: str | None = TOPIC_ID) -> Core:
     """Return a core with these partitions of one topic, which sends at once."""
-    core = Core(destination=DESTINATION, batch_events=1, linger=0.0)
+    core = Core(destination=DESTINATION, batch_events=1)
     for partition in partitions or (0,):
         core.assign(partition, epoch=1 + partition, topic_id=topic_id)
     return core
@@ -62,8 +62,7 @@ def test_an_answer_to_the_old_life_settles_nothing() -> None:
     core.fetch(event("a"))
     core.send_all()
     core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
-    core.accept()
-    core.store_keys()
+    core.deliver_one()
     core.advance(5.0)
     assert not core.has(m.Commit)
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
