@@ -66,7 +66,51 @@ _NOTES: dict[str, Any] = {
     "policy": policy(batch_events=1, linger=0.1),
 }  # fmt: skip
 """Throttles and refusals that one of several members meets first."""
+_FROZEN: dict[str, Any] = {
+    "incidents": Incidents(freezes=8), "members": 2, "odd": 0.3, "guarded": False,
+    "rates": Rates(commit_fails=0.3, letters_fail=0.3),
+}  # fmt: skip
+"""Processes stand still while letters and commits are under way, and another member takes over."""
+_BEHIND_A_PROXY: dict[str, Any] = {
+    "proxy_limit": 700, "rates": Rates(api_stranger=0.1), "guarded": False,
+    "policy": policy(batch_events=20, linger=0.1),
+}  # fmt: skip
 FOCUS: dict[str, dict[str, Any]] = {
+    "a_failed_commit_is_proof": _FROZEN,
+    "an_absence_goes_unnoticed": _FROZEN,
+    "letters_need_no_proof": _FROZEN,
+    "a_commit_from_before_the_absence_is_proof": _FROZEN,
+    "what_is_too_large_for_a_proxy_is_a_dead_letter": _BEHIND_A_PROXY,
+    "bodies_stay_as_large_as_they_are": _BEHIND_A_PROXY,
+    "ended_assignments_settle": {
+        "members": 3,
+        "rebalances": 12,
+        "rates": Rates(slow=0.1),
+        "incidents": Incidents(expulsions=6),
+        "guarded": False,
+    },
+    "a_position_that_went_back_voids_all_that_is_open": {
+        "incidents": Incidents(setbacks=12),
+        "rates": Rates(slow=0.1),
+        "guarded": False,
+        "restarts": 0,
+    },
+    "one_record_s_wait_counts_for_all": {
+        "late_schemas": 0.5,
+        "members": 1,
+        "rates": Rates(),
+        "policy": policy(),
+        "guarded": False,
+        "registry_lag": 2.5,
+    },
+    "failed_look_up_means_new": {
+        "rates": Rates(look_up_fails=0.3),
+        "members": 1,
+        "records": 40,
+        "incidents": Incidents(),
+        "rebalances": 0,
+        "restarts": 0,
+    },
     "a_throttle_is_not_reported": _NOTES,
     "a_refusal_is_not_reported": _NOTES,
     "a_throttle_of_another_member_is_ignored": _NOTES,
@@ -141,7 +185,6 @@ FOCUS: dict[str, dict[str, Any]] = {
         "rates": Rates(registry_fails=0.7),
         "late_schemas": 0.3,
     },
-    "a_commit_from_before_the_absence_is_proof": {"incidents": Incidents(freezes=8), "members": 2},
     "drains_do_not_wait_for_what_was_read_again": {
         "incidents": Incidents(setbacks=12),
         "rates": Rates(slow=0.1),
