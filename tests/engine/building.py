@@ -610,6 +610,13 @@ def read_map(position: Position) -> OffsetMap | None:
     return offset_map.read_map(position).settled
 
 
+def bounds_of(position: Position) -> list[int]:
+    """Return where settled runs begin and end by the offset map in the metadata of `position`, which has one."""
+    found = read_map(position)
+    assert found is not None
+    return list(found.bounds)
+
+
 def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
     """Return the metadata of a commit of `base`."""
     return offset_map.write_map(TopicPartition(TOPIC, partition), base, bounds, leader_epoch)

@@ -59,6 +59,7 @@ def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
     asked = core.take(m.StoreKeys)
     commands = core.feed(m.KeysStored(asked.number))
     assert released(commands) == [Position(TOPIC, 0, 1, 7)]
+    assert not any(isinstance(one, m.Commit) for one in commands), "in the rebalance alone"
     assert core.statistics().partitions == ()
     assert core.statistics().totals.released == 1
 

@@ -1,4 +1,4 @@
-"""Lessons of other projects (docs/why.md): one test per row that concerns the engine, and per crash point.
+"""Lessons of other projects (docs/why.md) that no other file shows, and a test per crash point.
 
 A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
 """
@@ -8,13 +8,9 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.model import Position
 from consumer.engine.reading import split_keys
 from tests.engine.building import (
-    ACCOUNT,
     NO,
-    OTHER_ACCOUNT,
-    TOPIC,
     UNDECODABLE,
     Core,
     event,
@@ -22,49 +18,9 @@ from tests.engine.building import (
     of_schema,
     reading,
     ref,
-    released,
     sending,
     sends,
 )
-
-
-def test_an_expired_token_drops_nothing() -> None:
-    """401 and 403 halt; after the token is renewed every event is delivered (vectordotdev/vector #24543)."""
-    core = sending(*(event(str(n)) for n in range(6)), batch_events=2)
-    for status in (401, 403, 401):
-        core.answer(core.take(m.Send), status, NO)
-    core.advance(120.0)
-    assert core.committable() is None
-    core.read_token(True)
-    core.deliver()
-    assert core.statistics().totals.delivered == 6
-    assert core.committable() == 6
-
-
-def test_a_later_success_commits_past_no_earlier_failure() -> None:
-    """A settled record never moves the commit past an earlier open one (vector #24215, parallel-consumer #826)."""
-    core = sending(*(event(str(n)) for n in range(5)), batch_events=1)
-    first = core.take(m.Send)
-    core.feed(m.Unanswered(first.number, "connection"))
-    core.deliver_one()
-    # The position is where reading began; the map beside it names the records settled above it.
-    assert core.committable() == 0
-
-
-def test_calls_answered_during_a_revoke_are_committed_in_the_rebalance_alone() -> None:
-    """A call answered between revoke and release settles its records, which are committed in the rebalance alone."""
-    core = Core()
-    core.assign(0)
-    core.assign(1)
-    core.fetch(event("a"), partition=0)
-    core.fetch(event("b"), partition=1)
-    core.send_all()
-    core.revoke(0)
-    core.accept()
-    asked = core.take(m.StoreKeys)
-    commands = core.feed(m.KeysStored(asked.number))
-    assert released(commands) == [Position(TOPIC, 0, 1, 7)]
-    assert not [one for one in commands if isinstance(one, m.Commit) and one.positions[0].partition == 0]
 
 
 def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
@@ -98,26 +54,6 @@ def test_a_retry_is_no_duplicate() -> None:
     assert core.statistics().totals.delivered == 1
 
 
-def test_one_bad_message_blocks_nothing() -> None:
-    """An event that is refused for good becomes a dead letter, and the others are delivered (connect #414, #415)."""
-    core = sending(event("bad"), *(event(str(n)) for n in range(9)))
-    for _ in range(40):
-        core.store_keys()
-        if not core.has(m.Send):
-            break
-        send = core.take(m.Send)
-        core.answer(send, 400, NO) if "bad" in event_ids(send) else core.accept(send)
-    core.store_letters()
-    assert core.committable() == 10
-
-
-def test_a_tombstone_is_filtered() -> None:
-    """A null value counts as filtered, and the offset moves past it (Aiven HTTP sink PR 183, faust #597)."""
-    core = reading(None)
-    assert core.committable() == 1
-    assert core.statistics().counters.filtered["tombstone"] == 1
-
-
 def test_a_registry_outage_holds_only_the_unknown() -> None:
     """While the registry is down, records with known schemas are delivered and the others wait (hermes #607)."""
     core = Core()
@@ -137,35 +73,6 @@ def test_a_registry_outage_holds_only_the_unknown() -> None:
     core.feed(m.SchemaFound(ref("2"), "good"))
     core.deliver()
     assert core.committable(1) == 1
-
-
-def test_the_budget_holds_while_nothing_settles() -> None:
-    """Open records never exceed the budget while nothing settles (parallel-consumer #832: out of memory)."""
-    core = reading(max_open_events=50, max_open_bytes=100_000)
-    count = 0
-    for _ in range(100):
-        room = core.pipeline.room()
-        if not room:
-            break
-        core.fetch(*(event(str(count + n), text="x" * 500) for n in range(min(room, 10))))
-        count += min(room, 10)
-    assert core.pipeline.room() == 0
-    assert core.statistics().totals.open <= 50
-    assert core.statistics().open_bytes <= 100_000
-
-
-def test_a_dead_account_does_not_stop_the_others_intake() -> None:
-    """Events of a dead account wait, while those of another account are read and delivered (rudder-server #4953)."""
-    core = sending(event("bad", OTHER_ACCOUNT), event("good"), accounts=2)
-    bad, good = core.take(m.Send), core.take(m.Send)
-    assert (bad.account, good.account) == (OTHER_ACCOUNT, ACCOUNT)
-    core.answer(bad, 403, NO)
-    core.deliver_one(good)
-    for n in range(5):
-        assert core.pipeline.room() > 100
-        core.fetch(event(f"good{n}"))
-        core.deliver()
-    assert core.statistics().totals.delivered == 6
 
 
 # -- crash points
@@ -265,17 +172,3 @@ def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
     assert after.committable() is None
     assert len(after.store_letters()) == 1
     assert after.committable() == 1
-
-
-def test_revoked_with_calls_in_flight() -> None:
-    """A revoke waits for calls in flight up to its deadline; a later answer commits nothing."""
-    core = crashing()
-    core.look_up()
-    core.revoke(0, grace=5.0)
-    core.advance(5.0)
-    assert released(core.log) == []
-    core.deliver_one()
-    core.advance(60.0)
-    assert not core.has(m.Commit)
-    assert core.statistics().totals.delivered == 0
-    assert core.statistics().counters.delivered_after_release == 2

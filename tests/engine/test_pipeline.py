@@ -97,23 +97,6 @@ def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
     assert core.commit() == [Position(TOPIC, 0, 2, 7)]
 
 
-def test_commits_come_at_their_interval_one_at_a_time() -> None:
-    """One commit is in flight at a time, and a failed one is repeated at the next interval."""
-    core = reading(filtered(), commit_interval=1.0)
-    core.advance(1.0)
-    core.take(m.Commit)
-    core.fetch(filtered())
-    core.advance(5.0)
-    assert not core.has(m.Commit)
-    core.feed(m.CommitDone([], "STALE_MEMBER_EPOCH"))
-    core.advance(1.0)
-    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
-    core.advance(5.0)
-    assert not core.has(m.Commit)
-    assert core.statistics().counters.failures["commit"] == 1
-    assert core.reports("commit_failed")
-
-
 def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
     """When a commit was accepted for some partitions, it is repeated for the others alone."""
     core = Core()
@@ -168,16 +151,6 @@ def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> Non
     core.assign(0, epoch=2)
     core.feed(m.CommitDone(asked.positions, None))
     assert core.statistics().partitions[0].committed is None
-
-
-def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
-    """When a partition is lost, records that wait for a schema are dropped, and a later answer changes nothing."""
-    core = reading(of_schema("a", "1"))
-    asked = core.take(m.FetchSchema)
-    core.lose(0)
-    assert core.statistics().waiting_for_schema == 0
-    core.feed(m.SchemaFound(asked.ref, "good"))
-    assert not core.waiting
 
 
 def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
@@ -297,13 +270,6 @@ def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> 
     assert core.committable(1) == 1
 
 
-def test_accounts_do_not_share_keys() -> None:
-    """One id for two accounts is two events."""
-    core = reading(event("a"), event("a", OTHER_ACCOUNT))
-    core.deliver()
-    assert core.statistics().totals.delivered == 2
-
-
 # -- rule 4: the engine retries
 
 
@@ -320,18 +286,6 @@ def test_a_revoke_ends_the_retries(answer: int | None) -> None:
     core.advance(100.0)
     assert not core.has(m.Send)
     assert core.statistics().claims == 0
-
-
-def test_a_look_up_that_failed_is_repeated() -> None:
-    """A failed look-up is repeated after a backoff, without end; its records wait meanwhile."""
-    core = reading(event("a"))
-    for _ in range(20):
-        asked = core.take(m.LookUpKeys)
-        core.feed(m.KeyStoreFailed(asked))
-        assert not core.has(m.LookUpKeys)
-        core.until(lambda: core.has(m.LookUpKeys), seconds=core.policy.inner_backoff.cap)
-    core.deliver()
-    assert core.statistics().totals.delivered == 1
 
 
 def test_answers_that_fit_no_command_are_bugs() -> None:
@@ -442,12 +396,3 @@ def test_a_new_group_s_start_is_committed_before_any_record() -> None:
     core.assign(start=500, commit_start=True)
     core.advance(core.policy.commit_interval)
     assert core.commit() == [Position(TOPIC, 0, 500, None)]
-
-
-def test_a_call_is_named_by_a_number_of_its_own() -> None:
-    """Each call has its own number, retries included, so that its answer finds it."""
-    core = sending(event("a"))
-    core.answer(core.take(m.Send), 503)
-    core.until(lambda: core.has(m.Send))
-    numbers = [one.number for one in sends(core.log)]
-    assert len(set(numbers)) == len(numbers)

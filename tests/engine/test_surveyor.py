@@ -63,6 +63,7 @@ def test_the_oldest_is_named_with_its_age() -> None:
     core.now += 5.0
     found = oldest(core)
     assert found.age == pytest.approx(5.996)
+    assert core.statistics().oldest_open_ms == 1_699_999_999_004
     assert replace(found, age=0.0) == OldestOpen(TOPIC, 1, 4, 0.0, WaitsFor.KEY_STORE, ACCOUNT)
 
 

@@ -26,6 +26,15 @@ def core_of_a_member(session: int = 1, **policy: Any) -> Core:
     return core
 
 
+def sending_member(*values: bytes, **policy: Any) -> Core:
+    """Return such a core, which has claimed these events and sends them."""
+    core = core_of_a_member(**policy)
+    core.fetch(*values)
+    answer_claims(core, *[0] * len(values))
+    core.advance(0.0)
+    return core
+
+
 def renew(core: Core, session: int = 1) -> None:
     """Let the store renew our lease in this session."""
     core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, session))
@@ -164,10 +173,7 @@ def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
 
 def test_claims_of_a_session_that_ended_are_made_again() -> None:
     """When a session ended, queued events are claimed again before they are sent; calls in flight go on."""
-    core = core_of_a_member(linger=0.0, concurrency=1)
-    core.fetch(event("flying"))
-    answer_claims(core, 0)
-    core.advance(0.0)
+    core = sending_member(event("flying"), concurrency=1)
     flying = core.take(m.Send)
     core.fetch(event("queued"), event("taken over"))
     answer_claims(core, 0, 0)
@@ -184,10 +190,7 @@ def test_claims_of_a_session_that_ended_are_made_again() -> None:
 
 def test_what_comes_back_without_a_verdict_after_a_new_session_is_claimed_again() -> None:
     """An event without a verdict is claimed again after a new session: another member may have it by now."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"))
-    answer_claims(core, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"))
     send = core.take(m.Send)
     pass_time(core, RENEW_EVERY, session=2)
     core.answer(send, 503)
@@ -198,10 +201,7 @@ def test_what_comes_back_without_a_verdict_after_a_new_session_is_claimed_again(
 def test_what_was_sent_without_an_answer_and_delivered_by_another_member_is_counted() -> None:
     """An event sent without an answer and then delivered by another member is counted as taken over: a machine
     frozen for longer than its lease finds the time limits of its calls over."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"), event("b"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"), event("b"))
     send = core.take(m.Send)
     pass_time(core, RENEW_EVERY, session=2)
     core.feed(m.Unanswered(send.number, "timeout"))
@@ -214,10 +214,7 @@ def test_what_was_sent_without_an_answer_and_delivered_by_another_member_is_coun
 
 def test_what_goes_again_after_it_was_claimed_again_is_counted_if_the_outcome_is_unknown() -> None:
     """An event that is sent again under a new claim counts as an unclear repeat if its outcome was unknown."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a", age=7200))
-    answer_claims(core, 0)
-    core.advance(0.0)
+    core = sending_member(event("a", age=7200))
     send = core.take(m.Send)
     pass_time(core, RENEW_EVERY, session=2)
     core.feed(m.Unanswered(send.number, "timeout"))
@@ -227,26 +224,9 @@ def test_what_goes_again_after_it_was_claimed_again_is_counted_if_the_outcome_is
     assert core.statistics().counters.unclear_repeats == 1
 
 
-def test_an_answer_to_a_look_up_of_another_session_counts_for_nothing() -> None:
-    """An answer to a look-up of another session is ignored: its claims are void."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"))
-    asked = core.take(m.LookUpKeys)
-    pass_time(core, RENEW_EVERY, session=2)
-    core.feed(m.KeysLookedUp(asked.number, [0], 1))
-    core.advance(0.0)
-    assert not core.has(m.Send)
-    answer_claims(core, 0, session=2)
-    core.advance(0.0)
-    assert core.has(m.Send)
-
-
 def test_what_another_member_has_taken_over_is_not_confirmed_by_us() -> None:
     """An event delivered after our lease ended stays open until its key is durable, and is counted once."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"), event("b"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"), event("b"))
     core.accept()
     core.feed(m.KeysStored(core.take(m.StoreKeys).number, [1, 0]))
     assert core.statistics().totals.open == 1
@@ -315,10 +295,7 @@ def test_a_stop_does_not_wait_for_other_members() -> None:
 
 def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:
     """Halves of a refused batch keep their claims: claimed again, they would join in one batch again."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("good"), event("poison"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("good"), event("poison"))
     core.answer(core.take(m.Send), 400, b'{"code": 1, "message": "no"}')
     halves = [core.take(m.Send), core.take(m.Send)]
     assert [event_ids(one) for one in halves] == [["good"], ["poison"]]
@@ -327,10 +304,7 @@ def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:
 
 def test_what_is_left_of_a_batch_goes_again_under_the_same_claims() -> None:
     """Events of a batch that the platform did not judge are sent again under the same claims."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("good"), event("poison"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("good"), event("poison"))
     said = [("processed", None, None), ("failed", "no", None)]
     core.answer(core.take(m.Send), 422, answer_body(said))
     assert not core.has(m.LookUpKeys)
@@ -338,10 +312,7 @@ def test_what_is_left_of_a_batch_goes_again_under_the_same_claims() -> None:
 
 def test_events_that_another_member_has_taken_over_do_not_hold_up_the_others() -> None:
     """Two members that each wait for the other's outcome go on sending other events, so both outcomes come."""
-    core = core_of_a_member(linger=0.0, concurrency=1, batch_events=2)
-    core.fetch(event("a"), event("b"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"), event("b"), concurrency=1, batch_events=2)
     core.accept()
     core.feed(m.KeysStored(core.take(m.StoreKeys).number, [0, 0]))
     core.fetch(event("c"))
@@ -352,10 +323,7 @@ def test_events_that_another_member_has_taken_over_do_not_hold_up_the_others() -
 
 def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> None:
     """Delivered keys are confirmed as soon as the store answers again, without the backoff: our lease may end soon."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"))
-    answer_claims(core, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"))
     core.accept()
     for _ in range(12):
         core.until(lambda: core.has(m.StoreKeys))
@@ -364,23 +332,6 @@ def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> No
     assert not core.has(m.StoreKeys)
     renew(core, session=2)
     assert core.has(m.StoreKeys)
-
-
-def test_time_that_the_machine_was_suspended_for_counts_against_the_lease() -> None:
-    """Time of a suspension counts against the lease: the wall clock shows it, the monotonic one stood still."""
-    core = core_of_a_member(linger=60.0)
-    core.fetch(event("a"), event("b"))
-    answer_claims(core, 0, 0)
-    core.advance(RENEW_EVERY)
-    asked = core.take(m.RenewLease)
-    core.clock_off += LEASE
-    core.tick()
-    assert core.statistics().lease_left == 0
-    core.feed(m.LeaseRenewed(asked.number, 1))
-    assert core.statistics().lease_left == 0
-    assert core.has(m.RenewLease)
-    renew(core)
-    assert core.statistics().lease_left == LEASE - 1.0
 
 
 def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None:
@@ -404,10 +355,7 @@ def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None
 
 def test_a_delivery_by_another_member_as_well_is_counted() -> None:
     """An event that another member took over and confirmed is settled here, and counted as taken over."""
-    core = core_of_a_member(linger=0.0)
-    core.fetch(event("a"), event("b"))
-    answer_claims(core, 0, 0)
-    core.advance(0.0)
+    core = sending_member(event("a"), event("b"))
     core.accept()
     core.feed(m.KeysStored(core.take(m.StoreKeys).number, [2, 1]))
     statistics = core.statistics()

@@ -114,49 +114,6 @@ def test_advice_is_one_plain_sentence_each() -> None:
     assert len(set(IDS)) == len(IDS) == 11
 
 
-def test_a_rare_name_is_seen_among_many_others() -> None:
-    """A rare event name is counted at any place of its batch."""
-    coverage = Coverage()
-    for minute in range(30):
-        events = [make("page_visit") for _ in range(64)]
-        events[minute] = make("signup", PRESENT["em"])
-        coverage.add(events, minute * 60.0)
-    covered = coverage.snapshot(29 * 60.0).hour
-    assert covered["signup"].events == 30
-    assert carried(covered["signup"]) == {"em": 30}
-    assert covered["page_visit"].events == 30 * 63
-
-
-def test_the_hour_forgets_and_the_day_does_not() -> None:
-    """An event is in the hour for 59 to 60 minutes, in the day for 23 hours 45 minutes to 24 hours."""
-    coverage = Coverage()
-    coverage.add([make()], 30.0)
-    for now, hour, day in (
-        (59 * 60.0, 1, 1),
-        (60 * 60.0 + 29, 0, 1),
-        (23.7 * 3600, 0, 1),
-        (24 * 3600.0, 0, 0),
-        (90 * 3600.0, 0, 0),
-    ):
-        taken = coverage.snapshot(now)
-        assert (len(taken.hour), len(taken.day)) == (hour, day), now
-    coverage.add([make("lead")], 90 * 3600.0)
-    assert set(coverage.snapshot(90 * 3600.0).day) == {"lead"}
-
-
-def test_snapshots_do_not_change_later_ones() -> None:
-    """Taking snapshots in between does not change later snapshots."""
-    watched, alone = Coverage(), Coverage()
-    for second in range(0, 7200, 7):
-        slice_ = [
-            make("checkout", PRESENT["em"] if (second + n) % 3 else NOTHING) for n in range(second % 11 + 1)
-        ]
-        watched.add(slice_, float(second))
-        alone.add(slice_, float(second))
-        watched.snapshot(float(second))
-    assert watched.snapshot(7200.0) == alone.snapshot(7200.0)
-
-
 def test_a_snapshot_is_frozen() -> None:
     """A snapshot does not change with events that come later."""
     coverage = Coverage()
@@ -185,16 +142,6 @@ def test_what_is_kept_of_a_minute_is_bounded() -> None:
         coverage.add([make(f"name{n}", _payload(_some(bits))) for bits in range(100)], 0.0)
         assert len(coverage._masks) <= _MOST_MASKS + 100
     assert sum(one.events for one in coverage.snapshot(0.0).hour.values()) == 20_000
-
-
-def test_each_name_has_its_own_share() -> None:
-    """When names alternate, each has its own share and its own events."""
-    coverage = Coverage()
-    for _ in range(200):
-        coverage.add([make("page_visit")] * 15 + [make("checkout", PRESENT["em"])], 0.0)
-    covered = coverage.snapshot(0.0).hour
-    assert {name: one.events for name, one in covered.items()} == {"page_visit": 3_000, "checkout": 200}
-    assert (shares(covered["page_visit"]), shares(covered["checkout"])) == ({}, {"em": 1.0})
 
 
 # -- against a list of all events

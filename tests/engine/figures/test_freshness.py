@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,32 +74,6 @@ def test_nothing_delivered_has_no_freshness() -> None:
     snapshot = Freshness().snapshot(0.0)
     assert snapshot.total == snapshot.hour == snapshot.day == Ages()
     assert shown(Ages()) == (0, None, None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("after", "hour", "day"), [(0, 2, 2), (3_630, 1, 2), (86_400, 0, 1), (180_000, 0, 0)]
-)
-def test_what_is_too_old_falls_out(after: int, hour: int, day: int) -> None:
-    """Old ages leave the hour and the day when their time is over; the figures since the start keep them."""
-    freshness = Freshness()
-    add(freshness, [2 * HOUR], 0.0)
-    add(freshness, [5], 1_800.0)
-    snapshot = freshness.snapshot(after or 1_800.0)
-    assert (snapshot.total.delivered, snapshot.total.within_hour) == (2, 0.5)
-    assert (snapshot.hour.delivered, snapshot.day.delivered) == (hour, day)
-    assert snapshot.hour.within_hour == {2: 0.5, 1: 1.0, 0: None}[hour]
-
-
-def test_snapshots_change_neither_later_ones_nor_themselves() -> None:
-    """Taking snapshots does not change later ones, and a snapshot does not change with events that come later."""
-    watched, alone = Freshness(), Freshness()
-    before = watched.snapshot(0.0)
-    for second in range(0, 7_200, 7):
-        for one in (watched, alone):
-            add(one, [second, 3], float(second))
-        watched.snapshot(float(second))
-    assert watched.snapshot(7_200.0) == alone.snapshot(7_200.0)
-    assert (before.total.delivered, sum(before.total.buckets)) == (0, 0)
 
 
 def test_histograms_are_bounded() -> None:

@@ -55,17 +55,6 @@ def test_the_snapshot_shows_each_partition() -> None:
     assert (statistics.totals.delivered, statistics.totals.filtered) == (1, 1)
 
 
-def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
-    """A lost partition's lag series ends (docs/why.md: vector PR 24647); the totals keep its settled records."""
-    core = Core()
-    core.assign(0)
-    core.fetch(event("a"), filtered())
-    core.lose(0)
-    statistics = core.statistics()
-    assert statistics.partitions == ()
-    assert (statistics.totals.read, statistics.totals.filtered, statistics.totals.released) == (1, 1, 1)
-
-
 def test_the_snapshot_shows_each_account() -> None:
     """The snapshot has state, reason, queued and in-flight events per account; the destination has the worst state."""
     core = sending(event("a"), event("b", OTHER_ACCOUNT))
@@ -80,19 +69,6 @@ def test_the_snapshot_shows_each_account() -> None:
     assert first.reason == "the token may not use this ad account (HTTP 403, code 29)"
     assert (second.state, second.throttled_for, second.queued, second.in_flight) == ("throttled", 29.0, 1, 0)
     assert core.statistics().destination == "halted"
-
-
-def test_the_oldest_open_record_is_named() -> None:
-    """The oldest open record over all partitions is named by its Kafka timestamp; none when nothing is open."""
-    core = Core()
-    core.assign(0, start=10)
-    core.assign(1, start=3)
-    assert core.statistics().oldest_open_ms is None
-    core.fetch(event("a"), partition=0)
-    core.fetch(filtered(), event("b"), partition=1)
-    assert core.statistics().oldest_open_ms == 1_699_999_999_004
-    core.deliver()
-    assert core.statistics().oldest_open_ms is None
 
 
 def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:

@@ -79,15 +79,6 @@ def test_what_does_not_fit_is_held() -> None:
     assert core.pipeline.room() > 0
 
 
-def test_held_records_follow_as_soon_as_there_is_room() -> None:
-    """Held records are read as soon as there is room, not only when all earlier records are settled."""
-    core = tight()
-    core.fetch(*(padded(f"{n}", 600) for n in range(8)))
-    core.look_up()
-    core.deliver_one()
-    assert (core.statistics().totals.open, core.statistics().held) == (3, 4)
-
-
 def test_held_records_wait_for_room_in_their_order() -> None:
     """Held records are read in their order: a small one behind a large one waits, also one of another partition."""
     core = tight()
@@ -191,17 +182,6 @@ def test_one_event_larger_than_the_budget_goes_alone() -> None:
     core.store_keys()
     core.look_up()
     assert event_ids(core.accept()) == ["b"]
-
-
-def test_nothing_open_always_has_room_for_one() -> None:
-    """With nothing open there is room for one record, however large earlier events were."""
-    core = tight()
-    core.fetch(padded("big", 9_000))
-    kind(core)
-    for _ in range(30):
-        core.fetch(padded(f"{core.offsets[0]}", 9_000))
-        kind(core)
-    assert core.pipeline.room() == 1
 
 
 # -- deferred records
@@ -330,16 +310,6 @@ def test_while_one_is_deferred_nothing_else_is_read() -> None:
     assert event_ids(core.accept()) == ["large"]
 
 
-def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
-    """While a revoke waits for calls in flight, deferred records of its partition are not sent."""
-    core = half_deferred()
-    assert released(core.revoke(0)) is None
-    assert core.pipeline.admission.deferred == 0
-    core.deliver_one()
-    assert released(core.log) is not None
-    assert not core.has(m.LookUpKeys)
-
-
 def half_parked(*, partition: int) -> Core:
     """Return a core with an event in flight, half of the budget parked in `partition`, and held records behind that."""
     core = tight()
@@ -365,15 +335,6 @@ def test_held_records_are_read_at_once_when_a_partition_goes() -> None:
     core.lose(1)
     core.look_up()
     assert [event_ids(core.accept()) for _ in range(2)] == [["p"], ["q"]]
-
-
-def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
-    """A schema that is refused makes dead letters of its deferred records at once, as they need no room for JSON."""
-    core = tight()
-    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)))
-    core.deny_schema()
-    assert len(core.store_letters()) == 3
-    assert core.committable() == 3
 
 
 # -- records passed over

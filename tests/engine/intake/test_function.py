@@ -36,8 +36,8 @@ def test_records_wait_for_the_function_and_are_not_open() -> None:
     """The function gets decoded records; until it returns they do not count as read, and nothing more is fetched."""
     core = started()
     core.fetch(event("a"), event("b"))
-    assert core.pipeline.statistics(core.instant()).totals.read == 0
-    assert core.pipeline.statistics(core.instant()).held == 2
+    assert core.statistics().totals.read == 0
+    assert core.statistics().held == 2
     assert core.pipeline.room() == 0
     assert not core.has(m.LookUpKeys)
     assert answer(core, lambda one: one | {"id": f"{one['id']}-changed"}) == ["a", "b"]
@@ -65,7 +65,7 @@ def test_none_filters_and_a_failure_is_a_dead_letter() -> None:
     core.fetch(event("a"), event("b"), event("c"))
     verdicts: dict[str, Filtered | Rejection] = {"a": Filtered("transform"), "b": FAILED}
     answer(core, lambda one: verdicts.get(str(one["id"]), one))
-    statistics = core.pipeline.statistics(core.instant())
+    statistics = core.statistics()
     assert statistics.counters.filtered == {"transform": 1}
     [letter] = core.take(m.StoreDeadLetters).letters
     assert letter.rejection == FAILED
@@ -80,7 +80,7 @@ def test_the_function_may_return_for_some_records_at_a_time() -> None:
     called: list[str] = []
     while core.has(m.Transform):
         called += answer(core, most=50)
-        assert core.pipeline.statistics(core.instant()).totals.read == len(called)
+        assert core.statistics().totals.read == len(called)
     assert called == [str(n) for n in range(300)]
 
 
@@ -88,9 +88,9 @@ def test_the_function_is_not_called_for_records_that_are_no_events() -> None:
     """Tombstones and undecodable records are settled without the function, and without waiting for calls of others."""
     core = started()
     core.fetch(None, UNDECODABLE, event("a"), None)
-    assert core.pipeline.statistics(core.instant()).totals.read == 2
+    assert core.statistics().totals.read == 2
     assert answer(core) == ["a"]
-    assert core.pipeline.statistics(core.instant()).totals.read == 4
+    assert core.statistics().totals.read == 4
 
 
 def test_records_that_waited_for_their_schema_go_through_the_function() -> None:
@@ -103,7 +103,7 @@ def test_records_that_waited_for_their_schema_go_through_the_function() -> None:
     core.feed(m.SchemaFound(ref("7"), "good"))
     assert answer(core) == ["a"]
     core.look_up()
-    assert core.pipeline.statistics(core.instant()).totals.open == 2
+    assert core.statistics().totals.open == 2
     core.advance(1)
     assert b'"event_id":"a"' in core.take(m.Send).body
 
@@ -130,7 +130,7 @@ def test_a_revoke_does_not_wait_for_the_function() -> None:
     assert not release.positions
     answer(core, most=1)
     assert not core.has(m.Transform)
-    assert core.pipeline.statistics(core.instant()).totals.read == 0
+    assert core.statistics().totals.read == 0
     core.assign(epoch=2)
     core.fetch(event("a"), event("b"))
     assert answer(core) == ["a", "b"]
@@ -160,23 +160,23 @@ def test_a_call_that_takes_long_is_named_while_it_does() -> None:
     assert core.log[-1] == m.Report("warning", "transform_slow", fields)
     # Records for which the function has returned go on.
     core.feed(m.TransformIsSlow(command.number, 1, 1.25, command.events[:1]))
-    assert core.pipeline.statistics(core.instant()).totals.read == 1
+    assert core.statistics().totals.read == 1
     core.advance(5)
-    statistics = core.pipeline.statistics(core.instant())
+    statistics = core.statistics()
     assert statistics.slow_transform == SlowTransform(NAME, TOPIC, 0, 1, 6.25)
     assert statistics.counters.slow_transforms == 1
     core.feed(m.EndOffsets({}))
     core.advance(30)
     core.feed(m.EndOffsets({}))
-    assert core.pipeline.statistics(core.instant()).stalled_for is None
+    assert core.statistics().stalled_for is None
     core.feed(m.TransformIsSlow(command.number, 1, 36.25))
     assert core.log[-1] == m.Report("warning", "transform_slow", fields | {"seconds": 36.2})
     core.feed(m.Transformed(command.number, command.events[1:]))
-    assert core.pipeline.statistics(core.instant()).totals.read == 2
+    assert core.statistics().totals.read == 2
     returned = m.Report("info", "transform_returned", {"function": NAME, "seconds": 36.2})
     assert returned in core.log
-    assert core.pipeline.statistics(core.instant()).slow_transform is None
-    assert core.pipeline.statistics(core.instant()).counters.slow_transforms == 1
+    assert core.statistics().slow_transform is None
+    assert core.statistics().counters.slow_transforms == 1
 
 
 def test_a_million_slow_calls_do_not_fill_the_log() -> None:
@@ -190,7 +190,7 @@ def test_a_million_slow_calls_do_not_fill_the_log() -> None:
         core.feed(m.Transformed(command.number, list(command.events)))
     lines = [one for one in core.log if isinstance(one, m.Report) and one.event == "transform_slow"]
     assert len(lines) == 3
-    assert core.pipeline.statistics(core.instant()).counters.slow_transforms == 20
+    assert core.statistics().counters.slow_transforms == 20
 
 
 def test_the_budget_is_kept_with_a_function() -> None:
@@ -201,4 +201,4 @@ def test_the_budget_is_kept_with_a_function() -> None:
     while core.has(m.Transform):
         called += answer(core)
     assert len(called) == len(set(called))
-    assert core.pipeline.statistics(core.instant()).totals.open == 100
+    assert core.statistics().totals.open == 100

@@ -213,14 +213,6 @@ def test_duplicates_are_good() -> None:
     assert tripped(core) is None
 
 
-def test_what_the_api_refuses_counts() -> None:
-    """Refusals of the API count as dead letters."""
-    core = guarded(batch_events=10)
-    core.fetch(*good(4), *good(6, "bad"))
-    judge(core)
-    assert tripped(core) == (TOPIC, 6, 10)
-
-
 def test_rejected_and_refused_records_add_up() -> None:
     """Rejected and refused records add up: four rejected and three refused of ten trip the guard."""
     core = guarded(batch_events=6)

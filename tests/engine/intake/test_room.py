@@ -22,7 +22,6 @@ from tests.engine.building import (
     filtered,
     of_schema,
     reading,
-    released,
     unconvertible,
     write_map,
 )
@@ -73,29 +72,12 @@ def test_the_limit_is_reached_and_not_exceeded() -> None:
     assert core.committable() == 4
 
 
-def test_what_where_left_out_does_not_count() -> None:
-    """Events that ``--where`` leaves out do not count towards the limit; those before its last event are read."""
-    core = made(most_records=2)
-    core.fetch(left_out(), event("a"), left_out(UNJUDGED), left_out(), event("b"), left_out(), event("c"))
-    assert selected(core) == 2
-    assert core.statistics().totals.read == 6
-    assert core.pipeline.enough()
-
-
 def test_room_grows_with_what_is_left_out() -> None:
     """When few records are selected, fetches exceed what is left of the limit, so that a replay ends in time."""
     core = made(most_records=10)
     assert core.pipeline.room() == 10
     core.fetch(event("a"), *(left_out() for _ in range(99)))
     assert 100 < core.pipeline.room() <= FETCH_MOST
-
-
-def test_a_limit_of_nothing_reads_nothing() -> None:
-    """With a limit of 0 nothing is read."""
-    core = made(most_records=0)
-    assert core.pipeline.enough()
-    core.fetch(event("a"))
-    assert core.statistics().totals.read == 0
 
 
 def test_records_passed_over_do_not_count() -> None:
@@ -115,17 +97,6 @@ def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
     assert (selected(core), core.pipeline.enough()) == (2, True)
     core.deliver()
     assert core.statistics().totals.delivered == 2
-
-
-def test_held_records_are_read_up_to_the_limit() -> None:
-    """With a small budget held records are read up to the limit; a revoke releases the rest."""
-    core = made(most_records=4, max_open_events=2, batch_events=1)
-    core.fetch(*(event(f"{n}") for n in range(9)))
-    core.deliver()
-    assert (core.statistics().totals.read, core.statistics().held) == (4, 5)
-    assert core.pipeline.enough()
-    assert released(core.revoke(0)) is not None
-    assert core.statistics().totals.released == 5
 
 
 VALUE = st.one_of(
@@ -316,11 +287,3 @@ def test_the_pace_holds_whatever_happens(rate: float, steps: Sequence[tuple[floa
             core.deliver()
         assert gone_on(core) <= rate * (core.now - START) + burst + 1e-3
         core.advance(seconds)
-
-
-def test_without_a_pace_there_is_no_deadline_for_it() -> None:
-    """Without a pace, as the service runs, there is room for a full fetch."""
-    core = made()
-    core.fetch(*(event(f"{n}") for n in range(500)))
-    core.deliver()
-    assert core.pipeline.room() == FETCH_MOST

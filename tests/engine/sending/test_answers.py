@@ -508,6 +508,7 @@ def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: 
 @pytest.mark.parametrize(
     "headers",
     [
+        {},
         {"retry-after": "0"},
         {"x-ratelimit-reset": "0"},
         {"retry-after": "Tue, 14 Nov 2023 00:00:00 GMT"},
@@ -515,7 +516,7 @@ def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: 
     ],
 )
 def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) -> None:
-    """A 429 that names no wait or a date in the past (clocks differ) still leads to a backoff."""
+    """A 429 without headers, or that names no wait or a date in the past (clocks differ), leads to a backoff."""
     core, send = sent(event("a"))
     begun = core.now
     for _ in range(10):
@@ -523,15 +524,6 @@ def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) ->
         core.until(lambda: core.has(m.Send))
         send = core.take(m.Send)
     assert core.now - begun > 10.0
-
-
-def test_a_429_without_headers_backs_off() -> None:
-    """A 429 without headers leads to a backoff of at least half of the ceiling."""
-    core, send = sent(event("a"))
-    core.answer(send, 429)
-    begun = core.now
-    core.until(lambda: core.has(m.Send))
-    assert core.now - begun >= core.policy.delivery_backoff.delay(1) / 2
 
 
 def test_remaining_calls_named_by_an_answer_hold() -> None:
@@ -544,15 +536,6 @@ def test_remaining_calls_named_by_an_answer_hold() -> None:
     core.look_up()
     core.until(lambda: core.has(m.Send))
     assert core.now - begun == 20.0
-
-
-def test_the_request_id_is_reported() -> None:
-    """The log names ``x-pinterest-rid``, which Pinterest's support asks for, and nothing of the answer's body."""
-    core, send = sent(event("a"))
-    core.answer(send, 503, b"jane@example.org", {"x-pinterest-rid": "rid-1"})
-    [report] = core.reports("no_verdict")
-    assert report.fields["request_id"] == "rid-1"
-    assert "jane" not in repr(core.log)
 
 
 # -- answers for lost partitions

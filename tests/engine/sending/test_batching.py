@@ -22,18 +22,6 @@ def queue_of(**policy: float) -> AccountQueue:
     return AccountQueue(ACCOUNT, chosen, Gate(chosen))
 
 
-def test_a_full_batch_goes_at_once() -> None:
-    """A batch of `batch_events` events is sent without a linger; the remaining event lingers."""
-    queue = queue_of(batch_events=3)
-    for one in make_runs(4):
-        queue.add(one, 0.0)
-    batch = queue.take(0.0, 1)
-    assert batch is not None
-    assert batch.events == 3
-    assert queue.take(0.0, 2) is None
-    assert queue.queued == 1
-
-
 def test_the_linger_counts_from_the_oldest_event() -> None:
     """The linger counts from when a batch's oldest event came, whatever held it up; later events do not extend it."""
     queue = queue_of(linger=0.5)
@@ -90,20 +78,6 @@ def test_a_call_keeps_little_more_in_memory_than_it_sends(rows: int) -> None:
     assert held <= 4 * sum(map(len, parts))
     # Of a large part of a page, the call keeps the page and copies nothing.
     assert isinstance(parts[1], memoryview) == (rows > 10)
-
-
-def test_an_event_larger_than_the_limit_goes_alone() -> None:
-    """An event larger than the limit is sent alone, in its turn: only the API decides whether it is too large."""
-    queue = queue_of(batch_bytes=1000, linger=0.0)
-    small, huge, after = (
-        *make_runs(1, size=50),
-        *make_runs(1, size=5000),
-        *make_runs(1, size=50),
-    )
-    for one in (small, huge, after):
-        queue.add(one, 1.0)
-    batches = [queue.take(1.0, number) for number in (1, 2, 3)]
-    assert [batch.runs for batch in batches if batch is not None] == [[small], [huge], [after]]
 
 
 def test_retries_go_first_when_their_time_has_come() -> None:

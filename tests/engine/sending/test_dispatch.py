@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from consumer.engine import messages as m
-from consumer.errors import InvariantViolation
 from tests.engine.building import (
     ACCOUNT,
     NO,
@@ -51,20 +50,6 @@ def in_flight(core: Core) -> dict[str, int]:
 
 
 # -- turns of accounts
-
-
-def test_the_concurrency_bounds_all_accounts_together() -> None:
-    """At most `concurrency` calls of all accounts are in flight; an answer lets the next call begin."""
-    core = sending(*events(10), batch_events=1, concurrency=3)
-    assert in_flight(core) == {ACCOUNT: 3}
-    core.deliver_one()
-    assert in_flight(core) == {ACCOUNT: 3}
-
-
-def test_a_busy_account_does_not_starve_the_others() -> None:
-    """Accounts take turns, also when one has more to send."""
-    core = sending(*events(20), *events(5, OTHER_ACCOUNT), batch_events=1, concurrency=4)
-    assert in_flight(core) == {ACCOUNT: 2, OTHER_ACCOUNT: 2}
 
 
 def test_a_dead_account_holds_one_connection() -> None:
@@ -111,14 +96,6 @@ def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> 
     assert core.pipeline.room() == 0
 
 
-def test_an_answer_to_no_call_is_a_bug() -> None:
-    """A second answer to a call raises an error."""
-    core = sending(event("a"))
-    send = core.accept()
-    with pytest.raises(InvariantViolation):
-        core.feed(m.Unanswered(send.number, "timeout"))
-
-
 # -- halts
 
 
@@ -144,18 +121,6 @@ def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
     assert core.reports("resumed")
     assert core.statistics().totals.delivered == 1
     assert core.statistics().destination == "open"
-
-
-def test_one_probe_at_a_time() -> None:
-    """One probe is in flight at a time, with any number of waiting batches, for any time."""
-    core = sending(*events(5), batch_events=1)
-    while core.has(m.Send):
-        core.answer(core.take(m.Send), 401, NO)
-    core.until(lambda: core.has(m.ReadToken))
-    core.read_token(False)
-    assert in_flight(core) == {ACCOUNT: 1}
-    core.advance(600.0)
-    assert in_flight(core) == {ACCOUNT: 1}
 
 
 def test_a_probe_without_a_verdict_is_followed_by_another() -> None:

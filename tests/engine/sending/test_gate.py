@@ -22,13 +22,6 @@ def calls(gate: Gate, now: float, most: int = 10_000) -> int:
     return count
 
 
-def test_a_fresh_gate_is_open() -> None:
-    """A new gate is open."""
-    gate = Gate(Policy())
-    assert calls(gate, 5.0, most=1) == 1
-    assert gate.state(5.0) is GateState.OPEN
-
-
 def test_the_quota_is_exact() -> None:
     """The gate allows 5000 calls in any 60 seconds (OAS, per ad account), and the next 60 seconds after the first."""
     gate = Gate(Policy())
@@ -95,13 +88,6 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
     assert gate.opens_at(101.0, 0) == 110.0
     assert gate.state(101.0) is GateState.THROTTLED
     assert calls(gate, 110.0, most=7) == 7
-
-
-def test_without_remaining_calls_the_gate_is_closed() -> None:
-    """``x-ratelimit-remaining: 0`` on a good answer closes the gate before there is a 429."""
-    gate = Gate(Policy())
-    gate.limited(0, 10.0, 100.0)
-    assert gate.opens_at(100.0, 0) == 110.0
 
 
 def test_a_reset_far_away_is_capped() -> None:

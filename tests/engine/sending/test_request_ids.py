@@ -84,8 +84,3 @@ def test_a_delivery_is_not_reported() -> None:
 def test_a_header_that_may_hold_other_values_is_no_request_id(text: str) -> None:
     """A header that may hold a value of the request is not taken as a request id, and so never reaches the log."""
     assert request_id({REQUEST_ID: text}) is None
-
-
-def test_a_missing_header_is_no_request_id() -> None:
-    """Without the header there is no request id."""
-    assert request_id({}) is None

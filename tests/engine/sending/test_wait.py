@@ -197,17 +197,6 @@ def test_retries_go_at_their_time() -> None:
     assert in_flight(core) == [["a"], ["b"]]
 
 
-def test_a_halted_account_is_not_asked() -> None:
-    """A batch of a halted account that has waited is not sent: it waits for the probe."""
-    core = core_of(linger=0.1)
-    come(core, "a")
-    core.advance(0.1)
-    core.answer(core.take(m.Send), 403, NO)
-    come(core, "b")
-    core.advance(0.5)
-    assert in_flight(core) == []
-
-
 def test_small_batches_of_many_accounts_let_a_full_one_have_its_turn() -> None:
     """Where small batches of other accounts take all calls that may be in flight, each account has its turn."""
     core = core_of(concurrency=2, batch_events=2, linger=0.1)

@@ -16,10 +16,10 @@ from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
     Core,
+    bounds_of,
     event,
     event_ids,
     filtered,
-    read_map,
     released,
     sends,
 )
@@ -122,17 +122,13 @@ def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
     core.advance(1.0)
     [position] = core.commit()
     assert position.next_offset == 0
-    found = read_map(position)
-    assert found is not None
-    assert list(found.bounds) == [1, 3, 4, 5]
+    assert bounds_of(position) == [1, 3, 4, 5]
     core.advance(5.0)
     assert not core.has(m.Commit)
     core.fetch(filtered())
     core.advance(1.0)
     [position] = core.commit()
-    found = read_map(position)
-    assert found is not None
-    assert list(found.bounds) == [1, 3, 4, 6]
+    assert bounds_of(position) == [1, 3, 4, 6]
 
 
 def test_a_failed_commit_is_due_again() -> None:
@@ -144,6 +140,7 @@ def test_a_failed_commit_is_due_again() -> None:
     committed(core, [], "COORDINATOR_NOT_AVAILABLE")
     [report] = core.reports("commit_failed")
     assert report.fields["reason"] == "COORDINATOR_NOT_AVAILABLE"
+    assert core.statistics().counters.failures["commit"] == 1
     core.advance(1.0)
     assert core.commit() == asked.positions
 
@@ -362,20 +359,6 @@ def test_a_commit_that_was_sent_before_proves_nothing() -> None:
     assert [event_ids(one) for one in sends(committed(core, after.positions))] == [["c"]]
 
 
-def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
-    """A proof of the first absence that was in flight when the second one began proves nothing."""
-    core = core_of()
-    queued(core, event("a"))
-    core.take(m.Send)
-    is_away(core)
-    queued(core, event("b"))
-    first = core.take(m.Commit)
-    is_away(core)
-    assert begun(committed(core, first.positions)) == []
-    second = core.take(m.Commit)
-    assert [event_ids(one) for one in sends(committed(core, second.positions))] == [["b"]]
-
-
 def test_a_proof_that_failed_is_tried_again() -> None:
     """A failed proof is repeated until it succeeds."""
     core = core_of()
@@ -421,17 +404,6 @@ def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
     assert [event_ids(one) for one in sends(commands)] == [["a"]]
 
 
-def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
-    """Records that come for an unproven partition wait for its proof."""
-    core = core_of()
-    is_away(core)
-    asked = core.take(m.Commit)
-    core.fetch(event("a"), UNDECODABLE)
-    core.look_up()
-    assert begun(core.log) == []
-    assert len(begun(committed(core, asked.positions))) == 2
-
-
 def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
     """When a partition turns out to be lost, its events are not sent; those of others are sent after their proof."""
     core = core_of(0, 1)
@@ -445,17 +417,6 @@ def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
     kept = [one for one in asked.positions if one.partition == 1]
     commands = committed(core, kept, "_ASSIGNMENT_LOST")
     assert [event_ids(one) for one in sends(commands)] == [["a1"]]
-
-
-def test_losing_the_only_unproven_one_ends_the_wait() -> None:
-    """When the only unproven partition is lost, no proof is needed any more."""
-    core = core_of(0)
-    core.fetch(event("a"))
-    is_away(core)
-    core.look_up()
-    core.lose(0)
-    assert begun(core.log) == []
-    assert not core.pipeline.commits.unproven()
 
 
 def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:

@@ -23,7 +23,7 @@ from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.runs import Run
 from consumer.engine.records.stages import RecordStage
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE, TOPIC, Books, chunk
+from tests.engine.building import MACHINE, TOPIC, Books
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -48,14 +48,6 @@ def committable(ledger: Books) -> Position | None:
     state = ledger.get(TP)
     assert state is not None
     return state.committable()
-
-
-def test_without_settled_records_there_is_no_position() -> None:
-    """Open records give no position, and neither does a new assignment."""
-    ledger = opened()
-    assert committable(ledger) is None
-    track(ledger, 0, 1, 2)
-    assert committable(ledger) is None
 
 
 def test_the_lowest_open_record_holds_the_commit() -> None:
@@ -119,20 +111,6 @@ def test_an_ended_assignment_settles_nothing() -> None:
     totals = ledger.totals()
     assert (totals.read, totals.delivered, totals.open, totals.released) == (1, 1, 0, 1)
     assert (ledger.open, ledger.open_bytes) == (0, 0)
-
-
-def test_a_new_assignment_ends_the_older_one_of_the_same_partition() -> None:
-    """Two epochs of one partition are never live at once."""
-    ledger = opened()
-    block = track(ledger, 0)
-    ledger.begin(TP, 2, 0, False)
-    assert ledger.settle_row(block, 0, Disposition.DELIVERED) is False
-    assert ledger.totals().open == 0
-
-
-def test_dropping_what_is_not_assigned_does_nothing() -> None:
-    """Dropping a partition that was never assigned raises no error."""
-    assert Books().drop(TP) is None
 
 
 def test_what_is_committed_is_not_offered_again() -> None:
@@ -374,11 +352,3 @@ def test_a_position_that_goes_back_to_the_end_of_a_gap_commits_nothing_before_th
     assert committable(ledger) == Position(TOPIC, 0, 16, 7)
     assert ledger.rewind(state, 14) == 1
     assert committable(ledger) == Position(TOPIC, 0, 14, 7)
-
-
-def test_chunks_of_the_builder_rise() -> None:
-    """Chunks of the builder have rising offsets, which the ledger accepts."""
-    ledger = opened()
-    state = ledger.get(TP)
-    assert state is not None
-    assert ledger.enter(state, chunk([b"a", b"b"], offset=4, step=3)).end == 8

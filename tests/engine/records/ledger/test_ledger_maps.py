@@ -10,7 +10,7 @@ from consumer.engine.model import METADATA_BYTES, Disposition, Position
 from consumer.engine.records import offset_map
 from consumer.engine.records.block import AssignmentState, Block
 from consumer.engine.records.stages import RecordStage
-from tests.engine.building import TOPIC, Books, read_map, write_map
+from tests.engine.building import TOPIC, Books, bounds_of, read_map, write_map
 from tests.engine.records.ledger.test_ledger_restarts import TP, Identity, begin, chunk_of
 
 
@@ -44,9 +44,7 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
     position = state.committable()
     assert position is not None
     assert position.next_offset == 1
-    found = read_map(position)
-    assert found is not None
-    assert list(found.bounds) == [5, 6]
+    assert bounds_of(position) == [5, 6]
 
 
 @pytest.mark.parametrize("commit_start", [False, True])
@@ -147,9 +145,7 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
     position = state.committable()
     assert position is not None
     assert position.next_offset == 12
-    found = read_map(position)
-    assert found is not None
-    assert list(found.bounds) == [12, 20, 25, 40]
+    assert bounds_of(position) == [12, 20, 25, 40]
 
 
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
@@ -207,9 +203,7 @@ def test_without_a_committed_offset_reading_began_at_the_first_record() -> None:
     position = state.committable()
     assert position is not None
     assert position[:4] == (TOPIC, 0, 20, None)
-    found = read_map(position)
-    assert found is not None
-    assert list(found.bounds) == [30, 32]
+    assert bounds_of(position) == [30, 32]
 
 
 @pytest.mark.parametrize("waits_every", [0, 2, 1_000_000])
