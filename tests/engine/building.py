@@ -165,17 +165,8 @@ class FakeConverter:
         warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
         payload = {"event_name": "checkout", "event_id": one["id"], "custom_data": {"name": text, **more}}
         written = written_in(payload)
-        return ConversionEvent(
-            one["account"],
-            "checkout",
-            one["id"],
-            one["id"],
-            int(now) - age,
-            source,
-            payload,
-            written,
-            warnings,
-        )
+        names = (one["account"], "checkout", one["id"], one["id"])
+        return ConversionEvent(*names, int(now) - age, source, payload, written, warnings)
 
 
 class Books(Ledger):
@@ -359,31 +350,11 @@ class Core:
         """Return the current time on both clocks."""
         return Instant(self.now, UNIX + self.now - START + self.clock_off)
 
-    def assign(
-        self,
-        partition: int = 0,
-        epoch: int = 1,
-        start: int | None = 0,
-        commit_start: bool = False,
-        leader_epoch: int | None = None,
-        metadata: str = "",
-        topic_id: str | None = None,
-        beginning: int | None = None,
-    ) -> None:
-        """Let the group assign a partition to this member."""
+    def assign(self, partition: int = 0, epoch: int = 1, start: int | None = 0, **more: Any) -> None:
+        """Let the group assign a partition to this member; `more`: see `m.Assignment`."""
         self.offsets[partition] = start or 0
-        given = m.Assignment(
-            TOPIC,
-            partition,
-            epoch,
-            start,
-            commit_start,
-            leader_epoch,
-            metadata,
-            topic_id,
-            beginning=beginning,
-        )
-        self.feed(m.Assigned([given]))
+        one = m.Assignment(TOPIC, partition, epoch, start, more.pop("commit_start", False), **more)
+        self.feed(m.Assigned([one]))
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
         """Let records of a live assignment come in, at the next offsets."""

@@ -228,7 +228,7 @@ def test_a_stop_answers_every_revoke_that_still_waits() -> None:
     assert released(core.log) is not None
 
 
-# -- rule 7: a refused token is an outage (more in test_dispatch.py)
+# -- rule 7: a refused token is an outage (more in test_dispatcher.py)
 
 
 def test_a_halt_stops_intake_and_commits_nothing_open() -> None:

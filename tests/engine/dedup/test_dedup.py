@@ -51,43 +51,6 @@ def maker() -> Maker:
     return Maker()
 
 
-def test_the_first_leads_and_later_ones_follow(maker: Maker) -> None:
-    """When the leader is confirmed, its followers are returned in order as duplicates, and the key is free."""
-    state, claims = maker.assign(), Claims()
-    leader, second, third = (maker.event(state) for _ in range(3))
-    assert [leads(claims, one) for one in (leader, second, third)] == [True, False, False]
-    assert len(claims.claimed) == 1
-    assert claims.confirm([leader]) == [second, third]
-    assert len(claims.claimed) == 0
-    assert leads(claims, maker.event(state))
-
-
-def test_a_claim_concerns_one_key(maker: Maker) -> None:
-    """A claim concerns one key."""
-    state, claims = maker.assign(), Claims()
-    assert leads(claims, maker.event(state, "a"))
-    assert leads(claims, maker.event(state, "b"))
-
-
-def test_released_the_first_follower_leads(maker: Maker) -> None:
-    """When an undelivered leader is released, its first follower leads, and the other followers follow that one."""
-    state, claims = maker.assign(), Claims()
-    leader, heir, other = (maker.event(state) for _ in range(3))
-    for one in (leader, heir, other):
-        claims.claim(one)
-    assert claims.release(leader) == (heir, [])
-    assert claims.confirm([heir]) == [other]
-
-
-def test_released_without_followers_the_key_is_free(maker: Maker) -> None:
-    """When an undelivered leader has no followers, its key is free."""
-    state, claims = maker.assign(), Claims()
-    leader = maker.event(state)
-    claims.claim(leader)
-    assert claims.release(leader) == (None, [])
-    assert leads(claims, maker.event(state))
-
-
 def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
     """Followers of an ended assignment are removed, as they would hold their blocks; those of a draining one stay."""
     mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
@@ -99,19 +62,6 @@ def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
     claims.purge()
     assert [list(followers) for _, followers in claims.followers.items()] == [[draining]]
     assert claims.confirm([leader]) == [draining]
-
-
-@pytest.mark.parametrize("how", ["dropped", "draining"])
-def test_only_a_follower_that_is_still_ours_becomes_leader(maker: Maker, how: str) -> None:
-    """A follower of an ended or draining assignment does not become the leader."""
-    mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
-    leader, gone, heir = maker.event(mine), maker.event(theirs), maker.event(mine)
-    for one in (leader, gone, heir):
-        claims.claim(one)
-    if how == "dropped":
-        maker.ledger.drop(theirs.tp)
-    theirs.draining = True
-    assert claims.release(leader) == (heir, [gone])
 
 
 def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:

@@ -14,19 +14,6 @@ from tests.engine.building import MACHINE
 BACKOFF = Backoff(base=1.0, cap=8.0)
 
 
-def test_one_write_at_a_time_and_the_rest_goes_together() -> None:
-    """Items that come during a write wait, and are written together in the next one (group commit)."""
-    outbox: Outbox[str] = Outbox(BACKOFF, most=3)
-    outbox.add(["a"])
-    assert outbox.begin(1, 0.0) == ["a"]
-    outbox.add(["b", "c", "d", "e"])
-    assert outbox.begin(2, 0.0) == ()
-    assert outbox.due() is None
-    assert outbox.finish(1, [True], 0.0, 0.0) == ["a"]
-    assert outbox.begin(3, 0.0) == ["b", "c", "d"]
-    assert (len(outbox), len(outbox.writing), list(outbox)) == (4, 3, ["b", "c", "d", "e"])
-
-
 def test_what_was_not_written_waits_again_in_front() -> None:
     """Items that were not written wait in front, in order, for a backoff between half and all of the ceiling."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=3)
@@ -56,17 +43,6 @@ def test_the_backoff_grows_to_its_cap_and_ends_with_success() -> None:
     outbox.begin(7, now)
     assert outbox.finish(7, [True], now, 1.0) == ["a"]
     assert outbox.begin(8, now) == ["b"]
-
-
-def test_only_waiting_items_are_discarded() -> None:
-    """Only waiting items are discarded; items in a write stay until its answer."""
-    outbox: Outbox[str] = Outbox(BACKOFF, most=1)
-    outbox.add(["a", "b"])
-    outbox.begin(1, 0.0)
-    outbox.discard(lambda _: True)
-    assert list(outbox) == ["a"]
-    assert outbox.finish(1, [True], 0.0, 0.0) == ["a"]
-    assert outbox.due() is None
 
 
 def test_answers_that_fit_no_write_are_bugs() -> None:

@@ -105,25 +105,6 @@ def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
     assert [batch.number for batch in batches] == [9, 7, 8]
 
 
-def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
-    """Purging removes events of ended assignments from filling, full and retried batches, and removes empty batches."""
-    ledger = Books()
-    mine = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
-    theirs = ledger.begin(TopicPartition(TOPIC, 1), 1, 0, False)
-    kept, gone = make_runs(3, state=mine), make_runs(4, state=theirs)
-    queue = queue_of(batch_events=2, linger=0.0)
-    queue.put_back(Batch(1, ACCOUNT, [kept[0], gone[0]]), 0.0)
-    queue.put_back(Batch(2, ACCOUNT, [gone[1]]), 0.0)
-    for one in (kept[1], gone[2], gone[3]):
-        queue.add(one, 0.0)
-    queue.add(kept[2], 0.0)
-    theirs.draining = True
-    assert set(each_of(queue.purge())) == set(gone)
-    assert queue.queued == 3
-    batches = [queue.take(0.0, number) for number in (10, 11, 12, 13)]
-    assert [batch.runs for batch in batches if batch is not None] == [[kept[0]], [kept[1]], [kept[2]]]
-
-
 @pytest.mark.parametrize("count", [2, 3, 1000])
 def test_halves_hold_the_whole(count: int) -> None:
     """Halves hold all events in order, each with its own number and the attempts and failures in a row so far."""

@@ -46,10 +46,11 @@ BODY = orjson.dumps(EVENT)
         ("bad agent ShopApp/3 (Jane's phone)!", "bad agent ***!"),
         ("item 'Jane Doe mug' of sku-9: 19.95 is odd", "item '***' of ***: *** is odd"),
         ("event order 17 at 1700000000 is too old", "event *** at *** is too old"),
+        ("item JANE DOE MUG is odd", "item *** is odd"),
     ],
 )
 def test_values_of_the_event_are_masked_and_the_rest_stays(message: str, masked: str) -> None:
-    """Values of the event are masked; field names and names from closed sets stay readable."""
+    """Values of the event are masked, in any case; field names and names from closed sets stay readable."""
     assert mask(message, BODY) == masked
 
 
@@ -125,11 +126,6 @@ def test_any_text_gives_one_line(message: str, body: bytes) -> None:
     assert len(masked) <= 300
     assert len(masked.splitlines()) <= 1
     assert mask(masked) == " ".join(masked.split()) or MASK in mask(masked)
-
-
-def test_values_echoed_in_another_case_are_masked() -> None:
-    """Values are masked in any case: the API may change the case of a value that it quotes."""
-    assert mask("item JANE DOE MUG is odd", BODY) == "item *** is odd"
 
 
 def test_the_same_message_is_masked_alike_in_every_process() -> None:

@@ -29,7 +29,7 @@ class LagMachine(RuleBasedStateMachine):
     def assign(self, start: int, commit_start: bool) -> None:
         self.epoch += 1
         self.fetched_to = start
-        self.core.assign(0, self.epoch, start, commit_start)
+        self.core.assign(0, self.epoch, start, commit_start=commit_start)
 
     @rule(start=st.integers(0, 12), commit_start=st.booleans())
     def assign_again(self, start: int, commit_start: bool) -> None:

@@ -135,12 +135,6 @@ def test_a_regular_pattern_is_deflated() -> None:
     assert as_read(write(0, bounds, None), 0) == (bounds, None)
 
 
-def test_nothing_settled_is_nothing_written() -> None:
-    """Without a settled offset above the base, or with no room for a map, the text is empty."""
-    assert write(5, [], 7) == ""
-    assert write(5, [6, 9], 7, most=0) == ""
-
-
 # -- topic id and destination in a commit
 
 

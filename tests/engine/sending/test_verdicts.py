@@ -176,17 +176,13 @@ def test_any_other_status_is_no_verdict(status: int) -> None:
         ({"retry-after": ""}, None),
         ({"x-ratelimit-reset": "12"}, 12.0),
         ({"x-ratelimit-reset": "never", "retry-after": "3"}, 3.0),
+        ({"x-ratelimit-reset": "0", "retry-after": "30"}, 30.0),
     ],
 )
 def test_how_long_a_429_asks_us_to_wait(headers: dict[str, str], wait: float | None) -> None:
-    """A 429 names its wait as seconds or a date, in either header; a value that cannot be read is ignored."""
+    """A 429 names its wait as seconds or a date, and the longer of two counts; one that cannot be read is ignored."""
     assert wait_time(headers, UNIX) == wait
     assert read(429, headers=headers) == Throttled(wait)
-
-
-def test_the_longer_of_two_waits_holds() -> None:
-    """When two headers name a wait, the longer one holds."""
-    assert wait_time({"x-ratelimit-reset": "0", "retry-after": "30"}, UNIX) == 30.0
 
 
 @pytest.mark.parametrize(
