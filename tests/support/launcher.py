@@ -158,6 +158,8 @@ def _run(request: Request) -> None:
     time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests are run in the background
     sys.argv[1:] = request.arguments
+    # A supervisor starts its workers as it was started itself.
+    sys.orig_argv[1:] = ["-m", request.module, *request.arguments]
     runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ class Order(NamedTuple):
     cents: int
 
 
+@cache
 def make_orders(count: int = COUNT) -> list[Order]:
     """The first `count` orders; `FREE` of every `COUNT` are free."""
     draws = random.Random(_SEED)
