@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def message_of(text: str, option: str = "--from") -> str:
+def message_of(text: str, option: str) -> str:
     """Return the one line that `parse_bound` fails with."""
     with pytest.raises(UsageError) as raised:
         parse_bound(text, option, NOW)
@@ -51,31 +51,25 @@ def test_each_form_is_read(text: str, bound: Bound) -> None:
     assert parse_bound(text, "--from", NOW) == bound
 
 
+FORMS = ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z")
+NUMBERS = ("", "x", "1.5", "1_000", "+5", " 5", "٣", "1e3", "9" * 20, "0x10", "--5")
+AHEAD = ("2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31")
+
+
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "End", "BEGINNING", "1700000000", "12:00", "offset", "latest"]
-)
-def test_text_that_is_no_bound_is_refused_with_all_forms(text: str) -> None:
-    """Text that is no bound is refused with one line that names all forms and has an example of a time."""
-    line = message_of(text)
-    for form in ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z"):
-        assert form in line
-
-
-@pytest.mark.parametrize("digits", ["", "x", "1.5", "1_000", "+5", " 5", "٣", "1e3", "9" * 20, "0x10", "--5"])
-def test_an_offset_that_is_no_number_is_refused(digits: str) -> None:
-    """An offset that is no number is refused with an example of one."""
-    assert "offset:1000" in message_of(f"offset:{digits}", "--to")
-
-
-def test_a_negative_offset_is_refused() -> None:
-    """A negative offset is refused: in some tools -1 and -2 are the ends of a partition, which here are words."""
-    assert "0 or more" in message_of("offset:-2")
-
-
-@pytest.mark.parametrize("text", ["2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31"])
-def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> None:
-    """A time in the future is refused, and the message says that the end is `end`."""
-    assert "is in the future; the end is `end`" in message_of(text, "--to")
+    ("text", "words"),
+    [
+        *((one, FORMS) for one in ("", "yesterday", "End", "BEGINNING", "1700000000", "12:00", "offset", "latest")),
+        *((f"offset:{one}", ("offset:1000",)) for one in NUMBERS),
+        ("offset:-2", ("0 or more",)),
+        *((one, ("is in the future; the end is `end`",)) for one in AHEAD),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_bound_is_refused(text: str, words: tuple[str, ...]) -> None:
+    """One line names all forms, or has an example of an offset. A negative offset is refused: in some tools -1 and -2
+    are the ends of a partition, which here are words. So is a time in the future, with what the end is called."""
+    line = message_of(text, "--to")
+    assert all(word in line for word in words)
 
 
 @given(
@@ -112,34 +106,24 @@ def test_any_text_is_a_bound_or_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "stop"),
+    ("start", "stop", "fits"),
     [
-        (Bound("end"), Bound("end")),
-        (Bound("end"), Bound("beginning")),
-        (Bound("end"), Bound("offset", 5)),
-        (Bound("beginning"), Bound("beginning")),
-        (Bound("offset", 5), Bound("beginning")),
-        (Bound("offset", 5), Bound("offset", 4)),
-        (Bound("time", 5), Bound("time", 4)),
+        (Bound("end"), Bound("end"), False),
+        (Bound("end"), Bound("beginning"), False),
+        (Bound("end"), Bound("offset", 5), False),
+        (Bound("beginning"), Bound("beginning"), False),
+        (Bound("offset", 5), Bound("beginning"), False),
+        (Bound("offset", 5), Bound("offset", 4), False),
+        (Bound("time", 5), Bound("time", 4), False),
+        (Bound("beginning"), Bound("end"), True),
+        (Bound("offset", 5), Bound("offset", 5), True),
+        (Bound("time", 5), Bound("time", 5), True),
+        (Bound("time", 5), Bound("offset", 4), True),
+        (Bound("offset", 5), Bound("time", 4), True),
     ],
 )
-def test_bounds_that_leave_nothing_between_are_refused(start: Bound, stop: Bound) -> None:
-    """Bounds in the wrong order are refused, as are those that are in order but a slip, such as the end as the
-    beginning."""
-    with pytest.raises(UsageError, match=r"--from|--to"):
+def test_only_bounds_that_may_have_something_between_pass(start: Bound, stop: Bound, fits: bool) -> None:
+    """Bounds in the wrong order are refused, as are those that are a slip, such as the end as the beginning. An empty
+    range is accepted, as are an offset and a time, which only the brokers could compare."""
+    with contextlib.nullcontext() if fits else pytest.raises(UsageError, match=r"--from|--to"):
         check_order(start, stop)
-
-
-@pytest.mark.parametrize(
-    ("start", "stop"),
-    [
-        (Bound("beginning"), Bound("end")),
-        (Bound("offset", 5), Bound("offset", 5)),
-        (Bound("time", 5), Bound("time", 5)),
-        (Bound("time", 5), Bound("offset", 4)),
-        (Bound("offset", 5), Bound("time", 4)),
-    ],
-)
-def test_bounds_that_may_have_something_between_pass(start: Bound, stop: Bound) -> None:
-    """Bounds with an empty range are accepted, as are an offset and a time, which only the brokers could compare."""
-    check_order(start, stop)
