@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,7 @@ class _Demo:
             self._service = await self._member.open()
             document = await self._deliver()
         document["sandbox"] = sandbox.counts().as_json()
-        print_result(partial(_tell, document), document, as_json=self.as_json, beside=True)
+        print_result(_tell, document, as_json=self.as_json, beside=True)
         ledger = document["ledger"]
         if document["ledger_mismatch"]:
             raise bug("the ledger does not add up")

@@ -73,7 +73,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
     # The records left to read are those that a move to the end would skip.
     left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
 
-    def tell(console: Console) -> None:
+    def tell(_: object, console: Console) -> None:
         prose(console, f"group {found.group}: {said}; {left:,} left to read")
         _print_table(console, _FIGURES, documents)
         for line in troubles(rows):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -21,8 +21,8 @@ from consumer.errors import Incomplete
 
 
 def print_result(
-    tell: Callable[[Console], None],
-    document: Mapping[str, Any],
+    tell: Callable[[dict[str, Any], Console], None],
+    document: dict[str, Any],
     *,
     as_json: bool,
     beside: bool = False,
@@ -35,7 +35,7 @@ def print_result(
     """
     try:
         if beside or not as_json:
-            tell(Console(stderr=as_json))
+            tell(document, Console(stderr=as_json))
         if as_json:
             click.echo(orjson.dumps(document))
         if sys.stdout is not None:  # it may be closed

@@ -13,16 +13,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from consumer.settings import values
 from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import kafka_variable, read_secret_file, registry_variable
-from consumer.settings.values import (
-    MAX_TOPIC_LENGTH,
-    SecretFile,
-    parse_endpoint,
-    parse_header_text,
-    parse_login,
-    parse_proxy,
-)
+from consumer.settings.values import SecretFile
 
 # With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
 TEST_MODE_BATCH_EVENTS = 20
@@ -43,7 +37,7 @@ def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with the files of tokens and passwords. A file is read only if the command needs it."""
     pinterest, own = settings.pinterest, settings.pinstream
     if needs and isinstance(own.proxy_credentials, SecretFile):
-        read_secret_file(*own.proxy_credentials, parse_login)
+        read_secret_file(*own.proxy_credentials, values.parse_login)
     secrets: list[SecretStr | SecretFile | None] = []
     if "token" in needs:
         token = pinterest.access_token
@@ -62,7 +56,7 @@ def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
             secrets.append(own.http_token)
     for secret in secrets:
         if isinstance(secret, SecretFile):
-            read_secret_file(*secret, parse_header_text)
+            read_secret_file(*secret, values.parse_header_text)
 
 
 def missing_paths(settings: Settings) -> Iterator[str]:
@@ -118,7 +112,10 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
             " them"
         )
     basic, bearer = "basic.auth.user.info", sorted(name for name in given if name.startswith("bearer."))
-    for name, parse in (("proxy", parse_proxy), ("bearer.auth.issuer.endpoint.url", parse_endpoint)):
+    for name, parse in (
+        ("proxy", values.parse_proxy),
+        ("bearer.auth.issuer.endpoint.url", values.parse_endpoint),
+    ):
         try:
             if name in given:
                 parse(given[name])
@@ -227,10 +224,10 @@ def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> It
                 f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} is in KAFKA_TOPICS for the dead letters of"
                 f" {topic!r}: dead letters would be read as events; choose another name"
             )
-        if len(own.dead_letter_topic_of(topic)) > MAX_TOPIC_LENGTH:
+        if len(own.dead_letter_topic_of(topic)) > values.MAX_TOPIC_LENGTH:
             yield (
                 f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} makes a name longer than"
-                f" {MAX_TOPIC_LENGTH} characters for {topic[:60]!r}…; shorten it"
+                f" {values.MAX_TOPIC_LENGTH} characters for {topic[:60]!r}…; shorten it"
             )
     # Also without KAFKA_TOPICS, or with patterns alone.
     if own.dead_letter_topic == "{topic}":

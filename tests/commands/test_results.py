@@ -13,20 +13,20 @@ from consumer.errors import Incomplete
 DOCUMENT = {"result": "complete"}
 
 
-def tell(console: Console) -> None:
+def tell(document: dict[str, str], console: Console) -> None:
     """The result for people."""
-    console.print("a table")
+    console.print(f"a table: {document['result']}")
 
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_result_is_for_people_or_for_programs(capsys: pytest.CaptureFixture[str], beside: bool) -> None:
     """Stdout has the one that was asked for; beside the document, stderr has the other one if the command wants it."""
     print_result(tell, DOCUMENT, as_json=False, beside=beside)
-    assert capsys.readouterr() == ("a table\n", "")
+    assert capsys.readouterr() == ("a table: complete\n", "")
     print_result(tell, DOCUMENT, as_json=True, beside=beside)
     out, err = capsys.readouterr()
     assert json.loads(out) == DOCUMENT
-    assert err == ("a table\n" if beside else "")
+    assert err == ("a table: complete\n" if beside else "")
 
 
 def test_a_table_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) -> None:

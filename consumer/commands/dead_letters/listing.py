@@ -9,7 +9,6 @@ import contextlib
 import heapq
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import click
@@ -55,7 +54,7 @@ async def list_letters(topics: tuple[str, ...], filters: Filters, latest: int, a
     settings = load(os.environ, needs=("kafka",))
     found, missing = await find(settings, topics, filters)
     document = {**await read_listing(found, latest), "no_dead_letters": missing}
-    print_result(partial(print_listing, document), document, as_json=as_json)
+    print_result(print_listing, document, as_json=as_json)
 
 
 async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -87,7 +86,13 @@ _BECAME = {
 def print_redrive(outcome: RedriveOutcome) -> None:
     """Print the table and, with ``--json``, the document: see `print_result`."""
     as_json = outcome.options.as_json
-    print_result(partial(_tell, outcome), outcome.document(), as_json=as_json, beside=True, lost=LOST)
+    print_result(
+        lambda _, console: _tell(outcome, console),
+        outcome.document(),
+        as_json=as_json,
+        beside=True,
+        lost=LOST,
+    )
 
 
 def _tell(outcome: RedriveOutcome, console: Console) -> None:

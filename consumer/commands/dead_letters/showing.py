@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import partial
 from typing import Any
 
 import click
@@ -59,7 +58,7 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     }
     if payload:
         document["payload"] = await _payload(letter, settings, reader)
-    print_result(partial(_tell, document), document, as_json=as_json)
+    print_result(_tell, document, as_json=as_json)
 
 
 async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecord, bool]:

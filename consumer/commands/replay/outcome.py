@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -131,8 +130,7 @@ class ReplayOutcome:
 def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """Print the tables and, with `as_json`, the document: see `print_result`."""
     # The tables are made from the document, so that the two never differ.
-    document = outcome.document()
-    print_result(partial(_tell, document), document, as_json=as_json, beside=True, lost=LOST)
+    print_result(_tell, outcome.document(), as_json=as_json, beside=True, lost=LOST)
 
 
 def _tell(document: Mapping[str, Any], console: Console) -> None:
