@@ -36,7 +36,7 @@ from consumer.errors import DestinationRefused, KeyStoreError, bug
 from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource, Schemas, UserFunction
 
 # Seconds that one fetch waits for records. Without room they are the longest that a resumed partition waits.
-_FETCH_TIMEOUT, _FULL_TIMEOUT = 2.0, 0.1
+_FETCH_TIMEOUT, _FULL_TIMEOUT = 5.0, 0.1
 _HOUSEKEEPING = 2.0
 # Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8

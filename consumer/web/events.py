@@ -9,6 +9,7 @@ is disconnected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,11 +54,17 @@ class Events:
         # The second in which it was made.
         self._second = 0
         self._ended = False
+        # Set when a listener comes.
+        self._comes = asyncio.Event()
 
-    @property
-    def listeners(self) -> int:
-        """How many streams are open."""
-        return len(self._listeners)
+    async def wait(self, seconds: float, alone: float) -> None:
+        """Wait for `seconds`; without a listener for `alone` seconds, or until one comes."""
+        if self._listeners:
+            await asyncio.sleep(seconds)
+            return
+        self._comes.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._comes.wait(), alone)
 
     def look(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
@@ -99,6 +106,7 @@ class Events:
             self._make_latest(None)
         listener = _Listener(transport)
         self._listeners.add(listener)
+        self._comes.set()
         response = web.StreamResponse(headers=_HEADERS)
         try:
             await response.prepare(request)

@@ -15,7 +15,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import itertools
 import logging
 import re
 import time
@@ -48,7 +47,7 @@ from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `Events`.
 _LOOK_EVERY = 1.0
-# While no page is open, every fifth snapshot is taken: the history has a point every ten seconds.
+# A multiple of it, while no page is open: the history has a point every ten seconds.
 _SELDOM = 5
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
@@ -205,18 +204,17 @@ class WebServer:
     # -- looking
 
     async def _watch(self) -> None:
-        """Take a snapshot once a second; every fifth while no page is open. Without one, end the streams:
-        old figures must not pass for current ones."""
-        for look in itertools.count():
+        """Take a snapshot once a second, more seldom while no page is open. Without one, end the streams: old figures
+        must not pass for current ones."""
+        while True:
             try:
-                if self._events.listeners or look % _SELDOM == 0:
-                    statistics = self.snapshot()
-                    self._history.look(statistics, self.clock())
-                    self._events.look(statistics)
+                statistics = self.snapshot()
+                self._history.look(statistics, self.clock())
+                self._events.look(statistics)
             except Exception as error:  # a bug: log it and keep looking
                 structlog.get_logger().error("figures_unreadable", error=type(error).__name__)
                 self._events.hang_up()
-            await asyncio.sleep(self.look_every)
+            await self._events.wait(self.look_every, _SELDOM * self.look_every)
 
     def _why_unhealthy(self) -> str | None:
         """Return why the process is unhealthy, also if its figures cannot be read."""

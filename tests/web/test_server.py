@@ -264,6 +264,24 @@ def test_while_nobody_listens_few_snapshots_are_taken(listeners: int) -> None:
     assert len(server._history.document(shown.now, 0.0)["steps"][0]["series"]["at"]) == 9
 
 
+def test_a_page_that_opens_gets_current_figures_at_once() -> None:
+    """The first listener does not wait for the next of the seldom snapshots."""
+    shown = Shown(idle())
+    server = make_server(shown)
+
+    async def watch() -> None:
+        watching = asyncio.create_task(server._watch())
+        await asyncio.sleep(1.5)
+        assert shown.looks == 1
+        server._events._listeners.add(_Listener(asyncio.Transport()))
+        server._events._comes.set()
+        await asyncio.sleep(0.1)
+        assert shown.looks == 2
+        watching.cancel()
+
+    run(watch())
+
+
 # -- no personal data
 
 

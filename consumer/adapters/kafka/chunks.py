@@ -45,19 +45,20 @@ _SLICE: Final = 256
 """Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
 hands the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
-GATHER_SECONDS: Final = 0.12
+GATHER_SECONDS: Final = 0.17
 """Seconds after a fetch that brought records and emptied the client's queue for which the next one gathers: a fetch
 costs two milliseconds of CPU until its events are settled. Then it ends with the next answer of a broker: the
-third, where a broker answers after 50 ms."""
+fourth, where a broker answers after 50 ms."""
 _ENOUGH: Final = 1000
 """Records after which a fetch that has waited ends: a call takes as many."""
 _ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
 """Seconds that it waits for that answer at most, and then for the rest of it: an answer has a part for each
 partition."""
 
-LOOK_SECONDS: Final = 0.2
+LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.2, 1.0
 """Seconds between two looks, while no record comes, whether the thread has something else to do: the longest that a
-commit or a stop waits for it. A look costs 0.1 ms; nothing but a record ends a consume."""
+commit or a stop waits for it. A look costs 0.1 ms; nothing but a record ends a consume. The second one holds if the
+fetch before brought no record either: then there is hardly anything to commit."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -146,6 +147,8 @@ class Inbox:
         """When a fetch that brought records last emptied the client's queue, or waited for more (monotonic)."""
         self.drained = False
         """Whether the last fetch emptied the client's queue."""
+        self.idle = False
+        """Whether the last fetch brought nothing."""
 
     def take(
         self,
@@ -185,7 +188,7 @@ class Inbox:
                 break
             if now >= until if is_empty else count == 1:
                 count, until = next(waits, (0, now))
-        self.drained = is_empty
+        self.drained, self.idle = is_empty, not taken.messages
         if taken.messages and (is_empty or taken.since < gathered):
             self._emptied = now
         taken.waited = max(0.0, now - taken.since)

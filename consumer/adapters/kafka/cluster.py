@@ -442,6 +442,8 @@ class RenewedAdmin:
     config: Config
     make_admin: Callable[[Config], Any] = configuration.admin_client
     _admin: Any = None
+    replaced: int = 0
+    """How many clients were destroyed: the answers to their questions never come."""
 
     @property
     def admin(self) -> Any:
@@ -476,6 +478,7 @@ class RenewedAdmin:
     def give_up(self) -> None:
         """Destroy the AdminClient. Its unanswered futures never complete."""
         admin, self._admin = self._admin, None
+        self.replaced += 1
         # Destroying a client takes a millisecond, also while no broker answers, but it may wait for threads that wait
         # for a name server. Meanwhile the consumer's thread has to go on polling. About 4 KB of each unanswered
         # question leak.

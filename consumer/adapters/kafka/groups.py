@@ -171,7 +171,7 @@ class GroupWatch:
         self.members: Collection[str] = ()
         """Ids of the members by the last answer; empty if none came since the last rebalance of this member."""
         self._asked: concurrent.futures.Future[Any] | None = None
-        self._asked_at = 0.0
+        self._asked_at, self._asked_of = 0.0, 0
         self._outdated = False
         """Whether partitions were assigned or revoked since the question was asked."""
         self._due = 0.0
@@ -183,16 +183,14 @@ class GroupWatch:
         `us`: the id of a member that waits until the group lists it; until then the questions are more frequent.
         """
         now = time.monotonic()
-        if self._asked is not None and not self._asked.done():
-            if now < self._asked_at + _COUNT_PATIENCE:
-                return None
-            self.client.give_up()
-            self._asked = None
+        if self._awaits_answer(now):
+            return None
         answered, self._asked = self._asked, None
         try:
             if answered is None or self._outdated:
                 if now >= self._due:
                     self._asked_at, self._due, self._outdated = now, now + _COUNT_EVERY, False
+                    self._asked_of = self.client.replaced
                     self._asked = self.client.begin(_WHO, [self.group])
                 return None
             group = answered.result()
@@ -223,6 +221,17 @@ class GroupWatch:
             )
             for one in group.members
         )
+
+    def _awaits_answer(self, now: float) -> bool:
+        """Return whether an answer may still come; after long enough, forget the question and replace the client."""
+        if self._asked is None or self._asked.done():
+            return False
+        if self._asked_of == self.client.replaced:
+            if now < self._asked_at + _COUNT_PATIENCE:
+                return True
+            self.client.give_up()
+        self._asked = None  # the answer of a client that is gone never comes
+        return False
 
     def hurry(self) -> None:
         """Ask soon, because partitions were assigned or revoked: the answer to an earlier question may be out of

@@ -28,7 +28,7 @@ from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import commits, configuration, trouble
-from consumer.adapters.kafka.chunks import LOOK_SECONDS
+from consumer.adapters.kafka.chunks import IDLE_LOOK_SECONDS, LOOK_SECONDS
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
@@ -254,7 +254,6 @@ class GroupMember:
             self._consumer.close()
         finally:
             self.topic_ids.close()
-            self.group_watch.client.close()
         self._commits.drop("_DESTROY")  # answers come in polls, and there are none any more
         self._become(Membership.LEFT)
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
@@ -286,7 +285,9 @@ class GroupMember:
         # #5604). So this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
         held = self._held
-        look = LOOK_SECONDS / (1 if held.started else 2)  # the first partitions start at a look
+        # The first partitions start at a look; one that waits for its start is looked for as often as a commit.
+        look = LOOK_SECONDS / (1 if held.started else 2)
+        look = IDLE_LOOK_SECONDS if held.started and held.inbox.idle and not self._unstarted.waiting else look
         taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), look)
         held.inbox.keep(held.started)
         self._polled = time.monotonic()

@@ -28,7 +28,6 @@ from typing import Any
 
 import confluent_kafka
 
-from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.configuration import (
     Config,
@@ -81,6 +80,8 @@ class KafkaSource:
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks
         self._thread = OwnThread("pinstream-kafka-consumer")
+        # One client for all questions. It is made for the first one, which may come long after the consumer is made.
+        ids = make_topic_ids(config)
         self._make_member = functools.partial(
             GroupMember,
             complete,
@@ -90,10 +91,8 @@ class KafkaSource:
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
-            topic_ids=make_topic_ids(config),
-            # The clients of ids and group cost nothing before their first question, which may come long after the
-            # consumer is made.
-            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config), hooks.trouble),
+            topic_ids=ids,
+            group_watch=GroupWatch(complete["group.id"], ids.client, hooks.trouble),
             is_wanted=self._thread.has_waiting,
             make_consumer=make_consumer,
         )

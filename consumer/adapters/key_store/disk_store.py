@@ -33,6 +33,7 @@ DISK_TIME_LIMIT = 30.0
 """Seconds after which a disk that does not answer is an error."""
 
 _KEYS_AT_ONCE = 4096  # then others have a turn of the event loop
+_EXPIRE_EVERY = 10.0  # seconds: keys are kept for hours
 _MERGE_AGAIN = 60.0  # seconds after a merge that failed: the disk may be full, and a merge writes much
 
 
@@ -81,6 +82,7 @@ class DiskKeyStore(KeyStore):
         """Columns of keys with their stamps, which the next write takes."""
         self._writing: asyncio.Task[None] | None = None
         """The latest write; it begins when the one before it has ended."""
+        self._expired_at = -math.inf
         self._closed = False
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
@@ -156,7 +158,9 @@ class DiskKeyStore(KeyStore):
         if self._closed:
             return
         await self._refresh()
-        await self._change(partial(self._folder.expire, self._window.stamp(now)))
+        if abs(now - self._expired_at) >= _EXPIRE_EVERY:
+            self._expired_at = now
+            await self._change(partial(self._folder.expire, self._window.stamp(now)))
         # A merge has no caller of its own, so this one reports it, once.
         failure, self._merge_failure = self._merge_failure, None
         if failure is not None:

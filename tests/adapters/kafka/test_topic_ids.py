@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, Uuid
 
+from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.topic_ids import TopicIds, id_text
 from tests.adapters.kafka.member.scripted_member import Clock
 from tests.support.kafka.harness import Kafka, create_topic, unique, until
@@ -24,6 +25,7 @@ class FakeAdmin:
         self.ids: dict[str, Uuid | KafkaException] = {}
         self.asked: list[dict[str, concurrent.futures.Future[Any]]] = []
         self.at_once = True
+        self.groups: list[concurrent.futures.Future[Any]] = []
 
     def list_topics(self, timeout: float) -> Any:
         """Return metadata that name the controller."""
@@ -38,6 +40,13 @@ class FakeAdmin:
         if self.at_once:
             self.answer()
         return asked
+
+    def describe_consumer_groups(
+        self, names: list[str], request_timeout: float
+    ) -> dict[str, concurrent.futures.Future[Any]]:
+        """Return a future for the group."""
+        self.groups.append(concurrent.futures.Future())
+        return {names[0]: self.groups[-1]}
 
     def answer(self) -> None:
         """Answer the latest query."""
@@ -196,4 +205,32 @@ async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka
         await until(look, "the id")
         assert looked == [told]
         assert set(ids.ask({missing}, 10.0)) == set()
+    ids.close()
+
+
+def test_the_questions_of_a_client_that_is_gone_are_asked_again(clock: Clock) -> None:
+    """Ids and group share one client. Where either gives it up, the other does not wait for an answer that never
+    comes, and asks the next client."""
+    admins: list[FakeAdmin] = []
+
+    def make(_: object) -> FakeAdmin:
+        admins.append(FakeAdmin({}))
+        admins[-1].ids = {"a": ONE}
+        return admins[-1]
+
+    ids = TopicIds({}, make_admin=make)
+    size = GroupWatch("g", ids.client, lambda *_: None)
+    assert ids.ask({"a"}, 1.0) == {"a": id_text(ONE)}
+    admins[0].at_once = False
+    clock.now += 3.0
+    assert (ids.look({"a"}), size.look()) == ({}, None)
+    ids.client.give_up()
+    clock.now += 10.0
+    for _ in range(2):
+        assert (ids.look({"a"}), size.look()) == ({}, None)
+    assert len(admins) == 2
+    assert [len(one.groups) for one in admins] == [1, 1]
+    assert ids.look({"a"}) == {"a": id_text(ONE)}
+    admins[1].groups[0].set_result(SimpleNamespace(members=[], state=ConsumerGroupState.STABLE, type=None))
+    assert size.look() == 0
     ids.close()

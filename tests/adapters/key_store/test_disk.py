@@ -50,6 +50,25 @@ async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_pat
     await store.close()
 
 
+async def test_expiry_touches_the_disk_every_ten_seconds(tmp_path: Path) -> None:
+    """A round of housekeeping every two seconds does not write, lock and list the folder each time."""
+    store = open_store(tmp_path, window=100.0)
+    rounds = [0]
+    expire = store._folder.expire
+
+    def counted(stamp: int) -> None:
+        rounds[0] += 1
+        expire(stamp)
+
+    store._folder.expire = counted  # type: ignore[method-assign]
+    for second in range(0, 60, 2):
+        await store.expire(NOON + second)
+    assert rounds == [6]
+    await store.expire(NOON - 1000)
+    assert rounds == [7], "a clock that was set back does not stop it"
+    await store.close()
+
+
 async def test_expiry_frees_disk(tmp_path: Path) -> None:
     """Expired files are removed at once and closed beside the event loop: no descriptor or mapping keeps their
     blocks."""

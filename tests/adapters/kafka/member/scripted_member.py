@@ -229,6 +229,7 @@ class Ids(TopicIds):
     """The brokers' topic ids, as `told` has them now."""
 
     def __init__(self) -> None:
+        self.client = RenewedAdmin({}, make_admin=lambda _: Coordinator())
         self.told: dict[str, str] = {}
         self.asked: list[set[str]] = []
         self.hurried = 0

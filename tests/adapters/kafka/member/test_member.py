@@ -294,3 +294,21 @@ def test_no_other_change_of_membership_is_made() -> None:
         with pytest.raises(InvariantViolation, match=f"{before.name} cannot be {after.name}"):
             member._become(after)
         assert member.membership is before
+
+
+def test_an_idle_member_looks_once_a_second_whether_something_waits_for_it() -> None:
+    """While records come, a commit waits 0.2 s at most for the consumer's thread, and so does a partition for its
+    start; after a fetch that brought none, a second."""
+    bench = Bench()
+
+    def looks(*steps: Step) -> float:
+        bench.consumer.script = list(steps)
+        bench.member.fetch(100, 5.0)
+        bench.ready.clear()
+        return bench.consumer.waits
+
+    bench.assign(0)
+    looks(lambda _: [message(1)])
+    assert [looks(), looks()] == [0.2, 1.0]
+    looks(lambda _: [message(2)])
+    assert looks() == 0.2
