@@ -1,4 +1,4 @@
-"""Queries about the cluster and settings of topics, and the record producer."""
+"""Queries about the cluster and settings of topics."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import confluent_kafka
 import pytest
-from confluent_kafka import Message
 
 from consumer.adapters.kafka import cluster as cluster_module
-from consumer.adapters.kafka import producers as producer_module
 from consumer.adapters.kafka.cluster import (
     TopicSettings,
     describe_cluster,
     lacks_consumer_protocol,
     topic_settings,
 )
-from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.errors import KafkaError, PinstreamError, SettingsError
-from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, read_all, unique
+from tests.support.kafka.harness import Kafka, committed, create_topic, unique
 from tests.support.limits import LATE
 
 NOBODY = "127.0.0.1:9"
@@ -194,88 +189,6 @@ async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
             break
         assert "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL" in line
     assert "set KAFKA_SECURITY_PROTOCOL" in line
-
-
-@pytest.mark.kafka
-async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
-    """Many more records than the queue holds are all acknowledged and arrive unchanged."""
-    topic = create_topic(each_kafka)
-    producer = RecordProducer(each_kafka.config, queue_records=50)
-    for number in range(1000):
-        await producer.produce(topic, b"%d" % number, None if number == 7 else b"v")
-    await producer.flush(WITHIN)
-    await producer.close()
-    assert (producer.produced, producer.delivered) == (1000, 1000)
-    found = {int(one.key() or b""): one.value() for one in read_all(each_kafka, topic, 1000)}
-    assert found == {number: None if number == 7 else b"v" for number in range(1000)}
-
-
-async def test_records_that_fail_fail_what_follows() -> None:
-    """When a record cannot be delivered, the flush and every later produce fail in one line. A produce that waits for
-    room in a full queue fails when the queued records reach their time limit, and a flush at its own."""
-    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5, queue_records=10)
-
-    async def fill() -> None:
-        for _ in range(100):
-            await producer.produce("orders", None, b"v")
-
-    for failing in (fill(), producer.flush(WITHIN), producer.produce("orders", None, b"v")):
-        with pytest.raises(KafkaError, match="orders"):
-            await asyncio.wait_for(failing, WITHIN)
-    await producer.close()
-    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=60)
-    await producer.produce("orders", None, b"v")
-    with pytest.raises(KafkaError, match="1 records not acknowledged"):
-        await producer.flush(0.3)
-    await producer.close()
-
-
-class Interrupted:
-    """A producer whose first delivery of each record fails with `words`, in place of `PolledProducer`."""
-
-    words = ""
-
-    def __init__(self, *_: object) -> None:
-        self.given: list[NewRecord] = []
-
-    def produce(self, record: NewRecord, on_delivery: Callable[..., None]) -> None:
-        """Report the record as failed the first time, then as delivered."""
-        error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, self.words)
-        failure = error if record not in self.given else None
-        self.given.append(record)
-        on_delivery(failure, Message(record.topic, 0, 0, record.key, record.value, None, failure))
-
-    def stop(self) -> None:
-        """Do nothing: no thread polls."""
-
-
-@pytest.mark.parametrize(
-    ("words", "refused"),
-    [
-        (
-            "ProduceRequest for t [0] with 1 message(s) failed: Local: Authentication failure (broker 1)",
-            False,
-        ),
-        ("SASL authentication error: Authentication failed: Invalid username or password", True),
-    ],
-)
-async def test_records_that_a_login_interrupts_are_sent_again(
-    monkeypatch: pytest.MonkeyPatch, words: str, refused: bool
-) -> None:
-    """Records whose connection had to log in are sent again; a login that the broker refused fails them."""
-    monkeypatch.setattr(producer_module, "PolledProducer", Interrupted)
-    monkeypatch.setattr(Interrupted, "words", words)
-    producer = RecordProducer({"bootstrap.servers": NOBODY})
-    records = [NewRecord("orders", -1, key, b"v") for key in (b"a", b"b")]
-    for one in records:
-        await producer.produce(one.topic, one.key, one.value)
-    if refused:
-        with pytest.raises(KafkaError, match="Invalid username or password"):
-            await producer.flush(WITHIN)
-    else:
-        await producer.flush(WITHIN)
-        assert producer._producer.given == records + records  # type: ignore[attr-defined]  # a fake
-        assert producer.delivered == 2
 
 
 @pytest.mark.parametrize(

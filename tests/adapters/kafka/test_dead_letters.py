@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -18,15 +17,15 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws.msk import NoToken
-from consumer.adapters.kafka import configuration, producers
+from consumer.adapters.kafka import configuration
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
-from consumer.adapters.kafka.letters import NewRecord, letter_headers
+from consumer.adapters.kafka.letters import letter_headers
 from consumer.adapters.kafka.producers import PolledProducer
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from consumer.errors import SettingsError
 from tests.support.certificates import Authority
-from tests.support.kafka.broker import RealBroker, wait_until
+from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique, until
 from tests.support.limits import LATE
 
@@ -375,65 +374,3 @@ async def test_silent_and_restarted_brokers_heal(
     values = [one.value() for one in read_all(kafka, f"{topic}.dead-letters", 3)]
     assert values[0] == b"before"
     assert b"after" in values
-
-
-class IdleClient:
-    """A client of librdkafka whose records are acknowledged in the first poll after a moment."""
-
-    def __init__(self) -> None:
-        self.polls = 0
-        self.closed = False
-        self._reports: list[Callable[..., None]] = []
-
-    def __len__(self) -> int:
-        return len(self._reports)
-
-    def produce(self, *, on_delivery: Callable[..., None], **_: Any) -> None:
-        self._reports.append(on_delivery)
-
-    def poll(self, timeout: float) -> None:
-        self.polls += 1
-        time.sleep(min(timeout, 0.01))
-        while self._reports:
-            self._reports.pop()(None, None)
-
-    def purge(self, *, blocking: bool) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture
-def idle_client(monkeypatch: pytest.MonkeyPatch) -> IdleClient:
-    """The client that the next producer gets."""
-    made = IdleClient()
-    monkeypatch.setattr(producers, "make_client", lambda make, config: made)
-    return made
-
-
-def _tell(told: threading.Event, *_: object) -> None:
-    told.set()
-
-
-def test_an_idle_producer_hardly_polls(idle_client: IdleClient) -> None:
-    """Without records a poll a second brings errors and statistics; a stop does not wait for the next one."""
-    polled = PolledProducer({}, lambda error: None)
-    time.sleep(0.5)  # half the time between two polls: a busy machine makes the polls fewer, never more
-    assert idle_client.polls <= 1
-    begun = time.monotonic()
-    polled.stop()
-    assert wait_until(lambda: idle_client.closed, 5.0)
-    assert time.monotonic() - begun < producers._IDLE_SECONDS / 2
-
-
-def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client: IdleClient) -> None:
-    """A record wakes the thread, again and again."""
-    polled = PolledProducer({}, lambda error: None)
-    begun = time.monotonic()
-    for _ in range(20):
-        told = threading.Event()
-        polled.produce(NewRecord("t", 0, None, b"v"), partial(_tell, told))
-        assert told.wait(5.0)
-    assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
-    polled.stop()
-    assert wait_until(lambda: idle_client.closed, 5.0)

@@ -158,47 +158,39 @@ async def test_more_than_the_broker_takes_is_refused_by_name(
     assert told == {0: (2, a_map(2)), 1: (5, a_map(5))}
 
 
-@pytest.mark.parametrize("offset_reset", ["earliest", "latest"])
-async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: str) -> None:
-    """Another client's text in any language comes back unchanged and is no map; the offset is the start."""
-    name = create_topic(each_kafka)
-    produce(each_kafka, name, TEN)
-    for text in ("moved by hand on Monday", "größer als 4 €", "pinstream:1:", "x" * 4095):
-        group = unique("group")
-        commit(each_kafka, group, name, 7, metadata=text)
-        told = await assignment(each_kafka, name, group, offset_reset=offset_reset)
-        assert (told.start, told.metadata) == (7, text)
-        assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"moved by hand on Monday", id="text"),
-        pytest.param(b"x" * 4096, id="as much as a broker takes"),
-        pytest.param(b"\xff\xfe\x80", id="no UTF-8"),
-        pytest.param(b"pinstream:1:\xc3", id="a character that ends in its middle"),
-        pytest.param(b"\xed\xa0\x80", id="a lone surrogate"),
-        pytest.param(b"pinstream:1:\0AAAA", id="a NUL"),
-    ],
+TEXTS: tuple[str | bytes, ...] = (
+    *("", "moved by hand on Monday", "größer als 4 €", "pinstream:1:", "x" * 4095),
+    *(b"", b"moved by hand on Monday", b"x" * 4096, b"\xff\xfe\x80"),
+    *(b"pinstream:1:\xc3", b"\xed\xa0\x80", b"pinstream:1:\0AAAA"),
 )
-async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
-    """With any metadata of another client, the offset is the start, reading continues and there is no map.
+"""Metadata of other clients: as this one commits them, and as bytes (nothing, as much as a broker takes, no UTF-8, a
+character that ends in its middle, a lone surrogate, a NUL)."""
+
+
+async def test_any_metadata_does_no_harm(each_kafka: Kafka) -> None:
+    """With any metadata of another client, the offset is the start, reading continues and there is no map. What this
+    client committed, in any language, comes back unchanged.
 
     Confluent's client writes a NUL after each text and relies on it when it reads: after a text of another client, such
     as one in Java, it reads on into the memory that follows, which may be no UTF-8.
     """
-    name, group = create_topic(each_kafka), unique("group")
+    name = create_topic(each_kafka)
     produce(each_kafka, name, TEN)
-    assert wait_until(lambda: committed(each_kafka, group, name).offset < 0, WITHIN)  # there is a coordinator
-    assert commit_bytes(each_kafka, group, name, 7, raw) == 0
-    async with Member(each_kafka, [name], group) as member:
-        await member.until(lambda: len(member.records) == 3)
-        told = member.held[TopicPartition(name, 0)]
-    assert told.start == 7
-    assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
-    assert member.troubles == []
+    for at, text in enumerate(TEXTS):
+        group = unique("group")
+        if isinstance(text, str):
+            commit(each_kafka, group, name, 7, metadata=text)
+        else:
+            assert wait_until(lambda of=group: committed(each_kafka, of, name).offset < 0, WITHIN)  # type: ignore[misc]
+            assert commit_bytes(each_kafka, group, name, 7, text) == 0
+        reset = ("earliest", "latest")[at % 2]
+        async with Member(each_kafka, [name], group, offset_reset=reset) as member:
+            await member.until(lambda seen=member: len(seen.records) == 3)  # type: ignore[misc]  # a default
+            told = member.held[TopicPartition(name, 0)]
+        assert told.start == 7
+        assert isinstance(text, bytes) or told.metadata == text
+        assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
+        assert member.troubles == []
 
 
 @pytest.mark.real_kafka

@@ -158,16 +158,13 @@ def test_the_rules_of_starts(
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
-    """The metadata come with the committed offset, whatever their text; without a commit they are empty."""
+    """The metadata come with the committed offset, whatever their text; without a commit they are empty. Metadata that
+    are not UTF-8, which confluent_kafka raises for when they are read, count as empty; offset and leader epoch are
+    used."""
     source = FakeOffsets([7, None], [9, 9])
     source.metadata = "pinstream:1:äö€"
     starts = find_starts(source, [P0, P1], "earliest", 1, set()).starts
     assert [starts[one].metadata for one in (P0, P1)] == ["pinstream:1:äö€", ""]
-
-
-def test_metadata_that_is_not_text_is_none_at_all() -> None:
-    """Metadata that are not UTF-8, which confluent_kafka raises for when they are read, count as empty; offset
-    and leader epoch are used."""
 
     class NotText:
         """A committed offset whose metadata are the byte 0xff."""
@@ -178,16 +175,10 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
         def metadata(self) -> str:
             return b"\xff".decode()
 
-    class Foreign(FakeOffsets):
-        """A broker that returns such an offset for each partition."""
-
-        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-            return [NotText() for _ in partitions]  # type: ignore[misc]  # it has the same fields
-
-    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == (
-        {P0: starting(P0, 7, leader_epoch=3)},
-        None,
-    )
+    source = FakeOffsets([7], [9])
+    source.committed = lambda partitions, timeout=-1: [NotText()]  # type: ignore[method-assign,list-item]
+    found = find_starts(source, [P0], "latest", 1, set())
+    assert found == ({P0: starting(P0, 7, leader_epoch=3)}, None)
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
@@ -380,33 +371,21 @@ async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strate
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("reset", ["latest", "earliest"])
-async def test_out_of_range_never_jumps_to_the_end(
-    kafka: Kafka, topic: Callable[..., str], reset: str
-) -> None:
-    """A committed offset outside the log leads to its beginning, also under ``latest``."""
-    name, group = topic(), unique("group")
+async def test_an_offset_that_cannot_be_used(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """A committed offset outside the log leads to its beginning, also under ``latest``. Under ``error`` it ends the run
+    with a message on what to do, as does a partition without one; nothing is committed."""
+    name = topic()
     produce(kafka, name, TEN)
-    commit(kafka, group, name, 999)
-    async with Member(kafka, [name], group, offset_reset=reset) as member:
-        await member.until(lambda: member.values == TEN)
-
-
-@pytest.mark.kafka
-@pytest.mark.real_kafka
-@pytest.mark.parametrize("offset", [None, 999], ids=["none committed", "out of range"])
-async def test_error_ends_the_run(kafka: Kafka, topic: Callable[..., str], offset: int | None) -> None:
-    """Under ``error`` a partition without a usable start ends the run with a message on what to do; nothing is
-    committed."""
-    name, group = topic(), unique("group")
-    produce(kafka, name, TEN)
-    if offset is not None:
-        commit(kafka, group, name, offset)
-    async with Member(kafka, [name], group, offset_reset="error") as member:
-        failure = await member.until_fails()
-    assert isinstance(failure, KafkaError)
-    assert "KAFKA_AUTO_OFFSET_RESET" in str(failure)
-    assert member.records == []
-    assert committed(kafka, group, name).offset == (
-        confluent_kafka.OFFSET_INVALID if offset is None else offset
-    )
+    for reset, offset in (("latest", 999), ("earliest", 999), ("error", 999), ("error", None)):
+        group = unique("group")
+        if offset is not None:
+            commit(kafka, group, name, offset)
+        async with Member(kafka, [name], group, offset_reset=reset) as member:
+            if reset != "error":
+                await member.until(functools.partial(_has_read, member, TEN))
+                continue
+            failure = await member.until_fails()
+        assert isinstance(failure, KafkaError)
+        assert "KAFKA_AUTO_OFFSET_RESET" in str(failure)
+        assert member.records == []
+        assert committed(kafka, group, name).offset == (offset or confluent_kafka.OFFSET_INVALID)

@@ -1,26 +1,31 @@
-"""The transactional producer of a redrive writes a whole lot or nothing, once, also if a producer is killed or
-fenced."""
+"""Producers: that of a redrive writes a whole lot or nothing, once, also if a producer is killed or fenced; records are
+produced with back-pressure, and acknowledged soon."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as ConfluentError
 
+from consumer.adapters.kafka import producers
 from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
+from consumer.adapters.kafka.producers import ID_PREFIX, PolledProducer, RecordProducer, TransactionalWriter
 from consumer.errors import KafkaError
-from tests.support.kafka.broker import RealBroker
-from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, unique
+from tests.support.kafka.broker import RealBroker, wait_until
+from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, read_all, unique
 from tests.support.limits import LATE
 
+NOBODY = "127.0.0.1:9"
 Make = Callable[..., TransactionalWriter]
 
 
@@ -315,3 +320,147 @@ async def test_a_broker_that_hangs_ends_a_write_within_its_limit(own_kafka: Real
     assert await again.write(lot(topic, b"4")) is None
     found = await asyncio.to_thread(committed_values, kafka, topic)
     assert found in ([b"1", b"4"], [b"1", b"2", b"3", b"4"])
+
+
+@pytest.mark.kafka
+async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
+    """Many more records than the queue holds are all acknowledged and arrive unchanged."""
+    topic = create_topic(each_kafka)
+    producer = RecordProducer(each_kafka.config, queue_records=50)
+    for number in range(1000):
+        await producer.produce(topic, b"%d" % number, None if number == 7 else b"v")
+    await producer.flush(WITHIN)
+    await producer.close()
+    assert (producer.produced, producer.delivered) == (1000, 1000)
+    found = {int(one.key() or b""): one.value() for one in read_all(each_kafka, topic, 1000)}
+    assert found == {number: None if number == 7 else b"v" for number in range(1000)}
+
+
+async def test_records_that_fail_fail_what_follows() -> None:
+    """When a record cannot be delivered, the flush and every later produce fail in one line. A produce that waits for
+    room in a full queue fails when the queued records reach their time limit, and a flush at its own."""
+    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5, queue_records=10)
+
+    async def fill() -> None:
+        for _ in range(100):
+            await producer.produce("orders", None, b"v")
+
+    for failing in (fill(), producer.flush(WITHIN), producer.produce("orders", None, b"v")):
+        with pytest.raises(KafkaError, match="orders"):
+            await asyncio.wait_for(failing, WITHIN)
+    await producer.close()
+    producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=60)
+    await producer.produce("orders", None, b"v")
+    with pytest.raises(KafkaError, match="1 records not acknowledged"):
+        await producer.flush(0.3)
+    await producer.close()
+
+
+class Interrupted:
+    """A producer whose first delivery of each record fails with `words`, in place of `PolledProducer`."""
+
+    words = ""
+
+    def __init__(self, *_: object) -> None:
+        self.given: list[NewRecord] = []
+
+    def produce(self, record: NewRecord, on_delivery: Callable[..., None]) -> None:
+        """Report the record as failed the first time, then as delivered."""
+        error = ConfluentError(ConfluentError._AUTHENTICATION, self.words)
+        failure = error if record not in self.given else None
+        self.given.append(record)
+        on_delivery(failure, Message(record.topic, 0, 0, record.key, record.value, None, failure))
+
+    def stop(self) -> None:
+        """Do nothing: no thread polls."""
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (
+            "ProduceRequest for t [0] with 1 message(s) failed: Local: Authentication failure (broker 1)",
+            False,
+        ),
+        ("SASL authentication error: Authentication failed: Invalid username or password", True),
+    ],
+)
+async def test_records_that_a_login_interrupts_are_sent_again(
+    monkeypatch: pytest.MonkeyPatch, words: str, refused: bool
+) -> None:
+    """Records whose connection had to log in are sent again; a login that the broker refused fails them."""
+    monkeypatch.setattr(producers, "PolledProducer", Interrupted)
+    monkeypatch.setattr(Interrupted, "words", words)
+    producer = RecordProducer({"bootstrap.servers": NOBODY})
+    records = [NewRecord("orders", -1, key, b"v") for key in (b"a", b"b")]
+    for one in records:
+        await producer.produce(one.topic, one.key, one.value)
+    if refused:
+        with pytest.raises(KafkaError, match="Invalid username or password"):
+            await producer.flush(WITHIN)
+    else:
+        await producer.flush(WITHIN)
+        assert producer._producer.given == records + records  # type: ignore[attr-defined]  # a fake
+        assert producer.delivered == 2
+
+
+class IdleClient:
+    """A client of librdkafka whose records are acknowledged in the first poll after a moment."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.closed = False
+        self._reports: list[Callable[..., None]] = []
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    def produce(self, *, on_delivery: Callable[..., None], **_: Any) -> None:
+        self._reports.append(on_delivery)
+
+    def poll(self, timeout: float) -> None:
+        self.polls += 1
+        time.sleep(min(timeout, 0.01))
+        while self._reports:
+            self._reports.pop()(None, None)
+
+    def purge(self, *, blocking: bool) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def idle_client(monkeypatch: pytest.MonkeyPatch) -> IdleClient:
+    """The client that the next producer gets."""
+    made = IdleClient()
+    monkeypatch.setattr(producers, "make_client", lambda make, config: made)
+    return made
+
+
+def _tell(told: threading.Event, *_: object) -> None:
+    told.set()
+
+
+def test_an_idle_producer_hardly_polls(idle_client: IdleClient) -> None:
+    """Without records a poll a second brings errors and statistics; a stop does not wait for the next one."""
+    polled = PolledProducer({}, lambda error: None)
+    time.sleep(0.5)  # half the time between two polls: a busy machine makes the polls fewer, never more
+    assert idle_client.polls <= 1
+    begun = time.monotonic()
+    polled.stop()
+    assert wait_until(lambda: idle_client.closed, 5.0)
+    assert time.monotonic() - begun < producers._IDLE_SECONDS / 2
+
+
+def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client: IdleClient) -> None:
+    """A record wakes the thread, again and again."""
+    polled = PolledProducer({}, lambda error: None)
+    begun = time.monotonic()
+    for _ in range(20):
+        told = threading.Event()
+        polled.produce(NewRecord("t", 0, None, b"v"), partial(_tell, told))
+        assert told.wait(5.0)
+    assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
+    polled.stop()
+    assert wait_until(lambda: idle_client.closed, 5.0)
