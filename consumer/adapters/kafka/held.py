@@ -19,7 +19,7 @@ import itertools
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final
 
 import confluent_kafka
@@ -85,17 +85,17 @@ class StartedPartition:
         return first if self.beginning is None else self.beginning
 
 
+@dataclass(eq=False)
 class Turns:
     """Whose turn it is to be read, where many partitions lag. Times are monotonic."""
 
-    def __init__(self) -> None:
-        self.resting: set[TopicPartition] = set()
-        """The partitions that wait for their turn."""
-        self.due = math.inf
-        """When the next turn may begin; infinite: there are no turns, or all is paused. After such a pause, which has
-        discarded what was fetched ahead, the next turn may begin at once."""
-        self._groups = 1
-        self._turn = 0
+    resting: set[TopicPartition] = field(default_factory=set)
+    """The partitions that wait for their turn."""
+    due: float = math.inf
+    """When the next turn may begin; infinite: there are no turns, or all is paused. After such a pause, which has
+    discarded what was fetched ahead, the next turn may begin at once."""
+    _groups: int = 1
+    _turn: int = 0
 
     def plan(self, lags: Collection[int], now: float) -> None:
         """Take by how many records each held partition lags. `now`: when turns may begin; infinite without room."""
@@ -117,32 +117,32 @@ class Turns:
         return before ^ self.resting
 
 
+@dataclass(eq=False)
 class HeldPartitions:
-    """The partitions of one client that have started. Used in the consumer's thread.
+    """The partitions of one client that have started. Used in the consumer's thread."""
 
-    `incremental`: whether assignments are. `resets`: whether the client may go to the beginning of a log by itself.
-    """
+    consumer: Consumer
+    on_trouble: trouble.OnTrouble
+    _: KW_ONLY
+    incremental: bool
+    """Whether assignments are."""
+    resets: bool
+    """Whether the client may go to the beginning of a log by itself."""
+    started: dict[TopicPartition, StartedPartition] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns)
+    full: bool = False
+    """Whether all are paused for lack of room."""
+    _full_since: float = math.inf
+    """Time (monotonic) since which there is no room; infinite: there is room, or `full` is set already."""
+    _seek_due: float = math.inf
+    """Time of the next search for partitions to seek in; infinite while there are none: thousands may be held."""
+    _paused: set[TopicPartition] = field(default_factory=set)
+    """The partitions that librdkafka has paused, held or not."""
 
-    def __init__(
-        self, consumer: Consumer, on_trouble: trouble.OnTrouble, *, incremental: bool, resets: bool
-    ) -> None:
-        self._consumer = consumer
-        self._on_trouble = on_trouble
-        self._resets = resets
+    def __post_init__(self) -> None:
         # Eager: an assignment has all partitions. Those held before were revoked first, and all start together.
-        self.assign = consumer.incremental_assign if incremental else consumer.assign
-        self._incremental = incremental
-        self.inbox = Inbox(consumer, gather=GATHER_SECONDS)
-        self.started: dict[TopicPartition, StartedPartition] = {}
-        self.turns = Turns()
-        self.full = False
-        """Whether all are paused for lack of room."""
-        self._full_since = math.inf
-        """Time (monotonic) since which there is no room; infinite: there is room, or `full` is set already."""
-        self._seek_due = math.inf
-        """Time of the next search for partitions to seek in; infinite while there are none: thousands may be held."""
-        self._paused: set[TopicPartition] = set()
-        """The partitions that librdkafka has paused, held or not."""
+        self.assign = self.consumer.incremental_assign if self.incremental else self.consumer.assign
+        self.inbox = Inbox(self.consumer, gather=GATHER_SECONDS)
 
     @property
     def due(self) -> float:
@@ -175,10 +175,10 @@ class HeldPartitions:
         """Forget these partitions and take them from the client. Raises `KafkaException`."""
         held = [RawPartition(*name) for name in names if self.started.pop(name, None) is not None]
         self.turns.resting.difference_update(names)
-        if self._incremental:
-            self._consumer.incremental_unassign(held)
+        if self.incremental:
+            self.consumer.incremental_unassign(held)
         else:
-            self._consumer.unassign()
+            self.consumer.unassign()
 
     def restart(self, life: NewLife) -> None:
         """Read a partition from its beginning with the next seek, if it is still held in the epoch of `life`."""
@@ -195,7 +195,7 @@ class HeldPartitions:
         """Return the offset from which to read from the beginning; None: the client has to ask for it."""
         # That question waits behind the fetch that is under way, and the partition then for the next one. If the offset
         # does not exist any more, the client asks all the same, but for ``error``, under which it would end the run.
-        return offset if self._resets else None
+        return offset if self.resets else None
 
     def epoch(self, name: TopicPartition) -> int | None:
         """Return the epoch in which a partition is read now; None: it is not held, or waits for a seek."""
@@ -246,7 +246,7 @@ class HeldPartitions:
         left = self._paused.difference(stop)
         go = [one for one in names if one in left and self.started[one].again == math.inf]
         self._paused = left.difference(go).union(stop)
-        for change, some in ((self._consumer.pause, stop), (self._consumer.resume, go)):
+        for change, some in ((self.consumer.pause, stop), (self.consumer.resume, go)):
             if some:
                 change([RawPartition(*name) for name in some])
 
@@ -262,9 +262,9 @@ class HeldPartitions:
         reading.unreadable, reading.again = offset, time.monotonic() + reading.delay
         self._seek_due = min(self._seek_due, reading.again)
         self._paused.add(name)
-        self._consumer.pause([RawPartition(*name)])
+        self.consumer.pause([RawPartition(*name)])
         at = "its beginning" if reading.next.offset == OFFSET_BEGINNING else f"offset {offset}"
-        self._on_trouble(
+        self.on_trouble(
             error.name(),
             f"{name} cannot be read further than {at}: {why}, and nothing after it is read until it can be; "
             f"next attempt in {reading.delay:g} s ({trouble.words(error)})",
@@ -291,7 +291,7 @@ class HeldPartitions:
             try:
                 # The seek discards all that librdkafka has of the partition, so it comes last.
                 self._set_pause([name])
-                self._consumer.seek(reading.next)
+                self.consumer.seek(reading.next)
             except KafkaException as failure:
                 if starts:  # librdkafka has not begun to read it yet
                     reading.again = now + max(_SEEK_AGAIN, _SEEK_AGAIN_EACH * len(self.started))

@@ -34,7 +34,7 @@ from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.watch import MemberWatch
+from consumer.adapters.kafka.watch import Ends, MemberWatch
 from consumer.adapters.thread import run_aside
 from consumer.engine.messages import BrokersTold, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
@@ -164,7 +164,8 @@ class GroupMember:
         self._consumer = consumer = configuration.make_client(self.make_consumer, watched)
         incremental, resets = configuration.is_cooperative(self.config), self.offset_reset != "error"
         self._held = HeldPartitions(consumer, self.hooks.trouble, incremental=incremental, resets=resets)
-        self._watch = MemberWatch(consumer, self.hooks, self.topic_ids, self.group_watch, self._brokers)
+        ends = Ends(consumer, self.hooks.trouble)
+        self._watch = MemberWatch(ends, self.hooks, self.topic_ids, self.group_watch, self._brokers)
         self._unstarted = Unstarted(
             consumer,
             self.offset_reset,

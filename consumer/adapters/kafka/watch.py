@@ -102,46 +102,44 @@ class Ends:
         return went_back
 
 
+@dataclass(eq=False, repr=False)
 class MemberWatch:
     """Refreshes what one client's member knows of its logs, topics and group, once a second, and reports what is new.
 
-    `topic_ids` and `group`: their owner closes them. `brokers`: the watch of the member's clients.
+    The owner of `topic_ids` and `group` closes them.
     """
 
-    def __init__(
-        self, consumer: Consumer, hooks: Hooks, topic_ids: TopicIds, group: GroupWatch, brokers: BrokerWatch
-    ) -> None:
-        self.ends = Ends(consumer, hooks.trouble)
-        self.due = 0.0
-        """Time of the next `refresh` (monotonic)."""
-        self._hooks = hooks
-        self._topic_ids = topic_ids
-        self._group = group
-        self._brokers = brokers
+    ends: Ends
+    hooks: Hooks
+    topic_ids: TopicIds
+    group: GroupWatch
+    brokers: BrokerWatch
+    due: float = 0.0
+    """Time of the next `refresh` (monotonic)."""
 
     def refresh(self, held: HeldPartitions, joining: str | None) -> bool:
         """Refresh all that is watched. `joining`: the id of a member that only the coordinator's list of members tells
         that it has joined, else None. Return whether that list names it."""
         self.due = time.monotonic() + _EVERY
-        if (seconds := self._brokers.coordinator_silent) is not None:
-            self._hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
+        if (seconds := self.brokers.coordinator_silent) is not None:
+            self.hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
         self._refresh_ends(held)
-        if ids := self._topic_ids.look({name.topic for name in held.started}):
-            self._hooks.tell(TopicIdsTold(ids))
+        if ids := self.topic_ids.look({name.topic for name in held.started}):
+            self.hooks.tell(TopicIdsTold(ids))
         return self._count_members(joining)
 
     def _refresh_ends(self, held: HeldPartitions) -> None:
         # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
         unread = {**held.inbox.first_offsets(), **held.unreadable()}
         if self.ends.refresh(held.started, unread, paused=held.full):
-            self._topic_ids.hurry()
+            self.topic_ids.hurry()
         held.plan_turns(self.ends.lags(held.started))
 
     def _count_members(self, joining: str | None) -> bool:
-        counts = self._hooks.counts_members
+        counts = self.hooks.counts_members
         if joining is None and not counts:
             return False
-        size = self._group.look(joining)
+        size = self.group.look(joining)
         if size is not None and counts:
-            self._hooks.tell(GroupSize(size))
-        return joining in self._group.members
+            self.hooks.tell(GroupSize(size))
+        return joining in self.group.members

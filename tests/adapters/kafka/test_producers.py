@@ -298,9 +298,13 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
 
 
 @pytest.mark.kafka
-async def test_a_broker_that_hangs_ends_a_write_within_its_limit(own_kafka: RealBroker, make: Make) -> None:
+async def test_a_broker_that_hangs_ends_a_write_within_its_limit(
+    own_kafka: RealBroker, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a broker hangs (SIGSTOP) a write fails in one line within its time limit; afterwards all of the lot
     is there, or none of it."""
+    monkeypatch.setattr(producers, "_DELIVERY_SECONDS", 2.0)
+    monkeypatch.setattr(producers, "_TRANSACTION_SECONDS", 11)  # longer than librdkafka waits for a broker
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, name = create_topic(kafka), unique("redrive")
     writer = make(kafka, name)
