@@ -13,7 +13,6 @@ from confluent_kafka import (
     KafkaException,
     Message,
 )
-from confluent_kafka import TopicPartition as RawPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,41 +24,26 @@ from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 from consumer.ports import RecordSource
 from tests.adapters.kafka.bounded_reading import offsets
+from tests.adapters.kafka.member import scripted_member
 
 NOBODY = "127.0.0.1:9"
 
 
-class FakeConsumer:
+class FakeConsumer(scripted_member.FakeConsumer):
     """A consumer that returns a list of messages for each consume that waits (``consume(1, …)``)."""
 
     def __init__(self, *lots: list[Message]) -> None:
-        self.lots = list(lots)
-        self.assigned: list[tuple[int, int]] = []
-        self.let_go: list[int] = []
-        self.unassign_fails = False
-        self.config: dict[str, Any] = {}
+        super().__init__({})
+        self.script = [scripted_member.brings(*lot) for lot in lots]
 
     def made(self, config: dict[str, Any]) -> Any:
         """Keep the configuration; return this consumer in place of a new one."""
         self.config = config
         return self
 
-    def incremental_assign(self, partitions: list[RawPartition]) -> None:
-        """Record the partitions."""
-        self.assigned += [(one.partition, one.offset) for one in partitions]
-
-    def incremental_unassign(self, partitions: list[RawPartition]) -> None:
-        """Record the partitions, or raise an error."""
-        self.let_go += [one.partition for one in partitions]
-        if self.unassign_fails:
-            raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE))
-
-    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
-        """Return the next lot."""
-        return self.lots.pop(0) if num_messages == 1 and self.lots else []
-
-    def close(self) -> None:
-        """Do nothing."""
+    def numbers(self, call: str) -> list[tuple[int, int]]:
+        """Return partitions and offsets of all calls of this name."""
+        return [one for name, *places in self.calls if name == call for one in places[0]]
 
 
 def record(offset: int, partition: int = 0, *, timestamp: int = 1000, by_broker: bool = False) -> Message:
@@ -88,7 +72,7 @@ async def play(fake: FakeConsumer, *ranges: Range) -> tuple[BoundedSource, list[
     )
     await source.start()
     found: list[Chunk] = []
-    while fake.lots and not source.done:
+    while fake.script and not source.done:
         found += await source.fetch(1000, 0.0)
     await asyncio.sleep(0)
     return source, found, told
@@ -153,8 +137,8 @@ async def test_records_after_the_end_in_one_consume_are_dropped() -> None:
         [record(3), record(4), record(5), record(6), later, failing(_Code._PARTITION_EOF, 0, 8)]
     )
     source, found, _ = await play(fake, Range("t", 0, 3, 5))
-    assert (offsets(found), source.done, fake.let_go) == ([3, 4], True, [0])
-    assert fake.assigned == [(0, 3)]
+    assert (offsets(found), source.done, fake.numbers("incremental_unassign")) == ([3, 4], True, [(0, -1001)])
+    assert fake.numbers("incremental_assign") == [(0, 3)]
 
 
 async def test_a_partition_that_cannot_be_unassigned_is_dropped() -> None:
@@ -165,7 +149,7 @@ async def test_a_partition_that_cannot_be_unassigned_is_dropped() -> None:
         [record(2), failing(_Code._AUTO_OFFSET_RESET), record(0, 1)],
         [record(3), record(1, 1)],
     )
-    fake.unassign_fails = True
+    fake.refused["incremental_unassign"] = KafkaException(_Code(_Code._STATE))
     source, found, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 2))
     assert [(one.partition, *offsets([one])) for one in found] == [(0, 0), (1, 0), (1, 1)]
     assert source.done
@@ -178,7 +162,7 @@ async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() ->
     fake = FakeConsumer([record(0), failing(_Code._PARTITION_EOF, 0, 4)])
     source, _, _ = await play(fake, Range("t", 0, 0, 6))
     assert (source.done, source.figures) == (False, {name: 4})
-    fake.lots.append([failing(_Code._PARTITION_EOF, 0, 9)])
+    fake.script.append(scripted_member.brings(failing(_Code._PARTITION_EOF, 0, 9)))
     assert await source.fetch(1000, 0.0) == []
     assert (source.done, source.figures) == (True, {name: 6})
 

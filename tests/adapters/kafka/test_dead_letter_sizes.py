@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
 
@@ -33,14 +33,13 @@ def bulk(size: int) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def producing(
-    kafka: Kafka, troubles: Troubles | None = None, config: Mapping[str, str | int] | None = None
-) -> AsyncIterator[DeadLetterProducer]:
-    """Yield a producer that reports to `troubles`."""
-    told = Troubles() if troubles is None else troubles
-    producer = DeadLetterProducer({**kafka.config, **(config or {})}, on_trouble=told)
+async def producing(kafka: Kafka, **config: str | int) -> AsyncIterator[tuple[DeadLetterProducer, Troubles]]:
+    """Yield a producer and the troubles that it reports; in the names of `config` an underscore is a dot."""
+    troubles = Troubles()
+    own = {name.replace("_", "."): value for name, value in config.items()}
+    producer = DeadLetterProducer({**kafka.config, **own}, on_trouble=troubles)
     try:
-        yield producer
+        yield producer, troubles
     finally:
         await producer.close()
 
@@ -80,9 +79,8 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
     """A letter too large is stored without its value on its partition, and reported once, with its origin but
     no content."""
     topic, name = topics(kafka, 5000)
-    troubles = Troubles()
     sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store([sent])) == [True]
         assert list(await producer.store([letter(topic, offset=42)])) == [True]
     first, second = sorted(read_all(kafka, name, 2), key=lambda one: one.offset() or 0)
@@ -103,13 +101,12 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
     """In one lot of several batches, only letters that are too large lose their value; none is missing or
     stored twice."""
     topic, name = topics(kafka, 1_500_000)
-    troubles = Troubles()
     large = {0, 7, 8, 29}
     letters = [
         letter(topic, offset=number, value=bulk(2_000_000 if number in large else 300_000))
         for number in range(30)
     ]
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store(letters)) == [True] * 30
     found = {int(headers_of(one)["pinstream.offset"]): one.value() for one in read_all(kafka, name, 30)}
     assert found == {
@@ -124,18 +121,17 @@ async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> 
     """Letters that are too large only as a batch are stored whole one by one, and nothing is reported.
     ``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
     topic, name = topics(kafka, 20_000)
-    troubles = Troubles()
     letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store(letters)) == [True] * 200
     assert sorted(one.value() or b"" for one in read_all(kafka, name, 200)) == sorted(
         one.record.value or b"" for one in letters
     )
     assert troubles == []
     topic, name = topics(kafka, 5_000_000)
-    small = {"message.max.bytes": 1000, "queue.buffering.max.kbytes": 1, "queue.buffering.max.messages": 1}
+    small = {"message_max_bytes": 1000, "queue_buffering_max_kbytes": 1, "queue_buffering_max_messages": 1}
     sent = letter(topic, value=bulk(4_000_000))
-    async with producing(kafka, config=small) as producer:
+    async with producing(kafka, **small) as (producer, _):
         assert list(await producer.store([sent, letter(topic)])) == [True, True]
     assert sent.record.value in [one.value() for one in read_all(kafka, name, 2)]
 
@@ -156,9 +152,8 @@ async def test_further_parts_are_left_out_of_a_letter_still_too_large(
     """If a letter without its value is still too large, its own headers are left out, then its key; each part
     left out has its header."""
     topic, name = topics(kafka, 5000)
-    troubles = Troubles()
     sent = letter(topic, key=bulk(key), value=b"v", headers=(("h", bulk(header)),))
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store([sent])) == [True]
     [found] = read_all(kafka, name, 1)
     assert found.headers() == [*letter_headers(sent, left_out)]
@@ -174,9 +169,8 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
     """A letter too large even without all parts is not stored, and reported; once the limit is raised, it is
     stored whole."""
     topic, name = topics(kafka, 100)
-    troubles = Troubles()
     sent = letter(topic, value=bulk(9000))
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store([sent])) == [False]
         await until(lambda: len(troubles) > 0, "the trouble")
         assert [code for code, _ in troubles] == ["MSG_SIZE_TOO_LARGE"]
@@ -195,8 +189,7 @@ async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Ka
     """A letter larger than a segment, for which the broker has another error code, is stored without its value too. One
     above 100 MiB is not tried whole: the broker would close the connection, which would look like an outage."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
-    troubles = Troubles()
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
         assert troubles[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
         [found] = read_all(kafka, name, 1)
@@ -218,8 +211,7 @@ async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: i
     letters = [
         letter(topic, offset=number, value=bulk(size), headers=(("h", b"x" * 80),)) for number in range(3)
     ]
-    troubles = Troubles()
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store(letters)) == [True] * 3
     name = f"{topic}.dead-letters"
     assert {one.value() for one in read_all(kafka, name, 3)} == {one.record.value for one in letters}
@@ -233,11 +225,10 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
     """A letter without a key, for which a compacted topic refuses the whole batch, does not keep the others
     from being stored."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact")
-    troubles = Troubles()
     letters = [
         letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
     ]
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store(letters)) == [True, False, True]
         await until(lambda: len(troubles) == 2, "both troubles")
         set_setting(kafka, name, "cleanup.policy", "delete")
@@ -259,8 +250,7 @@ async def test_a_compacted_topic_is_reported_before_it_drops_letters(kafka: Kafk
     """A compacted topic stores letters with a key, and later drops all but the last of each: it is reported with the
     first letter."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact,delete")
-    troubles = Troubles()
-    async with producing(kafka, troubles) as producer:
+    async with producing(kafka) as (producer, troubles):
         assert list(await producer.store([letter(topic), letter(topic, offset=1)])) == [True, True]
         assert list(await producer.store([letter(topic, offset=2)])) == [True]
     [(code, text)] = troubles

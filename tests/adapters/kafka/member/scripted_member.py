@@ -168,10 +168,13 @@ class FakeConsumer:
         self.calls.append(("close",))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """Record calls of assign, unassign, incremental_…, pause and resume."""
-        return lambda partitions=(): self.calls.append(
-            (name, [(one.partition, one.offset) for one in partitions])
-        )
+        """Record calls of assign, unassign, incremental_…, pause and resume, and raise the refusal."""
+
+        def call(partitions: Sequence[RawPartition] = ()) -> None:
+            self.calls.append((name, [(one.partition, one.offset) for one in partitions]))
+            self._refuse(name)
+
+        return call
 
     def _refuse(self, what: str) -> None:
         if what in self.refused:
