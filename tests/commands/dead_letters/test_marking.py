@@ -4,7 +4,6 @@ again are written."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -263,20 +262,6 @@ async def test_what_is_marked_is_not_marked_again() -> None:
     assert len(writer.lots) == 1
 
 
-async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> None:
-    """Letters that are returned while marks are written are marked by a later commit."""
-    where = topics(12)
-    found, _, outcome = redrive(where, Slow(where))
-    await found.fetch(4, 0.0)
-    committing = asyncio.create_task(found.commit([position(0, range(4), {0, 1, 2, 3})]))
-    await read_all(found)
-    await committing
-    assert marked(where) == {0, 1, 2, 3}
-    await found.close(1.0, [position(0, range(12), set(range(12)))])
-    assert marked(where) == set(range(12))
-    assert outcome.tallies[DEAD].redriven == 12
-
-
 async def test_a_mark_that_cannot_be_written_ends_it() -> None:
     """If a mark cannot be written, nothing counts as committed, and the next fetch and closing raise the reason."""
 
@@ -370,41 +355,6 @@ async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None
 def values(*numbers: int) -> list[bytes]:
     """Return the values of these letters."""
     return [b"v%d" % number for number in numbers]
-
-
-@PROPERTY
-@given(st.data())
-def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
-    """All letters die again, in lots of any size, and the redrive is killed before or after any transaction:
-    one letter waits for each record."""
-    count = data.draw(st.integers(1, 8))
-    where = topics(count)
-    for _ in range(data.draw(st.integers(0, 4))):
-        writer = Transactions(where)
-        writer.before = dies_at(data.draw(st.integers(0, 3)))
-        writer.after = dies_at(data.draw(st.integers(0, 3)))
-        with contextlib.suppress(Killed):
-            run(die_again(where, writer, data))
-        assert waiting(where) == values(*range(count))
-
-
-async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
-    """Run a redrive in which all letters die again."""
-    found, letters, _ = redrive(where, writer, max_trips=99)
-    await letters.begin()
-    for chunk in await read_all(found):
-        left = list(chunk.records)
-        while left:
-            size = data.draw(st.integers(1, len(left)))
-            await found.store([dead(chunk, record) for record in left[:size]])
-            left = left[size:]
-
-
-def waiting(where: Topics) -> list[bytes]:
-    """Return the values of the letters that are not marked."""
-    done = marked(where)
-    letters = [one for one in where.logs[DEAD, 0] if read_letter(DEAD, 0, one) and one.offset not in done]
-    return sorted(one.value or b"" for one in letters)
 
 
 def dies_at(lot: int) -> Callable[[int], None]:

@@ -80,8 +80,10 @@ async def redriven(where: Topics, writer: Transactions, there: Destination, data
         for chunk in await found.fetch(1000, 0.0):
             handed[chunk.partition] += [record.offset for record in chunk.records]
             again = [dead(chunk, record) for record in chunk.records if there.dies(record)]
-            if again:
-                await found.store(again)
+            while again:
+                lot = data.draw(st.integers(1, len(again)))
+                await found.store(again[:lot])
+                again = again[lot:]
             for record in chunk.records:
                 if not there.dies(record):
                     there.deliver(record)
