@@ -50,7 +50,6 @@ async def reading(kafka: Kafka, *ranges: Range, **options: Any) -> AsyncIterator
     await source.close(WITHIN)
 
 
-@pytest.mark.kafka
 async def test_exactly_the_ranges(each_kafka: Kafka) -> None:
     """Each range is read to its own end, in order, also an empty one, and no fetch brings more than there is room for.
     A chunk is of one partition, with its leader epoch and an epoch that no other source has."""
@@ -77,7 +76,6 @@ async def test_exactly_the_ranges(each_kafka: Kafka) -> None:
             assert {(one.epoch, one.leader_epoch) for one in own} == {(epochs[partition], 0)}
 
 
-@pytest.mark.kafka
 async def test_where_a_named_replay_goes_on(each_kafka: Kafka) -> None:
     """A named replay starts at its positions, with their leader epochs and maps, and reads nothing from before."""
     topic = create_topic(each_kafka, 4)
@@ -93,7 +91,6 @@ async def test_where_a_named_replay_goes_on(each_kafka: Kafka) -> None:
     assert told == [(6, 0, "a map"), (9, 0, "")]
 
 
-@pytest.mark.kafka
 async def test_a_log_that_grows_meanwhile(each_kafka: Kafka) -> None:
     """Records written after the end was fixed are not read. The figures name the offset after the last record that a
     fetch brought."""
@@ -113,7 +110,6 @@ async def test_a_log_that_grows_meanwhile(each_kafka: Kafka) -> None:
         assert await source.fetch(1000, 0.01) == []
 
 
-@pytest.mark.kafka
 async def test_no_group_is_joined_and_nothing_committed(each_kafka: Kafka) -> None:
     """No group is joined and nothing committed, even if settings of the service name an instance id or the new
     protocol."""
@@ -128,7 +124,6 @@ async def test_no_group_is_joined_and_nothing_committed(each_kafka: Kafka) -> No
     assert committed(each_kafka, group, topic).offset < 0
 
 
-@pytest.mark.kafka
 async def test_room_and_cancelled_fetches(each_kafka: Kafka) -> None:
     """A fetch with room 0 waits out its time and returns nothing. What a cancelled fetch had consumed comes with the
     next one, and counts as read only then. No record is lost by either."""
@@ -150,7 +145,6 @@ async def test_room_and_cancelled_fetches(each_kafka: Kafka) -> None:
     assert offsets(found) == list(range(300))
 
 
-@pytest.mark.kafka
 async def test_use_before_start_and_after_close(each_kafka: Kafka) -> None:
     """A fetch before the start or after the close is an error; a second close, or one without a start, does nothing."""
     source = BoundedSource(each_kafka.config, [])
@@ -165,7 +159,6 @@ async def test_use_before_start_and_after_close(each_kafka: Kafka) -> None:
     await BoundedSource(each_kafka.config, []).close(WITHIN)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
     """Of transactions committed records alone are read. A range is done whose end is a marker or an aborted record,
@@ -193,7 +186,6 @@ async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
     producer.abort_transaction(WITHIN)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_compaction(kafka: Kafka, topic: Callable[..., str]) -> None:
     """Records removed by compaction are gaps at the beginning, within and at the end of a range."""
@@ -216,7 +208,6 @@ async def test_compaction(kafka: Kafka, topic: Callable[..., str]) -> None:
     assert await read(kafka, Range(name, 0, 4, 7)) == [5, 6]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_exactly_the_records_of_the_time(kafka: Kafka, topic: Callable[..., str]) -> None:
     """Records at or after `from` and before `to` are read, in any order of times; all others are counted."""
@@ -245,7 +236,6 @@ async def test_exactly_the_records_of_the_time(kafka: Kafka, topic: Callable[...
         await source.close(WITHIN)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_times_that_the_broker_gave_end_the_range(kafka: Kafka, topic: Callable[..., str]) -> None:
     """Times given by the broker are in order, so the first record that is too late ends the range."""
@@ -293,7 +283,6 @@ async def test_wrong_settings_name_the_variable() -> None:
     await source.close(WITHIN)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: Callable[..., str]) -> None:
     """When retention deletes the records to be read next, the error names partition and offset, and what to do; what is
@@ -314,7 +303,6 @@ async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: 
             await read_on(source)
 
 
-@pytest.mark.kafka
 async def test_a_partition_that_ends_too_early(each_kafka: Kafka) -> None:
     """When a partition ends before its range for longer than `patience`, an error says that the brokers lost records.
     For a moment, as on a replica that lags, reading continues."""
@@ -333,7 +321,6 @@ async def test_a_partition_that_ends_too_early(each_kafka: Kafka) -> None:
         assert offsets(found + await read_on(source)) == list(range(15))
 
 
-@pytest.mark.kafka
 async def test_a_scan(each_kafka: Kafka) -> None:
     """All records of the ranges are read, in lots no larger than those of a fetch, and nothing of empty ranges or of
     none. A caller that ends early closes the client."""
@@ -354,7 +341,6 @@ async def test_a_scan(each_kafka: Kafka) -> None:
     await asyncio.wait_for(early.aclose(), WITHIN)
 
 
-@pytest.mark.kafka
 async def test_one_record(each_kafka: Kafka) -> None:
     """The record at an offset is returned with its bytes; None without one, its partition or its topic."""
     topic = create_topic(each_kafka)
@@ -369,7 +355,6 @@ async def test_one_record(each_kafka: Kafka) -> None:
     assert await read_record(each_kafka.config, topic + "x", 0, 0, WITHIN) is None
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_one_record_that_is_no_more(kafka: Kafka, topic: Callable[..., str]) -> None:
     """At the offset of a deleted record, of an aborted one or of a marker there is no record."""

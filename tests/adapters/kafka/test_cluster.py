@@ -35,7 +35,6 @@ async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0)
     return line
 
 
-@pytest.mark.kafka
 async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
     """The view has the brokers, each topic's number of partitions, and all other topics of the cluster."""
     topic = create_topic(each_kafka, 4)
@@ -65,7 +64,6 @@ async def test_a_topic_named_with_an_error_is_no_topic_of_no_partitions(
         await resolve_ranges({}, ["orders"], (), Bound("beginning"), Bound("end"), 1.0)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
     """A pattern stands for the topics that it matches, without dead-letter topics and without Kafka's own; one that
@@ -80,7 +78,6 @@ async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
     assert view.unmatched == ("^no-such-.*", "^__con")
 
 
-@pytest.mark.kafka
 async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> None:
     """A missing topic is an error of one line with its name, the nearest that exists and the setting; it is not
     created."""
@@ -106,7 +103,6 @@ async def test_brokers_that_are_away_or_silent_are_reported_in_time() -> None:
     assert "resolved" in line
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_refused_login_is_reported_at_once(kafka: Kafka) -> None:
     """A wrong password is an error at once that names the variables to check, and not the password."""
@@ -126,7 +122,6 @@ async def test_a_refused_login_is_reported_at_once(kafka: Kafka) -> None:
     assert "not-the-password" not in line
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_tls_or_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
     """TLS to a plaintext listener is an error that names the security protocol's setting and the connection tried. A
@@ -176,7 +171,6 @@ async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
         assert "not-to-be-shown" not in line
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
     """Plaintext to a SASL listener is an error that names the setting, if the broker closes a connection within
@@ -207,7 +201,6 @@ def test_which_brokers_lack_the_consumer_protocol(log: str, lacks: bool) -> None
     assert lacks_consumer_protocol(log) is lacks
 
 
-@pytest.mark.kafka
 async def test_only_a_member_needs_the_group_protocol(
     each_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,6 @@ def test_headers_name_parts_that_are_left_out() -> None:
     assert [name for name, _ in bare[9:]] == ["pinstream.value", "pinstream.headers", "pinstream.key"]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> None:
     """A letter too large is stored without its value on its partition, and reported once, with its origin but
@@ -95,7 +94,6 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
     assert "secret" not in text
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -> None:
     """In one lot of several batches, only letters that are too large lose their value; none is missing or
@@ -115,7 +113,6 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
     assert len(troubles) == len(large)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> None:
     """Letters that are too large only as a batch are stored whole one by one, and nothing is reported.
@@ -136,7 +133,6 @@ async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> 
     assert sent.record.value in [one.value() for one in read_all(kafka, name, 2)]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize(
     ("key", "header", "left_out"),
@@ -163,7 +159,6 @@ async def test_further_parts_are_left_out_of_a_letter_still_too_large(
     assert f"without its {' and '.join(left_out)} " in text
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_does(kafka: Kafka) -> None:
     """A letter too large even without all parts is not stored, and reported; once the limit is raised, it is
@@ -183,7 +178,6 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
     assert "secret" not in str(troubles)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Kafka) -> None:
     """A letter larger than a segment, for which the broker has another error code, is stored without its value too. One
@@ -200,7 +194,6 @@ async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Ka
     assert headers_of(found)["pinstream.value"] == omitted(105_000_000)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("limit", [20_000, 3_000_000, 2**31 - 1])
 async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: int) -> None:
@@ -219,7 +212,6 @@ async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: i
     assert troubles == []
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along(kafka: Kafka) -> None:
     """A letter without a key, for which a compacted topic refuses the whole batch, does not keep the others
@@ -244,7 +236,6 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
         assert command(kafka, name, "cleanup.policy=delete") in text
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_compacted_topic_is_reported_before_it_drops_letters(kafka: Kafka) -> None:
     """A compacted topic stores letters with a key, and later drops all but the last of each: it is reported with the

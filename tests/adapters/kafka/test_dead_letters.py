@@ -104,7 +104,6 @@ def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
     assert all(name.startswith("pinstream.") for name, _ in headers[4:])
 
 
-@pytest.mark.kafka
 async def test_letters_are_stored_with_the_original_bytes(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
 ) -> None:
@@ -125,7 +124,6 @@ async def test_letters_are_stored_with_the_original_bytes(
     assert troubles == []
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("error", [NoToken("AWS does not answer"), SettingsError("ca.pem cannot be read")])
 async def test_a_client_that_lost_its_brokers_is_replaced(
     each_kafka: Kafka,
@@ -176,7 +174,6 @@ async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troub
     await producer.close()
 
 
-@pytest.mark.kafka
 async def test_many_letters_of_several_topics_in_one_lot(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
@@ -192,7 +189,6 @@ async def test_many_letters_of_several_topics_in_one_lot(
     assert len(origins) == 600
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_missing_topic_is_created_like_its_origin(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
@@ -210,7 +206,6 @@ async def test_missing_topic_is_created_like_its_origin(
     assert found.value() == largest
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_processes_that_miss_the_same_topic_at_once_all_store(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
@@ -323,7 +318,6 @@ async def until_stored(producer: DeadLetterProducer, one: DeadLetter) -> None:
     raise AssertionError("it was not stored")
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_topic_that_vanished_is_created_again(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
@@ -352,7 +346,6 @@ async def test_unreachable_broker_stores_nothing_within_the_limit(
     assert troubles
 
 
-@pytest.mark.kafka
 async def test_silent_and_restarted_brokers_heal(
     own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:

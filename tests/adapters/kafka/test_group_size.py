@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,38 +12,9 @@ from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, K
 from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.errors import SettingsError
-from tests.adapters.kafka.member.scripted_member import Clock
+from tests.adapters.kafka.member.scripted_member import Clock, FakeAdmin, described
 from tests.support.kafka.harness import Kafka, Member, unique
 from tests.support.limits import LATE
-
-
-def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
-    """Return a description of a group whose members hold `held` partitions each."""
-    parts = [SimpleNamespace(topic_partitions=["p"] * count) for count in held]
-    members = [
-        SimpleNamespace(member_id=f"m{number}", assignment=one, target_assignment=None)
-        for number, one in enumerate(parts)
-    ]
-    return SimpleNamespace(state=state, type=of, members=members)
-
-
-class FakeAdmin:
-    """An AdminClient whose answers a test gives."""
-
-    def __init__(self) -> None:
-        self.asked: list[concurrent.futures.Future[Any]] = []
-        self.ended = threading.Event()
-
-    def describe_consumer_groups(
-        self, names: list[str], request_timeout: float
-    ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Return a future for the group."""
-        assert request_timeout == 3600.0, "librdkafka must never be the one that times out"
-        self.asked.append(concurrent.futures.Future())
-        return {names[0]: self.asked[-1]}
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
 
 
 class Bench:
@@ -218,7 +187,6 @@ def test_a_missing_right_is_reported_once(bench: Bench) -> None:
     assert "does not become ready" in text
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 async def test_each_member_is_told_the_number_of_members(

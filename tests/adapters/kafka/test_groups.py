@@ -21,7 +21,6 @@ from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_to
 from tests.support.limits import LATE
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["classic", "consumer"])
-pytestmark = pytest.mark.kafka
 
 
 async def members(kafka: Kafka, group: str) -> GroupView:

@@ -85,7 +85,6 @@ def left_open(kafka: Kafka, name: str, topic: str) -> Producer:
     return producer
 
 
-@pytest.mark.kafka
 async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
     """Lots are written one after the other with key, value, headers, order and partition, also over several topics."""
     first, second = create_topic(each_kafka, 4), create_topic(each_kafka, 4)
@@ -106,7 +105,6 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
     assert all(one.headers() == [("h", one.value()), ("none", None)] for one in found)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_start_takes_over(kafka: Kafka, make: Make) -> None:
     """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its record is not
@@ -208,7 +206,6 @@ async def test_records_under_way_at_a_login_are_written_by_another_transaction(m
     assert producer.aborts == 1
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_records_that_a_topic_refuses_are_named_and_nothing_written(kafka: Kafka, make: Make) -> None:
     """A record too large is named, also if the broker refuses its whole batch, and so is one without a key on a
@@ -234,7 +231,6 @@ async def test_records_that_a_topic_refuses_are_named_and_nothing_written(kafka:
     assert committed_values(kafka, topic) == [b"1", b"2"]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_forbidden_topic_or_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) -> None:
     """Each is one clear error within bounded time, which says what to do, instead of the client's own; lots written
@@ -277,7 +273,6 @@ async def test_the_advice_on_transactional_ids_names_our_prefix(make: Make) -> N
     assert found[1] == ID_PREFIX
 
 
-@pytest.mark.kafka
 async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
     """Every query returns the same id of the cluster."""
     first = await cluster_id(each_kafka.config, WITHIN)
@@ -297,7 +292,6 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
     assert time.monotonic() - started < LATE
 
 
-@pytest.mark.kafka
 async def test_a_broker_that_hangs_ends_a_write_within_its_limit(
     own_kafka: RealBroker, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +320,6 @@ async def test_a_broker_that_hangs_ends_a_write_within_its_limit(
     assert found in ([b"1", b"4"], [b"1", b"2", b"3", b"4"])
 
 
-@pytest.mark.kafka
 async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
     """Many more records than the queue holds are all acknowledged and arrive unchanged."""
     topic = create_topic(each_kafka)

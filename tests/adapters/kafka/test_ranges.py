@@ -61,7 +61,6 @@ async def told(
     return line
 
 
-@pytest.mark.kafka
 async def test_offsets(each_kafka: Kafka) -> None:
     """Ranges are in order of partition; `from` is inclusive, `to` exclusive, a range may be empty and its end is fixed.
     An offset out of range is an error with option, topic, partition and the offsets there."""
@@ -90,7 +89,6 @@ async def test_offsets(each_kafka: Kafka) -> None:
     assert await ranges(each_kafka, topic, partitions=["1"]) == [(1, 0, 20)]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_beginnings_that_move_and_open_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
     """After retention `beginning` is the first record left. The end is where an open transaction begins, since a reader
@@ -112,7 +110,6 @@ async def test_beginnings_that_move_and_open_transactions(kafka: Kafka, topic: C
     assert (await told(kafka, name, offset(9))).endswith("which is empty (its next offset is 14)")
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_times(kafka: Kafka, topic: Callable[..., str]) -> None:
     """The range begins at the first record in the log at or after the time, or is empty at the end; the end is the
@@ -141,7 +138,6 @@ async def test_times(kafka: Kafka, topic: Callable[..., str]) -> None:
     end_transaction(kafka, name, producer, commit=False)
 
 
-@pytest.mark.kafka
 async def test_names(each_kafka: Kafka) -> None:
     """``P`` selects a partition of each topic, ``TOPIC:P`` one of that topic; repeated names are used once, in order.
     What does not exist, or is no partition, is an error that names what there is and the option to correct."""

@@ -239,7 +239,6 @@ def replay(kafka: Kafka, topic: Callable[..., str]) -> Replay:
     return Replay(kafka, name)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 class TestPlans:
     """New plans, resumed plans and refused plans."""

@@ -184,7 +184,6 @@ def test_a_look_never_waits() -> None:
         assert ids.look({"a"}) == {}
 
 
-@pytest.mark.kafka
 async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka) -> None:
     """Real topics keep their ids, embedded ones have none, and a query for a missing topic does not create it."""
     name, missing = create_topic(each_kafka), unique("missing")

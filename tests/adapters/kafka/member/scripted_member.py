@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
@@ -77,7 +78,7 @@ class FakeConsumer:
         """The error that each method named here always raises."""
         self.commit_answers: list[int] = []
         """Error codes of the next commits; when the list is empty, commits succeed."""
-        self.member_id: str | None = "one-of-many"
+        self.member_id: str | None = "m1"
         self.rebalance_lasts = 0
         """Number of consumes after the unsubscription during which a rebalance delays it."""
         self._unsubscribed = False
@@ -232,7 +233,7 @@ class Ids(TopicIds):
     """The brokers' topic ids, as `told` has them now."""
 
     def __init__(self) -> None:
-        self.client = RenewedAdmin({}, make_admin=lambda _: Coordinator())
+        self.client = RenewedAdmin({}, make_admin=lambda _: FakeAdmin())
         self.told: dict[str, str] = {}
         self.asked: list[set[str]] = []
         self.hurried = 0
@@ -259,31 +260,49 @@ class Ids(TopicIds):
         self.closed = True
 
 
-class Coordinator:
-    """An AdminClient that describes the group with `members`, or never answers if they are None."""
+class FakeAdmin:
+    """An AdminClient. `answer`: returns the answer to a call, or an error, at once; None: a test answers `asked`."""
 
-    def __init__(self) -> None:
-        self.members: list[str] | None = None
-        self.asked = 0
+    def __init__(self, answer: Callable[[str], Any] | None = None) -> None:
+        self.answer = answer
+        self.calls: list[str] = []
+        self.asked: list[concurrent.futures.Future[Any]] = []
+        self.ended = threading.Event()
 
     def describe_consumer_groups(
-        self, names: list[str], **_: Any
+        self, names: list[str], request_timeout: float
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Return the description at once, or a future without a result; no member holds a partition."""
-        self.asked += 1
-        answer = concurrent.futures.Future[Any]()
-        if self.members is not None:
-            idle = SimpleNamespace(topic_partitions=[])
-            members = [
-                SimpleNamespace(member_id=one, assignment=idle, target_assignment=None)
-                for one in self.members
-            ]
-            consumer = confluent_kafka.ConsumerGroupType.CONSUMER
-            answer.set_result(SimpleNamespace(state=None, type=consumer, members=members))
-        return {names[0]: answer}
+        """Begin the question."""
+        assert request_timeout == 3600.0, "librdkafka must never be the one that times out"
+        return {names[0]: self._begin("describe")}
+
+    def list_consumer_group_offsets(self, _: Any, **__: Any) -> dict[str, concurrent.futures.Future[Any]]:
+        """Begin the question."""
+        return {"the group": self._begin("offsets")}
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing: the client is closed."""
+        self.calls.append("end")
+        self.ended.set()
+
+    def _begin(self, call: str) -> concurrent.futures.Future[Any]:
+        self.calls.append(call)
+        self.asked.append(concurrent.futures.Future())
+        told = None if self.answer is None else self.answer(call)
+        if isinstance(told, Exception):
+            self.asked[-1].set_exception(told)
+        elif self.answer is not None:
+            self.asked[-1].set_result(told)
+        return self.asked[-1]
+
+
+def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
+    """Return a description of a group whose members, ``m0`` and so on, hold `held` partitions each."""
+    parts = [SimpleNamespace(topic_partitions=["p"] * count) for count in held]
+    members = [
+        SimpleNamespace(member_id=f"m{number}", assignment=one, target_assignment=None)
+        for number, one in enumerate(parts)
+    ]
+    return SimpleNamespace(state=state, type=of, members=members)
 
 
 class Clock:
@@ -313,7 +332,7 @@ class Bench:
     ) -> None:
         self.told = Told()
         self.ids = Ids()
-        self.coordinator = Coordinator()
+        self.coordinator = FakeAdmin()
         self.ready: deque[Chunk] = deque()
         config = {"partition.assignment.strategy": strategy, **(settings or {})}
         self.made: list[FakeConsumer] = []

@@ -6,10 +6,8 @@ up a query (`RenewedAdmin`).
 
 from __future__ import annotations
 
-import concurrent.futures
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -26,43 +24,21 @@ from consumer.adapters.kafka.groups import (
     describe_group,
 )
 from tests.adapters.kafka.member import asker
+from tests.adapters.kafka.member.scripted_member import FakeAdmin
 from tests.support.kafka.broker import RealBroker
 from tests.support.limits import LATE
 
 
-class FakeAdmin:
-    """An AdminClient that describes its group after `refusals`, or never if `silent`; the group has no offsets."""
+def refusing(*codes: int) -> FakeAdmin:
+    """Return a client that describes its group after these refusals; the group has no offsets."""
+    left = list(codes)
 
-    def __init__(self, *refusals: int, silent: bool = False) -> None:
-        self.refusals = list(refusals)
-        self.silent = silent
-        self.calls: list[str] = []
-        self.ended = threading.Event()
+    def answer(call: str) -> Any:
+        if call == "offsets":
+            return SimpleNamespace(topic_partitions=[])
+        return KafkaException(KafkaError(left.pop(0))) if left else None
 
-    def describe_consumer_groups(
-        self, groups: list[str], **_: Any
-    ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Refuse, describe the group, or never answer."""
-        self.calls.append("describe")
-        answer = concurrent.futures.Future[Any]()
-        if self.silent:
-            pass
-        elif self.refusals:
-            answer.set_exception(KafkaException(KafkaError(self.refusals.pop(0))))
-        else:
-            answer.set_result(None)
-        return {groups[0]: answer}
-
-    def list_consumer_group_offsets(self, _: Any, **__: Any) -> dict[str, concurrent.futures.Future[Any]]:
-        """Return no offsets."""
-        self.calls.append("offsets")
-        answer = concurrent.futures.Future[Any]()
-        answer.set_result(SimpleNamespace(topic_partitions=[]))
-        return {"shop": answer}
-
-    def __exit__(self, *_: object) -> None:
-        self.calls.append("end")
-        self.ended.set()
+    return FakeAdmin(answer)
 
 
 def client_of(*admins: Any) -> RenewedAdmin:
@@ -75,7 +51,7 @@ def client_of(*admins: Any) -> RenewedAdmin:
 async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: int) -> None:
     """Offsets are queried only after the coordinator has described the group, also on a cluster without any
     group, and where a query fails because its connection logs in again."""
-    admin = FakeAdmin(KafkaError.NOT_COORDINATOR, passing)
+    admin = refusing(KafkaError.NOT_COORDINATOR, passing)
     offsets = GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 5.0)
     offsets._client = client_of(admin)
     async with offsets:
@@ -86,14 +62,14 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: 
 def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
     """A broker that cannot describe groups, as the embedded one, is queried without that answer: it does no
     harm there."""
-    describe_group(client_of(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
+    describe_group(client_of(refusing(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
 
 
 def test_a_refusal_is_the_caller_s() -> None:
     """An error that does not pass by waiting is raised to the caller."""
     with pytest.raises(KafkaException):
         describe_group(
-            client_of(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
+            client_of(refusing(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
         )
 
 
@@ -101,7 +77,7 @@ def test_a_question_without_an_answer_is_asked_by_another_client(monkeypatch: py
     """A query without an answer is repeated by a new client within its limit: the first may never get one,
     although the broker works."""
     monkeypatch.setattr("consumer.adapters.kafka.groups._LEAST_TRY", 0.1)
-    silent, other = FakeAdmin(silent=True), FakeAdmin()
+    silent, other = FakeAdmin(), refusing()
     client = client_of(silent, other)
     assert ask_patiently(lambda until: ask_committed(client, "shop", until), 4.0) == []
     assert silent.ended.wait(LATE)

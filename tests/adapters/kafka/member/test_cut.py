@@ -211,7 +211,6 @@ def test_a_start_is_sought_without_room_too() -> None:
     assert bench.calls("resume") == [("resume", [(0, -1001)])]
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("room", [1000, 0], ids=["room", "no room at first"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_log_that_outgrew_the_committed_offset_is_read_from_the_cut(
@@ -231,7 +230,6 @@ async def test_a_log_that_outgrew_the_committed_offset_is_read_from_the_cut(
     assert member.troubles == []
 
 
-@pytest.mark.kafka
 async def test_a_cut_ends_a_run_that_was_told_to_end_without_an_offset(logs: Logs) -> None:
     """Under ``error`` the run ends, with a line that names partition, committed offset and cut, and what to do."""
     group = logs.group(logs.cut)
@@ -245,7 +243,6 @@ async def test_a_cut_ends_a_run_that_was_told_to_end_without_an_offset(logs: Log
     assert member.records == []
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize(
     "before",
     ["a record", "a cut behind a record", "a control record", "what was removed", "what was compacted"],
@@ -260,7 +257,6 @@ async def test_an_offset_that_is_in_order_raises_no_alarm(logs: Logs, before: st
     assert member.troubles == []
 
 
-@pytest.mark.kafka
 async def test_an_offset_without_an_epoch_is_taken_as_it_is(logs: Logs) -> None:
     """Nothing says to which log an offset belongs that has no epoch (as one that `pinstream offsets set` has set)."""
     group = logs.group(logs.cut, leader_epoch=-1)
@@ -269,7 +265,6 @@ async def test_an_offset_without_an_epoch_is_taken_as_it_is(logs: Logs) -> None:
     assert member.records[0].offset == len(OLD)
 
 
-@pytest.mark.kafka
 async def test_a_named_replay_of_a_cut_log_ends_and_says_where_it_was_cut(logs: Logs) -> None:
     """What is behind the cut are other records than those that the replay was begun for: it reads none of them, and
     says from where on it can be begun anew."""

@@ -161,7 +161,6 @@ def test_the_cause_of_a_client_s_end_is_named(code: str) -> None:
     assert "restart it" in str(unknown)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["cooperative", "kip-848"])
 async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -> None:
@@ -176,7 +175,6 @@ async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -
     assert "give each process its own" in str(failure)
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_cluster_that_is_replaced(own_kafka: RealBroker, protocol: str) -> None:
     """When an empty cluster takes the ports of the old one, the member joins its group there, reads and commits."""
@@ -246,7 +244,6 @@ class Starved(Member):
         await super().assigned(assignments)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_loop_that_stands_still_in_a_rebalance(

@@ -27,8 +27,6 @@ from tests.support.kafka.harness import (
     unique,
 )
 
-pytestmark = pytest.mark.kafka
-
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 REFUSED = "OFFSET_METADATA_TOO_LARGE"
 

@@ -16,7 +16,7 @@ from consumer.errors import InvariantViolation, KafkaError
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, committed, produce, unique, until
 from tests.support.limits import LATE
 
-pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
+pytestmark = pytest.mark.real_kafka
 
 PARTITIONS = 4
 BOTH_GIVE = 6

@@ -48,7 +48,6 @@ def test_where_the_log_began_is_kept_from_the_assignment() -> None:
     assert bench.told.troubles == []
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_what_is_removed_before_a_first_read_is_told(
@@ -71,7 +70,6 @@ async def test_what_is_removed_before_a_first_read_is_told(
     assert (member.chunks[0].log_start, member.records[0].offset) == (20, 20)
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("away", [True, False], ids=["while it was away", "under a running member"])
 async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
@@ -95,7 +93,6 @@ async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str],
     assert (gap.log_start, gap.records[0].offset) == expected
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_an_emptied_log_is_reported_with_its_end(kafka: Kafka, topic: Callable[..., str]) -> None:
     """For a log that was emptied, its beginning and end are reported although no record comes."""

@@ -18,8 +18,6 @@ from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique, until
 from tests.support.limits import LATE
 
-pytestmark = pytest.mark.kafka
-
 
 def numbered(count: int, start: int = 0) -> list[bytes | None]:
     """Return distinct values by number."""

@@ -293,7 +293,6 @@ def test_unknown_is_not_taken_for_none(reset: str) -> None:
     assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
 
 
-@pytest.mark.kafka
 async def test_where_groups_start(each_kafka: Kafka) -> None:
     """Under ``earliest`` a new group reads all records from before. Under ``latest`` it starts at the end, reports so,
     and has it to commit; a group with one commit reads its other partitions from the beginning."""
@@ -318,7 +317,6 @@ async def test_where_groups_start(each_kafka: Kafka) -> None:
 FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_latest_reads_a_topic_that_is_added_from_the_beginning(
@@ -345,7 +343,6 @@ def _has_read(member: Member, values: list[bytes | None]) -> bool:
     return member.values == values
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strategy: str) -> None:
@@ -369,7 +366,6 @@ async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strate
         await member.until(lambda: set(FIFTY) <= set(member.values), "the partition that was added")
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_an_offset_that_cannot_be_used(kafka: Kafka, topic: Callable[..., str]) -> None:
     """A committed offset outside the log leads to its beginning, also under ``latest``. Under ``error`` it ends the run

@@ -157,7 +157,6 @@ def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1
     return name, found
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 @pytest.mark.parametrize("codec", ["uncompressed", "lz4"])
 async def test_a_flipped_bit_is_waited_for_and_told(
@@ -185,7 +184,6 @@ async def test_a_flipped_bit_is_waited_for_and_told(
         assert (await member.source.end_offsets()).unreadable == {}
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd", "uncompressed"])
 async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker, codec: str
@@ -207,7 +205,6 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
         assert member.values == ALL
 
 
-@pytest.mark.kafka
 async def test_ways_past_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
     """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next batch.
     A replay fails at it and says where, since it can neither wait for ever nor skip it."""

@@ -339,7 +339,6 @@ def moving() -> type[Moving]:
     return type("MovingOnce", (Moving,), {})
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_on_a_broker_a_late_start_is_where_the_group_committed(
@@ -361,7 +360,6 @@ async def test_on_a_broker_a_late_start_is_where_the_group_committed(
     assert [committed(kafka, group, name, one).offset for one in range(2)] == [10, 10]
 
 
-@pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_on_a_broker_a_partition_that_waits_can_go_to_others(
