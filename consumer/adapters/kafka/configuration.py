@@ -16,6 +16,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.resources import files
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -61,28 +62,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 LOGGER.addFilter(_is_news)
 
-# Properties to suggest for an unknown one that may be misspelled; librdkafka cannot list its properties.
-_KNOWN: Final = """
-    acks allow.auto.create.topics auto.commit.interval.ms auto.offset.reset batch.num.messages
-    batch.size bootstrap.servers check.crcs client.dns.lookup client.id client.rack compression.codec
-    compression.level compression.type coordinator.query.interval.ms debug delivery.timeout.ms
-    enable.auto.commit enable.auto.offset.store enable.gapless.guarantee enable.idempotence
-    enable.partition.eof enable.ssl.certificate.verification fetch.error.backoff.ms fetch.max.bytes
-    fetch.message.max.bytes fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms group.id
-    group.instance.id group.protocol group.protocol.type group.remote.assignor heartbeat.interval.ms
-    isolation.level linger.ms log_level max.partition.fetch.bytes max.poll.interval.ms message.max.bytes
-    message.send.max.retries message.timeout.ms metadata.max.age.ms partition.assignment.strategy
-    partitioner queue.buffering.backpressure.threshold queue.buffering.max.kbytes
-    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages
-    receive.message.max.bytes reconnect.backoff.ms request.required.acks request.timeout.ms retries
-    sasl.mechanism sasl.oauthbearer.config sasl.password sasl.username security.protocol
-    session.timeout.ms socket.connection.setup.timeout.ms socket.keepalive.enable socket.timeout.ms
-    ssl.ca.location ssl.certificate.location ssl.endpoint.identification.algorithm ssl.key.location
-    ssl.key.password statistics.interval.ms sticky.partitioning.linger.ms topic.blacklist
-    topic.metadata.refresh.interval.ms transaction.timeout.ms transactional.id
-""".split()  # noqa: SIM905  # a list would have a line for each
 _UNKNOWN: Final = re.compile(r'No such configuration property: "([^"]+)"')
-_BARE: Final = re.compile("|".join(map(re.escape, sorted(_KNOWN, key=len, reverse=True))))
 _QUOTED: Final = re.compile(r'["`]([a-z]+(?:\.[a-z0-9]+)+)["`]')
 # With ``group.protocol=consumer`` the broker decides these properties; librdkafka refuses them.
 _NOT_WITH_KIP_848: Final = (
@@ -393,17 +373,23 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
         if "thread" in text or errors.limit_met(error):
             raise errors.KafkaError(f"Kafka: {errors.NO_ROOM} ({text})") from error
         if unknown := _UNKNOWN.search(text):
-            near = nearest(unknown[1], _KNOWN)
+            near = nearest(unknown[1], _known_properties())
             hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
             raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
         if "No provider for SASL mechanism GSSAPI" in text:
             raise SettingsError(_no_mechanism(config)) from error
         # librdkafka's text, with the environment variable in place of each property that it quotes.
         line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
-        line = _BARE.sub(lambda found: variable(found[0]), line)
+        bare = "|".join(map(re.escape, sorted(_known_properties(), key=len, reverse=True)))
+        line = re.sub(bare, lambda found: variable(found[0]), line)
         if "KAFKA_SECURITY_PROTOCOL" in line:
             line = f"{line}: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
         raise SettingsError(f"the Kafka settings cannot be used: {line}") from error
+
+
+def _known_properties() -> list[str]:
+    """Return properties to suggest for one that may be misspelled: librdkafka cannot list its own."""
+    return files("consumer.adapters.kafka").joinpath("properties.txt").read_text("utf-8").split()
 
 
 def _no_mechanism(config: Config) -> str:
