@@ -59,18 +59,13 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: 
     assert admin.calls == ["describe", "describe", "describe", "offsets", "end"]
 
 
-def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
-    """A broker that cannot describe groups, as the embedded one, is queried without that answer: it does no
-    harm there."""
-    describe_group(client_of(refusing(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
-
-
-def test_a_refusal_is_the_caller_s() -> None:
-    """An error that does not pass by waiting is raised to the caller."""
+def test_what_describing_a_group_fails_with() -> None:
+    """A broker that cannot describe groups, as the embedded one, is queried without that answer: it does no harm there.
+    An error that does not pass by waiting is raised to the caller."""
+    until = time.monotonic() + 1.0
+    describe_group(client_of(refusing(KafkaError._UNSUPPORTED_FEATURE)), "shop", until)
     with pytest.raises(KafkaException):
-        describe_group(
-            client_of(refusing(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
-        )
+        describe_group(client_of(refusing(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", until)
 
 
 def test_a_question_without_an_answer_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
