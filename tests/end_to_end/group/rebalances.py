@@ -1,4 +1,4 @@
-"""What must hold in every rebalance, whatever the group's protocol: scenarios that each protocol's file runs.
+"""What must hold in every rebalance, whatever the group's protocol.
 
 Every scenario runs under traffic, against an API that takes its time, with a backlog at the moment it happens,
 so that calls are in flight and events queued behind them. Afterwards nothing is lost, and twice was sent
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
@@ -28,11 +28,9 @@ from tests.end_to_end.group.members import (
     Protocol,
     Traffic,
     leave,
-    until_each_delivers,
-    until_quiet,
 )
 from tests.end_to_end.records import dead_letters
-from tests.support.kafka.broker import RealBroker, wait_until
+from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import Kafka
 
 SLOW = 0.2
@@ -136,122 +134,23 @@ class Scene:
             assert len(again) <= most, f"{len(again)} events were sent again, more than {most}"
 
 
-class _Scenes:
-    protocol: ClassVar[Protocol]
-
-    @contextmanager
-    def scene(
-        self,
-        kafka: Kafka,
-        api: Api,
-        folder: Path,
-        *,
-        seed: int,
-        session: float,
-        shared: bool = False,
-        **faults: Any,
-    ) -> Iterator[Scene]:
-        """A group without members, traffic, and a slow API."""
-        api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW, calls_per_minute=None, **faults)
-        commits = CommitLog(kafka)
-        with (
-            Members(kafka, api, folder, self.protocol, session=session, shared=shared) as group,
-            Traffic(kafka, group.topic, seed=seed, rate=RATE) as traffic,
-        ):
-            yield Scene(group, traffic, api, commits)
-
-
-class Rebalances(_Scenes):
-    """The scenarios; each protocol has a test class that sets `protocol`."""
-
-    def test_members_come_and_go(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """Members join and leave by SIGTERM, one after another and several at once: each event is sent once."""
-        ill = Chance(share=0.05)  # what is tried again lies below what is settled already
-        with self.scene(kafka, api, tmp_path, seed=31, session=LONG, unavailable=ill) as scene:
-            group = scene.group
-            (one,) = group.join(1)
-            group.until_divided(one)
-            scene.burst(one)
-            (two,) = group.join(1)
-            group.until_divided(one, two)
-            scene.burst(one, two)
-            three, four = group.join(2)
-            group.until_divided(one, two, three, four)
-            scene.burst(one, two)
-            leave(one)
-            group.until_divided(two, three, four)
-            scene.burst(two, three)
-            (five,) = group.join(1)  # comes while they go
-            leave(two, three)
-            group.until_divided(four, five)
-            until_each_delivers(four, five)
-            scene.finish(four, five)
-
-    def test_killed(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One member dies in the middle of its calls: the others on that machine send again what it had in
-        flight, and no more."""
-        with self.scene(kafka, api, tmp_path, seed=32, session=SHORT, shared=True) as scene:
-            group = scene.group
-            victim, *others = group.join(3)
-            group.until_divided(victim, *others)
-            scene.strike(signal.SIGKILL, victim)
-            group.until_divided(*others)
-            until_each_delivers(*others)
-            scene.finish(*others)
-
-    def test_frozen(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One member is frozen for longer than the session time-out: others take over; when it continues, it
-        does no harm and works again."""
-        with self.scene(kafka, api, tmp_path, seed=33, session=SHORT) as scene:
-            group = scene.group
-            victim, *others = group.join(3)
-            group.until_divided(victim, *others)
-            scene.strike(signal.SIGSTOP, victim)
-            group.until_divided(*others)
-            group.until_moving()
-            scene.wake(victim)
-            group.until_divided(victim, *others)
-            until_each_delivers(victim, *others)
-            scene.finish(victim, *others)
-
-    def test_two_at_once(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One member dies and one freezes at the same moment: the third reads for both, until one comes back."""
-        with self.scene(kafka, api, tmp_path, seed=34, session=SHORT) as scene:
-            group = scene.group
-            killed, frozen, other = group.join(3)
-            group.until_divided(killed, frozen, other)
-            scene.strike(signal.SIGSTOP, killed, frozen)
-            killed.kill()
-            group.until_divided(other)
-            group.until_moving()
-            scene.wake(frozen)
-            group.until_divided(frozen, other)
-            until_each_delivers(frozen, other)
-            scene.finish(frozen, other)
-
-
-class Woken(_Scenes):
-    """The scenario that needs a broker of its own, because the broker is stopped for a moment."""
-
-    def test_woken_before_the_broker(self, own_kafka: RealBroker, api: Api, tmp_path: Path) -> None:
-        """Away past the session time-out, and nobody to tell it so: it sends nothing before it has heard.
-
-        Its calls come home, so it could send what is queued; but that is another member's by now.
-        """
-        kafka = Kafka(own_kafka.bootstrap_servers, "real")
-        with self.scene(kafka, api, tmp_path, seed=35, session=SHORT) as scene:
-            group = scene.group
-            victim, other = group.join(2)
-            group.until_divided(victim, other)
-            scene.strike(signal.SIGSTOP, victim)
-            group.until_divided(other)
-            group.until_moving()
-            own_kafka.pause()
-            try:
-                scene.wake(victim)
-                until_quiet(victim)
-            finally:
-                own_kafka.resume()
-            group.until_divided(victim, other)
-            until_each_delivers(victim, other)
-            scene.finish(victim, other)
+@contextmanager
+def staged(
+    kafka: Kafka,
+    api: Api,
+    folder: Path,
+    protocol: Protocol,
+    *,
+    seed: int,
+    session: float = SHORT,
+    shared: bool = False,
+    **faults: Any,
+) -> Iterator[Scene]:
+    """A group without members, traffic, and a slow API."""
+    api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW, calls_per_minute=None, **faults)
+    commits = CommitLog(kafka)
+    with (
+        Members(kafka, api, folder, protocol, session=session, shared=shared) as group,
+        Traffic(kafka, group.topic, seed=seed, rate=RATE) as traffic,
+    ):
+        yield Scene(group, traffic, api, commits)

@@ -35,7 +35,7 @@ from tests.support.kafka.harness import Kafka
 
 BATCH, CONCURRENCY = 20, 4
 BUDGET = Budget(events=400, bytes=16 << 20)
-PAUSE = 45.0
+PAUSE = 25.0
 SESSION = 6.0
 """Seconds; the broker's KIP-848 groups have the same (tests/support/kafka/broker.py)."""
 SLOW = 13.0
