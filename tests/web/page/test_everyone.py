@@ -35,7 +35,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
     """Unknown values leave a gap in the curve; the value at the cursor can be read with mouse, keyboard and screen
-    reader."""
+    reader. The plots cover the last day on demand."""
     async with look(visit, scenes.full(), scenes.history()) as (_, shown):
         canvas = shown.locator("#plot-rate .canvas")
         await canvas.wait_for()
@@ -64,16 +64,9 @@ async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
         table = await text(shown, "#plot-behind details table")
         assert table.startswith("time oldest record 22:13:20 1.5 s")
         assert "unknown" in table
-
-
-async def test_plots_cover_the_last_day_on_demand(visit: Visit) -> None:
-    """The hour has a point every ten seconds, the day every two minutes."""
-    async with look(visit, scenes.full(), scenes.history()) as (_, shown):
-        await shown.wait_for_selector("#plot-rate .canvas")
         await shown.check("input[value=day]")
-        assert "over the last day" in str(await shown.get_attribute("#plot-rate .canvas", "aria-label"))
-        ticks = await shown.locator("#plot-rate .canvas text").all_text_contents()
-        assert {"00:00", "12:00"} <= set(ticks)
+        assert "over the last day" in str(await canvas.get_attribute("aria-label"))
+        assert {"00:00", "12:00"} <= set(await canvas.locator("text").all_text_contents())
 
 
 async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit) -> None:

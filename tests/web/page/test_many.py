@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, fits, look, needs_browser, shoot, text, visit
+from tests.web.page.browser import SIZES, Visit, fits, look, needs_browser, shoot, shows, text, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -56,8 +56,9 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
 
 
 async def test_workers_are_shown(visit: Visit) -> None:
-    """Each with its state and restarts; the partitions are then those of all."""
-    async with look(visit, scenes.crowd()) as (_, shown):
+    """Each with its state and restarts; the partitions are then those of all. A single process has none, nor a table
+    for them."""
+    async with look(visit, scenes.crowd()) as (server, shown):
         lines = await shown.locator("#workers tbody tr").all_inner_texts()
         assert [" ".join(line.split()) for line in lines] == [
             "Worker 1 running 2 120,000 40 0 0.3 s ago",
@@ -66,10 +67,6 @@ async def test_workers_are_shown(visit: Visit) -> None:
             "Worker 4 starting 0 – – 0 0.3 s ago",
         ]
         assert await text(shown, "#h-partitions") == "Partitions of all workers"
-
-
-async def test_a_single_process_has_no_workers(visit: Visit) -> None:
-    """Nor a table for them."""
-    async with look(visit, scenes.full()) as (_, shown):
+        server.tell(workers=[])
+        await shows(shown, "Partitions of this member", "#h-partitions")
         assert await shown.is_hidden("#by-worker")
-        assert await text(shown, "#h-partitions") == "Partitions of this member"
