@@ -93,25 +93,6 @@ def test_held_records_wait_for_room_in_their_order() -> None:
     assert [event_ids(core.accept()) for _ in range(3)] == [["b"], ["c"], ["d"]]
 
 
-@pytest.mark.parametrize("revoked", [False, True])
-def test_held_records_go_with_their_partition(revoked: bool) -> None:
-    """Held records of a lost or revoked partition are dropped and counted as released; held ones of others are read."""
-    core = tight()
-    core.assign(1, epoch=2)
-    core.fetch(*(padded(f"a{n}", 900) for n in range(5)))
-    core.fetch(padded("b", 900), partition=1)
-    assert core.statistics().held == 4
-    if revoked:
-        assert released(core.revoke(0, grace=0.0)) == []
-    else:
-        core.lose(0)
-    core.tick()
-    totals = core.statistics().totals
-    assert (totals.open, totals.released, core.statistics().held) == (1, 5, 0)
-    core.deliver()
-    assert [event_ids(one) for one in core.log if isinstance(one, m.Send)] == [["b"]]
-
-
 def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
     """While a revoke waits for calls in flight, held records of its partition are dropped and not read."""
     core = tight()
@@ -122,37 +103,6 @@ def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
     core.deliver_one()
     assert [one.next_offset for one in released(core.log) or []] == [1]
     assert not core.has(m.LookUpKeys)
-
-
-def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
-    """Records fetched again replace held ones from that offset on: each record is processed once."""
-    core = tight()
-    values = [padded(f"{n}", 900) for n in range(8)]
-    core.fetch(*values)
-    assert (core.statistics().totals.read, core.statistics().held) == (2, 6)
-    core.offsets[0] = 5
-    core.fetch(*values[5:])
-    assert core.statistics().held == 6
-    assert core.statistics().totals.released == 3
-    assert core.reports("position_went_back") == []
-    core.deliver()
-    assert core.statistics().totals.delivered == 8
-    assert core.committable() == 8
-
-
-def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
-    """When the position goes back below held records, open ones from there are released and held ones dropped."""
-    core = tight()
-    values = [padded(f"{n}", 900) for n in range(6)]
-    core.fetch(*values)
-    core.offsets[0] = 1
-    core.fetch(*values[1:])
-    assert len(core.reports("position_went_back")) == 1
-    totals = core.statistics().totals
-    assert (totals.open, totals.released, core.statistics().held) == (2, 5, 4)
-    kind(core)
-    assert core.committable() == 6
-    assert core.statistics().totals.released == 5
 
 
 def test_the_budget_in_events_holds_too() -> None:
@@ -187,19 +137,6 @@ def test_one_event_larger_than_the_budget_goes_alone() -> None:
 # -- deferred records
 
 
-def test_records_without_their_schema_fill_half() -> None:
-    """While the registry is down, records without a schema fill half of the budget, as they grow later."""
-    core = tight()
-    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(20)))
-    assert 0.7 * BUDGET / 2 < core.pipeline.parking.size <= BUDGET / 2
-    assert core.pipeline.ledger.open_bytes == core.pipeline.parking.size
-    parked = core.statistics().totals.open
-    assert core.statistics().held == 20 - parked
-    core.feed(m.SchemaUnavailable(core.take(m.FetchSchema).ref, "timeout"))
-    core.advance(60.0)
-    assert core.statistics().totals.open == parked
-
-
 def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that waited for their schema are read a few at a time: read, a hostile record grows large."""
     slices: list[list[int]] = []
@@ -231,20 +168,6 @@ def test_records_with_a_known_schema_use_the_other_half() -> None:
     assert [event_ids(core.accept()) for _ in range(4)] == [["p0"], ["p1"], ["p2"], ["p3"]]
 
 
-def test_records_grow_when_their_schema_comes() -> None:
-    """When a schema comes, as many records are converted as fit with their JSON; the others stay open, deferred."""
-    core = tight()
-    core.fetch(
-        *(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)), *(of_schema("z", "1") for _ in range(4))
-    )
-    before = core.pipeline.ledger.open_bytes
-    core.feed(m.SchemaFound(ref("1"), "{}"))
-    core.waiting = [one for one in core.waiting if not isinstance(one, m.FetchSchema)]
-    assert before < core.pipeline.ledger.open_bytes <= BUDGET
-    kind(core)
-    assert core.committable() == 6
-
-
 def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None:
     """A deferred event whose JSON does not fit is sent when all open records are deferred or wait for a schema."""
     core = tight()
@@ -260,27 +183,6 @@ def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None
         core.store_keys()
     assert sorted(seen) == ["0", "1", "p"]
     assert core.statistics().totals.open == 1
-
-
-@pytest.mark.parametrize("revoked", [False, True])
-def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
-    """Deferred records of a lost or revoked partition are dropped, and held ones of another partition are read."""
-    core = tight()
-    core.assign(1, epoch=2)
-    core.fetch(padded("p", 900), partition=1)
-    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 350) for n in range(2)))
-    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
-    assert core.pipeline.admission.deferred == 2
-    core.fetch(padded("q", 500), partition=1)
-    assert core.statistics().held == 1
-    if revoked:
-        core.revoke(0, grace=0.0)
-    else:
-        core.lose(0)
-    core.tick()
-    assert (core.pipeline.admission.deferred, core.statistics().held) == (0, 0)
-    kind(core)
-    assert core.statistics().totals.delivered == 2
 
 
 def half_deferred() -> Core:

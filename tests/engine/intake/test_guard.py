@@ -17,7 +17,6 @@ from tests.engine.building import (
     Core,
     FakeDecoder,
     answer_body,
-    chunk,
     event,
     event_ids,
     filtered,
@@ -79,14 +78,6 @@ def tripped(core: Core) -> tuple[str, int, int] | None:
 # -- when the guard trips
 
 
-def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
-    """More dead letters than the share in a full sample stop intake, and the snapshot names topic and numbers."""
-    core = guarded()
-    core.fetch(*good(4), *bad(6))
-    assert tripped(core) == (TOPIC, 6, 10)
-    assert core.pipeline.room() == 0
-
-
 @pytest.mark.parametrize("transform", ["", "shop.events:clean"])
 def test_the_section_of_the_mapping_is_named(transform: str) -> None:
     """The guard names the mapping's section, also for undecodable records and for failures of the user's function."""
@@ -109,57 +100,6 @@ def test_the_section_of_the_mapping_is_named(transform: str) -> None:
     core.store_letters()
     assert core.statistics().counters.by_section == {("shop.Click", "dead_lettered"): 5}
     assert {letter.section for letter in core.statistics().letters} == {"shop.Click"}
-
-
-def test_exactly_the_share_does_not_trip_it() -> None:
-    """Exactly the share does not trip the guard, for any time."""
-    core = guarded()
-    for _ in range(20):
-        core.fetch(*(value for pair in zip(good(5), bad(5), strict=True) for value in pair))
-        core.store_letters()
-    assert tripped(core) is None
-
-
-def test_fewer_records_than_a_sample_do_not_trip_it() -> None:
-    """Nine bad records of nine do not trip the guard; with the tenth record the sample is full."""
-    core = guarded()
-    core.fetch(*bad(9))
-    assert tripped(core) is None
-    core.fetch(*good(1))
-    assert tripped(core) == (TOPIC, 9, 10)
-
-
-def test_the_latest_records_count() -> None:
-    """Only the latest records count: older bad ones do not trip the guard, older good ones do not prevent it."""
-    core = guarded()
-    core.fetch(*bad(5), *good(10))
-    core.fetch(*bad(5))
-    assert tripped(core) is None
-    core.fetch(*bad(1))
-    assert tripped(core) == (TOPIC, 6, 10)
-
-
-def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
-    """Each topic has its own share."""
-    core = guarded()
-    core.feed(m.Assigned([m.Assignment(OTHER_TOPIC, 0, 2, 0, False, None, "")]))
-    for n in range(10):
-        core.fetch(*good(20, f"{n}-"))
-        poison = chunk([UNDECODABLE], offset=n, epoch=2)._replace(topic=OTHER_TOPIC)
-        assert tripped(core) is None
-        core.feed(m.Fetched([poison]))
-    assert tripped(core) == (OTHER_TOPIC, 10, 10)
-
-
-def test_filtered_records_do_not_count() -> None:
-    """Filtered records do not count: nine of ten may be filtered, and the share is that of the others."""
-    core = guarded()
-    for n in range(9):
-        core.fetch(*[filtered()] * 9, *bad(1))
-        core.store_letters()
-        assert tripped(core) is None, n
-    core.fetch(*[None] * 9, *bad(1))
-    assert tripped(core) == (TOPIC, 10, 10)
 
 
 @pytest.mark.parametrize(
@@ -211,16 +151,6 @@ def test_duplicates_are_good() -> None:
         judge(core)
     assert core.statistics().totals.duplicate == 20
     assert tripped(core) is None
-
-
-def test_rejected_and_refused_records_add_up() -> None:
-    """Rejected and refused records add up: four rejected and three refused of ten trip the guard."""
-    core = guarded(batch_events=6)
-    core.fetch(*bad(4), *good(3, "g"), *good(3, "bad"))
-    core.store_letters()
-    assert tripped(core) is None
-    judge(core)
-    assert tripped(core) == (TOPIC, 7, 10)
 
 
 def test_refusals_count_long_after_the_sample_went_on() -> None:
