@@ -313,7 +313,8 @@ def test_source_and_wheel_carry_licence_version_and_schemas(
     with zipfile.ZipFile(wheel) as archive_of_wheel:
         metadata = message_from_bytes(archive_of_wheel.read(f"{name}.dist-info/METADATA"))
         assert archive_of_wheel.read(f"{name}.dist-info/licenses/LICENSE") == licence
-        assert "consumer/schemas/commerce_event.avsc" in archive_of_wheel.namelist()
+        data = {"schemas/commerce_event.avsc", "demo/request.schema.json", "demo/shop.toml"}
+        assert {f"consumer/{name}" for name in data} <= {*archive_of_wheel.namelist()}
     assert (metadata["Version"], metadata["License-Expression"]) == (__version__, "Apache-2.0")
     assert metadata["Author"] == "pinstream contributors"
 
