@@ -356,16 +356,6 @@ def test_a_test_that_would_hang_is_told() -> None:
         unbounded(hang())
 
 
-def test_virtual_time_jumps() -> None:
-    """A day passes in no time, to the second."""
-
-    async def sleep() -> float:
-        await asyncio.sleep(86_400.0)
-        return now()
-
-    assert run(sleep()) == pytest.approx(START + 86_400.0)
-
-
 def test_the_engine_is_told_of_a_lost_lease_whatever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here, keys were to be stored. No call begins until the lease is renewed, which is requested at once."""
     process = Process(World(p0=values(1)), lease=60.0, call_timeout=1.0)

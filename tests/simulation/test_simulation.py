@@ -186,12 +186,6 @@ def test_the_command_line_exits_0_when_all_holds() -> None:
     ]
 
 
-def test_a_position_that_goes_back_between_open_records_loses_none() -> None:
-    """A log was truncated above open records: those below the cut must still be delivered."""
-    for seed in range(20):
-        World(draw(seed)).run()
-
-
 def test_a_refused_account_does_not_hold_up_the_others() -> None:
     """While account 1 is refused (403), events of account 2 go on (docs/why.md: rudder-server #4953)."""
     policy = Policy(linger=0.05, max_open_events=500, destination=DESTINATION)

@@ -98,21 +98,6 @@ def test_a_start_to_commit_is_committable_before_any_record() -> None:
     assert committable(opened(commit_start=True, start=None)) is None
 
 
-def test_an_ended_assignment_settles_nothing() -> None:
-    """Records of an ended assignment do not settle or commit; open ones no longer count as read but as released."""
-    ledger = opened()
-    block = track(ledger, 0, 1)
-    ledger.settle_row(block, 0, Disposition.DELIVERED)
-    state = ledger.drop(TP)
-    assert state is not None
-    assert ledger.settle_row(block, 1, Disposition.DELIVERED) is False
-    assert ledger.final_positions([state]) == []
-    assert ledger.to_commit() == []
-    totals = ledger.totals()
-    assert (totals.read, totals.delivered, totals.open, totals.released) == (1, 1, 0, 1)
-    assert (ledger.open, ledger.open_bytes) == (0, 0)
-
-
 def test_what_is_committed_is_not_offered_again() -> None:
     """Only positions ahead of the committed one are returned; a draining partition is committed at its end alone."""
     ledger = opened()
