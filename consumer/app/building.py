@@ -143,7 +143,7 @@ def service(
     `function`: the user's, see `transformer`.
     """
     # `parts` closes what is opened here in reverse order.
-    api = wraps.dry_run or wraps.api(_connected_api(settings, parts))
+    api = wraps.api(_connected_api(settings, parts)) if wraps.dry_run is None else wraps.dry_run
     letters, producer = wraps.letters, None
     if letters is None:
         letters = producer = DeadLetterProducer(
