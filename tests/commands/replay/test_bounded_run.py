@@ -217,7 +217,7 @@ def slowly(process: Bounded) -> Answering:
     """Return answers that take longer than the next fetch."""
 
     async def answer(command: m.Send) -> m.Answered:
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(6.0)
         return await process.api.accept(command)
 
     return answer
