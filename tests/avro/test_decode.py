@@ -56,70 +56,48 @@ def code(decoded: object) -> str:
     return decoded.code
 
 
-def test_confluent_prefix() -> None:
-    """``00`` and a big-endian id name the schema. While it is unknown, decoding returns its ref; once learnt,
-    the event."""
-    made = decoder()
-    value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
-    assert made.decode(record(value)) == SEVEN
-    assert made.add_schema(SEVEN, json.dumps(SCHEMA)) is None
-    assert made.decode(record(value)) == EVENT
+ID = b"\x00\x00\x00\x00\x07"
+OLDER = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
 
 
-def test_the_largest_confluent_id_is_unsigned() -> None:
-    """The id of Confluent's prefix is read as an unsigned integer of four bytes."""
-    assert decoder().decode(record(b"\x00\xff\xff\xff\xff")) == SchemaRef("id", "4294967295")
-
-
-def test_header_guid_as_confluents_own_serialiser_writes_it() -> None:
-    """The GUID in the header that Confluent's serialiser writes names the schema; the value is the bare datum."""
-    written: list[Any] = []
+def as_confluent_writes_it() -> Record:
+    """Return a record whose header has the GUID of its schema, beside another header."""
+    written: list[Any] = [("traceparent", b"00-1")]
     context = SerializationContext("t", MessageField.VALUE, headers=written)
     value = header_schema_id_serializer(datum(EVENT), context, SchemaId("AVRO", 7, GUID))
-    ref = SchemaRef("guid", GUID)
-    headers: tuple[tuple[str, bytes], ...] = tuple(written)
+    return record(value, *written)
+
+
+@pytest.mark.parametrize(
+    ("written", "ref", "schema"),
+    [
+        (record(ID + datum(EVENT)), SEVEN, SCHEMA),
+        # The id is unsigned.
+        (record(b"\x00\xff\xff\xff\xff" + datum(EVENT)), SchemaRef("id", "4294967295"), SCHEMA),
+        (as_confluent_writes_it(), SchemaRef("guid", GUID), SCHEMA),
+        # A header that begins with magic byte 0 holds an id.
+        (record(datum(EVENT), (SCHEMA_ID_HEADER, ID)), SEVEN, SCHEMA),
+        # Of several headers the first with a value counts, as for Confluent's deserialiser.
+        (record(datum(EVENT), (SCHEMA_ID_HEADER, ID), (SCHEMA_ID_HEADER, ID[:-1] + b"\x08")), SEVEN, SCHEMA),
+        (record(ID + datum(EVENT), (SCHEMA_ID_HEADER, None)), SEVEN, SCHEMA),
+        # The key's header says nothing of the value.
+        (record(ID + datum(EVENT), ("__key_schema_id", b"\x01" + uuid.UUID(GUID).bytes)), SEVEN, SCHEMA),
+        # A fingerprint is asked for in the form that the record has it: little-endian hex.
+        (record(Encoder(OLDER).encode({"id": "e-1"})),
+         SchemaRef("fingerprint", Encoder(OLDER).encode({"id": "e-1"})[2:10].hex()), OLDER),
+    ],
+)  # fmt: skip
+def test_how_a_record_names_its_schema(written: Record, ref: SchemaRef, schema: dict[str, Any]) -> None:
+    """While the schema that a record names is unknown, decoding returns its ref; once learnt, the event."""
     made = decoder()
-    assert made.decode(record(value, *headers)) == ref
-    made.add_schema(ref, SCHEMA)
-    assert made.decode(record(value, ("traceparent", b"00-1"), *headers)) == EVENT
-
-
-def test_header_may_hold_an_id() -> None:
-    """A schema header that begins with magic byte 0 holds an id."""
-    made = decoder(SEVEN)
-    assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07"))) == EVENT
-
-
-def test_the_first_schema_header_with_a_value_counts() -> None:
-    """Of several schema headers the first with a value counts, as for Confluent's deserialiser; one without is
-    ignored."""
-    made = decoder(SEVEN)
-    first, second = b"\x00\x00\x00\x00\x07", b"\x00\x00\x00\x00\x08"
-    assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, first), (SCHEMA_ID_HEADER, second))) == EVENT
-    assert made.decode(record(first + datum(EVENT), (SCHEMA_ID_HEADER, None))) == EVENT
-
-
-def test_the_keys_schema_header_says_nothing_of_the_value() -> None:
-    """The header ``__key_schema_id`` is ignored: it is about the key."""
-    made = decoder(SEVEN)
-    value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
-    assert made.decode(record(value, ("__key_schema_id", b"\x01" + uuid.UUID(GUID).bytes))) == EVENT
+    assert made.decode(written) == ref
+    assert made.add_schema(ref, json.dumps(schema)) is None
+    assert made.decode(written) == EVENT
 
 
 def test_single_object_of_our_own_schema_needs_no_look_up() -> None:
     """A record in single-object encoding that was written with the reader's own schema is read without a look-up."""
     assert decoder().decode(record(Encoder(SCHEMA).encode(EVENT))) == EVENT
-
-
-def test_single_object_of_another_schema_is_asked_for() -> None:
-    """An unknown fingerprint is asked for in the form that the record has it: little-endian hex."""
-    older = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
-    value = Encoder(older).encode({"id": "e-1"})
-    ref = SchemaRef("fingerprint", value[2:10].hex())
-    made = decoder()
-    assert made.decode(record(value)) == ref
-    made.add_schema(ref, older)
-    assert made.decode(record(value)) == EVENT
 
 
 @pytest.mark.parametrize(
@@ -144,14 +122,11 @@ def test_single_object_of_another_schema_is_asked_for() -> None:
 )
 def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> None:
     """Each way in which a record can be malformed is rejected with its own code."""
-    assert code(decoder(SEVEN).decode(record(value))) == expected
-
-
-def test_bytes_that_are_left_over_are_rejected() -> None:
-    """Bytes after the end of the datum are rejected, and the message names the schema that the record was read by."""
-    rejection = decoder(SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
+    rejection = decoder(SEVEN).decode(record(value))
+    assert code(rejection) == expected
     assert isinstance(rejection, Rejection)
-    assert rejection.message == "bytes are left over after the datum of schema id 7"
+    if expected == "trailing_bytes":
+        assert rejection.message == "bytes are left over after the datum of schema id 7"
 
 
 @pytest.mark.parametrize(

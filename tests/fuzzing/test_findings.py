@@ -180,15 +180,15 @@ def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
 # ------------------------------------------------------------------------------------------------- data
 
 
-def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
+def test_a_map_of_many_keys_costs_what_it_is() -> None:
     """If the keys are only claimed, the map costs nothing (`test_decode_hostile`); if they are there, it is
     read in time and memory of its size."""
     schema = avro.record("E", v=avro.map_of("null"))
     decoder, _ = learn(schema, schema)
-    keys = b"".join(b"\x0e%07d" % number for number in range(1_000_000))
-    event = decoder.decode(Record(0, -1, None, HEAD + zigzag(1_000_000) + keys + b"\x00", ()))
+    keys = b"".join(b"\x0e%07d" % number for number in range(200_000))
+    event = decoder.decode(Record(0, -1, None, HEAD + zigzag(200_000) + keys + b"\x00", ()))
     assert isinstance(event, dict)
-    assert len(event["v"]) == 1_000_000
+    assert len(event["v"]) == 200_000
     claimed = check_decoding(decoder, Record(0, -1, None, HEAD + zigzag(2**62) + keys[:8_000], ()))
     assert isinstance(claimed, Rejection)
 
