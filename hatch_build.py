@@ -37,7 +37,7 @@ MODULES = (
 CONSTANTS = {
     "consumer/adapters/key_store/plain.py": ("BLOCK_BYTES", "ENTRY_BYTES", "MOST_BITS"),
     "consumer/avro/reading.py": ("MOST_ITEMS",),
-    "consumer/conversion/codes.py": ("Code", "Glance", "Usual"),
+    "consumer/conversion/codes.py": ("Code", "Glance", "Usual", "Way"),
     "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
     "consumer/engine/messages.py": ("Found",),
     "consumer/engine/model.py": ("Record",),

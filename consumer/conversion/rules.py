@@ -136,17 +136,8 @@ def click_id_of(url: str) -> str | None:
 CRAWLERS: Final = {
     "bot": (
         *("adsbot-google", "ahrefsbot", "amazonbot", "applebot", "bingbot", "ccbot", "claudebot", "dotbot"),
-        *(
-            "duckduckbot",
-            "googlebot",
-            "gptbot",
-            "linkedinbot",
-            "mj12bot",
-            "petalbot",
-            "pinterestbot",
-            "semrushbot",
-        ),
-        *("storebot-google", "twitterbot", "yandexbot"),
+        *("duckduckbot", "googlebot", "gptbot", "linkedinbot", "mj12bot", "petalbot", "pinterestbot"),
+        *("semrushbot", "storebot-google", "twitterbot", "yandexbot"),
     ),
     "spider": ("baiduspider", "bytespider"),
     "externalhit": ("facebookexternalhit",),

@@ -6,7 +6,6 @@ What follows from any other answer (a refusal, a warning) the functions of the p
 """
 
 from consumer.conversion import decisions as decide
-from consumer.conversion.codes import Way
 from consumer.conversion.converter import Rejected, judged, sent_of_many
 from consumer.conversion.decisions import note
 from consumer.conversion.layout import ComputedAt
@@ -125,27 +124,31 @@ cdef class Field:
     cdef bytes key, constant
     cdef At at, gather
     cdef Shortcut ask
-    cdef int mark
-    cdef bint is_followed, may_be_zero, is_list, is_hashed, takes_click_id
+    cdef int mark, way
+    cdef bint is_followed, may_be_zero, is_list, takes_click_id
 
     def __init__(self, compiled):
         field = compiled.field
         self.field, self.key, self.constant = field, compiled.key, compiled.constant
         self.at, self.gather = at(compiled.at), at(compiled.gather)
-        self.ask, self.mark = Shortcut(field.ask, compiled.usual), field.mark
+        self.ask, self.mark, self.way = Shortcut(field.ask, compiled.usual), field.mark, field.way
         self.is_list, self.takes_click_id, self.may_be_zero = field.is_list, field.takes_click_id, field.zero is not None
-        self.is_hashed = field.way == Way.DIGESTS
         self.is_followed = field.is_judged and not self.may_be_zero
 
-    cdef list texts_of(self, list values):
-        """Return what is sent of these values if it is text for each; None: `sent_of_many` says it."""
+    cdef object usual_of(self, list values):
+        """Return what is sent of these values, if each is answered by text from which nothing else follows; None:
+        `sent_of_many` says it."""
         cdef list found = []
+        if self.way == WAY_TOTAL or self.way != WAY_FIRST and len(values) > FEW:
+            return None
         for value in values:
             answer = self.ask.answer(value)
-            if type(answer) is not str:
+            if type(answer) is not str or self.is_judged(answer):
                 return None
+            if self.way == WAY_FIRST:
+                return answer
             found.append(answer)
-        return list(dict.fromkeys(found)) if self.is_hashed else found
+        return list(dict.fromkeys(found)) if self.way == WAY_DIGESTS else found
 
     cdef inline bint is_judged(self, object answer) noexcept:
         """Return whether more follows from an answer than that it is sent; of an amount, only if it begins with 0."""
@@ -219,7 +222,7 @@ cdef class Writing:
         if field.gather is not None:
             values = field.gather.values(slots, self.reader)
             if len(values) > 1:
-                sent = field.texts_of(values) if field.is_list and len(values) <= FEW else None
+                sent = field.usual_of(values)
                 return sent_of_many(field.field, field.ask, values, self.warning()) if sent is None else sent
             value = values[0] if values else None
         else:

@@ -87,8 +87,15 @@ cdef class Page:
 
     cdef int value(self, object value) except -1:
         """Write a value and a comma. Raises the errors of orjson."""
+        cdef Py_ssize_t begun
         if type(value) is str:
             return self.text(value)
+        if type(value) is list:
+            self.raw(b"[", 1)
+            begun = self.size
+            for one in <list> value:
+                self.value(one)
+            return self.close(begun, c"]")
         self.put(dumps(value))
         return self.raw(",", 1)
 

@@ -121,21 +121,22 @@ cdef extern from *:
     }
 
     /* What a text has: exactly one sign @; characters that stand between addresses or around one (and =, ?); a
-       digit other than 0. */
-    enum { ONE_AT = 1, AROUND_ADDRESSES = 2, A_DIGIT = 4 };
+       digit other than 0; a blank. */
+    enum { ONE_AT = 1, AROUND_ADDRESSES = 2, A_DIGIT = 4, A_BLANK = 8 };
 
-    /* Put a text into a block, in lower case or as it is, zeros behind it. Gives whether it has blanks or control
-       characters at all, and in `has` what else it has. */
+    /* Put a text into a block, in lower case or as it is, zeros behind it. Gives whether it has control characters,
+       and in `has` what else it has. */
     static inline int into_block(
         const unsigned char *padded, int size, int lower, unsigned char *block, int *has
     ) {
-        Sixteen blanks = {0}, signs = {0}, around = {0}, digits = {0};
+        Sixteen controls = {0}, blanks = {0}, signs = {0}, around = {0}, digits = {0};
         for (int at = 0; at < HASH_BLOCK; at += 16) {
             Sixteen bytes = sixteen(padded + at);
             Sixteen inside = first(size - at > 16 ? 16 : size > at ? size - at : 0);
             if (lower) bytes += (bytes >= 'A') & (bytes <= 'Z') & 32;
             bytes &= inside;
-            blanks |= (bytes <= 32) & inside;
+            controls |= (bytes < 32) & inside;
+            blanks |= bytes == 32;
             signs -= bytes == '@';  /* counted by place: one sign leaves one bit in all */
             around |= ((bytes >= ':') & (bytes <= '?')) | (bytes == ',')
                 | ((bytes >= '(') & (bytes <= ')')) | ((bytes >= '[') & (bytes <= ']'));
@@ -146,8 +147,9 @@ cdef extern from *:
         memcpy(half, &signs, sizeof half);
         const uint64_t all = half[0] | half[1];
         const int one = all && !(half[0] && half[1]) && !(all & (all - 1)) && (all & 0x0101010101010101u);
-        *has = (one ? ONE_AT : 0) | (is_any(around) ? AROUND_ADDRESSES : 0) | (is_any(digits) ? A_DIGIT : 0);
-        return is_any(blanks);
+        *has = (one ? ONE_AT : 0) | (is_any(around) ? AROUND_ADDRESSES : 0) | (is_any(digits) ? A_DIGIT : 0)
+            | (is_any(blanks) ? A_BLANK : 0);
+        return is_any(controls);
     }
     """
     enum:
@@ -156,6 +158,7 @@ cdef extern from *:
         ONE_AT
         AROUND_ADDRESSES
         A_DIGIT
+        A_BLANK
     bint is_plain(const unsigned char* padded, Py_ssize_t size) noexcept
     void copy_padded(char* into, const void* padded, Py_ssize_t size) noexcept
     void words_of(const unsigned char* padded, Py_ssize_t size, uint64_t* words) noexcept

@@ -230,16 +230,18 @@ cdef inline int block_of(int kind, const unsigned char* padded, Py_ssize_t lengt
     cdef int has = 0, size = <int> length
     if length == 0 or length > MOST_HASHED:
         return 0
+    if kind == USUAL_NAME:  # blanks inside stay
+        if into_block(padded, size, True, block, &has) or padded[0] == 32 or padded[size - 1] == 32:
+            return 0
+        return 0 if is_no_name(block, size) else size
     if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
-        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, &has):
+        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, &has) or has & A_BLANK:
             return 0
         if kind != USUAL_EMAIL:  # no word that stands for nothing has a digit
             return size if has & A_DIGIT else 0
         if has & (ONE_AT | AROUND_ADDRESSES) != ONE_AT or block[0] == c"@":
             return 0
         return 0 if block[size - 1] == c"@" or block[size - 1] == c'"' else size
-    if kind == USUAL_NAME and not into_block(padded, size, True, block, &has):
-        return 0 if is_no_name(block, size) else size
     memset(block, 0, HASH_BLOCK)
     return normalised(kind, padded, size, block)
 
@@ -250,23 +252,9 @@ cdef int normalised(int kind, const unsigned char* text, int size, unsigned char
         return phone(text, size, into)
     if kind == USUAL_DIGITS:
         return digits_only(text, size, into)
-    if kind == USUAL_NAME:
-        return person_name(text, size, into)
     if kind == USUAL_CITY:
         return city(text, size, into)
     return birthday(text, size, into) if kind == USUAL_BIRTHDAY else 0
-
-
-cdef int person_name(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Normalise text without blanks around it: lower case; blanks inside stay."""
-    cdef int at
-    if text[0] <= 32 or text[size - 1] <= 32:
-        return 0
-    for at in range(size):
-        if text[at] < 32:
-            return 0
-        into[at] = lowered(text[at])
-    return 0 if is_no_name(into, size) else size
 
 
 cdef bint is_no_name(const unsigned char* lowered, int size) noexcept:
