@@ -87,65 +87,49 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
     assert len(bench.made) == 2
 
 
-def test_a_client_is_not_replaced_before_there_is_a_token(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["a token", "a certificate"])
+def test_a_client_is_not_replaced_before_another_can_be_made(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """While IAM gives no token, a client that lost its brokers is kept and the reason reported; then another
-    one joins."""
-    servers = "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098"
-    keys = {
-        "AWS_ACCESS_KEY_ID": "AKIDTESTS",
-        "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in {**keys, "AWS_SHARED_CREDENTIALS_FILE": "/none", "AWS_CONFIG_FILE": "/none"}.items():
-        monkeypatch.setenv(name, value)
-    msk.tokens_of.cache_clear()
-    bench = Bench(settings={"sasl.mechanism": "AWS_MSK_IAM", "bootstrap.servers": servers})
-    bench.assign(0)
-    first = bench.consumer
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    msk.tokens_of.cache_clear()
-    strand(first)
-    bench.fetch()
-    assert bench.consumer is first
-    [(code, text)] = bench.told.troubles
-    assert (code, bench.told.losses) == ("_AUTHENTICATION", [])
-    assert "no token for AWS_MSK_IAM (eu-west-1): " in text
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
-    clock.now += 10.0
-    bench.fetch()
-    assert bench.consumer is not first
-    assert bench.told.losses == [[TopicPartition("t", 0)]]
-    msk.tokens_of.cache_clear()
-
-
-def test_a_client_is_not_replaced_while_a_certificate_is_missing(tmp_path: Path, clock: Clock) -> None:
-    """While a certificate is missing, a client that lost its brokers is kept and the reason reported every ten
-    seconds, not with every fetch; once the file is there, another client joins."""
+    """While IAM gives no token, or a certificate is missing, a client that lost its brokers is kept, and the reason
+    reported every ten seconds, not with every fetch; once it is there, another client joins."""
     authority = tmp_path / "ca.pem"
     authority.touch()
-    bench = Bench(settings={"ssl.ca.location": str(authority)})
+    if missing == "a token":
+        servers = "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098"
+        nowhere = {"AWS_SHARED_CREDENTIALS_FILE": "/none", "AWS_CONFIG_FILE": "/none"}
+        secret = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_EC2_METADATA_DISABLED": "true"}
+        for name, value in {"AWS_ACCESS_KEY_ID": "AKIDTESTS", **secret, **nowhere}.items():
+            monkeypatch.setenv(name, value)
+        settings = {"sasl.mechanism": "AWS_MSK_IAM", "bootstrap.servers": servers}
+        said = "Kafka: no token for AWS_MSK_IAM (eu-west-1): "
+    else:
+        settings = {"ssl.ca.location": str(authority)}
+        said = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
+    msk.tokens_of.cache_clear()
+    bench = Bench(settings=settings)
     bench.assign(0)
     first = bench.consumer
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     authority.unlink()
+    msk.tokens_of.cache_clear()
     strand(first)
-    for _ in range(3):
-        bench.fetch()
-    assert bench.consumer is first
-    missing = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
-    why = f"the group cannot be joined again yet; next attempt in 10 s ({missing})"
-    assert bench.told.troubles == [("_AUTHENTICATION", why)]
-    assert bench.told.losses == []
-    clock.now += 10.0
-    bench.fetch()
-    bench.fetch()
-    assert bench.told.troubles == 2 * [("_AUTHENTICATION", why)]
+    for times in (1, 2):
+        for _ in range(3):
+            bench.fetch()
+        assert (bench.consumer, bench.told.losses) == (first, [])
+        assert [code for code, _ in bench.told.troubles] == ["_AUTHENTICATION"] * times
+        assert (
+            f"the group cannot be joined again yet; next attempt in 10 s ({said}"
+            in bench.told.troubles[-1][1]
+        )
+        clock.now += 10.0
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
     authority.touch()
-    clock.now += 10.0
     bench.fetch()
     assert bench.consumer is not first
     assert bench.told.losses == [[TopicPartition("t", 0)]]
+    msk.tokens_of.cache_clear()
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
