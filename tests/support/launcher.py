@@ -96,7 +96,9 @@ def launch(module: str, arguments: Sequence[str], env: Mapping[str, str], stream
         try:
             rights = array.array("i", streams)
             server.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-            return Launched(int(server.recv(64)))
+            pid = server.recv(64)
+            assert pid, "the launcher has ended: what it wrote to stderr says why"
+            return Launched(int(pid))
         finally:
             _take_orphans(False)
 
@@ -156,7 +158,7 @@ def _run(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.env)
     time.tzset()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests are run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:] = request.arguments
     # A supervisor starts its workers as it was started itself.
     sys.orig_argv[1:] = ["-m", request.module, *request.arguments]
@@ -171,6 +173,7 @@ def _import_all(package: Any) -> None:
 
 if __name__ == "__main__":
     _import_all(importlib.import_module("consumer"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
     gc.collect()
     gc.freeze()
     _run(_serve(socket.socket(fileno=int(sys.argv[1]))))

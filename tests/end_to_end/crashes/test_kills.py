@@ -4,7 +4,6 @@ sent twice."""
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,9 +42,8 @@ class Books:
     )
     """The state after the last kill; at first nothing."""
 
-    def close(self, remains: Remains) -> int:
-        """After the end of a process compare what it did with what there was to do; return how many events it
-        sent again."""
+    def close(self, remains: Remains) -> None:
+        """After the end of a process compare what it did with what there was to do."""
         before, self.before = self.before, remains
         more = remains.accepted - before.accepted
         assert set(more.values()) <= {1}, "sent twice by one process"
@@ -59,7 +57,6 @@ class Books:
         letters = remains.letters - before.letters
         assert set(letters.values()) <= {1}
         assert not any(before.read_past(place) for place in letters)
-        return len(again)
 
 
 @pytest.mark.timeout(400)
@@ -84,23 +81,16 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
         line.env |= switched(commit_interval=0.2, compiled=number % 2 == 0)
         to_work = live_and_die(line, dice, to_work if blind else None) or to_work
         remains = line.remains()
-        again = books.close(remains)
+        books.close(remains)
         assert len(line.passed_over(remains)) < RECORDS, "killed too late to show anything"
-        show(number, blind, remains, len(line.passed_over(remains)), again)
 
     api.set_faults()
     line.finish()
     end = line.check_all_is_there()
-    again = books.close(end)
+    books.close(end)
     repeats = end.accepted.total() - len(line.expected)
     assert all(times - 1 <= books.explained.get(one, 0) for one, times in end.accepted.items())
     assert repeats <= KILLS * AT_RISK
-    print(
-        f"{KILLS} kills: {len(line.expected)} events, {repeats} accepted again (at most {max(end.accepted.values())}"
-        f" times the same), {len(line.broken)} broken records, {end.letters.total() - len(line.broken)} dead letters"
-        " more than that",
-        file=sys.stderr,
-    )
     assert repeats > KILLS, "hardly ever anything in flight: that shows nothing"
 
 
@@ -117,16 +107,6 @@ def live_and_die(line: Line, dice: random.Random, within: float | None) -> float
         time.sleep(dice.uniform(0.0, 0.6))
         process.kill()
     return to_work
-
-
-def show(number: int, blind: bool, remains: Remains, settled: int, again: int) -> None:
-    """Print a line for each kill (``pytest -s``)."""
-    moment = "starting" if blind else "working"
-    print(
-        f"kill {number:2}/{KILLS} ({moment}): {len(remains.accepted)} accepted, {settled}/{RECORDS} "
-        f"settled, {len(remains.limbo)} in limbo, {again} sent again, {remains.letters.total()} dead letters",
-        file=sys.stderr,
-    )
 
 
 def called_since(api: Api, before: int) -> bool:

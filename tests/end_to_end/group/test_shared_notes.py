@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import COOPERATIVE, Member, Members, until_each
 from tests.end_to_end.processes import TOKEN, WITHIN, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event
-from tests.support.kafka.harness import Kafka
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.kafka.harness import Kafka, unique
+from tests.support.redis_server import RedisServer
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A key store for the members of one test."""
-    with redis_server(tmp_path / "redis") as one:
-        yield one
+def store(redis: RedisServer) -> str:
+    """The address of a key store for the members of one test."""
+    return f"{redis.url}?prefix={unique('notes')}"
 
 
 class Scene:
@@ -62,10 +60,10 @@ def account(member: Member) -> dict[str, Any]:
 
 
 def test_a_throttle_that_one_member_meets_quiets_all(
-    kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
+    kafka: Kafka, api: Api, tmp_path: Path, store: str
 ) -> None:
     """No member calls for as long as the Retry-After says; then all continue."""
-    with Members(kafka, api, tmp_path, COOPERATIVE, session=10.0, PINSTREAM_KEY_STORE=server.url) as group:
+    with Members(kafka, api, tmp_path, COOPERATIVE, session=10.0, PINSTREAM_KEY_STORE=store) as group:
         scene = Scene(kafka, api, group)
         # Without the headers of a quota, which would say a minute.
         api.set_faults(throttled=Chance(first=1), wait="seconds", wait_seconds=8.0, calls_per_minute=None)
@@ -91,7 +89,7 @@ def test_a_throttle_that_one_member_meets_quiets_all(
 
 
 def test_a_refused_token_that_one_member_meets_halts_all_and_a_new_one_ends_it_for_all(
-    kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
+    kafka: Kafka, api: Api, tmp_path: Path, store: str
 ) -> None:
     """The other member makes no call before it knows; each member ends its halt with a probe of its own."""
     secret = tmp_path / "token"
@@ -102,7 +100,7 @@ def test_a_refused_token_that_one_member_meets_halts_all_and_a_new_one_ends_it_f
         tmp_path,
         COOPERATIVE,
         session=10.0,
-        PINSTREAM_KEY_STORE=server.url,
+        PINSTREAM_KEY_STORE=store,
         PINTEREST_ACCESS_TOKEN="",
         PINTEREST_ACCESS_TOKEN_FILE=str(secret),
     ) as group:
