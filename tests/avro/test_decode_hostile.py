@@ -13,6 +13,7 @@ from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
 from tests.support import avro
+from tests.support.avro import numbered as record
 
 SEVEN = SchemaRef("id", "7")
 PREFIX = b"\x00\x00\x00\x00\x07"
@@ -147,11 +148,6 @@ def test_what_is_really_there_is_read() -> None:
     assert decode("long", zigzag(-(2**63))) == {"v": -(2**63)}
     assert decode("long", zigzag(2**63 - 1)) == {"v": 2**63 - 1}
     assert decode(ENUM, b"\x82\x00") == {"v": "B"}  # a longer spelling of 1, which Avro allows
-
-
-def record(name: str, *types: Any) -> dict[str, Any]:
-    """Return the schema of a record whose fields have these types."""
-    return avro.record(name, *[avro.field(f"f{n}", t) for n, t in enumerate(types)])
 
 
 def doubling(levels: int) -> Any:

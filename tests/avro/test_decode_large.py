@@ -18,8 +18,7 @@ Schema = Any
 
 def record(types: list[Schema], name: str = "R") -> Schema:
     """Return the schema of a record whose fields have these types."""
-    fields = [avro.field(f"f{number}", each) for number, each in enumerate(types)]
-    return avro.record(name, *fields)
+    return avro.numbered(name, *types)
 
 
 def reader(schema: Schema) -> Read:

@@ -327,8 +327,7 @@ def test_the_packaged_schema(places: list[tuple[int, int]]) -> None:
 
 def record(*types: Schema) -> Schema:
     """Return the schema of a record whose fields have these types."""
-    fields = [avro.field(f"f{number}", each) for number, each in enumerate(types)]
-    return avro.record("R", *fields)
+    return avro.numbered("R", *types)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of
 from tests.conversion.test_normalise import VECTORS, sha256, target_name
 from tests.engine.building import Read, read_by
 from tests.support import avro
+from tests.support.avro import optional
+from tests.support.avro import record as record_of
 from tests.support.mapping import load_mapping
 
 EVENT: dict[str, Any] = {
@@ -58,16 +60,6 @@ def schema_of(*fields: dict[str, Any]) -> dict[str, Any]:
         avro.field("channel", "string"), avro.field("customer", CUSTOMER),
     ]  # fmt: skip
     return avro.record("shop.Event", *needed, *fields)
-
-
-def optional(name: str, *types: Any) -> dict[str, Any]:
-    """Return a field that may be null, and is by default."""
-    return avro.field(name, ["null", *types], default=None)
-
-
-def record_of(name: str, **fields: Any) -> dict[str, Any]:
-    """Return a record's schema."""
-    return avro.record(name, *[avro.field(k, v) for k, v in fields.items()])
 
 
 A, B = record_of("A", x="string"), record_of("B", y="string")

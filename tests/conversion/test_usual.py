@@ -22,8 +22,9 @@ from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
 from tests.conversion.test_compiled import Both
-from tests.conversion.test_compiled_shapes import EVENT, USD, optional, schema_of
+from tests.conversion.test_compiled_shapes import EVENT, USD, schema_of
 from tests.support import avro
+from tests.support.avro import optional
 
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)

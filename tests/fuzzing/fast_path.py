@@ -15,24 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from tests.conversion.convert_records import SETUPS
 from tests.conversion.test_compiled import Both
-from tests.conversion.test_compiled_shapes import (
-    EVENT,
-    TEXTS,
-    WIDE,
-    WIDE_NAMES,
-    A,
-    B,
-    deep,
-    held,
-    optional,
-    record_of,
-    schema_of,
-)
+from tests.conversion.test_compiled_shapes import EVENT, TEXTS, WIDE, WIDE_NAMES, A, B, deep, held, schema_of
 from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
 from tests.fuzzing.writers import WRITERS
 from tests.support import avro
+from tests.support.avro import optional
+from tests.support.avro import record as record_of
 
 __all__ = ["MORE_OF_AN_OLDER", "NOW", "OF_THE_SHOP", "OLDER", "SHAPES", "both_of", "fast_path"]
 

@@ -29,6 +29,7 @@ from tests.fuzzing.servers import check_answer, check_offset_map, check_registry
 from tests.fuzzing.taker import MARK
 from tests.fuzzing.writers import ZOO
 from tests.support import avro
+from tests.support.avro import numbered as record_of
 
 FOREIGN = SchemaRef("id", "7")
 HEAD = b"\x00\x00\x00\x00\x07"
@@ -40,12 +41,6 @@ def _measured() -> Iterator[None]:
     Measuring.memory = True
     yield
     Measuring.memory = False
-
-
-def record_of(name: str, *kinds: Any) -> dict[str, Any]:
-    """A record whose fields have these types."""
-    fields = [avro.field(f"f{number}", kind) for number, kind in enumerate(kinds)]
-    return avro.record(name, *fields)
 
 
 def with_extra(*kinds: Any) -> str:

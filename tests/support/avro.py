@@ -27,6 +27,16 @@ def record(name: str, *fields: dict[str, Any], **types: Schema) -> dict[str, Any
     return {"type": "record", "name": name, "fields": [*fields, *(field(*one) for one in types.items())]}
 
 
+def numbered(name: str, *types: Schema) -> dict[str, Any]:
+    """Return a record whose fields, ``f0`` and so on, have these types."""
+    return record(name, *(field(f"f{number}", kind) for number, kind in enumerate(types)))
+
+
+def optional(name: str, *types: Schema) -> dict[str, Any]:
+    """Return a field that may be null, and is by default."""
+    return field(name, ["null", *types], default=None)
+
+
 def enum(name: str, *symbols: str, **more: Any) -> dict[str, Any]:
     """Return an enum of these symbols; `more`: a default, aliases."""
     return {"type": "enum", "name": name, "symbols": list(symbols), **more}
