@@ -40,7 +40,8 @@ _FETCH_TIMEOUT, _FULL_TIMEOUT = 5.0, 0.1
 _HOUSEKEEPING = 2.0
 # Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
-_LEAST_CLOSE = 0.5
+# At least this time, in seconds: leaving may wait for the source's thread first (`chunks.IDLE_LOOK_SECONDS`).
+_LEAST_CLOSE = 0.7
 # Seconds of the remaining grace that are kept for closing all but the source.
 _AFTERWARDS = 1.0
 # Seconds for closing after a failure, which has no grace.

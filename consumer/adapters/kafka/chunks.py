@@ -55,10 +55,11 @@ _ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
 """Seconds that it waits for that answer at most, and then for the rest of it: an answer has a part for each
 partition."""
 
-LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.2, 1.0
+LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.2, 0.4
 """Seconds between two looks, while no record comes, whether the thread has something else to do: the longest that a
 commit or a stop waits for it. A look costs 0.1 ms; nothing but a record ends a consume. The second one holds if the
-fetch before brought no record either: then there is hardly anything to commit."""
+fetch before brought no record either: then there is hardly anything to commit. It must be well below the time that a
+service leaves for leaving the group."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
