@@ -75,7 +75,7 @@ def scraped() -> dict[str, dict[str, set[str]]]:
     """Series name -> label -> its values, as Prometheus reads them."""
     registry = CollectorRegistry()
     registry.register(FiguresCollector(Statistics, lambda: [everything()]))
-    registry.register(FiguresCollector(WorkerFigures, lambda: [figures(WorkerRecord(1))]))
+    registry.register(FiguresCollector(WorkerFigures, lambda: [figures(WorkerRecord(1), None, 0.0, 0)]))
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:

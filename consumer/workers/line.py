@@ -1,4 +1,4 @@
-"""The pipes between a worker and its supervisor: reports one way, and end of file both ways.
+"""A worker's process, and the pipes between it and its supervisor: reports one way, and end of file both ways.
 
 A worker's stdin and stdout are pipes to the supervisor. On stdout it writes frames: a length, then a pickled
 `WorkerReport`. The end of stdin means that the supervisor is gone: the worker then stops.
@@ -15,6 +15,8 @@ import struct
 import threading
 import time
 import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -25,6 +27,8 @@ from consumer.errors import PinstreamError
 # Seconds between two reports of a worker: its heartbeat.
 REPORT_EVERY = 0.5
 _LENGTH = struct.Struct(">I")
+# Bytes that the supervisor reads ahead.
+_BUFFER = 1024 * 1024
 # Maximum size of a frame. A snapshot has about ten thousand bytes.
 MOST_FRAME_BYTES = 64 * 1024 * 1024
 # Seconds that writing the last frame of a worker may take.
@@ -64,6 +68,53 @@ async def hear(reader: asyncio.StreamReader | None) -> WorkerReport | None:
     except asyncio.IncompleteReadError:  # the worker was killed while it wrote
         return None
     return said if isinstance(said, WorkerReport) else None
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """One process of a worker, from its start to its end."""
+
+    said: WorkerReport | None = None
+    """Its latest report."""
+    heard_at: float = field(default_factory=time.monotonic)
+    """When the latest report came; before the first one, the start: a new worker has as long for its first report."""
+    error: str | None = None
+    """Why it ended, if it was not asked to."""
+    pid: int | None = None
+    """None: there is no process yet."""
+    _process: asyncio.subprocess.Process | None = None
+    # A signal that was sent before the process existed.
+    _wanted: signal.Signals | None = None
+
+    async def live(self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]) -> int:
+        """Run the process to its end. Return its exit code."""
+        # In a session of its own, so that Ctrl-C in the terminal reaches only the supervisor.
+        process = self._process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=_BUFFER,
+        )
+        self.pid = process.pid
+        if self._wanted is not None:
+            self.send(self._wanted)
+        try:
+            while (said := await hear(process.stdout)) is not None:
+                hears(said)
+        except Exception:  # without reports it cannot be supervised: end it
+            self.send(signal.SIGKILL)
+            await process.wait()
+            raise
+        return await process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, as soon as there is a process."""
+        if self._process is None:
+            self._wanted = number
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
 
 class ReportLine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from consumer.engine.figures.definitions import figure, snapshot
-from consumer.workers.line import REPORT_EVERY, WorkerReport
+from consumer.workers.line import REPORT_EVERY, WorkerProcess
 from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
 # Seconds without a report after which a worker is shown as one that stands still: two of its heartbeats.
@@ -51,31 +51,28 @@ class WorkerFigures:
 
 
 def figures(
-    record: WorkerRecord,
-    pid: int | None = None,
-    heard: float | None = None,
-    said: WorkerReport | None = None,
-    partitions: int = 0,
+    record: WorkerRecord, process: WorkerProcess | None, now: float, partitions: int
 ) -> WorkerFigures:
-    """Return the figures of a worker: of its process, if it has one, and of its latest report."""
-    statistics = said and said.statistics
+    """Return the figures of a worker: of its process, if it has one, and of its latest report. `now`: monotonic."""
+    said = None if process is None else process.said
+    statistics = None if said is None else said.statistics
     return WorkerFigures(
         worker=record.number,
         state=record.state,
-        pid=pid,
+        pid=None if process is None else process.pid,
         restarts=record.restarts,
-        heard=heard,
-        silent=is_silent(heard, said),
+        heard=None if process is None else now - process.heard_at,
+        silent=process is not None and is_silent(process, now),
         partitions=partitions,
         read=None if statistics is None else statistics.totals.read,
         open=None if statistics is None else statistics.totals.open,
-        unhealthy=said and said.unhealthy,
+        unhealthy=None if said is None else said.unhealthy,
     )
 
 
-def is_silent(heard: float | None, said: WorkerReport | None) -> bool:
-    """Return whether a worker that has reported stands still, given the seconds since its last report."""
-    return said is not None and heard is not None and heard >= _STILL_AFTER
+def is_silent(process: WorkerProcess, now: float) -> bool:
+    """Return whether a worker that has reported stands still."""
+    return process.said is not None and now - process.heard_at >= _STILL_AFTER
 
 
 # Seconds without a report, normally sent twice a second, after which a worker counts as hanging.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import random
@@ -11,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -38,11 +37,10 @@ from consumer.web.metrics import FiguresCollector
 from consumer.web.status import document_of
 from consumer.workers import showing
 from consumer.workers import supervision as s
-from consumer.workers.line import WorkerReport, hear
+from consumer.workers.line import WorkerProcess, WorkerReport
 from consumer.workers.merging import Merged
 from consumer.workers.shares import check_divisible, worker_count
 
-_BUFFER = 1024 * 1024
 _ERRORS: Mapping[int, type[PinstreamError]] = {s.SETTINGS: SettingsError, s.REFUSED: DestinationRefused}
 
 
@@ -85,7 +83,7 @@ class Supervisor:
             jitter=random.SystemRandom().random,
         )
         self._merged = Merged()
-        self._lives: dict[int, _Life] = {}
+        self._lives: dict[int, WorkerProcess] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.time()
@@ -145,9 +143,7 @@ class Supervisor:
 
     def _notice_silence(self) -> None:
         now, lives = time.monotonic(), self._lives.items()
-        self._merged.stand_still(
-            [number for number, life in lives if showing.is_silent(now - life.heard_at, life.said)]
-        )
+        self._merged.stand_still([number for number, life in lives if showing.is_silent(life, now)])
 
     # -- feed, perform, re-arm
 
@@ -173,7 +169,7 @@ class Supervisor:
     def _perform(self, command: s.SupervisorCommand) -> None:
         match command:
             case s.StartWorker(number):
-                life = self._lives[number] = _Life()
+                life = self._lives[number] = WorkerProcess()
                 task = asyncio.create_task(self._watch(number, life))
                 self._tasks.add(task)  # the loop itself keeps only a weak reference
                 task.add_done_callback(self._tasks.discard)
@@ -187,7 +183,7 @@ class Supervisor:
             case _:
                 assert_never(command)
 
-    async def _watch(self, number: int, life: _Life) -> None:
+    async def _watch(self, number: int, life: WorkerProcess) -> None:
         """Run one process of a worker and report its end, however it ends."""
         arguments = [*self._command, "--worker", f"{number}/{self._count}"]
         try:
@@ -199,7 +195,7 @@ class Supervisor:
         self._merged.gone(number)
         self._feed(partial(self._supervision.ended, number, code, life.error))
 
-    def _hear(self, number: int, life: _Life, said: WorkerReport) -> None:
+    def _hear(self, number: int, life: WorkerProcess, said: WorkerReport) -> None:
         if said.error is not None:
             life.error = said.error
             return
@@ -221,19 +217,15 @@ class Supervisor:
 
     def _seen(self) -> Sequence[showing.WorkerFigures]:
         self._notice_silence()
-        lives = ((record, self._lives.get(record.number)) for record in self._supervision.workers)
         now = time.monotonic()
         return [
             showing.figures(
                 record,
-                life.pid,
-                now - life.heard_at,
-                life.said,
+                self._lives.get(record.number),
+                now,
                 len(self._merged.partitions_of(record.number)),
             )
-            if life
-            else showing.figures(record)
-            for record, life in lives
+            for record in self._supervision.workers
         ]
 
     def _why_unhealthy(self, statistics: Statistics) -> str | None:
@@ -245,53 +237,6 @@ class Supervisor:
             "process": process(self._settings, self._started),
             "workers": [document_of(one) for one in self._seen()],
         }
-
-
-@dataclass(eq=False)
-class _Life:
-    """One process of a worker, from its start to its end."""
-
-    said: WorkerReport | None = None
-    """Its latest report."""
-    heard_at: float = field(default_factory=time.monotonic)
-    """When the latest report came; before the first one, the start: a new worker has as long for its first report."""
-    error: str | None = None
-    """Why it ended, if it was not asked to."""
-    pid: int | None = None
-    """None: there is no process yet."""
-    _process: asyncio.subprocess.Process | None = None
-    # A signal that was sent before the process existed.
-    _wanted: signal.Signals | None = None
-
-    async def live(self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]) -> int:
-        """Run the process to its end. Return its exit code."""
-        # In a session of its own, so that Ctrl-C in the terminal reaches only the supervisor.
-        process = self._process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=_BUFFER,
-        )
-        self.pid = process.pid
-        if self._wanted is not None:
-            self.send(self._wanted)
-        try:
-            while (said := await hear(process.stdout)) is not None:
-                hears(said)
-        except Exception:  # without reports it cannot be supervised: end it
-            self.send(signal.SIGKILL)
-            await process.wait()
-            raise
-        return await process.wait()
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal, as soon as there is a process."""
-        if self._process is None:
-            self._wanted = number
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
 
 
 def this_program() -> list[str]:

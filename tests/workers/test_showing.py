@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import WebServer
 from consumer.web.status import document_of
-from consumer.workers.line import WorkerReport
+from consumer.workers.line import WorkerProcess, WorkerReport
 from consumer.workers.showing import (
     WorkerFigures,
     figures,
@@ -32,7 +32,8 @@ def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: An
     known: dict[str, Any] = {"pid": 40 + number, "heard": 0.25, "partitions": 0} | others
     record = WorkerRecord(number, state, restarts=number - 1)
     pid, heard, partitions = (known.pop(name) for name in ("pid", "heard", "partitions"))
-    return figures(record, pid, heard, WorkerReport(**known), partitions)
+    process = None if heard is None else WorkerProcess(WorkerReport(**known), heard_at=-heard, pid=pid)
+    return figures(record, process, 0.0, partitions)
 
 
 def test_the_figures_of_each_worker() -> None:
@@ -57,8 +58,9 @@ def test_the_figures_of_each_worker() -> None:
 def test_a_worker_that_stands_still_is_shown_after_two_heartbeats() -> None:
     """It has not reported for a second. One that has never reported is starting, or hangs in the start."""
     assert [seen(heard=seconds).silent for seconds in (0.5, 0.99, 1.0, 25.0)] == [False, False, True, True]
-    assert not figures(WorkerRecord(1, WorkerState.STARTING), 41, 9.0).silent
-    assert not figures(WorkerRecord(1, WorkerState.PAUSING)).silent
+    begun = WorkerProcess(heard_at=-9.0, pid=41)
+    assert not figures(WorkerRecord(1, WorkerState.STARTING), begun, 0.0, 0).silent
+    assert not figures(WorkerRecord(1, WorkerState.PAUSING), None, 0.0, 0).silent
 
 
 def test_healthy_workers() -> None:
