@@ -7,8 +7,8 @@ SEEDS ?= 300
 EVENTS ?= 2000000
 SECONDS ?= 60
 # The number of test processes, which share one Kafka and divide the tests as tests/conftest.py says. Tests on real parts wait
-# most of their time: eight keep two processors busy. `WORKERS=0`: all in one, for a debugger.
-WORKERS ?= 8
+# most of their time: four keep two processors busy. `WORKERS=0`: all in one, for a debugger.
+WORKERS ?= 4
 
 VENV := .venv
 BIN := $(VENV)/bin

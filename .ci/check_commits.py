@@ -54,7 +54,7 @@ NO_VERBS = {
     "Wip",
 }
 # What git itself writes. `fixup!` and the like are for a rebase that has yet to come, so CI refuses them.
-BY_GIT = re.compile(r'Merge |Revert "|Reapply "')
+BY_GIT = re.compile(r'Merge (branch|commit|tag|remote|pull request) |Revert "|Reapply "')
 BEFORE_A_REBASE = re.compile(r"(fixup|squash|amend)! ")
 
 

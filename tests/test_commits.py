@@ -49,6 +49,7 @@ def test_a_good_message_passes(tmp_path: Path, message: str) -> None:
     ("message", "wrong"),
     [
         (LONG, "the subject has 73 characters"),
+        (f"Merge the {'x' * 80}", "the subject has 90 characters"),
         *(
             (subject, "plain verb")
             for subject in ("Added it", "Adds it", "Adding it", "add it", "feat: add it")

@@ -108,7 +108,7 @@ def test_an_idle_member_takes_little_more_memory_than_its_libraries(tmp_path: Pa
         assert bare.stdout.readline() == b"loaded\n"
         libraries = private(bare.pid)
         bare.communicate()
-    with Process(tmp_path, "run", env=env) as process:
+    with Process(tmp_path, "run", env=env, fresh=True) as process:
         process.until(
             lambda: "The brokers do not answer" in process.get("/readyz")[1], "the wait for brokers"
         )
