@@ -20,7 +20,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 # helm and schemas, for the tests of the chart; without them those tests are skipped.
 CHART_TOOLS_READY := tests/deploy/target/.ready
-# Not empty if ARGS ask for one of those: by name, or by leaving out which.
+# Not empty if ARGS ask for one of those: by name, or by omitting which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
 CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py

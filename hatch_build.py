@@ -35,9 +35,9 @@ MODULES = (
     "consumer.adapters.kafka.native._messages",
 )
 CONSTANTS = {
-    "consumer/adapters/key_store/plain.py": ("BLOCK_BYTES", "ENTRY_BYTES", "MOST_BITS"),
-    "consumer/avro/reading.py": ("MOST_ITEMS",),
-    "consumer/conversion/codes.py": ("Code", "Glance", "Usual", "Way"),
+    "consumer/adapters/key_store/plain.py": ("BLOCK_BYTES", "ENTRY_BYTES", "MAX_BITS"),
+    "consumer/avro/reading.py": ("MAX_ITEMS",),
+    "consumer/conversion/codes.py": ("Code", "Glance", "Canonical", "Way"),
     "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
     "consumer/engine/messages.py": ("Found",),
     "consumer/engine/model.py": ("Record",),
@@ -54,7 +54,8 @@ DIRECTIVES = {
 OPTIMISE = [
     "-O3",
     # Functions that are declared inline are made inline, also the larger ones that are called in several places: an
-    # event goes through them thirty times. By its own measure the compiler does so or not, whatever changes elsewhere.
+    # event goes through them thirty times. By its own measure the compiler does so or not, whatever changes in other
+    # functions.
     *(
         "--param=max-inline-insns-single=1000",
         "--param=inline-unit-growth=200",
@@ -72,7 +73,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def sources_digest(root: Path) -> str:
-    """What the modules are made of, as one digest (`SOURCES` in each): those of older sources can be told by it.
+    """What the modules are made of, as one digest (`SOURCES` in each): those of older sources can be recognised by it.
 
     Its second half is of the Cython files alone, which the product itself looks at when it starts.
     """

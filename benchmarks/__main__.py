@@ -22,7 +22,7 @@ from benchmarks.load import Content
 from benchmarks.own import NothingToMeasure, OwnPlan, measure_own, own_steps, read_own
 from benchmarks.report import figures_part, growth_part, machine_before, own_part, update
 from benchmarks.running import RunFailed
-from benchmarks.suite import RATES, Plan, Tell, measure, steps
+from benchmarks.suite import RATES, Plan, ReportStep, measure, steps
 from benchmarks.systems import SYSTEMS, System
 from benchmarks.tables import Table, notes, own_note, own_tables, tables
 from consumer.errors import PinstreamError
@@ -75,18 +75,20 @@ def main() -> None:
 
 def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
     """With ``--file``: measure the user's own events, and write a document of its own."""
-    usual = _QUICK_OWN if arguments.quick else OwnPlan()
+    default = _QUICK_OWN if arguments.quick else OwnPlan()
     plan = OwnPlan(
-        arguments.events or usual.events, arguments.warm_up or usual.warm_up, arguments.runs or usual.runs
+        arguments.events or default.events,
+        arguments.warm_up or default.warm_up,
+        arguments.runs or default.runs,
     )
     try:
         own = read_own(arguments.file, os.environ)
     except (NothingToMeasure, PinstreamError) as error:
         raise SystemExit(f"make bench: {error}") from error
     with _broker() as broker, _progress(console) as progress, tempfile.TemporaryDirectory() as scratch:
-        tell = _teller(progress, own_steps(plan))
+        report = _step_reporter(progress, own_steps(plan))
         try:
-            part = own_part(measure_own(broker.bootstrap_servers, own, plan, Path(scratch), tell), machine)
+            part = own_part(measure_own(broker.bootstrap_servers, own, plan, Path(scratch), report), machine)
         except RunFailed as error:
             raise SystemExit(f"make bench: {error}") from error
     update(arguments.json, {"own": part})
@@ -115,7 +117,7 @@ def _figures(
     bootstrap: str, arguments: argparse.Namespace, machine: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     plan, systems = _plan(arguments), _systems(arguments.systems)
-    figures = measure(bootstrap, plan, systems, _teller(progress, steps(plan, systems)))
+    figures = measure(bootstrap, plan, systems, _step_reporter(progress, steps(plan, systems)))
     return figures_part(plan, figures, machine)
 
 
@@ -123,23 +125,23 @@ def _growth(
     bootstrap: str, arguments: argparse.Namespace, machine: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     plan = QUICK if arguments.quick else GrowthPlan()
-    curves = measure_growth(bootstrap, plan, _teller(progress, plan.steps))
+    curves = measure_growth(bootstrap, plan, _step_reporter(progress, plan.steps))
     return growth_part(plan, curves, machine)
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     """The options; those that are not given have the value of --quick or of the full run."""
-    usual = _QUICK if arguments.quick else Plan()
+    default = _QUICK if arguments.quick else Plan()
     full, rates = arguments.rates
     return Plan(
-        events=arguments.events or usual.events,
-        warm_up=arguments.warm_up or usual.warm_up,
-        runs=arguments.runs or usual.runs,
+        events=arguments.events or default.events,
+        warm_up=arguments.warm_up or default.warm_up,
+        runs=arguments.runs or default.runs,
         content=Content(0, arguments.event_bytes, arguments.partitions, arguments.seed),
         full=full,
         rates=rates,
-        seconds=arguments.seconds or usual.seconds,
-        minutes=arguments.minutes or usual.minutes,
+        seconds=arguments.seconds or default.seconds,
+        minutes=arguments.minutes or default.minutes,
     )
 
 
@@ -190,9 +192,19 @@ def _arguments() -> argparse.Namespace:
         metavar="A,B",
         help=f"only these of {', '.join(system.key for system in SYSTEMS)}; default: all",
     )
-    add("--events", type=int, metavar="N", help=_usual("measured in each run", full.events, quick.events))
-    add("--warm-up", type=int, metavar="N", help=_usual("events before", full.warm_up, quick.warm_up))
-    add("--runs", type=int, metavar="N", help=_usual("of each; the median counts", full.runs, quick.runs))
+    add(
+        "--events",
+        type=int,
+        metavar="N",
+        help=_with_default("measured in each run", full.events, quick.events),
+    )
+    add("--warm-up", type=int, metavar="N", help=_with_default("events before", full.warm_up, quick.warm_up))
+    add(
+        "--runs",
+        type=int,
+        metavar="N",
+        help=_with_default("of each; the median counts", full.runs, quick.runs),
+    )
     add("--event-bytes", type=int, default=395, metavar="N", help="of an event; 200 to 20000, default 395")
     add("--partitions", type=int, default=4, metavar="N", help="of the topic; default 4")
     add(
@@ -207,13 +219,13 @@ def _arguments() -> argparse.Namespace:
         "--seconds",
         type=float,
         metavar="S",
-        help=_usual("for which each rate is measured", full.seconds, quick.seconds),
+        help=_with_default("for which each rate is measured", full.seconds, quick.seconds),
     )
     add(
         "--minutes",
         type=float,
         metavar="M",
-        help=_usual("no round of runs is begun after that", full.minutes, quick.minutes),
+        help=_with_default("no round of runs is begun after that", full.minutes, quick.minutes),
     )
     add("--seed", type=int, default=1, metavar="N", help="same seed, same events; default 1")
     add(
@@ -226,13 +238,13 @@ def _arguments() -> argparse.Namespace:
     if arguments.file and (arguments.growth or arguments.document or arguments.systems):
         parser.error("--file is measured by itself: leave --growth, --document and --systems out")
     if arguments.document and arguments.rates != (True, RATES):
-        parser.error("the pages have full batches and all usual rates: leave --rates or --document out")
+        parser.error("the pages have full batches and all default rates: leave --rates or --document out")
     if arguments.json is None:
         arguments.json = Path("artifacts") / ("bench-own.json" if arguments.file else "bench.json")
     return arguments
 
 
-def _usual(what: str, full: float, quick: float) -> str:
+def _with_default(what: str, full: float, quick: float) -> str:
     """The help text of an option whose default differs with --quick."""
     return f"{what}; default {full:,.0f}" + ("" if full == quick else f", with --quick {quick:,.0f}")
 
@@ -242,15 +254,15 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TextColumn("{task.description}"), console=console, transient=True)
 
 
-def _teller(progress: Progress, total: int) -> Tell:
+def _step_reporter(progress: Progress, total: int) -> ReportStep:
     task = progress.add_task("", total=total, completed=-1)
 
-    def tell(what: str) -> None:
+    def report(what: str) -> None:
         progress.update(task, advance=1, description=what)
         if not progress.console.is_terminal:
             progress.console.print(what, highlight=False)
 
-    return tell
+    return report
 
 
 def _shown(table: Table) -> Shown:

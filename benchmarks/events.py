@@ -40,21 +40,21 @@ _SYLLABLES = [
 _AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_3 like Mac OS X) AppleWebKit/605.1.15 Safari/604.1"
 
 
-_USUAL_BYTES = 395
-_USUAL_ITEMS = 2
+_TYPICAL_BYTES = 395
+_TYPICAL_ITEMS = 2
 _ITEM_BYTES = 29
 _LEAN_BYTES = 240
 
 
 def checkouts(
-    count: int, seed: int, now_ms: int, event_bytes: int = _USUAL_BYTES
+    count: int, seed: int, now_ms: int, event_bytes: int = _TYPICAL_BYTES
 ) -> Iterator[dict[str, Any]]:
     """`count` commerce events in the shape of the default schema, all of the last minutes before `now_ms`.
 
     `event_bytes` is about what an event takes when it is encoded; 200 is the least.
     """
     random = Random(seed)
-    items = max(0, _USUAL_ITEMS + round((event_bytes - _USUAL_BYTES) / _ITEM_BYTES))
+    items = max(0, _TYPICAL_ITEMS + round((event_bytes - _TYPICAL_BYTES) / _ITEM_BYTES))
     shoppers: list[dict[str, Any]] = []
     for number in range(count):
         if not shoppers or random.random() < 0.5:
@@ -91,7 +91,7 @@ def _shopper(random: Random, number: int, event_bytes: int) -> dict[str, Any]:
         "click_id": None,
         "partner_id": None,
     }
-    if event_bytes < _USUAL_BYTES - _ITEM_BYTES * _USUAL_ITEMS:
+    if event_bytes < _TYPICAL_BYTES - _ITEM_BYTES * _TYPICAL_ITEMS:
         shopper |= {"user_agent": None}
     if event_bytes < _LEAN_BYTES:
         shopper |= {"city": None, "state": None, "postal_code": None, "gender": None, "ip_address": None}

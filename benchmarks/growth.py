@@ -31,7 +31,7 @@ from benchmarks.load import (
     fill_topic,
 )
 from benchmarks.running import Measured, RunFailed, Running, disk_bytes, run_full
-from benchmarks.suite import Tell
+from benchmarks.suite import ReportStep
 from benchmarks.systems import Pinstream, Unavailable
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import LIST, decode_list
@@ -43,7 +43,7 @@ from consumer.errors import KeyStoreError
 _WINDOW_SECONDS = 48 * 3600
 _STORE_BYTES = 16 << 30
 _WRITE_KEYS = 65_536
-_USUAL_BYTES = 395
+_TYPICAL_BYTES = 395
 _LEAST_EVENTS = 2_000
 
 
@@ -81,28 +81,28 @@ QUICK = GrowthPlan(
 )
 
 
-def measure_growth(bootstrap: str, plan: GrowthPlan, tell: Tell) -> dict[str, list[dict[str, Any]]]:
+def measure_growth(bootstrap: str, plan: GrowthPlan, report: ReportStep) -> dict[str, list[dict[str, Any]]]:
     """The curves, by what grows; a point that could not be measured has the reason."""
     return {
-        "keys": list(_keys(bootstrap, plan, tell)),
-        "partitions": list(_partitions(bootstrap, plan, tell)),
-        "event_bytes": list(_event_bytes(bootstrap, plan, tell)),
-        "workers": list(_workers(bootstrap, plan, tell)),
+        "keys": list(_keys(bootstrap, plan, report)),
+        "partitions": list(_partitions(bootstrap, plan, report)),
+        "event_bytes": list(_event_bytes(bootstrap, plan, report)),
+        "workers": list(_workers(bootstrap, plan, report)),
     }
 
 
-def _keys(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+def _keys(bootstrap: str, plan: GrowthPlan, report: ReportStep) -> Iterator[dict[str, Any]]:
     topic = f"growth-{time.monotonic_ns()}"
     fill_topic(bootstrap, topic, Content(plan.warm_up + plan.key_events + 2 * READ_AHEAD))
     with tempfile.TemporaryDirectory(prefix="pinstream-keys-") as scratch:
         points: list[dict[str, Any]] = []
         for keys in plan.keys:
-            tell(f"filling a store with {keys:,} keys")
+            report(f"filling a store with {keys:,} keys")
             points.append({"at": keys, **_filled(Path(scratch, str(keys)), keys)})
         runs: dict[int, list[Measured]] = {keys: [] for keys in plan.keys}
         for number in range(plan.rounds):
             for point in points:
-                tell(f"run {number + 1} of {plan.rounds} with {point['at']:,} keys in the store")
+                report(f"run {number + 1} of {plan.rounds} with {point['at']:,} keys in the store")
                 if "not_measured" not in point:
                     try:
                         runs[point["at"]].append(
@@ -171,21 +171,21 @@ def _medians(runs: list[Measured]) -> dict[str, Any]:
     return {**medians, "cpu_us_runs": [round(run.cpu_us, 2) for run in runs]}
 
 
-def _partitions(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+def _partitions(bootstrap: str, plan: GrowthPlan, report: ReportStep) -> Iterator[dict[str, Any]]:
     for count in plan.partitions:
-        tell(f"{count:,} partitions")
+        report(f"{count:,} partitions")
         yield {"at": count, **_point(bootstrap, Pinstream(), plan, Content(0, partitions=count))}
 
 
-def _event_bytes(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+def _event_bytes(bootstrap: str, plan: GrowthPlan, report: ReportStep) -> Iterator[dict[str, Any]]:
     for size in plan.event_bytes:
-        tell(f"events of {size:,} bytes")
+        report(f"events of {size:,} bytes")
         yield {"at": size, **_point(bootstrap, Pinstream(), plan, Content(0, event_bytes=size))}
 
 
-def _workers(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
+def _workers(bootstrap: str, plan: GrowthPlan, report: ReportStep) -> Iterator[dict[str, Any]]:
     for workers in plan.workers:
-        tell(f"{workers} workers")
+        report(f"{workers} workers")
         yield {"at": workers, **_point(bootstrap, Pinstream(workers=workers), plan, Content(0), joined=True)}
 
 
@@ -194,7 +194,7 @@ def _point(
 ) -> dict[str, Any]:
     """One run on a topic of its own. Runs with larger events have fewer of them, and a smaller budget, so that
     they take about as long as the others. `joined`: measure once all workers have partitions."""
-    share = min(1.0, _USUAL_BYTES / content.event_bytes)
+    share = min(1.0, _TYPICAL_BYTES / content.event_bytes)
     budget = max(_LEAST_EVENTS, int(READ_AHEAD * share))
     events = max(2 * _LEAST_EVENTS, int(plan.events * share))
     warm_up = max(_LEAST_EVENTS, int(plan.warm_up * share))
@@ -222,5 +222,5 @@ class _Joining:
 
     def __call__(self, running: Running, group: str) -> None:
         running.wait_for_members(self._bootstrap, group, self._workers)
-        with running.standing_still():
+        with running.paused():
             add_events(self._bootstrap, self._topic, self._rest)

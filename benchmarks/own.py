@@ -2,7 +2,7 @@
 
 The schema, the mapping and how records of the file are read are those of ``pinstream explain``: the same environment
 variables. A file is mostly shorter than a run, so its records come again and again, each time under another event id:
-else they would be duplicates. Records that are not deliverable are left out, and counted. Events may have any age.
+else they would be duplicates. Records that are not deliverable are omitted, and counted. Events may have any age.
 
 The plain consumer converts as the mapping says (`benchmarks.rivals.mapped`), with no rule of any field.
 """
@@ -23,7 +23,7 @@ from typing import Any, Final
 from benchmarks.load import READ_AHEAD, add_values, create_topic
 from benchmarks.running import Measured, run_full
 from benchmarks.stages import measure_stages
-from benchmarks.systems import Pinstream, Plain, System, TwoSteps
+from benchmarks.systems import Pinstream, Plain, System, TwoStepSystem
 from consumer.adapters.files import Types, open_records
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema
@@ -52,7 +52,7 @@ _PARTITIONS: Final = 4
 _NUMBER: Final = 7
 """Hex digits of a record's number, at the end of its event id."""
 
-Tell = Callable[[str], None]
+ReportStep = Callable[[str], None]
 
 
 class NothingToMeasure(Exception):
@@ -66,7 +66,7 @@ class Own:
     schema: dict[str, Any]
     mapping: EventMapping
     events: list[CommerceEvent]
-    left_out: int
+    omitted: int
     settings: dict[str, str]
     """What ``pinstream run`` needs to read the events the same way."""
 
@@ -133,25 +133,25 @@ def with_number(event: CommerceEvent, steps: Sequence[str], number: int) -> Comm
 
 
 def measure_own(
-    bootstrap: str, own: Own, plan: OwnPlan, scratch: Path, tell: Tell, topic: str = "bench-own"
+    bootstrap: str, own: Own, plan: OwnPlan, scratch: Path, report: ReportStep, topic: str = "bench-own"
 ) -> dict[str, Any]:
     """The part ``own`` of the JSON document. Raises `RunFailed`."""
-    tell("filling the topic")
+    report("filling the topic")
     values = values_of(own, plan.warm_up + plan.events + 2 * READ_AHEAD)
     create_topic(bootstrap, topic, _PARTITIONS)
     add_values(bootstrap, topic, values, _PARTITIONS)
-    tell("the stages of the core")
+    report("the stages of the core")
     stages = measure_stages(values[: min(_STAGE_EVENTS, plan.events)], own.schema, own.mapping, _ANY_AGE)
     systems = own_systems(own, scratch)
     runs: dict[str, list[Measured]] = {system.key: [] for system in systems}
     for number in range(plan.runs):
         for system in systems:
-            tell(f"run {number + 1} of {plan.runs}: {system.name}")
+            report(f"run {number + 1} of {plan.runs}: {system.name}")
             runs[system.key].append(run_full(system, bootstrap, topic, plan.warm_up, plan.events))
     return {
         "event_bytes": round(statistics.mean(map(len, values[: len(own.events)]))),
         "events_in_file": len(own.events),
-        "left_out": own.left_out,
+        "left_out": own.omitted,
         "plan": {"events": plan.events, "warm_up": plan.warm_up, "runs": plan.runs},
         "stages_cpu_us": {name: round(cost, 2) for name, cost in stages.items()},
         "systems": {system.key: _medians(system, runs[system.key]) for system in systems},
@@ -163,7 +163,7 @@ def own_systems(own: Own, scratch: Path) -> tuple[System, ...]:
     schema, mapping = scratch / "schema.json", scratch / "mapping.json"
     schema.write_text(json.dumps(own.schema))
     mapping.write_text(json.dumps(plain_mapping(own.mapping)))
-    ours = (Pinstream(settings=own.settings), TwoSteps(settings=own.settings))
+    ours = (Pinstream(settings=own.settings), TwoStepSystem(settings=own.settings))
     # The plain one picks and renames: it cannot be compared where values are computed.
     is_computed = any(isinstance(source, Computed) for source in own.mapping.sources.values())
     return ours if is_computed else (*ours, Plain(schema, mapping))

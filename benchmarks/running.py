@@ -38,7 +38,7 @@ _KEPT_UP = 0.7
 """The share of a rate that has to arrive while it is measured: on a busy machine what is on its way varies."""
 _JOIN_SECONDS = 90.0
 _ASK_SECONDS = 10.0
-_LOOK = 0.01
+_POLL_EVERY = 0.01
 _SCHEDULED_TIME = 2
 """CPUCLOCK_SCHED: which of a process's clocks (clock_getcpuclockid(3) makes their ids so)."""
 _CHILDREN_EVERY = 1.0
@@ -65,7 +65,7 @@ class Measured:
     disk_bytes_per_event: float
     """Bytes left in its state folder for each delivered event."""
     sink_busy: float
-    """The share of a core that the sink took meanwhile: near 1 the sink would have been the bottleneck."""
+    """The share of a core that the sink took in that time: near 1 the sink would have been the bottleneck."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Running:
             stderr=self._log,
         )
         self._family = [psutil.Process(self._process.pid)]
-        self._looked = 0.0
+        self._checked_at = 0.0
         self.peak = 0
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        family = self._look_for_children()
+        family = self._find_children()
         if self._process.poll() is None:
             self._process.kill()
         for one in family[1:]:
@@ -128,7 +128,7 @@ class Running:
             if time.monotonic() > deadline:
                 raise RunFailed(f"{what}: not within {seconds:.0f} s; {self._sink.count} events came")
             self.peak = max(self.peak, self.memory())
-            time.sleep(_LOOK)
+            time.sleep(_POLL_EVERY)
 
     def wait(self, seconds: float) -> None:
         """Let it work for so long; raises `RunFailed` if the process ends before that."""
@@ -152,12 +152,12 @@ class Running:
 
     def cpu(self) -> float:
         """Seconds of CPU that its processes have taken."""
-        return sum(_cpu(one) for one in self._look_for_children())
+        return sum(_cpu(one) for one in self._find_children())
 
     def memory(self) -> int:
         """Resident bytes of all its processes."""
-        if time.monotonic() - self._looked > _CHILDREN_EVERY:
-            self._look_for_children()
+        if time.monotonic() - self._checked_at > _CHILDREN_EVERY:
+            self._find_children()
         return sum(_resident(one) for one in self._family)
 
     def private_memory(self) -> int:
@@ -166,9 +166,9 @@ class Running:
         return sum(one.rss - one.shared for one in found)
 
     @contextlib.contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """A context in which none of its processes runs; keep it shorter than the group's session time-out."""
-        family = list(self._look_for_children())
+        family = list(self._find_children())
         for one in family:
             one.suspend()
         try:
@@ -188,8 +188,8 @@ class Running:
             raise RunFailed(f"it did not end within {_STOP_SECONDS:.0f} s of SIGTERM") from error
         return None if code < 0 else time.monotonic() - begun
 
-    def _look_for_children(self) -> list[psutil.Process]:
-        self._looked = time.monotonic()
+    def _find_children(self) -> list[psutil.Process]:
+        self._checked_at = time.monotonic()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._family[1:] = self._family[0].children(recursive=True)
         return self._family
@@ -207,8 +207,8 @@ def run_full(
     events: int,
     prepare: Callable[[Running, str], None] | None = None,
 ) -> Measured:
-    """`system` over a topic that holds more than `warm_up` and `events` together, so that it is busy when it is told
-    to stop. Raises `RunFailed`.
+    """`system` over a topic that holds more than `warm_up` and `events` together, so that it is
+    busy when it has to stop. Raises `RunFailed`.
 
     `prepare` is called after `warm_up` events, with the group; as many are let pass again before anything is measured.
     """

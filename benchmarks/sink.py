@@ -28,7 +28,7 @@ import psutil
 _EVENT = b'{"status":"processed","error_message":null,"warning_message":null}'
 _EVENT_ID = b'"event_id":'
 _STAMP = re.compile(rb'"event_id": ?"(\d{16})')
-_MOST_AGES = 1 << 23
+_MAX_AGES = 1 << 23
 
 
 @lru_cache(maxsize=4096)
@@ -133,7 +133,7 @@ class _Holding(Calls):
 
 
 def listen(make: Callable[[], Calls], address: Connection) -> None:
-    """Serve on a free port of loopback for ever; calls `address` with the port."""
+    """Serve on a free port of loopback indefinitely; calls `address` with the port."""
 
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
@@ -148,7 +148,7 @@ class _Shared:
 
     def __init__(self, context: Any) -> None:
         self.count: Synchronized[int] = context.Value("q", 0)
-        self.ages: Any = context.Array("d", _MOST_AGES, lock=False)
+        self.ages: Any = context.Array("d", _MAX_AGES, lock=False)
 
     def add(self, events: int) -> None:
         with self.count.get_lock():
@@ -157,7 +157,7 @@ class _Shared:
     def keep_ages(self, ages: list[float]) -> None:
         """Of the events that are counted next."""
         at = self.count.value
-        self.ages[at : at + len(ages)] = ages[: max(0, _MOST_AGES - at)]
+        self.ages[at : at + len(ages)] = ages[: max(0, _MAX_AGES - at)]
 
 
 def _serve(make: Callable[[_Shared], Calls], shared: _Shared, address: Connection) -> None:

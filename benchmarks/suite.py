@@ -26,7 +26,7 @@ _TOPIC = "bench"
 RATES = (0, 100, 1_000, 7_000)
 """Events a second; the last is about half of what the plain consumer can do."""
 
-Tell = Callable[[str], None]
+ReportStep = Callable[[str], None]
 """Called with what comes next, once for each step."""
 
 
@@ -92,23 +92,23 @@ def steps(plan: Plan, systems: Sequence[System]) -> int:
     return 3 + plan.runs * len(systems) * (plan.full + bool(plan.rates))
 
 
-def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -> Figures:
-    """Measure everything. A system that fails is left out, with its reason; raises `RunFailed` if none is left."""
+def measure(bootstrap: str, plan: Plan, systems: Sequence[System], report: ReportStep) -> Figures:
+    """Measure everything. A system that fails is omitted, with its reason; raises `RunFailed` if none is left."""
     deadline = time.monotonic() + plan.minutes * 60
     figures = Figures({}, [], {})
     if plan.full:
-        tell("filling the topic")
+        report("filling the topic")
         fill_topic(bootstrap, _TOPIC, plan.on_topic)
-        tell("the stages of the core")
+        report("the stages of the core")
         events, content = min(_STAGE_EVENTS, plan.events), plan.content
         figures.stages = benchmark_stages(events, content.event_bytes, content.seed)
     figures.results = _prepared(systems, figures.not_measured)
     for number in range(plan.runs):
         if number and time.monotonic() > deadline:
             break
-        _round(bootstrap, plan, figures, number, tell)
+        _round(bootstrap, plan, figures, number, report)
     if plan.full:
-        tell("memory by open event")
+        report("memory by open event")
         figures.open_memory = _open_memory(bootstrap, plan, figures)
     return figures
 
@@ -123,18 +123,18 @@ def _prepared(systems: Sequence[System], not_measured: dict[str, str]) -> list[R
     return results
 
 
-def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell) -> None:
+def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, report: ReportStep) -> None:
     """One run of each system; each round begins with another one."""
     turn = number % len(figures.results)
     for result in figures.results[turn:] + figures.results[:turn]:
         system = result.system
-        told = f"run {number + 1} of {plan.runs}: {system.name}"
+        reported = f"run {number + 1} of {plan.runs}: {system.name}"
         try:
             if plan.full and system.full:
-                tell(f"{told}, full batches")
+                report(f"{reported}, full batches")
                 result.runs.append(run_full(system, bootstrap, _TOPIC, plan.warm_up, plan.events))
             if plan.rates:
-                tell(f"{told}, at the rates")
+                report(f"{reported}, at the rates")
                 for paced in run_paced(system, bootstrap, plan.paced, plan.rates, plan.seconds):
                     result.paced.setdefault(paced.rate, []).append(paced)
         except RunFailed as error:

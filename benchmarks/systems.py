@@ -1,6 +1,6 @@
 """The systems that are measured: how each is started for a job, and what it lacks. Nothing here measures.
 
-A `System` is told a `Job` (which topic, which sink, which folder for its state) and gives the command that does it. A
+A `System` gets a `Job` (which topic, which sink, which folder for its state) and gives the command that does it. A
 system that cannot be had on this machine says why (`Unavailable`), and the report says it too.
 """
 
@@ -165,7 +165,7 @@ class WithWorkers(Pinstream):
         super().__init__(workers=self.members)
 
 
-class TwoSteps(Pinstream):
+class TwoStepSystem(Pinstream):
     """The same without the fast path."""
 
     key = "two_steps"

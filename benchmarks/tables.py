@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_USUAL_RATE = 1_000
+_RATE = 1_000
 """Events a second, of which README speaks."""
 _WINDOW_SECONDS = 48 * 3600
 """PINSTREAM_DEDUP_WINDOW by default."""
@@ -77,9 +77,9 @@ def _in_turns(part: dict[str, Any]) -> str:
 
 def own_note(part: dict[str, Any]) -> str:
     """What was measured."""
-    left_out = f" ({part['left_out']:,} that are not deliverable left out)" if part["left_out"] else ""
+    omitted = f" ({part['left_out']:,} that are not deliverable omitted)" if part["left_out"] else ""
     events = (
-        f"{part['events_in_file']:,} events of about {part['event_bytes']:,} bytes, over and over{left_out}"
+        f"{part['events_in_file']:,} events of about {part['event_bytes']:,} bytes, over and over{omitted}"
     )
     return f"{events}; {_made_how(part, _in_turns(part))}"
 
@@ -92,10 +92,10 @@ def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
 def headline(document: dict[str, Any]) -> str:
     """What README says of the rate that users have."""
     systems = document["figures"]["systems"]
-    own, plain = (systems[key]["rates"][str(_USUAL_RATE)] for key in ("pinstream", "plain"))
+    own, plain = (systems[key]["rates"][str(_RATE)] for key in ("pinstream", "plain"))
     cores, share = own["cpu_ms"] / 1000, own["cpu_ms"] / plain["cpu_ms"]
     return (
-        f"At {_USUAL_RATE:,} events a second pinstream takes {cores:.2f} of a core, {share:.2g} times what the simple\n"
+        f"At {_RATE:,} events a second pinstream takes {cores:.2f} of a core, {share:.2g} times what the simple\n"
         "consumer takes that most people would write first, and the API has half of the events within\n"
         f"{own['p50_ms']:.0f} ms, 99 % within {own['p99_ms']:.0f} ms ([docs/performance.md](docs/performance.md)).\n"
     )
@@ -236,7 +236,7 @@ def _number(name: str, digits: int = 0) -> _Show:
     return lambda point: "" if point.get(name) is None else f"{point[name]:,.{digits}f}"
 
 
-_USUAL: tuple[tuple[str, _Show], ...] = (
+_ALL: tuple[tuple[str, _Show], ...] = (
     ("µs an event", _number("cpu_us", 1)),
     ("events/s", _number("events_per_second")),
     ("peak MiB", _number("peak_mib")),
@@ -260,7 +260,7 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, _Show], ...]], ...] = (
 def _growth(
     growth: dict[str, Any], key: str, title: str, label: str, more: tuple[tuple[str, _Show], ...]
 ) -> Table:
-    shown = (*_USUAL, *more)
+    shown = (*_ALL, *more)
     rows = []
     for point in growth[key]:
         if "not_measured" in point:

@@ -23,7 +23,7 @@ _STDERR = 2
 
 def enter() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _end_early)
+    signal.signal(signal.SIGTERM, _end_before_start)
     _open_what_is_closed()
     gc.set_threshold(*GARBAGE)
     from consumer.commands import main  # not before there is a handler
@@ -47,7 +47,7 @@ def _is_service() -> bool:
     return next((word for word in sys.argv[1:] if not word.startswith("-")), None) == "run"
 
 
-def _end_early(number: int, _: object) -> NoReturn:
+def _end_before_start(number: int, _: object) -> NoReturn:
     """End on a SIGTERM that comes before the command has a handler of its own: nothing has begun."""
     if _is_service():
         os._exit(0)  # it was asked to stop

@@ -30,7 +30,7 @@ from typing import Final
 # Share of letters that two names have in common, in order, below which one is not a misspelling of the other:
 # "purchase" and "search" share 43 %, "customer.email" and "customer.emails" 97 %.
 _LIKENESS: Final = 0.6
-_MOST_KNOWN: Final = 30  # names that `or_all` lists: the symbols of an enum may be hundreds
+_MAX_KNOWN: Final = 30  # names that `or_all` lists: the symbols of an enum may be hundreds
 
 
 class PinstreamError(Exception):
@@ -151,10 +151,10 @@ def or_all(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about a name that is not one of a few: the probable one, or else all of them."""
     few = list(known)
     near = nearest(name, few)
-    return f"the nearest is {near!r}" if near else f"known: {first_of([*map(repr, few)], _MOST_KNOWN)}"
+    return f"the nearest is {near!r}" if near else f"known: {first_of([*map(repr, few)], _MAX_KNOWN)}"
 
 
-def first_of(names: Sequence[str], most: int = 3) -> str:
+def first_of(names: Sequence[str], maximum: int = 3) -> str:
     """Return the first names as text, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - maximum
+    return ", ".join(names[:maximum]) + (f" and {more} more" if more > 0 else "")

@@ -41,7 +41,7 @@ EventDict = MutableMapping[str, Any]
 
 REDACTED = "[redacted]"
 # Bytes of the lines that wait to be written. Further ones are dropped.
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 # Seconds that the end of the process waits for lines that are not written yet.
 LAST_SECONDS = 1.0
 # Seconds until a descriptor that takes nothing now (EAGAIN) is tried again.
@@ -120,15 +120,15 @@ class RepeatLimiter:
 class Outlet:
     """Writes lines to a file descriptor, in order, from a daemon thread. `put` never waits for it.
 
-    At most `most_bytes` of lines wait. A child of a fork begins without lines, and with a thread of its own.
+    At most `max_bytes` of lines wait. A child of a fork begins without lines, and with a thread of its own.
     """
 
-    def __init__(self, descriptor: int, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, descriptor: int, max_bytes: int = MAX_BYTES) -> None:
         self.descriptor = descriptor
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self.dropped = 0
         """How many lines could not be written."""
-        self._told = 0
+        self._reported = 0
         # Until when the end of the process waits (monotonic). None: it has not begun.
         self._ends: float | None = None
         # Whether the last line was written in part.
@@ -149,7 +149,7 @@ class Outlet:
         data = f"{line}\n".encode("utf-8", "backslashreplace")
         with self._changed:
             # A line that is larger than the whole queue is written, too, if it is alone.
-            if self._bytes and self._bytes + len(data) > self._most_bytes and not last:
+            if self._bytes and self._bytes + len(data) > self._max_bytes and not last:
                 self.dropped += 1
                 return
             if self._thread is None:
@@ -179,16 +179,16 @@ class Outlet:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
                 line = self._lines.popleft()
-            # Without the lock: this may take for ever.
+            # Without the lock: this may take indefinitely.
             written = self._write(line)
             with self._changed:
                 self.dropped += not written
                 # Once there is room again, behind the lines that had still found some.
-                tells = written and not self._lines and self.dropped > self._told
-                if tells:
-                    self._told = self.dropped
-            if tells:
-                structlog.get_logger().warning("log_lines_dropped", lines=self._told)
+                reports = written and not self._lines and self.dropped > self._reported
+                if reports:
+                    self._reported = self.dropped
+            if reports:
+                structlog.get_logger().warning("log_lines_dropped", lines=self._reported)
             with self._changed:
                 self._bytes -= len(line)
                 self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""What the service needs of the outside: one Protocol for each thing, which adapters, stand-ins and fakes fit.
+"""What the service needs of the outside: one Protocol for each thing, which adapters and fakes fit.
 
 Theory of operation. A method is one attempt, in bounded time: it does what a command of the engine asks, and returns
 the answer, or what the answer is made of (`consumer.engine.messages`). No implementation retries or decides. An error
@@ -38,7 +38,7 @@ class RecordSource(Protocol):
         Never raises: the answer shows what the broker did not accept.
         """
 
-    async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
+    async def restart_partitions(self, partitions: Sequence[m.TopicRecreated]) -> None:
         """Read these partitions from the beginning, if they are still held under their epochs.
 
         `Service.assigned` is called for them when that begins.
@@ -65,7 +65,7 @@ class Api(Protocol):
     ) -> m.Answered | m.Unanswered:
         """Make one call, in bounded time; `may_begin` is asked before the first byte of its body.
 
-        Never raises: a call without a complete answer is `Unanswered`, for `m.TOO_LATE` if it may not begin.
+        Never raises: a call without a complete answer is `Unanswered`, for `m.START_EXPIRED` if it may not begin.
         """
 
     async def ask_time(self) -> m.Answered | m.Unanswered:
@@ -101,7 +101,7 @@ class Renewed(NamedTuple):
     """What the other members announce."""
 
 
-class Given(NamedTuple):
+class GrantedPermits(NamedTuple):
     """Calls given from a quota."""
 
     calls: int
@@ -150,14 +150,16 @@ class KeyStore(Protocol):
         """Return what the members announce that share the store now. Raises `KeyStoreError`."""
         return ()
 
-    async def tell(self, note: Note) -> None:
+    async def share_note(self, note: Note) -> None:
         """Tell a note to the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""
         return
 
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
+    async def acquire_permits(
+        self, quota: str, calls: int, per_minute: int, seconds: float
+    ) -> GrantedPermits:
         """Ask for at most `calls` of the quota with this name: `per_minute` in any 60 seconds, for all members
         together. The calls must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
-        return Given(calls, 0.0)
+        return GrantedPermits(calls, 0.0)
 
     async def expire(self, now: float) -> None:
         """Drop keys that are out of the window. It does bounded work and is called every few seconds.

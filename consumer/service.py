@@ -40,7 +40,7 @@ _FETCH_TIMEOUT, _FULL_TIMEOUT = 5.0, 0.1
 _HOUSEKEEPING = 2.0
 # Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
-# At least this time, in seconds: leaving may wait for the source's thread first (`chunks.IDLE_LOOK_SECONDS`).
+# At least this time, in seconds: leaving may wait for the source's thread first (`chunks.IDLE_POLL_SECONDS`).
 _LEAST_CLOSE = 0.7
 # Seconds of the remaining grace that are kept for closing all but the source.
 _AFTERWARDS = 1.0
@@ -319,20 +319,20 @@ class Service:
                 self._ask(command, partial(store.release, keys), lambda _: None)
             case m.RenewLease(number):
                 self._ask(command, store.renew, lambda got: m.LeaseRenewed(number, *got))
-            case m.TellNote(note):
-                self._ask(command, partial(store.tell, note), lambda _: None)
-            case m.AskCalls(number, destination, account, calls, minute, seconds):
+            case m.ShareNote(note):
+                self._ask(command, partial(store.share_note, note), lambda _: None)
+            case m.AcquirePermits(number, destination, account, calls, minute, seconds):
                 quota = f"{destination}:{account}"  # an account has one at each address of the API
-                ask = partial(store.ask_calls, quota, calls, minute, seconds)
-                self._ask(command, ask, lambda got: m.CallsGiven(number, account, *got))
+                ask = partial(store.acquire_permits, quota, calls, minute, seconds)
+                self._ask(command, ask, lambda got: m.PermitsGranted(number, account, *got))
             case m.Send():
                 self._begin(self._send(command, now))
             case m.StoreDeadLetters():
                 self._begin(self._store(command))
             case m.Commit():
                 self._begin(self._source.commit(command.positions))
-            case m.ReadAnew():
-                self._begin(self._source.read_anew(command.partitions))  # `Assigned` answers it
+            case m.RestartPartitions():
+                self._begin(self._source.restart_partitions(command.partitions))  # `Assigned` answers it
             case m.ReadToken():
                 self._begin(self._read_token())
             case m.AskTime():
@@ -349,8 +349,10 @@ class Service:
 
     async def _send(self, command: m.Send, decided: Instant) -> m.Answered | m.Unanswered:
         # If the wall clock was set, the call is made again.
-        if decided.monotonic + self._clock().since(decided) > command.begin_by:  # this process stood still
-            return m.Unanswered(command.number, m.TOO_LATE)
+        if (
+            decided.monotonic + self._clock().since(decided) > command.start_deadline
+        ):  # this process stood still
+            return m.Unanswered(command.number, m.START_EXPIRED)
         # It has begun in time, but may still wait for a connection, or for its turn to write.
         return await self._api.send(command, lambda: not self.pipeline.was_away(decided, self._clock()))
 
@@ -408,7 +410,7 @@ class Service:
         self._tasks.discard(task)
         if task.cancelled():
             if not self._over.is_set():
-                # A library may cancel a task by itself; the engine would wait for the answer for ever.
+                # A library may cancel a task by itself; the engine would wait for the answer indefinitely.
                 self._fail(bug("a command was cancelled from within"))
             return
         error = task.exception()
@@ -456,10 +458,10 @@ class Service:
                     figures.evicted_by_server - before.evicted_by_server
                 ),
             }
-            for advice, early in forgotten.items():
-                if early > 0:
+            for advice, count in forgotten.items():
+                if count > 0:
                     self._report(
-                        m.Report("warning", "keys_forgotten_early", {"keys": early, "advice": advice})
+                        m.Report("warning", "keys_forgotten_early", {"keys": count, "advice": advice})
                     )
             try:
                 await self._key_store.expire(self.pipeline.clock.forgotten_at)

@@ -329,7 +329,7 @@ def test_the_compiled_modules_are_of_these_sources(module: str) -> None:
     assert made == load_hook().sources_digest(ROOT), "run `make setup`"
 
 
-def test_the_digest_tells_each_source(build: Build, tmp_path: Path) -> None:
+def test_the_digest_reports_each_source(build: Build, tmp_path: Path) -> None:
     """Of a module, of a part that it includes, and of what Python shares with it; nothing else changes it."""
     (build.core / "_one.pyx").write_text(WORKS)
     (build.core / "_part.pxi").write_text("cdef int one = 1\n")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 CLIENT = "confluent-kafka[schemaregistry]>="
 SUITE = (
     "tests/adapters/kafka/test_messages.py",
-    "tests/adapters/kafka/test_trouble.py",
+    "tests/adapters/kafka/test_client_errors.py",
     "tests/adapters/kafka/test_dead_letters.py",
     "tests/adapters/kafka/test_topic_ids.py",
     "tests/adapters/kafka/member/test_member.py",

@@ -41,7 +41,7 @@ def read(tmp_path: Path, message: str) -> tuple[int, str]:
     ],
 )
 def test_a_good_message_passes(tmp_path: Path, message: str) -> None:
-    """Also what git writes itself, and with the comments that git leaves out."""
+    """Also what git writes itself, and with the comments that git omits."""
     assert read(tmp_path, message) == (0, "")
 
 

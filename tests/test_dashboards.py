@@ -184,11 +184,11 @@ class TestAlerts:
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.MULTILINE)
         assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
-        told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        reported = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         kept = labels_used(rule["expr"]) or ADDED_BY_PROMETHEUS
-        assert told <= kept
-        looks = [one for test in RULE_TESTS for one in test["alert_rule_test"]]
-        fires = {bool(one.get("exp_alerts")) for one in looks if one["alertname"] == rule["alert"]}
+        assert reported <= kept
+        checks = [one for test in RULE_TESTS for one in test["alert_rule_test"]]
+        fires = {bool(one.get("exp_alerts")) for one in checks if one["alertname"] == rule["alert"]}
         assert fires == {True, False}
         assert set(re.findall(r'job="([^"]*)"', rule["expr"])) <= {"pinstream"}
         assert [one["job_name"] for one in PROMETHEUS["scrape_configs"]] == ["pinstream"]
@@ -226,10 +226,10 @@ class TestDashboard:
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
-            told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            reported = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             grouped = labels_used(target["expr"])
             own = {label for name, _ in selectors(target["expr"]) for label in SERIES[name]}
-            assert told <= (grouped or own | ADDED_BY_PROMETHEUS)
+            assert reported <= (grouped or own | ADDED_BY_PROMETHEUS)
 
 
 class TestWiring:

@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 from consumer import __version__, commands
 from consumer.settings import DEFAULT_NEEDS, Settings, load
 from consumer.settings.values import SecretFile, parse_duration
-from tests.support.memory import EXPANSION, MIB, STRANGERS, most_resident
+from tests.support.memory import EXPANSION, MIB, STRANGERS, max_resident
 
 ROOT = Path(__file__).parent.parent
 NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "sandbox": ()}
@@ -119,7 +119,7 @@ class TestCompose:
         service = SERVICES["pinstream"]
         ours = settings_of(service).pinstream
         bound = STRANGERS + max(
-            most_resident(
+            max_resident(
                 codec,
                 1,
                 open_bytes=ours.max_open_bytes,

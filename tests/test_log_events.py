@@ -20,7 +20,7 @@ FORWARDING = {("consumer/logs.py", "emit"), ("consumer/app/building.py", "log_re
 
 
 class Line(NamedTuple):
-    """One place that logs. `fields` None: they come from elsewhere, and the test names them."""
+    """One place that logs. `fields` None: they come from another place, and the test names them."""
 
     where: str
     event: str

@@ -218,22 +218,22 @@ class TestRepeatLimiter:
         """One line for each message, whatever its numbers, with the count of those that were dropped since; also of
         letters that stay unstored."""
 
-        def told(text: str) -> dict[str, Any] | None:
+        def reported(text: str) -> dict[str, Any] | None:
             try:
                 return dict(self.limiter(None, "warning", {"event": "kafka_trouble", "text": text}))
             except structlog.DropEvent:
                 return None
 
-        assert told("no connection to kafka-1:9092") is not None
-        assert [told(f"no connection to kafka-{number}:9092") for number in range(5)] == [None] * 5
-        assert told("2/2 brokers are down") is not None
+        assert reported("no connection to kafka-1:9092") is not None
+        assert [reported(f"no connection to kafka-{number}:9092") for number in range(5)] == [None] * 5
+        assert reported("2/2 brokers are down") is not None
         self.now = 59.9
-        assert told("no connection to kafka-1:9092") is None
+        assert reported("no connection to kafka-1:9092") is None
         self.now = 60
-        again = told("no connection to kafka-2:9092")
+        again = reported("no connection to kafka-2:9092")
         assert again is not None
         assert again["repeats_not_shown"] == 6
-        assert told("no connection to kafka-1:9092") is None
+        assert reported("no connection to kafka-1:9092") is None
         for count in (3, 41, 500):
             with contextlib.suppress(structlog.DropEvent):
                 self.limiter(None, "error", {"event": "dead_letters_not_stored", "count": count})
@@ -298,19 +298,19 @@ class TestOutlet:
         """Lines wait up to the bound, in order; what does not fit is counted, and told once there is room again."""
         out, into = pipe
         os.set_blocking(into, blocks)
-        outlet = logs.Outlet(into, most_bytes=50_000)
+        outlet = logs.Outlet(into, max_bytes=50_000)
         self.configured(outlet, monkeypatch)
         for number in range(200):
             outlet.put(f"{number:03} " + "x" * 996)
         assert 200 - outlet.dropped in range(49, 55)  # 49 fit, and some are in the pipe
         written = 200 - outlet.dropped
-        *lines, told = self.read_until(out, b"log_lines_dropped")
+        *lines, reported = self.read_until(out, b"log_lines_dropped")
         numbers = [int(line[:3]) for line in lines]
         # Behind the bound, those that came while the writer took some to the pipe.
         assert numbers[:49] == [*range(49)]
         assert numbers == sorted({*numbers})
         assert len(numbers) == written
-        assert orjson.loads(told)["lines"] == outlet.dropped == 200 - written
+        assert orjson.loads(reported)["lines"] == outlet.dropped == 200 - written
 
     def test_a_line_that_breaks_off_does_not_run_into_the_next(self, tmp_path: Path) -> None:
         """A disk that fills in the middle of a line and gets room again: a count, and whole lines behind it."""
@@ -351,14 +351,14 @@ class TestOutlet:
     def test_a_line_that_is_larger_than_the_queue(self, pipe: tuple[int, int]) -> None:
         """It is written if it is alone: a trace must not be lost on an idle log."""
         out, into = pipe
-        outlet = logs.Outlet(into, most_bytes=10)
+        outlet = logs.Outlet(into, max_bytes=10)
         outlet.put("x" * 100)
         assert self.read_until(out, b"x") == ["x" * 100]
 
     def test_the_end_waits_a_second_at_most(self, pipe: tuple[int, int]) -> None:
         """For all of its waits together, and the last line gets into the queue even if that is full."""
         out, into = pipe
-        outlet = logs.Outlet(into, most_bytes=10_000)
+        outlet = logs.Outlet(into, max_bytes=10_000)
         while not outlet.dropped:
             outlet.put("x" * 1000)
         begun = time.monotonic()
@@ -382,7 +382,7 @@ class TestOutlet:
     def test_a_forked_child_has_its_own(self, pipe: tuple[int, int]) -> None:
         """It writes none of its parent's lines again, and its own though the parent's thread held the lock."""
         out, into = pipe
-        outlet = logs.Outlet(into, most_bytes=1000)
+        outlet = logs.Outlet(into, max_bytes=1000)
         while not outlet.dropped:
             outlet.put("of the parent")
         with outlet._changed, warnings.catch_warnings():

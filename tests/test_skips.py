@@ -1,7 +1,7 @@
 """What a test may be skipped for: a program that is not installed, or something that this machine cannot do.
 
 Never for a file: what a test needs is in the repository, so a clone of it alone has all tests. (An earlier version is
-in its history, which a shallow clone leaves out.)
+in its history, which a shallow clone omits.)
 """
 
 from __future__ import annotations

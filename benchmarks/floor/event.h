@@ -1,8 +1,8 @@
 /* One record of the benchmark to one event of the API: what pinstream's default mapping makes of it, byte for byte.
  *
  * For the benchmark's schema (schemas/commerce_event.avsc) and for what benchmarks/events.py puts into it, and for
- * nothing else: a record that is in any way unusual ends the program (`USUAL`). So the rules of a field are here only as
- * far as the usual value needs them, and this is what the job costs where nothing else is asked for.
+ * nothing else: a record that is in any way unusual ends the program (`EXPECT`). So the rules of a field are here only
+ * as far as such a record needs them, and this is what the job costs where nothing else is asked for.
  *
  * Texts are worked on 64 bytes at a time, beyond their ends: a record is copied first, with zeros behind it.
  */
@@ -13,16 +13,16 @@
 #include "sha256.h"
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
-#define USUAL(x)                                                                \
+#define EXPECT(x)                                                                \
   do {                                                                          \
     if (!LIKELY(x)) fail("a record that the floor is not made for: " #x);      \
   } while (0)
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-  MOST_RECORD = 1 << 16, /* bytes */
-  MOST_ITEMS = 2048,
-  MOST_EVENT = 8 * MOST_RECORD, /* bytes of JSON: an item's texts are written twice, with some 80 bytes around them */
+  MAX_RECORD = 1 << 16, /* bytes */
+  MAX_ITEMS = 2048,
+  MAX_EVENT = 8 * MAX_RECORD, /* bytes of JSON: an item's texts are written twice, with some 80 bytes around them */
   KEY_BYTES = 16,
   HASHED = 10,
 };
@@ -54,7 +54,7 @@ typedef struct {
   Text order_id, currency, total, opt_out_type, account;
   int64_t occurred_at;
   int channel, opt_out, items;
-  Item item[MOST_ITEMS];
+  Item item[MAX_ITEMS];
 } Event;
 
 /* ---- Avro ---- */
@@ -66,7 +66,7 @@ typedef struct {
 INLINE int64_t read_long(Reader *r) {
   uint64_t value = 0;
   for (int shift = 0; shift < 64; shift += 7) {
-    USUAL(r->at < r->end);
+    EXPECT(r->at < r->end);
     uint8_t byte = *r->at++;
     value |= (uint64_t)(byte & 127) << shift;
     if (byte < 128) return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
@@ -77,7 +77,7 @@ INLINE int64_t read_long(Reader *r) {
 
 INLINE Text read_text(Reader *r) {
   int64_t size = read_long(r);
-  USUAL(size >= 0 && size <= r->end - r->at);
+  EXPECT(size >= 0 && size <= r->end - r->at);
   Text text = {r->at, size};
   r->at += size;
   return text;
@@ -86,7 +86,7 @@ INLINE Text read_text(Reader *r) {
 INLINE Text read_optional(Reader *r) {
   int64_t branch = read_long(r);
   if (branch == 0) return (Text){0};
-  USUAL(branch == 1);
+  EXPECT(branch == 1);
   return read_text(r);
 }
 
@@ -102,14 +102,14 @@ INLINE int64_t read_block(Reader *r) {
 INLINE Text read_only(Reader *r) {
   Text only = {0};
   for (int64_t count; (count = read_block(r));) {
-    USUAL(count == 1 && !only.at);
+    EXPECT(count == 1 && !only.at);
     only = read_text(r);
   }
   return only;
 }
 
 static void decode(Event *e, const uint8_t *record, size_t size) {
-  USUAL(size > 10 && record[0] == 0xc3 && record[1] == 0x01); /* single-object encoding: mark and fingerprint */
+  EXPECT(size > 10 && record[0] == 0xc3 && record[1] == 0x01); /* single-object encoding: mark and fingerprint */
   Reader reader = {record + 10, record + size}, *r = &reader;
   e->event_id = read_text(r);
   e->event_type = read_text(r);
@@ -134,14 +134,14 @@ static void decode(Event *e, const uint8_t *record, size_t size) {
   e->user_agent = read_optional(r);
   e->click_id = read_optional(r);
   e->partner_id = read_optional(r);
-  USUAL(read_long(r) == 1);
+  EXPECT(read_long(r) == 1);
   e->order_id = read_optional(r);
   e->currency = read_optional(r);
   e->total = read_optional(r);
   e->items = 0;
   for (int64_t count; (count = read_block(r));)
     while (count--) {
-      USUAL(e->items < MOST_ITEMS);
+      EXPECT(e->items < MAX_ITEMS);
       Item *item = e->item + e->items++;
       item->sku = read_optional(r);
       item->name = read_optional(r);
@@ -150,16 +150,16 @@ static void decode(Event *e, const uint8_t *record, size_t size) {
       item->price = read_optional(r);
       item->quantity = read_long(r);
     }
-  USUAL(read_long(r) == 0); /* app */
-  USUAL(read_long(r) == 0); /* device */
-  USUAL(r->at < r->end);
+  EXPECT(read_long(r) == 0); /* app */
+  EXPECT(read_long(r) == 0); /* device */
+  EXPECT(r->at < r->end);
   e->opt_out = *r->at++;
   e->opt_out_type = read_optional(r);
   e->account = read_optional(r);
-  USUAL(r->at == r->end);
-  USUAL(e->event_type.size == 15 && !memcmp(e->event_type.at, "order_completed", 15) && e->channel == 1);
-  USUAL(!e->search_query.at && !e->advertising_id.at && !e->birth_date.at && !e->click_id.at && !e->partner_id.at);
-  USUAL(!e->opt_out_type.at && !e->account.at && e->page_url.size && e->language.size == 2 && e->order_id.size);
+  EXPECT(r->at == r->end);
+  EXPECT(e->event_type.size == 15 && !memcmp(e->event_type.at, "order_completed", 15) && e->channel == 1);
+  EXPECT(!e->search_query.at && !e->advertising_id.at && !e->birth_date.at && !e->click_id.at && !e->partner_id.at);
+  EXPECT(!e->opt_out_type.at && !e->account.at && e->page_url.size && e->language.size == 2 && e->order_id.size);
 }
 
 /* ---- texts ---- */
@@ -201,10 +201,10 @@ INLINE Text trimmed(Text text) {
 }
 
 /* A text of one block, which is plain ASCII (another letter has a lower case of its own). */
-INLINE Bytes usual_text(Text text) {
-  USUAL(text.size && text.size <= SHA256_MOST);
+INLINE Bytes canonical_text(Text text) {
+  EXPECT(text.size && text.size <= MAX_SHA256);
   Bytes bytes = load(text);
-  USUAL(!ANY(bytes, 64, byte >= 128));
+  EXPECT(!ANY(bytes, 64, byte >= 128));
   return bytes;
 }
 
@@ -268,20 +268,20 @@ INLINE void hash(Hashes *h, int field, Bytes bytes, unsigned size) {
 INLINE void hash_lowered(Hashes *h, int field, Text given) {
   if (!given.at) return;
   Text text = trimmed(given);
-  hash(h, field, lower(usual_text(text)), text.size);
+  hash(h, field, lower(canonical_text(text)), text.size);
 }
 
 INLINE void hash_email(Hashes *h, Text given) {
   Text text = trimmed(given);
-  Bytes bytes = usual_text(text);
-  USUAL(!ANY(bytes, text.size, blank(byte)));
-  USUAL(ANY(bytes, 64, byte == '@') && text.at[0] != '@' && text.at[text.size - 1] != '@');
+  Bytes bytes = canonical_text(text);
+  EXPECT(!ANY(bytes, text.size, blank(byte)));
+  EXPECT(ANY(bytes, 64, byte == '@') && text.at[0] != '@' && text.at[text.size - 1] != '@');
   hash(h, EM, lower(bytes), text.size);
 }
 
 INLINE void hash_digits(Hashes *h, int field, Text text) {
-  Bytes bytes = usual_text(text);
-  USUAL(!ANY(bytes, text.size, !digit(byte)));
+  Bytes bytes = canonical_text(text);
+  EXPECT(!ANY(bytes, text.size, !digit(byte)));
   hash(h, field, bytes, text.size);
 }
 
@@ -297,12 +297,12 @@ INLINE void hash_city(Hashes *h, Text given) {
   if (!given.at) return;
   Bytes kept = {0};
   unsigned size = 0;
-  USUAL(given.size && given.size <= SHA256_MOST);
+  EXPECT(given.size && given.size <= MAX_SHA256);
   for (unsigned i = 0; i < given.size; i++) {
     uint8_t byte = given.at[i];
     if (byte >= 128) {
       uint8_t second = given.at[++i];
-      USUAL(byte == 0xc3 && second >= 0xa0 && second != 0xb7);
+      EXPECT(byte == 0xc3 && second >= 0xa0 && second != 0xb7);
       kept.at[size++] = byte;
       kept.at[size++] = second;
     } else if (letter(byte))
@@ -310,7 +310,7 @@ INLINE void hash_city(Hashes *h, Text given) {
     else if (digit(byte))
       kept.at[size++] = byte;
   }
-  USUAL(size);
+  EXPECT(size);
   hash(h, CT, kept, size);
 }
 
@@ -320,7 +320,7 @@ INLINE void hash_fields(Hashes *h, const Event *e) {
   if (e->phone.at) hash_phone(h, e->phone);
   if (e->gender.at) {
     Text gender = trimmed(e->gender);
-    USUAL(gender.size == 1 && ((gender.at[0] | 32) == 'f' || (gender.at[0] | 32) == 'm'));
+    EXPECT(gender.size == 1 && ((gender.at[0] | 32) == 'f' || (gender.at[0] | 32) == 'm'));
     hash_lowered(h, GE, gender);
   }
   hash_lowered(h, LN, e->last_name);
@@ -328,14 +328,14 @@ INLINE void hash_fields(Hashes *h, const Event *e) {
   hash_city(h, e->city);
   if (e->state.at) {
     Text state = trimmed(e->state);
-    USUAL(state.size == 2 && letter(state.at[0]) && letter(state.at[1]));
+    EXPECT(state.size == 2 && letter(state.at[0]) && letter(state.at[1]));
     hash_lowered(h, ST, state);
   }
   if (e->postal_code.at) hash_digits(h, ZP, trimmed(e->postal_code));
   if (e->country.at) {
     Text code = trimmed(e->country);
-    USUAL(code.size == 2 && letter(code.at[0]) && letter(code.at[1]));
-    USUAL(country_known[((code.at[0] | 32) - 'a') * 26 + (code.at[1] | 32) - 'a']);
+    EXPECT(code.size == 2 && letter(code.at[0]) && letter(code.at[1]));
+    EXPECT(country_known[((code.at[0] | 32) - 'a') * 26 + (code.at[1] | 32) - 'a']);
     hash_lowered(h, COUNTRY, code);
   }
   hash_lowered(h, EXTERNAL_ID, e->external_id);
@@ -346,7 +346,7 @@ INLINE void hash_key(Hashes *h, Text event_id) {
   static const char before[] = "1\0checkout\0";
   const unsigned size = sizeof before - 1;
   uint8_t *block = h->block[h->count++];
-  USUAL(event_id.size && event_id.size <= SHA256_MOST - size);
+  EXPECT(event_id.size && event_id.size <= MAX_SHA256 - size);
   Bytes id = load(event_id);
   memset(block, 0, 64);
   memcpy(block, before, size);
@@ -363,7 +363,7 @@ INLINE uint8_t *put(uint8_t *out, Text text) {
   for (;;) {
     Bytes bytes;
     memcpy(bytes.at, text.at, sizeof bytes);
-    USUAL(!ANY(bytes, text.size < 64 ? text.size : 64, (byte < ' ') | (byte == '"') | (byte == '\\')));
+    EXPECT(!ANY(bytes, text.size < 64 ? text.size : 64, (byte < ' ') | (byte == '"') | (byte == '\\')));
     memcpy(out, bytes.at, sizeof bytes);
     if (text.size <= 64) return out + text.size;
     out += 64, text.at += 64, text.size -= 64;
@@ -391,8 +391,8 @@ INLINE uint8_t *put_items(uint8_t *out, const Event *e) {
   int64_t quantity = 0;
   PUT(out, "\"contents\":[");
   for (const Item *item = e->item; item < e->item + e->items; item++) {
-    USUAL(item->sku.size && item->category.size && !item->name.at && !item->brand.at);
-    USUAL(item->quantity >= 0 && amount(item->price));
+    EXPECT(item->sku.size && item->category.size && !item->name.at && !item->brand.at);
+    EXPECT(item->quantity >= 0 && amount(item->price));
     quantity += item->quantity;
     PUT(out, "{\"id\":\"");
     out = put(out, item->sku);
@@ -422,7 +422,7 @@ static uint8_t *convert(const Event *e, uint8_t *out, uint8_t *key, int64_t now)
   Hashes h;
   Text id = trimmed(e->event_id), currency = e->currency;
   int64_t at = e->occurred_at / 1000;
-  USUAL(at > now - 7 * 86400 && at <= now && currency.size == 3 && amount(e->total));
+  EXPECT(at > now - 7 * 86400 && at <= now && currency.size == 3 && amount(e->total));
   hash_fields(&h, e);
   hash_key(&h, id);
   sha256_all((const uint8_t(*)[64])h.block, h.digest, h.count);
@@ -448,7 +448,7 @@ static uint8_t *convert(const Event *e, uint8_t *out, uint8_t *key, int64_t now)
     PUT(out, "\"],");
   }
   if (e->ip_address.at) {
-    USUAL(ipv4(e->ip_address));
+    EXPECT(ipv4(e->ip_address));
     PUT(out, "\"client_ip_address\":\"");
     out = put(out, e->ip_address);
     PUT(out, "\",");
@@ -463,7 +463,7 @@ static uint8_t *convert(const Event *e, uint8_t *out, uint8_t *key, int64_t now)
   if (e->items) out = put_items(out, e);
   PUT(out, "\"currency\":\"");
   for (int i = 0; i < 3; i++) {
-    USUAL(letter(currency.at[i]));
+    EXPECT(letter(currency.at[i]));
     *out++ = currency.at[i] & ~32;
   }
   PUT(out, "\",\"value\":\"");

@@ -28,7 +28,7 @@ enum {
   BATCH_BYTES = 4 << 20, /* what pinstream sends in one call at the most, by default */
   HEAD_BYTES = 1024,
   LINE_BYTES = KEY_BYTES + 4, /* of the log: a key and when it was delivered */
-  MOST_PARTITIONS = 4096,
+  MAX_PARTITIONS = 4096,
   FILL_MS = 100, /* the longest that a batch waits for its thousandth event */
   COMMIT_SECONDS = 1,
 };
@@ -48,9 +48,9 @@ static void fail_errno(const char *what) {
 /* ---- one record ---- */
 
 static uint8_t *convert_record(const void *record, size_t size, uint8_t *out, uint8_t *key, int64_t now) {
-  static uint8_t copy[MOST_RECORD + sizeof(Bytes)];
+  static uint8_t copy[MAX_RECORD + sizeof(Bytes)];
   static Event event;
-  USUAL(size <= MOST_RECORD);
+  EXPECT(size <= MAX_RECORD);
   memcpy(copy, record, size);
   memset(copy + size, 0, sizeof(Bytes));
   decode(&event, copy, size);
@@ -58,10 +58,10 @@ static uint8_t *convert_record(const void *record, size_t size, uint8_t *out, ui
 }
 
 static void convert_stdin(void) {
-  static uint8_t record[MOST_RECORD], json[MOST_EVENT], key[KEY_BYTES];
+  static uint8_t record[MAX_RECORD], json[MAX_EVENT], key[KEY_BYTES];
   uint32_t size;
   while (fread(&size, sizeof size, 1, stdin) == 1) {
-    USUAL(size <= MOST_RECORD && fread(record, 1, size, stdin) == size);
+    EXPECT(size <= MAX_RECORD && fread(record, 1, size, stdin) == size);
     uint8_t *end = convert_record(record, size, json, key, time(NULL));
     *end++ = '\n';
     fwrite(json, 1, end - json, stdout);
@@ -132,7 +132,7 @@ static void deliver_batch(Batch *b) {
                       "POST %s HTTP/1.1\r\nHost: %s:%s\r\nAuthorization: Bearer benchmark\r\n"
                       "Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: %zu\r\n\r\n",
                       b->path, b->host, b->port, (size_t)(b->out - b->body));
-  USUAL(size < (int)sizeof head);
+  EXPECT(size < (int)sizeof head);
   memcpy(b->body - size, head, size);
   write_all(b->connection, b->body - size, size + (b->out - b->body));
   read_answer(b->connection, b->events);
@@ -145,7 +145,7 @@ static void add_to_batch(Batch *b, const rd_kafka_message_t *message, uint32_t n
   b->out = convert_record(message->payload, message->len, b->out, line, now);
   *b->out++ = ',';
   memcpy(line + KEY_BYTES, &now, sizeof now);
-  if (b->events == BATCH_EVENTS || b->out - b->body > BATCH_BYTES - MOST_EVENT) deliver_batch(b);
+  if (b->events == BATCH_EVENTS || b->out - b->body > BATCH_BYTES - MAX_EVENT) deliver_batch(b);
 }
 
 /* ---- Kafka ---- */
@@ -154,7 +154,7 @@ typedef struct {
   rd_kafka_t *client;
   rd_kafka_queue_t *queue;
   const char *topic;
-  int64_t next[MOST_PARTITIONS]; /* offset after the last one delivered; 0: none yet */
+  int64_t next[MAX_PARTITIONS]; /* offset after the last one delivered; 0: none yet */
 } Consumer;
 
 static void subscribe(Consumer *c, const char *broker, const char *topic, const char *group) {
@@ -194,7 +194,7 @@ static void commit(Consumer *c, int log, bool wait) {
   /* First the keys: a crash in between finds them again; the other way round it would have forgotten them. */
   if (fdatasync(log)) fail_errno("fdatasync");
   rd_kafka_topic_partition_list_t *offsets = rd_kafka_topic_partition_list_new(8);
-  for (int partition = 0; partition < MOST_PARTITIONS; partition++)
+  for (int partition = 0; partition < MAX_PARTITIONS; partition++)
     if (c->next[partition])
       rd_kafka_topic_partition_list_add(offsets, c->topic, partition)->offset = c->next[partition];
   int problem = offsets->cnt ? rd_kafka_commit(c->client, offsets, !wait) : 0;
@@ -210,7 +210,7 @@ static void run(char **argument) {
   batch.connection = connect_to(batch.host, batch.port);
   batch.log = open(argument[6], O_WRONLY | O_CREAT | O_APPEND, 0600);
   if (batch.log < 0) fail_errno(argument[6]);
-  batch.buffer = malloc(HEAD_BYTES + BATCH_BYTES + MOST_EVENT);
+  batch.buffer = malloc(HEAD_BYTES + BATCH_BYTES + MAX_EVENT);
   if (!batch.buffer) fail("no memory");
   batch.body = batch.buffer + HEAD_BYTES;
   subscribe(&consumer, argument[0], argument[1], argument[2]);
@@ -222,7 +222,7 @@ static void run(char **argument) {
       rd_kafka_message_t *message = messages[i];
       if (message->err) fail(rd_kafka_err2str(message->err));
       add_to_batch(&batch, message, now);
-      USUAL(message->partition < MOST_PARTITIONS);
+      EXPECT(message->partition < MAX_PARTITIONS);
       consumer.next[message->partition] = message->offset + 1;
       rd_kafka_message_destroy(message);
     }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SHA256_MOST 55 /* bytes of a message: a block has 64, the mark takes one, the length eight */
+#define MAX_SHA256 55 /* bytes of a message: a block has 64, the mark takes one, the length eight */
 
 static const uint32_t SHA256_START[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                          0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};

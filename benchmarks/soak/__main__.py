@@ -80,9 +80,9 @@ def _arguments() -> argparse.Namespace:
 
 @contextmanager
 def _shown(console: Console, events: int) -> Iterator[Callable[[Sample], None]]:
-    """A progress bar on a terminal, a line every few seconds elsewhere."""
+    """A progress bar on a terminal, else a line every few seconds."""
     if not console.is_terminal:
-        yield _Lines(events)
+        yield _ProgressLines(events)
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
@@ -95,7 +95,7 @@ def _shown(console: Console, events: int) -> Iterator[Callable[[Sample], None]]:
         yield show
 
 
-class _Lines:
+class _ProgressLines:
     def __init__(self, events: int) -> None:
         self._events = events
         self._last = 0.0

@@ -19,7 +19,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 
 
-class Watched:
+class WatchedProcess:
     """``pinstream run`` with `settings` and no other PINSTREAM variables; a context manager: the process has
     ended when it exits."""
 

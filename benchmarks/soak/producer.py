@@ -36,7 +36,7 @@ def create_topics(bootstrap: str, topic: str) -> None:
 class Backlog:
     """Produces `records` onto `topic` in a thread; a context manager.
 
-    Never more than `ahead` records beyond what `settled` was last told. `rate`: records a second on average, for runs
+    Never more than `ahead` records beyond the last argument of `settled`. `rate`: records a second on average, for runs
     that are to take their time; they come `ahead` at once, with pauses between. None: as fast as they are taken.
     """
 

@@ -1,4 +1,4 @@
-"""What the soak produces: a shop's events, each new, in spells of usual and of heavy ones, and what becomes of them.
+"""What the soak produces: a shop's events, each new, in spells of normal and of heavy ones, and what becomes of them.
 
 Theory of operation. Encoding millions of events would cost more than consuming them. So some thousand events of the
 sandbox's shop are encoded once, with `MARK` wherever a shopper or an order would be named: event id, e-mail, phone,
@@ -28,7 +28,7 @@ SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "commerce_event.avsc"
 PARTITIONS = 4
 MARK = "########"
 """As long as a serial number."""
-MOST_RECORDS = 10 ** len(MARK)
+MAX_RECORDS = 10 ** len(MARK)
 HEAVY_EVERY = 5
 """Of this many spells one has heavy records."""
 
@@ -48,7 +48,7 @@ class Template(NamedTuple):
     expected: Disposition
 
 
-class Produced(NamedTuple):
+class SoakRecord(NamedTuple):
     """One record to produce."""
 
     partition: int
@@ -62,19 +62,19 @@ class Records:
     """
 
     def __init__(self, count: int, seed: int, spell: int) -> None:
-        if not 0 < count < MOST_RECORDS:
+        if not 0 < count < MAX_RECORDS:
             raise ValueError(f"{count} events cannot be numbered with {len(MARK)} digits")
         self._count = count
         self._spell = spell
         self._random = Random(seed)
-        self._usual, self._heavy = _templates(seed)
+        self._normal, self._heavy = _templates(seed)
         self._recent = [deque[bytes](maxlen=_RECENT) for _ in range(PARTITIONS)]
         self.tally: Counter[Disposition] = Counter()
         self.deliverable = bytearray(count)
 
-    def __iter__(self) -> Iterator[Produced]:
+    def __iter__(self) -> Iterator[SoakRecord]:
         for serial in range(self._count):
-            yield Produced(serial % PARTITIONS, self._value(serial))
+            yield SoakRecord(serial % PARTITIONS, self._value(serial))
 
     def _value(self, serial: int) -> bytes:
         recent = self._recent[serial % PARTITIONS]
@@ -92,7 +92,7 @@ class Records:
     def _template(self, serial: int) -> Template:
         spell, place = divmod(serial, self._spell)
         if (spell + 1) % HEAVY_EVERY:
-            return self._random.choice(self._usual)
+            return self._random.choice(self._normal)
         return _HUGE if place == 0 else self._random.choice(self._heavy)
 
 
@@ -101,12 +101,12 @@ _HUGE = Template((b"\xff" * _HUGE_BYTES,), Disposition.DEAD_LETTERED)
 
 
 def _templates(seed: int) -> tuple[list[Template], list[Template]]:
-    """The usual templates and the heavy ones."""
+    """The normal templates and the heavy ones."""
     encoder = Encoder(json.loads(SCHEMA.read_text()))
-    usual = list(islice(EventGenerator(seed, time.time, invalid=_INVALID), _TEMPLATES))
-    orders = [one for one in usual if one.event is not None and (one.event["order"] or {}).get("items")]
+    normal = list(islice(EventGenerator(seed, time.time, invalid=_INVALID), _TEMPLATES))
+    orders = [one for one in normal if one.event is not None and (one.event["order"] or {}).get("items")]
     heavy = [_made_heavy(one) for one in orders if one.expected is Disposition.DELIVERED]
-    return [_template(encoder, one) for one in usual], [_template(encoder, one) for one in heavy]
+    return [_template(encoder, one) for one in normal], [_template(encoder, one) for one in heavy]
 
 
 def _made_heavy(one: GeneratedEvent) -> GeneratedEvent:

@@ -35,7 +35,7 @@ def curves(plan: Plan, samples: Sequence[Sample]) -> Iterator[str]:
     yield from _curve("state folder on disk", samples, lambda one: one.state_bytes, _mib)
     seconds = samples[-1].at
     rate = samples[-1].settled / seconds if seconds else 0.0
-    yield f"{len(samples)} looks in {seconds:.0f} s, {rate:,.0f} events a second"
+    yield f"{len(samples)} samples in {seconds:.0f} s, {rate:,.0f} events a second"
 
 
 def _curve(

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import psutil
 from confluent_kafka import Consumer, TopicPartition
 
-from benchmarks.soak.process import Watched
+from benchmarks.soak.process import WatchedProcess
 from benchmarks.soak.producer import Backlog, create_topics
 from benchmarks.soak.records import PARTITIONS, Records
-from benchmarks.soak.sink import MOST_EVENTS_A_CALL, Sink
+from benchmarks.soak.sink import MAX_EVENTS_A_CALL, Sink
 from benchmarks.soak.verdicts import JITTER, Sums, Verdict, judge
-from benchmarks.soak.watch import Sample, look
+from benchmarks.soak.watch import Sample, check
 
 _LET_GO_EVERY = 5.0
 _STALL_SECONDS = 60.0
@@ -101,7 +101,7 @@ def soak(plan: Plan, bootstrap: str, topic: str, seen: Callable[[Sample], None] 
         state = Path(folder) / "state"
         settings = plan.environment(bootstrap, topic, sink.url, state)
         with (
-            Watched(settings, Path(folder) / "log") as process,
+            WatchedProcess(settings, Path(folder) / "log") as process,
             Backlog(bootstrap, topic, records, ahead=plan.ahead, rate=plan.rate) as backlog,
         ):
             samples, status = _watch(plan, process, backlog, state, seen)
@@ -116,7 +116,7 @@ def soak(plan: Plan, bootstrap: str, topic: str, seen: Callable[[Sample], None] 
                 accepted=sink.accepted,
                 refused=sink.refused,
                 never_seen=sink.never_seen(records.deliverable),
-                unheard=status["counts"]["answers"].get("timeout", 0) * MOST_EVENTS_A_CALL,
+                unheard=status["counts"]["answers"].get("timeout", 0) * MAX_EVENTS_A_CALL,
                 committed=_committed(bootstrap, topic),
                 exit_code=exit_code,
             ),
@@ -126,7 +126,7 @@ def soak(plan: Plan, bootstrap: str, topic: str, seen: Callable[[Sample], None] 
 
 
 def _watch(
-    plan: Plan, process: Watched, backlog: Backlog, state: Path, seen: Callable[[Sample], None]
+    plan: Plan, process: WatchedProcess, backlog: Backlog, state: Path, seen: Callable[[Sample], None]
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Take samples until all is settled; return them and the last /status document."""
     samples: list[Sample] = []
@@ -136,7 +136,7 @@ def _watch(
     while True:
         now = time.monotonic()
         status = process.status()
-        sample = look(now - begun, system, status, state)
+        sample = check(now - begun, system, status, state)
         if not samples or sample.settled > samples[-1].settled:
             progress = now
         samples.append(sample)

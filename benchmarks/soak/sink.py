@@ -1,9 +1,9 @@
 """The soak's API: fast, and at odds with its callers now and then. It remembers, by serial number, what it was sent.
 
-Theory of operation. A process of its own, like `benchmarks.sink`. Which calls meet a fault is told by the call's
-number alone, with periods that have no common divisor, so that all mixtures come up. Of every event it is written
-down, in memory that the caller reads too, whether it was ever accepted or refused. Accepted counts answers that were
-sent: what was recorded and then cut off is not in it, and is in the marks.
+Theory of operation. A process of its own, like `benchmarks.sink`. Which calls meet a fault
+depends on the call's number alone, with periods that have no common divisor, so that all mixtures come up. Of every
+event it is written down, in memory that the caller reads too, whether it was ever accepted or refused. Accepted counts
+answers that were sent: what was recorded and then cut off is not in it, and is in the marks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNAVAILABLE, CUT_BEFORE, CUT_AFTER, ONE_REFUSED, SLOW, THROTTLED = 23, 29, 43, 3
 refused, late, a 429."""
 LATE = 0.3
 """Seconds."""
-MOST_EVENTS_A_CALL = 1000
+MAX_EVENTS_A_CALL = 1000
 
 _EVENT_ID = re.compile(rb'"event_id":"soak-(\d{8})"')
 _PROCESSED = b'{"status":"processed","error_message":null,"warning_message":null}'

@@ -3,7 +3,7 @@
 Memory. A leak grows with events, so the measure is memory per million events: the least-squares slope over all that
 was seen after the first quarter of the events. `LEAK_BOUND` is 8 bytes an event: the least that Python can keep of an
 event is a reference, which is 8 bytes. Not every rise is a leak, though: open events, librdkafka's queue and the bodies
-in flight come and go by tens of megabytes between two looks, and the allocator keeps what the highest of these waves
+in flight come and go by tens of megabytes between two samples, and the allocator keeps what the highest of these waves
 took. So the growth that the slope stands for may be some megabytes more (`jitter`). With `JITTER`, two million events
 are allowed 14 bytes an event, and the smallest object with a reference to it has 24. A short run needs more, and sees
 less: the test's 120,000 events are allowed some 200 bytes each, and a record with its body has over 1,000. And no peak
@@ -14,7 +14,7 @@ mapped file is in the shared part. That file follows the throughput, as it must,
 machine that gets faster in the middle of a run, resident memory as a whole rises by exactly that.
 
 Key store. A key is held for the window, then until its bucket (half a window) and the next tick of housekeeping are
-over. So at no look may there be more keys than were delivered in that time before it: a bound that holds however
+over. So at no sample may there be more keys than were delivered in that time before it: a bound that holds however
 fast or slow the machine is. What that takes on disk has to stay where it was once the store was full for the first
 time: the most in the last half at most `SIZE_SHARE` of the most in the second quarter; where it held more keys in the
 last half, by as much more. (How many it may hold is the other verdict. In a short run it is chance how many: a key may
@@ -100,14 +100,14 @@ def judge_memory(
     """Memory is flat once warm: it has neither a slope nor a peak."""
     warm = measured(samples)
     if len(warm) < _LEAST_SAMPLES:
-        return Verdict(name, False, f"only {len(warm)} looks after the warm-up: too few to tell")
+        return Verdict(name, False, f"only {len(warm)} samples after the warm-up: too few to tell")
     values = [value(one) for one in warm]
     events = (warm[-1].settled - warm[0].settled) / MILLION
-    grows, middle, most = slope(warm, value), median(values), max(values)
+    grows, middle, maximum = slope(warm, value), median(values), max(values)
     allowed = LEAK_BOUND + jitter / events if events else 0.0
-    held = grows <= allowed and most <= middle * PEAK_SHARE
+    held = grows <= allowed and maximum <= middle * PEAK_SHARE
     figures = (
-        f"{grows / MIB:+.2f} MiB per million events (at most {allowed / MIB:.1f}); most {most / MIB:.1f} MiB, "
+        f"{grows / MIB:+.2f} MiB per million events (at most {allowed / MIB:.1f}); most {maximum / MIB:.1f} MiB, "
         f"median {middle / MIB:.1f} (at most {PEAK_SHARE:g} times)"
     )
     return Verdict(name, held, figures)
@@ -116,9 +116,9 @@ def judge_memory(
 def judge_budget(name: str, values: Sequence[int], limit: int) -> Verdict:
     """Open events and bytes stay below the limit in every sample, and come near it in at least one: otherwise
     the limit was not tested."""
-    most, above = max(values, default=0), sum(1 for value in values if value > limit)
-    figures = f"most {most:,} of {limit:,}, above it at {above} of {len(values)} looks"
-    if most < limit / 2:
+    maximum, above = max(values, default=0), sum(1 for value in values if value > limit)
+    figures = f"most {maximum:,} of {limit:,}, above it at {above} of {len(values)} samples"
+    if maximum < limit / 2:
         return Verdict(name, False, f"{figures}: the limit was not put to the test")
     return Verdict(name, not above, figures)
 
@@ -137,11 +137,11 @@ def judge_keys(samples: Sequence[Sample], window: int) -> Verdict:
         # Keys are stored before their events count as delivered: those events are open still.
         allowed = one.delivered - begin.delivered + one.open_events
         worst = max(worst, one.keys / allowed if allowed else float(one.keys > 0))
-    most = max((one.keys for one in samples), default=0)
-    if most:
-        turnovers = samples[-1].delivered / most
+    maximum = max((one.keys for one in samples), default=0)
+    if maximum:
+        turnovers = samples[-1].delivered / maximum
     figures = (
-        f"at most {worst:.2f} of the keys delivered within {horizon(window):g} s; most {most:,} keys, "
+        f"at most {worst:.2f} of the keys delivered within {horizon(window):g} s; most {maximum:,} keys, "
         f"turned over {turnovers:.1f} times (at least {TURNOVERS:g})"
     )
     return Verdict(name, worst <= 1 and turnovers >= TURNOVERS, figures)
@@ -155,20 +155,20 @@ def _last_before(samples: Sequence[Sample], at: float) -> Sample:
 def judge_store_size(name: str, samples: Sequence[Sample], value: Callable[[Sample], float]) -> Verdict:
     """The store keeps the size that it had when it was first full."""
     if len(samples) < _LEAST_SAMPLES:
-        return Verdict(name, False, f"only {len(samples)} looks: too few to tell")
+        return Verdict(name, False, f"only {len(samples)} samples: too few to tell")
     begin, end = samples[0].at, samples[-1].at
     quarter = (end - begin) / 4
-    early = [one for one in samples if begin + quarter <= one.at <= begin + 2 * quarter]
+    first = [one for one in samples if begin + quarter <= one.at <= begin + 2 * quarter]
     late = [one for one in samples if one.at >= begin + 2 * quarter]
-    keys_early, keys_late = (max((one.keys for one in part), default=0) for part in (early, late))
-    fuller = max(1.0, keys_late / keys_early) if keys_early else 1.0
-    most_early, most_late = max(map(value, early), default=0), max(map(value, late), default=0)
-    limit = most_early * SIZE_SHARE * fuller
+    keys_first, keys_late = (max((one.keys for one in part), default=0) for part in (first, late))
+    fuller = max(1.0, keys_late / keys_first) if keys_first else 1.0
+    max_first, max_late = max(map(value, first), default=0), max(map(value, late), default=0)
+    limit = max_first * SIZE_SHARE * fuller
     figures = (
-        f"most {most_late / MIB:.1f} MiB in the last half, {most_early / MIB:.1f} in the second quarter "
+        f"most {max_late / MIB:.1f} MiB in the last half, {max_first / MIB:.1f} in the second quarter "
         f"(at most {SIZE_SHARE * fuller:.2f} times)"
     )
-    return Verdict(name, most_late <= limit, figures)
+    return Verdict(name, max_late <= limit, figures)
 
 
 def judge_books(sums: Sums) -> list[Verdict]:

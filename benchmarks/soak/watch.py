@@ -33,7 +33,7 @@ class Sample(NamedTuple):
         return self.read - self.open_events
 
 
-def look(at: float, process: psutil.Process, status: dict[str, Any], state: Path) -> Sample:
+def check(at: float, process: psutil.Process, status: dict[str, Any], state: Path) -> Sample:
     """Take a sample, with the /status document."""
     memory = process.memory_info()
     ledger, store = status["ledger"], status["key_store"]
@@ -53,7 +53,7 @@ def look(at: float, process: psutil.Process, status: dict[str, Any], state: Path
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes that a folder takes on disk; a file that is removed meanwhile counts as nothing."""
+    """Bytes that a folder takes on disk; a file that is removed since counts as nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

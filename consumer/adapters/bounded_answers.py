@@ -58,7 +58,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
             )
         request.headers["Accept-Encoding"] = "gzip"  # the one coding that `_content` decompresses
         async with contextlib.aclosing(await self._transports[proxy].handle_async_request(request)) as answer:
-            # Without this header the library does not decompress once more.
+            # Without this header the library does not decompress again.
             coding = answer.headers.pop("content-encoding", "")
             content = await _content(answer.stream, coding.strip().lower())
             return httpx.Response(answer.status_code, headers=answer.headers, content=content)
@@ -80,8 +80,8 @@ async def _content(stream: Any, coding: str) -> bytes:
     async for part in stream:
         try:
             # One byte more than allowed, to notice an answer that is too large: half a megabyte can become a gigabyte.
-            most = ANSWER_LIMIT + 1 - len(content)
-            content += part if unpacker is None else unpacker.decompress(part, most)
+            maximum = ANSWER_LIMIT + 1 - len(content)
+            content += part if unpacker is None else unpacker.decompress(part, maximum)
         except zlib.error:
             raise ValueError("a compressed answer that cannot be decompressed") from None
         # The received bytes count, too: zlib keeps all that follows the end of the compressed data.
@@ -121,5 +121,5 @@ def _is_ending(token: Mapping[str, Any]) -> bool:
     """Return whether four fifths of this token's life are over. The client's own rule fails on a token that does not
     say how long it lives, which OAuth allows (RFC 6749, 5.1: it is used until it is refused), and on text for a
     number, as some endpoints write it."""
-    ends, lives = token.get("expires_at"), token.get("expires_in")
-    return ends is not None and float(ends) < time.time() + float(lives or 0) / 5
+    ends, ids = token.get("expires_at"), token.get("expires_in")
+    return ends is not None and float(ends) < time.time() + float(ids or 0) / 5

@@ -19,8 +19,8 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, file_stamp, place_of, tls_trouble
-from consumer.engine.messages import TOO_LATE, Answered, Send, Unanswered
+from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, explain_tls_error, file_stamp, place_of
+from consumer.engine.messages import START_EXPIRED, Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
 # Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
@@ -54,19 +54,19 @@ class TokenFile(Token):
     """A token in a file, which is read again when it changes.
 
     `read` returns the token in the file, or raises `SettingsError`: so does this if there is none at first.
-    `on_trouble` is called once each time that the file no longer has one.
+    `on_error` is called once each time that the file no longer has one.
     """
 
     def __init__(
-        self, path: Path, read: Callable[[Path], str], on_trouble: Callable[[str], None] = lambda _: None
+        self, path: Path, read: Callable[[Path], str], on_error: Callable[[str], None] = lambda _: None
     ) -> None:
         # Taken before the file is read: a change in between is noticed at the next check.
         self._seen = file_stamp(path)
         super().__init__(read(path))
         self._path = path
         self._read = read
-        self._on_trouble = on_trouble
-        self._in_trouble = False
+        self._on_error = on_error
+        self._is_failing = False
 
     def value(self) -> str:
         """See `Token.value`."""
@@ -81,11 +81,11 @@ class TokenFile(Token):
         try:
             self.latest, self._seen = self._read(self._path), stamp
         except SettingsError as error:  # for a moment, while the secret is replaced
-            if not self._in_trouble:
-                self._on_trouble(f"{error}; until then the last one stays in force")
-            self._in_trouble = True
+            if not self._is_failing:
+                self._on_error(f"{error}; until then the last one stays in force")
+            self._is_failing = True
             return False
-        self._in_trouble = False
+        self._is_failing = False
         return self.latest != before
 
 
@@ -131,7 +131,7 @@ class ConversionsApi:
         ends = loop.time() + self.timeout
 
         def end() -> None:
-            # If this process stood still, the answer may have arrived meanwhile. It gets time to be read, or delivered
+            # If this process stood still, the answer may have arrived. It gets time to be read, or delivered
             # events would be sent again.
             stood_still = loop.time() > ends + _LATE
             limit.reschedule(loop.time() + (_CATCH_UP if stood_still else 0.0))
@@ -142,7 +142,7 @@ class ConversionsApi:
                 return await self._post(number, account, body, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             if body.is_late:
-                return Unanswered(number, TOO_LATE)
+                return Unanswered(number, START_EXPIRED)
             reason, said = call_failure(error, self.url, proxy)
             return Unanswered(number, reason, headers, said)
         finally:
@@ -237,7 +237,7 @@ class ConversionsApi:
 
 
 # Bytes of a body up to which it is joined.
-_COPIED_MOST: Final = 64 * 1024
+_MAX_COPIED: Final = 64 * 1024
 
 
 class Body(Payload):
@@ -265,7 +265,7 @@ class Body(Payload):
             self.is_late = True
             raise ValueError("too late")
         # A system call a part costs more than copying a few bytes.
-        parts = [b"".join(self.parts)] if sum(map(len, self.parts)) <= _COPIED_MOST else self.parts
+        parts = [b"".join(self.parts)] if sum(map(len, self.parts)) <= _MAX_COPIED else self.parts
         for part in parts:
             await writer.write(part)
 
@@ -304,7 +304,7 @@ def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[s
     # By way of a proxy, only a certificate shows that the other end was reached.
     reached = proxy is None or isinstance(inner, ssl.SSLCertVerificationError)
     if reached and isinstance(inner, ssl.SSLError):
-        return kind, tls_trouble(inner, url, proxy, "PINTEREST_API_URL")
+        return kind, explain_tls_error(inner, url, proxy, "PINTEREST_API_URL")
     if proxy is None:
         ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
         if ended and url.startswith("http:") and not isinstance(error, aiohttp.ClientConnectorError):
@@ -318,9 +318,9 @@ def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[s
         return "proxy", proxy.refusal(error.status, place_of(url))
     for one, what in _PROXY_FAILURES:
         if isinstance(error, one):
-            return "proxy", proxy.trouble(what, place_of(url))
+            return "proxy", proxy.explain_error(what, place_of(url))
     if isinstance(error, aiohttp.ClientConnectorError):
         return "proxy", proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):
         return kind, f"the call went through the proxy {proxy}"
-    return kind, proxy.trouble("broken off")
+    return kind, proxy.explain_error("broken off")

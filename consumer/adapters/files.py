@@ -21,7 +21,7 @@ from consumer.avro.encode import Encoder, Unencodable
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.avro.paths import NOTHING
 from consumer.avro.plan import trimmed
-from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable, read_length
+from consumer.avro.reading import MAX_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, compile_reader, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
 from consumer.conversion.sections import Sections
@@ -146,7 +146,7 @@ def _lines(
         number += 1
         if line.strip() and (verdict := parse_line(line, plan)) is not None:
             # An item and the comma behind it take two bytes: shorter lines have no list that is too long.
-            if len(line) > 2 * MOST_ITEMS and not isinstance(verdict, Rejection | Filtered):
+            if len(line) > 2 * MAX_ITEMS and not isinstance(verdict, Rejection | Filtered):
                 verdict = sized(verdict)
             records += 1
             others += isinstance(verdict, Rejection) and verdict.code in _NO_OBJECT

@@ -86,7 +86,9 @@ class Proxy:
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}" + (", or name that in NO_PROXY" if is_shared else "")
 
-    def trouble(self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = "") -> str:
+    def explain_error(
+        self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = ""
+    ) -> str:
         """Return what it means that the proxy does not answer, that its name is unknown, that it accepted the
         connection and did not open a connection to `target` in time, or that the connection broke off."""
         said = {
@@ -113,7 +115,7 @@ class Proxy:
 class Network:
     """See the module. Proxies are ``http://[user:password@]host:port``, or empty. `login` returns the user and password
     that are used in place of those in the URLs, or nothing. `authorities` is a PEM file of authorities that are trusted
-    beside those of the system. `on_trouble` is called once each time that it cannot be read any more."""
+    beside those of the system. `on_error` is called once each time that it cannot be read any more."""
 
     _: KW_ONLY
     https_proxy: str = ""
@@ -121,7 +123,7 @@ class Network:
     no_proxy: str = ""
     login: Callable[[], str] = lambda: ""
     authorities: Path | None = None
-    on_trouble: Callable[[str], None] = lambda _: None
+    on_error: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self._proxies = {
@@ -145,7 +147,7 @@ class Network:
     def through(self, proxy: str, variable: str) -> Network:
         """Return a network that sends everything through this one proxy, and trusts the same authorities."""
         # Without our login and NO_PROXY: a proxy that is named for one service is for all calls to it.
-        one = Network(authorities=self.authorities, on_trouble=self.on_trouble)
+        one = Network(authorities=self.authorities, on_error=self.on_error)
         url = proxy if "://" in proxy else f"http://{proxy}"
         one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))
         return one
@@ -178,7 +180,7 @@ class Network:
             for context in self._contexts:
                 context.load_verify_locations(self.authorities)
         except OSError:
-            self.on_trouble(
+            self.on_error(
                 f"PINSTREAM_CA_FILE: {self.authorities} is missing, unreadable or has no certificate; the authorities "
                 "that were in it stay trusted"
             )
@@ -239,7 +241,7 @@ def file_stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: str) -> str:
+def explain_tls_error(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: str) -> str:
     """Return what is wrong with TLS to this URL, which the setting `variable` names, and what to do."""
     where = place_of(url)
     via = "" if proxy is None else f", through the proxy {proxy},"

@@ -14,7 +14,14 @@ import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, certificate_fault, place_of, tls_trouble
+from consumer.adapters.network import (
+    LOGIN_REQUIRED,
+    Network,
+    Proxy,
+    certificate_fault,
+    explain_tls_error,
+    place_of,
+)
 from consumer.errors import RegistryError
 
 _URL: Final = "SCHEMA_REGISTRY_URL"
@@ -130,11 +137,11 @@ def oauth_code(error: Exception) -> str:
 def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
     """Return why a call by way of a proxy did not reach this URL, which is from `setting`."""
     for cause in _causes(error):
-        # TLS is with the server through an open tunnel, and with the proxy before that: `tls_trouble` names both.
+        # TLS is with the server through an open tunnel, and with the proxy before that: `explain_tls_error` names both.
         if isinstance(cause, ssl.SSLError):
-            return tls_trouble(cause, url, proxy, setting)
+            return explain_tls_error(cause, url, proxy, setting)
         if isinstance(cause, socket.gaierror):
-            return proxy.trouble("unknown")
+            return proxy.explain_error("unknown")
         if isinstance(cause, ConnectionResetError | EOFError):
             return proxy.broken_promise(place_of(url), setting)
     # The library reports a proxy's refusal only as text: "407 Proxy Authentication Required".
@@ -142,8 +149,8 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
     if kind == "ProxyError" and status is not None:
         return proxy.refusal(int(status[0]), place_of(url))
     if kind == "ConnectError":
-        return proxy.trouble("absent")
-    return proxy.trouble("broken off")
+        return proxy.explain_error("absent")
+    return proxy.explain_error("broken off")
 
 
 def _no_contact(

@@ -41,14 +41,14 @@ MAX_REFERENCES: Final = 100
 """Further schemas that one schema may refer to, directly or not."""
 
 # Characters of all of those schemas: as JSON they take up to 24 times as many bytes.
-_MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
+_MAX_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
 
 # The registry's own codes for an unknown subject, version and schema. A plain 404 can come from a proxy, or from a
 # registry that is too old to know the path.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 
 # A registry's ids are signed, though the wire format has 32 bits for one. Its answer to a higher one is that it does
-# not know the path, which is no verdict: the record, which is garbage, would wait for ever.
+# not know the path, which is no verdict: the record, which is garbage, would wait indefinitely.
 _HIGHEST_ID: Final = 2**31 - 1
 
 
@@ -318,8 +318,8 @@ class RegistrySchemas:
         except Exception as error:
             # No answer in time, an error of the client or of its HTTP library, or one that a nonsensical answer causes.
             if not isinstance(error, TimeoutError):
-                # The client caches every answer for ever, also one without a schema: drop the cache. After a time-out
-                # the references that came stay in it: the next attempt goes on from there.
+                # The client caches every answer indefinitely, also one without a schema: drop the cache. After a
+                # time-out the references that came stay in it: the next attempt goes on from there.
                 cleared: Any = self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
                 if cleared is not None:  # older clients do it at once
                     await cleared
@@ -376,10 +376,10 @@ class RegistrySchemas:
             texts[key] = _bounded(referred.schema.schema_str or "")
             waiting[:0] = referred.schema.references or ()
             # Checked after each one: a hostile registry must not fill the memory first.
-            if len(texts) > MAX_REFERENCES or sum(map(len, texts.values())) > _MOST_REFERRED:
+            if len(texts) > MAX_REFERENCES or sum(map(len, texts.values())) > _MAX_REFERRED:
                 raise RegistryError(
                     f"the registry's schema refers to more than {MAX_REFERENCES} others, or to more than "
-                    f"{_MOST_REFERRED >> 20} MiB of them: pinstream reads no more; use fewer or smaller ones"
+                    f"{_MAX_REFERRED >> 20} MiB of them: pinstream reads no more; use fewer or smaller ones"
                 )
         documents = [json.loads(text) for text in texts.values()]
         return SchemaFound(ref, inlined(json.loads(_bounded(schema.schema_str)), definitions(documents)))

@@ -2,7 +2,7 @@
 
 Theory of operation. The registry is always asked first, and its answer counts. Only if it gives none
 (`SchemaUnavailable`), the file is read. The answer is then marked (`SchemaFound.unanswered`), and the engine goes on
-asking the registry until it answers. The reason: an id means a schema only within one life of a registry. A registry
+asking the registry until it answers. The reason: an id means a schema only for one registry. A registry
 whose database was lost gives the same ids to other schemas, and records that are read with a wrong schema are garbage
 that looks right. So when the registry contradicts one file (it has another schema for it, or none), all files of this
 registry are removed.
@@ -43,10 +43,10 @@ from consumer.avro.schema import Json
 from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 
-MOST_SCHEMAS: Final = 1_000
-MOST_FOLDER_BYTES: Final = 64 * 1024 * 1024
+MAX_FILES: Final = 1_000
+MAX_FOLDER_BYTES: Final = 64 * 1024 * 1024
 # A schema may be 1 MiB, and 4 MiB of references may be put in. Escaped in JSON it may be larger; then it is not kept.
-MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
+MAX_SCHEMA_BYTES: Final = 8 * 1024 * 1024
 
 _FORMAT: Final = b"pinstream schema, format 1\n"
 _CHECK_BYTES: Final = 65
@@ -92,14 +92,14 @@ class SchemaFiles:
         # A pipe in the file's place must not block, and a link must not be followed.
         flags = os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            with open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags)) as file:
+            with open(path, "rb", opener=lambda name, expected: os.open(name, expected | flags)) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise Unfit(f"{path} is no file")
                 if status.st_uid != os.geteuid():
                     raise Unfit(f"{path} belongs to another user")
                 # One byte more than allowed: a longer file fails its checksum, and is not read whole.
-                data = file.read(MOST_SCHEMA_BYTES + 1)
+                data = file.read(MAX_SCHEMA_BYTES + 1)
         except FileNotFoundError:
             return None
         text, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
@@ -122,7 +122,7 @@ class SchemaFiles:
         ones."""
         about = {"registry": self.registry, "kind": ref.kind, "value": ref.value, "schema": schema}
         text = _FORMAT + json.dumps(about).encode() + b"\n"
-        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:  # `read` would not accept it
+        if len(text) + _CHECK_BYTES > MAX_SCHEMA_BYTES:  # `read` would not accept it
             return
         # Schemas hold no personal data, but another user must not change how records are read.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,9 +172,9 @@ class SchemaFiles:
                     kept.append((status.st_mtime_ns, status.st_size, path))
                 elif _HALF_WRITTEN.fullmatch(path.name) and status.st_mtime < time.time() - _ABANDONED:
                     path.unlink()
-        excess, bytes_left = len(kept) - MOST_SCHEMAS, sum(size for _, size, _ in kept)
+        excess, bytes_left = len(kept) - MAX_FILES, sum(size for _, size, _ in kept)
         for _, size, path in sorted(kept):  # by the time of the latest use
-            if excess <= 0 and bytes_left <= MOST_FOLDER_BYTES:
+            if excess <= 0 and bytes_left <= MAX_FOLDER_BYTES:
                 break
             path.unlink(missing_ok=True)
             excess, bytes_left = excess - 1, bytes_left - size
@@ -213,19 +213,19 @@ class Registry(Protocol):
 class KeptSchemas:
     """A registry whose answers are kept in files, which are read when it does not answer.
 
-    `local` answers for the kinds of names that the registry does not have. `on_trouble` gets a line for each kind of
-    trouble with the files, once. Without `writes` the files are only read.
+    `local` answers for the kinds of names that the registry does not have. `on_error` gets a line
+    for each kind of error with the files, once. Without `writes` the files are only read.
     """
 
     registry: Registry
     files: SchemaFiles
     local: Callable[[FetchSchema], Awaitable[SchemaAnswer]]
-    on_trouble: Callable[[str], None] = lambda text: None
+    on_error: Callable[[str], None] = lambda text: None
     _: KW_ONLY
     writes: bool = True
 
     def __post_init__(self) -> None:
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         # The disk may be slow: reading waits here, and nothing waits for writing.
         self._thread = OwnThread("schemas-on-disk")
 
@@ -242,7 +242,7 @@ class KeptSchemas:
             async with asyncio.timeout(_READ_WITHIN):
                 schema = await self._thread.run(self._read, command.ref)
         except TimeoutError:
-            self._tell(f"the disk did not answer within {_READ_WITHIN:g} s")
+            self._report(f"the disk did not answer within {_READ_WITHIN:g} s")
             return answer
         return answer if schema is None else SchemaFound(answer.ref, schema, unanswered=answer)
 
@@ -267,7 +267,7 @@ class KeptSchemas:
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             what = f"a schema in {self.files.folder} cannot be read ({why})"
-            self._tell(f"{error if isinstance(error, Unfit) else what}: it is not used")
+            self._report(f"{error if isinstance(error, Unfit) else what}: it is not used")
             return None
         if schema is not None and self.writes:
             with suppress(OSError):  # a folder that cannot be written can be read all the same
@@ -289,8 +289,8 @@ class KeptSchemas:
                     return
                 removed = self.files.remove_all()
                 has = "no" if found is None else "another"
-                self._tell(
-                    f"the registry has {has} schema {ref.kind} {ref.value}, and had one before: was it set up anew? "
+                self._report(
+                    f"the registry has {has} schema {ref.kind} {ref.value}, and had one before: was it reset? "
                     f"What was kept of it on disk is removed ({removed} in all)"
                 )
             if found is not None:
@@ -298,13 +298,13 @@ class KeptSchemas:
         # The disk is full, or cannot be written.
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
-            self._tell(
+            self._report(
                 f"{self.files.folder} cannot keep what the schema registry answers ({why}): make it "
                 "writable, with free space; until then a start needs the registry"
             )
 
-    def _tell(self, text: str) -> None:
-        # The same trouble comes again with every question. The memory of texts is bounded, since they name schemas.
-        if text not in self._told and len(self._told) < MOST_SCHEMAS:
-            self._told.add(text)
-            self.on_trouble(text)
+    def _report(self, text: str) -> None:
+        # The same error comes again with every question. The memory of texts is bounded, since they name schemas.
+        if text not in self._reported and len(self._reported) < MAX_FILES:
+            self._reported.add(text)
+            self.on_error(text)

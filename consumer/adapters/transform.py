@@ -22,8 +22,8 @@ from consumer.engine.model import CommerceEvent, Filtered, Rejection
 
 # Seconds of work after which the results so far are handed over.
 _AT_A_TIME: Final = 0.1
-# Seconds between two looks at the thread.
-_LOOK: Final = 0.2
+# Seconds between two checks at the thread.
+_POLL_EVERY: Final = 0.2
 # Seconds that one record may take before `say` is called; and until it is called again.
 SLOW: Final = 1.0
 _AGAIN: Final = 60.0
@@ -50,26 +50,26 @@ class TransformThread:
         self._took = None
         self._since = time.monotonic()
         work = asyncio.ensure_future(self._thread.run(self._work, command.events, results))
-        told, say_at, said = 0, 0.0, -1
+        reported, say_at, said = 0, 0.0, -1
         try:
             while True:
                 # The timer is set again at each turn of the loop, so it fires only if there is none.
                 watch_stacks(_STANDS_STILL)
-                await asyncio.wait((work,), timeout=_LOOK)
+                await asyncio.wait((work,), timeout=_POLL_EVERY)
                 if work.done():
                     work.result()
                     # A call that kept the interpreter's lock is noticed only now.
                     if self._took is not None and self._took[0] > said:
                         row, seconds = self._took
-                        say(TransformIsSlow(command.number, row, seconds, results[told:row]))
-                        told = row
-                    return Transformed(command.number, results[told:])
+                        say(TransformIsSlow(command.number, row, seconds, results[reported:row]))
+                        reported = row
+                    return Transformed(command.number, results[reported:])
                 # Read in the reverse of the thread's order, so that a call never seems longer than it is.
                 row, since, now = len(results), self._since, time.monotonic()
-                if now - since >= SLOW and (row > told or now >= say_at):
+                if now - since >= SLOW and (row > reported or now >= say_at):
                     # Finished results are handed over, however long this call takes.
-                    say(TransformIsSlow(command.number, row, now - since, results[told:row]))
-                    told, say_at, said = row, now + _AGAIN, row
+                    say(TransformIsSlow(command.number, row, now - since, results[reported:row]))
+                    reported, say_at, said = row, now + _AGAIN, row
         finally:
             unwatch_stacks()
             work.cancel()

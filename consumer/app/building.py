@@ -41,7 +41,7 @@ from consumer.conversion.sections import Sections, is_divided, load_sections
 from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine import model
 from consumer.engine.figures.outside import CertificateStatistics
-from consumer.engine.messages import BrokersTold, Report
+from consumer.engine.messages import BrokerStats, Report
 from consumer.engine.model import Announcement, Chunk, Policy
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
@@ -51,7 +51,7 @@ from consumer.service import Service
 from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import SecretFile, parse_header_text, parse_login
-from consumer.web.listening import MOST_CONNECTIONS
+from consumer.web.listening import MAX_CONNECTIONS
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
 # Bytes of a call at most. Pinterest documents no limit; other clients stay under 4 MB.
@@ -87,9 +87,9 @@ def require_limits(settings: Settings) -> None:
     # A process without free files can neither send events nor answer a probe.
     least = _OPEN_FILES + settings.pinstream.concurrency
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= least + MOST_CONNECTIONS:
+    if soft == resource.RLIM_INFINITY or soft >= least + MAX_CONNECTIONS:
         return
-    soft = least + MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(least + MOST_CONNECTIONS, hard)
+    soft = least + MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(least + MAX_CONNECTIONS, hard)
     if soft < least:
         raise PinstreamError(
             f"{soft} files may be open at once, and pinstream needs {least} or more: {NO_FILES}"
@@ -103,12 +103,12 @@ def log_report(report: Report) -> None:
     getattr(structlog.get_logger(), report.level)(report.event, **report.fields)
 
 
-def log_kafka_trouble(code: str, text: str) -> None:
+def log_kafka_error(code: str, text: str) -> None:
     """Log a problem that librdkafka handles by itself."""
     structlog.get_logger().warning("kafka_trouble", code=code, text=text)
 
 
-def log_token_trouble(text: str) -> None:
+def log_token_error(text: str) -> None:
     """Log that a token's file has no token any more."""
     structlog.get_logger().warning("token_trouble", text=text)
 
@@ -149,7 +149,7 @@ def service(
         letters = producer = DeadLetterProducer(
             settings.kafka.client_properties(),
             topic=settings.pinstream.dead_letter_topic,
-            on_trouble=log_kafka_trouble,
+            on_error=log_kafka_error,
         )
         parts.add("the producer of dead letters", producer.close)
     # A dry run writes nothing, so it keeps no schemas either.
@@ -174,7 +174,7 @@ def service(
     )
     # Only now, because the producer's reports about its brokers go to the engine, which `made` has.
     if producer is not None:
-        producer.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
+        producer.on_brokers = lambda stats: made.feed(BrokerStats("producer", stats))
     return made
 
 
@@ -214,10 +214,10 @@ def writer_schemas(
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
     asked = GlueSchemas(settings.registry.url) if settings.registry.is_glue else registry(settings)
 
-    def trouble(text: str) -> None:
+    def on_error(text: str) -> None:
         structlog.get_logger().warning("schemas_on_disk", text=text)
 
-    return KeptSchemas(asked, files, local.fetch, trouble, writes=keeps)
+    return KeptSchemas(asked, files, local.fetch, on_error, writes=keeps)
 
 
 def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
@@ -256,7 +256,7 @@ def network(settings: Settings) -> Network:
         no_proxy=shared.no_proxy,
         login=login or (lambda: ""),  # then that of the proxy's URL counts
         authorities=own.ca_file,
-        on_trouble=log_token_trouble,
+        on_error=log_token_error,
     )
 
 
@@ -274,7 +274,7 @@ def secret(
 
 
 def _token_file(file: SecretFile, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
-    return TokenFile(file.path, partial(read_secret_file, file.variable, parse=parse), log_token_trouble)
+    return TokenFile(file.path, partial(read_secret_file, file.variable, parse=parse), log_token_error)
 
 
 def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:

@@ -33,7 +33,7 @@ from consumer.app.signals import FORCED, is_repeated
 # Seconds after the grace at which the process is gone, at the latest.
 BEYOND_GRACE = 2.0
 # How long before that the thread acts, and `watch_stacks` does.
-_EARLY, _LAST_MOMENT = 0.5, 0.2
+_MARGIN, _LAST_MOMENT = 0.5, 0.2
 _LAST_LINE = 0.25
 # Seconds for closing a part if nothing is left of the grace.
 _LEAST = 0.1
@@ -113,7 +113,7 @@ class Ending:
         # The pipe first: a signal between the two calls is heard, too.
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
         for number in self._numbers:
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._forward)
         # A child that a function of the user forks: what it is sent must not be heard here.
         os.register_at_fork(
             before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, self._numbers),
@@ -122,7 +122,7 @@ class Ending:
         )
         threading.Thread(target=self._listen, name="ending", daemon=True).start()
 
-    def _pass_on(self, number: int, _: object) -> None:
+    def _forward(self, number: int, _: object) -> None:
         """Hand a signal to the thread if it has not heard it: a library may have set a descriptor of its own.
 
         `loop.add_signal_handler` does. That descriptor stays, for the signals that it is for.
@@ -148,7 +148,7 @@ class Ending:
 
     def _listen(self) -> None:
         while True:
-            left = self._ends_at - _EARLY - time.monotonic()
+            left = self._ends_at - _MARGIN - time.monotonic()
             if left <= 0:
                 self._end_by_force()
             ready, _, _ = select.select([self._heard], [], [], None if left == math.inf else left)

@@ -301,7 +301,7 @@ async def member(
 def _source(settings: Settings, listener: Service) -> KafkaSource:
     hooks = Hooks(
         listener,
-        on_trouble=building.log_kafka_trouble,
+        on_error=building.log_kafka_error,
         on_news=listener.feed,
         # Members divide the quota by how many they are, unless a shared key store counts their calls.
         counts_members=building.quota_members(settings) > 0,

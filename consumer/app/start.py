@@ -6,7 +6,7 @@ once, and an outage of the brokers is waited for: a restart would not help (Cras
 Whether an error may pass is said where it is translated (`KafkaError.may_pass`). Every other one ends the process.
 
 An attempt is short at first, so that the log soon names the cause. Each one is made with a new client, which reads
-certificates again and resolves names anew. Brokers that answer slowly need a longer one.
+certificates again and resolves names again. Brokers that answer slowly need a longer one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import confluent_kafka
 import structlog
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka import trouble
+from consumer.adapters.kafka import client_errors
 from consumer.adapters.kafka.cluster import describe_cluster
 from consumer.adapters.thread import run_blocking
 from consumer.engine.figures.outside import silence_of_brokers
@@ -67,7 +67,7 @@ class Start:
         silence, seconds = None, asyncio.get_running_loop().time() - self._asked_at
         after = _SILENT_AFTER if self._silent else _UNHEARD_AFTER if self._heard is None else math.inf
         if seconds >= after:
-            why = trouble.why_silent(self.settings.kafka.client_properties(), self._heard)
+            why = client_errors.why_silent(self.settings.kafka.client_properties(), self._heard)
             silence = silence_of_brokers(why, seconds)
         return replace(statistics, starting=self.waits_for, brokers_silent=silence)
 
@@ -132,4 +132,4 @@ class Start:
     def _hear(self, error: confluent_kafka.KafkaError) -> None:
         """Take note of what goes wrong during an attempt; called in another thread."""
         if error.code() != confluent_kafka.KafkaError._ALL_BROKERS_DOWN:
-            self._heard, self._silent = error, trouble.is_of_a_broker(error)
+            self._heard, self._silent = error, client_errors.is_of_a_broker(error)

@@ -93,10 +93,10 @@ class Container:
                     raise BrokenContainer(f"its header has more than {MAX_METADATA_ENTRIES} entries")
         return metadata
 
-    def _size(self, most: int) -> int:
+    def _size(self, maximum: int) -> int:
         size = self._long()
-        if not 0 <= size <= most:
-            raise BrokenContainer(f"it claims a length of {size} bytes, {most} are read")
+        if not 0 <= size <= maximum:
+            raise BrokenContainer(f"it claims a length of {size} bytes, {maximum} are read")
         return size
 
     def _long(self, first: bytes = b"") -> int:

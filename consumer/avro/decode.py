@@ -20,9 +20,9 @@ and topic; the answer is a *route*. A writer's schema may be a union of record t
 number of a branch, which belongs to the framing, so that records of one branch that follow each other have equal
 leading bytes. With a single schema of ours there is no choice: a union is read like any other type, by its plan.
 
-Schemas that can be read are kept for ever: an outage of the registry must not affect known ones (docs/why.md). Schemas
-that cannot be read are bounded, because the topics' producers decide how many there are: the one not used for longest
-is forgotten, and fetched again if it is needed.
+Schemas that can be read are kept indefinitely: an outage of the registry must not affect known ones (docs/why.md).
+Schemas that cannot be read are bounded, because the topics' producers decide how many there are: the one not used for
+longest is forgotten, and fetched again if it is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from uuid import UUID
 
 from consumer.avro.paths import ALL, Asked, AvroSchema
 from consumer.avro.plan import Plan, trimmed
-from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable, read_length
+from consumer.avro.reading import MAX_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import (
     AvroType,
@@ -223,7 +223,7 @@ class Decoder:
         self.known: dict[bytes, Writer] = {}  # by framing
         # The framings of known schemas of which no type is read on any topic, the one not used for longest first.
         self._unread: OrderedDict[bytes, None] = OrderedDict()
-        # By framing, schemas from an earlier answer of the registry, perhaps of an earlier life of it.
+        # By framing, schemas from an earlier answer of the registry, perhaps before it was set up again.
         self._doubted: dict[bytes, SchemaRef] = {}
         # Records that we write ourselves in single-object encoding need no look-up.
         for node, _ in self._ours:
@@ -306,8 +306,10 @@ class Decoder:
             writer = Writer(routes[0].plan, False)
         for node, (plan, number) in zip(writer.types, routes, strict=True):
             # One type that is read is enough; also on another topic, whose section is found with its first record.
-            is_elsewhere = not number and not isinstance(node, Rejection) and self._choice.knows(label(node))
-            if is_elsewhere or not isinstance(plan, Rejection | Filtered):
+            is_other_branch = (
+                not number and not isinstance(node, Rejection) and self._choice.knows(label(node))
+            )
+            if is_other_branch or not isinstance(plan, Rejection | Filtered):
                 self._unread.pop(framing, None)
                 self.known[framing] = writer
                 return None
@@ -486,7 +488,7 @@ def _incompatible(framing: bytes, error: Exception) -> Rejection:
 
 def too_many_items(where: str) -> Rejection:
     """Return the verdict on a record for which `TooManyItems` was raised."""
-    return rejected(DecodeCode.TOO_LARGE, f"an array of more than {MOST_ITEMS} items, in {where}")
+    return rejected(DecodeCode.TOO_LARGE, f"an array of more than {MAX_ITEMS} items, in {where}")
 
 
 def _failed(framing: bytes, error: Exception) -> Rejection:

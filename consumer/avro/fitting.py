@@ -39,7 +39,7 @@ from consumer.avro.schema import (
 )
 from consumer.avro.values import INT_RANGE, LONG_RANGE, from_bytes
 
-_MOST_ATTEMPTS: Final = 10_000  # for each event: unions inside unions must not multiply without end
+_MAX_ATTEMPTS: Final = 10_000  # for each event: unions inside unions must not multiply without end
 
 Fit = Callable[[Any], Any]  # makes a value of some type of another value, or raises `Misfit`
 
@@ -95,7 +95,7 @@ class Fitter:
 
     def fit(self, event: Any) -> Any:
         """Return `event` as a value of the schema. Raises `Misfit` or `TooMuch`."""
-        self._attempts_left = _MOST_ATTEMPTS
+        self._attempts_left = _MAX_ATTEMPTS
         return self._fit(event)
 
     def _compile(self, node: AvroType) -> Fit:
@@ -371,7 +371,7 @@ def misfit(node: AvroType, value: Any) -> int:
 def may_be(node: AvroType, value: Any) -> bool:
     """Return True if a reader may have made `value` of this branch."""
     if isinstance(node, Record):
-        # Any field may be missing: a decoder leaves out those that were not asked for.
+        # Any field may be missing: a decoder omits those that were not asked for.
         return isinstance(value, dict) and value.keys() <= {each.name for each in node.fields}
     logical = node.logical if isinstance(node, Primitive | Fixed) else None
     # Given text fits a UUID no better than a time; decoded text is not a time, because a decoded time is a count.
@@ -443,7 +443,7 @@ def _value(node: AvroType, json: Json) -> Any:
             except ValueError:
                 continue
     if isinstance(node, Record) and isinstance(json, dict):
-        # Fields that the default leaves out take their own defaults.
+        # Fields that the default omits take their own defaults.
         return {each.name: _value(each.type, json.get(each.name, each.default)) for each in node.fields}
     if isinstance(node, Array) and isinstance(json, list):
         return [_value(node.items, item) for item in json]

@@ -77,7 +77,7 @@ class LinePlan:
         """Return the event of a line's object, or why there is none. Raises `Misfit` and `TooMuch`."""
         if len(document) == 1:
             [(tag, inner)] = document.items()
-            # No field has a dot in its name: this key is a type. An unknown type is refused if types are told apart.
+            # No field has a dot in its name: this key is a type. An unknown type is refused if types are distinguished.
             is_type = self._choice.typed or tag in self._choice.records
             if type(inner) is dict and "." in tag and is_type:
                 return self._fitted(self._choice.choose(tag, self._topic), inner)

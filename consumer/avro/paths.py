@@ -47,9 +47,9 @@ _STRUCTURES: Final = frozenset({"record", "array", "map"})  # a path must not en
 _NO_VALUES: Final = _STRUCTURES | {"null"}
 # A schema may refer to itself, and have thousands of fields: a list of its paths, for a message, has to end.
 _DEEPEST: Final = 8
-_MOST_PATHS: Final = 2000
-_MOST_NAMED: Final = 8  # paths in one message
-_MOST_STEPS: Final = 128  # of a path: to explain a wrong one takes time that is the square of them
+_MAX_PATHS: Final = 2000
+_MAX_NAMED: Final = 8  # paths in one message
+_MAX_STEPS: Final = 128  # of a path: to explain a wrong one takes time that is the square of them
 _SHOWN: Final = 40  # characters of a path that is too long
 _ANY_KEY: Final = "<key>"  # of a map, in messages
 _SEGMENT: Final = re.compile(r"(?P<name>[^\[\].]+)(?P<elements>(?:\[(?:-?[0-9]{1,5})?\])*)")
@@ -126,7 +126,7 @@ class SchemaPaths:
             for steps, places in _below_all([self.record], (), _DEEPEST)
             if steps and any(place.kind not in _NO_VALUES for place in places)
         )
-        return iter(dict.fromkeys(islice(ends, _MOST_PATHS)))
+        return iter(dict.fromkeys(islice(ends, _MAX_PATHS)))
 
     def _at(self, steps: Iterable[str]) -> Sequence[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
@@ -162,7 +162,7 @@ class SchemaPaths:
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
         # No path is spelled alike: name the paths that exist.
         holder = repr(written(here)) if here else "the record"
-        has = first_of(_ends_below(places, written(here)), _MOST_NAMED) or "no fields"
+        has = first_of(_ends_below(places, written(here)), _MAX_NAMED) or "no fields"
         return f"{path!r} is not in the schema{why}; {holder} has {has}"
 
     def _nearest(self, path: str, here: str) -> str:
@@ -172,12 +172,12 @@ class SchemaPaths:
         within = (f"{here}.", f"{here}[") if here else ""
         below = {one.removeprefix(here).lstrip("."): one for one in every if one.startswith(within)}
         name = path.rpartition(".")[2]
-        elsewhere = (one for one in every if one.rpartition(".")[2] == name)
-        return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(elsewhere, "")
+        others = (one for one in every if one.rpartition(".")[2] == name)
+        return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(others, "")
 
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
         """Return the name of a record type that the steps have in place of its field, and the steps that were meant."""
-        everywhere = islice(_below_all([self.record], (), _DEEPEST), _MOST_PATHS)
+        everywhere = islice(_below_all([self.record], (), _DEEPEST), _MAX_PATHS)
         records = [
             (place.name, here) for here, places in everywhere for place in places if isinstance(place, Record)
         ]
@@ -207,9 +207,9 @@ def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
             if index:
                 picks.append((len(steps), int(index)))
             steps.append(EACH)
-        if len(steps) > _MOST_STEPS:
+        if len(steps) > _MAX_STEPS:
             raise NoSuchPath(
-                f"{path[:_SHOWN]!r}… is a path of more than {_MOST_STEPS} steps: write a shorter one"
+                f"{path[:_SHOWN]!r}… is a path of more than {_MAX_STEPS} steps: write a shorter one"
             )
     return steps, tuple(picks)
 
@@ -225,7 +225,7 @@ def _no_value(path: str, steps: list[str], places: Sequence[AvroType]) -> str:
     kinds = " or ".join(what.get(kind, kind) for kind in sorted(_kinds(places)))
     first = next(place.kind for place in places if place.kind in _STRUCTURES)
     ask = {"record": "one of its fields", "array": "a field of its elements", "map": "one of its keys"}[first]
-    below = first_of(_ends_below(places, written(steps)), _MOST_NAMED) or "no fields"
+    below = first_of(_ends_below(places, written(steps)), _MAX_NAMED) or "no fields"
     return f"{path!r} is {kinds}: name {ask}: {below}"
 
 

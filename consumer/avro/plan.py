@@ -19,7 +19,7 @@ from typing import Any
 
 from consumer.avro.paths import EACH, NOTHING, Asked, keys_in, within
 from consumer.avro.reading import (
-    MOST_ITEMS,
+    MAX_ITEMS,
     Read,
     TooManyItems,
     Unresolvable,
@@ -124,7 +124,7 @@ class ArrayPlan:
                 if self.kept:
                     items.append(item)
                     # Checked for each item: too many items are refused, not a large claimed count.
-                    if len(items) > MOST_ITEMS:
+                    if len(items) > MAX_ITEMS:
                         raise TooManyItems
             count, at = read_count(data, at)
         return items if self.kept else None, at

@@ -35,7 +35,7 @@ class Unresolvable(Exception):
 
 
 # Items of an array that is kept. An item of one byte may become a record of many defaults, some hundred bytes each.
-MOST_ITEMS: Final = 10_000
+MAX_ITEMS: Final = 10_000
 
 
 class TooManyItems(Exception):

@@ -5,7 +5,7 @@ straight into the shape of our schema: fields we lack are skipped, fields the wr
 rename, numbers are promoted, enum symbols are mapped. No datum needs another comparison or look-up.
 
 The work is bounded by steps: each pair of types is resolved once, failed pairs of records and enums are remembered
-like the others, and a writer's schema that would take more than `MOST_STEPS` is refused. So no schema blocks the event
+like the others, and a writer's schema that would take more than `MAX_STEPS` is refused. So no schema blocks the event
 loop for long, however it is nested.
 
 A schema that can never be read raises `Incompatible` here. A union branch or an enum symbol without a place in ours is
@@ -69,7 +69,7 @@ class Incompatible(Exception):
 
 
 # Types, fields, branches and symbols looked at in one resolution: some 0.2 s. Honest schemas take some thousand.
-MOST_STEPS: Final = 100_000
+MAX_STEPS: Final = 100_000
 
 
 def compile_reader(writer: AvroType, reader: AvroType) -> Read:
@@ -81,20 +81,20 @@ def compile_reader(writer: AvroType, reader: AvroType) -> Read:
     return resolve(writer, reader).read
 
 
-def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) -> Plan:
+def resolve(writer: AvroType, reader: AvroType, max_steps: int = MAX_STEPS) -> Plan:
     """Return the plan that reads data of `writer` in the shape of `reader`; raises as `compile_reader` does.
 
-    `most_steps`: steps after which the writer's schema is refused.
+    `max_steps`: steps after which the writer's schema is refused.
     """
     try:
         # Checked before the resolution, so that a refused schema costs no steps.
         require_bounded(writer)
-        return _Resolver(most_steps).resolve(writer, reader)
+        return _Resolver(max_steps).resolve(writer, reader)
     except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
         raise Incompatible("its types refer to each other too deeply") from None
     except _TooIntricate:
         raise Incompatible(
-            f"the writer's schema is too large or too intricate: to resolve it would take more than {most_steps} steps "
+            f"the writer's schema is too large or too intricate: to resolve it would take more than {max_steps} steps "
             "(types, fields, union branches and enum symbols compared with ours)"
         ) from None
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from consumer.avro.fitting import Fit, Fitter, Misfit, TooMuch, fit_decimal, fit_text, may_be, python_leaf
-from consumer.avro.reading import MOST_ITEMS
+from consumer.avro.reading import MAX_ITEMS
 from consumer.avro.schema import (
     Array,
     AvroType,
@@ -35,8 +35,8 @@ from consumer.avro.values import INT_RANGE, LONG_RANGE, MICROS, count_of, decima
 from consumer.errors import nearest
 
 # Parts of one record. A list may hold itself, or a thousand times the same list: the work for it must be bounded.
-MOST_VALUES: Final = 200_000
-MOST_CHARACTERS: Final = 16 << 20
+MAX_VALUES: Final = 200_000
+MAX_CHARACTERS: Final = 16 << 20
 _FIRST_DAY: Final = date(1970, 1, 1)
 _NO_ZONE: Final = datetime(1970, 1, 1)
 # By family of a logical type: the type that a function may return for it, and the moment at which its counts begin.
@@ -52,48 +52,48 @@ class Shape:
     """Gives values of a schema to the user's function, and makes the returned ones values of the schema again."""
 
     def __init__(self, root: AvroType) -> None:
-        self._givers: dict[str, Fit] = {}
-        self.give: Fit = self._giver(root) or (lambda value: value)
+        self._converters: dict[str, Fit] = {}
+        self.give: Fit = self._to_python(root) or (lambda value: value)
         # From what the function returned to a record of the schema. Raises `Misfit` or `TooMuch`.
-        self.take: Fit = _Taker(root).fit
+        self.take: Fit = _FromPython(root).fit
 
     # Only times change their type, so values without times stay as they are.
 
-    def _giver(self, node: AvroType) -> Fit | None:
+    def _to_python(self, node: AvroType) -> Fit | None:
         if isinstance(node, Record):
             return self._give_record(node)
         if isinstance(node, Array):
-            give_item = self._giver(node.items)
+            give_item = self._to_python(node.items)
             return None if give_item is None else lambda items: [give_item(item) for item in items]
         if isinstance(node, Map):
-            give_value = self._giver(node.values)
+            give_value = self._to_python(node.values)
             if give_value is None:
                 return None
             return lambda values: {key: give_value(value) for key, value in values.items()}
         if isinstance(node, Union):
             return self._give_union(node)
         logical = node.logical if isinstance(node, Primitive) else None
-        return None if logical is None or logical.family not in _TIMES else _time_giver(logical)
+        return None if logical is None or logical.family not in _TIMES else _time_to_python(logical)
 
     def _give_record(self, node: Record) -> Fit:
-        if node.name in self._givers:
-            return self._givers[node.name]
+        if node.name in self._converters:
+            return self._converters[node.name]
         fields: list[tuple[str, Fit]] = []
 
         def give(record: dict[str, Any]) -> dict[str, Any]:
             for name, give_field in fields:
-                # A decoder may leave out fields that were not asked for.
+                # A decoder may omit fields that were not asked for.
                 if name in record:
                     record[name] = give_field(record[name])
             return record
 
-        self._givers[node.name] = give  # before its fields, which may refer to it
-        changes = [(each.name, self._giver(each.type)) for each in node.fields]
+        self._converters[node.name] = give  # before its fields, which may refer to it
+        changes = [(each.name, self._to_python(each.type)) for each in node.fields]
         fields += [(name, change) for name, change in changes if change is not None]
         return give
 
     def _give_union(self, node: Union) -> Fit | None:
-        branches = [(each, self._giver(each)) for each in node.branches if each.kind != "null"]
+        branches = [(each, self._to_python(each)) for each in node.branches if each.kind != "null"]
         if all(give is None for _, give in branches):
             return None
 
@@ -107,14 +107,14 @@ class Shape:
         return give
 
 
-class _Taker(Fitter):
+class _FromPython(Fitter):
     """Fits a returned value into a schema. It takes Python's own types, and has bounds of its own."""
 
     _OBJECT, _ARRAY = "a dict", "a list"
 
     def __init__(self, root: AvroType) -> None:
         self._values = self._characters = 0
-        super().__init__(root, _leaf_taker, "bare")
+        super().__init__(root, _leaf_from_python, "bare")
         self._fit_key = self._take_key
 
     def fit(self, event: Any) -> Any:
@@ -125,7 +125,7 @@ class _Taker(Fitter):
     def _count(self, characters: int = 0) -> None:
         self._values += 1
         self._characters += characters
-        if self._values > MOST_VALUES or self._characters > MOST_CHARACTERS:
+        if self._values > MAX_VALUES or self._characters > MAX_CHARACTERS:
             raise TooMuch
 
     def _compile(self, node: AvroType) -> Fit:
@@ -159,8 +159,8 @@ class _Taker(Fitter):
                 raise Misfit(
                     f"has a key that is no field of {label(node)}{hint}: add the field to that schema"
                 )
-            if kind == "array" and isinstance(value, list | tuple) and len(value) > MOST_ITEMS:
-                raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
+            if kind == "array" and isinstance(value, list | tuple) and len(value) > MAX_ITEMS:
+                raise Misfit(f"a list of more than {MAX_ITEMS:,} items")
             # A symbol may be of a subclass of `str`, such as a `StrEnum`.
             return fit(fit_text(value) if kind == "enum" else value)
 
@@ -181,10 +181,10 @@ class _Taker(Fitter):
         return sorted(branches, key=lambda one: not may_be(one[0], value))
 
 
-def _leaf_taker(node: Primitive | Fixed) -> Fit:
+def _leaf_from_python(node: Primitive | Fixed) -> Fit:
     logical = node.logical
     if logical is not None and logical.family in _TIMES:
-        return _time_taker(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
+        return _time_from_python(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
     if logical is not None and logical.family == "decimal":
         # A float has lost the exact amount already.
         expected = f"expected a Decimal of at most {logical.precision} digits, {logical.scale} of them after the point"
@@ -194,7 +194,7 @@ def _leaf_taker(node: Primitive | Fixed) -> Fit:
     return fit_text if logical is not None else python_leaf(node)
 
 
-def _time_giver(logical: Logical) -> Fit | None:
+def _time_to_python(logical: Logical) -> Fit | None:
     """Return a function that makes a `datetime`, `date` or `time` of a count; None for nanoseconds.
 
     A count beyond the year 9999, which a record may hold, stays a number.
@@ -214,7 +214,7 @@ def _time_giver(logical: Logical) -> Fit | None:
     return give
 
 
-def _time_taker(logical: Logical, bounds: range) -> Fit:
+def _time_from_python(logical: Logical, bounds: range) -> Fit:
     wanted, begin = _TIMES[logical.family]
     wanted += f", or a whole number ({logical.name})"
 

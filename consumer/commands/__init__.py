@@ -27,7 +27,7 @@ _COMMANDS = {
     "produce": "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
     "replay": "Send a bounded part of topics through the same pipeline again, then exit.",
     "run": "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.",
-    "sandbox": "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
+    "sandbox": "Run a strict sandbox of the Conversions API, for development and load tests, until Ctrl-C.",
 }
 # Commands that have a folder; the others have a module.
 _FOLDERS = ("check", "dead-letters", "explain", "replay")

@@ -97,7 +97,7 @@ class Group(click.Group):
 
 
 def _give_up_stdout() -> None:
-    # Otherwise Python would fail once more when it flushes stdout at its end.
+    # Otherwise Python would fail again when it flushes stdout at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

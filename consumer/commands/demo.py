@@ -50,12 +50,12 @@ _AHEAD = 4000
 # Events per second of a demo without an end: a shop, not a load test.
 _ENDLESS_RATE = 200.0
 # Events that the sandbox of an endless demo remembers, about 30 MB: many more than can be sent again.
-_MOST_IDS = 100_000
+_MAX_IDS = 100_000
 _FLUSH_TIMEOUT = 60.0
 # Seconds to wait after Ctrl-C until all produced records are settled, so that the last figures agree.
 _LAST_SECONDS = 5.0
-# Seconds between two looks at the consumer's progress.
-_LOOK = 0.02
+# Seconds between two checks at the consumer's progress.
+_POLL_EVERY = 0.02
 
 
 @click.command(cls=DebugCommand)
@@ -142,7 +142,7 @@ class _Demo:
         sandbox = Sandbox(
             token=_TOKEN,
             faults=DEMO_FAULTS if self.faults else Faults(),
-            most_ids=None if self.bounded else _MOST_IDS,
+            max_ids=None if self.bounded else _MAX_IDS,
             seed=self.seed,
         )
         async with contextlib.AsyncExitStack() as stack:
@@ -160,7 +160,7 @@ class _Demo:
             self._service = await self._member.open()
             document = await self._deliver()
         document["sandbox"] = sandbox.counts().as_json()
-        print_result(_tell, document, as_json=self.as_json, beside=True)
+        print_result(_show, document, as_json=self.as_json, beside=True)
         ledger = document["ledger"]
         if document["ledger_mismatch"]:
             raise bug("the ledger does not add up")
@@ -177,7 +177,7 @@ class _Demo:
         feeding = asyncio.create_task(self._feed())
         # The broker creates the topic with the first record. The consumer must not join before.
         while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_EVERY)
         # If the producer has ended, it may have failed, for example because a file cannot be read.
         if feeding.done():
             feeding.result()
@@ -206,7 +206,7 @@ class _Demo:
         async for _, record in paced(self._records(), rate, self._stopped):
             # The embedded broker drops old records when it is full, even unread ones.
             while self.produced - self._settled() >= _AHEAD and not self._stopped.is_set():
-                await asyncio.sleep(_LOOK)
+                await asyncio.sleep(_POLL_EVERY)
             if self._stopped.is_set():
                 break
             await self._producer.produce(DEMO_TOPIC, record.key, record.value)
@@ -249,10 +249,10 @@ class _Demo:
                     # A guard that has stopped the intake waits for a person.
                     if service.statistics().guard is not None or time.monotonic() > self._give_up_at:
                         return
-                await asyncio.wait((serving,), timeout=_LOOK)
+                await asyncio.wait((serving,), timeout=_POLL_EVERY)
 
 
-def _tell(document: dict[str, Any], console: Console) -> None:
+def _show(document: dict[str, Any], console: Console) -> None:
     found = table("ledger", ">records", title="how every record ended")
     for name, count in document["ledger"].items():
         found.add_row(name, f"{count:,}")

@@ -1,7 +1,7 @@
 """``pinstream offsets``: show where the consumer group stands, and move it while it has no members.
 
-``offsets set`` shows what a move means before it is made (`consumer.commands.standing`). It counts offsets, some of
-which may be no records: so its numbers are "up to".
+``offsets set`` shows what a move means before it is made (`consumer.commands.group_position`). It counts offsets, some
+of which may be no records: so its numbers are "up to".
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.base import DebugCommand, asynchronous, flag_option
+from consumer.commands.group_position import MAX_PARTITIONS_NAMED, GroupPosition, problems
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
 from consumer.commands.results import print_result, prose, table
-from consumer.commands.standing import MOST_PARTITIONS_NAMED, Standing, troubles
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, first_of, nearest
 from consumer.settings import PinstreamSettings, Settings, load
@@ -59,7 +59,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
     "Settled above": records after the committed offset that are done already and will not be read again. Needs only
     the KAFKA_… settings.
     """
-    async with _look(group, topics) as found:
+    async with _positions_of(group, topics) as found:
         # Also topics for which the group has offsets, but which the settings no longer name or the brokers do not have.
         meant = {*found.topics, *(() if topics else (one.topic for one in found.positions))}
         places = {*found.partitions(meant), *(one for one in found.positions if one.topic in meant)}
@@ -73,13 +73,13 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
     # The records left to read are those that a move to the end would skip.
     left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
 
-    def tell(_: object, console: Console) -> None:
+    def show(_: object, console: Console) -> None:
         prose(console, f"group {found.group}: {said}; {left:,} left to read")
         _print_table(console, _FIGURES, documents)
-        for line in troubles(rows):
+        for line in problems(rows):
             prose(console, line)
 
-    print_result(tell, document, as_json=as_json)
+    print_result(show, document, as_json=as_json)
 
 
 @offsets.command(name="set", cls=DebugCommand)
@@ -118,7 +118,7 @@ async def set_(
     """
     # Parsed before the settings: an impossible bound is wrong usage in any case.
     bound = parse_bound(to, "--to", time.time())
-    async with _look(group, topics) as found:
+    async with _positions_of(group, topics) as found:
         rows = await found.rows(_chosen(partitions, found))
         # A member would go on where it is, and commit over the new offset. Refused without --yes too: while members
         # read on, the numbers shown would be wrong.
@@ -145,7 +145,7 @@ async def set_(
             prose(console, line)
         now = found.positions
         if yes:
-            await found.offsets.put(targets)  # the brokers refuse it if a member has joined meanwhile
+            await found.offsets.put(targets)  # the brokers refuse it if a member has joined
             now = await found.offsets.positions(list(targets))
     # Read what is committed now from the brokers, in place of the earlier offsets.
     moved = [row._replace(position=now.get(row.place)) for row in rows]
@@ -161,7 +161,7 @@ async def set_(
     others = [str(row.place) for row in moved if row.committed != targets[row.place]]
     if yes and others:
         raise KafkaError(
-            f"Kafka: {first_of(others, MOST_PARTITIONS_NAMED)} have changed since they were set: another client "
+            f"Kafka: {first_of(others, MAX_PARTITIONS_NAMED)} have changed since they were set: another client "
             "commits for this group; find it with `pinstream offsets show`"
         )
 
@@ -185,18 +185,18 @@ class _GroupAnswers(NamedTuple):
         """Return the partitions of these topics, as far as they exist."""
         return [TopicPartition(topic, one) for topic in topics for one in range(self.known.get(topic, 0))]
 
-    async def rows(self, places: Sequence[TopicPartition]) -> list[Standing]:
+    async def rows(self, places: Sequence[TopicPartition]) -> list[GroupPosition]:
         """Return where the group stands in each of these. Raises `UsageError` if there are none."""
         if not places:
             raise UsageError("no topic is given: set KAFKA_TOPICS, or use --topic")
         # Partitions that no longer exist have no extent to ask for.
         there = [one for one in places if one.partition < self.known.get(one.topic, 0)]
         extent = await self.offsets.extents(there)
-        return [Standing(one, self.positions.get(one), extent.get(one)) for one in places]
+        return [GroupPosition(one, self.positions.get(one), extent.get(one)) for one in places]
 
 
 @contextlib.asynccontextmanager
-async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_GroupAnswers]:
+async def _positions_of(group: str | None, topics: Sequence[str]) -> AsyncIterator[_GroupAnswers]:
     """Ask the brokers about the group and the topics that the command line names."""
     settings = load(os.environ, needs=("kafka",))
     kafka = settings.kafka
@@ -233,7 +233,7 @@ async def _look(group: str | None, topics: Sequence[str]) -> AsyncIterator[_Grou
 _FIGURES = ("committed", "beginning", "end", "lag", "settled_above")
 
 
-def _document(row: Standing) -> dict[str, Any]:
+def _document(row: GroupPosition) -> dict[str, Any]:
     # JSON null, and "none" in the table, where the topic is gone or nothing is committed.
     begin, end = row.extent or (None, None)
     figures = (row.committed, begin, end, row.lag, row.settled())
@@ -259,7 +259,7 @@ def _chosen(named: Sequence[str], found: _GroupAnswers) -> list[TopicPartition]:
 
 
 async def _targets(
-    offsets: GroupOffsets, bound: Bound, rows: Sequence[Standing]
+    offsets: GroupOffsets, bound: Bound, rows: Sequence[GroupPosition]
 ) -> dict[TopicPartition, int]:
     """Return the new offset of each partition."""
     since: Mapping[TopicPartition, int] = {}
@@ -269,7 +269,7 @@ async def _targets(
     for row in rows:
         # The partition existed when the topics were described.
         if row.extent is None:
-            raise KafkaError(f"Kafka: {row.place} disappeared meanwhile: run it again")
+            raise KafkaError(f"Kafka: {row.place} disappeared: run it again")
         low, end = row.extent
         if bound.kind == "offset" and not low <= bound.value <= end:
             raise UsageError(
@@ -282,7 +282,7 @@ async def _targets(
     return targets
 
 
-def _plan(row: Standing, after: int) -> dict[str, Any]:
+def _plan(row: GroupPosition, after: int) -> dict[str, Any]:
     return {
         **row.place._asdict(),
         "before": row.committed,
@@ -294,7 +294,7 @@ def _plan(row: Standing, after: int) -> dict[str, Any]:
 
 
 def _meaning(
-    rows: Sequence[Standing],
+    rows: Sequence[GroupPosition],
     targets: Mapping[TopicPartition, int],
     own: PinstreamSettings,
     read_again: int,
@@ -352,4 +352,4 @@ def _named(members: Sequence[ActiveMember]) -> str:
         f"{f'{count} x ' if count > 1 else ''}{one.client_id} on {one.host}"
         for one, count in sorted(Counter(members).items())
     ]
-    return f"{len(members)} active member{'s' * (len(members) != 1)} ({first_of(who, MOST_PARTITIONS_NAMED)})"
+    return f"{len(members)} active member{'s' * (len(members) != 1)} ({first_of(who, MAX_PARTITIONS_NAMED)})"

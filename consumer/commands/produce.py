@@ -30,7 +30,7 @@ from consumer.settings import DEFAULT_SCHEMA, Settings, load
 _LINE_EVERY = 5.0
 _FLUSH_TIMEOUT = 60.0
 _DESCRIBE_TIMEOUT = 15.0
-_MOST_PARTITIONS = 10_000
+_MAX_PARTITIONS = 10_000
 
 
 @click.command(cls=DebugCommand)
@@ -39,7 +39,7 @@ _MOST_PARTITIONS = 10_000
 @click.option(
     "--create-topic",
     "partitions",
-    type=click.IntRange(1, _MOST_PARTITIONS),
+    type=click.IntRange(1, _MAX_PARTITIONS),
     metavar="N",
     help="Create the topic with N partitions first, unless it exists.",
 )

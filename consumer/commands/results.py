@@ -21,21 +21,21 @@ from consumer.errors import Incomplete
 
 
 def print_result(
-    tell: Callable[[dict[str, Any], Console], None],
+    show: Callable[[dict[str, Any], Console], None],
     document: dict[str, Any],
     *,
     as_json: bool,
     beside: bool = False,
     lost: str = ": run it again",
 ) -> None:
-    """Print a result on stdout: for people, by `tell`; with `as_json`, the document. `beside`: then also for people, on
+    """Print a result on stdout: for people, by `show`; with `as_json`, the document. `beside`: then also for people, on
     stderr.
 
     Raises `Incomplete` if stdout fails, although the command is complete; `lost`: the end of that message.
     """
     try:
         if beside or not as_json:
-            tell(document, Console(stderr=as_json))
+            show(document, Console(stderr=as_json))
         if as_json:
             click.echo(orjson.dumps(document))
         if sys.stdout is not None:  # it may be closed
@@ -43,21 +43,21 @@ def print_result(
     except BrokenPipeError:
         raise
     except OSError as error:
-        # The rest of the buffer would fail once more when the process ends.
+        # The rest of the buffer would fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Incomplete(f"the result could not be printed ({error.strerror}){lost}") from error
 
 
 def table(
-    *heads: str, rows: Iterable[Sequence[str | Text]] = (), title: str | None = None, **look: Any
+    *heads: str, rows: Iterable[Sequence[str | Text]] = (), title: str | None = None, **style: Any
 ) -> Table:
-    """Return a table with these `rows` of texts. A head that begins with ``>`` is that of numbers; `look`: as of rich's
-    `Table`."""
+    """Return a table with these `rows` of texts. A head that begins with ``>`` is that of numbers; `style`: as of
+    rich's `Table`."""
     columns = (
         Column(Text(head.removeprefix(">")), justify="right" if head[:1] == ">" else "left", overflow="fold")
         for head in heads
     )
-    made = Table(*columns, title=title, title_justify="left", **look)
+    made = Table(*columns, title=title, title_justify="left", **style)
     for row in rows:
         made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made

@@ -1,4 +1,4 @@
-"""``pinstream sandbox``: the stand-in for the Conversions API alone."""
+"""``pinstream sandbox``: the sandbox of the Conversions API alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from consumer.demo.faults import DEMO_FAULTS, Faults
 async def sandbox(
     host: str, port: int, accounts: Sequence[str], faults: bool, any_age: bool, **others: Any
 ) -> None:
-    """Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.
+    """Run a strict sandbox of the Conversions API, for development and load tests, until Ctrl-C.
 
     It refuses events that the API refuses, answers for each event, and counts the accepted ones: GET /sandbox/counts.
     """

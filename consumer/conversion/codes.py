@@ -46,19 +46,20 @@ class Way(IntEnum):
 
 
 class Glance(IntEnum):
-    """How the program writes a field from its slot, without a Python object, if the value is usual or remembered
+    """How the program writes a field from its slot, without a Python object, if the value is canonical or remembered
     (`native/_glance.pxi`)."""
 
     ASKED = 0  # not at all
     TEXT = 1  # text as it is
     HASHED = 2  # an array of one digest
-    ONE_HASHED = 3  # the same, for an array that nearly always holds one text
+    ONE_HASHED = 3  # the same, for an array that mostly holds one text
     KNOWN_TEXT = 4  # the JSON that was written for the same text before
     TRUE_FALSE = 5
 
 
-class Usual(IntEnum):
-    """The usual form of a value. A value of that form is converted without calling the rule (`native/_usual.pxi`)."""
+class Canonical(IntEnum):
+    """The canonical form of a value. A value of that form is converted without calling the rule
+    (`native/_canonical.pxi`)."""
 
     NOT_KNOWN = 0
     # Sent as it is.

@@ -1,7 +1,7 @@
 """The plain executor: reference, fallback and `explain`.
 
 Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and does not trust
-values to have the types of the schema. The compiled program is tested against it, leaves unusual records to it, and
+values to have the types of the schema. The compiled program is tested against it, leaves other records to it, and
 ``pinstream explain`` shows what it does.
 
 The order of decisions is: name, consent, account, source, id, time, the rest of the event, user data, identity, custom
@@ -22,7 +22,7 @@ from consumer.conversion.codes import Way
 from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
 from consumer.conversion.fields import COUNTED, Description, ProgramField
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut, Unrecognised
+from consumer.conversion.normalise import Omitted, Unrecognised
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
 from consumer.engine.model import (
     CommerceEvent,
@@ -213,7 +213,7 @@ class Writing:
         self.marks |= marks
 
 
-# What both executors do with values that are not usual. `event` is the one that is being written: this module's
+# What both executors do with values that are not canonical. `event` is the one that is being written: this module's
 # `Writing`, or that of the compiled program.
 
 
@@ -226,8 +226,8 @@ def sent_of_many(field: ProgramField, ask: Rule, values: list[Any], event: Writi
         sent = decide.sent_values(ask, values, event.warned, field.warnings)
         if len(sent) > 1 and field.way is Way.DIGESTS:
             sent = list(dict.fromkeys(sent))  # the first of equal digests stays, in the record's order
-        # Without values there is no array: the key is left out.
-        return sent[: field.most] or None
+        # Without values there is no array: the key is omitted.
+        return sent[: field.maximum] or None
     if field.way is Way.TOTAL:
         return judged(field, total(values), event)
     first = decide.sent_values(ask, values, event.warned, field.warnings, only_first=True)
@@ -235,13 +235,13 @@ def sent_of_many(field: ProgramField, ask: Rule, values: list[Any], event: Writi
 
 
 def judged(field: ProgramField, answer: Any, event: Writing) -> Any:
-    """Return the rule's answer; None, with a warning, if it is left out. Raises `Rejected`."""
+    """Return the rule's answer; None, with a warning, if it is omitted. Raises `Rejected`."""
     # None is a negative quantity (`amounts.count`): it must not become a return by mistake.
     if answer is None:
         raise Rejected(REFUSALS["negative_quantity"])
-    if isinstance(answer, LeftOut):
-        # Some malformed fields refuse the event (`target.refusal`); others are left out.
-        if field.refusal is not None and answer is LeftOut.MALFORMED:
+    if isinstance(answer, Omitted):
+        # Some malformed fields refuse the event (`target.refusal`); others are omitted.
+        if field.refusal is not None and answer is Omitted.MALFORMED:
             raise Rejected(field.refusal)
         decide.note(event.warned, answer, field.warnings)
         return None

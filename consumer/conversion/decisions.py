@@ -14,7 +14,7 @@ from typing import Any, Final
 from consumer.avro.paths import Path, value_at
 from consumer.conversion.computed.expressions import Computation, Expression
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut, Unrecognised, text_of, trim
+from consumer.conversion.normalise import Omitted, Unrecognised, text_of, trim
 from consumer.conversion.rules import (
     SECONDS_A_DAY,
     CalendarDay,
@@ -69,9 +69,7 @@ _LIKELY_FROM: Final = 946_684_800  # 2000-01-01
 _LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
 _LATEST_TIME: Final = 2**64  # in any unit; later ones count as this: a float does not hold every integer
 
-NOT_WEB: Final = Warned(
-    "not_web", "event_source_url belongs to web events only: left out", "event_source_url"
-)
+NOT_WEB: Final = Warned("not_web", "event_source_url belongs to web events only: omitted", "event_source_url")
 OPT_OUT_TYPE_IGNORED: Final = Warned(
     "opt_out_type_ignored",
     "the platform ignores opt_out_type unless user_data.st and user_data.country are sent",
@@ -83,17 +81,17 @@ CRAWLER: Final = Warned(
     "user_data.client_user_agent",
 )
 
-AnswerWarnings = dict[LeftOut | type[Unrecognised], Warned]
+AnswerWarnings = dict[Omitted | type[Unrecognised], Warned]
 
 
 def warnings_of(target: Target) -> AnswerWarnings:
     """Return the warning for each reason to leave this field out, or not to count it. A blank value gets none."""
     name = target.name
     return {
-        # `LeftOut.BLANK` is missing: most records leave some fields blank.
-        LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
-        LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} is a placeholder: left out", name),
-        LeftOut.UNLIKELY: Warned("unlikely", f"{name} can hardly be a shopper's: left out", name),
+        # `Omitted.BLANK` is missing: most records leave some fields blank.
+        Omitted.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: omitted", name),
+        Omitted.PLACEHOLDER: Warned("placeholder", f"{name} is a placeholder: omitted", name),
+        Omitted.UNLIKELY: Warned("unlikely", f"{name} can hardly be a shopper's: omitted", name),
         Unrecognised: Warned(
             "unrecognised", f"{name} is not {target.meant}: sent, but it is no identity", name
         ),
@@ -105,9 +103,9 @@ def zero_warning(target: Target) -> Warned:
     return Warned("zero_value", f"{target.name} is zero", target.name)
 
 
-def note(warned: list[Warned], answer: LeftOut | Unrecognised, warnings: AnswerWarnings) -> None:
+def note(warned: list[Warned], answer: Omitted | Unrecognised, warnings: AnswerWarnings) -> None:
     """Add the warning for a rule's `answer`, if there is one, unless it is in the list."""
-    warning = warnings.get(answer if isinstance(answer, LeftOut) else Unrecognised)
+    warning = warnings.get(answer if isinstance(answer, Omitted) else Unrecognised)
     if warning is not None:
         note_once(warned, warning)
 
@@ -133,7 +131,7 @@ def sent_values(
     *,
     only_first: bool = False,
 ) -> list[Any]:
-    """Return the rule's answer for each value, in order; add a warning for each value that it leaves out or does not
+    """Return the rule's answer for each value, in order; add a warning for each value that it omits or does not
     recognise.
 
     With `only_first`, values after the first answer are not checked, so there is no warning for them.
@@ -141,7 +139,7 @@ def sent_values(
     sent: list[Any] = []
     for value in values:
         result = rule(value)
-        if isinstance(result, LeftOut):
+        if isinstance(result, Omitted):
             note(warned, result, warnings)
             continue
         if result.__class__ is Unrecognised:
@@ -198,7 +196,7 @@ class Decisions:
         self.action_sources = {**{source: source for source in ACTION_SOURCES}, **mapping.action_sources}
         # Upper and lower case are looked up directly, mixed case by the rule.
         upper = {key.upper(): value for key, value in self.action_sources.items()}
-        # The usual spellings of each channel: for the compiled program.
+        # The canonical forms of each channel: for the compiled program.
         self.exact_sources: dict[str, str] = {**upper, **self.action_sources}
         unknown: dict[str, str | Filtered | Rejection] = {
             "custom": "custom",
@@ -225,7 +223,7 @@ class Decisions:
     def name_of(self, value: Any) -> str | Filtered | Rejection:
         """Return the conversion name of an event type: by the table, exactly; or a standard name, in any case."""
         text = text_of(value)
-        if isinstance(text, LeftOut):
+        if isinstance(text, Omitted):
             return self._mapping.constants.get("event_name") or REFUSALS["missing_event_name"]
         name = self.names.get(text)
         if name is not None:
@@ -237,7 +235,7 @@ class Decisions:
     def source_of(self, value: Any) -> str | Rejection:
         """Return the action source of a channel, which may be in any case."""
         text = trimmed_text(value)
-        if isinstance(text, LeftOut):
+        if isinstance(text, Omitted):
             return self._mapping.constants.get("action_source") or REFUSALS["unknown_action_source"]
         return self.action_sources.get(text.lower(), REFUSALS["unknown_action_source"])
 
@@ -245,7 +243,7 @@ class Decisions:
         """Return the account that a record names, if it is one of ours; the default if the record names none."""
         text = trimmed_text(value)
         # A record without an account belongs to the first one; a malformed account is refused, not guessed.
-        if text is LeftOut.BLANK:
+        if text is Omitted.BLANK:
             return self.default_account
         if isinstance(text, str) and (text in self._accounts if self._accounts else _ACCOUNT.fullmatch(text)):
             return text
@@ -253,9 +251,9 @@ class Decisions:
 
     def time_of(self, value: Any) -> int | Rejection:
         """Return an event's time, in the units that the record counts."""
-        time: int | LeftOut = self._moment(value)
-        if isinstance(time, LeftOut):
-            return REFUSALS["missing_event_time" if time is LeftOut.BLANK else "malformed_event_time"]
+        time: int | Omitted = self._moment(value)
+        if isinstance(time, Omitted):
+            return REFUSALS["missing_event_time" if time is Omitted.BLANK else "malformed_event_time"]
         return time
 
     def outside(self, time: int, present: float) -> int | Rejection:
@@ -282,11 +280,11 @@ class Decisions:
 def id_of(value: Any) -> str | Rejection:
     """Return the event's id as it is. An id is never made up: two records of one event would get different ones."""
     text = text_of(value)
-    return REFUSALS["missing_event_id"] if isinstance(text, LeftOut) else text
+    return REFUSALS["missing_event_id"] if isinstance(text, Omitted) else text
 
 
 def dedup_id_of(value: Any, event_id: str) -> str:
     """Return the key that identifies the event within account and name: `value`, else `event_id`."""
     text = text_of(value)
     # Without a usable key the id identifies the event: at worst a copy is delivered; no event is lost.
-    return event_id if isinstance(text, LeftOut) else text
+    return event_id if isinstance(text, Omitted) else text

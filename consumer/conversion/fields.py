@@ -22,7 +22,7 @@ from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WOR
 from consumer.engine.figures.delivered import BITS, BITS_OF_FIELDS
 
 # The API's limit for the list of languages.
-_MOST_LANGUAGES: Final = 100
+_MAX_LANGUAGES: Final = 100
 _CLICK_ID: Final = "user_data.click_id"
 _ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
@@ -80,9 +80,9 @@ class ProgramField:
             self.ask = Memory(self.rule)
         self.is_text = description.is_text(name)  # whether its values are only text or null, by the schema
         # Most values that are sent; None: all.
-        self.most = _MOST_LANGUAGES if target.key == "languages" else None
+        self.maximum = _MAX_LANGUAGES if target.key == "languages" else None
         self.warnings = decide.warnings_of(target)  # for each reason to leave a value out
-        # The event's refusal for a malformed value; None: the value is left out with a warning.
+        # The event's refusal for a malformed value; None: the value is omitted with a warning.
         self.refusal = None if target.refusal is None else REFUSALS[target.refusal]
         # Of an amount: the warning if it is zero.
         self.zero = decide.zero_warning(target) if target.rule is amount else None

@@ -12,14 +12,14 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from consumer.conversion.normalise import LeftOut, Unrecognised, trim
+from consumer.conversion.normalise import Omitted, Unrecognised, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
     EVENT_NAMES,
     FILTER,
     LONGEST_OWN_EVENT,
-    MOST_OWN_EVENTS,
+    MAX_OWN_EVENTS,
     TARGETS,
     Target,
 )
@@ -85,7 +85,7 @@ _FIELD_WORDS: Final = {
 # The field by word.
 _EVENT_OF: Final = {word: name for name, words in _EVENT_WORDS.items() for word in words.split()}
 _FIELD_OF: Final = {word: name for name, words in _FIELD_WORDS.items() for word in words.split()}
-_MOST_NAMED: Final = 8
+_MAX_NAMED: Final = 8
 
 _CURLY: Final = frozenset("“”„‟‘’‚«»")
 _LINE: Final = re.compile(r"\(at line (\d+)")
@@ -135,7 +135,7 @@ def field_meant(name: str) -> str:
 def fields_within(name: str) -> str:
     """Return the fields of the object `name`, as a list for a message; empty if it is no object."""
     fields = [one for one in TARGETS if one.startswith((f"{name}.", f"{name}[]."))]
-    return ", ".join(fields[:_MOST_NAMED]) + (", …" if len(fields) > _MOST_NAMED else "")
+    return ", ".join(fields[:_MAX_NAMED]) + (", …" if len(fields) > _MAX_NAMED else "")
 
 
 def line_meant(toml: str, error: str) -> str:
@@ -171,7 +171,7 @@ def wrong_constant(
         meant = "a channel of [action_sources], or an action source"
     else:
         sent = target.rule(constant)
-        is_good, meant = sent is not None and not isinstance(sent, LeftOut | Unrecognised), target.meant
+        is_good, meant = sent is not None and not isinstance(sent, Omitted | Unrecognised), target.meant
     return "" if is_good else meant
 
 
@@ -193,9 +193,9 @@ def wrong_with_own_events(names: Any) -> str:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         return f"{twice[0]!r} is listed twice: remove one"
-    if len(names) > MOST_OWN_EVENTS:
+    if len(names) > MAX_OWN_EVENTS:
         return (
-            f"declares {len(names)} names, but an advertiser may register {MOST_OWN_EVENTS}: remove those that are "
+            f"declares {len(names)} names, but an advertiser may register {MAX_OWN_EVENTS}: remove those that are "
             "not registered"
         )
     return ""

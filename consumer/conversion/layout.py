@@ -5,7 +5,7 @@ Fields of records, and of records in records, get a slot each (the record is *sp
 item, and the keys of a map that are asked for. Everything else is built as the plain reader builds it, and looked up
 below its slot. Values that the mapping does not use get no slot: they are skipped, and so are the parts of a value that
 are not mapped (fields of records in arrays, other keys of maps). A record type in several places has operations for
-each of them, up to `MOST_OPERATIONS` in all; beyond that, and for a record that contains itself, one operation calls
+each of them, up to `MAX_OPERATIONS` in all; beyond that, and for a record that contains itself, one operation calls
 the plain reader.
 
 A record is spread only if all paths that the mapping uses below it are its fields. If our schema has a union, the
@@ -36,13 +36,13 @@ from consumer.avro.reading import Read
 from consumer.avro.values import DecimalReader, rescaled
 from consumer.conversion.codes import Code
 
-MOST_SPREAD: Final = 1024  # fields of a spread record: each takes a slot
+MAX_SPREAD: Final = 1024  # fields of a spread record: each takes a slot
 # Most operations of a program, except for the calls that replace the rest. Real schemas have some hundred fields.
-MOST_OPERATIONS: Final = 16_384
-MOST_BRANCHES: Final = 64  # of a union: finding one costs a step for each before it; Python has a table
-MOST_KEYS: Final = 16  # of a map that get slots: each key of a record is compared with them, one by one
-MOST_NESTED: Final = 32  # values within values that are read in C, which recurses on the machine's stack
-_MOST_STEPS: Final = 8  # to a record that is spread
+MAX_OPERATIONS: Final = 16_384
+MAX_BRANCHES: Final = 64  # of a union: finding one costs a step for each before it; Python has a table
+MAX_KEYS: Final = 16  # of a map that get slots: each key of a record is compared with them, one by one
+MAX_NESTED: Final = 32  # values within values that are read in C, which recurses on the machine's stack
+_MAX_STEPS: Final = 8  # to a record that is spread
 NOWHERE: Final = -1  # the slot of a value that is not mapped
 _SOMEWHERE: Final = 0  # the slot of a part of a value that is mapped: it becomes part of that value
 
@@ -118,7 +118,7 @@ class Layout:
         `path`."""
         if not isinstance(plan, RecordPlan) or plan.fields is None or self._is_too_much(plan):
             return False
-        if len(plan.fields) > MOST_SPREAD or len(path) > _MOST_STEPS:
+        if len(plan.fields) > MAX_SPREAD or len(path) > _MAX_STEPS:
             return False
         # A name of no characters would be taken for `EACH`.
         fields = {name for name, _ in plan.fields if name}
@@ -168,7 +168,7 @@ class Layout:
         if isinstance(plan, MapPlan) and not self._is_too_much(plan):
             below = self._below(path)
             keys = sorted({steps[0] for steps in below if steps})
-            if () not in below and EACH not in keys and len(keys) <= MOST_KEYS:
+            if () not in below and EACH not in keys and len(keys) <= MAX_KEYS:
                 slots = [self._new_slot((*path, key)) for key in keys]
                 self._around.append(plan)
                 value = self._value(plan.value, _SOMEWHERE)
@@ -220,9 +220,9 @@ class Layout:
         """Return whether to call the plain reader: the program would not end, be too long, or nest too deeply."""
         if isinstance(plan, RecordPlan) and (plan.fields is None or plan in self._around):
             return True
-        if isinstance(plan, UnionPlan) and len(plan.branches) > MOST_BRANCHES:
+        if isinstance(plan, UnionPlan) and len(plan.branches) > MAX_BRANCHES:
             return True
-        return len(self._around) >= MOST_NESTED or self._made >= MOST_OPERATIONS
+        return len(self._around) >= MAX_NESTED or self._made >= MAX_OPERATIONS
 
     def _leaf(self, plan: Leaf, slot: int) -> list[Operation]:
         convert = plan.convert

@@ -46,7 +46,7 @@ from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import ExpressionReader, Fold, is_ever, never, texts_of
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Mapping, item_steps_of
-from consumer.conversion.normalise import LeftOut, Unrecognised, trim
+from consumer.conversion.normalise import Omitted, Unrecognised, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
@@ -125,7 +125,7 @@ class Loader:
         self._tables = {key: self._merged(key) for key in TABLES}
         self._settings = ChainMap(*(layer.tables for layer in reversed(layers)))
         # Field -> the layer whose line is in force.
-        self._standing: dict[str, Layer] = {}
+        self._layers_in_force: dict[str, Layer] = {}
         # Lines of shared layers, by their names in errors. Unused: this schema lacks what they name.
         self.unused: dict[str, Unused] = {}
         self.used: set[str] = set()
@@ -162,7 +162,7 @@ class Loader:
         sent_as = self._entries("action_sources", ACTION_SOURCES)
         action_sources = {_folded(key): value for key, value in sent_as.items()}
         sources = self._sources()
-        written = {name for name, layer in self._standing.items() if layer.rank > Rank.DEFAULT}
+        written = {name for name, layer in self._layers_in_force.items() if layer.rank > Rank.DEFAULT}
         proposed = frozenset(sources.keys() - written)
         self._add_phone_country(sources)
         # The items' ids and their number follow from the items, unless a line maps them or takes them away.
@@ -214,7 +214,7 @@ class Loader:
             self._refuse_setting(
                 "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
             )
-        # A setting below a table's header belongs to that table: the usual mistake with TOML.
+        # A setting below a table's header belongs to that table: a common mistake with TOML.
         for table, lines in self._tables.items():
             if key := next((key for key in SETTINGS if key in lines), ""):
                 own = key != "unknown_record" and any(layer.name.endswith("]") for layer in self._layers)
@@ -290,7 +290,7 @@ class Loader:
             target = self._target("fields", name)
             layer, said = self._line("fields", name, self._reading.missing)
             if layer is not None:
-                self._standing[name] = layer
+                self._layers_in_force[name] = layer
             if layer is not None and said != "":
                 advice = f'name another path, or remove it with "{name}" = "" in [fields]'
                 with self._line_of(layer, advice):
@@ -431,7 +431,7 @@ class Loader:
                 computation(source, item_steps, event_type, lambda _: None)
             # A constant that is rarely sent is checked now: its first event would be a dead letter.
             for constant in constants_in(source):
-                # Elsewhere an unknown name is meant to be sent as ``custom``.
+                # In other places an unknown name is meant to be sent as ``custom``.
                 names = None if self._settings["unknown_event_name"] == "custom" else event_types
                 if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
                     table = "constants" if isinstance(self._tables["constants"].get(key), dict) else "fields"
@@ -449,7 +449,7 @@ class Loader:
         if not items:
             return
         # The section's own array counts; if it names none, that of its shared lines, or else the default's.
-        ranks = {name: self._standing[name].rank for name in arrays}
+        ranks = {name: self._layers_in_force[name].rank for name in arrays}
         leader = max(items, key=ranks.__getitem__)
         for name, array in arrays.items():
             # A value that is the same for all items goes with any array.
@@ -494,7 +494,7 @@ class Loader:
         if isinstance(value, list):
             self._fail(f"[constants] {target.name!r} is a list, but takes one value")
         sent = target.rule(value)
-        if isinstance(sent, LeftOut | Unrecognised) or sent is None:
+        if isinstance(sent, Omitted | Unrecognised) or sent is None:
             self._fail(f"[constants] {target.name!r} must be {target.meant}")
         return [sent] if target.hashed else sent
 
@@ -539,7 +539,7 @@ class Loader:
 
     def _agreement(self, every: list[Condition], some: list[Condition], *, is_listed: bool) -> Expression:
         """Return the expression that is true if all of `every` hold, and one of `some` if there are any."""
-        # The usual consent, one boolean: the compiled program reads it without calling Python.
+        # The fast path: one boolean: the compiled program reads it without calling Python.
         if len(every) == 1 and not some:
             return every[0] if is_listed else every[0].parts[0]
         agreed: Expression = Constant(True)

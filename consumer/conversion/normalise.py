@@ -1,18 +1,18 @@
 """User data, normalised and hashed: SHA-256 of the UTF-8 bytes as lower-case hex. One function per field.
 
-Theory of operation. A *rule* takes any scalar that a record may hold and returns the text to send, or a `LeftOut` with
+Theory of operation. A *rule* takes any scalar that a record may hold and returns the text to send, or a `Omitted` with
 the reason why there is none. `hashing` puts the common part of the hashed fields around a field's normaliser: trim,
 pass a ready digest through (64 hex digits, lower-cased, never hashed twice), normalise, hash. Nothing here raises on
 bad input, reads a clock or keeps state.
 
-The cost of a rule matters: most values come only once. Where a quick test recognises the usual spelling (ASCII; ``+``
+The cost of a rule matters: most values come only once. Where a quick test recognises the canonical form (ASCII; ``+``
 and digits), it comes before the rule and gives the same answer: property tests check that.
 
 The rules are the table "User data" of the platform facts. Where the table is silent:
 
 - White space is what Python calls so, and the invisible characters that copying leaves behind (zero-width
   space, word joiner, byte-order mark, direction marks).
-- What stands for nothing, or can hardly be right (`placeholders`), is left out, and so is its digest.
+- What stands for nothing, or can hardly be right (`placeholders`), is omitted, and so is its digest.
 - An advertising id of a form that is not known here is sent, and is no identity (`Unrecognised`).
 - A phone number, a name, a city or such an id of more than 256 characters is none. (Unicode's normalising takes time
   that is the square of a run of accents: a record of a megabyte of them would hold the consumer up for hours.)
@@ -40,18 +40,18 @@ from consumer.conversion.countries import country_code, state_code
 
 
 @final
-class LeftOut:
-    """Why a rule returns no value; the key is then left out (or, for some fields, the event refused).
+class Omitted:
+    """Why a rule returns no value; the key is then omitted (or, for some fields, the event refused).
 
     Not an `Enum`: every answer is tested by `isinstance`, which takes twice as long for an enumeration.
     """
 
-    BLANK: ClassVar[LeftOut]  # no value: null, empty, or white space only. Not worth a warning.
-    MALFORMED: ClassVar[LeftOut]  # a value that the field does not accept
+    BLANK: ClassVar[Omitted]  # no value: null, empty, or white space only. Not worth a warning.
+    MALFORMED: ClassVar[Omitted]  # a value that the field does not accept
     # A placeholder: the all-zero id, ``null``, ``0.0.0.0``, order id 0.
-    PLACEHOLDER: ClassVar[LeftOut]
+    PLACEHOLDER: ClassVar[Omitted]
     UNLIKELY: ClassVar[
-        LeftOut
+        Omitted
     ]  # a value that the field accepts, and that no shopper has: an address of 10.0.0.0/8
 
     def __init__(self, why: str) -> None:
@@ -61,8 +61,8 @@ class LeftOut:
         return f"LeftOut.{self._why}"
 
 
-LeftOut.BLANK, LeftOut.MALFORMED = LeftOut("BLANK"), LeftOut("MALFORMED")
-LeftOut.PLACEHOLDER, LeftOut.UNLIKELY = LeftOut("PLACEHOLDER"), LeftOut("UNLIKELY")
+Omitted.BLANK, Omitted.MALFORMED = Omitted("BLANK"), Omitted("MALFORMED")
+Omitted.PLACEHOLDER, Omitted.UNLIKELY = Omitted("PLACEHOLDER"), Omitted("UNLIKELY")
 
 
 @final
@@ -76,7 +76,7 @@ class Unrecognised(str):
     __slots__ = ()
 
 
-Normaliser = Callable[[str], str | LeftOut]
+Normaliser = Callable[[str], str | Omitted]
 
 _INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
 # No white space has a higher number. (A search of all would take a fifth of each process's start.)
@@ -93,38 +93,38 @@ def trim(text: str) -> str:
     return text.strip() if text.isascii() else text.strip(_WHITE)
 
 
-def _number_text(value: Any) -> str | LeftOut:
+def _number_text(value: Any) -> str | Omitted:
     """Return the decimal text of a number in a field that is meant for text, such as an id kept as a long."""
     # In Python True is an int; it is no id.
     if isinstance(value, bool):
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     if isinstance(value, int):
-        return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else LeftOut.MALFORMED
+        return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else Omitted.MALFORMED
     if isinstance(value, float):
         # Beyond 2^53 a float is no exact id any more, so it keeps the form that shows that.
         whole = value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT
-        return str(int(value)) if whole else repr(value) if math.isfinite(value) else LeftOut.MALFORMED
+        return str(int(value)) if whole else repr(value) if math.isfinite(value) else Omitted.MALFORMED
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= _LONGEST_NUMBER_BITS:
         return format(value, "f")
-    return LeftOut.MALFORMED
+    return Omitted.MALFORMED
 
 
-def text_of(value: Any) -> str | LeftOut:
+def text_of(value: Any) -> str | Omitted:
     """Return `value` as text, with its case and the blanks around it. A number gives its digits."""
     if not isinstance(value, str):
-        return LeftOut.BLANK if value is None else _number_text(value)
+        return Omitted.BLANK if value is None else _number_text(value)
     if value >= "!" and value.isascii():  # "!" follows the blank: no white space
         return str(value)
     if not value or not trim(value):
-        return LeftOut.BLANK
+        return Omitted.BLANK
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     return str(value)
 
 
-def trimmed_text(value: Any) -> str | LeftOut:
+def trimmed_text(value: Any) -> str | Omitted:
     """Return what `text_of` gives, without the blanks around it."""
     return text_of(trim(value) if isinstance(value, str) else value)
 
@@ -137,7 +137,7 @@ _AROUND_ADDRESSES = re.compile(r"[][()<>:;,]")
 _MAILTO = "mailto:"
 
 
-def email(text: str) -> str | LeftOut:
+def email(text: str) -> str | Omitted:
     """Remove all white space, make it lower case; dots and +tag stay. Needs something on both sides of its one @."""
     # Blanks within an address are copied line breaks and the like.
     address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
@@ -153,7 +153,7 @@ def email(text: str) -> str | LeftOut:
         or _AROUND_ADDRESSES.search(address)
         or ("@" in name and name.strip("'\"") != address)  # another one: Ann <a@x.com>, Jane <j@x.com>
     ):
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     return address
 
 
@@ -169,18 +169,18 @@ def without_zeros(text: str) -> str:
     return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
-def phone(text: str) -> str | LeftOut:
+def phone(text: str) -> str | Omitted:
     """Keep the digits 0-9 after NFKC (full-width digits become plain ones); remove leading zeros."""
     digits = text.removeprefix("+")
     if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
         text = without_zeros(text)
         if len(text) > _LONGEST_NAME:
-            return LeftOut.MALFORMED
+            return Omitted.MALFORMED
         if text.isascii():
             digits = text.translate(_ASCII_DIGITS)
         else:
             digits = _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
-    return digits.lstrip("0") or LeftOut.MALFORMED
+    return digits.lstrip("0") or Omitted.MALFORMED
 
 
 # A number of at least this many digits that begins with its country's code has it: without it there are fewer.
@@ -193,9 +193,9 @@ def phone_with_code(code: str) -> Normaliser:
     It has one if it begins with ``+`` or ``00``, or with `code` and is as long as it would be with it.
     """
 
-    def normaliser(text: str) -> str | LeftOut:
+    def normaliser(text: str) -> str | Omitted:
         number = phone(text)
-        if isinstance(number, LeftOut):
+        if isinstance(number, Omitted):
             return number
         # A plus or two zeros at the beginning lead a country's code.
         begins = _PHONE_BEGINS.search(unicodedata.normalize("NFKC", text))
@@ -215,9 +215,9 @@ _GENDERS = {
 }
 
 
-def gender(text: str) -> str | LeftOut:
+def gender(text: str) -> str | Omitted:
     """Return ``f``, ``m`` or ``n``."""
-    return _GENDERS.get(" ".join(text.lower().split()), LeftOut.MALFORMED)
+    return _GENDERS.get(" ".join(text.lower().split()), Omitted.MALFORMED)
 
 
 # The year, then month and day behind equal marks or packed, then perhaps a time of day or a zone.
@@ -228,31 +228,31 @@ _BIRTHDAY = re.compile(
 )
 
 
-def birthday(text: str) -> str | LeftOut:
+def birthday(text: str) -> str | Omitted:
     """Return ``YYYYMMDD`` of a real date that is written year first; a time after it is cut. The year must be
     likely."""
     # Year first only: 03/04/1990 means two days.
     match = _BIRTHDAY.fullmatch(text)
     if match is None:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     packed = match["md"]
     month, day = (packed[:2], packed[2:]) if packed else (match["m"], match["d"])
     try:
         # A day that the calendar has; February 30 is a typing error.
         born = date(int(match["year"]), int(month), int(day))
     except ValueError:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     if not placeholders.FIRST_BIRTH_YEAR <= born.year <= placeholders.LAST_BIRTH_YEAR:
-        return LeftOut.UNLIKELY
+        return Omitted.UNLIKELY
     return f"{match['year']}{month:0>2}{day:0>2}"
 
 
-def person_name(text: str) -> str | LeftOut:
+def person_name(text: str) -> str | Omitted:
     """Return NFC, trimmed, in lower case; inner blanks, hyphens, apostrophes and accents stay."""
     if len(text) > _LONGEST_NAME:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     name = text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
-    return LeftOut.PLACEHOLDER if name in placeholders.NAMES else name
+    return Omitted.PLACEHOLDER if name in placeholders.NAMES else name
 
 
 class _InCity(dict[int, str | None]):
@@ -267,48 +267,48 @@ _IN_CITY = _InCity()
 _IN_CITY.update((code, _IN_CITY[code]) for code in range(128))
 
 
-def city(text: str) -> str | LeftOut:
+def city(text: str) -> str | Omitted:
     """Return NFC, in lower case, without white space and punctuation (Unicode P*); accents stay."""
     if len(text) > _LONGEST_NAME:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     composed = (text if text.isascii() else unicodedata.normalize("NFC", text)).lower()
     if composed in placeholders.NAMES:
-        return LeftOut.PLACEHOLDER
-    return composed.translate(_IN_CITY) or LeftOut.MALFORMED
+        return Omitted.PLACEHOLDER
+    return composed.translate(_IN_CITY) or Omitted.MALFORMED
 
 
 # Two letters, perhaps behind the country of an ISO 3166-2 code: ``US-CA``.
 _STATE = re.compile(r"(?:[A-Za-z]{2}-)?([A-Za-z]{2})")
 
 
-def state(text: str) -> str | LeftOut:
+def state(text: str) -> str | Omitted:
     """Return two letters, in lower case, of two letters, of an ISO 3166-2 code, or of a full name."""
     # Two letters are taken as they are: states of all countries have such codes.
     match = _STATE.fullmatch(text)
-    return match[1].lower() if match else state_code(text) or LeftOut.MALFORMED
+    return match[1].lower() if match else state_code(text) or Omitted.MALFORMED
 
 
 # Blanks, and all that looks like a hyphen.
 _BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
 
 
-def postal_code(text: str) -> str | LeftOut:
+def postal_code(text: str) -> str | Omitted:
     """Return the digits of a code made of digits, blanks and dashes; leading zeros stay."""
     # Codes with letters exist (London has them), but the platform's rule is digits.
     digits = text if text.isdigit() else _BETWEEN_DIGITS.sub("", without_zeros(text))
-    return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
+    return digits if digits.isdigit() and digits.isascii() else Omitted.MALFORMED
 
 
-def country(text: str) -> str | LeftOut:
+def country(text: str) -> str | Omitted:
     """Return the two letters, in lower case, of a code of ISO 3166-1 or of a country's English name."""
-    return country_code(text) or LeftOut.MALFORMED
+    return country_code(text) or Omitted.MALFORMED
 
 
 # An IDFA or a GAID. (32 digits without dashes may be an id's MD5 just as well, so their form is not known.)
 _ADVERTISING_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def advertising_id(text: str) -> str | LeftOut:
+def advertising_id(text: str) -> str | Omitted:
     """Return the id in lower case, `Unrecognised` if it is neither IDFA nor GAID, unless it stands for nothing.
 
     A device that limits tracking has the all-zero id, a placeholder.
@@ -317,21 +317,21 @@ def advertising_id(text: str) -> str | LeftOut:
     if _ADVERTISING_ID.fullmatch(lowered) and not placeholders.is_zero_id(lowered):
         return lowered
     if len(text) > _LONGEST_NAME:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     other = external_id(lowered)
-    return other if isinstance(other, LeftOut) else Unrecognised(other)
+    return other if isinstance(other, Omitted) else Unrecognised(other)
 
 
-def external_id(text: str) -> str | LeftOut:
+def external_id(text: str) -> str | Omitted:
     """Return the id in lower case."""
     written = external_id_as_written(text)
     return written.lower() if isinstance(written, str) else written
 
 
-def external_id_as_written(text: str) -> str | LeftOut:
+def external_id_as_written(text: str) -> str | Omitted:
     """Return the id as it is, unless it stands for nothing: 0, ``null``, the all-zero UUID."""
     is_none = placeholders.is_zero_id(text) or text.lower() in placeholders.NO_VALUE
-    return LeftOut.PLACEHOLDER if is_none else text
+    return Omitted.PLACEHOLDER if is_none else text
 
 
 # The hashed fields of ``user_data``: the normaliser of each, and for messages what it accepts and what it returns
@@ -356,25 +356,25 @@ HASHED_FIELDS: Final[dict[str, tuple[Normaliser, str, str]]] = {
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
 
 
-def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
+def hashing(normaliser: Normaliser) -> Callable[[Any], str | Omitted]:
     """Return the rule of a hashed field: any value -> 64 lower-case hex digits, or why there are none."""
 
-    def rule(value: Any) -> str | LeftOut:
+    def rule(value: Any) -> str | Omitted:
         # `trimmed_text` of ASCII is written out: this runs for each value that is not remembered.
-        usual = value.__class__ is str and value.isascii()
-        text = value.strip() or LeftOut.BLANK if usual else trimmed_text(value)
+        canonical = value.__class__ is str and value.isascii()
+        text = value.strip() or Omitted.BLANK if canonical else trimmed_text(value)
         if text.__class__ is not str:
             return text
         if len(text) == 64 and _DIGEST.fullmatch(text):  # a ready digest is not hashed again
             lowered = text.lower()
             # Not of a value that the field takes, such as Nan, the name.
             hidden = placeholders.DIGESTS.get(lowered)
-            nothing = hidden is not None and (not hidden or isinstance(normaliser(hidden), LeftOut))
-            return LeftOut.PLACEHOLDER if nothing else lowered
+            nothing = hidden is not None and (not hidden or isinstance(normaliser(hidden), Omitted))
+            return Omitted.PLACEHOLDER if nothing else lowered
         normal = normaliser(text)
         if normal.__class__ is str:
             return sha256(normal.encode()).hexdigest()
-        return normal if isinstance(normal, LeftOut) else Unrecognised(sha256(normal.encode()).hexdigest())
+        return normal if isinstance(normal, Omitted) else Unrecognised(sha256(normal.encode()).hexdigest())
 
     return rule
 
@@ -389,18 +389,18 @@ _NOT_PUBLIC = (
 # All eight groups, the first neither zero nor one of a network in `placeholders`, which begin with f.
 _FULL_IPV6 = r"[1-9A-Ea-e][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
 # Most addresses, at the beginning of a forwarded chain.
-_usual_address = re.compile(rf"(?:(?!{_NOT_PUBLIC}){_IPV4}|{_FULL_IPV6})(?![^,])").match
+_canonical_address = re.compile(rf"(?:(?!{_NOT_PUBLIC}){_IPV4}|{_FULL_IPV6})(?![^,])").match
 _is_ipv4 = re.compile(_IPV4).fullmatch
 _WITH_PORT = re.compile(rf"(?P<v4>{_IPV4}):[0-9]{{1,5}}|\[(?P<v6>[^\]]*)\](?::[0-9]{{1,5}})?")
 _LONGEST_ADDRESS = 45  # ``ffff:…:255.255.255.255``: nothing longer is an address
 _LONGEST_CHAIN = 32  # addresses: no more proxies stand between a shopper and a shop
 
 
-def client_ip_address(value: Any) -> str | LeftOut:
+def client_ip_address(value: Any) -> str | Omitted:
     """Return a valid IPv4 or IPv6 address as it is written, never hashed; of a forwarded chain the first public one."""
-    usual = _usual_address(value) if value.__class__ is str and value.isascii() else None
-    if usual is not None:
-        return usual[0]
+    canonical = _canonical_address(value) if value.__class__ is str and value.isascii() else None
+    if canonical is not None:
+        return canonical[0]
     text = text_of(value)
     if not isinstance(text, str):
         return text
@@ -409,23 +409,23 @@ def client_ip_address(value: Any) -> str | LeftOut:
     return next((one for one in found if isinstance(one, str)), found[0])
 
 
-def _public_address(text: str) -> str | LeftOut:
+def _public_address(text: str) -> str | Omitted:
     """Return one address of a chain without its port, if a shopper may have it."""
     match = _WITH_PORT.fullmatch(text)
     if match is not None:
         text = match["v4"] or match["v6"]
     if _is_ipv4(text):
         unspecified = text == "0.0.0.0"  # noqa: S104 (compared, not bound)
-        return text if _usual_address(text) else LeftOut.PLACEHOLDER if unspecified else LeftOut.UNLIKELY
+        return text if _canonical_address(text) else Omitted.PLACEHOLDER if unspecified else Omitted.UNLIKELY
     # A zone id means something on one machine only.
     if len(text) > _LONGEST_ADDRESS or "%" in text:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     try:
         address = IPv6Address(text)
     except ValueError:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     if placeholders.is_public(address):
         return text
     # ``::ffff:0.0.0.0`` is an unspecified address, too.
     unspecified = (address.ipv4_mapped or address).is_unspecified
-    return LeftOut.PLACEHOLDER if unspecified else LeftOut.UNLIKELY
+    return Omitted.PLACEHOLDER if unspecified else Omitted.UNLIKELY

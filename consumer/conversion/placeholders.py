@@ -1,9 +1,9 @@
-"""Values that are left out because no shopper has them, each with its reason.
+"""Values that are omitted because no shopper has them, each with its reason.
 
 Theory of operation. Producers fill a field that has no value with something: the word for "no value" of their language,
 a zero, the address of their own proxy, the first day of a calendar. Sent as a hash, such a value matches no shopper, or
-thousands at once. So it is left out, with a warning. The rules (`normalise`, `rules`) use these lists; the compiled
-module reads them when it is loaded (`native/_usual.pxi`).
+thousands at once. So it is omitted, with a warning. The rules (`normalise`, `rules`) use these lists; the compiled
+module reads them when it is loaded (`native/_canonical.pxi`).
 
 A value belongs here only if almost all records that have it mean "no value". A shopper who is really named Null loses
 that one field, and is matched by the others.
@@ -28,7 +28,7 @@ NO_VALUE: Final = frozenset(
 # Words that are also names of people or cities: Nan Goldin, Nil Yalter; Nan in Thailand.
 _REAL_NAMES: Final = frozenset({"nan", "nil"})
 NAMES: Final = NO_VALUE - _REAL_NAMES
-"""The words that are left out where the name of a person or a city is expected."""
+"""The words that are omitted where the name of a person or a city is expected."""
 
 # Codes of ISO 4217 that name no currency: for transactions without one, and for tests.
 NO_CURRENCIES: Final = frozenset({"XXX", "XTS"})

@@ -20,7 +20,7 @@ import orjson
 from consumer.avro.paths import EACH, Path
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
-from consumer.conversion.codes import Glance, Usual, Way
+from consumer.conversion.codes import Canonical, Glance, Way
 from consumer.conversion.computed.expressions import Computation, ReadValue
 from consumer.conversion.decisions import AnswerWarnings
 from consumer.conversion.fields import Description, ProgramField
@@ -48,29 +48,29 @@ COMPILED: Final = _module()  # the compiled module; None: it was not built here
 
 
 # Rules with such a shortcut. Values that repeat (countries, currencies, genders) are remembered instead.
-USUAL: Final[dict[Rule, Usual]] = {
-    TARGETS["user_data.em"].rule: Usual.EMAIL,
-    TARGETS["user_data.ph"].rule: Usual.PHONE,
-    TARGETS["user_data.external_id"].rule: Usual.LOWERED,
-    EXTERNAL_ID_AS_WRITTEN.rule: Usual.AS_WRITTEN,
-    TARGETS["user_data.zp"].rule: Usual.DIGITS,
-    TARGETS["user_data.fn"].rule: Usual.NAME,
-    TARGETS["user_data.ln"].rule: Usual.NAME,
-    TARGETS["user_data.ct"].rule: Usual.CITY,
-    TARGETS["user_data.db"].rule: Usual.BIRTHDAY,
-    text_of: Usual.TEXT,
-    order_id: Usual.ORDER,
-    client_ip_address: Usual.ADDRESS,
-    amount: Usual.AMOUNT,
-    web_url: Usual.WEB,
+CANONICAL: Final[dict[Rule, Canonical]] = {
+    TARGETS["user_data.em"].rule: Canonical.EMAIL,
+    TARGETS["user_data.ph"].rule: Canonical.PHONE,
+    TARGETS["user_data.external_id"].rule: Canonical.LOWERED,
+    EXTERNAL_ID_AS_WRITTEN.rule: Canonical.AS_WRITTEN,
+    TARGETS["user_data.zp"].rule: Canonical.DIGITS,
+    TARGETS["user_data.fn"].rule: Canonical.NAME,
+    TARGETS["user_data.ln"].rule: Canonical.NAME,
+    TARGETS["user_data.ct"].rule: Canonical.CITY,
+    TARGETS["user_data.db"].rule: Canonical.BIRTHDAY,
+    text_of: Canonical.TEXT,
+    order_id: Canonical.ORDER,
+    client_ip_address: Canonical.ADDRESS,
+    amount: Canonical.AMOUNT,
+    web_url: Canonical.WEB,
 }
 
 
-def usual_of(rule: Rule | None) -> Usual:
-    """Return the usual form whose values need no call of this rule."""
+def canonical_of(rule: Rule | None) -> Canonical:
+    """Return the canonical form whose values need no call of this rule."""
     if isinstance(rule, CalendarDay):
-        return Usual.DAY if rule.length == 1 else Usual.NOT_KNOWN
-    return Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN)
+        return Canonical.DAY if rule.length == 1 else Canonical.NOT_KNOWN
+    return Canonical.NOT_KNOWN if rule is None else CANONICAL.get(rule, Canonical.NOT_KNOWN)
 
 
 class CompiledField:
@@ -86,8 +86,8 @@ class CompiledField:
         self.key = b'"%s":' % field.key.encode()  # its name in JSON, and the colon
         self.at, self.gather = at, gather
         self.constant = None if field.constant is None else orjson.dumps(field.constant)
-        self.usual = usual_of(field.rule)
-        self.glance = _glance(field, self.usual)
+        self.canonical = canonical_of(field.rule)
+        self.glance = _glance(field, self.canonical)
 
 
 class Items(NamedTuple):
@@ -99,7 +99,7 @@ class Items(NamedTuple):
     fields: list[CompiledField]
     quantity: int  # which of `fields` is the quantity, -1: none
     listed: int  # which of `fields` is listed in ``content_ids``, -1: none
-    id_warnings: AnswerWarnings | None  # warnings if that one is left out
+    id_warnings: AnswerWarnings | None  # warnings if that one is omitted
     # Warnings if quantities cannot be added up in ``num_items``; None: they are not added up.
     sum_warnings: AnswerWarnings | None
 
@@ -194,19 +194,19 @@ def _slotted_items(what: Description) -> Path:
 
 
 def _is_list_of_text(field: ProgramField) -> bool:
-    """Return whether digests are made of an array of text in one place, which nearly always holds one: e-mail
+    """Return whether digests are made of an array of text in one place, which mostly holds one: e-mail
     addresses and the like."""
     is_array = field.computed is None and field.steps[-1:] == (EACH,) and EACH not in field.steps[:-1]
     return is_array and field.way is Way.DIGESTS and field.is_text
 
 
-def _glance(field: ProgramField, usual: Usual) -> Glance:
-    """Return how the program writes the field if its value is usual or remembered."""
+def _glance(field: ProgramField, canonical: Canonical) -> Glance:
+    """Return how the program writes the field if its value is canonical or remembered."""
     if field.is_many:
-        return Glance.ONE_HASHED if usual and _is_list_of_text(field) else Glance.ASKED
+        return Glance.ONE_HASHED if canonical and _is_list_of_text(field) else Glance.ASKED
     if field.rule is flag:
         return Glance.TRUE_FALSE
-    if usual and field.way in (Way.VALUE, Way.DIGESTS):
+    if canonical and field.way in (Way.VALUE, Way.DIGESTS):
         return Glance.TEXT if field.way is Way.VALUE else Glance.HASHED
     # Only if what is written depends on the text alone can it be remembered by the text.
     is_alone = isinstance(field.ask, Memory) and not field.is_judged and not field.takes_click_id

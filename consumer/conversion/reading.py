@@ -1,4 +1,4 @@
-"""Which executor takes a record: nearly always the compiled program, else the plain path.
+"""Which executor takes a record: the compiled program (the fast path), else the plain path.
 
 Theory of operation. Per writer's schema, and section of the mapping, there is one program that the compiled modules run
 (`program`), made when the schema is first met; it writes an event's JSON without making its payload. Records that it is
@@ -22,7 +22,7 @@ from consumer.conversion.program import Many, write_program
 from consumer.engine.model import Filtered, Record, Rejection
 from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
 
-MOST_PROGRAMS: Final = 64
+MAX_PROGRAMS: Final = 64
 """Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""
 
 
@@ -89,7 +89,7 @@ class CompiledReading:
     def _write(self, plan: Plan, number: int) -> Many | None:
         # Bounded, since the topic's writers decide how many schemas there are.
         functions = sum(one.function is not None for one in self._written.values())
-        if not isinstance(plan, RecordPlan) or functions >= MOST_PROGRAMS:
+        if not isinstance(plan, RecordPlan) or functions >= MAX_PROGRAMS:
             return None
         try:
             return write_program(self._converter.descriptions[number - 1], plan)

@@ -1,6 +1,6 @@
 """What was done with each field of an event, for `explain --rules`.
 
-Theory of operation. The plain executor converts the event once more, by a description whose rules record each of their
+Theory of operation. The plain executor converts the event again, by a description whose rules record each of their
 values and answers. So the trace shows what happened, and not what should have happened. It counts values and names
 fields, paths and rules; no value is in it, since some are personal.
 """
@@ -17,14 +17,14 @@ from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Element, Phone
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
-from consumer.conversion.normalise import LeftOut, Unrecognised, text_of
+from consumer.conversion.normalise import Omitted, Unrecognised, text_of
 from consumer.conversion.targets import DECIDED, TARGETS
 from consumer.engine.model import CommerceEvent, ConversionEvent
 
-_LEFT_OUT: Final = {
-    LeftOut.BLANK: "blank",
-    LeftOut.PLACEHOLDER: "a placeholder",
-    LeftOut.UNLIKELY: "unlikely",
+_OMITTED: Final = {
+    Omitted.BLANK: "blank",
+    Omitted.PLACEHOLDER: "a placeholder",
+    Omitted.UNLIKELY: "unlikely",
 }
 _PHONES: Final = "user_data.ph"
 _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gathered", "custom_data")
@@ -54,7 +54,7 @@ class RuleTrace:
         """Return an entry for each field that has a value in the record, or is sent; in the order of the payload.
 
         ``field``; ``from``: its path in the record, or what else gives the value; ``rule``; ``values`` and ``sent``:
-        how many there are; ``done``: what was done with those that are sent; ``left_out``: how many are not, by reason.
+        how many there are; ``done``: what was done with those that are sent; ``omitted``: how many are not, by reason.
         """
         self._asked.clear()
         converted = self._converter.convert(event, now)
@@ -107,12 +107,12 @@ class RuleTrace:
         if is_phone and (numbers is not None or mapping.phone_country_code):
             rule = f"with the country's code, {rule}"
         done: list[str] = []
-        left_out: Counter[str] = Counter()
+        omitted: Counter[str] = Counter()
         for value, answer in asked:
             if answer is None:
-                left_out["negative"] += 1
-            elif isinstance(answer, LeftOut):
-                left_out[_LEFT_OUT.get(answer, f"not {target.meant}")] += 1
+                omitted["negative"] += 1
+            elif isinstance(answer, Omitted):
+                omitted[_OMITTED.get(answer, f"not {target.meant}")] += 1
             else:
                 if is_phone and numbers is not None and value not in numbers:
                     done.append("got its country's code")
@@ -120,10 +120,10 @@ class RuleTrace:
         # The field's values in the payload: its name is a path, with the steps that `walk` takes.
         values = walk(payload, name.replace("[]", f".{EACH}").split("."))
         sent = sum(len(value) if isinstance(value, list) else 1 for value in values)
-        usable = len(asked) - left_out.total()
+        usable = len(asked) - omitted.total()
         if usable and lost is not None and not sent:
             # The rule had an answer, and the converter left it out all the same: its warning says why.
-            left_out[lost] += usable
+            omitted[lost] += usable
             done.clear()
         elif 0 < sent < usable:
             done.append("duplicates removed" if target.hashed else f"the first {sent} sent")
@@ -142,7 +142,7 @@ class RuleTrace:
             "values": max(len(asked), sent),
             "sent": sent,
             "done": list(dict.fromkeys(done)),
-            "left_out": dict(left_out),
+            "left_out": dict(omitted),
         }
 
 

@@ -1,6 +1,6 @@
 """The rules for single values of event and custom data.
 
-Theory of operation. Each rule takes any value that a record may hold and returns the JSON value to send or a `LeftOut`.
+Theory of operation. Each rule takes any value that a record may hold and returns the JSON value to send or a `Omitted`.
 No rule raises errors or keeps state. They are the table "Event and custom data" of the platform facts; user data has
 its own module, `normalise`.
 """
@@ -17,13 +17,13 @@ from urllib.parse import unquote
 
 from consumer.conversion.amounts import MAX_COUNT, count
 from consumer.conversion.countries import CURRENCIES
-from consumer.conversion.normalise import LeftOut, text_of, trim
+from consumer.conversion.normalise import Omitted, text_of, trim
 from consumer.conversion.normalise import trimmed_text as trimmed_text  # a rule of this module's too
 from consumer.conversion.placeholders import NO_CURRENCIES
 
-Rule = Callable[[Any], Any]  # a value of a record -> the JSON value to send, or a `LeftOut`
+Rule = Callable[[Any], Any]  # a value of a record -> the JSON value to send, or a `Omitted`
 
-MOST_REMEMBERED: Final = 8192  # answers by field: a full memory of digests holds a few megabytes at the worst
+MAX_REMEMBERED: Final = 8192  # answers by field: a full memory of digests holds a few megabytes at the worst
 LONGEST_REMEMBERED: Final = 256  # characters
 
 
@@ -46,7 +46,7 @@ class Memory(dict[Any, Any]):
         answer = self._rule(value)
         if len(value) <= LONGEST_REMEMBERED:
             # Emptying all costs less than tracking which answers are used least.
-            if len(self) >= MOST_REMEMBERED:
+            if len(self) >= MAX_REMEMBERED:
                 self.clear()
             self[value] = answer
         return answer
@@ -88,16 +88,16 @@ _LATEST_SECOND = 2**40
 
 
 def text_up_to(longest: int) -> Rule:
-    """Return a rule for text of at most `longest` characters; longer text is left out, never cut."""
+    """Return a rule for text of at most `longest` characters; longer text is omitted, never cut."""
 
-    def rule(value: Any) -> str | LeftOut:
+    def rule(value: Any) -> str | Omitted:
         text = text_of(value)
-        return text if isinstance(text, LeftOut) or len(text) <= longest else LeftOut.MALFORMED
+        return text if isinstance(text, Omitted) or len(text) <= longest else Omitted.MALFORMED
 
     return rule
 
 
-def web_url(value: Any) -> str | LeftOut:
+def web_url(value: Any) -> str | Omitted:
     """Return an absolute http or https URL as it is, with its query."""
     # A fast way: nearly all are plain. The class check excludes values that only behave like text.
     if value.__class__ is str and _is_plain_url(value):
@@ -107,7 +107,7 @@ def web_url(value: Any) -> str | LeftOut:
         return url
     match = _URL.fullmatch(url)
     if match is None or (match["port"] and int(match["port"]) > 65535):
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     return url
 
 
@@ -157,48 +157,48 @@ def is_crawler(agent: str) -> bool:
     return False
 
 
-def flag(value: Any) -> bool | LeftOut:
+def flag(value: Any) -> bool | Omitted:
     """Return True or False, which may be given as words, or as 1 and 0."""
     # An int of 1 equals True but is none: it goes through the rule below.
     if value is True or value is False:
         return bool(value)
     text = trimmed_text(value)
-    return text if isinstance(text, LeftOut) else _FLAGS.get(text.lower(), LeftOut.MALFORMED)
+    return text if isinstance(text, Omitted) else _FLAGS.get(text.lower(), Omitted.MALFORMED)
 
 
 @of_text
-def language(text: str) -> str | LeftOut:
+def language(text: str) -> str | Omitted:
     """Return the two letters, in lower case, that a locale begins with: ``en`` of ``en-US``, ``en_US.UTF-8``."""
     # Two letters alone, or with a region, a script or a charset behind them.
     match = _LOCALE.fullmatch(text)
-    return match[1].lower() if match else LeftOut.MALFORMED
+    return match[1].lower() if match else Omitted.MALFORMED
 
 
 @of_text
-def currency(text: str) -> str | LeftOut:
+def currency(text: str) -> str | Omitted:
     """Return an ISO 4217 code in upper case; one that is no money is a placeholder."""
     # The API's codes are upper case.
     code = text.upper()
     if code in NO_CURRENCIES:
-        return LeftOut.PLACEHOLDER
-    return code if code in CURRENCIES else LeftOut.MALFORMED
+        return Omitted.PLACEHOLDER
+    return code if code in CURRENCIES else Omitted.MALFORMED
 
 
-def order_id(value: Any) -> str | LeftOut:
+def order_id(value: Any) -> str | Omitted:
     """Return text as it is; 0, which shops write if there is no order, is a placeholder."""
     # Order ids begin at 1, so 0 is a default of the shop's software.
     text = text_of(value)
-    return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
+    return Omitted.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
 
 
 def integer(high: int) -> Rule:
     """Return a rule for whole numbers from 0 to `high`."""
 
-    def rule(value: Any) -> int | LeftOut:
+    def rule(value: Any) -> int | Omitted:
         number = count(value)
-        if isinstance(number, LeftOut):
+        if isinstance(number, Omitted):
             return number
-        return number if number is not None and number <= high else LeftOut.MALFORMED
+        return number if number is not None and number <= high else Omitted.MALFORMED
 
     return rule
 
@@ -206,19 +206,19 @@ def integer(high: int) -> Rule:
 def choice(words: Iterable[str]) -> Rule:
     """Return a rule for one of `words`, in any case."""
     allowed = frozenset(words)
-    return of_text(lambda text: text.lower() if text.lower() in allowed else LeftOut.MALFORMED)
+    return of_text(lambda text: text.lower() if text.lower() in allowed else Omitted.MALFORMED)
 
 
-def total(values: Iterable[Any]) -> int | LeftOut | None:
+def total(values: Iterable[Any]) -> int | Omitted | None:
     """Return the sum of quantities; None if one is negative; malformed if one is malformed."""
-    summed: int | LeftOut = LeftOut.BLANK
+    summed: int | Omitted = Omitted.BLANK
     for number in map(count, values):
         # A sum without a malformed quantity would be wrong.
-        if number is None or number is LeftOut.MALFORMED:
+        if number is None or number is Omitted.MALFORMED:
             return number
         if isinstance(number, int):
-            summed = number if isinstance(summed, LeftOut) else summed + number
-    return summed if isinstance(summed, LeftOut) or summed <= MAX_COUNT else LeftOut.MALFORMED
+            summed = number if isinstance(summed, Omitted) else summed + number
+    return summed if isinstance(summed, Omitted) or summed <= MAX_COUNT else Omitted.MALFORMED
 
 
 def moment(units: int, days: bool) -> Rule:
@@ -228,7 +228,7 @@ def moment(units: int, days: bool) -> Rule:
     fewer are a date. It does not check whether the time is likely.
     """
 
-    def rule(value: Any) -> int | LeftOut:
+    def rule(value: Any) -> int | Omitted:
         if type(value) is int:
             return value * SECONDS_A_DAY if days else value
         if isinstance(value, str):
@@ -236,14 +236,14 @@ def moment(units: int, days: bool) -> Rule:
             # Fewer digits are a date: 20251009.
             if _DIGITS.fullmatch(text):
                 return int(text)
-            return _iso_time(text, units) if text else LeftOut.BLANK
+            return _iso_time(text, units) if text else Omitted.BLANK
         if value is None:
-            return LeftOut.BLANK
+            return Omitted.BLANK
         if isinstance(value, Decimal):  # 1E+999999 is short, and floored it is not
             finite = value.is_finite() and value.adjusted() <= _LONGEST_TIME
         else:
             finite = isinstance(value, float) and isfinite(value)
-        return floor(value) if finite else LeftOut.MALFORMED
+        return floor(value) if finite else Omitted.MALFORMED
 
     return rule
 
@@ -252,12 +252,12 @@ def event_seconds(units: int, days: bool) -> Rule:
     """Return a rule for times that are sent as whole seconds since 1970; see `moment`."""
     in_units = moment(units, days)
 
-    def rule(value: Any) -> int | LeftOut:
-        time: int | LeftOut = in_units(value)
-        if isinstance(time, LeftOut):
+    def rule(value: Any) -> int | Omitted:
+        time: int | Omitted = in_units(value)
+        if isinstance(time, Omitted):
             return time
         # No clock is checked here: only the calendar is a bound.
-        return time // units if 0 <= time <= _LATEST_SECOND * units else LeftOut.MALFORMED
+        return time // units if 0 <= time <= _LATEST_SECOND * units else Omitted.MALFORMED
 
     return rule
 
@@ -279,19 +279,19 @@ class CalendarDay:
         ordinal = value // self.length + _EPOCH_ORDINAL
         # Beyond the years 1 to 9999 there is no calendar day to write.
         if not 0 < ordinal <= _LAST_ORDINAL:
-            return LeftOut.MALFORMED
+            return Omitted.MALFORMED
         return self._rule(date.fromordinal(ordinal).isoformat())
 
 
-def _iso_time(text: str, units: int) -> int | LeftOut:
+def _iso_time(text: str, units: int) -> int | Omitted:
     # Python's parser takes time by the length, also for text that is no date.
     if len(text) > _LONGEST_TIME:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     try:
         time = datetime.fromisoformat(text)
         # Text without a zone counts as UTC: the records' zone is not known.
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
         microseconds = (time - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     return microseconds * units // 1_000_000

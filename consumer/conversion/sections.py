@@ -28,13 +28,13 @@ from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
 from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Layer, Loader, MissingFields, Rank
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
+from consumer.conversion.targets import MAX_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, SchemaError, first_of, nearest, or_all
 
 # A record's section is one byte in a block.
-_MOST_SECTIONS: Final = 250
-_MOST_NAMED: Final = 5  # record types in one message
+_MAX_SECTIONS: Final = 250
+_MAX_NAMED: Final = 5  # record types in one message
 
 
 class Section(NamedTuple):
@@ -101,8 +101,8 @@ class Sections:
                 raise error
         # Only now it is known whether any section has the paths of shared lines.
         file.refuse_unused(loaders, schemas)
-        if len(found) > _MOST_SECTIONS:
-            raise MappingError(f"{file.name} makes {len(found)} sections; {_MOST_SECTIONS} are the most")
+        if len(found) > _MAX_SECTIONS:
+            raise MappingError(f"{file.name} makes {len(found)} sections; {_MAX_SECTIONS} are the most")
         self.all = tuple(found)  # a section's number is its place here, counted from 1
         # Names of all sections; empty if the file has none, and `all` is one mapping for everything.
         self.names = tuple(section.name for section in found if section.name)
@@ -112,10 +112,10 @@ class Sections:
         self.own_events = tuple(
             dict.fromkeys(name for section in found for name in section.mapping.own_events)
         )
-        if len(self.own_events) > MOST_OWN_EVENTS:
+        if len(self.own_events) > MAX_OWN_EVENTS:
             raise MappingError(
                 f"{file.name}: [own_events] of all sections declare {len(self.own_events)} names, but an advertiser "
-                f"may register {MOST_OWN_EVENTS}: remove those that are not registered"
+                f"may register {MAX_OWN_EVENTS}: remove those that are not registered"
             )
         self.unknown_record = file.unknown_record
         # Whether record types are distinguished, which a file without sections may require, too.
@@ -159,7 +159,7 @@ class Sections:
         return rejected(
             DecodeCode.UNKNOWN_RECORD,
             f"no section of the mapping is for the record type {name}: add [record.{_quoted(name)}], or filter what is "
-            f'not mapped with unknown_record = "filter"; mapped are {first_of(self.records, _MOST_NAMED)}',
+            f'not mapped with unknown_record = "filter"; mapped are {first_of(self.records, _MAX_NAMED)}',
         )
 
 
@@ -297,9 +297,9 @@ class _File:
 
 
 # The parser's time is the square of a name's parts. (This sees names in texts and comments, too; none is so long.)
-_MOST_PARTS: Final = 128
+_MAX_PARTS: Final = 128
 _PART: Final = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY: Final = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
+_LONG_KEY: Final = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MAX_PARTS}}}")
 
 
 def _parsed(toml: str, name: str) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def _parsed(toml: str, name: str) -> dict[str, Any]:
         # Editors on Windows put a byte-order mark at the beginning.
         if _LONG_KEY.search(toml):
             raise MappingError(
-                f"{name}: a name has more than {_MOST_PARTS} parts between dots: write a shorter one"
+                f"{name}: a name has more than {_MAX_PARTS} parts between dots: write a shorter one"
             )
         tables = tomllib.loads(toml.removeprefix("\ufeff"))
         # Messages name values of the file: Python makes no text of an integer of more than 4300 digits.

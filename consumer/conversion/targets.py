@@ -40,7 +40,7 @@ class Arity(Enum):
 class Target(NamedTuple):
     """A field a mapping may fill. `kinds`: Avro kinds it may come from (see `Source`).
 
-    `refusal`: code of the refusal of an event for a malformed value; None: the value is left out with a warning.
+    `refusal`: code of the refusal of an event for a malformed value; None: the value is omitted with a warning.
     `meant`: what the field accepts, for messages; `form`: what is sent for it, if that is not the same.
     """
 
@@ -102,13 +102,13 @@ EVENT_NAMES: Final = frozenset(
     )
 )
 
-MOST_OWN_EVENTS: Final = 15  # names of its own that an advertiser may register
+MAX_OWN_EVENTS: Final = 15  # names of its own that an advertiser may register
 FILTER: Final = "!filter"  # the word in `[event_names]` for an event type that is not sent
 LONGEST_OWN_EVENT: Final = 100  # most characters of such a name
 
 ACTION_SOURCES: Final = ("web", "app_ios", "app_android", "offline")
 
-# Fields of the API that are always left out.
+# Fields of the API that are always omitted.
 NEVER_SENT: Final = frozenset(
     {"np", "external_measurement_id", "external_measurement_vendor_id", "advertiser_tracking_enabled"}
 )
@@ -141,16 +141,22 @@ def _text(name: str) -> Target:
 def _texts(parent: str, **longest: int) -> list[Target]:
     """Return fields of an object for text of up to this many characters."""
     return [
-        Target(f"{parent}.{key}", rules.text_up_to(most), f"text of up to {most} characters", _TEXT)
-        for key, most in longest.items()
+        Target(f"{parent}.{key}", rules.text_up_to(maximum), f"text of up to {maximum} characters", _TEXT)
+        for key, maximum in longest.items()
     ]
 
 
 def _numbers(parent: str, **highest: int) -> list[Target]:
     """Return fields of an object for whole numbers up to these."""
     return [
-        Target(f"{parent}.{key}", rules.integer(most), f"a whole number from 0 to {most}", _WHOLE, Arity.ONE)
-        for key, most in highest.items()
+        Target(
+            f"{parent}.{key}",
+            rules.integer(maximum),
+            f"a whole number from 0 to {maximum}",
+            _WHOLE,
+            Arity.ONE,
+        )
+        for key, maximum in highest.items()
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from consumer.avro.fitting import Misfit, TooMuch
 from consumer.avro.schema import label, parse, printable
-from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape
+from consumer.avro.shape import MAX_CHARACTERS, MAX_VALUES, Shape
 from consumer.engine.model import (
     TRANSFORM_FAILED,
     TRANSFORM_MISFIT,
@@ -78,8 +78,8 @@ def load_transform(name: str) -> TransformFunction:
         near = nearest(function_name, functions)
         hint = f"; did you mean {near}?" if near else "; correct the name"
         raise SettingsError(f"{where}: {module_name} has no {function_name!r}{hint}")
-    if (trouble := _unfit(function)) is not None:
-        raise SettingsError(f"{where}: {trouble}")
+    if (problem := _unfit(function)) is not None:
+        raise SettingsError(f"{where}: {problem}")
     transform: TransformFunction = function
     return transform
 
@@ -170,7 +170,7 @@ def _fitted(returned: object, shape: Shape) -> CommerceEvent | Filtered | Reject
     except Misfit as misfit:
         return _misfit(f"returned what does not fit the schema: {misfit.described('the record')}")
     except TooMuch:
-        return _misfit(f"returned more than {MOST_VALUES:,} values or {MOST_CHARACTERS >> 20} MiB of text")
+        return _misfit(f"returned more than {MAX_VALUES:,} values or {MAX_CHARACTERS >> 20} MiB of text")
     except RecursionError:
         return _misfit("returned a record that contains itself, or is nested too deeply")
     except Exception as error:  # the result may be an object with any behaviour

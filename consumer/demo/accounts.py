@@ -4,7 +4,7 @@ The main sums are over *distinct* events, by account + event name + event id, th
 Events accepted more than once are counted as doubles, by source, because Pinterest deduplicates web and app events but
 not offline ones. Values are summed as decimals without rounding.
 
-To recognise doubles, the sandbox remembers keys: all of them, or the latest `most_ids`. Counts of distinct events are
+To recognise doubles, the sandbox remembers keys: all of them, or the latest `max_ids`. Counts of distinct events are
 exact unless an event comes again after its key was forgotten: it then counts as another event. `forgotten_event_ids`
 says whether that is possible.
 """
@@ -59,10 +59,10 @@ class SandboxCounts:
 
 
 class SandboxMemory:
-    """The running `counts`, and the events counted. `most_ids`: how many event keys are kept; None: all."""
+    """The running `counts`, and the events counted. `max_ids`: how many event keys are kept; None: all."""
 
-    def __init__(self, *, most_ids: int | None) -> None:
-        self._most_ids = most_ids
+    def __init__(self, *, max_ids: int | None) -> None:
+        self._max_ids = max_ids
         # How often each remembered event was accepted.
         self.deliveries: OrderedDict[EventKey, int] = OrderedDict()
         self.counts = SandboxCounts()
@@ -86,6 +86,6 @@ class SandboxMemory:
         counts.distinct_event_ids += 1
         counts.value_sum = _EXACT.add(counts.value_sum, value)
         # So a sandbox that runs for days does not grow.
-        if len(self.deliveries) - 1 == self._most_ids:
+        if len(self.deliveries) - 1 == self._max_ids:
             self.deliveries.popitem(last=False)
             counts.forgotten_event_ids += 1

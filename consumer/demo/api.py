@@ -48,14 +48,14 @@ _MARKED: Final = rules.Violation("marked", "This event was refused by the sandbo
 
 @dataclass(eq=False, kw_only=True)
 class Sandbox:
-    """A strict stand-in for Pinterest on its own port; `start` it, use the base URL, `stop` it."""
+    """A strict sandbox of Pinterest on its own port; `start` it, use the base URL, `stop` it."""
 
     token: str  # the valid access token; it may be changed at any time
     accounts: Collection[str] | None = None  # the existing ad accounts (others get 404); None: any
     # Registered event names, in addition to the standard ones; they may be changed at any time.
     own_events: Collection[str] = ()
     check_age: bool = True  # whether events older than 7 days fail; those in the future always do
-    most_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
+    max_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
     faults: Faults = field(default_factory=Faults)  # the faults in force; see `set_faults`
     clock: Callable[[], float] = time.time  # seconds since 1970, for event ages, quotas and waiting times
     seed: int = 0  # seed of the random faults
@@ -67,7 +67,7 @@ class Sandbox:
 
     def reset(self) -> None:
         """Reset the counts and the used quotas."""
-        self.memory = SandboxMemory(most_ids=self.most_ids)
+        self.memory = SandboxMemory(max_ids=self.max_ids)
         self._quotas: defaultdict[str, SandboxQuota] = defaultdict(SandboxQuota)
 
     def set_faults(self, faults: Faults) -> None:
@@ -262,12 +262,12 @@ class Sandbox:
         test: bool,
     ) -> list[ResponseEvent]:
         """Return one entry per event, in order. Records processed events, unless in test mode."""
-        most = rules.MAX_TEST_EVENTS
+        maximum = rules.MAX_TEST_EVENTS
         entries: list[ResponseEvent] = []
         for event, problem in zip(events, verdicts, strict=True):
             error = warning = None
-            if test and len(entries) >= most:
-                error = f"Test mode processes at most {most} events of a request."
+            if test and len(entries) >= maximum:
+                error = f"Test mode processes at most {maximum} events of a request."
             elif problem is not None:
                 error = _message(problem, plan)
             elif plan.faults.warned and plan.random.random() < plan.faults.warned:

@@ -33,7 +33,7 @@ KNOWN_SHOPPERS: Final = 5_000
 # A duplicate repeats one of this number of latest deliverable events.
 RECENT: Final = 500
 # What visitors do before they buy, and how often.
-_LOOKING: Final = (
+_BROWSING: Final = (
     ("product_viewed", "category_viewed", "product_searched", "wishlist_item_added", "video_watched"),
     (60, 20, 14, 4, 2),
 )
@@ -216,7 +216,7 @@ class EventGenerator(Iterator[GeneratedEvent]):
         if self._chance(0.02):
             yield self._event(shopper, "subscription_created")
         while self._chance(0.75):
-            kind = self._random.choices(*_LOOKING)[0]
+            kind = self._random.choices(*_BROWSING)[0]
             event = self._event(shopper, kind)
             if kind == "product_searched":
                 event["search_query"] = self._random.choice(_SHOP["queries"])

@@ -85,14 +85,14 @@ def _structure(schema: Mapping[str, Any], bounded: bool = False) -> core_schema.
         }
         made = core_schema.typed_dict_schema(members, extra_behavior="forbid", strict=True)
     elif "array" in types:
-        most = schema.get("maxItems") if bounded else None
+        maximum = schema.get("maxItems") if bounded else None
         # The first wrong item is enough: a body has room for millions of them.
         made = core_schema.list_schema(
-            _structure(schema["items"], bounded), max_length=most, strict=True, fail_fast=True
+            _structure(schema["items"], bounded), max_length=maximum, strict=True, fail_fast=True
         )
     elif "integer" in types:
-        least, most = (0, schema.get("maximum", _INT64_MAX)) if bounded else (None, None)
-        made = core_schema.int_schema(ge=least, le=most, strict=True)
+        least, maximum = (0, schema.get("maximum", _INT64_MAX)) if bounded else (None, None)
+        made = core_schema.int_schema(ge=least, le=maximum, strict=True)
     elif "boolean" in types:
         made = core_schema.bool_schema(strict=True)
     elif bounded and "enum" in schema:
@@ -103,10 +103,10 @@ def _structure(schema: Mapping[str, Any], bounded: bool = False) -> core_schema.
     return core_schema.nullable_schema(made) if "null" in types else made
 
 
-# The sandbox must not slow down a load test: this takes a few microseconds for an event of usual size.
+# The sandbox must not slow down a load test: this takes a few microseconds for an event of typical size.
 _EVENT: Final = SchemaValidator(_structure(_DEFINITIONS["event"]))
 # More errors than this can only be unknown keys, of which a body has room for millions: the API has fewer keys.
-_MOST_ERRORS: Final = 200
+_MAX_ERRORS: Final = 200
 # pydantic-core's types of error -> ours; any other is of a wrong type.
 _MISSHAPEN: Final = {
     "extra_forbidden": ("unknown_key", "is not allowed"),
@@ -184,8 +184,8 @@ def _check_structure(event: object) -> Violation | None:
     try:
         _EVENT.validate_python(event)
     except ValidationError as error:
-        if error.error_count() > _MOST_ERRORS:
-            return Violation("unknown_key", f"more than {_MOST_ERRORS} keys of an event are not allowed")
+        if error.error_count() > _MAX_ERRORS:
+            return Violation("unknown_key", f"more than {_MAX_ERRORS} keys of an event are not allowed")
         first = error.errors(include_url=False, include_context=False)[0]
         code, what = _MISSHAPEN.get(first["type"], ("wrong_type", "has the wrong type"))
         # An index among the items tells nothing more: `contents[]` is any of them.

@@ -130,8 +130,10 @@ class Clock:
     def _what_counts(self) -> _Bounds | None:
         """Return the bounds that count, from the platform's answers; None: none yet."""
         if len(self._answers) >= _ENOUGH:
-            _, least, most = median_low([(least + most, least, most) for least, most in self._answers])
-            return least, most
+            _, least, maximum = median_low(
+                [(least + maximum, least, maximum) for least, maximum in self._answers]
+            )
+            return least, maximum
         for clock in (self.local.ahead, self._stamped(self.local)):
             for answer in reversed(self._answers):
                 if clock is not None and abs(_beyond(clock, answer)) < WORTH_A_WORD:
@@ -187,7 +189,7 @@ class Clock:
     # -- wait or judge
 
     @property
-    def tells_no_time(self) -> bool:
+    def reports_no_time(self) -> bool:
         """True if the platform's answers do not say what time it is: nothing better than our clock will come."""
         return self._timeless >= _ENOUGH
 
@@ -203,7 +205,7 @@ class Clock:
             is_stamped_ahead = stamp > now + WORTH_A_WORD and event.since <= stamp + SKEW
             return Later(event.since) if is_stamped_ahead else None
         too_old = self._forgets is not None and event.until < self.forgotten_at
-        return None if too_old or self.tells_no_time else Later(math.inf)
+        return None if too_old or self.reports_no_time else Later(math.inf)
 
     def _behind(self, now: Instant) -> float | None:
         """Return the seconds that our clock is behind the platform's, at least; ahead, if negative; None: unknown."""
@@ -214,17 +216,17 @@ class Clock:
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
         return median_low(lately) if lately else None
 
-    def figures(self, now: Instant, early: int) -> ClockStatistics:
-        """Return a snapshot; `now` is by this machine's clocks, `early` counts the events that wait."""
+    def figures(self, now: Instant, future_dated: int) -> ClockStatistics:
+        """Return a snapshot; `now` is by this machine's clocks, `future_dated` counts the events that wait."""
         behind, stamped = self._behind(now), self._stamped(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
         # A timestamp that lies behind us is only old.
         records = 0.0 if stamped is None else max(0.0, stamped - now.ahead)
         lag = None if self._forgets is None else now.ahead + corrected - self._forgets
-        return ClockStatistics(behind, records, corrected, early, self.jumps, lag)
+        return ClockStatistics(behind, records, corrected, future_dated, self.jumps, lag)
 
 
 def _beyond(above: float, bounds: _Bounds) -> float:
     """Return how far a clock is behind these bounds; ahead, if negative. `above`: see `_Bounds`."""
-    least, most = bounds
-    return max(0.0, least - above) + min(0.0, most - above)
+    least, maximum = bounds
+    return max(0.0, least - above) + min(0.0, maximum - above)

@@ -2,10 +2,10 @@
 
 The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands that it
 returns. The shell tries a command once, and the engine decides what a failure means. An `Attempt` is answered by
-exactly one input, success or failure, with three exceptions: `ReleaseKeys` and `TellNote` are answered only if they
-fail; `Assigned` answers `ReadAnew`; and before its answer a `Transform` may report, more than once, that it is slow.
-Numbers (``number``) tie the answer to its command, where several commands of a kind may be under way; they are unique
-in a process.
+exactly one input, success or failure, with three exceptions: `ReleaseKeys` and `ShareNote` are answered only if they
+fail; `Assigned` answers `RestartPartitions`; and before its answer a `Transform` may report, more than once, that it is
+slow. Numbers (``number``) tie the answer to its command, where several commands of a kind may be under way; they are
+unique in a process.
 
 Messages are named tuples. Those with bodies or events are dataclasses, which leave them out of their repr, since a repr
 may be logged; so are those without fields, because an empty tuple is false.
@@ -40,8 +40,8 @@ class Assignment(NamedTuple):
 
     `commit_start`: commit `start` at once, so that a crash before the first settlement cannot skip records
     (a new group that begins at the end of a topic). `leader_epoch` and `metadata`: as committed with `start`.
-    `topic_id`: the topic's id, which says which life of the topic it is; None: the brokers have none. `void`: an offset
-    that was committed in an earlier life of the topic and means nothing in this one, nor does its metadata.
+    `topic_id`: the topic's id, which says which topic of this name it is; None: the brokers have none. `void`: an
+    offset that was committed in a topic that was recreated since and means nothing in this one, nor does its metadata.
     `beginning`: where the log begins, if reading starts there; None: it does not, or the brokers do not say it.
     """
 
@@ -57,7 +57,7 @@ class Assignment(NamedTuple):
     beginning: int | None = None
 
 
-class NewLife(NamedTuple):
+class TopicRecreated(NamedTuple):
     """A partition whose topic was deleted and created again while we held it under `epoch`."""
 
     topic: str
@@ -197,7 +197,7 @@ class Found(IntEnum):
 
     NEW = 0  # not delivered within the window; in a shared key store our session has claimed it
     DELIVERED = 1
-    ELSEWHERE = 2  # another member has it in flight
+    CLAIMED_BY_OTHER = 2  # another member has it in flight
 
 
 class Stored(IntEnum):
@@ -240,8 +240,9 @@ class LeaseLost:
     """An answer of a shared key store says that our claims no longer hold."""
 
 
-class CallsGiven(NamedTuple):
-    """Answers `AskCalls`: `calls` calls may be made. 0: the account's quota is used up for `wait` more seconds."""
+class PermitsGranted(NamedTuple):
+    """Answers `AcquirePermits`: `calls` calls may be made. 0: the account's quota is used up for `wait` more
+    seconds."""
 
     number: int
     account: str
@@ -257,7 +258,7 @@ class KeyStoreFailed(NamedTuple):
     reason: str = ""
 
 
-KeyStoreSaid = KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeyStoreFailed
+KeyStoreSaid = KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | PermitsGranted | KeyStoreFailed
 
 # -- from the API, or a server that answers in its place. Bodies echo events: no repr has them, as a repr may be logged.
 
@@ -272,8 +273,8 @@ class Answered:
     body: bytes = field(repr=False)
 
 
-# The reason of a call that the shell did not begin (`Send.begin_by`).
-TOO_LATE: Final = "too_late"
+# The reason of a call that the shell did not begin (`Send.start_deadline`).
+START_EXPIRED: Final = "too_late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +321,7 @@ class DeadLettersStored(NamedTuple):
     stored: Sequence[bool]
 
 
-class CommitTrouble(Enum):
+class CommitError(Enum):
     """Kind of reason for which a commit was refused."""
 
     # The group is between two generations, its coordinator moves, or the partition belongs to another member by now:
@@ -334,12 +335,12 @@ class CommitTrouble(Enum):
 class CommitDone(NamedTuple):
     """Answers `Commit`: which positions the broker accepted, and why it refused the others.
 
-    `failure`: the reason in the adapter's words, for the log; None: it accepted all. `trouble`: the kind of reason.
+    `failure`: the reason in the adapter's words, for the log; None: it accepted all. `error`: the kind of reason.
     """
 
     committed: Sequence[Position]
     failure: str | None = None
-    trouble: CommitTrouble = CommitTrouble.OTHER
+    error: CommitError = CommitError.OTHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,13 +364,13 @@ class EndOffsets:
     coordinator_silent: float | None = None
 
 
-class TopicIdsTold(NamedTuple):
-    """The ids that topics have now. A topic without an id is left out."""
+class TopicIds(NamedTuple):
+    """The ids that topics have now. A topic without an id is omitted."""
 
     ids: Mapping[str, str]
 
 
-class BrokersTold(NamedTuple):
+class BrokerStats(NamedTuple):
     """What `client` (``consumer``, ``producer``) has measured of its brokers."""
 
     client: str
@@ -383,7 +384,7 @@ class BrokersSilent(NamedTuple):
     seconds: float = 0.0
 
 
-KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold | BrokersSilent
+KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIds | BrokerStats | BrokersSilent
 
 
 class StopRequested(NamedTuple):
@@ -449,7 +450,7 @@ class RenewLease(NamedTuple):
     number: int
 
 
-class AskCalls(NamedTuple):
+class AcquirePermits(NamedTuple):
     """Ask a shared key store for calls to an account, from the quota that all members have together.
 
     The calls begin within `seconds` from now, or not at all. `destination`: the API's tag (`Policy.destination`).
@@ -463,9 +464,9 @@ class AskCalls(NamedTuple):
     seconds: float
 
 
-class TellNote(NamedTuple):
-    """Tell a note to the other members that share the key store. Only a failure is answered; the others then
-    meet the trouble themselves."""
+class ShareNote(NamedTuple):
+    """Tell a note to the other members that share the key store. Only a failure is answered; the others
+    then meet the error themselves."""
 
     note: Note
 
@@ -476,8 +477,8 @@ class Send:
 
     `parts`: the body, piece by piece; not joined, because it may be megabytes and a socket can send the pieces as they
     are. `attempt`: 1 the first time. `parents`: the trace parents of some of its records, if traces are wanted.
-    `begin_by`: when the call must have begun (monotonic), because after that its partitions, or its claims in a shared
-    key store, are not known to be ours.
+    `start_deadline`: when the call must have begun (monotonic), because after that its partitions, or its claims in a
+    shared key store, are not known to be ours.
     """
 
     number: int
@@ -486,7 +487,7 @@ class Send:
     events: int
     attempt: int = 1
     parents: Sequence[TraceParent] = ()
-    begin_by: float = inf
+    start_deadline: float = inf
 
     @property
     def body(self) -> bytes:
@@ -521,10 +522,10 @@ class Stop(NamedTuple):
     drained: bool
 
 
-class ReadAnew(NamedTuple):
+class RestartPartitions(NamedTuple):
     """Read partitions from the beginning, if still held under their epoch: `Assigned` answers, with a new epoch."""
 
-    partitions: Sequence[NewLife]
+    partitions: Sequence[TopicRecreated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,9 +552,9 @@ class Report(NamedTuple):
     fields: Mapping[str, str | int | float | None]
 
 
-# Each is tried once and answered by one input: `ReadAnew` by `Assigned`; `ReleaseKeys` and `TellNote` only where they
-# fail.
-KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
+# Each is tried once and answered by one input: `RestartPartitions` by `Assigned`; `ReleaseKeys` and `ShareNote` only
+# where they fail.
+KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AcquirePermits | ShareNote
 Attempt = (
     FetchSchema
     | Transform
@@ -561,7 +562,7 @@ Attempt = (
     | Send
     | StoreDeadLetters
     | Commit
-    | ReadAnew
+    | RestartPartitions
     | ReadToken
     | AskTime
 )

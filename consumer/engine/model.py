@@ -53,7 +53,7 @@ def section_of(event: CommerceEvent) -> int:
     return event.section if isinstance(event, SectionEvent) else 1
 
 
-class MetadataLeft(Enum):
+class MetadataLevel(Enum):
     """Which metadata the broker still accepts with commits."""
 
     # Everything: offset maps, topic ids, the destination.
@@ -181,11 +181,11 @@ class TraceParent(NamedTuple):
     flags: int
 
 
-# Stand-in for headers of a record that the client cannot read; it goes into the dead letter.
+# Placeholder for headers of a record that the client cannot read; it goes into the dead letter.
 UNREADABLE_HEADERS: Final = (
     (
         "pinstream.headers",
-        b"unreadable: the name of a header is not UTF-8; all of them are left out here, read them at the origin",
+        b"unreadable: the name of a header is not UTF-8; all of them are omitted here, read them at the origin",
     ),
 )
 
@@ -349,7 +349,7 @@ class Policy:
     max_open_events: int = 20_000
     max_open_bytes: int = 128 * 1024 * 1024
     commit_interval: float = 1.0
-    # Seconds for which the destination may refuse an account before the process gives up; 0: for ever.
+    # Seconds for which the destination may refuse an account before the process gives up; 0: indefinitely.
     halt_patience: float = 900.0
     # Seconds without a verdict on any call after which the destination counts as unreachable.
     unreachable_after: float = 30.0
@@ -385,7 +385,7 @@ class Policy:
     # A replay's pace, not counting filtered events and duplicates.
     events_per_second: float = math.inf
     # A replay's limit: at most this many records are read, not counting filtered ones (``--where`` included).
-    most_records: int | None = None
+    max_records: int | None = None
     # Seconds for which claims in a shared key store hold without a renewal; 0: the key store is not shared.
     lease: float = 0.0
     # Seconds that a call may take at most.
@@ -453,8 +453,8 @@ _FLAG = slice(54, 55)
 _ODD = b"13579bdf"
 
 
-def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TraceParent, ...]:
-    """Return at most `most` different trace parents of records, first those whose span is kept.
+def trace_parents(records: Iterable[Record | None], maximum: int) -> tuple[TraceParent, ...]:
+    """Return at most `maximum` different trace parents of records, first those whose span is kept.
 
     None stands for a record that is settled and dropped.
     """
@@ -465,7 +465,7 @@ def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TracePar
         for name, value in record.headers if record is not None else ():
             # Of several headers the last one counts, as with Kafka's own clients.
             text = value if name == HEADER else text
-        if text is None or (len(others) >= most and text[_FLAG] not in _ODD):
+        if text is None or (len(others) >= maximum and text[_FLAG] not in _ODD):
             # Most producers keep one trace in a hundred: those they do not keep must cost next to nothing.
             continue
         found = _FORM.fullmatch(text)
@@ -475,8 +475,8 @@ def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TracePar
         parent = TraceParent(int(found[2], 16), int(found[3], 16), int(found[4], 16))
         if parent.flags & _SAMPLED:
             kept[parent] = None
-            if len(kept) >= most:
+            if len(kept) >= maximum:
                 break
         else:
             others[parent] = None
-    return (*kept, *others)[:most]
+    return (*kept, *others)[:maximum]

@@ -5,7 +5,7 @@ One `match` (`_take_in`) says which part an input is for, or which step of a rec
 `_go_on` then begins, in a fixed order, what may begin now. Commands go through `Context`. Each step either settles a
 record or leaves it open, and no commit goes past an open record.
 
-A shell uses only `handle`, `next_deadline`, `room`, `was_away`, `statistics`, `enough`, `committed`, `left_at`,
+A shell uses only `handle`, `next_deadline`, `room`, `was_away`, `statistics`, `enough`, `committed`, `last_positions`,
 `problems`, `stopping`, and the two times of the key store in `clock`.
 
 Where the rules of docs/architecture.md are implemented: offsets and fences in `ledger`, claims in `claims`, the
@@ -45,7 +45,7 @@ from consumer.engine.records.commits import Commits, Differences
 from consumer.engine.records.ledger import Ledger
 from consumer.engine.records.outbox import Letter, Outbox
 from consumer.engine.records.runs import Run, keys_of
-from consumer.engine.records.topics import Lives, Removals
+from consumer.engine.records.topics import RecreatedTopics, Removals
 from consumer.engine.room import Room
 from consumer.engine.sending.answers import Answers
 from consumer.engine.sending.dispatcher import Dispatcher
@@ -139,7 +139,7 @@ class Pipeline:
         self.commits = Commits(self.context, self.ledger)
         # Says whether everything is committed that may be.
         self.committed = self.commits.complete
-        self._lives = Lives(self.context, self.ledger)
+        self._recreated = RecreatedTopics(self.context, self.ledger)
         self._differences = Differences(self.context)
         self._removals = Removals(self.context)
         self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
@@ -147,7 +147,7 @@ class Pipeline:
         # The latest measurements of each client, by broker.
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
         # Why the key store failed the last time.
-        self._key_store_trouble = ""
+        self._key_store_error = ""
         # Why no broker answers, and since when (monotonic); None: one does.
         self._silence: tuple[str, float] | None = None
         # Drains for revokes stand before the one for the stop.
@@ -155,7 +155,7 @@ class Pipeline:
         # Says whether a replay's limit is reached.
         self.enough = self._room.enough
         # Says where each partition that was ever assigned stands, or where it was left.
-        self.left_at = self.ledger.left_at
+        self.last_positions = self.ledger.last_positions
         self.stopping = False
         self._ends = m.EndOffsets({})
 
@@ -191,7 +191,7 @@ class Pipeline:
             case m.SchemaUnavailable():
                 self.parking.unavailable(happened)
             case m.Transformed() | m.TransformIsSlow():
-                self.transforming.told(happened)
+                self.transforming.reported(happened)
             # -- the key store
             case m.KeysLookedUp():
                 self.steps.looked_up(happened)
@@ -208,12 +208,12 @@ class Pipeline:
                 self.keys.not_before = -inf
             case m.LeaseLost():
                 self.lease.lost()
-            case m.CallsGiven():
-                self.dispatcher.calls_given(happened.number, happened.account, happened)
+            case m.PermitsGranted():
+                self.dispatcher.permits_granted(happened.number, happened.account, happened)
             case m.KeyStoreFailed():
                 # While renewals fail, other requests fail for want of a lease: the cause is what renewals say.
                 if isinstance(happened.command, m.RenewLease) or not self.lease.fails:
-                    self._key_store_trouble = happened.reason
+                    self._key_store_error = happened.reason
                 self._key_store_failed(happened.command)
             # -- the API
             case m.Answered():
@@ -223,8 +223,8 @@ class Pipeline:
             case m.TokenRead():
                 self.dispatcher.halts.token_read(happened.changed)
             case m.TimeAsked():
-                if (told := self.time_question.answered(happened.answer)) is not None:
-                    self.clock.answered(*told)
+                if (reported := self.time_question.answered(happened.answer)) is not None:
+                    self.clock.answered(*reported)
             # -- Kafka
             case m.Fetched():
                 self._fetched(happened)
@@ -234,10 +234,10 @@ class Pipeline:
                 self.commits.done(happened)
             case m.EndOffsets():
                 self._end_offsets(happened)
-            case m.TopicIdsTold():
-                if self._lives.told(happened.ids):
+            case m.TopicIds():
+                if self._recreated.update(happened.ids):
                     self.steps.purge()
-            case m.BrokersTold():
+            case m.BrokerStats():
                 client = happened.client
                 self._brokers[client] = [BrokerStatistics(client, *one) for one in happened.brokers]
             case m.BrokersSilent(why, seconds):
@@ -255,10 +255,10 @@ class Pipeline:
                 self.steps.keys_not_stored(command.number)
             case m.RenewLease():
                 self.lease.renewal_failed(command.number)
-            case m.AskCalls():
-                self.dispatcher.calls_given(command.number, command.account, None)
-            case m.ReleaseKeys() | m.TellNote():
-                pass  # claims end with the lease, and other members meet the trouble of a note themselves
+            case m.AcquirePermits():
+                self.dispatcher.permits_granted(command.number, command.account, None)
+            case m.ReleaseKeys() | m.ShareNote():
+                pass  # claims end with the lease, and other members meet the cause of a note themselves
             case _:
                 assert_never(command)
 
@@ -267,7 +267,7 @@ class Pipeline:
         now = self.context.now.monotonic
         # First drains that end: that makes room for records that wait.
         self._end_drains()
-        self._clock_watch.look()
+        self._clock_watch.check()
         self.steps.admit()
         if len(self.untimely) and self.guard.tripped is None:
             self.steps.judge_untimely()
@@ -295,7 +295,7 @@ class Pipeline:
 
     def _waits_for_time(self) -> bool:
         """Return True if events wait until the platform says what time it is."""
-        return len(self.untimely) > 0 and not self.clock.tells_no_time
+        return len(self.untimely) > 0 and not self.clock.reports_no_time
 
     def next_deadline(self) -> float | None:
         """Return when to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
@@ -339,7 +339,7 @@ class Pipeline:
         oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
-        asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
+        asks = any(queue.gate.permits.failures for queue in self.dispatcher if queue.queued)
         fails = looks_up or asks or self.lease.fails or self.keys.failures > 0
         return Statistics(
             totals=self.ledger.totals(),
@@ -356,8 +356,8 @@ class Pipeline:
             joined=self._ends.joined or any(True for _ in self.ledger),
             stalled_for=self.stall.seconds(),
             key_store_fails=fails,
-            key_store_trouble=self._key_store_trouble if fails else None,
-            claimed_elsewhere=self.lookups.elsewhere,
+            key_store_trouble=self._key_store_error if fails else None,
+            claimed_elsewhere=self.lookups.claimed_by_other,
             lease_left=max(0.0, self.lease.until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,
             room=self.room(),
@@ -377,11 +377,11 @@ class Pipeline:
             letters=tuple(self.figures.latest_letters),
             samples=copied(self.figures.samples),
             commit_metadata=self.commits.metadata(),
-            elsewhere=sum(state.elsewhere for state in self.ledger),
+            other_destination=sum(state.other_destination for state in self.ledger),
             members_differ=self._differences.names(),
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
-            schemas_from_disk=self.parking.stand_ins,
+            schemas_from_disk=self.parking.cached_schemas,
             clock=self.clock.figures(local, len(self.untimely)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),
@@ -398,7 +398,7 @@ class Pipeline:
     def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
             return  # the group assigns them to others once we have left
-        states = self._lives.assigned(happened.assignments)
+        states = self._recreated.assigned(happened.assignments)
         self._differences.committed(states)
         self.commits.assigned(states)
         # A partition that was ours already: its older assignment has ended.
@@ -507,7 +507,9 @@ class Pipeline:
         self._ends = happened
         for state in self.ledger:
             tp = state.tp
-            state.log.told(happened.ends.get(tp), happened.reached.get(tp, -1), happened.unreadable.get(tp))
+            state.log.reported(
+                happened.ends.get(tp), happened.reached.get(tp, -1), happened.unreadable.get(tp)
+            )
             self._removals.begins(state, happened.begins.get(state.tp, -1))
         # Once in each of the shell's rounds, now that it is known how much is left.
-        self.stall.look(self.stopping or self._silence is not None)
+        self.stall.check(self.stopping or self._silence is not None)

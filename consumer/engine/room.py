@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from consumer.engine.context import Context
-from consumer.engine.intake.admission import FETCH_MOST, Admission
+from consumer.engine.intake.admission import MAX_FETCH, Admission
 from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.parking import Parking
 from consumer.engine.intake.untimely import UntimelyRecords
@@ -73,7 +73,7 @@ class Room:
         self._left = min(self._unused, self._ahead - still_open)
 
     def level(self) -> int:
-        """Return how many records to fetch now at most, up to `FETCH_MOST`; 0: pause."""
+        """Return how many records to fetch now at most, up to `MAX_FETCH`; 0: pause."""
         if self._guard.tripped is not None:
             return 0
         ledger, admission = self._ledger, self._admission
@@ -85,8 +85,8 @@ class Room:
             now = self._context.now.monotonic
             share = 1.0 if now - self.fed_at >= _CRAWL else ledger.map_share(now)
             events = self._context.policy.max_open_events - ledger.open
-            room = max(room, min(events, admission.room(ledger.open_bytes), int(FETCH_MOST * share)))
-        pace = FETCH_MOST if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
+            room = max(room, min(events, admission.room(ledger.open_bytes), int(MAX_FETCH * share)))
+        pace = MAX_FETCH if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
         return max(0, min(room, pace, admission.limit.room(ledger.counted, ledger.filtered, admission.held)))
 
     def enough(self) -> bool:

@@ -210,7 +210,7 @@ class Steps:
             if isinstance(verdict, Filtered):
                 self.guard.judge(row, None)
 
-    # -- READ, ROOM -> FOLLOWING, LOOKED_UP -> QUEUED, DUPLICATE, ELSEWHERE
+    # -- READ, ROOM -> FOLLOWING, LOOKED_UP -> QUEUED, DUPLICATE, CLAIMED_BY_OTHER
 
     def claim(self, run: Run) -> Sequence[Run]:
         """Claim the keys of these events. Return those that lead their keys, to be looked up; the others follow."""
@@ -243,9 +243,9 @@ class Steps:
                 self.context.counters.taken_over += mark_taken_over(sent_too)
             followers = self.claims.confirm(seen.delivered)
             self.ledger.settle([*seen.delivered, *followers], Disposition.DUPLICATE)
-        if seen.elsewhere:
-            move_all(seen.elsewhere, RecordStage.ELSEWHERE)
-            self._look_up_later(now + ASK_AGAIN, seen.elsewhere)
+        if seen.claimed_by_other:
+            move_all(seen.claimed_by_other, RecordStage.CLAIMED_BY_OTHER)
+            self._look_up_later(now + ASK_AGAIN, seen.claimed_by_other)
         leaders, gone = divide(seen.new)
         move_all(leaders, RecordStage.QUEUED)
         for run in leaders:
@@ -293,10 +293,12 @@ class Steps:
             records = (record for block, first, end in batch.runs for record in block.records[first:end])
             parents = trace_parents(records, links) if links else ()
             # A process that stood still since now may have lost the partition. And the answer must come while the
-            # claims hold. The shell checks both once more.
-            begin_by = min(context.now.monotonic + policy.away, lease.until - policy.call_timeout)
+            # claims hold. The shell checks both again.
+            start_deadline = min(context.now.monotonic + policy.away, lease.until - policy.call_timeout)
             context.emit(
-                m.Send(batch.number, batch.account, parts, batch.events, batch.attempts, parents, begin_by)
+                m.Send(
+                    batch.number, batch.account, parts, batch.events, batch.attempts, parents, start_deadline
+                )
             )
 
     def answered(self, happened: m.Answered) -> None:
@@ -325,7 +327,7 @@ class Steps:
         now = self.context.now.monotonic
         for batch in judged.again:
             self.free_leaders(batch.purge())
-            # All partitions of the batch may have been revoked meanwhile.
+            # All partitions of the batch may have been revoked.
             if not batch.runs:
                 continue
             self.context.counters.retried_batches += 1

@@ -2,7 +2,7 @@
 
 Theory of operation. A snapshot (`Pipeline.statistics`) is taken once a second, however many records are open, so it
 counts no records itself. The stage of the oldest open record says what it waits for. Everything here only reads, except
-`Stall` and `ClockWatch`, which remember their last look.
+`Stall` and `ClockWatch`, which remember their last check.
 
 *Lag.* The end of a log is reported only from time to time (`EndOffsets`). So the end that is shown is at least the
 offset up to which records were read, passed over or fetched: always ``committed <= position <= end``. Lag counts from
@@ -72,8 +72,8 @@ def age(timestamp: int, unix_now: float) -> float | None:
 
 # Seconds between two log lines about the same stall: it is also on the page, in /status and in a metric.
 _REMIND_EVERY = 300.0
-# The same for a wrong clock, and between two looks at it.
-_REMIND_CLOCK_EVERY, _LOOK_EVERY = 60.0, 1.0
+# The same for a wrong clock, and between two samples at it.
+_REMIND_CLOCK_EVERY, _CHECK_EVERY = 60.0, 1.0
 
 
 @dataclass(eq=False)
@@ -85,15 +85,15 @@ class Stall:
     _dispatcher: Dispatcher
     _guard: Guard
     _transforming: Transforming
-    # -1 differs from every number of settled records, so the first look starts the clock.
+    # -1 differs from every number of settled records, so the first check starts the clock.
     _settled: int = -1
     _moved_at: float = inf
     _remind_at: float | None = None
     # The longest wait of a batch since then: where calls are few, it may be longer than work may stand still.
     _filled_for: float = 0.0
 
-    def look(self, explained: bool) -> None:
-        """Compare the records settled so far with those of the last look. `explained`: a stop, or silent brokers."""
+    def check(self, explained: bool) -> None:
+        """Compare the records settled so far with those of the last check. `explained`: a stop, or silent brokers."""
         now, settled = self._context.now.monotonic, self._ledger.settlements
         # A known lag includes what is open.
         work = sum(max(end_and_lag(state)[1] or 0, state.open) for state in self._ledger)
@@ -130,17 +130,17 @@ class ClockWatch:
 
     _context: Context
     _clock: Clock
-    _look_at: float = -inf
+    _check_at: float = -inf
     _remind_at: float = -inf
     _off_since: float | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Compare this machine's clock with the others, once a second."""
         local = self._clock.local
         now = local.monotonic
-        if now < self._look_at:
+        if now < self._check_at:
             return
-        self._look_at = now + _LOOK_EVERY
+        self._check_at = now + _CHECK_EVERY
         off = self._clock.figures(local, 0).behind
         by = next((one for one, seconds in off.items() if abs(seconds or 0.0) >= WORTH_A_WORD), None)
         if by is None and self._off_since is not None:
@@ -160,7 +160,7 @@ def timestamp_of(place: BlockRow) -> int:
 
 
 def partition_statistics(state: AssignmentState, unix_now: float, *, silent: bool) -> PartitionStatistics:
-    """Return the figures of a partition. `silent`: no broker answers, so the log may have grown meanwhile."""
+    """Return the figures of a partition. `silent`: no broker answers, so the log may have grown since."""
     end, lag = end_and_lag(state)
     lag = None if silent else lag
     lowest = state.lowest_open()
@@ -200,7 +200,7 @@ def account_statistics(queue: AccountQueue, now: float) -> AccountStatistics:
         throttled_for=gate.throttled_until(now) - now if state is GateState.THROTTLED else None,
         halted_for=now - halt.since if halt is not None else None,
         next_probe_in=max(0.0, halt.probe_at - now) if halt is not None else None,
-        told=gate.told_by_member(now),
+        by_member=gate.is_of_member(now),
         unreachable_for=now - (gate.silent_since or now) if state is GateState.UNREACHABLE else None,
     )
 
@@ -214,7 +214,7 @@ _WAITS_FOR: Final = {
     RecordStage.ROOM: (WaitsFor.ROOM, False),
     RecordStage.FOLLOWING: (WaitsFor.DUPLICATE, True),
     RecordStage.LOOKED_UP: (WaitsFor.KEY_STORE, True),
-    RecordStage.ELSEWHERE: (WaitsFor.MEMBER, True),
+    RecordStage.CLAIMED_BY_OTHER: (WaitsFor.MEMBER, True),
     RecordStage.IN_FLIGHT: (WaitsFor.PLATFORM, True),
     RecordStage.STORING: (WaitsFor.KEY_STORE, True),
     RecordStage.DEAD_LETTERING: (WaitsFor.DEAD_LETTER, False),
@@ -258,11 +258,11 @@ def _queued(
     again = next((at for at, _, batch in queue.again if is_in(batch.runs)), None)
     if again is not None and again > now:
         return WaitsFor.RETRY
-    opens, allowance = queue.gate.opens_at(now, queue.in_flight), queue.gate.allowance
-    if opens is None and allowance.asked is not None:
+    opens, permits = queue.gate.opens_at(now, queue.in_flight), queue.gate.permits
+    if opens is None and permits.asked is not None:
         return WaitsFor.KEY_STORE
     if opens is None:
-        # As many calls as allowed are in flight: fewer than usual, if the platform was in trouble.
+        # As many calls as allowed are in flight: fewer than otherwise, if the platform failed.
         return WaitsFor.PLATFORM if int(queue.gate.pace) >= policy.concurrency else WaitsFor.QUOTA
     if opens > now:
         return WaitsFor.QUOTA

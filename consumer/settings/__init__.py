@@ -101,13 +101,13 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     # After the validation: a missing setting is a smaller mistake than a wrong one.
     _refuse_missing(raw, needs)
     # The first one only: one mistake is often the cause of others.
-    for trouble in chain(
+    for problem in chain(
         checks.missing_paths(settings),
-        network.authorities_trouble(settings),
+        network.authority_problems(settings),
         checks.contradictions(settings),
-        checks.token_trouble(settings, needs),
+        checks.token_problems(settings, needs),
     ):
-        raise SettingsError(trouble)
+        raise SettingsError(problem)
     if needs:
         # curl, as part of librdkafka, reads the environment of the process and nothing else.
         os.environ.update(network.curl_environment(settings))

@@ -33,7 +33,7 @@ _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
 PUBLISHED_CALLS_PER_MINUTE = 5000
 
 
-def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
+def token_problems(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with the files of tokens and passwords. A file is read only if the command needs it."""
     pinterest, own = settings.pinterest, settings.pinstream
     if needs and isinstance(own.proxy_credentials, SecretFile):

@@ -149,7 +149,7 @@ class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REG
         configuration: dict[str, str | float] = {"url": self.url}
         for name, value in self.properties.items():
             configuration[name] = REGISTRY_PROPERTIES[name](value.get_secret_value())
-        # The client insists on these. Confluent Cloud needs the first, and a registry elsewhere ignores it.
+        # The client insists on these. Confluent Cloud needs the first, and other registries ignore it.
         if source := configuration.get("bearer.auth.credentials.source"):
             configuration.setdefault("bearer.auth.logical.cluster", "")
             if source == "OAUTHBEARER":

@@ -27,7 +27,7 @@ _ENDPOINT = "sasl.oauthbearer.token.endpoint.url"
 _HTTPS_CA = ("https.ca.location", "https.ca.pem")
 
 
-def authorities_trouble(settings: Settings) -> Iterator[str]:
+def authority_problems(settings: Settings) -> Iterator[str]:
     """Yield what is wrong with the files of authorities."""
     for name, path in (
         ("PINSTREAM_CA_FILE", settings.pinstream.ca_file),

@@ -1,9 +1,9 @@
 """/events: a stream of /status documents (server-sent events), one per second, made once for all listeners.
 
-The web server calls `Events.look` regularly. Once per second, if there are listeners, it makes the document and wakes
-them. Each writes the latest document, also if nothing has changed: so the page knows that its figures are current, and
-a listener that has left is found out. Nothing is buffered for clients that read slowly. One that falls too far behind
-is disconnected.
+The web server calls `EventStream.refresh` regularly. Once per second, if there are listeners, it makes the document and
+wakes them. Each writes the latest document, also if nothing has changed: so the page knows that its figures are
+current, and a listener that has left is found out. Nothing is buffered for clients that read slowly. One that falls too
+far behind is disconnected.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aiohttp import web
 
 from consumer.engine.figures.statistics import Statistics
 
-MOST_LISTENERS = 32
+MAX_LISTENERS = 32
 # Seconds in a row in which a listener was not ready for a message, after which it is disconnected.
-MOST_MISSED = 5
+MAX_MISSED = 5
 # A browser reconnects after two seconds.
 _RETRY = b"retry: 2000\n\n"
 # X-Accel-Buffering tells nginx not to buffer the stream.
@@ -38,7 +38,7 @@ class _Listener:
 
 
 @dataclass(eq=False)
-class Events:
+class EventStream:
     """Sends the document of `make` to all listeners, at most once a second.
 
     `make` takes a snapshot, or takes one itself if it gets None. `clock` returns monotonic seconds.
@@ -66,7 +66,7 @@ class Events:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._comes.wait(), alone)
 
-    def look(self, statistics: Statistics) -> None:
+    def refresh(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
         # Made for listeners only, and once for all of them: the cost does not grow with their number.
         if not self._listeners or int(self.clock()) == self._second:
@@ -74,7 +74,7 @@ class Events:
         self._make_latest(statistics)
         for one in self._listeners:
             one.missed += 1
-            if one.missed > MOST_MISSED:
+            if one.missed > MAX_MISSED:
                 one.transport.abort()  # its `serve` is cancelled then
             one.woken.set()
 
@@ -98,8 +98,8 @@ class Events:
         transport = request.transport
         if request.method == "HEAD":
             return web.Response(headers=_HEADERS)
-        if self._ended or transport is None or len(self._listeners) >= MOST_LISTENERS:
-            text = f"pinstream is stopping, or has {MOST_LISTENERS} listeners already; /status has the same figures\n"
+        if self._ended or transport is None or len(self._listeners) >= MAX_LISTENERS:
+            text = f"pinstream is stopping, or has {MAX_LISTENERS} listeners already; /status has the same figures\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
         if not self._listeners or not self._latest:
             # No other listener keeps the document up to date.

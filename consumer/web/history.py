@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from consumer.engine.figures.definitions import most
+from consumer.engine.figures.definitions import maximum
 from consumer.engine.figures.delivered import Ages
 from consumer.engine.figures.statistics import Statistics
 
@@ -44,10 +44,10 @@ class History:
     def __init__(self) -> None:
         self._steps = [_Step(seconds, points) for seconds, points in STEPS]
 
-    def look(self, statistics: Statistics, now: float) -> None:
+    def add(self, statistics: Statistics, now: float) -> None:
         """Take the snapshot of `now` (monotonic seconds)."""
         for step in self._steps:
-            step.look(statistics, now)
+            step.add(statistics, now)
 
     def document(self, now: float, unix: float) -> dict[str, Any]:
         """Return the points as JSON, oldest first; `unix` is the wall-clock time at the monotonic `now`."""
@@ -68,16 +68,16 @@ class _Step:
     def __init__(self, seconds: int, points: int) -> None:
         self.seconds = seconds
         self.points: deque[Point] = deque(maxlen=points)
-        # All steps count their intervals from the first look: points of the day stand at points of the hour.
+        # All steps count their intervals from the first check: points of the day stand at points of the hour.
         self._begun = 0.0
         self._interval = 0
         # Time, counts and age buckets at the latest point: a point is about the time since then.
         self._before: tuple[float, Sequence[int], Sequence[int]] | None = None
-        # The maximum of all looks since then, so that a short peak is seen.
+        # The maximum of all snapshots since then, so that a short peak is seen.
         self._lag: int | None = None
         self._lag_seconds: float | None = None
 
-    def look(self, statistics: Statistics, now: float) -> None:
+    def add(self, statistics: Statistics, now: float) -> None:
         """Take a snapshot; make a point if one is due."""
         totals, buckets = statistics.totals, statistics.freshness.total.buckets
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
@@ -87,19 +87,19 @@ class _Step:
             return
         # A partition whose lag is unknown adds nothing; if none is known, there is no sum.
         known = [one.lag for one in statistics.partitions if one.lag is not None]
-        self._lag = most((self._lag, sum(known) if known else None))
-        self._lag_seconds = most((self._lag_seconds, *(one.lag_seconds for one in statistics.partitions)))
-        # By the number of the interval: a late look must not shift all later points.
+        self._lag = maximum((self._lag, sum(known) if known else None))
+        self._lag_seconds = maximum((self._lag_seconds, *(one.lag_seconds for one in statistics.partitions)))
+        # By the number of the interval: a late snapshot must not shift all later points.
         interval = int((now - self._begun) // self.seconds)
         if interval == self._interval:
             return
         then, counts_then, buckets_then = self._before
         # A count that has decreased gives no rate: unknown is None, not zero.
         rates = [
-            round((late - early) / (now - then), 3) if late >= early else None
-            for early, late in zip(counts_then, counts, strict=True)
+            round((late - before) / (now - then), 3) if late >= before else None
+            for before, late in zip(counts_then, counts, strict=True)
         ]
-        grown = [late - early for early, late in zip(buckets_then, buckets, strict=True)]
+        grown = [late - before for before, late in zip(buckets_then, buckets, strict=True)]
         delivered = Ages(tuple(grown)) if min(grown) >= 0 else Ages()
         lags = self._lag, self._lag_seconds
         quantiles = delivered.p50, delivered.p95

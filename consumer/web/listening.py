@@ -4,7 +4,7 @@ The server listens with this module, and ``pinstream check`` tries the same func
 
 *Limits.* Every client that reaches the address can open connections, even without the token. Each takes a file
 descriptor, and a process without free descriptors can neither send events nor answer a probe. So at most
-`MOST_CONNECTIONS` are open, over all addresses, and each has `REQUEST_TIMEOUT` seconds for a complete request.
+`MAX_CONNECTIONS` are open, over all addresses, and each has `REQUEST_TIMEOUT` seconds for a complete request.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from aiohttp.typedefs import Handler
 
 from consumer.errors import SettingsError
 
-# Far more than page, Prometheus and probes need, and far below 1,024, the usual limit of open files.
-MOST_CONNECTIONS = 200
+# Far more than page, Prometheus and probes need, and far below 1,024, the common limit of open files.
+MAX_CONNECTIONS = 200
 # Seconds for a complete request, counted from the opening or the last answer. aiohttp enforces it (keepalive_timeout).
 # Longer than most scrape intervals, so that Prometheus reuses its connection.
 REQUEST_TIMEOUT = 20.0
@@ -149,7 +149,7 @@ class Connections:
         """Close an older connection if one more would exceed the limit."""
         # A new connection is always accepted: it may be a probe, which idle connections must not shut out.
         transports = self.open()
-        if len(transports) >= MOST_CONNECTIONS:
+        if len(transports) >= MAX_CONNECTIONS:
             silent = (one for one in transports if one not in self._answering)
             # The oldest of all if every one is being answered: listeners that do not read must not hold them all.
             victim = next(silent, next(iter(transports)))

@@ -165,7 +165,7 @@ async function tick() {
     await ask();
     if (!link.source && seconds() >= link.streamAt) listen();
   } catch (error) {
-    // If the stream has spoken meanwhile, the answer is late and the connection is not lost.
+    // If the stream has sent something since, the answer is late and the connection is not lost.
     if (!(link.heard > begun)) {
       if (error.message !== "no figures") showLost();
       closeStream();

@@ -47,7 +47,7 @@ const NOTES = [
   ["no_verdicts", "call without a verdict, sent again", "warn"],
   ["failures", "failure outside the API, retried", "warn"],
   ["api_warnings", "warning from the API", "warn"],
-  ["convert_warnings", "field left out or doubtful", "warn"],
+  ["convert_warnings", "field omitted or doubtful", "warn"],
   ["filtered", "filtered by the mapping", "soft"],
   ["processed_with_error", "delivered, but with an error message", "bad"],
   ["unclear_repeats", "event sent again after an unknown outcome, offline or over an hour old: Pinterest may count it twice", "warn"],
@@ -68,7 +68,7 @@ let allPartitions = false;
 
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
-const behind = s => most(s.partitions.map(p => p.lag_seconds));
+const behind = s => highest(s.partitions.map(p => p.lag_seconds));
 /** The number of partitions whose lag is not known yet. */
 const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
 /** Whether the sum of the lags says anything: not before the group has assigned partitions, or while no broker answers. */
@@ -98,7 +98,7 @@ function stateOf(s) {
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return unassignedState(s);
   if (s.slow_transform) return functionState(s.slow_transform);
-  if (most(accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
+  if (highest(accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
   const explains = reason => !stuck || (s.oldest_open && s.oldest_open.waits_for === reason);
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
@@ -110,7 +110,7 @@ function stateOf(s) {
 }
 
 const functionState = f => ["slow_function", f.seconds >= 30 ? "bad" : "warn", `${f.function} works on one record for ${age(f.seconds)}.`, {
-  "": `PINSTREAM_TRANSFORM names this function. It has not returned for the record of ${f.topic} [${f.partition}] at offset ${n(f.offset)}. Nothing else is read meanwhile; what was read before goes on. Nothing is lost.`,
+  "": `PINSTREAM_TRANSFORM names this function. It has not returned for the record of ${f.topic} [${f.partition}] at offset ${n(f.offset)}. Nothing else is read until it does; what was read before goes on. Nothing is lost.`,
   "What to do": "if it does not return, correct the function and restart pinstream: the record is read again.",
 }];
 
@@ -176,7 +176,7 @@ function schemaState(one, s, stuck) {
 }
 
 const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not answer${away.length < all.length ? ` for ${away.length} of ${all.length} ad accounts` : ""}.`, {
-  Why: `${whyOf(away)}. For ${age(most(away.map(a => a.unreachable_for)))}: ${go}. Nothing is lost, and pinstream continues by itself.`,
+  Why: `${whyOf(away)}. For ${age(highest(away.map(a => a.unreachable_for)))}: ${go}. Nothing is lost, and pinstream continues by itself.`,
   "What to do": "if a proxy answers in place of Pinterest, let it pass calls to Pinterest; docs/runbook.md (Pinterest does not answer) says what is kept, and for how long.",
 }];
 
@@ -233,10 +233,10 @@ function showLedger(s) {
 
 /** Records outside the ledger: never read, or received by another destination. */
 function missing(s) {
-  const { removed_unread: removed, positions_went_back: back } = s.counts, anew = Object.keys(s.counts.topics_made_anew || {});
+  const { removed_unread: removed, positions_went_back: back } = s.counts, recreated = Object.keys(s.counts.topics_made_anew || {});
   return [
     removed && `Kafka removed up to ${many(removed, "record")} before they were read: raise the topic's retention.`,
-    anew.length && `${anew.join(", ")} ${anew.length > 1 ? "were" : "was"} deleted and created again, and read from the beginning. Records that were unread before are lost.`,
+    recreated.length && `${recreated.join(", ")} ${recreated.length > 1 ? "were" : "was"} deleted and created again, and read from the beginning. Records that were unread before are lost.`,
     back && `The position went back ${many(back, "time")}: a log was truncated, or a topic created again.`,
     s.committed_elsewhere && `${many(s.committed_elsewhere, "partition")} began at an offset that the group had committed for another destination: earlier records are not sent to this one.`,
   ].filter(one => one);
@@ -275,8 +275,8 @@ function showDestination(s) {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", "account",
       h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", cls, text)),
-      (a.state === "halted" || a.state === "unreachable") && h("p", "break", `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and told this one." : ""}`),
-      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and told this one." : ""}`),
+      (a.state === "halted" || a.state === "unreachable") && h("p", "break", `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and reported this one." : ""}`),
+      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and reported this one." : ""}`),
       h("p", "soft", `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p", "soft", "Nothing sent yet."),
   s.destination.quota_divided_by > 1 && h("p", "soft", `The call quota is divided by ${s.destination.quota_divided_by} members.`),
@@ -386,7 +386,7 @@ function showCoverage(s) {
   const columns = [["all", "All", events, id => sum(names.map(name => seen[name].carried[id] || 0)) / events],
     ...names.map(name => [name, breakable(name), seen[name].events, id => (seen[name].carried[id] || 0) / seen[name].events])];
   put($("coverage"), rows([["Parameter, and Pinterest's advice"], ...columns.map(([name, title]) => [title, null, name])], [
-    [["Events", h("small", null, "How many had this name.")], ...columns.map(([, , count]) => n(count))],
+    [["EventStream", h("small", null, "How many had this name.")], ...columns.map(([, , count]) => n(count))],
     ...s.coverage.parameters.map(({ id, advice }) => [
       [PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)],
       ...columns.map(([, , , of]) => h("td", shade(of(id)), share(of(id), 1, 0))),
@@ -400,7 +400,7 @@ const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("w
 /** The CSS class of a share: the larger, the deeper its shade. */
 const shade = part => "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0);
 
-/** The counts in an object of /status as [names, count]: one name for each level of the object. Zeros are left out. */
+/** The counts in an object of /status as [names, count]: one name for each level of the object. Zeros are omitted. */
 const counted = (x, ...names) => typeof x === "object" ? Object.entries(x).flatMap(([name, inner]) => counted(inner, ...names, name))
   : x ? [[names, x]] : [];
 

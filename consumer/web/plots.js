@@ -62,7 +62,7 @@ function reach(at) {
 }
 
 function axis(plot, values) {
-  const high = most(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
+  const high = highest(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
   if (!plot.scale.log) {
     const marks = plot.scale.marks || ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
     return { marks, y: v => px(EDGE.top + room * (1 - v / top)) };
@@ -116,7 +116,7 @@ function figure(plot, width) {
   const { marks, y } = axis(plot, values), bottom = HEIGHT - EDGE.bottom;
   const chosen = cursors[plot.id] == null ? null : nearest(at, cursors[plot.id]);
   const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? values[c].findLastIndex(v => v != null)]]);
-  const told = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
+  const shown = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
   return [
     head,
     h("ul", "keys", plot.curves.map(([, name, tone], c) => h("li", tone,
@@ -127,7 +127,7 @@ function figure(plot, width) {
       class: "canvas", viewBox: `0 0 ${width} ${HEIGHT}`, "data-plot": plot.id, tabindex: 0, role: "slider",
       "aria-label": `${plot.title}, ${plot.of}, over the last ${span}; arrow keys move through time`,
       "aria-readonly": "true", "aria-valuemin": 0, "aria-valuemax": at.length - 1, "aria-valuenow": chosen ?? at.length - 1,
-      "aria-valuetext": `${clock(at[chosen ?? at.length - 1])}: ${told}`,
+      "aria-valuetext": `${clock(at[chosen ?? at.length - 1])}: ${shown}`,
     },
     marks.map(v => [
       h("path", { class: v ? "grid" : "axis", d: `M${EDGE.left} ${y(v)}H${width - EDGE.right}` }),

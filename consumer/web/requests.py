@@ -5,7 +5,7 @@ a connection, with these bounds:
 
 * At most `AT_ONCE` bytes are read in one turn of the loop, into one buffer that all connections share. (asyncio reads
   256 KiB by itself, and parsing as much, for many connections, may take the loop a second.)
-* At most `MOST_HEAD` bytes are read before the headers of a request are complete; then the connection is refused.
+* At most `MAX_HEAD` bytes are read before the headers of a request are complete; then the connection is refused.
 * No request of ours has a body, so what follows the headers of one that has is discarded unparsed, and the
   connection is closed after the answer. The same is done after bytes that are no HTTP.
 * A parser's error is cut from its traceback when it is seen: its frames hold the bytes that were read, and they and
@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 AT_ONCE: Final = 4 * 1024
-MOST_HEAD: Final = 16 * 1024
+MAX_HEAD: Final = 16 * 1024
 # Seconds for which a refused client may go on sending: if it were closed before, it might not get the answer.
 LINGER: Final = 1.0
 _BUFFER: Final = memoryview(bytearray(AT_ONCE))
@@ -45,7 +45,7 @@ class Requests(web.RequestHandler, asyncio.BufferedProtocol):
             auto_decompress=False,
             **more,
         )
-        self._room = MOST_HEAD
+        self._room = MAX_HEAD
         self._is_over = False
         """Whether nothing that comes is looked at any more."""
 
@@ -65,7 +65,7 @@ class Requests(web.RequestHandler, asyncio.BufferedProtocol):
         super().data_received(data)
         self._room -= len(data)
         for message, payload in list(self._messages)[queued:]:
-            self._room = MOST_HEAD
+            self._room = MAX_HEAD
             error = getattr(message, "exc", None)  # of a message that stands for no request
             if error is not None:
                 drop_frames(error)

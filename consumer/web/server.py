@@ -1,9 +1,9 @@
 """The HTTP server of a running consumer: thin handlers over one snapshot function.
 
 Every answer is made from a snapshot taken for it. In addition, a task takes a snapshot each second and passes it to
-`History`, for the plots, and to `Events`, which makes a document of it if there are listeners. So the cost does not
-grow with the number of listeners. The answers contain no personal data, and no request changes anything. With a token,
-only requests that carry it are answered.
+`History`, for the plots, and to `EventStream`, which makes a document of it if there are listeners. So the cost does
+not grow with the number of listeners. The answers contain no personal data, and no request changes anything. With a
+token, only requests that carry it are answered.
 
 The page may have its own address. The other address then serves only health and metrics, and can be open to more
 people.
@@ -30,7 +30,7 @@ from aiohttp import web
 
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.access import guard, refuse_foreign_names
-from consumer.web.events import Events
+from consumer.web.events import EventStream
 from consumer.web.health import why_not_ready, why_unhealthy
 from consumer.web.history import History
 from consumer.web.listening import (
@@ -45,13 +45,13 @@ from consumer.web.metrics import FiguresCollector
 from consumer.web.requests import Requests, drop_frames
 from consumer.web.status import status_document
 
-# Seconds between two snapshots for `History` and `Events`.
-_LOOK_EVERY = 1.0
+# Seconds between two snapshots for `History` and `EventStream`.
+_CHECK_EVERY = 1.0
 # A multiple of it, while no page is open: the history has a point every ten seconds.
 _SELDOM = 5
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
-_ELSEWHERE = (
+_ON_THE_OTHER_ADDRESS = (
     "the page, /status, /history and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when it "
     "starts\n"
 )
@@ -88,11 +88,11 @@ class WebServer:
     token: Callable[[], str] | None = None
     """Returns the current token, which all requests but the probes must carry; None: there is none."""
     more_metrics: FiguresCollector | None = None
-    look_every: float = _LOOK_EVERY
+    check_every: float = _CHECK_EVERY
 
     def __post_init__(self) -> None:
         self._history = History()
-        self._events = Events(self._document, self.clock)
+        self._events = EventStream(self._document, self.clock)
         document = render_page()
         self._page = document.encode()
         self._headers = _security_headers(document)
@@ -110,7 +110,10 @@ class WebServer:
                 page = health = await self._listen(main, people + machines)
             else:
                 # A request for the page at the wrong address gets a hint to the setting.
-                hint = [_get(one.path, partial(web.Response, status=404, text=_ELSEWHERE)) for one in people]
+                hint = [
+                    _get(one.path, partial(web.Response, status=404, text=_ON_THE_OTHER_ADDRESS))
+                    for one in people
+                ]
                 health = await self._listen(main, hint + machines)
                 # The page links to health and metrics, so its address serves them too.
                 page = await self._listen(page_address(*self.page_at), people + machines)
@@ -174,8 +177,8 @@ class WebServer:
             body = document if isinstance(document, bytes) else orjson.dumps(document)
             return web.Response(body=body, content_type="application/json")
 
-        def health(trouble: str | None) -> web.Response:
-            return web.Response(status=200 if trouble is None else 503, text=f"{trouble or 'ok'}\n")
+        def health(reason: str | None) -> web.Response:
+            return web.Response(status=200 if reason is None else 503, text=f"{reason or 'ok'}\n")
 
         people = [
             _get("/", lambda: web.Response(body=self._page, content_type="text/html", charset="utf-8")),
@@ -209,12 +212,12 @@ class WebServer:
         while True:
             try:
                 statistics = self.snapshot()
-                self._history.look(statistics, self.clock())
-                self._events.look(statistics)
+                self._history.add(statistics, self.clock())
+                self._events.refresh(statistics)
             except Exception as error:  # a bug: log it and keep looking
                 structlog.get_logger().error("figures_unreadable", error=type(error).__name__)
                 self._events.hang_up()
-            await self._events.wait(self.look_every, _SELDOM * self.look_every)
+            await self._events.wait(self.check_every, _SELDOM * self.check_every)
 
     def _why_unhealthy(self) -> str | None:
         """Return why the process is unhealthy, also if its figures cannot be read."""

@@ -10,12 +10,12 @@ const n = x => x == null ? NONE : x.toLocaleString("en");
 /** A count with its noun. A line may break between a long number and its noun, never inside the number. */
 const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
 /** The CSS classes of a large figure: the longer it is, the smaller its font, to stay on one line. */
-const big = (figure, cls) => ["big", cls, ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length]]
+const big = (figure, cls) => ["big", cls, ["", "long", "longer", "longest"][[9, 13, 17].filter(limit => String(figure).length > limit).length]]
   .filter(Boolean).join(" ");
 const sum = list => list.reduce((all, one) => all + one, 0);
 
 /** The largest value that is not null; null if there is none. */
-const most = list => list.reduce((top, x) => x == null ? top : top == null ? x : Math.max(top, x), null);
+const highest = list => list.reduce((top, x) => x == null ? top : top == null ? x : Math.max(top, x), null);
 
 /** A share in percent, rounded down, so that 100 % means all and 0 % means none (1e-9 absorbs floating-point error). */
 function share(part, whole, digits = 2) {

@@ -30,7 +30,7 @@ _LENGTH = struct.Struct(">I")
 # Bytes that the supervisor reads ahead.
 _BUFFER = 1024 * 1024
 # Maximum size of a frame. A snapshot has about ten thousand bytes.
-MOST_FRAME_BYTES = 64 * 1024 * 1024
+MAX_FRAME_BYTES = 64 * 1024 * 1024
 # Seconds that writing the last frame of a worker may take.
 _LAST_WORD = 2.0
 # Exit code of a worker that did not stop within its grace after its supervisor was gone.
@@ -61,7 +61,7 @@ async def hear(reader: asyncio.StreamReader | None) -> WorkerReport | None:
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         # Something else was written to the pipe: its bytes are no length.
-        if length > MOST_FRAME_BYTES:
+        if length > MAX_FRAME_BYTES:
             raise PinstreamError("a worker's report cannot be read; please report this bug")
         # Pickle is safe here: both ends are the same program, and no other process has the pipe.
         said = pickle.loads(await reader.readexactly(length))  # noqa: S301

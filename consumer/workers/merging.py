@@ -5,8 +5,8 @@ taken. Shares and quantiles are computed from the added counts. `remains` is wha
 snapshot, so all dead workers together are one. What a worker counted after its last snapshot, half a second at most, is
 lost.
 
-A worker that stands still keeps its last snapshot, which may name partitions that the group has given to another worker
-meanwhile: these count there alone.
+A worker that stands still keeps its last snapshot, which may name partitions that the group has
+given to another worker since: these count there alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Merged:
     def gone(self, worker: int) -> None:
         """Move a worker that has ended to the dead ones."""
         last = self._live.pop(worker, None)
-        # Another process counts its assignments anew.
+        # Another process counts its assignments again.
         self._moved = {one for one in self._moved if one[0] != worker}
         if last is not None:
             self._past = self._named(merged(Statistics, [self._past, remains(last)]))

@@ -17,7 +17,7 @@ from consumer.errors import SettingsError, UsageError
 from consumer.settings import PinstreamSettings, Settings
 
 AUTO = "auto"
-MOST_WORKERS = 256
+MAX_WORKERS = 256
 _INSTANCE = "group.instance.id"
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -26,10 +26,10 @@ def worker_count(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int
     """Return the number of workers that ``--workers TEXT`` asks for. Raises `UsageError`."""
     if text == AUTO:
         # Never a number that `check_divisible` would refuse: ``auto`` must work on a machine with many cores.
-        return min(cores(cpu_max), MOST_WORKERS, *(most for most, _ in _limits(settings.pinstream, 1)))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
+        return min(cores(cpu_max), MAX_WORKERS, *(maximum for maximum, _ in _limits(settings.pinstream, 1)))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_WORKERS:
         raise UsageError(
-            f"--workers {text!r}: give a number from 1 to {MOST_WORKERS}, or auto: one for each core"
+            f"--workers {text!r}: give a number from 1 to {MAX_WORKERS}, or auto: one for each core"
         )
     return int(text)
 
@@ -78,8 +78,8 @@ def check_divisible(settings: Settings, count: int) -> None:
             f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: events that one worker has delivered, the"
             " others would send again; use disk:/path (on a tmpfs, if it must not touch a disk), or run one worker"
         )
-    for most, why in _limits(own, count):
-        if count > most:
+    for maximum, why in _limits(own, count):
+        if count > maximum:
             raise SettingsError(why)
 
 

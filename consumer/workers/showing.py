@@ -82,11 +82,11 @@ SILENT_AFTER = 30.0
 def why_workers_unhealthy(workers: Sequence[WorkerFigures], silent_after: float = SILENT_AFTER) -> str | None:
     """Return why the first unhealthy live worker is unhealthy; None: all are healthy."""
     for one in workers:
-        trouble = one.unhealthy
+        problem = one.unhealthy
         # A new worker has as long for its first report.
         if one.heard is not None and one.heard >= silent_after:
-            trouble = f"it has reported nothing for {one.heard:.0f} s"
+            problem = f"it has reported nothing for {one.heard:.0f} s"
         # A dead worker does not count: it is started again, or the supervisor ends.
-        if one.state in ALIVE and trouble is not None:
-            return f"worker {one.worker}: {trouble}"
+        if one.state in ALIVE and problem is not None:
+            return f"worker {one.worker}: {problem}"
     return None

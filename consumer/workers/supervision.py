@@ -23,7 +23,7 @@ RESTARTS = Backoff(base=1.0, cap=30.0)
 # Seconds of life after which the next end starts a new row of ends.
 LIVED = 60.0
 # Ends of one worker in a row, without a record settled by any worker, after which the supervisor ends.
-MOST_ENDS = 6
+MAX_ENDS = 6
 # Seconds that a worker may take beyond the grace, for closing down after its own deadline.
 MARGIN = 1.0
 # Exit codes after which a restart cannot help: each worker reads the same settings and has the same token.
@@ -206,7 +206,7 @@ class Supervision:
         if not self._joined and code != 0:
             return Finish(1, reason)
         # While any worker settles records, `in_vain` is reset, and restarting the others is worth it.
-        if one.in_vain >= MOST_ENDS:
+        if one.in_vain >= MAX_ENDS:
             ends = f"worker {one.number} ended {one.in_vain} times and no record was settled in between"
             return Finish(1, f"{ends}; the last reason: {reason}")
         return None

@@ -83,7 +83,7 @@ class Supervisor:
             jitter=random.SystemRandom().random,
         )
         self._merged = Merged()
-        self._lives: dict[int, WorkerProcess] = {}
+        self._running: dict[int, WorkerProcess] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.time()
@@ -133,8 +133,8 @@ class Supervisor:
 
     def statistics(self) -> Statistics:
         """Return the figures of all workers. Raises `InvariantViolation` if a live worker cannot report its own."""
-        for number, life in self._lives.items():
-            if life.said is not None and life.said.statistics is None:
+        for number, child in self._running.items():
+            if child.said is not None and child.said.statistics is None:
                 raise InvariantViolation(f"worker {number} cannot report its figures")
         self._notice_silence()
         merged = self._merged.statistics(stopping=self._supervision.stopping)
@@ -142,8 +142,8 @@ class Supervisor:
         return replace(merged, log_lines_dropped=merged.log_lines_dropped + logs.lines_dropped())
 
     def _notice_silence(self) -> None:
-        now, lives = time.monotonic(), self._lives.items()
-        self._merged.stand_still([number for number, life in lives if showing.is_silent(life, now)])
+        now, running = time.monotonic(), self._running.items()
+        self._merged.stand_still([number for number, child in running if showing.is_silent(child, now)])
 
     # -- feed, perform, re-arm
 
@@ -169,12 +169,12 @@ class Supervisor:
     def _perform(self, command: s.SupervisorCommand) -> None:
         match command:
             case s.StartWorker(number):
-                life = self._lives[number] = WorkerProcess()
-                task = asyncio.create_task(self._watch(number, life))
+                child = self._running[number] = WorkerProcess()
+                task = asyncio.create_task(self._watch(number, child))
                 self._tasks.add(task)  # the loop itself keeps only a weak reference
                 task.add_done_callback(self._tasks.discard)
             case s.SignalWorker(number, signal_number):
-                self._lives[number].send(signal_number)
+                self._running[number].send(signal_number)
             case s.Finish():
                 if not self._end.done():
                     self._end.set_result(command)
@@ -183,35 +183,35 @@ class Supervisor:
             case _:
                 assert_never(command)
 
-    async def _watch(self, number: int, life: WorkerProcess) -> None:
+    async def _watch(self, number: int, child: WorkerProcess) -> None:
         """Run one process of a worker and report its end, however it ends."""
         arguments = [*self._command, "--worker", f"{number}/{self._count}"]
         try:
-            code = await life.live(arguments, partial(self._hear, number, life))
+            code = await child.live(arguments, partial(self._hear, number, child))
         except Exception as error:  # the process could not be started, or sent an invalid report
-            code, life.error = 1, f"worker {number} cannot be run ({error})"
-        del self._lives[number]
+            code, child.error = 1, f"worker {number} cannot be run ({error})"
+        del self._running[number]
         # Its counts stay.
         self._merged.gone(number)
-        self._feed(partial(self._supervision.ended, number, code, life.error))
+        self._feed(partial(self._supervision.ended, number, code, child.error))
 
-    def _hear(self, number: int, life: WorkerProcess, said: WorkerReport) -> None:
+    def _hear(self, number: int, child: WorkerProcess, said: WorkerReport) -> None:
         if said.error is not None:
-            life.error = said.error
+            child.error = said.error
             return
-        life.said, life.heard_at = said, time.monotonic()
+        child.said, child.heard_at = said, time.monotonic()
         if said.statistics is None:
             return
         is_starting = self._supervision.workers[number - 1].state is s.WorkerState.STARTING
         if is_starting and said.statistics.starting is None:
-            structlog.get_logger().info("worker_joined", worker=number, pid=life.pid)
+            structlog.get_logger().info("worker_joined", worker=number, pid=child.pid)
             self._feed(partial(self._supervision.joined, number))
         if self._merged.take(number, said.statistics):
             self._supervision.progressed()
 
     def _kill_all(self) -> None:
-        for life in list(self._lives.values()):  # a copy: the hard end calls this from its thread
-            life.send(signal.SIGKILL)
+        for child in list(self._running.values()):  # a copy: the hard end calls this from its thread
+            child.send(signal.SIGKILL)
 
     # -- what is shown
 
@@ -221,7 +221,7 @@ class Supervisor:
         return [
             showing.figures(
                 record,
-                self._lives.get(record.number),
+                self._running.get(record.number),
                 now,
                 len(self._merged.partitions_of(record.number)),
             )

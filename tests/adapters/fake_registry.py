@@ -25,7 +25,7 @@ from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import parse
 
 
-class Stored(NamedTuple):
+class StoredSchema(NamedTuple):
     """A schema as registered."""
 
     schema_id: int
@@ -68,7 +68,7 @@ class FakeRegistry:
     tls: ssl.SSLContext | None = None
     contexts: tuple[str, ...] = ()
     """Contexts besides the default one; all of them are empty here (``/contexts/<name>``)."""
-    _stored: list[Stored] = field(default_factory=list)
+    _stored: list[StoredSchema] = field(default_factory=list)
     _deleted: set[tuple[str, int]] = field(default_factory=set)
     """Subjects and versions that were deleted softly."""
     _runner: web.AppRunner | None = None
@@ -111,7 +111,7 @@ class FakeRegistry:
 
     def add(
         self, subject: str, text: str, *, kind: str = "AVRO", references: list[dict[str, Any]] | None = None
-    ) -> Stored:
+    ) -> StoredSchema:
         """Register any `text`. The same text under another subject is another version of the same schema."""
         content = (text, kind, references or [])
         alike = [one for one in self._stored if (one.text, one.kind, one.references) == content]
@@ -121,7 +121,7 @@ class FakeRegistry:
         version = 1 + sum(stored.subject == subject for stored in self._stored)
         number = alike[0].schema_id if alike else 1 + max((one.schema_id for one in self._stored), default=0)
         guid = str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content)))
-        self._stored.append(Stored(number, guid, subject, version, *content))
+        self._stored.append(StoredSchema(number, guid, subject, version, *content))
         return self._stored[-1]
 
     def lose_all(self) -> None:
@@ -138,7 +138,7 @@ class FakeRegistry:
             request.transport.abort()
         packed = {} if faults.coding is None else {"Content-Encoding": faults.coding}
         if faults.endless:
-            return await self._answer_for_ever(request, faults.body or b"", packed)
+            return await self._answer_indefinitely(request, faults.body or b"", packed)
         if faults.body is not None:
             return web.Response(status=faults.status or 200, body=faults.body, headers=packed)
         if faults.status is not None:
@@ -151,7 +151,7 @@ class FakeRegistry:
             return _error(404, 404, "HTTP 404 Not Found")
         return response
 
-    async def _answer_for_ever(
+    async def _answer_indefinitely(
         self, request: web.Request, start: bytes, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
@@ -179,7 +179,7 @@ class FakeRegistry:
         wanted = request.match_info["guid"]
         return self._answer([stored for stored in self._stored if stored.guid == wanted])
 
-    def _answer(self, found: list[Stored]) -> web.Response:
+    def _answer(self, found: list[StoredSchema]) -> web.Response:
         if not found:
             return _error(404, 40403, "Schema not found")
         return web.json_response(_body(found[0]))
@@ -234,8 +234,8 @@ class FakeRegistry:
         return _error(404, 40401 if "subject" in request.match_info else 40403, "Not found")
 
 
-def _body(stored: Stored) -> dict[str, Any]:
-    """Return a registry's answer for a schema: the type is left out for Avro, references if there are none."""
+def _body(stored: StoredSchema) -> dict[str, Any]:
+    """Return a registry's answer for a schema: the type is omitted for Avro, references if there are none."""
     body: dict[str, Any] = {"schema": stored.text, "id": stored.schema_id, "guid": stored.guid}
     if stored.kind != "AVRO":
         body["schemaType"] = stored.kind

@@ -23,14 +23,14 @@ NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
 ONE, OTHER = "549755885175", "549755885176"
 
 
-def token_file(path: Path, on_trouble: Callable[[str], None] = lambda _: None) -> TokenFile:
+def token_file(path: Path, on_error: Callable[[str], None] = lambda _: None) -> TokenFile:
     """Return the token in this file, as `building.open_token` makes it."""
-    return TokenFile(path, partial(read_secret_file, NAMED, parse=parse_header_text), on_trouble)
+    return TokenFile(path, partial(read_secret_file, NAMED, parse=parse_header_text), on_error)
 
 
-def tokens(folder: Path, on_trouble: Callable[[str], None] = lambda _: None) -> dict[str, Token]:
+def tokens(folder: Path, on_error: Callable[[str], None] = lambda _: None) -> dict[str, Token]:
     """Return the tokens of both accounts, as `building.open_token` makes them."""
-    return {one: token_file(folder / one, on_trouble) for one in (ONE, OTHER)}
+    return {one: token_file(folder / one, on_error) for one in (ONE, OTHER)}
 
 
 def fill(folder: Path, one: str = "pina_one", other: str = "pina_other") -> None:
@@ -106,7 +106,7 @@ async def test_read_token_returns_whether_a_token_changed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
-def test_a_file_in_trouble_leaves_the_last_token_in_force(path: Path, content: bytes | None) -> None:
+def test_a_file_when_failing_leaves_the_last_token_in_force(path: Path, content: bytes | None) -> None:
     """While the file is missing, empty or no text, as a secret is while it is replaced, the last token is used and one
     line names the path; another line comes only after the file was there again."""
     said: list[str] = []

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.trouble import why_silent
+from consumer.adapters.kafka.client_errors import why_silent
 from consumer.adapters.network import client_certificate, ends_at
 
 KEYS: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey] = {

@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, call_failure
-from consumer.engine.messages import TOO_LATE, Answered, Send, Unanswered
+from consumer.engine.messages import START_EXPIRED, Answered, Send, Unanswered
 from tests.support.certificates import Authority
 from tests.support.limits import LATE
 
@@ -30,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Seen:
+class SeenCalls:
     """The requests that a server received."""
 
     def __init__(self) -> None:
@@ -38,9 +38,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def serving(handler: Handler | None = None) -> AsyncIterator[tuple[str, Seen]]:
+async def serving(handler: Handler | None = None) -> AsyncIterator[tuple[str, SeenCalls]]:
     """Run an HTTP server that records each request and answers as `handler` says (else 200, ``{}``)."""
-    seen = Seen()
+    seen = SeenCalls()
 
     async def note(request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -105,7 +105,7 @@ async def test_a_call_that_may_not_begin_any_more_writes_no_body() -> None:
         writer.close()
 
     async with listening(connected) as port, client(f"http://127.0.0.1:{port}/v5") as api:
-        assert await api.send(SEND, lambda: False) == Unanswered(7, TOO_LATE)
+        assert await api.send(SEND, lambda: False) == Unanswered(7, START_EXPIRED)
         async with asyncio.timeout(LATE):
             while not written:
                 await asyncio.sleep(0.01)
@@ -235,15 +235,15 @@ async def test_a_token_that_an_answer_repeats_is_taken_out(status: int) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
     """Redirects are returned and not followed, so that the token goes to no other server."""
-    async with serving() as (elsewhere, seen_elsewhere):
+    async with serving() as (other, seen_there):
 
         async def handler(_: web.Request) -> web.StreamResponse:
-            return web.Response(status=status, headers={"Location": elsewhere})
+            return web.Response(status=status, headers={"Location": other})
 
         answer = await answer_of(handler)
     assert isinstance(answer, Answered)
     assert answer.status == status
-    assert seen_elsewhere.requests == []
+    assert seen_there.requests == []
 
 
 async def test_a_compressed_answer_is_read() -> None:
@@ -524,7 +524,7 @@ def test_kinds_of_failure_are_a_closed_set() -> None:
     assert kinds == {"timeout", "tls", "connection", "broken_answer"}
 
 
-class Written(AbstractStreamWriter):
+class WrittenCall(AbstractStreamWriter):
     """Keeps what is written, part by part."""
 
     def __init__(self) -> None:
@@ -548,6 +548,6 @@ class Written(AbstractStreamWriter):
 async def test_a_small_body_is_written_at_once(size: int, writes: int) -> None:
     """A small body costs one system call; the parts of a large one are not copied together."""
     parts = [b"[", b"x" * size, b"y" * size, b"]"]
-    body, written = conversions_api.Body(parts), Written()
+    body, written = conversions_api.Body(parts), WrittenCall()
     await body.write(written)
     assert (b"".join(written.parts), len(written.parts)) == (b"".join(parts), writes)

@@ -244,13 +244,13 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
     """Each line of a pipe is returned as soon as it is complete, even if its first bytes come one by one."""
     out, into = os.pipe()
     go_on = threading.Event()
-    told: list[bool] = []
+    reported: list[bool] = []
 
     def write() -> None:
         for byte in b'{"id':
             os.write(into, bytes([byte]))
         os.write(into, b'": "a", "at": 1}\n{"id"')
-        told.append(go_on.wait(5))
+        reported.append(go_on.wait(5))
         os.write(into, b': "b", "at": 2}\n')
         os.close(into)
 
@@ -263,7 +263,7 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
         go_on.set()
         assert [record.ordinal for record in records] == [2]
     writing.join(10)
-    assert told == [True]  # the first line was returned before the second was written
+    assert reported == [True]  # the first line was returned before the second was written
 
 
 def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from consumer.adapters.schemas import RegistrySchemas
 from consumer.engine.messages import Answered, FetchSchema, SchemaFound, SchemaUnavailable, Send, Unanswered
 from consumer.engine.model import SchemaRef
 from tests.support.certificates import Authority
-from tests.support.way_out import OutProxy, Way
+from tests.support.way_out import OutProxy, WayOut
 
 API, REGISTRY, ISSUER = "api.pinstream.invalid", "registry.pinstream.invalid", "idp.pinstream.invalid"
 LOGIN = "us@er:p:w%/ 1"
@@ -285,7 +285,7 @@ async def test_the_registrys_own_proxy_refuses() -> None:
             answer = await ask(Network(), proxy=url)
             assert isinstance(answer, SchemaUnavailable)
             assert answer.reason.endswith(f"the proxy {proxy.place} answered 407: {said}")
-        await proxy.set(Way.REFUSE)
+        await proxy.set(WayOut.REFUSE)
         answer = await ask(Network(), proxy=proxy.url)
         assert isinstance(answer, SchemaUnavailable)
         assert answer.reason.endswith(f"the proxy {proxy.place} answered 403: let it allow {REGISTRY}:443")
@@ -296,25 +296,28 @@ async def test_the_registrys_own_proxy_refuses() -> None:
 
 
 FAULTS = {
-    Way.REFUSE: ("proxy", "the proxy {at} answered 403: let it allow {host}:443, or name that in NO_PROXY"),
-    Way.GATEWAY: (
+    WayOut.REFUSE: (
+        "proxy",
+        "the proxy {at} answered 403: let it allow {host}:443, or name that in NO_PROXY",
+    ),
+    WayOut.GATEWAY: (
         "proxy",
         "the proxy {at} answered 502: it cannot reach {host}:443 itself; check it and its network",
     ),
-    Way.PAGE: (
+    WayOut.PAGE: (
         "proxy",
         "the proxy {at} accepted the connection to {host}:443, and then ended it or answered itself: let it allow "
         "{host}:443, or correct {variable}",
     ),
-    Way.SILENT: (
+    WayOut.SILENT: (
         "proxy",
         "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
     ),
-    Way.DEAF: (
+    WayOut.DEAF: (
         "proxy",
         "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
     ),
-    Way.CUT: (
+    WayOut.CUT: (
         "connection",
         "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
     ),
@@ -322,21 +325,21 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("mode", FAULTS)
-async def test_a_fault_on_the_way_to_the_api(mode: Way, authority: Authority) -> None:
+async def test_a_fault_on_the_way_to_the_api(mode: WayOut, authority: Authority) -> None:
     """A fault of the proxy leaves the call unanswered, with a reason and a line that names the proxy and what
     to do; later calls work."""
     reason, text = FAULTS[mode]
     async with behind_a_proxy(of(authority, API)) as (behind, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
         await proxy.set(mode)
-        answer = await send(network, timeout=SHORT if mode in (Way.SILENT, Way.DEAF) else TIMEOUT)
+        answer = await send(network, timeout=SHORT if mode in (WayOut.SILENT, WayOut.DEAF) else TIMEOUT)
         assert isinstance(answer, Unanswered)
         assert (answer.reason, answer.said) == (
             reason,
             text.format(at=proxy.place, host=API, variable="PINTEREST_API_URL"),
         )
         assert behind.calls == []
-        await proxy.set(Way.TUNNEL)
+        await proxy.set(WayOut.TUNNEL)
         assert isinstance(await send(network), Answered)
 
 
@@ -394,15 +397,15 @@ async def test_no_proxy_there(authority: Authority) -> None:
 
 
 REGISTRY_FAULTS = {
-    Way.REFUSE: FAULTS[Way.REFUSE][1],
-    Way.GATEWAY: FAULTS[Way.GATEWAY][1],
-    Way.PAGE: FAULTS[Way.PAGE][1],
-    Way.CUT: "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
+    WayOut.REFUSE: FAULTS[WayOut.REFUSE][1],
+    WayOut.GATEWAY: FAULTS[WayOut.GATEWAY][1],
+    WayOut.PAGE: FAULTS[WayOut.PAGE][1],
+    WayOut.CUT: "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
 }
 
 
 @pytest.mark.parametrize("mode", REGISTRY_FAULTS)
-async def test_a_fault_on_the_way_to_the_registry(mode: Way, authority: Authority) -> None:
+async def test_a_fault_on_the_way_to_the_registry(mode: WayOut, authority: Authority) -> None:
     """A fault of the proxy makes a schema unavailable, which leads to no dead letter, with the same line."""
     async with behind_a_proxy(of(authority, REGISTRY)) as (behind, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
@@ -414,14 +417,14 @@ async def test_a_fault_on_the_way_to_the_registry(mode: Way, authority: Authorit
         text = REGISTRY_FAULTS[mode].format(at=proxy.place, host=REGISTRY, variable="SCHEMA_REGISTRY_URL")
         assert answer.reason == f"the registry could not be asked: {text}"
         assert behind.calls == []
-        await proxy.set(Way.TUNNEL, LOGIN)
+        await proxy.set(WayOut.TUNNEL, LOGIN)
         refused = await ask(network)
         assert isinstance(refused, SchemaUnavailable)
         assert f"the proxy {proxy.place} answered 407: it asks for a user and password" in refused.reason
 
 
-@pytest.mark.parametrize("mode", [Way.SILENT, Way.DEAF])
-async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Authority) -> None:
+@pytest.mark.parametrize("mode", [WayOut.SILENT, WayOut.DEAF])
+async def test_a_proxy_that_hangs_before_the_registry(mode: WayOut, authority: Authority) -> None:
     """A proxy that hangs before the registry is named in the reason after the time limit."""
     async with behind_a_proxy(of(authority, REGISTRY)) as (_, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
@@ -439,7 +442,7 @@ async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> N
     to put it."""
     inspector = Authority(tmp_path, "proxy-ca")
     async with behind_a_proxy(of(authority, API), authority=inspector) as (behind, proxy):
-        await proxy.set(Way.INSPECT)
+        await proxy.set(WayOut.INSPECT)
         answer = await send(Network(https_proxy=proxy.url, authorities=authority.file))
         assert isinstance(answer, Unanswered)
         assert answer.reason == "tls"
@@ -503,11 +506,11 @@ async def test_a_certificate_that_is_wrong(case: str, authority: Authority, tmp_
 async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Path) -> None:
     """An authority that is added to the file is trusted at the next attempt; when the file is missing, the old
     ones stay trusted and a line says so."""
-    file, told = tmp_path / "bundle.pem", list[str]()
+    file, reported = tmp_path / "bundle.pem", list[str]()
     file.write_bytes(Authority(tmp_path, "other-ca").file.read_bytes())
     async with behind_a_proxy(authority.server()) as (_, proxy):
         url = f"https://127.0.0.1:{proxy.routes[API][1]}"
-        network = Network(authorities=file, on_trouble=told.append)
+        network = Network(authorities=file, on_error=reported.append)
         registry = RegistrySchemas({"url": url}, timeout=TIMEOUT, network=network)
         assert isinstance(await send(network, url), Unanswered)
         assert isinstance(await registry.fetch(ASK), SchemaUnavailable)
@@ -518,7 +521,7 @@ async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Pat
         file.unlink()
         assert isinstance(await send(network, url), Answered)
         assert isinstance(await send(network, url), Answered)
-    assert told == [
+    assert reported == [
         f"PINSTREAM_CA_FILE: {file} is missing, unreadable or has no certificate; the authorities that were in it stay "
         "trusted"
     ]
@@ -542,10 +545,10 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(authority: Autho
                 if not whole:
                     file.write_bytes(authority.file.read_bytes())
 
-    told: list[str] = []
-    network, context = Network(authorities=file, on_trouble=told.append), Slow(ssl.PROTOCOL_TLS_CLIENT)
+    reported: list[str] = []
+    network, context = Network(authorities=file, on_error=reported.append), Slow(ssl.PROTOCOL_TLS_CLIENT)
     network.trust(context)
     assert context.cert_store_stats()["x509_ca"] == 0
     network.refresh()
     assert context.cert_store_stats()["x509_ca"] == 1
-    assert told == []
+    assert reported == []

@@ -46,7 +46,7 @@ def issuer() -> Iterator[Issuer]:
     found.close()
 
 
-async def told(config: dict[str, str], kind: str = "id") -> str:
+async def reported(config: dict[str, str], kind: str = "id") -> str:
     """Return why a schema is unavailable with this configuration."""
     schemas = RegistrySchemas(config, timeout=10)
     answer = await schemas.fetch(FetchSchema(SchemaRef(kind, "1" if kind == "id" else GUID)))
@@ -60,7 +60,7 @@ async def told(config: dict[str, str], kind: str = "id") -> str:
 async def served(tls: ssl.SSLContext, config: dict[str, str], scheme: str = "https") -> str:
     """Return why a schema is unavailable at a registry with this TLS context."""
     async with FakeRegistry(tls=tls) as registry:
-        return await told({"url": registry.url.replace("https", scheme), **config})
+        return await reported({"url": registry.url.replace("https", scheme), **config})
 
 
 # ----------------------------------------------------------------------------------------------- TLS
@@ -89,7 +89,7 @@ async def test_a_wrong_scheme_is_reported(authority: Authority, registry: FakeRe
     """http to a registry with TLS and https to one without are reported with the scheme to write."""
     line = await served(authority.server(), {}, "http")
     assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
-    line = await told({"url": registry.url.replace("http", "https")})
+    line = await reported({"url": registry.url.replace("http", "https")})
     assert line.startswith(
         "the registry does not speak TLS at this address: write http:// in SCHEMA_REGISTRY_URL"
     )
@@ -132,9 +132,9 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
 
 async def test_a_closed_port_and_an_unknown_host_are_reported(registry: FakeRegistry) -> None:
     """A closed port and an unknown host name are reported with what to check."""
-    line = await told({"url": f"http://127.0.0.1:{free_ports(1)[0]}"})
+    line = await reported({"url": f"http://127.0.0.1:{free_ports(1)[0]}"})
     assert line.startswith("the registry refuses connections: check whether it runs")
-    line = await told({"url": "http://registry.invalid"})
+    line = await reported({"url": "http://registry.invalid"})
     assert line.startswith("the host name of the registry is unknown: correct SCHEMA_REGISTRY_URL")
 
 
@@ -167,13 +167,13 @@ async def test_an_answer_that_is_no_registry_s_is_reported(
 ) -> None:
     """A web page, a wrong path, a redirect or a refusal is reported with what to correct."""
     registry.faults.status, registry.faults.body = status, body
-    assert words in await told({"url": registry.url}, kind)
+    assert words in await reported({"url": registry.url}, kind)
 
 
 async def test_a_wrong_password(registry: FakeRegistry) -> None:
     """A wrong password is reported with its setting and not its value; the right one is sent."""
     registry.credentials = "shop:another"
-    line = await told({"url": registry.url, **BASIC})
+    line = await reported({"url": registry.url, **BASIC})
     assert line.endswith("it refused the login; check SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO")
     registry.credentials = f"shop:{PASSWORD}"
     schemas = RegistrySchemas({"url": registry.url, **BASIC})
@@ -200,7 +200,7 @@ def by_token(registry: FakeRegistry, endpoint: str, secret: str = PASSWORD) -> d
 async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> None:
     """A wrong secret, an outage, an answer without a token and a closed port of the token endpoint are each
     reported."""
-    line = await told(by_token(registry, issuer.url, "not-the-secret"))
+    line = await reported(by_token(registry, issuer.url, "not-the-secret"))
     assert line.startswith(
         "the token endpoint answered invalid_client: check SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID,"
     )
@@ -218,8 +218,8 @@ async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> N
         ),
     ):
         issuer.fails = fails
-        assert (await told(by_token(registry, issuer.url))).startswith(words)
-    line = await told(by_token(registry, f"http://127.0.0.1:{free_ports(1)[0]}/token"))
+        assert (await reported(by_token(registry, issuer.url))).startswith(words)
+    line = await reported(by_token(registry, f"http://127.0.0.1:{free_ports(1)[0]}/token"))
     assert line.startswith("the token endpoint refuses connections: check whether it runs")
 
 
@@ -254,12 +254,12 @@ async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issue
     await schemas.close()
 
 
-@pytest.mark.parametrize("lives", [{}, {"expires_in": "3600"}, {"expires_in": 3600}, {"expires_in": None}])
-async def test_how_long_a_token_lives(registry: FakeRegistry, issuer: Issuer, lives: dict[str, Any]) -> None:
+@pytest.mark.parametrize("ids", [{}, {"expires_in": "3600"}, {"expires_in": 3600}, {"expires_in": None}])
+async def test_how_long_a_token_ids(registry: FakeRegistry, issuer: Issuer, ids: dict[str, Any]) -> None:
     """With a life as a number, as text or missing, one token is used for all queries."""
     for size in range(3):
         registry.add("t", f'{{"type": "fixed", "name": "F", "size": {size}}}')
-    issuer.fails = (200, json.dumps({"access_token": "t", "token_type": "Bearer", **lives}).encode())
+    issuer.fails = (200, json.dumps({"access_token": "t", "token_type": "Bearer", **ids}).encode())
     schemas = RegistrySchemas(by_token(registry, issuer.url))
     for number in ("1", "2", "3"):
         assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", number))), SchemaFound)
@@ -311,10 +311,10 @@ async def test_the_endpoint_s_certificate(registry: FakeRegistry, authority: Aut
     """The token endpoint's certificate is checked with the registry's file of authorities."""
     async with FakeRegistry(tls=authority.server()) as endpoint:
         config = by_token(registry, f"{endpoint.url}/token")
-        line = await told(config)
+        line = await reported(config)
         assert (
             "the certificate of the token endpoint is signed by an authority that this machine does not know"
             in line
         )
-        line = await told({**config, "ssl.ca.location": str(authority.file)})
+        line = await reported({**config, "ssl.ca.location": str(authority.file)})
         assert line.startswith("the token endpoint's answer contains no token")

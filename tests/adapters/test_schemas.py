@@ -80,7 +80,7 @@ def test_fingerprints_ids_and_guids_are_found(tmp_path: Path) -> None:
 
 
 def test_of_two_files_with_one_fingerprint_the_first_counts(tmp_path: Path) -> None:
-    """Of two files with one fingerprint the first counts. A fingerprint leaves out logical types, so the files
+    """Of two files with one fingerprint the first counts. A fingerprint omits logical types, so the files
     may differ in how a value is read."""
     day = {**PLAIN, "fields": [{"name": "v", "type": {"type": "int", "logicalType": "date"}}]}
     schemas = LocalSchemas(write(tmp_path, a=PLAIN, b=day))
@@ -234,7 +234,7 @@ def test_a_folder_without_schemas_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["avro/event.avsc", "event.json"])
-def test_a_schema_that_is_not_looked_at_is_named(tmp_path: Path, name: str) -> None:
+def test_a_schema_that_is_not_checked_is_named(tmp_path: Path, name: str) -> None:
     """An error about a missing schema names the files that were not read: those in subfolders and those with
     another ending."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -317,7 +317,7 @@ async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas
 
 
 async def test_a_circle_of_references_ends(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A circle of references, which no registry would accept, does not make the fetch run for ever."""
+    """A circle of references, which no registry would accept, does not make the fetch run indefinitely."""
     itself = {"name": "shop.Plain", "subject": "t", "version": 1}
     stored = registry.add("t", json.dumps(PLAIN), references=[itself])
     answer = await schemas.fetch(FetchSchema(ref_of(stored.schema_id)))

@@ -32,10 +32,10 @@ OLDER = {"type": "record", "name": "shop.Plain", "fields": [{"name": "u", "type"
 ID = SchemaRef("id", "17")
 GUID = SchemaRef("guid", "89791762-2336-4186-9674-299b90a802e2")
 HERE = registry_digest({"url": "http://registry:8081"})
-ELSEWHERE = registry_digest({"url": "http://other:8081"})
+OTHER_REGISTRY = registry_digest({"url": "http://other:8081"})
 
 
-class Answers:
+class RegistryAnswers:
     """A registry whose answers a test sets."""
 
     kinds = frozenset({"id", "guid"})
@@ -65,12 +65,12 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "kept"
         self.files = SchemaFiles(self.folder, HERE)
-        self.registry = Answers()
-        self.told: list[str] = []
+        self.registry = RegistryAnswers()
+        self.reported: list[str] = []
 
     async def ask(self, *refs: SchemaRef, writes: bool = True) -> list[SchemaAnswer]:
         """Return the answers that a new process gets."""
-        schemas = KeptSchemas(self.registry, self.files, local, self.told.append, writes=writes)
+        schemas = KeptSchemas(self.registry, self.files, local, self.reported.append, writes=writes)
         answers = [await schemas.fetch(FetchSchema(ref)) for ref in refs]
         await schemas.close()
         return answers
@@ -117,7 +117,7 @@ async def test_what_was_answered_is_read_while_the_registry_is_away(kept: Kept) 
         SchemaFound(GUID, OLDER, unanswered=away(GUID)),
         away(SchemaRef("id", "18")),
     ]
-    assert kept.told == []
+    assert kept.reported == []
 
 
 async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
@@ -146,8 +146,8 @@ async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
     await kept.ask(ID, GUID)
     kept.has(ID, OLDER)
     assert await kept.ask(ID) == [SchemaFound(ID, OLDER)]
-    assert kept.told == [
-        "the registry has another schema id 17, and had one before: was it set up anew? What was kept of it on disk is "
+    assert kept.reported == [
+        "the registry has another schema id 17, and had one before: was it reset? What was kept of it on disk is "
         "removed (2 in all)"
     ]
     # After a registry was set up anew, its other schemas may differ too.
@@ -163,8 +163,8 @@ async def test_a_schema_that_the_registry_no_longer_has_is_removed(kept: Kept, a
     assert await kept.ask(ID) == [answer]
     assert await kept.ask_away(ID) == [away(ID)]
     assert kept.names == []
-    [told] = kept.told
-    assert told.startswith("the registry has no schema id 17, and had one before")
+    [reported] = kept.reported
+    assert reported.startswith("the registry has no schema id 17, and had one before")
 
 
 async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
@@ -174,7 +174,7 @@ async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
     await kept.ask(ID)
     kept.has(ID, json.dumps(dict(reversed(PLAIN.items()))))
     await kept.ask(ID)
-    assert kept.told == []
+    assert kept.reported == []
 
 
 async def test_fingerprints_are_the_folders(kept: Kept) -> None:
@@ -188,11 +188,11 @@ async def test_each_registry_has_its_own(kept: Kept) -> None:
     """Schemas of each registry's address are kept apart, since one id may mean different schemas."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
-    assert SchemaFiles(kept.folder, ELSEWHERE).read(ID) is None
-    SchemaFiles(kept.folder, ELSEWHERE).write(ID, OLDER)
+    assert SchemaFiles(kept.folder, OTHER_REGISTRY).read(ID) is None
+    SchemaFiles(kept.folder, OTHER_REGISTRY).write(ID, OLDER)
     assert kept.files.read(ID) == PLAIN
     assert (kept.files.remove_all(), kept.files.count()) == (1, 0)
-    assert SchemaFiles(kept.folder, ELSEWHERE).count() == 1
+    assert SchemaFiles(kept.folder, OTHER_REGISTRY).count() == 1
 
 
 def test_a_registry_is_identified_by_its_address_without_credentials() -> None:
@@ -284,8 +284,8 @@ def _renamed(path: Path) -> None:
 
 
 def _of_another_registry(path: Path) -> None:
-    SchemaFiles(path.parent, ELSEWHERE).write(ID, OLDER)
-    path.with_name(f"id-17-{ELSEWHERE}.schema").replace(path)
+    SchemaFiles(path.parent, OTHER_REGISTRY).write(ID, OLDER)
+    path.with_name(f"id-17-{OTHER_REGISTRY}.schema").replace(path)
 
 
 def _newer(path: Path) -> None:
@@ -320,7 +320,7 @@ async def test_a_file_that_is_not_of_this_schema_is_ignored(
     written again (a folder in its place is not)."""
     spoil(file_of(kept))
     assert await kept.ask_away(ID, ID) == [away(ID), away(ID)]
-    assert len(kept.told) == 1
+    assert len(kept.reported) == 1
     assert kept.files.count() == 0
     kept.has(ID, PLAIN)
     await kept.ask(ID)
@@ -333,7 +333,7 @@ async def test_another_users_file_is_not_read(kept: Kept, monkeypatch: pytest.Mo
     path = file_of(kept)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert await kept.ask_away(ID) == [away(ID)]
-    assert kept.told == [f"{path} belongs to another user: it is not used"]
+    assert kept.reported == [f"{path} belongs to another user: it is not used"]
 
 
 # --- a disk that fails
@@ -413,7 +413,7 @@ def test_a_write_leaves_the_schema_before_or_the_one_after(
 
 
 @pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "EROFS", "EACCES"])
-async def test_trouble_with_the_disk_is_a_line_and_no_more(
+async def test_errors_with_the_disk_is_a_line_and_no_more(
     kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a disk that fails, answers come as without it, and each trouble is reported once."""
@@ -431,7 +431,7 @@ async def test_trouble_with_the_disk_is_a_line_and_no_more(
     assert await kept.ask(ID, ID) == [SchemaFound(ID, PLAIN)] * 2
     assert await kept.ask_away(ID, ID) == [away(ID)] * 2
     reason = os.strerror(getattr(errno, fault))
-    assert kept.told == [
+    assert kept.reported == [
         f"{kept.folder} cannot keep what the schema registry answers ({reason}): make it writable, with free space; "
         "until then a start needs the registry",
         f"a schema in {kept.folder} cannot be read ({reason}): it is not used",
@@ -442,17 +442,17 @@ async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytes
     """A disk that hangs delays no answer: writes are not waited for, reads only shortly, and the close has a
     time limit."""
     monkeypatch.setattr(schemas_on_disk, "_READ_WITHIN", 0.05)
-    goes_on = threading.Event()
+    may_go_on = threading.Event()
 
     class Hanging(SchemaFiles):
         """Files whose reads do not return."""
 
         def read(self, ref: SchemaRef) -> Json | None:
             """Wait as long as the test says."""
-            goes_on.wait()
+            may_go_on.wait()
             return None
 
-    schemas = KeptSchemas(kept.registry, Hanging(kept.folder, HERE), local, kept.told.append)
+    schemas = KeptSchemas(kept.registry, Hanging(kept.folder, HERE), local, kept.reported.append)
     kept.has(ID, PLAIN)
     try:
         assert await schemas.fetch(FetchSchema(ID)) == SchemaFound(ID, PLAIN)
@@ -460,8 +460,8 @@ async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytes
         assert await schemas.fetch(FetchSchema(ID)) == away(ID)
         await schemas.close()
     finally:
-        goes_on.set()
-    assert kept.told == ["the disk did not answer within 0.05 s"]
+        may_go_on.set()
+    assert kept.reported == ["the disk did not answer within 0.05 s"]
 
 
 # --- bounds, and several processes
@@ -470,11 +470,11 @@ async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytes
 def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit of number or bytes, over all registries, the schemas unused for longest are removed;
     other files stay."""
-    monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMAS", 3)
-    elsewhere = SchemaFiles(kept.folder, ELSEWHERE)
+    monkeypatch.setattr(schemas_on_disk, "MAX_FILES", 3)
+    other_registry = SchemaFiles(kept.folder, OTHER_REGISTRY)
     refs = [SchemaRef("id", str(number)) for number in range(5)]
     for age, ref in enumerate(refs[:3]):
-        (elsewhere if age == 1 else kept.files).write(ref, PLAIN)
+        (other_registry if age == 1 else kept.files).write(ref, PLAIN)
         for path in kept.folder.glob(f"id-{ref.value}-*"):
             os.utime(path, (1000 + age, 1000 + age))
     (kept.folder / "mine.avsc").write_text("{}")
@@ -482,14 +482,14 @@ def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytes
     kept.files.write(refs[3], PLAIN)
     assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (0, 2, 3)), "mine.avsc"]
     size = next(kept.folder.glob("id-3-*")).stat().st_size
-    monkeypatch.setattr(schemas_on_disk, "MOST_FOLDER_BYTES", 2 * size)
+    monkeypatch.setattr(schemas_on_disk, "MAX_FOLDER_BYTES", 2 * size)
     kept.files.write(refs[4], PLAIN)
     assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (3, 4)), "mine.avsc"]
 
 
 def test_what_is_larger_than_a_file_may_be_is_not_kept(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """A schema larger than a file may be is not kept."""
-    monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMA_BYTES", 300)
+    monkeypatch.setattr(schemas_on_disk, "MAX_SCHEMA_BYTES", 300)
     kept.files.write(ID, {**PLAIN, "doc": "x" * 300})
     assert kept.names == []
 
@@ -529,7 +529,7 @@ async def test_valid_files_are_counted(kept: Kept) -> None:
     assert await schemas.kept() == 0
     kept.files.write(ID, PLAIN)
     kept.files.write(GUID, PLAIN)
-    SchemaFiles(kept.folder, ELSEWHERE).write(ID, PLAIN)
+    SchemaFiles(kept.folder, OTHER_REGISTRY).write(ID, PLAIN)
     (kept.folder / f"guid-{GUID.value}-{HERE}.schema").write_bytes(b"")
     assert await schemas.kept() == 1
     await schemas.close()

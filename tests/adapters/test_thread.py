@@ -79,7 +79,7 @@ def left_by(command: str, brokers: str, topic: str, folder: Path, **settings: st
         "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",
         **settings,
     }
-    line = [sys.executable, "-m", "tests.adapters.last_look", *words]
+    line = [sys.executable, "-m", "tests.adapters.last_threads", *words]
     done = subprocess.run(
         line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN, check=False
     )

@@ -123,11 +123,11 @@ def test_any_exception_rejects_its_record_alone(error: type[BaseException]) -> N
 
 def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
     """A cancelled wait and the close return at once, although the function's daemon thread hangs."""
-    entered, forever = threading.Event(), threading.Event()
+    entered, endlessly = threading.Event(), threading.Event()
 
     def wait(record: dict[str, Any]) -> dict[str, Any]:
         entered.set()
-        forever.wait()
+        endlessly.wait()
         return record
 
     async def session() -> None:
@@ -143,7 +143,7 @@ def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
     try:
         asyncio.run(session())
     finally:
-        forever.set()
+        endlessly.set()
     assert time.monotonic() - begun < LIMIT
 
 

@@ -57,7 +57,7 @@ LIMITS = {
 
 
 def test_the_engine_has_the_limits_of_the_settings(tmp_path: Path) -> None:
-    """Each limit of the engine is what was set, and no setting that the engine knows by the same name is left out."""
+    """Each limit of the engine is what was set, and no setting that the engine knows by the same name is omitted."""
     texts = {f"PINSTREAM_{name.upper()}": text for name, (text, _) in LIMITS.items()}
     limits = asdict(building.policy(load({"HOME": str(tmp_path), **texts}, needs=())))
     assert {name: limits[name] for name in LIMITS} == {name: value for name, (_, value) in LIMITS.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.faults.test_start import absent, environment
 from tests.end_to_end.processes import ROOT, Process, bare_environment
-from tests.end_to_end.trouble.test_start import absent, environment
 
 COMMAND_LINE = {
     "consumer",
@@ -33,7 +33,7 @@ import aiohttp.web, confluent_kafka.admin, orjson, pydantic, pycountry, structlo
 print("loaded", flush=True)
 sys.stdin.read()
 """
-MOST_OF_LIBRARIES = 1.7
+MAX_OF_LIBRARIES = 1.7
 """Of what its libraries take, the private memory that an idle member may take. It takes 1.55."""
 MEMBER = """
 import asyncio, os
@@ -115,7 +115,7 @@ def test_an_idle_member_takes_little_more_memory_than_its_libraries(tmp_path: Pa
         member = private(process.pid)
         assert process.stop()[0] == 0
     print(f"private memory: {member} KiB, of it libraries {libraries} KiB: {member / libraries:.2f}")
-    assert member < MOST_OF_LIBRARIES * libraries
+    assert member < MAX_OF_LIBRARIES * libraries
 
 
 def cpu(script: str, env: dict[str, str]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.reading import MOST_ITEMS
+from consumer.avro.reading import MAX_ITEMS
 from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
 from tests.support import avro
@@ -267,9 +267,9 @@ def test_an_array_of_too_many_items_is_refused() -> None:
     """An array of too many items is refused in two steps and in one go. The message names the limit, and no
     more items than that are made."""
     kind = avro.array("boolean")
-    assert isinstance(decode(kind, zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + b"\x00"), dict)
-    for blocks in (zigzag(MOST_ITEMS + 1), zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + zigzag(1)):
-        verdict = decode(kind, blocks + b"\x01" * (MOST_ITEMS + 1) + b"\x00")
+    assert isinstance(decode(kind, zigzag(MAX_ITEMS) + b"\x01" * MAX_ITEMS + b"\x00"), dict)
+    for blocks in (zigzag(MAX_ITEMS + 1), zigzag(MAX_ITEMS) + b"\x01" * MAX_ITEMS + zigzag(1)):
+        verdict = decode(kind, blocks + b"\x01" * (MAX_ITEMS + 1) + b"\x00")
         assert isinstance(verdict, Rejection)
-        assert (verdict.code, MOST_ITEMS) == ("too_large", 10_000)
+        assert (verdict.code, MAX_ITEMS) == ("too_large", 10_000)
         assert "an array of more than 10000 items, in a datum of schema id 7" in verdict.message

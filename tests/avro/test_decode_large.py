@@ -89,7 +89,7 @@ def test_names_are_only_text() -> None:
 
 
 def test_a_default_is_shared_only_if_it_cannot_change() -> None:
-    """A default that is a list, map or record is made anew for each event, since events are mutable; text is shared."""
+    """A default that is a list, map or record is recreated for each event, since events are mutable; text is shared."""
     writer = parse(avro.record("R"))
     defaults: list[tuple[Schema, Any]] = [
         ("string", "text"),

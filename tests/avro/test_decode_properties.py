@@ -194,7 +194,7 @@ def test_a_schema_that_evolved_is_resolved_as_fastavro_resolves_it(generated: tu
     """Data of an evolved schema is read as fastavro reads it, with fields, symbols, promotions and unions
     changed at any depth at once.
 
-    A union of both text and bytes is left out: fastavro takes the first branch that the text can be promoted to, we and
+    A union of both text and bytes is omitted: fastavro takes the first branch that the text can be promoted to, we and
     Java the exact one (`consumer.avro.resolution`).
     """
     writer, reader, value = generated

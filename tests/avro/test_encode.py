@@ -50,7 +50,7 @@ def test_fingerprints_of_the_avro_projects_own_vectors(document: str, expected: 
 
 
 def test_the_canonical_form_drops_what_bytes_do_not_depend_on() -> None:
-    """The canonical form leaves out docs, defaults, aliases and logical types, writes full names instead of
+    """The canonical form omits docs, defaults, aliases and logical types, writes full names instead of
     namespaces, and puts keys in order."""
     document = {
         "fields": [
@@ -162,7 +162,7 @@ def test_missing_fields_take_the_schemas_default() -> None:
         ([avro.record("A", v="string"), avro.record("B", v="long")], {"v": 1.5}, "expected one of: A, B"),
     ],
 )
-def test_what_does_not_fit_raises_without_telling_the_value(kind: Any, value: Any, message: str) -> None:
+def test_what_does_not_fit_raises_without_reporting_the_value(kind: Any, value: Any, message: str) -> None:
     """The message for a value that does not fit names fields and types, never the value."""
     with pytest.raises(Unencodable, match=rf"field E\.v: .*{message}") as caught:
         Encoder(schema(("v", kind))).encode({"v": value})

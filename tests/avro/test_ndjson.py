@@ -178,7 +178,7 @@ def test_leaves(kind: Any, literal: str, expected: Any) -> None:
         (avro.record("R"), "[]"),
     ],
 )
-def test_what_does_not_fit_is_a_misfit_that_tells_no_value(kind: Any, literal: str) -> None:
+def test_what_does_not_fit_is_a_misfit_that_reports_no_value(kind: Any, literal: str) -> None:
     """The rejection of a value that does not fit names the field and what is expected there, never the value."""
     verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(kind))
     assert verdict.code == "misfit"

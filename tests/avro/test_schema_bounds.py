@@ -95,11 +95,11 @@ def test_a_schema_that_takes_too_many_steps_is_refused() -> None:
     still learnt."""
     reader = record(field("e", enum("A", "B")))
     decoder = Decoder(OneSchema(reader))
-    large = record(field("e", enum("A", *(f"S{number}" for number in range(avro_resolution.MOST_STEPS)))))
+    large = record(field("e", enum("A", *(f"S{number}" for number in range(avro_resolution.MAX_STEPS)))))
     verdict = decoder.add_schema(SCHEMA, parse_text(large))
     assert isinstance(verdict, Rejection)
     assert "too large or too intricate" in verdict.message
-    assert f"more than {avro_resolution.MOST_STEPS} steps" in verdict.message
+    assert f"more than {avro_resolution.MAX_STEPS} steps" in verdict.message
     assert decoder.add_schema(SchemaRef("id", "8"), reader) is None
 
 

@@ -89,7 +89,7 @@ def test_the_pages_have_the_committed_figures(path: Path) -> None:
 
 
 def test_every_table_has_its_place_on_a_page() -> None:
-    """No table of the committed JSON is left out, and none stands twice."""
+    """No table of the committed JSON is omitted, and none stands twice."""
     pages = "".join(path.read_text("utf-8") for path in PAGES)
     for table in tables(json.loads(FIGURES.read_text("utf-8"))):
         assert pages.count(f"<!-- bench:{table.key} -->") == 1
@@ -112,7 +112,7 @@ def test_a_marker_without_figures_is_an_error() -> None:
 
 
 def test_systems_are_compared_with_the_plain_consumer() -> None:
-    """Cost is shown as a share of the plain consumer's; a kill is named; what was not run is left out."""
+    """Cost is shown as a share of the plain consumer's; a kill is named; what was not run is omitted."""
     found = rows("systems")
     assert found["pinstream 1"] == ("20.0", "0.50", "30,000", "150", "1.5", "0.2")
     assert found["plain consumer 1"] == ("40.0", "1.00", "30,000", "150", "1.5", "none: killed")

@@ -60,7 +60,7 @@ def test_the_floor_makes_the_same_bytes_of_other_sizes(floor: Path, event_bytes:
 
 
 @pytest.mark.parametrize(
-    ("usual", "other"),
+    ("canonical", "other"),
     [
         (b"order_completed", b"order_cancelled"),
         (b"@example", b"_example"),
@@ -70,11 +70,11 @@ def test_the_floor_makes_the_same_bytes_of_other_sizes(floor: Path, event_bytes:
     ],
     ids=["another event", "no e-mail", "to be escaped", "no currency", "cut"],
 )
-def test_what_the_floor_is_not_made_for_ends_it(floor: Path, usual: bytes, other: bytes) -> None:
+def test_what_the_floor_is_not_made_for_ends_it(floor: Path, canonical: bytes, other: bytes) -> None:
     """It has no rule for an unusual record, and must not send it by another rule."""
     [value] = encoded_checkouts(1, 395, 3)
-    assert usual in value
-    done = _run(floor, [value.replace(usual, other, 1)])
+    assert canonical in value
+    done = _run(floor, [value.replace(canonical, other, 1)])
     assert (done.returncode, done.stdout) == (_REFUSED, b"")
 
 

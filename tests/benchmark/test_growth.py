@@ -26,9 +26,9 @@ PLAN = GrowthPlan(
 def test_every_curve_comes_about(kafka: Kafka) -> None:
     """One point of each curve with every figure; stores beside an empty one, in turns; workers once each has
     partitions."""
-    told: list[str] = []
-    curves = measure_growth(kafka.bootstrap_servers, PLAN, told.append)
-    assert len(told) == PLAN.steps
+    reported: list[str] = []
+    curves = measure_growth(kafka.bootstrap_servers, PLAN, reported.append)
+    assert len(reported) == PLAN.steps
     empty = curves["keys"].pop(0)
     for name, points in curves.items():
         [point] = points

@@ -47,7 +47,7 @@ def test_a_live_event_says_when_it_was_produced(event_bytes: int) -> None:
     assert {**after, "event_id": before["event_id"]} == before
 
 
-def test_the_timed_sink_tells_ages() -> None:
+def test_the_timed_sink_reports_ages() -> None:
     """An event acknowledged a second after its production is a second old."""
     produced = int((time.time() - 1) * 1e6)
     with Sink(timed=True) as sink:
@@ -57,7 +57,7 @@ def test_the_timed_sink_tells_ages() -> None:
         assert all(1 <= age < 30 for age in sink.ages())
 
 
-def test_the_timed_sink_tells_the_ages_since_an_event() -> None:
+def test_the_timed_sink_reports_the_ages_since_an_event() -> None:
     """Those of one rate are told apart from those before."""
     now = time.time()
     with Sink(timed=True) as sink:

@@ -76,10 +76,10 @@ def shop(tmp_path: Path) -> tuple[str, dict[str, str]]:
     return str(tmp_path / "events.ndjson"), environ
 
 
-def test_what_is_not_deliverable_is_left_out_and_counted(shop: tuple[str, dict[str, str]]) -> None:
+def test_what_is_not_deliverable_is_omitted_and_counted(shop: tuple[str, dict[str, str]]) -> None:
     """Events of any age are measured; lines that do not fit and events that would be refused are not."""
     own = read_own(*shop)
-    assert (len(own.events), own.left_out) == (5, 1)
+    assert (len(own.events), own.omitted) == (5, 1)
     assert own.settings.keys() == {*shop[1], "PINSTREAM_MAX_EVENT_AGE"}
 
 
@@ -165,7 +165,7 @@ def test_the_plain_conversion_takes_times_and_sums_as_they_come(shop: tuple[str,
 
 
 def test_without_the_plain_consumer_its_share_is_blank() -> None:
-    """It is left out where the mapping computes values."""
+    """It is omitted where the mapping computes values."""
     found = {"name": "pinstream", "cpu_us": 7.1, "events_per_second": 90_000, "peak_mib": 140.0}
     systems, _ = own_tables({"systems": {"pinstream": found}, "stages_cpu_us": {}})
     assert systems.rows == [("pinstream", "7.1", "", "90,000", "140")]
@@ -175,16 +175,18 @@ def test_without_the_plain_consumer_its_share_is_blank() -> None:
 @pytest.mark.timeout(240)
 def test_from_a_file_to_the_tables(kafka: Kafka, shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """pinstream on both of its paths and the plain consumer, over the same records; figures of each."""
-    told: list[str] = []
+    reported: list[str] = []
     own = read_own(*shop)
     part = own_part(
-        measure_own(kafka.bootstrap_servers, own, PLAN, tmp_path, told.append, f"own-{uuid.uuid4().hex[:8]}"),
+        measure_own(
+            kafka.bootstrap_servers, own, PLAN, tmp_path, reported.append, f"own-{uuid.uuid4().hex[:8]}"
+        ),
         machine_before(),
     )
-    assert len(told) == own_steps(PLAN)
+    assert len(reported) == own_steps(PLAN)
     systems, stages = own_tables(part)
     assert [row[0] for row in systems.rows] == ["pinstream", "pinstream, two steps", "plain consumer"]
     assert all(float(row[1]) > 0 for row in [*systems.rows, *stages.rows])
     assert systems.rows[2][2] == "1.00"
     assert own_note(part).startswith("5 events of about ")
-    assert "(1 that are not deliverable left out)" in own_note(part)
+    assert "(1 that are not deliverable omitted)" in own_note(part)

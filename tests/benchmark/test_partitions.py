@@ -21,7 +21,7 @@ BOUND = 2.5
 machine 1.8; where all partitions are read at a time it is 3.2 to 3.9."""
 
 _FEW, _MANY = 4, 1_000
-_LEAST_PAIRS, _MOST_PAIRS = 2, 5
+_LEAST_PAIRS, _MAX_PAIRS = 2, 5
 _WARM_UP, _EVENTS = 30_000, 60_000  # turns begin a second after partitions are assigned
 
 
@@ -37,7 +37,7 @@ def test_a_thousand_partitions_cost_a_bounded_multiple_of_four(kafka: Kafka) -> 
         )
     best = dict.fromkeys(topics, float("inf"))
     ratio = float("inf")
-    for pair in range(1, _MOST_PAIRS + 1):
+    for pair in range(1, _MAX_PAIRS + 1):
         for count, topic in topics.items():
             cost = run_full(Pinstream(), kafka.bootstrap_servers, topic, _WARM_UP, _EVENTS).cpu_us
             best[count] = min(best[count], cost)

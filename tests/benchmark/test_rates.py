@@ -25,7 +25,7 @@ from tests.support.kafka.harness import Kafka
 
 FACTOR = 1.5
 _SECONDS = 2.5
-_MOST_TURNS = 4
+_MAX_TURNS = 4
 _CONTENT = Content(2_000)
 
 Cost = dict[str, dict[int, float]]
@@ -40,7 +40,7 @@ def test_a_rate_takes_what_the_page_says(kafka: Kafka) -> None:
     documented = _documented(json.loads(FIGURES.read_text("utf-8")))
     best: Cost = {}
     wrong = _off(documented, best)
-    for _ in range(_MOST_TURNS):
+    for _ in range(_MAX_TURNS):
         for system in (Plain(), Pinstream(), WithRedis(), WithWorkers()):
             rates = {rate for name, rate in wrong if system.key in ("plain", name.split("'")[0])}
             with contextlib.suppress(RunFailed):  # on a busy machine one may not keep up in one of the turns

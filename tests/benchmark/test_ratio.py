@@ -52,8 +52,8 @@ SLOWED = {"PYTHONPATH": str(Path(__file__).with_name("slowed"))}
 """A pinstream without its fast path that decodes and converts twice (`slowed/sitecustomize`)."""
 
 _WARM_UP, _EVENTS = 10_000, 30_000
-_LEAST_PAIRS, _MOST_PAIRS = 2, 6
-_SLICE, _MOST_ROUNDS = 128, 20  # of the plain executor alone: short slices, since the best of each counts
+_LEAST_PAIRS, _MAX_PAIRS = 2, 6
+_SLICE, _MAX_ROUNDS = 128, 20  # of the plain executor alone: short slices, since the best of each counts
 
 pytestmark = [
     pytest.mark.real_kafka,  # the embedded broker is Python in our own process: it would be measured too
@@ -77,7 +77,7 @@ def test_an_event_costs_less_than_in_the_plain_consumer(kafka: Kafka, topic: str
 def test_the_first_delivery_comes_soon(kafka: Kafka, topic: str) -> None:
     """By the clock, since most of it is waiting for brokers."""
     best = {Pinstream.key: math.inf, Plain.key: math.inf}
-    for number in range(1, _MOST_PAIRS + 1):
+    for number in range(1, _MAX_PAIRS + 1):
         for system in (Pinstream(), Plain()):
             first = run_full(system, kafka.bootstrap_servers, topic, 1, 1).first_delivery
             best[system.key] = min(best[system.key], first)
@@ -111,7 +111,7 @@ def test_the_plain_executor_costs_a_bounded_multiple_of_the_plain_consumer() -> 
     values = encoded_checkouts(5_120, 395, 7)
     slices = [values[at : at + _SLICE] for at in range(0, len(values), _SLICE)]
     ours, others = [math.inf] * len(slices), [math.inf] * len(slices)
-    for number in range(1, _MOST_ROUNDS + 1):
+    for number in range(1, _MAX_ROUNDS + 1):
         # Cold caches in each round: every shopper is new.
         for costs, serialised in ((ours, _by_plain_executor()), (others, _by_plain_consumer())):
             for at, part in enumerate(slices):
@@ -159,7 +159,7 @@ def _by_plain_consumer() -> Callable[[list[bytes]], object]:
 
 def _check_ratio(kafka: Kafka, topic: str, other: System, bound: float) -> None:
     for pair, ratio in enumerate(_ratios(kafka, topic, Pinstream(), other), 1):
-        if pair == _MOST_PAIRS or (pair >= _LEAST_PAIRS and ratio <= bound):
+        if pair == _MAX_PAIRS or (pair >= _LEAST_PAIRS and ratio <= bound):
             break
     print(
         f"pinstream to {other.name}, CPU time by event: {ratio:.2f} after {pair} pairs of runs; bound {bound}"

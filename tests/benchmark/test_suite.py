@@ -50,10 +50,10 @@ class Broken(Absent):
 @pytest.mark.real_kafka
 def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> None:
     """Two systems are measured completely; one that is not available and one that fails are named, with the reason."""
-    told: list[str] = []
+    reported: list[str] = []
     systems = (Pinstream(), Plain(), Absent(), Broken())
-    figures = measure(kafka.bootstrap_servers, PLAN, systems, told.append)
-    assert len(told) <= steps(PLAN, systems)
+    figures = measure(kafka.bootstrap_servers, PLAN, systems, reported.append)
+    assert len(reported) <= steps(PLAN, systems)
     assert figures.not_measured["absent"] == "not installed"
     assert "no such topic" in figures.not_measured["broken"]
 
@@ -91,9 +91,9 @@ def test_one_rate_alone_is_quick(kafka: Kafka) -> None:
     """Without full batches nothing is filled and no stage is measured; with Redis its server's CPU is told, and a
     system that does not keep up says so."""
     plan = replace(PLAN, runs=1, full=False, rates=(100, 1_000_000), seconds=1.0)
-    told: list[str] = []
-    figures = measure(kafka.bootstrap_servers, plan, (WithRedis(),), told.append)
-    assert len(told) == 1
+    reported: list[str] = []
+    figures = measure(kafka.bootstrap_servers, plan, (WithRedis(),), reported.append)
+    assert len(reported) == 1
     part = figures_part(plan, figures, machine_before())
     paced = part["systems"]["redis"]["rates"]
     assert paced.keys() == {"100"}

@@ -265,9 +265,9 @@ def test_while_no_broker_answers_the_log_says_so_once(unreachable: Process) -> N
     [starting] = [line for line in unreachable.log if line["event"] == "starting"]
     assert starting["brokers"] == "127.0.0.1:1"
     assert starting["page"].startswith("http://127.0.0.1:")
-    [trouble] = [line for line in unreachable.log if line["event"] != "starting"]
-    assert trouble["event"] == "kafka_trouble"
-    assert (trouble["code"], trouble["text"]) == (
+    [error] = [line for line in unreachable.log if line["event"] != "starting"]
+    assert error["event"] == "kafka_trouble"
+    assert (error["code"], error["text"]) == (
         "_TRANSPORT",
         "no connection to 127.0.0.1:1: Connection refused",
     )

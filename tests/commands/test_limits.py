@@ -67,9 +67,9 @@ def test_a_limit_that_is_too_low_ends_the_start(
     raise; with workers, none is started."""
     done = limited(limit, *THIS.line(("run", *workers), env), env=env)
     assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
-    assert len(told) == 1, done.stderr
-    assert told[0].startswith(said)
+    reported = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(reported) == 1, done.stderr
+    assert reported[0].startswith(said)
 
 
 def test_a_limit_of_files_that_may_be_raised_is_raised(env: dict[str, str]) -> None:

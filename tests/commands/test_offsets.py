@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
-from consumer.commands.standing import Standing, troubles
+from consumer.commands.group_position import GroupPosition, problems
 from consumer.engine.model import Position, TopicPartition
 from consumer.engine.records import offset_map
 from tests.end_to_end.api import Api
@@ -91,7 +91,7 @@ def test_counts_what_a_move_repeats_and_skips(
         one for one in range(committed, end + 1) if (one in above) != (one - 1 in above and one > committed)
     ]
     text = offset_map.write_map(TopicPartition("orders", 0), committed, bounds, None)
-    row = Standing(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
+    row = GroupPosition(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
 
     here = set(range(begin, end))
     done = {one for one in here if one < committed or one in above}
@@ -105,18 +105,18 @@ def test_counts_what_a_move_repeats_and_skips(
 
 def test_nothing_committed_is_nothing_read() -> None:
     """Without a committed offset no record is read again, and those before the new offset are skipped."""
-    row = Standing(PLACE, None, Extent(10, 50))
+    row = GroupPosition(PLACE, None, Extent(10, 50))
     assert (row.committed, row.read_again(30), row.skipped(30), row.lag) == (None, 0, 20, 40)
 
 
-def test_each_trouble_is_one_line() -> None:
+def test_each_errors_is_one_line() -> None:
     """Each kind of trouble is one line for all its partitions, which names five and counts the others.
     Partitions in order are not named."""
 
-    def row(partition: int, committed: int | None, extent: Extent | None) -> Standing:
+    def row(partition: int, committed: int | None, extent: Extent | None) -> GroupPosition:
         place = TopicPartition("orders", partition)
         position = None if committed is None else Position(*place, committed, None, "")
-        return Standing(place, position, extent)
+        return GroupPosition(place, position, extent)
 
     rows = [
         row(0, 20, Extent(10, 50)),
@@ -127,13 +127,13 @@ def test_each_trouble_is_one_line() -> None:
         row(11, None, Extent(10, 50)),
         row(12, 20, None),
     ]
-    assert [text.split(":")[0] for text in troubles(rows)] == [
+    assert [text.split(":")[0] for text in problems(rows)] == [
         "orders[3], orders[4], orders[5], orders[6], orders[7] and 2 more",
         "orders[10]",
         "orders[11]",
         "orders[12]",
     ]
-    deleted, beyond, nothing, gone = troubles(rows)
+    deleted, beyond, nothing, gone = problems(rows)
     assert "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says" in deleted
     assert "beyond the end: the topic was created again" in beyond
     assert "nothing committed; KAFKA_AUTO_OFFSET_RESET says" in nothing

@@ -76,7 +76,7 @@ def test_single_object_encoding_without_a_registry(kafka: Kafka, tmp_path: Path)
     assert keys == {f"e-{number}@example.com".encode() for number in range(20)}
 
 
-def test_lines_that_do_not_fit_are_told_and_left_out(kafka: Kafka, tmp_path: Path) -> None:
+def test_lines_that_do_not_fit_are_reported_and_omitted(kafka: Kafka, tmp_path: Path) -> None:
     """Lines that do not fit are named without their data and the others are produced; the exit code is 1."""
     topic = new_topic(kafka)
     (tmp_path / "mixed.ndjson").write_text(
@@ -88,10 +88,10 @@ def test_lines_that_do_not_fit_are_told_and_left_out(kafka: Kafka, tmp_path: Pat
     done = command("produce", str(tmp_path / "mixed.ndjson"), "--topic", topic, env=env_of(kafka, tmp_path))
     assert done.returncode == 1
     assert [one["event_id"] for one in decoded(kafka, topic)] == ["e-1", "e-4"]
-    told = done.stderr.splitlines()
-    assert "record 2" in told[0]
-    assert "record 3" in told[1]
-    assert told[-1].startswith("pinstream: 2 records of ")
+    reported = done.stderr.splitlines()
+    assert "record 2" in reported[0]
+    assert "record 3" in reported[1]
+    assert reported[-1].startswith("pinstream: 2 records of ")
     assert "marked" not in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -275,7 +275,7 @@ def test_the_registry_is_asked_through_the_proxy(
 
 def test_records_of_several_types(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
     """Each record is written with the schema of its type, registered under its name; records of a type without
-    a section are left out."""
+    a section are omitted."""
     (tmp_path / "mapping.toml").write_text(MAPPING)
     (tmp_path / "schemas").mkdir()
     write_schemas(tmp_path / "schemas", UNION)
@@ -325,8 +325,8 @@ def test_a_topic_is_created_with_its_partitions(kafka: Kafka, tmp_path: Path) ->
     for number, said in ((3, [f"created the topic {topic} with 3 partitions"]), (5, [])):
         arguments = ("produce", "-", "--topic", topic, "--create-topic", str(number))
         done = command(*arguments, env=env_of(kafka, tmp_path), stdin=ndjson([commerce_event(f"e-{number}")]))
-        told = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
-        assert (done.returncode, told) == (0, [*said, f"produced 1 records to {topic}"])
+        reported = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
+        assert (done.returncode, reported) == (0, [*said, f"produced 1 records to {topic}"])
     assert len(AdminClient(kafka.config).list_topics(topic, timeout=10).topics[topic].partitions) == 3
     assert {one["event_id"] for one in decoded(kafka, topic)} == {"e-3", "e-5"}
 
@@ -345,9 +345,9 @@ def test_a_record_that_fails_says_where_to_go_on(kafka: Kafka, tmp_path: Path) -
     done = command(*arguments, env=env_of(kafka, tmp_path))
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    told = re.search(r"everything before record (\d+) of .* is written: go on with that one", last)
-    assert told is not None, last
-    place = int(told[1])
+    reported = re.search(r"everything before record (\d+) of .* is written: go on with that one", last)
+    assert reported is not None, last
+    place = int(reported[1])
     written = {one["event_id"] for one in decoded(kafka, topic)}
     assert place <= 8
     assert written >= {f"e-{number}" for number in range(1, place - 1)}

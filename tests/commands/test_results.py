@@ -13,7 +13,7 @@ from consumer.errors import Incomplete
 DOCUMENT = {"result": "complete"}
 
 
-def tell(document: dict[str, str], console: Console) -> None:
+def report(document: dict[str, str], console: Console) -> None:
     """The result for people."""
     console.print(f"a table: {document['result']}")
 
@@ -21,9 +21,9 @@ def tell(document: dict[str, str], console: Console) -> None:
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_result_is_for_people_or_for_programs(capsys: pytest.CaptureFixture[str], beside: bool) -> None:
     """Stdout has the one that was asked for; beside the document, stderr has the other one if the command wants it."""
-    print_result(tell, DOCUMENT, as_json=False, beside=beside)
+    print_result(report, DOCUMENT, as_json=False, beside=beside)
     assert capsys.readouterr() == ("a table: complete\n", "")
-    print_result(tell, DOCUMENT, as_json=True, beside=beside)
+    print_result(report, DOCUMENT, as_json=True, beside=beside)
     out, err = capsys.readouterr()
     assert json.loads(out) == DOCUMENT
     assert err == ("a table: complete\n" if beside else "")
@@ -44,10 +44,10 @@ def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPat
         with pytest.raises(
             Incomplete, match=r"could not be printed \(No space left on device\); what was done stands"
         ):
-            print_result(tell, DOCUMENT, as_json=True, lost="; what was done stands")
+            print_result(report, DOCUMENT, as_json=True, lost="; what was done stands")
 
 
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stdout closed (``>&-``) no result is printed, without an error."""
     monkeypatch.setattr("sys.stdout", None)
-    print_result(tell, DOCUMENT, as_json=False)
+    print_result(report, DOCUMENT, as_json=False)

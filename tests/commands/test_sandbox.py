@@ -1,4 +1,4 @@
-"""``pinstream sandbox``: the stand-in for the Conversions API, alone."""
+"""``pinstream sandbox``: the sandbox of the Conversions API, alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serves_until_told_and_says_what_it_counted(tmp_path: Path, number: signal.Signals) -> None:
+def test_serves_until_reported_and_says_what_it_counted(tmp_path: Path, number: signal.Signals) -> None:
     """The sandbox prints its URL, answers, refuses a wrong token and an unknown account, and counts events;
     when stopped it ends with 0."""
     arguments = ("sandbox", "--port", "0", "--account", "549755885175", "--own-event", "Store visit")

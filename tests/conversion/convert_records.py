@@ -176,8 +176,8 @@ def _shaped(schema: Any, wild: bool, named: dict[str, Any], depth: int) -> st.Se
             return shaped(named[schema], wild, named, depth - 1) if depth > 0 else st.none()
         return SIMPLE[schema]
     if schema.get("logicalType") == "decimal":
-        most = min(10**6, 10 ** schema["precision"] - 1)
-        return st.integers(-10, most).map(lambda digits: Decimal(digits).scaleb(-schema["scale"]))
+        maximum = min(10**6, 10 ** schema["precision"] - 1)
+        return st.integers(-10, maximum).map(lambda digits: Decimal(digits).scaleb(-schema["scale"]))
     if "logicalType" in schema:
         return LOGICAL[schema["logicalType"]]
     return _complex(schema, wild, named, depth)

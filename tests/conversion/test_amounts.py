@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.conversion.amounts import MAX_COUNT, MAX_DIGITS, amount, count, exact, is_zero
-from consumer.conversion.normalise import LeftOut
+from consumer.conversion.normalise import Omitted
 
 
 @given(st.decimals(min_value=0, max_value=10**30, allow_nan=False, allow_infinity=False, places=9))
@@ -52,7 +52,7 @@ def test_money_keeps_its_cents() -> None:
 def test_an_absurd_number_is_refused_at_once(text: str) -> None:
     """A number with more digits than the bound is malformed, which takes next to no time to find out."""
     before = time.process_time()
-    assert amount(text) is LeftOut.MALFORMED
+    assert amount(text) is Omitted.MALFORMED
     assert time.process_time() - before < 0.2
 
 
@@ -63,8 +63,8 @@ def test_an_absurd_number_is_refused_at_once(text: str) -> None:
 )
 def test_not_a_number_is_malformed(value: object) -> None:
     """Not-a-number, infinity and huge numbers are malformed, and none raises."""
-    assert amount(value) is LeftOut.MALFORMED
-    assert count(value) is LeftOut.MALFORMED
+    assert amount(value) is Omitted.MALFORMED
+    assert count(value) is Omitted.MALFORMED
 
 
 def test_the_bound_is_on_digits() -> None:
@@ -93,13 +93,13 @@ def test_zero_is_recognised(text: str, zero: bool) -> None:
         (0, 0),
         ("-0", 0),
         (MAX_COUNT, MAX_COUNT),
-        (MAX_COUNT + 1, LeftOut.MALFORMED),
-        (1.5, LeftOut.MALFORMED),
-        ("two", LeftOut.MALFORMED),
-        (True, LeftOut.MALFORMED),
-        (float("nan"), LeftOut.MALFORMED),
-        (None, LeftOut.BLANK),
-        ("", LeftOut.BLANK),
+        (MAX_COUNT + 1, Omitted.MALFORMED),
+        (1.5, Omitted.MALFORMED),
+        ("two", Omitted.MALFORMED),
+        (True, Omitted.MALFORMED),
+        (float("nan"), Omitted.MALFORMED),
+        (None, Omitted.BLANK),
+        ("", Omitted.BLANK),
         (-1, None),
         ("-3", None),
         (-0.5, None),

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.avro.decode import Decoder, OneSchema, framing_of
-from consumer.avro.reading import MOST_ITEMS
+from consumer.avro.reading import MAX_ITEMS
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
-from consumer.conversion.reading import MOST_PROGRAMS, CompiledReading, Written
+from consumer.conversion.reading import MAX_PROGRAMS, CompiledReading, Written
 from consumer.engine.figures.delivered import written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef
@@ -288,12 +288,12 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
     both.alone(b"")  # skips the test without a compiler
     good = both.value(event_of({}))
     assert good is not None
-    for number in range(100, 100 + MOST_PROGRAMS + 2):
+    for number in range(100, 100 + MAX_PROGRAMS + 2):
         ref = SchemaRef("id", str(number))
         both.learn(ref, SCHEMA)
         (said,) = both.check(framing_of(ref) + good[5:])
         assert isinstance(said, list)
-    assert sum(one.function is not None for one in both.compiled._written.values()) == MOST_PROGRAMS
+    assert sum(one.function is not None for one in both.compiled._written.values()) == MAX_PROGRAMS
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -301,7 +301,7 @@ def test_an_array_of_too_many_items(more: int) -> None:
     """An array of the most items is read in one go; with one item more the record is refused."""
     both = Both(SETUPS["default"])
     both.alone(b"")
-    event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
+    event = event_of({"order": {"items": [{"sku": "a"}] * (MAX_ITEMS + more)}})
     (said,) = both.check(both.value(event))
     assert both.compiled.in_two_steps == more
     assert isinstance(said, Rejection) == bool(more)

@@ -328,7 +328,7 @@ def test_ids_of_unknown_form_are_sent_and_identify_nobody(ids: list[str], known:
         assert alone.code == "no_identity"
 
 
-def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
+def test_a_schema_that_is_learned_again_is_read_as_it_is_now() -> None:
     """After a schema id gets another schema, its records are read by the new one."""
     both = Both((schema_of(optional("p", "string")), '[fields]\n"device_info.brand" = "p"'), schema_of())
     (before,) = both.check(both.value(EVENT))
@@ -384,12 +384,12 @@ def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
     both = Both(
         (schema_of(optional("p", ARRAY), optional("q", "string")), f"[fields]\n{line}\n[constants]\n{USD}")
     )
-    usual = both.value({**EVENT, "p": ["a"]})
+    canonical = both.value({**EVENT, "p": ["a"]})
     giant = both.value(
         {**EVENT, "p": [f"{number}-{'x' * 1000}" for number in range(3000)], "q": "-1" * refused}
     )
     record = [Record(0, -1, None, giant, ())]
-    both.check(usual)
+    both.check(canonical)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -398,7 +398,7 @@ def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
         assert tracemalloc.get_traced_memory()[0] - before < 100_000
     finally:
         tracemalloc.stop()
-    both.check(usual, giant, usual)
+    both.check(canonical, giant, canonical)
 
 
 @pytest.mark.parametrize("p", [None, {"y": "1"}])

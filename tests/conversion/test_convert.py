@@ -156,7 +156,7 @@ def test_there_are_enough_cases() -> None:
     assert {code for case in CASES for code, _ in case.get("warnings", ())} == WARNING_CODES
 
 
-def test_keys_stand_in_order() -> None:
+def test_keys_fake_order() -> None:
     """In a payload the fields that identify the event come first, and user data and custom data last."""
     changes = {"page_url": "https://shop.example/", "language": "en", "app": {"name": "A"}}
     event = converter('[constants]\npartner_name = "ss-shop"\n').convert(event_of(changes), NOW)

@@ -33,7 +33,7 @@ from consumer.conversion.decisions import (
     zero_warning,
 )
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.normalise import LeftOut, Unrecognised
+from consumer.conversion.normalise import Omitted, Unrecognised
 from consumer.conversion.rules import click_id_of, is_crawler, total
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.figures.delivered import written_in
@@ -48,7 +48,7 @@ WEEK = 7 * 86400.0
 ACCOUNTS = ("11", "22")
 
 
-class Refused(Exception):
+class RefusedReference(Exception):
     """Raised with a rejection to end the interpreter."""
 
     def __init__(self, rejection: Rejection) -> None:
@@ -74,7 +74,7 @@ class Reference:
             return BY_CONSENT
         try:
             return self.event(event, name)
-        except Refused as refused:
+        except RefusedReference as refused:
             return refused.rejection
 
     def consents(self, event: CommerceEvent) -> bool:
@@ -87,7 +87,7 @@ class Reference:
         return any(type(value) is type(allowed) and value == allowed for allowed in consent.allowed)
 
     def event(self, event: CommerceEvent, name: Any) -> ConversionEvent:
-        """Return the conversion event, or raise `Refused`."""
+        """Return the conversion event, or raise `RefusedReference`."""
         self.sound(name, str)
         account = self.sound(self.decided("ad_account_id", event, self.decisions.account_of), str)
         source = self.sound(self.decided("action_source", event, self.decisions.source_of), str)
@@ -128,7 +128,7 @@ class Reference:
         return decision(self.one(event, steps_of(source)) if source else None)
 
     def time(self, event: CommerceEvent) -> int:
-        """Return ``event_time``, or raise `Refused`."""
+        """Return ``event_time``, or raise `RefusedReference`."""
         units = self.decisions.units
         value = self.one(event, steps_of(self.mapping.sources["event_time"]))
         time: int = self.sound(self.decisions.time_of(value), int)
@@ -149,7 +149,7 @@ class Reference:
                 (payload.setdefault(parent, {}) if parent else payload)[target.key] = value
 
     def field(self, target: Target, event: CommerceEvent) -> Any:
-        """Return one field's JSON value; None if it is left out."""
+        """Return one field's JSON value; None if it is omitted."""
         source = self.mapping.sources.get(target.name)
         if source is None:
             return None
@@ -186,7 +186,7 @@ class Reference:
                 source = self.mapping.sources.get(name)
                 if target.parent == CONTENTS and source is not None:
                     value = self.one(item, steps_of(source)[len(steps) :])
-                    result = self.sent(target, target.rule(value) if value is not None else LeftOut.BLANK)
+                    result = self.sent(target, target.rule(value) if value is not None else Omitted.BLANK)
                     if result is not None:
                         content[target.key] = result
             if content:
@@ -195,12 +195,12 @@ class Reference:
             payload.setdefault("custom_data", {})["contents"] = contents
 
     def sent(self, target: Target, result: Any) -> Any:
-        """Return a rule's `result`, or None if it is left out; warn or refuse as the target says."""
+        """Return a rule's `result`, or None if it is omitted; warn or refuse as the target says."""
         if result is None:
-            raise Refused(REFUSALS["negative_quantity"])
-        if isinstance(result, LeftOut):
-            if target.refusal and result is LeftOut.MALFORMED:
-                raise Refused(REFUSALS[target.refusal])
+            raise RefusedReference(REFUSALS["negative_quantity"])
+        if isinstance(result, Omitted):
+            if target.refusal and result is Omitted.MALFORMED:
+                raise RefusedReference(REFUSALS[target.refusal])
             self.warned += filter(None, [warnings_of(target).get(result)])
             return None
         if isinstance(result, Unrecognised):
@@ -217,13 +217,13 @@ class Reference:
     @staticmethod
     def sound(value: Any, kind: type) -> Any:
         if not isinstance(value, kind):
-            raise Refused(value)
+            raise RefusedReference(value)
         return value
 
     @staticmethod
     def refuse_unless(condition: bool, code: str) -> None:
         if not condition:
-            raise Refused(REFUSALS[code])
+            raise RefusedReference(REFUSALS[code])
 
 
 def setup(name: str) -> tuple[Converter, Reference]:
@@ -284,7 +284,7 @@ def test_the_unforeseen_is_a_refusal_that_names_its_type_only() -> None:
 
 
 def test_the_sum_of_quantities_is_never_wrong() -> None:
-    """If a quantity cannot be read, or the sum does not fit int64, num_items is left out."""
+    """If a quantity cannot be read, or the sum does not fit int64, num_items is omitted."""
     converter, reference = CONVERTERS["default"]
     event = {
         "event_type": "checkout",

@@ -131,8 +131,8 @@ def test_a_birthday_in_every_form(kind: Any, value: Any) -> None:
     assert event.payload["user_data"]["db"] == [digest("19960314")]
 
 
-def test_a_birthday_beyond_the_calendar_is_left_out() -> None:
-    """A birthday outside the calendar is malformed and left out."""
+def test_a_birthday_beyond_the_calendar_is_omitted() -> None:
+    """A birthday outside the calendar is malformed and omitted."""
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\nuser_data.db = "born"'
     for days in (-(2**31), 2**31 - 1):
         event = convert({"born": logical("int", "date")}, {"born": days}, overlay)
@@ -200,7 +200,7 @@ def test_map_keys_of_any_spelling_are_only_keys() -> None:
 
 def test_the_app_and_device_objects_keep_their_bounds() -> None:
     """Numbers outside their range, words that are no choice, and long text in the app and device objects are
-    left out with a warning."""
+    omitted with a warning."""
     fields = {"m": avro.map_of(["string", "long"])}
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\n' + "\n".join(
         f'{name} = "m.{name.rpartition(".")[2]}"'

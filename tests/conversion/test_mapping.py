@@ -64,7 +64,7 @@ def test_nothing_of_the_content_fields_has_a_default_source() -> None:
 
 
 def test_default_paths_that_the_schema_lacks_are_dropped() -> None:
-    """Packaged lines whose path the schema lacks are left out without an error."""
+    """Packaged lines whose path the schema lacks are omitted without an error."""
     assert set(load(schema=BARE).sources) == {"event_id", "event_name", "event_time", "action_source"}
 
 
@@ -110,7 +110,7 @@ def test_own_events_are_names_to_be_sent_under() -> None:
 
 
 @pytest.mark.parametrize("value", ["true", "false", '"yes"'])
-def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
+def test_a_setting_without_effect_is_accepted_and_reported(value: str) -> None:
     """`newer_event_names`, in mappings for older versions, is accepted with a warning that it has no effect."""
     mapping = load(f"newer_event_names = {value}")
     assert mapping.event_names == load().event_names
@@ -175,7 +175,7 @@ def test_dotted_names_need_no_quotes() -> None:
 
 
 def test_items_of_the_users_array_replace_the_defaults() -> None:
-    """If the user's items come from another array, the packaged mapping's item fields are left out."""
+    """If the user's items come from another array, the packaged mapping's item fields are omitted."""
     items = avro.array(record(field("code", "string"), name="Line"))
     schema = {**SCHEMA, "fields": [*SCHEMA["fields"], field("lines", items)]}
     mapping = load('[fields]\n"custom_data.contents[].id" = "lines[].code"', schema)
@@ -438,7 +438,7 @@ def test_constants_are_sent_in_normal_form() -> None:
     assert constants["custom_data.predicted_ltv"] == "1000"
 
 
-def test_targets_stand_in_payload_order() -> None:
+def test_targets_fake_payload_order() -> None:
     """A mapping has its fields in the order of a payload, whatever the order in the file."""
     names = list(load('[fields]\n"custom_data.content_name" = "page_url"').sources)
     assert names == sorted(names, key=list(TARGETS).index)

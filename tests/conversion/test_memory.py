@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.conversion.rules import LONGEST_REMEMBERED, MOST_REMEMBERED, Memory
+from consumer.conversion.rules import LONGEST_REMEMBERED, MAX_REMEMBERED, Memory
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import SCHEMA, event_of
 
@@ -29,9 +29,9 @@ def test_a_rule_is_asked_once_for_a_text() -> None:
 def test_it_is_bounded_however_many_values_come() -> None:
     """Neither many new values nor a few giant ones fill the memory."""
     memory = Memory(str.upper)
-    for number in range(3 * MOST_REMEMBERED):
+    for number in range(3 * MAX_REMEMBERED):
         assert memory(f"a{number}") == f"A{number}"
-        assert len(memory) <= MOST_REMEMBERED
+        assert len(memory) <= MAX_REMEMBERED
     memory.clear()
     assert memory("x" * LONGEST_REMEMBERED) == "X" * LONGEST_REMEMBERED
     assert memory("x" * (LONGEST_REMEMBERED + 1)) == "X" * (LONGEST_REMEMBERED + 1)

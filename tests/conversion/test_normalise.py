@@ -1,6 +1,6 @@
 """Normalising and hashing of user data, against vectors written by hand from the platform's rules.
 
-``vectors/normalise.json``: ``normalised`` is the text to send or to hash, null where the key is left out;
+``vectors/normalise.json``: ``normalised`` is the text to send or to hash, null where the key is omitted;
 ``digest`` marks raw values that are digests already, ``unrecognised`` those of unknown form, which are sent and are no
 identity; "refused" marks what refuses the whole event.
 ``vectors/digests.json``: ``sent`` is what goes out for each raw value; the digests in it are by ``sha256sum``.
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from consumer.conversion import placeholders
 from consumer.conversion.normalise import (
     HASHED_FIELDS,
-    LeftOut,
+    Omitted,
     Unrecognised,
     client_ip_address,
     hashing,
@@ -65,11 +65,11 @@ def sha256(text: str) -> str:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: f"{vector['field']}-{vector['raw']!r:.40}")
 def test_each_vector_gives_what_the_table_says(vector: dict[str, Any]) -> None:
-    """Each hand-written vector is normalised, hashed or left out as the platform's rules say."""
+    """Each hand-written vector is normalised, hashed or omitted as the platform's rules say."""
     field, wanted = vector["field"], vector["normalised"]
     result = TARGETS[target_name(field)].rule(vector["raw"])
     if wanted is None or wanted == "refused":
-        assert isinstance(result, LeftOut)
+        assert isinstance(result, Omitted)
     elif field in HASHED_FIELDS and not vector.get("digest"):
         assert result == sha256(wanted)
         assert type(result) is (Unrecognised if vector.get("unrecognised") else str)
@@ -97,12 +97,12 @@ def test_there_are_digests_of_every_hashed_field() -> None:
 
 
 @pytest.mark.parametrize("field", HASHED_FIELDS)
-def test_blank_is_told_from_malformed(field: str) -> None:
-    """A blank value is left out without a warning; a lone surrogate and bytes are malformed."""
+def test_blank_is_reported_from_malformed(field: str) -> None:
+    """A blank value is omitted without a warning; a lone surrogate and bytes are malformed."""
     rule = hashing(HASHED_FIELDS[field][0])
-    assert all(rule(value) is LeftOut.BLANK for value in (None, "", " ", "\t\u00a0\u200b"))
-    assert rule("\ud800@x") is LeftOut.MALFORMED
-    assert rule(b"jane@example.com") is LeftOut.MALFORMED
+    assert all(rule(value) is Omitted.BLANK for value in (None, "", " ", "\t\u00a0\u200b"))
+    assert rule("\ud800@x") is Omitted.MALFORMED
+    assert rule(b"jane@example.com") is Omitted.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_blank_is_told_from_malformed(field: str) -> None:
 )
 def test_what_stands_for_nothing_is_a_placeholder(field: str, value: str) -> None:
     """Values that stand for nothing are placeholders, with a warning of their own."""
-    assert TARGETS[target_name(field)].rule(value) is LeftOut.PLACEHOLDER
+    assert TARGETS[target_name(field)].rule(value) is Omitted.PLACEHOLDER
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_what_stands_for_nothing_is_a_placeholder(field: str, value: str) -> Non
     ],
 )
 def test_what_no_shopper_has_is_unlikely(field: str, value: str) -> None:
-    """Values that the field takes and that no shopper has are left out, with a warning of their own."""
-    assert TARGETS[target_name(field)].rule(value) is LeftOut.UNLIKELY
+    """Values that the field takes and that no shopper has are omitted, with a warning of their own."""
+    assert TARGETS[target_name(field)].rule(value) is Omitted.UNLIKELY
 
 
 @pytest.mark.parametrize("word", sorted(placeholders.NO_VALUE))
@@ -144,8 +144,8 @@ def test_a_word_for_nothing_identifies_nobody(field: str, word: str) -> None:
     taken = field in ("fn", "ln", "ct") and word in placeholders.NO_VALUE - placeholders.NAMES
     for written in (word, word.upper(), word.capitalize(), f" {word} "):
         digest = sha256(written.strip())
-        assert rule(written) == (sha256(word) if taken else LeftOut.PLACEHOLDER)
-        assert rule(digest) == (digest if taken else LeftOut.PLACEHOLDER)
+        assert rule(written) == (sha256(word) if taken else Omitted.PLACEHOLDER)
+        assert rule(digest) == (digest if taken else Omitted.PLACEHOLDER)
 
 
 def test_no_word_for_nothing_has_a_digit_that_counts() -> None:
@@ -155,7 +155,7 @@ def test_no_word_for_nothing_has_a_digit_that_counts() -> None:
 
 @pytest.mark.parametrize("network", [str(network) for network in placeholders.NETWORKS])
 def test_an_address_of_such_a_network_is_none(network: str) -> None:
-    """The first and the last address of each network that no shopper is in are left out, also mapped to IPv6; those
+    """The first and the last address of each network that no shopper is in are omitted, also mapped to IPv6; those
     beside it are sent."""
     listed = ip_network(network)
     for number in (int(listed[0]), int(listed[-1])):
@@ -183,7 +183,7 @@ def test_no_rule_raises_and_each_gives_text_or_a_reason(value: object) -> None:
     for name, target in TARGETS.items():
         if name.startswith("user_data."):
             result = target.rule(value)
-            assert isinstance(result, LeftOut) or (isinstance(result, str) and result.encode())
+            assert isinstance(result, Omitted) or (isinstance(result, str) and result.encode())
             if target.hashed and isinstance(result, str):
                 assert len(result) == 64
                 assert set(result) <= set("0123456789abcdef")
@@ -211,7 +211,7 @@ def test_text_of_a_derived_type_is_plain_text() -> None:
 @given(value=st.text())
 def test_text_is_kept_as_it_is(value: str) -> None:
     """`text_of` returns plain text unchanged, and finds that blank text is none."""
-    assert text_of(value) == (value if trim(value) else LeftOut.BLANK)
+    assert text_of(value) == (value if trim(value) else Omitted.BLANK)
 
 
 def test_all_white_space_and_punctuation_is_known() -> None:

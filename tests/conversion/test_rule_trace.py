@@ -56,7 +56,7 @@ def fields_of(holder: dict[str, Any], prefix: str = "") -> dict[str, int]:
 @given(data=st.data())
 def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject) -> None:
     """For generated records the trace has the payload's fields and numbers, and a reason for each value that is
-    left out."""
+    omitted."""
     converter = CONVERTERS[name]
     event = likely(data.draw(RECORDS[name, wild]))
     result = converter.convert(event, NOW)
@@ -67,8 +67,8 @@ def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject
         assert sent == fields_of(result.payload)
         # num_items is a sum that the converter judges without a rule, so the trace has no reason for it.
         lost = {one.field for one in result.warnings if one.code in ("malformed", "placeholder", "not_web")}
-        told = {rule["field"] for rule in rules if rule["left_out"]}
-        assert lost - {"custom_data.num_items"} <= told
+        reported = {rule["field"] for rule in rules if rule["left_out"]}
+        assert lost - {"custom_data.num_items"} <= reported
     else:
         assert sent == {}
     assert all(rule["values"] >= rule["sent"] for rule in rules)
@@ -118,11 +118,11 @@ def test_phone_numbers_that_got_their_country_s_code() -> None:
     trace = RuleTrace(Converter(mapping, accounts=("11",), max_event_age=7 * 86400.0))
     customer = {"emails": ["a@b.c"], "country": "DE"}
     event = {"event_id": "e", "event_type": "search", "occurred_at": 1759999000123, "channel": "WEB"}
-    told = {}
+    reported = {}
     for number in ("030 123456", "+49 30 123456"):
         rules = trace.rules(event | {"customer": customer | {"phones": [number]}}, NOW)
-        [told[number]] = [rule for rule in rules if rule["field"] == "user_data.ph"]
-    national, international = told.values()
+        [reported[number]] = [rule for rule in rules if rule["field"] == "user_data.ph"]
+    national, international = reported.values()
     assert national["rule"] == "with the country's code, digits, without leading zeros; SHA-256"
     assert national["from"] == "computed from customer.phones, customer.country"
     assert national["done"] == ["got its country's code", "normalised", "hashed"]

@@ -1,7 +1,7 @@
 """Each shortcut in front of a rule gives what the rule without it gives.
 
 The shortcuts around the normalisers take only plain text, so text of a derived type gives the rule's own answer. The
-shortcuts inside the normalisers are compared with the rules of the platform's table, written once more here.
+shortcuts inside the normalisers are compared with the rules of the platform's table, written again here.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.conversion import normalise
-from consumer.conversion.normalise import HASHED_FIELDS, LeftOut, client_ip_address, hashing, trim
+from consumer.conversion.normalise import HASHED_FIELDS, Omitted, client_ip_address, hashing, trim
 from consumer.conversion.placeholders import NAMES, is_public
 from consumer.conversion.targets import TARGETS
 
 
-class Derived(str):
+class DerivedFields(str):
     """Text of a derived type, which no shortcut takes."""
 
     __slots__ = ()
 
 
-_USUAL = (
+_CANONICAL = (
     "jane.doe+tag@example.com", "+14155550132", "(415) 555-0132", "94107", "94107-1234", "94107.0", "New York",
     "Saint-Étienne", "c-00000042", "203.0.113.255", "0.0.0.0", "255.255.255.256", "01.2.3.4",
     "2001:db8:1:2:3:4:5:6789", "2001:db8::1", "1.2.3.4:443", "[2001:db8::1]:443", "172.15.0.1", "fe80:1:2:3:4:5:6:7",
@@ -35,7 +35,7 @@ _USUAL = (
     "http://shop:99999/", "a" * 64, "0" * 64, "00000000-0000-0000-0000-000000000000",
 )  # fmt: skip
 _PIECES = (
-    *_USUAL, *"0179aAfFzZ@+-.,:/%\u066b",
+    *_CANONICAL, *"0179aAfFzZ@+-.,:/%\u066b",
     *" \t\n\v\f\r\x1c\x1f\x85\xa0\u2003\u2028\u180e\u200b\ufeff", *"\0\x7f\ud800\udfff",
     *"\u0663\uff15\u00b2\u2460\U0001d7d9", *"İßÅé\u0301\u0327", "9" * 256, "9" * 257, "+" * 9, "\u0301" * 300,
 )  # fmt: skip
@@ -43,11 +43,11 @@ _PIECES = (
 blank, lone surrogates, letters that change their length with their case, and text that is too long."""
 
 HOSTILE = st.one_of(
-    st.sampled_from(_USUAL),
+    st.sampled_from(_CANONICAL),
     st.lists(st.sampled_from(_PIECES), max_size=6).map("".join),
     st.builds(
-        lambda usual, at, piece: usual[:at] + piece + usual[at:],
-        st.sampled_from(_USUAL),
+        lambda canonical, at, piece: canonical[:at] + piece + canonical[at:],
+        st.sampled_from(_CANONICAL),
         st.integers(0, 24),
         st.sampled_from(_PIECES),
     ),
@@ -72,7 +72,7 @@ def without_fraction(text: str) -> str:
 def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
     """For any text a rule gives the same plain text with and without its shortcut."""
     for target in TARGETS.values():
-        short, long = target.rule(text), target.rule(Derived(text))
+        short, long = target.rule(text), target.rule(DerivedFields(text))
         assert short == long
         assert type(short) is type(long)
 
@@ -85,7 +85,7 @@ def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
     ready = re.fullmatch("[0-9A-Fa-f]{64}", trim(text))
     for normaliser, _, _ in HASHED_FIELDS.values():
         rule = hashing(normaliser)
-        digest = rule(Derived(text))
+        digest = rule(DerivedFields(text))
         assert rule(text) == digest
         if isinstance(digest, str) and not ready:
             plain = normaliser(trim(text))
@@ -121,7 +121,7 @@ def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> N
     before, _, after = address.partition("@")
     valid = before and after and not {*",:;<>()[]"} & {*address} and "@" not in after and after[-1] != '"'
     valid = valid and ("@" not in name or name.strip("\"'") == address)
-    assert normalise.email(text) == (address if valid else LeftOut.MALFORMED)
+    assert normalise.email(text) == (address if valid else Omitted.MALFORMED)
 
 
 @given(text=TRIMMED)
@@ -135,7 +135,7 @@ def test_a_phone_number_is_its_digits(text: str) -> None:
     malformed."""
     whole = without_fraction(text)
     digits = digits_of(unicodedata.normalize("NFKC", whole)) if len(whole) <= 256 else ""
-    assert normalise.phone(text) == (digits.lstrip("0") or LeftOut.MALFORMED)
+    assert normalise.phone(text) == (digits.lstrip("0") or Omitted.MALFORMED)
 
 
 @given(text=TRIMMED)
@@ -145,7 +145,7 @@ def test_a_postal_code_is_digits_blanks_and_dashes(text: str) -> None:
     """A postal code may have digits, blanks and dashes; only 0-9 count as digits."""
     whole = without_fraction(text)
     kept = "".join(char for char in whole if not char.isspace() and char not in "-‐‑‒–—―−")
-    assert normalise.postal_code(text) == (kept if kept and digits_of(kept) == kept else LeftOut.MALFORMED)
+    assert normalise.postal_code(text) == (kept if kept and digits_of(kept) == kept else Omitted.MALFORMED)
 
 
 @given(text=TRIMMED)
@@ -155,7 +155,7 @@ def test_a_city_is_its_characters_without_blanks_and_punctuation(text: str) -> N
     kept = "".join(
         char for char in lowered if not is_white(char) and not unicodedata.category(char).startswith("P")
     )
-    assert normalise.city(text) == (LeftOut.PLACEHOLDER if lowered in NAMES else kept or LeftOut.MALFORMED)
+    assert normalise.city(text) == (Omitted.PLACEHOLDER if lowered in NAMES else kept or Omitted.MALFORMED)
 
 
 _GROUPS = st.lists(
@@ -179,13 +179,13 @@ def test_an_address_is_what_the_standard_library_takes_for_one(text: str, after:
     found = [taken(trim(part)) for part in (text + after).split(",")[:32]]
     wanted = next((one for one in found if isinstance(one, str)), found[0])
     if "\ud800" in after or any("\ud800" <= char <= "\udfff" for char in text):
-        wanted = LeftOut.MALFORMED
+        wanted = Omitted.MALFORMED
     if not trim(text + after):
-        wanted = LeftOut.BLANK
+        wanted = Omitted.BLANK
     assert client_ip_address(text + after) == wanted
 
 
-def taken(text: str) -> str | LeftOut:
+def taken(text: str) -> str | Omitted:
     """Return the one address, or why there is none."""
     head, colon, port = text.rpartition(":")
     if colon and head.count(".") == 3 and ":" not in head and 0 < len(port) <= 5 and digits_of(port) == port:
@@ -199,10 +199,10 @@ def taken(text: str) -> str | LeftOut:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     inner = getattr(address, "ipv4_mapped", None) or address
     if "%" in text:
-        return LeftOut.MALFORMED
+        return Omitted.MALFORMED
     if inner.is_unspecified:
-        return LeftOut.PLACEHOLDER
-    return text if is_public(address) else LeftOut.UNLIKELY
+        return Omitted.PLACEHOLDER
+    return text if is_public(address) else Omitted.UNLIKELY

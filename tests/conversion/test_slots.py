@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.conversion.codes import Code
-from consumer.conversion.layout import MOST_OPERATIONS, Layout
+from consumer.conversion.layout import MAX_OPERATIONS, Layout
 from consumer.conversion.program import COMPILED
 from tests.conversion.convert_records import shaped
 from tests.conversion.test_compiled import Both, plan_of
@@ -282,7 +282,7 @@ def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
     for level in range(1, 25):
         kind = record_of(f"R{level}", *fields(a=kind, b=f"R{level - 1}"))
     operations = operations_of(record_of("Small", *HEAD, *fields(last=kind)))
-    assert MOST_OPERATIONS <= len(operations) < 1.1 * MOST_OPERATIONS
+    assert MAX_OPERATIONS <= len(operations) < 1.1 * MAX_OPERATIONS
     assert any(code == Code.CALL for code, *_ in operations)
 
 
@@ -310,8 +310,8 @@ ITEMS_MAPPING = HEAD_MAPPING.replace(
         ([ITEM, "null"], b"\x04\x02\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
     ],
 )
-def test_a_null_item_is_left_out(item: Any, last: bytes, contents: bytes) -> None:
-    """A null item, and one without fields to send, is left out; the others are read on the fast path."""
+def test_a_null_item_is_omitted(item: Any, last: bytes, contents: bytes) -> None:
+    """A null item, and one without fields to send, is omitted; the others are read on the fast path."""
     schema = record_of("Small", *HEAD, *fields(last=avro.array(item)))
     both, head = Both((schema, ITEMS_MAPPING)), Both((record_of("Small", *HEAD), HEAD_MAPPING))
     value = head.value(HEAD_VALUES)
@@ -330,11 +330,11 @@ def test_null_items_take_no_memory() -> None:
     both, head = Both((schema, ITEMS_MAPPING)), Both((record_of("Small", *HEAD), HEAD_MAPPING))
     value = head.value(HEAD_VALUES)
     assert value is not None
-    most = value + b"\xa0\x9c\x01" + bytes(10_000) + b"\x00"
+    maximum = value + b"\xa0\x9c\x01" + bytes(10_000) + b"\x00"
     many = value + b"\x80\xa4\xe8\x03" + bytes(4_000_000) + b"\x00"
     tracemalloc.start()
     try:
-        assert isinstance(both.alone(most), Read)
+        assert isinstance(both.alone(maximum), Read)
         assert both.alone(many) is None
         (said,) = both.check(many)
         assert said.code == "too_large"

@@ -138,10 +138,10 @@ def test_the_function_gets_plain_python() -> None:
     a number."""
     seen: list[dict[str, Any]] = []
 
-    def look(record: dict[str, Any]) -> None:
+    def check(record: dict[str, Any]) -> None:
         seen.append(record)
 
-    assert applied(look) == FILTERED
+    assert applied(check) == FILTERED
     assert seen == [GIVEN]
     assert [type(value) for value in seen[0].values()] == [type(value) for value in GIVEN.values()]
 
@@ -185,12 +185,12 @@ def test_a_time_that_python_cannot_hold_stays_a_number() -> None:
     """A record may hold any count: the function gets it, and may return it."""
     seen: list[dict[str, Any]] = []
 
-    def look(record: dict[str, Any]) -> dict[str, Any]:
+    def check(record: dict[str, Any]) -> dict[str, Any]:
         seen.append(dict(record))
         return record
 
     far: dict[str, Any] = {"micros": 2**62, "day": 2**31 - 1}
-    assert Transformer(look, "a:b", SCHEMA).apply(decoded() | far) == EVENT | far
+    assert Transformer(check, "a:b", SCHEMA).apply(decoded() | far) == EVENT | far
     assert (seen[0]["micros"], seen[0]["day"]) == (2**62, 2**31 - 1)
 
 
@@ -452,7 +452,7 @@ def test_the_name_of_an_exception_may_hold_a_value(folder: Path) -> None:
     assert verdict.message == f"PINSTREAM_TRANSFORM {name} raised an exception at shopcode.events:1"
 
 
-def test_a_field_that_is_left_out_takes_no_value_of_another_one() -> None:
+def test_a_field_that_is_omitted_takes_no_value_of_another_one() -> None:
     """Its alias may be the name that another field has now: then the value belongs to that field."""
     fields = [
         avro.field("order_id", ["null", "string"], aliases=["id"], default=None),

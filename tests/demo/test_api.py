@@ -197,7 +197,7 @@ async def test_what_is_processed_all_the_same(client: Client) -> None:
 
 async def test_the_latest_ids_are_enough_to_count_doubles() -> None:
     """Memory is bounded; distinct counts are exact unless an event comes again after its key was forgotten."""
-    sandbox = Sandbox(token=TOKEN, clock=Clock(), most_ids=3)
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), max_ids=3)
     async with running(sandbox) as client:
         for name in ("a", "b", "a", "c", "b"):
             await client.send(event(name))

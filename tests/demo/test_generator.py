@@ -27,14 +27,14 @@ SCHEMA = Path(__file__).parents[2] / "schemas" / "commerce_event.avsc"
 MAPPING = SCHEMA.with_suffix(".mapping.toml")
 
 
-def standing() -> float:
+def stopped_clock() -> float:
     """A clock that stands still."""
     return NOW
 
 
 def generate(n: int, **options: Any) -> list[GeneratedEvent]:
     """This many events of seed 7, or of the given seed."""
-    return list(islice(EventGenerator(options.pop("seed", 7), standing, **options), n))
+    return list(islice(EventGenerator(options.pop("seed", 7), stopped_clock, **options), n))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def events() -> list[GeneratedEvent]:
 
 def test_same_seed_same_events(events: list[GeneratedEvent]) -> None:
     """The events depend only on the seed and the clock."""
-    generator = EventGenerator(7, standing, duplicates=0.05, invalid=0.05)
+    generator = EventGenerator(7, stopped_clock, duplicates=0.05, invalid=0.05)
     again = [*islice(generator, 10), *(next(generator) for _ in range(10))]
     assert again == events[:20]
     assert generate(20, seed=8) != generate(20)
@@ -136,7 +136,7 @@ def has(event: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> bool:
 
 def test_sums_are_exact() -> None:
     """The values of the events add up to the totals of distinct deliveries, as decimals."""
-    emitted = list(islice(EventGenerator(9, standing, duplicates=0.1, invalid=0.1), 3000))
+    emitted = list(islice(EventGenerator(9, stopped_clock, duplicates=0.1, invalid=0.1), 3000))
     totals = {
         generated.event["event_id"]: Decimal(generated.event["order"]["total"])
         for generated in emitted

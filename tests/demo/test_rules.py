@@ -325,7 +325,7 @@ def _resolved(node: dict[str, Any]) -> Any:
 
 
 def test_what_we_send_has_no_null() -> None:
-    """What the platform takes as null is left out by us: a payload is held against that."""
+    """What the platform takes as null is omitted by us: a payload is held against that."""
     assert SENT.is_valid({"data": [event(language="en")]})
     assert accepted(event(language=None))
     assert not SENT.is_valid({"data": [event(language=None)]})

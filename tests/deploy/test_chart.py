@@ -304,7 +304,7 @@ class TestTogether:
         assert {manifest["metadata"]["name"].split("-")[0] for manifest in other.manifests} == {"eu"}
         assert selectors(one) != selectors(other)
 
-    def test_config_is_mounted_where_the_settings_look_and_changes_restart(self, example: str) -> None:
+    def test_config_is_mounted_where_the_settings_check_and_changes_restart(self, example: str) -> None:
         """Schemas, mapping and Python modules are mounted as files; a checksum of their text restarts pods."""
         whole = rendered(example, *MATRIX["everything"])
         environment = whole.environment()
@@ -333,7 +333,7 @@ class TestTogether:
         [ingress] = policy["ingress"]
         assert ingress["ports"] == [{"port": "http", "protocol": "TCP"}]
         assert {"podSelector": {}} in ingress["from"]
-        elsewhere = rendered(
+        other = rendered(
             "deployment",
             'kafka.bootstrapServers="a, b:9096"',
             'deployment.keyStore.url="redis://user@s1,s2:26380/1?sentinel=main"',
@@ -341,7 +341,7 @@ class TestTogether:
             'settings={"PINTEREST_API_URL": "http://sandbox:8000/v5", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", '
             '"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:4319/v1/metrics"}',
         )
-        ports = elsewhere.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
+        ports = other.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
         assert [one["port"] for one in ports] == [9092, 9096, 8000, 443, 4318, 4319, 26379, 26380, 6379]
 
     def test_the_way_out_may_be_restricted_to_networks(self) -> None:

@@ -92,7 +92,7 @@ def strict(schema: Any, *, top: bool = True) -> Any:
     return made
 
 
-def troubles(manifest: Manifest, version: str) -> list[str]:
+def errors(manifest: Manifest, version: str) -> list[str]:
     """What is wrong with a manifest, with its place and the schema's message."""
     group, _, api = manifest["apiVersion"].rpartition("/")
     if group in OPERATORS:
@@ -110,7 +110,7 @@ def test_every_manifest_is_valid(example: str, values: tuple[str, ...], version:
     wrong = {
         f"{one['kind']} {one['metadata']['name']}": found
         for one in rendered(example, *values, version=version).manifests
-        if (found := troubles(one, version))
+        if (found := errors(one, version))
     }
     assert wrong == {}
 
@@ -127,7 +127,7 @@ def test_strimzi_takes_the_example(version: str) -> None:
     wrong = {
         one["metadata"]["name"]: found
         for one in strimzi()
-        if (found := troubles({**one, "apiVersion": api}, NEWEST))
+        if (found := errors({**one, "apiVersion": api}, NEWEST))
     }
     assert wrong == {}
 
@@ -138,7 +138,7 @@ def test_strimzi_takes_what_check_prints() -> None:
     plain = {name: text for name, text in environment.items() if "/etc/pinstream/" not in text}
     user = yaml.safe_load(printed_for_strimzi(load(plain)))
     assert user["apiVersion"] == next(strimzi())["apiVersion"]
-    assert troubles(user, NEWEST) == []
+    assert errors(user, NEWEST) == []
 
 
 def test_topics_and_user_are_those_of_the_values() -> None:
@@ -187,4 +187,4 @@ def test_a_mistake_is_found(example: str, kind: str, path: tuple[Any, ...], valu
         del place[path[-1]]
     else:
         place[path[-1]] = value
-    assert troubles(manifest, NEWEST)
+    assert errors(manifest, NEWEST)

@@ -87,8 +87,8 @@ class TestPassedOn:
     """What Kubernetes has and the chart has no word for."""
 
     def test_into_the_pod(self, pod: Manifest) -> None:
-        """Variables, also from elsewhere, mounts, volumes, containers that come first, where it runs, labels and
-        annotations; an image by its digest instead of the tag. pinstream's own stay. What is null is left out, as
+        """Variables, also from another place, mounts, volumes, containers that come first, where it runs, labels and
+        annotations; an image by its digest instead of the tag. pinstream's own stay. What is null is omitted, as
         OpenShift's restricted-v2 asks."""
         container = pinstream(pod)
         address = {"fieldRef": {"fieldPath": "status.podIP"}}
@@ -132,16 +132,16 @@ class TestPassedOn:
         }
 
     @pytest.mark.parametrize(
-        "elsewhere",
+        "other",
         [
             'settings.PINTEREST_ACCESS_TOKEN_FILE="/mnt/own/token"',
             f'extraEnv=[{{"name": "PINTEREST_ACCESS_TOKEN", "valueFrom": {{"secretKeyRef": {json.dumps(SECRET)}}}}}]',
             'extraEnvFrom=[{"secretRef": {"name": "more"}}]',
         ],
     )
-    def test_the_access_token_may_come_from_elsewhere(self, elsewhere: str) -> None:
+    def test_the_access_token_may_come_from_in_another_place(self, other: str) -> None:
         """From a file of one's own volume, or from a variable, and then no Secret has to be named."""
-        chart = rendered("statefulset", "secrets.PINTEREST_ACCESS_TOKEN=null", elsewhere)
+        chart = rendered("statefulset", "secrets.PINTEREST_ACCESS_TOKEN=null", other)
         [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "secrets"]
         assert "PINTEREST_ACCESS_TOKEN" not in json.dumps(volume)
 

@@ -33,7 +33,7 @@ TOKEN = "pina_end_to_end"
 ACCOUNT = "549755885175"
 
 
-class Program(NamedTuple):
+class RunningProgram(NamedTuple):
     """A version of pinstream: the Python that has its dependencies, and the folder of its source."""
 
     python: str
@@ -45,7 +45,7 @@ class Program(NamedTuple):
         return [self.python, "-m", module, *arguments]
 
 
-THIS = Program(sys.executable, ROOT)
+THIS = RunningProgram(sys.executable, ROOT)
 """The version under test."""
 
 
@@ -171,7 +171,7 @@ class Process:
         *arguments: str,
         env: Mapping[str, str],
         under: tuple[str, ...] = (),
-        program: Program = THIS,
+        program: RunningProgram = THIS,
         fresh: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def samples(metrics: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 @needs_browser
 @pytest.mark.asyncio(loop_scope="module")
-async def test_page_and_metrics_tell_what_the_api_got(
+async def test_page_and_metrics_report_what_the_api_got(
     kafka: Kafka, api: Api, tmp_path: Path, visit: Visit
 ) -> None:
     """The ledger, freshness, and each share of coverage by event name are exact."""
@@ -82,13 +82,16 @@ async def test_page_and_metrics_tell_what_the_api_got(
                 "#coverage tbody tr",
                 "all => all.map(row => [...row.cells].slice(1).map(one => [one.dataset.name, one.innerText]))",
             )
-        told = [{name: cell.replace("\u00a0", " ") for name, cell in row} for row in rows]
-        assert told[0] == {"all": f"{len(got):,}", **{name: f"{count:,}" for name, count in by_name.items()}}
+        reported = [{name: cell.replace("\u00a0", " ") for name, cell in row} for row in rows]
+        assert reported[0] == {
+            "all": f"{len(got):,}",
+            **{name: f"{count:,}" for name, count in by_name.items()},
+        }
         carriers = {
             parameter: Counter(str(event["event_name"]) for event in got if carries(event))
             for parameter, carries in CARRIES.items()
         }
-        for row, carried in zip(told[1:], carriers.values(), strict=True):
+        for row, carried in zip(reported[1:], carriers.values(), strict=True):
             assert row == {
                 "all": percent(carried.total(), len(got)),
                 **{name: percent(carried[name], count) for name, count in by_name.items()},

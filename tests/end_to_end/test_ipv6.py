@@ -99,12 +99,12 @@ def test_everything_at_ipv6_addresses(own_kafka: RealBroker, servers: Loop, tmp_
             with urllib.request.urlopen(page.replace("[::1]", "127.0.0.1") + "healthz") as answer:
                 assert answer.status == 200
             assert process.stop()[0] == 0
-            told = process.stderr
+            reported = process.stderr
         assert sum(committed_offsets(kafka, group, topic)) == EVENTS
         shown = command("offsets", "show", env=env)
         assert shown.returncode == 0, shown.stderr
     # An address without its brackets would end in something that cannot be told from a port.
-    assert not re.search(r"(?<![\[0-9a-f:])::1?:[0-9]", checked.stdout + told + shown.stdout)
+    assert not re.search(r"(?<![\[0-9a-f:])::1?:[0-9]", checked.stdout + reported + shown.stdout)
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import ENCODER, commerce_event, new_group
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all
-from tests.support.memory import MIB, most_resident
+from tests.support.memory import MIB, max_resident
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent apart, and keeps no codec
 
 OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, 4 * MIB, 2
 BOUND = partial(
-    most_resident,
+    max_resident,
     open_bytes=OPEN_BYTES,
     open_events=OPEN_EVENTS,
     concurrency=CONCURRENCY,

@@ -72,9 +72,9 @@ def test_the_page_has_an_address_of_its_own(kafka: Kafka, api: Api, tmp_path: Pa
         assert ask(main, "/metrics", {}).status == 401
         token = {"Authorization": "Bearer 5up3rs3cr3t"}
         assert ask(main, "/metrics", token).status == 200
-        elsewhere = ask(main, "/status", token)
-        assert elsewhere.status == 404
-        assert b"PINSTREAM_PAGE_ADDRESS" in elsewhere.read()
+        other = ask(main, "/status", token)
+        assert other.status == 404
+        assert b"PINSTREAM_PAGE_ADDRESS" in other.read()
         assert ask(page, "/status", {}).status == 401
         process.until(
             lambda: json.loads(ask(page, "/status", token).read())["ledger"]["read"] == 50, "all read"

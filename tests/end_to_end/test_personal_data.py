@@ -327,8 +327,8 @@ def test_explain_and_produce_complain_without_quoting(kafka: Kafka, tmp_path: Pa
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == len(text.splitlines())
-    told = {number: json.dumps([line["error"], line["warnings"]]) for number, line in enumerate(lines)}
-    assert {number: found for number, one in told.items() if (found := found_in(one))} == {}
+    reported = {number: json.dumps([line["error"], line["warnings"]]) for number, line in enumerate(lines)}
+    assert {number: found for number, one in reported.items() if (found := found_in(one))} == {}
     assert found_in(done.stderr) == []
 
     env = {**bare_environment(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}

@@ -338,12 +338,12 @@ class Core:
         self.waiting += [
             one
             for one in commands
-            if not isinstance(one, m.Report | m.Release | m.Stop | m.GiveUp | m.TellNote)
+            if not isinstance(one, m.Report | m.Release | m.Stop | m.GiveUp | m.ShareNote)
         ]
         self._check(commands)
-        while self.gives_calls and self.has(m.AskCalls):
-            asked = self.take(m.AskCalls)
-            commands += self.feed(m.CallsGiven(asked.number, asked.account, asked.calls, 0.0))
+        while self.gives_calls and self.has(m.AcquirePermits):
+            asked = self.take(m.AcquirePermits)
+            commands += self.feed(m.PermitsGranted(asked.number, asked.account, asked.calls, 0.0))
         return commands
 
     def instant(self) -> Instant:
@@ -395,7 +395,7 @@ class Core:
         """Let the API answer a call."""
         return self.feed(m.Answered(send.number, status, headers or NO_EVENTS, body))
 
-    def tell_time(self, off: float = 0.0, *, date: str | None = None) -> None:
+    def report_time(self, off: float = 0.0, *, date: str | None = None) -> None:
         """Let the API answer what time it is: `off` seconds ahead of the true time, or `date`."""
         self.take(m.AskTime)
         shown = formatdate(UNIX + self.now - START + off, usegmt=True) if date is None else date

@@ -82,9 +82,9 @@ def test_with_a_wrong_clock_at_the_start_events_wait_until_the_platform_says_wha
     """Events that lie ahead, or look too old, wait; a call without an event asks for the time, and they are sent."""
     core = core_of(off)
     fetch(core, *((f"{n}", 0.0) for n in range(10)))
-    assert (core.statistics().clock.early, refused(core)) == (10, [])
-    core.tell_time()
-    assert core.statistics().clock.early == 0
+    assert (core.statistics().clock.future_dated, refused(core)) == (10, [])
+    core.report_time()
+    assert core.statistics().clock.future_dated == 0
     core.look_up()
     assert answer(core) == 10
     assert (core.committable(), refused(core)) == (10, [])
@@ -97,7 +97,7 @@ def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
     """Once the platform's time is known, present events are sent at once, and events ahead of it are refused."""
     core = heard(core_of(-FAR))
     fetch(core, ("now", 0.0), ("soon", 299.0), ("ahead", 302.0))
-    assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
+    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["future_event_time"])
 
 
 @pytest.mark.parametrize("off", [0.0, 8 * 86_400.0, -FAR])
@@ -106,10 +106,10 @@ def test_what_is_really_too_old_is_refused_once_the_time_is_known(off: float) ->
     core = core_of(off)
     fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(5)), stamped=-30 * 86_400.0)
     for _ in range(1 if off == 0 else 3):  # without a clock that agrees it takes three answers
-        assert (core.statistics().clock.early, refused(core)) == (5, [])
-        core.tell_time()
+        assert (core.statistics().clock.future_dated, refused(core)) == (5, [])
+        core.report_time()
         core.advance(1.1)
-    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 5)
+    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["expired"] * 5)
     assert not core.has(m.AskTime)
     fetch(core, ("late", -30 * 86_400.0), ("new", 0.0))
     assert refused(core)[5:] == ["expired"], "at once"
@@ -122,10 +122,10 @@ def test_the_records_confirm_that_events_are_too_old() -> None:
     fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
     core.look_up()
     for n in range(6):
-        assert (core.statistics().clock.early, refused(core)) == (1, [])
+        assert (core.statistics().clock.future_dated, refused(core)) == (1, [])
         core.now += 10.0
         fetch(core, (f"{n}", 0.0))
-    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"])
+    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["expired"])
 
 
 def test_a_clock_that_jumps_after_the_records_confirmed_it_makes_nothing_too_old() -> None:
@@ -138,25 +138,25 @@ def test_a_clock_that_jumps_after_the_records_confirmed_it_makes_nothing_too_old
     core.clock_off = 8 * 86_400.0
     core.feed(m.Tick())
     fetch(core, ("now", 0.0), ("old", -30 * 86_400.0))
-    assert (core.statistics().clock.early, refused(core)) == (1, ["expired"])
+    assert (core.statistics().clock.future_dated, refused(core)) == (1, ["expired"])
 
 
-def test_where_answers_tell_no_time_our_clock_decides_what_is_too_old() -> None:
+def test_where_answers_report_no_time_our_clock_decides_what_is_too_old() -> None:
     """After three answers without a Date nothing better than our clock will come, so nothing waits for it."""
     core = core_of(0.0)
     fetch(core, *((f"{n}", -30 * 86_400.0) for n in range(10)), stamped=-30 * 86_400.0)
     for _ in range(3):
         assert refused(core) == []
-        core.tell_time(date="-")
+        core.report_time(date="-")
         core.advance(1.1)
-    assert (core.statistics().clock.early, refused(core)) == (0, ["expired"] * 10)
+    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["expired"] * 10)
     # What lies ahead waits for its time, and no call is made for it.
     fetch(core, ("ahead", FAR), stamped=FAR)
     core.advance(60.0)
-    assert core.statistics().clock.early == 1
+    assert core.statistics().clock.future_dated == 1
     assert not core.has(m.AskTime)
     core.advance(FAR)
-    assert core.statistics().clock.early == 0
+    assert core.statistics().clock.future_dated == 0
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_an_outage_makes_no_event_too_old(failed: m.Answered | m.Unanswered, rea
             core.feed(m.TimeAsked(failed))
             asked += 1
         core.advance(0.1)
-    assert (core.statistics().clock.early, refused(core)) == (5, [])
+    assert (core.statistics().clock.future_dated, refused(core)) == (5, [])
     assert 20 < asked < 80, "in ten minutes, half a minute apart at most"
-    told = reports(core, "time_not_told")
-    assert len(told) == asked
-    assert (told[0]["reason"], told[0]["said"]) == (reason, said)
+    reported = reports(core, "time_not_told")
+    assert len(reported) == asked
+    assert (reported[0]["reason"], reported[0]["said"]) == (reason, said)
 
 
 def test_the_time_is_asked_for_by_one_call_at_a_time_and_only_while_events_wait() -> None:
@@ -211,7 +211,7 @@ def test_a_server_that_accepts_no_events_says_what_time_it_is() -> None:
     date = {"date": formatdate(true_now(core), usegmt=True)}
     body = b'{"num_events_received":0,"num_events_processed":0,"events":[]}'
     core.feed(m.TimeAsked(m.Answered(0, 200, date, body)))
-    assert core.statistics().clock.early == 0
+    assert core.statistics().clock.future_dated == 0
 
 
 @pytest.mark.parametrize("off", [-59.0, 0.0, 59.0])
@@ -242,10 +242,10 @@ def test_one_producer_ahead_does_not_stop_a_topic() -> None:
     core = core_of(0.0)
     fetch(core, ("right", 0.0))
     fetch(core, ("wrong", FAR), stamped=FAR)
-    assert core.statistics().clock.early == 1
+    assert core.statistics().clock.future_dated == 1
     core.look_up()
     assert answer(core) == 1
-    assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
+    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["future_event_time"])
 
 
 def test_what_waits_goes_when_its_time_comes() -> None:
@@ -256,9 +256,9 @@ def test_what_waits_goes_when_its_time_comes() -> None:
     core.look_up()
     send = core.take(m.Send)
     core.advance(59.0)
-    assert core.statistics().clock.early == 1
+    assert core.statistics().clock.future_dated == 1
     core.advance(1.1)
-    assert core.statistics().clock.early == 0
+    assert core.statistics().clock.future_dated == 0
     assert send.events == 1
     assert core.has(m.LookUpKeys)
 
@@ -270,7 +270,7 @@ def test_a_clock_that_is_set_right_ends_the_correction_at_once() -> None:
     fetch(core, *((f"{n}", 0.0) for n in range(3)))
     core.clock_off = 0.0
     core.feed(m.Tick())
-    assert core.statistics().clock.early == 0
+    assert core.statistics().clock.future_dated == 0
     core = heard(core_of(-FAR))
     core.clock_off = 0.0
     core.feed(m.Tick())
@@ -284,9 +284,9 @@ def test_a_clock_that_is_set_wrong_does_not_change_the_time() -> None:
     core.clock_off = 9 * 86_400.0
     core.feed(m.Tick())
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core), abs=1.1)
-    [told] = reports(core, "clock_jumped")
-    assert told["seconds"] == 9 * 86_400.0
-    assert "stays remembered" in str(told["means"])
+    [reported] = reports(core, "clock_jumped")
+    assert reported["seconds"] == 9 * 86_400.0
+    assert "stays remembered" in str(reported["means"])
     assert core.statistics().clock.jumps == 1
 
 
@@ -296,15 +296,15 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     core.clock_off = FAR  # `FAR` seconds went by without a tick
     core.feed(m.Tick())
     fetch(core, *((f"{n}", FAR) for n in range(3)), stamped=FAR)
-    assert (core.statistics().clock.early, refused(core)) == (3, [])
-    core.tell_time(FAR)
+    assert (core.statistics().clock.future_dated, refused(core)) == (3, [])
+    core.report_time(FAR)
     look_up(core)
     assert answer(core, off=FAR) == 3
-    assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
+    assert (core.statistics().clock.future_dated, core.statistics().clock.corrected) == (0, 0.0)
 
 
 @pytest.mark.parametrize("call", ["of events", "for the time"])
-def test_an_answer_to_a_call_from_before_a_suspension_does_not_tell_the_time(call: str) -> None:
+def test_an_answer_to_a_call_from_before_a_suspension_does_not_report_the_time(call: str) -> None:
     """It may have waited in the socket for as long, and agrees with the records from before: events would lie ahead."""
     core = heard(core_of(0.0)) if call == "of events" else core_of(0.0)
     core.advance(1.0)
@@ -367,14 +367,14 @@ def test_a_slow_answer_leaves_room_for_doubt() -> None:
 
 
 def test_a_wrong_clock_is_reported_once_a_minute_and_when_it_is_right_again() -> None:
-    """A wrong clock is reported once a minute, with its source and seconds, and once more when it is right again."""
+    """A wrong clock is reported once a minute, with its source and seconds, and again when it is right again."""
     core = heard(core_of(-FAR))
     for _ in range(90):
         core.now += 1.0
         core.feed(m.Tick())
-    told = reports(core, "clock_off")
-    assert [one["by"] for one in told] == ["platform", "platform"]
-    assert told[0]["behind_seconds"] in (3_599, 3_600)
+    reported = reports(core, "clock_off")
+    assert [one["by"] for one in reported] == ["platform", "platform"]
+    assert reported[0]["behind_seconds"] in (3_599, 3_600)
     core.clock_off = 0.0
     core.now += 1.0
     core.feed(m.Tick())
@@ -397,15 +397,15 @@ def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
     assert (len(core.pipeline.untimely), core.pipeline.untimely.size, core.statistics().held) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("most", [1_000_000, 50])
-def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
+@pytest.mark.parametrize("maximum", [1_000_000, 50])
+def test_a_record_that_waits_again_needs_no_room_again(maximum: int) -> None:
     """An early record still waits after a clock change, even above the budget."""
-    core = core_of(-FAR, max_open_bytes=most)
+    core = core_of(-FAR, max_open_bytes=maximum)
     fetch(core, ("large", 0.0))
     core.clock_off = -FAR - 100.0
     core.feed(m.Tick())
-    assert (core.pipeline.admission.deferred, core.statistics().clock.early) == (0, 1)
-    core.tell_time()
+    assert (core.pipeline.admission.deferred, core.statistics().clock.future_dated) == (0, 1)
+    core.report_time()
     core.look_up()
     assert answer(core) == 1
     assert core.committable() == 1
@@ -446,7 +446,7 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_accepted() -> None:
     core.clock_off = FAR  # the machine was suspended
     core.feed(m.Tick())
     fetch(core, ("a", FAR), stamped=FAR)
-    core.tell_time(-FAR)
+    core.report_time(-FAR)
     assert not core.pipeline.clock.certain
 
 
@@ -551,7 +551,7 @@ def test_a_jump_of_all_clocks_together_forgets_nothing() -> None:
         core.now += 1.0
         fetch(core, (f"{n}", DAYS), stamped=DAYS)
         if core.has(m.AskTime):
-            core.tell_time(DAYS)
+            core.report_time(DAYS)
         look_up(core)
         answer(core, off=DAYS)
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core) + DAYS, abs=1.1)
@@ -561,7 +561,7 @@ def test_a_jump_of_all_clocks_together_forgets_nothing() -> None:
     assert forgets(core) == pytest.approx(0.0, abs=1.1)
 
 
-def test_a_first_answer_that_proves_nothing_makes_no_key_look_old() -> None:
+def test_a_first_answer_that_proves_nothing_makes_no_key_check_old() -> None:
     """Our clock is three days behind, and the records are old: the first answers do not count as the time yet, but
     delivered keys are stored under the latest time that any clock shows."""
     core = core_of(-DAYS)

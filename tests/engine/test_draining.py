@@ -6,7 +6,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine import pipeline
-from consumer.engine.intake.admission import FETCH_MOST
+from consumer.engine.intake.admission import MAX_FETCH
 from consumer.engine.model import Position
 from tests.engine.building import (
     NO,
@@ -27,14 +27,14 @@ from tests.engine.building import (
 
 def test_room_is_what_the_budget_leaves() -> None:
     """Room is at most one fetch, and at most the events left in the budget; a full budget has none."""
-    core = reading(max_open_events=FETCH_MOST + 500)
-    assert core.pipeline.room() == FETCH_MOST
+    core = reading(max_open_events=MAX_FETCH + 500)
+    assert core.pipeline.room() == MAX_FETCH
     core.fetch(*(event(str(n)) for n in range(700)))
-    assert core.pipeline.room() == FETCH_MOST - 200
-    core.fetch(*(event(f"x{n}") for n in range(FETCH_MOST - 200)))
+    assert core.pipeline.room() == MAX_FETCH - 200
+    core.fetch(*(event(f"x{n}") for n in range(MAX_FETCH - 200)))
     assert core.pipeline.room() == 0
     core.deliver()
-    assert core.pipeline.room() == FETCH_MOST
+    assert core.pipeline.room() == MAX_FETCH
 
 
 def test_a_revoke_makes_room_again() -> None:
@@ -114,12 +114,12 @@ def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
     assert released(core.feed(m.KeysStored(asked.number))) == [Position(TOPIC, 1, 1, 7)]
 
 
-def test_a_revoke_looks_at_no_keys_while_a_call_of_its_own_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revoke_checks_no_keys_while_a_call_of_its_own_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks with each input: the keys of all that is in flight would take milliseconds of each."""
-    looked: list[bytes] = []
+    checked: list[bytes] = []
 
     def split_keys(keys: bytes) -> list[bytes]:
-        looked.append(keys)
+        checked.append(keys)
         return []
 
     monkeypatch.setattr(pipeline, "split_keys", split_keys)
@@ -127,7 +127,7 @@ def test_a_revoke_looks_at_no_keys_while_a_call_of_its_own_is_out(monkeypatch: p
     assert released(core.revoke(0)) is None
     core.tick()
     core.accept()
-    assert looked == []
+    assert checked == []
     core.store_keys()
     assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
 
@@ -240,7 +240,7 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
     assert core.committable() is None
     core.read_token(True)
     core.deliver_one()
-    assert core.pipeline.room() == FETCH_MOST
+    assert core.pipeline.room() == MAX_FETCH
     assert core.committable() == 1
 
 

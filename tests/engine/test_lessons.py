@@ -140,15 +140,15 @@ def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
     assert replayed(restarted(core, None), event("0"), event("1")) == ["0", "1"]
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
+@pytest.mark.parametrize("reported", [False, True])
+def test_killed_when_the_key_is_stored_and_not_committed(reported: bool) -> None:
     """After a kill between key and commit, the events are read again and are duplicates, acknowledged key or not."""
     core = crashing()
     core.look_up()
     core.accept()
     asked = core.take(m.StoreKeys)
     core.stored_keys.update(split_keys(asked.keys))
-    if told:
+    if reported:
         core.feed(m.KeysStored(asked.number))
     after = restarted(core, None)
     assert replayed(after, event("a"), event("b")) == []

@@ -11,17 +11,17 @@ from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, reading, 
 AFTER = 120.0
 
 
-def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
+def checking(core: Core, seconds: float, end: int = 1) -> list[float]:
     """Take the shell's rounds for `seconds`; return after how many seconds the engine reported a stall."""
-    begun, told = core.now, []
+    begun, reported = core.now, []
     before = len(core.reports("stalled"))
     while core.now < begun + seconds:
         core.advance(2.0)
         core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): end}))
         if len(core.reports("stalled")) > before:
             before += 1
-            told.append(core.now - begun)
-    return told
+            reported.append(core.now - begun)
+    return reported
 
 
 def waiting() -> Core:
@@ -32,12 +32,12 @@ def waiting() -> Core:
 def test_open_records_that_stand_still_are_reported_until_they_move() -> None:
     """Open records without progress are reported at the limit, every five minutes after it, and once at the end."""
     core = waiting()
-    told = looking(core, 1_000.0)
-    assert told == pytest.approx([122.0, 422.0, 722.0], abs=3.0)
+    reported = checking(core, 1_000.0)
+    assert reported == pytest.approx([122.0, 422.0, 722.0], abs=3.0)
     assert (core.statistics().stalled_for or 0) > 900
     assert core.reports("stalled")[0].fields["work"] == 1, "the open record is a part of the lag"
     core.deliver()
-    looking(core, 4.0)
+    checking(core, 4.0)
     assert core.statistics().stalled_for is None
     assert len(core.reports("moves_again")) == 1
 
@@ -45,16 +45,16 @@ def test_open_records_that_stand_still_are_reported_until_they_move() -> None:
 def test_lag_that_stands_still_is_reported_with_nothing_open() -> None:
     """Lag without progress is reported with nothing open, as behind a transaction that hangs."""
     core = reading(stall_after=AFTER)
-    assert looking(core, 200.0, end=7)
+    assert checking(core, 200.0, end=7)
 
 
-def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
+def test_idle_indefinitely_is_no_stall_and_new_work_gets_the_whole_time() -> None:
     """Time without work does not count: the first record after hours has the whole limit."""
     core = reading(stall_after=AFTER)
-    assert not looking(core, 3_600.0, end=0)
+    assert not checking(core, 3_600.0, end=0)
     core.fetch(event("a"))
-    assert not looking(core, AFTER - 4.0)
-    assert looking(core, 10.0)
+    assert not checking(core, AFTER - 4.0)
+    assert checking(core, 10.0)
 
 
 def test_one_settlement_within_the_limit_is_no_stall() -> None:
@@ -63,7 +63,7 @@ def test_one_settlement_within_the_limit_is_no_stall() -> None:
     for _ in range(10):
         core.fetch(UNDECODABLE)
         core.store_letters()
-        assert not looking(core, AFTER - 10.0)
+        assert not checking(core, AFTER - 10.0)
 
 
 @pytest.mark.parametrize("answer", [(401, NO), (429, b""), (503, b"")])
@@ -74,7 +74,7 @@ def test_states_with_their_own_report_are_no_stall(answer: tuple[int, bytes]) ->
     core.answer(core.take(m.Send), *answer, {"retry-after": "300"})
     begun = core.now
     while core.now < begun + 1_000.0:
-        looking(core, 2.0)
+        checking(core, 2.0)
         if core.has(m.Send):
             core.answer(core.take(m.Send), *answer, {"retry-after": "300"})
     assert not core.reports("stalled")
@@ -89,24 +89,24 @@ def test_a_guard_and_a_stop_are_no_stall() -> None:
         dead_letter_share=0.5,
         dead_letter_sample=10,
     )
-    assert not looking(core, 400.0)
+    assert not checking(core, 400.0)
     other = waiting()
     other.feed(m.StopRequested(10_000.0))
-    assert not looking(other, 400.0)
+    assert not checking(other, 400.0)
 
 
 def test_brokers_that_do_not_answer_are_no_stall() -> None:
     """They have a report of their own; once they answer, the work has the whole time."""
     core = waiting()
     core.feed(m.BrokersSilent("kafka:9092, connection refused"))
-    assert not looking(core, 400.0)
+    assert not checking(core, 400.0)
     core.feed(m.BrokersSilent(None))
-    assert looking(core, 200.0) == pytest.approx([AFTER], abs=5.0)
+    assert checking(core, 200.0) == pytest.approx([AFTER], abs=5.0)
 
 
 def test_a_batch_that_fills_for_long_is_no_stall() -> None:
     """Where calls are so few that a batch fills for longer than work may stand still, only both together are one."""
     core = sending(event("a"), stall_after=40.0, calls_per_minute=2, unreachable_after=1e9)
-    told = looking(core, 400.0)
+    reported = checking(core, 400.0)
     assert core.has(m.Send)
-    assert told == pytest.approx([40.0 + 60.0], abs=4.0)
+    assert reported == pytest.approx([40.0 + 60.0], abs=4.0)

@@ -305,7 +305,7 @@ def test_what_is_settled_and_not_committed_yet_is_lag_in_both() -> None:
 
 def test_what_is_fetched_and_held_is_lag() -> None:
     """Held records count as lag, although the client's position is at the end and all records read are settled."""
-    core = reading(event("a"), event("b"), event("c"), most_records=2, linger=0.0)
+    core = reading(event("a"), event("b"), event("c"), max_records=2, linger=0.0)
     core.deliver()
     core.advance(core.policy.commit_interval)
     core.commit()

@@ -31,7 +31,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
         RecordStage.IN_FLIGHT: pipeline.dispatcher.in_flight(),
         RecordStage.STORING: pipeline.keys,
         RecordStage.LOOKED_UP: asked,
-        RecordStage.ELSEWHERE: asked,
+        RecordStage.CLAIMED_BY_OTHER: asked,
         RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
         RecordStage.SCHEMA: parked,
         RecordStage.CLOCK: (one for *_, one in pipeline.untimely._waiting),
@@ -41,7 +41,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
     return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}
 
 
-def _look(pipeline: Pipeline, now: Instant) -> None:
+def _check(pipeline: Pipeline, now: Instant) -> None:
     statistics = pipeline.statistics(now)
     assert statistics.mismatch == 0
     for one in statistics.partitions:
@@ -65,15 +65,15 @@ def test_the_oldest_open_record_waits_for_something_in_every_world(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In crashes, rebalances, outages and cuts each open record is where its stage says, and no settled one is held."""
-    handle, looks = Pipeline.handle, []
+    handle, checks = Pipeline.handle, []
 
     def watched(self: Pipeline, happened: m.Input, now: Instant) -> list[m.Command]:
         commands = handle(self, happened, now)
-        _look(self, now)
-        looks.append(now)
+        _check(self, now)
+        checks.append(now)
         return commands
 
     monkeypatch.setattr(Pipeline, "handle", watched)
     outcome = run_seed(seed)
     assert (outcome.invariant, outcome.message) == ("", "")
-    assert len(looks) > 50
+    assert len(checks) > 50

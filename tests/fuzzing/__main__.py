@@ -90,7 +90,7 @@ def _write_seeds(target: str, corpus: Path) -> None:
 
 def _watch(target: str, process: subprocess.Popen[str], say: Say) -> tuple[int, str]:
     """How many inputs were taken, and the last lines, when the process has ended."""
-    runs, tail, told = 0, [""], time.monotonic()
+    runs, tail, reported = 0, [""], time.monotonic()
     assert process.stderr is not None
     for line in process.stderr:
         match = _PROGRESS.match(line)
@@ -98,8 +98,8 @@ def _watch(target: str, process: subprocess.Popen[str], say: Say) -> tuple[int, 
             tail = [*tail[-_TAIL:], line]
             continue
         runs = int(match[1])
-        if time.monotonic() - told >= _SECONDS_A_LINE:
-            told = time.monotonic()
+        if time.monotonic() - reported >= _SECONDS_A_LINE:
+            reported = time.monotonic()
             say(f"{target}: {runs} inputs")
     process.wait()
     return runs, "".join(tail)

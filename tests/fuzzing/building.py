@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from tests.fuzzing.taker import Taker
+from tests.fuzzing.provider import DataProvider
 from tests.support import avro
 
 ROOT: Final = Path(__file__).parents[2]
@@ -48,8 +48,8 @@ class SchemaBuilder:
     """Builds a writer's schema: our names in other places, other types under our names, references to
     surrounding types."""
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, provider: DataProvider) -> None:
+        self._provider = provider
         self._names: list[str] = []
         self._left = _LITTLE
 
@@ -57,74 +57,74 @@ class SchemaBuilder:
         """A record with up to eleven fields."""
         self._names.append(name)
         fields = [
-            avro.field(self._taker.pick(FIELD_NAMES), self.anything(depth + 1))
-            for _ in range(self._taker.below(12))
+            avro.field(self._provider.pick(FIELD_NAMES), self.anything(depth + 1))
+            for _ in range(self._provider.below(12))
         ]
         return avro.record(name, *list({each["name"]: each for each in fields}.values()))
 
     def anything(self, depth: int) -> Any:
         """Any type."""
-        taker = self._taker
+        provider = self._provider
         self._left -= 1
         if depth > _DEEPEST or self._left < 0:
             return "string"
         choices: list[Callable[[], Any]] = [
-            lambda: taker.pick(_PRIMITIVES), lambda: ["null", self.anything(depth + 1)],
+            lambda: provider.pick(_PRIMITIVES), lambda: ["null", self.anything(depth + 1)],
             lambda: avro.array(self.anything(depth + 1)), lambda: avro.map_of(self.anything(depth + 1)),
-            lambda: self.record(self._name(), depth + 1), lambda: taker.pick(self._names),
-            lambda: taker.pick(_LOGICAL), lambda: [self.anything(depth + 1) for _ in range(taker.below(5))],
-            lambda: avro.fixed(self._name(), taker.pick((0, 1, 16, 70_000, -1))),
-            lambda: avro.enum(self._name(), "WEB", "A", taker.text()[:50]),
+            lambda: self.record(self._name(), depth + 1), lambda: provider.pick(self._names),
+            lambda: provider.pick(_LOGICAL), lambda: [self.anything(depth + 1) for _ in range(provider.below(5))],
+            lambda: avro.fixed(self._name(), provider.pick((0, 1, 16, 70_000, -1))),
+            lambda: avro.enum(self._name(), "WEB", "A", provider.text()[:50]),
         ]  # fmt: skip
-        return taker.pick(choices)()
+        return provider.pick(choices)()
 
     def _name(self) -> str:
-        return self._taker.pick(
+        return self._provider.pick(
             (f"N{len(self._names)}_{self._left}", "Order", "Item", "commerce.v1.Customer", "N")
         )
 
 
-def event(taker: Taker, schema: Any = SCHEMA, wild: bool = True) -> Any:
+def event(provider: DataProvider, schema: Any = SCHEMA, wild: bool = True) -> Any:
     """A value in the shape of `schema`; if `wild`, some values have another type than the schema says."""
-    if wild and taker.byte() >= 236:
-        return wild_value(taker)
+    if wild and provider.byte() >= 236:
+        return wild_value(provider)
     if isinstance(schema, list):
         branches = [branch for branch in schema if branch != "null"]
-        return None if taker.below(4) == 1 else event(taker, branches[0], wild)
+        return None if provider.below(4) == 1 else event(provider, branches[0], wild)
     kind = schema["type"] if isinstance(schema, dict) else schema
     if kind == "record":
-        return {each["name"]: event(taker, each["type"], wild) for each in schema["fields"]}
+        return {each["name"]: event(provider, each["type"], wild) for each in schema["fields"]}
     if kind == "array":
-        return [event(taker, schema["items"], wild) for _ in range(taker.below(4))]
+        return [event(provider, schema["items"], wild) for _ in range(provider.below(4))]
     if kind == "map":
-        return {taker.text(): event(taker, schema["values"], wild) for _ in range(taker.below(3))}
+        return {provider.text(): event(provider, schema["values"], wild) for _ in range(provider.below(3))}
     if kind == "enum":
-        return taker.pick(schema["symbols"])
-    return _leaf(taker, kind)
+        return provider.pick(schema["symbols"])
+    return _leaf(provider, kind)
 
 
-def _leaf(taker: Taker, kind: Any) -> Any:
+def _leaf(provider: DataProvider, kind: Any) -> Any:
     if isinstance(kind, dict):
-        return event(taker, kind, wild=False)
+        return event(provider, kind, wild=False)
     if kind == "boolean":
-        return taker.below(2) == 1
-    return taker.number() if kind in ("int", "long") else taker.text()
+        return provider.below(2) == 1
+    return provider.number() if kind in ("int", "long") else provider.text()
 
 
-def wild_value(taker: Taker) -> Any:
+def wild_value(provider: DataProvider) -> Any:
     """A value that no schema allows here: NaN, huge numbers, other types, nested values."""
     values: tuple[Callable[[], Any], ...] = (
         lambda: float("nan"), lambda: float("inf"), lambda: -float("inf"), lambda: -0.0, lambda: 1e308,
         lambda: 5e-324, lambda: 2.5, lambda: 10**5000, lambda: -(2**63), lambda: 2**64, lambda: Decimal("NaN"),
         lambda: Decimal("sNaN"), lambda: Decimal("-Infinity"), lambda: Decimal("1E+999999999"),
         lambda: Decimal("1E-999999999"), lambda: Decimal("0E+999999999"), lambda: Decimal("9" * 10_000),
-        lambda: Decimal("1." + "0" * 10_000), lambda: Decimal(taker.number()).scaleb(-taker.below(30)),
-        lambda: taker.text(), lambda: taker.text().encode("utf-8", "surrogatepass"), lambda: taker.number(),
-        lambda: True, lambda: None, lambda: [wild_value(taker) for _ in range(taker.below(4))],
-        lambda: {taker.text(): wild_value(taker) for _ in range(taker.below(4))},
-        lambda: {"emails": [taker.text()], "items": [{"sku": taker.text(), "quantity": taker.number()}]},
+        lambda: Decimal("1." + "0" * 10_000), lambda: Decimal(provider.number()).scaleb(-provider.below(30)),
+        lambda: provider.text(), lambda: provider.text().encode("utf-8", "surrogatepass"), lambda: provider.number(),
+        lambda: True, lambda: None, lambda: [wild_value(provider) for _ in range(provider.below(4))],
+        lambda: {provider.text(): wild_value(provider) for _ in range(provider.below(4))},
+        lambda: {"emails": [provider.text()], "items": [{"sku": provider.text(), "quantity": provider.number()}]},
     )  # fmt: skip
-    return taker.pick(values)()
+    return provider.pick(values)()
 
 
 def size_of(value: Any) -> int:
@@ -175,23 +175,26 @@ def block(count: int, data: bytes, sync: bytes, size: int | None = None) -> byte
     return zigzag(count) + zigzag(len(data) if size is None else size) + data + sync
 
 
-def container(taker: Taker) -> bytes:
+def container(provider: DataProvider) -> bytes:
     """A container file: known codecs, repeated data that unpack to a lot, false counts and sizes."""
-    codec = taker.pick(tuple(CODECS))
+    codec = provider.pick(tuple(CODECS))
     schemas: tuple[Callable[[], Any], ...] = (
-        lambda: SCHEMA, lambda: SchemaBuilder(taker).record(), lambda: "string", lambda: avro.record("CommerceEvent"),
+        lambda: SCHEMA, lambda: SchemaBuilder(provider).record(), lambda: "string",
+        lambda: avro.record("CommerceEvent"),
     )  # fmt: skip
-    schema = json.dumps(taker.pick(schemas)()).encode()
+    schema = json.dumps(provider.pick(schemas)()).encode()
     sync = b"S" * 16
     parts = [
         header(
-            schema, taker.pick((codec.encode(), b"snappy", b"zstandard", b"lz4", b"\xff", b"x" * 5000)), sync
+            schema,
+            provider.pick((codec.encode(), b"snappy", b"zstandard", b"lz4", b"\xff", b"x" * 5000)),
+            sync,
         )
     ]
-    for _ in range(taker.below(4)):
-        count = taker.pick((1, 2, 0, -1, 2**60, taker.number()))
-        size = taker.pick((None, None, None, 2 << 30, -1, 2**62, -(2**63)))
-        mark = taker.pick((sync, sync, sync, b"W" * 16, b""))
-        data = taker.sized() * taker.pick((1, 1, 1, 1, 64, 20_000))
+    for _ in range(provider.below(4)):
+        count = provider.pick((1, 2, 0, -1, 2**60, provider.number()))
+        size = provider.pick((None, None, None, 2 << 30, -1, 2**62, -(2**63)))
+        mark = provider.pick((sync, sync, sync, b"W" * 16, b""))
+        data = provider.sized() * provider.pick((1, 1, 1, 1, 64, 20_000))
         parts.append(block(count, CODECS[codec](data[: 1 << 22]), mark, size))
-    return b"".join(parts) + taker.rest()
+    return b"".join(parts) + provider.rest()

@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 from consumer.engine.model import Rejection, Stage
-from tests.fuzzing.taker import MARK
+from tests.fuzzing.provider import MARK
 
 LONGEST_MESSAGE = 600
 """Characters of a message; it becomes a Kafka header and a line."""
@@ -31,10 +31,10 @@ class Measuring:
 
 
 @contextlib.contextmanager
-def bounded(size: int, most_memory: int | None = None) -> Iterator[None]:
+def bounded(size: int, max_memory: int | None = None) -> Iterator[None]:
     """Fails if what is done inside takes more time or memory than input of `size` bytes may.
 
-    `most_memory`: a bound in bytes, where there is a tighter one.
+    `max_memory`: a bound in bytes, where there is a tighter one.
     """
     if Measuring.memory:
         tracemalloc.start()
@@ -47,7 +47,7 @@ def bounded(size: int, most_memory: int | None = None) -> Iterator[None]:
         tracemalloc.stop()
     allowed = (_SECONDS + _SECONDS_A_BYTE * size) * Measuring.slowness * (4 if Measuring.memory else 1)
     assert seconds <= allowed, f"{seconds:.1f} s for {size} bytes"
-    memory = _BYTES + _BYTES_A_BYTE * size if most_memory is None else most_memory
+    memory = _BYTES + _BYTES_A_BYTE * size if max_memory is None else max_memory
     assert peak <= memory, f"{peak >> 20} MiB for {size} bytes"
 
 

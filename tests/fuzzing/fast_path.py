@@ -18,7 +18,7 @@ from tests.conversion.test_compiled import Both
 from tests.conversion.test_compiled_shapes import EVENT, TEXTS, WIDE, WIDE_NAMES, A, B, deep, held, schema_of
 from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
-from tests.fuzzing.taker import Taker
+from tests.fuzzing.provider import DataProvider
 from tests.fuzzing.writers import WRITERS
 from tests.support import avro
 from tests.support.avro import optional
@@ -26,22 +26,22 @@ from tests.support.avro import record as record_of
 
 __all__ = ["MORE_OF_AN_OLDER", "NOW", "OF_THE_SHOP", "OLDER", "SHAPES", "both_of", "fast_path"]
 
-_MOST_BESIDE: Final = 3
+_MAX_BESIDE: Final = 3
 """The most records of an input before its last two."""
 
 
-class Shape(NamedTuple):
+class RecordShape(NamedTuple):
     """What makes both readings of a schema and a mapping, and the events to begin with."""
 
     make: Callable[[], Both]
     events: tuple[Any, ...] = ()
 
 
-def _mapped(line: str, ours: tuple[Any, ...], theirs: tuple[Any, ...], *values: Any) -> Shape:
+def _mapped(line: str, ours: tuple[Any, ...], theirs: tuple[Any, ...], *values: Any) -> RecordShape:
     """An event with an optional field `p` of such types, from which the mapping takes what `line` says."""
     setup = (schema_of(optional("p", *ours)), f"[fields]\n{line}")
     writer = schema_of(optional("p", *theirs))
-    return Shape(lambda: Both(setup, writer), tuple({**EVENT, "p": value} for value in (None, *values)))
+    return RecordShape(lambda: Both(setup, writer), tuple({**EVENT, "p": value} for value in (None, *values)))
 
 
 _RICH: Final = {
@@ -94,10 +94,10 @@ MORE_OF_AN_OLDER: Final[Mapping[str, Any]] = {
 }
 """What the older producer writes beside an event of ours."""
 SHAPES: Final = (
-    Shape(lambda: Both(SETUPS["default"])),
-    Shape(lambda: Both(SETUPS["overlaid"])),
-    Shape(lambda: Both(SETUPS["default"], WRITERS[2])),
-    Shape(lambda: Both(SETUPS["rich"]), (_RICH,)),
+    RecordShape(lambda: Both(SETUPS["default"])),
+    RecordShape(lambda: Both(SETUPS["overlaid"])),
+    RecordShape(lambda: Both(SETUPS["default"], WRITERS[2])),
+    RecordShape(lambda: Both(SETUPS["rich"]), (_RICH,)),
     _mapped('"custom_data.content_name" = "p.y"', (A, B, TEXTS), (B, A), {"y": "1"}, {"x": "1"}),
     _mapped('"custom_data.content_name" = "p.y"', (A, TEXTS), (TEXTS,), {"y": "1", "z": ""}),
     _mapped(
@@ -120,9 +120,9 @@ def both_of(shape: int) -> Both:
 
 def fast_path(data: bytes) -> None:
     """A few records of one shape, read together."""
-    taker = Taker(data)
-    both = both_of(taker.below(len(SHAPES)))
-    bodies = [taker.sized() for _ in range(taker.below(_MOST_BESIDE))]
-    values = [both.framing + body for body in (*bodies, taker.rest())]
+    provider = DataProvider(data)
+    both = both_of(provider.below(len(SHAPES)))
+    bodies = [provider.sized() for _ in range(provider.below(_MAX_BESIDE))]
+    values = [both.framing + body for body in (*bodies, provider.rest())]
     with bounded(sum(map(len, values)) * 3):
         both.check(*values)

@@ -23,7 +23,7 @@ from consumer.errors import InputError
 from tests.conversion.test_convert import REJECTION_CODES, WARNING_CODES
 from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, container, event, size_of
 from tests.fuzzing.contract import bounded, check_line, check_rejection, values_in
-from tests.fuzzing.taker import MARK, Taker
+from tests.fuzzing.provider import MARK, DataProvider
 from tests.fuzzing.writers import READERS, WRITERS
 from tests.support.mapping import load_mapping
 
@@ -31,7 +31,7 @@ NOW: Final = 1_700_000_000.0
 DECODE_CODES: Final = frozenset(code.value for code in DecodeCode)
 FOREIGN: Final = SchemaRef("id", "99")
 """A schema that no decoder knows."""
-_MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
+_MAX_VALUES, _VALUES_A_BYTE = 10_000, 24
 """The values that a datum may hold by `consumer.avro.schema.require_bounded`, with our own schema's defaults."""
 
 
@@ -57,32 +57,32 @@ def fresh(decoder: Decoder) -> Decoder:
 
 def decode(data: bytes) -> None:
     """A record's value and headers, in any wire format, with a known, a built or a written-out writer's schema."""
-    taker = Taker(data)
-    decoder = fresh(decoder_of(taker.below(len(READERS))))
-    how = taker.below(4)
+    provider = DataProvider(data)
+    decoder = fresh(decoder_of(provider.below(len(READERS))))
+    how = provider.below(4)
     if how == 0:
-        record = Record(0, -1, None, taker.rest(), ())
+        record = Record(0, -1, None, provider.rest(), ())
     elif how == 1:
         headers = tuple(
-            (taker.pick(("__value_schema_id", "x")), taker.sized()) for _ in range(taker.below(3))
+            (provider.pick(("__value_schema_id", "x")), provider.sized()) for _ in range(provider.below(3))
         )
-        record = Record(0, -1, None, taker.rest(), headers)
+        record = Record(0, -1, None, provider.rest(), headers)
     else:
         # A schema may be named as it likes; what is in a message comes from there, so nobody's data are.
-        schema = SchemaBuilder(taker).record() if how == 2 else schema_text(taker)
+        schema = SchemaBuilder(provider).record() if how == 2 else schema_text(provider)
         size = size_of(schema if isinstance(schema, str) else json.dumps(schema))
         with bounded(size * 10):
             verdict = decoder.add_schema(FOREIGN, schema)
         if verdict is not None:
             assert isinstance(verdict, Rejection)
             check_rejection(verdict, Stage.DECODE, DECODE_CODES)
-        record = Record(0, -1, None, b"\x00\x00\x00\x00\x63" + taker.rest(), ())
+        record = Record(0, -1, None, b"\x00\x00\x00\x00\x63" + provider.rest(), ())
     check_decoding(decoder, record)
 
 
-def schema_text(taker: Taker) -> str:
+def schema_text(provider: DataProvider) -> str:
     """A schema as text, or a text that is none."""
-    return taker.sized().decode("utf-8", "replace").replace(MARK, "mark")
+    return provider.sized().decode("utf-8", "replace").replace(MARK, "mark")
 
 
 def check_decoding(decoder: Decoder, record: Record) -> object:
@@ -101,7 +101,7 @@ def check_decoding(decoder: Decoder, record: Record) -> object:
         check_line(decoded.value)
     else:
         assert isinstance(decoded, dict)
-        assert values_in(decoded) <= _MOST_VALUES + _VALUES_A_BYTE * size
+        assert values_in(decoded) <= _MAX_VALUES + _VALUES_A_BYTE * size
     return decoded
 
 
@@ -116,30 +116,30 @@ def _converter() -> Converter:
 
 def convert(data: bytes) -> None:
     """Usually an event in the shape of our schema: with values that no schema allows, or as a decoder gives it."""
-    taker = Taker(data)
-    if taker.below(4) == 0:
-        event_ = decoder_of(0).decode(Record(0, -1, None, taker.rest(), ()))
+    provider = DataProvider(data)
+    if provider.below(4) == 0:
+        event_ = decoder_of(0).decode(Record(0, -1, None, provider.rest(), ()))
         if isinstance(event_, dict):
             check_converting(event_, honest=True)
         return
-    wild = taker.below(2) == 1
-    event_ = event(taker, wild=wild)
+    wild = provider.below(2) == 1
+    event_ = event(provider, wild=wild)
     if not isinstance(event_, dict):
         event_ = {"customer": event_}
-    if taker.below(2):
-        event_.update(_identified(taker))
+    if provider.below(2):
+        event_.update(_identified(provider))
     check_converting(event_, honest=not wild)
 
 
-def _identified(taker: Taker) -> dict[str, Any]:
+def _identified(provider: DataProvider) -> dict[str, Any]:
     """The event with the fields that most events need to be accepted."""
     return {
-        "event_id": f"e-{taker.byte()}",
-        "event_type": taker.pick(("order_placed", "page_viewed", "search")),
-        "occurred_at": int(NOW * 1000) - taker.number(),
-        "channel": taker.pick(("WEB", "IOS", "OFFLINE")),
-        "opt_out": taker.below(2) == 1,
-        "customer": {**event(taker, _customer(), wild=False), "emails": [MARK]},
+        "event_id": f"e-{provider.byte()}",
+        "event_type": provider.pick(("order_placed", "page_viewed", "search")),
+        "occurred_at": int(NOW * 1000) - provider.number(),
+        "channel": provider.pick(("WEB", "IOS", "OFFLINE")),
+        "opt_out": provider.below(2) == 1,
+        "customer": {**event(provider, _customer(), wild=False), "emails": [MARK]},
     }
 
 
@@ -207,8 +207,8 @@ def _scratch() -> IO[bytes]:
 
 def explain(data: bytes) -> None:
     """A file: the bytes themselves (NDJSON or a container), or a container built from them."""
-    taker = Taker(data)
-    content = container(taker) if taker.below(2) else taker.rest()
+    provider = DataProvider(data)
+    content = container(provider) if provider.below(2) else provider.rest()
     check_explaining(content)
 
 

@@ -22,7 +22,7 @@ from tests.conversion.test_compiled import Both
 from tests.conversion.test_compiled_shapes import CUSTOMER, kept
 from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
-from tests.fuzzing.taker import Taker
+from tests.fuzzing.provider import DataProvider
 from tests.support import avro
 
 _DEEPEST: Final = 4
@@ -67,13 +67,13 @@ _RECORDS: Final = 3
 class Shapes:
     """Makes schemas from a taker's choices."""
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, provider: DataProvider) -> None:
+        self._provider = provider
         self._names = 0
 
     def type(self, depth: int = _DEEPEST) -> Any:
         """Any type, `depth` levels deep at the most."""
-        kind = self._taker.below(10) if depth else 0
+        kind = self._provider.below(10) if depth else 0
         if kind < 4:
             return self._leaf()
         if kind == 4:
@@ -87,33 +87,33 @@ class Shapes:
     def record(self, depth: int) -> dict[str, Any]:
         """A record of up to four fields, perhaps with another record in it."""
         name = self._name()
-        fields = [avro.field(each, self.type(depth)) for each in "kxyz"[: self._taker.below(5)]]
-        if self._taker.below(8) == 7:
+        fields = [avro.field(each, self.type(depth)) for each in "kxyz"[: self._provider.below(5)]]
+        if self._provider.below(8) == 7:
             fields.append(avro.field("again", ["null", name]))
         return avro.record(name, *fields)
 
     def _leaf(self) -> Any:
-        choice = self._taker.below(len(_LEAVES) + 2)
+        choice = self._provider.below(len(_LEAVES) + 2)
         if choice < len(_LEAVES):
             return _LEAVES[choice]
         if choice == len(_LEAVES):
             return {
                 "type": "enum",
                 "name": self._name(),
-                "symbols": list(_SYMBOLS[: 1 + self._taker.below(4)]),
+                "symbols": list(_SYMBOLS[: 1 + self._provider.below(4)]),
             }
-        return avro.fixed(self._name(), self._taker.below(5))
+        return avro.fixed(self._name(), self._provider.below(5))
 
     def _union(self, depth: int) -> list[Any]:
-        branches = {"null": "null"} if self._taker.below(4) else {}
-        many = self._taker.below(2)
-        for _ in range(1 + self._taker.below(3)):
+        branches = {"null": "null"} if self._provider.below(4) else {}
+        many = self._provider.below(2)
+        for _ in range(1 + self._provider.below(3)):
             # One of something or several of it: where producers could not agree.
-            branch = self.type(depth) if not many else self._taker.pick(("string", *_SEVERAL))
+            branch = self.type(depth) if not many else self._provider.pick(("string", *_SEVERAL))
             if not isinstance(branch, list):
                 branches.setdefault(_named(branch), branch)
         made = list(branches.values()) or ["null"]
-        return made[::-1] if self._taker.below(2) else made
+        return made[::-1] if self._provider.below(2) else made
 
     def _name(self) -> str:
         self._names += 1
@@ -122,7 +122,7 @@ class Shapes:
     def evolved(self, schema: Any) -> Any:
         """A schema that reads most data of `schema`: fields are removed, added, moved and renamed, and types
         are promoted."""
-        change = self._taker.below(8)
+        change = self._provider.below(8)
         if isinstance(schema, str):
             if change == 7:
                 return _WIDER.get(schema, schema)
@@ -133,7 +133,7 @@ class Shapes:
         return ["null", made] if change == 7 else made
 
     def _evolved_type(self, schema: dict[str, Any]) -> dict[str, Any]:
-        if schema["type"] == "enum" and self._taker.below(4) == 3:
+        if schema["type"] == "enum" and self._provider.below(4) == 3:
             return {**schema, "symbols": schema["symbols"][:1], "default": schema["symbols"][0]}
         if schema["type"] == "record":
             return {**schema, "fields": list(self.evolved_fields(schema["fields"]))}
@@ -144,14 +144,14 @@ class Shapes:
 
     def evolved_fields(self, fields: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
         """The same as `evolved` for the fields of a record."""
-        for field in fields[::-1] if self._taker.below(4) == 3 else fields:
-            change = self._taker.below(12)
+        for field in fields[::-1] if self._provider.below(4) == 3 else fields:
+            change = self._provider.below(12)
             if change == 11:
                 continue
             renamed = {"name": f"our_{field['name']}", "aliases": [field["name"]]} if change == 10 else {}
             yield {**field, "type": self.evolved(field["type"]), **renamed}
-        if self._taker.below(3) == 2:
-            kind, default = self._taker.pick(_NEW)
+        if self._provider.below(3) == 2:
+            kind, default = self._provider.pick(_NEW)
             yield avro.field("new", kind, default=default)
 
 
@@ -163,15 +163,15 @@ def _named(schema: Any) -> str:
 class Bytes:
     """Writes data of a schema from a taker's choices, whatever the values."""
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, provider: DataProvider) -> None:
+        self._provider = provider
         self._types: dict[str, Any] = {}
 
     def datum(self, schema: Any, depth: int = 0) -> bytes:
         """One value."""
         if isinstance(schema, list):
             too_deep = depth > 3 * _DEEPEST and "null" in schema  # a record that holds itself
-            branch = schema.index("null") if too_deep else self._taker.below(len(schema))
+            branch = schema.index("null") if too_deep else self._provider.below(len(schema))
             return number(branch) + self.datum(schema[branch], depth + 1)
         if isinstance(schema, str):
             return (
@@ -186,32 +186,32 @@ class Bytes:
         if kind in ("array", "map"):
             return self._blocks(schema.get("items", schema.get("values")), kind == "map", depth)
         if kind == "enum":
-            return number(self._taker.below(len(schema["symbols"]) + 1))
+            return number(self._provider.below(len(schema["symbols"]) + 1))
         if kind == "fixed":
-            return self._taker.take(schema["size"]).ljust(schema["size"], b"\1")
+            return self._provider.take(schema["size"]).ljust(schema["size"], b"\1")
         return self._primitive(kind)
 
     def _blocks(self, inner: Any, keys: bool, depth: int) -> bytes:
         written = b""
-        for _ in range(self._taker.below(3)):
-            count = 1 + self._taker.below(2)
+        for _ in range(self._provider.below(3)):
+            count = 1 + self._provider.below(2)
             items = b"".join(
                 (self._primitive("string") if keys else b"") + self.datum(inner, depth + 1)
                 for _ in range(count)
             )
-            sized = self._taker.below(4) == 3
+            sized = self._provider.below(4) == 3
             written += (number(-count) + number(len(items)) if sized else number(count)) + items
         return written + b"\0"
 
     def _primitive(self, kind: str) -> bytes:
-        taker = self._taker
+        provider = self._provider
         if kind in ("null", "boolean"):
-            return bytes([taker.below(2)]) if kind == "boolean" else b""
+            return bytes([provider.below(2)]) if kind == "boolean" else b""
         if kind in ("int", "long"):
-            return number(taker.pick(_NUMBERS if kind == "int" else (*_NUMBERS, *_LARGER)))
+            return number(provider.pick(_NUMBERS if kind == "int" else (*_NUMBERS, *_LARGER)))
         if kind in ("float", "double"):
-            return struct.pack("<f" if kind == "float" else "<d", taker.pick(_FLOATS))
-        raw = taker.pick(_TEXTS).encode() if kind == "string" else taker.take(taker.below(6))
+            return struct.pack("<f" if kind == "float" else "<d", provider.pick(_FLOATS))
+        raw = provider.pick(_TEXTS).encode() if kind == "string" else provider.take(provider.below(6))
         return number(len(raw)) + raw
 
 
@@ -233,67 +233,71 @@ class World(NamedTuple):
 
     both: Both
     fields: list[dict[str, Any]]
-    usual: dict[str, bytes]
+    canonical: dict[str, bytes]
     """For each field, the bytes of an event that is delivered."""
 
-    def datum(self, taker: Taker) -> bytes:
+    def datum(self, provider: DataProvider) -> bytes:
         """One record, usually with what every event needs; perhaps damaged."""
-        data, strange = Bytes(taker), taker.below(8) == 7
+        data, strange = Bytes(provider), provider.below(8) == 7
         datum = bytearray()
         for field in self.fields:
-            usual = None if strange else self.usual.get(field["name"])
-            datum += data.datum(field["type"]) if usual is None else usual
-        for _ in range(max(0, taker.below(8) - 5)):
-            at = taker.byte() * len(datum) >> 8
-            datum[at : at + taker.below(3)] = taker.take(taker.below(3))
+            canonical = None if strange else self.canonical.get(field["name"])
+            datum += data.datum(field["type"]) if canonical is None else canonical
+        for _ in range(max(0, provider.below(8) - 5)):
+            at = provider.byte() * len(datum) >> 8
+            datum[at : at + provider.below(3)] = provider.take(provider.below(3))
         return bytes(datum)
 
 
-def world(taker: Taker) -> World | None:
+def world(provider: DataProvider) -> World | None:
     """None: pinstream does not start with such a schema, or cannot read that writer's data."""
-    shapes = Shapes(taker)
-    time, units = taker.pick(_TIMES)
+    shapes = Shapes(provider)
+    time, units = provider.pick(_TIMES)
     needed = [avro.field(name, "string") for name in ("event_id", "event_type", "channel")]
-    usual: list[dict[str, Any]] = [*needed, avro.field("occurred_at", time), avro.field("customer", CUSTOMER)]
-    free = [avro.field(f"p{number}", shapes.type()) for number in range(1 + taker.below(3))]
-    fields: list[dict[str, Any]] = [*free[:1], *usual, *free[1:]]
+    canonical: list[dict[str, Any]] = [
+        *needed,
+        avro.field("occurred_at", time),
+        avro.field("customer", CUSTOMER),
+    ]
+    free = [avro.field(f"p{number}", shapes.type()) for number in range(1 + provider.below(3))]
+    fields: list[dict[str, Any]] = [*free[:1], *canonical, *free[1:]]
     theirs = avro.record("shop.Event", *fields)
-    evolved = shapes.evolved_fields(free) if taker.below(2) else free
-    ours = {**theirs, "fields": [*usual, *evolved]}
+    evolved = shapes.evolved_fields(free) if provider.below(2) else free
+    ours = {**theirs, "fields": [*canonical, *evolved]}
     try:
         paths = [path.replace("<key>", "a") for path in SchemaPaths(ours).all_paths()][4:]
         if Decoder(OneSchema(ours)).add_schema(SchemaRef("id", "7"), theirs) is not None:
             return None
     except InvalidSchema:  # as where the name of a type is used whose definition has gone
         return None
-    both = Both((ours, _overlay(taker, paths, ours)), theirs)
+    both = Both((ours, _overlay(provider, paths, ours)), theirs)
     values = {"event_id": "e-1", "event_type": "checkout", "channel": "web"}
     known = {name: _text(value) for name, value in values.items()}
     known |= {"occurred_at": number(int(NOW * units) - 5), "customer": number(1) + _text("a@b.c") + b"\0"}
     return World(both, fields, known)
 
 
-def _overlay(taker: Taker, paths: list[str], schema: dict[str, Any]) -> str:
+def _overlay(provider: DataProvider, paths: list[str], schema: dict[str, Any]) -> str:
     """A mapping that asks for some of these paths, items and what is gathered from them among it."""
-    asked = {taker.pick(list(TARGETS)): taker.pick(paths) for _ in range(taker.below(6))}
-    arrays = [path for path in paths if "[]" in path] if taker.below(2) else []
+    asked = {provider.pick(list(TARGETS)): provider.pick(paths) for _ in range(provider.below(6))}
+    arrays = [path for path in paths if "[]" in path] if provider.below(2) else []
     for key, gathered in (("id", "content_ids"), ("quantity", "num_items")):
-        if taker.below(2):
-            asked[f"{CONTENTS}.{key}"] = path = taker.pick(arrays or paths)
-            asked |= {f"custom_data.{gathered}": path} if taker.below(2) else {}
+        if provider.below(2):
+            asked[f"{CONTENTS}.{key}"] = path = provider.pick(arrays or paths)
+            asked |= {f"custom_data.{gathered}": path} if provider.below(2) else {}
     lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in asked.items()]
-    key, consent = (json.dumps(taker.pick(paths)) for _ in range(2))
+    key, consent = (json.dumps(provider.pick(paths)) for _ in range(2))
     beside = [f"[dedup]\nkey = {key}", f'[consent]\nrequire = {consent}\nallowed = ["", "a", 0, 1, true]']
-    return kept([*(part for part in beside if taker.below(4) == 3), "[fields]", *lines], schema)
+    return kept([*(part for part in beside if provider.below(4) == 3), "[fields]", *lines], schema)
 
 
 def schemas(data: bytes) -> None:
     """A schema and a mapping, and a few records read together; perhaps with a trace in their headers."""
-    taker = Taker(data)
-    made = world(taker)
+    provider = DataProvider(data)
+    made = world(provider)
     if made is None:
         return
-    headers = (("traceparent", b"00-1"),) if taker.below(4) == 3 else ()
-    values = [made.both.framing + made.datum(taker) for _ in range(_RECORDS)]
+    headers = (("traceparent", b"00-1"),) if provider.below(4) == 3 else ()
+    values = [made.both.framing + made.datum(provider) for _ in range(_RECORDS)]
     with bounded(sum(map(len, values)) * 3):
         made.both.check(*values, headers=headers)

@@ -21,7 +21,7 @@ from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent
 from tests.fuzzing import fast_path
 from tests.fuzzing.building import CODECS, SCHEMA, block, header
-from tests.fuzzing.taker import MARK, sized
+from tests.fuzzing.provider import MARK, sized
 
 _NOW: Final = 1_700_000_000.0
 

@@ -22,8 +22,8 @@ from consumer.engine.sending import verdicts
 from consumer.engine.sending.masking import kind, mask, who_answered
 from tests.fuzzing.building import SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
+from tests.fuzzing.provider import MARK, DataProvider
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
-from tests.fuzzing.taker import MARK, Taker
 
 OFFSET_MAP: Any = (
     importlib.import_module("consumer.engine.records.offset_map")
@@ -46,33 +46,33 @@ _EVENT: Final = orjson.dumps(
 
 def answers(data: bytes) -> None:
     """An answer of the Conversions API: status, headers and body, the latter as it is or nearly right."""
-    taker = Taker(data)
-    status, events = taker.pick(_STATUSES), taker.below(5)
-    headers = {taker.pick(_LIMIT_HEADERS): _header(taker) for _ in range(taker.below(5))}
-    body = _body(taker, events) if taker.below(2) else taker.rest()
+    provider = DataProvider(data)
+    status, events = provider.pick(_STATUSES), provider.below(5)
+    headers = {provider.pick(_LIMIT_HEADERS): _header(provider) for _ in range(provider.below(5))}
+    body = _body(provider, events) if provider.below(2) else provider.rest()
     check_answer(status, headers, body, events)
 
 
-def _header(taker: Taker) -> str:
-    return taker.sized().decode("utf-8", "surrogateescape") if taker.below(2) else taker.text()
+def _header(provider: DataProvider) -> str:
+    return provider.sized().decode("utf-8", "surrogateescape") if provider.below(2) else provider.text()
 
 
-def _body(taker: Taker, events: int) -> bytes:
+def _body(provider: DataProvider, events: int) -> bytes:
     entries: list[Any] = [
         {
-            "status": taker.pick(("processed", "failed", "ok", None, 1, ["failed"])),
-            "error_message": taker.pick((None, "", " ", taker.text(), 7)),
-            "warning_message": taker.pick((None, taker.text(), {})),
+            "status": provider.pick(("processed", "failed", "ok", None, 1, ["failed"])),
+            "error_message": provider.pick((None, "", " ", provider.text(), 7)),
+            "warning_message": provider.pick((None, provider.text(), {})),
         }
-        for _ in range(taker.pick((events, events, events, taker.byte())))
+        for _ in range(provider.pick((events, events, events, provider.byte())))
     ]
     processed = sum(1 for entry in entries if entry["status"] == "processed")
     answer: dict[str, Any] = {
-        "num_events_received": taker.pick((events, events, True, -1, 1.0)),
-        "num_events_processed": taker.pick((processed, processed, str(processed), 2**63)),
+        "num_events_received": provider.pick((events, events, True, -1, 1.0)),
+        "num_events_processed": provider.pick((processed, processed, str(processed), 2**63)),
         "events": entries,
-        "code": taker.pick((4196, "4196", 10**30, None, True)),
-        "message": taker.text(),
+        "code": provider.pick((4196, "4196", 10**30, None, True)),
+        "message": provider.text(),
     }
     shapes: tuple[Any, ...] = (
         answer,
@@ -80,7 +80,7 @@ def _body(taker: Taker, events: int) -> bytes:
         [answer],
         {"details": [answer]},
     )
-    return json.dumps(taker.pick(shapes)).encode()
+    return json.dumps(provider.pick(shapes)).encode()
 
 
 def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: int) -> verdicts.Verdict:
@@ -155,28 +155,36 @@ def _registry() -> _Registry:
 
 def registry(data: bytes) -> None:
     """A registry's answers: the bytes themselves, or a schema and references built from them."""
-    taker = Taker(data)
-    ref = taker.pick((FOREIGN, SchemaRef("guid", "0" * 8 + "-0000" * 3 + "-" + "0" * 12)))
-    answers_ = [_registry_answer(taker) for _ in range(1 + taker.below(3))]
+    provider = DataProvider(data)
+    ref = provider.pick((FOREIGN, SchemaRef("guid", "0" * 8 + "-0000" * 3 + "-" + "0" * 12)))
+    answers_ = [_registry_answer(provider) for _ in range(1 + provider.below(3))]
     check_registry(ref, answers_)
 
 
-def _registry_answer(taker: Taker) -> tuple[int, bytes]:
-    status = taker.pick((200, 200, 200, 404, 401, 500, 204))
-    if taker.below(2) == 0:
-        return status, taker.sized()
-    schema = taker.pick((json.dumps(SCHEMA), json.dumps(SchemaBuilder(taker).record()), schema_text(taker)))
-    subject = taker.pick(("shop", "x/../y", "", "\ud800"))
+def _registry_answer(provider: DataProvider) -> tuple[int, bytes]:
+    status = provider.pick((200, 200, 200, 404, 401, 500, 204))
+    if provider.below(2) == 0:
+        return status, provider.sized()
+    schema = provider.pick(
+        (json.dumps(SCHEMA), json.dumps(SchemaBuilder(provider).record()), schema_text(provider))
+    )
+    subject = provider.pick(("shop", "x/../y", "", "\ud800"))
     body: dict[str, Any] = {
-        "schema": taker.pick((schema, schema, None, 7, {"type": "int"})),
+        "schema": provider.pick((schema, schema, None, 7, {"type": "int"})),
         "references": [
-            {"name": "a", "subject": subject, "version": taker.pick((1, 2, "latest", None, -1, 1e999, [1]))}
-            for _ in range(taker.below(4))
+            {
+                "name": "a",
+                "subject": subject,
+                "version": provider.pick((1, 2, "latest", None, -1, 1e999, [1])),
+            }
+            for _ in range(provider.below(4))
         ],
-        "error_code": taker.pick((40403, 40401, 50001, "40403", [40403], {}, None, f"{MARK} " * 40, 10**40)),
-        "message": taker.text(),
-        "schemaType": taker.pick(("AVRO", "PROTOBUF", None, 3)),
-        **{key: 1 for key in ("version", "id", "guid", "subject") if taker.below(2)},
+        "error_code": provider.pick(
+            (40403, 40401, 50001, "40403", [40403], {}, None, f"{MARK} " * 40, 10**40)
+        ),
+        "message": provider.text(),
+        "schemaType": provider.pick(("AVRO", "PROTOBUF", None, 3)),
+        **{key: 1 for key in ("version", "id", "guid", "subject") if provider.below(2)},
     }
     return status, json.dumps(body).encode()
 
@@ -207,12 +215,12 @@ def check_registry(ref: SchemaRef, answers_: list[tuple[int, bytes]]) -> object:
 
 def offset_map(data: bytes) -> None:
     """The metadata of a committed offset: bytes from a broker, which any program may have written."""
-    taker = Taker(data)
-    base = abs(taker.number())
+    provider = DataProvider(data)
+    base = abs(provider.number())
     text = (
-        sealed_map(base, taker.byte(), taker.rest())
-        if taker.below(2)
-        else taker.rest().decode("utf-8", "replace")
+        sealed_map(base, provider.byte(), provider.rest())
+        if provider.below(2)
+        else provider.rest().decode("utf-8", "replace")
     )
     check_offset_map(base, text)
 

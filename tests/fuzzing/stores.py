@@ -23,7 +23,7 @@ from consumer.adapters.key_store.view import View
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 from tests.fuzzing.contract import bounded, check_line
-from tests.fuzzing.taker import Taker
+from tests.fuzzing.provider import DataProvider
 
 _WINDOW: Final = Window.of(1000)
 _START: Final = 1_700_000_000
@@ -52,17 +52,17 @@ def good() -> dict[str, bytes]:
 
 def key_store(data: bytes) -> None:
     """One of the files is changed in places, cut, or replaced."""
-    taker = Taker(data)
-    name = taker.pick(sorted(good()))
+    provider = DataProvider(data)
+    name = provider.pick(sorted(good()))
     content = bytearray(good()[name])
-    if taker.below(4) == 3:
-        content[:] = taker.rest()
-    while taker.more():
-        at = int.from_bytes(taker.take(2), "big") % (len(content) + 1)
-        if taker.below(16) == 15:
+    if provider.below(4) == 3:
+        content[:] = provider.rest()
+    while provider.more():
+        at = int.from_bytes(provider.take(2), "big") % (len(content) + 1)
+        if provider.below(16) == 15:
             del content[at:]
         else:
-            piece = taker.take(1 + taker.below(8))
+            piece = provider.take(1 + provider.below(8))
             content[at : at + len(piece)] = piece
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as root:
         for other, bytes_ in good().items():

@@ -4,9 +4,9 @@ A target may raise `AssertionError` only, and that is a finding; so is every oth
 out of memory. What the product may raise for bad input is caught here, by name. Each is deterministic: what an
 earlier input left behind (a cache, a known schema) changes nothing.
 
-How an input is laid out is each target's own, read by `taker.Taker`; `seeds` writes real inputs in these layouts.
-To add a target: a function in `records`, `fast_path`, `schemas`, `servers` or beside them, a line in `TARGETS`, seeds
-in `seeds`. `offset_map` is there only where its module is.
+How an input is laid out is each target's own, read by `provider.DataProvider`; `seeds` writes real inputs in these
+layouts. To add a target: a function in `records`, `fast_path`, `schemas`, `servers` or beside them, a line in
+`TARGETS`, seeds in `seeds`. `offset_map` is there only where its module is.
 """
 
 from __future__ import annotations

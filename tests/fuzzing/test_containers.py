@@ -131,7 +131,7 @@ HEAD = header(TEXT, b"null", SYNC)
         (b"Obj\x01" + zigzag(-(2**63)) + zigzag(0) + b"\x02k\x04x", "ends in its middle"),
     ],
 )  # fmt: skip
-def test_lies_are_told_by_name(content: bytes, why: str) -> None:
+def test_lies_are_reported_by_name(content: bytes, why: str) -> None:
     """Each false size or count has an error of its own, and costs neither time nor memory."""
     assert why in broken(content)
 

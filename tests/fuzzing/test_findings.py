@@ -17,16 +17,16 @@ import pytest
 
 from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.ndjson import LinePlan, parse_line
-from consumer.conversion.normalise import LeftOut, text_of
+from consumer.conversion.normalise import Omitted, text_of
 from consumer.engine.messages import SchemaMissing, SchemaUnavailable
 from consumer.engine.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
 from consumer.engine.sending.masking import MASK, mask
 from consumer.engine.sending.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
 from tests.fuzzing.building import SCHEMA, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
+from tests.fuzzing.provider import MARK
 from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding
 from tests.fuzzing.servers import check_answer, check_offset_map, check_registry, sealed_map
-from tests.fuzzing.taker import MARK
 from tests.fuzzing.writers import ZOO
 from tests.support import avro
 from tests.support.avro import numbered as record_of
@@ -96,7 +96,7 @@ def test_items_with_some_nulls_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"),
+    ("kind", "maximum"),
     [
         (lambda nulls: avro.array(record_of("Extra", "boolean", *["null"] * nulls)), 14),
         (lambda nulls: avro.array(record_of("Extra", "double", *["null"] * nulls)), 126),
@@ -107,12 +107,12 @@ def test_items_with_some_nulls_are_read() -> None:
     ],
     ids=["a byte", "eight bytes", "a branch", "a key", "a chain", "once in a datum"],
 )
-def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], most: int) -> None:
+def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], maximum: int) -> None:
     """The bound is exact: a datum of a megabyte makes at most sixteen million values, and ten thousand once
     without bytes."""
-    _, verdict = learn(with_extra(kind(most)))
+    _, verdict = learn(with_extra(kind(maximum)))
     assert verdict is None
-    _, verdict = learn(with_extra(kind(most + 1)))
+    _, verdict = learn(with_extra(kind(maximum + 1)))
     assert verdict is not None
     assert "bound" in verdict.message or "pay" in verdict.message
 
@@ -238,7 +238,7 @@ def test_a_phone_number_of_accents_costs_no_square() -> None:
     assert len(converted.payload["user_data"]["ph"]) == 1
 
 
-def test_names_of_usual_length_are_still_composed() -> None:
+def test_names_of_canonical_length_are_still_composed() -> None:
     """Up to 256 characters, of any kind."""
     spelled = [check_converting(valid(first_name=name), honest=True) for name in ("e\u0301" * 60, "é" * 60)]
     first, second = [one.payload["user_data"]["fn"] for one in spelled if isinstance(one, ConversionEvent)]
@@ -248,7 +248,7 @@ def test_names_of_usual_length_are_still_composed() -> None:
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_a_float_that_is_no_number_is_no_text(value: float) -> None:
     """Infinity was sent as the text ``inf``."""
-    assert text_of(value) is LeftOut.MALFORMED
+    assert text_of(value) is Omitted.MALFORMED
     converted = check_converting({**valid(), "order": {"order_id": value, "total": value}}, honest=False)
     assert isinstance(converted, Rejection)
     assert converted.code == "malformed_value"

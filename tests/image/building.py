@@ -24,7 +24,7 @@ _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "cert", "t
 """How this machine reaches its package index."""
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")
 _NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-"""Left out of the base, as in the registry's slim images."""
+"""Omitted of the base, as in the registry's slim images."""
 
 
 def missing_programs() -> list[str]:

@@ -34,7 +34,7 @@ exec chroot "$root" "$@"
 """A script for root, in mounts and processes of its own; after it only `chroot` and the command run."""
 
 
-class Container:
+class RunningContainer:
     """A container of the image: its volume, its secrets, and its output."""
 
     def __init__(self, image: Image, folder: Path) -> None:

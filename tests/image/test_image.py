@@ -22,7 +22,7 @@ from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import ACCOUNT, TOKEN, wait_for
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
 from tests.image.building import ROOT, Image, missing_programs
-from tests.image.running import Container
+from tests.image.running import RunningContainer
 from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import Kafka
 from tests.support.redis_server import RedisServer
@@ -30,7 +30,7 @@ from tests.support.redis_server import RedisServer
 # All in one step of CI, so that the image is built once; and with time for the build on a busy machine.
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
-MOST_MEGABYTES = 200.0
+MAX_MEGABYTES = 200.0
 """The most that pinstream and its dependencies may add to the base."""
 GRACE = 10.0
 """PINSTREAM_SHUTDOWN_GRACE of the member that is stopped."""
@@ -39,7 +39,7 @@ MODULES = re.findall(
 )
 """The compiled modules, from the build's own list."""
 EXTRAS = ("redis.asyncio", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
-LOOK_AROUND = """
+LIST_MODULES = """
 import importlib, json, os, pathlib, re, sys
 files = [importlib.import_module(name).__file__ for name in sys.argv[1:]]
 status = pathlib.Path("/proc/self/status").read_text()
@@ -62,9 +62,9 @@ def image() -> Iterator[Image]:
 
 
 @pytest.fixture
-def container(image: Image, tmp_path: Path) -> Container:
+def container(image: Image, tmp_path: Path) -> RunningContainer:
     """A container of the image with an empty volume."""
-    return Container(image, tmp_path)
+    return RunningContainer(image, tmp_path)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_what_is_in_it(image: Image, record_property: Callable[[str, object], No
     sizes = {name: round(value) for name, value in image.megabytes.items()}
     seconds = {name: round(value) for name, value in image.seconds.items()}
     record_property("figure", f"image: {sizes} MB, made within {seconds} s")
-    assert sizes["pinstream"] < MOST_MEGABYTES
+    assert sizes["pinstream"] < MAX_MEGABYTES
     present = [
         name
         for name in ("usr/bin/gcc", "opt/pinstream/bin/pip", "etc/pip.conf", "src", "wheels", "opt/build")
@@ -100,9 +100,9 @@ def test_what_is_in_it(image: Image, record_property: Callable[[str, object], No
     assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (10001, 10001, 0o750)
 
 
-def test_how_it_is_confined(container: Container) -> None:
+def test_how_it_is_confined(container: RunningContainer) -> None:
     """The image's user, no capability, a read-only root; the extras and the compiled modules work."""
-    done = container.run("-c", LOOK_AROUND, *MODULES, *EXTRAS, entrypoint=["python"])
+    done = container.run("-c", LIST_MODULES, *MODULES, *EXTRAS, entrypoint=["python"])
     assert done.returncode == 0, done.stderr
     *found, files, rights = json.loads(done.stdout)
     assert found == [10001, 10001, [], 1, "/var/lib/pinstream", True]
@@ -112,13 +112,13 @@ def test_how_it_is_confined(container: Container) -> None:
     assert {int(mask, 16) for mask in rights.values()} == {0}
 
 
-def test_the_version(container: Container) -> None:
+def test_the_version(container: RunningContainer) -> None:
     """``docker run pinstream --version``."""
     done = container.run("--version")
     assert (done.returncode, __version__ in done.stdout) == (0, True), done.stderr
 
 
-def test_the_demo(container: Container) -> None:
+def test_the_demo(container: RunningContainer) -> None:
     """The whole system inside one container, from the first event to the last."""
     done = container.run("demo", "--events", "500", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -128,7 +128,7 @@ def test_the_demo(container: Container) -> None:
     assert ledger["open"] == 0
 
 
-def settings_for(container: Container, kafka: Kafka, api: Api, topic: str) -> dict[str, str]:
+def settings_for(container: RunningContainer, kafka: Kafka, api: Api, topic: str) -> dict[str, str]:
     """What `check` and `run` need, with the token as a file."""
     quick = {"KAFKA_GROUP_PROTOCOL": "consumer"} if kafka.kind == "embedded" else {}
     return {
@@ -146,7 +146,7 @@ def settings_for(container: Container, kafka: Kafka, api: Api, topic: str) -> di
 
 
 @pytest.mark.parametrize("store", ["disk", "redis"])
-def test_check(container: Container, kafka: Kafka, api: Api, redis: RedisServer, store: str) -> None:
+def test_check(container: RunningContainer, kafka: Kafka, api: Api, redis: RedisServer, store: str) -> None:
     """It is fit to run, with the key store on the volume and with a shared one."""
     variables = settings_for(container, kafka, api, new_topic(kafka))
     if store == "redis":
@@ -166,7 +166,7 @@ def answers(address: str, path: str) -> int:
         return 0
 
 
-def test_run_and_stop(container: Container, kafka: Kafka, api: Api) -> None:
+def test_run_and_stop(container: RunningContainer, kafka: Kafka, api: Api) -> None:
     """It delivers, its health check succeeds, and SIGTERM to process 1 ends it within the grace, with code 0."""
     topic = new_topic(kafka)
     variables = settings_for(container, kafka, api, topic)

@@ -59,20 +59,20 @@ def facts(member: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     """What a schema demands of a member, in either language, without texts for people."""
     if "$ref" in member:
         member = definitions[member["$ref"].rpartition("/")[2]]
-    told = {
+    reported = {
         key: sorted(value) if key == "enum" else value
         for key, value in member.items()
         if key in {"type", "enum", "pattern", "anyOf"} or key.startswith(("min", "max"))
     }
-    if told["type"] == "object":
+    if reported["type"] == "object":
         return {"type": {"object"}}  # it has a row of its own
-    kinds = [told["type"]] if isinstance(told["type"], str) else told["type"]
-    told["type"] = {*kinds, *(["null"] if member.get("nullable") else [])}
+    kinds = [reported["type"]] if isinstance(reported["type"], str) else reported["type"]
+    reported["type"] = {*kinds, *(["null"] if member.get("nullable") else [])}
     if "items" in member:
-        told |= {f"items.{key}": value for key, value in facts(member["items"], definitions).items()}
-    if told.get("minItems") == 0:
-        del told["minItems"]
-    return told
+        reported |= {f"items.{key}": value for key, value in facts(member["items"], definitions).items()}
+    if reported.get("minItems") == 0:
+        del reported["minItems"]
+    return reported
 
 
 def ours() -> dict[str, Any]:
@@ -97,7 +97,9 @@ def test_the_same_members() -> None:
         mine = facts(member, rules.REQUEST["$defs"])
         more = set(IN_WORDS.get(key, "").split()) if name not in {"app_info", "device_info"} else set()
         assert more <= mine.keys()
-        assert {fact: told for fact, told in mine.items() if fact not in more} == described[name, key], key
+        assert {fact: reported for fact, reported in mine.items() if fact not in more} == described[
+            name, key
+        ], key
 
 
 def test_the_same_required_and_closed() -> None:

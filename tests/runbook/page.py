@@ -34,7 +34,7 @@ class Hook(NamedTuple):
 
 
 @dataclass
-class Section:
+class PageSection:
     """The text and the steps under one heading."""
 
     title: str
@@ -43,13 +43,13 @@ class Section:
     """The whole text, to search for names."""
 
 
-def read_page(page: str) -> list[Section]:
+def read_page(page: str) -> list[PageSection]:
     """The sections that have steps. Raises `ValueError` for anything that the test would not run."""
-    sections: list[Section] = [Section("")]
+    sections: list[PageSection] = [PageSection("")]
     lines = iter(page.splitlines())
     for line in lines:
         if heading := _HEADING.fullmatch(line):
-            sections.append(Section(heading[2]))
+            sections.append(PageSection(heading[2]))
         elif fence := _FENCE.match(line):
             if fence[1] != "sh":
                 raise ValueError(

@@ -17,7 +17,7 @@ from consumer.engine.figures.statistics import Statistics
 from consumer.settings import all_settings
 from consumer.web.metrics import FiguresCollector
 from tests.end_to_end.api import Api, Loop
-from tests.runbook.page import Command, Hook, Section, read_page
+from tests.runbook.page import Command, Hook, PageSection, read_page
 from tests.runbook.worlds import WORLDS, World
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka
@@ -41,8 +41,8 @@ def loop() -> Iterator[Loop]:
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.title)
-def test_the_section_ends_its_trouble(
-    section: Section, kafka: Kafka, loop: Loop, tmp_path: Path, request: pytest.FixtureRequest
+def test_the_section_ends_its_errors(
+    section: PageSection, kafka: Kafka, loop: Loop, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """All its commands are run in order in a world with that trouble: each ends with 0 and prints what the page
     says; afterwards every event was accepted exactly once, nothing is left to read, and the service is ready."""
@@ -63,7 +63,7 @@ def test_the_section_ends_its_trouble(
         api.check_payloads()
 
 
-def _follow(section: Section, world: World) -> list[Command]:
+def _follow(section: PageSection, world: World) -> list[Command]:
     """Do what the section says; return the commands that were run."""
     shell = Shell(world)
     hooks, run = dict(world.hooks), []

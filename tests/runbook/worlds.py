@@ -24,9 +24,9 @@ from confluent_kafka import Producer
 from consumer.avro.encode import Encoder
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.faults.clocks import WrongClock
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event, committed_offsets, new_group, new_topic, write
-from tests.end_to_end.trouble.clocks import WrongClock
 from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
@@ -250,7 +250,7 @@ class Unreachable(World):
         assert self.service.ledger()["dead_lettered"] == 0
 
 
-class Refused(World):
+class RefusedWorld(World):
     """The mapping lacks an event type: first a few of many events are refused, then most, and the guard stops
     intake."""
 
@@ -274,7 +274,7 @@ class Refused(World):
         return {"restart": self.restart}
 
 
-class Filtered(Refused):
+class FilteredWorld(RefusedWorld):
     """The mapping filters an event type; all its records are settled and committed."""
 
     settings: ClassVar[Mapping[str, str]] = {}
@@ -492,8 +492,8 @@ WORLDS: Mapping[str, type[World]] = {
     "First look": World,
     "Token expired": TokenExpired,
     "Pinterest does not answer": Unreachable,
-    "Events were refused": Refused,
-    "Events were filtered": Filtered,
+    "Events were refused": RefusedWorld,
+    "Events were filtered": FilteredWorld,
     "Events had wrong values": Unrecorded,
     "Conversions counted twice": CountedTwice,
     "Registry down": RegistryDown,

@@ -9,7 +9,7 @@ from tests.engine.building import event
 from tests.service.fakes import STEP, Process, World
 
 
-class Trouble(Exception):
+class AdapterFailure(Exception):
     """An error outside an adapter's Protocol."""
 
 

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from typing import Any
 
+from consumer.adapters.kafka.client_errors import ASSIGNMENT_LOST
 from consumer.adapters.kafka.commits import commit_done
-from consumer.adapters.kafka.trouble import ASSIGNMENT_LOST
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
@@ -123,8 +123,8 @@ class FakeSource:
         self._epoch = 0
         self.epochs: dict[int, int] = {}
         self.positions: dict[int, int] = {}
-        self.unstarted = 0
-        self.read_again: list[m.NewLife] = []
+        self.pending = 0
+        self.read_again: list[m.TopicRecreated] = []
         self.commit_time = STEP
         self.close_time = 0.0
         self.closed = False
@@ -163,9 +163,9 @@ class FakeSource:
         await self._process.step("end_offsets")
         ends = {TopicPartition(TOPIC, one): len(self._world.log[one]) for one in self.epochs}
         reached = {TopicPartition(TOPIC, one): self.positions[one] for one in self.epochs}
-        return m.EndOffsets(ends, reached, self.unstarted, joined=True)
+        return m.EndOffsets(ends, reached, self.pending, joined=True)
 
-    async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
+    async def restart_partitions(self, partitions: Sequence[m.TopicRecreated]) -> None:
         self.read_again += partitions
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
@@ -221,17 +221,17 @@ class FakeApi:
         self.answering: Answering = self.accept
         self.token_changes: list[bool] = []
         self.in_flight = 0
-        self.most_in_flight = 0
+        self.max_in_flight = 0
 
     async def send(
         self, command: m.Send, may_begin: Callable[[], bool] = lambda: True
     ) -> m.Answered | m.Unanswered:
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await self._process.step("send")
             if not may_begin():
-                return m.Unanswered(command.number, m.TOO_LATE)
+                return m.Unanswered(command.number, m.START_EXPIRED)
             return await self.answering(command)
         finally:
             self.in_flight -= 1

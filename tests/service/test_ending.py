@@ -13,7 +13,7 @@ from consumer.engine.model import Position, TopicPartition
 from consumer.errors import DestinationRefused, InvariantViolation, KafkaError
 from consumer.service import Service, State
 from tests.engine.building import TOPIC, UNDECODABLE, event, filtered, of_schema
-from tests.service.driving import Trouble, serve, settled, something_processed, until, values
+from tests.service.driving import AdapterFailure, serve, settled, something_processed, until, values
 from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import START, now, run
 
@@ -144,11 +144,11 @@ def test_a_source_whose_start_hangs_is_not_waited_for(hangs_for: float) -> None:
     assert process.world.processed == []
 
 
-def test_the_end_is_told_when_it_begins() -> None:
+def test_the_end_is_reported_when_it_begins() -> None:
     """Also that of a failure, which no signal asks for: from then on its time is watched."""
     process = Process(World(p0=values(4)))
-    told: list[bool] = []
-    process.service.closes = lambda: told.append(process.source.closed)
+    reported: list[bool] = []
+    process.service.closes = lambda: reported.append(process.source.closed)
 
     async def scenario() -> None:
         process.service.feed(m.CommitDone(()))
@@ -156,11 +156,11 @@ def test_the_end_is_told_when_it_begins() -> None:
             await process.service.run()
 
     run(scenario(), limit=60.0)
-    assert told == [False]
+    assert reported == [False]
 
 
 def test_a_stop_before_the_run() -> None:
-    """A signal can come at any time: the run ends at once instead of waiting for ever."""
+    """A signal can come at any time: the run ends at once instead of waiting indefinitely."""
     process = Process(World(p0=values(4)))
 
     async def scenario() -> None:
@@ -256,12 +256,12 @@ def test_what_an_adapter_raises_beyond_its_protocol_ends_the_service(call: str) 
     """No error is swallowed: it is raised, the source is closed, and nothing is committed after it."""
     log = [filtered(), UNDECODABLE, of_schema("s", "1"), event("old", time=0.0), *values(3)]
     process = Process(World(p0=log), linger=0.0)
-    process.broken[call] = Trouble(call)
+    process.broken[call] = AdapterFailure(call)
     if call == "read_token":
         process.api.answering = process.api.refuse
 
     async def scenario() -> None:
-        with pytest.raises(Trouble, match=call):
+        with pytest.raises(AdapterFailure, match=call):
             await process.service.run()
         process.service.request_stop()
         await process.service.lost([])
@@ -293,9 +293,9 @@ def test_a_failure_answers_a_revoke_with_nothing_to_commit() -> None:
         await until(lambda: process.api.in_flight > 0)
         revoking = asyncio.create_task(process.source.revoke(0))
         await asyncio.sleep(0.0)
-        process.broken["end_offsets"] = Trouble("housekeeping")
+        process.broken["end_offsets"] = AdapterFailure("housekeeping")
         assert await revoking == ()
-        with pytest.raises(Trouble):
+        with pytest.raises(AdapterFailure):
             await running
         assert await process.service.revoked([]) == ()
 
@@ -307,7 +307,7 @@ def test_an_observer_that_fails_ends_the_service() -> None:
     process = Process(World(p0=values(1)))
 
     def fail(_: m.Report) -> None:
-        raise Trouble("no space for the log")
+        raise AdapterFailure("no space for the log")
 
     def connect(service: Service) -> Any:
         process.source._listener = service
@@ -325,7 +325,7 @@ def test_an_observer_that_fails_ends_the_service() -> None:
             report=fail,
             grace=5.0,
         )
-        with pytest.raises(Trouble):
+        with pytest.raises(AdapterFailure):
             await service.run()
 
     run(scenario(), limit=60.0)
@@ -353,7 +353,7 @@ def test_a_call_that_is_cancelled_from_within_does_not_strand_its_records(call: 
 
 
 def test_the_states_of_a_service() -> None:
-    """It serves until the stop, and is drained at the end; a stop before the start leaves out serving. After an
+    """It serves until the stop, and is drained at the end; a stop before the start omits serving. After an
     error it has failed, and stays so."""
 
     def seen(end: Callable[[Service], None], *, at_once: bool = False) -> list[State]:

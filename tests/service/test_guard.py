@@ -70,7 +70,7 @@ def test_a_restart_without_the_guard_reads_what_was_left_open() -> None:
 def test_a_limit_is_what_is_read_and_committed() -> None:
     """Records beyond the limit that a fetch brought are ignored."""
     world = World(p0=values(50))
-    process = Process(world, most_records=7, linger=0.0)
+    process = Process(world, max_records=7, linger=0.0)
     run(serve(process, lambda: process.pipeline.enough() and len(world.processed) == 7))
     assert world.processed == [f"{n}" for n in range(7)]
     assert world.committed == {0: 7}

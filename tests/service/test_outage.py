@@ -1,6 +1,6 @@
 """The API is down for ten minutes, on virtual time: a full budget, few calls, and then everything, once.
 
-Theory of operation. `Outage` stands between the service and the fake API: from `BEGIN` on, for `LENGTH` seconds, it
+Theory of operation. `CallOutage` stands between the service and the fake API: from `BEGIN` on, for `LENGTH` seconds, it
 fails every call in one way, and afterwards lets all through. A watcher looks twice a second at what must hold: the
 budget is kept, what is read stands still, nothing is committed past, the group is polled all the same, and neither
 tasks nor claims pile up. The log is ten times the budget, so that there is always more to read.
@@ -39,7 +39,7 @@ FILLING = 2.0
 """Seconds within which the budget fills up."""
 HEALING = BACKOFF.cap + 10.0
 """Seconds after the outage within which everything is delivered: the longest delay, and the work itself."""
-MOST_CALLS = (BUDGET // BATCH) * int(LENGTH / (BACKOFF.cap / 2) + 6) * 3 // 2
+MAX_CALLS = (BUDGET // BATCH) * int(LENGTH / (BACKOFF.cap / 2) + 6) * 3 // 2
 """Each open batch is tried every 15 seconds on average (half of the cap, full jitter), and six times before the
 backoff reaches it: 46 calls a batch. Half as many more are allowed, because delays are random."""
 
@@ -67,7 +67,7 @@ async def throttling(command: m.Send) -> m.Answered:
     return m.Answered(command.number, 429, {"retry-after": "20"}, b"{}")
 
 
-class Outage:
+class CallOutage:
     """Fails the calls of one process from `BEGIN` to `END`."""
 
     def __init__(self, process: Process, failure: Failure) -> None:
@@ -93,22 +93,22 @@ class Watcher:
         """How much was read, in each sample from `FILLING` seconds after the beginning of the outage until its end."""
         self.committed: list[int] = []
         """The sum of the committed offsets in the same samples."""
-        self.most_tasks = 0
+        self.max_tasks = 0
         self.states: set[str] = set()
 
     async def watch(self) -> None:
         """Take samples until cancelled."""
         while True:
-            self._look()
+            self._check()
             await asyncio.sleep(0.5)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         statistics = self._process.service.statistics()
         world = self._process.world
         assert statistics.totals.open <= BUDGET
         assert statistics.claims <= BUDGET
         assert sum(world.committed.values()) <= len(world.processed)
-        self.most_tasks = max(self.most_tasks, len(asyncio.all_tasks()))
+        self.max_tasks = max(self.max_tasks, len(asyncio.all_tasks()))
         self.states.add(statistics.destination)
         if BEGIN + FILLING <= now() < END:
             assert statistics.totals.open == BUDGET
@@ -144,13 +144,13 @@ async def live_through(process: Process, watcher: Watcher, done: Callable[[], bo
 def test_ten_minutes_without_the_api(failure: Failure) -> None:
     """Intake pauses at the budget, calls become rare, and everything is delivered and committed, once, afterwards."""
     process = a_process()
-    outage, watcher = Outage(process, failure), Watcher(process)
+    outage, watcher = CallOutage(process, failure), Watcher(process)
     took, _ = run(live_through(process, watcher, all_committed(process.world)))
 
     assert len(watcher.read) > LENGTH, "two looks a second at a process that waits"
     assert len(set(watcher.read)) == len(set(watcher.committed)) == 1, "it stood still"
-    assert watcher.most_tasks <= CONCURRENCY + 20
-    assert 10 < len(outage.calls) <= MOST_CALLS
+    assert watcher.max_tasks <= CONCURRENCY + 20
+    assert 10 < len(outage.calls) <= MAX_CALLS
     assert process.calls.count("fetch") > LENGTH * 5, "the group was polled all the time"
     assert took < END - START + HEALING
 
@@ -164,7 +164,7 @@ def test_ten_minutes_without_the_api(failure: Failure) -> None:
 def test_one_call_at_a_time_while_it_is_down() -> None:
     """Soon no more than one call is in flight, and there are several again at the end."""
     process = a_process()
-    outage, under_way = Outage(process, silent), []
+    outage, under_way = CallOutage(process, silent), []
     failing = process.api.answering
 
     async def note(command: m.Send) -> m.Answered | m.Unanswered:
@@ -184,7 +184,7 @@ def test_one_call_at_a_time_while_it_is_down() -> None:
 def test_the_same_events_travel_together_again() -> None:
     """Events are sent again in the same batches with the same ids."""
     process = a_process()
-    outage = Outage(process, refused)
+    outage = CallOutage(process, refused)
     run(live_through(process, Watcher(process), all_committed(process.world)))
     batches = {tuple(ids) for _, ids in outage.calls}
     assert len(batches) == BUDGET // BATCH
@@ -196,7 +196,7 @@ def test_stopped_in_the_middle_of_it(failure: Failure) -> None:
     """A stop in the tenth minute ends within the grace; what was not delivered is not committed, and the next
     process delivers it."""
     process = a_process()
-    Outage(process, failure)
+    CallOutage(process, failure)
     took, stopping = run(live_through(process, Watcher(process), lambda: now() > END - 60.0))
     assert took < END - START - 59.0
     assert stopping <= GRACE
@@ -214,24 +214,24 @@ def test_a_budget_in_bytes_holds_as_well() -> None:
     """With large events the bytes run out first; everything else is the same."""
     padding = "a" * 1000
     world = World(p0=[event(str(n), text=padding) for n in range(200)])
-    most = 64 * 1024
-    process = Process(world, **{**POLICY, "max_open_bytes": most, "batch_bytes": most})
-    outage = Outage(process, refused)
+    maximum = 64 * 1024
+    process = Process(world, **{**POLICY, "max_open_bytes": maximum, "batch_bytes": maximum})
+    outage = CallOutage(process, refused)
     seen: list[int] = []
 
-    async def look() -> None:
+    async def check() -> None:
         while True:
             seen.append(process.service.statistics().open_bytes)
             await asyncio.sleep(0.5)
 
     async def scenario() -> None:
-        running, looking = asyncio.create_task(process.service.run()), asyncio.create_task(look())
+        running, checking = asyncio.create_task(process.service.run()), asyncio.create_task(check())
         await until(all_committed(world))
-        looking.cancel()
+        checking.cancel()
         process.service.request_stop()
         await running
 
     run(scenario())
-    assert most * 0.8 < max(seen) <= most
+    assert maximum * 0.8 < max(seen) <= maximum
     assert outage.calls
     assert sorted(world.processed, key=int) == [str(n) for n in range(200)]

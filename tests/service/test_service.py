@@ -107,10 +107,10 @@ def test_calls_in_flight_are_bounded() -> None:
     """Never more than the concurrency."""
     process = Process(World(p0=values(60)), batch_events=1, concurrency=4)
     run(serve(process, settled(process)))
-    assert process.api.most_in_flight == 4
+    assert process.api.max_in_flight == 4
 
 
-def test_housekeeping_tells_ends_and_expires_keys() -> None:
+def test_housekeeping_reports_ends_and_expires_keys() -> None:
     """The lag and what waits for its start are known; an error while keys expire is reported, and the service
     continues."""
     process = Process(World(p0=values(3)))
@@ -118,14 +118,14 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
     process.key_store.evicted = 7
     starts: set[int] = set()
 
-    def look() -> bool:
-        process.source.unstarted = 2 if process.calls.count("expire") < 3 else 0
+    def check() -> bool:
+        process.source.pending = 2 if process.calls.count("expire") < 3 else 0
         figures = process.service.statistics()
         starts.add(figures.waiting_for_start)
         assert figures.keys_forgotten_early == 7, "as the key store has it"
         return process.calls.count("expire") >= 4
 
-    run(serve(process, look))
+    run(serve(process, check))
     assert starts == {0, 2}, "as the source has it, each time"
     assert [one.fields["keys"] for one in process.reported("keys_forgotten_early")] == [7]
     assert len(process.reported("key_store_trouble")) == 2
@@ -136,24 +136,24 @@ def test_more_keys_forgotten_early_or_lost_are_reported() -> None:
     """The log has a line for each increase, with what has been added since the last, and what to do about it."""
     process = Process(World(p0=values(3)))
 
-    def look() -> bool:
+    def check() -> bool:
         rounds = process.calls.count("expire")
         process.key_store.evicted = (0, 40, 40, 100)[min(rounds, 3)]
         process.key_store.evicted_by_server = (0, 0, 0, 0, 8)[min(rounds, 4)]
         process.key_store.lost = (0, 0, 5)[min(rounds, 2)]
         return rounds >= 6
 
-    run(serve(process, look))
-    early = process.reported("keys_forgotten_early")
-    assert [one.fields["keys"] for one in early] == [40, 60, 8]
+    run(serve(process, check))
+    forgotten = process.reported("keys_forgotten_early")
+    assert [one.fields["keys"] for one in forgotten] == [40, 60, 8]
     words = ["PINSTREAM_KEY_STORE_MAX_BYTES", "PINSTREAM_KEY_STORE_MAX_BYTES", "server more memory"]
-    for one, word in zip(early, words, strict=True):
+    for one, word in zip(forgotten, words, strict=True):
         assert word in str(one.fields["advice"])
     assert [one.fields for one in process.reported("keys_lost")] == [{"keys": 5}]
 
 
 @pytest.mark.parametrize("call", ["look_up", "confirm"])
-def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
+def test_a_key_store_when_failing_is_tried_again(call: str) -> None:
     """Each failure is one log line; nothing is sent twice because of it, and nothing is lost."""
     process = Process(World(p0=values(3)))
     process.key_store.failures[call] = 7
@@ -165,7 +165,7 @@ def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
 @pytest.mark.parametrize(
     ("monotonic", "unix", "reason"), [(2.1, 2.1, "too_late"), (0.0, 2.1, "too_late"), (1.9, 1.9, None)]
 )
-def test_a_call_that_comes_too_late_does_not_begin(monotonic: float, unix: float, reason: str | None) -> None:
+def test_a_call_that_comes_expired_does_not_begin(monotonic: float, unix: float, reason: str | None) -> None:
     """The process stood still after the engine had decided, so another member may have the events.
 
     The monotonic clock does not show for how long the machine was suspended; the wall clock does.
@@ -175,7 +175,7 @@ def test_a_call_that_comes_too_late_does_not_begin(monotonic: float, unix: float
     async def attempt() -> m.Input | None:
         present = process.service._clock()
         decided = Instant(present.monotonic - monotonic, present.unix - unix)
-        send = m.Send(1, "1", [b'{"data":[]}'], 0, begin_by=decided.monotonic + 2.0)
+        send = m.Send(1, "1", [b'{"data":[]}'], 0, start_deadline=decided.monotonic + 2.0)
         return await process.service._send(send, decided)
 
     answer = run(attempt())
@@ -203,7 +203,7 @@ def test_a_call_that_has_begun_writes_nothing_after_the_process_stood_still(
         return [first, await service._send(m.Send(2, "1", [b'{"data":[]}'], 0), back)]
 
     first, second = run(attempts())
-    assert first == m.Unanswered(1, m.TOO_LATE)
+    assert first == m.Unanswered(1, m.START_EXPIRED)
     assert (
         isinstance(second, m.Answered) or monotonic == 0.0
     )  # without the monotonic clock both are one moment
@@ -343,7 +343,7 @@ def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
 # -- virtual time itself
 
 
-def test_a_test_that_would_hang_is_told() -> None:
+def test_a_test_that_would_hang_is_reported() -> None:
     """Waiting for what will never happen fails at once."""
 
     async def hang() -> None:
@@ -356,16 +356,16 @@ def test_a_test_that_would_hang_is_told() -> None:
         unbounded(hang())
 
 
-def test_the_engine_is_told_of_a_lost_lease_whatever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_is_reported_of_a_lost_lease_whatever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here, keys were to be stored. No call begins until the lease is renewed, which is requested at once."""
     process = Process(World(p0=values(1)), lease=60.0, call_timeout=1.0)
-    troubles, left = [KeyStoreError("the store has lost something")], []
-    troubles[0].lease_lost = True
+    errors, left = [KeyStoreError("the store has lost something")], []
+    errors[0].lease_lost = True
     confirm = process.key_store.confirm
 
     async def lose(keys: bytes, now: float) -> bytes:
-        if troubles:
-            raise troubles.pop()
+        if errors:
+            raise errors.pop()
         return await confirm(keys, now)
 
     async def renew() -> Renewed:

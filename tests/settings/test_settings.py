@@ -506,7 +506,7 @@ class TestRegistryLogins:
         assert message.startswith(f"SCHEMA_REGISTRY_{name} is a setting of Java's clients; {line}")
         assert "hush" not in message
 
-    def test_what_only_confluent_cloud_needs_may_be_left_out(self) -> None:
+    def test_what_only_confluent_cloud_needs_may_be_omitted(self) -> None:
         """The client insists on a logical cluster and a scope; any other registry has neither."""
         given = {f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in OAUTH.items()}
         found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()

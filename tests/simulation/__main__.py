@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.simulation.knobs import draw
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.readings import FORMS, USUAL
+from tests.simulation.readings import CANONICAL, FORMS
 from tests.simulation.runs import Clock, Outcome, run_many, run_seed
-from tests.simulation.trace import tell
+from tests.simulation.trace import report
 
 _SAY_EVERY = 5.0
 """Seconds between lines where there is no terminal."""
@@ -50,7 +50,7 @@ def main() -> int:
         return _replay(options.seed, options.reading or "fake", options.mutation)
     count = options.seeds if options.seeds is not None else options.count
     seeds = range(options.first, options.first + count)
-    readings = [options.reading] if options.reading else USUAL
+    readings = [options.reading] if options.reading else CANONICAL
     return max(_run(seeds, options.jobs, reading, options.mutation) for reading in readings)
 
 
@@ -59,7 +59,7 @@ def _replay(seed: int, reading: str, mutation: str | None) -> int:
     with pytest.MonkeyPatch.context() as patch:
         if mutation is not None:
             MUTATIONS[mutation](patch)
-        outcome = run_seed(seed, tell, reading=reading)
+        outcome = run_seed(seed, report, reading=reading)
     print(f"seed {seed}: {outcome.message or 'every invariant held'}")
     return 0 if outcome.held else 1
 

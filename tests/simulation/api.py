@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from consumer.engine.messages import Send
-from tests.simulation.records import Kind, Spec
+from tests.simulation.records import RecordKind, Spec
 from tests.simulation.truth import Violation
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Api:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._has_spoken = False
+        self._has_answered = False
         """Whether any answer so far was the platform's own: the first one comes from a server whose clock is wrong."""
         self._lies: Sequence[Callable[[list[Spec]], tuple[list[Spec], bytes]]] = (
             self._lie_not_json,
@@ -87,8 +87,8 @@ class Api:
         own = reply.says in (Says.EVENTS, Says.REFUSED, Says.LARGE, Says.HALT)
         # Who answers in the platform's place has a clock of its own.
         moment = self._world.wall + (0 if own else self._world.random.choice((-86_400, 86_400)))
-        if own and not self._has_spoken:
-            self._has_spoken = True
+        if own and not self._has_answered:
+            self._has_answered = True
             moment -= _FAR_OFF
         return reply._replace(headers={**reply.headers, "date": formatdate(moment, usegmt=True)})
 
@@ -110,7 +110,7 @@ class Api:
             return self._nothing()
         if world.roll(world.rates.api_stranger):
             return self._stranger(world.random.choice((400, 401, 403, 404, 422)))
-        if world.troubled and len(send.body) > world.knobs.proxy_limit:
+        if world.faulty and len(send.body) > world.knobs.proxy_limit:
             return self._stranger(413)
         if world.in_spell("token"):
             return Reply(Says.HALT, 401, {}, b'{"code":2,"message":"no"}')
@@ -163,28 +163,28 @@ class Api:
 
     def _judge(self, send: Send, specs: list[Spec]) -> Reply:
         world, rates = self._world, self._world.rates
-        bad = [spec for spec in specs if spec.kind is not Kind.GOOD]
+        bad = [spec for spec in specs if spec.kind is not RecordKind.GOOD]
         if bad and world.random.random() < rates.api_whole_batch:
             return self._refuse_whole(specs)
         if world.roll(rates.api_lie):
             processed, body = world.random.choice(self._lies)(specs)
-            self._process(processed, told=False)
+            self._process(processed, reported=False)
             return Reply(Says.NOTHING, 200, {}, body)
         if world.roll(rates.api_lost_after):
-            self._process(specs, told=False)
+            self._process(specs, reported=False)
             return Reply(Says.NOTHING, 0, {}, b"", "timeout")
         if world.roll(rates.api_5xx):
-            self._process(specs[: world.random.randint(0, len(specs))], told=False)
+            self._process(specs[: world.random.randint(0, len(specs))], reported=False)
             return Reply(Says.NOTHING, 503, {}, b'{"code":4197}')
-        self._process(specs, told=True)
+        self._process(specs, reported=True)
         return Reply(Says.EVENTS, 200, self._limits(), self._outcomes(specs))
 
-    def _process(self, specs: Sequence[Spec], *, told: bool) -> None:
+    def _process(self, specs: Sequence[Spec], *, reported: bool) -> None:
         truth = self._world.truth
-        good = [spec for spec in specs if spec.kind is Kind.GOOD]
+        good = [spec for spec in specs if spec.kind is RecordKind.GOOD]
         for spec in good:
             truth.accept(spec)
-        if not told:
+        if not reported:
             truth.excuse(spec.key for spec in good)
 
     def _limits(self) -> dict[str, str]:
@@ -205,7 +205,7 @@ class Api:
         )
 
     def _entry(self, spec: Spec) -> dict[str, Any]:
-        if spec.kind is not Kind.GOOD:
+        if spec.kind is not RecordKind.GOOD:
             return {
                 "status": "failed",
                 "error_message": f"event {spec.event_id} is bad",

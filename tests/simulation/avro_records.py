@@ -24,7 +24,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, TwoSteps
-from tests.simulation.records import BROKEN, LATE, MAX_AGE, Form, Kind, Parts, Spec
+from tests.simulation.records import BROKEN, LATE, MAX_AGE, Form, RecordKind, RecordParts, Spec
 from tests.simulation.truth import require
 from tests.support.mapping import load_mapping
 
@@ -154,14 +154,16 @@ class AvroForm(Form):
     def __init__(self, how: Literal["two-steps", "fast", "both"]) -> None:
         self._how = how
 
-    def parts(self, specs: Any) -> Parts:
+    def parts(self, specs: Any) -> RecordParts:
         """A new process knows our own schema and no other."""
         converter = _converter()
         if self._how == "both":
             decoders = TwoDecoders()
-            return Parts(decoders, converter, BothReadings(decoders, converter))
+            return RecordParts(decoders, converter, BothReadings(decoders, converter))
         decoder = Decoder(OneSchema(OURS))
-        return Parts(decoder, converter, CompiledReading(decoder, converter) if self._how == "fast" else None)
+        return RecordParts(
+            decoder, converter, CompiledReading(decoder, converter) if self._how == "fast" else None
+        )
 
     def schema(self, ref: SchemaRef) -> str:
         """What the registry has."""
@@ -181,7 +183,7 @@ class AvroForm(Form):
         fastavro.schemaless_writer(out, _PARSED.get(spec.ref) or _PARSED[None], _commerce_event(spec))
         framing = _OWN_FRAMING if spec.ref is None else framing_of(spec.ref)
         datum = out.getvalue()
-        if spec.kind is Kind.UNDECODABLE:
+        if spec.kind is RecordKind.UNDECODABLE:
             datum = (datum + b"\0", datum[:-1], b"\xff" * len(datum))[spec.number % 3]
         return framing + datum
 
@@ -256,10 +258,12 @@ def _commerce_event(spec: Spec) -> dict[str, Any]:
         "legacy": 1.5,
         "campaign": {"name": "spring"} if number % 2 else None,
     }
-    if spec.kind is Kind.FILTERED:
+    if spec.kind is RecordKind.FILTERED:
         event["event_type"] = "cart_viewed"
-    elif spec.kind is Kind.UNCONVERTIBLE:
+    elif spec.kind is RecordKind.UNCONVERTIBLE:
         event["order"]["currency"] = "nothing"
-    elif spec.kind is Kind.UNSERIALISABLE:  # Avro holds no such text; another flaw, which is not reported
+    elif (
+        spec.kind is RecordKind.UNSERIALISABLE
+    ):  # Avro holds no such text; another flaw, which is not reported
         event["customer"] = None
     return event

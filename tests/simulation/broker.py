@@ -34,8 +34,8 @@ class Broker:
         self.begins: dict[TopicPartition, int] = {}
         """Where logs begin whose first records were removed."""
         self.topic_ids = {tp.topic: new_id(tp.topic, 0) for tp in logs}
-        self._lives = 0
-        self.map_most = METADATA_BYTES
+        self._topics_made = 0
+        self.max_map = METADATA_BYTES
         self.metadata_limit = METADATA_BYTES
         """Bytes of metadata that the broker accepts with an offset."""
 
@@ -43,11 +43,11 @@ class Broker:
         """The index in the log of the first record at or after `offset`."""
         return bisect_left(self._offsets[tp], offset)
 
-    def fetch(self, tp: TopicPartition, position: int, most: int, now: float) -> Sequence[Spec]:
+    def fetch(self, tp: TopicPartition, position: int, maximum: int, now: float) -> Sequence[Spec]:
         """The records from `position` on that have appeared by now."""
         log = self.logs[tp]
         first = last = self.index(tp, max(position, self.begins.get(tp, 0)))
-        while last < len(log) and last - first < most and log[last].visible_at <= now:
+        while last < len(log) and last - first < maximum and log[last].visible_at <= now:
             last += 1
         return log[first:last]
 
@@ -97,13 +97,13 @@ class Broker:
         self._check_map(position)
 
     def is_void(self, position: Position) -> bool:
-        """Whether it was committed in an earlier life of its topic."""
+        """Whether it was committed before its topic was recreated."""
         return offset_map.read_map(position).topic_id not in (None, self.topic_ids[position.topic])
 
-    def make_anew(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
+    def recreate(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
         """Replace all partitions of a topic, which was deleted and created again. Returns the earlier records."""
         gone: list[Spec] = []
-        self._lives += 1
+        self._topics_made += 1
         for tp, log in logs.items():
             gone += self.logs[tp]
             self.logs[tp] = log
@@ -111,13 +111,13 @@ class Broker:
             self._checked[tp] = 0
             self._cut.discard(tp)
             self.begins.pop(tp, None)
-            self.topic_ids[tp.topic] = new_id(tp.topic, self._lives)
+            self.topic_ids[tp.topic] = new_id(tp.topic, self._topics_made)
         return gone
 
     def _check_map(self, position: Position) -> None:
         """What a new owner will skip must be resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
-        require(len(text.encode()) <= self.map_most, "commit metadata fits", len(text))
+        require(len(text.encode()) <= self.max_map, "commit metadata fits", len(text))
         found = offset_map.read_map(position)
         require((found is NOTHING_SAID) is (text == ""), "commit metadata can be read", text)
         known = found.settled
@@ -143,7 +143,7 @@ class Broker:
         return position.next_offset if position is not None else None
 
     def resumes_at(self, tp: TopicPartition) -> int | None:
-        """Where a new owner begins that knows which life of the topic this is."""
+        """Where a new owner begins that knows which id the topic has now."""
         position = self.committed.get(tp)
         return None if position is None or self.is_void(position) else position.next_offset
 
@@ -177,9 +177,9 @@ class Broker:
         return gone
 
 
-def new_id(topic: str, life: int) -> str:
+def new_id(topic: str, topic_id: int) -> str:
     """A topic id in Kafka's form."""
-    raw = blake2b(f"{topic} {life}".encode(), digest_size=16).digest()
+    raw = blake2b(f"{topic} {topic_id}".encode(), digest_size=16).digest()
     return urlsafe_b64encode(raw).decode().rstrip("=")
 
 

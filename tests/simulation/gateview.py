@@ -21,27 +21,27 @@ class QuotaView:
     def __init__(self, policy: Policy, begin: float) -> None:
         self._whole = policy.calls_per_minute
         self.divided = policy.quota_members > 0
-        self._told = [(begin, policy.quota_members)]
+        self._reported = [(begin, policy.quota_members)]
         self.sessions = 1
         """Live sessions in the shared key store."""
 
-    def told(self, members: int, now: float) -> None:
+    def reported(self, members: int, now: float) -> None:
         """`members` members hold partitions."""
-        self._told.append((now, members))
+        self._reported.append((now, members))
 
     def members(self, now: float, seconds: float = 60.0) -> int:
         """The most members that held partitions at any moment of the last `seconds`."""
-        before = [members for at, members in self._told if at <= now - seconds]
-        return max([1, *before[-1:], *(members for at, members in self._told if at > now - seconds)])
+        before = [members for at, members in self._reported if at <= now - seconds]
+        return max([1, *before[-1:], *(members for at, members in self._reported if at > now - seconds)])
 
     def wait(self) -> float:
         """Seconds that a small batch waits at least: two minutes, divided by its part of the calls."""
-        part = max(1, self._whole // max(1, self._told[-1][1])) / self.sessions
+        part = max(1, self._whole // max(1, self._reported[-1][1])) / self.sessions
         return 120.0 / part
 
     def sharing(self) -> int:
         """How many members make calls at least, this one included."""
-        return max(1, self._told[-1][1], self.sessions)
+        return max(1, self._reported[-1][1], self.sessions)
 
     def calls(self, now: float) -> int:
         """How many calls it may make in 60 seconds."""
@@ -74,12 +74,12 @@ class GateView:
         self.flying = 0
         self.silent_since: float | None = None
         """Since when calls have brought no verdict; None: no call is in flight, or it is not known from here."""
-        self._most_bytes: int | None = None
+        self._max_bytes: int | None = None
         """Half of the size of a body that was too large for a proxy, while that counts."""
-        self._most_bytes_until = 0.0
+        self._max_bytes_until = 0.0
         self.cuts = False
         """Whether a body was ever too large, so that batches are full with fewer bytes."""
-        self.told_until = float("-inf")
+        self.shared_until = float("-inf")
         """The end of the throttle that other members know of."""
         self.may_be_halted = False
         """Another member has reported a refusal, and it is not known from here whether the process applied it."""
@@ -87,7 +87,7 @@ class GateView:
         """Whether it is uncertain since when the account is silent: a throttle hides it, or the waiting events
         went with their partition."""
 
-    def spoken(self, reply: Reply, now: float, events: int, size: int) -> None:
+    def take_reply(self, reply: Reply, now: float, events: int, size: int) -> None:
         """Take in the answer to a call: a verdict or none, and the size of its body."""
         self.cuts = self.cuts or reply.status == 413
         if reply.says is Says.THROTTLE:
@@ -96,10 +96,8 @@ class GateView:
         elif reply.says is not Says.NOTHING:
             self.silent_since = now if self.flying else None
             self.unsure = self.throttled = False
-        elif (
-            reply.status == 413 and events > 1 and (self._most_bytes is None or size // 2 < self._most_bytes)
-        ):
-            self._most_bytes, self._most_bytes_until = size // 2, now + 15.0
+        elif reply.status == 413 and events > 1 and (self._max_bytes is None or size // 2 < self._max_bytes):
+            self._max_bytes, self._max_bytes_until = size // 2, now + 15.0
 
     def check_state(self, state: str, busy: bool, now: float) -> None:
         """Check what the process says about the destination."""
@@ -124,7 +122,7 @@ class GateView:
         if remaining is not None and reset is not None:
             self._budget, self._budget_until = int(remaining), now + min(float(reset), cap)
 
-    def close_as_told(self, until: float, now: float) -> None:
+    def close_as_reported(self, until: float, now: float) -> None:
         """Another member was throttled until then."""
         until = min(until, now + self._policy.throttle_cap)
         # Before the first event for this account, the process may hear that it is over, or that the server lost it.
@@ -139,7 +137,7 @@ class GateView:
         if wait is None or wait < self._policy.delivery_backoff.base:
             return False
         until = instant.monotonic + min(wait, self._policy.throttle_cap)
-        return until > self.told_until + 1.0 + _EPSILON
+        return until > self.shared_until + 1.0 + _EPSILON
 
     def refuse(self, status: int) -> None:
         """The token or the account was refused."""
@@ -157,18 +155,18 @@ class GateView:
         self._check_quota(now)
 
     def _check_quota(self, now: float) -> None:
-        calls, most = self._calls, self._quota.calls(now)
+        calls, maximum = self._calls, self._quota.calls(now)
         while calls and now - calls[0] >= 60 - _EPSILON:
             calls.popleft()
-        if len(calls) >= most:
-            raise Violation("calls per minute", f"{len(calls) + 1} in {now - calls[0]} s, not {most}")
+        if len(calls) >= maximum:
+            raise Violation("calls per minute", f"{len(calls) + 1} in {now - calls[0]} s, not {maximum}")
         if not calls:
             self._began = now
-        elif self._quota.divided and now < self._began + 60.0 * len(calls) / most - _EPSILON:
+        elif self._quota.divided and now < self._began + 60.0 * len(calls) / maximum - _EPSILON:
             since = now - self._began
             if since < 60.0 - _EPSILON:
                 raise Violation(
-                    "a part's first calls are made evenly", f"{len(calls) + 1} in {since} s, not {most}"
+                    "a part's first calls are made evenly", f"{len(calls) + 1} in {since} s, not {maximum}"
                 )
         calls.append(now)
 
@@ -184,8 +182,8 @@ class GateView:
             raise Violation("a batch that is not full waits", f"{now - since} s, not {waits}")
 
     def _check_size(self, now: float, events: int, size: int) -> None:
-        known = self._most_bytes is not None and now < self._most_bytes_until
-        if known and events > 1 and size > (self._most_bytes or 0) + _COMMAS:
+        known = self._max_bytes is not None and now < self._max_bytes_until
+        if known and events > 1 and size > (self._max_bytes or 0) + _COMMAS:
             raise Violation("what was too large for somebody goes in smaller bodies", f"{size} bytes")
 
     def _check_gate(self, now: float) -> None:
@@ -223,10 +221,10 @@ class NotesView:
         if reply.says is Says.HALT and not probe and gate.halt_shown is None and not gate.may_be_halted:
             self.owed.append(("" if reply.status == 401 else account, reply.status))
 
-    def told(self, note: Note, now: float) -> None:
+    def reported(self, note: Note, now: float) -> None:
         """The process reports it."""
         if note.status == THROTTLED:
-            self._gates[note.account].told_until = now + note.seconds
+            self._gates[note.account].shared_until = now + note.seconds
         if (note.account, note.status) in self.owed:
             self.owed.remove((note.account, note.status))
 
@@ -241,7 +239,7 @@ class NotesView:
 
     def _apply(self, note: Note, gate: GateView, now: float) -> None:
         if note.status == THROTTLED:
-            gate.close_as_told(now + note.seconds, now)
+            gate.close_as_reported(now + note.seconds, now)
         elif self.probed or not gate.used:
             gate.may_be_halted = True
         elif gate.halted is None and gate.halt_shown is None:

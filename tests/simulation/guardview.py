@@ -22,8 +22,8 @@ class GuardView:
 
     def __init__(self, policy: Policy) -> None:
         self._share = policy.dead_letter_share
-        self._most = policy.dead_letter_sample
-        self._kept = self._most + int(policy.max_open_events / max(0.1, self._share))
+        self._maximum = policy.dead_letter_sample
+        self._kept = self._maximum + int(policy.max_open_events / max(0.1, self._share))
         self._fetched: dict[TopicPartition, list[Spec]] = {}
         """Records of the present assignments that are not known to be read."""
         self._read: dict[TopicPartition, list[Spec]] = {}
@@ -59,15 +59,15 @@ class GuardView:
         """For each number of records, the most of them that can be bad."""
         for tp, read in self._read.items():
             bad = [one.kind.stage is not None for one in read if not _is_filtered(one)]
-            runs = _worst_runs(bad if tp.topic == topic else [], self._most)
+            runs = _worst_runs(bad if tp.topic == topic else [], self._maximum)
             longer: dict[int, int] = {}
             for (count, worst), (length, more) in product(best.items(), enumerate(runs)):
                 longer[count + length] = max(longer.get(count + length, 0), worst + more)
-            best = {count: worst for count, worst in longer.items() if count <= self._most}
-        enough = sum(len(read) for tp, read in self._read.items() if tp.topic == topic) >= self._most
-        if not enough or max(best.values()) / self._most <= self._share:
+            best = {count: worst for count, worst in longer.items() if count <= self._maximum}
+        enough = sum(len(read) for tp, read in self._read.items() if tp.topic == topic) >= self._maximum
+        if not enough or max(best.values()) / self._maximum <= self._share:
             raise Violation(
-                "the guard has its reason", f"of {self._most} neighbours of {topic}, {best} are bad"
+                "the guard has its reason", f"of {self._maximum} neighbours of {topic}, {best} are bad"
             )
 
     def letters(self, specs: Iterable[Spec]) -> None:
@@ -78,11 +78,11 @@ class GuardView:
             return
         [read] = self._read.values()
         # What is filtered has no place, unless it was passed over, or until its schema was known.
-        enough = sum(not _is_filtered(one) for one in read) >= self._most
-        runs = _worst_runs([one in self._letters for one in read[-self._kept :]], self._most)
-        if enough and runs[-1] / self._most > self._share:
+        enough = sum(not _is_filtered(one) for one in read) >= self._maximum
+        runs = _worst_runs([one in self._letters for one in read[-self._kept :]], self._maximum)
+        if enough and runs[-1] / self._maximum > self._share:
             raise Violation(
-                "the guard stops in time", f"of {self._most} neighbours {runs[-1]} are dead letters"
+                "the guard stops in time", f"of {self._maximum} neighbours {runs[-1]} are dead letters"
             )
 
 
@@ -90,8 +90,8 @@ def _is_filtered(spec: Spec) -> bool:
     return spec.kind.passes_silently
 
 
-def _worst_runs(bad: Sequence[bool], most: int) -> list[int]:
-    """For each length up to `most`, the most bad records in a run of that length."""
+def _worst_runs(bad: Sequence[bool], maximum: int) -> list[int]:
+    """For each length up to `maximum`, the most bad records in a run of that length."""
     sums = [0, *accumulate(bad)]
-    lengths = range(min(most, len(bad)) + 1)
+    lengths = range(min(maximum, len(bad)) + 1)
     return [max(sums[end] - sums[end - length] for end in range(length, len(sums))) for length in lengths]

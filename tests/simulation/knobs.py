@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from consumer.engine.model import METADATA_BYTES, Backoff, Policy, destination_tag
-from consumer.engine.records.offset_map import IDS_MOST
+from consumer.engine.records.offset_map import MAX_IDS
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 """Where there is a guard: the share of dead letters among this many latest records of a topic that stops intake."""
@@ -64,7 +64,7 @@ class Rates:
     stale_fetch: float = 0.0
     """Records of an ended assignment arrive after it ended."""
     begins_below: float = 0.0
-    """Reading begins before the committed offset, because the log was made anew."""
+    """Reading begins before the committed offset, because the log was recreated."""
     foreign_metadata: float = 0.0
     """The metadata of a committed offset is another tool's, or broken."""
     cut_logs: float = 0.0
@@ -77,7 +77,7 @@ class Incidents:
     """How many of each incident happen in the troubled time."""
 
     crashes: int = 0
-    new_lives: int = 0
+    recreated: int = 0
     """A topic is deleted and created again, longer than before."""
     expulsions: int = 0
     """The group throws a member out, and the member learns of it later."""
@@ -95,7 +95,7 @@ class Incidents:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreTroubles:
+class StoreFaults:
     """How often the key store that members share has troubles of its own."""
 
     frozen: int = 0
@@ -149,7 +149,7 @@ class Knobs:
     """Each member has its own key store, as on different machines."""
     shared: bool
     """All members share one key store, which also holds claims."""
-    store_troubles: StoreTroubles
+    store_faults: StoreFaults
     notes: bool
     """Members learn what other members with the same key store have reported."""
     divided: bool
@@ -165,13 +165,13 @@ class Knobs:
     def graceful(self) -> bool:
         """Without any trouble every event must arrive exactly once."""
         rates = replace(self.rates, api_whole_batch=0.0)
-        no_incidents = self.incidents == Incidents() and self.store_troubles == StoreTroubles()
+        no_incidents = self.incidents == Incidents() and self.store_faults == StoreFaults()
         return rates == Rates() and no_incidents
 
     @property
-    def tells_lives(self) -> bool:
-        """Whether each commit always says which life of its topic it belongs to."""
-        return self.metadata_limit >= IDS_MOST and not self.rates.foreign_metadata
+    def commits_topic_id(self) -> bool:
+        """Whether each commit always says which id of its topic it belongs to."""
+        return self.metadata_limit >= MAX_IDS and not self.rates.foreign_metadata
 
     @property
     def short_maps(self) -> bool:
@@ -181,8 +181,8 @@ class Knobs:
     @property
     def undisturbed(self) -> bool:
         """One process that keeps its partitions, and no trouble: every figure is known beforehand."""
-        one_life = self.members == 1 and not self.rebalances and not self.restarts and not self.guarded
-        return self.graceful and one_life
+        one_topic_id = self.members == 1 and not self.rebalances and not self.restarts and not self.guarded
+        return self.graceful and one_topic_id
 
 
 def draw(seed: int, **overrides: Any) -> Knobs:
@@ -217,10 +217,10 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         latency=random.choice((0.01, 0.1, 0.5)),
         body_limit=random.choice((1500, 4500)),
         proxy_limit=random.choice((100_000, 100_000, 100_000, 700)) if not graceful else 100_000,
-        metadata_limit=random.choice((4096, 4096, 4096, IDS_MOST + 4, 0)) if not graceful else 4096,
+        metadata_limit=random.choice((4096, 4096, 4096, MAX_IDS + 4, 0)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
         shared=False,
-        store_troubles=StoreTroubles(),
+        store_faults=StoreFaults(),
         notes=Random(f"notes {seed}").random() < 0.5,
         divided=False,
         # Worlds that a test asks for have none, unless it asks for it.
@@ -241,13 +241,13 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         knobs = replace(knobs, policy=replace(knobs.policy, calls_per_minute=calls, quota_members=1))
     if knobs.shared:
         knobs = _share(knobs, Random(f"shared store {seed}"), **overrides)
-    if knobs.incidents.new_lives and not knobs.tells_lives:
-        knobs = replace(knobs, incidents=replace(knobs.incidents, new_lives=0))
+    if knobs.incidents.recreated and not knobs.commits_topic_id:
+        knobs = replace(knobs, incidents=replace(knobs.incidents, recreated=0))
     if knobs.graceful:
         knobs = replace(knobs, metadata_limit=4096)
-    most = METADATA_BYTES if knobs.graceful else knobs.policy.map_bytes
+    maximum = METADATA_BYTES if knobs.graceful else knobs.policy.map_bytes
     transform = "shop.events:clean" if knobs.function else ""
-    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most, transform=transform)
+    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=maximum, transform=transform)
     if not knobs.clocks:
         knobs = replace(knobs, clocks=tuple(random.choice(CLOCKS) for _ in range(knobs.members)))
     if not knobs.registry_lag:
@@ -261,16 +261,14 @@ def draw(seed: int, **overrides: Any) -> Knobs:
 
 def _share(knobs: Knobs, random: Random, **overrides: Any) -> Knobs:
     """The same world with a shared key store: several members, and copies of events in different partitions."""
-    troubles = {
-        field.name: random.choice((1, 2, 3)) for field in fields(StoreTroubles) if random.random() < 0.3
-    }
+    faults = {field.name: random.choice((1, 2, 3)) for field in fields(StoreFaults) if random.random() < 0.3}
     drawn: dict[str, Any] = {
         "members": random.choice((2, 2, 3)),
         "partitions": random.randint(2, 4),
         "duplicates": random.choice((0.1, 0.3, 0.5)),
         "latency": random.choice((0.01, 0.1)),
         "own_stores": False,
-        "store_troubles": StoreTroubles() if knobs.graceful else StoreTroubles(**troubles),
+        "store_faults": StoreFaults() if knobs.graceful else StoreFaults(**faults),
     }
     knobs = replace(knobs, **drawn | {name: overrides[name] for name in drawn.keys() & overrides.keys()})
     # A call takes less than its time limit however slow all is, so that none is given up while it is under way.
@@ -301,7 +299,7 @@ def _policy(random: Random) -> Policy:
         registry_calls_per_second=random.choice((2.0, 20.0)),
         away=AWAY,
         # Few records make short maps: full ones need little room.
-        map_bytes=random.choice((4096, 4096, IDS_MOST + 12, IDS_MOST + 32)),
+        map_bytes=random.choice((4096, 4096, MAX_IDS + 12, MAX_IDS + 32)),
         destination=DESTINATION,
     )
 

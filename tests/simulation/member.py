@@ -21,7 +21,7 @@ from tests.simulation.api import Reply
 from tests.simulation.records import Spec
 from tests.simulation.stores import KeyClient
 from tests.simulation.truth import Violation
-from tests.simulation.watch import Held, Watch
+from tests.simulation.watch import HeldRecords, Watch
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -77,14 +77,21 @@ class Member:
             m.Commit: self._commit,
             m.Release: self._release,
             m.Stop: self._stop,
-            m.ReadAnew: self._read_anew,
+            m.RestartPartitions: self._restart,
             m.ReadToken: self._read_token,
             m.AskTime: self._ask_time,
             m.GiveUp: lambda _: self._later(self.request_stop),
             m.Report: lambda _: None,
         }
         if world.knobs.shared:
-            for kind in (m.LookUpKeys, m.StoreKeys, m.ReleaseKeys, m.RenewLease, m.AskCalls, m.TellNote):
+            for kind in (
+                m.LookUpKeys,
+                m.StoreKeys,
+                m.ReleaseKeys,
+                m.RenewLease,
+                m.AcquirePermits,
+                m.ShareNote,
+            ):
                 self._performers[kind] = self.keys.perform
         world.later(world.delay(), self._poll)
 
@@ -102,7 +109,7 @@ class Member:
         if not self.alive or self.stands_still(self.feed, happened):
             return
         world, watch = self._world, self.watch
-        watch.told(happened)
+        watch.reported(happened)
         try:
             commands = self.pipeline.handle(happened, self.instant())
             world.note(self, happened, commands)
@@ -201,8 +208,8 @@ class Member:
             world.later(seconds, self.feed, m.TransformIsSlow(command.number, slow_at, seconds, before))
             world.later(seconds + 0.5, self._return, m.Transformed(command.number, results[len(before) :]))
             return
-        most = world.random.randint(1, len(results)) if world.random.random() < 0.3 else len(results)
-        self._later(lambda: self._return(m.Transformed(command.number, results[:most])))
+        maximum = world.random.randint(1, len(results)) if world.random.random() < 0.3 else len(results)
+        self._later(lambda: self._return(m.Transformed(command.number, results[:maximum])))
 
     def _return(self, happened: m.Transformed) -> None:
         if self.takes_effect():
@@ -278,7 +285,7 @@ class Member:
 
         self._later(effect)
 
-    def _read_anew(self, command: m.ReadAnew) -> None:
+    def _restart(self, command: m.RestartPartitions) -> None:
         """Begin reading at another place, between two polls."""
 
         def effect() -> None:
@@ -300,12 +307,12 @@ class Member:
 
         self._later(effect)
 
-    def _hear_of_lives(self) -> None:
+    def _hear_of_topic_ids(self) -> None:
         """It learns at intervals which ids the topics have."""
         world = self._world
         if self.watch.held and not self.in_callback and world.random.random() < 0.04:
             topics = {tp.topic for tp in self.watch.held}
-            self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
+            self.feed(m.TopicIds({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
     def _hear_of_brokers(self) -> None:
         """It learns once how long the brokers take to answer, and each time that none answers, or one again."""
@@ -317,7 +324,7 @@ class Member:
             self.feed(m.BrokersSilent("broker:9092, connection refused" if are_silent else None))
         elif not self._knows_brokers:
             self._knows_brokers = True
-            self.feed(m.BrokersTold("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
+            self.feed(m.BrokerStats("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
 
     def _hear_of_size(self) -> None:
         """It asks at intervals how many members hold partitions, and soon after members came or left."""
@@ -355,7 +362,7 @@ class Member:
         if fails and world.random.random() < 0.5:
             return m.CommitDone((), "timed out")
         if any(len(one.metadata) > world.broker.metadata_limit for one in wanted):
-            return m.CommitDone(taken, "too large", m.CommitTrouble.METADATA)
+            return m.CommitDone(taken, "too large", m.CommitError.METADATA)
         return m.CommitDone(taken, None if len(taken) == len(command.positions) else "refused")
 
     def _committed(self, done: m.CommitDone) -> None:
@@ -401,7 +408,7 @@ class Member:
 
     def _excuse(self, tps: list[TopicPartition]) -> None:
         """Allow the next owner to send what was delivered of these and could not be committed."""
-        helds = [Held(tp, 0, 0) for tp in tps if self._world.broker.logs[tp]]
+        helds = [HeldRecords(tp, 0, 0) for tp in tps if self._world.broker.logs[tp]]
         for held in helds:
             held.last_seen = self._world.broker.logs[held.tp][-1].offset
         self.watch.excuse_uncovered(helds)
@@ -444,7 +451,7 @@ class Member:
             topic_id, void = broker.topic_ids[tp.topic], None
             if start is not None and offset_map.is_void(Position(*tp, start, None, metadata), topic_id):
                 start, leader_epoch, void = None, None, start
-                self.watch.excuse_all([Held(tp, 0, 0)], whole=True)
+                self.watch.excuse_all([HeldRecords(tp, 0, 0)], whole=True)
             elif start is None and broker.logs[tp] and random.random() < 0.5:
                 start, commit_start = broker.logs[tp][0].offset, True
             broker.owners[tp] = (self, self._epoch)
@@ -476,7 +483,7 @@ class Member:
         text = committed.metadata
         if world.roll(world.rates.foreign_metadata):
             text = world.random.choice(("", "by hand", text[:-1], text + "A", "pinstream:2:!", text[::-1]))
-            lost = Held(tp, 0, 0)
+            lost = HeldRecords(tp, 0, 0)
             lost.last_seen = world.broker.logs[tp][-1].offset
             self.watch.excuse_all([lost])
         return text, committed.leader_epoch
@@ -510,7 +517,7 @@ class Member:
         if not self.alive or self.stands_still(self._poll):
             return
         world = self._world
-        for hear in (self._hear_of_lives, self._hear_of_brokers):
+        for hear in (self._hear_of_topic_ids, self._hear_of_brokers):
             hear()
             if not self.alive:
                 return
@@ -574,7 +581,7 @@ class Member:
         return True
 
 
-def _chunks(held: Held, specs: Sequence[Spec]) -> list[Chunk]:
+def _chunks(held: HeldRecords, specs: Sequence[Spec]) -> list[Chunk]:
     """Records of one partition, cut where the leader epoch changes."""
     chunks: list[Chunk] = []
     for spec in specs:

@@ -23,15 +23,15 @@ class Questions:
         require(not guarding, "nothing is asked once the guard has tripped", ref)
         require(ref not in self._under_way, "a schema is asked for once at a time", ref)
         self._under_way.add(ref)
-        most = policy.registry_concurrency
-        require(len(self._under_way) <= most, "questions at once", len(self._under_way))
+        maximum = policy.registry_concurrency
+        require(len(self._under_way) <= maximum, "questions at once", len(self._under_way))
         self._asked.append(now)
         while self._asked[0] < now - 10:
             self._asked.popleft()
-        most = (
+        maximum = (
             int(max(1, BURST * policy.registry_calls_per_second) + 10 * policy.registry_calls_per_second) + 1
         )
-        require(len(self._asked) <= most, "questions in ten seconds", len(self._asked))
+        require(len(self._asked) <= maximum, "questions in ten seconds", len(self._asked))
 
     def answered(self, ref: SchemaRef) -> None:
         """An answer came."""

@@ -15,5 +15,5 @@ FORMS: dict[str, Form] = {
     "fast": AvroForm("fast"),
     "both": AvroForm("both"),
 }
-USUAL = ("fake", "both")
+CANONICAL = ("fake", "both")
 """The readings with which each seed is run; together they cover the others."""

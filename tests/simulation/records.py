@@ -51,7 +51,7 @@ HUGE = 5000
 """Bytes; more than any limit of the API in these worlds."""
 
 
-class Kind(Enum):
+class RecordKind(Enum):
     """The kind of a record, which decides its outcome. The value is the dead letter's stage, if it gets one."""
 
     GOOD = None
@@ -85,9 +85,9 @@ class Kind(Enum):
         return self in _SILENT
 
 
-_EVENTS = frozenset({Kind.GOOD, Kind.BAD, Kind.HUGE})
-_SILENT = frozenset({Kind.TOMBSTONE, Kind.FILTERED})
-_ODD = tuple(kind for kind in Kind if kind not in (Kind.GOOD, Kind.BAD))
+_EVENTS = frozenset({RecordKind.GOOD, RecordKind.BAD, RecordKind.HUGE})
+_SILENT = frozenset({RecordKind.TOMBSTONE, RecordKind.FILTERED})
+_ODD = tuple(kind for kind in RecordKind if kind not in (RecordKind.GOOD, RecordKind.BAD))
 
 
 class Spec:
@@ -99,7 +99,7 @@ class Spec:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, kind: Kind, tp: TopicPartition, offset: int, leader_epoch: int | None,
+        self, number: int, kind: RecordKind, tp: TopicPartition, offset: int, leader_epoch: int | None,
         visible_at: float, account: str, event_id: str, ref: SchemaRef | None, padding: int,
         form: Form,
     ) -> None:  # fmt: skip
@@ -114,12 +114,12 @@ class Spec:
         self.ref = ref
         self.key = Keys(DESTINATION).of(account, "checkout", event_id)
         self.padding = padding
-        late = _FUTURE if kind is Kind.FUTURE else -2 * HOUR if number % 3 == 0 else 0
+        late = _FUTURE if kind is RecordKind.FUTURE else -2 * HOUR if number % 3 == 0 else 0
         self.occurred_at = int(WALL + visible_at) + late
         """When its event happened, in unix seconds by the platform's clock."""
         self.form = form
         self.payload = form.payload(self)
-        value = None if kind is Kind.TOMBSTONE else form.value(self)
+        value = None if kind is RecordKind.TOMBSTONE else form.value(self)
         self.record = Record(
             offset, int((WALL + visible_at) * 1000), b"%06d" % number, value, form.headers(self)
         )
@@ -133,7 +133,7 @@ def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Sp
     """Another record in the place of `old`, after the log was cut; added to `specs`."""
     number = len(specs)
     spec = Spec(
-        number, Kind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9,
+        number, RecordKind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9,
         old.form,
     )  # fmt: skip
     specs.append(spec)
@@ -143,12 +143,12 @@ def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Sp
 def new_record(specs: list[Spec], tp: TopicPartition, offset: int, visible_at: float, form: Form) -> Spec:
     """A record of a topic that was created again; added to `specs`."""
     number = len(specs)
-    spec = Spec(number, Kind.GOOD, tp, offset, 0, visible_at, "1", f"event-{number}", None, 9, form)
+    spec = Spec(number, RecordKind.GOOD, tp, offset, 0, visible_at, "1", f"event-{number}", None, 9, form)
     specs.append(spec)
     return spec
 
 
-class Parts(NamedTuple):
+class RecordParts(NamedTuple):
     """What a process reads records with; `reading` is None where it decodes and converts them one by one."""
 
     decoder: SchemaLearner
@@ -159,7 +159,7 @@ class Parts(NamedTuple):
 class Form(Protocol):
     """How the records of a world are written and read."""
 
-    def parts(self, specs: Sequence[Spec]) -> Parts:
+    def parts(self, specs: Sequence[Spec]) -> RecordParts:
         """The parts for a new process, which knows no schema yet."""
 
     def schema(self, ref: SchemaRef) -> str:
@@ -184,9 +184,9 @@ class Form(Protocol):
 class FakeForm(Form):
     """A decoder and a converter that know the truth about each record."""
 
-    def parts(self, specs: Sequence[Spec]) -> Parts:
+    def parts(self, specs: Sequence[Spec]) -> RecordParts:
         """See `Form`."""
-        return Parts(Decoder(specs), Converter(specs), None)
+        return RecordParts(Decoder(specs), Converter(specs), None)
 
     def schema(self, ref: SchemaRef) -> str:
         """Any text: it is never read."""
@@ -206,7 +206,7 @@ class FakeForm(Form):
 
     def payload(self, spec: Spec) -> dict[str, Any]:
         """The number, and some text."""
-        text = "\ud800" if spec.kind is Kind.UNSERIALISABLE else "x" * spec.padding
+        text = "\ud800" if spec.kind is RecordKind.UNSERIALISABLE else "x" * spec.padding
         return {"event_id": spec.event_id, "event_name": "checkout", "rid": spec.number, "pad": text}
 
     def number(self, event: dict[str, Any]) -> int:
@@ -249,7 +249,7 @@ class Decoder(SchemaLearner):
         if record.value is None:
             return None
         spec = self._specs[int(record.value[:6])]
-        if spec.kind is Kind.UNDECODABLE:
+        if spec.kind is RecordKind.UNDECODABLE:
             garbage = Rejection(Stage.DECODE, "garbage", "not Avro")
             return spec.ref if spec.ref in self._doubted else garbage
         if spec.ref is not None:
@@ -270,9 +270,9 @@ class Converter:
     def convert(self, event: CommerceEvent, now: float) -> Converted:
         """What the spec of the event's record says."""
         spec = self._specs[event["number"]]
-        if spec.kind is Kind.FILTERED:
+        if spec.kind is RecordKind.FILTERED:
             return Filtered("event_name")
-        if spec.kind is Kind.UNCONVERTIBLE:
+        if spec.kind is RecordKind.UNCONVERTIBLE:
             return Rejection(Stage.CONVERT, "currency", "not a code")
         if not now - MAX_AGE <= spec.occurred_at <= now + SKEW:
             rejection = Rejection(Stage.CONVERT, "time", "too far ahead, or too old")
@@ -321,22 +321,22 @@ def _spec(
     visible_at: float, before: list[Spec], form: Form,
 ) -> Spec:  # fmt: skip
     account, event_id = str(random.randint(1, knobs.accounts)), f"event-{number}"
-    kind = Kind.GOOD
+    kind = RecordKind.GOOD
     if random.random() < knobs.odd:
         kind = random.choice(_ODD)
     elif random.random() < knobs.bad:
-        kind = Kind.BAD
+        kind = RecordKind.BAD
     if kind.is_event and before and random.random() < knobs.duplicates:
         # Most duplicates come soon: those meet their original while it is open.
         reach = 6 if random.random() < 0.7 else len(before)
         original = random.choice(before[-reach:])
         account, event_id = original.account, original.event_id
     ref = None
-    if kind is Kind.NO_SCHEMA:
+    if kind is RecordKind.NO_SCHEMA:
         ref = SchemaRef("id", str(MADE_UP + number)) if number % 2 else MISSING
-    elif kind is Kind.BROKEN_SCHEMA:
+    elif kind is RecordKind.BROKEN_SCHEMA:
         ref = BROKEN
     elif random.random() < knobs.late_schemas:
         ref = random.choice(LATE)
-    padding = HUGE if kind is Kind.HUGE else random.randint(1, 120)
+    padding = HUGE if kind is RecordKind.HUGE else random.randint(1, 120)
     return Spec(number, kind, tp, offset, epoch, visible_at, account, event_id, ref, padding, form)

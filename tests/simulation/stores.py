@@ -25,7 +25,7 @@ from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailab
 from consumer.engine.model import REAL_API, Announcement, SchemaRef
 from consumer.engine.reading import Keys, split_keys
 from consumer.errors import KeyStoreError
-from consumer.ports import Claimed, Given, Renewed
+from consumer.ports import Claimed, GrantedPermits, Renewed
 from tests.simulation.records import LATE, MADE_UP, MISSING, Spec
 from tests.simulation.truth import Violation, longest_delay
 from tests.support.shared_keys import Asked, Call, SharedKeys, SharedSession
@@ -39,7 +39,7 @@ CLOCKS_DIFFER = 130.0
 """Seconds by which two machines' times may differ: less than a minute is not corrected."""
 TIME_LIMIT = 2.0
 """Seconds after which a client stops waiting for an answer."""
-Command = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
+Command = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AcquirePermits | m.ShareNote
 
 
 class KeyStore:
@@ -115,11 +115,11 @@ class Registry:
         """Its answer at this moment."""
         world = self._world
         if world.in_spell("registry") or world.roll(world.rates.registry_fails):
-            stand_in = self._on_disk.get(ref)
+            cached = self._on_disk.get(ref)
             return (
                 SchemaUnavailable(ref, "timeout")
-                if stand_in is None
-                else SchemaFound(ref, stand_in, unanswered=SchemaUnavailable(ref, "timeout"))
+                if cached is None
+                else SchemaFound(ref, cached, unanswered=SchemaUnavailable(ref, "timeout"))
             )
         lags = ref in LATE and world.now < world.base + world.knobs.registry_lag
         if ref == MISSING or int(ref.value) >= MADE_UP or lags:
@@ -201,11 +201,11 @@ class SharedStore(SharedKeys):
 
     def check_quota(self, account: str) -> None:
         """Check, when a call to this account begins, that all members together keep the quota."""
-        now, most = self._world.now, self._world.policy.calls_per_minute
+        now, maximum = self._world.now, self._world.policy.calls_per_minute
         calls = self._begun.setdefault(account, deque())
         while calls and now - calls[0] >= 60.0 - _EPSILON:
             calls.popleft()
-        if len(calls) >= most and now > self._went_back_at + 60.0:
+        if len(calls) >= maximum and now > self._went_back_at + 60.0:
             raise Violation(
                 "members together keep the quota", f"{len(calls) + 1} calls in {now - calls[0]} s"
             )
@@ -260,9 +260,9 @@ class KeyClient:
                     self._world, self._member, session.release(keys),
                     lambda _: None, m.KeyStoreFailed(command),
                 )  # fmt: skip
-            case m.TellNote(note):
+            case m.ShareNote(note):
                 request = _Request(
-                    self._world, self._member, session.tell(note),
+                    self._world, self._member, session.share_note(note),
                     lambda _: None, m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.RenewLease(number):
@@ -270,13 +270,13 @@ class KeyClient:
                     self._world, self._member, session.renew(),
                     partial(self._renewed, number), m.KeyStoreFailed(command),
                 )  # fmt: skip
-            case m.AskCalls(number, destination, account, calls, per_minute, seconds):
+            case m.AcquirePermits(number, destination, account, calls, per_minute, seconds):
                 if self._world.now < self._calls_from.get(account, float("-inf")) - _EPSILON:
                     raise Violation("who got no calls waits before asking again", f"{command}")
                 request = _Request(
                     self._world, self._member,
-                    session.ask_calls(f"{destination}:{account}", calls, per_minute, seconds),
-                    partial(self._calls_given, number, account), m.KeyStoreFailed(command),
+                    session.acquire_permits(f"{destination}:{account}", calls, per_minute, seconds),
+                    partial(self._permits_granted, number, account), m.KeyStoreFailed(command),
                 )  # fmt: skip
         self._world.later(0.0, request.go_on, partial(next, request.call))
 
@@ -289,15 +289,15 @@ class KeyClient:
         self.sent_too += len(delivered & self._member.watch.unclear)
         return m.KeysLookedUp(number, claimed.found, claimed.session)
 
-    def _calls_given(self, number: int, account: str, given: Given) -> m.CallsGiven:
+    def _permits_granted(self, number: int, account: str, given: GrantedPermits) -> m.PermitsGranted:
         self._calls_failed[account] = 0
         if not given.calls:
             self._calls_from[account] = self._world.now + given.wait
-        return m.CallsGiven(number, account, *given)
+        return m.PermitsGranted(number, account, *given)
 
     def no_answer(self, failed: m.KeyStoreFailed) -> None:
         """The member is about to learn that the server did not answer."""
-        if isinstance(failed.command, m.AskCalls):
+        if isinstance(failed.command, m.AcquirePermits):
             account = failed.command.account
             self._calls_failed[account] += 1
             backoff = longest_delay(self._world.policy.inner_backoff, self._calls_failed[account]) / 2

@@ -17,13 +17,13 @@ from consumer.engine import messages
 from consumer.engine.model import Policy, Record
 from consumer.engine.reading import Columns, TwoSteps
 from tests.simulation.knobs import DESTINATION, Incidents, Rates, draw
-from tests.simulation.readings import USUAL
-from tests.simulation.records import BROKEN, LATE, MISSING, Kind, Spec
+from tests.simulation.readings import CANONICAL
+from tests.simulation.records import BROKEN, LATE, MISSING, RecordKind, Spec
 from tests.simulation.runs import digest_of, first_failure
 from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
-_TROUBLELESS: dict[str, Any] = {
+_FAULTLESS: dict[str, Any] = {
     "rates": Rates(), "incidents": Incidents(), "grace": 60.0, "window": 1e6,
 }  # fmt: skip
 
@@ -72,39 +72,43 @@ def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytes
         world.run()
     specs = [spec for world in worlds for spec in world.specs]
     assert {(spec.kind, spec.ref) for spec in specs} >= {
-        *((kind, None) for kind in Kind if kind not in (Kind.NO_SCHEMA, Kind.BROKEN_SCHEMA)),
-        *((Kind.GOOD, ref) for ref in LATE),
-        (Kind.NO_SCHEMA, MISSING),
-        (Kind.BROKEN_SCHEMA, BROKEN),
+        *(
+            (kind, None)
+            for kind in RecordKind
+            if kind not in (RecordKind.NO_SCHEMA, RecordKind.BROKEN_SCHEMA)
+        ),
+        *((RecordKind.GOOD, ref) for ref in LATE),
+        (RecordKind.NO_SCHEMA, MISSING),
+        (RecordKind.BROKEN_SCHEMA, BROKEN),
     }
     assert asked.keys() == {"Rejection", "SchemaRef"}, "whatever becomes an event does so on the fast path"
 
 
-@pytest.mark.parametrize("reading", USUAL)
-def test_without_trouble_every_event_is_accepted_exactly_once(reading: str) -> None:
+@pytest.mark.parametrize("reading", CANONICAL)
+def test_without_errors_every_event_is_accepted_exactly_once(reading: str) -> None:
     """Graceful rebalances and restarts alone never send an event twice."""
     for seed in range(40 if reading == "fake" else 10):
-        world = World(draw(seed, rebalances=4, restarts=2, reading=reading, **_TROUBLELESS))
+        world = World(draw(seed, rebalances=4, restarts=2, reading=reading, **_FAULTLESS))
         assert world.knobs.graceful
         world.run()
 
 
-@pytest.mark.parametrize("reading", USUAL)
-def test_without_trouble_the_ledger_tells_what_truly_became_of_the_records(reading: str) -> None:
+@pytest.mark.parametrize("reading", CANONICAL)
+def test_without_errors_the_ledger_reports_what_truly_became_of_the_records(reading: str) -> None:
     """One undisturbed process: its counts of delivered, duplicate, filtered and dead-lettered records are exact."""
     alone: dict[str, Any] = {"rebalances": 0, "restarts": 0, "members": 1, "guarded": False}
     for seed in range(40 if reading == "fake" else 10):
-        world = World(draw(seed, reading=reading, **alone, **_TROUBLELESS))
+        world = World(draw(seed, reading=reading, **alone, **_FAULTLESS))
         assert world.knobs.undisturbed
         world.run()
 
 
-def test_the_worlds_hold_the_trouble_they_promise() -> None:
+def test_the_worlds_hold_the_errors_they_promise() -> None:
     """A simulation in which nothing happens proves nothing: every input and command occurs, and so does every
     incident."""
     seen: Counter[str] = Counter()
 
-    def look(_: float, __: str, happened: Any, commands: Sequence[Any]) -> None:
+    def check(_: float, __: str, happened: Any, commands: Sequence[Any]) -> None:
         seen[type(happened).__name__] += 1
         for command in commands:
             seen[type(command).__name__] += 1
@@ -136,7 +140,7 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
     promised = {*(kind.__name__ for kind in kinds), *incidents}
     crashes = 0
     for knobs in chain((draw(seed, **often) for seed in range(40)), (draw(seed) for seed in range(240))):
-        world = World(knobs, look)
+        world = World(knobs, check)
         world.run()
         crashes += world.crashes
         if promised <= seen.keys() and crashes > 20:
@@ -182,7 +186,7 @@ def test_the_command_line_exits_0_when_all_holds() -> None:
     )  # fmt: skip
     assert run.returncode == 0
     assert [line.split(",")[0].split(": ")[:2] for line in run.stdout.splitlines()] == [
-        [reading, "8 seeds held every invariant"] for reading in USUAL
+        [reading, "8 seeds held every invariant"] for reading in CANONICAL
     ]
 
 
@@ -191,7 +195,7 @@ def test_a_refused_account_does_not_hold_up_the_others() -> None:
     policy = Policy(linger=0.05, max_open_events=500, destination=DESTINATION)
     sizes = {"members": 1, "partitions": 4, "accounts": 2, "records": 150, "arrival": 30.0, "quiet_at": 90.0}
     rest = {"rebalances": 0, "restarts": 0, "odd": 0.0, "bad": 0.0, "duplicates": 0.0, "late_schemas": 0.0}
-    world = World(draw(1, policy=policy, latency=0.05, **_TROUBLELESS, **sizes, **rest))
+    world = World(draw(1, policy=policy, latency=0.05, **_FAULTLESS, **sizes, **rest))
     world.put_out_of_order("account 1", 2.0, 80.0)
     accepted: list[tuple[str, float]] = []
     accept = world.truth.accept

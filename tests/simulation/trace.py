@@ -11,7 +11,7 @@ from consumer.engine import messages as m
 from consumer.engine.reading import split_keys
 
 
-def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
+def report(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
     """Print a process's input and its commands."""
     if isinstance(happened, m.Tick) and not commands:
         return

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.model import Backoff
 from tests.simulation.knobs import Knobs
-from tests.simulation.records import Kind, Spec
+from tests.simulation.records import RecordKind, Spec
 
 
 class Violation(AssertionError):
@@ -69,7 +69,7 @@ class Truth:
     def accept(self, spec: Spec) -> None:
         """The API processed this event."""
         self.accepted[spec.key] += 1
-        require(spec.kind is Kind.GOOD, "only good events are accepted", spec)
+        require(spec.kind is RecordKind.GOOD, "only good events are accepted", spec)
         if self.accepted[spec.key] - 1 > self._excused[spec.key]:
             raise Violation(
                 "accepted once", f"{spec} was accepted {self.accepted[spec.key]} times; "
@@ -98,7 +98,7 @@ class Truth:
         """Whether this record has an outcome."""
         if spec.kind.passes_silently:
             return True
-        if spec.kind is Kind.GOOD:
+        if spec.kind is RecordKind.GOOD:
             return spec.key in self.durable
         # A refused event can also be the duplicate of one that was delivered.
         return spec.number in self.letters or (spec.kind.is_event and spec.key in self.durable)
@@ -106,20 +106,20 @@ class Truth:
     def check_end(self) -> None:
         """Check that every key with a good event was accepted."""
         for spec in self.specs:
-            if spec.kind is Kind.GOOD and spec.number not in self.gone and not self.accepted[spec.key]:
+            if spec.kind is RecordKind.GOOD and spec.number not in self.gone and not self.accepted[spec.key]:
                 raise Violation("every valid event is accepted", f"{spec} never was")
 
     def check_exactly_once(self, knobs: Knobs) -> None:
-        """For worlds without trouble: one acceptance per key, one dead letter per bad record."""
+        """For worlds without faults: one acceptance per key, one dead letter per bad record."""
         beyond = set() if knobs.shared else self.shared if knobs.own_stores else self.spread
         for spec in self.specs:
             if self.accepted[spec.key] > 1 and spec.key not in beyond:
-                raise Violation("exactly once without trouble", f"{spec}: {self.accepted[spec.key]} times")
+                raise Violation("exactly once without faults", f"{spec}: {self.accepted[spec.key]} times")
             if self.letters[spec.number] > 1:
-                raise Violation("one dead letter without trouble", f"{spec}: {self.letters[spec.number]}")
+                raise Violation("one dead letter without faults", f"{spec}: {self.letters[spec.number]}")
 
     def check_totals(self, totals: Totals | None) -> None:
-        """For worlds without trouble and with one process: its ledger shows the true outcomes of the records."""
+        """For worlds without faults and with one process: its ledger shows the true outcomes of the records."""
         letters = sum(self.letters.values())
         filtered = sum(1 for spec in self.specs if spec.kind.passes_silently)
         delivered = sum(self.accepted.values())

@@ -1,6 +1,6 @@
 """What one process was told, and whether what it then commands is allowed.
 
-Theory of operation. `told` follows the inputs, `commanded` checks each command against what the process had been
+Theory of operation. `reported` follows the inputs, `commanded` checks each command against what the process had been
 told by then: never against what it could not know. It repeats no rule of the core: it keeps what was handed out,
 what is in flight, and what the API asked for.
 """
@@ -34,7 +34,7 @@ _SNAPSHOT_EVERY = 10
 """Inputs between two checks of the whole snapshot, which costs more than handling an input does."""
 
 
-class Held:
+class HeldRecords:
     """A partition that a process holds."""
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Call:
     __slots__ = ("account", "doubtful", "helds", "probe", "session", "size", "specs")
 
     def __init__(
-        self, account: str, specs: list[Spec], helds: list[Held], size: int, probe: bool, session: int
+        self, account: str, specs: list[Spec], helds: list[HeldRecords], size: int, probe: bool, session: int
     ) -> None:
         self.account = account
         self.session = session
@@ -97,10 +97,10 @@ class Watch:
         self._member = member
         self._policy = world.knobs.policy
         self._truth = world.truth
-        self.held: dict[TopicPartition, Held] = {}
+        self.held: dict[TopicPartition, HeldRecords] = {}
         self.stopping = False
         self.calls: dict[int, Call] = {}
-        self.out: dict[bytes, Held] = {}
+        self.out: dict[bytes, HeldRecords] = {}
         """Keys of events that are in flight, or processed while their keys are not known to be durable."""
         self._taken_over: set[bytes] = set()
         """Those of them that another member had claimed when they were to be stored."""
@@ -110,8 +110,8 @@ class Watch:
         self._session = 0
         """Its session in a shared key store."""
         self._storing: dict[int, list[bytes]] = {}
-        self._writing: dict[int, list[tuple[Held, Spec]]] = {}
-        self._drains: dict[int | None, tuple[list[Held], float]] = {}
+        self._writing: dict[int, list[tuple[HeldRecords, Spec]]] = {}
+        self._drains: dict[int | None, tuple[list[HeldRecords], float]] = {}
         self._handed_out: dict[Spec, float] = {}
         """When each record was last given to the process."""
         self._lost_sight_at = world.now
@@ -136,25 +136,25 @@ class Watch:
 
     # -- what it is told
 
-    def told(self, happened: m.Input) -> None:
+    def reported(self, happened: m.Input) -> None:
         """Take in an input that is about to be handled."""
         match happened:
-            case m.Assigned() | m.Revoked() | m.Lost() | m.StopRequested() | m.TopicIdsTold():
+            case m.Assigned() | m.Revoked() | m.Lost() | m.StopRequested() | m.TopicIds():
                 self._lose_sight()
-                self._told_of_partitions(happened)
+                self._partitions_reported(happened)
             case m.Fetched():
                 for chunk in happened.chunks:
                     self._fetched(chunk)
             case m.GroupSize():
-                self._quota.told(happened.members, self._world.now)
+                self._quota.reported(happened.members, self._world.now)
             case m.TokenRead():
                 for gate in self._gates.values():
                     gate.token_read = True
             case _:
-                self._told_of_writes(happened)
+                self._writes_reported(happened)
 
-    def _told_of_partitions(
-        self, happened: m.Assigned | m.Revoked | m.Lost | m.StopRequested | m.TopicIdsTold
+    def _partitions_reported(
+        self, happened: m.Assigned | m.Revoked | m.Lost | m.StopRequested | m.TopicIds
     ) -> None:
         match happened:
             case m.Assigned():
@@ -168,11 +168,11 @@ class Watch:
             case m.Lost():
                 for tp in happened.partitions:
                     self.held.pop(tp, None)
-            case m.TopicIdsTold():
-                self._lives_told(happened)
+            case m.TopicIds():
+                self._topic_ids_reported(happened)
 
-    def _lives_told(self, happened: m.TopicIdsTold) -> None:
-        """What belongs to an earlier life of the topic ends; events of the new life that were sent meanwhile
+    def _topic_ids_reported(self, happened: m.TopicIds) -> None:
+        """What belongs to an earlier topic of this name ends; events of the new topic that were sent meanwhile
         may be sent again."""
         ended = [held for tp, held in self.held.items() if happened.ids.get(tp.topic) != held.topic_id]
         ended = [held for held in ended if held.tp.topic in happened.ids]
@@ -187,7 +187,7 @@ class Watch:
         for gate in self._gates.values():
             gate.unsure = True
 
-    def _told_of_writes(self, happened: m.Input) -> None:
+    def _writes_reported(self, happened: m.Input) -> None:
         match happened:
             case m.LeaseRenewed():
                 self._notes.heard(happened.notes, self._world.now)
@@ -219,13 +219,13 @@ class Watch:
     def _assigned(self, happened: m.Assigned) -> None:
         for one in happened.assignments if not self.stopping else ():
             tp = TopicPartition(one.topic, one.partition)
-            self.held[tp] = Held(tp, one.epoch, one.start or 0)
+            self.held[tp] = HeldRecords(tp, one.epoch, one.start or 0)
             self.held[tp].beginning = one.beginning
             self.held[tp].topic_id = one.topic_id
             self.held[tp].beginnings.add((one.start or 0, one.leader_epoch))
             self._guarded.assigned(tp)
 
-    def _drain(self, number: int | None, helds: list[Held], grace: float) -> None:
+    def _drain(self, number: int | None, helds: list[HeldRecords], grace: float) -> None:
         for held in helds:
             held.draining = True
         self._drains[number] = (helds, self._world.now + grace)
@@ -243,7 +243,7 @@ class Watch:
             # and so may what is void now.
             self.excuse_in_flight([held])
             self.excuse_all([held], whole=chunk.records[0].offset < held.start)
-            self._read_anew(held, chunk.records[0].offset if chunk.records[0].offset >= held.start else 0)
+            self._restart(held, chunk.records[0].offset if chunk.records[0].offset >= held.start else 0)
             held.start = min(held.start, chunk.records[0].offset)
             # Commits may go back with it, to the new position.
             held.committing = min(held.committing, chunk.records[0].offset)
@@ -255,7 +255,7 @@ class Watch:
             self._failures.pop(spec, None)
         self._guarded.fetched(tp, specs)
 
-    def _read_anew(self, held: Held, first: int) -> None:
+    def _restart(self, held: HeldRecords, first: int) -> None:
         """Records from `first` on are read again: later answers about their earlier reading do not concern the
         new one."""
         held.doubtful = {spec: counted for spec, counted in held.doubtful.items() if spec.offset < first}
@@ -265,7 +265,7 @@ class Watch:
                 for spec, other, known in zip(call.specs, call.helds, call.doubtful, strict=True)
             ]
 
-    def _removal(self, held: Held, chunk: Chunk) -> None:
+    def _removal(self, held: HeldRecords, chunk: Chunk) -> None:
         """Count the records before this chunk that were removed unread."""
         begin = held.last_seen + 1 if held.last_seen >= 0 else held.start
         end = min(chunk.records[0].offset, chunk.log_start)
@@ -276,16 +276,16 @@ class Watch:
             return
         broker, truth = self._world.broker, self._truth
         specs = broker.logs[held.tp][broker.index(held.tp, begin) : broker.index(held.tp, end)]
-        least, most = self._removed
+        least, maximum = self._removed
         lost = {spec.number for spec in specs if not truth.settled(spec)} & truth.removed - truth.missed
         # A map that was written since counts them with the settled ones around them: they are told of once.
         truth.missed |= lost
-        self._removed = least + len(lost), most + end - begin
+        self._removed = least + len(lost), maximum + end - begin
 
     def _check_removed(self, counted: int) -> None:
-        least, most = self._removed
-        if not least <= counted <= most:
-            raise Violation("what was removed unread is counted", f"{counted}, not {least} to {most}")
+        least, maximum = self._removed
+        if not least <= counted <= maximum:
+            raise Violation("what was removed unread is counted", f"{counted}, not {least} to {maximum}")
 
     def answered(self, number: int, reply: Reply) -> None:
         """Take in the answer to a call, before it is handled."""
@@ -295,7 +295,7 @@ class Watch:
                 self.out.pop(spec.key, None)
         gate, now = self._gates[call.account], self._world.now
         gate.flying -= 1
-        gate.spoken(reply, now, len(call.specs), call.size)
+        gate.take_reply(reply, now, len(call.specs), call.size)
         gone = any(held.draining or self.held.get(held.tp) is not held for held in call.helds)
         if gone or call.session != self._session:
             self._lose_sight()
@@ -347,8 +347,8 @@ class Watch:
         match command:
             case m.Send():
                 self._send(command)
-            case m.TellNote():
-                self._notes.told(command.note, self._world.now)
+            case m.ShareNote():
+                self._notes.reported(command.note, self._world.now)
             case m.FetchSchema():
                 self._questions.asked(command.ref, self._world.now, self.guarding is not None)
             case m.StoreKeys():
@@ -469,7 +469,7 @@ class Watch:
             held = self._check_position(position)
             require(not held.draining, "what is drained is committed once, at its release", position)
 
-    def _check_position(self, position: Position) -> Held:
+    def _check_position(self, position: Position) -> HeldRecords:
         held = self.held.get(TopicPartition(position.topic, position.partition))
         if held is None:
             raise Violation("only what is held is committed", f"{position}")
@@ -500,21 +500,21 @@ class Watch:
 
     # -- what is in flight
 
-    def in_flight(self, helds: list[Held]) -> list[str]:
+    def in_flight(self, helds: list[HeldRecords]) -> list[str]:
         """The work of these partitions that is in flight and has no outcome yet, in words."""
         keys = [key.hex() for key, held in self.out.items() if held in helds]
         written = [pair for pairs in self._writing.values() for pair in pairs]
         return keys + [str(spec) for held, spec in written if held in helds]
 
-    def excuse_in_flight(self, helds: list[Held] | None = None) -> None:
+    def excuse_in_flight(self, helds: list[HeldRecords] | None = None) -> None:
         """After an ungraceful end for these partitions (None: for the whole process) keys without an outcome
-        may be sent once more."""
+        may be sent again."""
         if (
             helds is None or not self._world.knobs.shared
         ):  # else our claims keep other members from sending them
             self._truth.excuse(key for key, held in self.out.items() if helds is None or held in helds)
 
-    def excuse_uncovered(self, helds: list[Held]) -> None:
+    def excuse_uncovered(self, helds: list[HeldRecords]) -> None:
         """Excuse what was accepted and is neither below a committed offset nor in its map, on other machines."""
         if not self._world.knobs.own_stores:
             return
@@ -524,7 +524,7 @@ class Watch:
                 spec.key for spec in specs if self._truth.accepted[spec.key] and spec.key not in self.out
             )
 
-    def excuse_all(self, helds: list[Held], *, whole: bool = False) -> None:
+    def excuse_all(self, helds: list[HeldRecords], *, whole: bool = False) -> None:
         """What of these was accepted, committed or not: nobody knows of it any more.
 
         As far as it was seen, or (`whole`) all of the log: what begins before its beginning is another one.
@@ -582,8 +582,8 @@ class Watch:
         counted = figures.counters.taken_over
         least, more = self._taken_over_ever, self._member.keys.sent_too
         require(least <= counted <= least + more, "what was taken over is counted", (counted, least, more))
-        most = self._quota.members(self._world.now, _DIVIDED_FOR)
-        require(figures.quota_members <= most, "a part grows again", (figures.quota_members, most))
+        maximum = self._quota.members(self._world.now, _DIVIDED_FOR)
+        require(figures.quota_members <= maximum, "a part grows again", (figures.quota_members, maximum))
         totals = [partition.totals for partition in figures.partitions]
         require(sum(one.open for one in totals) == figures.totals.open, "the snapshot agrees", figures)
         for one in totals:

@@ -22,16 +22,16 @@ from consumer.engine.model import CommerceEvent, Filtered, Instant, Record, Reje
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group
-from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates, StoreTroubles
+from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates, StoreFaults
 from tests.simulation.member import Member
 from tests.simulation.readings import FORMS
-from tests.simulation.records import HOUR, WALL, Kind, Spec, new_record, successor, write_logs
+from tests.simulation.records import HOUR, WALL, RecordKind, Spec, new_record, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry, SharedStore
 from tests.simulation.truth import Truth, Violation
 
 PATIENCE = 900.0
 """Seconds of quiet after which everything must be finished."""
-_MOST_EVENTS = 150_000
+_MAX_EVENTS = 150_000
 TRANSFORM_FAILED = Rejection(Stage.CONVERT, "transform_failed", "the function raised ValueError")
 
 Trace = Callable[[float, str, Any, Sequence[Any]], None]
@@ -56,7 +56,7 @@ class World:
         self.specs, logs = write_logs(knobs, self.random, self.form)
         self.truth = Truth(self.specs)
         self.broker = Broker(logs, self.truth)
-        self.broker.map_most = knobs.policy.map_bytes
+        self.broker.max_map = knobs.policy.map_bytes
         self.broker.metadata_limit = knobs.metadata_limit
         self.api = Api(self)
         self._stores: dict[int, KeyStore] = {}
@@ -65,7 +65,7 @@ class World:
         self.group = Group(self)
         self.inputs = self.crashes = 0
         self.alive: list[Member] = []
-        self._lives = itertools.count(1)
+        self._ids = itertools.count(1)
         self._restarting = 0
         self._ending = False
         self._last_totals: Totals | None = None
@@ -95,13 +95,13 @@ class World:
         return Instant(self.now, self.wall + self._clocks.get(slot, 0.0))
 
     @property
-    def troubled(self) -> bool:
+    def faulty(self) -> bool:
         """Whether anything may still go wrong."""
         return self.now < self.quiet_at
 
     def roll(self, rate: float) -> bool:
         """Whether a trouble of this rate happens now."""
-        return rate > 0 and self.troubled and self.random.random() < rate
+        return rate > 0 and self.faulty and self.random.random() < rate
 
     def in_spell(self, what: str) -> bool:
         """Whether `what` is out of order for some time."""
@@ -118,10 +118,10 @@ class World:
 
     def function(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
         """What the user's function makes of an event: usually the same event, for some of the fake ones a verdict."""
-        kind = self.specs[event["number"]].kind if "number" in event else Kind.GOOD
-        if kind is Kind.FILTERED:
+        kind = self.specs[event["number"]].kind if "number" in event else RecordKind.GOOD
+        if kind is RecordKind.FILTERED:
             return Filtered("transform")
-        return TRANSFORM_FAILED if kind is Kind.UNCONVERTIBLE else event
+        return TRANSFORM_FAILED if kind is RecordKind.UNCONVERTIBLE else event
 
     def counts_as_offline(self, spec: Spec, unix_now: float) -> bool:
         """Whether the platform would count its event as an offline one at that time, and so keep both copies."""
@@ -161,14 +161,14 @@ class World:
         """Live from the first moment to the last. Raises `Violation`."""
         for slot in range(self.knobs.members):
             self.later(self.random.uniform(0, 2), self._start, slot)
-        self._plan_troubles()
-        self.at(self.quiet_at, self._look_for_end)
+        self._plan_faults()
+        self.at(self.quiet_at, self._check_for_end)
         events = 0
         while self._queue:
             self.now, _, act, args = heapq.heappop(self._queue)
             act(*args)
             events += 1
-            if events > _MOST_EVENTS:
+            if events > _MAX_EVENTS:
                 raise Violation("everything comes to its end", f"not within {events} events; {self._state()}")
         self.truth.check_end()
         if self.knobs.graceful:
@@ -176,7 +176,7 @@ class World:
         if self.knobs.undisturbed:
             self.truth.check_totals(self._last_totals)
 
-    def _look_for_end(self) -> None:
+    def _check_for_end(self) -> None:
         self._turn_off_guards()
         done = self.broker.all_committed() and not self._restarting
         if done and all(_left_over(member) == "" for member in self.alive):
@@ -186,7 +186,7 @@ class World:
         elif self.now > self.quiet_at + PATIENCE:
             raise Violation("everything comes to its end", self._state())
         else:
-            self.later(1.0, self._look_for_end)
+            self.later(1.0, self._check_for_end)
 
     def _turn_off_guards(self) -> None:
         """An operator has looked at the dead letters, and restarts the processes whose guard stopped intake."""
@@ -207,7 +207,7 @@ class World:
     # -- processes
 
     def _start(self, slot: int) -> None:
-        member = Member(self, slot, next(self._lives))
+        member = Member(self, slot, next(self._ids))
         self.alive.append(member)
         self._say(f"{member} starts")
         member.feed(m.Tick())
@@ -247,7 +247,7 @@ class World:
 
     # -- troubles
 
-    def _plan_troubles(self) -> None:
+    def _plan_faults(self) -> None:
         knobs, incidents = self.knobs, self.knobs.incidents
         plans: list[tuple[int, Callable[[], None]]] = [
             (knobs.rebalances, self.group.rebalance),
@@ -258,7 +258,7 @@ class World:
             (incidents.clock_jumps, self._jump),
             (incidents.freezes, self._freeze_one),
             (incidents.removals, self._remove_some),
-            (incidents.new_lives, self._make_a_topic_anew),
+            (incidents.recreated, self._recreate_a_topic),
         ]
         for count, act in plans:
             for _ in range(count):
@@ -273,25 +273,25 @@ class World:
                 begin = self.random.uniform(0, knobs.quiet_at)
                 end = min(knobs.quiet_at, begin + self.random.uniform(0.5, 8))
                 self.put_out_of_order(self.random.choice(names), begin, end)
-        self._plan_store_troubles(self.knobs.store_troubles)
+        self._plan_store_faults(self.knobs.store_faults)
 
-    def _plan_store_troubles(self, troubles: StoreTroubles) -> None:
+    def _plan_store_faults(self, faults: StoreFaults) -> None:
         """Plan the troubles of the shared key store."""
-        for _ in range(troubles.frozen):
+        for _ in range(faults.frozen):
             begin = self.random.uniform(0, self.knobs.quiet_at)
             end = min(self.knobs.quiet_at, begin + self.random.uniform(0.5, 8))
             self.put_out_of_order("frozen keys", begin, end)
-        for _ in range(troubles.full):
+        for _ in range(faults.full):
             begin = self.random.uniform(self.base, self.quiet_at)
             self.at(begin, setattr, self.shared, "full", True)
             self.at(
                 min(self.quiet_at, begin + self.random.uniform(0.5, 8)), setattr, self.shared, "full", False
             )
-        for _ in range(troubles.set_back):
+        for _ in range(faults.set_back):
             kept = self.random.uniform(self.base, self.quiet_at)
             self.at(kept, self.shared.keep)
             self.at(min(self.quiet_at, kept + self.random.uniform(0.1, 4)), self.shared.go_back)
-        for _ in range(troubles.flushed):
+        for _ in range(faults.flushed):
             self.at(self.random.uniform(self.base, self.quiet_at), self.shared.flush)
 
     def _one(self) -> Member | None:
@@ -368,7 +368,7 @@ class World:
             self.broker.remove(tp, self.random.randint(1, visible - 1))
             self._say(f"{tp.topic}[{tp.partition}] begins at {self.broker.begins[tp]}")
 
-    def _make_a_topic_anew(self) -> None:
+    def _recreate_a_topic(self) -> None:
         """The topic is deleted and created again, longer than before, so that no earlier offset is out of range."""
         topic = self.random.choice(sorted(self.broker.topic_ids))
         logs: dict[TopicPartition, list[Spec]] = {}
@@ -384,9 +384,9 @@ class World:
                 for offset in range(min(count, 60))
             ]
             logs[tp].sort(key=lambda spec: spec.offset)
-        gone = self.broker.make_anew(logs)
+        gone = self.broker.recreate(logs)
         self.truth.gone.update(spec.number for spec in gone)
-        self._say(f"{topic} is made anew")
+        self._say(f"{topic} is recreated")
 
     def _set_one_back(self) -> None:
         member = self._one()

@@ -65,10 +65,10 @@ def test_templates_stay_decodable(produced: list[tuple[int, bytes]]) -> None:
 def test_a_heavy_spell_is_heavy(produced: list[tuple[int, bytes]]) -> None:
     """Its records are several times as large, and one of them larger than a hundred of the others."""
     sizes = [len(value) for _, value in produced]
-    usual = sizes[: (HEAVY_EVERY - 1) * SPELL]
+    canonical = sizes[: (HEAVY_EVERY - 1) * SPELL]
     heavy = sizes[(HEAVY_EVERY - 1) * SPELL : HEAVY_EVERY * SPELL]
-    assert sum(heavy) > 3 * sum(usual) / (HEAVY_EVERY - 1)
-    assert max(heavy) > 100 * sum(usual) / len(usual) > max(usual) / 10
+    assert sum(heavy) > 3 * sum(canonical) / (HEAVY_EVERY - 1)
+    assert max(heavy) > 100 * sum(canonical) / len(canonical) > max(canonical) / 10
 
 
 def test_the_same_seed_gives_the_same_tally(records: Records) -> None:

@@ -120,7 +120,7 @@ def test_a_peak_fails() -> None:
     assert not verdict.held
 
 
-def test_too_few_looks_are_no_proof() -> None:
+def test_too_few_checks_are_no_proof() -> None:
     """Three samples prove nothing."""
     assert not memory_verdict(curve(3 * RATE)).held
 
@@ -137,7 +137,7 @@ def test_a_budget_is_kept_or_not() -> None:
     assert judge_budget("open", [10, 100, 60], 100).held
     above = judge_budget("open", [10, 101, 60], 100)
     assert not above.held
-    assert "at 1 of 3 looks" in above.figures
+    assert "at 1 of 3 samples" in above.figures
     assert not judge_budget("open", [10, 20, 30], 100).held
     assert not judge_budget("open", [], 100).held
 
@@ -160,8 +160,8 @@ def test_a_store_that_forgets_nothing_fails() -> None:
 
 def test_a_store_that_forgets_late_fails() -> None:
     """One bucket more than the window needs fails."""
-    most = int(RATE * (horizon(WINDOW) + WINDOW / 2))
-    assert not judge_keys(curve(keys=lambda settled: min(settled, most)), WINDOW).held
+    maximum = int(RATE * (horizon(WINDOW) + WINDOW / 2))
+    assert not judge_keys(curve(keys=lambda settled: min(settled, maximum)), WINDOW).held
 
 
 def test_a_store_that_was_never_full_proves_nothing() -> None:

@@ -136,20 +136,20 @@ def _serve(connection: socket.socket) -> Request:
         text, rights, _, _ = socket.recv_fds(connection, _MAX_REQUEST, _STREAMS)
         if not text:
             os._exit(0)  # the test process has ended
-        told, tell = os.pipe()
+        reported, report = os.pipe()
         between = os.fork()
         if not between and not (child := os.fork()):
             for number, stream in enumerate(rights):
                 os.dup2(stream, number)
-            for one in (told, tell, connection.detach(), *rights):
+            for one in (reported, report, connection.detach(), *rights):
                 os.close(one)
             return Request(*json.loads(text))
         if not between:
-            os.write(tell, b"%d" % child)
+            os.write(report, b"%d" % child)
             os._exit(0)
         os.waitpid(between, 0)  # only now the child is an orphan
-        connection.send(os.read(told, 64))
-        for one in (told, tell, *rights):
+        connection.send(os.read(reported, 64))
+        for one in (reported, report, *rights):
             os.close(one)
 
 

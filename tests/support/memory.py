@@ -12,7 +12,7 @@ STRANGERS = 48 * MIB
 _QUEUE = 16 * MIB
 
 
-def most_resident(
+def max_resident(
     codec: str, brokers: int, *, open_bytes: int, open_events: int, concurrency: int, batch_bytes: int
 ) -> int:
     """Return the bytes that a process takes at most, without what strangers send."""

@@ -54,11 +54,11 @@ class RedisServer:
     def start(self) -> None:
         """Start it, or start it again, and wait until it answers."""
         assert PROGRAM is not None
-        usual = ("--bind", "127.0.0.1", "--save", "", "--dir", str(self.directory), "--daemonize", "no")
+        canonical = ("--bind", "127.0.0.1", "--save", "", "--dir", str(self.directory), "--daemonize", "no")
         port = () if "--tls-port" in self._arguments else ("--port", str(self.port))
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [PROGRAM, *self._file, *usual, *port, *self._arguments], stdout=log, stderr=log
+                [PROGRAM, *self._file, *canonical, *port, *self._arguments], stdout=log, stderr=log
             )
         deadline = time.monotonic() + _START
         while True:
@@ -123,9 +123,12 @@ def redis_cluster(directory: Path, primaries: int, replicas: int = 0) -> Iterato
             for n in range(primaries * (1 + replicas))
         ]
         names = [f"127.0.0.1:{node.port}" for node in nodes]
-        told = ("--cluster-replicas", str(replicas), "--cluster-yes")
+        reported = ("--cluster-replicas", str(replicas), "--cluster-yes")
         subprocess.run(
-            ["redis-cli", "--cluster", "create", *names, *told], check=True, capture_output=True, timeout=60
+            ["redis-cli", "--cluster", "create", *names, *reported],
+            check=True,
+            capture_output=True,
+            timeout=60,
         )
         deadline = time.monotonic() + _START
         while not all(map(_has_formed, nodes)):
@@ -138,5 +141,7 @@ def _has_formed(node: RedisServer) -> bool:
     """Whether this node sees the whole cluster and has all the data that it should have."""
     asked = ["redis-cli", "-p", str(node.port)]
     state = subprocess.check_output([*asked, "cluster", "info"], timeout=10)
-    told = subprocess.check_output([*asked, "info", "replication"], timeout=10)
-    return b"cluster_state:ok" in state and (b"role:master" in told or b"master_link_status:up" in told)
+    reported = subprocess.check_output([*asked, "info", "replication"], timeout=10)
+    return b"cluster_state:ok" in state and (
+        b"role:master" in reported or b"master_link_status:up" in reported
+    )

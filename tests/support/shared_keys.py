@@ -21,7 +21,7 @@ from consumer.engine.messages import Found, Stored
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
-from consumer.ports import Claimed, Given, KeyStore, Renewed
+from consumer.ports import Claimed, GrantedPermits, KeyStore, Renewed
 
 _ANNOUNCED_FOR = 60.0
 
@@ -98,7 +98,7 @@ class SharedKeys:
         for place, key in enumerate(split_keys(keys)):
             if not found[place]:
                 if self._is_anothers(key, {session, *ours}):
-                    found[place] = Found.ELSEWHERE
+                    found[place] = Found.CLAIMED_BY_OTHER
                 else:
                     self.claims[key] = session
         return bytes(found)
@@ -151,7 +151,7 @@ class SharedKeys:
             note._replace(seconds=seconds) for one, seconds, note in left if one != member and seconds > 0
         ]
 
-    def give(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
+    def give(self, quota: str, calls: int, per_minute: int, seconds: float) -> GrantedPermits:
         """As ``calls.lua`` does."""
         now = self._clock()
         counted = self.quotas.setdefault(quota, Counter())
@@ -159,9 +159,9 @@ class SharedKeys:
             del counted[second]
         free = min(calls, per_minute - counted.total())
         if free <= 0:
-            return Given(0, min(counted) + 61 - now)
+            return GrantedPermits(0, min(counted) + 61 - now)
         counted[math.floor(now + seconds)] += free
-        return Given(free, 0.0)
+        return GrantedPermits(free, 0.0)
 
     def _is_anothers(self, key: bytes, ours: Collection[str]) -> bool:
         holder = self.claims.get(key)
@@ -295,13 +295,15 @@ class SharedSession:
             announced[self._member] = self._announcement, now + _ANNOUNCED_FOR
         return [said for one, (said, until) in announced.items() if one != self._member and now < until]
 
-    def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Call[Given]:
-        """See `KeyStore.ask_calls`."""
-        given: Given = yield lambda: self._server.give(quota, calls, per_minute, seconds)
+    def acquire_permits(
+        self, quota: str, calls: int, per_minute: int, seconds: float
+    ) -> Call[GrantedPermits]:
+        """See `KeyStore.acquire_permits`."""
+        given: GrantedPermits = yield lambda: self._server.give(quota, calls, per_minute, seconds)
         return given
 
-    def tell(self, note: Note) -> Call[None]:
-        """See `KeyStore.tell`."""
+    def share_note(self, note: Note) -> Call[None]:
+        """See `KeyStore.share_note`."""
         yield lambda: self._server.note(self._member, note)
 
     def close(self) -> None:
@@ -383,13 +385,15 @@ class SharedMember(KeyStore):
         self._server.prolong(self._name, self._lease)
         return Renewed(self._session, self._server.notes(self._number))
 
-    async def tell(self, note: Note) -> None:
-        """See `KeyStore.tell`."""
-        self._answer(self._known.tell(note))
+    async def share_note(self, note: Note) -> None:
+        """See `KeyStore.share_note`."""
+        self._answer(self._known.share_note(note))
 
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
-        """See `KeyStore.ask_calls`."""
-        return self._answer(self._known.ask_calls(quota, calls, per_minute, seconds))
+    async def acquire_permits(
+        self, quota: str, calls: int, per_minute: int, seconds: float
+    ) -> GrantedPermits:
+        """See `KeyStore.acquire_permits`."""
+        return self._answer(self._known.acquire_permits(quota, calls, per_minute, seconds))
 
     async def expire(self, now: float) -> None:
         """See `KeyStore.expire`."""

@@ -36,7 +36,7 @@ _PIECE: Final = 64 * 1024
 _CUT_AFTER: Final = 1500
 
 
-class Way(Enum):
+class WayOut(Enum):
     """What the proxy does; see above."""
 
     TUNNEL = "tunnel"
@@ -50,9 +50,9 @@ class Way(Enum):
 
 
 _ANSWERS: Final = {
-    Way.REFUSE: "403 Forbidden",
-    Way.GATEWAY: "502 Bad Gateway",
-    Way.PAGE: "200 OK",
+    WayOut.REFUSE: "403 Forbidden",
+    WayOut.GATEWAY: "502 Bad Gateway",
+    WayOut.PAGE: "200 OK",
 }
 
 
@@ -69,7 +69,7 @@ class OutProxy:
     ) -> None:
         self.routes = dict(routes)
         self.login = login
-        self.mode = Way.TUNNEL
+        self.mode = WayOut.TUNNEL
         self.asked: list[str] = []
         """``CONNECT host:port``, or ``POST http://host:port/path``, in order."""
         self.refused = 0
@@ -102,7 +102,7 @@ class OutProxy:
             self._server.close()
         self._end_all()
 
-    async def set(self, mode: Way, login: str | None = None) -> None:
+    async def set(self, mode: WayOut, login: str | None = None) -> None:
         """From now on behave like this."""
         self.mode, self.login = mode, login
         self._end_all()
@@ -119,7 +119,7 @@ class OutProxy:
                 await self._serve(reader, writer)
         finally:
             self._writers.discard(writer)
-            writer.transport.abort() if self.mode in (Way.CUT, Way.SILENT) else writer.close()
+            writer.transport.abort() if self.mode in (WayOut.CUT, WayOut.SILENT) else writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -127,7 +127,7 @@ class OutProxy:
         method, target, _ = line.split(" ", 2)
         self.asked.append(f"{method} {target}")
         mode = self.mode
-        if mode is Way.SILENT:
+        if mode is WayOut.SILENT:
             await reader.read()
             return
         if self.login is not None and _login(lines) != self.login:
@@ -143,29 +143,29 @@ class OutProxy:
             await self._forward(method, target, lines, reader, writer)
 
     async def _tunnel(
-        self, target: str, mode: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, target: str, mode: WayOut, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         host, _, port = target.rpartition(":")
         place = self.routes.get(host.strip("[]"), (host.strip("[]"), int(port)))
         upstream_tls: ssl.SSLContext | None = None
-        if mode is Way.INSPECT:
+        if mode is WayOut.INSPECT:
             upstream_tls = ssl.create_default_context()
             upstream_tls.check_hostname, upstream_tls.verify_mode = False, ssl.CERT_NONE
         try:
             back, forth = await asyncio.open_connection(*place, ssl=upstream_tls)
         except OSError:
-            await _answer(writer, _ANSWERS[Way.GATEWAY])
+            await _answer(writer, _ANSWERS[WayOut.GATEWAY])
             return
         try:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await writer.drain()
-            if mode is Way.DEAF:
+            if mode is WayOut.DEAF:
                 await reader.read()
                 return
-            if mode is Way.INSPECT:
+            if mode is WayOut.INSPECT:
                 assert self._authority is not None
                 await writer.start_tls(self._authority.server(host=host.strip("[]")))
-            await _carry(reader, writer, back, forth, _CUT_AFTER if mode is Way.CUT else None)
+            await _carry(reader, writer, back, forth, _CUT_AFTER if mode is WayOut.CUT else None)
         finally:
             forth.transport.abort()
 
@@ -186,7 +186,7 @@ class OutProxy:
             # One request a connection: the next may be for another host.
             head = [f"{method} {path} HTTP/1.1", *kept, "Connection: close", "", ""]
             forth.write("\r\n".join(head).encode("latin-1"))
-            await _carry(reader, writer, back, forth, _CUT_AFTER if self.mode is Way.CUT else None)
+            await _carry(reader, writer, back, forth, _CUT_AFTER if self.mode is WayOut.CUT else None)
         finally:
             forth.transport.abort()
 
@@ -211,15 +211,15 @@ async def _carry(
     writer: asyncio.StreamWriter,
     back: asyncio.StreamReader,
     forth: asyncio.StreamWriter,
-    most: int | None,
+    maximum: int | None,
 ) -> None:
-    """Carry bytes both ways until either side ends, or `most` bytes came from the client."""
+    """Carry bytes both ways until either side ends, or `maximum` bytes came from the client."""
 
     async def there() -> None:
         carried = 0
         while piece := await reader.read(_PIECE):
             carried += len(piece)
-            if most is not None and carried > most:
+            if maximum is not None and carried > maximum:
                 return
             forth.write(piece)
             await forth.drain()

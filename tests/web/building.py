@@ -124,17 +124,17 @@ def statistics(
     accounts: Sequence[AccountStatistics] = (),
     ended: Totals | None = None,
     ages: Iterable[float] = (),
-    early: Iterable[float] = (),
+    earlier: Iterable[float] = (),
     counters: Counters | None = None,
     stopping: bool = False,
     **others: Any,
 ) -> Statistics:
     """A snapshot. `ended`: what partitions that are ours no more left behind; `ages` of delivered events, seconds:
-    in the last hour, and `early`, two hours before."""
+    in the last hour, and `earlier`, two hours before."""
     all_totals = [one.totals for one in partitions] + ([ended] if ended is not None else [])
     names = ("read", "delivered", "duplicate", "filtered", "dead_lettered", "open", "released")
     freshness = Freshness()
-    freshness.add([UNIX - int(one) for one in early], Instant(0.0, UNIX))
+    freshness.add([UNIX - int(one) for one in earlier], Instant(0.0, UNIX))
     freshness.add([UNIX - int(one) for one in ages], Instant(_TWO_HOURS, UNIX))
     quiet: dict[str, Any] = {
         "room": 1000,
@@ -237,8 +237,8 @@ def samples() -> Samples:
         },
         warnings={
             ("zero_value", "custom_data.value"): "custom_data.value is zero",
-            ("malformed", "user_data.em"): "user_data.em is not an e-mail address: left out",
-            ("malformed", "user_data.ph"): "user_data.ph is not a phone number: left out",
+            ("malformed", "user_data.em"): "user_data.em is not an e-mail address: omitted",
+            ("malformed", "user_data.ph"): "user_data.ph is not a phone number: omitted",
         },
     )
 
@@ -277,7 +277,7 @@ def busy() -> Statistics:
         accounts=[account(queued=4_211, in_flight=7), account(OTHER_ACCOUNT, queued=12)],
         ended=totals(delivered=400_000, released=812),
         ages=[3] * 900 + [45] * 60 + [4_000] * 40,
-        early=[3] * 500 + [9_000] * 500,
+        earlier=[3] * 500 + [9_000] * 500,
         counters=full_counters(),
         oldest_open_ms=UNIX * 1000 - 5_700,
         oldest_open=OldestOpen(TOPIC, 3, 1_200_348, 5.7, WaitsFor.PLATFORM, ACCOUNT),
@@ -410,27 +410,27 @@ class Served:
 
 @dataclass(slots=True)
 class Shown:
-    """What the server sees. `looks` counts the snapshots it took, `asked` the /status documents."""
+    """What the server sees. `checks` counts the snapshots it took, `asked` the /status documents."""
 
     statistics: Statistics
     now: float = 5_000.0
     fetched_at: float | None = None
-    looks: int = 0
+    checks: int = 0
     info: Mapping[str, Any] = field(default_factory=lambda: INFO)
     broken: Exception | None = None
     asked: int = 0
-    answers_most: int = 1_000_000
+    max_answers: int = 1_000_000
 
-    def tell(self) -> Mapping[str, Any]:
-        """`info`, for at most `answers_most` documents of /status; then an error."""
+    def report(self) -> Mapping[str, Any]:
+        """`info`, for at most `max_answers` documents of /status; then an error."""
         self.asked += 1
-        if self.asked > self.answers_most:
+        if self.asked > self.max_answers:
             raise RuntimeError("no more answers")
         return self.info
 
     def snapshot(self) -> Statistics:
         """The scene of now."""
-        self.looks += 1
+        self.checks += 1
         if self.broken is not None:
             raise self.broken
         return self.statistics
@@ -444,4 +444,4 @@ def make_server(shown: Shown, **more: Any) -> WebServer:
         "clock": lambda: shown.now,
         "unhealthy": lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
     }
-    return WebServer(shown.snapshot, shown.tell, **(own | more))
+    return WebServer(shown.snapshot, shown.report, **(own | more))

@@ -18,14 +18,14 @@ from tests.web.building import Served, Shown, make_server
 WITHIN = 60.0
 """Time limit of any wait in seconds, far above what it takes."""
 QUICK = 0.005
-"""Seconds between two looks of the server; the clock stands still until the test sets it."""
+"""Seconds between two checks of the server; the clock stands still until the test sets it."""
 
 
 @contextlib.asynccontextmanager
 async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator[Served]:
     """A server on a free port of loopback; `more` as `WebServer` takes it."""
     shown = Shown(scene())
-    server = make_server(shown, **({"look_every": QUICK} | more))
+    server = make_server(shown, **({"check_every": QUICK} | more))
     url = (await server.start()).page
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
@@ -41,13 +41,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def looked(shown: Shown, times: int = 2) -> None:
+async def checked(shown: Shown, times: int = 2) -> None:
     """Wait until the server has taken this many more snapshots."""
-    enough = shown.looks + times
-    await until(lambda: shown.looks >= enough)
+    enough = shown.checks + times
+    await until(lambda: shown.checks >= enough)
 
 
-async def told(served: Served, request: bytes) -> bytes:
+async def reported(served: Served, request: bytes) -> bytes:
     """The server's whole answer to these bytes, until it closes the connection."""
     at = urlsplit(served.url)
     reader, writer = await asyncio.open_connection(at.hostname, at.port)
@@ -61,7 +61,7 @@ async def told(served: Served, request: bytes) -> bytes:
 async def asked(served: Served, path: str, *headers: str, host: str = "x") -> bytes:
     """The answer to a request for exactly this path: clients would normalise it."""
     lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
-    return await told(served, "\r\n".join(lines).encode())
+    return await reported(served, "\r\n".join(lines).encode())
 
 
 @dataclass(slots=True)

@@ -48,17 +48,17 @@ def open_at(served: Served) -> int:
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: "])
 async def test_silent_connections_do_not_keep_a_probe_out(sent: bytes) -> None:
     """Above the limit the oldest silent connections are closed, and a new request is answered."""
-    most = connections.MOST_CONNECTIONS
-    async with running(busy) as served, opened(served, most + 60, sent) as streams:
+    maximum = connections.MAX_CONNECTIONS
+    async with running(busy) as served, opened(served, maximum + 60, sent) as streams:
         status, _, _ = await served.get("/healthz")
         assert status == 200
         assert await is_closed(streams[0])
-        await until(lambda: open_at(served) <= most)
+        await until(lambda: open_at(served) <= maximum)
 
 
 async def test_a_connection_that_is_being_answered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that listens is older than a flood of connections, and keeps its stream."""
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 10)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
     async with running(busy) as served, listening(served) as page, opened(served, 40) as streams:
         await page.status()
         assert await is_closed(streams[0])
@@ -69,7 +69,7 @@ async def test_a_connection_that_is_being_answered_stays(monkeypatch: pytest.Mon
 
 async def test_the_limit_holds_where_all_are_being_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Listeners that do not read cannot keep their connections either: the oldest is closed at once."""
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
     ask = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with running(busy) as served, opened(served, 5, ask) as streams:
         for reader, _ in streams:
@@ -89,7 +89,7 @@ async def test_a_request_has_to_be_complete_in_time(sent: bytes, monkeypatch: py
 
 async def test_both_addresses_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's own address has no limit of its own."""
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 10)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
     async with running(busy, page_at=("127.0.0.1", 0)) as served, opened(served, 30) as streams:
         assert await is_closed(streams[0])
         await until(lambda: open_at(served) <= 10)

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from consumer.errors import InvariantViolation
-from consumer.web.events import MOST_LISTENERS, MOST_MISSED
+from consumer.web.events import MAX_LISTENERS, MAX_MISSED
 from consumer.web.status import status_document
 from tests.support.limits import LATE
 from tests.web.building import INFO, Served, busy, halted, idle
-from tests.web.listening import WITHIN, Listener, listening, looked, running, until
+from tests.web.listening import WITHIN, Listener, checked, listening, running, until
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ async def test_at_most_one_document_a_second(served: Served) -> None:
             assert await listener.status() == first
         asked = served.shown.asked
         served.shown.statistics = busy()
-        await looked(served.shown, 5)
+        await checked(served.shown, 5)
         assert served.shown.asked == asked
         served.shown.now += 1
         assert await listener.status() == orjson.loads(orjson.dumps(status_document(busy(), INFO)))
-        await looked(served.shown, 5)
+        await checked(served.shown, 5)
         assert served.shown.asked == asked + 1
 
 
@@ -72,7 +72,7 @@ async def test_all_listeners_share_one_document(served: Served) -> None:
 async def test_without_listeners_no_document_is_made(served: Served) -> None:
     """Also after the last listener has left; the next one does not get an old document."""
     served.shown.now += 60
-    await looked(served.shown)
+    await checked(served.shown)
     assert served.shown.asked == 0
     async with listening(served) as listener:
         await listener.status()
@@ -80,7 +80,7 @@ async def test_without_listeners_no_document_is_made(served: Served) -> None:
     asked = served.shown.asked
     served.shown.statistics = busy()
     served.shown.now += 60
-    await looked(served.shown)
+    await checked(served.shown)
     assert served.shown.asked == asked
     async with listening(served) as listener:
         assert (await listener.status())["ledger"]["read"] == 5_207_980
@@ -92,7 +92,7 @@ async def gone(served: Served) -> None:
     async def unheard() -> bool:
         asked = served.shown.asked
         served.shown.now += 1
-        await looked(served.shown)
+        await checked(served.shown)
         return served.shown.asked == asked
 
     async with asyncio.timeout(WITHIN):
@@ -103,7 +103,7 @@ async def gone(served: Served) -> None:
 async def test_one_listener_above_the_limit_is_refused(served: Served) -> None:
     """503 with Retry-After; a place that becomes free can be used again. /status answers all the same."""
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(MOST_LISTENERS - 1):
+        for _ in range(MAX_LISTENERS - 1):
             await stack.enter_async_context(listening(served))
         async with listening(served):
             status, headers, text = await served.get("/events")
@@ -127,7 +127,7 @@ async def test_a_listener_that_does_not_read_is_disconnected_and_delays_no_other
     assert await reader.read(1) == b"H"
     async with listening(served) as listener:
         await listener.status()
-        for second in range(MOST_MISSED + 3):
+        for second in range(MAX_MISSED + 3):
             served.shown.info = {"second": second, "more than all buffers hold": "x" * 8_000_000}
             served.shown.now += 1
             assert (await listener.status())["second"] == second
@@ -188,7 +188,7 @@ async def test_streams_end_when_figures_cannot_be_read() -> None:
 
 async def test_a_listener_that_goes_leaves_nothing_behind(served: Served) -> None:
     """Its place is free as soon as it has left, not only at the next message."""
-    for _ in range(3 * MOST_LISTENERS):
+    for _ in range(3 * MAX_LISTENERS):
         async with listening(served) as listener:
             await listener.status()
-    await until(lambda: len(asyncio.all_tasks()) < MOST_LISTENERS)
+    await until(lambda: len(asyncio.all_tasks()) < MAX_LISTENERS)

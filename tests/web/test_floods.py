@@ -73,7 +73,7 @@ FLOODS = {
 
 
 @dataclass
-class Target:
+class FloodTarget:
     """A server in a process of its own."""
 
     process: asyncio.subprocess.Process
@@ -102,7 +102,7 @@ class Target:
 
 
 @contextlib.asynccontextmanager
-async def served() -> AsyncIterator[Target]:
+async def served() -> AsyncIterator[FloodTarget]:
     """A server as `run` has it, with its settings of the collector and the allocator."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -117,7 +117,7 @@ async def served() -> AsyncIterator[Target]:
         url = urlsplit((await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip())
         assert url.hostname is not None
         assert url.port is not None
-        yield Target(process, url.hostname, url.port)
+        yield FloodTarget(process, url.hostname, url.port)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -136,8 +136,8 @@ async def test_no_flood_of_bad_requests_takes_memory_or_time() -> None:
             assert b"\r\n\r\nok\n" in await target.send(PROBE), name
         target.process.kill()
         assert target.process.stderr is not None
-        *_, slowest = told = (await target.process.stderr.read()).decode().splitlines()
-        assert all(line.startswith("turn ") for line in told), told[:3]
+        *_, slowest = reported = (await target.process.stderr.read()).decode().splitlines()
+        assert all(line.startswith("turn ") for line in reported), reported[:3]
         assert float(slowest.removeprefix("turn ")) < 0.5  # of processor time: a busy machine changes nothing
 
 

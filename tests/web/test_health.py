@@ -56,10 +56,10 @@ OF_OTHERS = {
 }
 
 
-@pytest.mark.parametrize("trouble", OF_OTHERS)
-def test_trouble_of_others_is_not_unhealthy(trouble: str) -> None:
+@pytest.mark.parametrize("error", OF_OTHERS)
+def test_errors_of_others_is_not_unhealthy(error: str) -> None:
     """However long it lasts, while fetches come back: a restart would not help (aiokafka #847)."""
-    assert why_unhealthy(OF_OTHERS[trouble], LONG, LONG - 1) is None
+    assert why_unhealthy(OF_OTHERS[error], LONG, LONG - 1) is None
 
 
 def test_a_fetch_that_does_not_return_is_unhealthy() -> None:

@@ -18,7 +18,7 @@ from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS, History, Point
 from tests.engine.building import Core, event
 from tests.web.building import UNIX, busy, idle, partition, statistics, totals
-from tests.web.listening import looked, running
+from tests.web.listening import checked, running
 
 START = 5_000.0
 SERIES = [
@@ -37,11 +37,11 @@ SERIES = [
 ]
 
 
-def history(*looks: tuple[float, Statistics]) -> list[dict[str, Any]]:
+def history(*checks: tuple[float, Statistics]) -> list[dict[str, Any]]:
     """The steps of a history that took these snapshots, each with its seconds after the start."""
     one = History()
-    for at, snapshot in looks:
-        one.look(snapshot, START + at)
+    for at, snapshot in checks:
+        one.add(snapshot, START + at)
     steps: list[dict[str, Any]] = one.document(START, UNIX)["steps"]
     return steps
 
@@ -73,12 +73,12 @@ def test_a_peak_between_two_points_is_seen() -> None:
     def at(records: int | None, seconds: float | None) -> Statistics:
         return statistics(replace(partition(lag=records), lag_seconds=seconds))
 
-    looks = [(float(second), at(3, 0.5)) for second in range(31)]
-    looks[4] = (4.0, at(70_000, 2.0))
-    looks[7] = (7.0, at(9, 420.0))
-    looks[20] = (20.0, at(55, 8.0))
-    looks[21] = (21.0, at(None, None))
-    steps = history(*looks)
+    checks = [(float(second), at(3, 0.5)) for second in range(31)]
+    checks[4] = (4.0, at(70_000, 2.0))
+    checks[7] = (7.0, at(9, 420.0))
+    checks[20] = (20.0, at(55, 8.0))
+    checks[21] = (21.0, at(None, None))
+    steps = history(*checks)
     assert points(steps[0], "at", "lag", "lag_seconds") == [
         (UNIX + 10, 70_000, 420.0),
         (UNIX + 20, 55, 8.0),
@@ -92,14 +92,14 @@ def test_a_peak_between_two_points_is_seen() -> None:
 
 def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
     """A peak between two points of the day is not lost."""
-    looks = [(10.0 * n, statistics(partition(lag=900 if n == 5 else n))) for n in range(25)]
-    assert points(history(*looks)[1], "at", "lag") == [(UNIX + 120, 900), (UNIX + 240, 24)]
+    checks = [(10.0 * n, statistics(partition(lag=900 if n == 5 else n))) for n in range(25)]
+    assert points(history(*checks)[1], "at", "lag") == [(UNIX + 120, 900), (UNIX + 240, 24)]
 
 
 def test_a_start_has_no_points() -> None:
     """The first point comes after an interval; every series exists before that."""
-    for looks in ([], [(0.0, idle())], [(0.0, idle()), (9.9, idle())]):
-        for step in history(*looks):
+    for checks in ([], [(0.0, idle())], [(0.0, idle()), (9.9, idle())]):
+        for step in history(*checks):
             assert step["points"] == 0
             assert step["series"] == {name: [] for name in SERIES}
     assert list(Point._fields) == SERIES
@@ -109,7 +109,7 @@ def test_a_clock_that_is_set_does_not_tear_the_curves() -> None:
     """Points have the wall-clock time of now minus their real age."""
     one = History()
     for at in (0, 10, 20):
-        one.look(idle(), START + at)
+        one.add(idle(), START + at)
     for unix in (UNIX, UNIX - 86_400):
         series = one.document(START + 25, unix)["steps"][0]["series"]
         assert series["at"] == [unix - 15, unix - 5]
@@ -120,25 +120,25 @@ def test_a_clock_that_is_set_does_not_tear_the_curves() -> None:
 
 def test_moving_partitions_make_no_negative_rates() -> None:
     """Released records were never settled, and settled ones stay settled: with the engine's own figures."""
-    core, one, looks = Core(), History(), count()
+    core, one, checks = Core(), History(), count()
 
-    def look() -> None:
-        one.look(core.statistics(), START + 10 * next(looks))
+    def add() -> None:
+        one.add(core.statistics(), START + 10 * next(checks))
 
     core.assign()
-    look()
+    add()
     core.fetch(*(event(f"{n}") for n in range(20)))
     core.deliver()
-    look()
+    add()
     core.fetch(*(event(f"open-{n}") for n in range(5)))
-    look()
+    add()
     core.lose(0)
-    look()
+    add()
     core.assign(epoch=2)
-    look()
+    add()
     core.fetch(*(event(f"again-{n}") for n in range(10)), epoch=2)
     core.deliver()
-    look()
+    add()
     steps = one.document(START, UNIX)["steps"]
     assert points(steps[0], "delivered_per_second") == [(2.0,), (0.0,), (0.0,), (0.0,), (1.0,)]
 
@@ -150,7 +150,7 @@ def test_it_is_bounded() -> None:
     """Two days of snapshots: only the latest hour and the latest day of points are kept."""
     one, snapshot = History(), idle()
     for at in range(0, 2 * 86_400, 10):
-        one.look(snapshot, START + at)
+        one.add(snapshot, START + at)
     steps = one.document(START, UNIX)["steps"]
     assert [(step["seconds"], step["points"]) for step in steps] == list(STEPS) == [(10, 360), (120, 720)]
     assert [step["series"]["at"][-1] - step["series"]["at"][0] for step in steps] == [3590, 86_280]
@@ -171,7 +171,7 @@ class Sample(NamedTuple):
     keys: int
 
 
-def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
+def naive(readings: Sequence[Sample], seconds: int, maximum: int) -> list[Point]:
     """The same points, from a list of all samples."""
     groups: list[list[Sample]] = [[]]
     for one in readings[1:]:
@@ -183,15 +183,15 @@ def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
     for group in groups[:-1]:
         made.append(naive_point(before, group))
         before = group[-1]
-    return made[-most:]
+    return made[-maximum:]
 
 
 def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
     """Its ages come from sorting all ages."""
     last = group[-1]
     settled, delivered, duplicates, dead_lettered = [
-        round((late - early) / (last.at - before.at), 3) if late >= early else None
-        for early, late in zip(before.counts, last.counts, strict=True)
+        round((late - earlier) / (last.at - before.at), 3) if late >= earlier else None
+        for earlier, late in zip(before.counts, last.counts, strict=True)
     ]
     bounds = [*map(float, AGE_BOUNDS), None]
     ages = [
@@ -241,10 +241,10 @@ def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics]]) -> None:
     """All points of both steps equal those of the naive list, however irregular the snapshots."""
     one = History()
     for at, snapshot in walk:
-        one.look(snapshot, START + at)
+        one.add(snapshot, START + at)
     readings = list(due(walk))
-    for step, (seconds, most) in zip(one.document(0.0, 0.0)["steps"], STEPS, strict=True):
-        expected = naive(readings, seconds, most)
+    for step, (seconds, maximum) in zip(one.document(0.0, 0.0)["steps"], STEPS, strict=True):
+        expected = naive(readings, seconds, maximum)
         assert [tuple(row) for row in points(step, *SERIES)] == [tuple(each) for each in expected]
         assert all(value is None or value >= 0 for row in points(step, *SERIES) for value in row)
 
@@ -272,13 +272,13 @@ def due(walk: list[tuple[float, Statistics]]) -> Iterator[Sample]:
 # -- over HTTP
 
 
-async def test_the_server_takes_it_from_the_looks_it_takes_anyway() -> None:
+async def test_the_server_takes_it_from_the_checks_it_takes_anyway() -> None:
     """/history has points whether or not a page is open; in the JSON that the page expects."""
     async with running(idle, wall=lambda: float(UNIX)) as served:
-        await looked(served.shown)
+        await checked(served.shown)
         for _ in range(13):
             served.shown.now += 10
-            await looked(served.shown)
+            await checked(served.shown)
         assert served.shown.asked == 0
         status, headers, text = await served.get("/history")
         assert status == 200
@@ -294,14 +294,14 @@ async def test_the_server_takes_it_from_the_looks_it_takes_anyway() -> None:
 
 
 @pytest.mark.parametrize("broken", [1, 3])
-async def test_a_look_without_figures_is_a_gap(broken: int) -> None:
+async def test_a_check_without_figures_is_a_gap(broken: int) -> None:
     """Without figures there is no point, and the next one covers the time since the last."""
     async with running(idle, wall=lambda: float(UNIX)) as served:
-        await looked(served.shown)
+        await checked(served.shown)
         for step in range(1, 6):
             served.shown.broken = RuntimeError() if step == broken else None
             served.shown.now += 10
-            await looked(served.shown)
+            await checked(served.shown)
         series = orjson.loads((await served.get("/history"))[2])["steps"][0]["series"]
         assert series["at"] == [UNIX - 10 * (5 - step) for step in range(1, 6) if step != broken]
         assert set(series["settled_per_second"]) == {0.0}

@@ -272,12 +272,12 @@ def test_counts_by_reason_add_up_to_the_ledger() -> None:
 def test_freshness_has_a_series_for_each_window_and_no_more() -> None:
     """The share within the hour of the last hour and day; none where nothing was delivered."""
     name = "pinstream_delivered_within_hour_ratio"
-    found = series(scrape(statistics(ages=[5, 5, 5, 3_601], early=[9_000] * 4)))
+    found = series(scrape(statistics(ages=[5, 5, 5, 3_601], earlier=[9_000] * 4)))
     assert {key: number for key, number in found.items() if key[0] == name} == {
         (name, (("window", "hour"),)): 0.75,
         (name, (("window", "day"),)): 0.375,
     }
-    assert by_label(series(scrape(statistics(early=[5]))), name) == {"day": 1.0}
+    assert by_label(series(scrape(statistics(earlier=[5]))), name) == {"day": 1.0}
     assert by_label(series(scrape(empty())), name) == {}
 
 

@@ -32,7 +32,7 @@ from tests.web.building import (
     partition,
     statistics,
 )
-from tests.web.listening import WITHIN, looked, running, told
+from tests.web.listening import WITHIN, checked, reported, running
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_what_is_too_large_or_no_request_is_refused(
     served: Served, request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """400 and the connection is closed; it is the client's mistake and is not logged."""
-    answer = await told(served, request_)
+    answer = await reported(served, request_)
     assert b" 400 " in answer.splitlines()[0]
     assert len(answer) < 1_000
     assert caplog.text == ""
@@ -172,7 +172,7 @@ async def test_a_body_is_not_read(served: Served, length: bytes) -> None:
     """The answer does not wait for the body, and the connection is closed after a second, however much is still to
     come."""
     request = b"POST /status HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n"
-    answer = await told(served, request)
+    answer = await reported(served, request)
     assert answer.startswith(b"HTTP/1.1 405 ")
 
 
@@ -215,7 +215,7 @@ async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
         assert orjson.loads((await served.get("/status"))[2])["stalled_for"] == 9_000.0
 
 
-async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
+async def test_a_dead_fetch_loop_is_sick_though_all_checks_idle() -> None:
     """The time of the last fetch counts: a member that has caught up and does not fetch is unhealthy."""
     async with running(idle) as served:
         served.shown.fetched_at = served.shown.now
@@ -228,7 +228,7 @@ async def test_figures_that_cannot_be_had_are_sick() -> None:
     """An engine that cannot give its figures: /healthz fails, the rest is an error without details."""
     async with running(idle) as served:
         served.shown.broken = InvariantViolation("the ledger of orders[0] does not add up")
-        await looked(served.shown)
+        await checked(served.shown)
         assert (await served.get("/healthz"))[::2] == (
             503,
             "the figures cannot be read (InvariantViolation)\n",
@@ -260,7 +260,7 @@ def test_while_nobody_listens_few_snapshots_are_taken(listeners: int) -> None:
         watching.cancel()
 
     run(watch())
-    assert shown.looks == (100 if listeners else 20)
+    assert shown.checks == (100 if listeners else 20)
     assert len(server._history.document(shown.now, 0.0)["steps"][0]["series"]["at"]) == 9
 
 
@@ -272,11 +272,11 @@ def test_a_page_that_opens_gets_current_figures_at_once() -> None:
     async def watch() -> None:
         watching = asyncio.create_task(server._watch())
         await asyncio.sleep(1.5)
-        assert shown.looks == 1
+        assert shown.checks == 1
         server._events._listeners.add(_Listener(asyncio.Transport()))
         server._events._comes.set()
         await asyncio.sleep(0.1)
-        assert shown.looks == 2
+        assert shown.checks == 2
         watching.cancel()
 
     run(watch())
@@ -369,11 +369,11 @@ async def test_stop_ends_all_and_can_be_repeated(served: Served) -> None:
     """After the stop there is no listener and no snapshot; a second stop, or one before the start, does nothing."""
     assert (await served.get("/healthz"))[0] == 200
     await served.server.stop()
-    looks = served.shown.looks
+    checks = served.shown.checks
     with pytest.raises(OSError, match="onnect"):
         await served.get("/healthz")
     await served.server.stop()
-    assert served.shown.looks == looks
+    assert served.shown.checks == checks
     await make_server(served.shown).stop()
 
 

@@ -124,11 +124,11 @@ def test_every_field_is_explained_and_no_other() -> None:
     fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
     section = PAGE.split("## GET /status")[1].split("###")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)
-    told = [(_pattern(row), types.split(", ")) for row, types in rows]
+    reported = [(_pattern(row), types.split(", ")) for row, types in rows]
     assert {
         (field, kind)
         for field, kind in fields
-        if not any(pattern.fullmatch(field) and kind in kinds for pattern, kinds in told)
+        if not any(pattern.fullmatch(field) and kind in kinds for pattern, kinds in reported)
     } == set()
     assert [row for row, _ in rows if not any(_pattern(row).fullmatch(field) for field, _ in fields)] == []
 
@@ -191,7 +191,7 @@ def _ages(delivered: int, within: float | None, *ages: float | None) -> dict[str
 
 
 @pytest.mark.parametrize(
-    ("ages", "early", "hour", "day"),
+    ("ages", "earlier", "hour", "day"),
     [
         ([], [], _ages(0, None, None, None, None), _ages(0, None, None, None, None)),
         ([10_000_000], [], _ages(1, 0.0, None, None, None), _ages(1, 0.0, None, None, None)),
@@ -204,10 +204,10 @@ def _ages(delivered: int, within: float | None, *ages: float | None) -> dict[str
     ],
     ids=["nothing delivered", "older than all buckets", "a bad hour"],
 )
-def test_freshness_of_the_last_hour_and_day(ages: Any, early: Any, hour: Any, day: Any) -> None:
+def test_freshness_of_the_last_hour_and_day(ages: Any, earlier: Any, hour: Any, day: Any) -> None:
     """A bad hour is not hidden by good ones before it, and does not count in later hours. Of nothing, and beyond the
     last bucket, it is null: not zero and not an error."""
-    freshness = through_json(status_document(statistics(ages=ages, early=early), {}))["freshness"]
+    freshness = through_json(status_document(statistics(ages=ages, earlier=earlier), {}))["freshness"]
     assert freshness == {**day, "hour": hour, "day": day}
 
 
@@ -329,27 +329,27 @@ def test_document_of_a_running_core_adds_up_at_every_step() -> None:
     core = Core()
     seen: list[dict[str, Any]] = []
 
-    def look() -> dict[str, Any]:
+    def check() -> dict[str, Any]:
         seen.append(through_json(status_document(core.statistics(), {})))
         return seen[-1]
 
-    assert look()["ledger"]["read"] == 0
+    assert check()["ledger"]["read"] == 0
     core.assign()
     core.fetch(event("a"), event("a"), filtered(), None, unconvertible(), b"\xff")
-    assert look()["ledger"]["read"] == 6
+    assert check()["ledger"]["read"] == 6
     core.store_letters()
     core.deliver()
-    done = look()
+    done = check()
     assert done["ledger"] == {
         "read": 6, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 2, "open": 0,
     }  # fmt: skip
     assert done["partitions"][0]["ledger"] == done["ledger"]
     core.fetch(event("b"))
     asked = core.take(LookUpKeys)
-    assert look()["ledger"]["open"] == 1
+    assert check()["ledger"]["open"] == 1
     core.lose(0)
-    gone = look()
+    gone = check()
     assert (gone["ledger"]["read"], gone["released"], gone["partitions"]) == (6, 1, [])
     core.feed(KeysLookedUp(asked.number, [False]))
-    assert look()["ledger"] == done["ledger"]
+    assert check()["ledger"] == done["ledger"]
     assert all(adds_up(one["ledger"]) for one in seen)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from consumer.engine.figures.statistics import Statistics
-from consumer.workers.line import MOST_FRAME_BYTES, ReportLine, WorkerReport, frame, hear
+from consumer.workers.line import MAX_FRAME_BYTES, ReportLine, WorkerReport, frame, hear
 from tests.web.building import busy, full_counters, guarded, halted, statistics
 
 
@@ -77,7 +77,7 @@ async def test_an_invalid_frame() -> None:
     """A frame that is too long, is no report, or cannot be read is refused."""
     body = pickle.dumps("hello")
     assert await heard(struct.pack(">I", len(body)) + body) == []
-    for bad in (struct.pack(">I", MOST_FRAME_BYTES + 1) + b"x", b"text on stdout\n" + b"x" * 2**21):
+    for bad in (struct.pack(">I", MAX_FRAME_BYTES + 1) + b"x", b"text on stdout\n" + b"x" * 2**21):
         with pytest.raises(Exception, match=r".+"):
             await heard(bad)
 

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.counters import (
-    LETTERS_MOST,
-    MOST_NAMES,
+    MAX_LETTERS,
+    MAX_NAMES,
     OTHER,
     Counters,
     KeyStoreStatistics,
@@ -34,7 +34,7 @@ from consumer.engine.figures.statistics import (
     Statistics,
     WaitsFor,
 )
-from consumer.engine.model import MetadataLeft, Stage
+from consumer.engine.model import MetadataLevel, Stage
 from consumer.web.health import why_not_ready
 from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
@@ -179,25 +179,30 @@ def test_waits_and_faults_of_any_worker() -> None:
         schemas=waits,
         clock=ClockStatistics(70.0, 12.0, 70.0, 3),
         stalled_for=130.0,
-        elsewhere=2,
+        other_destination=2,
         members_differ=("mapping", "function"),
     )
     other = statistics(
         partition(1),
         schemas=(SchemaWait("id", "17", 5, 50.0, None),),
         clock=ClockStatistics(None, 90.0, 0.0, 1),
-        commit_metadata=MetadataLeft.NOTHING,
+        commit_metadata=MetadataLevel.NOTHING,
         key_store_fails=True,
-        elsewhere=1,
+        other_destination=1,
         members_differ=("mapping",),
         joined=False,
     )
     both = merged(Statistics, [one, other])
     assert both.schemas == (SchemaWait("id", "17", 7, 50.0, 35.0), SchemaWait("id", "18", 1, 9.0, None))
     assert both.clock == ClockStatistics(70.0, 90.0, 70.0, 4)
-    assert (both.stalled_for, both.elsewhere, both.key_store_fails, both.joined) == (130.0, 3, True, True)
+    assert (both.stalled_for, both.other_destination, both.key_store_fails, both.joined) == (
+        130.0,
+        3,
+        True,
+        True,
+    )
     assert both.members_differ == ("mapping", "function")
-    assert both.commit_metadata is MetadataLeft.NOTHING
+    assert both.commit_metadata is MetadataLevel.NOTHING
 
 
 def test_the_oldest_open_record_of_all() -> None:
@@ -261,7 +266,7 @@ def test_the_latest_dead_letters_of_all() -> None:
         )
 
     both = merged(Statistics, [died(*range(40, 0, -2)), died(*range(39, 0, -2))])
-    assert [one.at for one in both.letters] == [float(at) for at in range(40, 40 - LETTERS_MOST, -1)]
+    assert [one.at for one in both.letters] == [float(at) for at in range(40, 40 - MAX_LETTERS, -1)]
 
 
 def test_samples_of_all() -> None:
@@ -353,8 +358,8 @@ def test_names_are_bounded_over_all_workers() -> None:
         merged.take(1, statistics(counters=counters))
         merged.gone(1)
     found = merged.statistics().counters.delivered_by_name
-    assert len(found) == MOST_NAMES + 1
-    assert found[OTHER] == 200 - MOST_NAMES
+    assert len(found) == MAX_NAMES + 1
+    assert found[OTHER] == 200 - MAX_NAMES
     assert found.total() == 200
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from consumer.app.building import quota_members
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
-from consumer.workers.shares import MOST_WORKERS, check_divisible, cores, part, worker_count, worker_settings
+from consumer.workers.shares import MAX_WORKERS, check_divisible, cores, part, worker_count, worker_settings
 from tests.settings.environment import with_
 
 
@@ -22,7 +22,7 @@ def loaded(tmp_path: Path, **more: str) -> Settings:
     return with_(PINSTREAM_STATE_DIR=str(tmp_path), **more)
 
 
-@given(whole=st.integers(1, 10**9), count=st.integers(1, MOST_WORKERS))
+@given(whole=st.integers(1, 10**9), count=st.integers(1, MAX_WORKERS))
 def test_parts_add_up(whole: int, count: int) -> None:
     """Their sum is the whole, and no two differ by more than one."""
     parts = [part(whole, number, count) for number in range(1, count + 1)]
@@ -96,7 +96,7 @@ def test_the_defaults_divide(tmp_path: Path) -> None:
         check_divisible(loaded(tmp_path), count)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", str(MOST_WORKERS + 1), "²"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", str(MAX_WORKERS + 1), "²"])
 def test_an_invalid_number_of_workers(tmp_path: Path, text: str) -> None:
     """The error says what is allowed."""
     with pytest.raises(UsageError, match="auto"):

@@ -101,8 +101,8 @@ def test_metrics() -> None:
 
 def test_docs_explain_each_figure() -> None:
     """docs/status.md has a row for each field of a worker, and for each metric with the field that it is."""
-    told = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
-    assert told == list(document_of(seen()))
+    reported = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
+    assert reported == list(document_of(seen()))
     families = {
         family.name + "_total" * (family.type == "counter"): family.documentation
         for family in FiguresCollector(WorkerFigures, lambda: [seen()]).collect()
@@ -120,13 +120,13 @@ def test_docs_explain_each_figure() -> None:
 async def test_the_web_server_asks_and_shows() -> None:
     """/healthz fails if one worker is unhealthy, although the merged figures are fine; /metrics has the workers'
     series."""
-    trouble: list[str] = []
+    error: list[str] = []
     server = WebServer(
         busy,
         dict,
         host="127.0.0.1",
         port=0,
-        unhealthy=lambda _: trouble[0] if trouble else None,
+        unhealthy=lambda _: error[0] if error else None,
         more_metrics=FiguresCollector(WorkerFigures, lambda: [seen()]),
     )
     url = (await server.start()).page
@@ -138,7 +138,7 @@ async def test_the_web_server_asks_and_shows() -> None:
                     return answer.status, await answer.text()
 
             assert await get("/healthz") == (200, "ok\n")
-            trouble.append("worker 2: it has reported nothing for 120 s")
+            error.append("worker 2: it has reported nothing for 120 s")
             assert await get("/healthz") == (503, "worker 2: it has reported nothing for 120 s\n")
             assert 'pinstream_worker_up{worker="1"} 1.0' in (await get("/metrics"))[1]
     finally:

@@ -16,7 +16,7 @@ from consumer.engine.messages import Report
 from consumer.workers.supervision import (
     LIVED,
     MARGIN,
-    MOST_ENDS,
+    MAX_ENDS,
     RESTARTS,
     Finish,
     SignalWorker,
@@ -194,7 +194,7 @@ class TestGivingUp:
         """No record is settled in between: the supervisor ends with code 1 and the last reason."""
         world = World(2)
         world.begin()
-        for _ in range(MOST_ENDS - 1):
+        for _ in range(MAX_ENDS - 1):
             assert world.ended(2, 1, "the key store is full") == []
             world.wait()
         assert world.ended(2, 1, "the key store is full") == [SignalWorker(1, signal.SIGTERM)]
@@ -209,14 +209,14 @@ class TestGivingUp:
         """A worker that keeps ending is started again each time."""
         world = World(2)
         world.begin()
-        for _ in range(5 * MOST_ENDS):
+        for _ in range(5 * MAX_ENDS):
             world.supervision.progressed()
             assert world.ended(2, 1) == []
             assert world.wait() == [StartWorker(2)]
 
     def test_one_end_of_each_worker(self) -> None:
         """That many workers die once at the same time is no reason to end."""
-        world = World(2 * MOST_ENDS)
+        world = World(2 * MAX_ENDS)
         world.begin()
         for number in sorted(world.alive):
             assert world.ended(number, -signal.SIGKILL) == []
@@ -244,7 +244,7 @@ class TestStopping:
         assert world.stop() == [SignalWorker(1, signal.SIGTERM)]
         assert world.ended(1, -signal.SIGTERM) == [Finish(0, None)]
 
-    def test_joined_meanwhile(self) -> None:
+    def test_joined_since(self) -> None:
         """No other worker is started."""
         world = World()
         world.feed()

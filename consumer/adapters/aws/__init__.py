@@ -15,7 +15,7 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 
 # Seconds. With botocore's own 60, callers would wait for minutes.
 _CONNECT, _READ, _ATTEMPTS = 3, 5, 2
-_MOST_CHARACTERS: Final = 300
+_MAX_CHARACTERS: Final = 300
 
 
 def new_session() -> Any:
@@ -47,4 +47,4 @@ def find_region(what: str) -> str:
 def one_line(error: Exception) -> str:
     """Return an error of botocore on one bounded line. No such error shows a credential."""
     words = " ".join(str(error).split()).rstrip(".")
-    return words[:_MOST_CHARACTERS] or type(error).__name__
+    return words[:_MAX_CHARACTERS] or type(error).__name__

@@ -38,7 +38,7 @@ _HOST: Final = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.co
 
 # Seconds. A token lasts 900, but no longer than the credentials that signed it. botocore renews those only when less
 # than 600 are left, so a new token is valid for at least that long.
-_MOST_LIFE: Final = 600.0
+_MAX_LIFE: Final = 600.0
 _SHARED_LIFE: Final = 0.5
 """Share of its life during which one token serves all clients of the process that ask for one."""
 _CHECK: Final = (
@@ -70,13 +70,13 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     tokens = tokens_for(config)  # a client without a token would wait for ten seconds and then not report why
     rest = {name: value for name, value in config.items() if name not in _MECHANISMS}
-    told = rest.get("error_cb")
+    on_error = rest.get("error_cb")
     return {
         "security.protocol": "SASL_SSL",
         **rest,
         "sasl.mechanism": "OAUTHBEARER",
         "oauth_cb": tokens,
-        **({} if told is None else {"error_cb": lambda error: told(tokens.explain(error))}),
+        **({} if on_error is None else {"error_cb": lambda error: on_error(tokens.explain(error))}),
     }
 
 
@@ -104,7 +104,7 @@ class TokenSigner:
         self._lock = threading.Lock()
         self._token: tuple[str, float] = ("", 0.0)
         self._renew_at = 0.0
-        self._trouble = ""
+        self._error = ""
         self.used = ""
         """Region and kind of credentials of the last token."""
 
@@ -115,9 +115,9 @@ class TokenSigner:
                 try:
                     self._renew()
                 except Exception as error:  # botocore has some forty kinds; none of them shows a credential
-                    self._trouble = f"{one_line(error)}: {_CHECK}"
+                    self._error = f"{one_line(error)}: {_CHECK}"
                     raise NoToken(f"Kafka: {self._no_token()}", may_pass=_is_outage(error)) from None
-                self._trouble = ""
+                self._error = ""
             return self._token
 
     def explain(self, error: confluent_kafka.KafkaError) -> confluent_kafka.KafkaError:
@@ -131,7 +131,7 @@ class TokenSigner:
 
     def _no_token(self) -> str:
         # Another thread may have got a token in the meantime.
-        return f"no token for {MECHANISM} ({self._region}): {self._trouble or 'it has just ended'}"
+        return f"no token for {MECHANISM} ({self._region}): {self._error or 'it has just ended'}"
 
     def _renew(self) -> None:
         from botocore.credentials import CredentialProvider, Credentials
@@ -142,15 +142,15 @@ class TokenSigner:
             raise LookupError("no AWS credentials were found")
         key, secret, token = found.get_frozen_credentials()[:3]
 
-        class Found(CredentialProvider):  # type: ignore[misc]  # botocore has no annotations
+        class BoundedCredentials(CredentialProvider):  # type: ignore[misc]  # botocore has no annotations
             """Passes the found credentials to the signer, which by itself would look for them without a time limit."""
 
             def load(self) -> Credentials:
                 return Credentials(key, secret, token)
 
-        text, ends = self._sign(self._region, Found())
+        text, ends = self._sign(self._region, BoundedCredentials())
         now = time.time()
-        life = min(ends / 1000 - now, _MOST_LIFE)
+        life = min(ends / 1000 - now, _MAX_LIFE)
         self._token, self._renew_at = (text, now + life), now + life * _SHARED_LIFE
         self.used = f"region {self._region} ({self._region_from}), credentials by {found.method}"
 

@@ -7,7 +7,7 @@ in the group, `commits` commits and leaves, `topic_ids` notices that a topic was
 outside of any group* (replay, dead letters): `bounded` reads ranges, `ranges` finds their offsets, `replay_progress`
 keeps how far a named replay has come. *Writing*: `producers`, `dead_letters` (the form of letters: `letters`).
 *Questions*: `cluster` (brokers, topics, offsets of partitions) and `groups`. *For all of these*: `configuration`
-(librdkafka's properties, making clients) and `trouble` (what an error means).
+(librdkafka's properties, making clients) and `error` (what an error means).
 
 Each client has a thread of its own, behind plain asyncio methods. The engine decides what a failure means for the
 service.

@@ -24,18 +24,18 @@ import confluent_kafka
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import trouble
-from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken
+from consumer.adapters.kafka import client_errors
+from consumer.adapters.kafka.chunks import MAX_RECORDS, Inbox, Taken
 from consumer.adapters.kafka.commits import raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.hooks import AssignmentListener
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import NamedProgress
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import OwnThread, post
-from consumer.engine.messages import Assignment, CommitDone, EndOffsets, NewLife
+from consumer.engine.messages import Assignment, CommitDone, EndOffsets, TopicRecreated
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
-from consumer.engine.records.offset_map import are_different_lives, is_void
+from consumer.engine.records.offset_map import are_different_topics, is_void
 from consumer.errors import KafkaError, UsageError, bug
 
 _STILL: Final = 60.0
@@ -48,7 +48,7 @@ _OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.assig
 
 _Code = confluent_kafka.KafkaError
 _GONE: Final = frozenset({_Code._AUTO_OFFSET_RESET, _Code._LOG_TRUNCATION, _Code.OFFSET_OUT_OF_RANGE})
-_MISSING: Final = trouble.MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
+_MISSING: Final = client_errors.MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
 
 _epochs = itertools.count(1)
 
@@ -94,10 +94,10 @@ class BoundedSource:
     listener: AssignmentListener | None = None
     progress: NamedProgress | None = None
     """The progress of a named replay. Closed with the source."""
-    on_trouble: trouble.OnTrouble = trouble.ignore_trouble
+    on_error: client_errors.OnError = client_errors.ignore_error
     patience: float = 30.0
     """Seconds for which a partition may end before its range does: a replica may be behind the others for a moment."""
-    topic_ids: TopicIds | None = None
+    topic_ids: TopicIdWatch | None = None
     """Notices that a topic is created again, which ends the reading. Closed with the source."""
     make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer
 
@@ -132,7 +132,7 @@ class BoundedSource:
         Raises `SettingsError` for a property that librdkafka refuses, and `KafkaError` if a topic was created again
         since its start was committed.
         """
-        self._trouble = partial(post, asyncio.get_running_loop(), self.on_trouble)
+        self._post_error = partial(post, asyncio.get_running_loop(), self.on_error)
         await self._thread.run(self._open)
         self._is_open = True
         given: list[Assignment] = []
@@ -145,7 +145,7 @@ class BoundedSource:
             await self.listener.assigned(given)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
-        """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
+        """Return up to `room` records (`chunks.MAX_RECORDS` at most), once there are some or after `timeout` seconds.
 
         Raises `KafkaError` for what does not recover by itself.
         """
@@ -174,7 +174,7 @@ class BoundedSource:
             return CommitDone(positions)
         return await self.progress.commit(positions)
 
-    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+    async def restart_partitions(self, partitions: Sequence[TopicRecreated]) -> None:
         """Raise an error: a source that reports no topic ids is never asked to. A topic that is created again ends
         the reading."""
         raise bug(f"{len(partitions)} ranges are to be read again")
@@ -190,7 +190,7 @@ class BoundedSource:
         async def finish(progress: NamedProgress) -> None:
             failure = (await progress.commit(positions)).failure if positions else None
             if failure is not None:
-                self.on_trouble(failure, "the last commit failed: some records will be read again")
+                self.on_error(failure, "the last commit failed: some records will be read again")
             await progress.close()
 
         ending = [self._thread.run(self._end)] if is_open else []
@@ -201,7 +201,7 @@ class BoundedSource:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*ending)
         except TimeoutError:
-            self.on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
+            self.on_error("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
         finally:
             self._thread.stop()
 
@@ -216,7 +216,7 @@ class BoundedSource:
                 part.topic_id = ids.get(part.name.topic)
                 if is_void(part.range.first, part.topic_id):
                     raise _created_again(part.name.topic, "since this replay began")
-            self._tell = trouble.Teller(self._trouble)
+            self._report_error = client_errors.ErrorReporter(self._post_error)
             # The client assigns and never subscribes: no group can revoke a partition, and no group is disturbed.
             user = {name: value for name, value in self.config.items() if name not in _OF_A_GROUP}
             complete = consumer_config(user, offset_reset="error", ignore=None)
@@ -259,15 +259,15 @@ class BoundedSource:
             known = {one.name.topic: one.topic_id for one in self._parts.values() if one.topic_id}
             # Once all is read, wait for the answer: it decides whether the records were of the topic that was asked
             # for.
-            ids = self.topic_ids.look(known) if self._reading else self._ask_ids()
+            ids = self.topic_ids.poll(known) if self._reading else self._ask_ids()
             for topic, found in ids.items():
-                if are_different_lives(known.get(topic), found):
+                if are_different_topics(known.get(topic), found):
                     self._failure = self._failure or _created_again(topic, "while it was read")
         if self._failure is not None:
             raise self._failure
 
     def _hand_over(self, taken: Taken) -> None:
-        # Leave out what librdkafka had fetched ahead of a partition that is unassigned by now.
+        # Omit what librdkafka had fetched ahead of a partition that is unassigned by now.
         chunks = taken.chunks({name: part.epoch for name, part in self._reading.items()}.get)
         outside = 0
         for chunk in chunks:
@@ -290,7 +290,9 @@ class BoundedSource:
             if done:
                 self._consumer.incremental_unassign([RawPartition(*one.name) for one in done])
         except KafkaException as failure:  # then more of its records come, and are dropped
-            self._trouble(trouble.cause_of(failure).name(), "a single partition could not be unassigned")
+            self._post_error(
+                client_errors.cause_of(failure).name(), "a single partition could not be unassigned"
+            )
 
     def _cut(self, part: _Part, records: list[Record], messages: Sequence[Message]) -> int:
         """Remove from `records` those outside of the range; return how many were removed because of their time."""
@@ -325,8 +327,8 @@ class BoundedSource:
         try:
             return self.topic_ids.ask({one.name.topic for one in self._parts.values()}, _ID_TIMEOUT)
         except KafkaException as error:  # records can be read without ids
-            cause = trouble.cause_of(error)
-            self._trouble(cause.name(), f"the brokers do not give topic ids: {trouble.words(cause)}")
+            cause = client_errors.cause_of(error)
+            self._post_error(cause.name(), f"the brokers do not give topic ids: {client_errors.words(cause)}")
             return {}
 
     # -------------------------------------------------------------------------------------------- errors
@@ -340,26 +342,26 @@ class BoundedSource:
         self._on_error(error, next(about, None))
 
     def _on_error(self, error: confluent_kafka.KafkaError, part: _Part | None) -> None:
-        said, code = trouble.describe_error(error), error.code()
+        said, code = client_errors.describe_error(error), error.code()
         if part is not None and part.done:  # errors behind the end of the range do not matter
             return
         # The client asks for the coordinator of its group although it never joins: a refusal does no harm.
         if code == _Code.GROUP_AUTHORIZATION_FAILED:
             return
-        # Retention may overtake a reader, and a partition may be truncated behind it. Going on elsewhere would skip
-        # records silently, so both end the reading, as does a damaged batch.
-        failure = trouble.as_fatal(error)
+        # Retention may overtake a reader, and a partition may be truncated behind it. Going on at another offset would
+        # skip records silently, so both end the reading, as does a damaged batch.
+        failure = client_errors.as_fatal(error)
         if part is not None and code in _GONE:
-            why = "that was deleted meanwhile (retention, delete-records)"
+            why = "that was deleted (retention, delete-records)"
             start = "`beginning` for what is left"
-            if (cut := trouble.cut_at(error)) is not None:
+            if (cut := client_errors.cut_at(error)) is not None:
                 why = f"its log was cut at offset {cut}, by a leader that lacked the records from there on"
                 start = f"`offset:{cut}`"
             failure = KafkaError(
                 f"Kafka: {part.name} cannot be read further than offset {part.at}: {why}. Start again from {start}, "
                 f"and under another --name if it has one ({said})"
             )
-        elif part is not None and code in trouble.DAMAGED:
+        elif part is not None and code in client_errors.DAMAGED:
             failure = KafkaError(
                 f"Kafka: {part.name} cannot be read further than offset {part.at}: the broker sent damaged data; run "
                 f"it again; if it fails again, check the broker's disk, or begin after the damaged batch ({said})"
@@ -369,7 +371,7 @@ class BoundedSource:
                 f"Kafka: {part.name} does not exist any more: it was deleted while it was read ({said})"
             )
         if failure is None:
-            self._tell(error)
+            self._report_error(error)
         self._failure = self._failure or failure
 
 
@@ -396,7 +398,7 @@ async def scan(
         deadline = time.monotonic() + still
         while not source.done:
             before = source.figures
-            chunks = await source.fetch(MOST_RECORDS, _WAIT)
+            chunks = await source.fetch(MAX_RECORDS, _WAIT)
             if chunks:
                 yield chunks
             if chunks or source.figures != before:

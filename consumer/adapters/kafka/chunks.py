@@ -5,7 +5,7 @@ and leader epoch, in offset order.
 
 A thousand records may be a megabyte or some gigabytes, and the client hands out records by number only. So they are
 taken a slice at a time (`Inbox`), each as large as the size of the records before it allows, until they hold
-`MOST_FETCH_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. The messages of a slice
+`MAX_FETCH_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. The messages of a slice
 beyond that are kept back for the next fetch.
 
 If records come one by one, a fetch that did not wait would bring a few of them, and cost as much as one of a thousand.
@@ -33,13 +33,13 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message
 
+from consumer.adapters.kafka.client_errors import DAMAGED
 from consumer.adapters.kafka.native import gather
-from consumer.adapters.kafka.trouble import DAMAGED
 from consumer.engine.model import Chunk, Record, TopicPartition
 
-MOST_RECORDS: Final = 2000
+MAX_RECORDS: Final = 2000
 """Records of one fetch at most."""
-MOST_FETCH_BYTES: Final = 4 * 1024 * 1024
+MAX_FETCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes of a fetch from which on no further slice is taken."""
 _SLICE: Final = 256
 """Most records of a slice, and so the most large records that may come unforeseen behind small ones. Each slice
@@ -55,9 +55,9 @@ _ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
 """Seconds that it waits for that answer at most, and then for the rest of it: an answer has a part for each
 partition."""
 
-LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.2, 0.4
-"""Seconds between two looks, while no record comes, whether the thread has something else to do: the longest that a
-commit or a stop waits for it. A look costs 0.1 ms; nothing but a record ends a consume. The second one holds if the
+POLL_SECONDS, IDLE_POLL_SECONDS = 0.2, 0.4
+"""Seconds between two polls, while no record comes, whether the thread has something else to do: the longest that a
+commit or a stop waits for it. A poll costs 0.1 ms; nothing but a record ends a consume. The second one holds if the
 fetch before brought no record either: then there is hardly anything to commit. It must be well below the time that a
 service leaves for leaving the group."""
 
@@ -96,12 +96,12 @@ class Taken:
             if (epoch := epoch_of((topic, partition))) is not None
         ]
 
-    def add(self, messages: list[Message], most: int) -> None:
-        """Move messages from the list to here, and their records into chunks, up to `most` messages or
-        `MOST_FETCH_BYTES`."""
-        taken = messages[: most - len(self.messages)]
+    def add(self, messages: list[Message], maximum: int) -> None:
+        """Move messages from the list to here, and their records into chunks, up to `maximum` messages or
+        `MAX_FETCH_BYTES`."""
+        taken = messages[: maximum - len(self.messages)]
         at = 0
-        while at < len(taken) and (at == 0 or self.size < MOST_FETCH_BYTES):
+        while at < len(taken) and (at == 0 or self.size < MAX_FETCH_BYTES):
             message = taken[at]
             error, topic, partition = message.error(), message.topic(), message.partition()
             if error is None and (topic, partition) not in self.damaged:
@@ -112,7 +112,7 @@ class Taken:
                 if records is None or offset <= records[-1].offset:
                     records = self._last[key] = []
                     self._runs.append((key, records))
-                at, size = gather(taken, at, records, MOST_FETCH_BYTES - self.size)
+                at, size = gather(taken, at, records, MAX_FETCH_BYTES - self.size)
                 self.size += size
                 continue
             at += 1
@@ -156,16 +156,16 @@ class Inbox:
         room: int,
         timeout: float,
         is_wanted: Callable[[], bool] = lambda: False,
-        look_every: float = LOOK_SECONDS,
+        poll_every: float = POLL_SECONDS,
     ) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
-        unless the thread `is_wanted` for something else: it looks each `look_every` seconds.
+        unless the thread `is_wanted` for something else: it polls each `poll_every` seconds.
 
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.
         """
         taken = Taken()
-        most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
+        maximum = min(room if self._kept_back else max(1, room), MAX_RECORDS)
         now, fitting, is_empty = self._clock(), 1, False
         gathered = self._emptied + self._gather
         waits = self._waits(taken, now + (0.0 if self._kept_back and room > 0 else timeout), gathered)
@@ -173,16 +173,16 @@ class Inbox:
         while count:
             asked = min(count, fitting)
             # It returns earlier when it has all that it asked for.
-            found = self._consumer.consume(asked, min(look_every, max(0.0, until - now)))
+            found = self._consumer.consume(asked, min(poll_every, max(0.0, until - now)))
             self._kept_back += found
-            taken.add(self._kept_back, most)
+            taken.add(self._kept_back, maximum)
             now, is_empty = self._clock(), len(found) < asked
             if taken.messages:
                 taken.since = min(taken.since, now)
-                most = min(most, _ENOUGH) if taken.since < gathered else most
+                maximum = min(maximum, _ENOUGH) if taken.since < gathered else maximum
                 # How many more records fit if they are as large as the records so far.
-                fitting = (MOST_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
-                fitting = min(fitting, most - len(taken.messages))
+                fitting = (MAX_FETCH_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
+                fitting = min(fitting, maximum - len(taken.messages))
                 if self._kept_back or fitting <= 0:
                     break
             if is_empty and is_wanted():

@@ -30,7 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.adapters.kafka import configuration, trouble
+from consumer.adapters.kafka import client_errors, configuration
 from consumer.adapters.kafka.configuration import Config, ask_again, result_of, time_left
 from consumer.adapters.thread import run_aside, run_blocking
 from consumer.engine.model import TopicPartition
@@ -129,11 +129,11 @@ def _create_topic(config: Config, topic: str, partitions: int, timeout: float) -
                 time.monotonic() + timeout,
             )
         except KafkaException as error:
-            cause = trouble.cause_of(error)
+            cause = client_errors.cause_of(error)
             if cause.code() == _Code.TOPIC_ALREADY_EXISTS:  # somebody was quicker
                 return False
-            why = trouble.describe_error(cause)
-            if cause.code() in trouble.NOT_ALLOWED:
+            why = client_errors.describe_error(cause)
+            if cause.code() in client_errors.NOT_ALLOWED:
                 raise KafkaError(
                     f"Kafka: this user may not create the topic {topic}: grant CREATE on it, or create it by other "
                     f"means ({why})"
@@ -159,14 +159,14 @@ def await_topic(client: AdminClient, topic: str, deadline: float) -> int:
         raise KafkaException(entry.error or _Code(_Code.LEADER_NOT_AVAILABLE))
 
     # The brokers hear of it from their controller, one after the other.
-    passing = trouble.MOVING_LEADER | trouble.MISSING_TOPIC
+    passing = client_errors.MOVING_LEADER | client_errors.MISSING_TOPIC
     return ask_again(ask, deadline, lambda error: error.code() in passing)
 
 
 def _check_group_protocol(config: Config, timeout: float) -> None:
     """Raise `KafkaError` if the brokers lack KIP-848. Blocks."""
-    # Without KIP-848, librdkafka looks for another coordinator for ever and reports no error. Which APIs a broker has
-    # is in its answer to ApiVersions, which librdkafka shows only in its log.
+    # Without KIP-848, librdkafka looks for another coordinator indefinitely and reports no error. Which APIs a broker
+    # has is in its answer to ApiVersions, which librdkafka shows only in its log.
     logger = logging.Logger("consumer.kafka.features", logging.DEBUG)
     heard: list[str] = []
     handler = logging.Handler()
@@ -177,7 +177,7 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
     if lacks_consumer_protocol(" ".join(heard)):
-        raise KafkaError(f"Kafka: {trouble.PROTOCOL}")
+        raise KafkaError(f"Kafka: {client_errors.PROTOCOL}")
 
 
 def lacks_consumer_protocol(log: str) -> bool:
@@ -222,16 +222,18 @@ def meet_cluster(
                 metadata = client.list_topics(timeout=max(0.1, min(one_try, left)))
                 break
             except KafkaException as error:
-                client.poll(0)  # collect what librdkafka reports about connections meanwhile
+                client.poll(0)  # collect what librdkafka reports about connections until then
                 # Waiting does not help against these errors, if a first contact brings no others.
                 hopeless = any(
-                    trouble.as_fatal(one)
+                    client_errors.as_fatal(one)
                     or one.code() in (_Code._SSL, _Code._RESOLVE, _Code._CRIT_SYS_RESOURCE)
-                    or trouble.speaks_http(one)
+                    or client_errors.speaks_http(one)
                     for one in heard
                 )
                 if left <= one_try or hopeless:
-                    raise trouble.no_contact(config, timeout, [*heard, trouble.cause_of(error)]) from error
+                    raise client_errors.no_contact(
+                        config, timeout, [*heard, client_errors.cause_of(error)]
+                    ) from error
                 one_try *= 2  # a slow broker never answers in time if each try is a new question
         yield client, metadata
 
@@ -407,11 +409,13 @@ def _ask_offsets(
         return ask_again(
             ask,
             deadline,
-            lambda error: error.code() in trouble.MOVING_LEADER or trouble.is_unjudged_login(error),
+            lambda error: (
+                error.code() in client_errors.MOVING_LEADER or client_errors.is_unjudged_login(error)
+            ),
         )
     except KafkaException as error:
         text = f"the brokers do not say what {asking} holds: check that they are healthy, then start again"
-        raise trouble.kafka_failure(error, text) from error
+        raise client_errors.kafka_failure(error, text) from error
 
 
 # ------------------------------------------------------------------- a client that may have to be given up
@@ -480,7 +484,7 @@ class RenewedAdmin:
         admin, self._admin = self._admin, None
         self.replaced += 1
         # Destroying a client takes a millisecond, also while no broker answers, but it may wait for threads that wait
-        # for a name server. Meanwhile the consumer's thread has to go on polling. About 4 KB of each unanswered
+        # for a name server. In that time the consumer's thread has to go on polling. About 4 KB of each unanswered
         # question leak.
         if admin is not None:
             run_aside("pinstream-kafka-ending", partial(admin.__exit__, None, None, None))

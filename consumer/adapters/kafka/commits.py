@@ -11,34 +11,34 @@ import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import trouble
+from consumer.adapters.kafka import client_errors
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
-from consumer.engine.messages import CommitDone, CommitTrouble
+from consumer.engine.messages import CommitDone, CommitError
 from consumer.engine.model import Position
 
 _AGAIN_AFTER: Final = 0.05
 # Seconds between two checks whether LeaveGroup was sent. The answer to a first joining may take as long, too.
-_LOOK: Final = 0.1
+_POLL_EVERY: Final = 0.1
 
 
 def commit_done(committed: Sequence[Position], failure: str | None) -> CommitDone:
     """Return the answer to a commit: what the broker accepted, and the code of the first position that it refused, if
     any."""
-    if failure in trouble.METADATA_TOO_LARGE:
-        return CommitDone(committed, failure, CommitTrouble.METADATA)
-    passing = failure in trouble.BETWEEN_GENERATIONS or failure == trouble.ASSIGNMENT_LOST
-    return CommitDone(committed, failure, CommitTrouble.PASSING if passing else CommitTrouble.OTHER)
+    if failure in client_errors.METADATA_TOO_LARGE:
+        return CommitDone(committed, failure, CommitError.METADATA)
+    passing = failure in client_errors.BETWEEN_GENERATIONS or failure == client_errors.ASSIGNMENT_LOST
+    return CommitDone(committed, failure, CommitError.PASSING if passing else CommitError.OTHER)
 
 
 Answer = Callable[[CommitDone], None]
 
 
 class Sent(NamedTuple):
-    """A commit that was sent. `left_out`: why some of the positions that were asked for were not sent; None: all
+    """A commit that was sent. `omitted`: why some of the positions that were asked for were not sent; None: all
     were."""
 
     positions: Sequence[Position]
-    left_out: str | None
+    omitted: str | None
     answer: Answer
 
 
@@ -60,7 +60,7 @@ class SentCommits:
         for index, sent in enumerate(self.sent):
             if offsets == {one[:3] for one in sent.positions}:
                 del self.sent[index]
-                sent.answer(read_commit_answer(error, partitions, sent.positions, sent.left_out))
+                sent.answer(read_commit_answer(error, partitions, sent.positions, sent.omitted))
                 return
 
     def drop(self, failure: str) -> None:
@@ -74,7 +74,7 @@ def read_commit_answer(
     error: confluent_kafka.KafkaError | None,
     partitions: Iterable[RawPartition],
     positions: Sequence[Position],
-    left_out: str | None = None,
+    omitted: str | None = None,
 ) -> CommitDone:
     """Return which of `positions` were accepted, by the broker's answer for each partition."""
     if error is not None and error.code() != confluent_kafka.KafkaError.NO_ERROR:
@@ -82,8 +82,8 @@ def read_commit_answer(
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
     taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
     # That the metadata is too large must not hide behind another partition's error.
-    of_size = next((name for name in refused.values() if name in trouble.METADATA_TOO_LARGE), None)
-    return commit_done(taken, of_size or next(iter(refused.values()), left_out))
+    of_size = next((name for name in refused.values() if name in client_errors.METADATA_TOO_LARGE), None)
+    return commit_done(taken, of_size or next(iter(refused.values()), omitted))
 
 
 def raw_partition(
@@ -114,7 +114,7 @@ def read_position(raw: RawPartition) -> Position:
 
 
 def commit_last(
-    consumer: Consumer, positions: Sequence[Position], until: float, on_trouble: trouble.OnTrouble
+    consumer: Consumer, positions: Sequence[Position], until: float, on_error: client_errors.OnError
 ) -> None:
     """Commit `positions`; try again until `until` (monotonic) while the group is between generations.
 
@@ -125,14 +125,14 @@ def commit_last(
         try:
             answered = consumer.commit(offsets=[raw_partition(*one) for one in left], asynchronous=False)
         except KafkaException as error:
-            failure = trouble.cause_of(error).name()
+            failure = client_errors.cause_of(error).name()
         else:
             done = read_commit_answer(None, answered, left)
             left, failure = [one for one in left if one not in done.committed], done.failure
-        if failure in trouble.METADATA_TOO_LARGE and any(one.metadata for one in left):
+        if failure in client_errors.METADATA_TOO_LARGE and any(one.metadata for one in left):
             # Better a commit without metadata than none: no later one follows.
             left = [one._replace(metadata="") for one in left]
-        elif failure in trouble.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
+        elif failure in client_errors.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
             # The broker refuses a delayed commit, which names the previous generation, and a commit while the group
             # waits for its leader's plan. Both pass, and no later commit replaces this one. A retry is safe: the broker
             # accepts a commit only from a member, and no other member gets the partition before we return it.
@@ -140,7 +140,7 @@ def commit_last(
         else:
             break
     if failure is not None:
-        on_trouble(failure, "the last commit of a partition failed: some records will be read again")
+        on_error(failure, "the last commit of a partition failed: some records will be read again")
 
 
 def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], until: float) -> None:
@@ -152,10 +152,12 @@ def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], unti
         consumer.unsubscribe()
     except KafkaException:  # a failed client is no member any more
         return
-    consumer.consume(1, _LOOK)
+    consumer.consume(1, _POLL_EVERY)
     # In the middle of a rebalance this is mostly waiting. A broker answers a connection's requests one after the other,
     # and answers a member that joins again only once all others have joined again: one that drains may take long, and
     # one that died takes as long as its session. Commits and LeaveGroup wait behind that answer. The member id is given
     # up with LeaveGroup. Under KIP-848 the client makes its own member id, and leaving does not wait.
-    while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:
-        consumer.consume(1, _LOOK)
+    while (
+        not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _POLL_EVERY < until
+    ):
+        consumer.consume(1, _POLL_EVERY)

@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer import errors
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka import trouble
+from consumer.adapters.kafka import client_errors
 from consumer.engine.messages import BrokersSilent, BrokerTimes
 from consumer.errors import SettingsError, nearest
 
@@ -99,7 +99,7 @@ _CONSUMER_DEFAULTS: Final[Config] = {
     "receive.message.max.bytes": 512 * 1024 * 1024,
     # Where few records come, a broker answers twenty times a second and not once a record: an answer costs 0.1 ms, and
     # 1 ms with a thousand partitions. The wait also delays a partition that was resumed, sought or assigned: it is
-    # fetched once the fetch that was sent without it is answered, and its first record then waits once more. Both
+    # fetched once the fetch that was sent without it is answered, and its first record then waits again. Both
     # together are at most what the first wait alone was with a minimum of one byte and 100 ms.
     "fetch.min.bytes": FETCH_BYTES,
     "fetch.wait.max.ms": 50,
@@ -208,7 +208,7 @@ class BrokerWatch:
 
     def heard(self, error: KafkaError) -> None:
         """Take an error that the client reports."""
-        if trouble.is_of_a_broker(error):
+        if client_errors.is_of_a_broker(error):
             self._error, self._error_is_old = error, False
 
     def take(self, text: str) -> None:
@@ -225,7 +225,7 @@ class BrokerWatch:
             known = any(one["source"] in ("configured", "learned") for one in brokers)
             self._alone = 0 if known else self._alone + 1
             self.stranded = self._alone >= _ALONE
-            self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
+            self._on_brokers([stats for one in brokers if (stats := self._times(one)) is not None])
             self._listen(brokers, group is None or group[1] in ("up", "term"), document["ts"] / 1e6)
 
     def _listen(self, brokers: Collection[Mapping[str, Any]], coordinated: bool, now: float) -> None:
@@ -238,7 +238,7 @@ class BrokerWatch:
         missing = waits and answers <= self._answers
         seconds = self._silence.seconds(missing, now)
         if seconds is not None:
-            self._on_silence(BrokersSilent(trouble.why_silent(self._config, self._error), seconds))
+            self._on_silence(BrokersSilent(client_errors.why_silent(self._config, self._error), seconds))
         elif self._is_silent:
             self._on_silence(BrokersSilent(None))
         if not missing:
@@ -261,7 +261,7 @@ class BrokerWatch:
         trips.append((trip["cnt"], trip["avg"], slow))
         asked, throttled = sum(count for count, _, _ in trips), self._throttled[broker]
         if not asked:
-            # A broker that this client has no connection to is left out.
+            # A broker that this client has no connection to is omitted.
             return BrokerTimes(broker, None, None, throttled) if throttled else None
         average = sum(count * mean for count, mean, _ in trips) / asked
         p99 = max(slow for count, _, slow in trips if count)
@@ -341,7 +341,7 @@ def dead_letter_pattern(template: str) -> str:
 
 def never_matched(template: str) -> str:
     """Return a regular expression of all topics that no pattern of KAFKA_TOPICS selects: dead-letter topics, and
-    Kafka's own, which other clients leave out, too."""
+    Kafka's own, which other clients omit, too."""
     return f"{dead_letter_pattern(template)}|{OF_KAFKA}"
 
 
@@ -437,7 +437,7 @@ def ask_again(
         try:
             return question()
         except KafkaException as error:
-            if not passes(trouble.cause_of(error)) or time.monotonic() + _AGAIN_AFTER > deadline:
+            if not passes(client_errors.cause_of(error)) or time.monotonic() + _AGAIN_AFTER > deadline:
                 raise
         time.sleep(_AGAIN_AFTER)
 

@@ -2,7 +2,7 @@
 
 A letter that the broker refuses for good must not block its partition (docs/why.md). A letter that is refused for its
 size is tried in a batch of its own, since the broker measures batches, and then with fewer and fewer of its parts
-(`letters.forms`); a line of trouble names the parts that were left out. The verdicts on one lot:
+(`letters.forms`); a line in the log names the parts that were omitted. The verdicts on one lot:
 
 ::
 
@@ -27,7 +27,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public, not re-exported
 
 from consumer.adapters.aws.msk import NoToken
-from consumer.adapters.kafka import configuration, trouble
+from consumer.adapters.kafka import client_errors, configuration
 from consumer.adapters.kafka.cluster import (
     ask_settings,
     await_topic,
@@ -55,7 +55,7 @@ NO_COMPACTION: Final = "cleanup.policy=delete"
 # Our own batches hold up to 1,000,000 bytes, and the topic's limit is about batches.
 _LEAST_LIMIT: Final = 1024 * 1024
 # The largest value that a broker takes for this limit.
-_MOST_LIMIT: Final = 2**31 - 1
+_MAX_LIMIT: Final = 2**31 - 1
 
 
 class _Draft(NamedTuple):
@@ -78,13 +78,13 @@ class DeadLetterProducer:
         *,
         topic: str = "{topic}.dead-letters",
         timeout: float = 10.0,
-        on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
+        on_error: client_errors.OnError = client_errors.ignore_error,
     ) -> None:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._trouble = partial(post, self._loop, on_trouble)
-        self._tell = trouble.Teller(self._trouble)
-        self._topics = _DeadLetterTopics(config, topic, timeout, self._trouble)
+        self._post_error = partial(post, self._loop, on_error)
+        self._report_error = client_errors.ErrorReporter(self._post_error)
+        self._topics = _DeadLetterTopics(config, topic, timeout, self._post_error)
         # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
@@ -94,8 +94,8 @@ class DeadLetterProducer:
         # An idempotent producer whose sequence numbers are wrong never accepts anything more.
         self._spoiled = False
         # Called on the event loop with what the producer measured of the brokers. May be set later.
-        self.on_brokers: OnBrokers = lambda told: None
-        self._watch = configuration.BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
+        self.on_brokers: OnBrokers = lambda stats: None
+        self._watch = configuration.BrokerWatch(lambda stats: post(self._loop, self.on_brokers, stats))
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
         # Producer of letters that are in a batch of their own. Most runs need none.
         self._alone: PolledProducer | None = None
@@ -120,7 +120,9 @@ class DeadLetterProducer:
         answers = await self._try(together, [one.whole for one in drafts.values()])
         verdicts = dict(zip(drafts, answers, strict=True))
         # If one record is too large, or has no key where the topic requires one, its whole batch is refused.
-        refused = [at for at, error in verdicts.items() if error and error.code() in trouble.FOR_ONE_RECORD]
+        refused = [
+            at for at, error in verdicts.items() if error and error.code() in client_errors.FOR_ONE_RECORD
+        ]
         if refused and (alone := await self._apart()) is not None:
             tries = (self._store_alone(alone, drafts[at]) for at in refused)
             verdicts |= zip(refused, await asyncio.gather(*tries), strict=True)
@@ -159,7 +161,7 @@ class DeadLetterProducer:
             # In a thread of its own: with IAM, making a producer takes a second, and longer if AWS does not answer.
             return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
         except _NOT_NOW as why:
-            self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({why})")
+            self._post_error("_AUTHENTICATION", f"dead letters cannot be stored ({why})")
             return None
 
     async def _store_alone(self, alone: PolledProducer, draft: _Draft) -> _Verdict:
@@ -167,15 +169,15 @@ class DeadLetterProducer:
         refused = None
         for record in chain([draft.whole], draft.smaller):
             [verdict] = await self._try(alone, [record])
-            if verdict is None or verdict.code() not in trouble.TOO_LARGE:
+            if verdict is None or verdict.code() not in client_errors.TOO_LARGE:
                 break
             refused = verdict
         if verdict is None and refused is not None:
             letter, size = draft.letter, part_sizes(draft.letter.record)["value"]
-            self._trouble(
+            self._post_error(
                 refused.name(),
                 f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was "
-                f"stored without its {' and '.join(record.left_out)} ({size} bytes of value)"
+                f"stored without its {' and '.join(record.omitted)} ({size} bytes of value)"
                 f"{self._topics.advice(draft, refused)}",
             )
         return verdict
@@ -186,9 +188,9 @@ class DeadLetterProducer:
             self._spoiled = self._spoiled or error.fatal()
             # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
             self._topics.forget()
-            said = f"{draft.whole.topic}: {trouble.describe_error(error)}"
+            said = f"{draft.whole.topic}: {client_errors.describe_error(error)}"
             advice = self._topics.advice(draft, error)
-            self._trouble(error.name(), f"a dead letter was not stored{advice} ({said})")
+            self._post_error(error.name(), f"a dead letter was not stored{advice} ({said})")
 
     async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
         answers: list[asyncio.Future[_Verdict]] = []
@@ -203,7 +205,7 @@ class DeadLetterProducer:
                 # The letter's timestamp is the current time: with the record's own, retention could delete it at once.
                 producer.produce(record, partial(reported, answer))
             except KafkaException as error:
-                answer.set_result(trouble.cause_of(error))
+                answer.set_result(client_errors.cause_of(error))
             except BufferError:
                 answer.set_result(_Code(_Code._QUEUE_FULL))
         if answers:
@@ -216,22 +218,24 @@ class DeadLetterProducer:
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
         spoiled, self._spoiled = self._spoiled, self._spoiled or error.fatal()
-        if error.code() not in trouble.NOT_ALLOWED:
-            self._tell(error)
+        if error.code() not in client_errors.NOT_ALLOWED:
+            self._report_error(error)
         elif not spoiled:
             # An idempotent producer needs WRITE on some topic before it begins.
-            text = f"dead letters cannot be stored: grant WRITE on their topics ({trouble.describe_error(error)})"
-            self._trouble(error.name(), text)
+            text = f"dead letters cannot be stored: grant WRITE on their topics ({client_errors.describe_error(error)})"
+            self._post_error(error.name(), text)
 
 
 class _DeadLetterTopics:
     """Finds and creates dead-letter topics, and says what is wrong with them. Used on the event loop."""
 
-    def __init__(self, config: Config, template: str, timeout: float, on_trouble: trouble.OnTrouble) -> None:
+    def __init__(
+        self, config: Config, template: str, timeout: float, on_error: client_errors.OnError
+    ) -> None:
         self._config = config
         self._template = template
         self._timeout = timeout
-        self._trouble = on_trouble
+        self._post_error = on_error
         self._servers = str(config.get("bootstrap.servers", ""))
         # Number of partitions of each known topic. The mapping is replaced, never changed: two threads read it.
         self._counts: Mapping[str, int] = {}
@@ -271,15 +275,15 @@ class _DeadLetterTopics:
                 for topic in origins.keys() & known.keys() if asks else ():
                     settings = ask_settings(client, topic, _SETTINGS_SECONDS)
                     if settings is not None and settings.compacted:
-                        self._trouble("INVALID_CONFIG", compaction(topic, self._servers))
+                        self._post_error("INVALID_CONFIG", compaction(topic, self._servers))
         except _NOT_NOW as why:
             self._not_looked_up("_AUTHENTICATION", str(why))
         except KafkaException as error:
-            cause = trouble.cause_of(error)
-            self._not_looked_up(cause.name(), trouble.describe_error(cause))
+            cause = client_errors.cause_of(error)
+            self._not_looked_up(cause.name(), client_errors.describe_error(cause))
 
     def _not_looked_up(self, code: str, why: str) -> None:
-        self._trouble(code, f"the dead-letter topics cannot be looked up ({why})")
+        self._post_error(code, f"the dead-letter topics cannot be looked up ({why})")
 
     def _create(
         self, client: AdminClient, topic: str, origin: str, known: Mapping[str, Sequence[int]], asks: bool
@@ -293,30 +297,30 @@ class _DeadLetterTopics:
                     client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
                     return int(new.num_partitions)
                 except KafkaException as error:
-                    if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
+                    if client_errors.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
                         raise
             # Another client was faster, and the brokers learn of the topic one after the other; or this user may not
             # see it. Or this is the embedded broker, which has no controller: asking for a topic by name creates it.
             refused = f"grant WRITE on {topic}"
             return await_topic(client, topic, time.monotonic() + self._timeout / 2)
         except KafkaException as error:
-            cause = trouble.cause_of(error)
-            advice = f": {refused}" if cause.code() in trouble.NOT_ALLOWED else ""
+            cause = client_errors.cause_of(error)
+            advice = f": {refused}" if cause.code() in client_errors.NOT_ALLOWED else ""
             text = f"the dead-letter topic {topic} cannot be found or created{advice}"
-            self._trouble(cause.name(), f"{text} ({trouble.describe_error(cause)})")
+            self._post_error(cause.name(), f"{text} ({client_errors.describe_error(cause)})")
             return 0
 
     def advice(self, draft: _Draft, error: confluent_kafka.KafkaError) -> str:
         """Return what to do if a letter was refused, as the end of a message; empty if nothing is known."""
         topic, record = draft.whole.topic, draft.letter.record
-        if error.code() in trouble.NOT_ALLOWED:
+        if error.code() in client_errors.NOT_ALLOWED:
             return f": grant WRITE on {topic}"
         if error.code() == _Code.INVALID_RECORD and record.key is None:
             command = setting_command(self._servers, topic, NO_COMPACTION)
             return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
         size = sum(part_sizes(record).values())
         # A letter that exceeds one request cannot be stored whole on any topic.
-        if error.code() in trouble.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
+        if error.code() in client_errors.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
             limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
             command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
             return f": {topic} takes no larger one ({limit}): change it: {command}"
@@ -349,4 +353,4 @@ def room_for(largest: int) -> int:
     """Return the limit of a dead-letter topic for records from batches of this size."""
     # Room for the added headers, and for a record that its producer compressed better than we do, since brokers measure
     # compressed batches.
-    return min(2 * max(largest, _LEAST_LIMIT), _MOST_LIMIT)
+    return min(2 * max(largest, _LEAST_LIMIT), _MAX_LIMIT)

@@ -29,7 +29,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import cluster, trouble
+from consumer.adapters.kafka import client_errors, cluster
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import Config, ask_again, consumer_config, make_client, result_of
 from consumer.adapters.thread import OwnThread, in_own_thread
@@ -40,7 +40,7 @@ _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
 
 _POLL: Final = 0.2
-_ASKED_AGAIN: Final = trouble.PASSING | {"_TIMED_OUT"}
+_ASKED_AGAIN: Final = client_errors.PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
 """Least seconds of one of several tries, as far as there is time."""
 _WHO: Final = "describe_consumer_groups"
@@ -99,7 +99,7 @@ def describe_group(client: cluster.RenewedAdmin, group: str, deadline: float) ->
     try:
         return client.ask(_WHO, [group], deadline)
     except KafkaException as error:
-        if trouble.cause_of(error).code() not in trouble.CANNOT_SAY:
+        if client_errors.cause_of(error).code() not in client_errors.CANNOT_SAY:
             raise
         return None
 
@@ -107,7 +107,7 @@ def describe_group(client: cluster.RenewedAdmin, group: str, deadline: float) ->
 def group_has_offsets(config: Config, timeout: float) -> bool:
     """Return whether the group of a consumer of this `config` has committed an offset of any partition of any topic.
 
-    The brokers leave out topics that this user may not see. Raises `KafkaException`.
+    The brokers omit topics that this user may not see. Raises `KafkaException`.
     """
     deadline = time.monotonic() + timeout
     # A client for this one question: it is rare, only for a partition without an offset under ``latest``.
@@ -139,7 +139,7 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
             if polled is not None and (error := polled.error()) is not None:
                 heard.append(error)  # a refused member gets the error in place of a record
             for error in heard:
-                if (fatal := trouble.as_fatal(error)) is not None:
+                if (fatal := client_errors.as_fatal(error)) is not None:
                     raise fatal
     finally:
         consumer.close()
@@ -165,7 +165,7 @@ class GroupWatch:
     group: str
     client: cluster.RenewedAdmin
     """The client that asks. Its owner closes it."""
-    on_trouble: trouble.OnTrouble
+    on_error: client_errors.OnError
 
     def __post_init__(self) -> None:
         self.members: Collection[str] = ()
@@ -175,15 +175,15 @@ class GroupWatch:
         self._outdated = False
         """Whether partitions were assigned or revoked since the question was asked."""
         self._due = 0.0
-        self._told_refusal = False
+        self._reported_refusal = False
 
-    def look(self, us: str | None = None) -> int | None:
+    def poll(self, us: str | None = None) -> int | None:
         """Return how many members hold partitions if a new answer says so, else None; ask again when it is time to.
 
         `us`: the id of a member that waits until the group lists it; until then the questions are more frequent.
         """
         now = time.monotonic()
-        if self._awaits_answer(now):
+        if self._wait_or_give_up(now):
             return None
         answered, self._asked = self._asked, None
         try:
@@ -195,12 +195,12 @@ class GroupWatch:
                 return None
             group = answered.result()
         except KafkaException as failed:  # the last number stays valid, and the question is asked again
-            error = trouble.cause_of(failed)
-            if error.name() in trouble.PASSING:
+            error = client_errors.cause_of(failed)
+            if error.name() in client_errors.PASSING:
                 self._due = now + _COUNT_AGAIN
-            if error.code() in trouble.NOT_ALLOWED and not self._told_refusal:
-                self._told_refusal = True
-                self.on_trouble(
+            if error.code() in client_errors.NOT_ALLOWED and not self._reported_refusal:
+                self._reported_refusal = True
+                self.on_error(
                     error.name(),
                     f"the brokers do not let this user see who is in the group {self.group}: grant DESCRIBE on it; "
                     "until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes, and with "
@@ -222,7 +222,7 @@ class GroupWatch:
             for one in group.members
         )
 
-    def _awaits_answer(self, now: float) -> bool:
+    def _wait_or_give_up(self, now: float) -> bool:
         """Return whether an answer may still come; after long enough, forget the question and replace the client."""
         if self._asked is None or self._asked.done():
             return False
@@ -233,7 +233,7 @@ class GroupWatch:
         self._asked = None  # the answer of a client that is gone never comes
         return False
 
-    def hurry(self) -> None:
+    def expire_cache(self) -> None:
         """Ask soon, because partitions were assigned or revoked: the answer to an earlier question may be out of
         date."""
         self._outdated, self._due, self.members = True, 0.0, ()
@@ -324,14 +324,14 @@ class GroupOffsets:
             if refused := next((one.error for one in answered if one.error is not None), None):
                 raise KafkaException(refused)
         except KafkaException as error:
-            cause = trouble.cause_of(error)
+            cause = client_errors.cause_of(error)
             # Under both protocols the brokers refuse this, even if the group had no members a moment before. Only this
             # refusal protects a running group; checking the members beforehand just names them.
-            if cause.name() in trouble.GROUP_IN_USE:
-                said = trouble.describe_error(cause)
+            if cause.name() in client_errors.GROUP_IN_USE:
+                said = client_errors.describe_error(cause)
                 text = f"the group {self._group} has active members: stop every member first ({said})"
                 raise KafkaError(text) from error
-            raise trouble.kafka_failure(
+            raise client_errors.kafka_failure(
                 cause,
                 f"the brokers did not accept all offsets of the group {self._group}: look at them with "
                 "`pinstream offsets show`, and set them again",
@@ -342,7 +342,7 @@ class GroupOffsets:
             return ask_patiently(question, self._timeout)
         except KafkaException as error:
             text = f"the brokers do not give the {what} of the group {self._group}: try again, or check the brokers"
-            raise trouble.kafka_failure(error, text) from error
+            raise client_errors.kafka_failure(error, text) from error
 
     def _alter(self, raw: Sequence[RawPartition], timeout: float) -> Sequence[RawPartition]:
         """Commit offsets without being a member: one try. Return the answer for each partition. Raises

@@ -26,10 +26,10 @@ import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka import trouble
+from consumer.adapters.kafka import client_errors
 from consumer.adapters.kafka.chunks import GATHER_SECONDS, Inbox
 from consumer.adapters.kafka.commits import raw_partition
-from consumer.engine.messages import Assignment, NewLife
+from consumer.engine.messages import Assignment, TopicRecreated
 from consumer.engine.model import TopicPartition
 
 # Seconds until a partition that could not be read is tried again: the first time, and at most.
@@ -75,7 +75,7 @@ class StartedPartition:
     """Seconds between the last two attempts to read at that offset."""
     beginning: int | None = None
     """Where the log began when it was assigned, if reading starts there; None: not known."""
-    new_life: NewLife | None = None
+    recreated: TopicRecreated | None = None
     """The recreated topic to report as assigned once the seek is made."""
 
     def expected(self, first: int) -> int:
@@ -122,7 +122,7 @@ class HeldPartitions:
     """The partitions of one client that have started. Used in the consumer's thread."""
 
     consumer: Consumer
-    on_trouble: trouble.OnTrouble
+    on_error: client_errors.OnError
     _: KW_ONLY
     incremental: bool
     """Whether assignments are."""
@@ -180,14 +180,14 @@ class HeldPartitions:
         else:
             self.consumer.unassign()
 
-    def restart(self, life: NewLife) -> None:
+    def restart(self, life: TopicRecreated) -> None:
         """Read a partition from its beginning with the next seek, if it is still held in the epoch of `life`."""
         name = TopicPartition(life.topic, life.partition)
         if (reading := self.started.get(name)) is not None and reading.epoch == life.epoch:
             # With a new epoch, records of the deleted topic are never settled and never committed.
             beginning = raw_partition(*name, self._beginning(0), None)
             self.started[name] = StartedPartition(
-                next(_epochs), beginning, again=0.0, beginning=0, new_life=life
+                next(_epochs), beginning, again=0.0, beginning=0, recreated=life
             )
             self._seek_due = 0.0
 
@@ -204,15 +204,15 @@ class HeldPartitions:
 
     def unreadable(self) -> dict[TopicPartition, int]:
         """Return from where partitions cannot be read. May be called by other threads."""
-        # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may change
+        # The copy is one step of the interpreter: the thread cannot change the dictionary during it. It may change
         # `unreadable`, so that is read once.
         return {name: at for name, one in self.started.copy().items() if (at := one.unreadable) is not None}
 
     # -- pauses
 
-    def is_full_for_a_moment(self, room: int, *, waits: bool) -> bool:
-        """Return whether to wait without a poll: there is no room, but there was some a moment ago. `waits`: whether
-        fetched records wait to be handed out."""
+    def note_full(self, room: int, *, waits: bool) -> bool:
+        """Note since when there is no room. Return whether to wait without a poll: there is none, but there was some a
+        moment ago. `waits`: whether fetched records wait to be handed out."""
         # A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
         # before its broker threads look again, once a second: calls to a destination that answers within that time
         # would go out in bursts. Only polls bring rebalances and the answers to commits, so this wait lasts a second at
@@ -242,7 +242,7 @@ class HeldPartitions:
         """Pause those of these partitions that rest, all without room; resume the others that are paused."""
         stop = [one for one in names if self.full or one in self.turns.resting]
         # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition last
-        # started, although records from there were handed out meanwhile (librdkafka #4637).
+        # started, although records from there were handed out since (librdkafka #4637).
         left = self._paused.difference(stop)
         go = [one for one in names if one in left and self.started[one].again == math.inf]
         self._paused = left.difference(go).union(stop)
@@ -264,10 +264,10 @@ class HeldPartitions:
         self._paused.add(name)
         self.consumer.pause([RawPartition(*name)])
         at = "its beginning" if reading.next.offset == OFFSET_BEGINNING else f"offset {offset}"
-        self.on_trouble(
+        self.on_error(
             error.name(),
             f"{name} cannot be read further than {at}: {why}, and nothing after it is read until it can be; "
-            f"next attempt in {reading.delay:g} s ({trouble.words(error)})",
+            f"next attempt in {reading.delay:g} s ({client_errors.words(error)})",
         )
 
     def seek(self) -> list[Assignment]:
@@ -283,9 +283,9 @@ class HeldPartitions:
             if reading.again > now or time.monotonic() - now >= _SEEKING:
                 self._seek_due = min(self._seek_due, reading.again)
                 continue
-            starts = reading.new_life is None and reading.unreadable is None
+            starts = reading.recreated is None and reading.unreadable is None
             # Without room a damaged batch is not fetched again; `set_full` makes this due once there is room.
-            if self.full and not starts and reading.new_life is None:
+            if self.full and not starts and reading.recreated is None:
                 continue
             reading.again = math.inf
             try:
@@ -297,12 +297,12 @@ class HeldPartitions:
                     reading.again = now + max(_SEEK_AGAIN, _SEEK_AGAIN_EACH * len(self.started))
                     self._seek_due = min(self._seek_due, reading.again)
                 else:
-                    self.stop(name, trouble.cause_of(failure), "the client cannot go there yet")
+                    self.stop(name, client_errors.cause_of(failure), "the client cannot go there yet")
                 continue
             sought.add(name)
-            if (life := reading.new_life) is not None:
+            if (life := reading.recreated) is not None:
                 # No damage is known in a recreated topic, and a record that would show this may never come.
-                reading.new_life, reading.unreadable = None, None
+                reading.recreated, reading.unreadable = None, None
                 begun.append(
                     Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id, beginning=0)
                 )

@@ -11,15 +11,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
+from consumer.adapters.kafka.client_errors import OnError, ignore_error
 from consumer.adapters.thread import post
-from consumer.engine.messages import Assignment, BrokersSilent, BrokersTold, GroupSize, TopicIdsTold
+from consumer.engine.messages import Assignment, BrokersSilent, BrokerStats, GroupSize, TopicIds
 from consumer.engine.model import Position, TopicPartition
 
-_TELL_TIMEOUT: Final = 10.0
+_NOTIFY_TIMEOUT: Final = 10.0
 """Seconds for the listener's `assigned` and `lost`, which have nothing to wait for."""
 
-OnNews = Callable[[TopicIdsTold | GroupSize | BrokersTold | BrokersSilent], None]
+OnNews = Callable[[TopicIds | GroupSize | BrokerStats | BrokersSilent], None]
 """Called on the event loop every few seconds: the ids of the held topics, how many members hold partitions, what
 the consumer measured of its brokers, or that none of them answers."""
 
@@ -55,18 +55,18 @@ class Hooks:
         self,
         listener: SourceListener,
         *,
-        on_trouble: OnTrouble = ignore_trouble,
+        on_error: OnError = ignore_error,
         on_news: OnNews = lambda news: None,
         counts_members: bool = False,
         revoke_timeout: float = 20.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self.on_trouble = on_trouble
-        """Same as `trouble`, for calls on the event loop."""
-        self.trouble: OnTrouble = partial(post, self._loop, on_trouble)
+        self.on_error = on_error
+        """Same as `post_error`, for calls on the event loop."""
+        self.post_error: OnError = partial(post, self._loop, on_error)
         """Reports something that went wrong and recovers by itself."""
-        self.tell: OnNews = partial(post, self._loop, on_news)
+        self.report: OnNews = partial(post, self._loop, on_news)
         self.counts_members = counts_members
         self._revoke_timeout = revoke_timeout
         self._given_up = False
@@ -80,11 +80,11 @@ class Hooks:
     def assigned(self, assignments: Sequence[Assignment]) -> None:
         """Report these partitions as assigned."""
 
-        async def tell() -> None:
+        async def report() -> None:
             self.epochs.update({(one.topic, one.partition): one.epoch for one in assignments})
             await self._listener.assigned(assignments)
 
-        self._ask(tell(), _TELL_TIMEOUT)
+        self._ask(report(), _NOTIFY_TIMEOUT)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """Have the listener drain these partitions, which are being revoked; return what to commit of them."""
@@ -105,12 +105,12 @@ class Hooks:
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Report these partitions as lost."""
 
-        async def tell() -> None:
+        async def report() -> None:
             for one in partitions:
                 self.epochs.pop(one, None)
             await self._listener.lost(partitions)
 
-        self._ask(tell(), _TELL_TIMEOUT)
+        self._ask(report(), _NOTIFY_TIMEOUT)
 
     def give_up(self) -> None:
         """Stop waiting for the listener, now and later. Called on the event loop."""

@@ -3,7 +3,7 @@
 A *letter* is a dead-lettered record with all the headers that docs/dead-letters.md lists. A record with one of
 these headers missing or malformed is ignored. A letter that is larger than its topic takes is written without its
 value, then also without its own headers, then also without its key: `forms` yields these forms in this order. For each
-part that is left out a header says so, and the headers about the origin say where to read it.
+part that is omitted a header says so, and the headers about the origin say where to read it.
 
 A *mark* is a record of the same partition, further on, that lists the letters that are done: settled by a redrive. It
 is on the topic itself, so that it lives as long as the letters, is copied with them, and can be written in one
@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS, Record, Stage
-from consumer.engine.records.offset_map import are_different_lives
+from consumer.engine.records.offset_map import are_different_topics
 from consumer.engine.sending.masking import mask
 
 STAGE: Final = "pinstream.stage"
@@ -39,7 +39,7 @@ AT: Final = "pinstream.at"
 LETTER_HEADERS: Final = (STAGE, CODE, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP, ATTEMPTS, AT)
 
 VALUE, HEADERS, KEY = "value", "headers", "key"
-# The parts that can be left out of a letter, in this order, and for each the header that says so.
+# The parts that can be omitted from a letter, in this order, and for each the header that says so.
 _OMITTED_BY: Final = {part: f"pinstream.{part}" for part in (VALUE, HEADERS, KEY)}
 
 # On a letter that was redriven and died again: how often its record was redriven.
@@ -68,8 +68,8 @@ _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 _RUN: Final = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
 _HOME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}:[0-9]{1,10}@(?s:.{0,999})")
 _OMITTED: Final = re.compile(r"omitted: ([0-9]{1,10}) bytes\b")
-_MOST_PARTITION: Final = 2**31 - 1
-_MOST_OFFSET: Final = 2**63 - 1
+_MAX_PARTITION: Final = 2**31 - 1
+_MAX_OFFSET: Final = 2**63 - 1
 _LONGEST_MARK: Final = 1 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -90,7 +90,7 @@ class NewRecord(NamedTuple):
     value: bytes | None
     headers: Headers = ()
     # The parts of the record that this letter lacks.
-    left_out: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """Return the record as arguments of `confluent_kafka.Producer.produce`."""
@@ -105,19 +105,19 @@ class NewRecord(NamedTuple):
 def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord]:
     """Yield the forms in which a letter can be written to a dead-letter topic: whole, then with fewer and fewer parts.
 
-    A part that the record does not have, or that is empty, is not left out: the letter would not become smaller.
+    A part that the record does not have, or that is empty, is not omitted: the letter would not become smaller.
     """
     record = letter.record
 
-    def without(*left_out: str) -> NewRecord:
+    def without(*omitted: str) -> NewRecord:
         return NewRecord(
             topic,
             # The partition of the origin, if the dead-letter topic has as many.
             letter.partition % partitions,
-            None if KEY in left_out else record.key,
-            None if VALUE in left_out else record.value,
-            letter_headers(letter, left_out),
-            left_out,
+            None if KEY in omitted else record.key,
+            None if VALUE in omitted else record.value,
+            letter_headers(letter, omitted),
+            omitted,
         )
 
     yield without()
@@ -126,7 +126,7 @@ def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord
         yield without(*there[: count + 1])
 
 
-def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Headers:
+def letter_headers(letter: DeadLetter, omitted: Collection[str] = ()) -> Headers:
     """Return the record's own headers, then ours, which replace those of an earlier letter of a redriven record.
 
     Ours are UTF-8 text: numbers in decimal, ``pinstream.timestamp`` in milliseconds, ``pinstream.at`` ISO 8601 in UTC.
@@ -144,11 +144,11 @@ def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Header
         ATTEMPTS: str(letter.attempts),
         AT: at.replace("+00:00", "Z"),
     }
-    for part in left_out:
+    for part in omitted:
         size = part_sizes(record)[part]
         texts[_OMITTED_BY[part]] = f"omitted: {size} bytes, too large for this topic; read it at its origin"
     own = record.headers
-    if HEADERS in left_out:
+    if HEADERS in omitted:
         # These headers stay: only the count of redrives ends an endless loop of them.
         own = tuple(one for one in own if one[0] in _TRAVELS and len(one[1] or b"") <= _LONGEST_TRAVEL)
     elif own != UNREADABLE_HEADERS:  # the header for unreadable headers has one of our names, and stays
@@ -157,7 +157,7 @@ def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Header
 
 
 def part_sizes(record: Record) -> dict[str, int]:
-    """Return the size in bytes of each part that a letter may lack, in the order in which they are left out."""
+    """Return the size in bytes of each part that a letter may lack, in the order in which they are omitted."""
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return {VALUE: len(record.value or b""), HEADERS: headers, KEY: len(record.key or b"")}
 
@@ -192,7 +192,7 @@ class DeadRecord(NamedTuple):
     # When the record died, milliseconds since 1970.
     at_ms: int
     trips: int
-    # The parts of the record that are left out, with their size in bytes.
+    # The parts of the record that are omitted, with their size in bytes.
     omitted: Mapping[str, int]
     # The letter as it is on the topic.
     record: Record
@@ -210,7 +210,7 @@ def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | No
     if TRIPS in dict(record.headers):
         text = texts.get(TRIPS, "")
         # A count that cannot be read counts as too many: nothing else ends an endless loop of redrives.
-        trips = min(int(text), _MOST_OFFSET) if _DIGITS.fullmatch(text) else _MOST_OFFSET
+        trips = min(int(text), _MAX_OFFSET) if _DIGITS.fullmatch(text) else _MAX_OFFSET
     sizes = {part: _OMITTED.match(texts.get(name, "")) for part, name in _OMITTED_BY.items()}
     try:
         topic, code, at = texts[TOPIC], texts[CODE], datetime.fromisoformat(texts[AT])
@@ -219,7 +219,7 @@ def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | No
             return None
         return DeadRecord(
             place=Place(lies_on, partition, record.offset),
-            origin=Place(topic, _number(texts[PARTITION], _MOST_PARTITION), _number(texts[OFFSET])),
+            origin=Place(topic, _number(texts[PARTITION], _MAX_PARTITION), _number(texts[OFFSET])),
             stage=Stage(texts[STAGE]),
             code=code,
             reason=texts[MESSAGE],
@@ -256,7 +256,7 @@ def own_headers(headers: Headers) -> Headers:
 
 def next_trip(own: Headers, letter: DeadRecord) -> Headers:
     """Return the headers of a redriven record that dies again: its own, and how often it was redriven by now."""
-    trips = (TRIPS, str(min(letter.trips + 1, _MOST_OFFSET)).encode())
+    trips = (TRIPS, str(min(letter.trips + 1, _MAX_OFFSET)).encode())
     return (*own, trips, (REDRIVEN, str(letter.place).encode()))
 
 
@@ -265,7 +265,7 @@ def is_original(letter: DeadRecord, record: Record) -> bool:
     again."""
     here = letter.record
     for part, there, mine in ((VALUE, record.value, here.value), (KEY, record.key, here.key)):
-        # Only the size of a part that was left out is known.
+        # Only the size of a part that was omitted is known.
         size = letter.omitted.get(part)
         if there != mine if size is None else len(there or b"") != size:
             return False
@@ -283,9 +283,10 @@ def _texts(headers: Headers) -> dict[str, str]:
     return texts
 
 
-def _number(text: str, most: int = _MOST_OFFSET) -> int:
-    """Read a decimal number up to `most`. Raises `ValueError` for anything else; `int` takes signs, spaces and more."""
-    if not _DIGITS.fullmatch(text) or int(text) > most:
+def _number(text: str, maximum: int = _MAX_OFFSET) -> int:
+    """Read a decimal number up to `maximum`. Raises `ValueError` for anything else; `int` takes signs, spaces and
+    more."""
+    if not _DIGITS.fullmatch(text) or int(text) > maximum:
         raise ValueError(text)
     return int(text)
 
@@ -294,7 +295,7 @@ def _number(text: str, most: int = _MOST_OFFSET) -> int:
 
 
 class Home(NamedTuple):
-    """A partition in the cluster and life of the topic that its offsets belong to."""
+    """A partition in the cluster and under the id of the topic that its offsets belong to."""
 
     # The brokers' id of their cluster.
     cluster: str
@@ -351,7 +352,7 @@ def read_mark(record: Record, home: Home, epochs: Epochs = ()) -> list[OffsetRan
     if runs is None:
         return None
     # Mirroring to another cluster gives letters other offsets and copies marks unchanged.
-    if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
+    if texts[MARKED_AT] != str(home) or are_different_topics(texts.get(MARKED_TOPIC_ID), home.topic_id):
         return []
     # A mark is about letters before it.
     if any(end > record.offset for _, end in runs):

@@ -27,16 +27,16 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka import commits, configuration, trouble
-from consumer.adapters.kafka.chunks import IDLE_LOOK_SECONDS, LOOK_SECONDS
+from consumer.adapters.kafka import client_errors, commits, configuration
+from consumer.adapters.kafka.chunks import IDLE_POLL_SECONDS, POLL_SECONDS
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.starts import Unstarted
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.starts import PendingPartitions
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.kafka.watch import Ends, MemberWatch
 from consumer.adapters.thread import run_aside
-from consumer.engine.messages import BrokersTold, EndOffsets, NewLife
+from consumer.engine.messages import BrokerStats, EndOffsets, TopicRecreated
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError, bug
 
@@ -52,7 +52,7 @@ _LEAVING_SHARE: Final = 0.9
 # Seconds between two attempts to replace a client while none can be made; librdkafka asks for tokens as seldom.
 _REJOIN_EVERY: Final = 10.0
 
-_LOOK_FOR_ROOM: Final = 0.005
+_ROOM_POLL: Final = 0.005
 
 
 class Membership(Enum):
@@ -96,10 +96,10 @@ class GroupMember:
     _: KW_ONLY
     offset_reset: str
     has_offsets: Callable[[float], bool]
-    """Returns whether the group has committed any offset, see `starts.Unstarted`."""
+    """Returns whether the group has committed any offset, see `starts.PendingPartitions`."""
     timeout: float
     """Seconds that the brokers have to say where a partition starts."""
-    topic_ids: TopicIds
+    topic_ids: TopicIdWatch
     """Closed with the member."""
     group_watch: GroupWatch
     """Closed with the member."""
@@ -114,11 +114,13 @@ class GroupMember:
         self._useless: tuple[str, str] | None = None
         """Why the client has to be replaced, as code and text."""
         self._rejoin_due = 0.0
-        self._most_idle = configuration.milliseconds(self.config, "max.poll.interval.ms", _MAX_IDLE_MS) / 1000
-        self._tls_files = trouble.TlsFiles(self.config)
-        self._tell = trouble.Teller(self.hooks.trouble)
-        times = partial(BrokersTold, "consumer")
-        self._brokers = configuration.BrokerWatch(lambda told: self.hooks.tell(times(told)), self.hooks.tell)
+        self._max_idle = configuration.milliseconds(self.config, "max.poll.interval.ms", _MAX_IDLE_MS) / 1000
+        self._tls_files = client_errors.TlsFiles(self.config)
+        self._report_error = client_errors.ErrorReporter(self.hooks.post_error)
+        times = partial(BrokerStats, "consumer")
+        self._brokers = configuration.BrokerWatch(
+            lambda stats: self.hooks.report(times(stats)), self.hooks.report
+        )
         self._polled = time.monotonic()
         self._late = False
         """Whether the last poll is so long ago that the group has reassigned our partitions, or is about to."""
@@ -148,10 +150,10 @@ class GroupMember:
         The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
         self._commits = commits.SentCommits()
-        life = self._life = object()
+        opened = self._opened = object()
 
         def hear(step: Callable[..., object], *args: object) -> None:
-            if self._life is life:  # otherwise an earlier client is still closing
+            if self._opened is opened:  # otherwise an earlier client is still closing
                 step(*args)
 
         def rebalance(step: Callable[[list[TopicPartition]], None]) -> Callable[..., None]:
@@ -163,17 +165,17 @@ class GroupMember:
         watched = self._brokers.watching({**self.config, **callbacks})
         self._consumer = consumer = configuration.make_client(self.make_consumer, watched)
         incremental, resets = configuration.is_cooperative(self.config), self.offset_reset != "error"
-        self._held = HeldPartitions(consumer, self.hooks.trouble, incremental=incremental, resets=resets)
-        ends = Ends(consumer, self.hooks.trouble)
+        self._held = HeldPartitions(consumer, self.hooks.post_error, incremental=incremental, resets=resets)
+        ends = Ends(consumer, self.hooks.post_error)
         self._watch = MemberWatch(ends, self.hooks, self.topic_ids, self.group_watch, self._brokers)
-        self._unstarted = Unstarted(
+        self._pending = PendingPartitions(
             consumer,
             self.offset_reset,
             has_offsets=self.has_offsets,
             topic_ids=self.topic_ids.ask,
             whole=not incremental,
             timeout=self.timeout,
-            on_trouble=self.hooks.trouble,
+            on_error=self.hooks.post_error,
             begun=begun,
         )
         consumer.subscribe(
@@ -188,11 +190,11 @@ class GroupMember:
         for this thread, or `timeout` seconds are over. Raises `KafkaError` for what does not recover by itself."""
         self._raise_failure()
         if self._brokers.stranded:
-            self._replace_client(trouble.STRANDED)
+            self._replace_client(client_errors.STRANDED)
         if self.membership is Membership.REJOINING and time.monotonic() >= self._rejoin_due:
             self._safely(self._rejoin)
-        if self._held.is_full_for_a_moment(room, waits=bool(self.ready)):
-            time.sleep(min(timeout, _LOOK_FOR_ROOM))
+        if self._held.note_full(room, waits=bool(self.ready)):
+            time.sleep(min(timeout, _ROOM_POLL))
             return
         self._held.set_full(room <= 0)
         self._safely(self._seek)
@@ -200,7 +202,7 @@ class GroupMember:
             # Ask, poll, start, in this order: only a poll shows that a partition was revoked or lost while its start
             # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
-            some_can_start = self._unstarted.ask()
+            some_can_start = self._pending.ask()
             # Partitions that can start, or wait for their seek or turn, must not wait for records of others.
             until_due = max(0.0, self._held.due - time.monotonic())
             self._consume(room, 0.0 if some_can_start else min(timeout, until_due), some_can_start)
@@ -226,19 +228,19 @@ class GroupMember:
         """Send a commit of the positions whose partitions are still held in the epochs beside them."""
         # Positions of an earlier assignment are never committed, even if the partition was assigned to us again.
         ours = self._still_ours(positions, epochs)
-        left_out = None if len(ours) == len(positions) else trouble.ASSIGNMENT_LOST
+        omitted = None if len(ours) == len(positions) else client_errors.ASSIGNMENT_LOST
         if not ours:
-            answer(commits.commit_done((), left_out))
+            answer(commits.commit_done((), omitted))
             return
         try:
             self._consumer.commit(offsets=[commits.raw_partition(*one) for one in ours], asynchronous=True)
         except KafkaException as error:
-            answer(commits.commit_done((), trouble.cause_of(error).name()))
+            answer(commits.commit_done((), client_errors.cause_of(error).name()))
         else:
-            self._commits.sent.append(commits.Sent(ours, left_out, answer))  # answered in a later poll
+            self._commits.sent.append(commits.Sent(ours, omitted, answer))  # answered in a later poll
 
     def close(self, positions: Sequence[Position], epochs: Sequence[int], deadline: float) -> None:
-        """Commit and leave the group. Revocations meanwhile do not call the hooks any more.
+        """Commit and leave the group. Revocations while it leaves do not call the hooks any more.
 
         `deadline` (monotonic) is for commit and leaving together. Waiting for the brokers can take longer: then the
         caller stops waiting.
@@ -246,7 +248,7 @@ class GroupMember:
         self._become(Membership.LEAVING)
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
-        commits.commit_last(self._consumer, self._still_ours(positions, epochs), until, self.hooks.trouble)
+        commits.commit_last(self._consumer, self._still_ours(positions, epochs), until, self.hooks.post_error)
         # With partitions, closing leaves the group by revoking them. A static member does not leave, on purpose: it
         # will come back.
         if not self._held.started and not self.config.get("group.instance.id"):
@@ -259,7 +261,7 @@ class GroupMember:
         self._become(Membership.LEFT)
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
-    def read_anew(self, partitions: Sequence[NewLife]) -> None:
+    def restart_partitions(self, partitions: Sequence[TopicRecreated]) -> None:
         """Read these partitions from the beginning with the next fetch, if they are still held in the given epochs."""
         for one in partitions:
             self._held.restart(one)
@@ -272,7 +274,7 @@ class GroupMember:
         return EndOffsets(
             self._watch.ends.ends,
             self._watch.ends.reached,
-            len(self._unstarted.waiting),
+            len(self._pending.waiting),
             self._held.unreadable(),
             self._watch.ends.begins,
             self.membership is Membership.JOINED,
@@ -284,12 +286,16 @@ class GroupMember:
     def _consume(self, room: int, timeout: float, some_can_start: bool) -> None:
         # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
         # #5604). So this clock decides what is lost.
-        self._late = time.monotonic() - self._polled >= self._most_idle
+        self._late = time.monotonic() - self._polled >= self._max_idle
         held = self._held
-        # The first partitions start at a look; one that waits for its start is looked for as often as a commit.
-        look = LOOK_SECONDS / (1 if held.started else 2)
-        look = IDLE_LOOK_SECONDS if held.started and held.inbox.idle and not self._unstarted.waiting else look
-        taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), look)
+        # The first partitions start at a poll; one that waits for its start is looked for as often as a commit.
+        poll_every = POLL_SECONDS / (1 if held.started else 2)
+        poll_every = (
+            IDLE_POLL_SECONDS
+            if held.started and held.inbox.idle and not self._pending.waiting
+            else poll_every
+        )
+        taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), poll_every)
         held.inbox.keep(held.started)
         self._polled = time.monotonic()
         if not taken.messages:
@@ -304,7 +310,7 @@ class GroupMember:
             if expected != first or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._watch.ends.known(name)[0])
             if first < expected:  # the log was cut, or the topic was created again
-                self.topic_ids.hurry()
+                self.topic_ids.expire_cache()
             self.ready.append(chunk)
             reading.next = commits.raw_partition(*name, last + 1, chunk.leader_epoch)
             reading.unreadable = None
@@ -318,7 +324,7 @@ class GroupMember:
     def _has_other_work(self, can_start: bool) -> bool:
         """Return whether to wait for no more records: a commit or a partition waits for this thread, or it failed."""
         now = time.monotonic()
-        is_due = can_start or self._unstarted.is_due(now) or now >= self._held.due
+        is_due = can_start or self._pending.is_due(now) or now >= self._held.due
         return is_due or self.is_wanted() or self.membership not in (Membership.JOINING, Membership.JOINED)
 
     def _seek(self) -> None:
@@ -332,7 +338,7 @@ class GroupMember:
         try:
             step(*args)
         except TimeoutError:
-            self._replace_client(trouble.STARVED)
+            self._replace_client(client_errors.STARVED)
         except Exception as error:
             self._fail(error)
 
@@ -341,17 +347,17 @@ class GroupMember:
         # between two consumes: so all that one consume brings belongs to one assignment, even if a partition was
         # revoked and assigned again during it.
         self._held.assign([])
-        self.group_watch.hurry()
+        self.group_watch.expire_cache()
         if self.membership is Membership.LEAVING:  # the assignment was under way when leaving began
             return
         if self.membership is Membership.JOINING:
             self._become(Membership.JOINED)
         self._was_assigned = self._was_assigned or bool(names)
-        self._unstarted.add(names)
+        self._pending.add(names)
 
     def _start_reading(self) -> None:
         """Start the partitions that were assigned, as far as the brokers have reported their starts."""
-        found = self._unstarted.take()
+        found = self._pending.take()
         if not found:
             return
         given = self._held.start(found)
@@ -366,20 +372,20 @@ class GroupMember:
         begun = [name for name in names if name in self._held.started]
         try:
             if begun and self.membership is not Membership.LEAVING:
-                self._part_with(begun, lost=lost)
+                self._hand_back(begun, lost=lost)
         finally:  # even after an error: librdkafka waits for this answer, and so does the group
             if lost and self.membership is Membership.JOINED:
                 self._become(Membership.JOINING)
-            self.group_watch.hurry()
+            self.group_watch.expire_cache()
             for name in names:
-                self._unstarted.discard(name)
+                self._pending.discard(name)
             try:
                 self._held.remove(names)
             except KafkaException as error:
                 text = "a single partition could not be unassigned"
-                self.hooks.trouble(trouble.cause_of(error).name(), text)
+                self.hooks.post_error(client_errors.cause_of(error).name(), text)
 
-    def _part_with(self, begun: list[TopicPartition], *, lost: bool) -> None:
+    def _hand_back(self, begun: list[TopicPartition], *, lost: bool) -> None:
         """Have the listener drain these partitions, and commit the positions that it returns; or report them as
         lost."""
         if lost:
@@ -389,15 +395,15 @@ class GroupMember:
             positions = self.hooks.revoked(begun)
         except TimeoutError:
             text = "partitions were not drained in time and are given back undrained"
-            self.hooks.trouble("_TIMED_OUT", text)
+            self.hooks.post_error("_TIMED_OUT", text)
             self.hooks.lost(begun)
             return
         # The listener may return positions of other partitions, too; only the revoked ones may be committed now. Epochs
         # need no check here: the positions are of the listener's present assignments. A partition that waits for the
-        # seek into a new life has none, because the engine ends the old life before it asks for the new one
-        # (`read_anew`).
+        # seek into a recreated topic has none, because the engine ends the old assignment before it asks for the new
+        # one (`restart_partitions`).
         ours = [one for one in positions if one[:2] in begun]
-        commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
+        commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.post_error)
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
         held = {name: one.epoch for name, one in self._held.started.items()}
@@ -420,50 +426,50 @@ class GroupMember:
             # second, and asking AWS for a token may take longer than a fetch.
             self._rejoin_due = time.monotonic() + _REJOIN_EVERY
             text = f"the group cannot be joined again yet; next attempt in {_REJOIN_EVERY:g} s ({error})"
-            self.hooks.trouble("_AUTHENTICATION", text)
+            self.hooks.post_error("_AUTHENTICATION", text)
             return
-        why = trouble.STRANDED if self._brokers.stranded else self._useless
+        why = client_errors.STRANDED if self._brokers.stranded else self._useless
         if why is not None:
-            self.hooks.trouble(*why)
+            self.hooks.post_error(*why)
         if lost := list(self._held.started):
             self.hooks.lost(lost)  # if the event loop is still too busy, the next fetch comes here again
             self._held.started.clear()
         if self._brokers.stranded:
             # Closing may never end, because it waits for the answers to commits. The group ends the membership with the
             # session.
-            self._life = object()
+            self._opened = object()
             run_aside("pinstream-kafka-ending", partial(_close, self._consumer))
         else:
             self._consumer.close()
-        self._commits.drop(trouble.ASSIGNMENT_LOST)
-        self.group_watch.hurry()
+        self._commits.drop(client_errors.ASSIGNMENT_LOST)
+        self.group_watch.expire_cache()
         if self.membership is Membership.REJOINING:  # an error that closing brought does not pass
             self._become(Membership.JOINING)
-        self._open(begun=self._unstarted.begun)
+        self._open(begun=self._pending.begun)
 
     # ------------------------------------------------------------------------------------------- errors
 
     def _on_error(self, name: TopicPartition | None, error: confluent_kafka.KafkaError) -> None:
         """Handle an error of this partition, or of the client."""
         self._brokers.heard(error)
-        if error.code() in trouble.OTHER_TOPIC:
-            self.topic_ids.hurry()
-        if name and name.topic and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
+        if error.code() in client_errors.OTHER_TOPIC:
+            self.topic_ids.expire_cache()
+        if name and name.topic and error.code() in client_errors.MISSING_TOPIC and not self._was_assigned:
             text = f"Kafka: the topic {name.topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._fail(KafkaError(text))
-        elif error.code() == _Code._FATAL and trouble.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
-            self._replace_client(trouble.FORGOTTEN)
+        elif error.code() == _Code._FATAL and client_errors.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
+            self._replace_client(client_errors.FORGOTTEN)
         elif (
             name in self._held.started
             and error.code() == _Code._AUTO_OFFSET_RESET
-            and trouble.is_unjudged_login(error)
+            and client_errors.is_unjudged_login(error)
         ):
             # librdkafka gives the partition up here, while it repeats all else that such a login interrupts.
             self._held.stop(name, error, "the client had to log in when it asked for the beginning")
-        elif (fatal := trouble.as_fatal(error, name) or self._tls_files.explain(error)) is not None:
+        elif (fatal := client_errors.as_fatal(error, name) or self._tls_files.explain(error)) is not None:
             self._fail(fatal)
         else:
-            self._tell(error)
+            self._report_error(error)
 
 
 def _close(consumer: confluent_kafka.Consumer) -> None:

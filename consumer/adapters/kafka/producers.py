@@ -25,7 +25,8 @@ from typing import Any, Final, NamedTuple
 import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
-from consumer.adapters.kafka import trouble
+from consumer.adapters.kafka import client_errors
+from consumer.adapters.kafka.client_errors import cause_of, describe_error, is_unjudged_login
 from consumer.adapters.kafka.configuration import (
     LETTERS,
     LOGGER,
@@ -35,7 +36,6 @@ from consumer.adapters.kafka.configuration import (
     time_left,
 )
 from consumer.adapters.kafka.letters import NewRecord
-from consumer.adapters.kafka.trouble import cause_of, describe_error, is_unjudged_login
 from consumer.adapters.thread import OwnThread, in_own_thread, post
 from consumer.errors import KafkaError
 
@@ -66,7 +66,7 @@ _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
 # Sending records one by one shows which record is refused. (Two without a key in one batch each get the error for the
 # other.)
-_TOGETHER_ONLY: Final = trouble.FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
+_TOGETHER_ONLY: Final = client_errors.FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
@@ -126,7 +126,7 @@ class PolledProducer:
             except Exception:
                 # Raised by a callback. Without this thread no record would be acknowledged any more.
                 LOGGER.exception("a delivery report could not be handled")
-        # Otherwise `close` waits until all is acknowledged, possibly for ever.
+        # Otherwise `close` waits until all is acknowledged, possibly indefinitely.
         self._producer.purge(blocking=False)
         self._producer.close()
 
@@ -147,7 +147,7 @@ class RecordProducer:
         complete = {**producer_config(config, delivery_timeout=delivery_timeout), **limits}
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
-        self._trouble = ""
+        self._error = ""
         self._failure: str | None = None
         self._unqueued: deque[tuple[int, NewRecord]] = deque()
         """Records that librdkafka has to be given, for the first time or again, by their numbers."""
@@ -185,7 +185,7 @@ class RecordProducer:
                     await self._moved.wait()
         except TimeoutError:
             left = self.produced - self.delivered
-            self._failure = f"{left} records not acknowledged within {timeout:g} s {self._trouble}"
+            self._failure = f"{left} records not acknowledged within {timeout:g} s {self._error}"
         self._raise_failure()
 
     async def close(self) -> None:
@@ -220,7 +220,7 @@ class RecordProducer:
         self._moved.set()
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
-        self._trouble = f"({describe_error(error)})"
+        self._error = f"({describe_error(error)})"
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -247,7 +247,11 @@ class TransactionalWriter:
     """
 
     def __init__(
-        self, config: Config, transactional_id: str, *, on_trouble: trouble.OnTrouble = trouble.ignore_trouble
+        self,
+        config: Config,
+        transactional_id: str,
+        *,
+        on_error: client_errors.OnError = client_errors.ignore_error,
     ) -> None:
         loop = asyncio.get_running_loop()
         complete = {
@@ -257,7 +261,7 @@ class TransactionalWriter:
             "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
             # librdkafka requires it to be below the transaction's time-out.
             "socket.timeout.ms": 10_000,
-            "error_cb": trouble.Teller(partial(post, loop, on_trouble)),
+            "error_cb": client_errors.ErrorReporter(partial(post, loop, on_error)),
         }
         # Used only through this attribute: an error keeps the frames that it passed through, and a local variable there
         # would keep the client alive after `close`.
@@ -404,7 +408,7 @@ def _dead_end(cause: confluent_kafka.KafkaError, *, in_doubt: bool = False) -> K
             "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
             f"redrive has taken over): run the redrive again, it will know ({said})"
         )
-    return trouble.kafka_failure(
+    return client_errors.kafka_failure(
         cause,
         "what is done could not be marked: check the broker and the dead-letter topic, then run the redrive again",
     )

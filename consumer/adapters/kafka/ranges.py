@@ -134,12 +134,12 @@ def named_partitions(
     for name in names:
         if number not in known[name.topic]:
             raise UsageError(
-                f"--partition {text}: {name.topic} has no partition {number}; it has {_spoken(known[name.topic])}"
+                f"--partition {text}: {name.topic} has no partition {number}; it has {_formatted(known[name.topic])}"
             )
     return names
 
 
-def _spoken(numbers: Collection[int]) -> str:
+def _formatted(numbers: Collection[int]) -> str:
     """Return ``0 to 3`` or, for one partition or with gaps, ``0, 2``."""
     listed = sorted(numbers)
     if len(listed) > 1 and listed[-1] - listed[0] == len(listed) - 1:

@@ -19,13 +19,13 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
+from consumer.adapters.kafka.client_errors import GROUP_IN_USE, PASSING, cause_of
 from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.commits import commit_done, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
 from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of
 from consumer.adapters.thread import in_own_thread, run_blocking
 from consumer.engine.messages import CommitDone
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
@@ -96,7 +96,7 @@ _LONGEST: Final = Entry(
     "f" * 16, 10**7 - 1, "f" * 16, _LATEST,
     Range("", 0, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1),
 )  # fmt: skip
-METADATA_MOST: Final = METADATA_BYTES - len(write_entry(_LONGEST))
+MAX_METADATA: Final = METADATA_BYTES - len(write_entry(_LONGEST))
 """Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
 
 
@@ -216,14 +216,14 @@ class NamedProgress(GroupOffsets):
 
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitDone:
         ours = [one for one in positions if one[:2] in self._prefixes]
-        left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
+        omitted = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
         # Also if this commit fails: settled records stay settled, and the next refresh may commit the positions.
         self._last.update({one[:2]: one for one in ours})
         # All offsets are committed again from time to time: the brokers delete offsets that are not committed again.
         refresh = time.monotonic() >= self._refresh_due
         sent = list(self._last.values()) if refresh else ours
         if not sent:
-            return commit_done((), left_out)
+            return commit_done((), omitted)
         whole = [raw_partition(*one[:4], self._prefixes[one[:2]] + one.metadata) for one in sent]
         try:
             answered = self._alter(whole, timeout)
@@ -231,7 +231,7 @@ class NamedProgress(GroupOffsets):
             return commit_done((), cause_of(error).name())
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
-        return read_commit_answer(None, answered, ours, left_out)
+        return read_commit_answer(None, answered, ours, omitted)
 
 
 def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[Entry]:

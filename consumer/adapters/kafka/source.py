@@ -38,9 +38,9 @@ from consumer.adapters.kafka.configuration import (
 from consumer.adapters.kafka.groups import GroupWatch, group_has_offsets
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import OwnThread, post, settle
-from consumer.engine.messages import CommitDone, EndOffsets, NewLife
+from consumer.engine.messages import CommitDone, EndOffsets, TopicRecreated
 from consumer.engine.model import Chunk, Position
 from consumer.errors import KafkaError, SettingsError
 
@@ -67,7 +67,7 @@ class KafkaSource:
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
-        make_topic_ids: Callable[..., TopicIds] = TopicIds,
+        make_topic_ids: Callable[..., TopicIdWatch] = TopicIdWatch,
     ) -> None:
         pattern = next((topic for topic in topics if topic.startswith("^")), None)
         if pattern is not None and uses_consumer_protocol(config):
@@ -92,7 +92,7 @@ class KafkaSource:
             has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
             topic_ids=ids,
-            group_watch=GroupWatch(complete["group.id"], ids.client, hooks.trouble),
+            group_watch=GroupWatch(complete["group.id"], ids.client, hooks.post_error),
             is_wanted=self._thread.has_waiting,
             make_consumer=make_consumer,
         )
@@ -104,7 +104,7 @@ class KafkaSource:
         self._member = await self._thread.run(self._make_member)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
-        """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
+        """Return up to `room` records (`chunks.MAX_RECORDS` at most), once there are some or after `timeout` seconds.
 
         Call it continuously, also with room 0: it polls, which brings rebalances and the answers to commits. Raises
         `KafkaError` for what does not recover by itself, and any error of the listener.
@@ -116,11 +116,11 @@ class KafkaSource:
         return [one for one in chunks if self._hooks.epochs.get((one.topic, one.partition)) == one.epoch]
 
     async def commit(self, positions: Sequence[Position]) -> CommitDone:
-        """Commit `positions` with their leader epochs: one try, within the time limit. Meanwhile fetches have to go on.
+        """Commit `positions` with their leader epochs: one try, within the time limit. Fetches have to go on.
 
-        `CommitDone.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that were revoked or lost
-        meanwhile, ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener
-        drains.
+        `CommitDone.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that were
+        revoked or lost since, ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the
+        listener drains.
         """
         # While the listener drains, the thread waits for it and can send nothing.
         if self._hooks.draining:
@@ -139,10 +139,10 @@ class KafkaSource:
         except TimeoutError:
             return commit_done((), "_TIMED_OUT")
 
-    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+    async def restart_partitions(self, partitions: Sequence[TopicRecreated]) -> None:
         """Read these partitions from the beginning, since their topic was created again. Then report them as
         assigned."""
-        await self._thread.run(self._joined().read_anew, partitions)
+        await self._thread.run(self._joined().restart_partitions, partitions)
 
     async def end_offsets(self) -> EndOffsets:
         """Return the last known ends of the assigned partitions. Asks no broker."""
@@ -151,7 +151,7 @@ class KafkaSource:
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not called any more.
 
-        After `timeout` seconds the thread, a daemon, is abandoned and the trouble reported.
+        After `timeout` seconds the thread, a daemon, is abandoned and the error reported.
         """
         member, self._member = self._member, None
         if member is None:
@@ -169,7 +169,7 @@ class KafkaSource:
             leaving.result()
         else:
             leaving.cancel()
-            self._hooks.on_trouble(
+            self._hooks.on_error(
                 "_TIMED_OUT", f"leaving the group took more than {timeout:g} s: closed without leaving it"
             )
 

@@ -1,13 +1,13 @@
 """Where an assigned partition starts (the rules of ``KAFKA_AUTO_OFFSET_RESET``), and the partitions that wait for it.
 
-It starts at the committed offset if there is one for the topic as it is. An offset that was committed in an earlier
-life of the topic, before it was deleted and created again, has no meaning in this one: then it starts at the beginning,
+It starts at the committed offset if there is one for the topic as it is. An offset that was committed
+before the topic was deleted and created again has no meaning now: then it starts at the beginning,
 whatever the setting. Without a committed offset:
 
 * ``earliest``: the beginning.
 * ``error``: nowhere, which ends the run.
 * ``latest``: the end as it is now, as an explicit offset that is then committed at once, so that a crash before the
-  first settlement cannot skip records that came meanwhile. This applies only to a group that has no offsets yet of any
+  first settlement cannot skip records that came before it. This applies only to a group that has no offsets yet of any
   topic, subscribed or not. In a group that has offsets, a partition without one is new: its topic was created or added
   to the subscription since, or the partition was added to its topic, or the group's first run never got to it. Its
   records must not be skipped, so it starts at the beginning.
@@ -15,12 +15,12 @@ whatever the setting. Without a committed offset:
 An offset out of range never leads to the end: librdkafka is configured with ``earliest`` or ``error``. librdkafka
 decides nothing else about starts.
 
-*Partitions that wait* (`Unstarted`). Under a moving or loading coordinator the question for the committed offsets fails
-at once. A partition whose start is not known is not handed to librdkafka at all: it waits, and the question is asked
-again between the polls until it is answered, or the partition is revoked.
+*Partitions that wait* (`PendingPartitions`). Under a moving or loading coordinator the question for the committed
+offsets fails at once. A partition whose start is not known is not handed to librdkafka at all: it waits, and the
+question is asked again between the polls until it is answered, or the partition is revoked.
 
 During a question the group may have reassigned the partition, which only a poll shows: so there is one between the
-answer (`Unstarted.ask`) and its use (`Unstarted.take`).
+answer (`PendingPartitions.ask`) and its use (`PendingPartitions.take`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from typing import Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.client_errors import as_fatal, cause_of, describe_error
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import time_left
-from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.engine.records.offset_map import is_void
@@ -53,7 +53,7 @@ _NO_EPOCH: Final = 0
 
 
 @dataclass(eq=False, repr=False)
-class Unstarted:
+class PendingPartitions:
     """The partitions that wait for their start. Used in the consumer's thread."""
 
     source: Consumer
@@ -63,12 +63,12 @@ class Unstarted:
     """Returns whether the group has committed an offset of any partition; called only where that decides. Blocks for
     at most the seconds given; raises `KafkaException`."""
     topic_ids: Callable[[Collection[str], float], Mapping[str, str]]
-    """`TopicIds.ask`."""
+    """`TopicIdWatch.ask`."""
     whole: bool
     """Whether all partitions have to start together: an eager group assigns all at once."""
     timeout: float
     """Limit, in seconds, for the answer to a question."""
-    on_trouble: Callable[[str, str], None]
+    on_error: Callable[[str, str], None]
     """Called for each question that is not answered in full."""
     begun: bool = False
     """Whether any partition has started, with this client or an earlier one. Then the group is not new, even if the
@@ -78,7 +78,7 @@ class Unstarted:
     partitions, which have started since, do not change where these start."""
 
     def __post_init__(self) -> None:
-        self._most_patience = self.timeout * _PATIENCE_SHARE
+        self._max_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self.waiting: dict[TopicPartition, Assignment | None] = {}
         """The waiting partitions, with their starts as far as known. They get an epoch only when they start. Other
@@ -111,7 +111,7 @@ class Unstarted:
         begun = time.monotonic()
         if unknown and begun >= self._ask_due:
             # A question blocks the polls: it gets little time at first, and more after each time-out.
-            timeout = min(self._patience, self._most_patience)
+            timeout = min(self._patience, self._max_patience)
             try:
                 self._find(unknown, begun + timeout)
             except KafkaException as failure:
@@ -134,7 +134,7 @@ class Unstarted:
         """
         # The member asks for offsets itself, since librdkafka's own question gives up after three tries while a
         # coordinator moves: the member would hold its partitions and read nothing. The ids first: an offset must not
-        # belong to an earlier life than the id that goes with it.
+        # belong to an earlier topic than the id that goes with it.
         ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
         answers = self.source.committed([RawPartition(*one) for one in names], timeout=time_left(until, 0.0))
         starts: dict[TopicPartition, Assignment] = {}
@@ -206,8 +206,8 @@ class Unstarted:
             yield error
         for name in (one for one in missing if one in self.new):
             try:
-                # An explicit offset, committed at once: a crash before the first settlement must not skip records that
-                # come meanwhile.
+                # An explicit offset, committed at once: a crash before the first settlement must not skip
+                # records that come before it.
                 _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=time_left(until, 0.0))
                 self.waiting[name] = missing[name]._replace(start=end, commit_start=True, beginning=None)
             except KafkaException as error:
@@ -226,7 +226,7 @@ class Unstarted:
         if (fatal := as_fatal(why)) is not None:
             raise fatal
         if took >= timeout:
-            self._patience = min(2 * self._patience, self._most_patience)
+            self._patience = min(2 * self._patience, self._max_patience)
         self._ask_due = time.monotonic() + max(_ASK_EVERY, took)  # polls get as much time as questions
         # Put the first partition last: a question that times out must not keep others from being asked.
         first = next((name for name, start in self.waiting.items() if start is None), None)
@@ -234,6 +234,6 @@ class Unstarted:
             self.waiting[first] = self.waiting.pop(first)
         waiting = sum(start is None for start in self.waiting.values())
         waits = f"{waiting} partitions wait" if waiting > 1 else "a partition waits"
-        self.on_trouble(
+        self.on_error(
             why.name(), f"{waits} for the brokers to say where to start: asking again ({describe_error(why)})"
         )

@@ -1,11 +1,12 @@
-"""Asks for topics' ids with an AdminClient: the id distinguishes one life of a topic from the next (KIP-516).
+"""Asks for topics' ids with an AdminClient: the id distinguishes a topic from the one that was deleted before it
+(KIP-516).
 
 The consumer itself does not notice: librdkafka goes on at its offset, in the middle of a topic that was created again.
 
-There are two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so
-that an offset of the earlier life never goes with the id of the next (`consumer.adapters.kafka.starts`).
-`TopicIds.look` never blocks: it begins a question every few seconds, and returns the answer to an earlier one. Brokers
-without topic ids (older than 2.8, the embedded one) report none; their topics have no ids.
+There are two ways to ask. `TopicIdWatch.ask` blocks, before a partition begins: first the id, then the committed
+offset, so that an offset of a deleted topic never goes with the id of the next (`consumer.adapters.kafka.starts`).
+`TopicIdWatch.poll` never blocks: it begins a question every few seconds, and returns the answer to an earlier one.
+Brokers without topic ids (older than 2.8, the embedded one) report none; their topics have no ids.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
+from consumer.adapters.kafka.client_errors import CANNOT_SAY, NOT_ALLOWED, cause_of
 from consumer.adapters.kafka.cluster import RenewedAdmin, has_controller
 from consumer.adapters.kafka.configuration import Config, admin_client, result_of, time_left
-from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, cause_of
 
 _EVERY: Final = 3.0
 """Seconds between two questions."""
-_HURRIED: Final = 0.5
+_EXPIRED: Final = 0.5
 """Seconds between two questions after a sign that a topic may have been created again."""
 _WITHOUT_CONTROLLER: Final = 30.0
 """Seconds between two questions as long as no controller was found."""
@@ -41,7 +42,7 @@ _UNKNOWN_ID: Final = 22 * "A"
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
-class TopicIds:
+class TopicIdWatch:
     """Asks for topic ids. Made, used and closed in one thread; the client is made with the first question.
 
     A client that brings no answer for a while is replaced, since it may never bring one (`BrokerWatch`). The member's
@@ -50,11 +51,11 @@ class TopicIds:
 
     def __init__(self, config: Config, make_admin: Callable[[Config], Any] = admin_client) -> None:
         self.client = RenewedAdmin(config, make_admin)
-        self._can_tell = False
+        self._has_ids = False
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
         self._asked_of = 0
         """`RenewedAdmin.replaced` when they were asked."""
-        self._hurried = False
+        self._expired = False
         self._asked_at = float("-inf")
         self._silent_since = math.inf
         """Time (monotonic) since which no question has been answered; infinite: the last one was answered."""
@@ -64,21 +65,21 @@ class TopicIds:
 
         Raises `KafkaException` if they do not answer.
         """
-        self._asked = {}  # `look` must not return the answer to an earlier question
+        self._asked = {}  # `poll` must not return the answer to an earlier question
         deadline = time.monotonic() + timeout
         try:
-            if not self._can_tell:
+            if not self._has_ids:
                 # librdkafka asks the controller, and waits where there is none: the embedded broker has none, and
                 # a real cluster may have none for a moment.
-                self._can_tell = has_controller(self.client.admin.list_topics(timeout=timeout))
-            if not self._can_tell:
+                self._has_ids = has_controller(self.client.admin.list_topics(timeout=timeout))
+            if not self._has_ids:
                 self._asked_at = time.monotonic()
                 return {}
             asked = self.client.admin.describe_topics(
                 TopicCollection(sorted(topics)), request_timeout=time_left(deadline)
             )
-            # Wait for the ids before a partition starts: the offset of an earlier life must not go with the id of the
-            # next.
+            # Wait for the ids before a partition starts:
+            # the offset of a deleted topic must not go with the id of the next.
             ids = {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
         except KafkaException:
             self._heard(an_answer=False)
@@ -86,14 +87,14 @@ class TopicIds:
         self._heard(an_answer=True)
         return ids
 
-    def look(self, topics: Collection[str]) -> Mapping[str, str]:
+    def poll(self, topics: Collection[str]) -> Mapping[str, str]:
         """Return the answer to an earlier question if it has come, else nothing; ask again when it is time to."""
         now = time.monotonic()
         if not self._asked:
             # Without a controller ask seldom: once there is one, the answer shows it.
-            wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
+            wait = (_EXPIRED if self._expired else _EVERY) if self._has_ids else _WITHOUT_CONTROLLER
             if topics and now >= self._asked_at + max(wait, len(topics) * _EACH):
-                self._asked_at, self._hurried = now, False
+                self._asked_at, self._expired = now, False
                 with contextlib.suppress(KafkaException):  # no new client can be made now
                     self._asked_of = self.client.replaced
                     self._asked = self.client.admin.describe_topics(
@@ -111,12 +112,12 @@ class TopicIds:
                 found[name] = _id_of(one, now)
         self._heard(an_answer=bool(found))
         ids = {name: one for name, one in found.items() if one is not None}
-        self._can_tell = self._can_tell or bool(ids)
+        self._has_ids = self._has_ids or bool(ids)
         return ids
 
-    def hurry(self) -> None:
+    def expire_cache(self) -> None:
         """Ask soon, because there is a sign that a topic was created again."""
-        self._hurried = True
+        self._expired = True
 
     def close(self) -> None:
         """Close the client."""
@@ -126,7 +127,7 @@ class TopicIds:
         now = time.monotonic()
         self._silent_since = math.inf if an_answer else min(self._silent_since, now)
         if now >= self._silent_since + _PATIENCE:
-            # The client may have lost its brokers for ever. It is not replaced sooner, since a new client has to
+            # The client may have lost its brokers for good. It is not replaced sooner, since a new client has to
             # connect and log in.
             self._silent_since = math.inf
             self.client.give_up()
@@ -135,7 +136,7 @@ class TopicIds:
 def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
     """Return the ids of these topics, as far as the brokers have them; none if they do not answer. Blocks."""
     # Errors are ignored: without an id, nothing is compared later.
-    with contextlib.closing(TopicIds(config)) as ids, contextlib.suppress(KafkaException):
+    with contextlib.closing(TopicIdWatch(config)) as ids, contextlib.suppress(KafkaException):
         return ids.ask(topics, timeout)
     return {}
 

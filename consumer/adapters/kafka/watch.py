@@ -13,14 +13,14 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.client_errors import OnError, cause_of
 from consumer.adapters.kafka.configuration import BrokerWatch
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.held import HeldPartitions, StartedPartition
 from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.trouble import OnTrouble, cause_of
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.engine.figures.outside import silence_of_coordinator
-from consumer.engine.messages import GroupSize, TopicIdsTold
+from consumer.engine.messages import GroupSize, TopicIds
 from consumer.engine.model import TopicPartition
 
 _EVERY: Final = 1.0
@@ -38,7 +38,7 @@ class Ends:
     """
 
     consumer: Consumer
-    on_trouble: OnTrouble
+    on_error: OnError
     begins: Mapping[TopicPartition, int] = field(default_factory=dict)
     """First offset of each log."""
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Ends:
                     RawPartition(*name), timeout=_ASK_TIMEOUT
                 )
             except KafkaException as error:
-                self.on_trouble(cause_of(error).name(), "the broker did not say where a partition ends")
+                self.on_error(cause_of(error).name(), "the broker did not say where a partition ends")
             self._ask_due = time.monotonic() + _ASK_EVERY
         went_back = any(0 <= end < self.ends.get(name, 0) for name, end in known.items())
         positions = self.consumer.position([RawPartition(*name) for name in held])
@@ -111,7 +111,7 @@ class MemberWatch:
 
     ends: Ends
     hooks: Hooks
-    topic_ids: TopicIds
+    topic_ids: TopicIdWatch
     group: GroupWatch
     brokers: BrokerWatch
     due: float = 0.0
@@ -122,24 +122,24 @@ class MemberWatch:
         that it has joined, else None. Return whether that list names it."""
         self.due = time.monotonic() + _EVERY
         if (seconds := self.brokers.coordinator_silent) is not None:
-            self.hooks.trouble("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
+            self.hooks.post_error("_WAIT_COORD", silence_of_coordinator(seconds).sentence)
         self._refresh_ends(held)
-        if ids := self.topic_ids.look({name.topic for name in held.started}):
-            self.hooks.tell(TopicIdsTold(ids))
+        if ids := self.topic_ids.poll({name.topic for name in held.started}):
+            self.hooks.report(TopicIds(ids))
         return self._count_members(joining)
 
     def _refresh_ends(self, held: HeldPartitions) -> None:
         # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
         unread = {**held.inbox.first_offsets(), **held.unreadable()}
         if self.ends.refresh(held.started, unread, paused=held.full):
-            self.topic_ids.hurry()
+            self.topic_ids.expire_cache()
         held.plan_turns(self.ends.lags(held.started))
 
     def _count_members(self, joining: str | None) -> bool:
         counts = self.hooks.counts_members
         if joining is None and not counts:
             return False
-        size = self.group.look(joining)
+        size = self.group.poll(joining)
         if size is not None and counts:
-            self.hooks.tell(GroupSize(size))
+            self.hooks.report(GroupSize(size))
         return joining in self.group.members

@@ -119,7 +119,7 @@ class DiskKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         if not keys:
             return b""
-        # A flush takes milliseconds, so calls that come meanwhile share the next flush.
+        # A flush takes milliseconds, so calls that come in that time share the next flush.
         if self._writing is None or not self._waiting:
             self._writing = asyncio.create_task(self._write(self._writing))
         self._waiting.append((keys, self._window.stamp(now)))

@@ -33,7 +33,7 @@ from zlib import crc32
 
 from consumer.adapters.key_store.interface import Damage, bucket_length
 from consumer.adapters.key_store.native import Builder, Segment
-from consumer.adapters.key_store.plain import BLOCK_BYTES, ENTRY_BYTES, MOST_BITS
+from consumer.adapters.key_store.plain import BLOCK_BYTES, ENTRY_BYTES, MAX_BITS
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
@@ -220,7 +220,7 @@ def decode_list(data: bytes) -> FileList:
         raise Damage(f"{LIST} is not as it was written")
     found = json.loads(text[len(FORMAT) :])
     segments = tuple(SegmentFile(*one) for one in found["segments"])
-    if any(one.entries < 0 or not 0 <= one.bits <= MOST_BITS for one in segments):
+    if any(one.entries < 0 or not 0 <= one.bits <= MAX_BITS for one in segments):
         raise Damage(f"{LIST} is not as it was written")
     if found.pop("old", ()):  # a development version was killed while it took over a folder of version 0.2
         raise Damage("an older version left keys in it that were not all taken over")
@@ -296,7 +296,7 @@ class Journal:
             # A power failure may take back the latest acknowledged end, though not the chunks before it.
             data = os.pread(self._file_number, size - end, end)
             _, whole = self._parsed(data, end)
-            # Written once more: after a flush that failed, the system takes what it has in memory for flushed.
+            # Written again: after a flush that failed, the system takes what it has in memory for flushed.
             write_all(self._file_number, data[:whole], end)
             self._written = end + whole
             os.ftruncate(self._file_number, self._written)
@@ -316,7 +316,7 @@ class Journal:
     def commit(self) -> None:
         """Append the chunks that wait. They are on disk when it returns.
 
-        If it raises, they are cut off: at once, or by the next writer, unless that can write them anew.
+        If it raises, they are cut off: at once, or by the next writer, unless that can write them again.
         """
         waiting, self._waiting = self._waiting, b""
         if not waiting:
@@ -371,12 +371,13 @@ def segment_bytes(entries: int, bits: int | None = None) -> int:
 def directory_bits(entries: int) -> int:
     """Return the bits of the directory of a segment with `entries` entries: 2 to 4 entries for each of its numbers."""
     # Four entries are 80 bytes, two or three cache lines; the wait for them is the cost of a look-up.
-    return min(MOST_BITS, max(0, (entries // 2).bit_length() - 1))
+    return min(MAX_BITS, max(0, (entries // 2).bit_length() - 1))
 
 
-def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentFile) -> SegmentFile:
-    """Write the entries of a segment, at most `most`, durably. Return `whose` with what the list says of the file."""
-    builder = Builder(directory_bits(most))
+def write_segment(path: str, pieces: Iterable[bytes], maximum: int, whose: SegmentFile) -> SegmentFile:
+    """Write the entries of a segment, at most `maximum`, durably. Return `whose` with what the list says of the
+    file."""
+    builder = Builder(directory_bits(maximum))
     checks = b""
 
     def parts() -> Iterator[bytes]:
@@ -384,13 +385,13 @@ def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentF
         for piece in pieces:
             builder.add(piece)
             yield piece
-        # Known only after all entries: a merge leaves out keys that are in several segments.
+        # Known only after all entries: a merge omits keys that are in several segments.
         directory, checks = builder.finish()
         yield directory
         yield checks
 
-    write_file(path, parts(), reserve=segment_bytes(most))
-    return whose._replace(entries=builder.entries, bits=directory_bits(most), check=crc32(checks))
+    write_file(path, parts(), reserve=segment_bytes(maximum))
+    return whose._replace(entries=builder.entries, bits=directory_bits(maximum), check=crc32(checks))
 
 
 class _MappedFile(mmap.mmap):

@@ -55,7 +55,7 @@ _PIECE = 65_536
 """Entries that a merge writes at a time."""
 _FAN = 4
 """Segments of similar size that are merged into one."""
-_MOST = 16  # segments that are merged at once: an entry of each is compared with those of all others
+_MAX_MERGED = 16  # segments that are merged at once: an entry of each is compared with those of all others
 _LARGEST_SEGMENT = 2 * 1024**3
 _FOLDER_BYTES = 4096  # of a folder itself on common file systems
 _SLACK = 16 * 1024  # for the list, for its successor, and for parts of blocks
@@ -104,7 +104,7 @@ class Folder:
         """Return an upper estimate of the bytes that the folder takes on disk."""
         total = _FOLDER_BYTES
         for entry in os.scandir(self.root):
-            with suppress(FileNotFoundError):  # removed meanwhile
+            with suppress(FileNotFoundError):  # removed since
                 status = entry.stat(follow_symlinks=False)
                 # The file's blocks, or its length, while the file system has not allocated all blocks yet.
                 total += max(status.st_blocks * 512, status.st_size)
@@ -215,8 +215,8 @@ class Folder:
                 merger = Merger([open_segment(self.root, one, in_order=True) for one in chosen])
                 # Checked before each piece: closing the store must not take as long as a merge.
                 pieces = iter(lambda: merger.take(_PIECE) if is_wanted() else b"", b"")
-                most = sum(one.entries for one in chosen)
-                new = write_segment(os.path.join(self.root, _MERGING), pieces, most, chosen[-1])
+                maximum = sum(one.entries for one in chosen)
+                new = write_segment(os.path.join(self.root, _MERGING), pieces, maximum, chosen[-1])
             except Damage as damage:
                 # If a segment is not in the list any more, another process has dropped it: that is not damage.
                 if set(chosen) <= set(self._read_list().segments):
@@ -226,7 +226,7 @@ class Folder:
                     self._enter(new, chosen)
 
     def _enter(self, new: SegmentFile, merged: Sequence[SegmentFile]) -> None:
-        """Replace merged segments by their result, unless one of them was dropped meanwhile."""
+        """Replace merged segments by their result, unless one of them was dropped since."""
         with self._locked(_MERGE_LOCK_LIMIT):
             files = self._read_list()
             if not set(merged) <= set(files.segments):
@@ -320,13 +320,13 @@ class Folder:
                     time.sleep(0.002)
             yield is_held
         finally:
-            # Closing alone would not unlock it while a child has it, which a function of the user forked meanwhile.
+            # Closing alone would not unlock it while a child has it, which a function of the user forked.
             fcntl.flock(number, fcntl.LOCK_UN)
             os.close(number)
 
 
-def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:
-    """Choose segments of one slice of time to be merged into one of at most `most_bytes`; none if there is no need."""
+def mergeable(files: FileList, max_bytes: int) -> list[SegmentFile]:
+    """Choose segments of one slice of time to be merged into one of at most `max_bytes`; none if there is no need."""
     slices: dict[tuple[int, int], list[SegmentFile]] = {}
     for one in files.segments:
         slices.setdefault((one.start, one.window), []).append(one)
@@ -349,7 +349,7 @@ def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:
                 groups[-1].append(one)
         for group in groups:
             sizes = map(segment_bytes, accumulate(one.entries for one in group))
-            fitting = group[: min(_MOST, sum(size <= most_bytes for size in sizes))]
+            fitting = group[: min(_MAX_MERGED, sum(size <= max_bytes for size in sizes))]
             if len(fitting) > 1:
                 return [one for one in files.segments if one in fitting]
     return []

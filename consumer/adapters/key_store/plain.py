@@ -25,7 +25,7 @@ from consumer.engine.reading import KEY_BYTES, split_keys
 
 ENTRY_BYTES = 20
 BLOCK_BYTES = 1024
-MOST_BITS = 28
+MAX_BITS = 28
 """Most bits of a directory."""
 _STAMP = struct.Struct(">I")
 
@@ -64,7 +64,7 @@ class Segment:
 
     def __init__(self, data: bytes | mmap, entries: int, bits: int) -> None:
         self.entries, self._data, self._bits = entries, data, bits
-        if not (0 <= entries <= len(data) // ENTRY_BYTES and 0 <= bits <= MOST_BITS):
+        if not (0 <= entries <= len(data) // ENTRY_BYTES and 0 <= bits <= MAX_BITS):
             raise Damage("has another length than it was written with")
         self._size = entries * ENTRY_BYTES + ((1 << bits) + 1) * 4
         blocks = -(-self._size // BLOCK_BYTES)
@@ -77,7 +77,7 @@ class Segment:
         self._whole(0, self._size)
 
     def find(self, keys: bytes, oldest: int, found: bytearray, beside: bool) -> None:
-        """Mark the keys that are in the segment. Raises `Damage`. `beside`: let other threads run meanwhile."""
+        """Mark the keys that are in the segment. Raises `Damage`. `beside`: let other threads run beside it."""
         for number, key in enumerate(split_keys(keys)):
             # Two neighbours in the directory: the first entry with these bits, and the first with the next value.
             at = self.entries * ENTRY_BYTES + 4 * _first_bits(key, self._bits)
@@ -146,10 +146,10 @@ class Merger:
         self._entries = merge(*(map(one.entry, range(one.entries)) for one in segments))
         self._next = next(self._entries, None)
 
-    def take(self, most: int) -> bytes:
-        """Return the next entries, up to `most`; none at the end. Raises `Damage`."""
+    def take(self, maximum: int) -> bytes:
+        """Return the next entries, up to `maximum`; none at the end. Raises `Damage`."""
         taken: list[bytes] = []
-        while self._next is not None and len(taken) < most:
+        while self._next is not None and len(taken) < maximum:
             entry, self._next = self._next, next(self._entries, None)
             # The latest stamp of a key comes last.
             if self._next is None or self._next[:KEY_BYTES] != entry[:KEY_BYTES]:

@@ -143,7 +143,7 @@ class View:
                 if not is_same or (journal is not None and journal.is_deleted()):
                     journal = Journal(self._root, files.journal) if files.window else None
             except Damage:
-                # A file that is missing: the list was replaced meanwhile, or it is damage.
+                # A file that is missing: the list was replaced since, or it is damage.
                 is_current = os.stat(self._path).st_ino == status.st_ino
                 os.close(number)
                 if is_current:

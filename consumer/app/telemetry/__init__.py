@@ -70,7 +70,7 @@ class MetricsExport:
     async def exporting(
         self, collectors: Sequence[FiguresCollector], left: Callable[[], float] = lambda: CLOSING
     ) -> AsyncIterator[None]:
-        """Export the figures of these collectors while the block runs, and once more when it ends.
+        """Export the figures of these collectors while the block runs, and again when it ends.
 
         `left` gives the seconds that the last export may take; it is called when the block ends. Never raises.
         """

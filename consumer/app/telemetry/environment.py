@@ -64,17 +64,17 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
     return tracing, exported
 
 
-def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def planned_exports(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the signals that would be exported, and why others that are asked for would not. Starts nothing."""
     good: list[str] = []
 
-    def look(signal: str, _asked_by: str, _wish: Wish) -> None:
+    def check(signal: str, _asked_by: str, _wish: Wish) -> None:
         # Looked for and not imported: `check` starts nothing.
         if not importlib.util.find_spec("opentelemetry"):
             raise ImportError
         good.append(signal.lower())
 
-    return good, _export_each(environ, ("METRICS", "TRACES"), "", look)
+    return good, _export_each(environ, ("METRICS", "TRACES"), "", check)
 
 
 def _export_each(

@@ -1,9 +1,9 @@
 """Metrics by OTLP: the families of /metrics under the same names, sent to a collector over HTTP.
 
 Theory of operation. Once per interval the event loop takes the snapshots that /metrics is made from. A thread of its
-own makes one request of them and sends it: a collector that hangs holds up that thread alone, and no second request
-begins meanwhile. OpenTelemetry's instruments are not used: the engine counts already, exactly, and the SDK has no
-instrument that reads a histogram.
+own makes one request of them and sends it: a collector that hangs holds up that thread alone, and
+no second request begins before it ends. OpenTelemetry's instruments are not used: the engine counts already, exactly,
+and the SDK has no instrument that reads a histogram.
 
 Nothing is lost while no collector answers, because the next export has the same counts, higher. That holds for delta
 temporality too: a difference is counted from the last export that was accepted. One whose answer was lost is then

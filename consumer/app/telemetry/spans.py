@@ -149,7 +149,7 @@ class _TracedSource:
         # Attributes that are not traced are those of the source.
         self.start = source.start
         self.end_offsets = source.end_offsets
-        self.read_anew = source.read_anew
+        self.restart_partitions = source.restart_partitions
         self.close = source.close
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:

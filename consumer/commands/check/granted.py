@@ -30,6 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
+from consumer.adapters.kafka.client_errors import CANNOT_SAY, NOT_ALLOWED, cause_of
 from consumer.adapters.kafka.cluster import RenewedAdmin, has_controller, known_partitions
 from consumer.adapters.kafka.configuration import (
     Config,
@@ -41,7 +42,6 @@ from consumer.adapters.kafka.configuration import (
 )
 from consumer.adapters.kafka.dead_letters import new_topic
 from consumer.adapters.kafka.groups import describe_group
-from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, cause_of
 
 _Code: Final = confluent_kafka.KafkaError
 _NO_VERDICT: Final = CANNOT_SAY | {

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import confluent_kafka
 
 from consumer.adapters.aws import msk
+from consumer.adapters.kafka.client_errors import NOT_ALLOWED, describe_error
 from consumer.adapters.kafka.cluster import describe_cluster, setting_command, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.dead_letters import SIZE_LIMIT, compaction, room_for
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
-from consumer.adapters.kafka.trouble import NOT_ALLOWED, describe_error
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.commands.check import granted
@@ -28,7 +28,7 @@ from consumer.commands.check.rows import (
     ok,
     warning,
 )
-from consumer.commands.standing import Standing, troubles
+from consumer.commands.group_position import GroupPosition, problems
 from consumer.engine.model import TopicPartition, differing
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError, first_of
@@ -90,7 +90,9 @@ def _without_settings(found: CheckContext, topics: Sequence[str]) -> list[Row]:
 async def group(found: CheckContext) -> Sequence[Row]:
     """Where does the group begin to read, and who is in it now?"""
     view, kafka = cluster_of(found), found.settings.kafka
-    partitions = [TopicPartition(topic, one) for topic, most in view.topics.items() for one in range(most)]
+    partitions = [
+        TopicPartition(topic, one) for topic, maximum in view.topics.items() for one in range(maximum)
+    ]
     if not partitions:
         raise Skip("needs a topic")
     config = kafka.client_properties()
@@ -108,14 +110,14 @@ async def group(found: CheckContext) -> Sequence[Row]:
     refused = await run_blocking(
         "pinstream-kafka-rights", granted.group_refused, config, f"{replays}check", TIMEOUT
     )
-    rows = [Standing(name, positions.get(name), extent) for name, extent in extents.items()]
+    rows = [GroupPosition(name, positions.get(name), extent) for name, extent in extents.items()]
     begin = _begin(found, rows, is_new=not positions)
     if members.state == "Unknown":
         now = "these brokers do not list its members"
     else:
         now = f"{counted(len(members.members), 'member')} now" if members.members else "no member now"
     known = [row for row in rows if row.position is not None]
-    warnings = [*troubles(known)]
+    warnings = [*problems(known)]
     if refused:
         of_replays = _grant(found, "READ", [f"{replays}…"], "groups")
         warnings.append(f"{of_replays}; without it, `pinstream replay --name` is refused")
@@ -128,7 +130,7 @@ async def group(found: CheckContext) -> Sequence[Row]:
     return [ok(f"{kafka.group_id}: {begin}; {now}"), *map(warning, warnings)]
 
 
-def _begin(found: CheckContext, rows: Sequence[Standing], *, is_new: bool) -> str:
+def _begin(found: CheckContext, rows: Sequence[GroupPosition], *, is_new: bool) -> str:
     """Return where the group begins to read. `is_new`: it has no offset of any topic."""
     kafka, new = found.settings.kafka, [row for row in rows if row.position is None]
     # The service would end with this error when it is assigned such a partition.
@@ -153,7 +155,7 @@ def _begin(found: CheckContext, rows: Sequence[Standing], *, is_new: bool) -> st
     return f"new, begins at the beginning: {records}"
 
 
-def _is_of_another_destination(found: CheckContext, row: Standing) -> bool:
+def _is_of_another_destination(found: CheckContext, row: GroupPosition) -> bool:
     """Return True if what the group has committed went to another destination than that of the settings."""
     if row.position is None:
         return False
@@ -161,7 +163,7 @@ def _is_of_another_destination(found: CheckContext, row: Standing) -> bool:
     return offset_map.read_map(row.position).destination not in (None, *building.destinations(found.settings))
 
 
-def _by_other_settings(found: CheckContext, rows: Sequence[Standing]) -> Iterator[str]:
+def _by_other_settings(found: CheckContext, rows: Sequence[GroupPosition]) -> Iterator[str]:
     """Yield in what the members that committed last send by other settings than these."""
     if found.sections is None:
         return
@@ -218,13 +220,13 @@ async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
         if known[letters].compacted:
             rows.append(warning(compaction(letters, servers)))
         # A letter is its record and some headers: the limit must be at least that of the origin.
-        most = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
-        if known[letters].largest < most:
-            command = setting_command(servers, letters, f"{SIZE_LIMIT}={room_for(most)}")
+        maximum = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
+        if known[letters].largest < maximum:
+            command = setting_command(servers, letters, f"{SIZE_LIMIT}={room_for(maximum)}")
             rows.append(
                 warning(
                     f"{letters} takes batches up to {known[letters].largest:,} bytes ({SIZE_LIMIT}), the topic it "
-                    f"serves {most:,}: larger letters are stored without their value, which a redrive then has to "
+                    f"serves {maximum:,}: larger letters are stored without their value, which a redrive then has to "
                     f"find at its origin; change it: {command}"
                 )
             )

@@ -22,7 +22,7 @@ from consumer.commands.check.rows import OF_SETTINGS, CheckContext, Row, Skip, c
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections
-from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
+from consumer.conversion.targets import MAX_OWN_EVENTS, NEW_TARGETS
 from consumer.conversion.transform import load_transform
 from consumer.engine.reading import NO_KEY
 from consumer.engine.records.commits import differing_from
@@ -106,7 +106,7 @@ async def mapping(found: CheckContext) -> Sequence[Row]:
         text = f"{file} has {sections} that fit their schemas; records of other types are {rest}"
     if mapped.own_events:
         text += (
-            f"; own events: {len(mapped.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
+            f"; own events: {len(mapped.own_events)} of the {MAX_OWN_EVENTS} that may be registered with Pinterest: "
             f"{', '.join(mapped.own_events)}"
         )
     # Without sections, the fields of the one mapping need no row of their own.
@@ -174,10 +174,10 @@ async def key_store(found: CheckContext) -> Sequence[Row]:
         folder = Path(path).parent
         _write(folder, "PINSTREAM_KEY_STORE")
         # The store may grow up to its limit; the bytes that it uses already count.
-        free, most = shutil.disk_usage(folder).free, own.key_store_max_bytes
-        if free < most - keys.bytes_used:
+        free, maximum = shutil.disk_usage(folder).free, own.key_store_max_bytes
+        if free < maximum - keys.bytes_used:
             warnings.append(
-                f"it may grow to {most // _MIB:,} MiB and only {free // _MIB:,} MiB are free: make room, or lower "
+                f"it may grow to {maximum // _MIB:,} MiB and only {free // _MIB:,} MiB are free: make room, or lower "
                 "PINSTREAM_KEY_STORE_MAX_BYTES"
             )
     return [ok(f"opens; {keys.keys:,} keys, {keys.bytes_used:,} bytes"), *map(warning, warnings)]
@@ -288,7 +288,7 @@ async def token(found: CheckContext) -> Sequence[Row]:
 
 async def telemetry(_: CheckContext) -> Sequence[Row]:
     """Can metrics and traces be exported as the OTEL_… variables configure?"""
-    good, wrong = environment.outlook(os.environ)
+    good, wrong = environment.planned_exports(os.environ)
     if not good and not wrong:
         return []
     text = f"{' and '.join(good)} would be exported; `pinstream run` shows whether the collector takes them"

@@ -24,7 +24,7 @@ from consumer.settings import Settings
 
 _CONTEXTS: Final = "/contexts/"
 # Most topics: a pattern may match thousands.
-_MOST_TOPICS: Final = 50
+_MAX_TOPICS: Final = 50
 # Characters of a context.
 _LONGEST_NAME: Final = 100
 
@@ -54,7 +54,7 @@ async def answers(found: CheckContext) -> Sequence[Row]:
             else []
         )
         return [*map(ok, (f"answers; {on_disk}", *used))]
-    found.registry_trouble = away.reason
+    found.registry_problem = away.reason
     # Waiting does not correct wrong credentials. An address that has answered before was right.
     if not kept or away.refused:
         raise RegistryError(away.reason)
@@ -72,7 +72,7 @@ async def writers(found: CheckContext) -> Sequence[Row]:
     await _check_context(settings)
     if mapped is None:
         raise Skip("needs the schema")
-    subjects = [f"{topic}-value" for topic in sorted(cluster_of(found).topics)[:_MOST_TOPICS]]
+    subjects = [f"{topic}-value" for topic in sorted(cluster_of(found).topics)[:_MAX_TOPICS]]
     decoder = building.decoder(settings, mapped)
     source = building.registry(settings)
     known, unreadable = [], []
@@ -93,7 +93,7 @@ async def writers(found: CheckContext) -> Sequence[Row]:
     except RegistryError as error:
         # Whether the registry answers was an earlier question; here it only means that this one cannot be asked.
         raise Skip(
-            "needs the schema registry" if str(error) in found.registry_trouble else str(error)
+            "needs the schema registry" if str(error) in found.registry_problem else str(error)
         ) from None
     finally:
         await source.close()

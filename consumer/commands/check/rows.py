@@ -68,7 +68,7 @@ class CheckContext:
     mapping_error: MappingError | None = None
     cluster: ClusterView | None = None
     # Why the registry does not answer; empty if it does.
-    registry_trouble: str = ""
+    registry_problem: str = ""
 
 
 # A question returns no answer if its subject is not configured. It may raise `Skip`, or `PinstreamError`, whose message

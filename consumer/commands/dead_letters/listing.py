@@ -27,7 +27,7 @@ from consumer.commands.results import print_result, prose
 from consumer.settings import load
 
 # Most rows: codes are the platform's, and a hostile topic may hold any number of them.
-MOST_KINDS = 10_000
+MAX_KINDS = 10_000
 _OTHERS = ("(others)",) * 3
 # Columns of a terminal from which on there is a table, and from which on a time fits on one line.
 _LEAST_TABLE, _WIDE = 80, 100
@@ -57,8 +57,8 @@ async def list_letters(topics: tuple[str, ...], filters: Filters, latest: int, a
     print_result(print_listing, document, as_json=as_json)
 
 
-async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, Any]:
-    """Read the topics. Return the JSON form: counts, and the headers of the `most` latest letters."""
+async def read_listing(topics: Sequence[DeadLetters], maximum: int) -> dict[str, Any]:
+    """Read the topics. Return the JSON form: counts, and the headers of the `maximum` latest letters."""
     counts: dict[tuple[str, str, str], dict[str, int]] = {}
     # A heap, the oldest first.
     latest: list[tuple[int, Place, dict[str, Any]]] = []
@@ -69,7 +69,7 @@ async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, An
                 done = topic.is_done(letter)
                 # The code comes from a header, so anyone who may write to the topic chooses it.
                 kind = letter.origin.topic, letter.stage.value, letter.code
-                if kind not in counts and len(counts) >= MOST_KINDS:
+                if kind not in counts and len(counts) >= MAX_KINDS:
                     kind = _OTHERS
                 first = {WAITING: 0, DONE: 0, "oldest": letter.at_ms, "latest": letter.at_ms}
                 count = counts.setdefault(kind, first)
@@ -78,10 +78,10 @@ async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, An
                 count["latest"] = max(count["latest"], letter.at_ms)
                 # Letters of the same millisecond are ordered by their place, so that every run prints the same.
                 key = (letter.at_ms, letter.place)
-                if most and (len(latest) < most or key > latest[0][:2]):
+                if maximum and (len(latest) < maximum or key > latest[0][:2]):
                     # Only the headers' facts are kept, however large the letters are.
                     heapq.heappush(latest, (*key, facts(letter, done)))
-                    if len(latest) > most:
+                    if len(latest) > maximum:
                         heapq.heappop(latest)
     return {
         **{state: sum(count[state] for count in counts.values()) for state in (WAITING, DONE)},

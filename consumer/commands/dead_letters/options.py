@@ -49,7 +49,7 @@ class RedriveOptions:
 
     topics: tuple[str, ...]
     filters: Filters
-    most: int | None
+    maximum: int | None
     rate: float | None
     max_trips: int
     dry_run: bool

@@ -15,7 +15,7 @@ from consumer.commands.results import print_result, prose, table
 from consumer.errors import PinstreamError
 
 # How many notes are printed; the others are counted.
-MOST_NOTES = 10
+MAX_NOTES = 10
 
 
 @dataclass(slots=True)
@@ -39,11 +39,11 @@ class RedriveOutcome:
 
     def spent(self) -> bool:
         """Return True if ``--max`` letters are chosen, over all topics."""
-        return self.options.most is not None and self.chosen >= self.options.most
+        return self.options.maximum is not None and self.chosen >= self.options.maximum
 
     def note(self, text: str) -> None:
-        """Add a line to the end of the output, unless it has `MOST_NOTES` already."""
-        if len(self.notes) < MOST_NOTES:
+        """Add a line to the end of the output, unless it has `MAX_NOTES` already."""
+        if len(self.notes) < MAX_NOTES:
             self.notes.append(text)
         else:
             self.unnamed += 1
@@ -78,7 +78,7 @@ _BECAME = {
     "delivered": "delivered",
     "duplicate": "delivered before",
     "filtered": "filtered",
-    "dead_lettered": "dead once more",
+    "dead_lettered": "dead again",
     "open": "still open",
 }
 
@@ -87,7 +87,7 @@ def print_redrive(outcome: RedriveOutcome) -> None:
     """Print the table and, with ``--json``, the document: see `print_result`."""
     as_json = outcome.options.as_json
     print_result(
-        lambda _, console: _tell(outcome, console),
+        lambda _, console: _show(outcome, console),
         outcome.document(),
         as_json=as_json,
         beside=True,
@@ -95,7 +95,7 @@ def print_redrive(outcome: RedriveOutcome) -> None:
     )
 
 
-def _tell(outcome: RedriveOutcome, console: Console) -> None:
+def _show(outcome: RedriveOutcome, console: Console) -> None:
     for topic in outcome.missing:
         prose(console, f"{topic}: no dead letters")
     if outcome.tallies:

@@ -51,7 +51,7 @@ _LEAST_DIGITS: Final = 7
 _LEAST_HIDDEN: Final = 4
 _LEAST_LETTERS: Final = 2
 # Most words of a hidden value that is searched for word by word; a longer text would hide common words.
-_MOST_WORDS: Final = 4
+_MAX_WORDS: Final = 4
 _WORD: Final = re.compile(r"[^\W_]+")
 _CODES: Final = frozenset({"language", "custom_data.currency"})
 # A language or a currency is shown even if it is spelled like a hidden country.
@@ -139,7 +139,7 @@ def _branch(kind: Union, value: Any) -> AvroType:
 
 
 class _Nets:
-    """Removes from shown values the text that is hidden elsewhere, and text that looks personal."""
+    """Removes from shown values the text that is hidden in other places, and text that looks personal."""
 
     def __init__(self, hidden: list[str]) -> None:
         # Some letters have a longer capital ("ß"), which comparing letter by letter does not find.
@@ -151,11 +151,11 @@ class _Nets:
         self._body = orjson.dumps({"hidden": texts})
         self._hidden = {text.casefold() for text in texts if len(text) >= _LEAST_HIDDEN}
         self._whole = set(texts)
-        words = [_WORD.findall(text[: _MOST_WORDS * 64]) for text in hidden]
+        words = [_WORD.findall(text[: _MAX_WORDS * 64]) for text in hidden]
         self._phrases = {
             _phrase(some)
             for text, some in zip(hidden, words, strict=True)
-            if 0 < len(some) <= _MOST_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS
+            if 0 < len(some) <= _MAX_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS
         }
 
     def passed(self, value: str | bool | float, fields: frozenset[str]) -> str | bool | float:
@@ -187,7 +187,7 @@ class _Nets:
         words, found, at = list(_WORD.finditer(text)), list[tuple[int, int]](), 0
         while at < len(words):
             # The longest first, so that no word of "Bo Xi" remains.
-            for count in range(min(_MOST_WORDS, len(words) - at), 0, -1):
+            for count in range(min(_MAX_WORDS, len(words) - at), 0, -1):
                 some = words[at : at + count]
                 if _phrase([one[0] for one in some]) in self._phrases:
                     found.append((some[0].start(), some[-1].end()))

@@ -87,7 +87,7 @@ def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
-class Reader:
+class LetterReader:
     """Reads from Kafka with a consumer that belongs to no group."""
 
     _config: Config
@@ -148,7 +148,7 @@ class DeadLetters:
     name: str
     _origins: Origins
     _filters: Filters
-    reader: Reader
+    reader: LetterReader
     tally: Tally = field(default_factory=Tally)
     # The ranges to read; they end where the topic ended at the beginning.
     ranges: Sequence[Range] = ()
@@ -243,13 +243,13 @@ async def find(
     """
     config = settings.kafka.client_properties()
     known = (await describe_cluster(config, (), _TIMEOUT)).known
-    reader, meant = Reader(config), chosen(settings, topics, known)
+    reader, meant = LetterReader(config), chosen(settings, topics, known)
     there = [DeadLetters(name, ours, filters, reader) for name, ours in meant.items() if name in known]
     # A topic that has had no letter may not exist. That is no error.
     return there, [name for name in meant if name not in known]
 
 
-async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
+async def whole_record(letter: DeadRecord, reader: LetterReader) -> Record | None:
     """Return the record that died, at the letter's offset. Parts that the letter lacks are read at the origin; None
     if gone."""
     if not letter.omitted:

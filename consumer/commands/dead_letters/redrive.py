@@ -1,4 +1,4 @@
-"""``pinstream dead-letters redrive``: take letters through the pipeline once more, and mark them as done.
+"""``pinstream dead-letters redrive``: take letters through the pipeline again, and mark them as done.
 
 It is the service of ``pinstream run`` over a source that hands out the records of the chosen letters, with the offsets
 of the letters. Nothing is written to the origin topics. Committing a position means here to mark every letter that it
@@ -44,7 +44,7 @@ from consumer.adapters.kafka.letters import (
     read_letter,
 )
 from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
@@ -73,7 +73,7 @@ _CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 
 @click.command(name="redrive", cls=DebugCommand)
 @filter_options
-@click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
+@click.option("--max", "maximum", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
 @RATE_OPTION
 @click.option(
     "--max-trips",
@@ -85,13 +85,13 @@ _CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 @click.option("--dry-run", is_flag=True, help="Write and send nothing; show what would be done.")
 @JSON_OPTION
 def redrive_letters(**given: Any) -> None:
-    """Send the records of letters through the pipeline once more, straight to the platform.
+    """Send the records of letters through the pipeline again, straight to the platform.
 
     Nothing is written to the topic that they are from: its other readers do not see them again. A letter is marked as
     done on the dead-letter topic once its record is settled. A record that fails again gets a new letter, in one Kafka
     transaction with that mark. After an interruption or a kill, run it again: what was delivered within
-    PINSTREAM_DEDUP_WINDOW is known, and only what was in flight when it was killed may be sent again. Letters that are
-    written meanwhile are not touched. Exit code 1: interrupted, or it could not go on.
+    PINSTREAM_DEDUP_WINDOW is known, and only what was in flight when it was killed may be sent again.
+    Letters that are written in that time are not touched. Exit code 1: interrupted, or it could not go on.
 
     Needs the settings of `pinstream run`, with its key store: run it on the same machine, or with a shared one. A dry
     run needs only the KAFKA_… settings.
@@ -123,7 +123,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
     outcome = RedriveOutcome(options, missing=missing)
     try:
         if options.dry_run:
-            await rehearse(topics, outcome)
+            await dry_run(topics, outcome)
             return outcome
         # Reading the marks of a large topic takes minutes, in which signals must stop it. Later the service handles
         # them.
@@ -138,7 +138,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
                     settings.kafka.client_properties(),
                     # All redrives of a topic share the id, so that a second fences the first.
                     ID_PREFIX + letters.name,
-                    on_trouble=building.log_kafka_trouble,
+                    on_error=building.log_kafka_error,
                 )
                 stack.push_async_callback(writer.close)
                 # Before anything is read: this ends the open transaction of a killed redrive, and fences one that still
@@ -157,7 +157,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
     return outcome
 
 
-async def rehearse(topics: Sequence[DeadLetters], outcome: RedriveOutcome) -> None:
+async def dry_run(topics: Sequence[DeadLetters], outcome: RedriveOutcome) -> None:
     """Make a dry run: choose letters, and write nothing."""
     for letters in topics:
         outcome.tallies[letters.name] = letters.tally
@@ -189,9 +189,9 @@ async def _serve(
         config,
         # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
         [one for topic in redriven.values() for one in topic.letters.ranges],
-        on_trouble=building.log_kafka_trouble,
-        # If the topic is created again meanwhile, the marks would be for letters that are gone.
-        topic_ids=TopicIds(config),
+        on_error=building.log_kafka_error,
+        # If the topic is created again before that, the marks would be for letters that are gone.
+        topic_ids=TopicIdWatch(config),
     )
     source = LettersSource(inner, redriven, outcome)
 
@@ -219,7 +219,7 @@ async def choose(letter: DeadRecord, letters: DeadLetters, outcome: RedriveOutco
     """
     if letters.is_done(letter) or outcome.spent():
         return None
-    # The loop guard: a record that dies every time must not go round for ever.
+    # The loop guard: a record that dies every time must not go round indefinitely.
     if letter.trips >= outcome.options.max_trips:
         letters.tally.looped += 1
         return None
@@ -280,7 +280,7 @@ class LettersSource:
         self._marking = asyncio.Lock()
         self.start = inner.start
         self.end_offsets = inner.end_offsets
-        self.read_anew = inner.read_anew
+        self.restart_partitions = inner.restart_partitions
 
     @property
     def done(self) -> bool:
@@ -363,7 +363,7 @@ class LettersSource:
     ) -> bool:
         """Write marks of what is `settled`, and the letters that are `dead` again. Return False if that failed."""
         (servers, letters, write), handed = self._topics[topic], self._handed_out
-        # Fixed before the write: more may be handed out meanwhile.
+        # Fixed before the write: more may be handed out since.
         done = {name: handed[name] & offsets for name, offsets in settled.items()}
         marks = [_mark(letters, name.partition, offsets) for name, offsets in done.items() if offsets]
         again = [_died_again(one) for one in dead]
@@ -385,17 +385,17 @@ class LettersSource:
                     room = room_for(sum(part_sizes(letter.record).values()))
                     command = setting_command(servers, topic, f"{NO_COMPACTION},{SIZE_LIMIT}={room}")
                     raise KafkaError(
-                        f"Kafka: {topic} does not take the letter of {before.origin} once more: change that: {command}"
+                        f"Kafka: {topic} does not take the letter of {before.origin} again: change that: {command}"
                     )
                 tried[refused] = smaller
         except KafkaError as error:
             self._failure = error
             return False
         for (before, _), written in zip(again, tried, strict=True):
-            if written.left_out:
+            if written.omitted:
                 self._outcome.note(
-                    f"{before.place} died once more, too large for its topic: the new letter is without its "
-                    f"{' and '.join(written.left_out)}"
+                    f"{before.place} died again, too large for its topic: the new letter is without its "
+                    f"{' and '.join(written.omitted)}"
                 )
         # Removed only now: a letter whose mark is not written must be marked by the next commit.
         for name, offsets in done.items():

@@ -18,7 +18,7 @@ from consumer.avro.decode import Decoder, OneSchema
 from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
-from consumer.commands.dead_letters.reading import DeadLetters, Reader, facts, whole_record, why_gone
+from consumer.commands.dead_letters.reading import DeadLetters, LetterReader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
 from consumer.commands.results import print_result, prose, table
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
@@ -43,13 +43,13 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     record, with all values masked except those that the mapping knows not to be personal.
     """
     settings = load(os.environ, needs=("kafka",))
-    reader = Reader(settings.kafka.client_properties())
+    reader = LetterReader(settings.kafka.client_properties())
     letter, done = await _find(place, reader)
     key, value = letter.record.key, letter.record.value
     document = {
         **facts(letter, done),
         "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
-        # Only sizes; for a part that was left out, the size that it had.
+        # Only sizes; for a part that was omitted, the size that it had.
         "key_bytes": letter.omitted.get(letters.KEY, None if key is None else len(key)),
         "value_bytes": letter.omitted.get(letters.VALUE, None if value is None else len(value)),
         # A producer may write anything into the name of a header.
@@ -58,10 +58,10 @@ async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> Non
     }
     if payload:
         document["payload"] = await _payload(letter, settings, reader)
-    print_result(_tell, document, as_json=as_json)
+    print_result(_show, document, as_json=as_json)
 
 
-async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecord, bool]:
+async def _find(place: letters.Place, reader: LetterReader) -> tuple[letters.DeadRecord, bool]:
     """Return the letter, and whether it is done. Raises `UsageError` if there is none, and `KafkaError`."""
     try:
         ranges = {one.partition: one for one in await reader.ranges(place.topic)}
@@ -94,7 +94,7 @@ async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecor
     return letter, topic.is_done(letter)
 
 
-async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reader) -> dict[str, Any]:
+async def _payload(letter: letters.DeadRecord, settings: Settings, reader: LetterReader) -> dict[str, Any]:
     """Return the masked record, or why it cannot be shown."""
     shown: dict[str, Any] = dict.fromkeys(("record", "undecodable", "schema", "value_bytes", "note"))
     record = None
@@ -154,7 +154,7 @@ async def _decoded(
     return None if isinstance(decoded, SchemaRef) else decoded
 
 
-def _tell(document: dict[str, Any], console: Console) -> None:
+def _show(document: dict[str, Any], console: Console) -> None:
     # Facts of the headers; sizes instead of contents.
     rows = {
         "state": document["state"],
@@ -169,8 +169,8 @@ def _tell(document: dict[str, Any], console: Console) -> None:
         "value": _bytes(document["value_bytes"]),
         "own headers": ", ".join(document["headers"]) or "none",
     }
-    if left_out := ", ".join(document["left_out"]):
-        rows["not in the letter"] = f"{left_out}: too large for its topic; see its origin"
+    if omitted := ", ".join(document["left_out"]):
+        rows["not in the letter"] = f"{omitted}: too large for its topic; see its origin"
     cells = ((Text(what, "dim"), found) for what, found in rows.items())
     title = f"dead letter {escape(document['place'])}"
     console.print(table("", "", rows=cells, title=title, show_header=False))

@@ -1,7 +1,7 @@
 """``--expect``: are the lines what an earlier run printed? For a mapping under test, by hand and in CI.
 
 Theory of operation. The n-th line of EXPECTED belongs to the n-th record. A line has the form that ``explain`` prints,
-and may leave out keys that are not to be compared. The payload is compared whole: a field that is sent and was not
+and may omit keys that are not to be compared. The payload is compared whole: a field that is sent and was not
 expected is a difference. Messages are not compared, since a new version may word them better; nor is ``rules``.
 """
 
@@ -20,7 +20,7 @@ from consumer.errors import InputError, or_all
 OUTCOMES: Final = ("deliverable", "filtered", "rejected")
 KEYS: Final = ("outcome", "payload", "error", "warnings", "filter", "section", "rules")  # the keys of a line
 _NOT_COMPARED: Final = frozenset({"message", "rules"})
-_MOST_SHOWN: Final = 200  # most differences to print: then a person looks at the mapping
+_MAX_SHOWN: Final = 200  # most differences to print: then a person looks at the mapping
 _BY_AGE: Final = ("expired", "future_event_time")  # codes that depend on the clock
 
 _NOTHING: Final[Any] = object()  # in place of a missing value
@@ -42,7 +42,7 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
     for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
         name, line = record or (f"record {number}", None)
         found = list(_of_record(line, expected))
-        for text in found[: max(0, _MOST_SHOWN - different)]:
+        for text in found[: max(0, _MAX_SHOWN - different)]:
             click.echo(f"{name}: {text}")
         different += len(found)
         records += line is not None
@@ -50,8 +50,8 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
         # A code of EXPECTED may be any JSON value.
         errors = [one.get("error") for one in (line, expected) if found and one is not None]
         by_age |= any(error.get("code") in _BY_AGE for error in errors if isinstance(error, dict))
-    if different > _MOST_SHOWN:
-        click.echo(f"and {different - _MOST_SHOWN} more differences")
+    if different > _MAX_SHOWN:
+        click.echo(f"and {different - _MAX_SHOWN} more differences")
     if by_age and not clock_given:
         click.echo(
             "The age of an event depends on the clock: give --now the time for which EXPECTED was made."
@@ -118,7 +118,7 @@ def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:
     if path.rpartition(".")[2] in _NOT_COMPARED and not path.startswith("payload"):
         return
     if isinstance(expected, dict) and isinstance(got, dict):
-        # Keys that an error or a warning leaves out are not compared, as in the whole line.
+        # Keys that an error or a warning omits are not compared, as in the whole line.
         whole = path.startswith("payload")
         for key in [*expected, *(key for key in got if whole and key not in expected)]:
             yield from _differences(expected.get(key, _NOTHING), got.get(key, _NOTHING), f"{path}.{key}")

@@ -68,12 +68,12 @@ def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     # Columns fit the longest name, so that rules stand below each other.
     widths = [max((len(rule[key]) for rule in rules), default=0) for key in ("field", "from")]
     for rule in rules:
-        left_out = [f"{count} left out: {reason}" for reason, count in rule["left_out"].items()]
-        done = "; ".join([*rule["done"], *left_out])
+        omitted = [f"{count} omitted: {reason}" for reason, count in rule["left_out"].items()]
+        done = "; ".join([*rule["done"], *omitted])
         text = (
             f"{rule['field']:{widths[0]}}  {rule['from']:{widths[1]}}  {rule['rule']}{done and f': {done}'}"
         )
-        console.print(Text(text, "yellow" if left_out else "dim"))
+        console.print(Text(text, "yellow" if omitted else "dim"))
     console.print()
 
 

@@ -41,7 +41,7 @@ from consumer.service import Service
 from consumer.settings import Settings, load
 
 # Seconds between two checks whether the run is over.
-_LOOK = 0.05
+_POLL_EVERY = 0.05
 # Seconds between two lines in a log: often enough to show that the run goes on.
 LINE_EVERY = 5.0
 _WIDE = 100
@@ -101,7 +101,7 @@ class Ran:
 def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
     """Return the settings of a command with a progress bar: by default, only warnings are logged."""
     if "PINSTREAM_LOG_LEVEL" not in environ:
-        # librdkafka's own lines would break the bar. Important ones are logged as trouble, or are the last line.
+        # librdkafka's own lines would break the bar. Important ones are logged as errors, or are the last line.
         logs.mute("consumer.kafka")
     settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=needs)
     building.set_up_logs(settings)
@@ -116,7 +116,7 @@ async def serve_to_end(
     total: int,
     progress: Callable[[Statistics], tuple[int, str]],
 ) -> Ran:
-    """Run `service` over its `source`, and show meanwhile how much of `total` is done and a note, by `progress`."""
+    """Run `service` over its `source`, and show how much of `total` is done and a note, by `progress`."""
     tune_memory()
     with watch(what, total) as show:
         return await run_to_end(service, source, lambda: show(*progress(service.statistics())))
@@ -136,7 +136,7 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
         # The service ends by itself only on a signal or a failure.
         while not serving.done() and (end := _state(service, source)) is None:
             show()
-            await asyncio.wait((serving,), timeout=_LOOK)
+            await asyncio.wait((serving,), timeout=_POLL_EVERY)
         service.request_stop()
         await serving
     except PinstreamError as error:
@@ -145,7 +145,7 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
         # The service must not outlive this call, after any error.
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-    # Show once more, with the final figures.
+    # Show again, with the final figures.
     show()
     # A signal after the last settlement interrupts nothing.
     end = end or _state(service, source) or ReplayEnd.INTERRUPTED

@@ -6,7 +6,7 @@ The way of a replay::
       -> the service over a bounded source, to its end -> ledger
 
 The pipeline is the one of ``pinstream run``; what differs is what it is given: a source that ends and belongs to no
-group, a converter that selects, a policy with pace and limit, and in a dry run stand-ins for all that writes.
+group, a converter that selects, a policy with pace and limit, and in a dry run fakes for all that writes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.replay_progress import METADATA_MOST, ReplayPlan
-from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.kafka.replay_progress import MAX_METADATA, ReplayPlan
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
 from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
+from consumer.commands.replay.fakes import DryRun, SendingAgain, alone, open_keys
 from consumer.commands.replay.options import (
     LeavingOut,
     ReplayOptions,
@@ -39,7 +40,6 @@ from consumer.commands.replay.options import (
 )
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.commands.replay.plan import beforehand, make_plan
-from consumer.commands.replay.stand_ins import DryRun, SendingAgain, alone, open_keys
 from consumer.conversion.targets import EVENT_NAMES
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Policy
@@ -133,8 +133,8 @@ def replay(**given: Any) -> None:
         outcome = run_on_loop(_replay(options, settings))
     # Printed in any case, before the error: events that were delivered before a failure stay delivered.
     print_replay(outcome, as_json=options.as_json)
-    if (trouble := outcome.trouble()) is not None:
-        raise trouble
+    if (failure := outcome.failure()) is not None:
+        raise failure
 
 
 def _settings(options: ReplayOptions) -> Settings:
@@ -183,8 +183,8 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             config,
             plan.ranges,
             progress=plan.progress,
-            on_trouble=building.log_kafka_trouble,
-            topic_ids=TopicIds(config),
+            on_error=building.log_kafka_error,
+            topic_ids=TopicIdWatch(config),
         )
 
         dry = DryRun() if options.dry_run else None
@@ -217,7 +217,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             options,
             plan,
             read_to=source.figures,
-            left_at=pipeline.left_at(),
+            last_positions=pipeline.last_positions(),
             outside_time=source.outside_time,
             problems=pipeline.problems,
             sent_again=keys.again if isinstance(keys, SendingAgain) else None,
@@ -226,10 +226,10 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
 
 def _limits(options: ReplayOptions, settings: Settings) -> Policy:
     """Return the service's limits with those of the replay."""
-    limits = replace(building.policy(settings, options.rate), most_records=options.limit)
+    limits = replace(building.policy(settings, options.rate), max_records=options.limit)
     if options.name is not None:
         # Beside the offset map, a commit holds the replay's plan.
-        limits = replace(limits, map_bytes=METADATA_MOST)
+        limits = replace(limits, map_bytes=MAX_METADATA)
     if options.dry_run:
         # A dry run makes no calls, so it needs no quota, and claims nothing, so it needs no lease. It writes no dead
         # letters, so it needs no guard, and it is to count all problems.
@@ -256,7 +256,7 @@ def _going_on(options: ReplayOptions, plan: ReplayPlan) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
     begun = iso(plan.begun * 1000)
-    # The command would end at once and do nothing: the user may have wanted to replay the same range once more.
+    # The command would end at once and do nothing: the user may have wanted to replay the same range again.
     if not left:
         return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name starts again"
     return f"going on with the replay {options.name}, begun at {begun}: up to {left:,} of {total:,} records are left"

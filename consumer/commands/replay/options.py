@@ -1,6 +1,6 @@
 """The options of a replay, checked before anything is opened; and the selection of events by ``--where``.
 
-`Selecting` leaves out events that do not match. `LeavingOut`, around all of the reading, leaves out events that are too
+`Selecting` omits events that do not match. `LeavingOut`, around all of the reading, omits events that are too
 old, and with ``--where`` records that were refused before they could be matched (`WithoutMissing`: because their schema
 does not exist). All of these become `Filtered`, so that the ledger adds up and none of them is sent or dead-lettered.
 """
@@ -35,15 +35,15 @@ from consumer.errors import UsageError
 # Filter code of events that are too old; the same as the code of the rejection (`consumer.conversion.decisions`).
 EXPIRED: Final = "expired"
 # The event does not match `--where`; or it was refused before it had the fields that `--where` asks for.
-LEFT_OUT: Final = "where"
+NOT_MATCHED: Final = "where"
 UNJUDGED: Final = "where_unjudged"
-# Filter codes of records that ``--where`` left out.
-NOT_SELECTED: Final = frozenset({LEFT_OUT, UNJUDGED})
+# Filter codes of records that ``--where`` omitted.
+NOT_SELECTED: Final = frozenset({NOT_MATCHED, UNJUDGED})
 
-# An event that is too old is no dead letter in a replay: last month's topic would write last month's dead letters once
-# more.
+# An event that is too old is no dead letter in a replay: last month's topic would write last month's dead letters
+# again.
 _EXPIRED = Filtered(EXPIRED)
-_LEFT_OUT = Filtered(LEFT_OUT)
+_NOT_MATCHED = Filtered(NOT_MATCHED)
 _UNJUDGED = Filtered(UNJUDGED)
 
 # A channel as people call it -> the platform's ``action_source`` (docs/conversion.md).
@@ -133,7 +133,7 @@ class ReplayOptions:
     def __post_init__(self) -> None:
         check_order(self.start, self.stop)
         if self.name is not None and self.dry_run:
-            raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
+            raise UsageError("--name and --dry-run: a dry run keeps no progress; omit one of them")
         # The name becomes part of the name of a group and of a file.
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", self.name):
             raise UsageError(
@@ -157,7 +157,7 @@ class ReplayOptions:
 
 
 class Selecting:
-    """A converter that leaves out events that do not meet all `conditions`."""
+    """A converter that omits events that do not meet all `conditions`."""
 
     def __init__(self, converter: Converting, conditions: Sequence[WhereCondition]) -> None:
         self._converter = converter
@@ -167,15 +167,15 @@ class Selecting:
         """See `consumer.engine.reading.Converting`."""
         one = self._converter.convert(event, now)
         # Records that the mapping filters or refuses have no fields to check: see `LeavingOut`.
-        is_left_out = isinstance(one, ConversionEvent) and any(
+        is_filtered = isinstance(one, ConversionEvent) and any(
             (read(one) in values) is not equal for read, values, equal in self._tests
         )
-        return _LEFT_OUT if is_left_out else one
+        return _NOT_MATCHED if is_filtered else one
 
 
 @dataclass(frozen=True, slots=True)
 class LeavingOut:
-    """A reading that leaves out events that are too old, and with `where` records that are refused before they can
+    """A reading that omits events that are too old, and with `where` records that are refused before they can
     be matched."""
 
     reading: Reading
@@ -196,16 +196,16 @@ class LeavingOut:
                 continue
             if verdict.code != EXPIRED and not self.where:
                 continue
-            left_out = _EXPIRED if verdict.code == EXPIRED else _UNJUDGED
-            # What waits until the clock can be trusted keeps its type. Then it is left out.
+            filtered = _EXPIRED if verdict.code == EXPIRED else _UNJUDGED
+            # What waits until the clock can be trusted keeps its type. Then it is omitted.
             if isinstance(verdict, Untimely):
-                verdict.verdict = left_out
+                verdict.verdict = filtered
             else:  # only the value of an existing key is replaced, which is allowed during the iteration
-                columns.verdicts[row] = left_out
+                columns.verdicts[row] = filtered
 
 
 class WithoutMissing:
-    """A decoder that leaves out a record whose schema does not exist: it cannot be matched with ``--where``."""
+    """A decoder that omits a record whose schema does not exist: it cannot be matched with ``--where``."""
 
     def __init__(self, decoder: SchemaLearner) -> None:
         self.decode, self.section_of = decoder.decode, decoder.section_of

@@ -14,7 +14,7 @@ from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.commands.results import print_result, table
 from consumer.engine.model import Problem, TopicPartition
-from consumer.engine.records.ledger import LeftAt
+from consumer.engine.records.ledger import LastPosition
 from consumer.errors import Incomplete, PinstreamError, first_of
 from consumer.web.status import document_of
 
@@ -22,13 +22,13 @@ _WOULD_BE = {"delivered": "would be delivered", "dead_lettered": "would be dead-
 # Explains the codes that do not explain themselves.
 _DETAILS = {
     "expired": "expired: too old for the platform",
-    "where": "left out by --where",
-    "where_unjudged": "left out by --where: refused before it could be judged",
+    "where": "omitted by --where",
+    "where_unjudged": "omitted by --where: refused before it could be judged",
     "tombstone": "tombstone: no value",
     "event_name": "the mapping says not to send it",
     "consent": "no consent",
 }
-_MOST_PLACES = 8
+_MAX_PLACES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ReplayOutcome:
     options: ReplayOptions
     plan: ReplayPlan
     read_to: Mapping[TopicPartition, int]
-    left_at: Mapping[TopicPartition, LeftAt]
+    last_positions: Mapping[TopicPartition, LastPosition]
     outside_time: int
     problems: Sequence[Problem]
     # Event ids that the platform sees twice; None without `--ignore-dedup`.
@@ -79,7 +79,7 @@ class ReplayOutcome:
     def _ranges(self) -> list[dict[str, Any]]:
         found, left_of = [], self.plan.left()
         for one in sorted(self.plan.ranges):
-            read_to, left = self.read_to.get(one.name, one.begin), self.left_at.get(one.name)
+            read_to, left = self.read_to.get(one.name, one.begin), self.last_positions.get(one.name)
             # Where the user would go on: the lowest offset that may not be settled. If that is not known, it is where
             # this run began, which in a named replay may be in the middle of its range.
             at = None if left is None else read_to if left.clear else left.next_offset
@@ -93,11 +93,11 @@ class ReplayOutcome:
         totals = self.ran.statistics.totals
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         # Complete means that each range was read to its end and no record is open.
-        clear = all(one.clear for one in self.left_at.values())
+        clear = all(one.clear for one in self.last_positions.values())
         whole = clear and all(one["read_to"] == one["to"] for one in self._ranges())
         return totals.read == settled + totals.open and (whole or self.ran.end is not ReplayEnd.COMPLETE)
 
-    def trouble(self) -> PinstreamError | None:
+    def failure(self) -> PinstreamError | None:
         """Return why the exit code is not 0, and what to do; None if all records are settled and the figures add up."""
         if self.ran.failure is not None:
             return self.ran.failure
@@ -123,17 +123,17 @@ class ReplayOutcome:
         places = [f"{one['topic']}[{one['partition']}] at {one['next']}" for one in open_ones]
         return Incomplete(
             f"interrupted: go on from where each partition stopped (--partition P --from offset:N): "
-            f"{first_of(places, _MOST_PLACES)}; with --name it would go on by itself"
+            f"{first_of(places, _MAX_PLACES)}; with --name it would go on by itself"
         )
 
 
 def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """Print the tables and, with `as_json`, the document: see `print_result`."""
     # The tables are made from the document, so that the two never differ.
-    print_result(_tell, outcome.document(), as_json=as_json, beside=True, lost=LOST)
+    print_result(_show, outcome.document(), as_json=as_json, beside=True, lost=LOST)
 
 
-def _tell(document: Mapping[str, Any], console: Console) -> None:
+def _show(document: Mapping[str, Any], console: Console) -> None:
     console.print(_ledger_table(document))
     if document["problems"]:
         rows = (

@@ -17,8 +17,8 @@ from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.adapters.kafka.replay_progress import ReplayPlan, open_plan
 from consumer.commands.replay.bounded_run import DOUBLED
+from consumer.commands.replay.fakes import holds_keys
 from consumer.commands.replay.options import ReplayOptions
-from consumer.commands.replay.stand_ins import holds_keys
 from consumer.engine.model import TopicPartition
 from consumer.errors import PinstreamError, first_of
 from consumer.settings import Settings

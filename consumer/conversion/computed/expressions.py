@@ -10,7 +10,7 @@ Paths are written from the record, as everywhere in a mapping. Which of several 
 under ``sum``, and in a field of ``contents[]``, it is the present item.
 
 Numbers are decimal and exact: a double counts as its shortest decimal, and no digit is ever lost. A missing value is
-None. A value that is no number is `LeftOut.MALFORMED`, which each rule treats as a malformed value.
+None. A value that is no number is `Omitted.MALFORMED`, which each rule treats as a malformed value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from consumer.avro.paths import EACH, IndexedPath, Path, Source, value_at, walk
 from consumer.conversion.amounts import exact
 from consumer.conversion.computed.phones import with_country
-from consumer.conversion.normalise import LeftOut, text_of, trim
+from consumer.conversion.normalise import Omitted, text_of, trim
 
 Scalar = str | int | float  # of TOML; a boolean is an int
 # The values read, and the present elements of the enclosing sums -> the value.
@@ -155,8 +155,8 @@ class Join(Computed):
             for function in functions:
                 text = text_of(function(read, at))
                 # Half of a key would be another key: no value is better.
-                if isinstance(text, LeftOut):
-                    return None if text is LeftOut.BLANK else text
+                if isinstance(text, Omitted):
+                    return None if text is Omitted.BLANK else text
                 texts.append(text)
             return glue.join(texts)
 
@@ -179,8 +179,8 @@ class Table(Computed):
             if isinstance(value, bool):  # as TOML writes it
                 return entries.get("true" if value else "false", otherwise)
             text = text_of(trim(value) if isinstance(value, str) else value)
-            if isinstance(text, LeftOut):  # blank text is no value, so it has no entry
-                return None if text is LeftOut.BLANK else text
+            if isinstance(text, Omitted):  # blank text is no value, so it has no entry
+                return None if text is Omitted.BLANK else text
             return entries.get(text, otherwise)
 
         return maker.changed(entry, self.parts[0], scopes)
@@ -580,13 +580,13 @@ def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
 
 def _folded(
     operation: Callable[[Decimal, Decimal], Decimal], values: Iterable[Any]
-) -> Decimal | LeftOut | None:
+) -> Decimal | Omitted | None:
     """Return the operation over all values; if one is missing or no number, return that one: a partial result would
     be wrong."""
     result: Decimal | None = None
     for value in values:
         number = exact(value)
-        if isinstance(number, LeftOut):
-            return None if number is LeftOut.BLANK else number
+        if isinstance(number, Omitted):
+            return None if number is Omitted.BLANK else number
         result = number if result is None else operation(result, number)
     return result

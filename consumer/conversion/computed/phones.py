@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import Any, Final
 
 from consumer.conversion.countries import country_code
-from consumer.conversion.normalise import LeftOut, text_of, trim, without_zeros
+from consumer.conversion.normalise import Omitted, text_of, trim, without_zeros
 
-_MOST_REMEMBERED: Final = 8192  # numbers in the cache: a megabyte or two
+_MAX_REMEMBERED: Final = 8192  # numbers in the cache: a megabyte or two
 _LONGEST: Final = 64  # characters; a ready digest is left alone, too
 
 # A number with its code and no other parts: no (0), no extension.
@@ -48,15 +48,15 @@ def with_country(number: Any, country: Any) -> Any:
     """
     text = text_of(number)
     # The field's rule judges values that are no text.
-    if isinstance(text, LeftOut) or len(text) >= _LONGEST or _has_code(trim(text)):
+    if isinstance(text, Omitted) or len(text) >= _LONGEST or _has_code(trim(text)):
         return number
     of = text_of(country)
-    region = None if isinstance(of, LeftOut) else country_code(trim(of))
+    region = None if isinstance(of, Omitted) else country_code(trim(of))
     return number if region is None else _international(text, region) or text
 
 
 # The library is the slowest part of all that is done to a number, and shoppers come again.
-@lru_cache(_MOST_REMEMBERED)
+@lru_cache(_MAX_REMEMBERED)
 def _international(text: str, region: str) -> str | None:
     phonenumbers = import_module("phonenumbers")
     text = without_zeros(trim(text))

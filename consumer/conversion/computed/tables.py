@@ -149,21 +149,21 @@ class ExpressionReader:
             name if names_are_short else record.name: {field.name for field in record.fields}
             for name, record in zip(short, records, strict=True)
         }
-        told: frozenset[str] = frozenset()
+        distinctive: frozenset[str] = frozenset()
         # As few fields as distinguish all types; those without parts first, since they are quick to read.
         fields = sorted((field for record in records for field in record.fields), key=_has_parts)
         for field in fields:
-            more = told | {field.name}
-            if len(_told_apart(holding, more)) > len(_told_apart(holding, told)):
-                told = more
-        names = _told_apart(holding, told)
+            more = distinctive | {field.name}
+            if len(_distinguished(holding, more)) > len(_distinguished(holding, distinctive)):
+                distinctive = more
+        names = _distinguished(holding, distinctive)
         if len(names) < len(records):
             alike = next(name for name in holding if name not in names.values())
-            other = names[frozenset(told & holding[alike])]
+            other = names[frozenset(distinctive & holding[alike])]
             raise Unreadable(
-                f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
+                f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be distinguished"
             )
-        return Branch((source._replace(symbols=frozenset(holding)),), told, names)
+        return Branch((source._replace(symbols=frozenset(holding)),), distinctive, names)
 
     def _parts(self, operator: str, said: Any) -> tuple[Expression, ...]:
         # One operand alone is probably a list that was cut, or the wrong operator.
@@ -289,7 +289,7 @@ def _fitting(value: Scalar, is_key: bool) -> frozenset[str]:
 def _is_never_a_number(join: Join) -> bool:
     """Return whether a part of every text that this gives is in no number."""
     fixed = [list(map(trim, texts_of(part) or ())) for part in join.parts if part.kinds <= WORDS]
-    # Something stands before the glue: nearly always a digit.
+    # Something stands before the glue: mostly a digit.
     return any(all(map(_NO_NUMBER.search, texts)) for texts in ([f"0{join.glue}"], *filter(None, fixed)))
 
 
@@ -319,7 +319,7 @@ def _has_parts(field: Field) -> bool:
     return any(isinstance(branch, Record | Array | Map) for branch in branches_of(field.type))
 
 
-def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
+def _distinguished(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
     """Return the types by which of these fields they have; of types that have the same ones, the first."""
     names: dict[frozenset[str], str] = {}
     for name, held in holding.items():

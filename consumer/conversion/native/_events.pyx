@@ -7,7 +7,7 @@ custom data; the first refusal ends it. Each field that has a value is written a
 This file includes its parts (`.pxi`). They are compiled as one unit, so that the C compiler can inline small functions,
 and have one namespace: what several of them use is imported here.
 
-This file makes no decisions of its own: rules, tables and refusals are Python's, and every unusual case calls them. If
+This file makes no decisions of its own: rules, tables and refusals are Python's, and every other case calls them. If
 anything raises, the two steps read the record again, and their verdict counts.
 """
 
@@ -41,7 +41,7 @@ include "_text.pxi"
 include "_json.pxi"
 include "_keys.pxi"
 include "_sha256.pxi"
-include "_usual.pxi"
+include "_canonical.pxi"
 include "_slots.pxi"
 include "_values.pxi"
 include "_fields.pxi"
@@ -82,7 +82,7 @@ cdef inline int64_t bound(double number) noexcept:
     return INT64_MAX if number > 0 else INT64_MIN
 
 
-cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
+cdef inline bint is_continued(object record, bytes framing, Py_ssize_t start):
     """The same as `decode.is_framed_alike`, without the call where the record has no headers."""
     value = (<tuple> record)[RECORD_VALUE]
     if start == 0 or (<tuple> record)[RECORD_HEADERS]:
@@ -138,13 +138,13 @@ cdef class Meaning:
         return means
 
 
-cdef inline bint is_usual_id(const Slot* slot) noexcept:
-    return slot.kind == ASCII_TEXT and is_usual(USUAL_TEXT, slot.text, slot.size)
+cdef inline bint is_canonical_id(const Slot* slot) noexcept:
+    return slot.kind == ASCII_TEXT and is_canonical(CANONICAL_TEXT, slot.text, slot.size)
 
 
 @cython.final
-cdef class Events(Items):
-    """Reads records of one plan. It keeps what it is writing, so `read` must not be entered again meanwhile."""
+cdef class Events(ItemsWriting):
+    """Reads records of one plan. It keeps what it is writing, so `read` must not be entered again before it returns."""
 
     cdef Page text
     cdef Page ends, times, row_marks, kind_numbers, keys  # the columns of the same names in `reading.Columns`
@@ -208,7 +208,7 @@ cdef class Events(Items):
             self.page.begin(columns.page, self.likely * (len(records) - first))
             for place in range(first, len(records)):
                 record = records[place]
-                if record is None or (place > first and not goes_on(record, framing, start)):
+                if record is None or (place > first and not is_continued(record, framing, start)):
                     break
                 value = (<tuple> record)[RECORD_VALUE]
                 if value is None:  # Cython would take None for bytes
@@ -231,8 +231,8 @@ cdef class Events(Items):
                 hash_keys(&self.waiting, self.keys.data)
             if self.digests.count:
                 hash_waiting(&self.digests, self.page.data)
-            # Memory may have run out in the middle of a row. A row's kind is written last, so the number of kinds is the
-            # number of complete rows; the rest is cut off.
+            # Memory may have run out in the middle of a row. A row's kind is written last, so the number of kinds is
+            # the number of complete rows; the rest is cut off.
             rows = self.kind_numbers.size
             if rows > 0:
                 self.likely = (self.page.size - begun) // rows
@@ -351,11 +351,11 @@ cdef class Events(Items):
         if type(self.source) is not str:
             return self.source
         self.is_web = self.source == "web"
-        if self.trusts_id and is_usual_id(id_slot) and self.id_at.in_slot:
+        if self.trusts_id and is_canonical_id(id_slot) and self.id_at.in_slot:
             id_text, id_size, plain = <const char*> id_slot.text, id_slot.size, id_slot.plain
         else:
             event_id = self.id_at.value(slots)
-            if not (self.trusts_id and usual_answer(USUAL_TEXT, event_id) is not None):
+            if not (self.trusts_id and canonical_answer(CANONICAL_TEXT, event_id) is not None):
                 event_id = id_of(event_id)
                 if type(event_id) is not str:
                     return event_id

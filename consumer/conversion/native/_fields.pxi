@@ -1,21 +1,22 @@
 """Writes the fields of an event, of objects in it, and of items, from a record's slots.
 
-Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. A value in
-its usual spelling needs no call of its rule (`_usual`), and neither does one that the rule remembers (`rules.Memory`).
-What follows from any other answer (a refusal, a warning) the functions of the plain path say (`consumer.conversion.converter`).
+Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. A value
+in its canonical form needs no call of its rule (`_canonical`), and neither does one that the rule remembers
+(`rules.Memory`). What follows from any other answer (a refusal, a warning) the functions of the plain path say
+(`consumer.conversion.converter`).
 """
 
 from consumer.conversion import decisions as decide
 from consumer.conversion.converter import Rejected, judged, sent_of_many
 from consumer.conversion.decisions import note
 from consumer.conversion.layout import ComputedAt
-from consumer.conversion.normalise import LeftOut
+from consumer.conversion.normalise import Omitted
 from consumer.conversion.rules import Memory, click_id_of
 
 cdef enum:
     FEW = 32  # values of a field: fewer than are sent of any
 
-cdef object BLANK = LeftOut.BLANK, MALFORMED = LeftOut.MALFORMED
+cdef object BLANK = Omitted.BLANK, MALFORMED = Omitted.MALFORMED
 
 
 @cython.final
@@ -96,20 +97,20 @@ cdef At at(place):
 
 @cython.final
 cdef class Shortcut:
-    """A rule that is called only for a value that is not usual, and whose answer it does not remember."""
+    """A rule that is called only for a value that is not canonical, and whose answer it does not remember."""
 
     cdef object rule
     cdef bint is_remembered
-    cdef int usual
+    cdef int canonical
 
-    def __init__(self, rule, int usual):
-        self.rule, self.usual, self.is_remembered = rule, usual, isinstance(rule, Memory)
+    def __init__(self, rule, int canonical):
+        self.rule, self.canonical, self.is_remembered = rule, canonical, isinstance(rule, Memory)
 
     def __call__(self, value):
         return self.answer(value)
 
     cdef object answer(self, value):
-        answer = usual_answer(self.usual, value) if self.usual else None
+        answer = canonical_answer(self.canonical, value) if self.canonical else None
         if answer is not None:
             return answer
         # The same as `Memory.__call__`, without the call if the text is remembered.
@@ -117,7 +118,7 @@ cdef class Shortcut:
 
 
 @cython.final
-cdef class Field:
+cdef class CompiledField:
     """See `program.CompiledField`."""
 
     cdef object field  # the `ProgramField`
@@ -131,11 +132,11 @@ cdef class Field:
         field = compiled.field
         self.field, self.key, self.constant = field, compiled.key, compiled.constant
         self.at, self.gather = at(compiled.at), at(compiled.gather)
-        self.ask, self.mark, self.way = Shortcut(field.ask, compiled.usual), field.mark, field.way
+        self.ask, self.mark, self.way = Shortcut(field.ask, compiled.canonical), field.mark, field.way
         self.is_list, self.takes_click_id, self.may_be_zero = field.is_list, field.takes_click_id, field.zero is not None
         self.is_followed = field.is_judged and not self.may_be_zero
 
-    cdef object usual_of(self, list values):
+    cdef object canonical_of(self, list values):
         """Return what is sent of these values, if each is answered by text from which nothing else follows; None:
         `sent_of_many` says it."""
         cdef list found = []
@@ -187,7 +188,7 @@ cdef class Writing:
         self.refusal = refusal
         return True
 
-    cdef bint write_field(self, Field field, const Slot* slots) except -1:
+    cdef bint write_field(self, CompiledField field, const Slot* slots) except -1:
         """Write a field, or what stands in for its value if it has none; return whether the event is refused."""
         cdef Page page = self.page
         try:
@@ -216,13 +217,13 @@ cdef class Writing:
         self.marks |= field.mark
         return False
 
-    cdef object sent(self, Field field, const Slot* slots):
+    cdef object sent(self, CompiledField field, const Slot* slots):
         """Return the value that is sent; None if there is none. Raises `Rejected`."""
         cdef list values
         if field.gather is not None:
             values = field.gather.values(slots, self.reader)
             if len(values) > 1:
-                sent = field.usual_of(values)
+                sent = field.canonical_of(values)
                 return sent_of_many(field.field, field.ask, values, self.warning()) if sent is None else sent
             value = values[0] if values else None
         else:

@@ -1,7 +1,7 @@
-"""Fields whose value is in its usual spelling: written without making a Python object.
+"""Fields whose value is in its canonical form: written without making a Python object.
 
 Theory of operation. A `Glance` holds what is needed to write one field; the glances of one object or item form an array
-(`Fields`). `write_one` writes a value whose slot holds usual text, and calls `Writing.write_field` for every other
+(`Fields`). `write_one` writes a value whose slot holds canonical text, and calls `Writing.write_field` for every other
 value. Both write the same bytes. A field whose rule remembers its answers has a table (`Seen`) from a text to the JSON
 that was written for it. Two texts may share an entry: the later one replaces the other, which then costs a miss.
 """
@@ -24,7 +24,7 @@ cdef struct Glance:
     int slot  # below 0: the value is not in a slot
     char key[KEY_ROOM]  # all that is written before the value, perhaps with an opening quote or bracket
     int key_size
-    int usual
+    int canonical
     int mark
     bint may_be_zero, web_only, gives_click_id, is_agent
     bint has_constant, takes_click_id
@@ -41,10 +41,10 @@ cdef class Fields:
     cdef list fields
 
     def __cinit__(self, compiled):
-        cdef Field field
+        cdef CompiledField field
         cdef Glance* glance
         cdef int at
-        self.fields = [Field(one) for one in compiled]
+        self.fields = [CompiledField(one) for one in compiled]
         self.count = <int> len(self.fields)
         self.each = <Glance*> PyMem_Calloc(max(1, self.count), sizeof(Glance))
         if self.each == NULL:
@@ -52,7 +52,7 @@ cdef class Fields:
         for at, one in enumerate(compiled):
             field, what, key = self.fields[at], one.field, one.key
             glance = self.each + at
-            glance.field, glance.way, glance.usual, glance.mark = <PyObject*> field, one.glance, one.usual, what.mark
+            glance.field, glance.way, glance.canonical, glance.mark = <PyObject*> field, one.glance, one.canonical, what.mark
             glance.may_be_zero, glance.web_only = what.zero is not None, what.web_only
             glance.gives_click_id, glance.is_agent = what.gives_click_id, what.is_agent
             glance.has_constant, glance.takes_click_id = what.constant is not None, what.takes_click_id
@@ -89,10 +89,10 @@ cdef inline bint write_one(Writing writing, Page page, Glance* glance, const Slo
     """Write one field; return whether the event is refused."""
     cdef const Slot* slot = slots + glance.slot
     if glance.slot < 0:
-        return writing.write_field(<Field> glance.field, slots)
+        return writing.write_field(<CompiledField> glance.field, slots)
     if slot.kind == NOTHING or slot.kind == NO_VALUES:
         if glance.has_constant or glance.takes_click_id and (writing.clicked_size or writing.address is not None):
-            return writing.write_field(<Field> glance.field, slots)
+            return writing.write_field(<CompiledField> glance.field, slots)
         return False
     if slot.kind == ASCII_TEXT:
         if glance.way == GLANCE_TEXT:
@@ -117,28 +117,29 @@ cdef inline bint write_one(Writing writing, Page page, Glance* glance, const Slo
         page.raw("true," if slot.number else "false,", 5 if slot.number else 6)
         writing.marks |= glance.mark
         return False
-    return writing.write_field(<Field> glance.field, slots)
+    return writing.write_field(<CompiledField> glance.field, slots)
 
 
 cdef inline char* put_key_at_a_glance(Page page, Glance* glance, Py_ssize_t more) except NULL:
-    """Write the field's key, with room for this many more bytes; return where they go. The page does not count it yet."""
+    """Write the field's key, with room for this many more bytes; return where they go. The page does not count it
+    yet."""
     page.reserve(KEY_ROOM + more)
     memcpy(page.data + page.size, glance.key, KEY_ROOM)
     return page.data + page.size + glance.key_size
 
 
 cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """Write text as it is; return False, and write nothing, if it is not usual."""
+    """Write text as it is; return False, and write nothing, if it is not canonical."""
     cdef char* into
     cdef Py_ssize_t begun = 0, clicked
-    if not slot.plain or not is_usual(glance.usual, slot.text, slot.size):
+    if not slot.plain or not is_canonical(glance.canonical, slot.text, slot.size):
         return False
     if glance.may_be_zero and slot.text[0] == c"0" or glance.web_only and not writing.is_web:
         return False
     if glance.is_agent and is_padded_crawler(slot.text, slot.size):
         return False
     if glance.gives_click_id:
-        clicked = usual_click_id(slot.text, slot.size, &begun)
+        clicked = canonical_click_id(slot.text, slot.size, &begun)
         if clicked < 0:
             return False
         writing.clicked, writing.clicked_size = slot.text + begun, clicked
@@ -151,14 +152,14 @@ cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance
 
 
 cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """Write a number where text or an amount is meant; return False if it is not usual (see `number_text`)."""
+    """Write a number where text or an amount is meant; return False if it is not canonical (see `number_text`)."""
     cdef char* into
     cdef int size, scale = 0
-    if slot.number <= 0 or slot.number > POWERS[MOST_DIGITS]:
+    if slot.number <= 0 or slot.number > POWERS[MAX_DIGITS]:
         return False
     if slot.kind == DECIMAL:
         scale = <int> slot.size
-    if glance.usual != USUAL_AMOUNT and (slot.kind == DECIMAL or glance.usual != USUAL_TEXT and glance.usual != USUAL_ORDER):
+    if glance.canonical != CANONICAL_AMOUNT and (slot.kind == DECIMAL or glance.canonical != CANONICAL_TEXT and glance.canonical != CANONICAL_ORDER):
         return False
     into = put_key_at_a_glance(page, glance, NUMBER_ROOM + 2)
     size = put_digits(slot.number, scale, into)
@@ -169,14 +170,15 @@ cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, con
 
 
 cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """Write the digest of a text, or of a number that means a day, as an array of one; return False if not usual."""
+    """Write the digest of a text, or of a number that means a day, as an array of one; return False if not
+    canonical."""
     cdef Digests* digests = &writing.digests
     cdef unsigned char* block = digests.block[digests.count]
     cdef char* into = put_key_at_a_glance(page, glance, 64 + 3)
     cdef int size = 0
     if slot.kind != NUMBER:
-        size = block_of(glance.usual, slot.text, slot.size, block)
-    elif glance.usual == USUAL_DAY:
+        size = block_of(glance.canonical, slot.text, slot.size, block)
+    elif glance.canonical == CANONICAL_DAY:
         size = block_of_day(slot.number, block)
     if size == 0:
         return False
@@ -201,7 +203,7 @@ cdef inline bint put_known_text(Writing writing, Page page, Glance* glance, cons
         page.size += seen.written
         writing.marks |= glance.mark
         return False
-    if writing.write_field(<Field> glance.field, slots):
+    if writing.write_field(<CompiledField> glance.field, slots):
         return True
     written = page.size - before
     # A text with a warning is not remembered, so that each event gets its warning.

@@ -1,7 +1,7 @@
 """Writes the items of an event: ``contents``, and what is gathered from the same values."""
 
 
-cdef class Items(Writing):
+cdef class ItemsWriting(Writing):
     """An event that may have items."""
 
     cdef bint has_items, slotted
@@ -17,7 +17,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef int keep_items(self, items) except -1:
-        """Keep how items are written (`program.Items`); None: the mapping has none."""
+        """Keep how items are written (`program.ItemsWriting`); None: the mapping has none."""
         self.ids, self.has_items = Page(), items is not None
         if items is not None:
             self.items_at, self.slotted = at(items.at), items.slotted
@@ -52,7 +52,8 @@ cdef class Items(Writing):
 
     @cython.final
     cdef bint write_all_items(self, const Slot* slots) except -1:
-        """Write each item; return as `write_items` does. Raises if the items are no array: then the two steps decide."""
+        """Write each item; return as `write_items` does. Raises if the items are no array: then the two steps
+        decide."""
         cdef const Slot* items
         cdef Slot one
         cdef Py_ssize_t at
@@ -90,12 +91,12 @@ cdef class Items(Writing):
             if write_one(self, page, fields.each + at, item):
                 return True
             if at == self.listed:
-                self.list_id(<Field> fields.each[at].field, place, item)
+                self.list_id(<CompiledField> fields.each[at].field, place, item)
         page.close_or_drop(before, begun, c"}")
         return False
 
     @cython.final
-    cdef inline int list_id(self, Field field, Py_ssize_t place, const Slot* item) except -1:
+    cdef inline int list_id(self, CompiledField field, Py_ssize_t place, const Slot* item) except -1:
         """Add the id of an item, which was written from this place on, to ``content_ids``."""
         cdef Page page = self.page, ids = self.ids
         if page.size > place:
@@ -103,13 +104,13 @@ cdef class Items(Writing):
             ids.reserve(page.size - place)
             copy_padded(ids.data + ids.size, page.data + place, page.size - place)
             ids.size += page.size - place
-        # An id that is left out is missing there, too.
+        # An id that is omitted is missing there, too.
         elif self.answer(field, item) is MALFORMED:
             note(self.warning().warned, MALFORMED, self.id_warnings)
         return 0
 
     @cython.final
-    cdef object answer(self, Field field, const Slot* item):
+    cdef object answer(self, CompiledField field, const Slot* item):
         """Return what the rule says of the value of an item; None if it has none."""
         value = field.at.value_in(item, self.reader.slots)
         return None if value is None else field.ask.answer(value)
@@ -117,7 +118,7 @@ cdef class Items(Writing):
     @cython.final
     cdef bint write_quantity(self, Page page, Glance* glance, const Slot* item) except -1:
         cdef const Slot* slot = item + glance.slot
-        cdef Field field = <Field> glance.field
+        cdef CompiledField field = <CompiledField> glance.field
         if glance.slot >= 0:
             if slot.kind == NOTHING:
                 return False

@@ -11,7 +11,7 @@ cdef object dumps = orjson.dumps
 
 cdef enum:
     NUMBER_ROOM = 24
-    MOST_KEPT = 1 << 20  # bytes that `clear` keeps; an event has 1 KB, seldom 10, and a block has up to 256 events
+    MAX_KEPT = 1 << 20  # bytes that `clear` keeps; an event has 1 KB, seldom 10, and a block has up to 256 events
 
 
 cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noexcept:
@@ -175,7 +175,7 @@ cdef class Page:
     cdef void clear(self) noexcept:
         """Empty the page."""
         self.size = 0
-        if self.room > MOST_KEPT:
+        if self.room > MAX_KEPT:
             PyMem_Free(self.data)
             self.data, self.room = NULL, 0
 

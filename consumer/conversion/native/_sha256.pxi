@@ -2,13 +2,13 @@
 
 Theory of operation. Each round of SHA-256 waits for the one before; other texts use that time and cost little. With the
 instructions two texts are hashed side by side; without them four, each in its lane, in whatever vector instructions the
-compiler has. So a text may wait for others: `Digests` keeps it, and where in the page its digits belong. Nearly all texts
-fit into one block of 64 bytes: at most 55 bytes, a mark, and the length. Longer ones are left to `hashlib`.
+compiler has. So a text may wait for others: `Digests` keeps it, and where in the page its digits belong. Nearly all
+texts fit into one block of 64 bytes: at most 55 bytes, a mark, and the length. Longer ones are left to `hashlib`.
 """
 
 cdef extern from *:
     """
-    enum { MOST_HASHED = 55, LANES = 4 };
+    enum { MAX_HASHED = 55, LANES = 4 };
 
     static const uint32_t SHA_START[8] = {
         0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
@@ -38,7 +38,8 @@ cdef extern from *:
                 words[at][lane] = (uint32_t) bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3];
             }
         }
-        Lanes a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+        Lanes a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h =
+        state[7];
     #pragma GCC unroll 16
         for (int round = 0; round < 64; round++) {
             Lanes *now = words + round % 16;  /* still holds the word of sixteen rounds ago */
@@ -47,9 +48,9 @@ cdef extern from *:
                 *now += (TURNED(x, 7) ^ TURNED(x, 18) ^ x >> 3) + words[(round + 9) % 16];
                 *now += TURNED(y, 17) ^ TURNED(y, 19) ^ y >> 10;
             }
-            const Lanes one = h + (TURNED(e, 6) ^ TURNED(e, 11) ^ TURNED(e, 25)) + (g ^ (e & (f ^ g))) + SHA_ROUND[round] + *now;
-            const Lanes two = (TURNED(a, 2) ^ TURNED(a, 13) ^ TURNED(a, 22)) + ((a & b) | (c & (a | b)));
-            h = g, g = f, f = e, e = d + one, d = c, c = b, b = a, a = one + two;
+            const Lanes one = h + (TURNED(e, 6) ^ TURNED(e, 11) ^ TURNED(e, 25)) + (g ^ (e & (f ^ g))) +
+            SHA_ROUND[round] + *now; const Lanes two = (TURNED(a, 2) ^ TURNED(a, 13) ^ TURNED(a, 22)) + ((a & b) | (c &
+            (a | b))); h = g, g = f, f = e, e = d + one, d = c, c = b, b = a, a = one + two;
         }
         state[0] += a, state[1] += b, state[2] += c, state[3] += d;
         state[4] += e, state[5] += f, state[6] += g, state[7] += h;
@@ -138,7 +139,7 @@ cdef extern from *:
     }
     """
     enum:
-        MOST_HASHED
+        MAX_HASHED
         LANES
     bint has_sha_instructions() noexcept
     void compress_lanes(unsigned char (*blocks)[64], uint32_t (*into)[8], int count, bint instructions) noexcept
@@ -155,7 +156,8 @@ cdef struct Digests:
 
 
 cdef inline void await_digest(Digests* digests, int size, char* page, Py_ssize_t place) noexcept:
-    """Have the text of this size in the next block, zeros behind it, hashed with others, and its digits written there."""
+    """Have the text of this size in the next block, zeros behind it, hashed with others, and its digits written
+    there."""
     cdef unsigned char* block = digests.block[digests.count]
     block[size] = 0x80
     block[62], block[63] = <unsigned char> (size >> 5), <unsigned char> (size << 3)
@@ -199,7 +201,7 @@ def hash_with_instructions(wanted):
 
 def _is_right():
     """Return whether digests are those that `hashlib` gives."""
-    texts = [bytes(range(size)) for size in range(MOST_HASHED + 1)]
+    texts = [bytes(range(size)) for size in range(MAX_HASHED + 1)]
     return digests_of(texts) == [hashlib.sha256(text).hexdigest() for text in texts]
 
 

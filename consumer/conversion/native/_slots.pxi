@@ -13,7 +13,7 @@ reader holds the objects that it had to make until then, or until `forget`.
 It keeps the promises of `consumer.avro.reading`: it uses no byte beyond the end, allocates no memory for a claimed
 length alone, consumes at least one byte in each round of a loop over a claimed count (`schema.require_bounded` refuses
 other schemas), and accepts only what that module accepts. Any error raises; then the two steps read the record again,
-and their verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; a value that
+and their verdict counts. Recursion is as deep as the program is nested, which `layout.MAX_NESTED` bounds; a value that
 nests deeper, or holds itself, is read by a call of the Python function.
 """
 
@@ -23,13 +23,13 @@ cdef extern from "Python.h":
     object PyUnicode_FromFormat(const char* format, ...)
 
 cdef enum:
-    MOST_DIGITS = 18  # of a decimal that is read here: every number of that many digits fits into 64 bits
-    USUAL_ITEM_SLOTS = 1024  # the room for these is kept from record to record
-    MOST_COPIED = 1 << 16  # bytes: a larger record is read where it is, without padding
+    MAX_DIGITS = 18  # of a decimal that is read here: every number of that many digits fits into 64 bits
+    CANONICAL_ITEM_SLOTS = 1024  # the room for these is kept from record to record
+    MAX_COPIED = 1 << 16  # bytes: a larger record is read where it is, without padding
 
-cdef int64_t POWERS[MOST_DIGITS + 1]
+cdef int64_t POWERS[MAX_DIGITS + 1]
 POWERS[0] = 1
-for _digits in range(MOST_DIGITS):
+for _digits in range(MAX_DIGITS):
     POWERS[_digits + 1] = POWERS[_digits] * 10
 
 
@@ -112,7 +112,7 @@ cdef class Reader:
         self.used = self.room = 0
         self.operations = <Operation*> PyMem_Malloc(max(1, self.count) * sizeof(Operation))
         self.slots = <Slot*> PyMem_Malloc(max(1, width) * sizeof(Slot))
-        self.copy = <uint8_t*> PyMem_Malloc(MOST_COPIED + PADDING)
+        self.copy = <uint8_t*> PyMem_Malloc(MAX_COPIED + PADDING)
         if self.operations == NULL or self.slots == NULL or self.copy == NULL:
             raise MemoryError
         for at, (code, slot, slots, behind, null_byte, value_byte, extra) in enumerate(operations):
@@ -137,7 +137,7 @@ cdef class Reader:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         datum.data, datum.end, datum.at, datum.whole = <const uint8_t*> PyBytes_AS_STRING(data), size, at, <void*> data
         self.safe = datum.data + size
-        if size <= MOST_COPIED:
+        if size <= MAX_COPIED:
             memcpy(self.copy, datum.data, size)
             memset(self.copy + size, 0, PADDING)
             datum.data, self.safe = self.copy, self.copy + size + PADDING
@@ -167,7 +167,7 @@ cdef class Reader:
     cdef void forget(self) noexcept:
         """Free the objects of the last record, and the room that only a giant record needs."""
         self.held.clear()
-        if self.room > USUAL_ITEM_SLOTS:
+        if self.room > CANONICAL_ITEM_SLOTS:
             PyMem_Free(self.item_slots)
             self.item_slots = NULL
             self.room = self.used = 0
@@ -231,7 +231,7 @@ cdef int put_decimal(Reader program, const Operation* decimal, Slot* slot, Datum
     """Read a decimal. One that fits into 64 bits stays a number until a rule needs it as an object."""
     cdef Py_ssize_t begun = datum.at, size = raw_size(decimal + 1, datum)
     cdef const uint8_t* start = taken(datum, size)
-    if size > 8 or decimal.null_byte > MOST_DIGITS:
+    if size > 8 or decimal.null_byte > MAX_DIGITS:
         datum.at = begun
         return put(program, slot, decimal_number(decimal, datum, True))
     slot.kind, slot.number, slot.size = DECIMAL, small(decimal, start, size), decimal.null_byte
@@ -293,7 +293,7 @@ cdef int put_items(Reader program, int where, Slot* slot, Datum* datum) except -
         while left:
             left -= 1
             seen += 1
-            if seen > MOST_ITEMS:
+            if seen > MAX_ITEMS:
                 raise ValueError("an array of more items than are kept")
             if each.null_byte != each.value_byte and not is_there(each, datum):
                 continue  # an item that is null is no item

@@ -1,8 +1,8 @@
 """Text that is read and copied sixteen bytes at a time, beyond its end.
 
 Theory of operation. Most values have about ten bytes, and a call of `memcpy` costs more than copying these. So the
-reader keeps a record with `PADDING` bytes after it, and a page has as many to spare: then a text can be read and written
-in steps of sixteen bytes, and the bytes beyond its end are ignored. Such text is called *padded*.
+reader keeps a record with `PADDING` bytes after it, and a page has as many to spare: then a text can be read and
+written in steps of sixteen bytes, and the bytes beyond its end are ignored. Such text is called *padded*.
 
 Comparing two vectors gives a vector: -1 where the comparison holds, else 0. The compiler chooses the instructions.
 """
@@ -62,8 +62,8 @@ cdef extern from *:
         memcpy(words + 2, &high, sizeof high);
     }
 
-    /* Whether it is a usual amount: digits, perhaps a point and digits; no zero before another digit. Of plain text. */
-    static inline int is_padded_amount(const unsigned char *padded, Py_ssize_t size) {
+    /* Whether it is a canonical amount: digits, perhaps a point and digits; no zero before another digit. Of plain
+    text. */ static inline int is_padded_amount(const unsigned char *padded, Py_ssize_t size) {
         Sixteen bytes = sixteen(padded), inside = first((int) size), digits, points;
         if (size > 16 || size < 1) return 0;
         digits = (bytes >= '0') & (bytes <= '9');
@@ -79,7 +79,7 @@ cdef extern from *:
         return padded[0] != '0' || padded[1] == '.';
     }
 
-    /* Whether this is a usual address of the web: http or https, a host in lower case, and what follows a slash
+    /* Whether this is a canonical address of the web: http or https, a host in lower case, and what follows a slash
        without blanks. Of plain text. */
     static inline int is_padded_web(const unsigned char *padded, Py_ssize_t size) {
         static const unsigned char IN_HOST[256] = {

@@ -138,7 +138,7 @@ cdef int64_t unscaled(const uint8_t* start, Py_ssize_t size) noexcept:
 cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t size) except? -77:
     """Return the digits of a decimal of at most eight bytes."""
     cdef int64_t value = unscaled(start, size), bound
-    if decimal.slots <= MOST_DIGITS:
+    if decimal.slots <= MAX_DIGITS:
         bound = POWERS[decimal.slots]
         if value <= -bound or value >= bound:
             raise ValueError("more digits than the decimal's precision")
@@ -175,7 +175,7 @@ cdef list array(Reader program, int item, Datum* datum, bint kept):
     cdef int64_t left = block(datum)
     while left:
         while left:
-            if kept and len(found) == MOST_ITEMS:
+            if kept and len(found) == MAX_ITEMS:
                 raise ValueError("an array of more items than are kept")
             value = build(program, item, datum, kept)
             if kept:

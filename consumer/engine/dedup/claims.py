@@ -75,7 +75,7 @@ class Claims:
         keys = keys_of(leaders)
         if not self.claimed.remove(keys):
             raise bug("a claim was ended that is not held")
-        # Nearly always so; then keys are not looked at one by one.
+        # The fast path: then keys are not looked at one by one.
         if not self.followers:
             return []
         return [follower for key in split_keys(keys) for follower in self.followers.pop(key, ())]

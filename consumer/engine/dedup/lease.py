@@ -31,7 +31,8 @@ _MARGIN: Final = 1.0
 
 
 class Lease:
-    """Our session in the shared key store, and until when its claims hold. Without such a store they hold for ever."""
+    """Our session in the shared key store, and until when its claims hold. Without such a store they hold
+    indefinitely."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -100,7 +101,7 @@ class Lease:
         return before not in (0, happened.session)
 
     def renewal_failed(self, number: int) -> None:
-        """Take a renewal that failed: try again soon. Meanwhile the lease that is known to hold runs out."""
+        """Take a renewal that failed: try again soon. Until then the lease that is known to hold runs out."""
         self._answered(number)
         self.fails = True
         self._renew_at = self._context.now.monotonic + RENEW_EVERY

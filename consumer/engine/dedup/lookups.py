@@ -1,11 +1,11 @@
 """Look-ups in the key store: was this event delivered before?
 
 Theory of operation. An event that leads its key is looked up in the key store before it is sent. A look-up that failed
-is tried again, after a backoff that grows with failures in a row; meanwhile its events stay open.
+is tried again, after a backoff that grows with failures in a row; its events stay open.
 
 A key store that several members share also holds claims (`consumer.adapters.key_store.shared`): a look-up there claims
 keys that were not delivered, for our *session*, as long as its *lease* holds (`lease`). An event that another member
-has claimed waits (stage ``ELSEWHERE``) and is looked up again until its outcome is known.
+has claimed waits (stage ``CLAIMED_BY_OTHER``) and is looked up again until its outcome is known.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from consumer.errors import bug
 # Seconds after which an event that another member has in flight is looked up again.
 ASK_AGAIN: Final = 1.0
 
-_DELIVERED, _ELSEWHERE = Found.DELIVERED, Found.ELSEWHERE
+_DELIVERED, _CLAIMED_BY_OTHER = Found.DELIVERED, Found.CLAIMED_BY_OTHER
 
 
 class Seen(NamedTuple):
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     new: Sequence[Run] = ()
     delivered: Sequence[Run] = ()
-    elsewhere: Sequence[Run] = ()
+    claimed_by_other: Sequence[Run] = ()
     """Another member has claimed them."""
     unproven: Sequence[Run] = ()
     """Claimed by a session that has ended, or is not known yet: the claims prove nothing."""
@@ -53,10 +53,12 @@ class Lookups:
         return bool(self._asked or self._again)
 
     @property
-    def elsewhere(self) -> int:
+    def claimed_by_other(self) -> int:
         """Events that wait for another member's outcome."""
         waiting = chain.from_iterable([*self._asked.values(), *(leaders for _, leaders in self._again)])
-        return sum(block.stages.count(RecordStage.ELSEWHERE, first, end) for block, first, end in waiting)
+        return sum(
+            block.stages.count(RecordStage.CLAIMED_BY_OTHER, first, end) for block, first, end in waiting
+        )
 
     def ask(self, number: int, leaders: Sequence[Run]) -> None:
         """Remember which leaders the question `number` is about."""
@@ -89,9 +91,11 @@ class Lookups:
             return Seen(unproven=leaders)
         if not any(found):
             return Seen(leaders)
-        elsewhere, leaders = pick(leaders, [flag == _ELSEWHERE for flag in found])
-        delivered, leaders = pick(leaders, [flag == _DELIVERED for flag in found if flag != _ELSEWHERE])
-        return Seen(leaders, delivered, elsewhere)
+        claimed_by_other, leaders = pick(leaders, [flag == _CLAIMED_BY_OTHER for flag in found])
+        delivered, leaders = pick(
+            leaders, [flag == _DELIVERED for flag in found if flag != _CLAIMED_BY_OTHER]
+        )
+        return Seen(leaders, delivered, claimed_by_other)
 
     def failed(self, number: int) -> tuple[float, Sequence[Run]]:
         """Take a look-up that failed. Return when it is to be tried again (monotonic), and its leaders."""

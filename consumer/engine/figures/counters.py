@@ -19,20 +19,20 @@ from consumer.engine.figures.definitions import Histogram, counts, derived, figu
 from consumer.engine.model import Stage
 
 # Dead letters that a snapshot names.
-LETTERS_MOST = 20
+MAX_LETTERS = 20
 # Upper bounds of the histogram of calls, in seconds.
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 # How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
 CALL_OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
 # Names of a family that is not a closed set: each is a series of Prometheus, and a row in the windows of `delivered`.
-MOST_NAMES = 64
+MAX_NAMES = 64
 OTHER = "other"
 
 
 def counted_as(name: str, names: Collection[str]) -> str:
-    """Return the name under which `name` is counted beside these `names`: ``other`` once they are `MOST_NAMES`."""
+    """Return the name under which `name` is counted beside these `names`: ``other`` once they are `MAX_NAMES`."""
     # A shop, or the API, may make up names without end.
-    return name if name in names or len(names) < MOST_NAMES else OTHER
+    return name if name in names or len(names) < MAX_NAMES else OTHER
 
 
 @snapshot
@@ -73,7 +73,7 @@ class Counters:
     )
     # Both names from closed sets, as each warning is a constant of the converter.
     convert_warnings: Counter[tuple[str, str]] = counts(
-        "Fields left out or malformed, by code and conversion field.",
+        "Fields omitted or malformed, by code and conversion field.",
         "pinstream_convert_warnings_total",
         keys=("code", "field"),
         status_note="See [conversion](conversion.md).",
@@ -173,7 +173,7 @@ class Counters:
         "pinstream_taken_over_events_total",
     )
     delivered_after_release: int = number(
-        "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",
+        "Events delivered after their partition was released; its next owner finds them delivered, or sends again.",
         "pinstream_delivered_after_release_total",
     )
     # Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`).

@@ -226,7 +226,7 @@ def _among_known(choose: Callable[..., Any], **how: Any) -> Callable[[Iterable[A
 
 
 # Rules for figures that are not added.
-most = _among_known(max)
+maximum = _among_known(max)
 least = _among_known(min)
 # From 0: two wrong values, as of clocks, must not cancel each other out.
 furthest = _among_known(max, key=abs)

@@ -74,10 +74,10 @@ class Windows:
 
 
 class _Buckets:
-    """The last `most` buckets of `width` minutes each, with the one that is being filled."""
+    """The last `maximum` buckets of `width` minutes each, with the one that is being filled."""
 
-    def __init__(self, most: int, width: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int, width: int) -> None:
+        self._maximum = maximum
         self._width = width
         # By their numbers, which count from the begin of the clock.
         self._buckets: dict[int, Rows] = {}
@@ -85,7 +85,7 @@ class _Buckets:
 
     def roll(self, ended: int, rows: Rows, begun: int) -> None:
         """Add the counts of the minute that `ended`; drop the buckets that are too old now that another has `begun`."""
-        number, oldest = ended // self._width, begun // self._width - self._most
+        number, oldest = ended // self._width, begun // self._width - self._maximum
         self._buckets[number] = _sum([self._buckets.get(number, {}), rows])
         self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > oldest}
         self.sum = _sum(self._buckets.values())
@@ -217,7 +217,7 @@ class Freshness:
 
 
 # Masks of all names together, before they are split. Usually there are a few dozen: records of one producer are alike.
-_MOST_MASKS = 4096
+_MAX_MASKS = 4096
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -272,7 +272,7 @@ PARAMETERS: Final = (
     Parameter(
         "content_ids",
         ("custom_data.content_ids",),
-        "The ids of the products, as text with leading zeros kept: an item without an id is left out.",
+        "The ids of the products, as text with leading zeros kept: an item without an id is omitted.",
     ),
     Parameter(
         "order_id",
@@ -330,7 +330,7 @@ class Covered:
 
     @derived("sampled")
     def sampled(self) -> int:
-        """As `events`: each is counted, none is left out."""
+        """As `events`: each is counted, none is omitted."""
         # Until version 0.2 only some were counted. A field of /status is never removed.
         return self.events
 
@@ -374,7 +374,7 @@ class Coverage:
 
     def add(self, kinds: Iterable[tuple[tuple[str, str, int], int]], now: float) -> None:
         """Count events of each kind (`reading.Kind`) that were delivered at `now` (monotonic seconds)."""
-        if self._windows.is_over(now) or len(self._masks) > _MOST_MASKS:
+        if self._windows.is_over(now) or len(self._masks) > _MAX_MASKS:
             self._split_masks(now)
         for (_account, name, written), count in kinds:
             self._masks[name, written] += count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from consumer.engine.figures.definitions import figure, least, most, snapshot
+from consumer.engine.figures.definitions import figure, least, maximum, snapshot
 
 
 @snapshot
@@ -26,14 +26,14 @@ class BrokerStatistics:
         path="round_trip_seconds",
         status_note="null: nothing was asked. See [below](#brokers).",
         metric_note="A fetch waits for records, and the coordinator for other members.",
-        merge=most,
+        merge=maximum,
     )
     round_trip_p99: float | None = figure(
         "99th percentile of the time from a request to its answer, over the last ten seconds.",
         "pinstream_kafka_round_trip_p99_seconds",
         path="round_trip_p99_seconds",
         status_note="The highest of five, each of two seconds.",
-        merge=most,
+        merge=maximum,
     )
     throttled: float = figure(
         "Time for which the broker has held back answers to this client because of a quota, since the start.",
@@ -90,11 +90,11 @@ class SchemaWait:
     )
     value: str = figure("That id, GUID or fingerprint.", is_label=True)
     records: int = figure("How many records wait for it.")
-    seconds: float = figure("How long the first of them has waited.", merge=most)
+    seconds: float = figure("How long the first of them has waited.", merge=maximum)
     denied_seconds: float | None = figure(
         "For how long the registry has been saying that there is no such schema.",
         status_note="null: it does not say so.",
-        merge=most,
+        merge=maximum,
     )
 
 

@@ -10,13 +10,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, Samples, StoredLetter
+from consumer.engine.figures.counters import MAX_LETTERS, Counters, Samples, StoredLetter
 from consumer.engine.figures.delivered import Coverage, Freshness
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Instant, Problem, Warned
 from consumer.engine.reading import Kind
 
-_PROBLEMS_MOST: Final = 10
+_MAX_PROBLEMS: Final = 10
 
 
 class SettledFigures:
@@ -29,7 +29,7 @@ class SettledFigures:
         # The first records that could not be delivered.
         self.problems: list[Problem] = []
         # Newest first.
-        self.latest_letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
+        self.latest_letters: deque[StoredLetter] = deque(maxlen=MAX_LETTERS)
 
     def warned(self, warnings: Iterable[Sequence[Warned]]) -> None:
         """Count what events lack."""
@@ -51,7 +51,7 @@ class SettledFigures:
     def rejected(self, problem: Problem) -> None:
         """Note a record that cannot be delivered."""
         self.samples.rejections[problem.stage.value, problem.code] = problem.message
-        if len(self.problems) < _PROBLEMS_MOST:
+        if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)
 
     def dead_lettered(self, letter: DeadLetter, section: int) -> None:

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Final
 
 from consumer.engine.figures import outside
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, KeyStoreStatistics, Samples, StoredLetter
+from consumer.engine.figures.counters import MAX_LETTERS, Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.definitions import (
     by_label,
     derived,
@@ -25,15 +25,15 @@ from consumer.engine.figures.definitions import (
     furthest,
     joined_lists,
     least,
+    maximum,
     merged,
-    most,
     snapshot,
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
-from consumer.engine.model import Disposition, GateState, MetadataLeft
+from consumer.engine.model import Disposition, GateState, MetadataLevel
 
 # Schemas that a snapshot names.
-SCHEMAS_MOST = 20
+MAX_SCHEMAS = 20
 
 
 @snapshot
@@ -163,15 +163,15 @@ class AccountStatistics:
     )
     queued: int = figure("Events that wait to be sent, by ad account.", "pinstream_queued_events")
     in_flight: int = figure("Calls under way, by ad account.", "pinstream_calls_in_flight")
-    throttled_for: float | None = figure("Seconds until the throttle ends.", merge=most)
-    halted_for: float | None = figure("Seconds since the halt began.", merge=most)
+    throttled_for: float | None = figure("Seconds until the throttle ends.", merge=maximum)
+    halted_for: float | None = figure("Seconds since the halt began.", merge=maximum)
     next_probe_in: float | None = figure(
         "Seconds until the refused token or account is tried again.", merge=least
     )
     unreachable_for: float | None = figure(
-        "Seconds since the first of the calls that have brought no verdict.", default=None, merge=most
+        "Seconds since the first of the calls that have brought no verdict.", default=None, merge=maximum
     )
-    told: bool = figure(
+    by_member: bool = figure(
         "Whether another member met the throttle or the refusal, and reported it through the shared key store.",
         path="told_by_member",
         default=False,
@@ -213,9 +213,10 @@ class ClockStatistics:
         status_note="`behind_platform` where that is a minute or more, else 0.",
         merge=lambda values: furthest(values) or 0.0,
     )
-    early: int = figure(
+    future_dated: int = figure(
         "Open events that are ahead of our clock, or too old by it, and wait because it may be wrong.",
         "pinstream_early_records",
+        path="early",
     )
     jumps: int = figure(
         "Times that our clock was set, or the machine was suspended.",
@@ -225,7 +226,7 @@ class ClockStatistics:
     remembers_longer: float | None = figure(
         "Seconds for which delivered keys are remembered beyond the window, because a clock jumped.",
         status_note="null: nothing has confirmed our clock, so no key is forgotten.",
-        merge=most, default=None,
+        merge=maximum, default=None,
     )  # fmt: skip
 
     @derived(metric="pinstream_clock_behind_seconds", labels=("by",))
@@ -339,7 +340,7 @@ class Statistics:
         "function that does not return, the destination).",
         metric_note="0: not for too long.",
         number=lambda seconds: seconds or 0,
-        merge=most,
+        merge=maximum,
     )
     key_store_fails: bool = figure(
         "Whether the latest look-up or write of the key store failed; it is tried again.",
@@ -351,17 +352,17 @@ class Statistics:
         "pinstream_waiting_for_start_partitions",
         status_note="They are not among `partitions`.",
     )
-    commit_metadata: MetadataLeft = figure(
+    commit_metadata: MetadataLevel = figure(
         "What the brokers take with commits.",
         "pinstream_commit_metadata_refused",
         status_note="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. "
         "[Runbook](runbook.md#commits-without-offset-maps).",
         metric_note="1: no offset maps, so what settles behind an open record may be sent again.",
-        number=lambda left: left is not MetadataLeft.MAPS,
+        number=lambda left: left is not MetadataLevel.MAPS,
         # The least that any worker's commits may carry.
-        merge=lambda values: max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS),
+        merge=lambda values: max(values, key=list(MetadataLevel).index, default=MetadataLevel.MAPS),
     )
-    elsewhere: int = figure(
+    other_destination: int = figure(
         "Partitions that began where the group had committed for another destination: what lies before is not sent "
         "to this one.",
         "pinstream_committed_elsewhere_partitions",
@@ -422,7 +423,7 @@ class Statistics:
         metric_note="0: none waits.",
         number=lambda waits: max((one.seconds for one in waits), default=0),
         merge=lambda lists: tuple(
-            nlargest(SCHEMAS_MOST, joined_lists(outside.SchemaWait, lists), key=attrgetter("seconds"))
+            nlargest(MAX_SCHEMAS, joined_lists(outside.SchemaWait, lists), key=attrgetter("seconds"))
         ),
     )
     claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
@@ -444,7 +445,7 @@ class Statistics:
     # Newest first.
     letters: Sequence[StoredLetter] = figure(
         path="latest_dead_letters[]",
-        merge=lambda lists: tuple(nlargest(LETTERS_MOST, chain.from_iterable(lists), key=attrgetter("at"))),
+        merge=lambda lists: tuple(nlargest(MAX_LETTERS, chain.from_iterable(lists), key=attrgetter("at"))),
     )
     samples: Samples = figure()
     room: int = figure(
@@ -462,7 +463,7 @@ class Statistics:
     )
     counters: Counters = figure(path="counts")
     slow_transform: SlowTransform | None = figure(
-        "The user's function works on one record for more than a second. Nothing else is read meanwhile.",
+        "The user's function works on one record for more than a second. Nothing else is read until it is done.",
         "pinstream_transform_slow_seconds",
         default=None,
         status_note="null: none does.",

@@ -11,7 +11,7 @@ Records that waited for their schema or their time are open already, and hold mo
 that room is left for them, records that wait (`waiting`) may fill only half of the budget.
 
 A single event may be larger than the budget: it is admitted when nothing is open or all open records wait; otherwise
-it would block intake for ever. Nothing is admitted once the guard has tripped, or a replay's limit is reached.
+it would block intake indefinitely. Nothing is admitted once the guard has tripped, or a replay's limit is reached.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from consumer.engine.records.block import ROW_BYTES, AssignmentState
 from consumer.engine.records.runs import Run, divide
 
 # Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough
-# that one record that waits for hours keeps little memory of its neighbours. A kind's number is one byte, and a block
+# that one record that waits for hours keeps few of its neighbours in memory. A kind's number is one byte, and a block
 # has at most as many kinds as records: not more than 256.
 SLICE = 256
 # Bytes read in one go, unless one record alone has more: decoded, a hostile record takes far more than its length.
 _SLICE_BYTES = 1024 * 1024
 # Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively.
-FETCH_MOST = 2000
+MAX_FETCH = 2000
 # Bytes that an event is assumed to hold before any was read; and the weight of the latest slice in the mean after that.
 _FIRST_GUESS, _NEWEST_COUNTS = 16 * 1024, 0.2
 
@@ -105,16 +105,16 @@ class Waited(NamedTuple):
 
 
 class Limit:
-    """At most `most` records are read; filtered ones do not count: tombstones, records that are too old, and
+    """At most `maximum` records are read; filtered ones do not count: tombstones, records that are too old, and
     records that ``--where`` excludes."""
 
-    def __init__(self, most: int | None) -> None:
-        self._most = math.inf if most is None else most
+    def __init__(self, maximum: int | None) -> None:
+        self._maximum = math.inf if maximum is None else maximum
 
     def left(self, counted: int) -> float:
         """Return how many more records may be read after `counted` ones; infinite without a limit. A record that waits
         for its schema counts, although it may turn out to be filtered."""
-        return self._most - counted
+        return self._maximum - counted
 
     def cut(self, columns: Columns, count: int, counted: int) -> int:
         """Return how many of the first `count` rows of `columns` the limit allows."""
@@ -133,7 +133,7 @@ class Limit:
         """Return how many records to fetch beside the `held` ones: an estimate from the share filtered so far."""
         left = self.left(counted)
         if math.isinf(left) or left <= 0:
-            return FETCH_MOST if left > 0 else 0
+            return MAX_FETCH if left > 0 else 0
         return int(left * (1 + counted + filtered) // (1 + counted)) - held
 
 
@@ -147,7 +147,7 @@ class Admission:
         self._keys = Keys(policy.destination, policy.earlier_destination)
         # Until when keys under the earlier tag may have been stored within the window (monotonic).
         self._earlier_until: float | None = None
-        self.limit = Limit(policy.most_records)
+        self.limit = Limit(policy.max_records)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._deferred: deque[Run] = deque()
         # Free bytes below which it is no use to try again.
@@ -228,11 +228,11 @@ class Admission:
             rows = [*islice(alike, SLICE)]
             rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
             return Waited(topic, rows, [block.record(index) for block, index, _ in rows])
-        most = min(SLICE, self._context.policy.max_open_events - level.open)
-        if not self._held or most <= 0 or self.limit.left(level.counted) <= 0:
+        maximum = min(SLICE, self._context.policy.max_open_events - level.open)
+        if not self._held or maximum <= 0 or self.limit.left(level.counted) <= 0:
             return None
         state, chunk = self._held[0]
-        sizes = sizes_of(chunk.records[:most])
+        sizes = sizes_of(chunk.records[:maximum])
         del sizes[_one_slice(sizes) :]
         piece = chunk._replace(records=chunk.records[: len(sizes)])
         passed = state.settled_before(piece)
@@ -288,7 +288,7 @@ class Admission:
         free_bytes = budget - level.open_bytes
         waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Later)}
         needed = sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page)
-        if needed <= free_bytes and not waits:  # nearly always
+        if needed <= free_bytes and not waits:  # the fast path
             self._need = 0
             return len(columns)
         costs = [end - start for start, end in zip((0, *columns.ends), columns.ends, strict=False)]
@@ -301,7 +301,7 @@ class Admission:
         count = 0
         for row, cost in enumerate(costs):
             # An open record costs only its body. One that waits again has no body, so it fits even if it is larger than
-            # the budget: otherwise it would wait here for ever.
+            # the budget: otherwise it would wait here indefinitely.
             if cost and (cost > free_bytes or (row in waits and cost > for_waiting)):
                 break
             free_bytes -= cost
@@ -321,6 +321,6 @@ class Admission:
 
 def _one_slice(sizes: Sequence[int]) -> int:
     """Return how many records of these sizes, from the first on, are read in one go: at least one."""
-    if sum(sizes) <= _SLICE_BYTES:  # nearly always
+    if sum(sizes) <= _SLICE_BYTES:  # the fast path
         return len(sizes)
     return max(1, bisect_right([*accumulate(sizes)], _SLICE_BYTES))

@@ -42,7 +42,7 @@ _LEAST_SHARE = 0.1
 # Marks: of a good record, and of a place that its record has lost. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
 # With lost places, a sample is at most this many times as long as without.
-_MOST_LEFT: Final = 16
+_MAX_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
 _OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
@@ -74,10 +74,10 @@ class _Slice(NamedTuple):
 class _Sample:
     """Marks of a topic's latest records, numbered in the order in which they were read."""
 
-    __slots__ = ("_first", "_kept", "_left", "_marks", "_most", "_read_to", "_slices", "news")
+    __slots__ = ("_first", "_kept", "_left", "_marks", "_maximum", "_read_to", "_slices", "news")
 
-    def __init__(self, most: int, kept: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int, kept: int) -> None:
+        self._maximum = maximum
         self._kept = kept
         self._marks = bytearray()
         # How many of these are lost places.
@@ -101,7 +101,7 @@ class _Sample:
         marks += bytes(len(offsets) - len(filtered))
         numbers: Sequence[int] = range(begin, self._first + len(marks))
         if not filtered:
-            # Nearly always; without a loop in Python, this is all that the guard costs while no event is refused.
+            # The fast path: without a loop in Python, this is all that the guard costs while no event is refused.
             self._keep(partition, offsets, begin)
         else:
             taken = [index not in filtered for index in range(len(offsets))]
@@ -109,7 +109,7 @@ class _Sample:
                 self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
             numbers = array("q", accumulate(taken, initial=begin))
         # Lost places do not count here: records that are read again and again must not push out their neighbours.
-        gone = len(marks) - min(self._kept + self._left, _MOST_LEFT * self._kept)
+        gone = len(marks) - min(self._kept + self._left, _MAX_LEFT * self._kept)
         if gone > 0:
             self._left -= marks.count(_LEFT, 0, gone)
             del marks[:gone]
@@ -155,15 +155,15 @@ class _Sample:
 
     def worst(self, least: int) -> bytes | None:
         """Return the marks of the window with most bad records; None: no window with new marks has `least` bad."""
-        most, marks, news = self._most, self._marks, self.news
-        if not news or len(marks) < most:
+        maximum, marks, news = self._maximum, self._marks, self.news
+        if not news or len(marks) < maximum:
             return None
-        begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
+        begin, end = min(news) - self._first - maximum + 1, max(news) - self._first + maximum
         around = marks[max(0, begin) : max(0, end)]
         if _LEFT in around:
             # Places without a record are no neighbours, so the window may reach further: look at all marks.
             around = marks.translate(None, bytes((_LEFT,)))
-        if len(around) < most:
+        if len(around) < maximum:
             # Too few records for a share: their marks are weighed when more are read.
             return None
         news.clear()
@@ -171,10 +171,10 @@ class _Sample:
         if bad.count(1) < least:
             return None
         sums = [0, *accumulate(bad)]
-        by_window = [*map(sub, sums[most:], sums)]
+        by_window = [*map(sub, sums[maximum:], sums)]
         worst = max(by_window)
         at = by_window.index(worst)
-        return bytes(around[at : at + most]) if worst >= least else None
+        return bytes(around[at : at + maximum]) if worst >= least else None
 
 
 class Guard:
@@ -184,12 +184,14 @@ class Guard:
         policy = context.policy
         self._context = context
         self._on = policy.dead_letter_share < 1
-        self._most = policy.dead_letter_sample
+        self._maximum = policy.dead_letter_sample
         # The least count that is more than the share. Rounding may be off by one either way: 0.29 x 100 is a bit less
         # than 29 to a computer.
-        share, about = policy.dead_letter_share, int(policy.dead_letter_share * self._most)
-        self._least = next(n for n in range(max(0, about - 1), self._most + 2) if n / self._most > share)
-        self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
+        share, about = policy.dead_letter_share, int(policy.dead_letter_share * self._maximum)
+        self._least = next(
+            n for n in range(max(0, about - 1), self._maximum + 2) if n / self._maximum > share
+        )
+        self._kept = self._maximum + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
         self._samples: dict[str, _Sample] = {}
         # Samples with new marks. Kept apart, because there may be thousands of topics, and each input calls `weigh`.
         self._unweighed: dict[str, _Sample] = {}
@@ -204,7 +206,7 @@ class Guard:
         topic = block.assignment.tp.topic
         sample = self._samples.get(topic)
         if sample is None:
-            sample = self._samples[topic] = _Sample(self._most, self._kept)
+            sample = self._samples[topic] = _Sample(self._maximum, self._kept)
         filtered = {index for index, verdict in verdicts.items() if isinstance(verdict, Filtered)}
         block.numbers = sample.add(block.assignment.tp.partition, block.offsets, filtered)
 
@@ -264,7 +266,7 @@ class Guard:
         self.tripped = GuardStatistics(
             topic,
             causes.total(),
-            self._most,
+            self._maximum,
             f"{stage.value} {code}",
             cause,
             self._context.sections[section],

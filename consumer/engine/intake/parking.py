@@ -11,13 +11,13 @@ allegro/hermes #607). There are three possible answers:
   the record waited. Time in which the registry gave no answer does not count.
 
 Once the registry has said so throughout `patience`, the reference is *absent*, which is remembered for the same time
-again. A record with this reference that comes meanwhile waits only for the next answer to a question asked after it
-came: so a flood of records with a made-up schema does not fill the room for parked records for ever, and no restart is
-needed once the schema is there.
+again. A record with this reference that comes before then waits only for the next answer to a question asked after it
+came: so a flood of records with a made-up schema does not fill the room for parked records indefinitely, and no restart
+is needed once the schema is there.
 
-Where the registry gives no answer, there may be an earlier answer of it (`SchemaFound.unanswered`): the *stand-in*.
-The records go on with it, and the registry is asked again with the same backoff until it answers, even if no record
-waits: an id means a schema only within one life of a registry. Records that the stand-in cannot read wait for that
+Where the registry gives no answer, there may be an earlier answer of it (`SchemaFound.unanswered`): the *cached
+schema*. The records go on with it, and the registry is asked again with the same backoff until it answers, even if no
+record waits: an id means a schema only for one registry. Records that the cached schema cannot read wait for that
 answer.
 
 Questions are bounded, because the topic's producers choose the ids: at most `registry_concurrency` at once and
@@ -37,7 +37,7 @@ from typing import Final, NamedTuple
 
 from consumer.engine.context import Context
 from consumer.engine.figures.outside import SchemaWait
-from consumer.engine.figures.statistics import SCHEMAS_MOST
+from consumer.engine.figures.statistics import MAX_SCHEMAS
 from consumer.engine.messages import SchemaFound, SchemaUnavailable
 from consumer.engine.model import Filtered, Rejection, SchemaRef
 from consumer.engine.reading import SchemaLearner
@@ -46,7 +46,7 @@ from consumer.engine.records.runs import Run, bytes_of
 # Seconds of unused rate that may be spent in a burst, so that a new member that needs many schemas starts quickly.
 BURST: Final = 2.5
 # References remembered as absent while no record waits for them.
-ABSENT_MOST: Final = 1_024
+MAX_ABSENT: Final = 1_024
 _ROUNDING: Final = 1e-6
 
 
@@ -57,7 +57,7 @@ class _WaitingRecord(NamedTuple):
     """Seconds for which the schema had been denied when the record came; minus infinity if it was absent then."""
 
 
-class StandIn(NamedTuple):
+class CachedSchema(NamedTuple):
     """An earlier answer of the registry, by which records are read, and since when (monotonic)."""
 
     earlier: SchemaFound
@@ -78,7 +78,7 @@ class _Wanted:
     denied_at: float | None = None
     """When the latest question was asked to which it said so; None: it gave no answer since, or was never asked."""
     absent: bool = False
-    stand_in: StandIn | None = None
+    cached: CachedSchema | None = None
 
     def denied_for(self, now: float) -> float:
         """Return the seconds for which the registry has said that there is no such schema, if it still does."""
@@ -94,7 +94,7 @@ class Parking:
         self._decoder = decoder
         self._backoff = policy.inner_backoff
         self._patience = policy.schema_patience or math.inf
-        self._most_at_once = policy.registry_concurrency
+        self._max_at_once = policy.registry_concurrency
         self._rate = policy.registry_calls_per_second
         self._burst = max(1.0, BURST * self._rate)
         self._wanted: dict[SchemaRef, _Wanted] = {}
@@ -143,7 +143,7 @@ class Parking:
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
         # Allow a rounding error, or the timer would fire a moment too early, again and again.
-        while self._asking < self._most_at_once and self._tokens >= 1 - _ROUNDING:
+        while self._asking < self._max_at_once and self._tokens >= 1 - _ROUNDING:
             ref = self._next(now)
             if ref is None:
                 return
@@ -176,7 +176,7 @@ class Parking:
 
     def due(self) -> float | None:
         """Return when to ask for the next schema; None: only after another answer, or not at all."""
-        if self._asking >= self._most_at_once or not (self._new or self._again):
+        if self._asking >= self._max_at_once or not (self._new or self._again):
             return None
         affordable = self._filled_at + max(0.0, 1 - self._tokens) / self._rate
         return max(affordable, -math.inf if self._new else self._again[0][0])
@@ -186,7 +186,7 @@ class Parking:
     def found(self, happened: SchemaFound) -> list[Run]:
         """Return the records that go on, in the order in which they came: their schema is there, readable or not."""
         if happened.unanswered is not None:
-            return self._stand_in(happened, happened.unanswered.reason)
+            return self._use_cached(happened, happened.unanswered.reason)
         ref, report = happened.ref, self._context.report
         wanted = self._answered(ref, happened)
         # The decoder decides whether the schema can be read.
@@ -201,14 +201,14 @@ class Parking:
         del self._wanted[ref]
         return self._leave(wanted.records)
 
-    def _stand_in(self, earlier: SchemaFound, reason: str) -> list[Run]:
+    def _use_cached(self, earlier: SchemaFound, reason: str) -> list[Run]:
         """Use an earlier answer, since the registry gives none now. Return the records that go on with it."""
         context, ref = self._context, earlier.ref
         wanted = self._wanted.get(ref)
-        is_news = wanted is not None and wanted.stand_in is None
+        is_news = wanted is not None and wanted.cached is None
         rows: list[Run] = []
         if wanted is not None and is_news:
-            wanted.stand_in = StandIn(earlier, context.now.monotonic)
+            wanted.cached = CachedSchema(earlier, context.now.monotonic)
             rows, wanted.records = self._leave(wanted.records), []
         self._unanswered(ref)
         # Otherwise it is in use already and was reported, as an outage may last for days; or no record needs it now.
@@ -244,7 +244,7 @@ class Parking:
         # An answer holds for the time when it was asked for: a process that stood still reads it much later.
         at = wanted.asked_at
         if wanted.absent and not self._is_absent(wanted, self._context.now.monotonic):
-            # No answer came for a long time: the registry has to say so throughout `patience` once more.
+            # No answer came for a long time: the registry has to say so throughout `patience` again.
             wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
             wanted.absent, wanted.denied = False, 0.0
         wanted.denied, wanted.denied_at = wanted.denied_for(at), at
@@ -272,8 +272,8 @@ class Parking:
             self._later(ref, wanted, jitter)
 
     def _answered(self, ref: SchemaRef, answer: SchemaFound | None) -> _Wanted | None:
-        """End a question that the registry answered (`answer` None: there is no such schema). Report it if the
-        schema differs from its stand-in.
+        """End a question that the registry answered (`answer` None: there is no such schema). Report it
+        if the schema differs from the cached one.
 
         Return the entry of the reference; None: no record waits for it any more.
         """
@@ -281,14 +281,14 @@ class Parking:
         if wanted is None:
             return None
         self._end_question(wanted)
-        stand_in, wanted.stand_in = wanted.stand_in, None
-        if stand_in is not None and (answer is None or not answer.is_same(stand_in.earlier)):
-            # Events read by the wrong schema are delivered: only a person can correct that. A stand-in that the
-            # registry no longer has was most likely the right schema.
+        cached, wanted.cached = wanted.cached, None
+        if cached is not None and (answer is None or not answer.is_same(cached.earlier)):
+            # Events read by the wrong schema are delivered: only a person can correct that.
+            # A cached schema that the registry no longer has was most likely the right schema.
             self._context.report(
                 "warning" if answer is None else "error", "schema_changed", ref=ref.value,
                 now="none" if answer is None else "another",
-                seconds=round(self._context.now.monotonic - stand_in.since),
+                seconds=round(self._context.now.monotonic - cached.since),
             )  # fmt: skip
             self._decoder.forget(ref)
         return wanted
@@ -310,11 +310,11 @@ class Parking:
         return waited and one.since <= wanted.asked_at
 
     def _later(self, ref: SchemaRef, wanted: _Wanted, jitter: float) -> None:
-        """Ask again later, if records wait for the schema by then, or a stand-in is in use."""
+        """Ask again later, if records wait for the schema by then, or a cached schema is in use."""
         wanted.failures += 1
         delay = self._backoff.delay(wanted.failures, 0.5 + jitter / 2)
         wanted.retry_at = self._context.now.monotonic + delay
-        if wanted.records or wanted.stand_in is not None:
+        if wanted.records or wanted.cached is not None:
             heapq.heappush(self._again, (wanted.retry_at, ref))
         else:
             self._put_away(ref, wanted)
@@ -326,7 +326,7 @@ class Parking:
             return
         self._absent[ref] = wanted
         # Producers choose the ids: made-up ids must not fill the memory.
-        if len(self._absent) > ABSENT_MOST:
+        if len(self._absent) > MAX_ABSENT:
             self._absent.popitem(last=False)
 
     # -- ends, and figures
@@ -337,7 +337,7 @@ class Parking:
         for ref, wanted in list(self._wanted.items()):
             gone += [one.row for one in wanted.records if not one.row.accepted]
             wanted.records = [one for one in wanted.records if one.row.accepted]
-            if not wanted.records and not wanted.asking and wanted.stand_in is None:
+            if not wanted.records and not wanted.asking and wanted.cached is None:
                 self._put_away(ref, wanted)
         # No record waits for the other references, and questions are few.
         self._new = deque(ref for ref in self._new if self._waits(ref, -math.inf))
@@ -347,15 +347,15 @@ class Parking:
         return gone
 
     @property
-    def stand_ins(self) -> int:
+    def cached_schemas(self) -> int:
         """Schemas for which an earlier answer of the registry is in use."""
-        return sum(wanted.stand_in is not None for wanted in self._wanted.values())
+        return sum(wanted.cached is not None for wanted in self._wanted.values())
 
     def waits(self, now: float) -> tuple[SchemaWait, ...]:
-        """Return the schemas that records wait for, the longest wait first, at most `SCHEMAS_MOST`."""
+        """Return the schemas that records wait for, the longest wait first, at most `MAX_SCHEMAS`."""
         waited = [(ref, wanted) for ref, wanted in self._wanted.items() if wanted.records]
         # Producers choose the ids: there may be thousands.
-        longest = heapq.nsmallest(SCHEMAS_MOST, waited, key=lambda one: one[1].records[0].since)
+        longest = heapq.nsmallest(MAX_SCHEMAS, waited, key=lambda one: one[1].records[0].since)
         return tuple(
             SchemaWait(
                 *ref,

@@ -1,8 +1,8 @@
 """Records that wait for the user's function.
 
 Theory of operation. The engine does not call the function of ``PINSTREAM_TRANSFORM`` itself, because a call may take
-any time. So a record waits for the function before it is read, and is not open meanwhile: a drain does not wait for the
-record, and the partition's next owner reads it again.
+any time. So a record waits for the function before it is read, and is not open until then: a drain does not wait for
+the record, and the partition's next owner reads it again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Transforming:
         self._context.emit(Transform(self._number, [event for _, _, event in events]))
         return events[0][0]
 
-    def told(self, happened: Transformed | TransformIsSlow) -> None:
+    def reported(self, happened: Transformed | TransformIsSlow) -> None:
         """Handle `Transformed` or `TransformIsSlow`."""
         if happened.number != self._number:
             raise bug("the user's function was not asked for this")
@@ -97,7 +97,7 @@ class Transforming:
             self._done[id(record)] = (record, result)
         self._asked = self._asked[len(happened.results) :]
         if isinstance(happened, TransformIsSlow):
-            self._is_slow(happened)
+            self._note_slow(happened)
             return
         self._number = None
         if self._slow is not None and self._warned:
@@ -105,7 +105,7 @@ class Transforming:
             self._context.report("info", "transform_returned", function=self._function, seconds=seconds)
         self._slow, self._warned = None, False
 
-    def _is_slow(self, happened: TransformIsSlow) -> None:
+    def _note_slow(self, happened: TransformIsSlow) -> None:
         now = self._context.now.monotonic
         tp, offset = self._places[happened.row]
         self._context.counters.slow_transforms += self._slow is None

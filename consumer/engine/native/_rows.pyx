@@ -63,7 +63,7 @@ def count_ages(array.array times, double now, array.array bounds, array.array co
     for place in range(len(times)):
         time = times.data.as_longlongs[place]
         age = now - time
-        # Nearly always in the bucket of the one before it, or near that one.
+        # The fast path: it is in the bucket of the one before it, or near that one.
         while age > bound[bucket]:
             bucket += 1
         while bucket > 0 and age <= bound[bucket - 1]:

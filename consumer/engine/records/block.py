@@ -120,7 +120,7 @@ class Block:
             return False
         stages, of, count = self.stages, MAY_COME_FROM[stage], end - first
         before = stages[first:end]
-        # Nearly always all rows come from one stage.
+        # The fast path: all rows come from one stage.
         if before.count(before[0]) == count and before[0] in of:
             stages[first:end] = bytes((stage,)) * count
             return True
@@ -324,10 +324,10 @@ class AssignmentState:
     inherited: OffsetMap | None = None
     """Offsets from `start` on that were settled before this assignment and are not read again yet."""
     topic_id: str | None = None
-    """The topic's id, which says to which life of the topic the offsets belong; None: the brokers do not say."""
+    """The topic's id, under which the offsets mean something; None: the brokers do not say."""
     proven: bool = True
-    """False after the process was away: the group may have given the partition to another member meanwhile."""
-    elsewhere: bool = False
+    """False after the process was away: the group may have given the partition to another member since."""
+    other_destination: bool = False
     """True if the offset before its start was committed for another destination."""
     differs: tuple[str, ...] = ()
     """In what the member that committed it sends by other settings (`model.differing`)."""
@@ -354,7 +354,7 @@ class AssignmentState:
     _pack_at: int = 16
     _map_size: int = 0
     # Bytes that metadata could take when it was looked at last.
-    _most: int = -1
+    _limit: int = -1
     _measure_at: float = -math.inf
 
     def position(self) -> int | None:
@@ -421,13 +421,13 @@ class AssignmentState:
     def may_commit(self) -> bool:
         """Return whether `to_commit` may return a position. Cheap."""
         # A draining partition commits with its release, because two commits in flight could overtake each other.
-        return not self.draining and (not self.proven or self.changed or self._most != self.metadata.most)
+        return not self.draining and (not self.proven or self.changed or self._limit != self.metadata.limit)
 
     def to_commit(self) -> Position | None:
         """Return the position to commit now; None: it is committed already, or with the partition's release."""
         if not self.may_commit():
             return None
-        self._most = self.metadata.most
+        self._limit = self.metadata.limit
         position = self.committable() if self.proven else self.proof()
         if position is not None and (position != self.committed or not self.proven):
             return position
@@ -439,23 +439,23 @@ class AssignmentState:
         return self.committable() or self._beginning()
 
     def map_share(self, now: float) -> float:
-        """Return the share of the usual room that the offset map leaves: 1 while it fits in any pattern, 0 when
+        """Return the share of the full room that the offset map leaves: 1 while it fits in any pattern, 0 when
         it is full.
 
         1 also where the broker takes no maps: reading on then loses none. Measured only where the window is so long
         that its pattern matters, and then once a second.
         """
-        most = self.metadata.most
-        if not self.blocks or most <= offset_map.IDS_MOST:
+        limit = self.metadata.limit
+        if not self.blocks or limit <= offset_map.MAX_IDS:
             return 1.0
         window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
-        if window - self.blocks[0].first_offset <= offset_map.safe_window(most) // 2:
+        if window - self.blocks[0].first_offset <= offset_map.safe_window(limit) // 2:
             return 1.0
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
             self.committable()
         # Open records may settle in any pattern: one bit each, six to a character.
-        free = 1 - (self._map_size + self.open / 6) / most
+        free = 1 - (self._map_size + self.open / 6) / limit
         return min(1.0, max(0.0, free - 0.1) * 2)
 
     def _beginning(self) -> Position | None:
@@ -494,7 +494,7 @@ class AssignmentState:
         bounds = settled_bounds(self.blocks, base)
         if self.inherited is None:
             return bounds, self.blocks[-1].leader_epoch if self.blocks else None
-        # Records not read again yet: without them in the map, a second restart in a row would send them once more.
+        # Records not read again yet: without them in the map, a second restart in a row would send them again.
         rest = self.inherited.from_offset(max(base, self.last_seen + 1))
         if bounds and rest and bounds[-1] == rest[0]:
             return bounds[:-1] + rest[1:], self.inherited.leader_epoch
@@ -579,12 +579,12 @@ class AssignmentState:
         if position is None:
             self.changed = True
             return
-        # A position beyond what was read belongs to a log that was cut meanwhile: it is void.
+        # A position beyond what was read belongs to a log that was cut since: it is void.
         if position.next_offset <= (self.position() or 0):
             self.committed = position
         self.proven = self.proven or proves
 
-    def topic_told(self, topic_id: str | None) -> None:
+    def topic_id_reported(self, topic_id: str | None) -> None:
         """Take the topic's id as the brokers tell it."""
         if self.topic_id is None and topic_id is not None:
             self.topic_id, self.changed = topic_id, True

@@ -25,14 +25,14 @@ from math import inf
 from typing import Final
 
 from consumer.engine.context import Context
-from consumer.engine.messages import Commit, CommitDone, CommitTrouble
-from consumer.engine.model import FINGERPRINTED, Announcement, Instant, MetadataLeft, Position, differing
+from consumer.engine.messages import Commit, CommitDone, CommitError
+from consumer.engine.model import FINGERPRINTED, Announcement, Instant, MetadataLevel, Position, differing
 from consumer.engine.records import offset_map
 from consumer.engine.records.block import AssignmentState
 from consumer.engine.records.ledger import Ledger
 from consumer.errors import bug
 
-# Seconds after which failed commits are no longer usual: more than members may take to drain by default.
+# Seconds after which failed commits are no longer expected: more than members may take to drain by default.
 _LASTING = 30.0
 # A multiple of `Policy.away`: within this time after an absence, reports of the group from then reach the process.
 _SOON = 12
@@ -64,9 +64,9 @@ class Commits:
     def due(self) -> float:
         """Return when `go_on` must be called at the latest, monotonic."""
         last = self._last_input.monotonic if self._last_input is not None else 0.0
-        look_at_clock = last + self._context.policy.away / 2
+        check_clock_at = last + self._context.policy.away / 2
         waits = self._under_way is not None or self._idle
-        return look_at_clock if waits else min(self._due_at, look_at_clock)
+        return check_clock_at if waits else min(self._due_at, check_clock_at)
 
     def go_on(self) -> None:
         """Commit what changed, if it is time. Raises `InvariantViolation` if a mismatch was shown for long enough."""
@@ -104,8 +104,8 @@ class Commits:
         if happened.failure is None:
             self._failing_since = None
         else:
-            self._failed(happened.failure, happened.trouble)
-        if happened.trouble is CommitTrouble.METADATA and self._ledger.metadata.most:
+            self._failed(happened.failure, happened.error)
+        if happened.error is CommitError.METADATA and self._ledger.metadata.limit:
             # The metadata was too large for the broker: commit at once with less, without maps or without any.
             with_maps = any(offset_map.read_map(position).settled is not None for _, position in asked)
             self._ledger.metadata.refused(with_maps)
@@ -117,22 +117,22 @@ class Commits:
         """Return True if everything is committed that may be."""
         return self._under_way is None and next(self._ledger.committables(), None) is None
 
-    def metadata(self) -> MetadataLeft:
+    def metadata(self) -> MetadataLevel:
         """Return what metadata commits carry."""
-        most = self._ledger.metadata.most
-        if not most:
-            return MetadataLeft.NOTHING
-        return MetadataLeft.MAPS if most > offset_map.IDS_MOST else MetadataLeft.IDS
+        limit = self._ledger.metadata.limit
+        if not limit:
+            return MetadataLevel.NOTHING
+        return MetadataLevel.MAPS if limit > offset_map.MAX_IDS else MetadataLevel.IDS
 
-    def _failed(self, failure: str, trouble: CommitTrouble) -> None:
+    def _failed(self, failure: str, error: CommitError) -> None:
         now, first = self._context.now.monotonic, self._failing_since is None
         self._failing_since = now if self._failing_since is None else self._failing_since
         self._context.counters.failures["commit"] += 1
         # When a member joins or leaves, the group refuses the others' commits. That passes, so only if it lasts it is
-        # reported as trouble.
-        usual = trouble is CommitTrouble.PASSING and now - self._failing_since < _LASTING
-        if first or not usual:
-            self._context.report("info" if usual else "warning", "commit_failed", reason=failure)
+        # reported as an error.
+        expected = error is CommitError.PASSING and now - self._failing_since < _LASTING
+        if first or not expected:
+            self._context.report("info" if expected else "warning", "commit_failed", reason=failure)
 
     # -- absence
 

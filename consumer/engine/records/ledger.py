@@ -33,7 +33,7 @@ from consumer.engine.records.stages import SETTLED_AS
 from consumer.errors import bug
 
 
-class LeftAt(NamedTuple):
+class LastPosition(NamedTuple):
     """Where an assignment stands: its lowest offset that is not settled (None: not known); `clear`: no record
     is open, so everything read is settled."""
 
@@ -49,7 +49,7 @@ class Ledger:
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         # Records of assignments that ended, by disposition, and where each partition was left.
         self._ended: Counter[Disposition] = Counter()
-        self._ended_at: dict[TopicPartition, LeftAt] = {}
+        self._ended_at: dict[TopicPartition, LastPosition] = {}
         self._entered = 0
         self._released = 0
         # Records fetched, and dropped without being read.
@@ -85,7 +85,7 @@ class Ledger:
         """
         tp = TopicPartition(one.topic, one.partition)
         self.drop(tp)
-        # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
+        # If the brokers do not say the id, the offset still belongs to the topic for which it was committed.
         topic_id = one.topic_id or said.topic_id
         state = AssignmentState(
             tp,
@@ -98,7 +98,7 @@ class Ledger:
             topic_id,
             next_offset=one.start if one.commit_start else None,
             # Metadata without a destination is older than destination tags.
-            elsewhere=said.destination not in self._known_destinations,
+            other_destination=said.destination not in self._known_destinations,
             differs=differing(self.metadata.fingerprint, said.fingerprint),
         )
         self._assignments[tp] = state
@@ -112,7 +112,7 @@ class Ledger:
         # Its figures join the sums of ended assignments, where a mismatch would not show its partition any more.
         self._check(state)
         # Read off the blocks before they are cleared.
-        self._ended_at[tp] = _left_at(state)
+        self._ended_at[tp] = _last_position(state)
         self.open -= state.open
         self.open_bytes -= state.open_bytes
         self._released += state.open
@@ -120,9 +120,9 @@ class Ledger:
         state.end_now()
         return state
 
-    def left_at(self) -> dict[TopicPartition, LeftAt]:
+    def last_positions(self) -> dict[TopicPartition, LastPosition]:
         """Return where each partition that was ever assigned stands, or where it was left."""
-        return {**self._ended_at, **{tp: _left_at(state) for tp, state in self._assignments.items()}}
+        return {**self._ended_at, **{tp: _last_position(state) for tp, state in self._assignments.items()}}
 
     def rewind(self, state: AssignmentState, offset: int) -> int:
         """Go back to `offset` within an assignment: open records from there on are released, because they are
@@ -210,7 +210,7 @@ class Ledger:
         return positions
 
     def map_share(self, now: float) -> float:
-        """Return the share of the usual room that the fullest offset map leaves, 0 to 1."""
+        """Return the share of the full room that the fullest offset map leaves, 0 to 1."""
         # With nothing open a map cannot grow, however long it is.
         return min((state.map_share(now) for state in self if state.open), default=1.0)
 
@@ -250,7 +250,7 @@ class Ledger:
             )
 
 
-def _left_at(state: AssignmentState) -> LeftAt:
+def _last_position(state: AssignmentState) -> LastPosition:
     """Return where an assignment stands."""
     position = state.proof()
-    return LeftAt(None if position is None else position.next_offset, state.open == 0)
+    return LastPosition(None if position is None else position.next_offset, state.open == 0)

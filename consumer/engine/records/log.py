@@ -1,6 +1,6 @@
 """What is known of a partition's log: where it ends, how far it was read, and which records were removed unread.
 
-Theory of operation. The brokers report the log's end from time to time, so it may lie behind what was read meanwhile.
+Theory of operation. The brokers report the log's end from time to time, so it may lie behind what was read since.
 Missing offsets are normal, because compaction and transactions leave gaps. Only those *below the log's beginning* may
 have been unread records, and count as such, unless the offset map says that they were settled.
 """
@@ -29,14 +29,14 @@ class LogFacts:
     _emptied: tuple[int, int] | None = None
     """Our position and the log's beginning when the log was last seen to be empty, with unread records removed."""
 
-    def told(self, end: int | None, reached: int, unreadable_at: int | None) -> None:
+    def reported(self, end: int | None, reached: int, unreadable_at: int | None) -> None:
         """Take a report: the log's end (None: not reported), up to where the client has read, and from where on it
         cannot be read."""
         self.unreadable_at = unreadable_at
         if end is not None:
             self.end, self.reached_before, self.reached = end, self.reached, reached
 
-    def seen_empty_again(self, expected: int | None, beginning: int) -> bool:
+    def note_empty(self, expected: int | None, beginning: int) -> bool:
         """Note whether the log is empty with unread records removed: it begins at `beginning` and we expect an earlier
         offset. Return True if it was seen so before.
 

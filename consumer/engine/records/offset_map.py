@@ -5,8 +5,8 @@ again after a restart or by another member. So each commit carries a map: the le
 turns, from the committed offset on (as parallel-consumer does it). Offsets without a record (compaction, transaction
 markers) belong to the run around them.
 
-*The topic's id.* An offset means something within one life of a topic only. A topic that was deleted and created again
-begins at offset 0, and an offset that was committed in its earlier life names another record (`is_void`).
+*The topic's id.* An offset means something under one id of a topic only. A topic that was deleted and created again
+begins at offset 0, and an offset that was committed before that names another record (`is_void`).
 
 *The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but events sent to a
 sandbox never reached the real API. So a start with another destination must be noticed. *The fingerprint* (there, too)
@@ -16,7 +16,7 @@ they read the map.
 The text is ``pinstream:2:`` and base64url of: one byte (how the runs are written, and which ids follow), a checksum
 over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs, the fingerprint.
 Runs are written as varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by
-default (``offset.metadata.max.bytes``). Runs that do not fit are left out, from the top of the map, and may be sent
+default (``offset.metadata.max.bytes``). Runs that do not fit are omitted, from the top of the map, and may be sent
 again. ``pinstream:1:``, the earlier form without ids, is still read.
 
 Two things protect the map. The checksum binds it to its offset and partition, so a copied map is ignored. And it has
@@ -51,11 +51,11 @@ _ID_BYTES: Final = (16, 6)
 # Bytes of the fingerprint and of deflated nothing before it.
 _BEHIND: Final = len(zlib.compress(b"")) + FINGERPRINT_BYTES
 # Bytes of metadata with all ids and no map. With no more room than that, no map is written.
-IDS_MOST: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + _BEHIND + 2) // 3 * 4
+MAX_IDS: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + _BEHIND + 2) // 3 * 4
 # Bounds that a map may have: more than open events can make.
-_MOST_BOUNDS = 1 << 17
+_MAX_BOUNDS = 1 << 17
 # Bytes that each form may inflate to.
-_LONGEST_RUNS = 9 * _MOST_BOUNDS
+_LONGEST_RUNS = 9 * _MAX_BOUNDS
 _LONGEST_BITS = 1 << 17
 # How runs are written: flags. Without either they are varints.
 _DEFLATED, _BITS = 1, 2
@@ -63,9 +63,9 @@ _SAME = re.compile("0+|1+")
 
 
 @cache  # asked before each fetch, for one value
-def safe_window(most: int) -> int:
-    """Return how many offsets fit into `most` bytes, whatever their pattern: one bit each."""
-    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - _BEHIND - 10) * 8
+def safe_window(limit: int) -> int:
+    """Return how many offsets fit into `limit` bytes, whatever their pattern: one bit each."""
+    return max(0, (limit - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - _BEHIND - 10) * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +120,19 @@ def write_map(
     base: int,
     bounds: Sequence[int],
     leader_epoch: int | None,
-    most: int = METADATA_BYTES,
+    limit: int = METADATA_BYTES,
     *,
     topic_id: str | None = None,
     destination: str | None = None,
     fingerprint: str | None = None,
 ) -> str:
-    """Return the metadata of a commit of `base` in a partition, with as much of the map as fits into `most` bytes.
+    """Return the metadata of a commit of `base` in a partition, with as much of the map as fits into `limit` bytes.
 
     Empty if there is nothing to say, or no room for the ids. `topic_id`: as Kafka writes it, base64url of 16 bytes;
     `destination` and `fingerprint`: see `consumer.engine.model.Policy`.
     """
-    bounds = bounds[:_MOST_BOUNDS] if most > IDS_MOST else ()
-    if not most or not (bounds or topic_id or destination or fingerprint):
+    bounds = bounds[:_MAX_BOUNDS] if limit > MAX_IDS else ()
+    if not limit or not (bounds or topic_id or destination or fingerprint):
         return ""
     which, ids = 0, b""
     for flag, text, size in zip(_HAS_ID, (topic_id, destination), _ID_BYTES, strict=True):
@@ -153,17 +153,17 @@ def write_map(
 
     runs = len(bounds) // 2
     found = sealed(runs)
-    if len(found) > most:
-        runs = bisect_right(range(1, runs), most, key=lambda some: len(sealed(some)))
+    if len(found) > limit:
+        runs = bisect_right(range(1, runs), limit, key=lambda some: len(sealed(some)))
         found = sealed(runs)
-    return found if len(found) <= most and (runs or ids or sender) else ""
+    return found if len(found) <= limit and (runs or ids or sender) else ""
 
 
 @dataclass(slots=True)
 class MetadataWriter:
-    """Writes the metadata of our commits. `most`: bytes that it may take; less where the broker takes less."""
+    """Writes the metadata of our commits. `limit`: bytes that it may take; less where the broker takes less."""
 
-    most: int
+    limit: int
     destination: str | None
     fingerprint: str | None
 
@@ -172,13 +172,13 @@ class MetadataWriter:
     ) -> str:
         """Return the metadata of a commit: see `write_map`."""
         return write_map(
-            tp, base, bounds, epoch, self.most,
+            tp, base, bounds, epoch, self.limit,
             topic_id=topic_id, destination=self.destination, fingerprint=self.fingerprint,
         )  # fmt: skip
 
     def refused(self, with_maps: bool) -> None:
         """Write less, because it was too large for the broker: no maps, or, if it had none, nothing."""
-        self.most = IDS_MOST if with_maps else 0
+        self.limit = MAX_IDS if with_maps else 0
 
 
 def read_map(position: Position) -> CommitMetadata:
@@ -208,14 +208,14 @@ def read_map(position: Position) -> CommitMetadata:
 
 
 def is_void(position: Position, topic_id: str | None) -> bool:
-    """Return True if `position` was committed in an earlier life of the topic, whose id is `topic_id` now.
+    """Return True if `position` was committed before the topic was recreated, whose id is `topic_id` now.
 
-    Metadata without an id may be of any life: the offset is used as it is.
+    Metadata without an id may be of any topic of this name: the offset is used as it is.
     """
-    return are_different_lives(read_map(position).topic_id, topic_id)
+    return are_different_topics(read_map(position).topic_id, topic_id)
 
 
-def are_different_lives(one: str | None, other: str | None) -> bool:
+def are_different_topics(one: str | None, other: str | None) -> bool:
     """Return True if both ids are known and differ: they belong to two topics, perhaps of one name."""
     return one is not None and other is not None and one != other
 
@@ -249,10 +249,10 @@ def _read_rest(how: int, raw: bytes, at: int, base: int) -> tuple[str | None, Of
                 return None, None  # it inflates to more than we ever write
             fingerprint = _text(unpack.unused_data[:FINGERPRINT_BYTES])
         found = (_bounds_of_bits if how & _BITS else _bounds_of_runs)(data, base)
-        bounds = list(islice(found, _MOST_BOUNDS + 1))
+        bounds = list(islice(found, _MAX_BOUNDS + 1))
     except (ValueError, zlib.error):
         return fingerprint, None
-    if not bounds or len(bounds) % 2 or len(bounds) > _MOST_BOUNDS:
+    if not bounds or len(bounds) % 2 or len(bounds) > _MAX_BOUNDS:
         return fingerprint, None
     return fingerprint, OffsetMap(bounds, epoch - 1 if epoch else None)
 

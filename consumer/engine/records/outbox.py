@@ -2,10 +2,10 @@
 
 Theory of operation. An outcome does not settle a record at once. A delivered event settles once its key is durable
 (stage ``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until
-then the record is open, so nothing is committed past it, and after a crash it is read again: the event is sent once
-more under the same event id, or its letter is written twice.
+then the record is open, so nothing is committed past it, and after a crash it is read again: the event is sent
+again under the same event id, or its letter is written twice.
 
-Keys and letters each have an `Outbox`. It has at most one write under way; items that come meanwhile wait and go
+Keys and letters each have an `Outbox`. It has at most one write under way; items that come in that time wait and go
 together in the next write (group commit: the slower the disk, the larger the groups). Items that a write did not store
 wait again, after a backoff that grows with failures in a row. An item leaves an outbox when it is written, or when its
 assignment has ended.
@@ -35,11 +35,11 @@ class Letter(NamedTuple):
 
 
 class Outbox(Generic[T]):
-    """A queue with one write under way, of up to `most` records. `rows_in`: records that an item stands for."""
+    """A queue with one write under way, of up to `limit` records. `rows_in`: records that an item stands for."""
 
-    def __init__(self, backoff: Backoff, most: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
+    def __init__(self, backoff: Backoff, limit: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
         self._backoff = backoff
-        self._most = most
+        self._limit = limit
         self._rows_in = rows_in
         self._waiting: list[T] = []
         self.writing: list[T] = []
@@ -94,8 +94,8 @@ class Outbox(Generic[T]):
             self._waiting.extend(entry[1])
         self._number = number
         up_to = [*accumulate(map(self._rows_in, self._waiting))]
-        # At least one item, however many records it stands for: a run of more than `most` must not wait for ever.
-        count = max(1, bisect_right(up_to, self._most))
+        # At least one item, however many records it stands for: a run of more than `limit` must not wait indefinitely.
+        count = max(1, bisect_right(up_to, self._limit))
         self.writing, self._waiting = self._waiting[:count], self._waiting[count:]
         return self.writing
 

@@ -54,7 +54,7 @@ class Run(NamedTuple):
         """Return the parts of this run whose events go to one account each."""
         block, first, end = self
         accounts = dict.fromkeys(kind.account for kind in block.kinds)
-        # Nearly always.
+        # The fast path.
         if len(accounts) == 1:
             return [(account, self) for account in accounts]
         parts = [(account, [*rows]) for account, rows in groupby(range(first, end), block.account)]
@@ -84,7 +84,7 @@ def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
             pairs: Mapping[tuple[int, int], int] = Counter(
                 zip(numbers, block.sections[first:end], strict=True)
             )
-        else:  # nearly always: then rows are not looked at one by one
+        else:  # the fast path: then rows are not looked at one by one
             pairs = {(number, 0): numbers.count(number) for number in set(numbers)}
         for (number, section), count in pairs.items():
             counted[block.kinds[number], section] += count

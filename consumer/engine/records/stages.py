@@ -33,7 +33,7 @@ class RecordStage(IntEnum):
     # Leads its key; the key store is asked whether it was delivered before.
     LOOKED_UP = 5
     # Leads its key here; another member has the key in flight, so this record waits for the outcome there.
-    ELSEWHERE = 6
+    CLAIMED_BY_OTHER = 6
     # Waits in its account's queue, for its batch or for the next attempt.
     QUEUED = 7
     # In a call that is not answered yet.
@@ -79,8 +79,10 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
         "claim, transfer, claim_again",
         _AGAIN,
     ),
-    _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "looked_up", _AGAIN),
-    _S.QUEUED: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "looked_up, judged", f"{_AGAIN}, sent"),
+    _S.CLAIMED_BY_OTHER: Move({_S.LOOKED_UP, _S.CLAIMED_BY_OTHER}, "looked_up", _AGAIN),
+    _S.QUEUED: Move(
+        {_S.LOOKED_UP, _S.CLAIMED_BY_OTHER, _S.IN_FLIGHT}, "looked_up, judged", f"{_AGAIN}, sent"
+    ),
     _S.IN_FLIGHT: Move({_S.QUEUED}, "send", "read again, sent again under the same event id"),
     _S.STORING: Move({_S.IN_FLIGHT}, "judged", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
@@ -94,11 +96,11 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     ),
     _S.DELIVERED: Move({_S.STORING}, "keys_stored", "a duplicate: its key is durable (not with `memory:`)"),
     _S.DUPLICATE: Move(
-        {_S.LOOKED_UP, _S.ELSEWHERE, _S.FOLLOWING}, "looked_up, keys_stored", "a duplicate once more"
+        {_S.LOOKED_UP, _S.CLAIMED_BY_OTHER, _S.FOLLOWING}, "looked_up, keys_stored", "a duplicate again"
     ),
-    _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "aside", "filtered once more"),
+    _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "aside", "filtered again"),
     _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "letters_stored", "its letter is written twice"),
-    _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over once more"),
+    _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over again"),
     _S.REWOUND: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
 REWOUND: Final = int(_S.REWOUND)

@@ -19,14 +19,14 @@ from math import inf
 from typing import NamedTuple
 
 from consumer.engine.context import Context
-from consumer.engine.messages import TOO_LATE, Answered, Unanswered
+from consumer.engine.messages import START_EXPIRED, Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
 from consumer.engine.records.runs import Run, each_of, mark_unclear, pick, rows_of
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.masking import kind, mask, who_answered
 from consumer.engine.sending.queue import Batch
 from consumer.engine.sending.verdicts import (
-    UNTROUBLED,
+    ACCEPTED,
     BatchRefused,
     EventOutcome,
     NoVerdict,
@@ -41,24 +41,24 @@ from consumer.engine.sending.verdicts import (
 )
 
 # Reasons for no answer when nothing was sent: without a connection the outcome is clear.
-_NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", TOO_LATE})
+_NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", START_EXPIRED})
 # Bytes of an answer that is kept for comparison; one for a thousand events has some 100 KB.
-_REMEMBERED_MOST = 1024 * 1024
-# Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile.
+_MAX_REMEMBERED = 1024 * 1024
+# Calls in a row without a verdict after which a batch may itself be the reason, if others get one.
 _SUSPECT_AFTER = 5
 _NO_REASON = "the API gave no reason"
 
 
 # All others are verdicts.
 _OUTCOMES: Mapping[type, str] = {NoVerdict: "no_verdict", Throttled: "throttled", Refused: "refused"}
-_TROUBLES: Mapping[str, str] = {
+_REASONS: Mapping[str, str] = {
     "timeout": "no answer in time",
     "dns": "the name of the API cannot be resolved",
     "connect": "nothing answers at the API's address",
     "tls": "the TLS handshake failed",
     "proxy": "the proxy did not open a connection",
     "connection": "the connection broke off",
-    TOO_LATE: "this process stood still before the call began",
+    START_EXPIRED: "this process stood still before the call began",
     "not_json": "HTTP 200 from somebody else",
     "unreadable_outcomes": "HTTP 200 without an outcome for each event",
     "contradicting_counters": "HTTP 200 that contradicts itself",
@@ -96,10 +96,10 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         # Also for an answer without a verdict: its headers, too, say how many calls are left.
         gate.limited(*limit_headers(answer.headers), now.monotonic)
-        # Full batches without trouble are all answered with the same bytes, and comparing them with the last answer
+        # Full batches without an error are all answered with the same bytes, and comparing them with the last answer
         # costs far less than parsing tens of kilobytes.
         events = batch.events
-        if answer.status != 200 or len(answer.body) > _REMEMBERED_MOST:
+        if answer.status != 200 or len(answer.body) > _MAX_REMEMBERED:
             return read_answer(answer.status, answer.headers, answer.body, events, now.unix)
         # With 200, the verdict follows from the number of events and the body alone.
         last = self._read_last
@@ -165,8 +165,8 @@ class Answers:
 
     def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> Judged:
         counters = self._context.counters
-        # Nearly always: then no event is looked at by itself.
-        if outcomes.count(UNTROUBLED) == len(outcomes):
+        # The fast path: then no event is looked at by itself.
+        if outcomes.count(ACCEPTED) == len(outcomes):
             counters.events_processed += len(outcomes)
             return Judged(batch.runs)
         delivered, _ = pick(batch.runs, [outcome.processed for outcome in outcomes])
@@ -212,11 +212,11 @@ class Answers:
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
         # A call that did not begin says nothing about the batch or the API: the batch goes again at once.
-        failed = reason != TOO_LATE
+        failed = reason != START_EXPIRED
         if failed:
             batch.failed(now)
-        trouble = _TROUBLES.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
-        queue.gate.unjudged(trouble if said is None else f"{trouble} ({said})", now, failed=failed)
+        words = _REASONS.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
+        queue.gate.unjudged(words if said is None else f"{words} ({said})", now, failed=failed)
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
             mark_unclear(batch.runs)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 
 from consumer.engine.context import Context
-from consumer.engine.messages import AskCalls, CallsGiven
+from consumer.engine.messages import AcquirePermits, PermitsGranted
 from consumer.engine.records.runs import Run, count_repeats, rows_of
 from consumer.engine.sending.gate import Gate, Quota
 from consumer.engine.sending.halts import Halts
@@ -100,7 +100,7 @@ class Dispatcher:
         opens = queue.gate.opens_at(now, queue.in_flight)
         if not self._may_risk(at_risk, lease_until) or opens is None or opens > now:
             return None
-        if not queue.gate.allowance.given(now):
+        if not queue.gate.permits.are_left(now):
             self._ask_for_calls(queue)
             return None
         return queue.take(now, self._context.number())
@@ -132,23 +132,23 @@ class Dispatcher:
         calls = min(queue.takeable(now), free if queue.gate.halt is None else 1)
         if not calls:
             return
-        number, allowance = context.number(), queue.gate.allowance
-        allowance.ask(number, now)
+        number, permits = context.number(), queue.gate.permits
+        permits.ask(number, now)
         whose = policy.destination or "", queue.account
-        context.emit(AskCalls(number, *whose, calls, policy.calls_per_minute, allowance.seconds))
+        context.emit(AcquirePermits(number, *whose, calls, policy.calls_per_minute, permits.seconds))
 
-    def calls_given(self, number: int, account: str, given: CallsGiven | None) -> None:
+    def permits_granted(self, number: int, account: str, given: PermitsGranted | None) -> None:
         """Take the shared key store's answer to the question `number` for calls; None: it did not answer."""
         context = self._context
-        now, allowance = context.now.monotonic, self._queues[account].gate.allowance
-        if allowance.asked != number:
+        now, permits = context.now.monotonic, self._queues[account].gate.permits
+        if permits.asked != number:
             raise bug(f"question {number} for calls was answered but not asked")
         if given is not None:
-            allowance.answered(given.calls, given.wait, now)
+            permits.answered(given.calls, given.wait, now)
             return
         # Without an answer no call goes: the members' calls together must stay within the quota.
         context.counters.failures["key_store_quota"] += 1
-        allowance.unanswered(now, context.policy.inner_backoff, context.jitter())
+        permits.unanswered(now, context.policy.inner_backoff, context.jitter())
 
     def _may_risk(self, at_risk: int, lease_until: float) -> bool:
         """Return True if one more full batch may be sent: not too many events lack a durable key, and its

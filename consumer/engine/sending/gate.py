@@ -3,12 +3,12 @@
 Theory of operation. A call may go when four things allow it:
 
 * quota: at most `calls_per_minute` calls in any 60 seconds (the platform's limit for an ad account is 5,000). Members
-  with a shared key store have one quota together: each asks there for the calls that it could make now (`Allowance`).
+  with a shared key store have one quota together: each asks there for the calls that it could make now (`Permits`).
   Without one, the quota is divided by the number of members that hold partitions (`Quota`);
 * throttle: closed until the time that a 429 named; and if answers carry ``x-ratelimit-remaining``, no more calls than
   that until ``x-ratelimit-reset`` (docs/platform.md);
 * pace: calls in flight at once. A success adds one; an attempt without a verdict, or a 429, halves it, so that an
-  account in trouble does not hold the connections that the others need;
+  account that fails does not hold the connections that the others need;
 * halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Only one probe at a time goes, after
   the token was read again. The first answer that is not a refusal ends the halt (docs/architecture.md, rule 7).
 
@@ -30,7 +30,7 @@ from consumer.errors import bug
 _MINUTE = 60.0
 TOKEN_REFUSED: Final = 401
 # Seconds that calls may take to begin once the store has given them, and the most that this is raised to.
-_VALID, _VALID_MOST = 2.0, 10.0
+_VALID, _MAX_VALID = 2.0, 10.0
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Halt:
 
 
 @dataclass(slots=True)
-class Allowance:
+class Permits:
     """Calls to an account that the shared key store has given to this member. Times are monotonic.
 
     By default they are unlimited: no store counts the calls of all members.
@@ -95,7 +95,7 @@ class Allowance:
     """The store is not asked again before, because it did not answer."""
     failures: int = 0
 
-    def given(self, now: float) -> bool:
+    def are_left(self, now: float) -> bool:
         """Return True if a call may be made."""
         return self.calls > 0 and now < self.until
 
@@ -117,7 +117,7 @@ class Allowance:
         self.used_up_until = now + wait
         # Calls that the store gives too late are void. So that a slow store does not stop everything, ask for more
         # time.
-        self.seconds = min(_VALID_MOST, _VALID + now - self.asked_at)
+        self.seconds = min(_MAX_VALID, _VALID + now - self.asked_at)
 
 
 class Quota:
@@ -159,10 +159,10 @@ class Quota:
             self.members, self._fewer = members, None
             return
         # The highest number counts: a member that came and went in this minute has made calls, too.
-        since, most = self._fewer or (now, members)
-        self._fewer = since, max(most, members)
+        since, maximum = self._fewer or (now, members)
+        self._fewer = since, max(maximum, members)
         if now >= since + _MINUTE:
-            self.members, self._fewer = max(1, most, members), None
+            self.members, self._fewer = max(1, maximum, members), None
 
 
 class Gate:
@@ -175,7 +175,7 @@ class Gate:
         self._calls: deque[float] = deque()
         # When the first call was sent after a minute without any.
         self._began = 0.0
-        self.allowance = Allowance(calls=0) if policy.lease else Allowance()
+        self.permits = Permits(calls=0) if policy.lease else Permits()
         self._remaining: int | None = None
         self._reset_at = 0.0
         self.closed_until = 0.0
@@ -190,7 +190,7 @@ class Gate:
         # When a call last brought a verdict on events.
         self.judged_at = float("-inf")
         # Why the latest call without a verdict brought none.
-        self.last_trouble = ""
+        self.last_error = ""
         # Whether the log says that the destination is unreachable.
         self.silence_is_logged = False
 
@@ -202,17 +202,17 @@ class Gate:
                 return None
         elif in_flight >= int(self.pace):
             return None
-        opens, allowance = max(self.throttled_until(now), self._evenly_at(now)), self.allowance
-        if allowance.given(now):
+        opens, permits = max(self.throttled_until(now), self._evenly_at(now)), self.permits
+        if permits.are_left(now):
             return opens
-        return None if allowance.asked is not None else max(opens, allowance.ask_at)
+        return None if permits.asked is not None else max(opens, permits.ask_at)
 
     def called(self, now: float) -> None:
         """Count a call that is sent now."""
         if not self._calls:
             self._began = now
         self._calls.append(now)
-        self.allowance.calls -= 1
+        self.permits.calls -= 1
         # The oldest call without an answer counts; later calls do not restart the time.
         if self.silent_since is None:
             self.silent_since = now
@@ -240,7 +240,7 @@ class Gate:
         else:
             self.slow_down()
 
-    def told_by_member(self, now: float) -> bool:
+    def is_of_member(self, now: float) -> bool:
         """Return True if the account is halted or closed because of what another member has met."""
         return (
             self.halt.by_member if self.halt is not None else now < self.closed_until == self._by_member_until
@@ -250,10 +250,10 @@ class Gate:
         """Halve the number of calls at once, because one brought no verdict."""
         self.pace = max(1.0, self.pace / 2)
 
-    def unjudged(self, trouble: str, now: float, *, failed: bool) -> None:
+    def unjudged(self, error: str, now: float, *, failed: bool) -> None:
         """Take a call that brought no verdict, and why. `failed`: it was begun."""
-        self.last_trouble = trouble
-        # More calls at once would only meet the same trouble.
+        self.last_error = error
+        # More calls at once would only meet the same error.
         if failed:
             self.slow_down()
         self.postpone_probe(now)
@@ -285,7 +285,7 @@ class Gate:
         """Why no event is delivered, while the account is halted or unreachable."""
         if self.halt is not None:
             return self.halt.reason
-        return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
+        return f"no verdict on any event; the latest call: {self.last_error or 'not answered yet'}"
 
     def refuse(self, status: int, code: int | None, now: float, *, by_member: bool = False) -> Halt | None:
         """Begin a halt because of a refusal; return it, or None if there is one. `by_member`: as in `close`."""
@@ -332,8 +332,8 @@ class Gate:
         if now >= self._reset_at:
             self._remaining = None
         opens = max(self.closed_until, self._quota_at(now))
-        if not self.allowance.given(now):
-            opens = max(opens, self.allowance.used_up_until)
+        if not self.permits.are_left(now):
+            opens = max(opens, self.permits.used_up_until)
         return max(opens, self._reset_at) if self._remaining == 0 else opens
 
     def filled_at(self, since: float) -> float:
@@ -349,12 +349,12 @@ class Gate:
         return max(filled, (since + share * self._reset_at) / (1 + share))
 
     def _quota_at(self, now: float) -> float:
-        calls, most = self._calls, self._quota.calls
+        calls, maximum = self._calls, self._quota.calls
         # Compared in the form that is returned: in another one, rounding could open the gate and keep the count.
         while calls and calls[0] + _MINUTE <= now:
             calls.popleft()
-        # There may be more than `most`, if our part of the quota has become smaller.
-        return now if len(calls) < most else calls[-most] + _MINUTE
+        # There may be more than `maximum`, if our part of the quota has become smaller.
+        return now if len(calls) < maximum else calls[-maximum] + _MINUTE
 
     def _evenly_at(self, now: float) -> float:
         """Return when a divided quota lets the next call go, within the first minute of calls.

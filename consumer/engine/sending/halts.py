@@ -20,15 +20,15 @@ from math import inf
 from typing import Final
 
 from consumer.engine.context import Context
-from consumer.engine.messages import GiveUp, ReadToken, TellNote
+from consumer.engine.messages import GiveUp, ReadToken, ShareNote
 from consumer.engine.model import THROTTLED, Note, Policy
 from consumer.engine.sending.gate import TOKEN_REFUSED
 from consumer.engine.sending.queue import AccountQueue, Batch
 
 # Seconds for which a refusal is announced to other members: they renew their leases each second.
-_TELL_FOR: Final = 60.0
+_NOTE_SECONDS: Final = 60.0
 # Seconds by which a throttle must last longer than the one in the last note to have a note of its own.
-_WORTH_TELLING: Final = 1.0
+_WORTH_A_NOTE: Final = 1.0
 # Seconds for which an account ignores notes of refusals, after its own probe has shown that one was wrong.
 _DOUBT: Final = 600.0
 
@@ -48,7 +48,7 @@ class Halts:
         # Whether the run was given up already.
         self.gave_up = False
         # By account, until when the throttle in the last note lasts.
-        self._told_until: dict[str, float] = {}
+        self._shared_until: dict[str, float] = {}
         # Until when notes of a refused token are ignored.
         self._doubts_until = 0.0
         # The names of the notes that were applied: each acts once.
@@ -61,7 +61,7 @@ class Halts:
     def refuse(self, batch: Batch, status: int, code: int | None, rid: str | None) -> None:
         """Halt the accounts that a refused token or account concerns, and report each new halt.
 
-        Calls that were in flight when a halt began bring the same refusal once more; only a probe brings a new one.
+        Calls that were in flight when a halt began bring the same refusal again; only a probe brings a new one.
         """
         own, now = self._queues[batch.account], self._context.now.monotonic
         of_all = is_of_all(status, self._context.policy)
@@ -70,7 +70,7 @@ class Halts:
             own.gate.refuse_again(status, code, now, self._context.jitter())
         elif own.gate.halt is None:
             # An empty account stands for all of them.
-            self._tell("" if of_all else own.account, status, code, _TELL_FOR)
+            self._report("" if of_all else own.account, status, code, _NOTE_SECONDS)
         for queue in self._queues.values() if of_all else (own,):
             halt = queue.gate.halt
             if halt is None:
@@ -100,7 +100,7 @@ class Halts:
             if halt is None or not (queue is own or is_of_all(halt.status, self._context.policy)):
                 continue
             # Earlier notes do not count any more; and if a note was wrong here, none counts for a while.
-            until = self._context.now.monotonic + (_DOUBT if halt.by_member else _TELL_FOR)
+            until = self._context.now.monotonic + (_DOUBT if halt.by_member else _NOTE_SECONDS)
             if is_of_all(halt.status, self._context.policy):
                 self._doubts_until = max(self._doubts_until, until)
             gate.end_halt(until)
@@ -110,15 +110,15 @@ class Halts:
         """Tell the other members that this account takes no calls for `wait` seconds."""
         until = self._context.now.monotonic + wait
         # Several calls in flight bring the same answer.
-        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
-            self._told_until[account] = until
-            self._tell(account, THROTTLED, None, wait)
+        if until >= self._shared_until.get(account, 0.0) + _WORTH_A_NOTE:
+            self._shared_until[account] = until
+            self._report(account, THROTTLED, None, wait)
 
-    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
+    def _report(self, account: str, status: int, code: int | None, seconds: float) -> None:
         # Without a shared key store there is no place for a note.
         if self._context.policy.lease > 0:
             destination = self._context.policy.destination or ""
-            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
+            self._context.emit(ShareNote(Note(destination, account, status, code, seconds)))
 
     def token_read(self, changed: bool) -> None:
         """Let accounts probe that waited for the token to be read again."""

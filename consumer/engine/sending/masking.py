@@ -23,10 +23,10 @@ from urllib.parse import unquote_plus
 import orjson
 
 # Bytes of a body that are looked at: enough for a title, and a proxy may answer with megabytes.
-_READ_MOST = 4096
-_SHOWN_MOST = 120
-_SERVER_MOST = 40
-_WORDS_MOST = 16
+_MAX_READ = 4096
+_MAX_SHOWN = 120
+_MAX_SERVER = 40
+_MAX_WORDS = 16
 _TITLE = re.compile(r"<title[^>]*>(.*?)(?:</title|$)", re.IGNORECASE | re.DOTALL)
 _UNSEEN = re.compile(r"<(script|style|head|!--).*?(?:</\1\s*>?|-->|$)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*(?:>|$)")
@@ -47,16 +47,16 @@ _PRODUCT = re.compile(r"[A-Za-z][A-Za-z-]{0,19}(?:/\d{1,3}(?:\.\d{1,3}){0,2})?")
 def who_answered(headers: Mapping[str, str], body: bytes, request: bytes = b"") -> str:
     """Return on one line which server seems to have answered, and its message; `request`: the body that was sent."""
     # Unescaped first, so that the masks see what escapes stand for.
-    text = unquote_plus(html.unescape(body[:_READ_MOST].decode("utf-8", "replace")))
+    text = unquote_plus(html.unescape(body[:_MAX_READ].decode("utf-8", "replace")))
     if not body.strip():
         said = "an empty body"
     elif any(echo in text.casefold() for echo in _ECHOES):
         said = "a copy of the request"
     else:
         words = " ".join(_quotable(headers.get("content-type", ""), text, body).split())
-        said = _plain(mask(words[: _READ_MOST // 4], request)) or "a body without words"
+        said = _plain(mask(words[: _MAX_READ // 4], request)) or "a body without words"
     # Of the ``Server`` header the first product.
-    server = headers.get("server", "")[:_SERVER_MOST].split(maxsplit=1)[:1]
+    server = headers.get("server", "")[:_MAX_SERVER].split(maxsplit=1)[:1]
     return f"{server[0]}: {said}" if server and _PRODUCT.fullmatch(server[0]) else said
 
 
@@ -64,7 +64,7 @@ def _quotable(content_type: str, text: str, body: bytes) -> str:
     """Return the part of the body that says what is wrong."""
     if "json" in content_type or text.lstrip()[:1] in ("{", "["):
         try:
-            return " ".join(_messages(orjson.loads(body[: _READ_MOST * 4]), 0))
+            return " ".join(_messages(orjson.loads(body[: _MAX_READ * 4]), 0))
         except (orjson.JSONDecodeError, RecursionError):
             return ""
     title = _TITLE.search(text)
@@ -93,10 +93,10 @@ def _messages(value: object, depth: int) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Return the first words, masked unless they are plain; empty if none is."""
-    words = " ".join(word if _WORD.fullmatch(word) else MASK for word in text.split()[:_WORDS_MOST])
+    words = " ".join(word if _WORD.fullmatch(word) else MASK for word in text.split()[:_MAX_WORDS])
     shown = _MASKS.sub(MASK, words)
     # A text of masks only says nothing.
-    return "" if shown == MASK else shown[:_SHOWN_MOST]
+    return "" if shown == MASK else shown[:_MAX_SHOWN]
 
 
 MASK = "***"

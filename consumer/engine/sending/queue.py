@@ -35,7 +35,7 @@ _ENVELOPE = len(_OPENING + _CLOSING)
 # A call keeps at most this many times its bytes in memory.
 _WORTH_ITS_PAGE = 4
 # Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused.
-_GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
+_GROW_AFTER, _MAX_GROW_AFTER = 15.0, 600.0
 
 
 BodyParts = Sequence[bytes | memoryview]
@@ -125,7 +125,7 @@ class AccountQueue:
         # A heap of batches to be retried, by time. The number keeps two of the same time in order.
         self.again: list[tuple[float, int, Batch]] = []
         # Bytes of a body at most; less than the policy's limit where that was too large.
-        self._most_bytes = policy.batch_bytes
+        self._max_bytes = policy.batch_bytes
         self._grow_at = 0.0
         self._grow_after = _GROW_AFTER
         self._grown = False
@@ -142,7 +142,7 @@ class AccountQueue:
         block, first, end = run
         while first < end:
             count = min(end - first, self._policy.batch_events - self._filling_events)
-            room = self._most_bytes - self._filling_bytes
+            room = self._max_bytes - self._filling_bytes
             fit = bisect_right(block.ends, block.start(first) + room, first, first + count) - first
             if not fit and self.filling:
                 self._close(now)
@@ -210,26 +210,26 @@ class AccountQueue:
         return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
 
     def _grow(self, now: float) -> None:
-        if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
-            self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
+        if self._max_bytes < self._policy.batch_bytes and now >= self._grow_at:
+            self._max_bytes = min(2 * self._max_bytes, self._policy.batch_bytes)
             self._grow_at, self._grown = now + self._grow_after, True
 
     def shrink(self, size: int, now: float) -> None:
         """Limit bodies to half of `size` bytes: a body of this size, with several events, was too large."""
-        if size // 2 < self._most_bytes:  # otherwise it was sent before the limit was known
-            self._most_bytes = size // 2
+        if size // 2 < self._max_bytes:  # otherwise it was sent before the limit was known
+            self._max_bytes = size // 2
             # A larger body was tried, and refused again: try less often.
             if self._grown:
-                self._grow_after = min(2 * self._grow_after, _GROW_AFTER_MOST)
+                self._grow_after = min(2 * self._grow_after, _MAX_GROW_AFTER)
             self._grown = False
         self._grow_at = now + self._grow_after
 
     def _fitting(self, runs: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
         """Return the runs that fit into the limit in bytes, at least one event, and the rest."""
-        if self._most_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._most_bytes:
+        if self._max_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._max_bytes:
             return runs, ()
         up_to = [*accumulate((row.size for row in each_of(runs)), initial=_ENVELOPE)]
-        return cut(runs, max(1, bisect_right(up_to, self._most_bytes) - 1))
+        return cut(runs, max(1, bisect_right(up_to, self._max_bytes) - 1))
 
     def due(self) -> float | None:
         """Return when a batch is next ready to be taken; None while none waits."""

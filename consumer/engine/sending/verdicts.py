@@ -35,7 +35,7 @@ class EventOutcome(NamedTuple):
 
 
 # Processed, and nothing to say about it.
-UNTROUBLED = EventOutcome(True, None, None)
+ACCEPTED = EventOutcome(True, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ Verdict = PerEvent | SomeRefused | BatchRefused | Refused | Throttled | NoVerdic
 _REFUSALS = frozenset({401, 403, 404})
 _TOO_LARGE = 413
 # Statuses that count only in the platform's own form.
-_SPOKEN = _REFUSALS | {400, 422, _TOO_LARGE}
+_WITH_BODY = _REFUSALS | {400, 422, _TOO_LARGE}
 # The largest number of objects and lists in a body that is parsed.
-_MOST_VALUES = 200_000
+_MAX_VALUES = 200_000
 _DIGITS = r"[ \t]*([0-9]{1,12}(?:\.[0-9]*)?)[ \t]*"
 # Narrower than Python's numbers: no exponent, no foreign digits, no NaN.
 _SECONDS = re.compile(_DIGITS)
@@ -114,7 +114,7 @@ def read_answer(
     """Return the verdict of an answer to a batch of `events` events. Never raises, whatever the bytes."""
     if status == 200:
         return _read_ok(body, events)
-    if status in _SPOKEN:
+    if status in _WITH_BODY:
         return _read_refusal(status, body, events)
     if status == 429:
         return Throttled(wait_time(headers, unix_now))
@@ -123,7 +123,7 @@ def read_answer(
 
 def _parse(body: bytes) -> Any:
     # An answer for a thousand events has some thousands of them. A body of brackets alone would take 30 times its size.
-    if body.count(b"{") + body.count(b"[") > _MOST_VALUES:
+    if body.count(b"{") + body.count(b"[") > _MAX_VALUES:
         return None
     try:
         return orjson.loads(body)
@@ -151,7 +151,7 @@ def _outcomes(entries: object, events: int) -> list[EventOutcome] | None:
     if not isinstance(entries, list) or len(entries) != events or not entries:
         return None
     try:
-        alike = entries.count(entries[0]) == events  # nearly always
+        alike = entries.count(entries[0]) == events  # the fast path
     except RecursionError:  # nested as deep as can be parsed, which is deeper than Python compares
         return None
     outcomes = []

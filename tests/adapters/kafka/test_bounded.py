@@ -17,7 +17,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
-from consumer.adapters.kafka.chunks import MOST_RECORDS
+from consumer.adapters.kafka.chunks import MAX_RECORDS
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.engine.model import Chunk, Position, TopicPartition
@@ -64,8 +64,8 @@ async def test_exactly_the_ranges(each_kafka: Kafka) -> None:
         ranges = [Range(topic, 0, 0, 100), Range(topic, 1, 50, 60), Range(topic, 3, 7, 7)]
         async with reading(each_kafka, *ranges, listener=listener) as source:
             chunks = await read_on(source, room=7)
-        told = [(one.partition, one.start, one.commit_start) for one in listener.assignments]
-        assert told == [(0, 0, False), (1, 50, False), (3, 7, False)]
+        reported = [(one.partition, one.start, one.commit_start) for one in listener.assignments]
+        assert reported == [(0, 0, False), (1, 50, False), (3, 7, False)]
         seen |= {one.epoch for one in listener.assignments}
         assert len(seen) == 3 * turn
         epochs = {one.partition: one.epoch for one in listener.assignments}
@@ -87,11 +87,11 @@ async def test_where_a_named_replay_goes_on(each_kafka: Kafka) -> None:
     async with reading(each_kafka, *ranges, listener=listener) as source:
         assert source.figures == {TopicPartition(topic, 0): 6, TopicPartition(topic, 1): 9}
         assert offsets(await read_on(source)) == [6, 7, 8]
-    told = [(one.start, one.leader_epoch, one.metadata) for one in listener.assignments]
-    assert told == [(6, 0, "a map"), (9, 0, "")]
+    reported = [(one.start, one.leader_epoch, one.metadata) for one in listener.assignments]
+    assert reported == [(6, 0, "a map"), (9, 0, "")]
 
 
-async def test_a_log_that_grows_meanwhile(each_kafka: Kafka) -> None:
+async def test_a_log_that_grows_while_it_is_read(each_kafka: Kafka) -> None:
     """Records written after the end was fixed are not read. The figures name the offset after the last record that a
     fetch brought."""
     topic = create_topic(each_kafka)
@@ -255,20 +255,20 @@ async def test_times_that_the_broker_gave_end_the_range(kafka: Kafka, topic: Cal
     await source.close(WITHIN)
 
 
-async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
+async def test_no_broker_is_errors_and_closing_is_bounded() -> None:
     """When no broker listens, or one never answers, the trouble is reported, no record comes, and closing keeps
     its time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
-            told: list[tuple[str, str]] = []
+            reported: list[tuple[str, str]] = []
             source = BoundedSource(
                 {"bootstrap.servers": address, "socket.timeout.ms": 1000},
                 [Range("orders", 0, 0, 10)],
-                on_trouble=lambda *one, told=told: told.append(one),
+                on_error=lambda *one, reported=reported: reported.append(one),
             )
             await source.start()
             async with asyncio.timeout(WITHIN):
-                while not told:
+                while not reported:
                     assert await source.fetch(10, 0.1) == []
             started = time.monotonic()
             await source.close(2.0)
@@ -330,15 +330,15 @@ async def test_a_scan(each_kafka: Kafka) -> None:
     found: dict[int, list[int]] = {0: [], 1: []}
     ranges = [Range(topic, 0, 0, 2500), Range(topic, 1, 5, 10)]
     async for chunks in scan(each_kafka.config, ranges):
-        assert sum(len(one.records) for one in chunks) <= MOST_RECORDS
+        assert sum(len(one.records) for one in chunks) <= MAX_RECORDS
         for one in chunks:
             found[one.partition] += offsets([one])
     assert found == {0: list(range(2500)), 1: list(range(5, 10))}
     for empty in ([Range(topic, 0, 0, 0)], []):
         assert [one async for one in scan(each_kafka.config, empty)] == []
-    early = scan(each_kafka.config, ranges[:1])
-    assert len(await anext(early)) == 1
-    await asyncio.wait_for(early.aclose(), WITHIN)
+    earlier = scan(each_kafka.config, ranges[:1])
+    assert len(await anext(earlier)) == 1
+    await asyncio.wait_for(earlier.aclose(), WITHIN)
 
 
 async def test_one_record(each_kafka: Kafka) -> None:

@@ -63,11 +63,11 @@ _Code = confluent_kafka.KafkaError
 
 async def play(fake: FakeConsumer, *ranges: Range) -> tuple[BoundedSource, list[Chunk], list[str]]:
     """Read to the end or as far as the script goes; return the source, its chunks and the codes of its troubles."""
-    told: list[str] = []
+    reported: list[str] = []
     source = BoundedSource(
         {"bootstrap.servers": NOBODY},
         ranges,
-        on_trouble=lambda code, _: told.append(code),
+        on_error=lambda code, _: reported.append(code),
         make_consumer=fake.made,
     )
     await source.start()
@@ -75,7 +75,7 @@ async def play(fake: FakeConsumer, *ranges: Range) -> tuple[BoundedSource, list[
     while fake.script and not source.done:
         found += await source.fetch(1000, 0.0)
     await asyncio.sleep(0)
-    return source, found, told
+    return source, found, reported
 
 
 @st.composite
@@ -113,8 +113,8 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
         size = data.draw(st.integers(1, len(left)))
         lots.append(left[:size])
         del left[:size]
-    source, found, told = await play(FakeConsumer(*lots), Range("t", 0, begin, end, *times))
-    assert (offsets(found), source.done, told) == (wanted, True, [])
+    source, found, reported = await play(FakeConsumer(*lots), Range("t", 0, begin, end, *times))
+    assert (offsets(found), source.done, reported) == (wanted, True, [])
     assert list(source.figures.values()) == [end]
     await source.close(1.0)
 
@@ -150,10 +150,10 @@ async def test_a_partition_that_cannot_be_unassigned_is_dropped() -> None:
         [record(3), record(1, 1)],
     )
     fake.refused["incremental_unassign"] = KafkaException(_Code(_Code._STATE))
-    source, found, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 2))
+    source, found, reported = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 2))
     assert [(one.partition, *offsets([one])) for one in found] == [(0, 0), (1, 0), (1, 1)]
     assert source.done
-    assert set(told) == {"_STATE"}
+    assert set(reported) == {"_STATE"}
 
 
 async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() -> None:
@@ -178,7 +178,7 @@ async def test_only_times_of_the_broker_end_a_range() -> None:
     assert (offsets(found), source.done, source.outside_time) == ([0, 2, 4], True, 3)
 
 
-async def test_a_record_without_a_time_is_left_out_only_after_a_beginning_in_time() -> None:
+async def test_a_record_without_a_time_is_omitted_only_after_a_beginning_in_time() -> None:
     """A record without a timestamp is read unless the range has a beginning in time."""
     without = Message("t", 0, 0, b"k", b"v", None, None, (0, -1), 0.0, 0)
     for since, until, expected in ((None, None, [0]), (None, 5, [0]), (0, None, [])):
@@ -200,9 +200,9 @@ async def test_an_error_that_does_not_pass_ends_the_reading(code: int, text: str
     """An error that does not pass ends the reading, in one line. One that passes, of a partition or of none, is
     reported, and reading goes on."""
     passing = [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)]
-    source, found, told = await play(FakeConsumer(passing, [record(0)]), Range("t", 0, 0, 1))
+    source, found, reported = await play(FakeConsumer(passing, [record(0)]), Range("t", 0, 0, 1))
     assert (offsets(found), source.done) == ([0], True)
-    assert told == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
+    assert reported == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
     fake = FakeConsumer([record(0), record(1)], [failing(code)])
     with pytest.raises(KafkaError, match=text) as raised:
         await play(fake, Range("t", 0, 0, 9))
@@ -213,12 +213,12 @@ async def test_errors_of_the_client_end_the_reading_too() -> None:
     """A refused login, which only the client's error callback reports, ends the reading too, at every fetch. A deleted
     topic does so only if the partition in the text is still read."""
     fake = FakeConsumer([record(0)])
-    source, _, told = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
+    source, _, reported = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
     hear, missing = fake.config["error_cb"], _Code.UNKNOWN_TOPIC_OR_PART
     for other in ("t", "other"):
         hear(_Code(missing, f"{other} [0]: topic does not exist"))
         assert await source.fetch(1000, 0.0) == []
-    assert told == ["UNKNOWN_TOPIC_OR_PART"] * 2
+    assert reported == ["UNKNOWN_TOPIC_OR_PART"] * 2
     hear(_Code(missing, "t [1]: does not exist"))
     with pytest.raises(KafkaError, match=r"t\[1\] does not exist any more"):
         await source.fetch(1000, 0.0)

@@ -26,7 +26,7 @@ from tests.support.limits import LATE
 NOBODY = "127.0.0.1:9"
 
 
-async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0) -> str:
+async def reported(config: dict[str, str], topics: list[str], timeout: float = 10.0) -> str:
     """Return the one line that `describe_cluster` fails with."""
     with pytest.raises(KafkaError) as raised:
         await describe_cluster(config, topics, timeout)
@@ -83,7 +83,7 @@ async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> N
     created."""
     topic = create_topic(each_kafka)
     mistyped = topic[:-1] + "_"
-    line = await told(each_kafka.config, [mistyped])  # type: ignore[arg-type]
+    line = await reported(each_kafka.config, [mistyped])  # type: ignore[arg-type]
     assert mistyped in line
     assert topic in line
     assert "KAFKA_TOPICS" in line
@@ -96,10 +96,10 @@ async def test_brokers_that_are_away_or_silent_are_reported_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
             started = time.monotonic()
-            line = await told({"bootstrap.servers": address}, ["orders"], 1.0)
+            line = await reported({"bootstrap.servers": address}, ["orders"], 1.0)
             assert time.monotonic() - started < LATE
             assert f"no broker answered at {address} within 1 s: check KAFKA_BOOTSTRAP_SERVERS" in line
-    line = await told({"bootstrap.servers": "no-such-host.invalid:9092"}, ["orders"], 10.0)
+    line = await reported({"bootstrap.servers": "no-such-host.invalid:9092"}, ["orders"], 10.0)
     assert "resolved" in line
 
 
@@ -116,7 +116,7 @@ async def test_a_refused_login_is_reported_at_once(kafka: Kafka) -> None:
         "sasl.password": "not-the-password",
     }
     started = time.monotonic()
-    line = await told(config, ["orders"], 60.0)
+    line = await reported(config, ["orders"], 60.0)
     assert time.monotonic() - started < 2 * LATE
     assert "KAFKA_SASL_PASSWORD" in line
     assert "not-the-password" not in line
@@ -127,11 +127,11 @@ async def test_tls_or_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
     """TLS to a plaintext listener is an error that names the security protocol's setting and the connection tried. A
     login at a listener without logins is one that names the port or the setting to change, and not the password."""
     config = {"bootstrap.servers": kafka.bootstrap_servers, "security.protocol": "SSL"}
-    line = await told(config, ["orders"], 2.0)
+    line = await reported(config, ["orders"], 2.0)
     assert "KAFKA_SECURITY_PROTOCOL" in line
     assert "ssl://" in line
     login = {"sasl.mechanism": "PLAIN", "sasl.username": "u", "sasl.password": "not-to-be-shown"}
-    line = await told({**config, "security.protocol": "SASL_PLAINTEXT", **login}, ["orders"], 2.0)
+    line = await reported({**config, "security.protocol": "SASL_PLAINTEXT", **login}, ["orders"], 2.0)
     assert f"{kafka.bootstrap_servers} takes no login: use the port of the brokers' SASL listener" in line
     assert "or set KAFKA_SECURITY_PROTOCOL=PLAINTEXT" in line
     assert "not-to-be-shown" not in line
@@ -160,13 +160,13 @@ async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
     server = await asyncio.start_server(end, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
-        line = await told({"bootstrap.servers": address}, ["t"], 2.0)
+        line = await reported({"bootstrap.servers": address}, ["t"], 2.0)
         assert (
             "requires TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)" in line
         )
         login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
         credentials = {"sasl.username": "u", "sasl.password": "not-to-be-shown"}
-        line = await told({"bootstrap.servers": address, **login, **credentials}, ["t"], 2.0)
+        line = await reported({"bootstrap.servers": address, **login, **credentials}, ["t"], 2.0)
         assert "set KAFKA_SECURITY_PROTOCOL (SASL_SSL)" in line
         assert "not-to-be-shown" not in line
 
@@ -178,7 +178,7 @@ async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that is known here")
     for limit in (2.0, 8.0, 30.0):
-        line = await told({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], limit)
+        line = await reported({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], limit)
         if "closes them at once" in line:
             break
         assert "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL" in line

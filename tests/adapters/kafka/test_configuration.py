@@ -87,8 +87,8 @@ def test_librdkafka_itself_never_resets_to_the_end(reset: str, librdkafka: str) 
     assert consuming(reset)["auto.offset.reset"] == librdkafka
 
 
-def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
-    """With KIP-848 the properties that the broker decides are left out, and librdkafka accepts the rest."""
+def test_new_group_protocol_omits_what_the_broker_decides() -> None:
+    """With KIP-848 the properties that the broker decides are omitted, and librdkafka accepts the rest."""
     user = {"group.protocol": "consumer", "session.timeout.ms": "9000", "heartbeat.interval.ms": "100"}
     config = consumer_config(user, offset_reset="earliest", ignore=None)
     assert (
@@ -154,7 +154,7 @@ def test_pattern_spares_the_topics_themselves(topic: str) -> None:
     assert not re.match(dead_letter_pattern("{topic}.dead-letters"), topic + "-dead-letters")
 
 
-def test_pattern_leaves_out_what_kafka_keeps_for_itself() -> None:
+def test_pattern_omits_what_kafka_keeps_for_itself() -> None:
     """Kafka's own topics are known by their whole names: others may begin or end like them."""
     own = ["__consumer_offsets", "__transaction_state", "__share_group_state"]
     spared = ["__consumer_offsets_copy", "our__consumer_offsets", "__orders", "__consumerxoffsets"]
@@ -182,7 +182,7 @@ def broker(**members: Any) -> dict[str, Any]:
     return {**known, "state": "UP", "rx": 0, "waitresp_cnt": 0, **members}
 
 
-def told(
+def reported(
     watch: BrokerWatch, heard: list[Sequence[BrokerTimes]], *brokers: dict[str, Any]
 ) -> list[BrokerTimes]:
     """Return the times that `watch` reports for these brokers."""
@@ -192,18 +192,18 @@ def told(
 
 
 def test_times_of_brokers_are_in_seconds() -> None:
-    """Times are in seconds, the throttle is a sum since the start, and a broker without requests is left out."""
+    """Times are in seconds, the throttle is a sum since the start, and a broker without requests is omitted."""
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
     bootstrap = broker(nodeid=-1, source="configured")
     coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")
     silent = broker(nodeid=4, rtt={"cnt": 0, "avg": 0, "p99": 0, "max": 0, "outofrange": 0})
-    found = told(watch, heard, bootstrap, broker(throttle={"sum": 300}), coordinator, silent)
+    found = reported(watch, heard, bootstrap, broker(throttle={"sum": 300}), coordinator, silent)
     assert found == [BrokerTimes("3", 0.0015, 0.002, 0.3), BrokerTimes("coordinator", 0.0015, 0.002, 0.0)]
-    assert told(watch, heard, broker(throttle={"sum": 200}))[0].throttled == 0.5
+    assert reported(watch, heard, broker(throttle={"sum": 200}))[0].throttled == 0.5
     beyond = {"cnt": 1, "avg": 3e6, "p99": 6000, "max": 3e6, "outofrange": 1}
     other = BrokerWatch(heard.append)
-    assert told(other, heard, broker(rtt=beyond)) == [BrokerTimes("3", 3.0, 3.0, 0.0)]
+    assert reported(other, heard, broker(rtt=beyond)) == [BrokerTimes("3", 3.0, 3.0, 0.0)]
 
 
 def test_times_of_brokers_are_those_of_the_last_ten_seconds() -> None:
@@ -211,10 +211,10 @@ def test_times_of_brokers_are_those_of_the_last_ten_seconds() -> None:
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
     slow = {"cnt": 1, "avg": 9000, "p99": 9000, "max": 9000, "outofrange": 0}
-    assert told(watch, heard, broker(rtt=slow)) == [BrokerTimes("3", 0.009, 0.009, 0.0)]
-    assert told(watch, heard, broker()) == [BrokerTimes("3", 0.004, 0.009, 0.0)]
+    assert reported(watch, heard, broker(rtt=slow)) == [BrokerTimes("3", 0.009, 0.009, 0.0)]
+    assert reported(watch, heard, broker()) == [BrokerTimes("3", 0.004, 0.009, 0.0)]
     for _ in range(4):
-        latest = told(watch, heard, broker())
+        latest = reported(watch, heard, broker())
     assert latest == [BrokerTimes("3", 0.0015, 0.002, 0.0)]
 
 
@@ -240,27 +240,27 @@ REFUSED = KafkaError(
 
 def watching(**user: str) -> tuple[BrokerWatch, list[BrokersSilent]]:
     """Return the watch of a client, and what it tells of silence."""
-    told: list[BrokersSilent] = []
-    watch = BrokerWatch(lambda _: None, told.append)
+    reported: list[BrokersSilent] = []
+    watch = BrokerWatch(lambda _: None, reported.append)
     watch.watching({**SERVERS, **user})
-    return watch, told
+    return watch, reported
 
 
-def silences(*looks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
+def silences(*checks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
     """Return what a watch tells of silence when these statistics come, two seconds apart, after `error`."""
-    watch, told = watching()
-    for number, brokers in enumerate(looks):
+    watch, reported = watching()
+    for number, brokers in enumerate(checks):
         watch.take(statistics_of(*brokers, seconds=100.0 + 2.0 * number))
         if error is not None:
             watch.heard(error)
-    return told
+    return reported
 
 
 COORDINATOR = {"name": "GroupCoordinator", "nodeid": -1, "source": "logical"}
 DOWN = {"state": "TRY_CONNECT"}
 
 
-def test_brokers_that_do_not_answer_are_told_within_eight_seconds() -> None:
+def test_brokers_that_do_not_answer_are_reported_within_eight_seconds() -> None:
     """The third statistics in a row without an answer tell it, with the latest error of a broker and the time since the
     last answer; so does each that follows; the first answer ends it."""
     down = (broker(rx=7, **DOWN), broker(rx=3, **COORDINATOR, **DOWN))
@@ -277,18 +277,18 @@ def test_an_error_right_after_the_last_answer_says_why() -> None:
     is forgotten with the next interval that has an answer.
 
     Found in CI: a broker that was killed did "not answer" where its port refused connections."""
-    watch, told = watching()
+    watch, reported = watching()
     down = [broker(rx=8, **DOWN)] * 3
     watch.take(statistics_of(broker(rx=7), seconds=100.0))
     watch.heard(REFUSED)
     for number, one in enumerate([broker(rx=8), *down], 1):
         watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
-    assert told == [BrokersSilent("kafka:9092, connection refused", 6.0)]
+    assert reported == [BrokersSilent("kafka:9092, connection refused", 6.0)]
     watch.heard(REFUSED)
     later = [broker(rx=9), broker(rx=10), *[broker(rx=10, **DOWN)] * 3]
     for number, one in enumerate(later, 10):
         watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
-    assert told[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
+    assert reported[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
 
 
 def test_who_is_silent_and_who_is_not() -> None:
@@ -302,39 +302,39 @@ def test_who_is_silent_and_who_is_not() -> None:
     assert silences(*[(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)]) == []
 
 
-@pytest.mark.parametrize(("wait", "told_after"), [("20000", 13), ("500", 3), ("soon", 3)])
-def test_a_fetch_that_may_wait_is_no_silence(wait: str, told_after: int) -> None:
+@pytest.mark.parametrize(("wait", "reported_after"), [("20000", 13), ("500", 3), ("soon", 3)])
+def test_a_fetch_that_may_wait_is_no_silence(wait: str, reported_after: int) -> None:
     """With KAFKA_FETCH_WAIT_MAX_MS a broker without records answers only after that time; silence is told after it."""
-    watch, told = watching(**{"fetch.wait.max.ms": wait})
-    for number in range(told_after + 1):
-        assert told == []
+    watch, reported = watching(**{"fetch.wait.max.ms": wait})
+    for number in range(reported_after + 1):
+        assert reported == []
         watch.take(statistics_of(broker(rx=7, waitresp_cnt=1), seconds=100.0 + 2 * number))
-    assert told == [BrokersSilent("kafka:9092, no answer", 2.0 * told_after)]
+    assert reported == [BrokersSilent("kafka:9092, no answer", 2.0 * reported_after)]
 
 
 def test_what_interrupts_statistics_is_no_silence() -> None:
     """After a process stood still, the first statistics know of no answer for a long time; the next ones do. A client
     that takes the place of a useless one counts its answers from 0: a silence goes on until one comes."""
-    watch, told = watching()
+    watch, reported = watching()
     for seconds, answers in ((100.0, 7), (700.0, 7), (702.0, 8), (704.0, 8)):
         watch.take(statistics_of(broker(rx=answers, waitresp_cnt=1), seconds=seconds))
-    assert told == []
-    watch, told = watching()
+    assert reported == []
+    watch, reported = watching()
     for number in range(4):
         watch.take(statistics_of(broker(rx=900, **DOWN), seconds=2.0 * number))
     watch.watching(SERVERS)
     watch.take(statistics_of(broker(rx=0, **DOWN), seconds=8.0))
     watch.take(statistics_of(broker(rx=1), seconds=10.0))
-    assert [(one.why is None, one.seconds) for one in told] == [(False, 6.0), (False, 8.0), (True, 0.0)]
+    assert [(one.why is None, one.seconds) for one in reported] == [(False, 6.0), (False, 8.0), (True, 0.0)]
 
 
-def coordinator_silences(*looks: tuple[str, int]) -> list[float | None]:
+def coordinator_silences(*checks: tuple[str, int]) -> list[float | None]:
     """Return for how long a watch calls the coordinator silent at each of these statistics, two seconds apart: the
     group's state, and the number of answers that the broker has given."""
     found: list[float | None] = []
     watch = BrokerWatch(lambda _: None)
     watch.watching(SERVERS)
-    for number, (state, answers) in enumerate(looks):
+    for number, (state, answers) in enumerate(checks):
         brokers = json.dumps({"1": broker(rx=answers, waitresp_cnt=1)})
         # The form of librdkafka 2.16; between the two it lists the topics.
         watch.take(
@@ -348,8 +348,8 @@ def coordinator_silences(*looks: tuple[str, int]) -> list[float | None]:
 def test_a_coordinator_that_does_not_answer_is_seen_within_eight_seconds() -> None:
     """The third statistics in a row without one; the client goes from state to state meanwhile. One ends it."""
     states = ("up", "query-coord", "wait-coord", "wait-broker", "wait-broker-transport", "up", "query-coord")
-    looks = [(state, answers) for answers, state in enumerate(states)]
-    assert coordinator_silences(*looks) == [None, None, None, 6.0, 8.0, None, None]
+    checks = [(state, answers) for answers, state in enumerate(states)]
+    assert coordinator_silences(*checks) == [None, None, None, 6.0, 8.0, None, None]
     starting = [("init", 1), *[("wait-coord", answers) for answers in range(2, 6)]]
     assert coordinator_silences(*starting) == [None, None, None, 6.0, 8.0]
     assert coordinator_silences(*[("up", 1)] * 5, *[("term", 1)] * 5) == [None] * 10
@@ -357,8 +357,8 @@ def test_a_coordinator_that_does_not_answer_is_seen_within_eight_seconds() -> No
 
 def test_while_no_broker_answers_the_coordinator_is_not_blamed() -> None:
     """All brokers are silent, and that is told; its time begins when one answers."""
-    looks = [("wait-coord", answers) for answers in (1, 1, 1, 1, 1, 2, 3, 4, 5)]
-    assert coordinator_silences(*looks) == [None] * 7 + [6.0, 8.0]
+    checks = [("wait-coord", answers) for answers in (1, 1, 1, 1, 1, 2, 3, 4, 5)]
+    assert coordinator_silences(*checks) == [None] * 7 + [6.0, 8.0]
 
 
 def test_a_client_without_brokers_is_seen() -> None:
@@ -374,9 +374,9 @@ def test_a_client_without_brokers_is_seen() -> None:
         (broker(nodeid=-1, source="configured"),),
         *[(coordinator,)] * 9,
     ):
-        told(watch, heard, *brokers)
+        reported(watch, heard, *brokers)
         assert not watch.stranded
-    told(watch, heard, coordinator)
+    reported(watch, heard, coordinator)
     assert watch.stranded
     watch.watching({})
     assert not watch.stranded, "another client"

@@ -1,4 +1,4 @@
-"""Dead letters that the broker refuses for their content: none may block its partition for ever (docs/why.md)."""
+"""Dead letters that the broker refuses for their content: none may block its partition indefinitely (docs/why.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import letter_headers
-from tests.adapters.kafka.test_dead_letters import Troubles, letter
+from tests.adapters.kafka.test_dead_letters import Errors, letter
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, until
 
 DICE = Random(11)
@@ -33,13 +33,13 @@ def bulk(size: int) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def producing(kafka: Kafka, **config: str | int) -> AsyncIterator[tuple[DeadLetterProducer, Troubles]]:
+async def producing(kafka: Kafka, **config: str | int) -> AsyncIterator[tuple[DeadLetterProducer, Errors]]:
     """Yield a producer and the troubles that it reports; in the names of `config` an underscore is a dot."""
-    troubles = Troubles()
+    errors = Errors()
     own = {name.replace("_", "."): value for name, value in config.items()}
-    producer = DeadLetterProducer({**kafka.config, **own}, on_trouble=troubles)
+    producer = DeadLetterProducer({**kafka.config, **own}, on_error=errors)
     try:
-        yield producer, troubles
+        yield producer, errors
     finally:
         await producer.close()
 
@@ -57,12 +57,12 @@ def headers_of(message: Message) -> dict[str, Any]:
 
 
 def omitted(size: int) -> bytes:
-    """Return the header's text for a part of `size` bytes that was left out."""
+    """Return the header's text for a part of `size` bytes that was omitted."""
     return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
 
 
-def test_headers_name_parts_that_are_left_out() -> None:
-    """Each part that was left out has a header; own headers are written only if they are kept, and those of an
+def test_headers_name_parts_that_are_omitted() -> None:
+    """Each part that was omitted has a header; own headers are written only if they are kept, and those of an
     earlier dead letter never."""
     sent = letter("orders", value=b"12345", headers=(("a", b"1"), ("pinstream.value", b"omitted: of old")))
     whole, without_value = letter_headers(sent), letter_headers(sent, ("value",))
@@ -79,7 +79,7 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
     no content."""
     topic, name = topics(kafka, 5000)
     sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store([sent])) == [True]
         assert list(await producer.store([letter(topic, offset=42)])) == [True]
     first, second = sorted(read_all(kafka, name, 2), key=lambda one: one.offset() or 0)
@@ -87,7 +87,7 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
     assert first.headers() == [*letter_headers(sent, ("value",))]
     assert headers_of(first)["pinstream.value"] == omitted(20_000)
     assert headers_of(first)["pinstream.offset"] == b"41"
-    [(code, text)] = troubles
+    [(code, text)] = errors
     assert code == "MSG_SIZE_TOO_LARGE"
     assert f"{topic} partition 0 offset 41 was stored without its value" in text
     assert text.endswith(f"{name} takes no larger one (max.message.bytes): change it: {command(kafka, name)}")
@@ -104,13 +104,13 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
         letter(topic, offset=number, value=bulk(2_000_000 if number in large else 300_000))
         for number in range(30)
     ]
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store(letters)) == [True] * 30
     found = {int(headers_of(one)["pinstream.offset"]): one.value() for one in read_all(kafka, name, 30)}
     assert found == {
         number: None if number in large else one.record.value for number, one in enumerate(letters)
     }
-    assert len(troubles) == len(large)
+    assert len(errors) == len(large)
 
 
 @pytest.mark.real_kafka
@@ -119,12 +119,12 @@ async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> 
     ``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
     topic, name = topics(kafka, 20_000)
     letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store(letters)) == [True] * 200
     assert sorted(one.value() or b"" for one in read_all(kafka, name, 200)) == sorted(
         one.record.value or b"" for one in letters
     )
-    assert troubles == []
+    assert errors == []
     topic, name = topics(kafka, 5_000_000)
     small = {"message_max_bytes": 1000, "queue_buffering_max_kbytes": 1, "queue_buffering_max_messages": 1}
     sent = letter(topic, value=bulk(4_000_000))
@@ -135,28 +135,28 @@ async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> 
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize(
-    ("key", "header", "left_out"),
+    ("key", "header", "omitted"),
     [
         (100, 20_000, ("value", "headers")),
         (20_000, 100, ("value", "headers", "key")),
         (20_000, 20_000, ("value", "headers", "key")),
     ],
 )
-async def test_further_parts_are_left_out_of_a_letter_still_too_large(
-    kafka: Kafka, key: int, header: int, left_out: tuple[str, ...]
+async def test_further_parts_are_omitted_of_a_letter_still_too_large(
+    kafka: Kafka, key: int, header: int, omitted: tuple[str, ...]
 ) -> None:
-    """If a letter without its value is still too large, its own headers are left out, then its key; each part
-    left out has its header."""
+    """If a letter without its value is still too large, its own headers are omitted, then its key; each part
+    omitted has its header."""
     topic, name = topics(kafka, 5000)
     sent = letter(topic, key=bulk(key), value=b"v", headers=(("h", bulk(header)),))
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store([sent])) == [True]
     [found] = read_all(kafka, name, 1)
-    assert found.headers() == [*letter_headers(sent, left_out)]
+    assert found.headers() == [*letter_headers(sent, omitted)]
     assert found.value() is None
-    assert found.key() == (None if "key" in left_out else sent.record.key)
-    [(_, text)] = troubles
-    assert f"without its {' and '.join(left_out)} " in text
+    assert found.key() == (None if "key" in omitted else sent.record.key)
+    [(_, text)] = errors
+    assert f"without its {' and '.join(omitted)} " in text
 
 
 @pytest.mark.real_kafka
@@ -165,17 +165,17 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
     stored whole."""
     topic, name = topics(kafka, 100)
     sent = letter(topic, value=bulk(9000))
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store([sent])) == [False]
-        await until(lambda: len(troubles) > 0, "the trouble")
-        assert [code for code, _ in troubles] == ["MSG_SIZE_TOO_LARGE"]
-        assert "was not stored" in troubles[0][1]
-        assert command(kafka, name) in troubles[0][1]
+        await until(lambda: len(errors) > 0, "the trouble")
+        assert [code for code, _ in errors] == ["MSG_SIZE_TOO_LARGE"]
+        assert "was not stored" in errors[0][1]
+        assert command(kafka, name) in errors[0][1]
         set_setting(kafka, name, "max.message.bytes", "50000")
         assert list(await producer.store([sent])) == [True]
     [found] = read_all(kafka, name, 1)
     assert found.value() == sent.record.value
-    assert "secret" not in str(troubles)
+    assert "secret" not in str(errors)
 
 
 @pytest.mark.real_kafka
@@ -183,9 +183,9 @@ async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Ka
     """A letter larger than a segment, for which the broker has another error code, is stored without its value too. One
     above 100 MiB is not tried whole: the broker would close the connection, which would look like an outage."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
-        assert troubles[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
+        assert errors[0][1].endswith(command(kafka, name, "segment.bytes=4000002"))
         [found] = read_all(kafka, name, 1)
         assert headers_of(found)["pinstream.value"] == omitted(2_000_000)
         topic, name = topics(kafka, 200_000_000)
@@ -204,12 +204,12 @@ async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: i
     letters = [
         letter(topic, offset=number, value=bulk(size), headers=(("h", b"x" * 80),)) for number in range(3)
     ]
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store(letters)) == [True] * 3
     name = f"{topic}.dead-letters"
     assert {one.value() for one in read_all(kafka, name, 3)} == {one.record.value for one in letters}
     assert limit_of(kafka, name) > limit or limit == 2**31 - 1
-    assert troubles == []
+    assert errors == []
 
 
 @pytest.mark.real_kafka
@@ -220,15 +220,15 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
     letters = [
         letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
     ]
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store(letters)) == [True, False, True]
-        await until(lambda: len(troubles) == 2, "both troubles")
+        await until(lambda: len(errors) == 2, "both troubles")
         set_setting(kafka, name, "cleanup.policy", "delete")
         async with asyncio.timeout(30):  # the broker takes a moment to learn it
             while list(await producer.store(letters[1:2])) != [True]:
                 pass
     assert {one.key() for one in read_all(kafka, name, 3)} == {b"k0", None, b"k2"}
-    (found, compacted), (code, refused), *_ = troubles
+    (found, compacted), (code, refused), *_ = errors
     assert (found, code) == ("INVALID_CONFIG", "INVALID_RECORD")
     assert compacted.startswith(f"{name} is compacted (cleanup.policy)")
     assert f"a dead letter was not stored: {name} takes none without a key" in refused
@@ -241,10 +241,10 @@ async def test_a_compacted_topic_is_reported_before_it_drops_letters(kafka: Kafk
     """A compacted topic stores letters with a key, and later drops all but the last of each: it is reported with the
     first letter."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact,delete")
-    async with producing(kafka) as (producer, troubles):
+    async with producing(kafka) as (producer, errors):
         assert list(await producer.store([letter(topic), letter(topic, offset=1)])) == [True, True]
         assert list(await producer.store([letter(topic, offset=2)])) == [True]
-    [(code, text)] = troubles
+    [(code, text)] = errors
     assert code == "INVALID_CONFIG"
     assert text.endswith(
         f"of each key only the last is kept; change it: {command(kafka, name, 'cleanup.policy=delete')}"

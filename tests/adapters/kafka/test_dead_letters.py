@@ -43,7 +43,7 @@ def letter(topic: str, *, partition: int = 0, offset: int = 0, **record: Any) ->
     return DeadLetter(topic, partition, Record(offset, **parts), rejection, 3, 1_700_000_000_007)
 
 
-class Troubles(list[tuple[str, str]]):
+class Errors(list[tuple[str, str]]):
     """The troubles that the producer reported."""
 
     def __call__(self, code: str, text: str) -> None:
@@ -55,18 +55,18 @@ class Troubles(list[tuple[str, str]]):
 
 
 @pytest.fixture
-def troubles() -> Troubles:
+def errors() -> Errors:
     """Return a list that collects the producer's troubles."""
-    return Troubles()
+    return Errors()
 
 
 @pytest_asyncio.fixture
-async def make_producer(troubles: Troubles) -> AsyncIterator[Callable[..., DeadLetterProducer]]:
+async def make_producer(errors: Errors) -> AsyncIterator[Callable[..., DeadLetterProducer]]:
     """Yield a function that makes producers, which are closed at the end."""
     made: list[DeadLetterProducer] = []
 
     def make(kafka: Kafka, **options: Any) -> DeadLetterProducer:
-        made.append(DeadLetterProducer(kafka.config, on_trouble=troubles, **options))
+        made.append(DeadLetterProducer(kafka.config, on_error=errors, **options))
         return made[-1]
 
     yield make
@@ -105,7 +105,7 @@ def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
 
 
 async def test_letters_are_stored_with_the_original_bytes(
-    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], errors: Errors
 ) -> None:
     """A letter is stored on the partition of the same number, with original key, value and headers, and the nine added.
     A null value stays null and not empty, and so does a null key. Storing no letters is no work."""
@@ -121,14 +121,14 @@ async def test_letters_are_stored_with_the_original_bytes(
     assert found.headers() == [*letter_headers(sent)]
     assert found.timestamp()[1] >= before - 1000  # retention counts from now, not from the record's own time
     assert [(one.key(), one.value()) for one in read if one is not found] == [(None, None), (b"", b"")]
-    assert troubles == []
+    assert errors == []
 
 
 @pytest.mark.parametrize("error", [NoToken("AWS does not answer"), SettingsError("ca.pem cannot be read")])
 async def test_a_client_that_lost_its_brokers_is_replaced(
     each_kafka: Kafka,
     make_producer: Callable[..., DeadLetterProducer],
-    troubles: Troubles,
+    errors: Errors,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
@@ -147,8 +147,8 @@ async def test_a_client_that_lost_its_brokers_is_replaced(
     first = producer._together
     monkeypatch.setattr("consumer.adapters.kafka.dead_letters.PolledProducer", make)
     assert list(await producer.store([letter(topic)])) == [False]
-    await until(lambda: len(troubles) > 0, "the trouble")
-    assert troubles == [("_AUTHENTICATION", f"dead letters cannot be stored ({error})")]
+    await until(lambda: len(errors) > 0, "the trouble")
+    assert errors == [("_AUTHENTICATION", f"dead letters cannot be stored ({error})")]
     assert list(await producer.store([letter(topic)])) == [True]
     second = producer._together
     assert second is not first
@@ -156,7 +156,7 @@ async def test_a_client_that_lost_its_brokers_is_replaced(
     assert producer._together is second
 
 
-async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troubles, tmp_path: Path) -> None:
+async def test_topics_that_cannot_be_looked_up_now_store_nothing(errors: Errors, tmp_path: Path) -> None:
     """While the certificate of the brokers' authority is missing, topics cannot be looked up: no letter is
     stored and a line says why."""
     authority = Authority(tmp_path, "brokers").file
@@ -165,12 +165,12 @@ async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troub
         "security.protocol": "ssl",
         "ssl.ca.location": str(authority),
     }
-    producer = DeadLetterProducer(config, on_trouble=troubles)
+    producer = DeadLetterProducer(config, on_error=errors)
     authority.unlink()
     assert list(await producer.store([letter("orders")])) == [False]
     why = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
     line = ("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
-    await until(lambda: line in troubles, "the trouble")
+    await until(lambda: line in errors, "the trouble")
     await producer.close()
 
 
@@ -208,17 +208,17 @@ async def test_missing_topic_is_created_like_its_origin(
 
 @pytest.mark.real_kafka
 async def test_processes_that_miss_the_same_topic_at_once_all_store(
-    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+    kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], errors: Errors
 ) -> None:
     """Of four processes that create a dead-letter topic at once, those that are later wait until the brokers know its
-    partitions: each stores its letters at the first try, without trouble."""
+    partitions: each stores its letters at the first try, without faults."""
     for _ in range(3):
         topic = create_topic(kafka, 48)
         lots = [[letter(topic, partition=number) for number in range(at, 48, 4)] for at in range(4)]
         tries = await asyncio.gather(*(make_producer(kafka).store(lot) for lot in lots))
         assert [list(one) for one in tries] == [[True] * 12] * 4
         assert len(read_all(kafka, f"{topic}.dead-letters", 48)) == 48
-    assert troubles == []
+    assert errors == []
 
 
 class ScriptedBrokers:
@@ -281,7 +281,7 @@ def scripted(
     ],
 )
 async def test_a_topic_that_is_named_with_an_error_is_asked_for_again(
-    scripted: Scripted, troubles: Troubles, error: int, advice: str
+    scripted: Scripted, errors: Errors, error: int, advice: str
 ) -> None:
     """An error in place of a topic's partitions is reported with its cause. It is not remembered: the next letters are
     stored once it is gone."""
@@ -289,25 +289,23 @@ async def test_a_topic_that_is_named_with_an_error_is_asked_for_again(
     name, cause = f"{topic}.dead-letters", KafkaError(error)
     said = f"the dead-letter topic {name} cannot be found or created{advice.format(topic=name)} "
     for _ in range(2):
-        before = len(troubles)
+        before = len(errors)
         assert list(await producer.store([letter(topic)])) == [False]
-        await until(partial(troubles.is_longer, before), "the trouble")
-    assert troubles == [(cause.name(), f"{said}({cause.name()}: {cause.str()})")] * 2
+        await until(partial(errors.is_longer, before), "the trouble")
+    assert errors == [(cause.name(), f"{said}({cause.name()}: {cause.str()})")] * 2
     assert list(await producer.store([letter(topic)])) == [True]
 
 
-async def test_a_topic_that_the_brokers_learn_of_is_waited_for(
-    scripted: Scripted, troubles: Troubles
-) -> None:
+async def test_a_topic_that_the_brokers_learn_of_is_waited_for(scripted: Scripted, errors: Errors) -> None:
     """While the brokers learn of a topic that another process created, they are asked again: nothing is reported. One
     that stays without partitions is reported with the brokers' error, within the limit."""
     topic, producer = scripted(KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
     assert list(await producer.store([letter(topic)])) == [True]
-    assert troubles == []
+    assert errors == []
     topic, producer = scripted(*[KafkaError.UNKNOWN_TOPIC_OR_PART] * 1000, timeout=1.0)
     assert list(await producer.store([letter(topic)])) == [False]
-    await until(lambda: len(troubles) > 0, "the trouble")
-    assert [code for code, _ in troubles] == ["UNKNOWN_TOPIC_OR_PART"]
+    await until(lambda: len(errors) > 0, "the trouble")
+    assert [code for code, _ in errors] == ["UNKNOWN_TOPIC_OR_PART"]
 
 
 async def until_stored(producer: DeadLetterProducer, one: DeadLetter) -> None:
@@ -336,14 +334,14 @@ async def test_topic_that_vanished_is_created_again(
 
 
 async def test_unreachable_broker_stores_nothing_within_the_limit(
-    make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
+    make_producer: Callable[..., DeadLetterProducer], errors: Errors
 ) -> None:
     """Without a broker every result is False within the time limit, and the trouble is reported."""
     producer = make_producer(Kafka("127.0.0.1:9", "external"), timeout=1.0)
     started = time.monotonic()
     assert list(await producer.store([letter("orders"), letter("orders", offset=1)])) == [False, False]
     assert time.monotonic() - started < LATE
-    assert troubles
+    assert errors
 
 
 async def test_silent_and_restarted_brokers_heal(

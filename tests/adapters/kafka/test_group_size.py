@@ -21,11 +21,11 @@ class Bench:
     """A group watch on a clock that a test moves."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.troubles = clock, list[tuple[str, str]]()
+        self.clock, self.errors = clock, list[tuple[str, str]]()
         self.admins: list[FakeAdmin] = []
         self.refusal: SettingsError | None = None
         client = RenewedAdmin({}, make_admin=self.make_admin)
-        self.size = GroupWatch("g", client, lambda *told: self.troubles.append(told))
+        self.size = GroupWatch("g", client, lambda *reported: self.errors.append(reported))
 
     @property
     def admin(self) -> FakeAdmin:
@@ -45,16 +45,16 @@ class Bench:
             self.admin.asked[-1].set_exception(KafkaException(KafkaError(with_)))
         else:
             self.admin.asked[-1].set_result(with_)
-        return self.size.look()
+        return self.size.poll()
 
     def asks_within(self, seconds: float) -> bool:
         """Report whether the watch queries again after `seconds`, and not 10 ms earlier."""
         before = len(self.admin.asked)
         self.clock.now += seconds - 0.01
-        assert self.size.look() is None
+        assert self.size.poll() is None
         assert len(self.admin.asked) == before
         self.clock.now += 0.01
-        assert self.size.look() is None
+        assert self.size.poll() is None
         return len(self.admin.asked) == before + 1
 
 
@@ -62,17 +62,17 @@ class Bench:
 def bench(clock: Clock) -> Bench:
     """Return a watch that has just made its first query."""
     made = Bench(clock)
-    assert made.size.look() is None
+    assert made.size.poll() is None
     return made
 
 
 def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
     """Members with partitions are counted, without spares; the look does not wait for the answer, and ten
     seconds later the query is repeated."""
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     assert len(bench.admin.asked) == 1
     assert bench.answer(described(2, 0, 1)) == 2
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     assert bench.asks_within(10.0)
 
 
@@ -93,13 +93,13 @@ def test_while_a_group_rebalances(bench: Bench, state: Any) -> None:
 def test_a_member_that_waits_to_be_listed_queries_again_soon(bench: Bench) -> None:
     """A member that waits to be listed has the query repeated soon; the list is dropped when partitions come or go."""
     bench.admin.asked[-1].set_result(described(1))
-    assert bench.size.look("m1") == 1
+    assert bench.size.poll("m1") == 1
     assert bench.asks_within(0.5)
     bench.admin.asked[-1].set_result(described(1, 0))
-    assert bench.size.look("m1") == 1
+    assert bench.size.poll("m1") == 1
     assert list(bench.size.members) == ["m0", "m1"]
     assert bench.asks_within(10.0)
-    bench.size.hurry()
+    bench.size.expire_cache()
     assert list(bench.size.members) == []
     assert bench.answer(described(1, 0)) is None
     assert list(bench.size.members) == []
@@ -109,14 +109,14 @@ def test_when_partitions_come_or_go_the_query_is_repeated_at_once(bench: Bench) 
     """The query is repeated at once, also right after an answer. One from before is ignored; a new one follows it, so
     that a silent coordinator never has two."""
     for _ in range(3):
-        bench.size.hurry()
-        assert bench.size.look() is None
+        bench.size.expire_cache()
+        assert bench.size.poll() is None
     assert len(bench.admin.asked) == 1
     assert bench.answer(described(1)) is None
     assert len(bench.admin.asked) == 2
     assert bench.answer(described(1)) == 1
-    bench.size.hurry()
-    assert bench.size.look() is None
+    bench.size.expire_cache()
+    assert bench.size.poll() is None
     assert bench.answer(described(1, 1)) == 2
 
 
@@ -124,12 +124,12 @@ def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -
     """After half a minute without an answer a new client repeats the query, also if partitions came or went;
     the first client is destroyed."""
     first = bench.admin
-    bench.size.hurry()
+    bench.size.expire_cache()
     bench.clock.now += 29.99
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     assert bench.admins == [first]
     bench.clock.now += 0.01
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     assert first.ended.wait(LATE)
     assert bench.answer(described(1, 1)) == 2
     assert len(bench.admins) == 2
@@ -143,13 +143,13 @@ def test_a_client_that_cannot_be_made_is_made_later(clock: Clock, first: bool) -
     first, or another."""
     bench = Bench(clock)
     if not first:
-        assert bench.size.look() is None
+        assert bench.size.poll() is None
     bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
     clock.now += 30.0
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     bench.refusal = None
     clock.now += 10.0
-    assert bench.size.look() is None
+    assert bench.size.poll() is None
     assert len(bench.admins) == (1 if first else 2)
     assert bench.answer(described(1)) == 1
 
@@ -167,7 +167,7 @@ def test_a_question_that_fails_is_asked_again(bench: Bench, code: int, again: fl
     """A query that fails is repeated; it reports neither a number nor trouble."""
     assert bench.answer(code) is None
     assert bench.asks_within(again)
-    assert bench.troubles == []
+    assert bench.errors == []
 
 
 def test_a_missing_right_is_reported_once(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_a_missing_right_is_reported_once(bench: Bench) -> None:
     assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
     assert bench.asks_within(10.0)
     assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
-    [(code, text)] = bench.troubles
+    [(code, text)] = bench.errors
     assert code == "GROUP_AUTHORIZATION_FAILED"
     assert "grant DESCRIBE" in text
     assert "PINSTREAM_CALLS_PER_MINUTE" in text
@@ -184,7 +184,7 @@ def test_a_missing_right_is_reported_once(bench: Bench) -> None:
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
-async def test_each_member_is_told_the_number_of_members(
+async def test_each_member_is_reported_the_number_of_members(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
     """Each member's source reports one member, then the two of three that hold partitions, then one again."""
@@ -192,13 +192,13 @@ async def test_each_member_is_told_the_number_of_members(
     config = {"group.protocol": protocol}
     if protocol == "classic":
         config |= {"partition.assignment.strategy": "cooperative-sticky", "heartbeat.interval.ms": "300"}
-    told: list[int] = []
-    one = Member(kafka, [name], group, config=config, on_group_size=told.append)
+    reported: list[int] = []
+    one = Member(kafka, [name], group, config=config, on_group_size=reported.append)
     async with one:
-        await one.until(lambda: told[-1:] == [1], "one member")
+        await one.until(lambda: reported[-1:] == [1], "one member")
         second, third = (Member(kafka, [name], group, config=config) for _ in range(2))
         async with second, third:
-            await one.until(lambda: told[-1:] == [2], "two members with partitions")
+            await one.until(lambda: reported[-1:] == [2], "two members with partitions")
             assert len(one.held) == 1
-        await one.until(lambda: told[-1:] == [1], "one member again")
-    assert max(told) == 2
+        await one.until(lambda: reported[-1:] == [1], "one member again")
+    assert max(reported) == 2

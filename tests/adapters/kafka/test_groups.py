@@ -74,15 +74,15 @@ async def test_offsets_are_found_and_set(kafka: Kafka, topic: Callable[..., str]
     commit(kafka, group, name, 0, 1)
     commit(kafka, group, other, 0)
     places = [TopicPartition(name, number) for number in range(3)]
-    elsewhere = TopicPartition(other, 0)
+    other_destination = TopicPartition(other, 0)
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
-        assert set(await offsets.positions([])) == {*places[:2], elsewhere}
+        assert set(await offsets.positions([])) == {*places[:2], other_destination}
         assert group in await offsets.known_groups()
         assert (await offsets.positions(places))[places[0]].metadata == "of the old one"
         await offsets.put({places[0]: 4})
         found = await offsets.positions(places)
-    told = {place: (one.next_offset, one.metadata) for place, one in found.items()}
-    assert told == {places[0]: (4, ""), places[1]: (0, ""), elsewhere: (0, "")}
+    reported = {place: (one.next_offset, one.metadata) for place, one in found.items()}
+    assert reported == {places[0]: (4, ""), places[1]: (0, ""), other_destination: (0, "")}
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
         assert await offsets.positions(places) == {}
 
@@ -122,8 +122,8 @@ async def test_what_partitions_hold(kafka: Kafka, topic: Callable[..., str]) -> 
         assert await offsets.extents(places) == held
         assert await offsets.first_since(places, now - 2000) == {places[0]: 1}
         assert await offsets.first_since(places, now - 2500) == {places[0]: 1, places[1]: 1}
-        for early in (-1, -2, -62_135_596_800_000):
-            assert await offsets.first_since(places, early) == {places[0]: 0, places[1]: 0}
+        for earlier in (-1, -2, -62_135_596_800_000):
+            assert await offsets.first_since(places, earlier) == {places[0]: 0, places[1]: 0}
         producer.commit_transaction(WITHIN)
         # The marker is written after the commit is acknowledged.
         async with asyncio.timeout(WITHIN):

@@ -87,20 +87,20 @@ def dead(**parts: Any) -> DeadLetter:
     return DeadLetter("orders", 2, Record(**record), rejection, 3, 1_700_000_000_007)
 
 
-def lying(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> Record:
+def lying(letter: DeadLetter, offset: int = 7, omitted: tuple[str, ...] = ()) -> Record:
     """Return the record of a letter on its dead-letter topic."""
     return Record(
         offset,
         1_700_000_000_100,
-        None if "key" in left_out else letter.record.key,
-        None if "value" in left_out else letter.record.value,
-        letter_headers(letter, left_out),
+        None if "key" in omitted else letter.record.key,
+        None if "value" in omitted else letter.record.value,
+        letter_headers(letter, omitted),
     )
 
 
-def read(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> letters.DeadRecord:
+def read(letter: DeadLetter, offset: int = 7, omitted: tuple[str, ...] = ()) -> letters.DeadRecord:
     """Return the letter as it is read after being written."""
-    found = read_letter(TOPIC, 2, lying(letter, offset, left_out))
+    found = read_letter(TOPIC, 2, lying(letter, offset, omitted))
     assert found is not None
     return found
 
@@ -126,10 +126,10 @@ def test_a_letter_says_what_was_written() -> None:
 
 @PROPERTY
 @given(DEAD, st.sampled_from([(), ("value",), ("value", "headers"), ("value", "headers", "key")]))
-def test_every_letter_is_read_again(letter: DeadLetter, left_out: tuple[str, ...]) -> None:
+def test_every_letter_is_read_again(letter: DeadLetter, omitted: tuple[str, ...]) -> None:
     """Every letter that the producer can write is read again with its origin, rejection and parts, whatever
     headers its record has."""
-    found = read(letter, left_out=left_out)
+    found = read(letter, omitted=omitted)
     assert found.origin == Place(letter.topic, letter.partition, letter.record.offset)
     assert (found.stage, found.code, found.reason) == letter.rejection
     assert (found.attempts, found.at_ms, found.timestamp) == (
@@ -137,10 +137,10 @@ def test_every_letter_is_read_again(letter: DeadLetter, left_out: tuple[str, ...
         letter.at_ms,
         letter.record.timestamp,
     )
-    assert set(found.omitted) == set(left_out)
+    assert set(found.omitted) == set(omitted)
     assert is_original(found, letter.record)
     assert read_mark(found.record, HOME) is None
-    if not left_out:
+    if not omitted:
         back = restored(found)
         assert back == letter.record._replace(offset=7, headers=own_headers(letter.record.headers))
 
@@ -204,24 +204,24 @@ def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter,
     ]
     found = list(forms(letter, TOPIC, partitions))
     # Headers with no name and no value have no bytes: leaving them out makes nothing smaller.
-    assert [one.left_out for one in found] in (
+    assert [one.omitted for one in found] in (
         [tuple(there[:count]) for count in range(len(there) + 1)],
         [tuple(one for one in there if one != "headers")[:count] for count in range(len(there))],
     )
     for one in found:
         assert (one.topic, one.partition) == (TOPIC, letter.partition % partitions)
-        assert one.key == (None if "key" in one.left_out else record.key)
-        assert one.value == (None if "value" in one.left_out else record.value)
+        assert one.key == (None if "key" in one.omitted else record.key)
+        assert one.value == (None if "value" in one.omitted else record.value)
         lying_there = read_letter(TOPIC, one.partition, Record(7, -1, one.key, one.value, one.headers))
         assert lying_there is not None
-        assert set(lying_there.omitted) == set(one.left_out)
+        assert set(lying_there.omitted) == set(one.omitted)
         assert is_original(lying_there, record)
 
 
-def test_empty_parts_are_not_left_out() -> None:
+def test_empty_parts_are_not_omitted() -> None:
     """An empty value and a missing key take no room, so that no form leaves them out."""
     [whole, bare] = forms(dead(value=b"", key=None, headers=(("h", b"1"),)), TOPIC, 1)
-    assert (whole.value, bare.value, bare.key, bare.left_out) == (b"", b"", None, ("headers",))
+    assert (whole.value, bare.value, bare.key, bare.omitted) == (b"", b"", None, ("headers",))
 
 
 # ---------------------------------------------------------------------------------------------------- trips
@@ -245,10 +245,10 @@ def test_trips_are_counted_over_any_number_of_deaths() -> None:
         )
 
 
-def test_trips_are_counted_even_where_headers_are_left_out() -> None:
-    """A letter that had its headers left out keeps the count of its trips, so that it cannot circle for ever."""
+def test_trips_are_counted_even_where_headers_are_omitted() -> None:
+    """A letter that had its headers omitted keeps the count of its trips, so that it cannot circle indefinitely."""
     went = next_trip((("h", b"x" * 1000),), read(dead()))
-    found = read(dead(headers=went), left_out=("value", "headers"))
+    found = read(dead(headers=went), omitted=("value", "headers"))
     assert (found.trips, found.omitted) == (
         1,
         {"value": 1, "headers": len(b"x") * 1000 + 1 + 15 + 1 + 18 + 23},
@@ -272,7 +272,7 @@ def test_another_record_at_the_origin_is_not_the_one_that_died() -> None:
     """Another record at the origin, as in a topic created again, is recognised by its timestamp, size, key or
     headers."""
     letter = dead(headers=(("h", b"1"),))
-    found = read(letter, left_out=("value",))
+    found = read(letter, omitted=("value",))
     assert is_original(found, letter.record)
     for other in (
         letter.record._replace(timestamp=5),

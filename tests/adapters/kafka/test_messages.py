@@ -47,7 +47,7 @@ def run_of(many: list[tuple[bytes | None, Any]]) -> list[Message]:
 
 @settings(deadline=None)
 @given(st.lists(messages(), min_size=1, max_size=6), st.integers(0, 40))
-def test_any_messages(many: list[Message], most: int) -> None:
+def test_any_messages(many: list[Message], maximum: int) -> None:
     """For any messages, with errors and breaks of runs, compiled code gathers the same records as plain Python."""
     at = 0
     while at < len(many):
@@ -56,8 +56,8 @@ def test_any_messages(many: list[Message], most: int) -> None:
             continue
         read: list[Record] = []
         expected: list[Record] = []
-        end, size = plain.gather(many, at, expected, most)
-        assert compiled.gather(many, at, read, most) == (end, size)
+        end, size = plain.gather(many, at, expected, maximum)
+        assert compiled.gather(many, at, read, maximum) == (end, size)
         assert read == expected
         assert all(type(one) is Record for one in read)
         assert size == sum(sizes_of(read))
@@ -71,17 +71,17 @@ def test_any_messages(many: list[Message], most: int) -> None:
     st.integers(0, 900),
 )
 def test_a_run_ends_with_the_record_that_reaches_the_limit(
-    many: list[tuple[bytes | None, Any]], most: int
+    many: list[tuple[bytes | None, Any]], maximum: int
 ) -> None:
     """A run ends with the record that reaches the limit, which is still part of it."""
     run = run_of(many)
     for way in (plain.gather, compiled.gather):
         read: list[Record] = []
-        end, size = way(run, 0, read, most)
+        end, size = way(run, 0, read, maximum)
         assert [one.offset for one in read] == list(range(end))
         assert size == sum(sizes_of(read))
-        assert end == len(run) or size >= most
-        assert end == 1 or sum(sizes_of(read[:-1])) < most
+        assert end == len(run) or size >= maximum
+        assert end == 1 or sum(sizes_of(read[:-1])) < maximum
 
 
 def test_an_object_that_is_no_message_is_refused() -> None:

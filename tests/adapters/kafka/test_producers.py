@@ -435,8 +435,8 @@ def idle_client(monkeypatch: pytest.MonkeyPatch) -> IdleClient:
     return made
 
 
-def _tell(told: threading.Event, *_: object) -> None:
-    told.set()
+def _report(reported: threading.Event, *_: object) -> None:
+    reported.set()
 
 
 def test_an_idle_producer_hardly_polls(idle_client: IdleClient) -> None:
@@ -455,9 +455,9 @@ def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client:
     polled = PolledProducer({}, lambda error: None)
     begun = time.monotonic()
     for _ in range(20):
-        told = threading.Event()
-        polled.produce(NewRecord("t", 0, None, b"v"), partial(_tell, told))
-        assert told.wait(5.0)
+        reported = threading.Event()
+        polled.produce(NewRecord("t", 0, None, b"v"), partial(_report, reported))
+        assert reported.wait(5.0)
     assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
     polled.stop()
     assert wait_until(lambda: idle_client.closed, 5.0)

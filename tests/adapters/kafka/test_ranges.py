@@ -45,7 +45,7 @@ async def ranges(
     return [(one.partition, one.begin, one.end) for one in found]
 
 
-async def told(
+async def reported(
     kafka: Kafka,
     topics: str | Sequence[str],
     start: Bound = BEGINNING,
@@ -78,10 +78,10 @@ async def test_offsets(each_kafka: Kafka) -> None:
         (BEGINNING, BEGINNING, (0, 0)),
     ):
         assert await ranges(each_kafka, topic, start, stop, ["1"]) == [(1, *expected)]
-    line = await told(each_kafka, topic, offset(99999), END, ["1"])
+    line = await reported(each_kafka, topic, offset(99999), END, ["1"])
     assert line == f"--from offset:99999: offset 99999 is not in {topic}[1], which holds 0 to 9"
-    assert "--to offset:11" in await told(each_kafka, topic, BEGINNING, offset(11), ["1"])
-    line = await told(each_kafka, topic, offset(1), END, ["2"])
+    assert "--to offset:11" in await reported(each_kafka, topic, BEGINNING, offset(11), ["1"])
+    line = await reported(each_kafka, topic, offset(1), END, ["2"])
     assert line.endswith(f"{topic}[2], which is empty (its next offset is 0)")
     before = await resolve_ranges(each_kafka.config, [topic], ["1"], BEGINNING, END, WITHIN)
     produce(each_kafka, topic, TEN, partition=1)
@@ -97,17 +97,17 @@ async def test_beginnings_that_move_and_open_transactions(kafka: Kafka, topic: C
     produce(kafka, name, TEN)
     delete_before(kafka, name, 4)
     assert await ranges(kafka, name) == await ranges(kafka, name, offset(4)) == [(0, 4, 10)]
-    assert (await told(kafka, name, offset(3))).endswith("which holds 4 to 9")
+    assert (await reported(kafka, name, offset(3))).endswith("which holds 4 to 9")
     producer = begin_transaction(kafka)
     write(producer, name, TEN[:2])
     produce(kafka, name, TEN[:1])
     assert await ranges(kafka, name) == [(0, 4, 10)]
-    assert (await told(kafka, name, BEGINNING, offset(13))).endswith("which holds 4 to 9")
+    assert (await reported(kafka, name, BEGINNING, offset(13))).endswith("which holds 4 to 9")
     end_transaction(kafka, name, producer, commit=False)
     assert await ranges(kafka, name) == [(0, 4, 14)]  # with the marker of the abort
     delete_before(kafka, name, 14)
     assert await ranges(kafka, name) == [(0, 14, 14)]
-    assert (await told(kafka, name, offset(9))).endswith("which is empty (its next offset is 14)")
+    assert (await reported(kafka, name, offset(9))).endswith("which is empty (its next offset is 14)")
 
 
 @pytest.mark.real_kafka
@@ -129,7 +129,7 @@ async def test_times(kafka: Kafka, topic: Callable[..., str]) -> None:
     produce(kafka, name, [b"x"], timestamp=6000)
     for since, begin in ((5000, 0), (5001, 6), (6000, 6), (6001, 7), (0, 0), (-1000, 0)):
         assert await ranges(kafka, name, at(since), partitions=first) == [(0, begin, 7)]
-    line = await told(kafka, name, at(6000), offset(5), first)
+    line = await reported(kafka, name, at(6000), offset(5), first)
     assert f"offset 6 of {name}[0]" in line
     assert "--to offset:5" in line
     producer = begin_transaction(kafka)
@@ -146,15 +146,15 @@ async def test_names(each_kafka: Kafka) -> None:
         each_kafka.config, [second, first, first], ["2", f"{second}:0", "2"], BEGINNING, END, WITHIN
     )
     assert [one[:2] for one in found] == [(first, 2), (second, 0), (second, 2)]
-    line = await told(each_kafka, f"{first}s")
+    line = await reported(each_kafka, f"{first}s")
     assert f"nearest that does is {first}" in line
     assert "--topic" in line
     assert "KAFKA_TOPICS" not in line
-    assert f"{first} has no partition 4; it has 0 to 3" in await told(each_kafka, first, partitions=["4"])
-    assert "no partition 4" in await told(each_kafka, first, partitions=["0", f"{first}:4"])
-    assert "add --topic orders" in await told(each_kafka, first, partitions=["orders:1"])
+    assert f"{first} has no partition 4; it has 0 to 3" in await reported(each_kafka, first, partitions=["4"])
+    assert "no partition 4" in await reported(each_kafka, first, partitions=["0", f"{first}:4"])
+    assert "add --topic orders" in await reported(each_kafka, first, partitions=["orders:1"])
     for text in ("", "x", "-1", "1.0", "1,2", ":1", "1:", "٣", "9" * 11):
-        assert "write P, or TOPIC:P" in await told(each_kafka, first, partitions=[text])
+        assert "write P, or TOPIC:P" in await reported(each_kafka, first, partitions=[text])
 
 
 async def test_brokers_that_are_away_or_silent_are_reported_in_time() -> None:

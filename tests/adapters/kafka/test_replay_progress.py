@@ -20,7 +20,7 @@ from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.commits import commit_done, read_position
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import (
-    METADATA_MOST,
+    MAX_METADATA,
     Entry,
     NamedProgress,
     ReplayPlan,
@@ -80,7 +80,7 @@ FINGERPRINT = "0123456789abcdef"
 """A digest, as in a plan."""
 
 
-class Held(NamedTuple):
+class HeldAnswers(NamedTuple):
     """A group's committed offset of one partition, with its metadata."""
 
     partition: int
@@ -93,12 +93,12 @@ class Held(NamedTuple):
         return Position("orders", self.partition, self.offset, None, self.text)
 
 
-def committed_plan(offsets: Sequence[int]) -> list[Held]:
+def committed_plan(offsets: Sequence[int]) -> list[HeldAnswers]:
     """Return the commits of a replay that begins at 5 in each partition and has reached `offsets`."""
     ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
     planned = _new_plan(ranges, FINGERPRINT, 1_795_521_600, {})
     return [
-        Held(entry.range.partition, offset, write_entry(entry))
+        HeldAnswers(entry.range.partition, offset, write_entry(entry))
         for entry, offset in zip(planned, offsets, strict=True)
     ]
 
@@ -112,7 +112,7 @@ class TestEntries:
         into a commit's metadata."""
         assert read_entry(committed_as(whole_text(entry))) == entry
         assert write_entry(entry).isascii()
-        assert len(write_entry(entry)) + METADATA_MOST <= METADATA_BYTES
+        assert len(write_entry(entry)) + MAX_METADATA <= METADATA_BYTES
 
     @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
     def test_any_text_is_an_entry_or_none(self, text: str) -> None:
@@ -134,7 +134,7 @@ class TestEntries:
             assert whole_text(found) == changed + rest
 
     @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
-    def test_a_changed_plan_is_refused_or_begins_anew(self, offsets: list[int]) -> None:
+    def test_a_changed_plan_is_refused_or_begins_again(self, offsets: list[int]) -> None:
         """With a character changed or the rest cut off in any entry, a plan is refused, or begins again if
         nothing is settled: settled offsets are neither used by another plan nor dropped."""
         plan = committed_plan(offsets)
@@ -161,10 +161,10 @@ class TestEntries:
         random, bounds = Random(1), [5]
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
-        text = offset_map.write_map(TopicPartition("orders", 0), 4, bounds, 0, METADATA_MOST)
+        text = offset_map.write_map(TopicPartition("orders", 0), 4, bounds, 0, MAX_METADATA)
         planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999, committed_as(text))
         longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned)
-        assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
+        assert MAX_METADATA - 100 < len(text) <= MAX_METADATA
         found = read_entry(committed_as(whole_text(longest)))
         assert found is not None
         assert offset_map.read_map(found.range.first._replace(next_offset=4)).settled is not None
@@ -201,7 +201,7 @@ class Replay:
         finally:
             await progress_of(plan).close()
 
-    async def told(self, fingerprint: str = "arguments", error: type[Exception] = UsageError) -> str:
+    async def reported(self, fingerprint: str = "arguments", error: type[Exception] = UsageError) -> str:
         """Return the one line that opening the plan fails with."""
         with pytest.raises(error) as raised:
             async with self.open(fingerprint):
@@ -251,7 +251,7 @@ class TestPlans:
             assert [one.first.next_offset for one in plan.ranges] == [0, 0, 0]
             assert (plan.begun, plan.resumed) == (int(NOW), False)
         produce(replay.kafka, replay.topic, TEN)
-        text = offset_map.write_map(TopicPartition(replay.topic, 0), 4, [5, 7], 0, METADATA_MOST)
+        text = offset_map.write_map(TopicPartition(replay.topic, 0), 4, [5, 7], 0, MAX_METADATA)
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open(now=NOW + 500) as again:
             assert (parts_of(again), again.begun) == (parts_of(plan), plan.begun)
@@ -264,7 +264,7 @@ class TestPlans:
         assert replay.resolved == 1
 
     async def test_times_are_part_of_the_plan(self, replay: Replay) -> None:
-        """The times of ranges are part of the plan, so that a resumed replay leaves out the same records."""
+        """The times of ranges are part of the plan, so that a resumed replay omits the same records."""
         timed = [Range(replay.topic, 0, 2, 10, -5, 7), Range(replay.topic, 1, 0, 10, None, 7)]
 
         async def resolve() -> Sequence[Range]:
@@ -319,19 +319,19 @@ class TestPlans:
             pass
         kept = replay.metadata()
         before = [(one.offset, one.metadata) for one in kept]
-        line = await replay.told("others")
+        line = await replay.reported("others")
         assert "begun at 2026-11-24T12:00:00Z with other arguments" in line
         assert "--name" in line
         assert [(one.offset, one.metadata) for one in replay.metadata()] == before
         for text in ("", "moved by hand", "pinstream:1:AAAA", "pinstream.replay:1:", "größer"):
             commit(replay.kafka, replay.group, replay.topic, 3, 1, text)
-            assert f"no replay wrote ({replay.topic}[1])" in await replay.told()
+            assert f"no replay wrote ({replay.topic}[1])" in await replay.reported()
             assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
         for one, offset in ((kept[1], 0), (kept[2], 11)):
             commit(replay.kafka, replay.group, replay.topic, offset, one.partition, one.metadata or "")
-        assert f"no replay wrote ({replay.topic}[2])" in await replay.told()
+        assert f"no replay wrote ({replay.topic}[2])" in await replay.reported()
 
-    async def test_a_plan_of_which_nothing_was_settled_begins_anew(self, replay: Replay) -> None:
+    async def test_a_plan_of_which_nothing_was_settled_begins_again(self, replay: Replay) -> None:
         """A plan that was only partly committed, so that nothing was settled, begins again with the present ends, also
         with other arguments; so does one whose commits are all gone. Remains do not count for a plan with fewer
         partitions."""
@@ -366,7 +366,7 @@ class TestPlans:
         async with replay.open() as plan:
             await progress_of(plan).commit([position._replace(topic=replay.topic)])
         replay.forget(2)
-        assert "is incomplete" in await replay.told()
+        assert "is incomplete" in await replay.reported()
 
     @pytest.mark.parametrize("protocol", ["classic", "consumer"])
     async def test_a_group_with_members_is_refused(self, replay: Replay, protocol: str) -> None:
@@ -376,7 +376,7 @@ class TestPlans:
             consumer = Consumer({**config, "enable.auto.commit": False, "group.protocol": protocol})
             consumer.subscribe([replay.topic])
             assert wait_until(functools.partial(has_joined, consumer), WITHIN)
-            assert f"the group {replay.group} has members" in await replay.told(error=KafkaError)
+            assert f"the group {replay.group} has members" in await replay.reported(error=KafkaError)
             consumer.close()
             async with replay.open():
                 pass
@@ -398,7 +398,7 @@ class TestPlans:
             assert len(replay.metadata()) == left
 
     async def test_what_cannot_be_committed_is_named(self, replay: Replay) -> None:
-        """A position of another partition is left out and reported as failed. A commit whose metadata are too large
+        """A position of another partition is omitted and reported as failed. A commit whose metadata are too large
         fails with the error that makes the core leave its map out."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
         async with replay.open() as plan:
@@ -407,7 +407,7 @@ class TestPlans:
             assert await progress.commit([foreign]) == commit_done((), "_UNKNOWN_PARTITION")
             large = ours._replace(metadata="x" * METADATA_BYTES)
             assert await progress.commit([large]) == commit_done((), "OFFSET_METADATA_TOO_LARGE")
-            fits = large._replace(metadata="x" * METADATA_MOST)
+            fits = large._replace(metadata="x" * MAX_METADATA)
             assert await progress.commit([fits]) == commit_done((fits,), None)
 
     async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:

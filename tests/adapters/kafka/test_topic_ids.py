@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, Uuid
 
 from consumer.adapters.kafka.groups import GroupWatch
-from consumer.adapters.kafka.topic_ids import TopicIds, id_text
+from consumer.adapters.kafka.topic_ids import TopicIdWatch, id_text
 from tests.adapters.kafka.member.scripted_member import Clock
 from tests.support.kafka.harness import Kafka, create_topic, unique, until
 
@@ -51,20 +51,20 @@ class FakeAdmin:
     def answer(self) -> None:
         """Answer the latest query."""
         for name, future in self.asked[-1].items():
-            told = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
-            if isinstance(told, KafkaException):
-                future.set_exception(told)
+            reported = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+            if isinstance(reported, KafkaException):
+                future.set_exception(reported)
             else:
-                future.set_result(SimpleNamespace(topic_id=told))
+                future.set_result(SimpleNamespace(topic_id=reported))
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: the client is closed."""
 
 
-def made() -> tuple[FakeAdmin, TopicIds]:
+def made() -> tuple[FakeAdmin, TopicIdWatch]:
     """Return a client, and the topic ids that query it."""
     admin = FakeAdmin({})
-    return admin, TopicIds({"bootstrap.servers": "x"}, make_admin=lambda _: admin)
+    return admin, TopicIdWatch({"bootstrap.servers": "x"}, make_admin=lambda _: admin)
 
 
 def test_an_id_is_written_as_kafka_writes_it() -> None:
@@ -75,7 +75,7 @@ def test_an_id_is_written_as_kafka_writes_it() -> None:
 
 
 def test_a_query_returns_the_topics_that_have_an_id() -> None:
-    """A query returns the ids of the topics that have one, and leaves out missing topics and those without ids. An
+    """A query returns the ids of the topics that have one, and omits missing topics and those without ids. An
     error that may pass is raised, since it does not mean that there is no id."""
     admin, ids = made()
     admin.ids = {"a": ONE, "b": Uuid(0, 0)}
@@ -91,28 +91,28 @@ def test_a_broker_without_a_controller_is_not_asked() -> None:
     admin, ids = made()
     admin.controller = -1
     assert ids.ask({"a"}, 1.0) == {}
-    assert ids.look({"a"}) == {}
+    assert ids.poll({"a"}) == {}
     assert admin.asked == []
 
 
-def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(clock: Clock) -> None:
+def test_a_cluster_that_has_no_controller_for_a_moment_reports_later(clock: Clock) -> None:
     """Without a controller a start gets no ids and looks query rarely, hurried or not, until an answer comes."""
     admin, ids = made()
     admin.controller, admin.ids = -1, {"a": ONE}
     assert ids.ask({"a"}, 1.0) == {}
-    ids.hurry()
-    assert ids.look({"a"}) == {}
+    ids.expire_cache()
+    assert ids.poll({"a"}) == {}
     assert admin.asked == []
     for wait in (30.0, 3.0):
         clock.now += wait
-        assert ids.look({"a"}) == {}
-        assert ids.look({"a"}) == {"a": id_text(ONE)}
+        assert ids.poll({"a"}) == {}
+        assert ids.poll({"a"}) == {"a": id_text(ONE)}
     assert len(admin.asked) == 2
 
 
 def test_a_client_that_does_not_answer_is_replaced(clock: Clock) -> None:
-    """A client without an answer for twenty seconds, to queries or looks, is replaced: it may have lost its
-    brokers for ever."""
+    """A client without an answer for twenty seconds, to queries or looks, is replaced: it may
+    have lost its brokers for good."""
     admins: list[FakeAdmin] = []
 
     def make(_: object) -> FakeAdmin:
@@ -120,13 +120,13 @@ def test_a_client_that_does_not_answer_is_replaced(clock: Clock) -> None:
         admins[-1].ids = {"a": KafkaException(KafkaError(KafkaError._TIMED_OUT))}
         return admins[-1]
 
-    ids = TopicIds({}, make_admin=make)
+    ids = TopicIdWatch({}, make_admin=make)
     for _ in range(2):
         with pytest.raises(KafkaException):
             ids.ask({"a"}, 1.0)
         clock.now += 10.0
     for _ in range(2):
-        assert ids.look({"a"}) == {}
+        assert ids.poll({"a"}) == {}
         clock.now += 1.0
     assert len(admins) == 1
     with pytest.raises(KafkaException):
@@ -137,7 +137,7 @@ def test_a_client_that_does_not_answer_is_replaced(clock: Clock) -> None:
     ids.close()
 
 
-def test_many_topics_are_looked_at_less_often(clock: Clock) -> None:
+def test_many_topics_are_checked_less_often(clock: Clock) -> None:
     """With many topics looks query less often, since an answer describes each partition and may take only about
     a hundredth of the time."""
     admin, ids = made()
@@ -145,19 +145,19 @@ def test_many_topics_are_looked_at_less_often(clock: Clock) -> None:
         names = {f"topic-{number}" for number in range(count)}
         admin.ids = dict.fromkeys(names, ONE)
         ids.ask(names, 1.0)
-        ids.look(names)
-        assert len(ids.look(names)) == count
+        ids.poll(names)
+        assert len(ids.poll(names)) == count
         admin.asked.clear()
         clock.now += seconds - 0.1
-        ids.look(names)
+        ids.poll(names)
         assert admin.asked == []
         clock.now += 0.1
-        ids.look(names)
+        ids.poll(names)
         assert len(admin.asked) == 1
         clock.now += 100.0
 
 
-def test_a_look_never_waits() -> None:
+def test_a_check_never_waits() -> None:
     """A look starts a query and returns without waiting; a later look returns its answer, and no second query runs
     meanwhile. One that failed reports nothing. The answer to a look from before a start is dropped, since its old id
     would end the new assignment."""
@@ -166,43 +166,43 @@ def test_a_look_never_waits() -> None:
     ids.ask({"a"}, 1.0)
     admin.at_once = False
     for _ in range(3):
-        assert ids.look({"a"}) == {}
+        assert ids.poll({"a"}) == {}
     assert len(admin.asked) == 2
     admin.answer()
-    assert ids.look({"a"}) == {"a": id_text(ONE)}
-    assert ids.look({"a"}) == {}
+    assert ids.poll({"a"}) == {"a": id_text(ONE)}
+    assert ids.poll({"a"}) == {}
     assert len(admin.asked) == 2
-    for told in (ONE, KafkaException(KafkaError(KafkaError._TRANSPORT))):
+    for reported in (ONE, KafkaException(KafkaError(KafkaError._TRANSPORT))):
         admin, ids = made()
         admin.ids = {"a": ONE}
         ids.ask({"a"}, 1.0)
-        admin.ids = {"a": told}
-        assert ids.look({"a"}) == {}
-        if told is ONE:
+        admin.ids = {"a": reported}
+        assert ids.poll({"a"}) == {}
+        if reported is ONE:
             admin.ids = {"a": OTHER}
             assert ids.ask({"a"}, 1.0) == {"a": id_text(OTHER)}
-        assert ids.look({"a"}) == {}
+        assert ids.poll({"a"}) == {}
 
 
 async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka) -> None:
     """Real topics keep their ids, embedded ones have none, and a query for a missing topic does not create it."""
     name, missing = create_topic(each_kafka), unique("missing")
-    ids = TopicIds(each_kafka.config)
+    ids = TopicIdWatch(each_kafka.config)
     if each_kafka.kind == "embedded":
         assert ids.ask({name}, 10.0) == {}
     else:
-        told = ids.ask({name, missing}, 10.0)
-        assert set(told) == {name}
-        looked: list[dict[str, str]] = []
+        reported = ids.ask({name, missing}, 10.0)
+        assert set(reported) == {name}
+        polled: list[dict[str, str]] = []
 
-        def look() -> bool:
-            found = ids.look({name})
+        def poll() -> bool:
+            found = ids.poll({name})
             if found:
-                looked.append(dict(found))
-            return bool(looked)
+                polled.append(dict(found))
+            return bool(polled)
 
-        await until(look, "the id")
-        assert looked == [told]
+        await until(poll, "the id")
+        assert polled == [reported]
         assert set(ids.ask({missing}, 10.0)) == set()
     ids.close()
 
@@ -217,19 +217,19 @@ def test_the_questions_of_a_client_that_is_gone_are_asked_again(clock: Clock) ->
         admins[-1].ids = {"a": ONE}
         return admins[-1]
 
-    ids = TopicIds({}, make_admin=make)
+    ids = TopicIdWatch({}, make_admin=make)
     size = GroupWatch("g", ids.client, lambda *_: None)
     assert ids.ask({"a"}, 1.0) == {"a": id_text(ONE)}
     admins[0].at_once = False
     clock.now += 3.0
-    assert (ids.look({"a"}), size.look()) == ({}, None)
+    assert (ids.poll({"a"}), size.poll()) == ({}, None)
     ids.client.give_up()
     clock.now += 10.0
     for _ in range(2):
-        assert (ids.look({"a"}), size.look()) == ({}, None)
+        assert (ids.poll({"a"}), size.poll()) == ({}, None)
     assert len(admins) == 2
     assert [len(one.groups) for one in admins] == [1, 1]
-    assert ids.look({"a"}) == {"a": id_text(ONE)}
+    assert ids.poll({"a"}) == {"a": id_text(ONE)}
     admins[1].groups[0].set_result(SimpleNamespace(members=[], state=ConsumerGroupState.STABLE, type=None))
-    assert size.look() == 0
+    assert size.poll() == 0
     ids.close()

@@ -51,12 +51,12 @@ def test_no_partition_rests_for_long(count: int, drained: bool) -> None:
     turns = Turns()
     turns.plan(ends.lags(held), 0.0)
     read = dict.fromkeys(held, 0.0)
-    most = 0
+    maximum = 0
     for now, group in turns_of(turns, held, 0.02, drained=drained):
-        most = max(most, len(group) if turns.resting else 0)
+        maximum = max(maximum, len(group) if turns.resting else 0)
         read |= dict.fromkeys(group, now)
         assert now - min(read.values()) <= LONGEST_REST
-    assert 64 <= most <= max(127, math.ceil(count / 16)), "and few are read at a time"
+    assert 64 <= maximum <= max(127, math.ceil(count / 16)), "and few are read at a time"
 
 
 def test_few_that_lag_wait_for_no_turn() -> None:

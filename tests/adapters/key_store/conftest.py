@@ -17,7 +17,7 @@ from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.ports import KeyStore
-from tests.adapters.key_store.shared.shops import Shop, on_redis, on_the_stand_in
+from tests.adapters.key_store.shared.shops import Shop, on_redis, on_the_fake
 
 
 def use_plain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ async def make_store(
 @pytest.fixture(params=["redis", "stand-in"])
 async def shop(request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
     """A shared store of the kind under test."""
-    made = on_redis(request.getfixturevalue("redis")) if request.param == "redis" else on_the_stand_in()
+    made = on_redis(request.getfixturevalue("redis")) if request.param == "redis" else on_the_fake()
     yield made
     for one in made.made:
         await one.close()

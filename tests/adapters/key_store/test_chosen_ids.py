@@ -95,16 +95,18 @@ def in_set(kind: type[PlainKeySet], keys: bytes) -> None:
 @pytest.mark.parametrize("module", BOTH)
 def test_a_table_takes_and_finds_them_at_the_same_cost(module: Any, bits: str) -> None:
     """20,000 chosen ids cost a table what any others do. (Without a secret: three hundred times as much.)"""
-    usual, chosen = (seconds(lambda keys: in_table(module, keys), ids_sharing(one)) for one in (None, bits))
-    assert chosen < 5 * usual
+    canonical, chosen = (
+        seconds(lambda keys: in_table(module, keys), ids_sharing(one)) for one in (None, bits)
+    )
+    assert chosen < 5 * canonical
 
 
 @pytest.mark.parametrize("bits", SHARED)
 @pytest.mark.parametrize("kind", [PlainKeySet, KeySet])
 def test_claims_are_made_and_ended_at_the_same_cost(kind: type[PlainKeySet], bits: str) -> None:
     """20,000 chosen ids cost the set of claimed keys what any others do."""
-    usual, chosen = (seconds(lambda keys: in_set(kind, keys), ids_sharing(one)) for one in (None, bits))
-    assert chosen < 5 * usual
+    canonical, chosen = (seconds(lambda keys: in_set(kind, keys), ids_sharing(one)) for one in (None, bits))
+    assert chosen < 5 * canonical
 
 
 @pytest.mark.parametrize("shared", [4, 16, 24])
@@ -112,11 +114,12 @@ def test_claims_are_made_and_ended_at_the_same_cost(kind: type[PlainKeySet], bit
 def test_a_segment_s_search_halves_what_shares_the_first_bits(module: Any, shared: int) -> None:
     """A search among 20,000 keys that share their first bits, up to all of a directory's, takes a few steps more."""
     count = COUNT if module is not plain else 4_000
-    usual = ids_sharing(None)[: count * KEY_BYTES]
+    canonical = ids_sharing(None)[: count * KEY_BYTES]
     whole, part = divmod(shared, 8)
     chosen = b"".join(
-        bytes(whole) + (bytes([usual[at + whole] & 0xFF >> part]) + usual[at + whole + 1 : at + KEY_BYTES])
-        for at in range(0, len(usual), KEY_BYTES)
+        bytes(whole)
+        + (bytes([canonical[at + whole] & 0xFF >> part]) + canonical[at + whole + 1 : at + KEY_BYTES])
+        for at in range(0, len(canonical), KEY_BYTES)
     )
 
     def cost(keys: bytes) -> float:
@@ -132,7 +135,7 @@ def test_a_segment_s_search_halves_what_shares_the_first_bits(module: Any, share
 
         return seconds(search, keys)
 
-    assert cost(chosen) < 20 * cost(usual)
+    assert cost(chosen) < 20 * cost(canonical)
 
 
 @pytest.mark.parametrize("module", BOTH)
@@ -144,10 +147,10 @@ def test_sorting_them_takes_as_long(module: Any) -> None:
         table.insert(keys, 7)
         return seconds(lambda _: table.sorted(), keys)
 
-    usual = ids_sharing(None)
-    assert cost(b"".join(bytes(3) + usual[at + 3 : at + 16] for at in range(0, len(usual), 16))) < 10 * cost(
-        usual
-    )
+    canonical = ids_sharing(None)
+    assert cost(
+        b"".join(bytes(3) + canonical[at + 3 : at + 16] for at in range(0, len(canonical), 16))
+    ) < 10 * cost(canonical)
 
 
 @pytest.mark.parametrize(("kind", "room"), [("memory", 8 * MIB), ("disk", 64 * MIB), ("disk", 2 * MIB)])
@@ -170,9 +173,9 @@ async def test_a_store_takes_and_finds_them_at_the_same_cost(kind: str, room: in
         await store.close()
         return spent
 
-    usual = await cost("usual", ids_sharing(None))
+    canonical = await cost("usual", ids_sharing(None))
     for bits in SHARED:
-        assert await cost(bits, ids_sharing(bits)) < 5 * usual
+        assert await cost(bits, ids_sharing(bits)) < 5 * canonical
 
 
 @pytest.mark.skipif(not IS_COMPILED, reason="the package was built without a C compiler")
@@ -187,8 +190,8 @@ def test_only_who_knows_the_secret_can_choose_ids_that_cost() -> None:
         "from tests.adapters.key_store.test_chosen_ids import *\n"
         "for bits in 'places', None: print(seconds(lambda keys: in_table(native, keys), ids_sharing(bits)))\n"
     )
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, text=True, capture_output=True, check=True
     )
-    slow, usual = map(float, told.stdout.split())
-    assert slow > 20 * usual
+    slow, canonical = map(float, reported.stdout.split())
+    assert slow > 20 * canonical

@@ -57,14 +57,14 @@ def copies(whole: Path, piece: str) -> Iterator[Path]:
         yield folder / names[number % len(names)]
 
 
-async def is_told(folder: Path) -> bool:
+async def is_reported(folder: Path) -> bool:
     """Report whether opening the store reports damage, each time; if it does not, check that all keys are there."""
     try:
         store = open_store(folder)
     except KeyStoreError as failure:
-        told = str(failure)
-        assert "is damaged" in told or "was written by another version" in told
-        assert str(folder) in told
+        reported = str(failure)
+        assert "is damaged" in reported or "was written by another version" in reported
+        assert str(folder) in reported
         with pytest.raises(KeyStoreError):
             open_store(folder)
         return True
@@ -83,10 +83,10 @@ async def test_a_file_cut_anywhere_is_damage_or_whole(whole: Path, piece: str) -
     for file, share in zip(copies(whole, piece), [0, 1, 2, 30, 33, 50, 66, 80, 90, 95, 98, 99], strict=False):
         size = file.stat().st_size
         os.truncate(file, size * share // 100)
-        assert await is_told(file.parent)
+        assert await is_reported(file.parent)
     for file, back in zip(copies(whole, piece), (1, 12, 16, 20, 50 * 16 + 12, 1024), strict=False):
         os.truncate(file, max(0, file.stat().st_size - back))
-        assert await is_told(file.parent)
+        assert await is_reported(file.parent)
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -99,7 +99,7 @@ async def test_a_flipped_bit_is_damage_or_does_nothing(whole: Path, piece: str) 
         at = dice.randrange(len(data))
         data[at] ^= 1 << dice.randrange(8)
         file.write_bytes(data)
-        assert await is_told(file.parent) or (piece == "journal-" and 32 <= at < 64)
+        assert await is_reported(file.parent) or (piece == "journal-" and 32 <= at < 64)
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -111,7 +111,7 @@ async def test_zeros_or_other_bytes_in_place_of_a_page_are_damage(whole: Path, p
             begin = page * 4096 % len(data)
             size = len(data[begin : begin + 4096])
             file.write_bytes(data[:begin] + filler * size + data[begin + size :])
-            assert await is_told(file.parent)
+            assert await is_reported(file.parent)
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -181,7 +181,7 @@ async def test_bytes_behind_the_certain_end_are_cut_off(whole: Path) -> None:
         size = file.stat().st_size
         with file.open("ab") as journal:
             journal.write(tail)
-        assert not await is_told(file.parent)
+        assert not await is_reported(file.parent)
         assert file.stat().st_size == size + 12 + 10 * 16
 
 
@@ -208,9 +208,11 @@ async def test_damage_of_a_large_store_is_reported_by_the_look_up_that_finds_it(
         segment.seek(3000)
         segment.write(b"other bytes")
     store = open_store(file.parent)
-    with pytest.raises(KeyStoreError, match=rf"is damaged \({file.name} is not as it was written\)") as told:
+    with pytest.raises(
+        KeyStoreError, match=rf"is damaged \({file.name} is not as it was written\)"
+    ) as reported:
         await store.look_up(KEYS, NOON)
-    assert told.value.needs_restart
+    assert reported.value.needs_restart
     await store.close()
 
 

@@ -141,10 +141,10 @@ async def test_a_deleted_folder_is_made_again_beside_the_event_loop(tmp_path: Pa
     folder.mkdir()
     with (folder / "lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        looking = asyncio.create_task(store.look_up(key(1), NOON))
+        checking = asyncio.create_task(store.look_up(key(1), NOON))
         await eventually(lambda: store.statistics().keys == 0)
-        assert not looking.done()
-    assert await looking == b"\0"
+        assert not checking.done()
+    assert await checking == b"\0"
     await store.close()
 
 

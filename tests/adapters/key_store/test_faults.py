@@ -28,7 +28,7 @@ WINDOW = Window.of(100)
 START = int(NOON)
 
 
-class History:
+class StoreHistory:
     """A store whose chunks are confirmed, sealed, merged and expired step by step, with a record of what must
     be found."""
 
@@ -94,16 +94,16 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_history_has_every_kind_of_step(memory_folder: Path) -> None:
     """Without a fault the history has several journals, merges and drops, and more than 300 calls."""
-    history = History(memory_folder)
-    most = merged = 0
+    history = StoreHistory(memory_folder)
+    maximum = merged = 0
     with failing(memory_folder, None) as disk:
         for _ in history.steps():
             assert history.folder is not None
             files = history.folder._read_list()
-            most = max(most, len(files.segments))
+            maximum = max(maximum, len(files.segments))
             merged += any(one.entries > 64 for one in files.segments)
         history.check()
-    assert most >= 3
+    assert maximum >= 3
     assert merged
     assert files.segments[0].start > START, "what is out of the window is dropped"
     assert files.journal > 9
@@ -117,7 +117,7 @@ def test_a_kill_at_any_system_call_loses_nothing(memory_folder: Path, kind: str)
     for number in count(1):
         folder = memory_folder / str(number)
         folder.mkdir()
-        history = History(folder)
+        history = StoreHistory(folder)
         with failing(folder, Fault(kind, number)) as disk:
             for _ in history.steps():
                 pass
@@ -144,7 +144,7 @@ def test_a_call_that_fails_is_reported_and_can_be_repeated(memory_folder: Path, 
     for number in count(1):
         folder = memory_folder / str(number)
         folder.mkdir()
-        history = History(folder)
+        history = StoreHistory(folder)
         failures: list[str] = []
         with failing(folder, Fault(kind, number)) as disk:
             steps = history.steps()
@@ -164,7 +164,7 @@ def test_a_call_that_fails_is_reported_and_can_be_repeated(memory_folder: Path, 
         shutil.rmtree(folder)
 
 
-def rest_of(history: History) -> Iterator[None]:
+def rest_of(history: StoreHistory) -> Iterator[None]:
     """Go on with the same folder after a failure: confirm the chunks that failed again, then the rest."""
     folder = history.folder or history.open()
     for number, stamp in list(history.unsure.items()):
@@ -181,7 +181,7 @@ def rest_of(history: History) -> Iterator[None]:
 
 def test_a_merge_that_is_no_longer_wanted_changes_nothing(memory_folder: Path) -> None:
     """A merge that is no longer wanted, as at a stop, removes its file and leaves the segments as they are."""
-    history = History(memory_folder)
+    history = StoreHistory(memory_folder)
     with failing(memory_folder, None):
         for _ in history.steps():
             pass

@@ -30,15 +30,15 @@ def is_merging(store: DiskKeyStore) -> bool:
     return store._merge_not_before == math.inf
 
 
-def merged(files: FileList, most_bytes: int) -> tuple[FileList, int]:
+def merged(files: FileList, max_bytes: int) -> tuple[FileList, int]:
     """Merge `files` until nothing is left to merge; return the new list and the number of keys written."""
     written = 0
-    while chosen := mergeable(files, most_bytes):
+    while chosen := mergeable(files, max_bytes):
         assert len({(one.start, one.window) for one in chosen}) == 1
         assert len(chosen) > 1
         entries = sum(one.entries for one in chosen)
         new = chosen[-1]._replace(number=files.next, entries=entries, bits=0)
-        assert new.bytes <= most_bytes * 1.1
+        assert new.bytes <= max_bytes * 1.1
         kept = [new if one == chosen[-1] else one for one in files.segments if one not in chosen[:-1]]
         files = files._replace(next=files.next + 1, segments=tuple(kept))
         written += entries

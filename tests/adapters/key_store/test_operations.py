@@ -82,7 +82,7 @@ def test_compiled_and_plain_operations_agree(
 @given(st.lists(_CHUNKS, max_size=5), st.integers(1, 40))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_a_merge_is_the_union_with_the_latest_stamps(
-    parts: list[list[tuple[list[int], int]]], most: int
+    parts: list[list[tuple[list[int], int]]], maximum: int
 ) -> None:
     """A merge of any number of segments, in steps of any size, has every key with its latest stamp."""
     union = plain.KeyTable()
@@ -96,7 +96,7 @@ def test_a_merge_is_the_union_with_the_latest_stamps(
     for module in BOTH:
         merger = module.Merger([segment(module, entries, 3) for entries in tables])
         merged = b""
-        while piece := merger.take(most):
+        while piece := merger.take(maximum):
             merged += piece
         assert merged == union.sorted()
 

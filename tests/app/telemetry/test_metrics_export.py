@@ -118,9 +118,9 @@ async def test_it_is_what_metrics_shows(monkeypatch: pytest.MonkeyPatch, scene: 
     families, series = shown.scrape()
     for exported in (first, last):
         assert exported.series == series
-        told = {name: (one.kind, one.help) for name, one in exported.families.items()}
+        reported = {name: (one.kind, one.help) for name, one in exported.families.items()}
         with_series = {name: one for name, one in families.items() if one.samples}
-        assert told == {name: (one.type, one.documentation) for name, one in with_series.items()}
+        assert reported == {name: (one.type, one.documentation) for name, one in with_series.items()}
         assert all(one.cumulative for one in exported.families.values())
         assert all(one.monotonic == (one.kind == "counter") for one in exported.families.values())
     # All counting began when the process did, whatever is exported when.

@@ -191,19 +191,19 @@ def test_a_mistake_of_both_is_one_line() -> None:
 
 def test_check_sees_the_same_and_starts_nothing() -> None:
     """What would be exported, and the sentences that `run` would log."""
-    assert environment.outlook({}) == ([], [])
-    assert environment.outlook(ENDPOINT) == (["metrics", "traces"], [])
+    assert environment.planned_exports({}) == ([], [])
+    assert environment.planned_exports(ENDPOINT) == (["metrics", "traces"], [])
     wrong = {**ENDPOINT, "OTEL_METRICS_EXPORTER": "console"}
-    good, texts = environment.outlook(wrong)
+    good, texts = environment.planned_exports(wrong)
     assert (good, texts) == (["traces"], [off(metrics, wrong, MetricsExport)])
     wrong = {
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:4318",
         "OTEL_EXPORTER_OTLP_HEADERS_FILE": "/no/such/file",
     }
-    assert environment.outlook(wrong) == ([], [off(metrics, wrong, MetricsExport)])
+    assert environment.planned_exports(wrong) == ([], [off(metrics, wrong, MetricsExport)])
 
 
-def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:
+def test_headers_may_fake_a_file(tmp_path: Path) -> None:
     """As other secrets may; not both the variable and the file, and no file with other content."""
     file = tmp_path / "headers"
     environ = {**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS_FILE": str(file)}

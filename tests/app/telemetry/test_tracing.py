@@ -20,7 +20,7 @@ from consumer.engine import messages as m
 from consumer.engine.model import Chunk
 from consumer.service import Service
 from tests.engine.building import ACCOUNT, event
-from tests.service.driving import Trouble, serve, settled, until, values
+from tests.service.driving import AdapterFailure, serve, settled, until, values
 from tests.service.fakes import FakeDeadLetters, FakeSchemas, FakeSource, Process, World, fake_clock
 from tests.service.virtual_time import now, run
 from tests.settings.environment import with_
@@ -177,20 +177,20 @@ def test_a_call_that_fails_says_how_and_which_attempt_it_was() -> None:
 
     process.api.answering = fail
     run(serve(process, settled(process)))
-    told = [attributes(one) for one in process.spans("send")]
-    assert [one["pinstream.attempt"] for one in told] == [1, 2, 3]
-    assert [one.get("error.type") for one in told] == ["timeout", "503", None]
-    assert [one.get("http.response.status_code") for one in told] == [None, 503, 200]
-    assert [one.get("pinterest.request_id") for one in told] == [None, "12345", None]
+    reported = [attributes(one) for one in process.spans("send")]
+    assert [one["pinstream.attempt"] for one in reported] == [1, 2, 3]
+    assert [one.get("error.type") for one in reported] == ["timeout", "503", None]
+    assert [one.get("http.response.status_code") for one in reported] == [None, 503, 200]
+    assert [one.get("pinterest.request_id") for one in reported] == [None, "12345", None]
 
 
 def test_what_an_adapter_raises_ends_its_span_and_goes_on_its_way() -> None:
     """A fatal error stays fatal with traces; the span has the error's name and not its text."""
     process = Traced(World(p0=values(2)))
-    process.broken["send"] = Trouble(MARK)
-    with pytest.raises(Trouble):
+    process.broken["send"] = AdapterFailure(MARK)
+    with pytest.raises(AdapterFailure):
         run(serve(process, settled(process)))
-    assert attributes(process.one("send"))["error.type"] == "Trouble"
+    assert attributes(process.one("send"))["error.type"] == "AdapterFailure"
     assert MARK not in "".join(one.to_json() for one in process.exporter.get_finished_spans())
 
 
@@ -245,11 +245,11 @@ def test_tracing_changes_nothing() -> None:
     def lived(kind: type[Process]) -> tuple[list[str], list[str], float]:
         process = kind(World(p0=[*values(40), b"\xff", event("bad")], p1=values(7, "x")), batch_events=5)
 
-        async def life() -> float:
+        async def lifetime() -> float:
             await serve(process, settled(process))
             return now()
 
-        took = run(life())
+        took = run(lifetime())
         return process.calls, process.world.processed, took
 
     assert lived(Process) == lived(Traced)
@@ -318,10 +318,10 @@ def test_an_outage_of_the_collector_is_two_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hangs", "left", "most"),
+    ("hangs", "left", "maximum"),
     [(True, 0.0, 0.5), (True, 0.3, 1.0), (True, 100.0, CLOSING + 1.0), (False, 100.0, LATE)],
 )
-async def test_closing_takes_no_longer_than_is_left(hangs: bool, left: float, most: float) -> None:
+async def test_closing_takes_no_longer_than_is_left(hangs: bool, left: float, maximum: float) -> None:
     """A processor that never ends is abandoned; what is queued is sent, which takes no time when that is nothing."""
     hanging, given_up = asyncio.Event(), list[bool]()
 
@@ -340,7 +340,7 @@ async def test_closing_takes_no_longer_than_is_left(hangs: bool, left: float, mo
     traced.left = lambda: left
     begun = now()
     await traced.close()
-    assert now() - begun < most
+    assert now() - begun < maximum
     assert bool(given_up) == hangs
 
 

@@ -37,7 +37,7 @@ def the_text(rows: list[Row], verdict: Severity) -> str:
     return text
 
 
-class Table(NamedTuple):
+class ShownTable(NamedTuple):
     """What the command printed, and its exit code."""
 
     rows: dict[str, list[tuple[str, str]]]
@@ -59,7 +59,7 @@ class Table(NamedTuple):
         return {name for name, rows in self.rows.items() if verdict in dict(rows)}
 
 
-def check(env: Mapping[str, str], *arguments: str) -> Table:
+def check(env: Mapping[str, str], *arguments: str) -> ShownTable:
     """Run `check` on a screen so wide that each row is one line, and read what it prints."""
     done = command("check", *arguments, env={**env, "COLUMNS": "1000"})
     assert done.stderr == ""
@@ -72,4 +72,4 @@ def check(env: Mapping[str, str], *arguments: str) -> Table:
         if match is not None:
             name = match[1] or name
             rows.setdefault(name, []).append((match[2], match[3]))
-    return Table(rows, summary, done.returncode)
+    return ShownTable(rows, summary, done.returncode)

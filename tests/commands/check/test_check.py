@@ -33,11 +33,11 @@ NEW_FIELDS = """
 "user_data.customer_type" = "customer.partner_id"
 """
 OK, WARNING, FAILED, SKIPPED = Severity.OK, Severity.WARNING, Severity.FAILED, Severity.SKIPPED
-Given = Callable[..., dict[str, str]]
+GrantedPermits = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def given(kafka: Kafka, api: Api, tmp_path: Path) -> Given:
+def given(kafka: Kafka, api: Api, tmp_path: Path) -> GrantedPermits:
     """Return what `run` needs: an environment with a topic, a group and these settings."""
 
     def environment(topic: str = "", group: str = "", **settings: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def given(kafka: Kafka, api: Api, tmp_path: Path) -> Given:
     return environment
 
 
-def test_a_configuration_that_is_fit_to_run(given: Given, api: Api, tmp_path: Path) -> None:
+def test_a_configuration_that_is_fit_to_run(given: GrantedPermits, api: Api, tmp_path: Path) -> None:
     """With a configuration that is fit to run every row is there, none failed, and the exit code is 0. The test
     events are sent in test mode and not recorded, and no probe file is left in the state folder."""
     found = check(given(), "--send-test-event")
@@ -123,7 +123,7 @@ def test_divided_by_workers(tmp_path: Path, number: str, store: str, row: Row) -
     assert found.text.startswith(row.text)
 
 
-def test_all_that_is_wrong_in_one_run(given: Given, tmp_path: Path) -> None:
+def test_all_that_is_wrong_in_one_run(given: GrantedPermits, tmp_path: Path) -> None:
     """A missing topic, a wrong token, a mapping that does not fit, a registry that is down and a folder that cannot be
     written are a failed row each, in one run."""
     (tmp_path / "m.toml").write_text('[fields]\n"user_data.em" = "customer.email"\n')
@@ -161,7 +161,7 @@ def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
     assert found.summary == "Not fit to run: 1 failed."
 
 
-def test_it_reads_well_on_a_narrow_screen(given: Given) -> None:
+def test_it_reads_well_on_a_narrow_screen(given: GrantedPermits) -> None:
     """At 80 columns no line is longer, and the columns of questions and verdicts hold nothing else."""
     lines = (shown := command("check", env=given("no-such-topic", COLUMNS="80")).stdout).splitlines()
     assert max(map(len, lines)) <= 80
@@ -179,7 +179,7 @@ class TestGroup:
         """Return the answers about the group."""
         return asked(env, brokers.cluster, brokers.group)
 
-    def test_a_new_group(self, kafka: Kafka, given: Given) -> None:
+    def test_a_new_group(self, kafka: Kafka, given: GrantedPermits) -> None:
         """A new group begins at the beginning and reads all records; with ``latest`` the row says how many are not
         read; with ``error`` it is not fit to run, since a run would end at once."""
         topic, group = new_topic(kafka), new_group()
@@ -192,7 +192,7 @@ class TestGroup:
         assert row.verdict is FAILED
         assert "`pinstream offsets set`" in row.text
 
-    def test_a_group_that_was_here_before(self, kafka: Kafka, given: Given) -> None:
+    def test_a_group_that_was_here_before(self, kafka: Kafka, given: GrantedPermits) -> None:
         """A known group goes on at its offsets; a partition without one is read from its beginning."""
         topic, group = new_topic(kafka), new_group()
         produce(kafka, topic, [b"1", b"2", b"3"], partition=0)
@@ -204,7 +204,9 @@ class TestGroup:
         assert the_text(self.rows(given(topic, group)), OK).startswith(f"{group}: {expected}; ")
 
     @pytest.mark.real_kafka
-    def test_latest_skips_nothing_of_a_group_that_has_offsets(self, kafka: Kafka, given: Given) -> None:
+    def test_latest_skips_nothing_of_a_group_that_has_offsets(
+        self, kafka: Kafka, given: GrantedPermits
+    ) -> None:
         """With ``latest`` a group that has offsets of another topic reads new topics from their beginning."""
         topic, group = new_topic(kafka), new_group()
         produce(kafka, topic, [b"1", b"2", b"3"])
@@ -212,7 +214,9 @@ class TestGroup:
         text = the_text(self.rows(given(topic, group, KAFKA_AUTO_OFFSET_RESET="latest")), OK)
         assert text.startswith(f"{group}: new to these topics, begins at the beginning: 3 records; ")
 
-    def test_what_was_committed_for_another_destination(self, kafka: Kafka, api: Api, given: Given) -> None:
+    def test_what_was_committed_for_another_destination(
+        self, kafka: Kafka, api: Api, given: GrantedPermits
+    ) -> None:
         """Offsets that were committed for another destination, such as a sandbox, are a warning, since the
         records before them are not sent to this one. Offsets of this destination are not."""
         topic, group = new_topic(kafka), new_group()
@@ -227,7 +231,7 @@ class TestGroup:
         begin = f"{topic}[0]: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE"
         assert the_text(rows, WARNING).startswith(begin)
 
-    def test_an_offset_beyond_the_end(self, kafka: Kafka, given: Given) -> None:
+    def test_an_offset_beyond_the_end(self, kafka: Kafka, given: GrantedPermits) -> None:
         """An offset beyond the end is a warning: the topic was created again, or it is another cluster."""
         topic, group = new_topic(kafka), new_group()
         commit(kafka, group, topic, 500)
@@ -242,7 +246,7 @@ class TestDeadLetters:
         """Return the answers about the dead-letter topics."""
         return asked(env, brokers.cluster, brokers.dead_letter_topics)
 
-    def test_a_topic_that_is_missing(self, kafka: Kafka, given: Given) -> None:
+    def test_a_topic_that_is_missing(self, kafka: Kafka, given: GrantedPermits) -> None:
         """A dead-letter topic that is missing is no problem: it is created with the first letter."""
         topic = create_topic(kafka, 1)
         text = the_text(self.rows(given(topic)), OK)
@@ -258,7 +262,7 @@ class TestDeadLetters:
         ],
     )
     def test_a_topic_that_does_not_take_all(
-        self, kafka: Kafka, given: Given, config: dict[str, str], begins: str, setting: str
+        self, kafka: Kafka, given: GrantedPermits, config: dict[str, str], begins: str, setting: str
     ) -> None:
         """A dead-letter topic that is compacted cannot store letters without a key, and one that takes smaller records
         than its origin loses values: both are warnings, with the command that corrects it."""
@@ -272,7 +276,7 @@ class TestDeadLetters:
 class TestPageAddress:
     """The row about the page's address, which says whether the page can be served."""
 
-    def test_what_uses_it_already(self, given: Given, tmp_path: Path) -> None:
+    def test_what_uses_it_already(self, given: GrantedPermits, tmp_path: Path) -> None:
         """An address that this member uses is no problem: the runbook says to run `check` beside a running member. One
         that another program uses, or that both of two settings name, is a failed row, since a run would end at once."""
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -304,7 +308,7 @@ class TestPageAddress:
             ("", {}, SKIPPED, "PINSTREAM_HTTP_ADDRESS is empty"),
         ],
     )
-    def test_who_may_look(
+    def test_who_may_check(
         self, tmp_path: Path, main: str, more: dict[str, str], verdict: Severity, text: str
     ) -> None:
         """The row says where the page is, and for an address that is not local who may read it. With the page turned

@@ -31,11 +31,11 @@ def test_who_read_last_by_other_settings(kafka: Kafka, api: Api, tmp_path: Path)
     env = run_environment(tmp_path, kafka, topic, group, api.url)
     settings = load(env)
     ours = building.fingerprint_of(settings, building.sections(settings))
-    for sender, told in ((ours, False), ("AAAA" + ours[4:], True)):
+    for sender, reported in ((ours, False), ("AAAA" + ours[4:], True)):
         metadata = offset_map.write_map(TopicPartition(topic, 0), 1, [], None, fingerprint=sender)
         commit(kafka, group, topic, 1, metadata=metadata)
         rows = asked(env, local.schema, brokers.cluster, brokers.group)
-        assert (Severity.WARNING in {row.verdict for row in rows}) is told
+        assert (Severity.WARNING in {row.verdict for row in rows}) is reported
     assert the_text(rows, Severity.WARNING).startswith(
         f"{topic}[0]: last read by a member with another mapping (PINSTREAM_MAPPING_FILE"
     )

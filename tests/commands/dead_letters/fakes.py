@@ -10,7 +10,7 @@ from typing import Any
 from consumer.adapters.kafka.letters import Home, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
-from consumer.commands.dead_letters.reading import DeadLetters, Reader
+from consumer.commands.dead_letters.reading import DeadLetters, LetterReader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
 
@@ -28,7 +28,7 @@ def runs_in(record: Record, topic: str, partition: int = 0) -> list[tuple[int, i
     return read_mark(record, home(topic, partition)) or []
 
 
-class Topics(Reader):
+class Topics(LetterReader):
     """Topics held in lists, and the answers to questions about them."""
 
     def __init__(self, **partitions: int) -> None:
@@ -59,7 +59,7 @@ class Topics(Reader):
         stage: Stage = Stage.CONVERT,
         code: str = "unknown_currency",
         headers: Any = (),
-        left_out: tuple[str, ...] = (),
+        omitted: tuple[str, ...] = (),
         offset: int | None = None,
         attempts: int = 0,
     ) -> Record:
@@ -70,9 +70,9 @@ class Topics(Reader):
         return self.append(
             on or f"{origin}.dead-letters",
             partition % self.partitions.get(on or f"{origin}.dead-letters", 1),
-            None if "key" in left_out else record.key,
-            None if "value" in left_out else record.value,
-            letter_headers(letter, left_out),
+            None if "key" in omitted else record.key,
+            None if "value" in omitted else record.value,
+            letter_headers(letter, omitted),
         )
 
     def values(self, topic: str, partition: int | None = None) -> list[bytes | None]:
@@ -83,12 +83,12 @@ class Topics(Reader):
     # -- as a reader
 
     async def ranges(self, topic: str) -> Sequence[Range]:
-        """See `Reader`."""
+        """See `LetterReader`."""
         counts = range(self.partitions[topic])
         return [Range(topic, number, 0, len(self.logs[topic, number])) for number in counts]
 
     async def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
-        """See `Reader`."""
+        """See `LetterReader`."""
         for one in ranges:
             records = self.logs[one.topic, one.partition][one.begin : one.end]
             for at in range(0, len(records), self.chunk):
@@ -100,13 +100,13 @@ class Topics(Reader):
         return next((one for one, first in self.epochs.get(topic, ()) if offset >= first), None)
 
     async def record(self, place: Place) -> Record | None:
-        """See `Reader`."""
+        """See `LetterReader`."""
         self.asked.append(place)
         log = self.logs.get((place.topic, place.partition), [])
         return log[place.offset] if place.offset < len(log) else None
 
     async def homes(self, topic: str, partitions: Collection[int]) -> dict[int, Home]:
-        """See `Reader`."""
+        """See `LetterReader`."""
         return {number: home(topic, number) for number in partitions}
 
 
@@ -125,7 +125,13 @@ def topics(letters: int = 10, partitions: int = 1, **more: Any) -> Topics:
 
 def options(**changes: Any) -> RedriveOptions:
     """Return options for a redrive of all letters, with `changes`."""
-    given: dict[str, Any] = {"topics": (), "filters": EVERYTHING, "most": None, "rate": None, "max_trips": 3}
+    given: dict[str, Any] = {
+        "topics": (),
+        "filters": EVERYTHING,
+        "maximum": None,
+        "rate": None,
+        "max_trips": 3,
+    }
     return RedriveOptions(**{**given, "dry_run": False, "as_json": False, **changes})
 
 

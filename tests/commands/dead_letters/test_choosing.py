@@ -14,7 +14,7 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters import redrive
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, Tally
-from consumer.commands.dead_letters.redrive import rehearse
+from consumer.commands.dead_letters.redrive import dry_run
 from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd
 from consumer.engine.model import Chunk
 from consumer.settings import load
@@ -33,7 +33,7 @@ from tests.service.virtual_time import run
 KAFKA = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, needs=("kafka",))
 
 
-def rehearsed(
+def dry_run_of(
     where: Topics,
     *,
     which: tuple[str | None, ...] = ("orders",),
@@ -43,7 +43,7 @@ def rehearsed(
     before = {key: list(log) for key, log in where.logs.items()}
     given = options(dry_run=True, **changes)
     outcome = RedriveOutcome(given)
-    run(rehearse([dead_letters(where, of=one, filters=given.filters) for one in which], outcome))
+    run(dry_run([dead_letters(where, of=one, filters=given.filters) for one in which], outcome))
     assert {key: list(log) for key, log in where.logs.items() if key in before} == before
     return outcome
 
@@ -59,13 +59,13 @@ def done(where: Topics, *runs: tuple[int, int], partition: int = 0) -> None:
     where.append(DEAD, partition, b"k", b"v", mark_headers(runs, home(DEAD, partition)))
 
 
-def test_what_is_found_is_told() -> None:
+def test_what_is_found_is_reported() -> None:
     """The outcome has every number, for each topic and in all, as one JSON document."""
     where = topics(3)
     done(where, (0, 1))
     counts = dict.fromkeys(("looped", "gone", "left", "foreign", "elsewhere"), 0)
     counts |= {"matched": 3, "done_before": 1, "redriven": 2}
-    assert rehearsed(where).document() == counts | {
+    assert dry_run_of(where).document() == counts | {
         "result": "complete",
         "dry_run": True,
         "ledger": None,
@@ -82,11 +82,11 @@ def test_max_is_never_exceeded() -> None:
     for number in range(3):
         where.bury(100 + number, origin="other")
     both = ("orders", "other")
-    first = rehearsed(where, which=both, most=5)
+    first = dry_run_of(where, which=both, maximum=5)
     assert [(one.redriven, one.left) for one in first.tallies.values()] == [(5, 2), (0, 3)]
     done(where, (0, 2))
     done(where, (0, 3), partition=1)
-    second = rehearsed(where, which=both, most=4)
+    second = dry_run_of(where, which=both, maximum=4)
     assert [(one.done_before, one.redriven, one.left) for one in second.tallies.values()] == [
         (5, 2, 0),
         (0, 2, 1),
@@ -100,16 +100,16 @@ def test_what_was_redriven_too_often_stays() -> None:
     unreadable = (b"junk", b"", None, b"\xff", b"%d" % 2**63, b"9" * 40)
     for number, trips in enumerate((b"2", b"3", b"4", *unreadable)):
         where.bury(number, headers=(("pinstream.trips", trips),))
-    found = tally(rehearsed(where))
+    found = tally(dry_run_of(where))
     assert (found.redriven, found.looped, found.left) == (1, 8, 0)
-    assert tally(rehearsed(where, max_trips=4)).redriven == 2
+    assert tally(dry_run_of(where, max_trips=4)).redriven == 2
 
 
 def test_a_topic_that_is_gone_keeps_no_letter_back() -> None:
     """Letters of a topic that was deleted are redriven, since nothing is written to it."""
     where = topics(5)
     del where.partitions["orders"]
-    assert tally(rehearsed(where)) == Tally(matched=5, redriven=5)
+    assert tally(dry_run_of(where)) == Tally(matched=5, redriven=5)
 
 
 def whole(where: Topics, number: int, headers: Any = ()) -> None:
@@ -118,12 +118,12 @@ def whole(where: Topics, number: int, headers: Any = ()) -> None:
 
 
 def test_what_was_too_large_for_its_letter_is_fetched() -> None:
-    """What was left out of a letter, since it was too large, is fetched from its origin."""
+    """What was omitted from a letter, since it was too large, is fetched from its origin."""
     where = topics(0)
     own = (("h", b"1"), ("pinstream.trips", b"1"), ("pinstream.redriven", b"x:0:0"))
     whole(where, 0, own)
-    where.bury(0, headers=own, left_out=("value", "headers", "key"))
-    assert tally(rehearsed(where)) == Tally(matched=1, redriven=1)
+    where.bury(0, headers=own, omitted=("value", "headers", "key"))
+    assert tally(dry_run_of(where)) == Tally(matched=1, redriven=1)
 
 
 @pytest.mark.parametrize("there", ["nothing", "another", "no topic", "fewer partitions"])
@@ -133,23 +133,23 @@ def test_what_cannot_be_fetched_any_more_is_named(there: str) -> None:
     where = topics(0)
     if there == "another":
         where.append("orders", 0, b"k0", b"v0", timestamp=AT + 1)
-    where.bury(0, left_out=("value",), partition=5 if there == "fewer partitions" else 0)
+    where.bury(0, omitted=("value",), partition=5 if there == "fewer partitions" else 0)
     where.bury(1)
     if there == "no topic":
         del where.partitions["orders"]
-    outcome = rehearsed(where)
+    outcome = dry_run_of(where)
     assert tally(outcome) == Tally(matched=2, redriven=1, gone=1)
     assert "orders.dead-letters:0:0 stays" in outcome.notes[0]
     done(where, (1, 2))
-    assert tally(rehearsed(where)) == Tally(matched=2, gone=1, done_before=1)
+    assert tally(dry_run_of(where)) == Tally(matched=2, gone=1, done_before=1)
 
 
 def test_notes_do_not_flood() -> None:
     """Ten letters that stay are named, and the others are only counted."""
     where = topics(0)
     for number in range(25):
-        where.bury(number, left_out=("value",))
-    outcome = rehearsed(where)
+        where.bury(number, omitted=("value",))
+    outcome = dry_run_of(where)
     assert (len(outcome.notes), outcome.unnamed) == (10, 15)
 
 
@@ -160,7 +160,7 @@ def test_records_that_are_not_ours_stay() -> None:
     where.bury(7, origin="foreign", on=DEAD)
     where.append(DEAD, 0, None, b"v", (("pinstream.done", b"9-99"),))
     where.bury(3)
-    assert tally(rehearsed(where)) == Tally(matched=3, redriven=3, foreign=3)
+    assert tally(dry_run_of(where)) == Tally(matched=3, redriven=3, foreign=3)
 
 
 def test_marks_of_another_cluster_are_ignored() -> None:
@@ -175,7 +175,7 @@ def test_marks_of_another_cluster_are_ignored() -> None:
         where.append(DEAD, 0, b"k", b"v", mark_headers([(0, 3)], one))
     where.append(DEAD, 0, b"k", b"v", mark_headers([(0, 99)], home(DEAD)._replace(cluster="there")))
     done(where, (1, 2))
-    assert tally(rehearsed(where)) == Tally(matched=3, redriven=2, done_before=1, elsewhere=4)
+    assert tally(dry_run_of(where)) == Tally(matched=3, redriven=2, done_before=1, elsewhere=4)
 
 
 def test_a_letter_behind_a_cut_is_not_done() -> None:
@@ -184,9 +184,9 @@ def test_a_letter_behind_a_cut_is_not_done() -> None:
     where = topics(6)
     where.epochs[DEAD] = [(7, 3), (4, 0)]
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 5)], home(DEAD), 4))
-    assert tally(rehearsed(where)) == Tally(matched=6, done_before=2, redriven=4)
+    assert tally(dry_run_of(where)) == Tally(matched=6, done_before=2, redriven=4)
     where.epochs[DEAD] = [(7, 0)]
-    assert tally(rehearsed(where)) == Tally(matched=6, redriven=6, elsewhere=1)
+    assert tally(dry_run_of(where)) == Tally(matched=6, redriven=6, elsewhere=1)
 
 
 def test_one_topic_for_all() -> None:
@@ -196,7 +196,7 @@ def test_one_topic_for_all() -> None:
     where.bury(0, origin="a", on="letters")
     where.bury(1, origin="b", on="letters")
     where.bury(2, origin="letters", on="letters")
-    found = tally(rehearsed(where, which=(None,)))
+    found = tally(dry_run_of(where, which=(None,)))
     assert found == Tally(matched=3, redriven=3)
 
 
@@ -216,7 +216,7 @@ class Interrupted(Topics):
     heard = False
 
     async def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
-        """See `Reader`."""
+        """See `LetterReader`."""
         if not self.heard:
             self.heard = True
             signal.raise_signal(
@@ -252,7 +252,7 @@ def test_a_signal_ends_a_redrive_before_it_takes_over_the_next_topic(monkeypatch
     started: list[str] = []
 
     class Writer(Transactions):
-        def __init__(self, config: object, transactional_id: str, *, on_trouble: object) -> None:
+        def __init__(self, config: object, transactional_id: str, *, on_error: object) -> None:
             super().__init__(where)
             self.id = transactional_id
 

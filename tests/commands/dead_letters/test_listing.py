@@ -15,7 +15,7 @@ from rich.console import Console
 from consumer.adapters.kafka.letters import Place, mark_headers
 from consumer.commands import main
 from consumer.commands.dead_letters.listing import print_listing, read_listing
-from consumer.commands.dead_letters.reading import Reader, chosen
+from consumer.commands.dead_letters.reading import LetterReader, chosen
 from consumer.engine.model import Stage
 from consumer.errors import UsageError
 from consumer.settings import load
@@ -126,7 +126,7 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
 
 async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a number of codes, letters are counted together; of the latest letters no key or value is kept."""
-    monkeypatch.setattr("consumer.commands.dead_letters.listing.MOST_KINDS", 5)
+    monkeypatch.setattr("consumer.commands.dead_letters.listing.MAX_KINDS", 5)
     where = Topics(letters=1)
     for number in range(50):
         where.bury(number, code=f"code-{number}", on="letters")
@@ -348,7 +348,7 @@ def test_show_reads_at_the_origin_what_the_letter_lacks(kafka: Kafka, tmp_path: 
     topic = new_topic(kafka)
     sent = letter(topic, 0)
     produce(kafka, topic, [sent.record.value], key=sent.record.key, timestamp=sent.record.timestamp)
-    bury(kafka, [sent, letter(topic, 4)], left_out=("value",))
+    bury(kafka, [sent, letter(topic, 4)], omitted=("value",))
     env = kafka_environment(tmp_path, kafka, topic, new_group())
     document = asked("show", f"{topic}.dead-letters:0:0", "--payload", env=env)
     assert document["left_out"] == ["value"]
@@ -400,7 +400,7 @@ def test_an_option_that_is_gone_is_named(tmp_path: Path) -> None:
 async def test_a_record_of_no_topic_or_partition_is_not_there(each_kafka: Kafka) -> None:
     """Reading a record of a topic or partition that does not exist returns None, since what a letter lacks may
     be deleted with its topic."""
-    reader, topic = Reader(each_kafka.config), create_topic(each_kafka)
+    reader, topic = LetterReader(each_kafka.config), create_topic(each_kafka)
     produce(each_kafka, topic, [b"a record"])
     found = await reader.record(Place(topic, 0, 0))
     assert found is not None

@@ -17,7 +17,7 @@ from consumer.commands.dead_letters.options import Filters
 from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.commands.dead_letters.redrive import LettersSource, Redriven
-from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, NewLife
+from consumer.engine.messages import CommitDone, DeadLetter, EndOffsets, TopicRecreated
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
@@ -28,16 +28,16 @@ from tests.service.virtual_time import run
 
 
 class Inner:
-    """Reads all of a topic made of lists, `most` records at a time. Fits `FiniteSource`."""
+    """Reads all of a topic made of lists, `maximum` records at a time. Fits `FiniteSource`."""
 
-    def __init__(self, topics: Topics, most: int = 4) -> None:
+    def __init__(self, topics: Topics, maximum: int = 4) -> None:
         self._left: list[tuple[int, Record]] = [
             (partition, record)
             for (topic, partition), log in sorted(topics.logs.items())
             if topic == DEAD
             for record in log
         ]
-        self._most = most
+        self._maximum = maximum
         self.closed = False
 
     @property
@@ -51,7 +51,7 @@ class Inner:
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
         """See `RecordSource`."""
         await asyncio.sleep(0)
-        lot, self._left = self._left[: min(room, self._most)], self._left[min(room, self._most) :]
+        lot, self._left = self._left[: min(room, self._maximum)], self._left[min(room, self._maximum) :]
         partitions = dict.fromkeys(partition for partition, _ in lot)
         return [Chunk(DEAD, one, 7, 3, [record for at, record in lot if at == one]) for one in partitions]
 
@@ -63,7 +63,7 @@ class Inner:
         """See `RecordSource`."""
         return EndOffsets({}, joined=True)
 
-    async def read_anew(self, partitions: Sequence[NewLife]) -> None:
+    async def restart_partitions(self, partitions: Sequence[TopicRecreated]) -> None:
         """See `RecordSource`."""
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
@@ -157,7 +157,7 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
     where = topics(0)
     own = (("h", b"1"), ("pinstream.trips", b"9"), ("pinstream.redriven", b"x:0:0"))
     where.append("orders", 0, b"k0", b"v0", own)
-    where.bury(0, headers=(("h", b"1"), ("pinstream.trips", b"1")), left_out=("value", "headers", "key"))
+    where.bury(0, headers=(("h", b"1"), ("pinstream.trips", b"1")), omitted=("value", "headers", "key"))
     found, _, _ = redrive(where, Transactions(where))
     [chunk] = await read_all(found)
     [record] = chunk.records
@@ -183,7 +183,7 @@ async def test_it_is_not_done_while_letters_are_chosen() -> None:
     moment; a redrive that ended then would miss the last letters and report that it is complete."""
     where = topics(1)
     where.append("orders", 0, b"k0", b"v0")
-    where.bury(0, left_out=("value",))
+    where.bury(0, omitted=("value",))
     found, _, _ = redrive(where, Transactions(where))
     seen: list[bool] = []
     record = where.record
@@ -202,7 +202,7 @@ async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
     """If a stop cancels the choosing, the source is not done: its last letters were never returned, so the
     redrive is interrupted."""
     where = topics(0)
-    where.bury(0, left_out=("value",))
+    where.bury(0, omitted=("value",))
     found, _, _ = redrive(where, Transactions(where))
     asked = asyncio.Event()
 
@@ -229,7 +229,7 @@ def done_at(*offsets: int) -> Done:
 async def test_no_more_are_handed_out_than_asked_for() -> None:
     """After as many letters as ``--max`` says the source is done, and fetches return nothing."""
     where = topics(10)
-    found, _, _ = redrive(where, Transactions(where), most=3)
+    found, _, _ = redrive(where, Transactions(where), maximum=3)
     assert [record.offset for chunk in await read_all(found) for record in chunk.records] == [0, 1, 2]
     assert await found.fetch(100, 0.0) == []
 
@@ -368,7 +368,7 @@ def dies_at(lot: int) -> Callable[[int], None]:
 
 
 async def test_what_is_too_large_now_leaves_its_value_out() -> None:
-    """If a letter that dies again is too large now, its value is left out, a note says so, and the old letter
+    """If a letter that dies again is too large now, its value is omitted, a note says so, and the old letter
     is marked."""
     where = topics(2)
     writer = Transactions(where)
@@ -427,27 +427,27 @@ async def test_a_mark_names_the_last_leader_epoch_that_was_read() -> None:
     assert dict(where.logs[DEAD, 0][-1].headers)["pinstream.marked-epoch"] == b"6"
 
 
-@pytest.mark.parametrize("most", [None, 1, 3, 100])
-async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
+@pytest.mark.parametrize("maximum", [None, 1, 3, 100])
+async def test_numbers_add_up_where_it_ends_early(maximum: int | None) -> None:
     """The numbers add up although the redrive ends early: what was done before is known from the marks."""
     where = topics(4)
     where.bury(4, headers=(("pinstream.trips", b"3"),))
     for number in range(5, 10):
         where.bury(number)
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
-    found, letters, outcome = redrive(where, Transactions(where), most=most)
+    found, letters, outcome = redrive(where, Transactions(where), maximum=maximum)
     await letters.begin()
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
     [tally] = outcome.tallies.values()
-    expected = min(4, most or 4)
+    expected = min(4, maximum or 4)
     assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
     assert tally.looped + tally.left == 5 - expected
 
 
 @PROPERTY
 @given(st.data())
-def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
+def test_marks_report_exactly_of_what_is_settled(data: st.DataObject) -> None:
     """With fetches, settlements and commits in any order, and commits during fetches, an open letter is never
     marked, and in the end all are."""
     partitions = data.draw(st.integers(1, 2))

@@ -250,7 +250,7 @@ def test_a_country_does_not_hide_the_language() -> None:
     assert masker().masked(whole(customer={**empty, "country": "DE"}))["language"] == "de"
 
 
-def test_numbers_that_are_hidden_elsewhere_are_hidden() -> None:
+def test_numbers_that_are_hidden_in_another_place_are_hidden() -> None:
     """A number that equals a masked value, such as a phone number as a quantity, is masked; others are shown."""
     event = whole()
     event["customer"] = {**CUSTOMER, "phones": ["+49 151 23456"], "external_ids": ["7001"]}
@@ -274,7 +274,7 @@ def test_maps_keys_are_data() -> None:
     assert shown["lists"] == {"***1": ["***", "***"]}
 
 
-def test_a_union_that_does_not_tell_hides() -> None:
+def test_a_union_that_does_not_report_hides() -> None:
     """A value of a union of enum, text, number and bytes is masked, since a text may be anything."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     kind = [{"type": "enum", "name": "Kind", "symbols": ["GIFT"]}, "string", "long", "bytes"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from consumer.commands.dead_letters.options import Filters
 from consumer.engine.model import Record
 from tests.commands.dead_letters.fakes import DEAD, Killed, Topics, Transactions
-from tests.commands.dead_letters.test_choosing import rehearsed
+from tests.commands.dead_letters.test_choosing import dry_run_of
 from tests.commands.dead_letters.test_marking import dead, dies_at, marked, position, redrive
 from tests.engine.building import PROPERTY
 from tests.service.virtual_time import run
@@ -40,7 +40,7 @@ def drawn_topics(data: st.DataObject) -> Topics:
                 on=DEAD,
                 origin="foreign" if kind == "foreign" else "orders",
                 headers=(("pinstream.trips", b"500"),) if kind == "tripped" else (),
-                left_out=("value",) if kind == "omitted" else (),
+                omitted=("value",) if kind == "omitted" else (),
                 offset=10_000 + number,
             )
     return where
@@ -49,7 +49,7 @@ def drawn_topics(data: st.DataObject) -> Topics:
 def drawn_options(data: st.DataObject) -> dict[str, Any]:
     """Return drawn filters and a bound."""
     codes = data.draw(st.sampled_from([frozenset(), frozenset({"expired"})]))
-    return {"filters": Filters(codes=codes), "most": data.draw(st.none() | st.integers(1, 8))}
+    return {"filters": Filters(codes=codes), "maximum": data.draw(st.none() | st.integers(1, 8))}
 
 
 class Destination:
@@ -106,11 +106,11 @@ def letters_in(log: Iterable[Record]) -> Iterator[Record]:
 def test_a_dry_run_says_what_would_be(data: st.DataObject) -> None:
     """A dry run reports the numbers and notes that the redrive after it has."""
     where, changes = drawn_topics(data), drawn_options(data)
-    said = rehearsed(where, max_trips=100, **changes)
+    said = dry_run_of(where, max_trips=100, **changes)
     did = run(redriven(where, Transactions(where), Destination(), data, **changes))
-    if changes["most"] is None:
+    if changes["maximum"] is None:
         assert (said.tallies, said.notes) == (did.tallies, did.notes)
-    else:  # a redrive stops reading after `most` letters, so it counts fewer of the others
+    else:  # a redrive stops reading after `maximum` letters, so it counts fewer of the others
         [found], [expected] = did.tallies.values(), said.tallies.values()
         names = ("matched", "done_before", "redriven")
         assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
@@ -129,7 +129,7 @@ def test_killed_anywhere_and_run_again_each_is_delivered_once(data: st.DataObjec
         writer.after = dies_at(data.draw(st.integers(0, 4)))
         with contextlib.suppress(Killed):
             run(redriven(where, writer, there, data, **drawn_options(data)))
-    everything = {"filters": Filters(), "most": None}
+    everything = {"filters": Filters(), "maximum": None}
     run(redriven(where, Transactions(where), there, data, **everything))
     assert there.sent == Counter(one.value for one in letters if not there.dies(one))
     done = {partition: marked(where, partition) for partition in range(where.partitions[DEAD])}

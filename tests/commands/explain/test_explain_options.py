@@ -164,7 +164,7 @@ def test_each_difference_is_a_line(
 
 
 def test_an_expectation_may_leave_things_out(samples: Try) -> None:
-    """Keys that an expectation leaves out are not compared, nor are messages; a payload is compared whole."""
+    """Keys that an expectation omits are not compared, nor are messages; a payload is compared whole."""
     lines = [
         {"outcome": "deliverable"},
         {"outcome": "filtered", "warnings": []},
@@ -284,7 +284,7 @@ def test_the_summary_counts(samples: Try) -> None:
 
 
 def test_the_rules_say_where_each_field_is_from(samples: Try) -> None:
-    """--rules prints for each field its path, the rule, what was done and why values were left out, without any
+    """--rules prints for each field its path, the rule, what was done and why values were omitted, without any
     value of the record."""
     lines = [json.loads(line) for line in samples.explain("--rules").stdout.splitlines()]
     rules = {rule["field"]: rule for rule in lines[0]["rules"]}
@@ -302,9 +302,9 @@ def test_the_rules_say_where_each_field_is_from(samples: Try) -> None:
     assert rules["custom_data.contents[].id"]["sent"] == 2
     assert rules["custom_data.currency"]["done"] == ["normalised"]
     assert rules["custom_data.value"]["done"] == ["unchanged"]
-    told = json.dumps([line["rules"] for line in lines]).lower()
+    reported = json.dumps([line["rules"] for line in lines]).lower()
     for value in (SHOPPER, "jos", "unsaid", "dj0y", "59.90", "e-1"):
-        assert value not in told
+        assert value not in reported
 
 
 def on_a_terminal(samples: Try, *options: str, **env: str) -> str:
@@ -339,7 +339,7 @@ def test_on_a_terminal_it_is_text_for_people(samples: Try) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(samples, "--rules", NO_COLOR="1"))
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_a_terminal(samples, NO_COLOR="1"))
     assert 'record 1: deliverable\n{\n  "event_name": "checkout",\n' in plain
-    assert "warning malformed: user_data.ge is not f, m or n: left out\n" in plain
+    assert "warning malformed: user_data.ge is not f, m or n: omitted\n" in plain
     assert "customer.first_name       NFC, lower case; SHA-256: normalised; hashed\n" in plain
     assert "record 2: filtered: event_name\n" in plain
     assert "record 3: rejected: no_identity (convert): no user data identifies a shopper" in plain

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.app import building
 from consumer.avro.encode import Encoder
-from consumer.avro.reading import MOST_ITEMS
+from consumer.avro.reading import MAX_ITEMS
 from consumer.commands.explain.command import explanations
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Record, Rejection
@@ -129,14 +129,14 @@ def verdicts(environ: dict[str, str], event: dict[str, Any]) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("number", [MOST_ITEMS - 1, MOST_ITEMS, MOST_ITEMS + 1, 3 * MOST_ITEMS])
+@pytest.mark.parametrize("number", [MAX_ITEMS - 1, MAX_ITEMS, MAX_ITEMS + 1, 3 * MAX_ITEMS])
 @pytest.mark.parametrize("kind", LISTS)
 def test_all_say_the_same_of_long_lists(kind: str, number: int, environ: dict[str, str]) -> None:
     """A list that the mapping asks for may have 10,000 items; one more, and the record is too large. A list that it
     does not ask for may have any number. `explain` says so of lines and containers, and so does the service, in one
     step and in two; what follows in the file is read."""
     make, is_asked = LISTS[kind]
-    expected = "too_large" if is_asked and number > MOST_ITEMS else "deliverable"
+    expected = "too_large" if is_asked and number > MAX_ITEMS else "deliverable"
     assert verdicts(environ, {**ONE, **make(number)}) == [expected] * 4
 
 
@@ -147,7 +147,7 @@ def test_with_a_function_of_the_users_all_lists_are_counted(
     (tmp_path / "keep_all.py").write_text("def change(event):\n    return event\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     environ["PINSTREAM_TRANSFORM"] = "keep_all:change"
-    for number, outcome in ((MOST_ITEMS, "deliverable"), (MOST_ITEMS + 1, "rejected")):
+    for number, outcome in ((MAX_ITEMS, "deliverable"), (MAX_ITEMS + 1, "rejected")):
         for container in (False, True):
             line, after = explained(environ, {**ONE, "notes": TEXTS * number}, ONE, container=container)
             assert (line["outcome"], after["outcome"]) == (outcome, "deliverable")

@@ -15,7 +15,7 @@ from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import Service
 from tests.engine.building import TOPIC, event, filtered, unconvertible
-from tests.service.driving import Trouble, until, values
+from tests.service.driving import AdapterFailure, until, values
 from tests.service.fakes import Answering, FakeSource, Process, World
 from tests.service.virtual_time import run
 
@@ -54,12 +54,12 @@ class Bounded(Process):
 
     async def replay(self) -> Ran:
         """Run the process to its end."""
-        self.looks = 0
+        self.checks = 0
 
-        def look() -> None:
-            self.looks += 1
+        def check() -> None:
+            self.checks += 1
 
-        return await run_to_end(self.service, self.source, look)
+        return await run_to_end(self.service, self.source, check)
 
 
 def replay(world: World, **policy: Any) -> tuple[Bounded, Ran]:
@@ -81,7 +81,7 @@ def test_it_ends_when_all_is_settled() -> None:
     assert (ran.end, totals.read, totals.open, totals.released) == (ReplayEnd.COMPLETE, 55, 0, 0)
     assert (totals.delivered, totals.duplicate, totals.filtered, totals.dead_lettered) == (51, 1, 2, 1)
     assert world.committed == {0: 50, 1: 5}
-    assert process.looks > 1
+    assert process.checks > 1
     assert ran.seconds >= 0
 
 
@@ -95,7 +95,7 @@ def test_nothing_to_read_is_complete() -> None:
 def test_a_limit_is_kept_to_the_record(limit: int) -> None:
     """Exactly `limit` records are read and settled, although more were fetched."""
     world = World(p0=values(100), p1=values(100, "other-"))
-    _, ran = replay(world, most_records=limit)
+    _, ran = replay(world, max_records=limit)
     totals = ran.statistics.totals
     assert (ran.end, totals.read, totals.delivered, totals.open) == (ReplayEnd.LIMITED, limit, limit, 0)
     assert sum(world.committed.values()) == limit
@@ -103,7 +103,7 @@ def test_a_limit_is_kept_to_the_record(limit: int) -> None:
 
 def test_a_limit_that_is_not_reached_is_the_whole_range() -> None:
     """A range of fewer records than the limit is complete."""
-    _, ran = replay(World(p0=values(10)), most_records=11)
+    _, ran = replay(World(p0=values(10)), max_records=11)
     assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 10)
 
 
@@ -165,8 +165,8 @@ def test_a_bug_is_raised() -> None:
 
     async def main() -> None:
         process = Bounded(World(p0=values(10)))
-        process.broken["fetch"] = Trouble("a fetch")
-        with pytest.raises(Trouble):
+        process.broken["fetch"] = AdapterFailure("a fetch")
+        with pytest.raises(AdapterFailure):
             await process.replay()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -174,7 +174,7 @@ def test_a_bug_is_raised() -> None:
     run(main())
 
 
-def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
+def test_a_failure_outside_is_reported_with_the_figures_up_to_then() -> None:
     """If Kafka fails in the middle, the result has the failure and what was delivered before it."""
     world = World(p0=values(500))
 

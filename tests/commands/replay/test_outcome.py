@@ -15,7 +15,7 @@ from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.figures.statistics import Cause, GuardStatistics
 from consumer.engine.model import Position, Problem, Stage, TopicPartition
-from consumer.engine.records.ledger import LeftAt
+from consumer.engine.records.ledger import LastPosition
 from consumer.errors import KafkaError
 from tests.engine.building import Core, event, filtered, unconvertible
 
@@ -38,7 +38,7 @@ def outcome(
         ),
         ReplayPlan([Range("orders", 0, 10, 20)], 0, resumed=False, progress=None),
         read_to={TopicPartition("orders", 0): 25},
-        left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is ReplayEnd.COMPLETE)},
+        last_positions={TopicPartition("orders", 0): LastPosition(15, clear=end is ReplayEnd.COMPLETE)},
         outside_time=3,
         problems=[Problem("orders", 0, 14, Stage.CONVERT, "no_identity", "nobody [red]here[/red]")],
         sent_again=None,
@@ -72,8 +72,8 @@ def test_the_document_adds_up_and_names_the_range() -> None:
 )
 def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, Any], said: str) -> None:
     """Each way to end early is one line that says how to go on."""
-    trouble = outcome(end, **changes).trouble()
-    assert said in str(trouble)
+    failure = outcome(end, **changes).failure()
+    assert said in str(failure)
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: 
     statistics = dataclasses.replace(
         one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
     )
-    trouble = dataclasses.replace(one, ran=Ran(ReplayEnd.GUARDED, statistics, 1.0)).trouble()
-    assert "700 of the latest 1,000 records of orders would be dead letters" in str(trouble)
-    assert f"mostly for {mostly} ({cause.value}); " in str(trouble)
-    assert advice in str(trouble)
-    assert ("mapping" in str(trouble)) == (cause is Cause.MAPPING)
+    failure = dataclasses.replace(one, ran=Ran(ReplayEnd.GUARDED, statistics, 1.0)).failure()
+    assert "700 of the latest 1,000 records of orders would be dead letters" in str(failure)
+    assert f"mostly for {mostly} ({cause.value}); " in str(failure)
+    assert advice in str(failure)
+    assert ("mapping" in str(failure)) == (cause is Cause.MAPPING)
 
 
 @pytest.mark.parametrize("end", [ReplayEnd.COMPLETE, ReplayEnd.LIMITED])
-def test_what_is_done_has_no_trouble(end: ReplayEnd) -> None:
+def test_what_is_done_has_no_errors(end: ReplayEnd) -> None:
     """A run that is complete, or reached its limit, has no trouble: exit code 0."""
-    assert outcome(end).trouble() is None
+    assert outcome(end).failure() is None
 
 
 def test_a_ledger_that_does_not_add_up_is_reported() -> None:
@@ -110,8 +110,8 @@ def test_a_ledger_that_does_not_add_up_is_reported() -> None:
     one = outcome()
     wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
     statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
-    trouble = dataclasses.replace(one, ran=Ran(ReplayEnd.COMPLETE, statistics, 1.0)).trouble()
-    assert "does not add up" in str(trouble)
+    failure = dataclasses.replace(one, ran=Ran(ReplayEnd.COMPLETE, statistics, 1.0)).failure()
+    assert "does not add up" in str(failure)
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_a_ledger_that_does_not_add_up_is_reported() -> None:
 def test_a_complete_run_has_read_and_settled_everything(read_to: int, clear: bool) -> None:
     """A run that is complete although a range is not read to its end, or has something open, does not add up."""
     name = TopicPartition("orders", 0)
-    one = outcome(ReplayEnd.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
+    one = outcome(ReplayEnd.COMPLETE, read_to={name: read_to}, last_positions={name: LastPosition(12, clear)})
     assert not one.adds_up()
 
 
-def test_where_to_go_on_is_told_for_each_partition() -> None:
+def test_where_to_go_on_is_reported_for_each_partition() -> None:
     """For each partition the outcome says where to go on: at the end of what was read and settled, at the
     lowest open offset, or where it began if nothing is known."""
     names = [TopicPartition("orders", number) for number in range(4)]
@@ -138,22 +138,22 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
             progress=None,
         ),
         read_to=dict.fromkeys(names, 20),
-        left_at={
-            names[0]: LeftAt(9, clear=True),
-            names[1]: LeftAt(9, clear=False),
-            names[2]: LeftAt(None, clear=False),
+        last_positions={
+            names[0]: LastPosition(9, clear=True),
+            names[1]: LastPosition(9, clear=False),
+            names[2]: LastPosition(None, clear=False),
         },
     )
     assert [each["next"] for each in one.document()["ranges"]] == [20, 9, 5, 5]
-    assert "orders[1] at 9, orders[2] at 5, orders[3] at 5" in str(one.trouble())
+    assert "orders[1] at 9, orders[2] at 5, orders[3] at 5" in str(one.failure())
 
 
-def test_a_failure_is_told_as_it_is() -> None:
+def test_a_failure_is_reported_as_it_is() -> None:
     """A failure is raised as it is, and the document has the figures up to then."""
     one = outcome(ReplayEnd.FAILED)
     failure = KafkaError("no broker")
     failed = dataclasses.replace(one, ran=dataclasses.replace(one.ran, failure=failure))
-    assert failed.trouble() is failure
+    assert failed.failure() is failure
     assert failed.document()["ledger"]["read"] == 5
 
 

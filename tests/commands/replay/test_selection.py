@@ -12,7 +12,7 @@ from consumer.commands.replay.options import (
     CHANNELS,
     EXPIRED,
     FIELDS,
-    LEFT_OUT,
+    NOT_MATCHED,
     UNJUDGED,
     LeavingOut,
     Selecting,
@@ -78,7 +78,7 @@ def select(where: Sequence[str], *given: Converted) -> list[Converted]:
     return [selecting.convert({}, 0.0) for _ in given]
 
 
-def left_out(given: NoEvent, *, where: bool) -> NoEvent:
+def filtered(given: NoEvent, *, where: bool) -> NoEvent:
     """Return what a reading with ``--where`` makes of the verdict `given`."""
     columns = Columns(Keys())
     LeavingOut(GivesRows(given), where).read([None], 0.0, columns)
@@ -90,18 +90,18 @@ def test_without_a_condition_all_events_go_on() -> None:
     """Without a condition events, filtered ones and rejections stay as they are."""
     given = (converted(), Filtered("consent"), Rejection(Stage.CONVERT, "no_identity", "…"))
     assert select([], *given) == list(given)
-    assert [left_out(one, where=False) for one in given[1:]] == list(given[1:])
+    assert [filtered(one, where=False) for one in given[1:]] == list(given[1:])
 
 
 @pytest.mark.parametrize("where", [False, True])
 def test_what_is_too_old_is_expired_and_no_dead_letter(where: bool) -> None:
     """An event that is too old is filtered with the rejection's own code, under any condition."""
     assert EXPIRED in REFUSALS
-    assert left_out(Rejection(Stage.CONVERT, EXPIRED, "…"), where=where) == Filtered(EXPIRED)
+    assert filtered(Rejection(Stage.CONVERT, EXPIRED, "…"), where=where) == Filtered(EXPIRED)
 
 
-def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
-    """A reading of a whole topic leaves out events that are too old, and keeps all others in order."""
+def test_a_reading_omits_what_is_too_old_and_nothing_else() -> None:
+    """A reading of a whole topic omits events that are too old, and keeps all others in order."""
     both = BOTH["default"]
     values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
     records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
@@ -113,24 +113,24 @@ def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_refused_event_cannot_be_judged(stage: Stage) -> None:
-    """Under a condition a rejected event, whose name, channel and id are not known, is left out under its own
+    """Under a condition a rejected event, whose name, channel and id are not known, is omitted under its own
     code. Verdicts of the mapping's filter, a missing schema and an early event stay as they are."""
-    assert left_out(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
+    assert filtered(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
     for one in (Filtered("consent"), SchemaRef("id", "5"), Later(7.0)):
-        assert left_out(one, where=True) == one
+        assert filtered(one, where=True) == one
 
 
-def test_what_lies_ahead_is_left_out_once_it_need_not_wait() -> None:
-    """An event ahead of the clock keeps its type, as the clock decides whether it waits; then it is left out."""
+def test_what_lies_ahead_is_omitted_once_it_need_not_wait() -> None:
+    """An event ahead of the clock keeps its type, as the clock decides whether it waits; then it is omitted."""
     ahead = Untimely.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0, 9.0)
-    found = left_out(ahead, where=True)
+    found = filtered(ahead, where=True)
     assert isinstance(found, Untimely)
     assert (found.since, found.verdict) == (7.0, Filtered(UNJUDGED))
 
 
 def test_what_was_judged_and_cannot_be_sent_is_a_dead_letter() -> None:
     """An event that matches and cannot be written as JSON (half a character) is a dead letter, as in any run."""
-    assert left_out(NOT_UNICODE, where=True) == NOT_UNICODE
+    assert filtered(NOT_UNICODE, where=True) == NOT_UNICODE
 
 
 def test_values_are_alternatives_and_fields_must_all_hold() -> None:
@@ -140,16 +140,16 @@ def test_values_are_alternatives_and_fields_must_all_hold() -> None:
     assert isinstance(select(where, converted("checkout", "app_android"))[0], ConversionEvent)
     assert (
         select(where, converted("page_visit", "app_ios"), converted("signup", "web"))
-        == [Filtered(LEFT_OUT)] * 2
+        == [Filtered(NOT_MATCHED)] * 2
     )
 
 
-def test_not_equal_leaves_out_all_that_are_named() -> None:
-    """``event_id!=a event_id!=b`` leaves out both."""
+def test_not_equal_omits_all_that_are_named() -> None:
+    """``event_id!=a event_id!=b`` omits both."""
     given = [converted(event_id=one) for one in "abc"]
     assert select(["event_id!=a", "event_id!=b"], *given) == [
-        Filtered(LEFT_OUT),
-        Filtered(LEFT_OUT),
+        Filtered(NOT_MATCHED),
+        Filtered(NOT_MATCHED),
         given[2],
     ]
 
@@ -204,5 +204,5 @@ def test_selection_agrees_with_a_plain_reading(
             unwanted & set(values.items())
         )
 
-    expected = [event if meets(event) else Filtered(LEFT_OUT) for event in events]
+    expected = [event if meets(event) else Filtered(NOT_MATCHED) for event in events]
     assert select(texts, *events) == expected

@@ -131,7 +131,7 @@ def test_one_type_only() -> None:
         (SCHEMA, "payloda", "'payloda' is not in the schema; the nearest that is: "),
     ],
 )
-def test_branches_that_cannot_be_told_apart_are_an_error(
+def test_branches_that_cannot_be_distinguished_are_an_error(
     schema: dict[str, Any], said: str, message: str
 ) -> None:
     """A branch that cannot be told from another, is no record or is not in the schema is an error at start, in

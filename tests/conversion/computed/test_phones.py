@@ -200,14 +200,14 @@ def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_memory_is_bounded() -> None:
     """At most 10,000 answers are remembered, however many numbers come."""
-    most = phones._international.cache_info().maxsize
-    assert most is not None
-    for number in range(most + 10):
+    maximum = phones._international.cache_info().maxsize
+    assert maximum is not None
+    for number in range(maximum + 10):
         with_country(f"0{100000 + number}", "DE")
-    assert phones._international.cache_info().currsize <= most <= 10_000
+    assert phones._international.cache_info().currsize <= maximum <= 10_000
 
 
-def test_a_hostile_number_is_not_looked_at_for_long() -> None:
+def test_a_hostile_number_is_not_checked_for_long() -> None:
     """Very long numbers and those of many signs are judged within two seconds."""
     begun = time.process_time()
     for text in ("+" * 60, "(" * 60, "0 " * 30, ";ext=" * 12, "1" * 10_000_000, "x" * 60):

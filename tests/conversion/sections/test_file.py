@@ -59,13 +59,13 @@ def test_the_narrower_layer_wins_key_by_key(tmp_path: Path) -> None:
     assert path_of(sections, "com.shop.Order", "other", external) == "email"
     assert path_of(sections, "com.shop.Order", "web", "custom_data.order_id") == "state"
     assert path_of(sections, "com.shop.Signup", "other", external) == "id"
-    # A signup has no state, so the topic's line is left out and the wider one counts.
+    # A signup has no state, so the topic's line is omitted and the wider one counts.
     assert path_of(sections, "com.shop.Signup", "web", external) == "id"
     assert path_of(sections, "com.shop.Order", "web", "event_id") == "id"
 
 
 def test_what_is_shared_is_a_proposal_where_a_schema_lacks_it(tmp_path: Path) -> None:
-    """A shared line is left out for record types whose schema lacks its path, and they may have a line of their own."""
+    """A shared line is omitted for record types whose schema lacks its path, and they may have a line of their own."""
     sections = loaded(tmp_path)
     assert path_of(sections, "com.shop.Click", None, "event_id") == "click"
     assert path_of(sections, "com.shop.Order", None, "user_data.em") == "email"
@@ -158,16 +158,16 @@ def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None
     toml = MAPPING.replace('[record."com.shop.Click".fields]', '[record."com.shop.Click".topic."web".fields]')
     sections = loaded(tmp_path, toml)
     assert isinstance(sections.choose("com.shop.Click", "web"), int)
-    elsewhere = sections.choose("com.shop.Click", "other")
-    assert isinstance(elsewhere, Rejection)
-    assert "event_id and event_time have no source" in elsewhere.message.replace(", ", " and ")
+    other = sections.choose("com.shop.Click", "other")
+    assert isinstance(other, Rejection)
+    assert "event_id and event_time have no source" in other.message.replace(", ", " and ")
     assert any(
         "com.shop.Click on topics that have no section of their own" in one for one in sections.warnings
     )
 
 
 def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path) -> None:
-    """A shared line is left out where the schema lacks one of its paths, even if another path is of the wrong type."""
+    """A shared line is omitted where the schema lacks one of its paths, even if another path is of the wrong type."""
     line = '"custom_data.order_id" = { join = ["total", "state"] }'
     other = {**SIGNUP, "fields": [*SIGNUP["fields"], avro.field("total", "boolean")]}
     sections = loaded(tmp_path, MAPPING.replace("[fields]", f"[fields]\n{line}", 1), ORDER, CLICK, other)
@@ -177,8 +177,8 @@ def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path)
     assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
 
 
-def test_a_shared_branch_is_left_out_where_there_is_no_such_path(tmp_path: Path) -> None:
-    """A shared ``branch`` is left out where the schema lacks its path; where the path is no record, the line is
+def test_a_shared_branch_is_omitted_where_there_is_no_such_path(tmp_path: Path) -> None:
+    """A shared ``branch`` is omitted where the schema lacks its path; where the path is no record, the line is
     an error."""
     line = '[topic."web".fields]\n"custom_data.order_id" = { branch = "member" }\n'
     sections = loaded(tmp_path, MAPPING + line)
@@ -191,7 +191,7 @@ def test_a_shared_branch_is_left_out_where_there_is_no_such_path(tmp_path: Path)
 
 
 def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: Path) -> None:
-    """A shared ``phone_country`` is left out for record types without phone numbers or without its path, and a
+    """A shared ``phone_country`` is omitted for record types without phone numbers or without its path, and a
     narrower line goes before it."""
     sections = loaded(
         tmp_path,
@@ -237,19 +237,19 @@ def test_a_shared_key_that_a_schema_lacks_makes_way_for_the_wider_one(tmp_path: 
 
 
 def test_many_sections_are_read_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nearest name is not looked up for shared lines that are left out, which would go over all paths of
+    """The nearest name is not looked up for shared lines that are omitted, which would go over all paths of
     the schema for each section."""
 
-    def looked(*_: object) -> str:
+    def checked(*_: object) -> str:
         raise AssertionError("a message was made that nobody reads")
 
-    monkeypatch.setattr(SchemaPaths, "_nearest", looked)
+    monkeypatch.setattr(SchemaPaths, "_nearest", checked)
     topics = "".join(f'[record."com.shop.Order".topic."t{number}"]\n' for number in range(100))
     assert len(loaded(tmp_path, MAPPING + topics).all) == 104
 
 
 def test_consent_is_never_a_proposal(tmp_path: Path) -> None:
-    """A shared line of consent is never left out: a missing path is an error, since events without consent
+    """A shared line of consent is never omitted: a missing path is an error, since events without consent
     would be sent."""
     toml = f'{MAPPING}\n[consent]\nrequire = "consent"\n'
     with pytest.raises(
@@ -317,10 +317,10 @@ def test_values_that_sections_share_are_those_of_any_of_them(
     """An event type or an allowed consent that sections share may be one that only some of their schemas have. For the
     others, no nearest name is looked for, which nobody would read."""
 
-    def looked(*_: object) -> str:
+    def checked(*_: object) -> str:
         raise AssertionError("a message was made that nobody reads")
 
-    monkeypatch.setattr(tables, "or_all", looked)
+    monkeypatch.setattr(tables, "or_all", checked)
     lines = """
     [event_names]
     PAID = "checkout"
@@ -392,7 +392,7 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
         ('[record."com.shop.Click".topic."a".fields]\nevent_id = ""', r"event_id has no source"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_place(toml: str, said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_with_its_place(toml: str, said: str, tmp_path: Path) -> None:
     """A mistake is named with its file, section and key."""
     other = '[record."com.shop.Signup".constants]\nevent_name = "signup"\n'
     base = f'{EVERY}\n[fields]\nevent_id = "id"\nevent_time = "at"\n'

@@ -175,16 +175,16 @@ def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
     assert [section_of(columns, row) for row in range(5)] == [1, 0, 0, 0, 2]
 
 
-def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -> None:
+def test_a_schema_without_a_section_is_reported_when_it_is_learned(tmp_path: Path) -> None:
     """A schema of a type without a section is refused when it is learned, so that the log has it once."""
     decoder = Decoder(loaded(tmp_path))
-    told = decoder.add_schema(SchemaRef("id", "5"), REFUND)
-    assert isinstance(told, Rejection)
-    assert told.code == "unknown_record"
+    reported = decoder.add_schema(SchemaRef("id", "5"), REFUND)
+    assert isinstance(reported, Rejection)
+    assert reported.code == "unknown_record"
     assert decoder.add_schema(SchemaRef("id", "6"), ["null", REFUND, ORDER]) is None
-    told = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [avro.field("id", "bytes")]})
-    assert isinstance(told, Rejection)
-    assert told.code == "incompatible_schema"
+    reported = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [avro.field("id", "bytes")]})
+    assert isinstance(reported, Rejection)
+    assert reported.code == "incompatible_schema"
     # The id may be given another schema later.
     assert decoder.add_schema(SchemaRef("id", "7"), ORDER) is None
     read = decoder.decode(

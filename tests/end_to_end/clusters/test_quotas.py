@@ -59,11 +59,11 @@ def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> Non
         throttled = throttles(service.status())
         metrics = service.get("/metrics")[1]
         assert service.stop()[0] == 0
-        told = {line["event"] for line in service.log}
+        reported = {line["event"] for line in service.log}
     assert throttled["consumer"] > 1
     assert throttled["producer"] > 0
     assert 'pinstream_kafka_throttled_seconds_total{broker="' in metrics
-    assert not told & {"stalled", "kafka_trouble", "partitions_lost"}
+    assert not reported & {"stalled", "kafka_trouble", "partitions_lost"}
     accepted = api.accepted()
     assert ledger["delivered"] == accepted.total() == len(accepted)
     assert ledger["dead_lettered"] == len(dead_letters(kafka, topic)) >= letters

@@ -22,7 +22,7 @@ from tests.end_to_end.processes import Process, run_environment, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, new_group, write
 from tests.support.kafka.broker import RealBroker, wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
-from tests.support.kafka.segments import Segment
+from tests.support.kafka.segments import LogSegment
 
 pytestmark = pytest.mark.kafka
 
@@ -93,7 +93,7 @@ def written(cluster: Cluster, topic: str, what: str, count: int) -> set[str]:
     return ids
 
 
-class Group(NamedTuple):
+class ElectionGroup(NamedTuple):
     """A group's name, and the environment of each of its two members."""
 
     name: str
@@ -123,7 +123,7 @@ def test_what_is_written_after_an_unclean_election_is_delivered(
     cluster.until_led(topic, LEADER, in_sync=1)
     lost = written(cluster, topic, "lost", LOST)
 
-    def group(what: str, protocol: str) -> Group:
+    def group(what: str, protocol: str) -> ElectionGroup:
         name = new_group()
         settings = {
             "KAFKA_GROUP_PROTOCOL": protocol,
@@ -131,9 +131,9 @@ def test_what_is_written_after_an_unclean_election_is_delivered(
         }
         folders = [tmp_path / f"{what}-{protocol}-{number}" for number in (1, 2)]
         envs = [run_environment(one, cluster.kafka, topic, name, api.url, **settings) for one in folders]
-        return Group(name, *envs)
+        return ElectionGroup(name, *envs)
 
-    def settled(one: Group) -> bool:
+    def settled(one: ElectionGroup) -> bool:
         return committed_offsets(cluster.kafka, one.name, topic, PARTITIONS) == [KEPT + LOST] * PARTITIONS
 
     stopped = [group("stopped", one) for one in PROTOCOLS]
@@ -143,12 +143,12 @@ def test_what_is_written_after_an_unclean_election_is_delivered(
             alone.until_settled((KEPT + LOST) * PARTITIONS)
             assert alone.stop()[0] == 0
     with ExitStack() as stack:
-        heirs: list[Process] = []
+        successors: list[Process] = []
         for one in shared:
-            killed, heir = (stack.enter_context(Process(tmp_path, "run", env=env)) for env in one[1:])
-            killed.until(partial(share, killed, heir), "a partition each")
+            killed, successor = (stack.enter_context(Process(tmp_path, "run", env=env)) for env in one[1:])
+            killed.until(partial(share, killed, successor), "a partition each")
             wait_for(partial(settled, one), "all offsets committed")
-            heirs.append(heir)
+            successors.append(successor)
             killed.kill()
 
         cluster.leader.kill()
@@ -156,24 +156,25 @@ def test_what_is_written_after_an_unclean_election_is_delivered(
         cluster.behind.restart()
         cluster.until_led(topic, BEHIND, in_sync=1)
         new = written(cluster, topic, "new", NEW)
-        assert all(len(held(heir)) == 1 for heir in heirs), (
+        assert all(len(held(successor)) == 1 for successor in successors), (
             "the partition was given away before the log had grown"
         )
         # Not by what each has read: that includes what it read before the election.
         wait_for(
-            lambda: all(api.accepted().get(one, 0) == len(heirs) for one in new), "both groups to deliver it"
+            lambda: all(api.accepted().get(one, 0) == len(successors) for one in new),
+            "both groups to deliver it",
         )
-        for heir in heirs:
-            assert heir.stop()[0] == 0
+        for successor in successors:
+            assert successor.stop()[0] == 0
         for one in stopped:
             with Process(tmp_path, "run", env=one.first) as alone:
                 alone.until_settled(NEW * PARTITIONS)
                 assert alone.stop()[0] == 0
-                heirs.append(alone)
+                successors.append(alone)
 
     accepted = api.accepted()
     assert accepted == dict.fromkeys(kept | lost | new, 2 * len(PROTOCOLS))
-    for member in heirs:
+    for member in successors:
         backs = [one for one in member.log if one["event"] == "position_went_back"]
         assert sorted((one["partition"], one["fetched"], one["expected"]) for one in backs) == [
             (partition, KEPT, KEPT + LOST) for partition in range(PARTITIONS)
@@ -200,7 +201,7 @@ async def test_a_cut_is_found_although_the_leader_comes_later(cluster: Cluster) 
         produce(cluster.kafka, topic, [b"old-%d" % number])
     commit(cluster.kafka, group, topic, 10, leader_epoch=0)
     cluster.leader.kill()
-    log = Segment(cluster.leader.directory, topic)
+    log = LogSegment(cluster.leader.directory, topic)
     log.cut(log.batches()[6])
     # Its leader is gone when this client first hears of the partition.
     assert wait_until(lambda: admin.list_topics(topic).topics[topic].partitions[0].leader == -1, WITHIN)
@@ -212,7 +213,7 @@ async def test_a_cut_is_found_although_the_leader_comes_later(cluster: Cluster) 
         await member.until_async(partial(asyncio.to_thread, write_one, cluster.kafka, topic), "a leader")
         await member.until(lambda: b"new" in member.values, "the record behind the cut")
     assert member.records[0].offset == 6
-    assert not [text for _, text in member.troubles if "cannot be read" in text]
+    assert not [text for _, text in member.errors if "cannot be read" in text]
 
 
 def write_one(kafka: Kafka, topic: str) -> bool:

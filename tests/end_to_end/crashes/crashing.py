@@ -57,7 +57,7 @@ from consumer.service import Service
 from tests.support import switches
 
 
-def tell(event: str, **evidence: Any) -> None:
+def report(event: str, **evidence: Any) -> None:
     """Write one line to stderr in a single write, so that it is there whatever happens next."""
     os.write(2, json.dumps({"event": event, **evidence}).encode() + b"\n")
 
@@ -95,7 +95,7 @@ class Crash:
         return self._left == 0
 
     def _die(self, evidence: Mapping[str, Any]) -> None:
-        tell("crash_point", times=self._times, **evidence)
+        report("crash_point", times=self._times, **evidence)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -264,8 +264,8 @@ def written(crash: Crash) -> None:
 
     def make(real: Any) -> Any:
         def produce(self: PolledProducer, record: NewRecord, on_delivery: Any) -> None:
-            told: dict[str, Any] = dict(record.headers)
-            place = [int(told["pinstream.partition"]), int(told["pinstream.offset"])]
+            was_reported: dict[str, Any] = dict(record.headers)
+            place = [int(was_reported["pinstream.partition"]), int(was_reported["pinstream.offset"])]
 
             def reported(error: Any, message: Any) -> None:
                 if error is None:
@@ -282,7 +282,7 @@ def written(crash: Crash) -> None:
 # ------------------------------------------------------------------------------- revoked, answers held back
 
 
-class Held:
+class HeldCommits:
     """Calls whose answers are held back until `free` is set, so that they stay in flight for as long as a test
     needs."""
 
@@ -299,7 +299,7 @@ class Held:
                 if not self.free.is_set():
                     self.calls[command.number] = event_ids(command.body)
                     await self.free.wait()
-                    tell("late_answer", events=self.calls.pop(command.number))
+                    report("late_answer", events=self.calls.pop(command.number))
                 return answer
 
             return send
@@ -315,7 +315,7 @@ class Held:
 def revoked(crash: Crash) -> None:
     """After a revocation that took partitions, when the drain has begun."""
     watch_consumer()
-    held = Held()
+    held = HeldCommits()
     held.install()
 
     def make(real: Any) -> Any:
@@ -333,14 +333,14 @@ def revoked(crash: Crash) -> None:
 def late(_: Crash) -> None:
     """After a revocation, answers arrive when SIGUSR1 does."""
     watch_consumer()
-    held = Held()
+    held = HeldCommits()
     held.install()
 
     def make(real: Any) -> Any:
         async def revoked(self: Service, partitions: Any) -> Any:
             positions = await real(self, partitions)
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, held.free.set)
-            tell("released", events=held.events, partitions=[one.partition for one in partitions])
+            report("released", events=held.events, partitions=[one.partition for one in partitions])
             return positions
 
         return revoked
@@ -353,12 +353,12 @@ class WatchedConsumer(confluent_kafka.Consumer):
 
     def commit(self, *args: Any, **options: Any) -> Any:
         """Report, then commit."""
-        tell("commit", positions=raw_positions(options["offsets"]))
+        report("commit", positions=raw_positions(options["offsets"]))
         return super().commit(*args, **options)
 
     def incremental_unassign(self, partitions: Any) -> None:
         """Report, then unassign."""
-        tell("let_go", partitions=[one.partition for one in partitions])
+        report("let_go", partitions=[one.partition for one in partitions])
         super().incremental_unassign(partitions)
 
 

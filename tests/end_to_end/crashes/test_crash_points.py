@@ -153,7 +153,7 @@ def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None
         assert len(story.at_death.limbo) >= story.evidence["entries"] - story.at_death.keys
 
 
-def test_key_stored_core_not_told(line: Line) -> None:
+def test_key_stored_core_not_reported(line: Line) -> None:
     """The keys are durable, but only the key store knows: the records are read again, found to be duplicates,
     and not sent."""
     story = die_and_go_on(line, "stored", 3)

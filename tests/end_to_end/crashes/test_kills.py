@@ -120,7 +120,7 @@ def keys_in(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("when", ["starting", "joining"])
-def test_told_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, when: str) -> None:
+def test_reported_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, when: str) -> None:
     """SIGTERM before the first record, or before the process joined its group: it ends by itself, soon, with
     exit code 0."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)

@@ -42,7 +42,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import THIS, WITHIN, Process, Program, run_environment, wait_for
+from tests.end_to_end.processes import THIS, WITHIN, Process, RunningProgram, run_environment, wait_for
 from tests.end_to_end.records import Shop, new_group, new_topic, value_of
 from tests.support.kafka.harness import Kafka, unique
 
@@ -148,11 +148,11 @@ class Members:
             for number, member in enumerate(self._all):
                 error.add_note(f"member-{number} said last:\n{member.last_words}")
 
-    def join(self, count: int, program: Program = THIS) -> list[Member]:
+    def join(self, count: int, program: RunningProgram = THIS) -> list[Member]:
         """Start `count` new members at once."""
         return [self.join_as(f"member-{len(self._all)}", program) for _ in range(count)]
 
-    def join_as(self, name: str, program: Program = THIS, **settings: str) -> Member:
+    def join_as(self, name: str, program: RunningProgram = THIS, **settings: str) -> Member:
         """Start a member with this name, in the folder that an earlier member of the name left."""
         folder = self.folder_of(name)
         settings = {
@@ -389,14 +389,14 @@ class CommitLog:
         numbers = consumer.list_topics(_COMMITS, timeout=WITHIN).topics[_COMMITS].partitions
         found: dict[int, int] = {}
 
-        def all_told() -> bool:
+        def all_reported() -> bool:
             # The broker's own topic is new as well: its partitions may have no leader yet.
             for number in numbers:
                 with contextlib.suppress(KafkaException):
                     found[number] = consumer.get_watermark_offsets(RawPartition(_COMMITS, number), WITHIN)[1]
             return len(found) == len(numbers)
 
-        wait_for(all_told, "where the topic of commits ends")
+        wait_for(all_reported, "where the topic of commits ends")
         consumer.close()
         return found
 

@@ -130,8 +130,8 @@ class Scene:
         assert not unowed, f"{len(unowed)} of {len(again)} sent again were not in the hands of one that fell"
         assert set(again.values()) <= {1}, "sent again more than once"
         if self.group.shared:  # then what it delivered and did not commit is known to the others
-            most = len(self._fallen) * IN_FLIGHT
-            assert len(again) <= most, f"{len(again)} events were sent again, more than {most}"
+            maximum = len(self._fallen) * IN_FLIGHT
+            assert len(again) <= maximum, f"{len(again)} events were sent again, more than {maximum}"
 
 
 @contextmanager

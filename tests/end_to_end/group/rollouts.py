@@ -22,7 +22,7 @@ from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import CommitLog, Member, Members, Protocol, Traffic, leave, until_each
 from tests.end_to_end.group.rebalances import Scene
-from tests.end_to_end.processes import THIS, Program
+from tests.end_to_end.processes import THIS, RunningProgram
 from tests.support.kafka.harness import Kafka
 
 SLOW_CALLS: Mapping[str, Any] = {
@@ -41,7 +41,7 @@ RecordProperty = Callable[[str, object], None]
 """pytest's fixture; tests/conftest.py prints the recorded figures."""
 
 
-class Rehearsal(Scene):
+class Rollout(Scene):
     """One rollout: the group, its load, and the time it took."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Rehearsal(Scene):
             until_each([member], lambda one: one.get("/readyz")[0] == 200, "readiness")
             assert member.get("/healthz")[0] == 200
 
-    def replace(self, old: Sequence[Member], program: Program = THIS) -> list[Member]:
+    def replace(self, old: Sequence[Member], program: RunningProgram = THIS) -> list[Member]:
         """Roll a Deployment out; return the new members."""
         new = []
         for one in old:
@@ -66,7 +66,7 @@ class Rehearsal(Scene):
             self.end(one)
         return new
 
-    def restart(self, pods: Sequence[Member], program: Program = THIS) -> list[Member]:
+    def restart(self, pods: Sequence[Member], program: RunningProgram = THIS) -> list[Member]:
         """Roll a StatefulSet out, whose members are `pods` in their order; return the new members in that order."""
         new = list(pods)
         for number in reversed(range(len(pods))):
@@ -75,7 +75,7 @@ class Rehearsal(Scene):
             self.until_ready(new[number])
         return new
 
-    def start(self, number: int, program: Program = THIS) -> Member:
+    def start(self, number: int, program: RunningProgram = THIS) -> Member:
         """Start the StatefulSet's member with this number."""
         name = STATIC.format(number)
         return self.group.join_as(name, program, KAFKA_GROUP_INSTANCE_ID=name)
@@ -113,7 +113,7 @@ def stood_still(made: Sequence[tuple[float, int]], since: float, until: float) -
 
 
 @contextmanager
-def rehearsal(
+def rollout(
     kafka: Kafka,
     api: Api,
     folder: Path,
@@ -124,7 +124,7 @@ def rehearsal(
     session: float,
     failing: float = 0.0,
     settings: Mapping[str, Any] = MappingProxyType({}),
-) -> Iterator[Rehearsal]:
+) -> Iterator[Rollout]:
     """A group without members, traffic, and a slow API that fails this share of the calls."""
     api.set_faults(**SLOW_CALLS, unavailable=Chance(share=failing))
     commits = CommitLog(kafka)
@@ -132,4 +132,4 @@ def rehearsal(
         Members(kafka, api, folder, protocol, session=session, partitions=partitions, **settings) as group,
         Traffic(kafka, group.topic, seed=36, rate=RATE, partitions=partitions) as traffic,
     ):
-        yield Rehearsal(group, traffic, api, commits, note)
+        yield Rollout(group, traffic, api, commits, note)

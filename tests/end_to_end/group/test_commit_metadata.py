@@ -29,8 +29,8 @@ def test_a_broker_that_takes_no_metadata(kafka: Kafka, api: Api, tmp_path: Path)
         with Process(tmp_path, "run", env=run_environment(tmp_path, own, topic, group, api.url)) as process:
             process.until_settled(50)
             process.until(lambda: committed_offsets(own, group, topic, 1) == [50], "the offset")
-            told = [one for one in process.log if one["event"] == "commit_metadata_refused"]
-            assert [(one["level"], one["left"]) for one in told] == [("warning", "nothing")]
+            reported = [one for one in process.log if one["event"] == "commit_metadata_refused"]
+            assert [(one["level"], one["left"]) for one in reported] == [("warning", "nothing")]
             assert process.status()["commit_metadata"] == "nothing"
             assert process.stop()[0] == 0
         assert not committed(own, group, topic).metadata

@@ -71,5 +71,5 @@ def test_members_that_come_and_go_keep_the_quota(
         group.until_divided(one)
         one.until(lambda: divided_by(one) == 1, "the others' calls to be a minute old", within=8 * MINUTE)
     calls = api.call_times
-    most = max(sum(first <= one < first + MINUTE for one in calls) for first in calls)
-    assert most <= QUOTA + 2 * QUOTA // 3
+    maximum = max(sum(first <= one < first + MINUTE for one in calls) for first in calls)
+    assert maximum <= QUOTA + 2 * QUOTA // 3

@@ -12,7 +12,7 @@ import pytest
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import COOPERATIVE, KIP_848, Protocol
-from tests.end_to_end.group.rollouts import RecordProperty, rehearsal
+from tests.end_to_end.group.rollouts import RecordProperty, rollout
 from tests.support.kafka.harness import Kafka, unique
 from tests.support.redis_server import RedisServer
 
@@ -46,7 +46,7 @@ def test_a_deployment_rolls_out(
     protocol: Protocol,
 ) -> None:
     """A new member starts and becomes ready, with or without partitions; then an old one ends, and so on."""
-    with rehearsal(
+    with rollout(
         kafka,
         api,
         tmp_path,
@@ -72,7 +72,7 @@ def test_a_stateful_set_rolls_out(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, spare: int, protocol: Protocol
 ) -> None:
     """Each member ends and starts again under its name: it gets its partitions and its key store back."""
-    with rehearsal(
+    with rollout(
         kafka, api, tmp_path, protocol, record_property, partitions=PARTITIONS, session=SESSION
     ) as scene:
         members = [scene.start(number) for number in range(PARTITIONS + spare)]
@@ -92,7 +92,7 @@ def test_a_deployment_is_scaled_down_and_up(
 ) -> None:
     """The others take over at once what the ended member had; a new member gets its share."""
     what = f"Deployment of {PARTITIONS}, shared key store"
-    with rehearsal(
+    with rollout(
         kafka,
         api,
         tmp_path,
@@ -120,7 +120,7 @@ def test_a_stateful_set_is_scaled_down_and_up(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     """The group waits until the session of the ended member is over; then the others take its partitions."""
-    with rehearsal(
+    with rollout(
         kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=BRIEF
     ) as scene:
         *members, last = (scene.start(number) for number in range(PARTITIONS))

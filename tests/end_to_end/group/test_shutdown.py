@@ -103,10 +103,10 @@ def test_under_load_what_was_answered_is_never_sent_again(kafka: Kafka, api: Api
             before = api.calls
             process.until(partial(api_was_called, api, before + CONCURRENCY), "a second round of calls")
             stop_in_time(process, number)
-        told = process.log[-1]
-        assert (told["event"], told["open"]) == ("stopped", 0)
+        reported = process.log[-1]
+        assert (reported["event"], reported["open"]) == ("stopped", 0)
         accepted = api.accepted()
-        assert told["delivered"] > 0
+        assert reported["delivered"] > 0
         assert keys_in(tmp_path / "state" / "keys") == len(accepted) == accepted.total()
         assert sum(committed_offsets(kafka, group, topic)) < len(events), "stopped too late to show anything"
     api.set_faults()
@@ -170,13 +170,13 @@ def test_an_api_that_hangs_cannot_hold_it_up(kafka: Kafka, api: Api, tmp_path: P
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("trouble", ["refused token", "throttled"])
-def test_while_nothing_may_be_sent(kafka: Kafka, api: Api, tmp_path: Path, trouble: str) -> None:
+@pytest.mark.parametrize("fault", ["refused token", "throttled"])
+def test_while_nothing_may_be_sent(kafka: Kafka, api: Api, tmp_path: Path, fault: str) -> None:
     """In a halt, and during a Retry-After: the process does not wait for the end of it, and commits nothing unsent."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(300, seed=8)
     write_generated(kafka, topic, events)
-    refused = trouble == "refused token"
+    refused = fault == "refused token"
     if refused:
         api.set_token("another")
     else:
@@ -247,9 +247,9 @@ def test_while_the_broker_does_not_answer(
         process.until(lambda: api.calls > CONCURRENCY, "a second round of calls")
         with paused(own_kafka):
             stop_in_time(process)
-    told, accepted = process.log[-1], api.accepted()
-    assert told["event"] == "stopped"
-    assert keys_in(tmp_path / "state" / "keys") == told["delivered"] == accepted.total() > 0
+    reported, accepted = process.log[-1], api.accepted()
+    assert reported["event"] == "stopped"
+    assert keys_in(tmp_path / "state" / "keys") == reported["delivered"] == accepted.total() > 0
     api.set_faults()
     finish(tmp_path, env, kafka, topic, group, len(events))
     assert set(api.accepted()) == ids_to_deliver(events)

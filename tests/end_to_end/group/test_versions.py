@@ -18,8 +18,8 @@ import pytest
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import COOPERATIVE, until_each_delivers
-from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RecordProperty, rehearsal
-from tests.end_to_end.processes import ROOT, THIS, Program, wait_for
+from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RecordProperty, rollout
+from tests.end_to_end.processes import ROOT, THIS, RunningProgram, wait_for
 from tests.support.kafka.harness import Kafka
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ SESSION = 45.0
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Program:
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> RunningProgram:
     """Version 0.1 with the versions of its dependencies that it names."""
     folder = tmp_path_factory.mktemp("version-0.1")
     with tarfile.open(fileobj=io.BytesIO(_source())) as archive:
@@ -52,7 +52,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Program:
             command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
         )
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
-    return Program(python, folder)
+    return RunningProgram(python, folder)
 
 
 def _source(repository: Path = ROOT, *, in_ci: bool = IN_CI) -> bytes:
@@ -105,17 +105,17 @@ def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
 
 
 def test_a_stateful_set_is_upgraded_and_goes_back(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: RunningProgram
 ) -> None:
     """Each version refuses the other's key stores until they are moved away."""
-    with rehearsal(
+    with rollout(
         kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=SESSION
     ) as scene:
         members = [scene.start(number, earlier) for number in range(PARTITIONS)]
         scene.group.until_divided(*members)
         until_each_delivers(*members)
 
-        def replace(program: Program, says: str) -> None:
+        def replace(program: RunningProgram, says: str) -> None:
             """Replace one member after the other; each refuses the key store of the one before."""
             for number in reversed(range(PARTITIONS)):
                 scene.end(members[number])
@@ -136,10 +136,10 @@ def test_a_stateful_set_is_upgraded_and_goes_back(
 
 
 def test_members_of_both_versions_share_a_group(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: RunningProgram
 ) -> None:
     """A new member joins an old one and takes over, while calls fail; then an old one joins and takes over."""
-    with rehearsal(
+    with rollout(
         kafka,
         api,
         tmp_path,

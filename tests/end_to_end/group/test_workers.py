@@ -46,7 +46,7 @@ RATE = 300
 """Events a second in the tests with continuous traffic."""
 SLOW = 0.1
 """Seconds before each answer in those tests."""
-UNTOLD = round(AT_RISK / SLOW)
+UNREPORTED = round(AT_RISK / SLOW)
 """The most events that a worker can have delivered between two reports (it sends two a second)."""
 SESSION = 6.0
 """Seconds after which the group takes a dead worker's partitions over."""
@@ -98,7 +98,7 @@ def watched(supervisor: Supervisor) -> Iterator[list[str]]:
     wrong: list[str] = []
     over = threading.Event()
 
-    def look() -> None:
+    def check() -> None:
         before: dict[Series, float] = {}
         while not over.wait(0.1):
             now = supervisor.counters()
@@ -110,7 +110,7 @@ def watched(supervisor: Supervisor) -> Iterator[list[str]]:
 
     def run() -> None:
         try:
-            look()
+            check()
         except Exception as error:
             wrong.append(repr(error))
 
@@ -178,7 +178,7 @@ def test_a_worker_is_killed_under_load(kafka: Kafka, api: Api, tmp_path: Path) -
         accepted = api.accepted()
         assert set(accepted) == traffic.deliverable
         assert accepted.total() - len(accepted) <= AT_RISK
-        assert len(accepted) - UNTOLD <= both.ledger()["delivered"] <= accepted.total()
+        assert len(accepted) - UNREPORTED <= both.ledger()["delivered"] <= accepted.total()
         assert both.get("/healthz") == (200, "ok\n")
         assert both.get("/readyz") == (200, "ok\n")
         [end] = [line for line in both.log if line["event"] == "worker_ended"]

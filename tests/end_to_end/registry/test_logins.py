@@ -39,7 +39,7 @@ def client(secured_registry: SecuredRegistry) -> Iterator[SchemaRegistryClient]:
 
 
 @pytest.fixture(autouse=True)
-def _long_lives(secured_registry: SecuredRegistry) -> None:
+def _long_ids(secured_registry: SecuredRegistry) -> None:
     secured_registry.issuer.lifetime = 60.0
 
 
@@ -110,7 +110,7 @@ def test_each_login_reads_schemas(
     assert PASSWORD not in service.stderr + service.stdout + checked.stdout
 
 
-def test_idle_for_longer_than_a_token_lives(
+def test_idle_for_longer_than_a_token_ids(
     kafka: Kafka, secured_registry: SecuredRegistry, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
     """The next schema is fetched with a new token. The token endpoint is down for a while then: the record waits."""
@@ -130,7 +130,7 @@ def test_idle_for_longer_than_a_token_lives(
         issuer.fails = (503, b"away")
         write(kafka, topic, client, ["two"], evolved())  # this client remembers what it registered
         endpoint = "SCHEMA_REGISTRY_BEARER_AUTH_ISSUER_ENDPOINT_URL"
-        until_told(service, f"the token endpoint answered 503: check {endpoint}")
+        until_reported(service, f"the token endpoint answered 503: check {endpoint}")
         given, issuer.fails = issuer.given, None
         assert service.until_settled(2)["delivered"] == 2
         assert issuer.given > given
@@ -156,7 +156,7 @@ def test_the_registry_is_started_again(
         write(kafka, topic, client, ["new"], evolved())
         write(kafka, topic, client, ["known-later"])
         service.until(lambda: "known-later" in api.accepted(), "the known schema")
-        until_told(service, "the registry refuses connections: check whether it runs")
+        until_reported(service, "the registry refuses connections: check whether it runs")
         # The API has accepted the event before its key is stored and it settles.
         service.until(lambda: service.ledger()["open"] == 1, "only the record with the new schema waits")
         secured_registry.start()
@@ -165,14 +165,14 @@ def test_the_registry_is_started_again(
     assert committed_offsets(kafka, group, topic, 1) == [3]
 
 
-def until_told(service: Process, line: str) -> None:
+def until_reported(service: Process, line: str) -> None:
     """Wait until the log says that a schema could not be fetched for this reason."""
 
-    def told() -> bool:
+    def reported() -> bool:
         said = [one["reason"] for one in service.log if one.get("event") == "schema_unavailable"]
         return any(reason.startswith(line) for reason in said)
 
-    service.until(told, line)
+    service.until(reported, line)
 
 
 async def test_wrong_settings(

@@ -43,7 +43,7 @@ def bury(
     letters: Iterable[DeadLetter],
     *,
     on: str | None = None,
-    left_out: tuple[str, ...] = (),
+    omitted: tuple[str, ...] = (),
     partitions: int = PARTITIONS,
 ) -> None:
     """Write dead letters as the product does."""
@@ -51,9 +51,9 @@ def bury(
     for one in letters:
         producer.produce(
             on or f"{one.topic}.dead-letters",
-            None if "value" in left_out else one.record.value,
-            None if "key" in left_out else one.record.key,
-            headers=[*letter_headers(one, left_out)],
+            None if "value" in omitted else one.record.value,
+            None if "key" in omitted else one.record.key,
+            headers=[*letter_headers(one, omitted)],
             partition=one.partition % partitions,
         )
     assert producer.flush(WITHIN) == 0

@@ -120,7 +120,7 @@ def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, 
 
 
 @pytest.mark.real_kafka
-def test_filters_and_max_and_what_is_left_out(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_filters_and_max_and_what_is_omitted(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Only chosen letters are redriven, never more than asked for, and the rest the next time; over two topics.
     A value that a letter lacks is read from its source topic."""
     topic, other, group = new_topic(kafka), new_topic(kafka), new_group()
@@ -132,7 +132,7 @@ def test_filters_and_max_and_what_is_left_out(kafka: Kafka, api: Api, tmp_path: 
     whole = letter(topic, 100)
     produce(kafka, topic, [whole.record.value], key=whole.record.key, timestamp=whole.record.timestamp)
     omitted = whole._replace(partition=0, record=whole.record._replace(offset=0))
-    bury(kafka, [omitted, letter(topic, 104)], left_out=("value",))
+    bury(kafka, [omitted, letter(topic, 104)], omitted=("value",))
     env = run_environment(tmp_path, kafka, f"{topic},{other}", group, api.url)
     first = asked("redrive", "--topic", topic, "--code", "expired", "--max", "7", env=env)
     assert (first["matched"], first["redriven"], first["left"]) == (20, 7, 13)
@@ -249,8 +249,8 @@ def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_p
     create_topic(kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
     bury(kafka, [letter(topic, number) for number in range(20)])
     env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
-    for most in (8, 12):
-        assert asked("redrive", "--max", str(most), env=env)["redriven"] == most
+    for maximum in (8, 12):
+        assert asked("redrive", "--max", str(maximum), env=env)["redriven"] == maximum
     marks: list[Any] = [
         one
         for one in committed(kafka, f"{topic}.dead-letters")
@@ -280,11 +280,11 @@ def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> No
     """Whatever the letters hold, a redrive prints no key and no value."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, one, key=b"jane@example.org", value=b"jane@example.org") for one in range(9)])
-    bury(kafka, [letter(topic, 12, key=b"jane@example.org")], left_out=("value",))
+    bury(kafka, [letter(topic, 12, key=b"jane@example.org")], omitted=("value",))
     env = run_environment(tmp_path, kafka, topic, group, api.url)
     done = command("dead-letters", "redrive", env=env)
     assert done.returncode == 0
-    assert "9 dead once more" in done.stdout
+    assert "9 dead again" in done.stdout
     assert "jane" not in done.stdout + done.stderr
 
 

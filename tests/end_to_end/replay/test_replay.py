@@ -94,10 +94,10 @@ def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: P
 
 def test_what_was_delivered_is_not_sent_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """The keys of the live window hold, in the same store, beside the running service; with ``--ignore-dedup`` they
-    do not, and it says how many the platform sees twice: each once more, though it stands twice in the topic."""
+    do not, and it says how many the platform sees twice: each again, though it stands twice in the topic."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(30)
-    shop.write_orders(10)  # the first ten once more
+    shop.write_orders(10)  # the first ten again
     with Process(tmp_path, "run", env=shop.env) as service:
         service.until_settled(40)
         service.until(lambda: committed_offsets(kafka, shop.group, shop.topic, 1) == [40], "its commit")
@@ -321,8 +321,8 @@ def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: 
     assert "each is a second conversion" in warned[0]
     assert "has not settled up to 5 of these records" in warned[1]
     assert shop.replay("--dry-run", start="offset:10", stop="offset:20").warnings == []
-    elsewhere = {"PINSTREAM_STATE_DIR": str(tmp_path / "elsewhere")}
-    [unknown] = shop.replay("--dry-run", start="offset:10", stop="offset:20", code=0, **elsewhere).warnings
+    other = {"PINSTREAM_STATE_DIR": str(tmp_path / "elsewhere")}
+    [unknown] = shop.replay("--dry-run", start="offset:10", stop="offset:20", code=0, **other).warnings
     assert "there is no key store here" in unknown
     assert "settled up to 10 of these records" in unknown
     assert "each is a second conversion" in unknown

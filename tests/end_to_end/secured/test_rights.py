@@ -34,7 +34,7 @@ KINDS = {
 }
 
 
-class Right(NamedTuple):
+class MissingRight(NamedTuple):
     """One operation on one resource, as the printed commands name it."""
 
     option: str
@@ -69,13 +69,13 @@ class Shop:
             "COLUMNS": "2000",
         }
 
-    def printed(self) -> Sequence[Right]:
+    def printed(self) -> Sequence[MissingRight]:
         """The output of `check --rights kafka-acls`."""
         said = command("check", "--rights", "kafka-acls", env=self.env)
         assert said.returncode == 0, said.stderr
         return [one for line in said.stdout.splitlines() if line[:1] != "#" for one in rights_of(line)]
 
-    def only(self, rights: Sequence[Right]) -> None:
+    def only(self, rights: Sequence[MissingRight]) -> None:
         """Give the user exactly these rights."""
         self.broker.take_back_all()
         self.broker.grant([one.binding for one in rights])
@@ -92,7 +92,7 @@ class Shop:
             assert service.stop()[0] == 0
 
 
-def rights_of(line: str) -> list[Right]:
+def rights_of(line: str) -> list[MissingRight]:
     """The operations of one line of ``kafka-acls.sh``."""
     words = shlex.split(line)
     assert words[0] == "kafka-acls.sh"
@@ -100,7 +100,7 @@ def rights_of(line: str) -> list[Right]:
     [option] = [word for word in words if word in KINDS]
     pattern = words[words.index("--resource-pattern-type") + 1]
     operations = [after for word, after in itertools.pairwise(words) if word == "--operation"]
-    return [Right(option, words[words.index(option) + 1], pattern, one) for one in operations]
+    return [MissingRight(option, words[words.index(option) + 1], pattern, one) for one in operations]
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_check_without_any_right_on_a_dead_letter_topic(shop: Shop) -> None:
             admin.delete_topics([shop.letters])[shop.letters].result(30)
 
 
-WITHOUT: dict[str, tuple[str, Callable[[Shop, Right], bool], str]] = {
+WITHOUT: dict[str, tuple[str, Callable[[Shop, MissingRight], bool], str]] = {
     "to run: Read on the topic": (
         "run", lambda s, r: r.name == s.topic and r.operation == "Read", "grant READ on it",
     ),
@@ -294,8 +294,8 @@ def test_a_topic_that_was_created_without_the_right_to_write(shop: Shop) -> None
         service.until(
             lambda: service.status()["counts"]["failures"]["dead_letter"] > failures + 50, "more tries"
         )
-        told = [line for line in service.log if line["event"] == "dead_letters_not_stored"]
-        assert len(told) == 1
+        reported = [line for line in service.log if line["event"] == "dead_letters_not_stored"]
+        assert len(reported) == 1
         shop.broker.grant([one.binding for one in rights])
         ledger = service.until_settled(shop.records)
         assert service.stop()[0] == 0
@@ -352,7 +352,7 @@ def test_strimzi_has_the_same(shop: Shop) -> None:
     user = yaml.safe_load(said.stdout)
     options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
     granted = {
-        Right(
+        MissingRight(
             options[acl["resource"]["type"]],
             acl["resource"]["name"],
             {"prefix": "prefixed"}.get(acl["resource"]["patternType"], "literal"),

@@ -32,7 +32,7 @@ def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
     found.close()
 
 
-async def told(config: Properties, within: float = WITHIN) -> str:
+async def reported(config: Properties, within: float = WITHIN) -> str:
     """The line in which a first contact with this configuration ends."""
     with pytest.raises(PinstreamError) as caught:
         await describe_cluster(config, ["orders"], within)
@@ -43,10 +43,10 @@ async def told(config: Properties, within: float = WITHIN) -> str:
     return line
 
 
-async def told_in_the_end(config: Properties, expected: Sequence[str]) -> str:
+async def reported_in_the_end(config: Properties, expected: Sequence[str]) -> str:
     """The line with these parts, which comes when the time is over. A busy broker may need more than a short one."""
     for within in (2.0, WITHIN, PATIENT):
-        line = await told(config, within)
+        line = await reported(config, within)
         if all(part in line for part in expected):
             return line
     raise AssertionError(line)
@@ -135,7 +135,7 @@ def certificate_of(authority: Authority) -> Properties:
 async def test_said_at_once(case: str, secured_kafka: SecuredBroker, tmp_path: Path) -> None:
     """The first answer shows the cause, or the configuration itself does."""
     change, expected = AT_ONCE[case]
-    line = await told(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), PATIENT)
+    line = await reported(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), PATIENT)
     for part in expected:
         assert part in line
 
@@ -155,7 +155,7 @@ async def test_a_named_replay_says_it_at_once(secured_kafka: SecuredBroker) -> N
 async def test_said_in_the_end(case: str, secured_kafka: SecuredBroker, tmp_path: Path) -> None:
     """A connection that ends without a reason may be a broker that is starting: these are tried for all of the time."""
     change, expected = IN_VAIN[case]
-    await told_in_the_end(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), expected)
+    await reported_in_the_end(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), expected)
 
 
 async def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
     broker = SecuredBroker(tmp_path)
     broker.renew_certificate(age=timedelta(days=3))
     with broker:
-        line = await told(broker.with_login("shop"), PATIENT)
+        line = await reported(broker.with_login("shop"), PATIENT)
     assert "has expired: renew it there, or correct the clock of this machine" in line
 
 
@@ -184,14 +184,14 @@ async def test_an_endpoint_that_gives_no_token(
     """The line has the endpoint's answer and the settings about tokens, not those about passwords."""
     issuer.fails = fails
     url = issuer.url if fails else "http://127.0.0.1:1/token"
-    line = await told_in_the_end(secured_kafka.with_token(url, "shop"), expected)
+    line = await reported_in_the_end(secured_kafka.with_token(url, "shop"), expected)
     assert NO_TOKEN not in expected or "KAFKA_SASL_PASSWORD" not in line
 
 
 async def test_a_token_for_somebody_else(secured_kafka: SecuredBroker, issuer: Issuer) -> None:
     """The broker refuses the token: the line is about the token, not about a password."""
     issuer.audience = "another-service"
-    line = await told(secured_kafka.with_token(issuer.url, "shop"), PATIENT)
+    line = await reported(secured_kafka.with_token(issuer.url, "shop"), PATIENT)
     assert "the broker refused the token: check what it asks of tokens" in line
 
 
@@ -199,7 +199,9 @@ async def test_a_silent_port(own_kafka: RealBroker) -> None:
     """A TLS client and a frozen broker: the line can only say that it does not answer."""
     own_kafka.pause()
     try:
-        line = await told({"bootstrap.servers": own_kafka.bootstrap_servers, "security.protocol": "SSL"}, 2.0)
+        line = await reported(
+            {"bootstrap.servers": own_kafka.bootstrap_servers, "security.protocol": "SSL"}, 2.0
+        )
     finally:
         own_kafka.resume()
     assert "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network" in line

@@ -22,7 +22,7 @@ from tests.engine.building import ACCOUNT, MACHINE, PROPERTY, TOPIC, UNIX, Books
 KEYS = Keys()
 
 
-class Maker:
+class EventMaker:
     """Maker of events in assignments that a test can end."""
 
     def __init__(self) -> None:
@@ -46,12 +46,12 @@ def leads(claims: Claims, one: Run) -> bool:
 
 
 @pytest.fixture
-def maker() -> Maker:
+def maker() -> EventMaker:
     """Return a maker of events."""
-    return Maker()
+    return EventMaker()
 
 
-def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
+def test_followers_of_an_ended_assignment_are_forgotten(maker: EventMaker) -> None:
     """Followers of an ended assignment are removed, as they would hold their blocks; those of a draining one stay."""
     mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
     leader, gone, draining = maker.event(mine), maker.event(theirs), maker.event(mine)
@@ -64,7 +64,7 @@ def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
     assert claims.confirm([leader]) == [draining]
 
 
-def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:
+def test_ending_a_claim_that_is_not_held_is_a_bug(maker: EventMaker) -> None:
     """Ending a claim that is not held raises an error: a claim ends once."""
     state, claims = maker.assign(), Claims()
     leader = maker.event(state)
@@ -81,7 +81,7 @@ def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:
 
 
 @given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
-def test_keys_tell_events_apart(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+def test_keys_distinguish_events(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
     """Keys differ by account, name and id; NUL, which the first two cannot hold, separates the parts."""
     one, other = (
         (parts[0].replace("\0", ""), parts[1].replace("\0", ""), parts[2]) for parts in (one, other)
@@ -192,7 +192,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maker = Maker()
+        self.maker = EventMaker()
         self.claims = Claims()
         self.states = [self.maker.assign(0), self.maker.assign(1)]
         self.queues: dict[str, list[Run]] = {}
@@ -235,7 +235,7 @@ class ClaimsMachine(RuleBasedStateMachine):
         self.states[partition].draining = True
 
     @rule(partition=st.integers(0, 1))
-    def assign_anew(self, partition: int) -> None:
+    def assign_again(self, partition: int) -> None:
         self.states[partition] = self.maker.assign(partition)
 
     @invariant()

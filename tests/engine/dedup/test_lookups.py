@@ -13,7 +13,7 @@ from consumer.engine.dedup.lookups import Lookups, Seen
 from consumer.engine.model import Instant, Policy
 from consumer.errors import InvariantViolation
 from tests.engine.building import START, UNIX
-from tests.engine.dedup.test_dedup import Maker
+from tests.engine.dedup.test_dedup import EventMaker
 
 
 def context_of(**policy: float) -> Context:
@@ -25,18 +25,18 @@ def context_of(**policy: float) -> Context:
 
 def test_an_answer_divides_the_leaders_by_what_it_says_of_each() -> None:
     """Leaders come back as new, delivered, or claimed by another member; together they are those asked for."""
-    maker, lookups = Maker(), Lookups(context_of())
+    maker, lookups = EventMaker(), Lookups(context_of())
     state = maker.assign()
-    new, delivered, elsewhere, other = (maker.event(state, name) for name in "abcd")
-    lookups.ask(7, [new, delivered, elsewhere, other])
+    new, delivered, claimed_by_other, other = (maker.event(state, name) for name in "abcd")
+    lookups.ask(7, [new, delivered, claimed_by_other, other])
     seen = lookups.answered(m.KeysLookedUp(7, b"\x00\x01\x02\x00"), 0)
-    assert seen == Seen([new, other], [delivered], [elsewhere])
+    assert seen == Seen([new, other], [delivered], [claimed_by_other])
     assert not lookups.busy
 
 
 def test_the_answer_for_another_session_proves_nothing() -> None:
     """All leaders come back unproven if the answer is about claims of another session."""
-    maker, lookups = Maker(), Lookups(context_of())
+    maker, lookups = EventMaker(), Lookups(context_of())
     leader = maker.event(maker.assign())
     lookups.ask(7, [leader])
     assert lookups.answered(m.KeysLookedUp(7, b"\x01", 3), 4) == Seen(unproven=[leader])
@@ -44,7 +44,7 @@ def test_the_answer_for_another_session_proves_nothing() -> None:
 
 def test_an_answer_to_nothing_or_of_another_length_is_a_bug() -> None:
     """An answer that was not asked for, or for fewer keys than asked, raises an error."""
-    maker, lookups = Maker(), Lookups(context_of())
+    maker, lookups = EventMaker(), Lookups(context_of())
     with pytest.raises(InvariantViolation):
         lookups.answered(m.KeysLookedUp(7, b"\x00"), 0)
     lookups.ask(7, [maker.event(maker.assign())])
@@ -54,7 +54,7 @@ def test_an_answer_to_nothing_or_of_another_length_is_a_bug() -> None:
 
 def test_a_failed_look_up_comes_back_with_a_growing_delay() -> None:
     """The leaders come back with the time of the next try; an answer ends the growth."""
-    context, maker = context_of(), Maker()
+    context, maker = context_of(), EventMaker()
     lookups, leader = Lookups(context), maker.event(maker.assign())
     delays = []
     for number in range(3):
@@ -71,7 +71,7 @@ def test_a_failed_look_up_comes_back_with_a_growing_delay() -> None:
 
 def test_leaders_wait_until_they_are_due() -> None:
     """Leaders to be looked up later are handed back when their time comes, once."""
-    context, maker = context_of(), Maker()
+    context, maker = context_of(), EventMaker()
     lookups, state = Lookups(context), maker.assign()
     soon, late = maker.event(state, "a"), maker.event(state, "b")
     lookups.later(START + 2, [late])
@@ -83,7 +83,7 @@ def test_leaders_wait_until_they_are_due() -> None:
 
 def test_a_purge_hands_back_leaders_whose_partition_is_drained() -> None:
     """Leaders that wait and may begin nothing new are handed back; the others go on waiting."""
-    maker, lookups = Maker(), Lookups(context_of())
+    maker, lookups = EventMaker(), Lookups(context_of())
     mine, theirs = maker.assign(0), maker.assign(1)
     kept, gone = maker.event(mine, "a"), maker.event(theirs, "b")
     lookups.later(START, [kept, gone])
@@ -125,7 +125,7 @@ def test_a_suspension_shortens_the_lease_and_a_loss_ends_it() -> None:
     assert lease.until == -inf
 
 
-def test_without_a_shared_store_the_lease_holds_for_ever() -> None:
+def test_without_a_shared_store_the_lease_holds_indefinitely() -> None:
     """It is never due, and nothing is asked."""
     context = context_of()
     lease = Lease(context)

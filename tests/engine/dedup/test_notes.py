@@ -32,9 +32,9 @@ def send(core: Core, name: str, account: str = ACCOUNT) -> None:
     core.advance(0.0)
 
 
-def told(core: Core) -> list[Note]:
+def reported(core: Core) -> list[Note]:
     """Return all notes that this member wrote."""
-    return [one.note for one in core.log if isinstance(one, m.TellNote)]
+    return [one.note for one in core.log if isinstance(one, m.ShareNote)]
 
 
 def note(status: int, account: str = ACCOUNT, seconds: float = 60.0, name: str = "other-1") -> Note:
@@ -82,7 +82,7 @@ def test_members_that_share_the_store_and_differ_are_named(
 
 def states(core: Core) -> Sequence[tuple[str, bool]]:
     """Return each account's state, and whether it is due to another member's note."""
-    return [(one.state, one.told) for one in core.statistics().accounts]
+    return [(one.state, one.by_member) for one in core.statistics().accounts]
 
 
 def test_a_throttle_is_noted_once() -> None:
@@ -92,10 +92,10 @@ def test_a_throttle_is_noted_once() -> None:
         send(core, name)
     for wait in ("30", "30"):
         core.answer(core.take(m.Send), 429, NO, {"retry-after": wait})
-    assert told(core) == [Note(REAL_API, ACCOUNT, 429, None, 30.0)]
+    assert reported(core) == [Note(REAL_API, ACCOUNT, 429, None, 30.0)]
     pass_time(core, 30.0)
     core.answer(core.take(m.Send), 429, NO, {"retry-after": "10"})
-    assert told(core)[1:] == [Note(REAL_API, ACCOUNT, 429, None, 10.0)]
+    assert reported(core)[1:] == [Note(REAL_API, ACCOUNT, 429, None, 10.0)]
 
 
 def test_a_refused_token_of_one_account_is_noted_for_that_account() -> None:
@@ -105,7 +105,7 @@ def test_a_refused_token_of_one_account_is_noted_for_that_account() -> None:
     send(core, "b", OTHER_ACCOUNT)
     calls = [core.take(m.Send), core.take(m.Send)]
     core.answer(next(one for one in calls if one.account == OTHER_ACCOUNT), 401, NO)
-    assert [(one.account, one.status) for one in told(core)] == [(OTHER_ACCOUNT, 401)]
+    assert [(one.account, one.status) for one in reported(core)] == [(OTHER_ACCOUNT, 401)]
 
 
 def test_a_refused_token_is_noted_for_all_accounts_and_a_refused_account_for_itself() -> None:
@@ -115,21 +115,21 @@ def test_a_refused_token_is_noted_for_all_accounts_and_a_refused_account_for_its
     core.answer(core.take(m.Send), 403, NO)
     send(core, "b", OTHER_ACCOUNT)
     core.answer(core.take(m.Send), 401, NO)
-    assert [(one.account, one.status, one.seconds) for one in told(core)] == [
+    assert [(one.account, one.status, one.seconds) for one in reported(core)] == [
         (ACCOUNT, 403, 60.0),
         ("", 401, 60.0),
     ]
     pass_time(core, 5.0)
     core.feed(m.TokenRead(False))
     core.answer(core.take(m.Send), 401, NO)
-    assert len(told(core)) == 2
+    assert len(reported(core)) == 2
 
 
 def test_a_store_that_is_not_shared_gets_no_notes() -> None:
     """Without a shared key store there are no notes."""
     core = sending(event("a"))
     core.answer(core.take(m.Send), 429, NO, {"retry-after": "30"})
-    assert told(core) == []
+    assert reported(core) == []
 
 
 def test_a_throttle_that_another_member_met_closes_the_account_for_as_long() -> None:

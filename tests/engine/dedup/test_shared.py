@@ -125,7 +125,7 @@ def test_a_call_must_begin_while_its_claims_hold() -> None:
     core.fetch(event("a"))
     answer_claims(core, 0)
     core.advance(0.0)
-    assert core.take(m.Send).begin_by == renewed_at + LEASE - 1.0 - TIMEOUT
+    assert core.take(m.Send).start_deadline == renewed_at + LEASE - 1.0 - TIMEOUT
 
 
 def test_a_renewal_that_fails_is_repeated_and_reported() -> None:
@@ -276,7 +276,7 @@ def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
     """A release or note that fails is not repeated: claims end with the lease, and a note only saves calls."""
     core = core_of_a_member()
     commands = len(core.log)
-    for command in (m.ReleaseKeys(bytes(16)), m.TellNote(Note("", "", 401, None, 60.0))):
+    for command in (m.ReleaseKeys(bytes(16)), m.ShareNote(Note("", "", 401, None, 60.0))):
         core.feed(m.KeyStoreFailed(command))
     assert len(core.log) == commands
     assert not core.statistics().key_store_fails

@@ -14,7 +14,7 @@ from consumer.conversion.targets import TARGETS
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import OTHER
 from consumer.engine.figures.delivered import (
-    _MOST_MASKS,
+    _MAX_MASKS,
     BITS,
     ITEM_ID,
     PARAMETERS,
@@ -68,7 +68,7 @@ def carried(one: Covered) -> dict[str, int]:
     return {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
 
 
-def look_at(payload: dict[str, Any]) -> dict[str, int]:
+def coverage_of(payload: dict[str, Any]) -> dict[str, int]:
     """Return the parameters that one event with this payload carries."""
     coverage = Coverage()
     coverage.add([make(payload=payload)], 0.0)
@@ -78,9 +78,9 @@ def look_at(payload: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.parametrize("parameter", IDS)
 def test_each_parameter_is_read_from_its_place(parameter: str) -> None:
     """The smallest payload with a parameter counts for that parameter alone; an empty payload counts for none."""
-    assert look_at(PRESENT[parameter]) == {parameter: 1}
-    assert look_at({}) == {}
-    assert look_at({"user_data": {}, "custom_data": {"contents": []}}) == {}
+    assert coverage_of(PRESENT[parameter]) == {parameter: 1}
+    assert coverage_of({}) == {}
+    assert coverage_of({"user_data": {}, "custom_data": {"contents": []}}) == {}
 
 
 def test_places_are_fields_of_a_payload() -> None:
@@ -94,14 +94,16 @@ def test_places_are_fields_of_a_payload() -> None:
 
 def test_address_and_agent_count_only_together() -> None:
     """Address and user agent count only together: for the platform one of them alone is no identity."""
-    assert look_at({"user_data": {"client_ip_address": "192.0.2.1"}}) == {}
-    assert look_at({"user_data": {"client_user_agent": "agent"}}) == {}
+    assert coverage_of({"user_data": {"client_ip_address": "192.0.2.1"}}) == {}
+    assert coverage_of({"user_data": {"client_user_agent": "agent"}}) == {}
 
 
 def test_ids_of_contents_are_content_ids() -> None:
     """An item's id in ``contents`` counts as a content id; an item without an id does not."""
-    assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}, {"id": "7"}]}}) == {"content_ids": 1}
-    assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}]}}) == {}
+    assert coverage_of({"custom_data": {"contents": [{"item_name": "shirt"}, {"id": "7"}]}}) == {
+        "content_ids": 1
+    }
+    assert coverage_of({"custom_data": {"contents": [{"item_name": "shirt"}]}}) == {}
 
 
 def test_advice_is_one_plain_sentence_each() -> None:
@@ -140,7 +142,7 @@ def test_what_is_kept_of_a_minute_is_bounded() -> None:
     coverage = Coverage()
     for n in range(200):
         coverage.add([make(f"name{n}", _payload(_some(bits))) for bits in range(100)], 0.0)
-        assert len(coverage._masks) <= _MOST_MASKS + 100
+        assert len(coverage._masks) <= _MAX_MASKS + 100
     assert sum(one.events for one in coverage.snapshot(0.0).hour.values()) == 20_000
 
 

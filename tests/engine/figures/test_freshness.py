@@ -82,7 +82,7 @@ def test_histograms_are_bounded() -> None:
     for minute in range(2 * 24 * 60):
         add(freshness, [minute, 7 * minute, 10_000 * minute], minute * 60.0)
     windows = freshness._windows._windows
-    assert all(len(one._buckets) <= most for one, most in zip(windows, (1, 60, 96), strict=True))
+    assert all(len(one._buckets) <= maximum for one, maximum in zip(windows, (1, 60, 96), strict=True))
     assert [len(one.sum) for one in windows] == [1, 1, 1]
 
 

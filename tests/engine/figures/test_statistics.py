@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.figures.counters import LETTERS_MOST, OTHER, Counters, StoredLetter
+from consumer.engine.figures.counters import MAX_LETTERS, OTHER, Counters, StoredLetter
 from consumer.engine.figures.outside import BrokerStatistics
 from consumer.engine.model import Stage, TopicPartition
 from tests.engine.building import (
@@ -84,7 +84,7 @@ def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
     core.fetch(*[b"\xff"] * 30)
     core.store_letters()
     letters = core.statistics().letters
-    assert len(letters) == LETTERS_MOST == 20
+    assert len(letters) == MAX_LETTERS == 20
     assert [one.offset for one in letters] == [*range(130, 110, -1)]
     assert [one.offset for one in core.pipeline.problems] == [*range(100, 110)]
 
@@ -145,10 +145,10 @@ def test_brokers_have_the_latest_figures_of_each_client() -> None:
     """Figures of a client's brokers replace that client's earlier ones and leave those of other clients."""
     core = Core()
     core.feed(
-        m.BrokersTold("consumer", [m.BrokerTimes("1", 0.1, 0.2, 3.0), m.BrokerTimes("2", None, None, 1.0)])
+        m.BrokerStats("consumer", [m.BrokerTimes("1", 0.1, 0.2, 3.0), m.BrokerTimes("2", None, None, 1.0)])
     )
-    core.feed(m.BrokersTold("producer", [m.BrokerTimes("1", 0.3, 0.4, 0.0)]))
-    core.feed(m.BrokersTold("consumer", [m.BrokerTimes("2", 0.5, 0.6, 1.5)]))
+    core.feed(m.BrokerStats("producer", [m.BrokerTimes("1", 0.3, 0.4, 0.0)]))
+    core.feed(m.BrokerStats("consumer", [m.BrokerTimes("2", 0.5, 0.6, 1.5)]))
     assert core.statistics().brokers == (
         BrokerStatistics("consumer", "2", 0.5, 0.6, 1.5),
         BrokerStatistics("producer", "1", 0.3, 0.4, 0.0),

@@ -202,7 +202,7 @@ def half_deferred() -> Core:
 
 
 def test_while_one_is_deferred_nothing_else_is_read() -> None:
-    """While an event is deferred nothing else is read: smaller events would take its room for ever."""
+    """While an event is deferred nothing else is read: smaller events would take its room indefinitely."""
     core = half_deferred()
     assert core.pipeline.room() == 0
     core.fetch(padded("small", 200))

@@ -98,12 +98,12 @@ class AdmissionMachine(RuleBasedStateMachine):
         """The last offset of each partition up to which records may come a second time."""
         self.heard = 0
 
-    @initialize(most_events=st.sampled_from([3, 10_000]))
-    def begin(self, most_events: int) -> None:
+    @initialize(max_events=st.sampled_from([3, 10_000]))
+    def begin(self, max_events: int) -> None:
         """Begin a process that has both partitions."""
         self.core = Core(
             max_open_bytes=BUDGET,
-            max_open_events=most_events,
+            max_open_events=max_events,
             batch_events=4,
             linger=0.1,
             calls_per_minute=10**6,

@@ -22,11 +22,12 @@ def started(**policy: Any) -> Core:
 def answer(
     core: Core,
     function: Callable[[CommerceEvent], CommerceEvent | Filtered | Rejection] = lambda one: one,
-    most: int = 1_000,
+    maximum: int = 1_000,
 ) -> list[str]:
-    """Let the function return for at most `most` records of the waiting command; return the ids it was called for."""
+    """Let the function return for at most `maximum` records of the waiting command; return the ids it was called
+    for."""
     command = core.take(m.Transform)
-    called = command.events[:most]
+    called = command.events[:maximum]
     ids = [str(one["id"]) for one in called]
     core.feed(m.Transformed(command.number, [function(one) for one in called]))
     return ids
@@ -79,7 +80,7 @@ def test_the_function_may_return_for_some_records_at_a_time() -> None:
     core.fetch(*(event(str(n)) for n in range(300)))
     called: list[str] = []
     while core.has(m.Transform):
-        called += answer(core, most=50)
+        called += answer(core, maximum=50)
         assert core.statistics().totals.read == len(called)
     assert called == [str(n) for n in range(300)]
 
@@ -108,14 +109,14 @@ def test_records_that_waited_for_their_schema_go_through_the_function() -> None:
     assert b'"event_id":"a"' in core.take(m.Send).body
 
 
-def test_an_early_event_goes_through_the_function_again() -> None:
+def test_a_future_dated_event_goes_through_the_function_again() -> None:
     """An event ahead of the clock passes through the function again when it is judged again, and is then sent."""
     core = started()
     core.clock_off = -3_600
     core.fetch(event("a", time=core.instant().unix + 3_600))
     while not core.has(m.AskTime):
         assert answer(core) == ["a"]
-    core.tell_time()
+    core.report_time()
     assert answer(core) == ["a"]
     core.look_up()
     core.advance(1)
@@ -128,7 +129,7 @@ def test_a_revoke_does_not_wait_for_the_function() -> None:
     core.fetch(event("a"), event("b"))
     [release] = [one for one in core.revoke(0) if isinstance(one, m.Release)]
     assert not release.positions
-    answer(core, most=1)
+    answer(core, maximum=1)
     assert not core.has(m.Transform)
     assert core.statistics().totals.read == 0
     core.assign(epoch=2)

@@ -296,11 +296,11 @@ def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
 class Marks(bytearray):
     """An array of marks that counts how often all of them are searched."""
 
-    looked_at = 0
+    checked = 0
 
     def translate(self, table: Any, /, delete: bytes = b"") -> bytearray:
         """Count the search; see `bytearray.translate`."""
-        self.looked_at += 1
+        self.checked += 1
         return super().translate(table, delete)
 
 
@@ -310,12 +310,12 @@ def test_a_second_reading_costs_no_more_than_the_first() -> None:
     sample = _Sample(100, 5_000)
     marks = sample._marks = Marks()
     for _ in range(2):
-        marks.looked_at = 0
+        marks.checked = 0
         for begin in range(0, 4_000, 50):
             numbers = sample.add(0, array("q", range(begin, begin + 50)), ())
             sample.mark(numbers[7], 1)
             assert sample.worst(51) is None
-        assert marks.looked_at <= 3, "only where the neighbours are those of the first reading"
+        assert marks.checked <= 3, "only where the neighbours are those of the first reading"
         assert len(sample._slices) <= 2
 
 

@@ -54,8 +54,8 @@ FATES = {
     "parked": ("good", "rejected", "filtered", "refused"),
 }
 REFUSED = Rejection(Stage.DELIVER, "refused", "no")
-SHARE, MOST, OPEN = 0.4, 7, 8
-KEPT = MOST + int(OPEN / SHARE)
+SHARE, WINDOW, OPEN = 0.4, 7, 8
+KEPT = WINDOW + int(OPEN / SHARE)
 
 
 class Books(RuleBasedStateMachine):
@@ -66,12 +66,12 @@ class Books(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.context = Context(
-            Policy(dead_letter_share=SHARE, dead_letter_sample=MOST, max_open_events=OPEN), seed=0
+            Policy(dead_letter_share=SHARE, dead_letter_sample=WINDOW, max_open_events=OPEN), seed=0
         )
         self.context.now = Instant(5.0, 0.0)
         self.guard = Guard(self.context)
         self.records: dict[str, list[str]] = {one: [] for one in self.topics}
-        """The state of each record by topic; records that are filtered at once are left out."""
+        """The state of each record by topic; records that are filtered at once are omitted."""
         self.offsets: dict[str, list[int]] = {one: [] for one in self.topics}
         self.waiting: list[tuple[str, Block, int, int]] = []
         """Topic, block, index and place in `records` of each record that may still get a verdict."""
@@ -81,16 +81,16 @@ class Books(RuleBasedStateMachine):
         self.states = {one: ledger.begin(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
         self.ledger = ledger
 
-    def look(self, *topics: str) -> None:
+    def check(self, *topics: str) -> None:
         """Count dead letters among neighbours in the topics of an input."""
         for topic in () if self.first else topics:
             kept = [one for one in self.records[topic][-KEPT:] if one != "filtered"]
             counts = [
-                sum(one in ("rejected", "refused") for one in kept[begin : begin + MOST])
-                for begin in range(len(kept) - MOST + 1)
+                sum(one in ("rejected", "refused") for one in kept[begin : begin + WINDOW])
+                for begin in range(len(kept) - WINDOW + 1)
             ]
-            if max(counts, default=0) / MOST > SHARE:
-                self.first |= {(topic, max(counts), MOST)}
+            if max(counts, default=0) / WINDOW > SHARE:
+                self.first |= {(topic, max(counts), WINDOW)}
 
     @rule(
         topic=st.sampled_from(topics), kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=9)
@@ -113,7 +113,7 @@ class Books(RuleBasedStateMachine):
                 self.records[topic].append(kind)
                 self.offsets[topic].append(block.offsets[index])
         self.guard.weigh()
-        self.look(topic)
+        self.check(topic)
 
     @precondition(lambda self: any(self.records.values()))
     @rule(topic=st.sampled_from(topics), back=st.integers(1, 20))
@@ -146,7 +146,7 @@ class Books(RuleBasedStateMachine):
             topics.add(topic)
         self.waiting = [one for at, one in enumerate(self.waiting) if at not in some]
         self.guard.weigh()
-        self.look(*topics)
+        self.check(*topics)
 
     @invariant()
     def agrees(self) -> None:
@@ -199,16 +199,16 @@ def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: st
             core.advance(random.choice((0.0, 0.1, 1.0)))
 
 
-def healthy_log(random: Random, most: int) -> list[bytes]:
-    """Return records of which no `most` neighbours, filtered ones aside, hold more than four tenths refused."""
+def healthy_log(random: Random, maximum: int) -> list[bytes]:
+    """Return records of which no `maximum` neighbours, filtered ones aside, hold more than four tenths refused."""
     log: list[bytes] = []
-    latest: deque[bool] = deque(maxlen=most - 1)
+    latest: deque[bool] = deque(maxlen=maximum - 1)
     while len(log) < 400:
         name = f"{random.randrange(300)}"
         if random.random() < 0.1:
             log.append(filtered())
             continue
-        is_bad = random.random() < 0.5 and sum(latest) + 1 <= 0.4 * most
+        is_bad = random.random() < 0.5 and sum(latest) + 1 <= 0.4 * maximum
         latest.append(is_bad)
         refused = random.choice((event(f"bad{name}"), UNDECODABLE, unconvertible()))
         log.append(refused if is_bad else event(name) if random.random() < 0.9 else of_schema(name, "1"))
@@ -221,10 +221,10 @@ def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_i
     good records are duplicates; by a new process that begins at the first refused record, with a map that
     passes over all others; with verdicts in any order."""
     random = Random(seed)
-    most = random.choice((10, 20, 50))
-    log = healthy_log(random, most)
+    maximum = random.choice((10, 20, 50))
+    log = healthy_log(random, maximum)
     policy: dict[str, Any] = {
-        "dead_letter_share": 0.4, "dead_letter_sample": most, "max_open_events": random.choice((40, 150, 1000)),
+        "dead_letter_share": 0.4, "dead_letter_sample": maximum, "max_open_events": random.choice((40, 150, 1000)),
         "batch_events": random.choice((1, 7, 40)), "concurrency": random.choice((1, 4)), "linger": 0.1,
     }  # fmt: skip
     core = Core(seed=seed, **policy)
@@ -249,7 +249,7 @@ def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None
     topic. Where some are rejected at once and others refused later, the guard depends on the API's answers:
     then at most as many more as may be open are on the topic."""
     random = Random(seed)
-    most_open = random.choice((40, 150))
+    max_open = random.choice((40, 150))
     kinds = {"rejected": (False,), "refused": (True,), "both": (False, True)}[kind]
     log = [
         filtered() if random.random() < 0.1
@@ -258,12 +258,12 @@ def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None
         for n in range(600)
     ]  # fmt: skip
     core = Core(
-        seed=seed, dead_letter_share=0.5, dead_letter_sample=50, max_open_events=most_open,
+        seed=seed, dead_letter_share=0.5, dead_letter_sample=50, max_open_events=max_open,
         batch_events=random.choice((1, 7, 40)), linger=0.1,
     )  # fmt: skip
     reading_again(core, random, log)
     assert tripped(core)
-    assert core.statistics().totals.dead_lettered <= 50 + (most_open if kind == "both" else 0)
+    assert core.statistics().totals.dead_lettered <= 50 + (max_open if kind == "both" else 0)
 
 
 def is_refused(value: bytes) -> bool:

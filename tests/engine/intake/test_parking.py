@@ -6,8 +6,8 @@ import pytest
 
 from consumer.engine.context import Context
 from consumer.engine.figures.outside import SchemaWait
-from consumer.engine.figures.statistics import SCHEMAS_MOST
-from consumer.engine.intake.parking import ABSENT_MOST, BURST, Parking
+from consumer.engine.figures.statistics import MAX_SCHEMAS
+from consumer.engine.intake.parking import BURST, MAX_ABSENT, Parking
 from consumer.engine.messages import SchemaFound, SchemaUnavailable
 from consumer.engine.model import Backoff, Instant, Policy, SchemaRef, TopicPartition
 from consumer.engine.records.block import Block
@@ -181,7 +181,7 @@ def test_time_without_an_answer_does_not_count_towards_patience(ledger: Books) -
 
 
 def test_patience_may_be_endless(ledger: Books) -> None:
-    """With a patience of 0 a record waits for its schema for ever."""
+    """With a patience of 0 a record waits for its schema indefinitely."""
     parking, block = patient(Backoff(10.0, 10.0), 0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert denied(parking, 0.0) == denied(parking, 1e9) == []
@@ -240,7 +240,7 @@ def test_absent_schemas_are_remembered_in_bounds(ledger: Books) -> None:
         parking.park(ref(str(number)), row(block, number), now)
         assert denied(parking, now, str(number)) == []
         assert denied(parking, now + 5, str(number)) == [number]
-    assert len(parking._absent) == ABSENT_MOST
+    assert len(parking._absent) == MAX_ABSENT
     assert (parking._wanted, len(parking._new), parking._again) == ({}, 0, [])
 
 
@@ -286,7 +286,7 @@ def test_what_is_waited_for_is_named_in_bounds(ledger: Books) -> None:
     for number in range(30):
         parking.park(ref(str(number)), row(block, number), float(number))
     waits = parking.waits(40.0)
-    assert len(waits) == SCHEMAS_MOST
+    assert len(waits) == MAX_SCHEMAS
     assert waits[0] == SchemaWait("id", "0", 1, 40.0, None)
     asked = next(parking.ask(40.0))
     missing(parking, asked, 40.0)

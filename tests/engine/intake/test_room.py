@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.commands.replay.options import LEFT_OUT, UNJUDGED
+from consumer.commands.replay.options import NOT_MATCHED, UNJUDGED
 from consumer.engine import messages as m
-from consumer.engine.intake.admission import FETCH_MOST
+from consumer.engine.intake.admission import MAX_FETCH
 from tests.engine.building import (
     PROPERTY,
     START,
@@ -27,8 +27,8 @@ from tests.engine.building import (
 )
 
 
-def left_out(code: str = LEFT_OUT) -> bytes:
-    """Return the value of a record that ``--where`` leaves out."""
+def not_matched(code: str = NOT_MATCHED) -> bytes:
+    """Return the value of a record that ``--where`` omits."""
     return orjson.dumps({"filter": code})
 
 
@@ -61,7 +61,7 @@ def test_without_a_limit_reading_never_ends() -> None:
 
 def test_the_limit_is_reached_and_not_exceeded() -> None:
     """Records beyond the limit are not read, although a fetch brings more than was asked for."""
-    core = made(most_records=3)
+    core = made(max_records=3)
     assert core.pipeline.room() == 3
     core.fetch(event("a"), filtered(), *(event(f"{n}") for n in range(5)))
     core.deliver()
@@ -72,26 +72,26 @@ def test_the_limit_is_reached_and_not_exceeded() -> None:
     assert core.committable() == 4
 
 
-def test_room_grows_with_what_is_left_out() -> None:
+def test_room_grows_with_what_is_omitted() -> None:
     """When few records are selected, fetches exceed what is left of the limit, so that a replay ends in time."""
-    core = made(most_records=10)
+    core = made(max_records=10)
     assert core.pipeline.room() == 10
-    core.fetch(event("a"), *(left_out() for _ in range(99)))
-    assert 100 < core.pipeline.room() <= FETCH_MOST
+    core.fetch(event("a"), *(not_matched() for _ in range(99)))
+    assert 100 < core.pipeline.room() <= MAX_FETCH
 
 
 def test_records_passed_over_do_not_count() -> None:
     """Records that are passed over are not read and do not count towards the limit."""
-    core = Core(most_records=2)
+    core = Core(max_records=2)
     core.assign(start=0, leader_epoch=7, metadata=write_map(0, [1, 50], 7))
     core.fetch(*(event(f"{n}") for n in range(60)))
     assert (core.statistics().totals.read, core.statistics().passed) == (2, 49)
 
 
-def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
-    """A record that waits for its schema counts towards the limit until it is left out; then reading goes on."""
-    core = made(most_records=2)
-    core.fetch(event("a"), orjson.dumps({"filter": LEFT_OUT, "schema": "1"}), event("b"), event("c"))
+def test_what_waits_for_its_schema_counts_until_it_is_omitted() -> None:
+    """A record that waits for its schema counts towards the limit until it is omitted; then reading goes on."""
+    core = made(max_records=2)
+    core.fetch(event("a"), orjson.dumps({"filter": NOT_MATCHED, "schema": "1"}), event("b"), event("c"))
     assert (selected(core), core.pipeline.room(), core.pipeline.enough()) == (2, 0, False)
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert (selected(core), core.pipeline.enough()) == (2, True)
@@ -103,14 +103,14 @@ VALUE = st.one_of(
     st.integers(0, 99).map(lambda n: event(f"{n}")),
     st.sampled_from(
         [
-            left_out(),
-            left_out(UNJUDGED),
+            not_matched(),
+            not_matched(UNJUDGED),
             filtered(),
             None,
             UNDECODABLE,
             unconvertible(),
             of_schema("s", "1"),
-            orjson.dumps({"filter": LEFT_OUT, "schema": "1"}),
+            orjson.dumps({"filter": NOT_MATCHED, "schema": "1"}),
         ]
     ),
 )
@@ -121,14 +121,14 @@ VALUE = st.one_of(
     st.lists(st.lists(VALUE, max_size=30), max_size=6), st.integers(0, 12), st.sampled_from([3, 20, 20_000])
 )
 def test_the_limit_is_exact_whatever_comes(
-    fetches: Sequence[Sequence[bytes | None]], most: int, budget: int
+    fetches: Sequence[Sequence[bytes | None]], maximum: int, budget: int
 ) -> None:
     """The limit is never exceeded, and is reached when there are enough records, as a naive count confirms."""
-    core = made(most_records=most, max_open_events=budget, batch_events=3)
+    core = made(max_records=maximum, max_open_events=budget, batch_events=3)
     for values in fetches:
         if values:
             core.fetch(*values)
-        assert selected(core) <= most
+        assert selected(core) <= maximum
         core.deliver()
         while core.has(m.FetchSchema) or core.has(m.StoreDeadLetters):
             if core.has(m.FetchSchema):
@@ -136,11 +136,11 @@ def test_the_limit_is_exact_whatever_comes(
             else:
                 core.store_letters()
             core.deliver()
-        assert selected(core) <= most
+        assert selected(core) <= maximum
     values = [value for one in fetches for value in one]
     candidates = [one for one in values if one is not None and not one.startswith(b'{"filter":')]
-    assert selected(core) == min(most, len(candidates))
-    assert core.pipeline.enough() == (len(candidates) >= most)
+    assert selected(core) == min(maximum, len(candidates))
+    assert core.pipeline.enough() == (len(candidates) >= maximum)
     assert not core.statistics().totals.open
     if core.pipeline.enough():
         assert core.pipeline.room() == 0
@@ -203,7 +203,7 @@ def test_filtered_records_cost_nothing() -> None:
 
     def values() -> Any:
         for value in events():
-            yield from (left_out() for _ in range(19))
+            yield from (not_matched() for _ in range(19))
             yield value
 
     replay(core, 30.0, values())
@@ -282,7 +282,7 @@ def test_the_pace_holds_whatever_happens(rate: float, steps: Sequence[tuple[floa
         if room:
             core.fetch(*(same if kind == 1 else next(values) for _ in range(room)))
         if kind == 2 and room:
-            core.fetch(*(left_out() for _ in range(room)))
+            core.fetch(*(not_matched() for _ in range(room)))
         if answer:
             core.deliver()
         assert gone_on(core) <= rate * (core.now - START) + burst + 1e-3

@@ -94,7 +94,7 @@ def test_a_record_larger_than_the_budget_is_taken_when_nothing_is_open() -> None
 
 def test_nothing_is_handed_out_behind_the_guard_or_beyond_the_limit() -> None:
     """A guard that has tripped stops all; a limit stops what is not open yet, and filtered records do not count."""
-    admission, state = admission_of(Reads({1: Filtered("event_name")}), most_records=3)
+    admission, state = admission_of(Reads({1: Filtered("event_name")}), max_records=3)
     admission.hold(state, held(6))
     assert admission.next(level(stopped=True)) is None
     assert admission.next(level(counted=3)) is None

@@ -16,7 +16,7 @@ BACKOFF = Backoff(base=1.0, cap=8.0)
 
 def test_what_was_not_written_waits_again_in_front() -> None:
     """Items that were not written wait in front, in order, for a backoff between half and all of the ceiling."""
-    outbox: Outbox[str] = Outbox(BACKOFF, most=3)
+    outbox: Outbox[str] = Outbox(BACKOFF, limit=3)
     outbox.add(["a", "b", "c", "d"])
     outbox.begin(1, 10.0)
     assert outbox.finish(1, [False, True, False], 10.0, 0.0) == ["b"]
@@ -28,7 +28,7 @@ def test_what_was_not_written_waits_again_in_front() -> None:
 
 def test_the_backoff_grows_to_its_cap_and_ends_with_success() -> None:
     """Failures in a row double the backoff up to its cap; a write that stores all items resets it."""
-    outbox: Outbox[str] = Outbox(BACKOFF, most=1)
+    outbox: Outbox[str] = Outbox(BACKOFF, limit=1)
     outbox.add(["a", "b"])
     delays = []
     now = 0.0
@@ -47,7 +47,7 @@ def test_the_backoff_grows_to_its_cap_and_ends_with_success() -> None:
 
 def test_answers_that_fit_no_write_are_bugs() -> None:
     """An answer with a wrong number or length, or a second answer, raises an error."""
-    outbox: Outbox[str] = Outbox(BACKOFF, most=2)
+    outbox: Outbox[str] = Outbox(BACKOFF, limit=2)
     with pytest.raises(InvariantViolation):
         outbox.finish(1, [], 0.0, 0.0)
     outbox.add(["a", "b"])
@@ -63,7 +63,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outbox: Outbox[int] = Outbox(BACKOFF, most=4)
+        self.outbox: Outbox[int] = Outbox(BACKOFF, limit=4)
         self.now = 0.0
         self.added = 0
         self.number = 0

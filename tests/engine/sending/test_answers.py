@@ -214,7 +214,7 @@ def test_a_call_that_did_not_begin_says_nothing_about_the_api() -> None:
     """Calls that this process did not begin in time go again at once, as many as before: no backoff, no bisecting."""
     core, send = sent(event("a"), event("b"))
     for _ in range(10):
-        core.feed(m.Unanswered(send.number, m.TOO_LATE))
+        core.feed(m.Unanswered(send.number, m.START_EXPIRED))
         send = core.take(m.Send)
         assert event_ids(send) == ["a", "b"]
     report = core.reports("no_verdict")[-1]

@@ -223,7 +223,7 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
     assert give_up.reason == f"ad account {ACCOUNT}: the access token is refused (HTTP 401, code 2) for 100 s"
 
 
-def test_patience_of_zero_is_for_ever() -> None:
+def test_patience_of_zero_is_indefinitely() -> None:
     """With a patience of 0 the engine never gives up, and probes go on."""
     # An idle core ticks twice per `away`: with the usual few seconds a week would take most of a million ticks.
     core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)

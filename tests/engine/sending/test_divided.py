@@ -35,7 +35,7 @@ def made(gate: Gate, begin: float, end: float) -> list[float]:
         calls.append(now)
 
 
-def most_in_a_minute(calls: Sequence[float]) -> int:
+def max_in_a_minute(calls: Sequence[float]) -> int:
     """Return the most calls in any 60 seconds."""
     return max(sum(first <= one < first + 60.0 for one in calls) for first in calls)
 
@@ -174,5 +174,5 @@ def test_even_calls_of_members_that_join_add_up_to_the_quota(quota: int) -> None
     for quota_of in (first, second):
         quota_of.group_has(2, 100.0)
     calls += made(one, 100.0, 300.0) + made(other, 100.0, 300.0)
-    assert most_in_a_minute(calls) <= quota + 1
+    assert max_in_a_minute(calls) <= quota + 1
     assert len(calls) >= 0.9 * quota * 5

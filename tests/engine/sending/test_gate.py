@@ -10,10 +10,10 @@ from consumer.engine.sending.gate import Gate
 from tests.engine.building import PROPERTY
 
 
-def calls(gate: Gate, now: float, most: int = 10_000) -> int:
+def calls(gate: Gate, now: float, maximum: int = 10_000) -> int:
     """Return how many calls the gate allows now, each answered at once."""
     count = 0
-    while count < most:
+    while count < maximum:
         opens = gate.opens_at(now, 0)
         if opens is None or opens > now:
             break
@@ -25,7 +25,7 @@ def calls(gate: Gate, now: float, most: int = 10_000) -> int:
 def test_the_quota_is_exact() -> None:
     """The gate allows 5000 calls in any 60 seconds (OAS, per ad account), and the next 60 seconds after the first."""
     gate = Gate(Policy())
-    assert calls(gate, 100.0, most=3000) == 3000
+    assert calls(gate, 100.0, maximum=3000) == 3000
     gate.heard(100.0, 0)
     assert calls(gate, 130.0) == 2000
     assert gate.opens_at(130.0, 0) == 160.0
@@ -52,7 +52,7 @@ def test_no_window_of_a_minute_holds_more_calls_than_the_quota(
         opens = gate.opens_at(now, 0)
         assert opens is not None
         now = max(now, opens) if at_deadline else now + wait
-        made += [now] * calls(gate, now, most=tries)
+        made += [now] * calls(gate, now, maximum=tries)
     for index, moment in enumerate(made):
         # A window begins with a call; a call 60 seconds later, compared as floats, is in the next window.
         assert sum(1 for other in made[index:] if other < moment + 60.0) <= quota
@@ -66,7 +66,7 @@ def test_at_the_moment_the_gate_names_it_is_open(quota: int, now: float, times: 
         opens = gate.opens_at(now, 0)
         assert opens is not None
         now = max(now, opens)
-        assert calls(gate, now, most=1) == 1
+        assert calls(gate, now, maximum=1) == 1
 
 
 def test_a_429_closes_until_its_time() -> None:
@@ -76,7 +76,7 @@ def test_a_429_closes_until_its_time() -> None:
     gate.close(20.0)
     assert gate.opens_at(10.0, 0) == 30.0
     assert (gate.state(10.0), gate.throttled_until(10.0)) == (GateState.THROTTLED, 30.0)
-    assert calls(gate, 30.0, most=1) == 1
+    assert calls(gate, 30.0, maximum=1) == 1
     assert gate.state(30.0) is GateState.OPEN
 
 
@@ -87,7 +87,7 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
     assert calls(gate, 100.0) == 2
     assert gate.opens_at(101.0, 0) == 110.0
     assert gate.state(101.0) is GateState.THROTTLED
-    assert calls(gate, 110.0, most=7) == 7
+    assert calls(gate, 110.0, maximum=7) == 7
 
 
 def test_a_reset_far_away_is_capped() -> None:
@@ -105,7 +105,7 @@ def test_incomplete_limit_headers_are_ignored() -> None:
     assert gate.opens_at(0.0, 0) == 0.0
 
 
-def test_the_pace_halves_in_trouble_and_grows_by_one() -> None:
+def test_the_pace_halves_when_failing_and_grows_by_one() -> None:
     """The pace halves on trouble and grows by one on success, between one call in flight and the concurrency."""
     gate = Gate(Policy(concurrency=8))
     paces = []

@@ -82,7 +82,7 @@ def test_a_message_becomes_one_short_line() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b'"x"'])
-def test_a_body_that_is_no_event_masks_by_looks_alone(body: bytes) -> None:
+def test_a_body_that_is_no_event_masks_by_checks_alone(body: bytes) -> None:
     """A body that is no event raises nothing; the message is masked by form alone."""
     assert mask("jane@example.org is bad", body) == "*** is bad"
 

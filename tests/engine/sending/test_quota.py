@@ -20,8 +20,8 @@ SECONDS = 2.0
 
 def member(**policy: Any) -> Core:
     """Return a core with a shared key store, a lease and a partition; the test grants calls itself."""
-    usual = {"linger": 0.0, "batch_events": 1, "unreachable_after": 1e9, **policy}
-    core = Core(lease=LEASE, call_timeout=TIMEOUT, **usual)
+    canonical = {"linger": 0.0, "batch_events": 1, "unreachable_after": 1e9, **policy}
+    core = Core(lease=LEASE, call_timeout=TIMEOUT, **canonical)
     core.gives_calls = False
     core.tick()
     renew(core)
@@ -37,10 +37,10 @@ def queue_up(core: Core, *ids: str, account: str = ACCOUNT) -> None:
     core.advance(0.0)
 
 
-def give(core: Core, calls: int, wait: float = 0.0) -> m.AskCalls:
+def give(core: Core, calls: int, wait: float = 0.0) -> m.AcquirePermits:
     """Let the store answer the oldest question for calls."""
-    asked = core.take(m.AskCalls)
-    core.feed(m.CallsGiven(asked.number, asked.account, calls, wait))
+    asked = core.take(m.AcquirePermits)
+    core.feed(m.PermitsGranted(asked.number, asked.account, calls, wait))
     return asked
 
 
@@ -53,30 +53,30 @@ def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
     """A member asks for the calls that could begin now, one question at a time, and makes none before the answer."""
     core = member(concurrency=3, destination=REAL_API, calls_per_minute=70)
     queue_up(core, *"abcde")
-    asked = core.take(m.AskCalls)
+    asked = core.take(m.AcquirePermits)
     assert (asked.destination, asked.account, asked.per_minute) == (REAL_API, ACCOUNT, 70)
     assert (asked.calls, asked.seconds) == (3, SECONDS)
     core.advance(1.0)
-    assert not core.has(m.AskCalls)
+    assert not core.has(m.AcquirePermits)
     assert sent(core) == 0
-    core.feed(m.CallsGiven(asked.number, ACCOUNT, 3, 0.0))
+    core.feed(m.PermitsGranted(asked.number, ACCOUNT, 3, 0.0))
     assert sent(core) == 3
     core.deliver_one()
-    assert core.take(m.AskCalls).calls == 1
+    assert core.take(m.AcquirePermits).calls == 1
 
 
 def test_nothing_is_asked_for_while_nothing_waits() -> None:
     """A member without waiting events asks for no calls."""
     core = member()
     core.advance(600.0)
-    assert not any(isinstance(one, m.AskCalls) for one in core.log)
+    assert not any(isinstance(one, m.AcquirePermits) for one in core.log)
 
 
 def test_a_store_that_is_not_shared_is_not_asked() -> None:
     """Without a shared key store a member has the whole quota and does not ask."""
     core = sending(event("a"))
     assert core.has(m.Send)
-    assert not any(isinstance(one, m.AskCalls) for one in core.log)
+    assert not any(isinstance(one, m.AcquirePermits) for one in core.log)
 
 
 def test_each_account_has_a_quota_of_its_own() -> None:
@@ -98,7 +98,7 @@ def test_a_quota_that_is_used_up_throttles_until_a_call_is_free() -> None:
     assert (account.state, account.throttled_for) == ("throttled", 12.5)
     assert core.statistics().oldest_open is not None
     core.advance(12.499)
-    assert not core.has(m.AskCalls)
+    assert not core.has(m.AcquirePermits)
     core.advance(0.001)
     give(core, 1)
     assert core.has(m.Send)
@@ -118,7 +118,7 @@ def test_calls_that_were_given_and_not_used_are_void() -> None:
     assert sent(core) == 1
 
 
-def test_calls_that_come_too_late_are_void_and_more_time_is_asked_for() -> None:
+def test_calls_that_come_expired_are_void_and_more_time_is_asked_for() -> None:
     """Calls that are granted too late are void, and the next question asks for more time."""
     core = member()
     queue_up(core, "a")
@@ -134,7 +134,7 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     """After a failed question the key store counts as failing, and the member asks again after a backoff."""
     core = member()
     queue_up(core, "a")
-    asked = core.take(m.AskCalls)
+    asked = core.take(m.AcquirePermits)
     oldest = core.statistics().oldest_open
     assert oldest is not None
     assert oldest.waits_for is WaitsFor.KEY_STORE
@@ -151,7 +151,7 @@ def test_a_failed_question_without_waiting_events_is_forgotten() -> None:
     """When the partitions are lost, a failed question is not repeated, and the key store counts as working."""
     core = member()
     queue_up(core, "a")
-    asked = core.take(m.AskCalls)
+    asked = core.take(m.AcquirePermits)
     core.feed(m.KeyStoreFailed(asked))
     assert core.statistics().key_store_fails
     core.lose(0)
@@ -186,9 +186,9 @@ def test_the_wait_grows_with_the_live_sessions_of_the_same_destination() -> None
     for _ in range(9):
         pass_a_second()
     core.advance(0.999)
-    assert not core.has(m.AskCalls)
+    assert not core.has(m.AcquirePermits)
     core.advance(0.001)
-    assert core.has(m.AskCalls)
+    assert core.has(m.AcquirePermits)
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -205,10 +205,10 @@ def test_members_together_keep_the_quota_and_use_most_of_it(members: int) -> Non
             core.advance(0.1)
             while core.has(m.RenewLease):
                 renew(core)
-            while core.has(m.AskCalls):
-                asked = core.take(m.AskCalls)
+            while core.has(m.AcquirePermits):
+                asked = core.take(m.AcquirePermits)
                 given = server.give(asked.account, asked.calls, asked.per_minute, asked.seconds)
-                core.feed(m.CallsGiven(asked.number, asked.account, *given))
+                core.feed(m.PermitsGranted(asked.number, asked.account, *given))
             while core.has(m.Send):
                 calls.append(core.now)
                 core.deliver_one()

@@ -170,10 +170,10 @@ def test_a_batch_may_go_at_the_named_time(
     policy = Policy(calls_per_minute=quota)
     gate, now = Gate(policy), 1000.0
     queue = AccountQueue(ACCOUNT, policy, gate)
-    for number, (wait, told) in enumerate(steps):
+    for number, (wait, reported) in enumerate(steps):
         now += wait
-        if told is not None:
-            gate.limited(*told, now)
+        if reported is not None:
+            gate.limited(*reported, now)
         [one] = make_runs(1, since=now)
         queue.add(one, now)
         due = queue.due()
@@ -267,10 +267,10 @@ class Member:
                 m.KeysLookedUp(asked.number, [0] * (len(asked.keys) // 16), 1 if core.policy.lease else 0)
             )
         core.store_keys()
-        while core.has(m.AskCalls):
-            ask = core.take(m.AskCalls)
+        while core.has(m.AcquirePermits):
+            ask = core.take(m.AcquirePermits)
             given = self._server.give(ask.account, ask.calls, ask.per_minute, ask.seconds)
-            core.feed(m.CallsGiven(ask.number, ask.account, *given))
+            core.feed(m.PermitsGranted(ask.number, ask.account, *given))
         while core.has(m.Send):
             send = core.take(m.Send)
             self._calls.append((core.now + ANSWER_TIME, send))

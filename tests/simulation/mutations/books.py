@@ -21,7 +21,7 @@ from consumer.engine.records.offset_map import NOTHING_SAID, CommitMetadata, Off
 from consumer.engine.records.outbox import Outbox
 from consumer.engine.records.runs import Run, each_of, keys_of, pick, rows_of
 from consumer.engine.records.stages import RecordStage
-from consumer.engine.records.topics import Lives, Removals
+from consumer.engine.records.topics import RecreatedTopics, Removals
 from consumer.engine.sending import answers
 from consumer.engine.sending.answers import Judged
 from consumer.engine.steps import Steps
@@ -46,7 +46,7 @@ def boolean_dedup(look_up: Any, self: Steps, leaders: Sequence[Run]) -> None:
     look_up(self, leaders)
 
 
-# Dropped work keeps its claim, so its followers wait for ever.
+# Dropped work keeps its claim, so its followers wait indefinitely.
 replaced("claims_of_dropped_work_are_kept", Steps, "transfer", lambda self, leaders: None)
 
 
@@ -133,9 +133,9 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     keys_stored = Steps.keys_stored
 
     def inherited(self: Steps, row: Run) -> Run:
-        heir = self.ledger.get(row.block.assignment.tp)
-        if not row.block.assignment.live and heir is not None and heir.blocks:
-            other = heir.blocks[0]
+        successor = self.ledger.get(row.block.assignment.tp)
+        if not row.block.assignment.live and successor is not None and successor.blocks:
+            other = successor.blocks[0]
             if row.first < len(other.stages) and other.stages[row.first] < RecordStage.DELIVERED:
                 return Run(other, row.first, row.end)
         return row
@@ -256,8 +256,8 @@ def every_gap_counts_as_removed(chunk: Chunk, expected: int | None, known: Offse
 # -- the offset map
 
 
-@around(Lives, "_read_metadata")
-def offset_maps_are_not_read(read: Any, self: Lives, one: messages.Assignment) -> Any:
+@around(RecreatedTopics, "_read_metadata")
+def offset_maps_are_not_read(read: Any, self: RecreatedTopics, one: messages.Assignment) -> Any:
     """The next owner sends again what is settled above the committed offset."""
     return read(self, one)._replace(settled=None)
 
@@ -287,13 +287,13 @@ def inherited_maps_are_forgotten(
 # A map is applied although other records have these offsets now (unclean leader election).
 replaced("maps_of_a_cut_log_are_believed", OffsetMap, "holds_for", lambda self, leader_epoch: True)
 # A topic that is created again under a running member is read on from the old position.
-replaced("another_id_goes_unnoticed", Lives, "told", lambda self, ids: False)
-# An offset that was committed in an earlier life of the topic holds in the next one.
+replaced("another_id_goes_unnoticed", RecreatedTopics, "reported", lambda self, ids: False)
+# An offset that was committed before the topic was recreated holds in the next one.
 replaced("the_committed_id_is_not_compared", offset_map, "is_void", lambda *_, **__: False)
 
 
-@around(Lives, "_read_metadata")
-def a_map_of_another_life_is_believed(read: Any, self: Lives, one: messages.Assignment) -> Any:
+@around(RecreatedTopics, "_read_metadata")
+def a_map_of_a_deleted_topic_is_believed(read: Any, self: RecreatedTopics, one: messages.Assignment) -> Any:
     """Reading begins again, but skips the offsets that were settled in the topic's earlier life."""
     if one.void is None:
         return read(self, one)
@@ -316,7 +316,7 @@ def maps_are_as_long_as_they_come(
     base: int,
     bounds: Sequence[int],
     epoch: int | None,
-    most: int = 0,
+    maximum: int = 0,
     **ids: Any,
 ) -> Any:
     """The broker refuses a commit whose map is too long, and every later one."""
@@ -325,7 +325,7 @@ def maps_are_as_long_as_they_come(
 
 @replaces(Pipeline, "_fetched")
 def beginning_below_the_start_goes_unnoticed(self: Pipeline, happened: messages.Fetched) -> None:
-    """The log was made anew, and its records count as settled before (a reviewer found the bug)."""
+    """The log was recreated, and its records count as settled before (a reviewer found the bug)."""
     for chunk in happened.chunks:
         state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
         if state is None or state.epoch != chunk.epoch or state.draining:
@@ -351,14 +351,14 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """The write fails and the event is lost (getsentry/arroyo, jitsu rotor)."""
     write = Steps.dead_letter
 
-    def early(self: Steps, row: Run, rejection: Rejection, attempts: int) -> None:
+    def earlier(self: Steps, row: Run, rejection: Rejection, attempts: int) -> None:
         write(self, row, rejection, attempts)
         self.ledger.settle([row], Disposition.DEAD_LETTERED)
 
     def stored(self: Steps, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
 
-    patch.setattr(Steps, "dead_letter", early)
+    patch.setattr(Steps, "dead_letter", earlier)
     patch.setattr(Steps, "letters_stored", stored)
 
 

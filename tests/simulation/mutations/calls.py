@@ -92,7 +92,7 @@ def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
 
 
 @around(Batch, "parts")
-def events_are_sent_anew_under_a_new_id(parts: Any, self: Batch) -> Any:
+def events_are_sent_again_under_a_new_id(parts: Any, self: Batch) -> Any:
     """A retry gives its events new ids."""
     if self.attempts <= 1:
         return parts(self)
@@ -147,7 +147,7 @@ replaced("bodies_stay_as_large_as_they_are", AccountQueue, "shrink", lambda *_: 
 # Every call fails, and the destination counts as reachable.
 replaced("no_destination_is_ever_unreachable", Gate, "unreachable_at", lambda _: float("inf"))
 # A verdict does not make the destination reachable again.
-replaced("unreachable_for_ever", Gate, "heard", lambda *_: False)
+replaced("unreachable_indefinitely", Gate, "heard", lambda *_: False)
 
 
 # -- gates and limits
@@ -325,7 +325,7 @@ replaced("no_backoff", Backoff, "delay", lambda *_: 0.001)
 
 @replaces(Pipeline, "_end_drains")
 def deadlines_are_ignored(self: Pipeline) -> None:
-    """A drain waits for ever (scality/backbeat PR 2818)."""
+    """A drain waits indefinitely (scality/backbeat PR 2818)."""
     for drain in [one for one in self._drains if not self._busy(one.states)]:
         self._drains.remove(drain)
         self._finish(drain, False)
@@ -336,7 +336,7 @@ replaced("drains_do_not_wait", Pipeline, "_busy", lambda self, states: False)
 
 
 @mutation
-def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
+def drains_do_not_wait_for_claims_of_others(patch: pytest.MonkeyPatch) -> None:
     """A drain waits for records in flight, but not for keys that are being stored."""
 
     def busy(self: Pipeline, states: list[AssignmentState]) -> bool:

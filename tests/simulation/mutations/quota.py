@@ -9,7 +9,7 @@ import pytest
 from consumer.engine import messages
 from consumer.engine.model import THROTTLED, Note
 from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.gate import Allowance, Gate, Quota
+from consumer.engine.sending.gate import Gate, Permits, Quota
 from consumer.engine.sending.halts import Halts
 from consumer.engine.sending.queue import AccountQueue
 from tests.simulation.mutations.mutating import around, mutation, replaced, replaces
@@ -44,23 +44,23 @@ replaced("a_part_s_first_calls_are_a_burst", Gate, "_evenly_at", lambda _, now: 
 
 
 # Each member keeps the quota by itself, so all together exceed it.
-replaced("no_member_asks_for_calls", Allowance, "given", lambda *_: True)
+replaced("no_member_asks_for_calls", Permits, "given", lambda *_: True)
 # With a shared key store, small batches of each member use half of the whole quota.
 replaced("other_live_sessions_are_not_counted", Quota, "shared_with", lambda *_: None)
 # Calls that the store gave stay valid after the store has stopped counting them.
-replaced("given_calls_hold_for_ever", Allowance, "given", lambda self, _: self.calls > 0)
+replaced("permits_never_expire", Permits, "given", lambda self, _: self.calls > 0)
 
 
 @around(Gate, "called")
-def given_calls_are_never_used_up(called: Any, self: Gate, now: float) -> None:
+def permits_are_never_used_up(called: Any, self: Gate, now: float) -> None:
     """Every call that begins in time uses the same one that the store gave."""
     called(self, now)
-    self.allowance.calls += 1
+    self.permits.calls += 1
 
 
-@around(Allowance, "answered")
+@around(Permits, "answered")
 def a_used_up_quota_is_asked_for_at_once(
-    answered: Any, self: Allowance, calls: int, wait: float, now: float
+    answered: Any, self: Permits, calls: int, wait: float, now: float
 ) -> None:
     """The store is asked again at once, although it has said when there will be calls."""
     answered(self, calls, 0.0 * wait, now)
@@ -69,14 +69,14 @@ def a_used_up_quota_is_asked_for_at_once(
 @mutation
 def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> None:
     """A store in trouble is asked for calls without a pause."""
-    calls_given = Dispatcher.calls_given
+    permits_granted = Dispatcher.permits_granted
 
-    def at_once(self: Dispatcher, number: int, account: str, given: messages.CallsGiven | None) -> None:
-        calls_given(self, number, account, given)
+    def at_once(self: Dispatcher, number: int, account: str, given: messages.PermitsGranted | None) -> None:
+        permits_granted(self, number, account, given)
         if given is None:
-            self.queue(account).gate.allowance.ask_at = 0.0
+            self.queue(account).gate.permits.ask_at = 0.0
 
-    patch.setattr(Dispatcher, "calls_given", at_once)
+    patch.setattr(Dispatcher, "permits_granted", at_once)
 
 
 # -- what members that share a key store tell each other
@@ -86,13 +86,13 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
 replaced("a_throttle_is_not_reported", Halts, "throttled", lambda *_: None)
 
 
-@around(Halts, "_tell")
+@around(Halts, "_report")
 def a_refusal_is_not_reported(
-    tell: Any, self: Halts, account: str, status: int, code: int | None, seconds: float
+    report: Any, self: Halts, account: str, status: int, code: int | None, seconds: float
 ) -> None:
     """A member does not report its refusal, so each other member meets it, too."""
     if status == THROTTLED:
-        tell(self, account, status, code, seconds)
+        report(self, account, status, code, seconds)
 
 
 def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:

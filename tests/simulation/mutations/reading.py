@@ -34,7 +34,7 @@ def fast_path_gives_the_event_before(
 
 
 @mutation
-def fast_path_does_not_look_where_the_datum_ends(patch: pytest.MonkeyPatch) -> None:
+def fast_path_does_not_check_where_the_datum_ends(patch: pytest.MonkeyPatch) -> None:
     """Bytes behind a datum, or missing at its end, are ignored."""
 
     def cut(plan: Plan, records: Sequence[Any], start: int) -> list[Any]:

@@ -15,13 +15,13 @@ from tests.simulation.mutations.mutating import around, replaced
 
 
 @around(Steps, "looked_up")
-def claims_of_others_are_not_looked_at(looked_up: Any, self: Steps, happened: messages.KeysLookedUp) -> None:
+def claims_of_others_are_ignored(looked_up: Any, self: Steps, happened: messages.KeysLookedUp) -> None:
     """This member sends events that another member has claimed."""
     looked_up(self, happened._replace(found=[flag % 2 for flag in happened.found]))
 
 
 @around(Dispatcher, "_may_risk")
-def the_lease_is_not_looked_at(may_risk: Any, self: Dispatcher, at_risk: Any, _: Any) -> Any:
+def the_lease_is_not_checked(may_risk: Any, self: Dispatcher, at_risk: Any, _: Any) -> Any:
     """A call begins although its claims may end before its answer."""
     return may_risk(self, at_risk, inf)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from consumer.engine.model import Policy
-from consumer.engine.records.offset_map import IDS_MOST
+from consumer.engine.records.offset_map import MAX_IDS
 from tests.simulation.knobs import AWAY, DESTINATION, UNREACHABLE_AFTER, Incidents, Rates
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure
@@ -17,10 +17,10 @@ SEEDS = 300
 
 def policy(**more: Any) -> Policy:
     """The policy of these worlds, changed by `more`."""
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "destination": DESTINATION, "away": AWAY, "unreachable_after": UNREACHABLE_AFTER, "schema_patience": 3.0,
     }  # fmt: skip
-    return Policy(**usual | more)
+    return Policy(**defaults | more)
 
 
 _APART: dict[str, Any] = {
@@ -35,8 +35,8 @@ _SELDOM_BAD: dict[str, Any] = {
     "late_schemas": 0.2, "incidents": Incidents(setbacks=3),
 }  # fmt: skip
 """Few bad records, and many that are read again: the guard must not trip."""
-_NEW_LIVES: dict[str, Any] = {
-    "incidents": Incidents(new_lives=3), "rates": Rates(), "metadata_limit": 4096, "rebalances": 6, "guarded": False,
+_RECREATED: dict[str, Any] = {
+    "incidents": Incidents(recreated=3), "rates": Rates(), "metadata_limit": 4096, "rebalances": 6, "guarded": False,
 }  # fmt: skip
 _SHARED: dict[str, Any] = {"shared": True, "notes": False}
 _OFTEN_FROZEN: dict[str, Any] = {
@@ -123,16 +123,16 @@ FOCUS: dict[str, dict[str, Any]] = {
         "policy": policy(batch_events=20),
     },
     "no_member_asks_for_calls": _SHARED_QUOTA,
-    "given_calls_hold_for_ever": _SHARED_QUOTA,
-    "given_calls_are_never_used_up": _SHARED_QUOTA,
+    "permits_never_expire": _SHARED_QUOTA,
+    "permits_are_never_used_up": _SHARED_QUOTA,
     "a_used_up_quota_is_asked_for_at_once": _SHARED_QUOTA,
     "a_store_that_gave_no_answer_is_asked_at_once": _SHARED_QUOTA,
     "each_member_takes_the_whole_quota": _DIVIDED,
     "a_larger_part_is_taken_at_once": _DIVIDED,
     "a_part_never_grows_again": _DIVIDED,
     "a_part_s_first_calls_are_a_burst": _DIVIDED,
-    "claims_of_others_are_not_looked_at": _SHARED,
-    "the_lease_is_not_looked_at": _SHARED,
+    "claims_of_others_are_ignored": _SHARED,
+    "the_lease_is_not_checked": _SHARED,
     "the_lease_counts_from_the_answer": _OFTEN_FROZEN,
     "a_new_session_claims_nothing_again": _SHARED,
     "what_comes_back_is_not_claimed_again": _SHARED,
@@ -176,12 +176,12 @@ FOCUS: dict[str, dict[str, Any]] = {
         **_APART,
         "rates": Rates(registry_fails=0.7),
         "partitions": 1,
-        "policy": policy(map_bytes=IDS_MOST + 4),
+        "policy": policy(map_bytes=MAX_IDS + 4),
     },
-    "another_id_goes_unnoticed": _NEW_LIVES,
-    "the_committed_id_is_not_compared": _NEW_LIVES,
-    "a_map_of_another_life_is_believed": {
-        **_NEW_LIVES,
+    "another_id_goes_unnoticed": _RECREATED,
+    "the_committed_id_is_not_compared": _RECREATED,
+    "a_map_of_a_deleted_topic_is_believed": {
+        **_RECREATED,
         "rates": Rates(registry_fails=0.7),
         "late_schemas": 0.3,
     },
@@ -204,7 +204,7 @@ FOCUS: dict[str, dict[str, Any]] = {
     "guard_overlooks_refusals": {"guarded": True, "partitions": 1, "bad": 0.5, "odd": 0.0},
     "guard_weighs_only_what_is_new": {"guarded": True, "partitions": 1, "bad": 0.5, "odd": 0.0},
     "fast_path_gives_the_event_before": _FAST,
-    "fast_path_does_not_look_where_the_datum_ends": {**_FAST, "odd": 0.3},
+    "fast_path_does_not_check_where_the_datum_ends": {**_FAST, "odd": 0.3},
     "fast_path_keeps_items": _FAST,
     "fast_path_takes_what_it_cannot_read_for_a_tombstone": _FAST,
     "questions_go_on_behind_the_guard": {**_GUARDED, "late_schemas": 0.3},

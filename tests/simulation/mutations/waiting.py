@@ -39,7 +39,7 @@ def registry_outage_is_final(take_in: Any, self: Pipeline, happened: messages.In
     take_in(self, happened)
 
 
-# A schema whose question failed is not asked for again, so its records wait for ever.
+# A schema whose question failed is not asked for again, so its records wait indefinitely.
 replaced("an_unavailable_schema_is_asked_for_once", Parking, "unavailable", lambda *_: None)
 
 
@@ -55,12 +55,12 @@ def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Parking, "__init__", trusting)
 
 
-@around(Parking, "_stand_in")
+@around(Parking, "_use_cached")
 def a_schema_from_disk_ends_the_questions(
-    stand_in: Any, self: Parking, earlier: messages.SchemaFound, reason: str
+    use_cached: Any, self: Parking, earlier: messages.SchemaFound, reason: str
 ) -> Any:
-    """With a schema from disk the registry is not asked again, so records that it cannot read wait for ever."""
-    rows = stand_in(self, earlier, reason)
+    """With a schema from disk the registry is not asked again, so records that it cannot read wait indefinitely."""
+    rows = use_cached(self, earlier, reason)
     if earlier.ref in self._wanted:
         self._wanted[earlier.ref].retry_at = math.inf
     return rows
@@ -91,7 +91,7 @@ replaced("no_such_schema_is_asked_for_once", Parking, "missing", lambda *_: [])
 def questions_have_no_bound(init: Any, self: Parking, context: Context, decoder: SchemaLearner) -> None:
     """Every schema is asked for as soon as a record needs it, without a bound."""
     init(self, context, decoder)
-    self._most_at_once, self._rate = 10**6, 1e6
+    self._max_at_once, self._rate = 10**6, 1e6
     self._burst = self._tokens = BURST * self._rate
 
 
@@ -119,7 +119,9 @@ replaced("our_clock_is_always_right", Clock, "may_wait", lambda *_: None)
 
 
 @around(Clock, "may_wait")
-def what_looks_too_old_is_refused_at_once(may_wait: Any, self: Clock, event: Untimely, timestamp: int) -> Any:
+def what_checks_too_old_is_refused_at_once(
+    may_wait: Any, self: Clock, event: Untimely, timestamp: int
+) -> Any:
     """After a start our clock decides what is too old, although nothing has confirmed it."""
     return may_wait(self, event, timestamp) if event.since > self._context.now.unix else None
 
@@ -171,10 +173,10 @@ def records_do_not_wait_for_the_function(
     return len(rows)
 
 
-@around(Transforming, "told")
+@around(Transforming, "reported")
 def what_the_function_returned_is_another_record_s(
-    told: Any, self: Transforming, happened: messages.Transformed | messages.TransformIsSlow
+    reported: Any, self: Transforming, happened: messages.Transformed | messages.TransformIsSlow
 ) -> None:
     """The function's results belong to the wrong records: the first that is waited for is skipped."""
     self._asked = self._asked[1:] if isinstance(happened, messages.Transformed) else self._asked
-    told(self, happened)
+    reported(self, happened)

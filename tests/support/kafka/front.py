@@ -81,8 +81,8 @@ class _Front:
             return answer if key is None else self._with_own_address(answer)
 
         passing = [
-            asyncio.create_task(_pass_on(client, to_cluster, note)),
-            asyncio.create_task(_pass_on(cluster, to_client, change)),
+            asyncio.create_task(_forward(client, to_cluster, note)),
+            asyncio.create_task(_forward(cluster, to_client, change)),
         ]
         await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         for one in passing:
@@ -95,7 +95,7 @@ class _Front:
         return answer.replace(host + self._behind.to_bytes(4, "big"), host + self.port.to_bytes(4, "big"))
 
 
-async def _pass_on(
+async def _forward(
     source: asyncio.StreamReader, target: asyncio.StreamWriter, change: Callable[[bytes], bytes]
 ) -> None:
     """Forward messages (a length, then the bytes) until one side has closed."""

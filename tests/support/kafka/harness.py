@@ -160,7 +160,7 @@ class Member:
         self.losses: list[list[TopicPartition]] = []
         self.chunks: list[Chunk] = []
         self.next: dict[TopicPartition, Position] = {}
-        self.troubles: list[tuple[str, str]] = []
+        self.errors: list[tuple[str, str]] = []
         self.fetches = 0
         self.failure: BaseException | None = None
         self.on_revoked: Callable[[], Any] | None = None
@@ -173,7 +173,7 @@ class Member:
 
         listening = Hooks(
             self,
-            on_trouble=lambda *told: self.troubles.append(told),
+            on_error=lambda *reported: self.errors.append(reported),
             on_news=hear,
             counts_members=on_group_size is not None,
             **hooks,

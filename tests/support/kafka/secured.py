@@ -271,9 +271,9 @@ class SecuredBroker(RealBroker):
 
     def take_back_all(self) -> None:
         """Remove every right of every user but the anonymous one."""
-        left_out = cast(Any, None)  # the package's annotations do not say that a filter may leave things out
+        omitted = cast(Any, None)  # the package's annotations do not say that a filter may leave things out
         every = AclBindingFilter(
-            ResourceType.ANY, left_out, ResourcePatternType.ANY, left_out, left_out, AclOperation.ANY,
+            ResourceType.ANY, omitted, ResourcePatternType.ANY, omitted, omitted, AclOperation.ANY,
             AclPermissionType.ANY,
         )  # fmt: skip
         admin = self.admin()

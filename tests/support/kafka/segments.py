@@ -16,7 +16,7 @@ _CHECKED_AT: Final = 21
 _RECORDS_AT: Final = 61
 
 
-class Batch(NamedTuple):
+class RecordBatch(NamedTuple):
     """A batch of records in a segment: its first offset, and its place."""
 
     base: int
@@ -24,26 +24,26 @@ class Batch(NamedTuple):
     end: int
 
 
-class Segment:
+class LogSegment:
     """The first segment of a partition of a `RealBroker`."""
 
     def __init__(self, directory: Path, topic: str, partition: int = 0) -> None:
         self.path = directory / "logs" / f"{topic}-{partition}" / f"{0:020}.log"
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[RecordBatch]:
         """All batches, in order."""
         data, at, found = self.path.read_bytes(), 0, []
         while at + _FRAMED <= len(data):
             base, length = struct.unpack_from(">qi", data, at)
-            found.append(Batch(base, at, at + _FRAMED + length))
+            found.append(RecordBatch(base, at, at + _FRAMED + length))
             at = found[-1].end
         return found
 
-    def flip(self, batch: Batch) -> None:
+    def flip(self, batch: RecordBatch) -> None:
         """Change one bit of the batch's records; the second time this changes it back."""
         self._write(batch.end - 30, bytes([self._read(batch.end - 30, 1)[0] ^ 1]))
 
-    def spoil(self, batch: Batch) -> bytes:
+    def spoil(self, batch: RecordBatch) -> bytes:
         """Replace the batch's packed records by noise, with a correct checksum; return the earlier bytes."""
         before = self._read(batch.begin, batch.end - batch.begin)
         records = bytes([0xAA]) * (len(before) - _RECORDS_AT)
@@ -51,18 +51,18 @@ class Segment:
         self._write(batch.begin + _CRC_AT, struct.pack(">I", crc32c(checked)) + checked)
         return before
 
-    def unmeasure(self, batch: Batch) -> bytes:
+    def unmeasure(self, batch: RecordBatch) -> bytes:
         """Give the batch an impossible length; return the earlier bytes."""
         before = self._read(batch.begin, batch.end - batch.begin)
         self._write(batch.begin + 8, struct.pack(">i", -5))
         return before
 
-    def cut(self, batch: Batch) -> None:
+    def cut(self, batch: RecordBatch) -> None:
         """Cut the log before this batch, while the broker is dead: it leads again, under a later epoch, without it."""
         with self.path.open("r+b") as file:
             file.truncate(batch.begin)
 
-    def restore(self, batch: Batch, before: bytes) -> None:
+    def restore(self, batch: RecordBatch, before: bytes) -> None:
         """Put the earlier bytes back."""
         self._write(batch.begin, before)
 

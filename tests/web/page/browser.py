@@ -52,7 +52,7 @@ _NETWORK = re.compile(r"Failed to load resource|net::ERR_|EventSource's response
 
 
 class Stand:
-    """A stand-in for the server. Change `status` and `history` at will; `tell` sends the change to listeners."""
+    """A stand-in for the server. Change `status` and `history` at will; `report` sends the change to listeners."""
 
     def __init__(self, status: dict[str, Any], history: dict[str, Any] | None = None) -> None:
         self.status = status
@@ -104,7 +104,7 @@ class Stand:
         for one in self._listeners:
             one.put_nowait(None)
 
-    def tell(self, **changes: Any) -> None:
+    def report(self, **changes: Any) -> None:
         """Change fields of the document, and tell all listeners."""
         self.status = {**self.status, **changes}
         for one in self._listeners:
@@ -247,7 +247,7 @@ async def live(shown: Page) -> None:
 
 
 @contextlib.asynccontextmanager
-async def look(
+async def check(
     visit: Visit,
     status: dict[str, Any],
     history: dict[str, Any] | None = None,

@@ -150,7 +150,7 @@ SAMPLES: Mapping[str, Any] = {
         "decode": {"malformed": "the bytes end within a field (order.items[].price)"},
     },
     "convert_warnings": {
-        "malformed": {"user_data.em": "user_data.em is not an e-mail address: left out"},
+        "malformed": {"user_data.em": "user_data.em is not an e-mail address: omitted"},
     },
 }
 

@@ -23,7 +23,7 @@ def apart(*, token: str | None = None, port: int = 0, page_port: int = 0) -> Web
     shown = Shown(busy())
     return WebServer(
         shown.snapshot,
-        shown.tell,
+        shown.report,
         host="127.0.0.1",
         port=port,
         page_at=("127.0.0.1", page_port),

@@ -39,9 +39,9 @@ from tests.web.page import scenes
 from tests.web.page.browser import (
     SIZES,
     Visit,
+    check,
     fits,
     live,
-    look,
     needs_browser,
     shoot,
     shows,
@@ -76,7 +76,7 @@ async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit)
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
     """Live: every figure of /status in words and with units, and a ledger that visibly adds up."""
-    async with look(visit, scenes.full(), scenes.history(), size=size) as (_, shown):
+    async with check(visit, scenes.full(), scenes.history(), size=size) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         assert await text(shown, "#state") == "Keeping up: 31,866 records to go. The oldest has waited 4.5 s."
         assert (await text(shown, "#live")).startswith("live, ")
@@ -141,7 +141,7 @@ STATES: dict[str, tuple[Callable[[], Statistics], str] | tuple[Callable[[], Stat
     "hanging": (
         hanging,
         "shop.events:clean works on one record for 94 s. PINSTREAM_TRANSFORM names this function. It has not "
-        "returned for the record of orders [0] at offset 5,017. Nothing else is read meanwhile;",
+        "returned for the record of orders [0] at offset 5,017. Nothing else is read until it is done;",
         "takes events 0 calls in flight",
     ),
     "unassigned": (empty, "No partitions assigned yet. The group is still forming"),
@@ -248,7 +248,7 @@ STATES: dict[str, tuple[Callable[[], Statistics], str] | tuple[Callable[[], Stat
 async def test_each_state_is_shown_in_words(name: str, visit: Visit) -> None:
     """The first thing on the page is the state, why it is so, and what to do."""
     scene, state, *destination = STATES[name]
-    async with look(visit, scenes.scene(scene), {"steps": []}) as (_, shown):
+    async with check(visit, scenes.scene(scene), {"steps": []}) as (_, shown):
         assert (await text(shown, "#state")).startswith(state)
         assert (*destination, "Nothing sent yet.")[0] in await text(shown, "#destination")
         assert not re.search(r"NaN|undefined|\bnull\b|Infinity|\[object", await text(shown, "body"))
@@ -268,7 +268,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
     seconds: float, state: str, visit: Visit
 ) -> None:
     """Lag in records and in time, in red once it breaks the one-hour rule."""
-    async with look(visit, scenes.lagging(seconds), scenes.history()) as (_, shown):
+    async with check(visit, scenes.lagging(seconds), scenes.history()) as (_, shown):
         assert (await text(shown, "#state")).startswith(state)
         assert "waits for the call quota: calls are paced or throttled" in await text(shown, "#tiles")
         then = scenes.history()["steps"][0]["series"]["lag"][-31]
@@ -277,7 +277,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
 
 
 async def test_records_outside_the_ledger_are_shown_below_it(visit: Visit) -> None:
-    """Records removed unread, topics made anew, positions that went back, and what was committed for another
+    """Records removed unread, recreated topics, positions that went back, and what was committed for another
     destination; nothing where there are none."""
     counters = Counters()
     async with stand(scenes.scene(lambda: statistics(partition(), counters=counters))) as server:
@@ -286,7 +286,7 @@ async def test_records_outside_the_ledger_are_shown_below_it(visit: Visit) -> No
             assert await shown.locator("#missing").is_hidden()
         counters.removed_unread, counters.positions_went_back = 3_600, 1
         counters.topics_made_anew["orders"] = 1
-        server.status = scenes.scene(lambda: statistics(partition(), counters=counters, elsewhere=4))
+        server.status = scenes.scene(lambda: statistics(partition(), counters=counters, other_destination=4))
         async with visit(server.url) as shown:
             await live(shown)
             assert await text(shown, "#missing") == (
@@ -304,17 +304,17 @@ async def test_a_short_throttle_is_not_in_the_headline(visit: Visit) -> None:
     def scene() -> Statistics:
         return statistics(partition(open=3), accounts=[account(state="throttled", queued=3, seconds=0.8)])
 
-    async with look(visit, scenes.scene(scene)) as (_, shown):
+    async with check(visit, scenes.scene(scene)) as (_, shown):
         assert (await text(shown, "#state")).startswith("Keeping up: 3 records open.")
         assert "is at its call limit Calls continue in 0.8 s." in await text(shown, "#destination")
 
 
-async def test_partitions_stand_in_their_order(visit: Visit) -> None:
+async def test_partitions_fake_their_order(visit: Visit) -> None:
     """By topic and number, in whatever order they were assigned."""
     made = scenes.scene(
         lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
     )
-    async with look(visit, made) as (_, shown):
+    async with check(visit, made) as (_, shown):
         names = await shown.locator("#partitions tbody th").all_inner_texts()
         assert names == ["a [1]", "orders [0]", "orders [2]", "orders [10]"]
 
@@ -323,12 +323,12 @@ async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None
     """The most severe state: it comes before every other one."""
     broken = scenes.full()
     broken["ledger"]["delivered"] -= 1
-    async with look(visit, broken) as (_, shown):
+    async with check(visit, broken) as (_, shown):
         assert (await text(shown, "#state")).startswith("The ledger does not add up.")
         assert "≠ 5,207,980 read" in await text(shown, "#sum")
     hidden = scenes.full()
     hidden["ledger_mismatch"] = 2
-    async with look(visit, hidden) as (_, shown):
+    async with check(visit, hidden) as (_, shown):
         assert (await text(shown, "#state")).startswith("The ledger does not add up.")
         assert (await text(shown, "#sum")).startswith("It does not add up:")
 
@@ -340,7 +340,7 @@ async def test_one_refused_account_of_two_is_shown(visit: Visit) -> None:
             partition(open=3, lag=3), accounts=[account(), account("7", "halted", queued=3)], ages=[10**7]
         )
     )
-    async with look(visit, shown_scene) as (_, shown):
+    async with check(visit, shown_scene) as (_, shown):
         assert (await text(shown, "#state")).startswith(
             "Pinterest refuses 1 of 2 ad accounts; the others continue."
         )
@@ -356,7 +356,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
         del one["lag_seconds"]
     for window in ("hour", "day"):
         del old["freshness"][window]
-    async with look(visit, old) as (_, shown):
+    async with check(visit, old) as (_, shown):
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
         assert await text(shown, "#coverage-note") == "Nothing delivered in the last hour."
         assert "delivered since the start" in await text(shown, "#tiles")
@@ -368,7 +368,7 @@ async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
 
 async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
     """The table of coverage: the most frequent event first; the last day at a click."""
-    async with look(visit, scenes.full()) as (_, shown):
+    async with check(visit, scenes.full()) as (_, shown):
         heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
         assert [one.split("\n")[0] for one in heads][1:] == [
             "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
@@ -394,12 +394,12 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
         for name, events, carried in (("page_visit", 900, 300), ("checkout", 90, 60), ("signup", 10, 10))
     }
     document["coverage"] = {**document["coverage"], "hour": window}
-    async with look(visit, document) as (server, shown):
+    async with check(visit, document) as (server, shown):
         cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
         assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
         for name, one in window.items():
             window[name] = scenes.covered(one["events"], dict.fromkeys(scenes.IDS, one["events"]))
-        server.tell(coverage=document["coverage"])
+        server.report(coverage=document["coverage"])
         await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
 
 
@@ -409,7 +409,7 @@ async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: 
     made = scenes.scene(
         lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
     )
-    async with look(visit, made) as (_, shown):
+    async with check(visit, made) as (_, shown):
         assert await shown.locator(f"#tiles .big.{tone}").count() == 1
         assert await shown.locator(f"#freshness .big.{tone}").count() == 1
 
@@ -426,7 +426,7 @@ async def test_what_a_reader_could_take_for_something_else(visit: Visit) -> None
     today's. 100 % means all and 0 % means none; what lies between is rounded down."""
     before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
     info = {"process": {**INFO["process"], "test_mode": True}}
-    async with look(visit, scenes.full(latest_dead_letters=[before], **info)) as (_, shown):
+    async with check(visit, scenes.full(latest_dead_letters=[before], **info)) as (_, shown):
         assert await text(shown, "#mode") == "test mode: events are validated, not recorded"
         said = await shown.evaluate("all => all.map(one => share(...one))", [list(one) for one in SHARES])
         assert [one.replace("\u00a0", " ") for one in said] == list(SHARES.values())
@@ -438,9 +438,9 @@ async def test_what_a_reader_could_take_for_something_else(visit: Visit) -> None
 async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
     """The last hour, the last day at a click, and the total beside it; the tile is of the last hour."""
     document = scenes.scene(
-        lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], early=[7] * 30)
+        lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], earlier=[7] * 30)
     )
-    async with look(visit, document, scenes.history()) as (_, shown):
+    async with check(visit, document, scenes.history()) as (_, shown):
         assert (await text(shown, "#freshness")).startswith(
             "90.00 % of 10 events delivered in the last hour arrived within one hour Half within 5 s"
         )
@@ -463,26 +463,26 @@ async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
 async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
     """Nothing delivered in the last hour, or ever: no share is invented; earlier deliveries are shown as since the
     start."""
-    document = scenes.scene(lambda: statistics(partition(delivered=30), early=[7] * 30))
-    async with look(visit, document) as (server, shown):
+    document = scenes.scene(lambda: statistics(partition(delivered=30), earlier=[7] * 30))
+    async with check(visit, document) as (server, shown):
         assert await text(shown, "#freshness") == (
             "Nothing delivered in the last hour. Since the start: 100 % of 30 events within one hour."
         )
         assert "Delivered within 1 h – nothing delivered in the last hour" in await text(shown, "#tiles")
         await shown.check("input[value=day]")
         await shows(shown, "100 % of 30 events delivered in the last day", "#freshness")
-        server.tell(freshness=scenes.scene(empty)["freshness"])
+        server.report(freshness=scenes.scene(empty)["freshness"])
         await shows(shown, "Nothing delivered yet.", "#freshness")
 
 
 async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:
     """New figures show at once; what the reader has opened, chosen or focused stays."""
-    async with look(visit, scenes.full(), scenes.history()) as (server, shown):
+    async with check(visit, scenes.full(), scenes.history()) as (server, shown):
         await shown.click("#plot-rate summary")
         await shown.focus("#plot-lag .canvas")
         await shown.evaluate("window.before = document.querySelector('#partitions tbody tr')")
         partitions = [{**one, "lag": 5, "lag_seconds": 0.5} for one in server.status["partitions"]]
-        server.tell(partitions=partitions)
+        server.report(partitions=partitions)
         await shows(shown, "Keeping up: 6,600 records open.", "#state")
         assert await shown.evaluate("window.before === document.querySelector('#partitions tbody tr')")
         assert await shown.evaluate("document.activeElement.dataset.plot") == "lag"
@@ -498,9 +498,11 @@ async def test_a_screen_reader_announces_a_change_once(visit: Visit) -> None:
             ".observe($('announce'), { childList: true, characterData: true, subtree: true })"
         )
         for lag in (10, 20, 30):
-            server.tell(partitions=[{**one, "lag": 9_000 + lag} for one in server.status["partitions"]])
+            server.report(partitions=[{**one, "lag": 9_000 + lag} for one in server.status["partitions"]])
             await shows(shown, f"Keeping up: {4 * (9_000 + lag):,} records to go.", "#state")
-        server.tell(**{name: scenes.scene(halted)[name] for name in ("ledger", "destination", "partitions")})
+        server.report(
+            **{name: scenes.scene(halted)[name] for name in ("ledger", "destination", "partitions")}
+        )
         await shows(shown, "Halted", "#announce")
         assert await shown.evaluate("said") == ["Halted: Pinterest refuses the token or the ad account."]
 
@@ -512,7 +514,7 @@ async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Vis
         {**many["partitions"][0], "partition": number, "lag": number, "lag_seconds": float(number)}
         for number in range(40)
     ]
-    async with look(visit, many) as (_, shown):
+    async with check(visit, many) as (_, shown):
         assert await shown.locator("#partitions tbody tr").count() == 16
         assert (await text(shown, "#partitions tbody tr")).startswith("orders [24]")
         await shown.focus("#more")
@@ -527,7 +529,7 @@ async def test_a_message_of_the_api_stays_text(visit: Visit) -> None:
     counters.api_warnings[nasty] = 3
     letter = {**scenes.letters(1)[0], "message": nasty, "code": nasty, "topic": nasty}
     document = scenes.scene(lambda: statistics(partition(), counters=counters), latest_dead_letters=[letter])
-    async with look(visit, document) as (_, shown):
+    async with check(visit, document) as (_, shown):
         assert nasty in await text(shown, "#notes")
         assert (await text(shown, "#latest")).count(nasty) == 3
         assert await shown.locator("img").count() == 0

@@ -12,8 +12,8 @@ from tests.web.page import scenes
 from tests.web.page.browser import (
     CONTRAST,
     Visit,
+    check,
     live,
-    look,
     needs_browser,
     shoot,
     shows,
@@ -31,7 +31,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit: Visit) -> None:
     """The figures stay, grey and with their age, so that they do not look current. Then the page reconnects."""
-    async with look(visit, scenes.full(), scenes.history(), clock=True) as (server, shown):
+    async with check(visit, scenes.full(), scenes.history(), clock=True) as (server, shown):
         colour = "getComputedStyle(document.querySelector('#state h2')).color"
         fresh = await shown.evaluate(colour)
         await server.stop()
@@ -52,13 +52,13 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
         await live(shown)
         await shows(shown, "Caught up", "#state")
         assert await shown.is_hidden("#lost")
-        server.tell(stopping=True)
+        server.report(stopping=True)
         await shows(shown, "Stopping", "#state")
 
 
 async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
     """When the stream is silent the page asks /status; without an answer the figures are out of date."""
-    async with look(visit, scenes.full(), clock=True) as (server, shown):
+    async with check(visit, scenes.full(), clock=True) as (server, shown):
         server.silent = True
         await shown.clock.run_for(12_000)
         await shown.wait_for_selector("#lost:visible")
@@ -67,7 +67,7 @@ async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
 
 async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
     """The stream is silent because nothing changes: the page asks, gets an answer and stays live."""
-    async with look(visit, scenes.full(), clock=True) as (server, shown):
+    async with check(visit, scenes.full(), clock=True) as (server, shown):
         heard = await shown.evaluate("link.heard")
         assert server.asked.count("/status") == 0
         await shown.clock.run_for(9_000)
@@ -79,12 +79,12 @@ async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
 
 async def test_a_late_answer_beside_a_stream_that_speaks_is_not_lost(visit: Visit) -> None:
     """The stream speaks again while the page waits for /status: the figures are current."""
-    async with look(visit, scenes.full(), clock=True) as (server, shown):
+    async with check(visit, scenes.full(), clock=True) as (server, shown):
         await shown.route("**/status", lambda _: None)  # never answered
         await shown.clock.run_for(8_000)
         # A function: an expression that is not true at once is evaluated as text, which the page's policy forbids.
         await shown.wait_for_function("() => link.asking")
-        server.tell(stopping=True)
+        server.report(stopping=True)
         await shows(shown, "Stopping", "#state")
         await shown.clock.run_for(3_000)
         await shown.wait_for_function("() => !link.asking")
@@ -118,7 +118,7 @@ async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
 )
 async def test_an_answer_without_figures_differs_from_no_answer(code: int, words: str, visit: Visit) -> None:
     """The process answers without figures: a different problem than a lost connection."""
-    async with look(visit, scenes.full()) as (server, shown):
+    async with check(visit, scenes.full()) as (server, shown):
         server.answer = server.stream = code
         server.hang_up()
         await shows(shown, words, "#lost")
@@ -128,8 +128,8 @@ async def test_an_answer_without_figures_differs_from_no_answer(code: int, words
 
 async def test_a_version_it_does_not_know_is_not_shown(visit: Visit) -> None:
     """A page that stayed open over an upgrade says so and does not show what it may misread."""
-    async with look(visit, scenes.full()) as (server, shown):
-        server.tell(version=2)
+    async with check(visit, scenes.full()) as (server, shown):
+        server.report(version=2)
         await shows(shown, "This page does not understand the figures.", "#lost")
         assert "reload the page" in await text(shown, "#lost")
 

@@ -15,9 +15,9 @@ from tests.web.page.browser import (
     CONTRAST,
     SIZES,
     Visit,
+    check,
     fits,
     live,
-    look,
     needs_browser,
     shoot,
     shows,
@@ -36,7 +36,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
     """Unknown values leave a gap in the curve; the value at the cursor can be read with mouse, keyboard and screen
     reader. The plots cover the last day on demand."""
-    async with look(visit, scenes.full(), scenes.history()) as (_, shown):
+    async with check(visit, scenes.full(), scenes.history()) as (_, shown):
         canvas = shown.locator("#plot-rate .canvas")
         await canvas.wait_for()
         curve = await canvas.locator(".curve").first.get_attribute("d")
@@ -71,7 +71,7 @@ async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
 
 async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit) -> None:
     """Just started: a sentence and no empty axes."""
-    async with look(visit, scenes.full(), {"steps": []}) as (_, shown):
+    async with check(visit, scenes.full(), {"steps": []}) as (_, shown):
         await shows(shown, "No points yet: the first ones come within half a minute.", "#plot-rate")
         assert await shown.locator(".canvas").count() == 0
         await shown.check("input[value=day]")
@@ -84,7 +84,7 @@ async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
     for step in history["steps"]:
         for name in ("within_hour", "age_p50", "age_p95", "age_p99", "lag"):
             step["series"][name] = [None] * step["points"]
-    async with look(visit, scenes.full(), history) as (_, shown):
+    async with check(visit, scenes.full(), history) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         assert await text(shown, "#plot-age .none") == "Nothing was delivered in the last hour."
         assert await text(shown, "#plot-within .none") == "Nothing was delivered in the last hour."
@@ -101,7 +101,7 @@ async def test_every_text_stands_out_from_what_is_behind_it(
     scene: Callable[[], dict[str, Any]], size: str, scheme: Any, visit: Visit
 ) -> None:
     """A contrast of at least 4.5 to 1, computed for each text, in light and dark and at each size."""
-    async with look(visit, scene(), scenes.history(), size, color_scheme=scheme) as (_, shown):
+    async with check(visit, scene(), scenes.history(), size, color_scheme=scheme) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         assert await shown.evaluate(CONTRAST) == []
         await fits(shown)
@@ -123,13 +123,13 @@ async def test_long_names_do_not_break_the_layout(visit: Visit) -> None:
         "delivered": 9_007_199_254_740_991,
     }
     for size in ("phone", "tablet"):
-        async with look(visit, long, scenes.history(), size=size) as (_, shown):
+        async with check(visit, long, scenes.history(), size=size) as (_, shown):
             await fits(shown)
 
 
 async def test_the_page_can_be_used_with_the_keyboard_alone(visit: Visit) -> None:
     """Tab reaches in order: the skip link, the navigation, the choice, each plot, what scrolls, the links."""
-    async with look(visit, scenes.full(), scenes.history()) as (_, shown):
+    async with check(visit, scenes.full(), scenes.history()) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         reached = []
         for _ in range(40):
@@ -150,7 +150,7 @@ async def test_the_page_can_be_used_with_the_keyboard_alone(visit: Visit) -> Non
 
 async def test_every_control_table_and_graphic_has_a_name(visit: Visit) -> None:
     """Every control, table, region and graphic is named; tables have headers with their scope; no inline style."""
-    async with look(visit, scenes.full(), scenes.history()) as (_, shown):
+    async with check(visit, scenes.full(), scenes.history()) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         nameless = await shown.evaluate(
             """() => [...document.querySelectorAll(

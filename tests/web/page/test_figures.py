@@ -12,8 +12,8 @@ from tests.web.page import scenes
 from tests.web.page.browser import (
     SIZES,
     Visit,
+    check,
     fits,
-    look,
     needs_browser,
     shoot,
     shows,
@@ -35,11 +35,12 @@ BROKEN = """() => {
       range.setEnd(node, figure.index + figure[0].length);
       const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
       if (lines.size) seen += 1;
-      if (lines.size > 1) broken.push(`${figure[0]} on ${lines.size} lines in ${node.parentElement.outerHTML.slice(0, 80)}`);
+      if (lines.size > 1) broken.push(`${figure[0]} on ${lines.size} lines in ${node.parentElement.outerHTML.slice(0,
+      80)}`);
     }
   }
   return broken.concat(seen < 100 ? [`only ${seen} figures`] : []);
-}"""  # noqa: E501 - one expression of the browser's
+}"""
 """Every figure that has more than one line box."""
 
 OVERFLOWING = """() => [...document.querySelectorAll("header, header *, main *, footer *")].filter(one => {
@@ -61,7 +62,7 @@ OUTSIDE = """() => {
 """Every figure that reaches beyond its box."""
 
 WIDTHS = {**SIZES, "laptop": (1280, 900)}
-USUAL = (
+CANONICAL = (
     "page_visit", "add_to_cart", "view_category", "search", "signup", "initiate_checkout", "checkout",
     "add_payment_info", "app_install", "watch_video", "add_to_wishlist", "lead", "subscribe",
 )  # fmt: skip
@@ -92,7 +93,7 @@ async def test_no_figure_is_broken(
 ) -> None:
     """Up to twelve digits, at 1280, 820 and 390 pixels; tables of the plots as well."""
     monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
-    async with look(visit, scene(), history(), size=size) as (_, shown):
+    async with check(visit, scene(), history(), size=size) as (_, shown):
         await shown.wait_for_selector("#plot-rate .canvas")
         # The rate of now is the history's, until there are two looks at the ledger.
         await shown.wait_for_function(
@@ -122,7 +123,7 @@ PINS = """() => {
 async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
     """Half, 95 % and 99 %: close together, at either end, or unknown; pins too close together share a label."""
     made = scenes.full()
-    async with look(visit, made, size=size) as (_, shown):
+    async with check(visit, made, size=size) as (_, shown):
         for ages in AGES:
             named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
             document = {
@@ -136,7 +137,7 @@ async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Vis
             assert await shown.locator(".scale .pin").count() == 3
 
 
-async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
+async def test_coverage_of_all_canonical_event_names_fits_on_a_laptop(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thirteen names of the packaged mapping fit side by side at 1280 pixels, with nothing to scroll."""
@@ -147,9 +148,9 @@ async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
         "events": 13_160,
         "share": dict.fromkeys(scenes.IDS, 1.0),
     }
-    made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(USUAL, one)}
-    async with look(visit, made, size="laptop") as (_, shown):
-        assert await shown.locator("#coverage thead th").count() == 2 + len(USUAL)
+    made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(CANONICAL, one)}
+    async with check(visit, made, size="laptop") as (_, shown):
+        assert await shown.locator("#coverage thead th").count() == 2 + len(CANONICAL)
         widths = "one => [one.scrollWidth, one.clientWidth]"
         assert len(set(await shown.eval_on_selector(".wide:has(#coverage)", widths))) == 1
 
@@ -161,7 +162,7 @@ async def test_a_figure_of_any_length_stands_on_one_line(digits: int, size: str,
     figure = min(10**digits - 1, 9_007_199_254_740_991)
     made = scenes.full()
     made["ledger"] = dict.fromkeys(made["ledger"], 0) | {"read": figure, "dead_lettered": figure}
-    async with look(visit, made, scenes.history(), size=size) as (_, shown):
+    async with check(visit, made, scenes.history(), size=size) as (_, shown):
         await shows(shown, f"{figure:,}", "#tiles")
         assert await text(shown, "#read b") == f"{figure:,}"
         await whole(shown)

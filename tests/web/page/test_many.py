@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, fits, look, needs_browser, shoot, shows, text, visit
+from tests.web.page.browser import SIZES, Visit, check, fits, needs_browser, shoot, shows, text, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -14,7 +14,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 @pytest.mark.parametrize("size", SIZES)
 async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
     """The refused one is named at the top, which does not call the others well if they are not."""
-    async with look(visit, scenes.crowd(), scenes.history(), size=size) as (_, shown):
+    async with check(visit, scenes.crowd(), scenes.history(), size=size) as (_, shown):
         state = await text(shown, "#state")
         assert state.startswith(
             "Pinterest refuses 1 of 4 ad accounts; for 1 more it does not answer. Why: ad account 2: the access token"
@@ -41,7 +41,7 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
     listed = many["destination"]["accounts"]
     many["destination"]["accounts"] = [{**listed[i % 4], "account": str(i)} for i in range(14)]
     for scene, beside in ((many, False), (few, True)):
-        async with look(visit, scene, scenes.history()) as (_, shown):
+        async with check(visit, scene, scenes.history()) as (_, shown):
             await shown.wait_for_selector("#plot-behind .canvas")
             # In one question: between two of them the page may move both.
             plot, destination = await shown.evaluate("""() => [
@@ -58,7 +58,7 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
 async def test_workers_are_shown(visit: Visit) -> None:
     """Each with its state and restarts; the partitions are then those of all. A single process has none, nor a table
     for them."""
-    async with look(visit, scenes.crowd()) as (server, shown):
+    async with check(visit, scenes.crowd()) as (server, shown):
         lines = await shown.locator("#workers tbody tr").all_inner_texts()
         assert [" ".join(line.split()) for line in lines] == [
             "Worker 1 running 2 120,000 40 0 0.3 s ago",
@@ -67,6 +67,6 @@ async def test_workers_are_shown(visit: Visit) -> None:
             "Worker 4 starting 0 – – 0 0.3 s ago",
         ]
         assert await text(shown, "#h-partitions") == "Partitions of all workers"
-        server.tell(workers=[])
+        server.report(workers=[])
         await shows(shown, "Partitions of this member", "#h-partitions")
         assert await shown.is_hidden("#by-worker")

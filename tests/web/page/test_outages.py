@@ -11,7 +11,7 @@ import pytest
 from consumer.engine.figures.statistics import Statistics, Totals
 from tests.web.building import partition, silent, statistics, uncoordinated
 from tests.web.page import scenes
-from tests.web.page.browser import Visit, live, look, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import Visit, check, live, needs_browser, shoot, shows, stand, text, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -22,10 +22,10 @@ def settled(seen: Statistics) -> Totals:
     return replace(seen.totals, open=0, read=seen.totals.read - seen.totals.open)
 
 
-async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
+async def test_while_no_broker_answers_nothing_checks_well(visit: Visit) -> None:
     """Red from the first look to the end of the session and beyond; the lag is unknown in each place, and never 0."""
     lost = replace(silent(), partitions=(), joined=False, totals=settled(silent()))
-    async with look(visit, scenes.scene(silent), scenes.history()) as (server, shown):
+    async with check(visit, scenes.scene(silent), scenes.history()) as (server, shown):
         assert (await text(shown, "#state")).startswith(
             "The brokers do not answer (kafka:9092, connection refused) for 12 s. Nothing can be read or committed, "
             "and the lag is unknown. What was read before still goes to Pinterest: 640 records open. Nothing is lost"
@@ -40,7 +40,7 @@ async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
         assert (await text(shown, "#partitions")).count("unknown") == 2
         await shoot(shown, "brokers-silent")
         for document in (scenes.scene(lambda: lost), scenes.scene(lambda: replace(lost, joined=True))):
-            server.tell(**document)
+            server.report(**document)
             await shows(shown, "None assigned.", "#partitions")
             assert "The brokers do not answer" in await text(shown, "#state")
             assert await shown.get_attribute("#state", "class") == "bad"
@@ -51,15 +51,15 @@ async def test_while_no_broker_answers_nothing_looks_well(visit: Visit) -> None:
 async def test_a_group_without_a_coordinator_is_red(visit: Visit) -> None:
     """The headline says what to look at, with and without partitions, and not that the group is forming."""
     lost = replace(uncoordinated(), partitions=(), joined=False, totals=settled(uncoordinated()))
-    for made, goes_on in (
+    for made, ending in (
         (uncoordinated, "; what it reads still goes to Pinterest: 700 records to go"),
         (lambda: lost, ""),
     ):
-        async with look(visit, scenes.scene(made), scenes.history()) as (_, shown):
+        async with check(visit, scenes.scene(made), scenes.history()) as (_, shown):
             assert (await text(shown, "#state")).startswith(
                 "No coordinator of the group answers (for 12 s): the partitions of __consumer_offsets need leaders "
                 "that this machine reaches; fewer brokers than offsets.topic.replication.factor cannot create it. "
-                f"Until one does, this member gets no partitions, and nothing can be committed{goes_on}. Nothing"
+                f"Until one does, this member gets no partitions, and nothing can be committed{ending}. Nothing"
             )
             assert await shown.get_attribute("#state", "class") == "bad"
             assert await shown.title() == "No coordinator of the group answers – pinstream"
@@ -71,11 +71,11 @@ async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:
     """Its row says so after two heartbeats, and the headline after five seconds."""
     made = scenes.full(workers=scenes.workers())
     made["workers"][1] |= {"silent": True, "reported_seconds_ago": 1.1}
-    async with look(visit, made) as (server, shown):
+    async with check(visit, made) as (server, shown):
         assert "Worker 2 stands still: no report" in await text(shown, "#workers")
         assert (await text(shown, "#state")).startswith("Keeping up")
         made["workers"][1]["reported_seconds_ago"] = 12.0
-        server.tell(workers=made["workers"])
+        server.report(workers=made["workers"])
         await shows(shown, "Worker 2 stands still. It has not reported for 12 s.", "#state")
         assert await shown.get_attribute("#state", "class") == "bad"
         await shoot(shown, "worker-still")
@@ -89,7 +89,7 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
             partition(open=5, lag=5), seconds_since_progress=44.0, key_store_fails=True, key_store_trouble=why
         )
     )
-    async with look(visit, made) as (_, shown):
+    async with check(visit, made) as (_, shown):
         assert (
             f"Nothing settles: 5 records to go. No record was settled for 44 s. The key store fails: {why}."
             in (await text(shown, "#state"))
@@ -99,10 +99,10 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
 async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
     """From fourteen days before, and after its end."""
     setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
-    async with look(visit, scenes.full(certificates=[])) as (server, shown):
+    async with check(visit, scenes.full(certificates=[])) as (server, shown):
         soon = "a certificate ends in 9 days: replace it"
         for days, said in ((15, None), (9.4, soon), (-1, "a certificate has ended")):
-            server.tell(certificates=[{"setting": setting, "expires": int(time.time() + days * 86_400)}])
+            server.report(certificates=[{"setting": setting, "expires": int(time.time() + days * 86_400)}])
             if said is None:
                 await live(shown)
                 assert setting not in await text(shown, "#notes")

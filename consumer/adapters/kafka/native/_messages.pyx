@@ -63,7 +63,7 @@ cdef enum:
     TIMESTAMP_NOT_AVAILABLE = 0
 
 
-def gather(list messages, Py_ssize_t at, list records, Py_ssize_t most):
+def gather(list messages, Py_ssize_t at, list records, Py_ssize_t maximum):
     """See `consumer.adapters.kafka.native.plain.gather`."""
     cdef ClientMessage *first = as_client(messages[at])
     cdef ClientMessage *one
@@ -96,7 +96,7 @@ def gather(list messages, Py_ssize_t at, list records, Py_ssize_t most):
         put(record, RECORD_HEADERS, headers)
         records.append(record)
         at += 1
-        if size >= most:
+        if size >= maximum:
             break
     return at, size
 

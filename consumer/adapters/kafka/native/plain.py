@@ -14,10 +14,11 @@ from consumer.engine.model import UNREADABLE_HEADERS, Record
 from consumer.engine.native.plain import size_of_headers
 
 
-def gather(messages: list[Message], at: int, records: list[Record], most: int) -> tuple[int, int]:
+def gather(messages: list[Message], at: int, records: list[Record], maximum: int) -> tuple[int, int]:
     """Add the records of the run that begins at `at`: of one topic, partition and leader epoch, with rising offsets.
 
-    An error ends the run, and so does the record with which it has `most` bytes. Return where it ended, and its bytes.
+    An error ends the run, and so does the record with which it has `maximum` bytes. Return where it ended, and its
+    bytes.
     """
     first = messages[at]
     run = first.topic(), first.partition(), first.leader_epoch()
@@ -36,7 +37,7 @@ def gather(messages: list[Message], at: int, records: list[Record], most: int) -
             Record(offset, -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp, key, value, headers)
         )
         before = offset
-        if size >= most:
+        if size >= maximum:
             return end + 1, size
     return len(messages), size
 

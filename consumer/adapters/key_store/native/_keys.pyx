@@ -235,7 +235,7 @@ cdef class Segment:
 
     def __cinit__(self, const uint8_t[::1] data, Py_ssize_t entries, int bits):
         self.view = data
-        if entries < 0 or entries > data.shape[0] // ENTRY_BYTES or bits < 0 or bits > MOST_BITS:
+        if entries < 0 or entries > data.shape[0] // ENTRY_BYTES or bits < 0 or bits > MAX_BITS:
             raise Damage("has another length than it was written with")
         self.body.entries, self.body.bits, self.body.all_checked = entries, bits, False
         self.body.size = entries * ENTRY_BYTES + ((1 << bits) + 1) * 4
@@ -419,23 +419,24 @@ cdef class Merger:
     def __dealloc__(self):
         free(self.heads)
 
-    def take(self, Py_ssize_t most):
-        cdef bytes made = PyBytes_FromStringAndSize(NULL, most * ENTRY_BYTES)
+    def take(self, Py_ssize_t maximum):
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, maximum * ENTRY_BYTES)
         cdef uint8_t* to = <uint8_t*> PyBytes_AS_STRING(made)
         cdef Py_ssize_t count
         with nogil:
-            count = self._take(to, most)
+            count = self._take(to, maximum)
         if count < 0:
             raise Damage("is not as it was written")
         return made[:count * ENTRY_BYTES]
 
-    cdef Py_ssize_t _take(self, uint8_t* to, Py_ssize_t most) noexcept nogil:
-        """Merge up to `most` entries; of a key that several bodies have, the latest counts. Return -1 if a block is damaged."""
+    cdef Py_ssize_t _take(self, uint8_t* to, Py_ssize_t maximum) noexcept nogil:
+        """Merge up to `maximum` entries; of a key that several bodies have, the latest counts. Return -1 if a block is
+        damaged."""
         cdef Py_ssize_t made = 0
         cdef const uint8_t* least
         cdef const uint8_t* entry
         cdef int number, chosen
-        while made < most:
+        while made < maximum:
             chosen = -1
             for number in range(self.count):
                 if self.heads[number].at == self.heads[number].body.entries:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 _PORTS: Final = {False: 6379, True: 26379}
-"""The usual ports of servers, and of Sentinels."""
+"""The default ports of servers, and of Sentinels."""
 _OPTIONS: Final = ("prefix", "ca", "cert", "key", "sentinel", "cluster")
-_MOST_PORT: Final = 65535
+_MAX_PORT: Final = 65535
 CONNECTIONS: Final = 16
 """Calls under way at once; the others wait. Renewals and housekeeping have connections of their own."""
 
@@ -103,7 +103,7 @@ def _hosts(parts: SplitResult, *, sentinel: bool) -> tuple[tuple[str, int], ...]
         # An IPv6 address stands in brackets, because it has colons of its own.
         host, _, port = one.rpartition(":") if ":" in one.rpartition("]")[2] else (one, "", "")
         number = int(port) if port else _PORTS[sentinel]
-        if not host.strip("[]") or not 0 < number <= _MOST_PORT:
+        if not host.strip("[]") or not 0 < number <= _MAX_PORT:
             raise ValueError
         hosts.append((host.strip("[]"), number))
     return tuple(hosts)
@@ -155,8 +155,8 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         # The client has to learn which node does not answer, before the call's time is over: then it asks others who
         # took over, in the next call.
         common |= {"socket_timeout": timeout / 2, "socket_connect_timeout": timeout / 4}
-        # A slot that has moved is entered alone. With the usual 5 the client closes all connections after five such
-        # answers, and the calls on them fail.
+        # A slot that has moved is entered alone. With the default of 5 the client closes all connections after five
+        # such answers, and the calls on them fail.
         nodes = [ClusterNode(*one) for one in address.hosts]
         return RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **common)
     common["db"] = address.database

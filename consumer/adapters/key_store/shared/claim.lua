@@ -31,9 +31,9 @@ end
 
 if session ~= '' then
   local claims = prefix .. 'claims'
-  for from = 1, count, MOST do
+  for from = 1, count, MAX_ARGUMENTS do
     local asked, places = {}, {}
-    for i = from, math.min(from + MOST - 1, count) do
+    for i = from, math.min(from + MAX_ARGUMENTS - 1, count) do
       if flags[i] == FOUND_NEW then
         asked[#asked + 1] = sub(keys, 16 * i - 15, 16 * i)
         places[#places + 1] = i
@@ -43,7 +43,7 @@ if session ~= '' then
       local taken = {}
       for j, holder in ipairs(redis.call('HMGET', claims, unpack(asked))) do
         if is_anothers(holder) then
-          flags[places[j]] = FOUND_ELSEWHERE
+          flags[places[j]] = FOUND_CLAIMED_BY_OTHER
         elseif holder ~= session then
           taken[#taken + 1] = asked[j]
           taken[#taken + 1] = session

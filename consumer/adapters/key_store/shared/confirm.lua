@@ -1,15 +1,15 @@
 -- These keys were delivered: remember them, and end their claims. What another live session has claimed is not ours to
--- confirm (it took over when our lease had ended), unless it was delivered by now. Without a session (""), no claim counts.
--- ARGV: the second of the delivery, keys (16 bytes each).
--- Finds a byte a key (`Stored`). Delivered twice: it is not claimed any more, and was delivered before. Another member had
--- taken it over and delivered it, too, or this is the second try of a call that had done its work.
+-- confirm (it took over when our lease had ended), unless it was delivered by now. Without a session (""), no claim
+-- counts. ARGV: the second of the delivery, keys (16 bytes each).
+-- Finds a byte a key (`Stored`). Delivered twice: it is not claimed any more, and was delivered before. Another member
+-- had taken it over and delivered it, too, or this is the second try of a call that had done its work.
 local stamp, keys = ARGV[5], ARGV[6]
 local claims, count, stored = prefix .. 'claims', #keys / 16, 0
 local flags = {}
 
-for from = 1, count, MOST do
+for from = 1, count, MAX_ARGUMENTS do
   local all, done = {}, {}
-  for i = from, math.min(from + MOST - 1, count) do all[#all + 1] = string.sub(keys, 16 * i - 15, 16 * i) end
+  for i = from, math.min(from + MAX_ARGUMENTS - 1, count) do all[#all + 1] = string.sub(keys, 16 * i - 15, 16 * i) end
   local holders = session ~= '' and redis.call('HMGET', claims, unpack(all)) or {}
   for j, key in ipairs(all) do
     local entry = string.sub(key, 1, 14)

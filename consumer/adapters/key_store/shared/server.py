@@ -17,7 +17,7 @@ from consumer.adapters.key_store.shared.address import CONNECTIONS, Address, con
 from consumer.engine.messages import Found, Stored
 from consumer.errors import KeyStoreError, PinstreamError
 
-_SAID_MOST: Final = 200
+_MAX_SAID: Final = 200
 """Characters of a server's own message that are repeated."""
 _SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
     **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
@@ -65,7 +65,7 @@ class Server:
 
         async def ask(prefix: bytes, arguments: Sequence[object]) -> Any:
             async with turn:
-                if self._time_outs != time_outs:  # meanwhile: the server does not answer the others, either
+                if self._time_outs != time_outs:  # since then: the server does not answer the others, either
                     raise TimeoutError
                 try:
                     async with asyncio.timeout(self._time_limit):
@@ -131,7 +131,7 @@ class Server:
         text = str(error).partition(", with args beginning with")[0]
         for secret in (self._word, self.address.password, self.address.user):
             text = text.replace(secret, "***") if secret else text
-        text = "".join(one if one.isprintable() else " " for one in text[:_SAID_MOST])
+        text = "".join(one if one.isprintable() else " " for one in text[:_MAX_SAID])
         kinds = {kind.__name__ for kind in type(error).__mro__}
         words = next(
             said for marks, said in _REASONS if text.startswith(marks) or not kinds.isdisjoint(marks)

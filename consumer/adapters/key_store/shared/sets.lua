@@ -1,8 +1,9 @@
 -- The sets of delivered keys, for the scripts that use them.
--- Delivered keys are in small sorted sets, which are numbered from 0. An entry is 14 bytes of a key, its score the second of the
--- delivery. Redis packs a set of up to 128 entries into some 22 bytes an entry, and forgets by one command what is too old.
--- There is a set for each PER_SET entries, however many there are (linear hashing): the next new set takes what belongs there
--- from just one other, so their number follows that of the keys in small steps, and each key is in one known set.
+-- Delivered keys are in small sorted sets, which are numbered from 0. An entry is 14 bytes of a key, its score the
+-- second of the delivery. Redis packs a set of up to 128 entries into some 22 bytes an entry, and forgets by one
+-- command what is too old. There is a set for each PER_SET entries, however many there are (linear hashing): the next
+-- new set takes what belongs there from just one other, so their number follows that of the keys in small steps, and
+-- each key is in one known set.
 local PER_SET, LEAST = 24, 64
 local state = redis.call('HMGET', prefix .. 'sets', 'sets', 'entries', 'horizon', 'swept')
 local sets, entries, swept = tonumber(state[1] or LEAST), tonumber(state[2] or 0), tonumber(state[4] or 0)
@@ -10,8 +11,8 @@ local horizon = state[3] -- what was delivered before is out of the window; fals
 local whole = LEAST -- the largest power of two that is not above the number of sets
 while 2 * whole <= sets do whole = 2 * whole end
 
--- Whoever chooses event ids cannot choose their sets: the secret of the layout decides. (A universal hash function: a product
--- has 47 bits, and Lua's numbers take 53.)
+-- Whoever chooses event ids cannot choose their sets: the secret of the layout decides. (A universal hash function: a
+-- product has 47 bits, and Lua's numbers take 53.)
 local secret = {}
 for word in string.gmatch(layout or '', '%d+') do secret[#secret + 1] = tonumber(word) end
 local _, _, s1, s2, s3, s4, s5, s6, s7 = unpack(secret)

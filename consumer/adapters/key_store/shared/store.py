@@ -46,14 +46,14 @@ from consumer.engine.messages import Found, Stored
 from consumer.engine.model import THROTTLED, Announcement, Note
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.errors import KeyStoreError
-from consumer.ports import Claimed, Given, KeyStore, Renewed
+from consumer.ports import Claimed, GrantedPermits, KeyStore, Renewed
 
 SERVER_TIME_LIMIT: Final = 5.0
 """Seconds after which a server that does not answer is an error."""
 _SHARDS: Final = 16
 """Shards of a cluster. A fixed number: the shard of a key must not depend on the number of nodes."""
-_MOST_KEYS: Final = 1000
-"""Keys in one call: a script for this many takes about 5 ms, and nothing else runs in the server meanwhile."""
+_MAX_KEYS: Final = 1000
+"""Keys in one call: a script for this many takes about 5 ms, and nothing else runs in the server beside it."""
 _LEAST_VERSION: Final = 7
 _MARGIN: Final = 60
 """Seconds that a key is kept longer than the window: the clocks of members and server differ."""
@@ -114,7 +114,7 @@ class RedisKeyStore(KeyStore):
         announcement: Announcement | None = None,
     ) -> None:
         """`lease`: seconds for which claims hold without a renewal. `password`: read for each new connection.
-        `announcement`: what the other members are told.
+        `announcement`: what the other members learn.
 
         Raises `SettingsError` if the client library is not installed.
         """
@@ -135,8 +135,8 @@ class RedisKeyStore(KeyStore):
         self._former: list[tuple[str, float]] = []
         """Our earlier sessions, and when each ended (monotonic): while their leases last, their claims are ours."""
         self._session = 0
-        self._told = 0
-        """How many notes we have told."""
+        self._shared_notes = 0
+        """How many notes we have shared."""
         self._unsure: set[bytes] = set()
         """Keys that a failed call may have confirmed. They are confirmed again."""
         self._releasing: set[asyncio.Future[None]] = set()
@@ -161,8 +161,10 @@ class RedisKeyStore(KeyStore):
             raise KeyStoreError("the lease in the shared key store has ended: it starts again by itself")
         session = self._session
         oldest = self._window.oldest(now, since)
-        # With the session of before the call: if another one has begun meanwhile, these claims are not its own.
-        return Claimed(await self._ask_for("claim", keys, self._name, Found.ELSEWHERE, oldest), session)
+        # With the session of before the call: if another one has begun since, these claims are not its own.
+        return Claimed(
+            await self._ask_for("claim", keys, self._name, Found.CLAIMED_BY_OTHER, oldest), session
+        )
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
@@ -210,9 +212,7 @@ class RedisKeyStore(KeyStore):
         name = self._name
         if name is not None and await self._renew(name, begin=False):
             if self._name != name:
-                raise KeyStoreError(
-                    "the lease in the shared key store ended meanwhile: it starts again by itself"
-                )
+                raise KeyStoreError("the lease in the shared key store ended: it starts again by itself")
             return Renewed(self._session, notes, others)
         self._end_session(name)
         # A new name for each session: one whose lease has ended never comes back, so its late calls do nothing.
@@ -245,13 +245,13 @@ class RedisKeyStore(KeyStore):
         """See `KeyStore.members`."""
         return (await self._notes("", "", 0))[1]
 
-    async def tell(self, note: Note) -> None:
-        """See `KeyStore.tell`."""
+    async def share_note(self, note: Note) -> None:
+        """See `KeyStore.share_note`."""
         check_use(b"", closed=self._closed)
-        self._told += 1
+        self._shared_notes += 1
         # A later refusal or throttle takes the place of an earlier one.
         place = f"{note.destination} {note.account} {'throttle' if note.status == THROTTLED else 'refusal'}"
-        text = f"{self._member}-{self._told} {note.status} {'' if note.code is None else note.code}"
+        text = f"{self._member}-{self._shared_notes} {note.status} {'' if note.code is None else note.code}"
         await self._notes(place, text, math.ceil(note.seconds * 1000))
 
     async def _notes(
@@ -276,21 +276,23 @@ class RedisKeyStore(KeyStore):
             raise self._server.nonsense() from None
         return [note for note in notes if not note.name.startswith(self._member)], others
 
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
-        """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""
+    async def acquire_permits(
+        self, quota: str, calls: int, per_minute: int, seconds: float
+    ) -> GrantedPermits:
+        """See `KeyStore.acquire_permits`. All quotas are counted in the first shard."""
         check_use(b"", closed=self._closed)
         asked = (quota, calls, per_minute, seconds)
         [(_, _, _, given, wait)] = await self._run("calls", None, [(self._shards[0], asked)])
-        return Given(given, wait / 1000)
+        return GrantedPermits(given, wait / 1000)
 
     # -- asking
 
     async def _ask_for(
-        self, script: str, keys: bytes, session: str | None, most: Found | Stored, *arguments: object
+        self, script: str, keys: bytes, session: str | None, maximum: Found | Stored, *arguments: object
     ) -> bytes:
         """Run a script for these keys, in the shards where they are. Return its flags, in the order of the keys.
 
-        `most`: the highest flag that makes sense.
+        `maximum`: the highest flag that makes sense.
         """
         check_use(keys, closed=self._closed)
         rows = range(len(keys) // KEY_BYTES)
@@ -300,8 +302,8 @@ class RedisKeyStore(KeyStore):
         singles = [] if whole else split_keys(keys)
         for number, shard in enumerate(self._shards):
             own = rows if whole else [row for row in rows if singles[row][-1] % len(self._shards) == number]
-            for at in range(0, len(own), _MOST_KEYS):
-                some = own[at : at + _MOST_KEYS]
+            for at in range(0, len(own), _MAX_KEYS):
+                some = own[at : at + _MAX_KEYS]
                 if whole:
                     column = keys[KEY_BYTES * some[0] : KEY_BYTES * (some[-1] + 1)]
                 else:
@@ -313,7 +315,7 @@ class RedisKeyStore(KeyStore):
         flags = bytearray(len(rows))
         for (shard, place, _), (some_flags, _, before) in zip(parts, found, strict=True):
             # Such an answer never means "claimed" or "delivered": it sends and settles no event.
-            if len(some_flags) != len(place) or max(some_flags) > most:
+            if len(some_flags) != len(place) or max(some_flags) > maximum:
                 self._end_session(session)
                 raise self._server.nonsense()
             for row, flag in zip(place, some_flags, strict=True):

@@ -18,8 +18,8 @@
 {{- end }}
 {{- $extra := dict }}
 {{- range .Values.extraEnv }}{{ $_ := set $extra .name (.value | default "") }}{{ end }}
-{{- $elsewhere := or .Values.extraEnvFrom (hasKey $extra "PINTEREST_ACCESS_TOKEN") (hasKey $extra "PINTEREST_ACCESS_TOKEN_FILE") (hasKey .Values.settings "PINTEREST_ACCESS_TOKEN_FILE") }}
-{{- if not (or .Values.secrets.PINTEREST_ACCESS_TOKEN .Values.accessTokens $elsewhere) }}
+{{- $fromAnotherPlace := or .Values.extraEnvFrom (hasKey $extra "PINTEREST_ACCESS_TOKEN") (hasKey $extra "PINTEREST_ACCESS_TOKEN_FILE") (hasKey .Values.settings "PINTEREST_ACCESS_TOKEN_FILE") }}
+{{- if not (or .Values.secrets.PINTEREST_ACCESS_TOKEN .Values.accessTokens $fromAnotherPlace) }}
   {{- fail "secrets.PINTEREST_ACCESS_TOKEN is not set: name the Secret and the key that hold the token" }}
 {{- end }}
 {{- if .Values.accessTokens }}

@@ -35,14 +35,14 @@ async def group_size(kafka: Kafka) -> AsyncIterator[Ask]:
     # These constants are final, but a test cannot take as long as they say.
     groups._COUNT_EVERY = LIMIT / 4  # type: ignore[misc]
     groups._COUNT_PATIENCE = LIMIT  # type: ignore[misc]
-    told: list[int] = []
+    reported: list[int] = []
 
     async def ask() -> bool:
-        before = len(told)
+        before = len(reported)
         await asyncio.sleep(2 * LIMIT)
-        return len(told) > before
+        return len(reported) > before
 
-    async with Member(kafka, [create_topic(kafka)], unique("group"), on_group_size=told.append):
+    async with Member(kafka, [create_topic(kafka)], unique("group"), on_group_size=reported.append):
         yield ask
 
 

@@ -19,8 +19,8 @@ from consumer.adapters.kafka.commits import raw_partition
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.engine.messages import Assignment, BrokersSilent, BrokersTold, GroupSize, TopicIdsTold
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
+from consumer.engine.messages import Assignment, BrokersSilent, BrokerStats, GroupSize, TopicIds
 from consumer.engine.model import Chunk, Position, TopicPartition
 
 Step = Callable[["FakeConsumer"], list[Message]]
@@ -182,17 +182,17 @@ class FakeConsumer:
             raise self.refused[what]
 
 
-class Told(Hooks):
+class Reported(Hooks):
     """Hooks that answer at once and record their calls."""
 
     def __init__(self) -> None:
         self.assignments: list[Assignment] = []
         self.revocations: list[Sequence[TopicPartition]] = []
         self.losses: list[Sequence[TopicPartition]] = []
-        self.troubles: list[tuple[str, str]] = []
+        self.errors: list[tuple[str, str]] = []
         self.ids: list[dict[str, str]] = []
         self.positions: Sequence[Position] = ()
-        self.too_late = False
+        self.expired = False
         self.busy = 0
         """How many of the next calls the event loop has no time for."""
         self.counts_members = False
@@ -203,9 +203,9 @@ class Told(Hooks):
         self.assignments.extend(assignments)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Record the partitions; return `positions`, or raise `TimeoutError` if `too_late`."""
+        """Record the partitions; return `positions`, or raise `TimeoutError` if `expired`."""
         self.revocations.append(partitions)
-        if self.too_late:
+        if self.expired:
             raise TimeoutError
         return self.positions
 
@@ -219,24 +219,24 @@ class Told(Hooks):
             self.busy -= 1
             raise TimeoutError
 
-    def trouble(self, code: str, text: str) -> None:
+    def post_error(self, code: str, text: str) -> None:
         """Record the trouble."""
-        self.troubles.append((code, text))
+        self.errors.append((code, text))
 
-    def tell(self, news: TopicIdsTold | GroupSize | BrokersTold | BrokersSilent) -> None:
+    def report(self, news: TopicIds | GroupSize | BrokerStats | BrokersSilent) -> None:
         """Record `news` if they are topic ids."""
-        if isinstance(news, TopicIdsTold):
+        if isinstance(news, TopicIds):
             self.ids.append(dict(news.ids))
 
 
-class Ids(TopicIds):
-    """The brokers' topic ids, as `told` has them now."""
+class Ids(TopicIdWatch):
+    """The brokers' topic ids, as `reported` has them now."""
 
     def __init__(self) -> None:
         self.client = RenewedAdmin({}, make_admin=lambda _: FakeAdmin())
-        self.told: dict[str, str] = {}
+        self.reported: dict[str, str] = {}
         self.asked: list[set[str]] = []
-        self.hurried = 0
+        self.expired_caches = 0
         self.closed = False
         self.refused: KafkaException | None = None
 
@@ -245,15 +245,15 @@ class Ids(TopicIds):
         self.asked.append(set(topics))
         if self.refused is not None:
             raise self.refused
-        return dict(self.told)
+        return dict(self.reported)
 
-    def look(self, topics: Collection[str]) -> Mapping[str, str]:
+    def poll(self, topics: Collection[str]) -> Mapping[str, str]:
         """Return the scripted answer."""
-        return {name: self.told[name] for name in topics if name in self.told}
+        return {name: self.reported[name] for name in topics if name in self.reported}
 
-    def hurry(self) -> None:
+    def expire_cache(self) -> None:
         """Count the call."""
-        self.hurried += 1
+        self.expired_caches += 1
 
     def close(self) -> None:
         """Record the call."""
@@ -287,11 +287,11 @@ class FakeAdmin:
     def _begin(self, call: str) -> concurrent.futures.Future[Any]:
         self.calls.append(call)
         self.asked.append(concurrent.futures.Future())
-        told = None if self.answer is None else self.answer(call)
-        if isinstance(told, Exception):
-            self.asked[-1].set_exception(told)
+        reported = None if self.answer is None else self.answer(call)
+        if isinstance(reported, Exception):
+            self.asked[-1].set_exception(reported)
         elif self.answer is not None:
-            self.asked[-1].set_result(told)
+            self.asked[-1].set_result(reported)
         return self.asked[-1]
 
 
@@ -330,7 +330,7 @@ class Bench:
         strategy: str = "cooperative-sticky",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.told = Told()
+        self.reported = Reported()
         self.ids = Ids()
         self.coordinator = FakeAdmin()
         self.ready: deque[Chunk] = deque()
@@ -344,14 +344,14 @@ class Bench:
         self.member = GroupMember(
             config,
             ["t"],
-            self.told,
+            self.reported,
             self.ready,
             offset_reset=reset,
             has_offsets=lambda _: bool(self.consumer.stored),
             timeout=timeout,
             topic_ids=self.ids,
             group_watch=GroupWatch(
-                "g", RenewedAdmin({}, make_admin=lambda _: self.coordinator), self.told.trouble
+                "g", RenewedAdmin({}, make_admin=lambda _: self.coordinator), self.reported.post_error
             ),
             is_wanted=lambda: True,  # a fetch gathers nothing, and so takes no time
             make_consumer=make,
@@ -377,8 +377,8 @@ class Bench:
 
     def close(self, timeout: float = 10.0) -> None:
         """Close the member with the positions that the listener would commit."""
-        epochs = [one.epoch for one in self.told.assignments[: len(self.told.positions)]]
-        self.member.close(self.told.positions, epochs, time.monotonic() + timeout)
+        epochs = [one.epoch for one in self.reported.assignments[: len(self.reported.positions)]]
+        self.member.close(self.reported.positions, epochs, time.monotonic() + timeout)
 
     def calls(self, name: str) -> list[tuple[Any, ...]]:
         """Return the calls of the method `name`."""

@@ -38,7 +38,7 @@ from tests.support.kafka.harness import (
     produce,
     unique,
 )
-from tests.support.kafka.segments import Segment
+from tests.support.kafka.segments import LogSegment
 
 OLD: list[bytes | None] = [b"old-%d" % number for number in range(100)]
 NEW: list[bytes | None] = [b"new-%d" % number for number in range(100)]
@@ -86,10 +86,10 @@ def logs(own_kafka: RealBroker) -> Logs:
     transaction(kafka, whole["a control record"], OLD[:-1], commit=True)  # its marker is at offset 99
     produce(kafka, compacted, OLD, key=b"k")
     own_kafka.kill()
-    log = Segment(own_kafka.directory, cut)
+    log = LogSegment(own_kafka.directory, cut)
     batch = next(one for one in log.batches() if one.base >= 50)
     log.cut(batch)
-    behind = Segment(own_kafka.directory, beyond)
+    behind = LogSegment(own_kafka.directory, beyond)
     behind.cut(next(one for one in behind.batches() if one.base == 100))
     own_kafka.restart()
     for topic in (cut, *whole.values()):
@@ -188,7 +188,7 @@ def test_a_start_that_cannot_be_sought_yet_waits_quietly(clock: Clock, then: str
     for _ in range(20):
         clock.now += 0.05
         assert bench.fetch(brings(message(60))) == []
-    assert bench.told.troubles == []
+    assert bench.reported.errors == []
     assert bench.member.end_offsets().unreadable == {}
     if then == "revoked":
         bench.fetch(taken(0))
@@ -227,10 +227,10 @@ async def test_a_log_that_outgrew_the_committed_offset_is_read_from_the_cut(
         await member.until(lambda: NEW[-1] in member.values, "the last record")
     assert member.values == NEW
     assert (member.records[0].offset, member.assignments[0].start) == (logs.at, len(OLD))
-    assert member.troubles == []
+    assert member.errors == []
 
 
-async def test_a_cut_ends_a_run_that_was_told_to_end_without_an_offset(logs: Logs) -> None:
+async def test_a_cut_ends_a_run_that_was_reported_to_end_without_an_offset(logs: Logs) -> None:
     """Under ``error`` the run ends, with a line that names partition, committed offset and cut, and what to do."""
     group = logs.group(logs.cut)
     async with Member(logs.kafka, [logs.cut], group, offset_reset="error") as member:
@@ -254,7 +254,7 @@ async def test_an_offset_that_is_in_order_raises_no_alarm(logs: Logs, before: st
         await member.until(lambda: bool(member.records), "a record")
     first = member.records[0].offset
     assert first == 100 if before.endswith("record") else first > 100
-    assert member.troubles == []
+    assert member.errors == []
 
 
 async def test_an_offset_without_an_epoch_is_taken_as_it_is(logs: Logs) -> None:

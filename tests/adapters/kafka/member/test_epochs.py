@@ -47,7 +47,7 @@ async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_pat
     authority = tmp_path / "ca.pem"
     authority.write_text(Authority(tmp_path, "brokers").file.read_text())
     fake = FakeConsumer({})
-    troubles: list[tuple[str, str]] = []
+    errors: list[tuple[str, str]] = []
     config = {
         "bootstrap.servers": "127.0.0.1:1",
         "group.id": "g",
@@ -55,15 +55,15 @@ async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_pat
         "ssl.ca.location": str(authority),
     }
     listener = Listener()
-    hooks = Hooks(listener, on_trouble=lambda *told: troubles.append(told), counts_members=True)
+    hooks = Hooks(listener, on_error=lambda *reported: errors.append(reported), counts_members=True)
     source = KafkaSource(config, ["t"], hooks, make_consumer=lambda _: cast(Any, fake))
     await source.start()
     authority.unlink()
     fake.script = [given(0)]
     for _ in range(2):
         assert await source.fetch(100, 0.0) == []
-    await until(lambda: len(troubles) > 0, "the trouble")
-    [(code, text)] = troubles
+    await until(lambda: len(errors) > 0, "the trouble")
+    [(code, text)] = errors
     assert (code, listener.epochs) == ("_FAIL", [])
     assert text.startswith("a partition waits for the brokers to say where to start: asking again")
     assert f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read" in text

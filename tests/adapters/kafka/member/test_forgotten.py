@@ -15,7 +15,7 @@ from confluent_kafka import Message
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import hooks
-from consumer.adapters.kafka.trouble import as_fatal
+from consumer.adapters.kafka.client_errors import as_fatal
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -41,17 +41,17 @@ def strand(consumer: FakeConsumer) -> None:
         consumer.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
 
 
-def test_a_forgotten_group_is_joined_anew() -> None:
+def test_a_forgotten_group_is_joined_again() -> None:
     """When the brokers no longer know the group, its partitions are lost and another client joins it."""
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.assign(0, 1)
     bench.fetch(lambda _: [message(4), ended(FORGOTTEN)])
     first = bench.consumer
     bench.fetch()
-    assert bench.told.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
+    assert bench.reported.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
     assert bench.consumer is not first
     assert [call[0] for call in first.calls][-1] == "close"
-    assert bench.told.troubles == [
+    assert bench.reported.errors == [
         ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
     ]
     bench.assign(0)
@@ -74,8 +74,8 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
     bench.fetch()
     assert closing.wait(LATE)
     assert bench.consumer is not first
-    assert bench.told.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
-    assert bench.told.troubles == [
+    assert bench.reported.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
+    assert bench.reported.errors == [
         ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
     ]
     bench.assign(0)
@@ -83,7 +83,7 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
     first.config["error_cb"](confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, FORGOTTEN))
     close.set()
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
-    assert len(bench.told.losses) == 1
+    assert len(bench.reported.losses) == 1
     assert len(bench.made) == 2
 
 
@@ -117,18 +117,18 @@ def test_a_client_is_not_replaced_before_another_can_be_made(
     for times in (1, 2):
         for _ in range(3):
             bench.fetch()
-        assert (bench.consumer, bench.told.losses) == (first, [])
-        assert [code for code, _ in bench.told.troubles] == ["_AUTHENTICATION"] * times
+        assert (bench.consumer, bench.reported.losses) == (first, [])
+        assert [code for code, _ in bench.reported.errors] == ["_AUTHENTICATION"] * times
         assert (
             f"the group cannot be joined again yet; next attempt in 10 s ({said}"
-            in bench.told.troubles[-1][1]
+            in bench.reported.errors[-1][1]
         )
         clock.now += 10.0
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
     authority.touch()
     bench.fetch()
     assert bench.consumer is not first
-    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.reported.losses == [[TopicPartition("t", 0)]]
     msk.tokens_of.cache_clear()
 
 
@@ -187,16 +187,16 @@ TEXT = "the process is too busy to handle a rebalance in time: its partitions ar
 def test_too_busy_to_hear_of_its_partitions(busy: int) -> None:
     """They are reported as lost, as soon as it has time for that, and another client joins and reads on."""
     bench = Bench()
-    bench.told.busy = busy
+    bench.reported.busy = busy
     bench.assign(0, 1)
     first = bench.consumer
     for _ in range(busy):
-        assert bench.told.losses == []
+        assert bench.reported.losses == []
         bench.fetch()
-    assert bench.told.losses == [BOTH]
+    assert bench.reported.losses == [BOTH]
     assert bench.consumer is not first
     assert [call[0] for call in first.calls][-1] == "close"
-    assert set(bench.told.troubles) == {("_TIMED_OUT", TEXT)}
+    assert set(bench.reported.errors) == {("_TIMED_OUT", TEXT)}
     bench.assign(0)
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
 
@@ -206,12 +206,12 @@ def test_too_busy_to_give_them_back() -> None:
     bench = Bench()
     bench.assign(0, 1)
     first = bench.consumer
-    bench.told.too_late, bench.told.busy = True, 1
+    bench.reported.expired, bench.reported.busy = True, 1
     bench.fetch(taken(0))
     bench.fetch()
     assert len([call for call in first.calls if call[0] == "incremental_unassign"]) == 1
     assert bench.consumer is not first
-    assert TopicPartition("t", 1) in bench.told.losses[-1]
+    assert TopicPartition("t", 1) in bench.reported.losses[-1]
     bench.assign(0)
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
 
@@ -234,7 +234,7 @@ async def test_a_loop_that_stands_still_in_a_rebalance(
     kafka: Kafka, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets its partitions again and reads everything; nothing of the assignment that it missed is committed."""
-    monkeypatch.setattr(hooks, "_TELL_TIMEOUT", 1.0)
+    monkeypatch.setattr(hooks, "_NOTIFY_TIMEOUT", 1.0)
     topic, group = create_topic(kafka, 2), unique("group")
     values: list[bytes | None] = [b"%d" % number for number in range(20)]
     produce(kafka, topic, values)
@@ -244,5 +244,5 @@ async def test_a_loop_that_stands_still_in_a_rebalance(
         await member.until(lambda: len(member.losses) == 1, "the loss of what it missed")
         await member.until(lambda: len(member.held) == 2, "its partitions")
         await member.until(lambda: set(values) <= set(member.values), "all records")
-        assert ("_TIMED_OUT", TEXT) in member.troubles
+        assert ("_TIMED_OUT", TEXT) in member.errors
         assert (await member.commit()).failure is None

@@ -17,16 +17,16 @@ def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined(
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.coordinator.answer = lambda _: described(0)
 
-    def look() -> bool:
+    def check() -> bool:
         bench.member._watch.due = bench.member.group_watch._due = 0.0
         bench.fetch()
         return bench.member.end_offsets().joined
 
-    assert [look() for _ in range(4)] == [False] * 4
+    assert [check() for _ in range(4)] == [False] * 4
     bench.coordinator.answer = lambda _: described(0, 0)
-    assert wait_until(look, 1.0)
+    assert wait_until(check, 1.0)
     asked = len(bench.coordinator.asked)
-    assert [look() for _ in range(4)] == [True] * 4
+    assert [check() for _ in range(4)] == [True] * 4
     assert len(bench.coordinator.asked) == asked
 
 
@@ -35,7 +35,7 @@ def test_a_member_without_a_coordinator_says_so(protocol: str) -> None:
     """In its report and in the log, again and again, until the client has one."""
     bench = Bench(settings={"group.protocol": protocol})
 
-    def look(state: str, number: int) -> float | None:
+    def check(state: str, number: int) -> float | None:
         group = f', "topics":{{ }} , "cgrp": {{ "state": "{state}", "stateage": 0 }} }}'
         broker = (
             '"b":{ "name":"b", "nodeid":-1, "source":"configured", "state":"UP", "rx":1, "waitresp_cnt":0 }'
@@ -45,11 +45,11 @@ def test_a_member_without_a_coordinator_says_so(protocol: str) -> None:
         bench.fetch()
         return bench.member.end_offsets().coordinator_silent
 
-    assert [look("wait-coord", number) for number in range(5)] == [None, None, None, 6.0, 8.0]
-    assert [code for code, _ in bench.told.troubles] == ["_WAIT_COORD"] * 2
-    assert "No coordinator of the group answers (for 8 s): " in bench.told.troubles[-1][1]
-    assert look("up", 5) is None
-    assert len(bench.told.troubles) == 2
+    assert [check("wait-coord", number) for number in range(5)] == [None, None, None, 6.0, 8.0]
+    assert [code for code, _ in bench.reported.errors] == ["_WAIT_COORD"] * 2
+    assert "No coordinator of the group answers (for 8 s): " in bench.reported.errors[-1][1]
+    assert check("up", 5) is None
+    assert len(bench.reported.errors) == 2
 
 
 def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:

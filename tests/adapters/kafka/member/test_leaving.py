@@ -31,7 +31,7 @@ GRACE = 25.0
 def a_member(*partitions: int, **settings: Any) -> Bench:
     """Return a member that holds `partitions` and has an offset of each to commit."""
     bench = Bench(settings=settings)
-    bench.told.positions = [Position("t", one, 8, 2) for one in partitions]
+    bench.reported.positions = [Position("t", one, 8, 2) for one in partitions]
     bench.assign(*partitions)
     return bench
 
@@ -55,8 +55,8 @@ def passing(bench: Bench, clock: Clock, *, commit: float = 0.0, consume: float =
 def close(bench: Bench, clock: Clock, timeout: float = GRACE) -> list[str]:
     """Close the member and return the names of the consumer's methods called meanwhile."""
     before = len(bench.consumer.calls)
-    epochs = [one.epoch for one in bench.told.assignments]
-    bench.member.close(bench.told.positions, epochs, clock.now + timeout)
+    epochs = [one.epoch for one in bench.reported.assignments]
+    bench.member.close(bench.reported.positions, epochs, clock.now + timeout)
     return [call[0] for call in bench.consumer.calls[before:]]
 
 
@@ -107,7 +107,7 @@ def test_a_commit_that_a_rebalance_delayed_is_repeated(clock: Clock) -> None:
     passing(bench, clock, commit=12.0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION]
     assert close(bench, clock) == ["commit", "commit", "close"]
-    assert bench.told.troubles == []
+    assert bench.reported.errors == []
 
 
 @pytest.mark.parametrize("code", PASSING)
@@ -122,7 +122,7 @@ def test_a_last_commit_between_generations_is_repeated(clock: Clock, code: int) 
     bench = a_member(0)
     bench.consumer.commit_answers = [code] * 100
     assert close(bench, clock) == ["commit"] * 101 + ["close"]
-    assert bench.told.troubles == []
+    assert bench.reported.errors == []
 
 
 def test_a_last_commit_that_cannot_be_made(clock: Clock) -> None:
@@ -132,27 +132,27 @@ def test_a_last_commit_that_cannot_be_made(clock: Clock) -> None:
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.UNKNOWN_MEMBER_ID] * 5
     bench.fetch(taken(0))
     assert bench.calls("commit") == [COMMIT]
-    assert [told for told, _ in bench.told.troubles] == ["UNKNOWN_MEMBER_ID"]
+    assert [reported for reported, _ in bench.reported.errors] == ["UNKNOWN_MEMBER_ID"]
     bench = a_member(0)
-    bench.told.positions = [Position("t", 0, 8, 2, "a map")]
+    bench.reported.positions = [Position("t", 0, 8, 2, "a map")]
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.OFFSET_METADATA_TOO_LARGE]
     bench.fetch(taken(0))
     assert bench.calls("commit") == [COMMIT, COMMIT]
-    assert bench.told.troubles == []
+    assert bench.reported.errors == []
 
 
-@pytest.mark.parametrize(("timeout", "most"), [(0.3, 7), (0.0, 1)])
+@pytest.mark.parametrize(("timeout", "maximum"), [(0.3, 7), (0.0, 1)])
 def test_repeated_refusals_do_not_delay_a_stop_beyond_its_deadline(
-    clock: Clock, timeout: float, most: int
+    clock: Clock, timeout: float, maximum: int
 ) -> None:
     """Repeated refusals do not keep a process from ending in time, and the failure is reported. Without time left the
     commit is tried once, so that the member can still leave."""
     bench = a_member(0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 1000
     names = close(bench, clock, timeout)
-    assert 1 <= names.count("commit") <= most
+    assert 1 <= names.count("commit") <= maximum
     assert names[-1] == "close"
-    assert [told for told, _ in bench.told.troubles] == ["ILLEGAL_GENERATION"]
+    assert [reported for reported, _ in bench.reported.errors] == ["ILLEGAL_GENERATION"]
 
 
 def test_a_revoked_partition_has_less_time(clock: Clock) -> None:
@@ -162,4 +162,4 @@ def test_a_revoked_partition_has_less_time(clock: Clock) -> None:
     bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 100
     bench.fetch(taken(0))
     assert 1002.0 < clock.now < 1004.0
-    assert [code for code, _ in bench.told.troubles] == ["ILLEGAL_GENERATION"]
+    assert [code for code, _ in bench.reported.errors] == ["ILLEGAL_GENERATION"]

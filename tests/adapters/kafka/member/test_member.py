@@ -60,7 +60,9 @@ def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
     bench.fetch()
     assert bench.calls("incremental_assign")[-1] == ("incremental_assign", [(0, 5)])
     again = bench.fetch(lambda _: [message(5, 0)])
-    assert [(chunk.epoch, offsets([chunk])) for chunk in again] == [(bench.told.assignments[-1].epoch, [5])]
+    assert [(chunk.epoch, offsets([chunk])) for chunk in again] == [
+        (bench.reported.assignments[-1].epoch, [5])
+    ]
 
 
 def test_chunks_split_where_the_leader_epoch_changes() -> None:
@@ -82,7 +84,7 @@ def test_revoked_positions_are_committed_before_the_unassignment() -> None:
     """Positions of revoked partitions alone are committed in the callback, with leader epochs, before the
     unassignment."""
     bench = Bench()
-    bench.told.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
+    bench.reported.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
     bench.assign(0, 1)
     bench.fetch(taken(0))
     names = [call[0] for call in bench.consumer.calls]
@@ -94,10 +96,10 @@ def test_revoked_positions_are_committed_before_the_unassignment() -> None:
 def test_what_is_lost_is_not_committed(lost: bool) -> None:
     """Lost partitions, and those whose draining exceeds its time, are reported and dropped, and not committed."""
     bench = Bench()
-    bench.told.positions, bench.told.too_late = [Position("t", 0, 8, 2)], not lost
+    bench.reported.positions, bench.reported.expired = [Position("t", 0, 8, 2)], not lost
     bench.assign(0)
     bench.fetch((lambda consumer: consumer.on.on_lost(consumer, parts(0)) or []) if lost else taken(0))
-    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    assert bench.reported.losses == [[TopicPartition("t", 0)]]
     assert bench.calls("commit") == []
     assert len(bench.calls("incremental_unassign")) == 1
 
@@ -116,7 +118,7 @@ def test_commit_of_an_older_epoch_is_not_sent() -> None:
     """A commit for an earlier assignment of a partition is not sent to the broker."""
     bench = Bench()
     bench.assign(0)
-    old = bench.told.assignments[0].epoch
+    old = bench.reported.assignments[0].epoch
     bench.fetch(taken(0))
     bench.assign(0)
     results: list[CommitDone] = []
@@ -127,10 +129,11 @@ def test_commit_of_an_older_epoch_is_not_sent() -> None:
 
 def test_each_commit_is_answered() -> None:
     """The result of a commit names the positions that were committed, and the error code of the one that was refused. A
-    commit in flight whose answer can no longer come fails at the close, so that its caller does not wait for ever."""
+    commit in flight whose answer can no longer come fails at the close, so that its caller does not wait
+    indefinitely."""
     bench = Bench()
     bench.assign(0, 1)
-    epochs = [one.epoch for one in bench.told.assignments]
+    epochs = [one.epoch for one in bench.reported.assignments]
     results: list[CommitDone] = []
     positions = [Position("t", 0, 4, 0), Position("t", 1, 5, 0)]
     bench.member.send_commit(positions, epochs, results.append)
@@ -165,7 +168,7 @@ def test_without_room_for_long_partitions_are_paused_and_polled(clock: Clock) ->
     bench.fetch(room=0)
     assert [call[1] for call in bench.calls("pause")] == [[(0, -1001)]]
     bench.fetch(taken(0), room=0)
-    assert bench.told.revocations == [[TopicPartition("t", 0)]]
+    assert bench.reported.revocations == [[TopicPartition("t", 0)]]
     bench.assign(1, room=0)
     bench.fetch(room=1)
     assert [call[1] for call in bench.calls("resume")] == [[(1, -1001)]]
@@ -177,22 +180,22 @@ def test_the_end_seen_last_is_reported(clock: Clock) -> None:
     bench = Bench()
     bench.assign(0)
 
-    def told(room: int) -> dict[TopicPartition, int]:
+    def reported(room: int) -> dict[TopicPartition, int]:
         for _ in range(2):
             clock.now += 1.0
             bench.fetch(room=room)
         return dict(bench.member.end_offsets().ends)
 
     name = TopicPartition("t", 0)
-    assert told(room=1) == {}
+    assert reported(room=1) == {}
     bench.consumer.cached_end = 50
-    assert told(room=1) == {name: 50}
-    assert told(room=0) == {name: 77}
+    assert reported(room=1) == {name: 50}
+    assert reported(room=0) == {name: 77}
     for end in (90, 3):
         bench.consumer.cached_end = end
-        assert told(room=1) == {name: end}
+        assert reported(room=1) == {name: end}
     bench.fetch(taken(0))
-    assert told(room=1) == {}
+    assert reported(room=1) == {}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_the_end_seen_last_is_reported(clock: Clock) -> None:
 )
 def test_errors_of_the_client(name: str, says: str | None) -> None:
     """An error that does not pass, from librdkafka's error callback, ends the fetch and names the setting to change.
-    One that passes is reported as trouble, and fetching continues."""
+    One that passes is reported as an error, and fetching continues."""
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
@@ -221,14 +224,14 @@ def test_errors_of_the_client(name: str, says: str | None) -> None:
 
     if says is None:
         assert bench.fetch(step) == bench.fetch() == []
-        assert bench.told.troubles == [(name, "said by the broker")]
+        assert bench.reported.errors == [(name, "said by the broker")]
         return
     with pytest.raises(KafkaError, match=says) as raised:
         bench.fetch(step)
     assert "\n" not in str(raised.value)
 
 
-def test_topic_that_vanishes_later_is_trouble() -> None:
+def test_topic_that_vanishes_later_is_errors() -> None:
     """A missing topic ends the run only before the first assignment; later it is trouble, since other topics
     may be left."""
     unknown = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART)
@@ -238,7 +241,7 @@ def test_topic_that_vanishes_later_is_trouble() -> None:
     bench = Bench()
     bench.assign(0)
     bench.fetch(lambda _: [lacking])
-    assert bench.told.troubles[0][0] == "UNKNOWN_TOPIC_OR_PART"
+    assert bench.reported.errors[0][0] == "UNKNOWN_TOPIC_OR_PART"
 
 
 def test_a_member_says_what_it_is_to_its_group() -> None:
@@ -256,7 +259,7 @@ def test_a_member_says_what_it_is_to_its_group() -> None:
 
     for step in (given(0), lost, given(0), brings(message(1))):
         fetch(step)
-    bench.told.busy = 1
+    bench.reported.busy = 1
     for step in (lost, brings()):
         fetch(step)
     code = confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED
@@ -287,19 +290,19 @@ def test_no_other_change_of_membership_is_made() -> None:
         assert member.membership is before
 
 
-def test_an_idle_member_looks_less_often_whether_something_waits_for_it() -> None:
+def test_an_idle_member_checks_less_often_whether_something_waits_for_it() -> None:
     """While records come, a commit waits 0.2 s at most for the consumer's thread, and so does a partition for its
     start; after a fetch that brought none, 0.4 s."""
     bench = Bench()
 
-    def looks(*steps: Step) -> float:
+    def checks(*steps: Step) -> float:
         bench.consumer.script = list(steps)
         bench.member.fetch(100, 5.0)
         bench.ready.clear()
         return bench.consumer.waits
 
     bench.assign(0)
-    looks(lambda _: [message(1)])
-    assert [looks(), looks()] == [0.2, 0.4]
-    looks(lambda _: [message(2)])
-    assert looks() == 0.2
+    checks(lambda _: [message(1)])
+    assert [checks(), checks()] == [0.2, 0.4]
+    checks(lambda _: [message(2)])
+    assert checks() == 0.2

@@ -98,17 +98,17 @@ async def test_maps_go_to_the_member_that_takes_over(
             first.next[tp] = Position(*tp, 3, 0, a_map(3))
         async with Member(kafka, [name], group, config=protocol) as second:
             await second.until(lambda: len(second.held) == 1, "one partition")
-            [told] = second.held.values()
-            assert (told.start, told.leader_epoch, told.metadata) == (3, 0, a_map(3))
+            [reported] = second.held.values()
+            assert (reported.start, reported.leader_epoch, reported.metadata) == (3, 0, a_map(3))
             for text in (a_map(4), largest()):
-                position = Position(name, told.partition, 4, 0, text)
+                position = Position(name, reported.partition, 4, 0, text)
                 assert await second.source.commit([position]) == commit_done((position,), None)
     assert first.revocations
     async with Member(kafka, [name], group, config=protocol) as third:
         await third.until(lambda: len(third.held) == 2)
-        told = third.held[TopicPartition(name, told.partition)]
-    assert (told.start, told.leader_epoch, told.metadata) == (4, 0, largest())
-    found = offset_map.read_map(Position(*WHERE, 4, 0, told.metadata)).settled
+        reported = third.held[TopicPartition(name, reported.partition)]
+    assert (reported.start, reported.leader_epoch, reported.metadata) == (4, 0, largest())
+    found = offset_map.read_map(Position(*WHERE, 4, 0, reported.metadata)).settled
     assert found is not None
     assert found.settled(5)
 
@@ -152,8 +152,8 @@ async def test_more_than_the_broker_takes_is_refused_by_name(
             assert refused not in result.committed
     async with Member(kafka, [name], group, config=protocol) as member:
         await member.until(lambda: len(member.held) == 2)
-        told = {one.partition: (one.start, one.metadata) for one in member.held.values()}
-    assert told == {0: (2, a_map(2)), 1: (5, a_map(5))}
+        reported = {one.partition: (one.start, one.metadata) for one in member.held.values()}
+    assert reported == {0: (2, a_map(2)), 1: (5, a_map(5))}
 
 
 TEXTS: tuple[str | bytes, ...] = (
@@ -184,11 +184,11 @@ async def test_any_metadata_does_no_harm(each_kafka: Kafka) -> None:
         reset = ("earliest", "latest")[at % 2]
         async with Member(each_kafka, [name], group, offset_reset=reset) as member:
             await member.until(lambda seen=member: len(seen.records) == 3)  # type: ignore[misc]  # a default
-            told = member.held[TopicPartition(name, 0)]
-        assert told.start == 7
-        assert isinstance(text, bytes) or told.metadata == text
-        assert offset_map.read_map(Position(name, 0, 7, None, told.metadata)) is offset_map.NOTHING_SAID
-        assert member.troubles == []
+            reported = member.held[TopicPartition(name, 0)]
+        assert reported.start == 7
+        assert isinstance(text, bytes) or reported.metadata == text
+        assert offset_map.read_map(Position(name, 0, 7, None, reported.metadata)) is offset_map.NOTHING_SAID
+        assert member.errors == []
 
 
 @pytest.mark.real_kafka

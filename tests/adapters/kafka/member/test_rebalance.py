@@ -105,7 +105,7 @@ async def test_draining_too_long_is_given_up(kafka: Kafka, topic: Callable[..., 
             await second.until(lambda: len(second.held) == 2, "two partitions")
             assert first.losses == first.revocations
             assert all(one.start is None for one in second.held.values())
-            assert "_TIMED_OUT" in {code for code, _ in first.troubles}
+            assert "_TIMED_OUT" in {code for code, _ in first.errors}
             await second.until(lambda: len(second.records) == 10, "the records again")
         first.on_revoked = None
 
@@ -122,7 +122,7 @@ async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[
             await first.source.close(2.0)
             assert time.monotonic() - started < 2 + LATE
             await second.until(lambda: len(second.held) == PARTITIONS, "all partitions")
-    assert "closed without leaving" not in str(first.troubles)
+    assert "closed without leaving" not in str(first.errors)
 
 
 async def test_a_member_that_leaves_while_another_drains_does_not_delay_the_group(
@@ -147,7 +147,7 @@ async def test_a_member_that_leaves_while_another_drains_does_not_delay_the_grou
         await first.until(lambda: len(first.held) + len(second.held) == BOTH_GIVE, "all partitions")
         late = fill(kafka, name, "late", 5, BOTH_GIVE)
         await first.until(lambda: first.counts + second.counts == late, "records of all partitions")
-    assert third.troubles == []
+    assert third.errors == []
 
 
 async def test_a_member_that_leaves_while_another_drains_commits_what_is_settled(
@@ -174,7 +174,7 @@ async def test_a_member_that_leaves_while_another_drains_commits_what_is_settled
             await left.until(
                 lambda: first.counts + second.counts + third.counts == expected, "each record once"
             )
-    assert other.troubles == []
+    assert other.errors == []
 
 
 class Draining:
@@ -232,7 +232,7 @@ async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable
             # It returns as a new member, with new epochs.
             await first.until(lambda: len(first.held) == 2, "two partitions again")
             assert min(one.epoch for one in first.held.values()) > PARTITIONS
-    assert "_MAX_POLL_EXCEEDED" in {code for code, _ in first.troubles}
+    assert "_MAX_POLL_EXCEEDED" in {code for code, _ in first.errors}
 
 
 async def test_a_pause_is_for_the_assignments_of_now(
@@ -243,16 +243,16 @@ async def test_a_pause_is_for_the_assignments_of_now(
     name, group = topic(PARTITIONS), unique("group")
     expected: Counter[bytes | None] = Counter()
     async with Member(kafka, [name], group, config=protocol) as first:
-        for before, meanwhile in ((0, 1000), (1000, 0)):
+        for before, later in ((0, 1000), (1000, 0)):
             await first.until(lambda: len(first.held) == PARTITIONS, "all partitions")
             await first.obeys(before)
             async with Member(kafka, [name], group, config=protocol) as second:
                 await second.until(lambda seen=second: len(seen.held) == len(first.held) == 2)  # type: ignore[misc]
-                await first.obeys(meanwhile)
+                await first.obeys(later)
             await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
             seen = first.counts
             expected.update(fill(kafka, name, f"after {before}", 5))
-            if not meanwhile:
+            if not later:
                 await first.obeys(0)
                 await first.obeys(0)
                 assert first.counts == seen

@@ -17,7 +17,7 @@ from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, produc
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
-def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
+def test_where_the_log_begins_is_searched_at_gaps_alone() -> None:
     """The log's beginning is looked up at gaps alone: before or within fetched records, but not at the first
     read from the beginning."""
     bench = Bench()
@@ -37,20 +37,20 @@ def test_where_the_log_began_is_kept_from_the_assignment() -> None:
     bench = Bench()
     bench.consumer.cached_begin, bench.consumer.beginnings = 9, {0: 4, 1: 9}
     bench.assign(0, 1)
-    assert [(one.start, one.beginning) for one in bench.told.assignments] == [(None, 4), (None, 9)]
+    assert [(one.start, one.beginning) for one in bench.reported.assignments] == [(None, 4), (None, 9)]
     found = bench.fetch(brings(message(9), message(9, partition=1)))
     assert [one.log_start for one in found] == [9, -1]
     bench.fetch(taken(0, 1))
     timed_out = confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT)
     bench.consumer.refused["offsets_for_times"] = KafkaException(timed_out)
     bench.assign(0, 1)
-    assert [one.beginning for one in bench.told.assignments[2:]] == [None, None]
-    assert bench.told.troubles == []
+    assert [one.beginning for one in bench.reported.assignments[2:]] == [None, None]
+    assert bench.reported.errors == []
 
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_what_is_removed_before_a_first_read_is_told(
+async def test_what_is_removed_before_a_first_read_is_reported(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
     """Records that are removed after a partition without an offset was assigned, and before anything of it was read,
@@ -65,14 +65,14 @@ async def test_what_is_removed_before_a_first_read_is_told(
         delete_before(kafka, name, 20)
         member.room = 1000
         await member.until(lambda: bool(member.records), "a record")
-    [told] = member.assignments
-    assert (told.start, told.beginning) == (None, 5)
+    [reported] = member.assignments
+    assert (reported.start, reported.beginning) == (None, 5)
     assert (member.chunks[0].log_start, member.records[0].offset) == (20, 20)
 
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("away", [True, False], ids=["while it was away", "under a running member"])
-async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
+async def test_what_was_removed_is_reported(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
     """The first record after removed ones comes with the log's beginning; gaps of transactions lie above it."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN * 3)

@@ -134,7 +134,7 @@ async def test_end_offsets_are_known_while_paused(each_kafka: Kafka) -> None:
 
 async def test_commits_in_flight_and_of_partitions_not_held(each_kafka: Kafka) -> None:
     """Several commits in flight are each answered, while records keep coming. A position of a partition that is not
-    assigned is left out and reported as failed; the others are committed. Without fetches a commit gets no answer, and
+    assigned is omitted and reported as failed; the others are committed. Without fetches a commit gets no answer, and
     fails within its time limit."""
     topic, other, group = create_topic(each_kafka), create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, numbered(5))
@@ -157,7 +157,7 @@ async def test_commits_in_flight_and_of_partitions_not_held(each_kafka: Kafka) -
 
 @pytest.mark.real_kafka
 async def test_pattern_matches_neither_dead_letters_nor_what_is_kafka_s_own(kafka: Kafka) -> None:
-    """A pattern leaves out the dead-letter topics of the template, and the topics that Kafka keeps for itself, even if
+    """A pattern omits the dead-letter topics of the template, and the topics that Kafka keeps for itself, even if
     it matches them. A topic named in full is read, even if its name looks like one of dead letters."""
     prefix = unique("shop")
     orders = create_topic(kafka, name=f"{prefix}.orders")
@@ -259,17 +259,17 @@ async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -
     assert committed(kafka, group, name).offset > left[-1]
 
 
-async def test_unreachable_broker_is_trouble_not_the_end() -> None:
+async def test_unreachable_broker_is_errors_not_the_end() -> None:
     """A broker that cannot be reached is reported and waited for: fetches return nothing, and closing does not hang."""
     nowhere = Kafka("127.0.0.1:9", "external")
     async with Member(nowhere, ["orders"], "group") as member:
-        await until(lambda: len(member.troubles) > 0, "trouble")
+        await until(lambda: len(member.errors) > 0, "trouble")
         assert member.failure is None
         assert member.records == []
         started = time.monotonic()
         await member.stop()
     assert time.monotonic() - started < LATE
-    assert {code for code, _ in member.troubles} <= {"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE"}
+    assert {code for code, _ in member.errors} <= {"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE"}
 
 
 async def test_wrong_settings_name_the_variable() -> None:

@@ -12,7 +12,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Unstarted
+from consumer.adapters.kafka.starts import PendingPartitions
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -89,14 +89,14 @@ def find_starts(
     timeout: float,
     new: set[TopicPartition],
     *,
-    elsewhere: bool = False,
+    has_other_offsets: bool = False,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
     """Return what is found for a group with the offsets of `source`, and of other topics if
-    `elsewhere`."""
+    `has_other_offsets`."""
 
     def has_offsets(_: float) -> bool:
-        return elsewhere or any(offset is not None for offset in source.offsets)
+        return has_other_offsets or any(offset is not None for offset in source.offsets)
 
     return find_all_starts(source, partitions, reset, timeout, new, has_offsets, ids)
 
@@ -111,23 +111,23 @@ def find_all_starts(
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
     """Return what is found; `new` is kept from one call to the next."""
-    unstarted = Unstarted(
+    pending = PendingPartitions(
         cast(Any, source),
         reset,
         has_offsets=has_offsets,
         topic_ids=lambda *_: ids,
         whole=False,
         timeout=timeout,
-        on_trouble=lambda *_: None,
+        on_error=lambda *_: None,
         new=new,
     )
-    unstarted.add(partitions)
+    pending.add(partitions)
     failure = None
     try:
-        unstarted._find(partitions, time.monotonic() + timeout)
+        pending._find(partitions, time.monotonic() + timeout)
     except confluent_kafka.KafkaException as error:
         failure = error
-    return FoundStarts({name: one for name, one in unstarted.waiting.items() if one is not None}, failure)
+    return FoundStarts({name: one for name, one in pending.waiting.items() if one is not None}, failure)
 
 
 P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
@@ -137,7 +137,7 @@ LEADERLESS = confluent_kafka.KafkaException(
 
 
 @pytest.mark.parametrize(
-    ("reset", "committed", "elsewhere", "expected"),
+    ("reset", "committed", "has_other_offsets", "expected"),
     [
         *((reset, [7, 0], False, [(7, False), (0, False)]) for reset in ("earliest", "latest", "error")),
         ("earliest", [None, 3], False, [(None, False), (3, False)]),
@@ -147,12 +147,14 @@ LEADERLESS = confluent_kafka.KafkaException(
     ],
 )
 def test_the_rules_of_starts(
-    reset: str, committed: list[int | None], elsewhere: bool, expected: list[tuple[int | None, bool]]
+    reset: str, committed: list[int | None], has_other_offsets: bool, expected: list[tuple[int | None, bool]]
 ) -> None:
     """A committed offset always wins. Without one, ``earliest`` starts at the beginning, and ``latest`` at the end,
     which is to be committed at once: but at the beginning if the group has any other commit, also of other topics."""
     names = [P0, P1][: len(committed)]
-    found = find_starts(FakeOffsets(committed, [9, 4]), names, reset, 1, set(), elsewhere=elsewhere)
+    found = find_starts(
+        FakeOffsets(committed, [9, 4]), names, reset, 1, set(), has_other_offsets=has_other_offsets
+    )
     starts = [starting(name, at, commit=again) for name, (at, again) in zip(names, expected, strict=True)]
     assert found == (dict(zip(names, starts, strict=True)), None)
 
@@ -203,14 +205,14 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
     def unasked(_: float) -> bool:
         raise AssertionError("asked for the group")
 
-    def untold(_: float) -> bool:
+    def unreported(_: float) -> bool:
         raise LEADERLESS
 
     source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
     for reset in ("latest", "earliest"):
         found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
         assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
-    assert find_all_starts(source, [P0], "latest", 1, new, untold) == (
+    assert find_all_starts(source, [P0], "latest", 1, new, unreported) == (
         {},
         LEADERLESS,
     )

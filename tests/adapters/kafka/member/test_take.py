@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message
 
-from consumer.adapters.kafka.chunks import MOST_FETCH_BYTES, MOST_RECORDS, Inbox
+from consumer.adapters.kafka.chunks import MAX_FETCH_BYTES, MAX_RECORDS, Inbox
 
 HEADER = 184
 GATHER = 0.12
@@ -46,11 +46,11 @@ def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Me
 
 def test_small_records_come_as_many_as_there_is_room_for() -> None:
     """As many small records as there is room for come in one chunk, in order; only the first is waited for."""
-    queue = Queue(*(message(offset, b"v" * 500) for offset in range(MOST_RECORDS + 100)))
+    queue = Queue(*(message(offset, b"v" * 500) for offset in range(MAX_RECORDS + 100)))
     inbox = inbox_of(queue)
     taken = inbox.take(5_000, 0.5)
     [chunk] = taken.chunks({("t", 0): 1}.get)
-    assert [record.offset for record in chunk.records] == list(range(MOST_RECORDS))
+    assert [record.offset for record in chunk.records] == list(range(MAX_RECORDS))
     assert (queue.timeouts[0] > 0, set(queue.timeouts[1:])) == (True, {0})
     assert len(inbox.take(70, 0.5).messages) == 70
 
@@ -146,8 +146,8 @@ def test_records_for_a_whole_call_do_not_wait() -> None:
 def test_large_records_come_a_few_at_a_time() -> None:
     """Large records come a few at a time: keys and values count, and one larger than the bound comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
-    assert len(inbox_of(queue).take(1000, 0.5).messages) == MOST_FETCH_BYTES // 1_000_000
-    queue = Queue(*(message(offset, b"v" * MOST_FETCH_BYTES) for offset in range(3)))
+    assert len(inbox_of(queue).take(1000, 0.5).messages) == MAX_FETCH_BYTES // 1_000_000
+    queue = Queue(*(message(offset, b"v" * MAX_FETCH_BYTES) for offset in range(3)))
     assert len(inbox_of(queue).take(1000, 0.5).messages) == 1
 
 
@@ -230,4 +230,4 @@ def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
     inbox = inbox_of(queue)
     taken = inbox.take(5_000, 0.5)
     assert (taken.chunks({("t", 0): 1}.get), taken.errors, [*taken.damaged]) == ([], [], [("t", 0)])
-    assert MOST_FETCH_BYTES <= taken.size < MOST_FETCH_BYTES + 1_000_000
+    assert MAX_FETCH_BYTES <= taken.size < MAX_FETCH_BYTES + 1_000_000

@@ -19,7 +19,7 @@ from consumer.settings import passthrough
 from tests.adapters.kafka.member.scripted_member import Bench, Clock, brings, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
-from tests.support.kafka.segments import Segment
+from tests.support.kafka.segments import LogSegment
 
 P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 BATCHES = [[b"%d-%d " % (batch, number) + b"abcdef" * 50 for number in range(10)] for batch in range(6)]
@@ -43,10 +43,10 @@ def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> Non
     assert offsets(bench.fetch(brings(*lot))) == [3, 4, 7]
     assert offsets(bench.fetch(brings(message(10), damaged(5), message(8, partition=1)))) == [8]
     assert bench.calls("pause") == [("pause", [(0, -1001)])]
-    assert [one for one in bench.told.troubles if "t[0] cannot be read further than offset 5" in one[1]] == [
-        bench.told.troubles[0]
-    ]
-    assert bench.told.troubles[0][0] == code
+    assert [
+        one for one in bench.reported.errors if "t[0] cannot be read further than offset 5" in one[1]
+    ] == [bench.reported.errors[0]]
+    assert bench.reported.errors[0][0] == code
     assert bench.member.end_offsets().unreadable == {P0: 5}
 
 
@@ -95,7 +95,7 @@ def test_a_beginning_that_a_login_interrupts_is_asked_for_again(clock: Clock) ->
     words = "failed to query logical offset: Local: Authentication failure (broker 1)"
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTO_OFFSET_RESET, words)
     bench.fetch(brings(Message("t", 0, -1, None, None, None, error, (0, -1), 0.0, -1)))
-    [(code, text)] = bench.told.troubles
+    [(code, text)] = bench.reported.errors
     assert code == "_AUTO_OFFSET_RESET"
     assert text.startswith("t[0] cannot be read further than its beginning: the client had to log in")
     clock.now += 0.5
@@ -148,18 +148,18 @@ def disk(own_kafka: RealBroker) -> Kafka:
     return Kafka(own_kafka.bootstrap_servers, "real")
 
 
-def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1) -> tuple[str, Segment]:
+def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1) -> tuple[str, LogSegment]:
     """Make a topic with six batches of ten records in partition 0; return its name and its segment."""
     name = create_topic(kafka, partitions, compression_type=codec)
     for batch in BATCHES:
         produce(kafka, name, batch)
-    found = Segment(own_kafka.directory, name)
+    found = LogSegment(own_kafka.directory, name)
     return name, found
 
 
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 @pytest.mark.parametrize("codec", ["uncompressed", "lz4"])
-async def test_a_flipped_bit_is_waited_for_and_told(
+async def test_a_flipped_bit_is_waited_for_and_reported(
     disk: Kafka, own_kafka: RealBroker, strategy: str, codec: str
 ) -> None:
     """A batch with a flipped bit on the broker's disk, and all records after it, are read once and in order
@@ -171,7 +171,7 @@ async def test_a_flipped_bit_is_waited_for_and_told(
     async with Member(disk, [name], unique("group"), config=settings) as member:
         await member.until(lambda: len(member.values) == hurt.base, "what is before it")
         await member.until(
-            lambda: sum("cannot be read further" in one[1] for one in member.troubles) >= 3, "tries"
+            lambda: sum("cannot be read further" in one[1] for one in member.errors) >= 3, "tries"
         )
         assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
         assert (await member.commit()).committed[0].next_offset == hurt.base
@@ -185,7 +185,7 @@ async def test_a_flipped_bit_is_waited_for_and_told(
 
 
 @pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd", "uncompressed"])
-async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
+async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_reported(
     disk: Kafka, own_kafka: RealBroker, codec: str
 ) -> None:
     """A batch with a valid checksum that cannot be decompressed, or one with an impossible length, which the broker
@@ -194,8 +194,8 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
     hurt = next(one for one in log.batches() if one.base >= 20)
     before = log.unmeasure(hurt) if codec == "uncompressed" else log.spoil(hurt)
     async with Member(disk, [name], unique("group")) as member:
-        await member.until(lambda: bool(member.troubles), "the trouble")
-        assert member.troubles[0][0] == ("INVALID_MSG" if codec == "uncompressed" else "_BAD_COMPRESSION")
+        await member.until(lambda: bool(member.errors), "the trouble")
+        assert member.errors[0][0] == ("INVALID_MSG" if codec == "uncompressed" else "_BAD_COMPRESSION")
         assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
         # The consumer's thread reports the trouble; records read before it may not have arrived yet.
         await member.until(lambda: len(member.values) >= hurt.base, "what is before it")
@@ -207,7 +207,7 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
 
 async def test_ways_past_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
     """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next batch.
-    A replay fails at it and says where, since it can neither wait for ever nor skip it."""
+    A replay fails at it and says where, since it can neither wait indefinitely nor skip it."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt, behind = log.batches()[2:4]
     log.flip(hurt)
@@ -215,7 +215,7 @@ async def test_ways_past_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> 
     commit(disk, group, name, behind.base)
     async with Member(disk, [name], group) as member:
         await member.until(lambda: member.values == ALL[behind.base :])
-    assert member.troubles == []
+    assert member.errors == []
     read: list[int] = []
 
     async def read_on() -> None:

@@ -72,7 +72,7 @@ def on_redis(server: RedisServer) -> Shop:
     return Shop(member, end_leases, keep, go_back)
 
 
-def on_the_stand_in() -> Shop:
+def on_the_fake() -> Shop:
     server = SharedKeys(lambda: 0.0)
 
     def member(announcement: Announcement | None) -> KeyStore:

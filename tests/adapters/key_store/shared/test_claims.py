@@ -20,7 +20,7 @@ from tests.adapters.key_store.helpers import NOON, key, keys
 from tests.adapters.key_store.shared.shops import Shop
 from tests.support.shared_keys import SharedMember
 
-NEW, DELIVERED, ELSEWHERE = Found
+NEW, DELIVERED, CLAIMED_BY_OTHER = Found
 
 
 async def found(member: KeyStore, *numbers: int) -> list[int]:
@@ -50,8 +50,8 @@ async def test_of_two_members_one_claims(shop: Shop) -> None:
     claim again."""
     one, other = await shop.member(), await shop.member()
     assert await found(one, 1, 2) == [NEW, NEW]
-    assert await found(other, 2, 3) == [ELSEWHERE, NEW]
-    assert await found(one, 1, 2, 3) == [NEW, NEW, ELSEWHERE]
+    assert await found(other, 2, 3) == [CLAIMED_BY_OTHER, NEW]
+    assert await found(one, 1, 2, 3) == [NEW, NEW, CLAIMED_BY_OTHER]
 
 
 async def test_members_that_claim_at_the_same_moment_agree(shop: Shop) -> None:
@@ -59,7 +59,7 @@ async def test_members_that_claim_at_the_same_moment_agree(shop: Shop) -> None:
     members = [await shop.member() for _ in range(4)]
     answers = await asyncio.gather(*(member.claim(keys(range(1000)), NOON) for member in members))
     assert all(
-        sorted(flags) == [NEW, ELSEWHERE, ELSEWHERE, ELSEWHERE]
+        sorted(flags) == [NEW, CLAIMED_BY_OTHER, CLAIMED_BY_OTHER, CLAIMED_BY_OTHER]
         for flags in zip(*(one.found for one in answers), strict=True)
     )
 
@@ -69,7 +69,7 @@ async def test_a_confirmed_key_is_delivered_for_all_members(shop: Shop) -> None:
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     assert await one.confirm(key(1), NOON) == b"\1"
-    assert await found(other, 1, 2) == [DELIVERED, ELSEWHERE]
+    assert await found(other, 1, 2) == [DELIVERED, CLAIMED_BY_OTHER]
     assert await other.look_up(keys([1, 2]), NOON) == b"\1\0"
 
 
@@ -100,16 +100,16 @@ async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     await other.release(key(1))
-    assert await found(other, 1) == [ELSEWHERE]
+    assert await found(other, 1) == [CLAIMED_BY_OTHER]
     await one.release(key(1))
-    assert await found(other, 1, 2) == [NEW, ELSEWHERE]
+    assert await found(other, 1, 2) == [NEW, CLAIMED_BY_OTHER]
 
 
 async def test_a_member_that_is_gone_loses_its_claims_when_its_lease_ends(shop: Shop) -> None:
     """The claims of a member that has vanished become free when its lease ends, and not before."""
     gone, other = await shop.member(), await shop.member()
     await found(gone, 1)
-    assert await found(other, 1) == [ELSEWHERE]
+    assert await found(other, 1) == [CLAIMED_BY_OTHER]
     shop.end_leases()
     await other.renew()
     assert await found(other, 1) == [NEW]
@@ -159,7 +159,7 @@ async def test_a_new_session_may_claim_keys_of_its_earlier_session(shop: Shop) -
     with pytest.raises(KeyStoreError):
         await _lose_the_answer(member, 2)
     assert (await member.renew()).session == 2
-    assert await found(other, 1, 2) == [ELSEWHERE, ELSEWHERE]
+    assert await found(other, 1, 2) == [CLAIMED_BY_OTHER, CLAIMED_BY_OTHER]
     assert await found(member, 1, 2) == [NEW, NEW]
     assert await member.confirm(key(1), NOON) == b"\1"
 
@@ -241,33 +241,33 @@ async def test_members_share_a_quota(shop: Shop) -> None:
     """Members share a quota: each gets the calls that are free, then a time to wait. Every quota is counted for
     itself."""
     one, other = await shop.member(), await shop.member()
-    assert await one.ask_calls("shop", 3, 5, 2.0) == (3, 0.0)
-    assert await other.ask_calls("shop", 4, 5, 2.0) == (2, 0.0)
-    calls, wait = await one.ask_calls("shop", 1, 5, 2.0)
+    assert await one.acquire_permits("shop", 3, 5, 2.0) == (3, 0.0)
+    assert await other.acquire_permits("shop", 4, 5, 2.0) == (2, 0.0)
+    calls, wait = await one.acquire_permits("shop", 1, 5, 2.0)
     assert calls == 0
     assert 60.0 < wait <= 63.0
-    assert (await one.ask_calls("another", 1, 5, 2.0)).calls == 1
+    assert (await one.acquire_permits("another", 1, 5, 2.0)).calls == 1
 
 
 async def test_each_member_is_held_to_its_own_limit_on_the_calls_of_all(shop: Shop) -> None:
     """While members restart with another quota, each applies its own limit to the calls of all members."""
     one, other = await shop.member(), await shop.member()
-    assert (await one.ask_calls("shop", 4, 10, 2.0)).calls == 4
-    assert (await other.ask_calls("shop", 4, 5, 2.0)).calls == 1
-    assert (await other.ask_calls("shop", 4, 3, 2.0)).calls == 0
-    assert (await one.ask_calls("shop", 9, 10, 2.0)).calls == 5
+    assert (await one.acquire_permits("shop", 4, 10, 2.0)).calls == 4
+    assert (await other.acquire_permits("shop", 4, 5, 2.0)).calls == 1
+    assert (await other.acquire_permits("shop", 4, 3, 2.0)).calls == 0
+    assert (await one.acquire_permits("shop", 9, 10, 2.0)).calls == 5
 
 
 async def test_members_that_ask_for_calls_at_the_same_moment_get_no_more_than_the_quota(shop: Shop) -> None:
     """Forty requests for four calls each, at the same moment, get exactly the quota of a hundred calls a minute."""
     members = [await shop.member() for _ in range(4)]
     given = await asyncio.gather(
-        *(member.ask_calls("shop", 4, 100, 2.0) for member in members for _ in range(10))
+        *(member.acquire_permits("shop", 4, 100, 2.0) for member in members for _ in range(10))
     )
     assert sum(one.calls for one in given) == 100
 
 
-async def test_what_others_write_meanwhile_does_not_hide_that_a_store_was_set_back(shop: Shop) -> None:
+async def test_later_writes_of_others_do_not_hide_that_a_store_was_set_back(shop: Shop) -> None:
     """A session whose claim was lost ends, even if other members have confirmed many keys since the store was
     set back."""
     member, other = await shop.member(), await shop.member()
@@ -304,13 +304,13 @@ async def test_a_member_with_a_wrong_clock_expires_no_key_of_others(shop: Shop) 
     assert (await member.look_up(key(1), NOON + 1e9)) == b"\1"
 
 
-async def test_what_a_member_tells_the_others_get_with_their_next_renewal(shop: Shop) -> None:
+async def test_what_a_member_reports_the_others_get_with_their_next_renewal(shop: Shop) -> None:
     """Other members get a note with their next renewal, with the time that is left; its writer does not, nor
     does anyone once it expired."""
     one, other = await shop.member(), await shop.member()
     throttle = Note("AAAAAAAA", "549755885175", 429, None, 30.0)
-    await one.tell(throttle)
-    await one.tell(Note("AAAAAAAA", "", 401, 2, 60.0))
+    await one.share_note(throttle)
+    await one.share_note(Note("AAAAAAAA", "", 401, 2, 60.0))
     heard = sorted((await other.renew()).notes, key=lambda note: note.seconds)
     assert [(note.account, note.status, note.code) for note in heard] == [
         ("549755885175", 429, None),
@@ -319,7 +319,7 @@ async def test_what_a_member_tells_the_others_get_with_their_next_renewal(shop: 
     assert 25.0 < heard[0].seconds <= 30.0
     assert len({note.name for note in heard}) == 2
     assert (await one.renew()).notes in ([], ())
-    await other.tell(throttle._replace(seconds=5.0))  # shorter, so the longer one stays
+    await other.share_note(throttle._replace(seconds=5.0))  # shorter, so the longer one stays
     assert {note.name for note in (await other.renew()).notes} == {note.name for note in heard}
-    await other.tell(throttle._replace(account="1", seconds=0.0))
+    await other.share_note(throttle._replace(account="1", seconds=0.0))
     assert (await one.renew()).notes in ([], ())

@@ -71,14 +71,14 @@ async def test_memory_peaks_at_a_little_more_than_the_window(redis: RedisServer)
     """While keys come evenly, those that are out of the window are removed by those that come: there are never a
     quarter more than the window has, with hardly any housekeeping."""
     async with used(redis) as (store, server, prefix):
-        most, each = 0, 400
+        maximum, each = 0, 400
         for turn in range(40):
             now = LONG_AGO + turn * WINDOW.seconds / 10
             await store.renew()
             await store.confirm(keys(range(each * turn, each * turn + each)), now)
             await store.expire(now)
-            most = max(most, int(server.hget(f"{prefix}sets", "entries") or 0))
-        assert 10 * each <= most <= 1.25 * 10 * each
+            maximum = max(maximum, int(server.hget(f"{prefix}sets", "entries") or 0))
+        assert 10 * each <= maximum <= 1.25 * 10 * each
 
 
 async def test_the_numbers_of_a_member_that_ended_long_ago_are_removed(redis: RedisServer) -> None:

@@ -32,11 +32,11 @@ async def test_sentinels_lead_to_the_primary_and_what_a_failover_lost_is_counted
         replica = stack.enter_context(redis_server(tmp_path / "two", *of))
         follower = client.Redis(port=replica.port)
         wait_for(lambda: follower.info("replication")["master_link_status"] == "up")
-        told = (
+        reported = (
             f"sentinel monitor shop 127.0.0.1 {primary.port} 1\n"
             "sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 3000\n"
         )
-        watch = stack.enter_context(redis_server(tmp_path / "three", "--sentinel", configuration=told))
+        watch = stack.enter_context(redis_server(tmp_path / "three", "--sentinel", configuration=reported))
         async with member(f"redis://127.0.0.1:{watch.port}?sentinel=shop") as store:
             await until_answered(store.renew)
             await store.confirm(keys(range(10)), NOON)
@@ -62,9 +62,9 @@ def ask_sentinels(
 ) -> list[RedisServer]:
     """Start Sentinels that watch `primary` as "shop"; `secured` are the lines of their files that say whom they
     answer."""
-    told = f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop hush\n{secured}\n"
+    reported = f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop hush\n{secured}\n"
     return [
-        stack.enter_context(redis_server(folder / f"sentinel-{n}", "--sentinel", configuration=told))
+        stack.enter_context(redis_server(folder / f"sentinel-{n}", "--sentinel", configuration=reported))
         for n in range(count)
     ]
 

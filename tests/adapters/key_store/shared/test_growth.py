@@ -14,8 +14,8 @@ LEAST, PER_SET, MARGIN = 64, 24, 60
 
 def sets(one: Used) -> tuple[int, int]:
     """Return how many sets there are by the store's own count, and how many keys."""
-    told = one.server.hmget(f"{one.names}sets", "sets", "entries")
-    return int(told[0] or 0), int(told[1] or 0)
+    reported = one.server.hmget(f"{one.names}sets", "sets", "entries")
+    return int(reported[0] or 0), int(reported[1] or 0)
 
 
 async def test_a_set_has_a_few_dozen_keys_however_many_there_are(redis: RedisServer) -> None:
@@ -41,16 +41,16 @@ async def test_a_thousand_keys_are_three_calls_however_many_are_stored(redis: Re
         store = one.store
 
         def asked(*commands: str) -> list[int]:
-            told: Any = one.server.info("commandstats")
-            return [int(told.get(f"cmdstat_{one}", {"calls": 0})["calls"]) for one in commands]
+            reported: Any = one.server.info("commandstats")
+            return [int(reported.get(f"cmdstat_{one}", {"calls": 0})["calls"]) for one in commands]
 
-        await store.ask_calls("shop", 1, 5_000, 2.0)
+        await store.acquire_permits("shop", 1, 5_000, 2.0)
         for stored in (600, 60_000):
             await store.confirm(keys(range(stored)), NOON)
             batch = keys(range(100_000 + stored, 101_000 + stored))
             before, number = asked("evalsha", "zmscore"), sets(one)[0]
             assert (await store.claim(batch, NOON)).found == bytes(1_000)
-            await store.ask_calls("shop", 1, 5_000, 2.0)
+            await store.acquire_permits("shop", 1, 5_000, 2.0)
             evaluated, looked_up = asked("evalsha", "zmscore")
             assert looked_up - before[1] <= min(1_000, number)
             assert await store.confirm(batch, NOON) == b"\1" * 1_000

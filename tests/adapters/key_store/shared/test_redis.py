@@ -285,7 +285,7 @@ async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
         with pytest.raises(KeyStoreError):
             await store.renew()
         with pytest.raises(KeyStoreError):
-            await store.ask_calls("shop", 1, 1, 1.0)
+            await store.acquire_permits("shop", 1, 1, 1.0)
         with pytest.raises(KeyStoreError):
             await store.expire(NOON)
 

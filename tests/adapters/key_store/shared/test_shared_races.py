@@ -131,7 +131,7 @@ async def take_a_step(one: Driven, members: list[Driven], delivered: set[int], c
 @pytest.mark.parametrize("seed", range(8))
 async def test_no_key_is_held_by_two_members_at_once(shop: Shop, seed: int) -> None:
     """With lost answers, ended sessions and simultaneous releases and claims, each key has one holder, and none
-    for ever."""
+    indefinitely."""
     chance = random.Random(seed)
     members = [Driven(await shop.member()) for _ in range(MEMBERS)]
     delivered: set[int] = set()

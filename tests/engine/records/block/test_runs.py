@@ -106,8 +106,8 @@ def test_what_is_read_late_stands_where_its_record_does(
     """Events that waited for their schema are inserted at their rows, in any order, and open bytes grow by them."""
     rows = {index: row for index, row in enumerate(drawn) if row is not None}
     late = data.draw(st.permutations([*rows]))[: data.draw(st.integers(0, len(rows)))]
-    early = {index: row for index, row in rows.items() if index not in late}
-    ledger, block = block_of(early, len(drawn))
+    earlier = {index: row for index, row in rows.items() if index not in late}
+    ledger, block = block_of(earlier, len(drawn))
     for at in range(0, len(late), 3):
         some = sorted(late[at : at + 3])
         columns = Columns(Keys())

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.adapters.kafka.commits import commit_done
 from consumer.engine import messages as m
-from consumer.engine.model import REAL_API, MetadataLeft, Position, TopicPartition, settings_digests
+from consumer.engine.model import REAL_API, MetadataLevel, Position, TopicPartition, settings_digests
 from consumer.engine.records import offset_map
 from consumer.engine.records.offset_map import CommitMetadata
 from tests.engine.building import (
@@ -82,14 +82,14 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
     assert not core.has(m.Commit)
 
 
-def test_a_commit_looks_at_no_partition_that_has_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_checks_no_partition_that_has_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the check once an interval costs grows with what changed since, not with how many partitions there are;
     and what changes later is committed, whatever it is: a record that comes, one that settles, a topic's id."""
-    looked_at: list[int] = []
+    checked: list[int] = []
     write_map = offset_map.write_map
 
     def write(tp: TopicPartition, *args: Any, **options: Any) -> str:
-        looked_at.append(tp.partition)
+        checked.append(tp.partition)
         return write_map(tp, *args, **options)
 
     monkeypatch.setattr(offset_map, "write_map", write)
@@ -99,9 +99,9 @@ def test_a_commit_looks_at_no_partition_that_has_not_changed(monkeypatch: pytest
     core.look_up()
     core.advance(1.0)
     core.commit()
-    assert looked_at == [*range(20)]
+    assert checked == [*range(20)]
     core.advance(60.0)
-    assert len(looked_at) == 20
+    assert len(checked) == 20
     core.fetch(filtered(), partition=3)
     core.advance(1.0)
     assert [(one.partition, one.next_offset) for one in core.commit()] == [(3, 1)]
@@ -109,13 +109,13 @@ def test_a_commit_looks_at_no_partition_that_has_not_changed(monkeypatch: pytest
     core.store_keys()
     core.advance(1.0)
     assert [(one.partition, one.next_offset) for one in core.commit()] == [(7, 2)]
-    assert looked_at[20:] == [3, 7]
-    core.feed(m.TopicIdsTold({TOPIC: TOPIC_ID}))
+    assert checked[20:] == [3, 7]
+    core.feed(m.TopicIds({TOPIC: TOPIC_ID}))
     core.advance(1.0)
     assert len(core.commit()) == 20
 
 
-def test_while_all_is_committed_only_the_clock_is_looked_at() -> None:
+def test_while_all_is_committed_only_the_clock_is_checked() -> None:
     """Without anything to commit no tick comes for the next commit; what changes then is committed as soon as ever."""
     core = core_of(commit_interval=0.5)
     core.fetch(filtered())
@@ -195,7 +195,7 @@ def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
     core.advance(1.0)
     assert core.commit() == [Position(TOPIC, 0, 3, 7)]
     assert [one.fields for one in core.reports("commit_metadata_refused")] == [{"left": "nothing"}]
-    assert core.statistics().commit_metadata is MetadataLeft.NOTHING
+    assert core.statistics().commit_metadata is MetadataLevel.NOTHING
 
 
 def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
@@ -204,14 +204,14 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
     core.assign(0, start=0, topic_id=TOPIC_ID)
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
-    assert core.statistics().commit_metadata is MetadataLeft.MAPS
+    assert core.statistics().commit_metadata is MetadataLevel.MAPS
     core.take(m.Commit)
     committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     asked = core.take(m.Commit)
     [position] = asked.positions
-    assert (position.next_offset, len(position.metadata)) == (1, offset_map.IDS_MOST)
+    assert (position.next_offset, len(position.metadata)) == (1, offset_map.MAX_IDS)
     assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, OURS, None)
-    assert core.statistics().commit_metadata is MetadataLeft.IDS
+    assert core.statistics().commit_metadata is MetadataLevel.IDS
     committed(core, [], "OFFSET_METADATA_TOO_LARGE")
     assert core.commit() == [Position(TOPIC, 0, 1, 7)]
     assert [one.fields["left"] for one in core.reports("commit_metadata_refused")] == ["ids", "nothing"]
@@ -234,23 +234,23 @@ def test_commits_for_another_destination_are_reported_at_the_start() -> None:
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of("AAAAAAAA"))
     [report] = core.reports("committed_for_another_destination")
     assert (report.level, report.fields) == ("warning", {"partitions": 1})
-    assert core.statistics().elsewhere == 1
+    assert core.statistics().other_destination == 1
     core.fetch(filtered())
     core.advance(1.0)
     [position] = core.commit()
     assert offset_map.read_map(position) == CommitMetadata(TOPIC_ID, DESTINATION, None, None)
     core.assign(0, epoch=9, start=6, topic_id=TOPIC_ID, metadata=position.metadata)
     assert len(core.reports("committed_for_another_destination")) == 1
-    assert core.statistics().elsewhere == 0
+    assert core.statistics().other_destination == 0
 
 
-@pytest.mark.parametrize("told", [DESTINATION, None])
-def test_the_same_or_an_unknown_destination_is_not_reported(told: str | None) -> None:
+@pytest.mark.parametrize("reported", [DESTINATION, None])
+def test_the_same_or_an_unknown_destination_is_not_reported(reported: str | None) -> None:
     """Commits without a destination, as of older versions and other tools, give no warning."""
     core = Core(destination=DESTINATION)
-    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
+    core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(reported))
     assert not core.reports("committed_for_another_destination")
-    assert core.statistics().elsewhere == 0
+    assert core.statistics().other_destination == 0
 
 
 def test_what_a_gateway_committed_before_it_was_declared_is_not_for_another_destination() -> None:
@@ -352,7 +352,7 @@ def test_a_call_must_begin_before_an_absence_would_be_noticed() -> None:
     """A call that was decided before the process stood still must not begin after that: the partition may be lost."""
     core = core_of()
     queued(core, event("a"))
-    assert core.take(m.Send).begin_by == core.now + AWAY
+    assert core.take(m.Send).start_deadline == core.now + AWAY
 
 
 def test_a_commit_that_was_sent_before_proves_nothing() -> None:
@@ -420,7 +420,7 @@ def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
     assert [event_ids(one) for one in sends(commands)] == [["a"]]
 
 
-def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
+def test_a_partition_that_was_lost_since_is_not_waited_for() -> None:
     """When a partition turns out to be lost, its events are not sent; those of others are sent after their proof."""
     core = core_of(0, 1)
     for partition in (0, 1):
@@ -452,7 +452,7 @@ def test_a_draining_partition_does_not_hold_up_others() -> None:
     core.look_up()
     is_away(core)
     core.take(m.Commit)
-    core.feed(m.CommitDone([], "REBALANCE_IN_PROGRESS", m.CommitTrouble.PASSING))
+    core.feed(m.CommitDone([], "REBALANCE_IN_PROGRESS", m.CommitError.PASSING))
     assert released(core.revoke(0)) is None
     core.fetch(event("b"), partition=1)
     core.look_up()
@@ -535,7 +535,7 @@ def test_the_first_input_is_no_absence() -> None:
     assert core.reports("away") == []
 
 
-def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
+def test_an_idle_process_checks_the_clock_often_enough() -> None:
     """An idle process has a tick at least twice per `away`, so that being idle is no absence."""
     core = core_of()
     core.fetch(event("a"))
@@ -551,7 +551,7 @@ def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
     assert core.reports("away") == []
 
 
-def test_in_flight_calls_are_answered_meanwhile() -> None:
+def test_in_flight_calls_are_answered_until_then() -> None:
     """A call in flight during an absence ends as usual: its key is stored and its records settle."""
     core = core_of()
     core.fetch(event("a"))

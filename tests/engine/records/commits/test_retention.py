@@ -20,7 +20,7 @@ def chunk(log_start: int, *offsets: int) -> Chunk:
     return Chunk(TOPIC, 0, 1, 7, [record(one, event(str(one))) for one in offsets], log_start)
 
 
-def told(core: Core) -> list[tuple[object, ...]]:
+def reported(core: Core) -> list[tuple[object, ...]]:
     """Return each report of removed records: expected offset, beginning of the log, and the most that were removed."""
     reports = core.reports("records_removed_unread")
     assert all(one.level == "error" for one in reports)
@@ -63,7 +63,7 @@ def test_records_removed_while_no_member_read_are_reported() -> None:
     core = Core()
     core.assign(start=100, metadata=write_map(100, [110, 150], 7))
     core.feed(m.Fetched([chunk(500, 500, 501)]))
-    assert told(core) == [(100, 500, 360)]
+    assert reported(core) == [(100, 500, 360)]
     statistics = core.statistics()
     assert statistics.counters.removed_unread == 360
     assert statistics.totals.read == 2
@@ -75,11 +75,11 @@ def test_records_removed_before_a_first_read_are_reported() -> None:
     core = Core()
     core.assign(start=None, beginning=300)
     core.feed(m.Fetched([chunk(2_900, 2_900, 2_901)]))
-    assert told(core) == [(300, 2_900, 2_600)]
+    assert reported(core) == [(300, 2_900, 2_600)]
     core = Core()
     core.assign(start=None)
     core.feed(m.Fetched([chunk(2_900, 2_900, 2_901)]))
-    assert told(core) == []
+    assert reported(core) == []
 
 
 def test_a_log_that_was_emptied_before_a_first_read_is_reported_without_a_record() -> None:
@@ -89,7 +89,7 @@ def test_a_log_that_was_emptied_before_a_first_read_is_reported_without_a_record
     for _ in range(3):
         core.feed(m.EndOffsets({P0: 2_700}, begins={P0: 2_700}))
     core.feed(m.Fetched([chunk(2_700, 2_700)]))
-    assert told(core) == [(0, 2_700, 2_700)]
+    assert reported(core) == [(0, 2_700, 2_700)]
 
 
 def test_records_removed_under_a_running_member_are_reported_once() -> None:
@@ -99,7 +99,7 @@ def test_records_removed_under_a_running_member_are_reported_once() -> None:
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
     core.feed(m.Fetched([chunk(10, 10, 11)]))
     core.feed(m.Fetched([chunk(10, 14)]))
-    assert told(core) == [(2, 10, 8)]
+    assert reported(core) == [(2, 10, 8)]
 
 
 @pytest.mark.parametrize("then", ["nothing", "a record"])
@@ -115,7 +115,7 @@ def test_removed_markers_are_not_reported(then: str) -> None:
     if then == "a record":
         core.feed(m.Fetched([chunk(3, 3)]))
         core.feed(m.Fetched([chunk(9, 9)]))
-    assert told(core) == ([] if then == "nothing" else [(4, 9, 5)])
+    assert reported(core) == ([] if then == "nothing" else [(4, 9, 5)])
 
 
 def test_a_gap_that_the_client_has_skipped_is_reported() -> None:
@@ -125,7 +125,7 @@ def test_a_gap_that_the_client_has_skipped_is_reported() -> None:
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
     core.feed(m.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
     core.feed(m.Fetched([chunk(10, 10)]))
-    assert told(core) == [(2, 10, 8)]
+    assert reported(core) == [(2, 10, 8)]
 
 
 def test_held_records_count_as_read() -> None:
@@ -136,7 +136,7 @@ def test_held_records_count_as_read() -> None:
     assert core.statistics().held == 2
     core.feed(m.Fetched([chunk(2, 3)]))
     core.feed(m.Fetched([chunk(10, 10)]))
-    assert told(core) == [(4, 10, 6)]
+    assert reported(core) == [(4, 10, 6)]
 
 
 def test_a_log_that_was_emptied_is_reported_without_a_record() -> None:
@@ -145,14 +145,14 @@ def test_a_log_that_was_emptied_is_reported_without_a_record() -> None:
     core.assign(start=5)
     emptied = m.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})
     core.feed(emptied)
-    assert told(core) == []
+    assert reported(core) == []
     assert core.statistics().partitions[0].lag == 35
     core.feed(emptied)
     core.feed(emptied)
-    assert told(core) == [(5, 40, 35)]
+    assert reported(core) == [(5, 40, 35)]
     assert core.statistics().partitions[0].lag == 0
     core.feed(m.Fetched([chunk(40, 40)]))
-    assert len(told(core)) == 1, "it is not told again with the first record"
+    assert len(reported(core)) == 1, "it is not told again with the first record"
 
 
 def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_reported() -> None:
@@ -164,7 +164,7 @@ def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_reported() ->
     core.feed(m.Fetched([chunk(-1, 5, 6, 7)]))
     core.feed(emptied)
     core.feed(emptied)
-    assert told(core) == []
+    assert reported(core) == []
 
 
 def test_a_position_that_goes_back_is_counted() -> None:

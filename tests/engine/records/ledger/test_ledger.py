@@ -293,8 +293,8 @@ class LedgerMachine(RuleBasedStateMachine):
             if position is not None:
                 still_open = any(not done for done in self.seen[epoch].values())
                 # With nothing open the position is where reading goes on: after a rewind that may lie in a gap.
-                most = highest if still_open else state.last_seen + 1
-                assert (lowest or 0) <= position.next_offset <= most
+                limit = highest if still_open else state.last_seen + 1
+                assert (lowest or 0) <= position.next_offset <= limit
                 # With nothing settled at the front the position is where reading began, and has a map.
                 assert lowest is not None or position.metadata
 

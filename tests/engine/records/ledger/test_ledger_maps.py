@@ -66,12 +66,12 @@ def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     reads(ledger, 0, 1)
-    most = 0
+    limit = 0
     for number in range(10_000):
         settle_all(ledger, reads(ledger, 1 + 3 * number, 3, leader_epoch=7 + number // 4_000))
         assert state.committable() is not None
-        most = max(most, len(state.blocks))
-    assert most <= 16
+        limit = max(limit, len(state.blocks))
+    assert limit <= 16
     position = state.committable()
     assert position is not None
     assert position.next_offset == 0
@@ -155,7 +155,7 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
     block = reads(ledger, 0, 4)
     ledger.settle_row(block, 2, Disposition.DELIVERED)
     assert [one.metadata != "" for one in ledger.to_commit()] == [True]
-    ledger.metadata.most = 0
+    ledger.metadata.limit = 0
     assert ledger.to_commit() == []
     ledger.settle_row(block, 0, Disposition.DELIVERED)
     assert ledger.to_commit() == [Position(TOPIC, 0, 1, 7)]
@@ -167,12 +167,12 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
     assert later.committable() == Position(TOPIC, 0, 1, 7)
 
 
-@pytest.mark.parametrize("most", [0, offset_map.IDS_MOST])
-def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
+@pytest.mark.parametrize("limit", [0, offset_map.MAX_IDS])
+def test_where_no_map_is_taken_none_limits_what_is_read(limit: int) -> None:
     """Without maps the share of room is 1: reading less would save nothing."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
-    ledger.metadata.most = most
+    ledger.metadata.limit = limit
     block = reads(ledger, 0, 2000)
     for index in range(1, 2000, 2):
         ledger.settle_row(block, index, Disposition.DELIVERED)
@@ -236,8 +236,8 @@ def test_nothing_open_leaves_all_the_room() -> None:
     assert ledger.map_share(0.0) == 1.0
 
 
-def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) -> tuple[bool, int, float]:
-    """Read as fast as the share allows; `waiting` of the records stay open for ever, others settle in bursts.
+def read_on(max_open: int, burst: int, waiting: float, step: int, seed: int) -> tuple[bool, int, float]:
+    """Read as fast as the share allows; `waiting` of the records stay open indefinitely, others settle in bursts.
 
     Return whether a map was cut, how many records were read, and the lowest share. Reading ends without room.
     """
@@ -248,7 +248,7 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
     for turn in range(300):
         share = ledger.map_share(turn * 0.2)
         lowest = min(lowest, share)
-        room = min(int(1_000 * share), most_open - ledger.open)
+        room = min(int(1_000 * share), max_open - ledger.open)
         if room > 0:
             block = reads(ledger, seen * step, room)
             seen += room
@@ -289,9 +289,9 @@ def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: i
 
 
 @pytest.mark.parametrize(
-    ("most_open", "waiting", "step"), [(20_000, 0.1, 1), (20_000, 0.1, 3), (100_000, 0.1, 1)]
+    ("max_open", "waiting", "step"), [(20_000, 0.1, 1), (20_000, 0.1, 3), (100_000, 0.1, 1)]
 )
-def test_the_share_leaves_room_for_open_records(most_open: int, waiting: float, step: int) -> None:
+def test_the_share_leaves_room_for_open_records(max_open: int, waiting: float, step: int) -> None:
     """With as many records open as possible, half of which settle, as after an outage of the API, no map is cut."""
-    cut, _, _ = read_on(most_open, most_open, waiting, step, seed=7)
+    cut, _, _ = read_on(max_open, max_open, waiting, step, seed=7)
     assert not cut

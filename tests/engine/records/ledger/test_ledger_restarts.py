@@ -51,7 +51,7 @@ def begin(ledger: Books, position: Position | None, epoch: int = 1) -> Assignmen
     return ledger.begin(TP, epoch, position.next_offset, False, position.leader_epoch, inherited)
 
 
-class Reader:
+class LedgerReader:
     """A ledger that is fed from a log, with naive notes of open and settled records."""
 
     def __init__(self, committed: Position | None, settled: frozenset[Identity]) -> None:
@@ -124,20 +124,20 @@ class MapMachine(RuleBasedStateMachine):
         super().__init__()
         self.log: list[Identity] = []
         self.leader_epoch: int | None = 3
-        self.reader = Reader(None, frozenset())
+        self.reader = LedgerReader(None, frozenset())
         self.noted: frozenset[Identity] = frozenset()
         """Records settled at or above the committed position at the time of the commit."""
-        self.most = METADATA_BYTES
+        self.limit = METADATA_BYTES
         self.eager = False
 
     @initialize(
         leader_epoch=st.one_of(st.none(), st.integers(0, 9)),
-        most=st.sampled_from([METADATA_BYTES, METADATA_BYTES, offset_map.IDS_MOST + 8]),
+        limit=st.sampled_from([METADATA_BYTES, METADATA_BYTES, offset_map.MAX_IDS + 8]),
         eager=st.booleans(),
     )
-    def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
-        """Begin a log with a first commit; `eager` packs finished blocks at once, `most` limits a map in bytes."""
-        self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
+    def set_up(self, leader_epoch: int | None, limit: int, eager: bool) -> None:
+        """Begin a log with a first commit; `eager` packs finished blocks at once, `limit` limits a map in bytes."""
+        self.leader_epoch, self.limit, self.eager = leader_epoch, limit, eager
         self.append([1, 1, 3, 1, 1, 1, 2, 1])
         self.work([3, 2], 1, 0.5, commit=True)
 
@@ -184,7 +184,7 @@ class MapMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """Let another process go on from the committed position."""
-        self.reader = Reader(self.reader.committed, self.kept(self.reader.committed, self.noted))
+        self.reader = LedgerReader(self.reader.committed, self.kept(self.reader.committed, self.noted))
 
     @rule(back=st.integers(0, 12))
     def go_back(self, back: int) -> None:
@@ -224,7 +224,7 @@ class MapMachine(RuleBasedStateMachine):
     def position(self) -> Position | None:
         """Return the position that may be committed now."""
         state = self.reader.state
-        state.metadata.most = self.most
+        state.metadata.limit = self.limit
         if self.eager:
             state._pack_at = 1
         return state.committable()
@@ -233,7 +233,7 @@ class MapMachine(RuleBasedStateMachine):
         """Return the settled records that the map names: those below its end with a small limit, else all."""
         if position is None:
             return frozenset()
-        if self.most == METADATA_BYTES:
+        if self.limit == METADATA_BYTES:
             return settled
         found = read_map(position)
         return frozenset(one for one in settled if found is not None and one.offset < found.end)
@@ -264,8 +264,9 @@ class MapMachine(RuleBasedStateMachine):
         settled: frozenset[Identity],
         still_open: dict[Identity, tuple[Block, int]],
     ) -> None:
-        """Read the whole log again: settled records are passed over (`Reader.fetch` checks it), open ones are read."""
-        other = Reader(position, settled)
+        """Read the whole log again: settled records are passed over (`LedgerReader.fetch` checks it), open ones are
+        read."""
+        other = LedgerReader(position, settled)
         while other.fetch(self.log, 3):
             pass
         assert other.settled == settled.intersection(self.log)

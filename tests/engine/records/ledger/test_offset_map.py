@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.engine.records.offset_map import (
-    IDS_MOST,
+    MAX_IDS,
     NOTHING_SAID,
     CommitMetadata,
     OffsetMap,
-    are_different_lives,
+    are_different_topics,
     is_void,
     safe_window,
 )
@@ -43,9 +43,9 @@ LENGTHS = st.one_of(st.integers(1, 3), st.integers(1, 300), st.integers(1, 2**40
 
 
 @st.composite
-def runs(draw: st.DrawFn, most: int = 60) -> list[int]:
+def runs(draw: st.DrawFn, limit: int = 60) -> list[int]:
     """Draw lengths of runs, open and settled by turns; only the first may be 0: then the base itself is settled."""
-    lengths = draw(st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=most))
+    lengths = draw(st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=limit))
     flat = [length for pair in lengths for length in pair]
     return [0, *flat[1:]] if draw(st.booleans()) else flat
 
@@ -67,10 +67,10 @@ def random_bounds(seed: int, base: int, window: int, share: float = 0.5) -> list
 
 
 def write(
-    base: int, bounds: Sequence[int], leader_epoch: int | None, most: int = METADATA_BYTES, **ids: str | None
+    base: int, bounds: Sequence[int], leader_epoch: int | None, limit: int = METADATA_BYTES, **ids: str | None
 ) -> str:
     """Return the metadata of a commit of `base`."""
-    return offset_map.write_map(TP, base, bounds, leader_epoch, most, **ids)
+    return offset_map.write_map(TP, base, bounds, leader_epoch, limit, **ids)
 
 
 def at(base: int, text: str) -> Position:
@@ -165,20 +165,20 @@ def test_the_ids_come_back_with_and_without_a_map(
 
 @PROPERTY
 @given(BASES, runs(), LEADER_EPOCHS, st.integers(0, 400))
-def test_runs_that_do_not_fit_beside_the_ids_are_left_out(
-    base: int, lengths: list[int], leader_epoch: int | None, most: int
+def test_runs_that_do_not_fit_beside_the_ids_are_omitted(
+    base: int, lengths: list[int], leader_epoch: int | None, limit: int
 ) -> None:
-    """Runs that do not fit beside the ids are left out; without room for the ids nothing is written."""
+    """Runs that do not fit beside the ids are omitted; without room for the ids nothing is written."""
     bounds = bounds_of(base, lengths)
     ids = {"topic_id": TOPIC_ID, "destination": DESTINATION, "fingerprint": FINGERPRINT}
-    text = write(base, bounds, leader_epoch, most, **ids)
-    assert len(text) <= most
-    if most < IDS_MOST:
+    text = write(base, bounds, leader_epoch, limit, **ids)
+    assert len(text) <= limit
+    if limit < MAX_IDS:
         assert text == ""
         return
     found = read_metadata(text, base)
     assert found[:3] == (TOPIC_ID, DESTINATION, FINGERPRINT)
-    if most == IDS_MOST:
+    if limit == MAX_IDS:
         assert found.settled is None
 
 
@@ -220,7 +220,7 @@ def test_an_offset_of_an_earlier_life_is_void() -> None:
     assert not is_void(at(5, text)._replace(partition=1), another)
     assert not is_void(at(5, write(5, [], 3, destination=DESTINATION)), another)
     assert not is_void(at(5, "by hand"), another)
-    assert not are_different_lives(None, None)
+    assert not are_different_topics(None, None)
 
 
 @pytest.mark.parametrize("body", [b"", b"\1" * 15, b"\1" * 16])
@@ -240,14 +240,14 @@ def test_ids_with_a_map_that_cannot_be_read_still_count() -> None:
 
 
 @PROPERTY
-@given(BASES, runs(), LEADER_EPOCHS, st.integers(IDS_MOST + 1, 400))
+@given(BASES, runs(), LEADER_EPOCHS, st.integers(MAX_IDS + 1, 400))
 def test_what_does_not_fit_is_cut_from_the_top(
-    base: int, lengths: list[int], leader_epoch: int | None, most: int
+    base: int, lengths: list[int], leader_epoch: int | None, limit: int
 ) -> None:
-    """A text has at most `most` bytes: a prefix of the runs, and one more pair would not have fitted."""
+    """A text has at most `limit` bytes: a prefix of the runs, and one more pair would not have fitted."""
     bounds = bounds_of(base, lengths)
-    text = write(base, bounds, leader_epoch, most)
-    assert len(text) <= most
+    text = write(base, bounds, leader_epoch, limit)
+    assert len(text) <= limit
     kept: Sequence[int] = []
     if text:
         found = read(text, base)
@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_cut_from_the_top(
     assert len(kept) % 2 == 0
     assert kept == bounds[: len(kept)]
     if len(kept) < len(bounds):
-        assert len(write(base, bounds[: len(kept) + 2], leader_epoch)) > most
+        assert len(write(base, bounds[: len(kept) + 2], leader_epoch)) > limit
 
 
 @FEW
@@ -413,7 +413,7 @@ def test_a_map_holds_for_its_own_offset_only(
 def test_a_wrong_character_never_makes_another_map(
     base: int, lengths: list[int], leader_epoch: int | None, data: st.DataObject
 ) -> None:
-    """A text with one character changed, left out or added is no map, or (in unused bits) the same map."""
+    """A text with one character changed, omitted or added is no map, or (in unused bits) the same map."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch)
     place = data.draw(st.integers(0, len(text) - 1))

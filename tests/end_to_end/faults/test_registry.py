@@ -267,8 +267,8 @@ def test_a_schema_that_is_registered_late_costs_nothing(
         assert (waits["kind"], waits["value"], waits["records"]) == ("id", str(known + 1), 1)
         assert waits["seconds"] >= waits["denied_seconds"] > 0
         assert "pinstream_schema_wait_seconds 0.0" not in process.get("/metrics")[1]
-        told = [one for one in process.log if one.get("event") == "schema_missing"]
-        assert [(one["ref"], one["patience"]) for one in told] == [(str(known + 1), 300)]
+        reported = [one for one in process.log if one.get("event") == "schema_missing"]
+        assert [(one["ref"], one["patience"]) for one in reported] == [(str(known + 1), 300)]
         assert registry.add(SUBJECT, version(1)) == known + 1
         line.write(known + 1, *(f"late-{number}" for number in range(300)), schema=version(1))
         assert process.until_settled(302)["delivered"] == 302
@@ -337,7 +337,7 @@ def test_a_file_that_comes_late_is_read(kafka: Kafka, api: Api, tmp_path: Path) 
     assert api.accepted() == {"early": 1}
 
 
-def test_refused_credentials_wait_and_are_told_of(
+def test_refused_credentials_wait_and_are_reported_of(
     kafka: Kafka, api: Api, servers: Loop, tmp_path: Path
 ) -> None:
     """A 401 is no verdict: records wait, and the log says to check the credentials without showing them."""

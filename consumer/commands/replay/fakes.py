@@ -1,8 +1,8 @@
-"""Stand-ins for adapters in a replay: the key store with its view of it, and in a dry run API and dead letters.
+"""Fakes of adapters in a replay: the key store with its view of it, and in a dry run API and dead letters.
 
 A replay uses the key store of the service: an event that was delivered within the window is a duplicate. With
-``--ignore-dedup`` only an event that was delivered since the replay began is a duplicate, so that an event is sent once
-more and not twice more, even if the replay is interrupted and goes on.
+``--ignore-dedup`` only an event that was delivered since the replay began is a duplicate, so that an event is sent
+again and not twice more, even if the replay is interrupted and goes on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def holds_keys(settings: Settings) -> bool:
 def alone(state_dir: Path, name: str, *, shared: bool = False) -> Iterator[bool]:
     """Hold a lock on a file of this name; yield True if no other process holds it.
 
-    With `shared`, another process may start meanwhile, and gets False. Raises `SettingsError` for a folder in which no
+    With `shared`, another process may have started, and gets False. Raises `SettingsError` for a folder in which no
     file can be written or locked.
     """
     folder = state_dir / "replays"
@@ -142,7 +142,11 @@ class SendingAgain:
         self.again = 0
         # All other methods are the store's own. A shared store's lease and quota apply to a replay as to any member.
         self.release, self.renew, self.expire = store.release, store.renew, store.expire
-        self.tell, self.ask_calls, self.statistics = store.tell, store.ask_calls, store.statistics
+        self.share_note, self.acquire_permits, self.statistics = (
+            store.share_note,
+            store.acquire_permits,
+            store.statistics,
+        )
         self.members, self.review, self.close = store.members, store.review, store.close
 
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:

@@ -1,4 +1,4 @@
-"""``python -m tests.adapters.last_look ARGUMENTS`` runs ``pinstream ARGUMENTS`` and prints which threads are
+"""``python -m tests.adapters.last_threads ARGUMENTS`` runs ``pinstream ARGUMENTS`` and prints which threads are
 left at its end.
 
 The last line on stderr has the names of the threads of librdkafka and of pinstream that still run when the interpreter
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 
-def _look() -> None:
+def _check() -> None:
     names = [comm.read_text().strip() for comm in Path("/proc/self/task").glob("*/comm")]
     native = [name for name in names if name.startswith("rdk:")]
     ours = [one.name for one in threading.enumerate() if one.name.startswith("pinstream-")]
@@ -21,7 +21,7 @@ def _look() -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(_look)  # registered before all others, so it is called after them
+    atexit.register(_check)  # registered before all others, so it is called after them
     from consumer.commands import main
 
     main()

@@ -24,7 +24,7 @@ _PIECES: Final = (
 _REPEATS: Final = (1, 1, 1, 1, 2, 3, 64, 300, 5_000)
 
 
-class Taker:
+class DataProvider:
     """Takes choices from the front of `data`."""
 
     def __init__(self, data: bytes) -> None:
@@ -80,5 +80,5 @@ class Taker:
 
 
 def sized(data: bytes) -> bytes:
-    """`data` in the form that `Taker.sized` takes, for seeds."""
+    """`data` in the form that `DataProvider.sized` takes, for seeds."""
     return len(data).to_bytes(2, "big") + data

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.groups import group_has_offsets
-from consumer.adapters.kafka.starts import Unstarted
+from consumer.adapters.kafka.starts import PendingPartitions
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -61,11 +61,11 @@ def test_a_login_in_the_middle_of_the_question_ends_nothing(clock: Clock) -> Non
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, words)
     bench.consumer.refused["committed"] = KafkaException(error)
     bench.assign(0)
-    assert [code for code, _ in bench.told.troubles] == ["_AUTHENTICATION"]
+    assert [code for code, _ in bench.reported.errors] == ["_AUTHENTICATION"]
     refuse(bench, None)
     clock.now += 0.5
     bench.fetch()
-    assert [one.partition for one in bench.told.assignments] == [0]
+    assert [one.partition for one in bench.reported.assignments] == [0]
 
 
 def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Bench:
@@ -85,7 +85,7 @@ def test_a_partition_without_a_start_is_not_read(clock: Clock, strategy: str, as
     again and starts at its committed offset."""
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
-    assert bench.told.assignments == []
+    assert bench.reported.assignments == []
     assert bench.member.end_offsets().waiting_for_start == 2
     refuse(bench, None)
     bench.fetch()
@@ -93,7 +93,7 @@ def test_a_partition_without_a_start_is_not_read(clock: Clock, strategy: str, as
     clock.now += 0.5
     bench.fetch()
     assert bench.calls(assign)[1:] == [(assign, [(0, 40), (1, 50)])]
-    assert [(one.partition, one.start) for one in bench.told.assignments] == [(0, 40), (1, 50)]
+    assert [(one.partition, one.start) for one in bench.reported.assignments] == [(0, 40), (1, 50)]
     assert bench.member.end_offsets().waiting_for_start == 0
     assert offsets(bench.fetch(lambda _: [message(40)])) == [40]
 
@@ -106,14 +106,14 @@ def test_a_start_is_queried_without_limit(clock: Clock, reset: str) -> None:
     for _ in range(120):
         clock.now += 0.5
         bench.fetch()
-    assert [code for code, _ in bench.told.troubles] == ["NOT_COORDINATOR"] * 121
-    assert bench.told.troubles[0][1].startswith(
+    assert [code for code, _ in bench.reported.errors] == ["NOT_COORDINATOR"] * 121
+    assert bench.reported.errors[0][1].startswith(
         "2 partitions wait for the brokers to say where to start: asking again (NOT_COORDINATOR: "
     )
     refuse(bench, None)
     clock.now += 0.5
     bench.fetch()
-    assert len(bench.told.assignments) == 2
+    assert len(bench.reported.assignments) == 2
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["revoked", "lost"])
@@ -141,9 +141,9 @@ def test_a_partition_that_goes_before_its_start_was_never_assigned(
     refuse(bench, None)
     clock.now += 0.5
     bench.fetch()
-    assert not bench.told.assignments
-    assert not bench.told.revocations
-    assert not bench.told.losses
+    assert not bench.reported.assignments
+    assert not bench.reported.revocations
+    assert not bench.reported.losses
     assert bench.calls("commit") == []
     assert bench.calls(assign) == [(assign, [])]
 
@@ -157,12 +157,12 @@ def test_a_partition_is_read_while_others_wait_for_their_start(clock: Clock) -> 
     bench.assign(1, 2)
     assert offsets(bench.fetch(lambda _: [message(7)])) == [7]
     bench.fetch(taken(0, 1))
-    assert bench.told.revocations == [[TopicPartition("t", 0)]]
+    assert bench.reported.revocations == [[TopicPartition("t", 0)]]
     assert bench.calls("incremental_unassign") == [("incremental_unassign", [(0, -1001)])]
     refuse(bench, None)
     clock.now += 0.5
     bench.fetch()
-    assert [one.partition for one in bench.told.assignments] == [0, 2]
+    assert [one.partition for one in bench.reported.assignments] == [0, 2]
 
 
 def test_a_late_start_is_paused_without_room(clock: Clock) -> None:
@@ -243,28 +243,28 @@ class Slow:
 
 def slow(
     clock: Clock, *partitions: int, whole: bool = False, reset: str = "latest"
-) -> tuple[Slow, Unstarted]:
+) -> tuple[Slow, PendingPartitions]:
     """Return such a cluster, and these partitions waiting in it."""
     cluster = Slow(clock)
-    unstarted = Unstarted(
+    pending = PendingPartitions(
         cast(Consumer, cluster),
         reset,
         has_offsets=cluster.has_offsets,
         topic_ids=lambda *_: {},
         whole=whole,
         timeout=10.0,
-        on_trouble=lambda *_: None,
+        on_error=lambda *_: None,
     )
-    unstarted.add([TopicPartition("t", one) for one in partitions])
-    return cluster, unstarted
+    pending.add([TopicPartition("t", one) for one in partitions])
+    return cluster, pending
 
 
 def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
     """A query that hangs gets 2 s, then 4 s, then half of an answer's time limit, and a pause as long as it
     took follows it."""
-    cluster, unstarted = slow(clock, 0)
+    cluster, pending = slow(clock, 0)
     while clock.now < 1040.0:
-        assert not unstarted.ask()
+        assert not pending.ask()
         clock.now += 0.1
     assert [timeout for _, timeout in cluster.asked] == [2.0, 4.0, 5.0, 5.0, 5.0]
     times = [at for at, _ in cluster.asked]
@@ -272,24 +272,24 @@ def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
     assert all(pause >= took for pause, (_, took) in zip(pauses, cluster.asked, strict=False))
     cluster.silent = False
     clock.now += 5.0
-    assert unstarted.ask()
-    assert [*unstarted.take().values()] == [Assignment("t", 0, 0, 100, True)]
-    unstarted.add([TopicPartition("t", 1)])
+    assert pending.ask()
+    assert [*pending.take().values()] == [Assignment("t", 0, 0, 100, True)]
+    pending.add([TopicPartition("t", 1)])
     cluster.silent = True
-    unstarted.ask()
+    pending.ask()
     assert cluster.asked[-1][1] == 2.0, "patience is short again"
 
 
 def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
     """A query that is refused at once does not lengthen the next one's time, and an empty assignment does not
     shorten the pause."""
-    cluster, unstarted = slow(clock, 0)
+    cluster, pending = slow(clock, 0)
     cluster.silent = False
     cluster.refuses = True
     for _ in range(5):
-        unstarted.ask()
-        unstarted.add([])
-        unstarted.ask()
+        pending.ask()
+        pending.add([])
+        pending.ask()
         clock.now += 0.5
     assert [timeout for _, timeout in cluster.asked] == [2.0] * 5
 
@@ -298,25 +298,25 @@ def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
 def test_a_partition_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
     """Under `latest` a partition without a leader delays the others by one query only, or until it is known
     where all must start together."""
-    cluster, unstarted = slow(clock, 0, 1, 3, whole=whole)
+    cluster, pending = slow(clock, 0, 1, 3, whole=whole)
     cluster.silent = False
     cluster.leaderless.add(0)
     begun = []
     for _ in range(100):
-        unstarted.ask()
-        begun += [(name.partition, start.start) for name, start in unstarted.take().items()]
+        pending.ask()
+        begun += [(name.partition, start.start) for name, start in pending.take().items()]
         clock.now += 0.1
         cluster.has_commits = bool(begun)
     assert sorted(begun) == ([] if whole else [(1, 100), (3, 100)])
-    assert len(unstarted.waiting) == (3 if whole else 1)
+    assert len(pending.waiting) == (3 if whole else 1)
     cluster.leaderless.clear()
     clock.now += 5.0
-    assert unstarted.ask()
-    begun += [(name.partition, start.start) for name, start in unstarted.take().items()]
+    assert pending.ask()
+    begun += [(name.partition, start.start) for name, start in pending.take().items()]
     assert sorted(begun) == [(0, 100), (1, 100), (3, 100)], (
         "as one of a new topic, though others have committed"
     )
-    assert len(unstarted.waiting) == 0
+    assert len(pending.waiting) == 0
 
 
 class Moving(confluent_kafka.Consumer):

@@ -13,7 +13,7 @@ import pytest
 
 from consumer.adapters.key_store import open_key_store
 from consumer.adapters.key_store.interface import Window
-from consumer.commands.replay.stand_ins import DryRun, ReadOnlyKeys, SendingAgain, alone
+from consumer.commands.replay.fakes import DryRun, ReadOnlyKeys, SendingAgain, alone
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
 from consumer.errors import SettingsError
@@ -121,7 +121,7 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
     await store.close()
 
 
-async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store: KeyStore) -> None:
+async def test_a_dry_run_that_ignores_dedup_reports_how_many_would_go_twice(store: KeyStore) -> None:
     """A dry run with ``--ignore-dedup`` writes nothing to the store, and counts how many events would be sent again."""
     await store.confirm(key(1), NOON - 10)
     dry = SendingAgain(ReadOnlyKeys(store, Window.of(WINDOW)), int(NOON))
@@ -148,10 +148,10 @@ def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:
         for n in range(3)
     ]
     core.feed(m.Fetched(stamped))
-    assert core.statistics().clock.early == 3
+    assert core.statistics().clock.future_dated == 3
     core.look_up()
     send = core.take(m.Send)
     body = asyncio.run(DryRun().send(send))
     core.feed(body)
-    assert core.statistics().clock.early == 0
+    assert core.statistics().clock.future_dated == 0
     assert core.now == START

@@ -16,6 +16,8 @@ import pytest
 
 from consumer.engine.model import CommerceEvent
 from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.faults.outages import Budget, Watch, failed
+from tests.end_to_end.faults.proxy import Mode, Proxy
 from tests.end_to_end.processes import TOKEN, Process, run_environment
 from tests.end_to_end.records import (
     commerce_event,
@@ -24,8 +26,6 @@ from tests.end_to_end.records import (
     new_topic,
     write_events,
 )
-from tests.end_to_end.trouble.outages import Budget, Watch, failed
-from tests.end_to_end.trouble.proxy import Mode, Proxy
 from tests.support.certificates import Authority
 from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
@@ -73,14 +73,14 @@ def environment(
     return run_environment(folder, kafka, topic, group, url, **{**own, **budget.settings, **settings})
 
 
-TROUBLES = [
+ERRORS = [
     pytest.param(Mode.HALF_OPEN, "timeout", id="half-open"),
     pytest.param(Mode.DROP, "connection", id="reset"),
     pytest.param(Mode.REFUSE, "connect", id="refused"),
 ]
 
 
-@pytest.mark.parametrize(("mode", "reason"), TROUBLES)
+@pytest.mark.parametrize(("mode", "reason"), ERRORS)
 def test_the_way_to_the_api_is_cut(
     kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path, mode: Mode, reason: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_records_that_grow_fit_into_the_budget(kafka: Kafka, api: Api, proxy: Pr
         healed = watch.until_settled(len(events), HEALING)
         assert healed["ledger"]["delivered"] == len(events)
         assert process.stop()[0] == 0
-    assert watch.most.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
+    assert watch.maximum.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
     assert api.accepted() == Counter(ids(events))
 
 
@@ -219,7 +219,7 @@ def test_certificates_that_cannot_be_trusted(kafka: Kafka, servers: Loop, api: A
             healed = watch.until_settled(len(events), HEALING)
             assert healed["ledger"]["delivered"] == len(events)
             assert process.stop()[0] == 0
-        assert watch.most.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
+        assert watch.maximum.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
     assert api.accepted() == Counter(ids(events))
 
 

@@ -19,6 +19,7 @@ from consumer.demo.faults import Chance
 from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.faults.outages import Budget, Status, Watch, committed
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import (
     committed_offsets,
@@ -29,7 +30,6 @@ from tests.end_to_end.records import (
     value_of,
     write_generated,
 )
-from tests.end_to_end.trouble.outages import Budget, Status, Watch, committed
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka
 
@@ -126,14 +126,14 @@ def test_the_broker_is_restarted(own_kafka: RealBroker, api: Api, tmp_path: Path
         process.until_logged("kafka_trouble")
         before = watch.until(idle, "the end of what was fetched")
         watch_for([watch], 1.0)
-        after = watch.look()
+        after = watch.check()
         assert committed(after) == committed(before) < before["ledger"]["delivered"], "no broker, no commit"
         own_kafka.restart()
 
         assert shop.committed() < len(shop.events), "too late to show anything"
         shop = shop.more(300, seed=4)
         watch.until(lambda _: shop.committed() == len(shop.events), "the last commit", HEALING)
-        assert watch.most_memory - memory < MEMORY
+        assert watch.max_memory - memory < MEMORY
         assert process.stop()[0] == 0
     check_nothing_lost(shop, api, ungraceful=1)
 
@@ -163,9 +163,9 @@ def test_the_coordinator_is_silent_for_longer_than_the_session(
         stack.callback(own_kafka.resume)  # whatever happens: the others need it
         own_kafka.pause()
         watch_for(watches, PAUSE - 5.0)
-        before = [books(watch.look()) for watch in watches]
+        before = [books(watch.check()) for watch in watches]
         watch_for(watches, 5.0)
-        assert [books(watch.look()) for watch in watches] == before, "nothing can be read or committed"
+        assert [books(watch.check()) for watch in watches] == before, "nothing can be read or committed"
         assert all(line.logged("kafka_trouble") for line in lines)
         own_kafka.resume()
 
@@ -175,7 +175,7 @@ def test_the_coordinator_is_silent_for_longer_than_the_session(
             line.shop = line.shop.more(200, seed=6)
         for line, memory in zip(lines, memories, strict=True):
             line.finish()
-            assert line.watch.most_memory - memory < MEMORY
+            assert line.watch.max_memory - memory < MEMORY
         lost = lines[0].process.until_logged("partitions_lost")
         # Under KIP-848 it is the broker that judges, and it may be lenient after its own absence.
         assert lost["released"] > 0, "it was in the middle of work when it lost its partitions"
@@ -258,5 +258,5 @@ def watch_for(watches: Sequence[Watch], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for watch in watches:
-            watch.look()
+            watch.check()
         time.sleep(0.25)

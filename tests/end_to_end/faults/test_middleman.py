@@ -9,9 +9,9 @@ import pytest
 
 from consumer.demo.faults import Chance, Speech
 from tests.end_to_end.api import Api
+from tests.end_to_end.faults.outages import Budget, Watch, failed
 from tests.end_to_end.processes import TOKEN, Process, run_environment
 from tests.end_to_end.records import commerce_event, new_group, new_topic, write_events
-from tests.end_to_end.trouble.outages import Budget, Watch, failed
 from tests.support.kafka.harness import Kafka
 
 BUDGET = Budget(events=1000, bytes=1 << 22)
@@ -60,7 +60,7 @@ def test_a_proxy_with_a_limit_gets_smaller_batches(kafka: Kafka, api: Api, tmp_p
     with Process(tmp_path, "run", env=env) as process:
         watch = Watch(process, BUDGET)
         watch.until(lambda one: one["ledger"]["delivered"] == RECORDS - 1, "all but the large one", 100.0)
-        seen = watch.look()
+        seen = watch.check()
         assert (seen["ledger"]["open"], seen["ledger"]["dead_lettered"]) == (1, 0)
         api.set_faults()
         watch.until_settled(RECORDS, 100.0)

@@ -1,7 +1,7 @@
-"""What the tests of an outage share: a small budget, and a watch that holds the process to it at every look.
+"""What the tests of an outage share: a small budget, and a watch that holds the process to it at every sample.
 
 Theory of operation. While something outside is gone, nothing settles, so a process must take in what its budget
-allows and no more. `Watch.look` reads one /status document and asserts what must hold in every one of them: the
+allows and no more. `Watch.check` reads one /status document and asserts what must hold in every one of them: the
 ledger adds up, and no more is open than the budget allows, in events and in bytes. All waiting goes through it, so
 the budget is looked at every few milliseconds from the first record to the last.
 """
@@ -40,17 +40,17 @@ class Watch:
     def __init__(self, process: Process, budget: Budget) -> None:
         self._process = process
         self._budget = budget
-        self.most = Budget(0, 0)
-        self.most_memory = 0
+        self.maximum = Budget(0, 0)
+        self.max_memory = 0
         """In resident bytes."""
 
-    def look(self) -> Status:
+    def check(self) -> Status:
         """A status document, which must keep the budget."""
         status = self._process.status()
         ledger, held = status["ledger"], status["open"]["bytes"]
         assert ledger["read"] == sum(ledger[part] for part in PARTS)
-        self.most = Budget(max(self.most.events, ledger["open"]), max(self.most.bytes, held))
-        self.most_memory = max(self.most_memory, self.memory())
+        self.maximum = Budget(max(self.maximum.events, ledger["open"]), max(self.maximum.bytes, held))
+        self.max_memory = max(self.max_memory, self.memory())
         assert ledger["open"] <= self._budget.events, status
         assert held <= self._budget.bytes, status
         return status
@@ -64,7 +64,7 @@ class Watch:
 
         def hold() -> Status | None:
             try:
-                status = self.look()
+                status = self.check()
             except OSError:  # nobody answers: the process ended, and whoever waits says what it complained of
                 return None
             return status if condition(status) else None
@@ -89,7 +89,7 @@ class Watch:
     def stands_still(self, failures: int, reason: str) -> Status:
         """Wait until `attempts` more attempts have failed for `reason`; nothing may be read, settled or
         committed meanwhile."""
-        before = self.look()
+        before = self.check()
         assert before["room"] == 0, before
         target = failed(before, reason) + failures
         after = self.until(

@@ -12,10 +12,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer import errors
-from consumer.adapters.kafka.cluster import fetch_metadata
-from consumer.adapters.kafka.configuration import LOGGER
-from consumer.adapters.kafka.trouble import (
-    Teller,
+from consumer.adapters.kafka.client_errors import (
+    ErrorReporter,
     TlsFiles,
     as_fatal,
     describe_error,
@@ -23,6 +21,8 @@ from consumer.adapters.kafka.trouble import (
     why_silent,
     words,
 )
+from consumer.adapters.kafka.cluster import fetch_metadata
+from consumer.adapters.kafka.configuration import LOGGER
 
 HTTP = (
     "gate:80/bootstrap: Receive failed: Invalid response size 1213486160 (0..536870912): increase "
@@ -129,14 +129,14 @@ def test_a_first_contact_with_an_http_server(at_once: bool) -> None:
 def test_an_error_is_reported_once() -> None:
     """Each trouble is reported once, with its code beside the text; that all of one broker are down adds nothing to its
     own error. A lone broker that accepts connections and never answers has no other."""
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
 
     def hear(*errors: tuple[int, str]) -> list[tuple[str, str]]:
-        told.clear()
-        tell = Teller(lambda *one: told.append((one[0], one[1])))
+        reported.clear()
+        report = ErrorReporter(lambda *one: reported.append((one[0], one[1])))
         for code, said in errors:
-            tell(KafkaError(code, said))
-        return told
+            report(KafkaError(code, said))
+        return reported
 
     down = KafkaError._ALL_BROKERS_DOWN
     lone = (down, "1/1 brokers are down")

@@ -19,10 +19,10 @@ from consumer.engine.records import offset_map
 from consumer.errors import first_of
 
 # Partitions that one line names; it says how many more there are.
-MOST_PARTITIONS_NAMED = 5
+MAX_PARTITIONS_NAMED = 5
 
 
-class Standing(NamedTuple):
+class GroupPosition(NamedTuple):
     """One partition. `position` is None if nothing is committed, `extent` if the topic or the partition is gone."""
 
     place: TopicPartition
@@ -68,8 +68,8 @@ class Standing(NamedTuple):
         return max(0, after - self.next_read - self.settled(self.next_read, after))
 
 
-def troubles(rows: Iterable[Standing]) -> Iterator[str]:
-    """Yield what is wrong with committed offsets, and what to do: one line for all partitions with the same trouble."""
+def problems(rows: Iterable[GroupPosition]) -> Iterator[str]:
+    """Yield what is wrong with committed offsets, and what to do: one line for all partitions with the same problem."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.extent is None:
@@ -91,4 +91,4 @@ def troubles(rows: Iterable[Standing]) -> Iterator[str]:
             continue
         places[text].append(str(row.place))
     for text, names in places.items():
-        yield f"{first_of(names, MOST_PARTITIONS_NAMED)}: {text}"
+        yield f"{first_of(names, MAX_PARTITIONS_NAMED)}: {text}"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.faults.test_registry import SUBJECT, Line, version
 from tests.end_to_end.processes import Process, command
 from tests.end_to_end.records import SCHEMA, write
-from tests.end_to_end.trouble.test_registry import SUBJECT, Line, version
 from tests.support.kafka.harness import Kafka
 
 UNLIKE: dict[str, Any] = {
@@ -66,9 +66,9 @@ def test_a_start_without_the_registry(kafka: Kafka, api: Api, registry: Registry
     line.write(known, "disk-5")
     with line.run() as process:
         process.until(lambda: len(api.accepted()) == 5, "all of the known id")
-        told = process.until_logged("schema_from_disk")
-        assert (told["ref"], told["level"]) == (str(known), "warning")
-        assert "refuses connections" in told["reason"]
+        reported = process.until_logged("schema_from_disk")
+        assert (reported["ref"], reported["level"]) == (str(known), "warning")
+        assert "refuses connections" in reported["reason"]
         # What the API has accepted settles when its keys are stored.
         process.until(lambda: process.ledger()["open"] == 1, "all but what waits to settle")
         assert process.status()["schemas_from_disk"] == 1
@@ -91,7 +91,7 @@ def test_a_start_without_the_registry(kafka: Kafka, api: Api, registry: Registry
     assert (len(api.accepted()), line.reasons) == (8, [])
 
 
-def test_a_registry_that_was_set_up_anew(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
+def test_a_registry_that_was_set_up_again(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
     """The registry gives the id to another schema. Records that the old schema cannot read wait, and are read
     once the registry is up."""
     schema_id = registry.add(SUBJECT, UNLIKE)
@@ -111,7 +111,7 @@ def test_a_registry_that_was_set_up_anew(kafka: Kafka, api: Api, registry: Regis
         assert process.until_settled(2)["delivered"] == 2
         changed = process.until_logged("schema_changed")
         assert (changed["level"], changed["ref"], changed["now"]) == ("error", str(schema_id), "another")
-        assert "was it set up anew?" in process.until_logged("schemas_on_disk")["text"]
+        assert "was it reset?" in process.until_logged("schemas_on_disk")["text"]
         assert process.stop()[0] == 0
     assert api.accepted() == {"anew-1": 1, "anew-2": 1}
     # From here on the disk has the new one.
@@ -132,8 +132,8 @@ def test_a_folder_that_cannot_be_used_is_no_matter(
     line = Line(kafka, api, registry, tmp_path)
     line.write(schema_id, "a")
     process = run_once(line, 1)
-    [told] = [one for one in process.log if one.get("event") == "schemas_on_disk"]
-    assert "registry-schemas cannot keep what the schema registry answers" in told["text"]
+    [reported] = [one for one in process.log if one.get("event") == "schemas_on_disk"]
+    assert "registry-schemas cannot keep what the schema registry answers" in reported["text"]
     assert api.accepted() == {"a": 1}
 
 
@@ -160,8 +160,8 @@ def test_the_other_commands(kafka: Kafka, api: Api, registry: Registry, tmp_path
     assert "until it answers, records of the schemas on disk are read" in checked.stdout
     shown = command("dead-letters", "list", "--topic", line.topic, env=line.env)
     assert shown.returncode == 0
-    elsewhere = {**line.env, "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
-    assert command("check", env=elsewhere).returncode == 1
+    other = {**line.env, "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+    assert command("check", env=other).returncode == 1
 
 
 def test_refused_credentials_fail_the_check_though_schemas_are_on_disk(

@@ -1,7 +1,8 @@
-"""A topic is deleted and made anew under one name: all records of its new life are delivered, whatever was committed.
+"""A topic is deleted and created again under one name: all records of the new topic are delivered, whatever was
+committed.
 
 The new log is longer than the old position by the next fetch, so no offset is out of range and nothing fails: only the
-topic's id tells the lives apart.
+topic's id distinguishes the two.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ class Shop:
         }
         self.expected: set[str] = set()
 
-    def write(self, life: str, count: int) -> None:
+    def write(self, prefix: str, count: int) -> None:
         """Write `count` records."""
-        ids = [f"{life}-{number}" for number in range(count)]
+        ids = [f"{prefix}-{number}" for number in range(count)]
         write_events(self.kafka, self.topic, [commerce_event(one) for one in ids])
         self.expected.update(ids)
 
-    def make_anew(self, partitions: int = 1) -> None:
+    def recreate(self, partitions: int = 1) -> None:
         """Delete the topic, and create it again as soon as the broker allows it."""
         admin = AdminClient({**self.kafka.config, "log_level": 0})
         admin.delete_topics([self.topic])[self.topic].result(WITHIN)
@@ -99,11 +100,11 @@ def test_under_a_running_member(shop: Shop) -> None:
     with shop.service() as process:
         process.until_settled(OLD)
         shop.until_committed(process, OLD)
-        shop.make_anew()
+        shop.recreate()
         shop.write("new", NEW)
         shop.until_delivered(process)
-        told = process.until_logged("topic_made_anew")
-        assert (told["level"], told["topic"], told["partitions"]) == ("error", shop.topic, 1)
+        reported = process.until_logged("topic_made_anew")
+        assert (reported["level"], reported["topic"], reported["partitions"]) == ("error", shop.topic, 1)
         assert process.status()["counts"]["topics_made_anew"][shop.topic] >= 1
         shop.until_committed(process, NEW)
         assert process.stop()[0] == 0
@@ -121,7 +122,7 @@ def test_while_intake_is_paused(shop: Shop) -> None:
         process.until_logged("halted")
         process.until(lambda: process.status()["room"] == 0, "no room")
         shop.expected -= {f"late-{number}" for number in range(10)}
-        shop.make_anew()
+        shop.recreate()
         shop.write("new", NEW)
         process.until_logged("topic_made_anew")
         shop.api.set_token(TOKEN)
@@ -131,7 +132,7 @@ def test_while_intake_is_paused(shop: Shop) -> None:
 
 
 def test_while_all_members_are_stopped(shop: Shop) -> None:
-    """An offset of the old life that is committed at the next start (a broker keeps it, or takes it late) does
+    """An offset of the old topic that is committed at the next start (a broker keeps it, or takes it late) does
     not count."""
     shop.write("old", OLD)
     with shop.service() as process:
@@ -139,7 +140,7 @@ def test_while_all_members_are_stopped(shop: Shop) -> None:
         shop.until_committed(process, OLD)
         assert process.stop()[0] == 0
     held = committed(shop.kafka, shop.group, shop.topic)
-    shop.make_anew()
+    shop.recreate()
     shop.write("new", NEW)
     late = Consumer({**shop.kafka.config, "group.id": shop.group, "log_level": 0})
     late.commit(
@@ -159,7 +160,7 @@ def test_with_another_number_of_partitions(shop: Shop) -> None:
     with shop.service() as process:
         process.until_settled(OLD)
         shop.until_committed(process, OLD)
-        shop.make_anew(partitions=3)
+        shop.recreate(partitions=3)
         shop.write("new", 3 * NEW)
         shop.until_delivered(process)
         process.until_logged("topic_made_anew")

@@ -1,7 +1,7 @@
-"""Values in their usual spelling: shortcuts that give the answers of rules without calling them.
+"""Values in their canonical form: shortcuts that give the answers of rules without calling them.
 
 Theory of operation. Most e-mail addresses, telephone numbers and prices are spelled so that a rule has nothing to
-decide. These functions answer for such values, and say of every other value that it is not usual; then the rule is
+decide. These functions answer for such values, and say of every other value that it is not canonical; then the rule is
 called. The rule defines what is right, and a property test compares each shortcut with it.
 
 Text is read with padding after it (`_text`), as in a record; the text of an object is copied to such a place first.
@@ -15,18 +15,18 @@ cdef extern from "Python.h":
     int PyUnicode_CheckExact(object text)
 
 cdef enum:
-    LONGEST = 1000       # bytes: a longer text of an object is not usual
+    LONGEST = 1000       # bytes: a longer text of an object is not canonical
     DIGEST = 64          # hex digits of SHA-256
     FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
     LAST_DAY = 2932896   # 9999-12-31
-    MOST_WORDS = 32      # that stand for nothing
+    MAX_WORDS = 32      # that stand for nothing
     LONGEST_WORD = 16    # characters of one
 
 cdef object Decimal = decimal_type
 cdef object LARGEST = 10**18
 # The words for no name, and which characters they begin with (`placeholders`).
-cdef unsigned char words[MOST_WORDS][LONGEST_WORD]
-cdef int word_sizes[MOST_WORDS]
+cdef unsigned char words[MAX_WORDS][LONGEST_WORD]
+cdef int word_sizes[MAX_WORDS]
 cdef bint begins_word[256]
 # Whether an IPv4 address that begins with these two numbers belongs to a network in `placeholders`.
 cdef unsigned char in_network[256][256]
@@ -42,7 +42,7 @@ def _read_words():
             words[number][at] = ord(word[at])
 
 
-if len(NAMES) > MOST_WORDS or max(map(len, NAMES)) > LONGEST_WORD:
+if len(NAMES) > MAX_WORDS or max(map(len, NAMES)) > LONGEST_WORD:
     raise ImportError("placeholders.NAMES has more or longer words than fit")
 _read_words()
 
@@ -64,25 +64,25 @@ _read_networks()
 # -- the values of objects
 
 
-cdef object usual_answer(int kind, object value):
-    """Return the answer of this kind's rule to a usual value; None if it is not usual."""
+cdef object canonical_answer(int kind, object value):
+    """Return the answer of this kind's rule to a canonical value; None if it is not canonical."""
     cdef unsigned char padded[LONGEST + PADDING]
     cdef Digests alone
     cdef char digits[DIGEST]
     cdef Py_ssize_t size
     cdef bint is_count
-    if kind <= USUAL_TEXT:  # sent as it is
+    if kind <= CANONICAL_TEXT:  # sent as it is
         if not PyUnicode_CheckExact(value):
             value = number_text(kind, value)
         size = pad(value, LONGEST, padded)
-        return value if size and is_plain(padded, size) and is_usual(kind, padded, size) else None
-    if kind == USUAL_DAY:
+        return value if size and is_plain(padded, size) and is_canonical(kind, padded, size) else None
+    if kind == CANONICAL_DAY:
         is_count = PyLong_CheckExact(value) and -LARGEST < value < LARGEST
         size = block_of_day(value, alone.block[0]) if is_count else 0
     else:
         if PyLong_CheckExact(value) and 0 < value <= LARGEST:
             value = str(value)
-        size = block_of(kind, padded, pad(value, MOST_HASHED, padded), alone.block[0])
+        size = block_of(kind, padded, pad(value, MAX_HASHED, padded), alone.block[0])
     if size == 0:
         return None
     alone.count = 0
@@ -105,9 +105,9 @@ cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) exc
 
 cdef object number_text(int kind, object value):
     """Return the text of a number: of a whole one above 0 where text is meant, of any one that is an amount."""
-    if kind == USUAL_AMOUNT and (type(value) is Decimal or type(value) is float):
+    if kind == CANONICAL_AMOUNT and (type(value) is Decimal or type(value) is float):
         return str(value)
-    if not PyLong_CheckExact(value) or not (kind == USUAL_TEXT or kind == USUAL_ORDER or kind == USUAL_AMOUNT):
+    if not PyLong_CheckExact(value) or not (kind == CANONICAL_TEXT or kind == CANONICAL_ORDER or kind == CANONICAL_AMOUNT):
         return None
     return str(value) if 0 < value <= LARGEST else None
 
@@ -115,21 +115,22 @@ cdef object number_text(int kind, object value):
 # -- values that are sent as they are
 
 
-cdef inline bint is_usual(int kind, const unsigned char* padded, Py_ssize_t size) noexcept:
+cdef inline bint is_canonical(int kind, const unsigned char* padded, Py_ssize_t size) noexcept:
     """Return whether this padded, plain text certainly passes the rule of this kind."""
-    if kind == USUAL_TEXT:  # the blank is followed by "!": neither empty nor blank
+    if kind == CANONICAL_TEXT:  # the blank is followed by "!": neither empty nor blank
         return size > 0 and padded[0] >= c"!"
-    if kind == USUAL_ORDER:  # nor is it 0
+    if kind == CANONICAL_ORDER:  # nor is it 0
         return size > 0 and padded[0] >= c"1"
-    if kind == USUAL_ADDRESS:
+    if kind == CANONICAL_ADDRESS:
         return is_ipv4(padded, size) or is_full_ipv6(padded, size)
-    if kind == USUAL_AMOUNT:
+    if kind == CANONICAL_AMOUNT:
         return is_padded_amount(padded, size)
-    return kind == USUAL_WEB and is_padded_web(padded, size)
+    return kind == CANONICAL_WEB and is_padded_web(padded, size)
 
 
 cdef int put_digits(int64_t number, int scale, char* into) noexcept:
-    """Write a number from 0 to 10**18 as `amount` does, with a point before its last `scale` digits; return its size."""
+    """Write a number from 0 to 10**18 as `amount` does, with a point before its last `scale` digits; return its
+    size."""
     cdef char digits[NUMBER_ROOM]
     cdef int at = NUMBER_ROOM, behind = 0
     while number or behind <= scale:  # there is at least one digit before the point
@@ -153,7 +154,8 @@ cdef inline unsigned char lowered(unsigned char byte) noexcept:
 
 
 cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Return whether this is four numbers up to 255 without leading zeros, and no address of a network in `placeholders`."""
+    """Return whether this is four numbers up to 255 without leading zeros, and no address of a network in
+    `placeholders`."""
     cdef int octet = 0, digits = 0, octets = 1, first = 0
     cdef Py_ssize_t at
     for at in range(size):
@@ -199,7 +201,7 @@ cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
 # -- click ids
 
 
-cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ssize_t* begun) noexcept:
+cdef Py_ssize_t canonical_click_id(const unsigned char* text, Py_ssize_t size, Py_ssize_t* begun) noexcept:
     """Return the length of the click id in this address, and where it begins; 0: it has none; -1: call `click_id_of`.
 
     The address must have passed `is_padded_web`, so all of it is visible ASCII.
@@ -226,18 +228,18 @@ cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ss
 
 cdef inline int block_of(int kind, const unsigned char* padded, Py_ssize_t length, unsigned char* block) noexcept:
     """Normalise padded text into a block of SHA-256, followed by zeros; return how many bytes it has then, 0 if it is
-    not usual. Text of more than one block is not: it may be a digest already."""
+    not canonical. Text of more than one block is not: it may be a digest already."""
     cdef int has = 0, size = <int> length
-    if length == 0 or length > MOST_HASHED:
+    if length == 0 or length > MAX_HASHED:
         return 0
-    if kind == USUAL_NAME:  # blanks inside stay
+    if kind == CANONICAL_NAME:  # blanks inside stay
         if into_block(padded, size, True, block, &has) or padded[0] == 32 or padded[size - 1] == 32:
             return 0
         return 0 if is_no_name(block, size) else size
-    if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
-        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, &has) or has & A_BLANK:
+    if kind == CANONICAL_EMAIL or kind == CANONICAL_LOWERED or kind == CANONICAL_AS_WRITTEN:
+        if into_block(padded, size, kind != CANONICAL_AS_WRITTEN, block, &has) or has & A_BLANK:
             return 0
-        if kind != USUAL_EMAIL:  # no word that stands for nothing has a digit
+        if kind != CANONICAL_EMAIL:  # no word that stands for nothing has a digit
             return size if has & A_DIGIT else 0
         if has & (ONE_AT | AROUND_ADDRESSES) != ONE_AT or block[0] == c"@":
             return 0
@@ -248,13 +250,13 @@ cdef inline int block_of(int kind, const unsigned char* padded, Py_ssize_t lengt
 
 cdef int normalised(int kind, const unsigned char* text, int size, unsigned char* into) noexcept:
     """Do `block_of` for kinds that are normalised byte by byte. Apart, so that `block_of` can be inlined."""
-    if kind == USUAL_PHONE:
+    if kind == CANONICAL_PHONE:
         return phone(text, size, into)
-    if kind == USUAL_DIGITS:
+    if kind == CANONICAL_DIGITS:
         return digits_only(text, size, into)
-    if kind == USUAL_CITY:
+    if kind == CANONICAL_CITY:
         return city(text, size, into)
-    return birthday(text, size, into) if kind == USUAL_BIRTHDAY else 0
+    return birthday(text, size, into) if kind == CANONICAL_BIRTHDAY else 0
 
 
 cdef bint is_no_name(const unsigned char* lowered, int size) noexcept:
@@ -262,14 +264,14 @@ cdef bint is_no_name(const unsigned char* lowered, int size) noexcept:
     cdef int at
     if size > LONGEST_WORD or not begins_word[lowered[0]]:
         return False
-    for at in range(MOST_WORDS):
+    for at in range(MAX_WORDS):
         if word_sizes[at] == size and memcmp(words[at], lowered, size) == 0:
             return True
     return False
 
 
 cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Keep letters and digits, in lower case; remove blanks and the usual punctuation."""
+    """Keep letters and digits, in lower case; remove blanks and common punctuation."""
     cdef int at, kept = 0
     if text[0] <= 32 or text[size - 1] <= 32:
         return 0
@@ -283,7 +285,8 @@ cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept
 
 
 cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Keep the digits from the first that is not 0. A text with a point is not usual: it may be a number like 94107.0."""
+    """Keep the digits from the first that is not 0. A text with a point is not canonical: it may be a number like
+    94107.0."""
     cdef int at, digits = 0
     for at in range(size):
         if text[at] == c".":

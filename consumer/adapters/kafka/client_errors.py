@@ -1,9 +1,9 @@
 """What librdkafka's errors mean: which of them end the run, and the one line to show.
 
 librdkafka reports everything that goes wrong, and recovers from most of it by itself: a broker that is down, a
-coordinator that moves. That is *trouble*: it is reported to the shell, and nothing stops. A few errors never recover by
-themselves (a refused login, a missing permission, a fenced member, no offset to start from): a run that went on would
-look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
+coordinator that moves. These are *transient errors*: they are reported to the shell, and nothing stops. A few errors
+never recover by themselves (a refused login, a missing permission, a fenced member, no offset to start from): a run
+that went on would look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _Code = confluent_kafka.KafkaError
 # By their numbers: older clients have no names for them.
 _INCONSISTENT_TOPIC_ID, _INVALID_REGULAR_EXPRESSION = 103, 128
 
-OnTrouble = Callable[[str, str], None]
-"""Called on the event loop for trouble: a code (``_TRANSPORT``) and a line that does not repeat the code."""
+OnError = Callable[[str, str], None]
+"""Called on the event loop for a transient error: a code (``_TRANSPORT``) and a line that does not repeat the code."""
 
 _LOGIN = (
     "the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
@@ -149,7 +149,7 @@ TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LA
 # Errors that one record causes for its whole batch or transaction.
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
 
-# Why a client is replaced, as code and text for `OnTrouble`.
+# Why a client is replaced, as code and text for `OnError`.
 FORGOTTEN: Final = ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
 STRANDED: Final = ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
 # The event loop did not answer: what it holds is not known.
@@ -314,11 +314,11 @@ def is_of_a_broker(error: confluent_kafka.KafkaError) -> bool:
 
 
 @dataclass
-class Teller:
-    """Reports a client's trouble, with librdkafka's text."""
+class ErrorReporter:
+    """Reports a client's errors, with librdkafka's text."""
 
-    _on_trouble: OnTrouble
-    _told: bool = False
+    _on_error: OnError
+    _reported: bool = False
     """Whether an error of a single broker was reported."""
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
@@ -328,9 +328,9 @@ class Teller:
         all_down = error.code() == _Code._ALL_BROKERS_DOWN
         down, _, known = error.str().partition(" ")[0].partition("/")
         several = down == known != "1"  # while one is being discovered these can be ``0/2``
-        if not all_down or not self._told or several:
-            self._on_trouble(error.name(), words(error))
-        self._told = self._told or is_of_a_broker(error)
+        if not all_down or not self._reported or several:
+            self._on_error(error.name(), words(error))
+        self._reported = self._reported or is_of_a_broker(error)
 
 
 class TlsFiles:
@@ -361,8 +361,8 @@ def cause_of(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaErro
     return inner if isinstance(inner, _Code) else _Code(_Code._FAIL, str(inner))
 
 
-def ignore_trouble(code: str, text: str) -> None:
-    """Do nothing, as an `OnTrouble`."""
+def ignore_error(code: str, text: str) -> None:
+    """Do nothing, as an `OnError`."""
 
 
 def _ends_a_contact(error: confluent_kafka.KafkaError) -> KafkaError | None:
@@ -387,7 +387,7 @@ def no_contact(
     if (http := _http_server(reasons, servers, protocol)) is not None:
         return KafkaError(
             f"Kafka: {http} speaks HTTP, not Kafka: set KAFKA_BOOTSTRAP_SERVERS to the host and port of the brokers' "
-            "Kafka listener (9092 is usual)"
+            "Kafka listener (mostly 9092)"
         )
     of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
     # librdkafka reports each connection that cannot be made, but not one that is made and then closed by the broker.

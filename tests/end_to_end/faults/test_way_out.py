@@ -16,6 +16,7 @@ import pytest
 
 from consumer.engine.model import CommerceEvent
 from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.faults.proxy import Proxy
 from tests.end_to_end.processes import TOKEN, Process, command, run_environment
 from tests.end_to_end.records import (
     SCHEMA,
@@ -26,11 +27,10 @@ from tests.end_to_end.records import (
     new_topic,
     write_registered,
 )
-from tests.end_to_end.trouble.proxy import Proxy
 from tests.support.certificates import Authority
 from tests.support.kafka.harness import Kafka
 from tests.support.kafka.secured import Issuer, SecuredBroker, environment
-from tests.support.way_out import OutProxy, Way
+from tests.support.way_out import OutProxy, WayOut
 
 API, REGISTRY, IDP = "api.pinstream.invalid", "registry.pinstream.invalid", "idp.pinstream.invalid"
 LOGIN = "us@er:p:w%/"
@@ -39,12 +39,12 @@ HEALING = 100.0
 """Seconds that the longest backoff takes on a busy machine."""
 
 FAULTS = {
-    Way.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
-    Way.GATEWAY: "answered 502: it cannot reach api.pinstream.invalid:443 itself",
-    Way.PAGE: "accepted the connection to api.pinstream.invalid:443, and then ended it or answered itself",
-    Way.SILENT: "did not open a connection to api.pinstream.invalid:443 in time",
-    Way.DEAF: "did not open a connection to api.pinstream.invalid:443 in time",
-    Way.INSPECT: "is signed by an authority that is not known here",
+    WayOut.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
+    WayOut.GATEWAY: "answered 502: it cannot reach api.pinstream.invalid:443 itself",
+    WayOut.PAGE: "accepted the connection to api.pinstream.invalid:443, and then ended it or answered itself",
+    WayOut.SILENT: "did not open a connection to api.pinstream.invalid:443 in time",
+    WayOut.DEAF: "did not open a connection to api.pinstream.invalid:443 in time",
+    WayOut.INSPECT: "is signed by an authority that is not known here",
 }
 """What the message says about each fault."""
 
@@ -75,7 +75,7 @@ class Company:
         self.registry.__exit__(None, None, None)
         self.front.__exit__(None, None, None)
 
-    def set(self, mode: Way, login: str | None = LOGIN) -> None:
+    def set(self, mode: WayOut, login: str | None = LOGIN) -> None:
         """Make the proxy behave like this."""
         self._servers.call(self.out.set(mode, login))
 
@@ -136,24 +136,24 @@ def test_a_proxy_with_every_fault(kafka: Kafka, api: Api, company: Company, tmp_
             write(mode.value)
             reason = str(process.until(partial(_reason, process, words), f"the reason: {words}", HEALING))
             assert f"the proxy {company.out.place}" in reason
-            if mode is Way.INSPECT:  # its authority is put where the line says
+            if mode is WayOut.INSPECT:  # its authority is put where the line says
                 company.bundle.write_bytes(company.bundle.read_bytes() + company.inspector.file.read_bytes())
             else:
                 assert sum(committed_offsets(kafka, group, topic)) == settled
-                company.set(Way.TUNNEL)
+                company.set(WayOut.TUNNEL)
             process.until(lambda: process.ledger()["delivered"] == len(written), "all of it", HEALING)
         # Another password, that only the file is given.
-        company.set(Way.TUNNEL, "us@er:another")
+        company.set(WayOut.TUNNEL, "us@er:another")
         write("password")
         process.until(lambda: _reason(process, "refused the user and password"), "the refusal", HEALING)
         company.login.write_text("us@er:another")
         process.until_settled(len(written))
         assert process.stop()[0] == 0
-        told = process.stderr
+        reported = process.stderr
     assert api.accepted() == Counter(str(event["event_id"]) for event in written), "all of them, once"
     assert dead_letters(kafka, topic) == []
     for secret in (LOGIN.partition(":")[2], "another", TOKEN):
-        assert secret not in told.replace("another authority", "")
+        assert secret not in reported.replace("another authority", "")
 
 
 def _reason(process: Process, words: str) -> str | None:
@@ -174,9 +174,9 @@ def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: 
     found = command("check", "--send-test-event", env=env)
     assert found.returncode == 1
     asks = f"the proxy {company.out.place} answered 407: it asks for a user and password"
-    told = [line for line in found.stdout.splitlines() if asks in line]
+    reported = [line for line in found.stdout.splitlines() if asks in line]
     for row in ("schema registry", "way to Pinterest", "test events"):
-        assert any(line.startswith(row) for line in told), found.stdout
+        assert any(line.startswith(row) for line in reported), found.stdout
 
 
 def test_tokens_of_kafka_take_the_same_way(

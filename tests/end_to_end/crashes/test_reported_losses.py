@@ -22,7 +22,7 @@ def metric(process: Process, name: str) -> float:
 
 
 @pytest.mark.real_kafka
-def test_what_retention_removed_is_told(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_retention_removed_is_reported(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """Committed at 5, the log begins at 20: the ten records that are left are delivered, at most fifteen are
     missing, and there is no lag."""
     topic, group = create_topic(kafka), new_group()

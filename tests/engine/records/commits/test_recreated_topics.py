@@ -21,17 +21,22 @@ def core_of(*partitions: int, topic_id: str | None = TOPIC_ID) -> Core:
     return core
 
 
-def anew(commands: list[m.Command]) -> list[m.NewLife]:
+def recreated(commands: list[m.Command]) -> list[m.TopicRecreated]:
     """Return the partitions to be read from the beginning."""
-    return [life for one in commands if isinstance(one, m.ReadAnew) for life in one.partitions]
+    return [
+        topic_id for one in commands if isinstance(one, m.RestartPartitions) for topic_id in one.partitions
+    ]
 
 
 def test_another_id_ends_the_assignment() -> None:
     """Another topic id drops the assignment; the partition is read from the beginning, and the log says so."""
     core = core_of(0, 1)
     core.fetch(filtered(), event("a"))
-    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
-    assert anew(commands) == [m.NewLife(TOPIC, 0, 1, NEXT_ID), m.NewLife(TOPIC, 1, 2, NEXT_ID)]
+    commands = core.feed(m.TopicIds({TOPIC: NEXT_ID}))
+    assert recreated(commands) == [
+        m.TopicRecreated(TOPIC, 0, 1, NEXT_ID),
+        m.TopicRecreated(TOPIC, 1, 2, NEXT_ID),
+    ]
     [report] = core.reports("topic_made_anew")
     assert (report.level, report.fields) == ("error", {"topic": TOPIC, "partitions": 2, "released": 1})
     assert core.pipeline.context.counters.topics_made_anew == {TOPIC: 1}
@@ -44,7 +49,7 @@ def test_what_comes_of_the_ended_life_is_dropped() -> None:
     """Records under the old epoch are dropped; those under the new one are read from the beginning."""
     core = core_of()
     core.fetch(filtered(), filtered())
-    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.TopicIds({TOPIC: NEXT_ID}))
     core.fetch(filtered(), epoch=1)
     assert core.pipeline.ledger.get(TopicPartition(TOPIC, 0)) is None
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
@@ -53,15 +58,15 @@ def test_what_comes_of_the_ended_life_is_dropped() -> None:
     [position] = core.commit()
     assert position.next_offset == 1
     assert offset_map.read_map(position).topic_id == NEXT_ID
-    assert anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))) == []
+    assert recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID}))) == []
 
 
 def test_an_answer_to_the_old_life_settles_nothing() -> None:
-    """When a call of the old life is answered, its key is stored, and no offset is committed."""
+    """When a call of the old topic is answered, its key is stored, and no offset is committed."""
     core = core_of()
     core.fetch(event("a"))
     core.send_all()
-    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.TopicIds({TOPIC: NEXT_ID}))
     core.deliver_one()
     core.advance(5.0)
     assert not core.has(m.Commit)
@@ -77,7 +82,7 @@ def test_a_commit_under_way_does_no_harm() -> None:
     core.fetch(filtered())
     core.advance(1.0)
     asked = core.take(m.Commit)
-    core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
+    core.feed(m.TopicIds({TOPIC: NEXT_ID}))
     core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
     core.feed(m.CommitDone(asked.positions, None))
     [position] = asked.positions
@@ -91,18 +96,18 @@ def test_a_draining_partition_is_dropped_and_not_read_from_the_beginning() -> No
     core.fetch(event("a"))
     core.send_all()
     assert released(core.revoke(0)) is None
-    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
-    assert anew(commands) == []
+    commands = core.feed(m.TopicIds({TOPIC: NEXT_ID}))
+    assert recreated(commands) == []
     assert released(commands) == []
 
 
 def test_a_revoke_before_reading_from_the_beginning_commits_nothing() -> None:
     """A revoke before the partition is read from its beginning commits nothing: the source commits what a
-    release says without checking epochs, and an offset of the earlier life would count for the next one."""
+    release says without checking epochs, and an offset of the deleted topic would count for the next one."""
     core = core_of(0, 1)
     core.fetch(filtered())
     core.fetch(filtered(), partition=1)
-    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 2
+    assert len(recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID})))) == 2
     assert released(core.revoke(0, 1)) == []
 
 
@@ -111,7 +116,7 @@ def test_the_same_or_no_id_changes_nothing(ids: dict[str, str]) -> None:
     """The same topic id, or none, changes nothing: the topic is being deleted, or brokers do not know ids."""
     core = core_of()
     core.fetch(filtered())
-    assert anew(core.feed(m.TopicIdsTold(ids))) == []
+    assert recreated(core.feed(m.TopicIds(ids))) == []
     core.advance(1.0)
     assert [one.next_offset for one in core.commit()] == [1]
 
@@ -120,8 +125,8 @@ def test_an_id_that_comes_late_is_taken() -> None:
     """When brokers report no id at the start, the first id they report is that of the records read."""
     core = core_of(topic_id=None)
     core.fetch(filtered())
-    assert anew(core.feed(m.TopicIdsTold({TOPIC: TOPIC_ID}))) == []
-    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
+    assert recreated(core.feed(m.TopicIds({TOPIC: TOPIC_ID}))) == []
+    assert len(recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID})))) == 1
 
 
 def test_without_an_id_of_the_brokers_the_committed_one_counts() -> None:
@@ -129,7 +134,7 @@ def test_without_an_id_of_the_brokers_the_committed_one_counts() -> None:
     core = Core(destination=DESTINATION)
     text = offset_map.write_map(TopicPartition(TOPIC, 0), 5, [], None, topic_id=TOPIC_ID)
     core.assign(0, start=5, metadata=text)
-    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
+    assert len(recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID})))) == 1
 
 
 def test_a_start_at_the_beginning_for_a_void_offset_is_reported() -> None:
@@ -164,16 +169,16 @@ def test_the_tail_of_one_log_and_the_head_of_the_next_in_one_fetch() -> None:
     assert core.reports("position_went_back")
     core.advance(1.0)
     assert [one.next_offset for one in core.commit()] == [2]
-    assert anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))) == [m.NewLife(TOPIC, 0, 1, NEXT_ID)]
+    assert recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID}))) == [m.TopicRecreated(TOPIC, 0, 1, NEXT_ID)]
 
 
 def test_nothing_changes_while_stopping() -> None:
-    """During a stop a changed topic id drops draining partitions: no offset of another life is committed."""
+    """During a stop a changed topic id drops draining partitions: no offset of another topic id is committed."""
     core = core_of()
     core.fetch(event("a"), filtered())
     core.send_all()
     core.feed(m.StopRequested(20.0))
-    commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
-    assert anew(commands) == []
+    commands = core.feed(m.TopicIds({TOPIC: NEXT_ID}))
+    assert recreated(commands) == []
     [stop] = [one for one in commands if isinstance(one, m.Stop)]
     assert list(stop.positions) == list[Position]()

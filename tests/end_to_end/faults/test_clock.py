@@ -10,9 +10,9 @@ import pytest
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
+from tests.end_to_end.faults.clocks import WrongClock
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import commerce_event, dead_letters, new_group, new_topic, write_events
-from tests.end_to_end.trouble.clocks import WrongClock
 from tests.support.kafka.harness import Kafka
 
 RECORDS = 1_200
@@ -35,8 +35,8 @@ def test_a_clock_that_is_wrong(kafka: Kafka, api: Api, tmp_path: Path, off: floa
         write_events(kafka, topic, [commerce_event(f"event-{n}") for n in range(RECORDS)])
         ledger = process.until_settled(RECORDS + 1)
         assert (ledger["delivered"], ledger["dead_lettered"]) == (RECORDS + 1, 0)
-        told = process.until_logged("clock_off")
-        assert told["behind_seconds"] == pytest.approx(-off, abs=5)
+        reported = process.until_logged("clock_off")
+        assert reported["behind_seconds"] == pytest.approx(-off, abs=5)
         status = process.status()["clock"]
         assert status["behind_platform"] == pytest.approx(-off, abs=5)
         assert status["corrected"] == status["behind_platform"]
@@ -63,8 +63,8 @@ def test_a_clock_that_is_a_week_ahead_at_the_start(kafka: Kafka, api: Api, tmp_p
         api.set_faults()
         ledger = process.until_settled(RECORDS + 1)
         assert (ledger["delivered"], ledger["dead_lettered"]) == (RECORDS, 1)
-        told = process.until_logged("clock_off")
-        assert (told["by"], told["behind_seconds"]) == ("platform", pytest.approx(-8 * 86_400, abs=5))
+        reported = process.until_logged("clock_off")
+        assert (reported["by"], reported["behind_seconds"]) == ("platform", pytest.approx(-8 * 86_400, abs=5))
         assert process.stop()[0] == 0
     [(_, headers)] = dead_letters(kafka, topic)
     assert headers["code"] == "expired"
@@ -81,8 +81,8 @@ def test_a_clock_that_is_behind_and_an_api_that_is_away(kafka: Kafka, api: Api, 
     write_events(kafka, topic, [commerce_event(f"event-{n}") for n in range(50)])
     with Process(tmp_path, "run", env=env) as process:
         process.until(lambda: process.status()["clock"]["early"] == 50, "all records")
-        told = process.until_logged("clock_off")
-        assert (told["by"], told["certain"]) == ("records", 0)
+        reported = process.until_logged("clock_off")
+        assert (reported["by"], reported["certain"]) == ("records", 0)
         clock.set(0.0)
         process.until(lambda: process.status()["clock"]["early"] == 0, "the clock that is right again")
         api.set_faults()
@@ -108,7 +108,7 @@ def test_a_clock_that_jumps_forgets_nothing(
     events = [commerce_event(f"event-{n}") for n in range(RECORDS)]
 
     def read_again(process: Process) -> None:
-        """Write all events once more, and wait until each is a duplicate."""
+        """Write all events again, and wait until each is a duplicate."""
         before = process.status()["ledger"]
         write_events(kafka, topic, events)
         ledger = process.until_settled(before["read"] + RECORDS)
@@ -124,9 +124,9 @@ def test_a_clock_that_jumps_forgets_nothing(
         read_again(process)
         clock.set(0.0)
         read_again(process)
-        told = process.until_logged("clock_jumped")
-        assert told["seconds"] == pytest.approx(-off, abs=5)
-        assert "remembered" in told["means"]
+        reported = process.until_logged("clock_jumped")
+        assert reported["seconds"] == pytest.approx(-off, abs=5)
+        assert "remembered" in reported["means"]
         assert process.status()["clock"]["jumps"] == 1
         assert "pinstream_clock_jumps_total 1" in process.get("/metrics")[1]
         assert process.status()["counts"]["keys_forgotten_early"] == 0

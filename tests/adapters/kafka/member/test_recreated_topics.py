@@ -16,8 +16,8 @@ from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.chunks import Taken
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
-from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.engine.messages import Assignment, NewLife
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
+from consumer.engine.messages import Assignment, TopicRecreated
 from consumer.engine.model import Position
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
@@ -78,18 +78,18 @@ def test_chunks_are_parted_where_offsets_go_back() -> None:
 
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
-def test_a_partition_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
+def test_a_partition_restarted_begins_under_a_new_epoch(strategy: str) -> None:
     """Reading a partition anew seeks to its beginning under a new epoch, which the records that follow carry."""
     bench = Bench(strategy=strategy)
-    bench.ids.told = {"t": OLD_ID}
+    bench.ids.reported = {"t": OLD_ID}
     bench.consumer.stored = {0: 5, 1: 6}
     bench.assign(0, 1)
-    first = bench.told.assignments[0]
+    first = bench.reported.assignments[0]
     assert (first.topic_id, first.start) == (OLD_ID, 5)
-    bench.member.read_anew([NewLife("t", 0, first.epoch, NEW_ID)])
+    bench.member.restart_partitions([TopicRecreated("t", 0, first.epoch, NEW_ID)])
     bench.fetch()
     assert bench.calls("seek") == [("seek", [(0, 0)])]
-    again = bench.told.assignments[-1]
+    again = bench.reported.assignments[-1]
     assert (again.partition, again.start, again.topic_id, again.void) == (0, None, NEW_ID, None)
     assert again.epoch > first.epoch
     [chunk] = bench.fetch(lambda _: [message(0)])
@@ -101,60 +101,62 @@ def test_a_refused_seek_is_tried_again(clock: Clock) -> None:
     fetch. A request for another epoch, or a partition that is not held, is ignored."""
     bench = Bench()
     bench.assign(0)
-    epoch = bench.told.assignments[0].epoch
-    bench.member.read_anew([NewLife("t", 0, epoch - 1, NEW_ID), NewLife("t", 7, epoch, NEW_ID)])
+    epoch = bench.reported.assignments[0].epoch
+    bench.member.restart_partitions(
+        [TopicRecreated("t", 0, epoch - 1, NEW_ID), TopicRecreated("t", 7, epoch, NEW_ID)]
+    )
     bench.fetch()
     assert bench.calls("seek") == []
     refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
     bench.consumer.refused["seek"] = KafkaException(refusal)
-    bench.member.read_anew([NewLife("t", 0, epoch, NEW_ID)])
+    bench.member.restart_partitions([TopicRecreated("t", 0, epoch, NEW_ID)])
     for _ in range(2):
         bench.fetch()
-        assert [code for code, _ in bench.told.troubles] == ["_STATE"]
-        assert len(bench.told.assignments) == 1
+        assert [code for code, _ in bench.reported.errors] == ["_STATE"]
+        assert len(bench.reported.assignments) == 1
     assert bench.member.end_offsets().unreadable == {P0: 0}
     clock.now += 1.0
     del bench.consumer.refused["seek"]
     bench.fetch()
-    assert len(bench.told.assignments) == 2
+    assert len(bench.reported.assignments) == 2
     assert bench.member.end_offsets().unreadable == {}
 
 
-def test_a_partition_revoked_before_its_seek_is_not_read_anew(clock: Clock) -> None:
+def test_a_partition_revoked_before_its_seek_is_not_restarted(clock: Clock) -> None:
     """A partition revoked before its seek succeeded is not read anew. The listener's positions are committed
-    unchanged, since it holds nothing of the earlier topic any more (`test_topic_lives`)."""
+    unchanged, since it holds nothing of the earlier topic any more (`test_topic_ids`)."""
     bench = Bench()
     bench.assign(0, 1)
-    epoch = bench.told.assignments[0].epoch
+    epoch = bench.reported.assignments[0].epoch
     refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
     bench.consumer.refused["seek"] = KafkaException(refusal)
-    bench.member.read_anew([NewLife("t", 0, epoch, NEW_ID)])
-    bench.told.positions = [Position("t", 1, 3, None)]
+    bench.member.restart_partitions([TopicRecreated("t", 0, epoch, NEW_ID)])
+    bench.reported.positions = [Position("t", 1, 3, None)]
     bench.fetch(taken(0, 1))
-    assert bench.told.revocations == [[P0, P1]]
+    assert bench.reported.revocations == [[P0, P1]]
     assert bench.calls("commit") == [("commit", False, [(1, 3, None)])]
     del bench.consumer.refused["seek"]
     clock.now += 1.0
     bench.fetch()
     assert bench.calls("seek") == []
-    assert len(bench.told.assignments) == 2
+    assert len(bench.reported.assignments) == 2
 
 
 def test_topic_ids_are_reported_while_paused_too(clock: Clock) -> None:
     """Topic ids are reported with each look at the ends, also while paused; offsets that go back hurry the next
     query."""
     bench = Bench()
-    bench.ids.told = {"t": OLD_ID}
+    bench.ids.reported = {"t": OLD_ID}
     bench.assign(0)
     bench.fetch(lambda _: [message(5)])
-    assert bench.ids.hurried == 0
+    assert bench.ids.expired_caches == 0
     bench.fetch(lambda _: [message(0)])
-    assert bench.ids.hurried == 1
-    bench.told.ids.clear()
+    assert bench.ids.expired_caches == 1
+    bench.reported.ids.clear()
     bench.fetch(room=0)
     clock.now += 1.0
     bench.fetch(room=0)
-    assert bench.told.ids == [{"t": OLD_ID}]
+    assert bench.reported.ids == [{"t": OLD_ID}]
     bench.close()
     assert bench.ids.closed
 
@@ -177,13 +179,13 @@ def test_a_group_whose_offsets_are_gone_is_no_new_group(forgotten: bool) -> None
     bench.fetch()
     if forgotten:
         bench.assign(0)
-    assert [one.start for one in bench.told.assignments] == [5, None]
+    assert [one.start for one in bench.reported.assignments] == [5, None]
 
 
 async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
     """A replay whose plan is of an earlier topic of the same name fails to start and closes its clients."""
     ids = Ids()
-    ids.told = {"t": NEW_ID}
+    ids.reported = {"t": NEW_ID}
     text = offset_map.write_map(P0, 0, [], None, topic_id=OLD_ID)
     planned = Range("t", 0, 0, 9, start=Position("t", 0, 0, None, text))
     source = BoundedSource({}, [planned], topic_ids=ids)
@@ -223,7 +225,7 @@ async def test_replays_of_a_topic_that_is_recreated(kafka: Kafka) -> None:
     plan = await open_plan(kafka.config, group, "a", resolve, 1.0, WITHIN)
     assert plan.progress is not None
     await plan.progress.close()
-    source = BoundedSource(kafka.config, [Range(topic, 0, 0, 100)], topic_ids=TopicIds(kafka.config))
+    source = BoundedSource(kafka.config, [Range(topic, 0, 0, 100)], topic_ids=TopicIdWatch(kafka.config))
     await source.start()
     try:
         while not await source.fetch(100, 0.2):
@@ -238,7 +240,7 @@ async def test_replays_of_a_topic_that_is_recreated(kafka: Kafka) -> None:
         await source.close(WITHIN)
     # Brokers forget the group's offsets with the topic; an offset committed late is of the old topic.
     late = NamedProgress(kafka.config, group, WITHIN)
-    source = BoundedSource(kafka.config, plan.ranges, progress=late, topic_ids=TopicIds(kafka.config))
+    source = BoundedSource(kafka.config, plan.ranges, progress=late, topic_ids=TopicIdWatch(kafka.config))
     with pytest.raises(KafkaError, match=f"{topic} was deleted and created again since this replay began"):
         await source.start()
     await source.close(WITHIN)
@@ -261,10 +263,10 @@ def test_records_kept_back_are_dropped_when_their_topic_is_created_again() -> No
     """Records with many headers are returned a few at a time; those kept back are dropped when their topic is
     read anew."""
     bench = Bench()
-    bench.ids.told = {"t": OLD_ID}
+    bench.ids.reported = {"t": OLD_ID}
     bench.assign(0)
     assert offsets(bench.fetch(brings(*map(many_headers, range(5))))) == [0, 1]
-    bench.member.read_anew([NewLife("t", 0, bench.told.assignments[0].epoch, NEW_ID)])
+    bench.member.restart_partitions([TopicRecreated("t", 0, bench.reported.assignments[0].epoch, NEW_ID)])
     assert offsets(bench.fetch()) == []
     assert bench.calls("seek") == [("seek", [(0, 0)])]
     assert offsets(bench.fetch(brings(message(0)))) == [0]
@@ -290,7 +292,7 @@ _TURNS = 7
 
 @pytest.mark.real_kafka  # the embedded broker does not wait for a minimum of bytes
 async def test_a_sought_partition_is_read_as_soon_as_when_brokers_did_not_wait(kafka: Kafka) -> None:
-    """A record that comes alone after a seek waits for the fetch that is under way, and then once more: both together
+    """A record that comes alone after a seek waits for the fetch that is under way, and then again: both together
     are at most what the first wait alone was. The second longest of some turns counts."""
     topic = create_topic(kafka, 2)
     produce(kafka, topic, [b"alone"])
@@ -313,6 +315,6 @@ async def seconds_to_read_again(member: Member, topic: str) -> float:
     """Read the first partition from its beginning; return after how many seconds its record came."""
     [held] = [one for name, one in member.held.items() if name.partition == 0]
     seen, begun = len(member.records), time.monotonic()
-    await member.source.read_anew([NewLife(topic, 0, held.epoch, held.topic_id or "")])
+    await member.source.restart_partitions([TopicRecreated(topic, 0, held.epoch, held.topic_id or "")])
     await member.until(lambda: len(member.records) > seen)
     return time.monotonic() - begun

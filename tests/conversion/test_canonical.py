@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.codes import Usual
+from consumer.conversion.codes import Canonical
 from consumer.conversion.placeholders import FIRST_BIRTH_YEAR, LAST_BIRTH_YEAR, is_public
-from consumer.conversion.program import COMPILED, USUAL, usual_of
+from consumer.conversion.program import CANONICAL, COMPILED, canonical_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
 from consumer.conversion.targets import TARGETS
 from tests.conversion.test_compiled import Both
@@ -32,12 +32,22 @@ if COMPILED is None:
 from consumer.conversion.native import _events
 
 BY_DAYS = CalendarDay(1000, True, TARGETS["user_data.db"].rule)
-RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()} | {usual_of(BY_DAYS): BY_DAYS}
+RULES: dict[Canonical, Rule] = {kind: rule for rule, kind in CANONICAL.items()} | {
+    canonical_of(BY_DAYS): BY_DAYS
+}
 HASHED = (
-    *(Usual.EMAIL, Usual.PHONE, Usual.LOWERED, Usual.AS_WRITTEN, Usual.DIGITS, Usual.NAME, Usual.CITY),
-    *(Usual.BIRTHDAY, Usual.DAY),
+    *(
+        Canonical.EMAIL,
+        Canonical.PHONE,
+        Canonical.LOWERED,
+        Canonical.AS_WRITTEN,
+        Canonical.DIGITS,
+        Canonical.NAME,
+        Canonical.CITY,
+    ),
+    *(Canonical.BIRTHDAY, Canonical.DAY),
 )
-SENT = (Usual.ADDRESS, Usual.AMOUNT, Usual.WEB, Usual.TEXT, Usual.ORDER)
+SENT = (Canonical.ADDRESS, Canonical.AMOUNT, Canonical.WEB, Canonical.TEXT, Canonical.ORDER)
 PIECES = (
     *("@", ".", "+", "-", "/", ":", ",", "0", "1", "00", "255", "256", "1.2.3.4", "0.0.0.0", "http://", "https://"),
     *(" ", "\t", "\x1c", "\x1f", "\x00", "\x7f", "\x85", "\xa0", "\u2003", "\ufeff", "\ud800", "é", "İ", "K", "٣", "1"),
@@ -92,8 +102,8 @@ class Odd(str):
     __slots__ = ()
 
 
-def at_a_glance(kind: Usual, value: Any) -> Any:
-    """Return the answer to a usual value; None if the rule has to be asked."""
+def at_a_glance(kind: Canonical, value: Any) -> Any:
+    """Return the answer to a canonical value; None if the rule has to be asked."""
     return _events.Shortcut(lambda _: None, kind)(value)
 
 
@@ -133,7 +143,7 @@ def test_an_answer_at_a_glance_is_the_rule_s(value: Any) -> None:
 @settings(max_examples=150, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=5, max_size=10))
 def test_text_of_a_record_is_written_as_the_rule_says(texts: list[str]) -> None:
-    """A text of a record, of which no object is made if it is usual, is written as in two steps in a field of each
+    """A text of a record, of which no object is made if it is canonical, is written as in two steps in a field of each
     kind."""
     for name in FIELDS.values():
         read(both_of(f'"{name}" = "p"'), *texts)
@@ -142,32 +152,32 @@ def test_text_of_a_record_is_written_as_the_rule_says(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "normal"),
     [
-        (Usual.EMAIL, "Ann.Lee+x@Example.COM", "ann.lee+x@example.com"),
-        (Usual.PHONE, "+1 (415) 555-0100", "14155550100"),
-        (Usual.PHONE, "0049 30 1234567", "49301234567"),
-        (Usual.LOWERED, "C-0042", "c-0042"),
-        (Usual.AS_WRITTEN, "C-0042", "C-0042"),
-        (Usual.DIGITS, "02139", "02139"),
-        (Usual.LOWERED, 4711, "4711"),
-        (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
-        (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
-        (Usual.PHONE, 14155550100, "14155550100"),
-        (Usual.EMAIL, "A" * 43 + "@example.com", "a" * 43 + "@example.com"),
-        (Usual.LOWERED, "1" + "C" * 54, "1" + "c" * 54),
-        (Usual.BIRTHDAY, "1984-02-29", "19840229"),
-        (Usual.BIRTHDAY, "19840229", "19840229"),
-        (Usual.DAY, -1, "19691231"),
-        (Usual.DAY, 11_016, "20000229"),
-        (Usual.ADDRESS, "203.0.113.255", None),
-        (Usual.ADDRESS, "2001:db8:0:0:8:0800:200C:417a", None),
-        *((Usual.AMOUNT, value, None) for value in ("129.90", "0.5", "7", 7, 12.5, Decimal("12.50"))),
-        *((Usual.TEXT, value, None) for value in ("Blue shoes", 4711)),
-        *((Usual.ORDER, value, None) for value in ("4711", 4711)),
-        (Usual.WEB, "https://www.shop.example.com/thanks?a=b#c", None),
-        (Usual.WEB, "http://shop.example", None),
+        (Canonical.EMAIL, "Ann.Lee+x@Example.COM", "ann.lee+x@example.com"),
+        (Canonical.PHONE, "+1 (415) 555-0100", "14155550100"),
+        (Canonical.PHONE, "0049 30 1234567", "49301234567"),
+        (Canonical.LOWERED, "C-0042", "c-0042"),
+        (Canonical.AS_WRITTEN, "C-0042", "C-0042"),
+        (Canonical.DIGITS, "02139", "02139"),
+        (Canonical.LOWERED, 4711, "4711"),
+        (Canonical.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
+        (Canonical.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
+        (Canonical.PHONE, 14155550100, "14155550100"),
+        (Canonical.EMAIL, "A" * 43 + "@example.com", "a" * 43 + "@example.com"),
+        (Canonical.LOWERED, "1" + "C" * 54, "1" + "c" * 54),
+        (Canonical.BIRTHDAY, "1984-02-29", "19840229"),
+        (Canonical.BIRTHDAY, "19840229", "19840229"),
+        (Canonical.DAY, -1, "19691231"),
+        (Canonical.DAY, 11_016, "20000229"),
+        (Canonical.ADDRESS, "203.0.113.255", None),
+        (Canonical.ADDRESS, "2001:db8:0:0:8:0800:200C:417a", None),
+        *((Canonical.AMOUNT, value, None) for value in ("129.90", "0.5", "7", 7, 12.5, Decimal("12.50"))),
+        *((Canonical.TEXT, value, None) for value in ("Blue shoes", 4711)),
+        *((Canonical.ORDER, value, None) for value in ("4711", 4711)),
+        (Canonical.WEB, "https://www.shop.example.com/thanks?a=b#c", None),
+        (Canonical.WEB, "http://shop.example", None),
     ],
 )
-def test_usual_values_are_answered_at_a_glance(kind: Usual, value: Any, normal: str | None) -> None:
+def test_canonical_values_are_answered_at_a_glance(kind: Canonical, value: Any, normal: str | None) -> None:
     """Usual values are hashed, or sent as they are, without asking the rule: so the tests above compare something."""
     wanted = str(value) if normal is None else hashlib.sha256(normal.encode()).hexdigest()
     assert at_a_glance(kind, value) == wanted
@@ -176,24 +186,24 @@ def test_usual_values_are_answered_at_a_glance(kind: Usual, value: Any, normal: 
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (Usual.AMOUNT, "00.5"),
-        (Usual.ADDRESS, "1.2.3"),
-        (Usual.ADDRESS, "0:0:0:0:0:0:0:0"),
-        (Usual.WEB, "https://"),
-        (Usual.EMAIL, "a" * 50 + "@b.cde"),
-        (Usual.DAY, "19840229"),
-        (Usual.NOT_KNOWN, "a@b.c"),
+        (Canonical.AMOUNT, "00.5"),
+        (Canonical.ADDRESS, "1.2.3"),
+        (Canonical.ADDRESS, "0:0:0:0:0:0:0:0"),
+        (Canonical.WEB, "https://"),
+        (Canonical.EMAIL, "a" * 50 + "@b.cde"),
+        (Canonical.DAY, "19840229"),
+        (Canonical.NOT_KNOWN, "a@b.c"),
     ],
 )
-def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
+def test_what_is_not_canonical_is_left_to_the_rule(kind: Canonical, value: str) -> None:
     """Values in an unusual spelling, and those that take more than one block to hash, are left to the rule."""
     assert at_a_glance(kind, value) is None
 
 
 def test_every_kind_has_its_rule() -> None:
     """Each kind has a rule in these tests, and is either hashed or sent."""
-    assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
-    assert {*RULES} - {*FIELDS} == {Usual.AS_WRITTEN, Usual.DAY}
+    assert {*RULES, Canonical.NOT_KNOWN} == set(Canonical) == {*HASHED, *SENT, Canonical.NOT_KNOWN}
+    assert {*RULES} - {*FIELDS} == {Canonical.AS_WRITTEN, Canonical.DAY}
 
 
 @pytest.mark.parametrize("scale", [*range(5), 8, 18])
@@ -226,7 +236,7 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
              for month, day in ((1, 1), (12, 31))]  # fmt: skip
     for day in [*days, *leap, *(one + 1 for one in leap), *edges, *range(-25_600, 20_900)]:
         wanted = BY_DAYS(day)
-        assert at_a_glance(Usual.DAY, day) == (wanted if isinstance(wanted, str) else None)
+        assert at_a_glance(Canonical.DAY, day) == (wanted if isinstance(wanted, str) else None)
 
 
 def test_each_crawler_is_found() -> None:
@@ -269,4 +279,4 @@ def test_exactly_the_public_addresses_are_sent_at_a_glance() -> None:
     for first in range(256):
         for second in range(256):
             address = f"{first}.{second}.3.4"
-            assert (at_a_glance(Usual.ADDRESS, address) is not None) == is_public(IPv4Address(address))
+            assert (at_a_glance(Canonical.ADDRESS, address) is not None) == is_public(IPv4Address(address))

@@ -31,7 +31,7 @@ LEASE = 10.0
 SEEDS = range(int(os.environ.get("TROUBLED_SEEDS", "1")))
 
 
-class Troubled:
+class FaultyGroup:
     """A group whose members and store have troubles, and how many events may be sent twice because of them."""
 
     def __init__(
@@ -46,15 +46,15 @@ class Troubled:
     def suffer(self) -> None:
         """Each trouble once. The group must deliver again before the next one."""
         past, short = LEASE + 1.5, self._random.uniform(1.0, 3.0)
-        troubles: list[Callable[[], None]] = [
+        faults: list[Callable[[], None]] = [
             self.kill_a_member,
             lambda: self.freeze_a_member(past),
             lambda: self.freeze_a_member(short),
             lambda: self.lose_the_store(RedisServer.kill, RedisServer.start, short),
             lambda: self.lose_the_store(RedisServer.freeze, RedisServer.thaw, short),
         ]
-        self._random.shuffle(troubles)
-        for one in troubles:
+        self._random.shuffle(faults)
+        for one in faults:
             self._traffic.burst(BACKLOG)
             self.until_delivering()
             one()
@@ -150,9 +150,9 @@ def test_only_what_was_in_flight_is_doubled(
         group_of(kafka, api, tmp_path, server.url) as group,
         Traffic(kafka, group.topic, seed=seed, rate=100.0, copies=0.2) as traffic,
     ):
-        troubled = Troubled(group, traffic, api, [server], seed)
-        troubled.suffer()
-        doubled = troubled.finish()
+        failing = FaultyGroup(group, traffic, api, [server], seed)
+        failing.suffer()
+        doubled = failing.finish()
     record_property(
         "figure", f"one member killed, two frozen, the store killed and frozen: {doubled} events doubled"
     )
@@ -167,8 +167,8 @@ def test_a_node_of_a_cluster_is_lost_while_members_run(kafka: Kafka, api: Api, t
             group_of(kafka, api, tmp_path, url) as group,
             Traffic(kafka, group.topic, seed=7, rate=100.0, copies=0.2) as traffic,
         ):
-            troubled = Troubled(group, traffic, api, nodes, seed=7)
-            troubled.until_delivering()
-            troubled.lose_a_node()
-            troubled.until_delivering()
-            troubled.finish()
+            failing = FaultyGroup(group, traffic, api, nodes, seed=7)
+            failing.until_delivering()
+            failing.lose_a_node()
+            failing.until_delivering()
+            failing.finish()

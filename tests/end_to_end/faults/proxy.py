@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from tests.end_to_end.api import Loop
 
-_HEARD_MOST = 1 << 20
+_MAX_HEARD = 1 << 20
 _PIECE = 64 * 1024
 
 
@@ -157,7 +157,7 @@ class Proxy:
             self._links.discard(link)
 
     def _hear(self, piece: bytes) -> None:
-        self.heard += piece[: _HEARD_MOST - len(self.heard)]
+        self.heard += piece[: _MAX_HEARD - len(self.heard)]
 
 
 class _Link:
