@@ -3,7 +3,7 @@
 Start reading at docs/architecture.md; every event passes consumer/engine/pipeline.py.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 GARBAGE = 50_000, 20, 50
 """Thresholds of the garbage collector. What a start makes stays, and an event's objects hold no cycles: with the
