@@ -431,7 +431,10 @@ async def test_a_proxy_that_hangs_before_the_registry(mode: WayOut, authority: A
         await proxy.set(mode)
         answer = await ask(network, timeout=SHORT)
         assert isinstance(answer, SchemaUnavailable)
-        assert answer.reason == f"the registry did not answer within 1 s, through the proxy {proxy.place}"
+        assert (
+            answer.reason
+            == f"the registry did not answer within {SHORT:g} s, through the proxy {proxy.place}"
+        )
 
 
 # -- trusted authorities
