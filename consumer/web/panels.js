@@ -110,7 +110,7 @@ function stateOf(s) {
 }
 
 const functionState = f => ["slow_function", f.seconds >= 30 ? "bad" : "warn", `${f.function} works on one record for ${age(f.seconds)}.`, {
-  "": `PINSTREAM_TRANSFORM names this function. It has not returned for the record of ${f.topic} [${f.partition}] at offset ${n(f.offset)}. Nothing else is read until it does; what was read before goes on. Nothing is lost.`,
+  "": `PINSTREAM_TRANSFORM names this function. It has not returned for the record of ${f.topic} [${f.partition}] at offset ${n(f.offset)}. Nothing else is read until it is done; what was read before goes on. Nothing is lost.`,
   "What to do": "if it does not return, correct the function and restart pinstream: the record is read again.",
 }];
 
@@ -275,8 +275,8 @@ function showDestination(s) {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", "account",
       h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", cls, text)),
-      (a.state === "halted" || a.state === "unreachable") && h("p", "break", `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and reported this one." : ""}`),
-      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and reported this one." : ""}`),
+      (a.state === "halted" || a.state === "unreachable") && h("p", "break", `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and reported it to this one." : ""}`),
+      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and reported it to this one." : ""}`),
       h("p", "soft", `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p", "soft", "Nothing sent yet."),
   s.destination.quota_divided_by > 1 && h("p", "soft", `The call quota is divided by ${s.destination.quota_divided_by} members.`),

@@ -23,7 +23,7 @@ async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
         for said in (
             "Ad account 1 takes events",
             "Ad account 2 is refused Why: the access token is refused (HTTP 401, code 2).",
-            "Another member met it and told this one. 0 calls in flight, 9,120 events queued",
+            "Another member met it and reported it to this one. 0 calls in flight, 9,120 events queued",
             "Ad account 3 is at its call limit Calls continue in 13 s.",
             "Ad account 4 does not answer Why: no verdict on any event",
             "The call quota is divided by 3 members.",
