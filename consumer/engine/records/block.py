@@ -418,14 +418,10 @@ class AssignmentState:
             position if position is not None and offset_map.read_map(position).settled is not None else None
         )
 
-    def may_commit(self) -> bool:
-        """Return whether `to_commit` may return a position. Cheap."""
-        # A draining partition commits with its release, because two commits in flight could overtake each other.
-        return not self.draining and (not self.proven or self.changed or self._limit != self.metadata.limit)
-
     def to_commit(self) -> Position | None:
         """Return the position to commit now; None: it is committed already, or with the partition's release."""
-        if not self.may_commit():
+        # With its release, because two commits in flight could overtake each other.
+        if self.draining or (self.proven and not self.changed and self._limit == self.metadata.limit):
             return None
         self._limit = self.metadata.limit
         position = self.committable() if self.proven else self.proof()

@@ -52,8 +52,6 @@ class Commits:
         # Whether partitions may be unproven: asked with each input, and there may be thousands.
         self._doubts = False
         self._due_at = 0.0
-        # Whether nothing is to be committed: then no tick is needed, since only an input changes that.
-        self._idle = False
         self._last_input: Instant | None = None
         self._back_since = float("-inf")
         # When the first of several failed commits in a row was answered.
@@ -65,15 +63,13 @@ class Commits:
         """Return when `go_on` must be called at the latest, monotonic."""
         last = self._last_input.monotonic if self._last_input is not None else 0.0
         check_clock_at = last + self._context.policy.away / 2
-        waits = self._under_way is not None or self._idle
-        return check_clock_at if waits else min(self._due_at, check_clock_at)
+        return check_clock_at if self._under_way is not None else min(self._due_at, check_clock_at)
 
     def go_on(self) -> None:
         """Commit what changed, if it is time. Raises `InvariantViolation` if a mismatch was shown for long enough."""
         now = self._context.now.monotonic
         # One commit at a time, so that none can overtake a later one of the same partition.
         if self._under_way is not None or now < self._due_at:
-            self._idle = self._idle and not any(state.may_commit() for state in self._ledger)
             return
         self._due_at = now + self._context.policy.commit_interval
         # Checked before each commit.
@@ -86,7 +82,6 @@ class Commits:
                 raise bug("the ledger does not add up, and nothing is committed")
             return
         asked = [*self._ledger.committables()]
-        self._idle = not asked
         if asked:
             for state, _ in asked:
                 state.changed = False

@@ -287,7 +287,7 @@ def inherited_maps_are_forgotten(
 # A map is applied although other records have these offsets now (unclean leader election).
 replaced("maps_of_a_cut_log_are_believed", OffsetMap, "holds_for", lambda self, leader_epoch: True)
 # A topic that is created again under a running member is read on from the old position.
-replaced("another_id_goes_unnoticed", RecreatedTopics, "reported", lambda self, ids: False)
+replaced("another_id_goes_unnoticed", RecreatedTopics, "update", lambda self, ids: False)
 # An offset that was committed before the topic was recreated holds in the next one.
 replaced("the_committed_id_is_not_compared", offset_map, "is_void", lambda *_, **__: False)
 

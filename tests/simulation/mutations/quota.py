@@ -44,11 +44,11 @@ replaced("a_part_s_first_calls_are_a_burst", Gate, "_evenly_at", lambda _, now: 
 
 
 # Each member keeps the quota by itself, so all together exceed it.
-replaced("no_member_asks_for_calls", Permits, "given", lambda *_: True)
+replaced("no_member_asks_for_calls", Permits, "are_left", lambda *_: True)
 # With a shared key store, small batches of each member use half of the whole quota.
 replaced("other_live_sessions_are_not_counted", Quota, "shared_with", lambda *_: None)
 # Calls that the store gave stay valid after the store has stopped counting them.
-replaced("permits_never_expire", Permits, "given", lambda self, _: self.calls > 0)
+replaced("permits_never_expire", Permits, "are_left", lambda self, _: self.calls > 0)
 
 
 @around(Gate, "called")

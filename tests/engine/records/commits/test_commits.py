@@ -115,22 +115,6 @@ def test_a_commit_checks_no_partition_that_has_not_changed(monkeypatch: pytest.M
     assert len(core.commit()) == 20
 
 
-def test_while_all_is_committed_only_the_clock_is_checked() -> None:
-    """Without anything to commit no tick comes for the next commit; what changes then is committed as soon as ever."""
-    core = core_of(commit_interval=0.5)
-    core.fetch(filtered())
-    core.advance(0.5)
-    committed(core, core.take(m.Commit).positions)
-    core.advance(0.5)
-    now = core.now
-    assert core.pipeline.next_deadline() == now + core.pipeline.context.policy.away / 2
-    core.advance(0.1)
-    core.fetch(filtered())
-    assert core.pipeline.next_deadline() == pytest.approx(now + 0.5)
-    core.advance(0.4)
-    assert [one.next_offset for one in core.take(m.Commit).positions] == [2]
-
-
 def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
     """Records settled behind an open one are committed in the map of the same offset, and so is each change."""
     core = core_of()
