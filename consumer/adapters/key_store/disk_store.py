@@ -33,7 +33,7 @@ DISK_TIME_LIMIT = 30.0
 """Seconds after which a disk that does not answer is an error."""
 
 _KEYS_AT_ONCE = 4096  # then others have a turn of the event loop
-_EXPIRE_EVERY = 10.0  # seconds: keys are kept for hours
+_EXPIRE_EVERY = 10.0  # seconds, where keys are kept for hours; at least ten times a bucket
 _MERGE_AGAIN = 60.0  # seconds after a merge that failed: the disk may be full, and a merge writes much
 
 
@@ -158,7 +158,7 @@ class DiskKeyStore(KeyStore):
         if self._closed:
             return
         await self._refresh()
-        if abs(now - self._expired_at) >= _EXPIRE_EVERY:
+        if abs(now - self._expired_at) >= min(_EXPIRE_EVERY, self._window.bucket_seconds / 10):
             self._expired_at = now
             await self._change(partial(self._folder.expire, self._window.stamp(now)))
         # A merge has no caller of its own, so this one reports it, once.

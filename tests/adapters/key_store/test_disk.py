@@ -52,7 +52,7 @@ async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_pat
 
 async def test_expiry_touches_the_disk_every_ten_seconds(tmp_path: Path) -> None:
     """A round of housekeeping every two seconds does not write, lock and list the folder each time."""
-    store = open_store(tmp_path, window=100.0)
+    store = open_store(tmp_path, window=200.0)
     rounds = [0]
     expire = store._folder.expire
 
