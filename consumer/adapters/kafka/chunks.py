@@ -56,10 +56,10 @@ _ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
 partition."""
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.2, 0.4
-"""Seconds between two polls, while no record comes, whether the thread has something else to do: the longest that a
-commit or a stop waits for it. A poll costs 0.1 ms; nothing but a record ends a consume. The second one holds if the
-fetch before brought no record either: then there is hardly anything to commit. It must be well below the time that a
-service leaves for leaving the group."""
+"""While no record comes, the thread checks at this interval, in seconds, whether it has something else to do: the
+longest that a commit or a stop waits for it. A check costs 0.1 ms; only a record ends a consume. The second interval
+holds after a fetch without records, when there is hardly anything to commit. It must be well below the time in which
+a service has to leave the group (`service._LEAST_CLOSE`)."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -159,7 +159,7 @@ class Inbox:
         poll_every: float = POLL_SECONDS,
     ) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
-        unless the thread `is_wanted` for something else: it polls each `poll_every` seconds.
+        unless the thread `is_wanted` for something else, which it checks each `poll_every` seconds.
 
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.

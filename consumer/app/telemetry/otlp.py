@@ -76,7 +76,7 @@ class Outage:
     _count: int = 0
 
     def note(self, failure: str | None, count: int = 1) -> None:
-        """Take note of an export of so many; None: it succeeded."""
+        """Take note of an export of `count` items. `failure`: why it failed; None: it succeeded."""
         if failure is not None:
             if not self._count:
                 self.begins(failure)
