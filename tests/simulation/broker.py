@@ -71,6 +71,10 @@ class Broker:
         tp = TopicPartition(position.topic, position.partition)
         if self.is_void(position):
             return  # it says itself that it is of the log before
+        if position == self.committed.get(tp):
+            # An assignment's first commit repeats what is committed, to hear that the partition is still ours: that
+            # changes nothing, also where the log was cut since and is read from the cut on.
+            return
         if tp in self._cut and self.owners.get(tp, (None, 0))[0] is not member:
             # It speaks of the log as it was, and will be refused.
             return
@@ -143,17 +147,20 @@ class Broker:
         return position.next_offset if position is not None else None
 
     def resumes_at(self, tp: TopicPartition) -> int | None:
-        """Where a new owner begins that knows which id the topic has now."""
+        """Where a new owner begins that knows which id the topic has now, and where its log was cut."""
         position = self.committed.get(tp)
-        return None if position is None or self.is_void(position) else position.next_offset
+        if position is None or self.is_void(position):
+            return None
+        cut = None if position.leader_epoch is None else self.end_of_epoch(tp, position.leader_epoch)
+        return position.next_offset if cut is None else min(cut, position.next_offset)
 
     def uncovered(self, tp: TopicPartition, seen: int) -> Sequence[Spec]:
         """Records up to `seen` that are neither below the committed offset nor in its map, so that a new owner
         reads them again."""
-        position = self.committed.get(tp) if self.resumes_at(tp) is not None else None
-        begin = position.next_offset if position is not None else 0
+        begin = self.resumes_at(tp)
+        position = self.committed.get(tp) if begin is not None else None
         known = offset_map.read_map(position).settled if position is not None else None
-        specs = self.logs[tp][self.index(tp, begin) : self.index(tp, seen + 1)]
+        specs = self.logs[tp][self.index(tp, begin or 0) : self.index(tp, seen + 1)]
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 
     def end_of_epoch(self, tp: TopicPartition, leader_epoch: int) -> int | None:

@@ -29,7 +29,7 @@ from tests.simulation.records import HOUR, WALL, RecordKind, Spec, new_record, s
 from tests.simulation.stores import KeyStore, Registry, SharedStore
 from tests.simulation.truth import Truth, Violation
 
-PATIENCE = 900.0
+PATIENCE = 3600.0
 """Seconds of quiet after which everything must be finished."""
 _MAX_EVENTS = 150_000
 TRANSFORM_FAILED = Rejection(Stage.CONVERT, "transform_failed", "the function raised ValueError")
