@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 PYTHON, CYTHON = {".py", ".pyi"}, {".pyx", ".pxi"}
 OTHER_CODE = {".js", ".lua", ".c", ".h"}
 PAGES = {".md", ".yml", ".yaml", ".tpl", ".html", ".toml", ".css"}
+YARDSTICK = tuple(f"benchmarks/rivals/{name}.py" for name in ("plain", "conversion", "mapped"))
+"""The plain consumer stays as it is to the byte: all ratios over the versions are of it."""
 READ_BY_PEOPLE = (
     "consumer/",
     "benchmarks/",
@@ -146,7 +148,11 @@ def files() -> tuple[Path, ...]:
     ).stdout
     paths = (Path(one) for one in listed.split("\0") if one)
     return tuple(
-        one for one in paths if one.name not in ("test_words.py", "CHANGELOG.md") and (ROOT / one).is_file()
+        one
+        for one in paths
+        if one.name not in ("test_words.py", "CHANGELOG.md")
+        and str(one) not in YARDSTICK
+        and (ROOT / one).is_file()
     )
 
 

@@ -1,4 +1,4 @@
-"""The conversion of the Python rivals, written plainly: fastavro, walks along paths, hashlib.
+"""The conversion of the Python rivals, written the usual way: fastavro, walks along paths, hashlib.
 
 It follows the product's rules as far as the benchmark's events need them: it does not check, normalise by field, or
 know other event types.

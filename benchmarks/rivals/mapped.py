@@ -1,4 +1,4 @@
-"""The plain consumer's conversion for any schema: written plainly, with the paths of a mapping.
+"""The plain consumer's conversion for any schema: written the usual way, with the paths of a mapping.
 
 The mapping comes as the JSON file that `benchmarks.own` writes. As in `conversion` nothing is checked and nothing is
 normalised by field; what is hashed is trimmed and in lower case.

@@ -1,4 +1,4 @@
-"""The plain consumer: the same job written plainly with confluent-kafka and aiohttp.
+"""The plain consumer: the same job written the usual way with confluent-kafka and aiohttp.
 
 It sends batches of 1000 and commits after each. Arguments: broker, topic, group, URL of the API, schema file, and for
 another schema than the product's own the file with its mapping.
@@ -19,7 +19,7 @@ _BATCH = 1000
 
 
 async def main(bootstrap: str, topic: str, group: str, url: str, schema: str, mapping: str = "") -> None:
-    """Consume `topic` indefinitely."""
+    """Consume `topic` for ever."""
     convert = conversion.conversion(Path(schema))
     if mapping:
         convert = mapped.conversion(Path(schema), Path(mapping))
