@@ -194,6 +194,7 @@ class Watch:
                 self._quota.sessions = 1 + len(happened.others)
                 if happened.session != self._session:
                     self._session = happened.session
+                    self._failures.clear()  # its events are claimed again, and go in other batches
                     self._lose_sight()
             case m.KeysStored():
                 keys = self._storing.pop(happened.number)
