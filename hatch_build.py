@@ -13,12 +13,12 @@ into a wheel.
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
-import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -63,7 +63,8 @@ OPTIMISE = [
     ),
     # Whatever CFLAGS say: where AVX code has left the upper half of a register in use, instructions for SHA-256
     # take forty times as long on some processors. What is faster with AVX asks for it itself.
-    *(["-mno-avx"] if (sys.platform, platform.machine()) == ("linux", "x86_64") else []),
+    # (The platform is that of the wheel, which may be made on another: .ci/wheels.py.)
+    *(["-mno-avx"] if sysconfig.get_platform() == "linux-x86_64" else []),
 ]
 
 
@@ -184,30 +185,31 @@ class Compile(BuildHookInterface[Any]):
         from setuptools import Distribution, Extension
         from setuptools.command.build_ext import build_ext
 
-        root = Path(self.root)
-        with tempfile.TemporaryDirectory() as scratch:
-            shared = f'SOURCES = "{sources_digest(root)}"\n{constants(root)}'
-            Path(scratch, "constants.pxi").write_text(shared, "utf-8")
+        # Relative, and always the same: the modules contain the paths of their sources, and a build in
+        # another folder has to make the same bytes.
+        scratch = Path("build", "native")
+        with contextlib.chdir(self.root):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            shared = f'SOURCES = "{sources_digest(Path())}"\n{constants(Path())}'
+            (scratch / "constants.pxi").write_text(shared, "utf-8")
             extensions = [
-                Extension(
-                    name,
-                    [str(root.joinpath(*name.split(".")).with_suffix(".pyx"))],
-                    extra_compile_args=OPTIMISE,
-                )
+                Extension(name, [f"{name.replace('.', '/')}.pyx"], extra_compile_args=OPTIMISE)
                 for name in MODULES
             ]
             made = cythonize(
                 extensions,
-                build_dir=scratch,
-                include_path=[str(root), scratch],
+                build_dir=str(scratch),
+                include_path=[".", str(scratch)],
                 compiler_directives=DIRECTIVES,
                 quiet=True,
             )
             command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
-            command.build_lib, command.build_temp, command.force = str(root), scratch, True
+            command.build_lib, command.build_temp, command.force = ".", str(scratch), True
             command.ensure_finalized()
             command.run()
-            return [root / command.get_ext_filename(name) for name in MODULES]
+            shutil.rmtree(scratch)
+        return [Path(self.root, command.get_ext_filename(name)) for name in MODULES]
 
 
 if __name__ == "__main__":

@@ -123,6 +123,27 @@ def test_the_plain_package_has_to_be_asked_for(build: Build, monkeypatch: pytest
     assert asked == {"pure_python": True, "artifacts": []}
 
 
+def test_a_module_does_not_say_where_it_was_made(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what a debugger needs, as in a wheel, the bytes are alike in each folder, and nothing is left there."""
+    monkeypatch.setenv("CFLAGS", "-g0")
+    build.run(WORKS, WORKS)
+    module = (build.core / f"_one{SUFFIX}").read_bytes()
+    assert b"build/native/constants.pxi" in module
+    assert str(tmp_path).encode() not in module
+    assert not (tmp_path / "build" / "native").exists()
+
+
+@pytest.mark.parametrize(("machine", "without_avx"), [("linux-x86_64", True), ("linux-aarch64", False)])
+def test_a_wheel_for_another_machine_has_its_options(
+    machine: str, without_avx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python says of the platform counts, and `make wheels` changes that for another machine."""
+    monkeypatch.setenv("_PYTHON_HOST_PLATFORM", machine)
+    assert ("-mno-avx" in load_hook().OPTIMISE) == without_avx
+
+
 @pytest.mark.parametrize("compiler", ["/nonexistent/cc", "false"])
 def test_a_machine_without_a_compiler_is_recognised(
     build: Build, monkeypatch: pytest.MonkeyPatch, compiler: str
