@@ -13,20 +13,24 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends gcc libc6-dev \
     $(test "$(command -v python3)" != /usr/bin/python3 || echo python3-dev python3-venv)
 COPY constraints.txt pyproject.toml README.md LICENSE hatch_build.py ./
-# The build backend is pinned like the rest, so the build itself fetches nothing. It has an environment of its own, with
+# The build backend is locked like the rest, so the build itself fetches nothing. pip comes by its lines of the lock: an
+# older one finds no hash in a constraint. The backend has an environment of its own, with
 # pip; what is shipped has neither. The secret `pip` is a pip.conf, for an index of your own; the image does not keep it.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/build \
- && /opt/build/bin/python -m pip install --constraint constraints.txt pip \
- && /opt/build/bin/python -m pip install --constraint constraints.txt --group build
+ && sed -n '/^pip==/,/[^\\]$/p' constraints.txt >/opt/build/pip.txt \
+ && /opt/build/bin/python -m pip install --require-hashes --requirement /opt/build/pip.txt \
+ && /opt/build/bin/python -m pip install --require-hashes --constraint constraints.txt --group build
 COPY consumer consumer
 COPY schemas schemas
 # With the extras: a shared key store, traces and AWS are a matter of settings, not of another image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
  && python3 -m venv --without-pip /opt/pinstream \
- && /opt/build/bin/python -m pip --python /opt/pinstream/bin/python install --constraint constraints.txt \
-    "$(echo /wheels/*.whl)[redis,otel,phones,msk,glue]"
+ && echo "pinstream[redis,otel,phones,msk,glue] @ file://$(echo /wheels/*.whl)" \
+    "--hash=sha256:$(sha256sum /wheels/*.whl | cut -c 1-64)" >/wheels/pinstream.txt \
+ && /opt/build/bin/python -m pip --python /opt/pinstream/bin/python install --require-hashes --constraint constraints.txt \
+    --requirement /wheels/pinstream.txt
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="pinstream" \

@@ -1,6 +1,7 @@
 # What daily work needs; README.md says when. Every target sets up .venv first if it is not there or out of date.
 #   make demo ARGS="--events 10000 --faults"     make test ARGS="tests/engine -x"     make simulate SEEDS=3000
 #   make soak EVENTS=2000000 ARGS="--json artifacts/soak.json"     make fuzz SECONDS=600 ARGS="decode"
+#   make wheels ARGS="--python 3.12"     make lock ARGS=--upgrade
 #   make bench ARGS="--quick"     make bench ARGS="--rates idle,1000 --systems pinstream,plain"     make bench ARGS="--help"
 ARGS ?=
 SEEDS ?= 300
@@ -15,6 +16,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILED := $(VENV)/.compiled
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+LOCKED := --require-hashes --constraint constraints.txt
+# What `make wheels` and `make lock` need: uv, a compiler for other machines, and what names the wheels.
+RELEASE := .venv-release
+RELEASE_READY := $(RELEASE)/.ready
 # What the benchmark measures pinstream against: an environment of its own, which only `make bench` sets up.
 RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
@@ -23,16 +28,16 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by omitting which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
-CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py
+CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py .ci/wheels.py
 
 # Tests found a second time are not compiled again by each of the processes: three quarters of the time of that.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate bench soak fuzz clean FORCE
+.PHONY: help setup demo test check simulate bench soak fuzz wheels lock clean FORCE
 
 help:
-	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | clean   (see README.md)"
+	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | wheels | lock | clean   (see README.md)"
 
 setup: $(READY)
 
@@ -64,14 +69,29 @@ soak: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS) $(ARGS)
 
+# Source package and wheels in dist/, each tried; ARGS="--python 3.12" makes one. Pythons that are missing are named.
+wheels: $(RELEASE_READY)
+	$(RELEASE)/bin/python .ci/wheels.py $(ARGS)
+
+# What changed in pyproject.toml goes into the lock; ARGS=--upgrade renews all. Without an index's name: each has its own.
+lock: $(RELEASE_READY)
+	$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+		--all-extras --group dev --group release --output-file constraints.txt $(ARGS) pyproject.toml
+
 $(CHART_TOOLS_READY): tests/deploy/tools.sh tests/deploy/strimzi/pom.xml | $(READY)
 	@tests/deploy/tools.sh $(abspath $(BIN))/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-newest $(RIVALS) $(RELEASE) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf tests/support/kafka/target tests/support/registry/target tests/deploy/target consumer/*/native/*.so consumer/*/*/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What pyproject.toml says that the package needs: a group has no way to name it.
+export define DEPENDENCIES
+import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
+endef
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
 define FIND_PYTHON
@@ -94,15 +114,18 @@ if [ -z "$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 fi
 endef
 
-# pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
-# fetches nothing by itself.
+# Everything has its version and its hash in the lock. pip first, by its lines there: `--group`, and hashes by a
+# constraint, need a later one than most Pythons bring. The package comes last, since a folder has no hash; the build
+# backend is in the group, so that the build fetches nothing.
 $(READY): pyproject.toml constraints.txt $(COMPILED)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(PIP) install --constraint constraints.txt pip
-	@$(PIP) install --constraint constraints.txt --group build
-	@$(FIND_COMPILER); $(PIP) install --constraint constraints.txt --group dev --no-build-isolation --editable .
+	@sed -n '/^pip==/,/[^\]$$/p' constraints.txt >$(VENV)/pip.txt
+	@$(PIP) install --requirement $(VENV)/pip.txt
+	@$(BIN)/python -c "$$DEPENDENCIES" >$(VENV)/dependencies.txt
+	@$(PIP) install $(LOCKED) --group dev --requirement $(VENV)/dependencies.txt
+	@$(FIND_COMPILER); $(PIP) install --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q consumer # as an installation has it, also with PYTHONDONTWRITEBYTECODE
 	@touch $(COMPILED) $@
 
@@ -111,6 +134,11 @@ $(READY): pyproject.toml constraints.txt $(COMPILED)
 $(COMPILED): FORCE
 	@[ ! -e $(READY) ] || $(BIN)/python hatch_build.py --current || \
 	{ echo "what is compiled is gone, or not of these sources: building it again" >&2; touch $@; }
+
+$(RELEASE_READY): constraints.txt | $(READY)
+	@[ -x $(RELEASE)/bin/python ] || $(BIN)/python -m venv --without-pip $(RELEASE)
+	@$(PIP) --python $(RELEASE)/bin/python install $(LOCKED) --group release
+	@touch $@
 
 $(RIVALS_READY): benchmarks/rivals/requirements.txt
 	@echo "setting up $(RIVALS) with FastStream and Quix Streams; this takes about a minute" >&2

@@ -8,9 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,19 @@ ROOT = Path(__file__).parent.parent
 NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "sandbox": ()}
 """The settings that each command of a service needs."""
 OUR_PREFIXES = ("PINSTREAM_", "PINTEREST_", "KAFKA_", "SCHEMA_REGISTRY_")
-MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "soak", "fuzz", "clean"}
+MAKE_TARGETS = {
+    "setup",
+    "demo",
+    "test",
+    "check",
+    "simulate",
+    "bench",
+    "soak",
+    "fuzz",
+    "wheels",
+    "lock",
+    "clean",
+}
 
 COMPOSE_SCHEMA = ROOT / "tests" / "deploy" / "target" / "compose-spec.json"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -281,13 +295,16 @@ class TestDockerfile:
             serving.join()
         assert (done.returncode, asked) == (0, ["/healthz"])
 
-    def test_everything_is_installed_with_the_constraints(self) -> None:
-        """No version depends on the day of the build. A shared key store and traces need settings, not another
-        image."""
+    def test_everything_is_installed_by_its_hash(self) -> None:
+        """No version depends on the day of the build, and no file on who serves it. A shared key store and traces need
+        settings, not another image."""
         runs = [rest for word, rest in instructions() if word == "RUN"]
         installs = [part for rest in runs for part in rest.split("&&") if "pip install" in part]
         assert installs
-        assert all("--constraint constraints.txt" in part for part in installs)
+        assert all("--require-hashes" in part for part in installs)
+        assert all(
+            "--constraint constraints.txt" in part or "/opt/build/pip.txt" in part for part in installs
+        )
         extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
         assert any(f"[{extras}]" in rest for word, rest in instructions() if word == "RUN")
 
@@ -323,23 +340,52 @@ class TestPins:
         listed = re.findall(r"^- `([^`]+)`: \S", text, re.MULTILINE)
         assert sorted(listed) == sorted(self.direct())
 
-    def test_each_dependency_is_pinned(self) -> None:
-        """constraints.txt has one exact version of each, of pip and of the build system's, and no addresses, paths or
-        ranges."""
-        pins = re.findall(r"^([A-Za-z0-9._-]+)==[^\s;]+$", self.constraints(), re.MULTILINE)
-        names = [re.sub(r"[-_.]+", "-", name).lower() for name in pins]
-        assert len(names) == len(set(names))
-        direct = {re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower() for name in self.direct()}
-        assert direct | {"pip"} <= set(names)
+    def test_each_dependency_is_locked(self) -> None:
+        """constraints.txt has one exact version of each, of pip and of the build system's, with hashes. It has no
+        address, path or range, and what it has for some platforms only is marked."""
+        entries = self.locked()
+        direct = {_canonical(name.partition("[")[0]) for name in self.direct()}
+        assert direct | {"pip"} <= entries.keys()
         requirements = PYPROJECT["build-system"]["requires"]
         assert len(requirements) == 3
-        assert set(requirements) <= set(self.constraints().splitlines())
-        for line in self.constraints().splitlines():
-            assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line)
+        assert {f"{name}=={entries[name][0]}" for name in entries} >= {*requirements}
+        assert all(hashes for _, hashes in entries.values())
+        assert "://" not in self.constraints()
+
+    def test_the_lock_has_what_is_installed_here(self) -> None:
+        """`make setup` installed from this lock: what is installed has its versions."""
+        entries = self.locked()
+        found = {
+            _canonical(one.metadata["Name"]): one.version
+            for one in distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+        }
+        del found["pinstream"]
+        # The tests of the chart add what checks its schemas (tests/deploy/tools.sh).
+        known = {name: version for name, version in found.items() if name in entries}
+        assert len(known) > 80
+        assert known == {name: entries[name][0] for name in known}
+
+    def locked(self) -> dict[str, tuple[str, list[str]]]:
+        """The version and the hashes of each entry of constraints.txt; nothing else may stand there."""
+        entries: dict[str, tuple[str, list[str]]] = {}
+        for entry in re.split(r"(?<!\\)\n", self.constraints().strip()):
+            first, *hashes = (line.strip() for line in entry.split("\\\n"))
+            named = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9._+!]+)(?: ; [^\\]+)?", first)
+            assert named, first
+            name = _canonical(named[1])
+            assert name not in entries
+            assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes), name
+            entries[name] = (named[2], hashes)
+        return entries
 
     def constraints(self) -> str:
         """The text of constraints.txt."""
         return (ROOT / "constraints.txt").read_text("utf-8")
+
+
+def _canonical(name: str) -> str:
+    """The name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class TestMake:
@@ -370,8 +416,9 @@ class TestMake:
             "tests/image",
             "-m 'simulation and not kafka'",
         ]
-        # Beside them the subjects of the commits are checked.
-        assert text.count("|| failed=1") == len(order) + 1
+        # Beside them the subjects of the commits are checked, a wheel is built and tried, and the first tests run on the newest Python.
+        assert text.count("|| failed=1") == len(order) + 3
+        assert re.search(r"^step wheel make wheels .*\|\| failed=1$", text, re.MULTILINE)
         assert ".ci/check_commits.py || failed=1" in text
         assert text.rstrip().endswith('exit "$failed"')
 
