@@ -416,7 +416,7 @@ class TestMake:
             "tests/image",
             "-m 'simulation and not kafka'",
         ]
-        # Beside them the subjects of the commits are checked, a wheel is built and tried, and the first tests run on the newest Python.
+        # Beside them the subjects of the commits are checked, a wheel is built, and some run on a newer Python.
         assert text.count("|| failed=1") == len(order) + 3
         assert re.search(r"^step wheel make wheels .*\|\| failed=1$", text, re.MULTILINE)
         assert ".ci/check_commits.py || failed=1" in text

@@ -82,8 +82,10 @@ async def listen(place: ListenAddress, protocol: Callable[[], asyncio.Protocol])
         return _ours(await create(protocol, sock=all_addresses, backlog=BACKLOG))
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         why = "no such host"
-        if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
-            why = os.strerror(error.errno).lower()  # asyncio's own words would repeat the address
+        if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+            # asyncio's own words would repeat the address. From Python 3.13 on it gives an address that is not this
+            # machine's no number.
+            why = os.strerror(error.errno or errno.EADDRNOTAVAIL).lower()
         raise SettingsError(
             f"{place.variable}: cannot listen on {place} ({why}); {place.otherwise}"
         ) from error

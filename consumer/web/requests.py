@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
 
 AT_ONCE: Final = 4 * 1024
 MAX_HEAD: Final = 16 * 1024
@@ -64,11 +65,13 @@ class Requests(web.RequestHandler, asyncio.BufferedProtocol):
         queued = len(self._messages)
         super().data_received(data)
         self._room -= len(data)
-        for message, payload in list(self._messages)[queued:]:
+        for place, (message, payload) in enumerate(list(self._messages)[queued:], queued):
             self._room = MAX_HEAD
             error = getattr(message, "exc", None)  # of a message that stands for no request
             if error is not None:
                 drop_frames(error)
+                # With a body that never ends, so that aiohttp lingers after the answer.
+                self._messages[place] = (message, StreamReader(self, AT_ONCE, loop=self._loop))
             self._is_over = error is not None or not payload.is_eof()
         if self._room < 0:
             self._refuse()

@@ -152,8 +152,8 @@ def _outcomes(entries: object, events: int) -> list[EventOutcome] | None:
         return None
     try:
         alike = entries.count(entries[0]) == events  # the fast path
-    except RecursionError:  # nested as deep as can be parsed, which is deeper than Python compares
-        return None
+    except RecursionError:  # nested as deep as can be parsed, which is deeper than Python 3.11 compares
+        alike = False
     outcomes = []
     for entry in entries[:1] if alike else entries:
         status = entry.get("status") if isinstance(entry, dict) else None

@@ -60,6 +60,14 @@ def test_an_equal_answer_has_the_same_verdict_for_as_many_events() -> None:
     assert dict(core.statistics().counters.no_verdicts) == {"unreadable_outcomes": 1}
 
 
+def test_an_answer_that_is_nested_too_deeply_to_compare_is_read() -> None:
+    """How deep Python compares depends on its version; what the answer says of each event does not."""
+    core, send = sent(event("a"), event("b"))
+    core.answer(send, 200, DEEP)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 2
+
+
 def test_an_answer_with_another_byte_has_its_own_verdict() -> None:
     """An answer as long as the one before it, with other bytes, has its own verdict."""
     core, first = sent(event("a"))
@@ -105,8 +113,6 @@ def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
         (200, b"nonsense"),
         (200, b"{}"),
         (200, accepted(3)),
-        (200, DEEP),
-        (400, DEEP),
         (500, b""),
         (503, b'{"code": 4197, "message": "no"}'),
         (302, b""),
