@@ -23,6 +23,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && /opt/build/bin/python -m pip install --require-hashes --constraint constraints.txt --group build
 COPY consumer consumer
 COPY schemas schemas
+COPY examples examples
 # With the extras: a shared key store, traces and AWS are a matter of settings, not of another image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \

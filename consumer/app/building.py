@@ -48,7 +48,7 @@ from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
 from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource
 from consumer.service import Service
-from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged_schemas_dir
+from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import SecretFile, parse_header_text, parse_login
 from consumer.web.listening import MAX_CONNECTIONS
@@ -306,7 +306,7 @@ def has_sections(settings: Settings) -> bool:
 
 
 def _packaged_mapping() -> str:
-    return (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
+    return (packaged("schemas") / DEFAULT_MAPPING).read_text("utf-8")
 
 
 def _mapping_file(settings: Settings) -> str | None:

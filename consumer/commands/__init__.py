@@ -23,6 +23,7 @@ _COMMANDS = {
     "dead-letters": "List, show and redrive records that could not be delivered.",
     "demo": "Run the whole system on this machine: broker, sandbox, producer, consumer and page.",
     "explain": "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
+    "init": "Lay down a small project in FOLDER: settings, schema, mapping, sample events, and a test of the mapping.",
     "offsets": "Show or change the committed offsets of the consumer group.",
     "produce": "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
     "replay": "Send a bounded part of topics through the same pipeline again, then exit.",

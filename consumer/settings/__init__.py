@@ -39,7 +39,7 @@ __all__ = [
     "Settings",
     "all_settings",
     "load",
-    "packaged_schemas_dir",
+    "packaged",
 ]
 
 # Needs of ``run`` and ``check``: brokers, topics to read, an account and its token.
@@ -89,7 +89,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     raw["KAFKA_…"] = passthrough.kafka_properties(environ, ignored | foreign | REGISTRY.keys())
     raw["SCHEMA_REGISTRY_…"] = passthrough.registry_properties(environ, ignored | REGISTRY.keys())
     # These defaults depend on the environment or on another setting, so their fields have none.
-    raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged_schemas_dir()))
+    raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged("schemas")))
     raw.setdefault("PINSTREAM_STATE_DIR", _default_state_dir(environ))
     raw.setdefault("PINSTREAM_KEY_STORE", f"disk:{raw['PINSTREAM_STATE_DIR']}/keys")
     try:
@@ -123,11 +123,11 @@ def all_settings() -> list[SettingDoc]:
     return list(REGISTRY.values())
 
 
-def packaged_schemas_dir() -> Path:
-    """Return the folder of the packaged schemas: inside the installed package, or beside it in the source tree."""
+def packaged(name: str) -> Path:
+    """Return a packaged folder (`schemas`): inside the installed package, or beside it in the source tree."""
     package = Path(__file__).parent.parent
-    inside = package / "schemas"
-    return inside if inside.is_dir() else package.parent / "schemas"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
 
 
 def _refuse_unreadable(environ: Mapping[str, str]) -> None:

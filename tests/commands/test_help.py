@@ -32,7 +32,18 @@ def leaves() -> Iterator[tuple[str, ...]]:
 
 def test_every_promised_command_is_there() -> None:
     """Every command that docs/run.md names exists."""
-    promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
+    promised = {
+        "run",
+        "replay",
+        "demo",
+        "init",
+        "explain",
+        "check",
+        "produce",
+        "sandbox",
+        "dead-letters",
+        "offsets",
+    }
     assert COMMANDS.keys() == promised
     assert {path for path in leaves() if path[0] == "offsets"} == {
         ("offsets", "show"),

@@ -1,0 +1,87 @@
+"""``pinstream init`` lays down a project that works at once, and changes nothing that is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consumer.commands.init import next_commands
+from tests.end_to_end.processes import ROOT, WITHIN, bare_environment, command
+
+EXAMPLE = ROOT / "examples" / "shop"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Each file below the folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_its_three_commands_work_at_once(tmp_path: Path) -> None:
+    """The project is the example. Its last three lines, entered in a shell, load the settings, test the mapping,
+    and deliver the samples."""
+    folder = tmp_path / "my shop"
+    env = bare_environment(tmp_path)
+    done = command("init", str(folder), env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert content(folder) == content(EXAMPLE)
+    assert f"{folder} has {len(content(EXAMPLE))} files now" in done.stdout
+    lines = done.stdout.splitlines()[-3:]
+    assert [line[:2] for line in lines] == ["  "] * 3
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-eu", "-c", "\n".join([*lines[:2], f"{lines[2]} --json"])], cwd=ROOT, text=True, timeout=WITHIN,
+        env={**env, "PATH": path, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    first, *_, last = ran.stdout.splitlines()
+    assert first == "9 of 9 records agree with expected.ndjson."
+    ledger = json.loads(last)["ledger"]
+    assert (ledger["read"], ledger["delivered"], ledger["filtered"], ledger["open"]) == (8, 4, 3, 0)
+
+
+@pytest.mark.parametrize("taken", ["folder", "file"])
+def test_what_is_there_is_left_alone(taken: str, tmp_path: Path) -> None:
+    """A folder that has something in it, or a file of that name, ends it with exit code 2 and one line."""
+    there = tmp_path / "shop"
+    if taken == "folder":
+        there.mkdir()
+    (there / "mapping.toml" if taken == "folder" else there).write_text("mine")
+    before = content(tmp_path)
+    done = command("init", str(there), env=bare_environment(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"pinstream: {there} is not an empty folder; name a new one\n"
+    assert content(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """One line says why, and what to do."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "shop"
+    done = command("init", str(folder), env=bare_environment(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"pinstream: {folder} cannot be written (Not a directory); name another folder\n"
+
+
+@pytest.mark.parametrize(
+    ("environ", "program"),
+    [
+        ({"UV": "/usr/bin/uv", "PATH": ""}, "uvx pinstream"),
+        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "/work/.venv", "PATH": "{bin}"}, "pinstream"),
+        ({"PATH": "{bin}"}, "pinstream"),
+        ({"PATH": ""}, f"{sys.executable} -m consumer"),
+    ],
+)
+def test_the_commands_call_pinstream_as_it_can_be_called(
+    environ: dict[str, str], program: str, tmp_path: Path
+) -> None:
+    """After `uvx pinstream init` there is no `pinstream` on the path; nor if an environment is not activated."""
+    found = tmp_path / "pinstream"
+    found.touch(0o755)
+    lines = next_commands(Path("shop"), {name: text.format(bin=tmp_path) for name, text in environ.items()})
+    assert lines[0] == "cd shop && set -a && . ./pinstream.env && set +a"
+    assert [line.startswith(f"{program} ") for line in lines[1:]] == [True, True]
