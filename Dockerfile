@@ -45,6 +45,8 @@ ENV PATH="/opt/pinstream/bin:$PATH" \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PINSTREAM_STATE_DIR=/var/lib/pinstream
+# What is in the image, Debian's packages and Python's.
+RUN --mount=type=bind,source=.ci,target=/mnt python /mnt/sbom.py / >/opt/pinstream/sbom.cdx.json
 USER 10001
 WORKDIR /var/lib/pinstream
 VOLUME /var/lib/pinstream

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def try_it(wheel: Path, python: str) -> float:
             **nothing_else,
         )
         check(run(bare / "bin" / "pinstream", *demo, **nothing_else), wheel)
+        describe(bare, wheel)
         begun = time.monotonic()
         # An index of its own has nothing but pinstream; all else comes from the usual one.
         told = run(
@@ -157,6 +159,21 @@ def try_it(wheel: Path, python: str) -> float:
         )
         check(told, wheel)
         return time.monotonic() - begun
+
+
+def describe(bare: Path, wheel: Path) -> None:
+    """Write the SBOM of this environment beside the wheel in dist/. Exit if it is not what uv finds installed."""
+    python = bare / "bin" / "python"
+    text = run(python, ROOT / ".ci" / "sbom.py", bare)
+    document = json.loads(text)
+    parts = [document["metadata"]["component"], *document["components"]]
+    described = {(part["name"], part["version"]) for part in parts if part["purl"].startswith("pkg:pypi/")}
+    listed = json.loads(run("uv", "pip", "list", "--python", python, "--format", "json"))
+    # uv writes names as an index compares them.
+    installed = {(one["name"], one["version"]) for one in listed}
+    if {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in described} != installed:
+        sys.exit(f"{wheel.name}: the SBOM has {sorted(described)}, and installed are {sorted(installed)}")
+    (ROOT / "dist" / f"{wheel.stem}.cdx.json").write_text(text, "utf-8")
 
 
 def check(output: str, wheel: Path) -> None:
@@ -179,7 +196,7 @@ def main() -> None:
     asked = parser.parse_args()
     into = ROOT / "dist"
     into.mkdir(exist_ok=True)
-    for old in (*into.glob("pinstream-*.whl"), *into.glob("pinstream-*.tar.gz")):
+    for old in into.glob("pinstream-*"):
         old.unlink()
     run("uv", "build", "--sdist", "--build-constraints", LOCK, "--require-hashes", "--out-dir", into)
     [source] = into.glob("*.tar.gz")

@@ -309,7 +309,7 @@ class TestDockerfile:
         assert any(f"[{extras}]" in rest for word, rest in instructions() if word == "RUN")
 
     def test_what_is_copied_exists_and_is_not_ignored(self) -> None:
-        """Every COPY from the source tree finds its file, through .dockerignore's list."""
+        """What is copied or mounted from the source tree is there, through .dockerignore's list."""
         kept = {
             line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line[:1] == "!"
         }
@@ -319,7 +319,11 @@ class TestDockerfile:
             if word == "COPY" and "--from" not in rest
             for source in rest.split()[:-1]
         ]
-        assert set(copied) == kept
+        mounted = {
+            folder for _, rest in instructions() for folder in re.findall(r"type=bind,source=([^,\s]+)", rest)
+        }
+        assert mounted == {".ci"}
+        assert {*copied, ".ci/sbom.py"} == kept
         assert all((ROOT / source).exists() for source in copied)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,31 @@ def test_what_is_in_it(image: Image, record_property: Callable[[str, object], No
     )
     state = (image.files / "var/lib/pinstream").stat()
     assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (10001, 10001, 0o750)
+
+
+def test_the_sbom_is_what_is_installed(image: Image) -> None:
+    """The image has a list of all that is in it: pinstream's packages as they are installed, Debian's as dpkg says."""
+    document = json.loads((image.files / "opt/pinstream/sbom.cdx.json").read_text("utf-8"))
+    parts = [document["metadata"]["component"], *document["components"]]
+    [packages] = (image.files / "opt/pinstream/lib").glob("python3*/site-packages")
+    installed = {(one.metadata["Name"], one.version) for one in distributions(path=[str(packages)])}
+    assert len(installed) > 50
+    found = {(one["name"], one["version"]) for one in parts if one["purl"].startswith("pkg:pypi/")}
+    assert installed <= found  # the base may have some of its own
+    listed = subprocess.run(
+        [
+            *("dpkg-query", f"--admindir={image.files / 'var/lib/dpkg'}", "--show"),
+            "--showformat=${db:Status-Status} ${Package} ${Version} ${Architecture}\n",
+        ],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    debian = {
+        (one["name"], one["version"], one["purl"].rpartition("?arch=")[2].partition("&")[0])
+        for one in parts
+        if one["purl"].startswith("pkg:deb/")
+    }
+    lines = (line.split(" ") for line in listed.stdout.splitlines())
+    assert debian == {tuple(rest) for status, *rest in lines if status == "installed"}
 
 
 def test_how_it_is_confined(container: RunningContainer) -> None:
