@@ -3,7 +3,7 @@
 
 Theory of operation. zig compiles all wheels, against the glibc that it brings; `constraints.txt` has its version and
 hash. So a build does not depend on the machine, and one machine builds for several. auditwheel reads from the compiled
-modules which glibc they need, and fails if that is later than `GLIBC`, the oldest that the Kafka client's wheels take.
+modules which glibc they need, and names the wheel so; it may be no later than `GLIBC`, which the Kafka client's need.
 Each wheel is built from the source package, twice, without a cache, and both have to be the same bytes.
 
 A wheel for this machine is then tried as by somebody who has neither a clone nor a compiler: installed into an empty
@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import threading
 import time
@@ -38,7 +39,7 @@ LOCK = ROOT / "constraints.txt"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = "2.28"
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 EVENTS = 3000
 # Where the tools are: the environment that runs this (`make wheels`).
 BIN = Path(sysconfig.get_path("scripts"))
@@ -46,10 +47,10 @@ BIN = Path(sysconfig.get_path("scripts"))
 EPOCH = "1580601600"
 
 
-def run(*command: str | Path, **changed: str) -> str:
+def run(*command: str | Path, folder: Path = ROOT, **changed: str) -> str:
     """Run a command with these changes to the environment. Return its output, or exit with its errors."""
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **changed}
-    done = subprocess.run([*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return done.stdout
@@ -66,8 +67,11 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def build(source: Path, python: str, machine: str, folder: Path) -> Path:
-    """Build the wheel of the source package, and have auditwheel tag it; return its path below `folder`."""
+def build(source: Path, builder: Path, machine: str, folder: Path) -> Path:
+    """Build the wheel of the source package, and have auditwheel tag it; return its path below `folder`.
+
+    `builder`: a Python with the build backend. It is called without uv, which would take it for one of that machine.
+    """
     compiler = f"{BIN / 'python'} -m ziglang cc -target {machine}-linux-gnu.{GLIBC}"
     target = {
         "CC": compiler,
@@ -80,28 +84,42 @@ def build(source: Path, python: str, machine: str, folder: Path) -> Path:
     }
     if machine != platform.machine():
         # What a Python on that machine would say of itself; its headers are the same.
-        suffix = run(python, "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))").strip()
+        suffix = run(builder, "-c", "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))").strip()
         target["SETUPTOOLS_EXT_SUFFIX"] = suffix.replace(platform.machine(), machine)
         target["_PYTHON_HOST_PLATFORM"] = f"linux-{machine}"
-    locked = ("--build-constraints", LOCK, "--require-hashes")
-    run(
-        "uv", "build", "--wheel", "--python", python, *locked, "--out-dir", folder / "built", source, **target
-    )
+    with tarfile.open(source) as archive:
+        archive.extractall(folder, filter="data")
+    unpacked = folder / source.name.removesuffix(".tar.gz")
+    run(builder, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / "built", folder=unpacked, **target)
     [built] = (folder / "built").glob("*.whl")
-    plat = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
-    run("auditwheel", "repair", "--plat", plat, "--wheel-dir", folder, built, SOURCE_DATE_EPOCH=EPOCH)
+    run("auditwheel", "repair", "--plat", "auto", "--wheel-dir", folder, built, SOURCE_DATE_EPOCH=EPOCH)
     [wheel] = folder.glob("*.whl")
+    if not fits(wheel.name):
+        sys.exit(f"{wheel.name} needs a later glibc than {GLIBC}")
     return wheel
+
+
+def fits(name: str) -> bool:
+    """Return whether the wheel of this name can be installed where there is `GLIBC`, as auditwheel has read it."""
+    needed = [(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", name)]
+    return bool(needed) and min(needed) <= tuple(map(int, GLIBC.split(".")))
 
 
 def build_twice(source: Path, python: str, machine: str, into: Path) -> Path:
     """Build the wheel into this folder. Exit if a second build differs, or if it is too large."""
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        wheel, again = (build(source, python, machine, Path(folder)) for folder in (one, other))
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        run("uv", "venv", "--python", python, folder / "builder")
+        builder = folder / "builder" / "bin" / "python"
+        locked = ("--require-hashes", "--constraints", LOCK, "--group", "build")
+        run("uv", "pip", "install", "--python", builder, *locked)
+        for name in ("one", "other"):
+            (folder / name).mkdir()
+        wheel, again = (build(source, builder, machine, folder / name) for name in ("one", "other"))
         if (wheel.name, wheel.read_bytes()) != (again.name, again.read_bytes()):
             sys.exit(f"{wheel.name}: two builds of the same source differ")
-        if wheel.stat().st_size > MOST_BYTES:
-            sys.exit(f"{wheel.name} has {wheel.stat().st_size:,} bytes, more than {MOST_BYTES:,}")
+        if wheel.stat().st_size > MAX_BYTES:
+            sys.exit(f"{wheel.name} has {wheel.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
         return Path(shutil.copy(wheel, into))
 
 
@@ -116,8 +134,10 @@ def index(*packages: Path) -> Iterator[str]:
         handler = functools.partial(Quiet, directory=folder)
         with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -152,12 +172,12 @@ def try_it(wheel: Path, python: str) -> float:
         describe(bare, wheel)
         begun = time.monotonic()
         # An index of its own has nothing but pinstream; all else comes from the usual one.
-        told = run(
+        output = run(
             *(BIN / "uv", "tool", "run", "--isolated", "--no-config", "--python", python, "--no-build"),
             *("--index", url, "pinstream", *demo),
             **nothing_else,
         )
-        check(told, wheel)
+        check(output, wheel)
         return time.monotonic() - begun
 
 
@@ -209,12 +229,12 @@ def main() -> None:
             continue
         for machine in MACHINES if asked.machine is None else (asked.machine,):
             wheel = build_twice(source, python, machine, into)
-            said = f"{wheel.name}: {wheel.stat().st_size:,} bytes, the same when built twice"
+            line = f"{wheel.name}: {wheel.stat().st_size:,} bytes, the same when built twice"
             if machine == platform.machine():
-                said += f"; tried without a compiler; uvx pinstream demo: {try_it(wheel, python):.0f} s"
+                line += f"; tried without a compiler; uvx pinstream demo: {try_it(wheel, python):.0f} s"
             else:
-                said += f"; not tried: this machine is {platform.machine()}"
-            print(said, flush=True)
+                line += f"; not tried: this machine is {platform.machine()}"
+            print(line, flush=True)
     if missing:
         sys.exit(f"not built: no Python {', '.join(missing)} here (uv python install {' '.join(missing)})")
 
