@@ -76,7 +76,7 @@ wheels: $(RELEASE_READY)
 # What changed in pyproject.toml goes into the lock; ARGS=--upgrade renews all. Without an index's name: each has its own.
 lock: $(RELEASE_READY)
 	$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--all-extras --group dev --group release --output-file constraints.txt $(ARGS) pyproject.toml
+		--all-extras --group dev --group release --group chart --output-file constraints.txt $(ARGS) pyproject.toml
 
 $(CHART_TOOLS_READY): tests/deploy/tools.sh tests/deploy/strimzi/pom.xml | $(READY)
 	@tests/deploy/tools.sh $(abspath $(BIN))/python

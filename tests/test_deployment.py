@@ -369,6 +369,22 @@ class TestPins:
         assert len(known) > 80
         assert known == {name: entries[name][0] for name in known}
 
+    def test_setup_and_ci_install_by_hashes(self) -> None:
+        """What `make` and the tools of the chart install has its hash in the lock, but for the package itself, and for
+        the systems that the benchmark compares with."""
+        scripts = ("Makefile", "tests/deploy/tools.sh")
+        text = "\n".join((ROOT / script).read_text("utf-8") for script in scripts)
+        calls = re.findall(r"(?:\$\(PIP\)|-m pip) (.*(?:install|download) .*)$", text, re.MULTILINE)
+        others = [call for call in calls if not re.search(r"\$\(LOCKED\)|\$\{locked\[@\]\}", call)]
+        assert len(calls) - len(others) == 5
+        assert [call.partition("install ")[2] for call in others] == [
+            "--requirement $(VENV)/pip.txt",  # lines of the lock, with their hashes
+            "--no-deps --no-build-isolation --editable .",
+            "--requirement $<",
+        ]
+        assert "LOCKED := --require-hashes --constraint constraints.txt\n" in text
+        assert "locked=(--quiet --no-deps --require-hashes --constraint ../../constraints.txt)\n" in text
+
     def locked(self) -> dict[str, tuple[str, list[str]]]:
         """The version and the hashes of each entry of constraints.txt; nothing else may stand there."""
         entries: dict[str, tuple[str, list[str]]] = {}

