@@ -61,9 +61,10 @@ class TestLint:
         assert "WARNING" not in done.stdout
         assert rendered(example, version="").manifests == rendered(example, version=OLDEST).manifests
 
-    def test_its_version_of_the_program_is_the_program_s(self) -> None:
-        """Its appVersion, which is the image's tag, too, is the program's version."""
-        assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == __version__
+    def test_its_version_is_the_program_s(self) -> None:
+        """Chart, program and the image's tag have one version."""
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+        assert {chart["version"], chart["appVersion"]} == {__version__}
         assert rendered("statefulset").container()["image"] == f"registry.example.com/pinstream:{__version__}"
 
 
