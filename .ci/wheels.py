@@ -174,7 +174,7 @@ def try_it(wheel: Path, python: str) -> float:
         # An index of its own has nothing but pinstream; all else comes from the usual one.
         output = run(
             *(BIN / "uv", "tool", "run", "--isolated", "--no-config", "--python", python, "--no-build"),
-            *("--index", url, "pinstream", *demo),
+            *("--index", url, "--refresh-package", "pinstream", "pinstream", *demo),
             **nothing_else,
         )
         check(output, wheel)

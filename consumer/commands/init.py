@@ -61,9 +61,10 @@ def next_commands(folder: Path, environ: Mapping[str, str]) -> tuple[str, str, s
 
 def _program(environ: Mapping[str, str]) -> str:
     """Return how to call pinstream again."""
-    # `uvx pinstream` puts it on the path only while it runs. `uv run` has an environment with a name.
-    if "UV" in environ and "VIRTUAL_ENV" not in environ:
-        return "uvx pinstream"
+    if "UV" in environ:  # uv puts it on the path only while it runs
+        return "uv run pinstream" if environ.get("VIRTUAL_ENV") == sys.prefix else "uvx pinstream"
     if shutil.which("pinstream", path=environ.get("PATH")):
         return "pinstream"
+    if Path(sys.prefix, "pipx_metadata.json").is_file():
+        return "pipx run pinstream"
     return f"{shlex.quote(sys.executable)} -m consumer"

@@ -70,18 +70,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "program"),
     [
-        ({"UV": "/usr/bin/uv", "PATH": ""}, "uvx pinstream"),
-        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "/work/.venv", "PATH": "{bin}"}, "pinstream"),
-        ({"PATH": "{bin}"}, "pinstream"),
+        ({"UV": "/usr/bin/uv", "PATH": "{folder}"}, "uvx pinstream"),
+        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "/work/other", "PATH": "{folder}"}, "uvx pinstream"),
+        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "{folder}", "PATH": "{folder}"}, "uv run pinstream"),
+        ({"PATH": "{folder}"}, "pinstream"),
         ({"PATH": ""}, f"{sys.executable} -m consumer"),
     ],
 )
 def test_the_commands_call_pinstream_as_it_can_be_called(
-    environ: dict[str, str], program: str, tmp_path: Path
+    environ: dict[str, str], program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `uvx pinstream init` there is no `pinstream` on the path; nor if an environment is not activated."""
-    found = tmp_path / "pinstream"
-    found.touch(0o755)
-    lines = next_commands(Path("shop"), {name: text.format(bin=tmp_path) for name, text in environ.items()})
-    assert lines[0] == "cd shop && set -a && . ./pinstream.env && set +a"
-    assert [line.startswith(f"{program} ") for line in lines[1:]] == [True, True]
+    """After `uvx pinstream init`, `uv run pinstream init` or `pipx run pinstream init` there is no `pinstream` on the
+    path; nor if an environment is not activated."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    (tmp_path / "pinstream").touch(0o755)
+    environ = {name: text.format(folder=tmp_path) for name, text in environ.items()}
+    first, *others = next_commands(Path("shop"), environ)
+    assert first == "cd shop && set -a && . ./pinstream.env && set +a"
+    assert [line.partition(" explain ")[0].partition(" demo ")[0] for line in others] == [program] * 2
+    (tmp_path / "pipx_metadata.json").touch()
+    again = next_commands(Path("shop"), environ)[2]
+    assert again.startswith("pipx run pinstream " if program.endswith("-m consumer") else f"{program} ")
