@@ -71,13 +71,13 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_documentation_is_short() -> None:
-    """The pages of docs/ have at most 45,000 words.
+    """The pages of docs/ have at most 48,000 words: recipes, and a first event, need some.
 
     A word stands between blanks and has a letter or a digit: the bars and rules of tables, bullets and the marks of
-    headings are none. (`wc -w docs/*.md` counts these, too, and says some 51,000.)
+    headings are none. (`wc -w docs/*.md` counts these, too, and says some 3,000 more.)
     """
     words = [word for page in (ROOT / "docs").glob("*.md") for word in page.read_text("utf-8").split()]
-    assert sum(any(sign.isalnum() for sign in word) for word in words) <= 45_000
+    assert sum(any(sign.isalnum() for sign in word) for word in words) <= 48_000
 
 
 def test_the_changelog_has_this_version() -> None:
