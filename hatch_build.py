@@ -190,7 +190,8 @@ class Compile(BuildHookInterface[Any]):
         scratch = Path("build", "native")
         with contextlib.chdir(self.root):
             shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
+            for folder in folders(scratch):  # Cython makes each once in a process, wherever that is then
+                folder.mkdir(parents=True)
             shared = f'SOURCES = "{sources_digest(Path())}"\n{constants(Path())}'
             (scratch / "constants.pxi").write_text(shared, "utf-8")
             extensions = [
