@@ -1,15 +1,19 @@
 """The pages of the repository: links lead somewhere, the index has every page, README stays short.
 
-`python -m tests.test_pages` writes the tables of modules in docs/architecture.md.
+`python -m tests.test_pages` writes what pages take from files: the tables of modules in docs/architecture.md, and the
+files of examples/recipes in docs/recipes.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +22,11 @@ from consumer import __version__
 ROOT = Path(__file__).parents[1]
 CONSUMER = ROOT / "consumer"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *ROOT.glob("deploy/helm/*/README.md"),
         *ROOT.glob("examples/*/README.md"),
     ]
@@ -59,9 +64,13 @@ def test_every_table_has_its_head(page: Path) -> None:
 
 
 def test_the_index_has_every_page() -> None:
-    """docs/README.md names each page of the folder."""
-    index = set(_LINK.findall((ROOT / "docs" / "README.md").read_text("utf-8")))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= index
+    """docs/README.md names each page of the folder, and map-your-schema.md each recipe."""
+    docs = ROOT / "docs"
+    index = set(_LINK.findall((docs / "README.md").read_text("utf-8")))
+    assert {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"} <= index
+    recipes = {f"recipes/{folder.name}.md" for folder in RECIPES}
+    assert recipes == {str(page.relative_to(docs)) for page in docs.glob("recipes/*.md")}
+    assert recipes <= set(_LINK.findall((docs / "map-your-schema.md").read_text("utf-8")))
 
 
 def test_the_readme_is_short() -> None:
@@ -71,13 +80,20 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_documentation_is_short() -> None:
-    """The pages of docs/ have at most 48,000 words: recipes, and a first event, need some.
+    """The pages of docs/ have at most 48,000 words, and a recipe at most 350, without the files that it shows.
 
     A word stands between blanks and has a letter or a digit: the bars and rules of tables, bullets and the marks of
-    headings are none. (`wc -w docs/*.md` counts these, too, and says some 3,000 more.)
+    headings are none. (`wc -w docs/*.md` counts these, too.)
     """
-    words = [word for page in (ROOT / "docs").glob("*.md") for word in page.read_text("utf-8").split()]
-    assert sum(any(sign.isalnum() for sign in word) for word in words) <= 48_000
+    pages = sum(words(page.read_text("utf-8")) for page in (ROOT / "docs").glob("*.md"))
+    recipes = [words(_CODE.sub("", page.read_text("utf-8"))) for page in (ROOT / "docs").glob("recipes/*.md")]
+    assert pages + sum(recipes) <= 48_000
+    assert max(recipes) <= 350
+
+
+def words(text: str) -> int:
+    """The number of words of a text."""
+    return sum(any(sign.isalnum() for sign in word) for word in text.split())
 
 
 def test_the_changelog_has_this_version() -> None:
@@ -140,27 +156,73 @@ def folders_table() -> str:
     return "".join([f"`{layers}`\n\n", "| in `consumer/` | what it does |\n| --- | --- |\n", *rows])
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "folders": folders_table,
-    "modules of the engine": lambda: modules_table("engine"),
+def pretty(value: Any, indent: int = 0) -> str:
+    """JSON for people, in lines of some 115 characters, without the empty members of objects.
+
+    A text that begins with a zero byte is a number, as it is written: 59.90.
+    """
+    if isinstance(value, dict):
+        value = {key: one for key, one in value.items() if one not in (None, [], {})}
+    flat = re.sub(r'"\\u0000(.+?)"', r"\1", json.dumps(value, ensure_ascii=False))
+    if indent + len(flat) <= 115 or not isinstance(value, dict | list):
+        return flat
+    if isinstance(value, list):
+        parts, ends = [pretty(one, indent + 1) for one in value], "[]"
+    else:
+        parts = [f"{json.dumps(key)}: {pretty(one, indent + len(key) + 5)}" for key, one in value.items()]
+        ends = "{}"
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if "\n" in lines[-1] + part or indent + len(lines[-1]) + len(part) > 112:
+            lines.append(part)
+        else:
+            lines[-1] += f", {part}"
+    return ends[0] + (",\n" + " " * (indent + 1)).join(lines) + ends[1]
+
+
+def shown(path: Path) -> str:
+    """A file as a page shows it; of NDJSON, each line wrapped."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".ndjson":
+        lines = [json.loads(line, parse_float="\0{}".format) for line in text.splitlines()]
+        text = "".join(f"{pretty(line)}\n" for line in lines)
+    language = {".ndjson": "json", ".avsc": "json", ".py": "python"}.get(path.suffix, path.suffix[1:])
+    return f"```{language}\n{text}```\n"
+
+
+GENERATED: dict[Path, dict[str, Callable[[], str]]] = {
+    ARCHITECTURE: {
+        "folders": folders_table,
+        "modules of the engine": lambda: modules_table("engine"),
+    },
+    **{
+        ROOT / "docs" / "recipes" / f"{folder.name}.md": {
+            path.name: partial(shown, path) for path in sorted(folder.glob("*.*"))
+        }
+        for folder in RECIPES
+    },
 }
+"""What pages take from files, by the name of the comments that stand around it."""
 
 
-def with_tables(page: str) -> str:
-    """The page with the tables that the docstrings make."""
-    for name, table in TABLES.items():
+def generated(path: Path) -> str:
+    """The page with what it takes from files."""
+    page = path.read_text("utf-8")
+    for name, text in GENERATED[path].items():
         before, begin, rest = page.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
-        assert end, f"docs/architecture.md has no <!-- {name} --> … <!-- /{name} -->"
-        page = before + begin + table() + end + after
+        assert end, f"{path} has no <!-- {name} --> … <!-- /{name} -->"
+        page = before + begin + text() + end + after
     return page
 
 
-def test_the_tables_of_modules_are_current() -> None:
-    """docs/architecture.md has each module with the first sentence of its docstring, and none that is gone."""
-    page = ARCHITECTURE.read_text("utf-8")
-    assert page == with_tables(page), "run: python -m tests.test_pages"
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_what_is_taken_from_files_is_current(path: Path) -> None:
+    """docs/architecture.md has each module with the first sentence of its docstring, and none that is gone; the page
+    of a recipe has its files."""
+    assert path.read_text("utf-8") == generated(path), "run: python -m tests.test_pages"
 
 
 if __name__ == "__main__":
-    ARCHITECTURE.write_text(with_tables(ARCHITECTURE.read_text("utf-8")), "utf-8")
+    for one in GENERATED:
+        one.write_text(generated(one), "utf-8")
