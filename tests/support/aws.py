@@ -1,4 +1,4 @@
-"""Amazon for tests: a stand-in for the signer of MSK's tokens, and a stub of the Glue Schema Registry."""
+"""Amazon for tests: a stand-in for the signer of MSK's tokens, and stubs of the Glue Schema Registry and of STS."""
 
 from __future__ import annotations
 
@@ -98,6 +98,54 @@ class Glue:
             "AWS_ACCESS_KEY_ID": "AKIDTESTS",
             "AWS_SECRET_ACCESS_KEY": PASSWORD,
             "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+_ASSUMED = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAROLE</AccessKeyId>
+<SecretAccessKey>{PASSWORD}</SecretAccessKey><SessionToken>session</SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>
+</AssumeRoleWithWebIdentityResponse>"""
+_DENIED = """<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>
+<Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>
+</ErrorResponse>"""
+
+
+class Sts:
+    """A stub of AWS's token service, which gives a pod the credentials of its role. `refuses`: it gives none. `asked`:
+    the last request's body."""
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.asked = ""
+        sts = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                sts.asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                body = (_DENIED if sts.refuses else _ASSUMED).encode()
+                self.send_response(403 if sts.refuses else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def variables(self, token: str) -> dict[str, str]:
+        """The variables of a pod with a role, as EKS sets them; `token`: the path of the pod's own token."""
+        return {
+            "AWS_ENDPOINT_URL_STS": f"http://127.0.0.1:{self._server.server_port}",
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/pinstream",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": token,
         }
 
     def close(self) -> None:

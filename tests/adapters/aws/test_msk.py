@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +15,7 @@ import pytest
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka.configuration import make_client
 from consumer.errors import PinstreamError, SettingsError
+from tests.support.aws import Sts
 
 SECRET = "kept-out-of-every-message"
 BROKERS = "b-1.orders.abc123.c2.kafka.eu-west-1.amazonaws.com:9098"
@@ -143,59 +142,31 @@ def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
         msk.with_tokens(CONFIG)
 
 
-_ASSUMED = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
-<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAROLE</AccessKeyId>
-<SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken>session</SessionToken>
-<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>
-</AssumeRoleWithWebIdentityResponse>"""
-_DENIED = """<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>
-<Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>
-</ErrorResponse>"""
-
-
 @pytest.fixture
-def sts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Set up an EKS pod with a role and a stub of AWS's token service: ``answer`` is its answer, ``asked`` the
-    request's body."""
-    seen = {"answer": _ASSUMED, "asked": ""}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen["asked"] = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            body = seen["answer"].encode()
-            self.send_response(200 if seen["answer"] is _ASSUMED else 403)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def sts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sts]:
+    """Set up an EKS pod with a role, and a stub of AWS's token service."""
+    found = Sts()
     (tmp_path / "token").write_text("the-pod")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pinstream")
-    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-    yield seen
-    server.shutdown()
-    server.server_close()
+    for name, value in found.variables(str(tmp_path / "token")).items():
+        monkeypatch.setenv(name, value)
+    yield found
+    found.close()
 
 
-def test_the_role_of_a_pod(sts: dict[str, str]) -> None:
+def test_the_role_of_a_pod(sts: Sts) -> None:
     """With AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, as EKS sets them, the token is signed by the role's
     credentials."""
     said, _ = token_of(CONFIG)
     assert said["X-Amz-Credential"].startswith("ASIAROLE/")
     assert said["X-Amz-Security-Token"] == "session"
-    assert "role%2Fpinstream" in sts["asked"]
-    assert "WebIdentityToken=the-pod" in sts["asked"]
+    assert "role%2Fpinstream" in sts.asked
+    assert "WebIdentityToken=the-pod" in sts.asked
     assert msk.tokens_for(CONFIG).used.endswith("credentials by assume-role-with-web-identity")
 
 
-def test_a_role_that_is_refused(sts: dict[str, str]) -> None:
+def test_a_role_that_is_refused(sts: Sts) -> None:
     """The error for a refused role has AWS's message on one line, without the pod's own token."""
-    sts["answer"] = _DENIED
+    sts.refuses = True
     with pytest.raises(msk.NoToken) as caught:
         msk.with_tokens(CONFIG)
     line = str(caught.value)
