@@ -1,7 +1,8 @@
 # pinstream in a container: `docker run --env-file pinstream.env -v pinstream-state:/var/lib/pinstream pinstream`.
 # The first stage builds, the second holds Python and what was built, and runs as a user without rights.
 
-# Any Debian with Python 3.11 or newer as python3: the official image, or one with Debian's own package.
+# Any Debian with Python 3.11 or newer as python3: the official image, or one with Debian's own package. A release names it
+# with its digest.
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
@@ -15,7 +16,7 @@ RUN apt-get update -qq \
 COPY constraints.txt pyproject.toml README.md LICENSE hatch_build.py ./
 # The build backend is locked like the rest, so the build itself fetches nothing. pip comes by its lines of the lock: an
 # older one finds no hash in a constraint. The backend has an environment of its own, with
-# pip; what is shipped has neither. The secret `pip` is a pip.conf, for an index of your own; the image does not keep it.
+# pip; pinstream's has neither. The secret `pip` is a pip.conf, for an index of your own; the image does not keep it.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/build \
  && sed -n '/^pip==/,/[^\\]$/p' constraints.txt >/opt/build/pip.txt \
@@ -32,10 +33,18 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     "--hash=sha256:$(sha256sum /wheels/*.whl | cut -c 1-64)" >/wheels/pinstream.txt \
  && /opt/build/bin/python -m pip --python /opt/pinstream/bin/python install --require-hashes --constraint constraints.txt \
     --requirement /wheels/pinstream.txt
+# Out goes what pinstream never reads, a third of the size: botocore's descriptions of all services but Glue and those that
+# give credentials, pycountry's translations, and what only a debugger reads in shared libraries (docs/operate.md, "The image").
+RUN cd /opt/pinstream/lib/python3*/site-packages \
+ && find botocore/data -mindepth 1 -maxdepth 1 -type d \
+    ! -name glue ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} + \
+ && rm -rf pycountry/locales pycountry/tests \
+ && find . -type f -name '*.so*' -exec strip --strip-unneeded {} +
 
 FROM ${BASE}
+# A release adds version, revision, source, time, and the base with its digest: --label.
 LABEL org.opencontainers.image.title="pinstream" \
-      org.opencontainers.image.description="Commerce events from Kafka to the Pinterest Conversions API" \
+      org.opencontainers.image.description="Commerce events from Kafka to the Pinterest Conversions API: none lost, in time." \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --system --gid 10001 pinstream \
  && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/pinstream --shell /usr/sbin/nologin pinstream \

@@ -268,6 +268,16 @@ class TestDockerfile:
         found = dict(final_stage())
         assert image_environment()["PINSTREAM_STATE_DIR"] == found["VOLUME"] == "/var/lib/pinstream"
 
+    def test_its_labels(self) -> None:
+        """The image says what it is as the package does."""
+        labels = dict(pair.split("=", 1) for pair in shlex.split(dict(final_stage())["LABEL"]))
+        project = PYPROJECT["project"]
+        assert labels == {
+            "org.opencontainers.image.title": project["name"],
+            "org.opencontainers.image.description": project["description"],
+            "org.opencontainers.image.licenses": project["license"],
+        }
+
     @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "all_proxy"])
     def test_the_health_check_asks_past_a_proxy(self, proxy: str) -> None:
         """A proxy for the way out does not know this container and cannot reach it."""

@@ -8,11 +8,14 @@ what is built. Both programs need root.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ _WITHIN = 1200.0
 _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "cert", "timeout")
 """How this machine reaches its package index."""
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")
+_HOOKS = "/usr/share/mmdebstrap/hooks"
 _NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 """Omitted of the base, as in the registry's slim images."""
 
@@ -76,6 +80,8 @@ class Image:
         _run(
             "mmdebstrap",
             *("--quiet", "--variant=minbase", "--include=python3,ca-certificates", f"--aptopt={apt}"),
+            # /bin is /usr/bin from the start, as in the registry's images; else Perl comes, to move it.
+            f"--hook-dir={_HOOKS}/maybe-merged-usr",
             # No fsync for each file, as in the registry's images: a base that a crash spoiled is built again.
             "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_NEEDED),
@@ -115,18 +121,21 @@ class Image:
         """The variables that it sets."""
         return dict(pair.split("=", 1) for pair in self.config["Env"])
 
-    @property
-    def megabytes(self) -> dict[str, float]:
+    @functools.cached_property
+    def megabytes(self) -> dict[str, int]:
         """The size of the whole image, of its base, and of what pinstream adds, in MB."""
+        whole, ours = _size(self.files.rglob("*")), _size((self.files / "opt/pinstream").rglob("*"))
+        return {"image": round(whole), "base": round(whole - ours), "pinstream": round(ours)}
+
+    def packages(self) -> dict[str, float]:
+        """The size of each Python package, by its name, in MB."""
+        [folder] = self.files.glob("opt/pinstream/lib/python3*/site-packages")
         return {
-            "image": _size(self.files),
-            "base": (self._folder / "base.tar").stat().st_size / 1e6,
-            "pinstream": _size(self.files / "opt" / "pinstream"),
+            one.metadata["Name"]: _size(Path(file.locate()) for file in one.files or ())
+            for one in distributions(path=[str(folder)])
         }
 
 
-def _size(folder: Path) -> float:
-    return (
-        sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-        / 1e6
-    )
+def _size(files: Iterable[Path]) -> float:
+    """In MB. Not the space on disk, and a file counts as often as it has names."""
+    return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink()) / 1e6
