@@ -31,10 +31,10 @@ from consumer.avro.encode import Encoder
 from consumer.avro.paths import EACH, Source
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.converter import Converter
-from consumer.conversion.decisions import units_of
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.reading import CompiledReading
-from consumer.conversion.targets import FILTER
+from consumer.conversion.rules import units_of
+from consumer.conversion.targets import FILTER, TIME_UNITS
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection
 from consumer.engine.reading import Columns, Keys
 from consumer.settings import load
@@ -189,7 +189,7 @@ def plain_mapping(mapping: EventMapping) -> dict[str, Any]:
         "event_names": {name: sent for name, sent in mapping.event_names.items() if sent != FILTER},
         "action_sources": mapping.action_sources,
         "constants": mapping.constants,
-        "units": units_of(mapping.sources["event_time"], mapping.time_unit),
+        "units": units_of(mapping.sources["event_time"].kinds, TIME_UNITS[mapping.time_unit]),
     }
 
 

@@ -322,13 +322,16 @@ def _mapping_file(settings: Settings) -> str | None:
         ) from error
 
 
-def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Decoder:
+def decoder(
+    settings: Settings, mapped: Sections, function: Transformer | None = None, *, whole: bool = False
+) -> Decoder:
     """Build the decoder that reads records as the schemas of the mapping: of each record what the mapping asks for.
 
     `whole`: it reads all fields. Raises `SettingsError` if no record can be read as such a schema.
     """
     try:
-        return Decoder(mapped, whole=whole)
+        origin = function is not None and function.takes_origin
+        return Decoder(mapped, whole=whole or function is not None, origin=origin)
     except InvalidSchema as error:
         # Where there are sections, the message names the type.
         name = "" if mapped.names else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
@@ -443,7 +446,7 @@ def pipeline(
     to leave records out or to read them in another way. Not `fast`: all records take the two steps.
     """
     # The function may look at any field; without one, only what the mapping asks for is read.
-    decode = decoder(settings, mapped, whole=settings.pinstream.transform is not None)
+    decode = decoder(settings, mapped, transformer(settings, mapped))
     convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
     reading = None
     if fast:

@@ -31,10 +31,12 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from consumer.avro.paths import ALL, Asked, AvroSchema
+from consumer.avro.origin import OriginOf, origin_of, plain_key
+from consumer.avro.paths import ALL, ORIGIN, Asked, AvroSchema
 from consumer.avro.plan import Plan, trimmed
 from consumer.avro.reading import MAX_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, resolve
@@ -52,8 +54,8 @@ from consumer.avro.schema import (
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
 from consumer.engine.reading import Decoded
 
-# The header in which Confluent's serialisers name the schema of the value (the key's schema has another header).
-SCHEMA_ID_HEADER: Final = "__value_schema_id"
+# The headers in which Confluent's serialisers name the schema of the value, and of the key.
+SCHEMA_ID_HEADER, KEY_SCHEMA_ID_HEADER = "__value_schema_id", "__key_schema_id"
 MAX_REFUSED_SCHEMAS: Final = 1_024
 MAX_RECORD_BYTES: Final = 16 << 20
 """Bytes of the largest record that is read if its size is not known before: compressed, or a line of a file."""
@@ -69,6 +71,7 @@ _IN_VALUE: Final = frozenset({"id", "fingerprint", "glue"})
 _GLUE, _GLUE_BYTES = _FRAMINGS["glue"]
 _GLUE_ZLIB: Final = b"\x03\x05"
 _UUIDS: Final = frozenset({"guid", "glue"})
+_NO_ID: Final = SchemaRef("id", "0")  # registries count from 1
 
 
 class DecodeCode(StrEnum):
@@ -213,13 +216,19 @@ class Writer:
 class Decoder:
     """Reads records of any writer's schema, each in the shape of our schema for its type.
 
-    With `whole`, all fields of a record are read, not only those that are asked for. Raises `InvalidSchema` (a
-    `ValueError`) if one of our schemas is not valid.
+    With `whole`, all fields of a record are read, not only those that are asked for; with `origin`, also all that it
+    has in Kafka (`avro.origin`). Raises `InvalidSchema` (a `ValueError`) if one of our schemas is not valid.
     """
 
-    def __init__(self, choice: Choice, *, whole: bool = False) -> None:
+    def __init__(self, choice: Choice, *, whole: bool = False, origin: bool = False) -> None:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
+        # By number of our schema; None: nothing is asked for of what a record has in Kafka.
+        self._origins = [
+            origin_of(((ORIGIN,),) if origin else ours.asked, self._key_of) for ours in choice.all
+        ]
+        # By framing, how the keys of a schema are read, or why they are not; None: the schema is asked for.
+        self._keys: dict[bytes, Plan | Rejection | None] = {}
         self.known: dict[bytes, Writer] = {}  # by framing
         # The framings of known schemas of which no type is read on any topic, the one not used for longest first.
         self._unread: OrderedDict[bytes, None] = OrderedDict()
@@ -234,7 +243,7 @@ class Decoder:
         """Return how a record of this topic is read; `value` is its value, compressed or not."""
         if value.startswith(_GLUE_ZLIB):
             # Where a header names the schema, the value is a bare datum, which may begin with any bytes.
-            is_bare = record.headers and _schema_header(record) is not None
+            is_bare = record.headers and _schema_header(record, SCHEMA_ID_HEADER) is not None
             unzipped = value if is_bare else _unzipped(value)
             if isinstance(unzipped, Rejection):
                 return FramedValue(value, b"", 0, unzipped, 0)
@@ -284,6 +293,36 @@ class Decoder:
         # Fields that are not asked for are skipped: a record may hold far more than the mapping uses.
         return trimmed(resolve(writer, ours), asked)
 
+    def origin(self, number: int, topic: str, partition: int) -> OriginOf | None:
+        """Return what gives the origin of records of a partition that are read as our schema of this number; None:
+        nothing of it is asked for."""
+        origin = self._origins[number - 1]
+        return None if origin is None else partial(origin, topic, partition)
+
+    def _key_of(self, record: Record) -> Any:
+        """Return the value of a record's key; or why it cannot be read, or its schema if that is not known."""
+        key = record.key
+        if not key:
+            return None
+        framing, start = _split(record, key, KEY_SCHEMA_ID_HEADER)
+        ref = _named_schema(framing, _IN_HEADER if start == 0 else {"id"}) if len(key) > start else None
+        if not isinstance(ref, SchemaRef) or ref == _NO_ID:
+            return plain_key(key)
+        plan = self._keys.get(framing)
+        if plan is None:
+            self._keys[framing] = None
+            return ref
+        if isinstance(plan, Rejection):
+            return plan
+        try:
+            value, end = plan.read(key, start)
+        except Exception as error:  # whatever hostile bytes provoke is this record's verdict
+            return self.unless_doubted(framing, _failed(framing, error, "key"))
+        if end != len(key):
+            why = f"the key is no datum of {schema_name(framing)}: its length is another"
+            return self.unless_doubted(framing, rejected(DecodeCode.TRAILING_BYTES, why))
+        return value
+
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
@@ -292,6 +331,20 @@ class Decoder:
         Return the verdict on all its records if they can never be read, on any topic; None: they can be.
         """
         framing = framing_of(ref)
+        verdict = self._add_schema(framing, schema_json, kind)
+        if framing not in self._keys:
+            return verdict
+        try:
+            if kind != "AVRO":
+                raise InvalidSchema(f"it is a {kind} schema; pinstream reads keys in Avro")
+            node = parse(schema_json)
+            self._keys[framing] = resolve(node, node)
+        except (InvalidSchema, Incompatible) as error:
+            self._keys[framing] = _incompatible(framing, error)
+        # No value may ever have this schema: what is said of values is no verdict on the records that wait.
+        return None
+
+    def _add_schema(self, framing: bytes, schema_json: Json, kind: str) -> Rejection | Filtered | None:
         self._doubted.pop(framing, None)
         try:
             # A registry also holds Protobuf and JSON schemas.
@@ -338,6 +391,7 @@ class Decoder:
         self._doubted.pop(framing, None)
         self._unread.pop(framing, None)
         self.known.pop(framing, None)
+        self._keys.pop(framing, None)
 
     def unless_doubted(
         self, framing: bytes, verdict: Rejection | Filtered
@@ -352,8 +406,9 @@ class Decoder:
     def missing(self, ref: SchemaRef) -> Rejection:
         """Return the verdict on a record whose schema does not exist. It is not remembered: the schema may come."""
         how = "set SCHEMA_REGISTRY_URL=glue: and check its region" if ref.kind == "glue" else "register it"
+        self._keys.pop(framing_of(ref), None)
         message = f"schema {ref.kind} {ref.value} does not exist: {how}, or put it into the schemas folder"
-        if ref == SchemaRef("id", "0"):
+        if ref == _NO_ID:
             # Registries count ids from 1. Apicurio's own serialisers write ids of eight bytes: the first four are 0.
             message = (
                 "schema id 0 does not exist: if Apicurio's own serialiser wrote the record, it needs "
@@ -365,7 +420,7 @@ class Decoder:
         """See `consumer.engine.reading.Decoding.section_of`."""
         return 0 if record.value is None else self.find(record, record.value, topic).number
 
-    def decode(self, record: Record, topic: str = "") -> Decoded:
+    def decode(self, record: Record, topic: str = "", partition: int = -1) -> Decoded:
         """Return the event of one record, or why there is none. Never raises because of its content."""
         if record.value is None:
             return None
@@ -384,6 +439,10 @@ class Decoder:
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
             return self.unless_doubted(framing, _failed(framing, error))
         if end == len(value):
+            if (origin := self._origins[number - 1]) is not None:
+                event[ORIGIN] = found = origin(topic, partition, record)
+                if not isinstance(found, dict):
+                    return found
             # Without a choice every event is of the first schema: it costs no copy to say so.
             return SectionEvent.of(number, event) if self._typed else event
         code, what = DecodeCode.TRAILING_BYTES, "bytes are left over after"
@@ -409,24 +468,24 @@ def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
     if value is None:
         return False
     if start == 0:
-        return _schema_header(record) == framing
+        return _schema_header(record, SCHEMA_ID_HEADER) == framing
     if record.headers and any(name == SCHEMA_ID_HEADER for name, _ in record.headers):
         return False
     return value[:start] == framing
 
 
-def _schema_header(record: Record) -> bytes | None:
-    """Return the first header, as Confluent's serialisers write it, that names the value's schema, if any."""
+def _schema_header(record: Record, header: str) -> bytes | None:
+    """Return the first header of this name, as Confluent's serialisers write it, that names a schema, if any."""
     for name, content in record.headers:
-        if name == SCHEMA_ID_HEADER:
+        if name == header:
             return content
     return None
 
 
-def _split(record: Record, value: bytes) -> tuple[bytes, int]:
-    """Return how a record names its schema, its framing, and where in the value the datum starts."""
+def _split(record: Record, value: bytes, name: str = SCHEMA_ID_HEADER) -> tuple[bytes, int]:
+    """Return how a record names the schema of its value (or key), the framing, and where in it the datum starts."""
     # The header counts first: a bare datum may begin with any bytes, also with those of a framing.
-    header = _schema_header(record) if record.headers else None
+    header = _schema_header(record, name) if record.headers else None
     if header is not None:
         return header, 0
     magic, length = _FRAMINGS["fingerprint"]
@@ -491,11 +550,12 @@ def too_many_items(where: str) -> Rejection:
     return rejected(DecodeCode.TOO_LARGE, f"an array of more than {MAX_ITEMS} items, in {where}")
 
 
-def _failed(framing: bytes, error: Exception) -> Rejection:
+def _failed(framing: bytes, error: Exception, what: str = "bytes") -> Rejection:
     if isinstance(error, Unresolvable):
         return _incompatible(framing, error)
     # The datum fits the schema, but is too large to keep.
     if isinstance(error, TooManyItems):
         return too_many_items(f"a datum of {schema_name(framing)}")
-    message = f"the bytes are not a datum of {schema_name(framing)} ({type(error).__name__})"
+    be = "are" if what == "bytes" else "is"
+    message = f"the {what} {be} not a datum of {schema_name(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)

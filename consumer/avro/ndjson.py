@@ -9,6 +9,7 @@ milliseconds or ISO 8601 text. The other rules follow what people write by hand 
 * ``date`` is a count of days or ISO 8601; a time of day is milliseconds or ``hh:mm[:ss]``.
 * bytes are text of the code points 0 to 255, as in Avro's JSON encoding; its tagged unions
   (``{"string": "x"}``) are accepted where the bare reading is impossible, or a record's name is the tag.
+* What the record has in Kafka may stand beside its fields, under the names of a mapping: ``"@header.ce_type": "paid"``.
 
 The verdict on a line that does not fit names path and type, but no value, and no key that the schema does not have.
 """
@@ -37,6 +38,7 @@ from consumer.avro.fitting import (
     misfit,
     python_leaf,
 )
+from consumer.avro.paths import ORIGIN
 from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, parse
 from consumer.avro.values import (
     INT_RANGE,
@@ -64,7 +66,7 @@ class LinePlan:
     """
 
     def __init__(self, choice: Choice, topic: str | None = None, named: str | None = None) -> None:
-        self._choice, self._topic, self._named = choice, topic, named
+        self._choice, self.topic, self._named = choice, topic, named
         # By the number of our schema.
         self._types: dict[int, tuple[AvroType, Fit]] = {}
         for record in choice.records:
@@ -80,9 +82,9 @@ class LinePlan:
             # No field has a dot in its name: this key is a type. An unknown type is refused if types are distinguished.
             is_type = self._choice.typed or tag in self._choice.records
             if type(inner) is dict and "." in tag and is_type:
-                return self._fitted(self._choice.choose(tag, self._topic), inner)
+                return self._fitted(self._choice.choose(tag, self.topic), inner)
         if self._named is not None:
-            return self._fitted(self._choice.choose(self._named, self._topic), document)
+            return self._fitted(self._choice.choose(self._named, self.topic), document)
         return self._bare(document)
 
     def _fitted(
@@ -133,7 +135,11 @@ def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filte
                 DecodeCode.NOT_AN_OBJECT,
                 "the line is JSON, but not an object: write each record as one object on one line",
             )
-        return plan.fit(document)
+        origin = _origin(document, plan.topic)
+        event = plan.fit(document)
+        if origin and isinstance(event, dict):
+            event[ORIGIN] = origin
+        return event
     except Misfit as error:
         return rejected(DecodeCode.MISFIT, error.described("the line"))
     except (RecursionError, TooMuch):
@@ -147,6 +153,23 @@ def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filte
         return rejected(DecodeCode.NOT_JSON, "the line is not JSON (not UTF-8)")
     except ValueError:
         return rejected(DecodeCode.NOT_JSON, "the line is not JSON (NaN and Infinity are not JSON)")
+
+
+def _origin(document: dict[str, Any], topic: str | None) -> dict[str, Any]:
+    """Take what the record has in Kafka out of a line's object, and return it; `topic` is that of all lines."""
+    origin: dict[str, Any] = {} if topic is None else {"topic": topic}
+    for key in [one for one in document if one.startswith(ORIGIN)]:
+        name, _, rest = key.removeprefix(ORIGIN).partition(".")
+        value = document.pop(key)
+        try:
+            if name == "header" and value is not None:
+                origin.setdefault(name, {})[rest] = fit_text(value)
+            elif name in _ORIGIN and value is not None:
+                origin[name] = _ORIGIN[name](value)
+        except Misfit as error:
+            error.path.append(key)
+            raise
+    return origin
 
 
 def _refuse_constant(_name: str) -> NoReturn:
@@ -262,4 +285,20 @@ _PLAIN: Final[dict[str, Callable[[Any], Any]]] = {
     "bytes": _bytes,
     # A number keeps its literal: 27.50 its zero, and an id of 20 digits every digit.
     "string": fit_text,
+}
+
+
+def _json(value: Any) -> Any:
+    """Return a JSON value with numbers for its literals."""
+    if isinstance(value, dict):
+        return {key: _json(inner) for key, inner in value.items()}
+    return _whole(value) if isinstance(value, Number) else value
+
+
+_ORIGIN: Final[dict[str, Callable[[Any], Any]]] = {
+    "key": _json,
+    "timestamp": _time(Logical("timestamp-millis", "timestamp", MILLIS), LONG_RANGE),
+    "topic": fit_text,
+    "partition": _PLAIN["int"],
+    "offset": _PLAIN["long"],
 }

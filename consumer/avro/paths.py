@@ -1,10 +1,11 @@
 """Paths into a commerce event, and the types at their ends.
 
 Theory of operation. A path is written ``order.items[].sku``: field names and, inside a map, keys, separated by
-dots; ``[]`` after a name means each element of that array, ``[0]`` the first one, ``[-1]`` the last. `resolve` walks
-the schema along the written path and answers the steps to take in a record and the *kinds* of value found there. Unions
-are walked in all their branches; a path that ends at an array of scalars means its elements, with or without the final
-``[]``. `value_at` and `walk` follow such steps through a record.
+dots; ``['a.b']`` is a key that holds a dot. ``[]`` after a name means each element of that array, or each value of that
+map; ``[0]`` the first element, ``[-1]`` the last, ``[name='size']`` the first one whose field has this text. `resolve`
+walks the schema along the written path and answers the steps to take in a record and the *kinds* of value found there.
+Unions are walked in all their branches; a path that ends at an array of scalars means its elements, with or without the
+final ``[]``. `value_at` and `walk` follow such steps through a record.
 
 The walk follows the path, so it ends where the path ends, however the schema refers to itself. Listing all
 paths (to name the nearest one in an error) is bounded in depth and in number.
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import dropwhile, islice
 from sys import intern
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from consumer.avro.schema import (
     Array,
@@ -30,13 +31,18 @@ from consumer.avro.schema import (
     branches_of,
     parse,
 )
-from consumer.errors import first_of, nearest
+from consumer.errors import first_of, nearest, or_all
 
 AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
 
 Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` for every element of an array
 EACH: Final = ""
-IndexedPath = tuple[str | int, ...]  # as `Path`, with an index where one element of an array is meant
+# What a record has in Kafka beside its value, as a part of the event. No field has this name.
+ORIGIN: Final = "@"
+VALUES: Final = "\udc00"  # each value of a map: half of a surrogate pair is no key of a record
+IndexedPath = tuple["str | int | Find", ...]  # as `Path`, but for arrays of which one element is meant
+
+_Step = TypeVar("_Step", bound="str | int | Find")
 
 # The paths that are asked for below a value; none: the value is not asked for. The empty path asks for all of it.
 Asked = tuple[Path, ...]
@@ -52,25 +58,54 @@ _MAX_NAMED: Final = 8  # paths in one message
 _MAX_STEPS: Final = 128  # of a path: to explain a wrong one takes time that is the square of them
 _SHOWN: Final = 40  # characters of a path that is too long
 _ANY_KEY: Final = "<key>"  # of a map, in messages
-_SEGMENT: Final = re.compile(r"(?P<name>[^\[\].]+)(?P<elements>(?:\[(?:-?[0-9]{1,5})?\])*)")
-_ELEMENT: Final = re.compile(r"\[(-?[0-9]*)\]")
+# A name behind a dot; or in brackets nothing or an index, a key in quotes, or a field and the text that it has.
+_STEP: Final = re.compile(
+    r"""\.(?P<name>[^\[\].]+)|\[(?P<index>(?:-?[0-9]{1,5})?)\]"""
+    r"""|\[(?:(?P<by>[^\[\]'"=]+)=)?(?P<quote>['"])(?P<text>.+?)(?P=quote)\]"""
+)
+# The fields of Connect's VariableScaleDecimal, by which it is known.
+SCALED: Final = ("scale", "value")
+# The kinds of what a record has in Kafka; a key may be text or a number.
+_ORIGINS: Final = {
+    "key": frozenset({"string", "long"}),
+    "header": frozenset({"string"}),
+    "timestamp": frozenset({"timestamp-millis"}),
+    "topic": frozenset({"string"}),
+    "partition": frozenset({"int"}),
+    "offset": frozenset({"long"}),
+}
+_KEYS: Final = frozenset({"string", "enum", "int", "long"})  # kinds whose text an element is found by
+
+
+class Find(NamedTuple):
+    """The first element of an array whose value at the end of `path` has this text."""
+
+    path: Path
+    text: str
+
+    def of(self, elements: Iterable[Any]) -> Any:
+        """Return that element; None if there is none."""
+        return next((one for one in elements if str(value_at(one, self.path)) == self.text), None)
 
 
 class Source(NamedTuple):
     """Where a value comes from: the path as written, the steps, and the Avro kinds found at its end.
 
-    It may give several values if `EACH` is among the steps. `picks`: of which arrays only one element is meant, as the
-    position of that `EACH` among the steps, and the element's index; below 0 from the end.
+    It may give several values if `EACH` or `VALUES` is among the steps. `picks`: of which arrays only one element is
+    meant, as the position of that `EACH` among the steps, and the element's index, below 0 from the end, or its text.
 
     Kinds are the names of the primitive types, ``enum``, ``fixed``, and the logical types ``decimal``, ``date``,
     ``time-…`` and ``timestamp-…``; uuids are ``string``. ``null`` is not among them. `symbols` are those of ``enum``.
+    `is_scaled`: a record that means a decimal stands there (`SCALED`). `is_local`: a timestamp of some zone.
     """
 
     path: str
     steps: Path
     kinds: frozenset[str]
-    picks: tuple[tuple[int, int], ...] = ()
+    picks: tuple[tuple[int, int | Find], ...] = ()
     symbols: frozenset[str] = frozenset()
+    is_scaled: bool = False
+    is_local: bool = False
 
 
 class NoSuchPath(ValueError):
@@ -88,20 +123,40 @@ class SchemaPaths:
 
     def resolve(self, path: str) -> Source:
         """Return the source that `path` names. Raises `NoSuchPath`, which says what may be meant."""
+        if path.startswith(ORIGIN):
+            return _of_origin(path)
         steps, picks, places = self._walk(path)
-        while items := _below(places, EACH):
+        while items := _elements(places):
             # An array of scalars: the path means its elements.
             if not _are_scalars(items):
                 break
             places = items
             steps.append(EACH)
         kinds = _kinds(places)
+        is_scaled = kinds == {"record"} and all(map(_is_scaled, places))
+        if is_scaled:
+            kinds = {"decimal"}
         if not kinds:
             raise NoSuchPath(f"{path!r} is no value but null: name another path")
         if kinds & _STRUCTURES:
             raise NoSuchPath(_no_value(path, steps, places))
         symbols = frozenset(symbol for place in places if isinstance(place, Enum) for symbol in place.symbols)
-        return Source(path, tuple(steps), frozenset(kinds), picks, symbols)
+        families = {
+            place.logical.family for place in places if isinstance(place, Primitive) and place.logical
+        }
+        is_local = "local-timestamp" in families
+        return Source(path, tuple(steps), frozenset(kinds), picks, symbols, is_scaled, is_local)
+
+    def elements(self, path: str) -> Source:
+        """Return where the elements of the list stand at which `path` ends, or through which it goes; its kinds may be
+        those of structures. Raises `NoSuchPath`."""
+        steps, picks, places = self._walk(path)
+        if items := _elements(places):
+            places = items
+            steps.append(EACH)
+        if steps.count(EACH) + steps.count(VALUES) == len(picks):
+            raise NoSuchPath(f"{path!r} is no list: name a list, or a path through one")
+        return Source(path, tuple(steps), frozenset(_kinds(places)), picks)
 
     def records(self, path: str) -> tuple[Source, list[Record]]:
         """Return where the records stand at which `path` ends, and their types. Raises `NoSuchPath`."""
@@ -115,7 +170,7 @@ class SchemaPaths:
     def has(self, path: str) -> bool:
         """Return True if the schema has this path, to a value or to a structure."""
         try:
-            return bool(self._at(_parsed(path)[0]))
+            return bool(_of_origin(path) if path.startswith(ORIGIN) else self._at(_parsed(path)[0]))
         except NoSuchPath:
             return False
 
@@ -134,7 +189,7 @@ class SchemaPaths:
         start: Sequence[AvroType] = [self.record]
         return reduce(_below, steps, start)
 
-    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], Sequence[AvroType]]:
+    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int | Find], ...], Sequence[AvroType]]:
         """Return the steps of `path`, its picks, and the types at its end. Raises `NoSuchPath`."""
         steps, picks = _parsed(path)
         places = self._at(steps)
@@ -142,6 +197,23 @@ class SchemaPaths:
             # The first step that leads nowhere is what the message is about.
             number = next(at for at in range(len(steps)) if not self._at(steps[: at + 1]))
             raise NoSuchPath(self._missing(path, steps, number, self._at(steps[:number])))
+        for number, step in enumerate(steps):
+            if step == EACH and not _elements(self._at(steps[:number])):
+                if number in dict(picks):
+                    raise NoSuchPath(f"{path!r}: {written(steps[:number])!r} is a map: name one of its keys")
+                steps[number] = VALUES
+        for position, pick in picks:
+            if isinstance(pick, Find):
+                key = self.resolve(written((*steps[: position + 1], *pick.path)))
+                if not key.kinds <= _KEYS:
+                    kinds = " or ".join(sorted(key.kinds - _KEYS))
+                    raise NoSuchPath(
+                        f"{path!r}: {key.path!r} is {kinds}, but it has to be text or a whole number"
+                    )
+                if key.kinds == {"enum"} and pick.text not in key.symbols:
+                    raise NoSuchPath(
+                        f"{path!r}: {key.path!r} is never {pick.text!r}; {or_all(pick.text, key.symbols)}"
+                    )
         return steps, picks, places
 
     def _missing(self, path: str, steps: list[str], number: int, places: Sequence[AvroType]) -> str:
@@ -155,6 +227,8 @@ class SchemaPaths:
         elif not any(isinstance(place, Record) for place in places):
             kinds = " or ".join(sorted(_kinds(places))) or "always null"
             why = f": {written(here)!r} is {kinds} and has no fields"
+            if any(isinstance(place, Map) for place in self._at(here[:-1])):
+                meant = [*here[:-1], ".".join(steps[number - 1 :])]  # a key that holds dots
         elif by_type := self._by_type_name(steps):
             why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
         near = written(meant) if why and self._at(meant) else self._nearest(path, written(here))
@@ -191,32 +265,63 @@ class SchemaPaths:
         return None
 
 
-def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
+def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int | Find], ...]]:
     """Return the steps of a path as it is written, and of which arrays only one element is meant (`Source.picks`)."""
     steps: list[str] = []
-    picks = []
-    for segment in path.split("."):
-        match = _SEGMENT.fullmatch(segment)
+    picks: list[tuple[int, int | Find]] = []
+    at, whole = 0, f".{path}"  # as if a dot stood before the first name
+    while at < len(whole):
+        match = _STEP.match(whole, at)
         if match is None:
             raise NoSuchPath(
-                f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku, or [0] "
-                "for one element"
+                f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku; [0] for "
+                "one element, [name='size'] for the one whose name is size, ['a.b'] for a key that holds a dot"
             )
-        steps.append(intern(match["name"]))
-        for index in _ELEMENT.findall(match["elements"]):
-            if index:
-                picks.append((len(steps), int(index)))
-            steps.append(EACH)
+        name, index, by, _, text = match.groups()
+        at = match.end()
+        if index is None and by is None:
+            steps.append(intern(name or text))
+            continue
+        if index != "":
+            picks.append((len(steps), Find(tuple(by.split(".")), text) if index is None else int(index)))
+        steps.append(EACH)
         if len(steps) > _MAX_STEPS:
-            raise NoSuchPath(
-                f"{path[:_SHOWN]!r}… is a path of more than {_MAX_STEPS} steps: write a shorter one"
-            )
+            break
+    if len(steps) > _MAX_STEPS:
+        raise NoSuchPath(f"{path[:_SHOWN]!r}… is a path of more than {_MAX_STEPS} steps: write a shorter one")
     return steps, tuple(picks)
 
 
 def written(steps: Iterable[str]) -> str:
     """Return the path of these steps as it is written in a mapping."""
-    return "".join("[]" if step == EACH else f".{step}" for step in steps).removeprefix(".")
+    quoted = (
+        "[]" if step in (EACH, VALUES) else f"[{step!r}]" if set(step) & set(".[]") else f".{step}"
+        for step in steps
+    )
+    return "".join(quoted).removeprefix(".")
+
+
+def _of_origin(path: str) -> Source:
+    """Return the source of what a record has in Kafka beside its value. Raises `NoSuchPath`."""
+    name, _, rest = path.removeprefix(ORIGIN).partition(".")
+    if rest.startswith("pinstream."):
+        raise NoSuchPath(
+            f"{path!r} is pinstream's own header of a dead letter: no record has it at its origin"
+        )
+    # The name of a header may hold dots; of the others only a key may have fields.
+    steps = _parsed(rest)[0] if name == "key" and rest else [rest] * bool(rest)
+    fits = {"key": True, "header": bool(rest)}.get(name, not rest)
+    if name in _ORIGINS and fits and EACH not in steps:
+        kinds = _ORIGINS[name] | ({"boolean"} if name == "key" and rest else set())
+        return Source(path, (ORIGIN, name, *steps), kinds)
+    known = ["@key", "@key.<field>", "@header.<name>", "@timestamp", "@topic", "@partition", "@offset"]
+    raise NoSuchPath(f"{path!r} is nothing that a record has in Kafka; {or_all(path, known)}")
+
+
+def _is_scaled(place: AvroType) -> bool:
+    """Return whether a type is Connect's decimal whose scale differs from value to value (or null, which is none)."""
+    fields = [(field.name, _kinds(branches_of(field.type))) for field in getattr(place, "fields", ())]
+    return place.kind == "null" or sorted(fields) == [("scale", {"int"}), ("value", {"bytes"})]
 
 
 def _no_value(path: str, steps: list[str], places: Sequence[AvroType]) -> str:
@@ -258,13 +363,21 @@ def _below_all(
     yield steps, places
 
 
+def _elements(places: Sequence[AvroType]) -> Sequence[AvroType]:
+    """Return the types of the elements of those of these types that are arrays."""
+    return [branch for node in places if isinstance(node, Array) for branch in branches_of(node.items)]
+
+
 def _below(places: Sequence[AvroType], step: str) -> Sequence[AvroType]:
     """Return the types one step below these; none if the step fits none of them."""
+    if step == EACH:
+        # Where there is no array, the values of a map are meant.
+        maps = (node for node in places if isinstance(node, Map))
+        return _elements(places) or [branch for node in maps for branch in branches_of(node.values)]
     return [
         branch
         for node in places
-        # Only `EACH` leads into an array, and nowhere else, even if a field has a name of no characters.
-        if isinstance(node, Array) == (step == EACH)
+        if not isinstance(node, Array)
         for name, kind in _parts(node)
         if name == step or isinstance(node, Map)
         for branch in branches_of(kind)
@@ -302,10 +415,10 @@ def _are_scalars(items: Sequence[AvroType]) -> bool:
 # -- values at a path of a record
 
 
-def value_at(value: Any, way: Iterable[str | int]) -> Any:
+def value_at(value: Any, way: Iterable[str | int | Find]) -> Any:
     """Return the one value at the end of a way without `EACH`; None if there is none."""
     for step in way:
-        if type(step) is not int:  # as nearly every step; and cheaper to ask than whether it is text
+        if isinstance(step, str):  # as nearly every step
             # The value may be of another branch of a union, which has no such field.
             if not isinstance(value, dict):
                 return None
@@ -313,17 +426,37 @@ def value_at(value: Any, way: Iterable[str | int]) -> Any:
         else:
             # A value that is not an array is its own element.
             elements = value if isinstance(value, list) else [value]
-            value = elements[step] if -len(elements) <= step < len(elements) else None
+            if isinstance(step, Find):
+                value = step.of(elements)
+            else:
+                value = elements[step] if -len(elements) <= step < len(elements) else None
     return value
 
 
-def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
+def is_several(way: IndexedPath) -> bool:
+    """Return whether several values may stand at the end of a way."""
+    return EACH in way or VALUES in way
+
+
+def to_first_list(way: tuple[_Step, ...], after: int = 0) -> tuple[_Step, ...]:
+    """Return the way to the elements of the first list on it, `after` so many steps; no steps if there is none."""
+    return way[: next((at + 1 for at in range(after, len(way)) if way[at] in (EACH, VALUES)), 0)]
+
+
+def to_last_list(way: IndexedPath) -> IndexedPath:
+    """Return the way to the elements of the last list on it; no steps if there is none."""
+    return way[: max((at + 1 for at, step in enumerate(way) if step in (EACH, VALUES)), default=0)]
+
+
+def walk(value: Any, way: Iterable[str | int | Find]) -> list[Any]:
     """Return all values at the end of a way, in order, without nulls. A non-array is its own element."""
     values = [value]
     for step in way:
-        found = []
+        found: list[Any] = []
         for held in values:
-            if step != EACH:
+            if step == VALUES:
+                found += held.values() if isinstance(held, dict) else ()
+            elif step != EACH:
                 found.append(value_at(held, (step,)))
             elif isinstance(held, list):
                 found += held
@@ -359,5 +492,6 @@ def keys_in(asked: Asked) -> tuple[frozenset[str] | None, Asked]:
     below = _below_each(asked)
     if () in below:
         return None, ALL
+    keys = frozenset(steps[0] for steps in below)
     # All values of a map have one type, so what is asked for below one key is kept below every key.
-    return frozenset(steps[0] for steps in below), tuple(steps[1:] for steps in below)
+    return None if VALUES in keys else keys, tuple(steps[1:] for steps in below)

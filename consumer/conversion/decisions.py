@@ -17,11 +17,13 @@ from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import Omitted, Unrecognised, text_of, trim
 from consumer.conversion.rules import (
     SECONDS_A_DAY,
+    TIMESTAMPS,
     CalendarDay,
     Rule,
     event_seconds,
     moment,
     trimmed_text,
+    units_of,
 )
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, FILTER, TIME_UNITS, Target
 from consumer.engine.model import Filtered, Rejection, Stage, Untimely, Warned
@@ -150,29 +152,13 @@ def sent_values(
     return sent
 
 
-_TIMESTAMPS: Final = {
-    "timestamp-millis": TIME_UNITS["milliseconds"],
-    "timestamp-micros": TIME_UNITS["microseconds"],
-    "timestamp-nanos": TIME_UNITS["nanoseconds"],
-}
-
-
-def units_of(source: Expression, time_unit: str) -> int:
-    """Return how many units of a time at `source` make a second: as the schema says, else as `time_unit` does."""
-    # A logical type has an exact unit; the mapping's time_unit is for plain numbers.
-    for kind, units in _TIMESTAMPS.items():
-        if kind in source.kinds:
-            return units
-    return 1 if "date" in source.kinds else TIME_UNITS[time_unit]
-
-
 def rule_for(target: Target, source: Expression, time_unit: str) -> Rule:
     """Return the target's rule for values of this source: the schema says how times and days are counted."""
-    days, units = "date" in source.kinds, units_of(source, time_unit)
+    days, units = "date" in source.kinds, units_of(source.kinds, TIME_UNITS[time_unit])
     if target.name == "app_info.install_time":
         return event_seconds(units, days)
     # A birthday counted in days or units is a calendar day first, and then normalised as text is.
-    if target.name == "user_data.db" and (days or source.kinds & _TIMESTAMPS.keys()):
+    if target.name == "user_data.db" and (days or source.kinds & TIMESTAMPS.keys()):
         return CalendarDay(units, days, target.rule)
     return target.rule
 
@@ -205,7 +191,7 @@ class Decisions:
         }
         self._unknown_name = unknown[mapping.unknown_event_name]
         time = mapping.sources["event_time"]
-        self.units = units_of(time, mapping.time_unit)
+        self.units = units_of(time.kinds, TIME_UNITS[mapping.time_unit])
         self.days = "date" in time.kinds
         self._moment = moment(self.units, self.days)
         # How far back an event's time may lie, in units of the record's time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from consumer.avro.paths import EACH, Path, Source
+from consumer.avro.paths import EACH, Path, Source, is_several, to_first_list
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
@@ -60,7 +60,7 @@ class ProgramField:
         elif source is not None:
             self.computed = description.computed(source, item_steps)
             self.steps = (EACH,) if self.computed.is_many else ()
-        before = self.steps.index(EACH) if EACH in self.steps else len(self.steps)
+        before = len(to_first_list(self.steps)) - 1 if is_several(self.steps) else len(self.steps)
         names = self.steps[:before]
         # The steps to the record that holds the value, or holds the first array on the way to it. Equal steps are the
         # same object, so that `is` compares them.
@@ -136,7 +136,7 @@ class Description:
         item = self.mapping.sources.get(DERIVED.get(name, ""))
         if isinstance(source, Each):
             return source.parts == (item,)
-        return isinstance(source, Source) and source == item and EACH in source.steps
+        return isinstance(source, Source) and source == item and is_several(source.steps)
 
     def _place(self, source: Expression | None) -> Path | Computation | None:
         """Return where the value of a source is in an event, or how it is computed."""

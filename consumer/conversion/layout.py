@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from consumer.avro import reading
-from consumer.avro.paths import EACH, Asked, Path
+from consumer.avro.paths import EACH, ORIGIN, VALUES, Asked, Path
 from consumer.avro.plan import (
     ArrayPlan,
     DefaultPlan,
@@ -91,17 +91,19 @@ class Layout:
         self.operations: list[Operation] = []
         self.width = 0  # slots of the record. While the fields of an item are laid out: of the item.
         self.item_width: int | None = None  # slots of each item; None: items have no slots
-        self._asked = asked
+        self._asked = tuple(steps for steps in asked if steps[:1] != (ORIGIN,))
         self._item_steps = item_steps
         # The slot of the value at a path; within items that have slots, the slot in the item.
         self._slots: dict[Path, int] = {}
         self._around: list[Plan] = []  # the plans around the value that is being laid out
         self._made = 0  # operations so far
         # The decoder may be asked for more than this mapping uses: the rest is skipped.
-        plan = trimmed(plan, asked)
+        plan = trimmed(plan, self._asked)
         self.is_possible = self._is_spread(plan, ())
         if self._is_spread(plan, ()):
             self.operations = self._fields(plan, ())
+        # The slot of what the record has in Kafka beside its value; below 0: nothing of it is asked for.
+        self.origin = self._new_slot((ORIGIN,)) if len(self._asked) < len(asked) else NOWHERE
 
     def place(self, steps: Path) -> At:
         """Return the slot nearest to the value at `steps`, and the steps on from there. Raises `KeyError`."""
@@ -168,7 +170,7 @@ class Layout:
         if isinstance(plan, MapPlan) and not self._is_too_much(plan):
             below = self._below(path)
             keys = sorted({steps[0] for steps in below if steps})
-            if () not in below and EACH not in keys and len(keys) <= MAX_KEYS:
+            if () not in below and not {EACH, VALUES} & {*keys} and len(keys) <= MAX_KEYS:
                 slots = [self._new_slot((*path, key)) for key in keys]
                 self._around.append(plan)
                 value = self._value(plan.value, _SOMEWHERE)

@@ -20,28 +20,25 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, NoReturn
 
-from consumer.avro.paths import Path, SchemaPaths
+from consumer.avro.paths import Path, SchemaPaths, Source
 from consumer.conversion import hints
 from consumer.conversion.computed.expressions import (
     Computed,
-    Condition,
     Constant,
     Each,
     Expression,
     First,
-    Phone,
     Scalar,
     Unreadable,
-    When,
     array_of,
     computation,
     constants_in,
-    depends_on_event,
     expression_name,
     is_many,
     results_of,
     source_misfit,
 )
+from consumer.conversion.computed.operators import All, Condition, Phone, When, depends_on_event
 from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import ExpressionReader, Fold, is_ever, never, texts_of
 from consumer.conversion.countries import country_code
@@ -156,7 +153,7 @@ class Loader:
         if wrong := hints.wrong_with_own_events(own_events):
             self._fail(f"[own_events] {wrong}")
         known = EVENT_NAMES.union(own_events)
-        self._reading = ExpressionReader(self._paths, known)
+        self._reading = ExpressionReader(self._paths, known, self._settings["time_unit"])
         event_names = self._entries("event_names", {*known, FILTER})
         # Channels are compared in any case: producers do not agree on one.
         sent_as = self._entries("action_sources", ACTION_SOURCES)
@@ -379,10 +376,22 @@ class Loader:
             if len(units) > 1:
                 each = " and ".join(f"{name} is {kind}" for kind, name in units.items())
                 self._fail(
-                    f"{key}: {each}, so they count time in different units: name paths of one unit, or bring them to "
-                    "one in a function of your own (PINSTREAM_TRANSFORM)"
+                    f"{key}: {each}, so they count time in different units: write "
+                    '{ time = "<path>" } around each, with unit = "seconds" beside it where the schema says none'
                 )
         return source
+
+    def _check_id(self, key: str, source: Expression) -> None:
+        """Refuse an id that is made of what a topic that is created again repeats."""
+        if isinstance(source, Source) and source.path in ("@topic", "@partition", "@offset"):
+            self._fail(
+                f"{key}: {source.path!r} comes again when a topic is created again under its name, and new orders "
+                "would be taken for duplicates: name an id of the record, '@key' or a header"
+            )
+        # The conditions of a value are no part of it.
+        parts = source.parts if isinstance(source, Computed) else ()
+        for part in parts[:1] if isinstance(source, When) else parts:
+            self._check_id(key, part)
 
     def _add_phone_country(self, sources: dict[str, Expression]) -> None:
         """Give phone numbers the code of the country that ``phone_country`` names."""
@@ -444,7 +453,8 @@ class Loader:
         for name, source in found.items():
             if name.startswith(CONTENTS) or name in DERIVED:
                 with self._about(f"[fields] {name!r}"):
-                    arrays[name] = array_of(source)
+                    # What follows from the items may be of other lists as well.
+                    arrays[name] = array_of(source, is_item=name.startswith(CONTENTS))
         items = [name for name, array in arrays.items() if array is not None and name.startswith(CONTENTS)]
         if not items:
             return
@@ -566,12 +576,14 @@ class Loader:
                 computation(source, None, None, lambda _: None)
         if kinds is not None and (other := source_misfit(source, kinds)):
             self._fail(f"{key} takes {meant}, but {other}")
+        if key in ("[fields] 'event_id'", "[dedup] key"):
+            self._check_id(key, source)
         # The user has to name which of several values counts.
         if one and is_many(source):
             first = (source.path if "[]" in source.path else f"{source.path}[]").replace("[]", "[0]")
-            hint = (
-                "" if isinstance(source, Computed) else f", since it is a list: name one element, {first!r}"
-            )
+            hint = f", since it is a list: name one element, {first!r}"
+            if isinstance(source, Computed):
+                hint = ": take the first with a value, { first = [...] }" if isinstance(source, All) else ""
             self._fail(f"{key} takes one value, but {source.path!r} may give several{hint}")
         return source
 

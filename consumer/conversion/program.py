@@ -11,13 +11,13 @@ Nothing is decided here: rules and decisions are the Python functions that the p
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Final, NamedTuple
 
 import orjson
 
-from consumer.avro.paths import EACH, Path
+from consumer.avro.paths import EACH, Path, is_several, to_first_list
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Canonical, Glance, Way
@@ -28,13 +28,11 @@ from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
-from consumer.engine.model import Record
-from consumer.engine.reading import Columns
 
-# ``(records, columns, framing, start, oldest, present)``. Reads on where `columns` end and adds a row for what each
-# record became, up to one that it is not certain of or that is framed otherwise. The first is framed by `framing`, its
-# datum begins at `start`. Never raises because of what they hold.
-Many = Callable[[Sequence[Record | None], Columns, bytes, int, float, float], None]
+# ``(records, columns, framing, start, oldest, present, origin)``. Reads on where `columns` end and adds a row for what
+# each record became, up to one that it is not certain of or that is framed otherwise. The first is framed by `framing`,
+# its datum begins at `start`. Never raises because of what they hold.
+Many = Callable[..., None]
 
 
 def _module() -> ModuleType | None:
@@ -114,6 +112,7 @@ class Program:
     def __init__(self, what: Description, layout: Layout) -> None:
         self._layout = layout
         self.operations, self.width = layout.operations, layout.width
+        self.origin = layout.origin
         self.description = what
         # By name (`targets.DECIDED`), where the values are that are decided first; None: the mapping names no source.
         self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
@@ -187,8 +186,7 @@ def _slotted_items(what: Description) -> Path:
     fields = (field for name in (*_OBJECTS, "items") for field in getattr(what, name))
     places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
     # A value that is computed from all items of an event takes them as they are in the array.
-    first = what.item_steps.index(EACH) if what.item_steps else 0
-    whole = ReadValue(False, what.item_steps[:first])
+    whole = ReadValue(False, to_first_list(what.item_steps)[:-1])
     taken = any(isinstance(place, Computation) and whole in place.reads for place in places)
     return () if taken else what.item_steps
 
@@ -196,7 +194,7 @@ def _slotted_items(what: Description) -> Path:
 def _is_list_of_text(field: ProgramField) -> bool:
     """Return whether digests are made of an array of text in one place, which mostly holds one: e-mail
     addresses and the like."""
-    is_array = field.computed is None and field.steps[-1:] == (EACH,) and EACH not in field.steps[:-1]
+    is_array = field.computed is None and field.steps[-1:] == (EACH,) and not is_several(field.steps[:-1])
     return is_array and field.way is Way.DIGESTS and field.is_text
 
 

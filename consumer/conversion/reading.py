@@ -11,7 +11,6 @@ two steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -19,8 +18,8 @@ from consumer.avro.decode import Decoder
 from consumer.avro.plan import Plan, RecordPlan
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import Many, write_program
-from consumer.engine.model import Filtered, Record, Rejection
-from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
+from consumer.engine.model import Filtered, Rejection
+from consumer.engine.reading import TOMBSTONE, Columns, Records, TwoSteps
 
 MAX_PROGRAMS: Final = 64
 """Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""
@@ -51,7 +50,9 @@ class CompiledReading:
         """See `consumer.engine.reading.Reading`: the records that the program did not take."""
         return self._two_steps.in_two_steps
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(
+        self, records: Records, now: float, columns: Columns, topic: str = "", partition: int = -1
+    ) -> None:
         """See `consumer.engine.reading.Reading`."""
         find = self._decoder.find
         while len(columns) < len(records):
@@ -70,9 +71,10 @@ class CompiledReading:
                 columns.add(self._decoder.unless_doubted(framing, plan))
             elif (function := self._function(framing, plan, number)) is not None:
                 decisions = self._converter.descriptions[number - 1].decisions
-                function(lot, columns, framing, start, *decisions.bounds(now))
+                origin = self._decoder.origin(number, topic, partition)
+                function(lot, columns, framing, start, *decisions.bounds(now), origin)
             if len(columns) == before:
-                self._two_steps.read([record], now, columns, topic)
+                self._two_steps.read([record], now, columns, topic, partition)
             if number and self._divided:
                 columns.of_section(before, number)
 

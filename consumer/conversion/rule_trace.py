@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from consumer.avro.paths import EACH, Source, walk
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Element, Phone
+from consumer.conversion.computed.expressions import Element
+from consumer.conversion.computed.operators import Phone
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
 from consumer.conversion.normalise import Omitted, Unrecognised, text_of

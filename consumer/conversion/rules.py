@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from math import floor, isfinite
 from typing import Any, Final
@@ -76,6 +76,8 @@ _LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*|[,;].*)?", re.DOTALL)
 # Forms that exports give to booleans.
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 SECONDS_A_DAY = 86400
+# The logical types of a moment, and how many of their units make a second.
+TIMESTAMPS: Final = {"timestamp-millis": 10**3, "timestamp-micros": 10**6, "timestamp-nanos": 10**9}
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _LAST_ORDINAL = date.max.toordinal()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -221,6 +223,13 @@ def total(values: Iterable[Any]) -> int | Omitted | None:
     return summed if isinstance(summed, Omitted) or summed <= MAX_COUNT else Omitted.MALFORMED
 
 
+def units_of(kinds: frozenset[str], otherwise: int) -> int:
+    """Return how many units of a time of these kinds make a second: as the schema says, or else `otherwise`."""
+    # A logical type has an exact unit; that of the mapping is for plain numbers.
+    said = [units for kind, units in TIMESTAMPS.items() if kind in kinds]
+    return said[0] if said else 1 if "date" in kinds else otherwise
+
+
 def moment(units: int, days: bool) -> Rule:
     """Return a rule for times: a number of units (`units` make a second) or ISO 8601 text. It returns whole units.
 
@@ -244,6 +253,26 @@ def moment(units: int, days: bool) -> Rule:
         else:
             finite = isinstance(value, float) and isfinite(value)
         return floor(value) if finite else Omitted.MALFORMED
+
+    return rule
+
+
+def local_moment(units: int, days: bool, zone: tzinfo) -> Rule:
+    """Return a rule as `moment` does, for times of a clock in `zone`: of text that names no zone, and of numbers."""
+    count_of = moment(units, days)
+
+    def rule(value: Any) -> int | Omitted:
+        if isinstance(value, str) and not _DIGITS.fullmatch(text := trim(value)):
+            return _iso_time(text, units, zone) if text else Omitted.BLANK
+        time: int | Omitted = count_of(value)
+        if isinstance(time, Omitted):
+            return time
+        try:
+            # Of an hour that comes twice the first one is meant.
+            local = (_EPOCH + timedelta(microseconds=time * 1_000_000 // units)).replace(tzinfo=zone)
+            return (local - _EPOCH) // _MICROSECOND * units // 1_000_000
+        except OverflowError:  # beyond the years 1 to 9999 no zone has a time
+            return Omitted.MALFORMED
 
     return rule
 
@@ -283,14 +312,14 @@ class CalendarDay:
         return self._rule(date.fromordinal(ordinal).isoformat())
 
 
-def _iso_time(text: str, units: int) -> int | Omitted:
+def _iso_time(text: str, units: int, zone: tzinfo = UTC) -> int | Omitted:
     # Python's parser takes time by the length, also for text that is no date.
     if len(text) > _LONGEST_TIME:
         return Omitted.MALFORMED
     try:
         time = datetime.fromisoformat(text)
-        # Text without a zone counts as UTC: the records' zone is not known.
-        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
+        # Text without a zone counts as UTC, unless the mapping says where the clock was.
+        time = time.replace(tzinfo=zone) if time.tzinfo is None else time
         microseconds = (time - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
         return Omitted.MALFORMED

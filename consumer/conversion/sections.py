@@ -361,7 +361,7 @@ def _checked(
         raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
     # ``user_data.em = …`` without quotes is a table in TOML. Any other table is a value that is computed.
     names = {
-        key: flat(tables.get(key, {}), lambda name: any(one.startswith(f"{name}.") for one in TARGETS))
+        key: flat(tables.get(key, {}), lambda name, _: any(one.startswith(f"{name}.") for one in TARGETS))
         for key in ("fields", "constants")
     }
     return {**tables, **names}

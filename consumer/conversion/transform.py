@@ -19,6 +19,7 @@ from types import FunctionType, TracebackType
 from typing import Any, Final, TypeAlias
 
 from consumer.avro.fitting import Misfit, TooMuch
+from consumer.avro.paths import ORIGIN
 from consumer.avro.schema import label, parse, printable
 from consumer.avro.shape import MAX_CHARACTERS, MAX_VALUES, Shape
 from consumer.engine.model import (
@@ -34,14 +35,22 @@ from consumer.engine.model import (
 from consumer.errors import SettingsError, nearest
 
 TransformFunction: TypeAlias = (
-    Callable[[dict[str, Any]], dict[str, Any] | None] | Callable[[dict[str, Any], str], dict[str, Any] | None]
+    Callable[[dict[str, Any]], dict[str, Any] | None]
+    | Callable[[dict[str, Any], str], dict[str, Any] | None]
+    | Callable[[dict[str, Any], str, dict[str, Any]], dict[str, Any] | None]
 )
 """The function that ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
 
-A function that needs two arguments also gets the full name of the record's type.
+A function that needs two arguments also gets the full name of the record's type; one that needs three, what the record
+has in Kafka beside its value.
 """
 
 FILTERED: Final = Filtered("transform")
+# What a record of a file may lack of what records have in Kafka.
+_NOTHING: Final[dict[str, Any]] = {
+    **dict.fromkeys(("key", "timestamp", "topic", "partition", "offset")),
+    "header": {},
+}
 
 _SETTING: Final = "PINSTREAM_TRANSFORM"
 _LONGEST_NAME: Final = 100
@@ -95,10 +104,10 @@ def _unfit(function: object) -> str | None:
             return "it is an async function; define it with def, and let it return the record"
         if inspect.isgeneratorfunction(called):
             return "it is a generator; one record comes in, and one goes out, or none: use return, not yield"
-    if not (_takes(function, 1) or _takes(function, 2)):
+    if not any(_takes(function, count) for count in (1, 2, 3)):
         return (
-            "it cannot be called with one argument, the record; define it as def function(record), or as "
-            "def function(record, record_type)"
+            "it cannot be called with one argument, the record; define it as def function(record), as "
+            "def function(record, record_type), or as def function(record, record_type, origin)"
         )
     return None
 
@@ -129,20 +138,27 @@ class Transformer:
         self._module = name.partition(":")[0]
         nodes = [parse(schema) for schema in schemas]
         # A second parameter with a default is for the function's own use.
-        self._more = [() if _takes(function, 1) else (label(node),) for node in nodes]
+        self._more: list[tuple[Any, ...]] = [() if _takes(function, 1) else (label(node),) for node in nodes]
+        # Whether the function takes what a record has in Kafka.
+        self.takes_origin = not (_takes(function, 1) or _takes(function, 2))
         self._shapes = [Shape(node) for node in nodes]
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
         """Return what the function makes of a decoded record. Raises only `KeyboardInterrupt`."""
-        at = section_of(event) - 1
+        at, origin = section_of(event) - 1, event.pop(ORIGIN, None)
+        more = self._more[at]
+        if self.takes_origin:
+            more = (*more, {**_NOTHING, **(origin or {})})
         try:
-            returned = self._function(self._shapes[at].give(event), *self._more[at])
+            returned = self._function(self._shapes[at].give(event), *more)
         except KeyboardInterrupt:
             raise  # Ctrl-C in `explain`; in a thread it can only be the function's own
         # SystemExit, too: a function must not end the process that reads other people's records.
         except BaseException as error:
             return self.failed(error)
         taken = _fitted(returned, self._shapes[at])
+        if isinstance(taken, dict) and origin is not None:
+            taken[ORIGIN] = origin
         # The function's result is a plain dict, without the section that the converter needs.
         return SectionEvent.of(at + 1, taken) if isinstance(taken, dict) else taken
 

@@ -15,12 +15,13 @@ import click
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.encode import Encode, Unencodable
-from consumer.avro.paths import EACH, Source, value_at
-from consumer.conversion.computed.expressions import results_of
-from consumer.conversion.decisions import units_of
+from consumer.avro.paths import EACH, ORIGIN, Source, value_at
+from consumer.conversion.computed.expressions import Expression, results_of
+from consumer.conversion.computed.operators import Time
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.rules import SECONDS_A_DAY, moment
+from consumer.conversion.rules import SECONDS_A_DAY, Rule, moment, units_of
 from consumer.conversion.sections import Sections
+from consumer.conversion.targets import TIME_UNITS
 from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, section_of
 from consumer.errors import InputError
@@ -135,6 +136,15 @@ def moved_to_now(mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class _OneTime(NamedTuple):
+    """A time of an event: the way to it, what reads it, its units a second, and whether it counts days."""
+
+    way: list[str]
+    read: Rule
+    units: int
+    is_day: bool
+
+
 class EventTimes:
     """Reads and moves the times of events that one mapping converts.
 
@@ -143,24 +153,28 @@ class EventTimes:
     """
 
     def __init__(self, mapping: Mapping) -> None:
+        def times_of(source: Expression, read: Rule, units: int) -> Iterator[_OneTime]:
+            # A time that is computed is one of these; Kafka's own is made when the record is produced.
+            for one in results_of(source):
+                if isinstance(one, Time):
+                    yield from times_of(one.parts[0], one.rule, one.units)
+                elif isinstance(one, Source) and one.steps[0] != ORIGIN:
+                    way = [step for step in one.steps if step != EACH]
+                    yield _OneTime(way, read, units, "date" in one.kinds)
+
         source = mapping.sources["event_time"]
-        # A time that is computed is one of these.
-        paths = [one for one in results_of(source) if isinstance(one, Source)]
-        self._ways = [[step for step in path.steps if step != EACH] for path in paths]
-        self._units = units_of(source, mapping.time_unit)
-        self._days = "date" in source.kinds
-        self._read = moment(self._units, self._days)
+        units = units_of(source.kinds, TIME_UNITS[mapping.time_unit])
+        self._times = [*times_of(source, moment(units, "date" in source.kinds), units)]
 
     def seconds(self, event: CommerceEvent) -> float | None:
         """The event's time in seconds since 1970; None if it has none that can be read."""
-        times = (self._read(value_at(event, way)) for way in self._ways)
-        return next((at / self._units for at in times if isinstance(at, int)), None)
+        times = ((one.read(value_at(event, one.way)), one.units) for one in self._times)
+        return next((at / units for at, units in times if isinstance(at, int)), None)
 
     def moved(self, event: CommerceEvent, seconds: float) -> CommerceEvent:
         """Return a copy of the event that happened `seconds` later."""
-        by = int(seconds * self._units)
-        for way in self._ways:
-            at = self._read(value_at(event, way))
+        for way, read, units, is_day in self._times:
+            at, by = read(value_at(event, way)), int(seconds * units)
             if not isinstance(at, int):
                 continue
             # `copy` keeps its section. Only changed objects are copied, so that records share no object that changes.
@@ -170,11 +184,11 @@ class EventTimes:
                 holder[name] = holder = dict(holder[name])
             value = holder[way[-1]]
             if not isinstance(value, str):
-                value += by // SECONDS_A_DAY if self._days else by
+                value += by // SECONDS_A_DAY if is_day else by
             elif value.strip().isdigit():
                 value = str(at + by)
             else:
-                then = _EPOCH + timedelta(microseconds=(at + by) * 1_000_000 // self._units)
+                then = _EPOCH + timedelta(microseconds=(at + by) * 1_000_000 // units)
                 value = then.isoformat(timespec="milliseconds")
             holder[way[-1]] = value
         return event

@@ -36,6 +36,7 @@ from consumer.engine.model import (
 TOMBSTONE = Filtered("tombstone")
 NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
+Records = Sequence[Record | None]
 NoEvent = Filtered | Rejection | SchemaRef | Later
 """Why a record is not an event, or not yet."""
 
@@ -191,8 +192,8 @@ class Columns:
 class Decoding(Protocol):
     """The engine's interface to a decoder; see `consumer.avro.decode.Decoder`."""
 
-    def decode(self, record: Record, topic: str) -> Decoded:
-        """Return the event of a record of this topic, why there is none, or the schema that is needed first.
+    def decode(self, record: Record, topic: str, partition: int) -> Decoded:
+        """Return the event of a record of this partition, why there is none, or the schema that is needed first.
 
         None stands for a tombstone; `Filtered` for a record that the mapping or the user's function excludes. Never
         raises for what a record holds.
@@ -245,8 +246,8 @@ class Reading(Protocol):
     def in_two_steps(self) -> int:
         """Records that were decoded and converted in two steps so far."""
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
-        """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds).
+    def read(self, records: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
+        """Add a row to `columns` for each record of this partition, in order, at `now` (unix seconds).
 
         None stands for a record that was settled before: its row is empty. Never raises for what a record holds.
         """
@@ -268,14 +269,16 @@ class TwoSteps:
         self._converter = converter
         self.in_two_steps = 0
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(
+        self, records: Records, now: float, columns: Columns, topic: str = "", partition: int = -1
+    ) -> None:
         """See `Reading`."""
         for at in range(0, len(records), _SLICE):
-            self._read_slice(records[at : at + _SLICE], now, columns, topic)
+            self._read_slice(records[at : at + _SLICE], now, columns, topic, partition)
 
-    def _read_slice(self, some: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
+    def _read_slice(self, some: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
         decode, convert = self._decoder.decode, self._converter.convert
-        decoded = [None if record is None else decode(record, topic) for record in some]
+        decoded = [None if record is None else decode(record, topic, partition) for record in some]
         converted = [convert(one, now) if isinstance(one, dict) else one for one in decoded]
         for record, event, one in zip(some, decoded, converted, strict=True):
             if record is None:

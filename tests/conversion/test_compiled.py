@@ -61,7 +61,7 @@ class Both:
             return Converter(mapping, **keys)
 
         self.decoder, self.converter = Decoder(OneSchema(self.schema, mapping.asked)), converter()
-        self.whole = Decoder(OneSchema(self.schema))
+        self.whole = Decoder(OneSchema(self.schema, mapping.asked), whole=True)
         ref = SchemaRef("id", "7")
         self.learn(ref, self.writer)
         self.framing = framing_of(ref)
@@ -124,9 +124,17 @@ class Alone:
         self._function, self._both = both.function, both
         self.in_two_steps = 0
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(
+        self,
+        records: Sequence[Record | None],
+        now: float,
+        columns: Columns,
+        topic: str = "",
+        partition: int = -1,
+    ) -> None:
         framing, bounds = self._both.framing, self._both.bounds(now)
-        self._function(records, columns, framing, len(framing), *bounds)
+        origin = self._both.decoder.origin(1, topic, partition)
+        self._function(records, columns, framing, len(framing), *bounds, origin)
         while len(columns) < len(records):
             columns.add(TOMBSTONE)
             self.in_two_steps += 1

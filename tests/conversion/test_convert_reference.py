@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consumer.avro.paths import walk
 from consumer.conversion.amounts import MAX_COUNT, amount, count, is_zero
-from consumer.conversion.computed.expressions import Condition
+from consumer.conversion.computed.operators import Condition
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
     BY_CONSENT,

@@ -392,7 +392,7 @@ def test_an_exception_is_a_dead_letter_with_its_type_and_place(folder: Path, nam
         ("async def clean(r): yield r", "shopcode.events:clean", "it is an async function"),
         ("def clean(r): yield r", "shopcode.events:clean", "it is a generator; one record comes in"),
         ("def clean(): ...", "shopcode.events:clean", "it cannot be called with one argument, the record"),
-        ("def clean(a, b, c): ...", "shopcode.events:clean", "or as def function(record, record_type)"),
+        ("def clean(a, b, c, d): ...", "shopcode.events:clean", "or as def function(record, record_type, origin)"),
         ("class C:\n  async def __call__(self, r): ...\nclean = C()", "shopcode.events:clean",
          "it is an async function"),
     ],

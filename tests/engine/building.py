@@ -129,7 +129,9 @@ class FakeDecoder(SchemaLearner):
     def missing(self, ref: SchemaRef) -> Rejection:
         return Rejection(Stage.DECODE, "schema_missing", "no such schema")
 
-    def decode(self, record: Record, topic: str = "") -> CommerceEvent | Rejection | SchemaRef | None:
+    def decode(
+        self, record: Record, topic: str = "", partition: int = -1
+    ) -> CommerceEvent | Rejection | SchemaRef | None:
         if record.value is None:
             return None
         try:
@@ -259,7 +261,7 @@ def make_runs(
 def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> list[Read | NoEvent]:
     """Return what `reading` makes of each record: an event, or the verdict that it is none."""
     columns = Columns(Keys())
-    reading.read(records, now, columns, TOPIC)
+    reading.read(records, now, columns, TOPIC, 0)
     kinds = [*columns.kinds]
     return [
         columns.verdicts[row]

@@ -138,11 +138,18 @@ class BothReadings:
         """How many records the fast path read in two steps."""
         return self._fast.in_two_steps
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(
+        self,
+        records: Sequence[Record | None],
+        now: float,
+        columns: Columns,
+        topic: str = "",
+        partition: int = -1,
+    ) -> None:
         """See `Reading`."""
         expected = Columns(columns.make_key)
-        self._two_steps.read(records, now, expected, topic)
-        self._fast.read(records, now, columns, topic)
+        self._two_steps.read(records, now, expected, topic, partition)
+        self._fast.read(records, now, columns, topic, partition)
         for name in Columns.__slots__:
             fast, slow = getattr(columns, name), getattr(expected, name)
             require(fast == slow, "both readings give the same", (name, fast, slow))

@@ -244,7 +244,7 @@ class Decoder(SchemaLearner):
         """The registry does not have the schema."""
         return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
-    def decode(self, record: Record, topic: str = "") -> Decoded:
+    def decode(self, record: Record, topic: str = "", partition: int = -1) -> Decoded:
         """What the record's spec says."""
         if record.value is None:
             return None

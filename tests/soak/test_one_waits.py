@@ -27,7 +27,7 @@ CHUNK = 500
 class _Decoder:
     """One record needs a schema that is not known yet; the others are tombstones, which settle at once."""
 
-    def decode(self, record: Record, topic: str = "") -> Decoded:
+    def decode(self, record: Record, topic: str = "", partition: int = -1) -> Decoded:
         return UNKNOWN if record.offset == 0 else None
 
     def section_of(self, record: Record, topic: str) -> int:

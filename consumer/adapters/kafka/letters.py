@@ -243,9 +243,13 @@ def restored(letter: DeadRecord) -> Record:
     return letter.record._replace(timestamp=letter.timestamp, headers=own_headers(letter.record.headers))
 
 
-def origin_topic(record: Record, lies_on: str) -> str:
-    """Return the topic that a redriven record died on, by its header; else the topic that the record is on."""
-    return _texts(record.headers).get(TOPIC, lies_on)
+def origin_place(record: Record, here: Place) -> Place:
+    """Return where a redriven record was when it died, by its headers; else `here`, where it is."""
+    texts = _texts(record.headers)
+    try:
+        return Place(texts[TOPIC], _number(texts[PARTITION], _MAX_PARTITION), _number(texts[OFFSET]))
+    except (KeyError, ValueError):
+        return here
 
 
 def own_headers(headers: Headers) -> Headers:

@@ -35,10 +35,11 @@ from consumer.adapters.kafka.letters import (
     DeadRecord,
     Done,
     NewRecord,
+    Place,
     forms,
     mark_headers,
     next_trip,
-    origin_topic,
+    origin_place,
     own_headers,
     part_sizes,
     read_letter,
@@ -242,14 +243,15 @@ class OfOrigin:
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
         self.missing = decoder.missing
 
-    def decode(self, record: Record, topic: str) -> Decoded:
+    def decode(self, record: Record, topic: str, partition: int) -> Decoded:
         """See `consumer.engine.reading.Decoding`."""
         # A topic for all may hold letters of several origins, whose records have different types.
-        return self._decoder.decode(record, origin_topic(record, topic))
+        place = origin_place(record, Place(topic, partition, record.offset))
+        return self._decoder.decode(record._replace(offset=place.offset), place.topic, place.partition)
 
     def section_of(self, record: Record, topic: str) -> int:
         """See `consumer.engine.reading.Decoding.section_of`."""
-        return self._decoder.section_of(record, origin_topic(record, topic))
+        return self._decoder.section_of(record, origin_place(record, Place(topic, -1, record.offset)).topic)
 
 
 class Redriven(NamedTuple):

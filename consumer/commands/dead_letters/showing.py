@@ -15,6 +15,7 @@ from rich.text import Text
 from consumer.adapters.kafka import letters
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema
+from consumer.avro.paths import ORIGIN
 from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
@@ -130,6 +131,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Lette
                 shown["schema"] = f"{named.kind} {named.value}"
         case _:
             section = mapped.all[section_of(decoded) - 1]
+            decoded.pop(ORIGIN, None)  # its headers may be personal
             shown["record"] = Masker(section.schema, section.mapping).masked(decoded)
     return shown
 

@@ -24,12 +24,11 @@ from consumer.engine.model import (
     ConversionEvent,
     Converted,
     Filtered,
-    Record,
     Rejection,
     SchemaRef,
     Untimely,
 )
-from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, SchemaLearner
+from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, Records, SchemaLearner
 from consumer.errors import UsageError
 
 # Filter code of events that are too old; the same as the code of the rejection (`consumer.conversion.decisions`).
@@ -187,9 +186,9 @@ class LeavingOut:
         # A property, because it counts up.
         return self.reading.in_two_steps
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(self, records: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
         """See `consumer.engine.reading.Reading`."""
-        self.reading.read(records, now, columns, topic)
+        self.reading.read(records, now, columns, topic, partition)
         for row, verdict in columns.verdicts.items():
             # An event whose text cannot be sent was judged: it is a dead letter, as in any run.
             if not isinstance(verdict, Rejection) or verdict is NOT_UNICODE:

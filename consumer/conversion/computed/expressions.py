@@ -1,10 +1,10 @@
-"""The operators of computed values, and the functions that both executors call.
+"""Computed values: what an expression is, and the functions that both executors call.
 
 Theory of operation. An *expression* is a `Source`, which both executors read by its steps, or `Computed`, for which
-they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those
-of its parts. A `Computation` names the values that it takes (`ReadValue`) and has one function of them. Both executors
-read these values in their own way and call the same function, so both compute the same. Each read goes up to the first
-array on its path; the function does the rest, including the elements of a sum.
+they call Python. Each operator is a class (here, and in `operators`): it says which kinds of value it gives, and makes
+its function out of those of its parts. A `Computation` names the values that it takes (`ReadValue`) and has one
+function of them. Both executors read these values in their own way and call the same function, so both compute the
+same. Each read goes up to the first array on its path; the function does the rest, including the elements of a sum.
 
 Paths are written from the record, as everywhere in a mapping. Which of several items a path means depends on its place:
 under ``sum``, and in a field of ``contents[]``, it is the present item.
@@ -21,9 +21,21 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from itertools import takewhile
 from typing import Any, ClassVar, Final, NamedTuple
 
-from consumer.avro.paths import EACH, IndexedPath, Path, Source, value_at, walk
-from consumer.conversion.amounts import exact
-from consumer.conversion.computed.phones import with_country
+from consumer.avro.paths import (
+    EACH,
+    SCALED,
+    VALUES,
+    Find,
+    IndexedPath,
+    Path,
+    Source,
+    is_several,
+    to_first_list,
+    to_last_list,
+    value_at,
+    walk,
+)
+from consumer.conversion.amounts import MAX_DIGITS, exact
 from consumer.conversion.normalise import Omitted, text_of, trim
 
 Scalar = str | int | float  # of TOML; a boolean is an int
@@ -40,7 +52,9 @@ _OPERATIONS: Final[dict[str, Callable[[Decimal, Decimal], Decimal]]] = {
     "subtract": _EXACT.subtract,
     "multiply": _EXACT.multiply,
 }
+_LONGEST_DECIMAL: Final = 32  # bytes: more digits than an amount may have
 _ITSELF: Final = "<branch>"  # no name of Avro's
+_LISTS: Final = (EACH, VALUES)
 _ITEM, _EVENT = -1, -2  # where a way begins that begins in no sum
 
 
@@ -61,6 +75,11 @@ class Computed:
 
     parts: tuple[Expression, ...]
     gives: ClassVar[frozenset[str]] = frozenset()  # the kinds of all its values; empty: those of its parts
+    choices: ClassVar[int | None] = 0  # how many parts, from the first on, may be its value; None: all
+    is_list: ClassVar[bool | None] = None  # whether it may give several values; None: if a part may
+    own_array: ClassVar[bool] = (
+        False  # whether it goes through an array that is independent of those around it
+    )
 
     @property
     def path(self) -> str:
@@ -75,6 +94,11 @@ class Computed:
             return frozenset(map(kind_of, constants_in(self)))
         return self.gives or frozenset[str]().union(*(result.kinds for result in results_of(self)))
 
+    @property
+    def asked(self) -> tuple[Path, ...]:
+        """Return the paths of all that is read for it."""
+        return tuple(path for part in self.parts for path in asked_by(part))
+
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """Return its function; `maker` makes those of its parts. Raises `Unreadable`."""
         return maker.make(self.parts[0], scopes)
@@ -86,27 +110,7 @@ Expression = Source | Computed
 class Element(Computed):
     """The value at a path that picks one element of an array, as ``lines[0]``."""
 
-
-@dataclass(frozen=True, slots=True)
-class Branch(Computed):
-    """The name of the type of the record at a path, which may be of several types.
-
-    A record holds all fields of its type, so its type follows from which of `fields` it holds: these are the keys of
-    `names`.
-    """
-
-    fields: frozenset[str]
-    names: dict[frozenset[str], str]
-
-    def make(self, maker: Maker, scopes: Scopes) -> Made:
-        """See `Computed.make`."""
-        fields, names = self.fields, self.names
-
-        def name(value: Any) -> str | None:
-            # In a union, another type than a record may stand here.
-            return names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
-
-        return maker.changed(name, self.parts[0], scopes)
+    choices = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,50 @@ class Constant(Computed):
         return lambda _read, _at: value, False
 
 
+@dataclass(frozen=True, slots=True)
+class Branch(Element):
+    """The name of the type of the record at a path, which may be of several types.
+
+    A record holds all fields of its type, so its type follows from which of `fields` it holds: these are the keys of
+    `names`.
+    """
+
+    fields: frozenset[str]
+    names: dict[frozenset[str], str]
+
+    @property
+    def asked(self) -> tuple[Path, ...]:
+        """See `Computed.asked`."""
+        return asked_whole(self.parts[0], self.fields)
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        fields, names = self.fields, self.names
+
+        def name(value: Any) -> str | None:
+            # In a union, another type than a record may stand here.
+            return names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
+
+        return maker.changed(name, self.parts[0], scopes)
+
+
+class Scaled(Element):
+    """The decimal that Connect's VariableScaleDecimal holds: a record of a scale and the bytes of a whole number."""
+
+    @property
+    def asked(self) -> tuple[Path, ...]:
+        """See `Computed.asked`."""
+        return asked_whole(self.parts[0], SCALED)
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        return maker.changed(_scaled, self.parts[0], scopes)
+
+
 class First(Computed):
     """The value of the first part that has one."""
+
+    choices = None
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -132,7 +178,7 @@ class First(Computed):
         def first(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
             for function, _ in made:
                 value = function(read, at)
-                if not _is_missing(value):
+                if not is_missing(value):
                     return value
             return None
 
@@ -145,6 +191,7 @@ class Join(Computed):
 
     glue: str
     gives = frozenset({"string"})
+    is_list = False
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -190,6 +237,7 @@ class Sum(Computed):
     """The sum over all elements of an array; nothing if there are none, or one has no value."""
 
     gives = frozenset({"decimal"})
+    is_list, own_array = False, True
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -204,6 +252,7 @@ class Arithmetic(Computed):
 
     operator: str
     gives = frozenset({"decimal"})
+    is_list = False
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
@@ -213,46 +262,11 @@ class Arithmetic(Computed):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition(Computed):
-    """Whether the value is one of `allowed`."""
-
-    allowed: tuple[Scalar, ...]
-    gives = frozenset({"boolean"})
-
-    def make(self, maker: Maker, scopes: Scopes) -> Made:
-        """See `Computed.make`."""
-        function, allowed = maker.one(self.parts[0], "a condition", scopes), self.allowed
-        return lambda read, at: _is_among(function(read, at), allowed), False
-
-
-@dataclass(frozen=True, slots=True)
-class When(Computed):
-    """The first part, if all others (conditions) hold and the conversion's name is one of `events`; else nothing."""
-
-    events: frozenset[str] | None  # None: any name
-
-    def make(self, maker: Maker, scopes: Scopes) -> Made:
-        """See `Computed.make`."""
-        of, *conditions = self.parts
-        function, is_many = maker.make(of, scopes)
-        tests = [maker.one(condition, "a condition", scopes) for condition in conditions]
-        if (events := self.events) is not None:
-            name = maker.event_name()
-            # An event without a name has a `Rejection` or `Filtered` here, which is in no set of names.
-            tests.append(lambda read, at: name(read, at) in events)
-
-        def when(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
-            for holds in tests:
-                if not holds(read, at):
-                    return None
-            return function(read, at)
-
-        return when, is_many
-
-
-@dataclass(frozen=True, slots=True)
 class Each(Computed):
     """The part for each element of an array: several values."""
+
+    choices = 1
+    is_list = True
 
     # The items' array: a field that follows from a computed field of the items is computed for each item.
     array: Path
@@ -264,58 +278,40 @@ class Each(Computed):
         return lambda read, at: [value for value in values(read, at) if value is not None], True
 
 
-class Phone(Computed):
-    """Phone numbers, the first part, with the code of the country that the second one gives; see `phones`."""
-
-    gives = frozenset({"string"})
-
-    def make(self, maker: Maker, scopes: Scopes) -> Made:
-        """See `Computed.make`."""
-        function, is_many = maker.make(self.parts[0], scopes)
-        country = maker.one(self.parts[1], "phone_country", scopes)
-
-        def phone(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
-            numbers, of = function(read, at), country(read, at)
-            if not is_many:
-                return with_country(numbers, of)
-            # Walked as in `changed`.
-            return [with_country(number, of) for number in walk(numbers, (EACH,))]
-
-        return phone, is_many
-
-
 # -- properties of an expression, without a record
 
 
 def asked_by(expression: Expression) -> tuple[Path, ...]:
     """Return the paths of all that is read for this expression."""
     # Decoders read only the paths that are asked for, so a path that is forgotten here would always be missing.
-    if isinstance(expression, Source):
-        return (expression.steps,)
-    if isinstance(expression, Branch):
-        [steps] = asked_by(expression.parts[0])
-        # The record itself is needed: a name that no field has makes the decoder keep it whole.
-        return tuple((*steps, name) for name in (*sorted(expression.fields), _ITSELF))
-    return tuple(path for part in expression.parts for path in asked_by(part))
+    if isinstance(expression, Computed):
+        return expression.asked
+    steps = expression.steps
+    return (steps, *((*steps[: at + 1], *by.path) for at, by in expression.picks if isinstance(by, Find)))
+
+
+def asked_whole(expression: Expression, fields: Iterable[str] = ()) -> tuple[Path, ...]:
+    """Return the paths that are read for the records at a path, of which these fields are needed."""
+    steps, *others = asked_by(expression)
+    # The record itself is needed: a name that no field has makes the decoder keep it whole.
+    return (*((*steps, name) for name in (*sorted(fields), _ITSELF)), *others)
 
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
     """Yield the paths that an expression is computed from; without `in_sums`, only those outside of sums."""
-    # A sum goes through an array of its own, independent of the array around it.
     if isinstance(expression, Source):
         yield expression
-    elif in_sums or not isinstance(expression, Sum):
+    elif in_sums or not expression.own_array:
         for part in expression.parts:
             yield from sources_in(part, in_sums=in_sums)
 
 
 def results_of(expression: Expression) -> Iterator[Expression]:
     """Yield the expressions whose value this may have: the alternatives, without the conditions that choose."""
-    if isinstance(expression, First | When | Each | Element | Branch):
-        # The other parts of `When` are conditions: they choose, and none of them is the value.
-        for part in expression.parts if isinstance(expression, First) else expression.parts[:1]:
-            yield from results_of(part)
-    else:
+    parts = expression.parts[: expression.choices] if isinstance(expression, Computed) else ()
+    for part in parts:
+        yield from results_of(part)
+    if not parts:
         yield expression
 
 
@@ -330,47 +326,38 @@ def constants_in(expression: Expression) -> Iterator[Scalar]:
             yield from () if result.otherwise is None else (result.otherwise,)
 
 
-def depends_on_event(expression: Expression) -> bool:
-    """Return whether a condition in this asks for the conversion's name."""
-    # The event's name itself must not depend on it: it would need itself.
-    if isinstance(expression, When) and expression.events is not None:
-        return True
-    return isinstance(expression, Computed) and any(map(depends_on_event, expression.parts))
-
-
-def array_of(expression: Expression) -> Path | None:
+def array_of(expression: Expression, *, is_item: bool = True) -> Path | None:
     """Return the steps to the array whose elements have this value; empty: no array, None: the same for all elements.
 
-    Raises `Unreadable` if it reads from several arrays.
+    Raises `Unreadable` if it reads from several arrays, which only a field that is no item's (`is_item`) may do: None.
     """
     arrays: dict[Path, str] = {}
     for source in sources_in(expression, in_sums=False):
         steps = source.steps
         if is_many(source):
-            if source.picks:
-                raise Unreadable(f"{source.path!r}: a path into the items cannot pick an element on the way")
             # An array of arrays is gone through to its innermost elements.
-            arrays.setdefault(steps[: len(steps) - steps[::-1].index(EACH)], source.path)
-    if len(arrays) > 1:
+            way = to_last_list(_marked(source))
+            if way != steps[: len(way)] and is_item:
+                raise Unreadable(
+                    f"{source.path!r}: a path into the items cannot pick an element on the way to them"
+                )
+            arrays.setdefault(steps[: len(way)], source.path)
+    if len(arrays) > 1 and is_item:
         raise Unreadable(f"{' and '.join(map(repr, arrays.values()))} are of two arrays")
     # A plain path without an array is a field of the event, not of an item.
-    return next(iter(arrays), () if isinstance(expression, Source) else None)
+    return next(iter(arrays), () if isinstance(expression, Source) else None) if len(arrays) < 2 else None
 
 
 def is_many(expression: Expression) -> bool:
     """Return whether this may give several values of an event."""
     if isinstance(expression, Source):
-        return expression.steps.count(EACH) > len(expression.picks)
-    if isinstance(expression, When | Phone):
-        return is_many(expression.parts[0])
-    if isinstance(expression, Element | Branch | First | Table):
-        return any(map(is_many, expression.parts))
-    return isinstance(expression, Each)
+        return is_several(_marked(expression))
+    return any(map(is_many, expression.parts)) if expression.is_list is None else expression.is_list
 
 
 def expression_name(expression: Expression) -> str:
     """Return the name of an expression in messages: its path, its value, or its operator."""
-    if isinstance(expression, Source | Element | Branch):
+    if isinstance(expression, Source | Element):
         return repr(expression.path)
     if isinstance(expression, Constant):
         return repr(expression.value)
@@ -482,19 +469,19 @@ class Maker:
         rest = way[passed:]
         # Below an element of a sum, no further value of the record is read.
         if depth >= 0:
-            get = walk if EACH in rest else value_at
-            return lambda _read, at: get(at[depth], rest), EACH in rest
+            get = walk if is_several(rest) else value_at
+            return lambda _read, at: get(at[depth], rest), is_several(rest)
         # The executors read only names, each in its own way; from the first array on, the function here walks the
         # value.
-        names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
+        names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step not in _LISTS, rest)))
         index, beyond = (
             self.reads.setdefault(ReadValue(depth == _ITEM, names), len(self.reads)),
             rest[len(names) :],
         )
         if not beyond:
             return lambda read, _at: read[index], False
-        reach = walk if EACH in beyond else value_at
-        return lambda read, _at: reach(read[index], beyond), EACH in beyond
+        reach = walk if is_several(beyond) else value_at
+        return lambda read, _at: reach(read[index], beyond), is_several(beyond)
 
     def each(
         self, array: IndexedPath, of: Expression, operator: str, scopes: Scopes
@@ -512,16 +499,16 @@ class Maker:
             way = _marked(source)
             _, passed = self._scope(way, scopes)
             # A sum may have one value for all elements in it, such as a rate.
-            if EACH not in way[passed:]:
+            if not is_several(way[passed:]):
                 continue
             # A single path goes to its innermost elements; several paths share the first array.
             if isinstance(of, Source | Element):
-                end = len(way) - way[::-1].index(EACH)
+                array = to_last_list(way)
             else:
-                end = way.index(EACH, passed) + 1
-                while way[end : end + 1] == (EACH,):
-                    end += 1
-            arrays.setdefault(way[:end], source.path)
+                array = to_first_list(way, passed)
+                while way[len(array) : len(array) + 1] == (EACH,):
+                    array = way[: len(array) + 1]
+            arrays.setdefault(array, source.path)
         if not arrays and self._item and any(self._scope(_marked(one), ())[1] for one in sources_in(of)):
             raise Unreadable(
                 f"sum: {expression_name(of)} is one value of the current item; a sum in a field of the items goes "
@@ -547,7 +534,7 @@ class Maker:
 
 def _marked(source: Source) -> IndexedPath:
     """Return the steps of a path, with an index where it picks one element of an array."""
-    steps: list[str | int] = list(source.steps)
+    steps: list[str | int | Find] = list(source.steps)
     for position, index in source.picks:
         steps[position] = index
     return tuple(steps)
@@ -556,26 +543,11 @@ def _marked(source: Source) -> IndexedPath:
 # -- operations on values
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Return whether this is no value: null, blank text, or a list of only such values."""
     if isinstance(value, str):
         return not trim(value)
-    return value is None or (isinstance(value, list) and all(map(_is_missing, value)))
-
-
-def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
-    """Return whether a value of a record is one of those that a mapping names. Numbers are compared as numbers."""
-    for one in allowed:
-        # In Python true is 1; for the author of a mapping it is not.
-        if isinstance(one, bool) or isinstance(value, bool) or isinstance(one, str):
-            if type(value) is type(one) and value == one:
-                return True
-        elif isinstance(value, int | float | Decimal):
-            # Two numbers that are malformed, such as NaN, are not equal.
-            number = exact(value)
-            if isinstance(number, Decimal) and number == exact(one):
-                return True
-    return False
+    return value is None or (isinstance(value, list) and all(map(is_missing, value)))
 
 
 def _folded(
@@ -590,3 +562,14 @@ def _folded(
             return None if number is Omitted.BLANK else number
         result = number if result is None else operation(result, number)
     return result
+
+
+def _scaled(value: Any) -> Decimal | Omitted | None:
+    """Return the decimal of a VariableScaleDecimal; malformed if it has far more digits than an amount."""
+    # In a union, another type than this record may stand here.
+    scale, data = (value.get("scale"), value.get("value")) if isinstance(value, dict) else (None, None)
+    if not isinstance(scale, int) or not isinstance(data, bytes):
+        return None
+    if len(data) > _LONGEST_DECIMAL or abs(scale) > 2 * MAX_DIGITS:
+        return Omitted.MALFORMED
+    return Decimal(int.from_bytes(data, "big", signed=True)).scaleb(-scale, _EXACT)

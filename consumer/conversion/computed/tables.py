@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, Final, TypeVar
+from zoneinfo import ZoneInfo
 
 from consumer.avro.paths import NoSuchPath, SchemaPaths, Source
 from consumer.avro.schema import Array, Field, Map, Record, branches_of
@@ -19,25 +21,26 @@ from consumer.conversion.computed.expressions import (
     Arithmetic,
     Branch,
     Computed,
-    Condition,
     Constant,
     Element,
     Expression,
     First,
     Join,
     Scalar,
+    Scaled,
     Sum,
     Table,
     Unreadable,
-    When,
     constants_in,
     expression_name,
     listed,
     results_of,
     source_misfit,
 )
+from consumer.conversion.computed.operators import TESTS, All, Condition, Count, Time, When
 from consumer.conversion.normalise import trim
-from consumer.conversion.targets import NUMBERS, WORDS
+from consumer.conversion.rules import TIMESTAMPS, local_moment, moment, units_of
+from consumer.conversion.targets import DAYS, NUMBERS, TIME_UNITS, WORDS
 from consumer.errors import or_all
 
 # The kinds of operand that an operator takes, and their name in words; other operators take any kind. A number may be
@@ -47,15 +50,16 @@ _TAKES: Final = {
     "join": (NUMBERS | WORDS, "text or a number"),
     # Kinds whose text is the same from every source: 1 and 1.0 are two texts, so no fractions.
     "table": (WORDS | {"int", "long", "boolean"}, "text, a whole number or a boolean"),
+    "time": (NUMBERS | DAYS | {"string"}, "a time"),
     **dict.fromkeys(("sum", "add", "subtract", "multiply"), _NUMBER),
 }
 
 # What no number has in it. A sign stands at its beginning, or behind an e.
 _NO_NUMBER: Final = re.compile(r"[^0-9.eE+-]|(?<=[0-9.])[+-]")
 
-_OPERATORS: Final = ("path", "branch", "value", "first", *_TAKES)
+_OPERATORS: Final = ("path", "branch", "value", "first", "all", "count", *_TAKES)
 # Keys that may stand beside an operator.
-_BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
+_BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise"), "time": ("unit", "zone")}
 _CONDITIONS: Final = ("when", "when_event")
 
 
@@ -64,20 +68,27 @@ Fold = Callable[[str], str]
 
 
 class ExpressionReader:
-    """Reads expressions over one schema. `event_names`: all names that events may be sent under."""
+    """Reads expressions over one schema. `event_names`: all names that events may be sent under; `time_unit`: that of
+    times without one."""
 
-    def __init__(self, paths: SchemaPaths, event_names: frozenset[str]) -> None:
+    def __init__(
+        self, paths: SchemaPaths, event_names: frozenset[str], time_unit: str = "milliseconds"
+    ) -> None:
         self._paths = paths
         self._event_names = event_names
+        self._time_unit = time_unit
 
     def expression(self, said: Any) -> Expression:
         """Return the expression that the mapping has here: a path, or a table. Raises `Unreadable`."""
         if isinstance(said, str):
             source = self._resolved(said, self._paths.resolve)
+            if source.is_scaled:
+                return Scaled((source,))
             return Element((source,)) if source.picks else source
         if isinstance(said, list):
             raise Unreadable(
-                "a list stands where one path is expected: { first = [...] } takes the first with a value"
+                "a list stands where one path is expected: { first = [...] } takes the first with a value, "
+                "{ all = [...] } the values of all"
             )
         if not isinstance(said, dict):
             as_toml = str(said).lower() if isinstance(said, bool) else said
@@ -121,14 +132,20 @@ class ExpressionReader:
         [operator] = operators
         operand = said[operator]
         match operator:
-            case "path" | "branch":
+            case "path" | "branch" | "count":
                 if not isinstance(operand, str):
                     raise Unreadable(f"{operator} must be a path in quotes")
+                if operator == "count":
+                    return Count((self._resolved(operand, self._paths.elements),))
                 return self.expression(operand) if operator == "path" else self._branch(operand)
             case "value":
                 return Constant(_scalar("value", operand))
             case "first":
                 return First(self._parts(operator, operand))
+            case "all":
+                return All(self._parts(operator, operand))
+            case "time":
+                return self._time(operand, said)
             case "join":
                 if not isinstance(glue := said.get("with", ""), str):
                     raise Unreadable("with must be text in quotes")
@@ -139,6 +156,24 @@ class ExpressionReader:
                 # Which array it goes over is checked later (`computation`), since that depends on the items' array.
                 return Sum((self._operand(operator, self.expression(operand)),))
         return Arithmetic(self._parts(operator, operand), operator)
+
+    def _time(self, operand: Any, said: dict[str, Any]) -> Time:
+        of = self._operand("time", self.expression(operand))
+        name, typed, unit = expression_name(of), of.kinds & DAYS, said.get("unit")
+        if unit is not None and unit not in TIME_UNITS:
+            raise Unreadable(f"unit is one of {', '.join(map(repr, TIME_UNITS))}")
+        if len(typed) > 1 or (typed and of.kinds & NUMBERS):
+            raise Unreadable(f"{name} counts in several units: put a time around each of its parts")
+        if typed and unit is not None:
+            raise Unreadable(f"{name} is {listed(typed)}, so its unit is known: remove unit")
+        zone = _zone(said["zone"]) if "zone" in said else None
+        is_local = all(isinstance(one, Source) and one.is_local for one in results_of(of))
+        if zone is not None and typed & TIMESTAMPS.keys() and not is_local:
+            raise Unreadable(
+                f"{name} is {listed(typed)}, a moment that is the same in all zones: remove zone"
+            )
+        units, is_day = units_of(of.kinds, TIME_UNITS[unit or self._time_unit]), "date" in typed
+        return Time((of,), local_moment(units, is_day, zone) if zone else moment(units, is_day), units)
 
     def _branch(self, path: str) -> Branch:
         source, records = self._resolved(path, self._paths.records)
@@ -223,14 +258,33 @@ class ExpressionReader:
             return of
         if when is not None and (not isinstance(when, dict) or not when):
             raise Unreadable('when takes values by path: when = { "shop.country" = ["DE", "AT"] }')
-        conditions = (
-            self._condition(path, allowed) for path, allowed in flat(when or {}, lambda _: True).items()
-        )
+        compared = flat(when or {}, lambda name, inner: not self._are_tests(name, inner))
+        conditions = (self._condition(path, allowed) for path, allowed in compared.items())
         return When((of, *conditions), None if events is None else frozenset(events))
 
+    def _are_tests(self, name: str, table: dict[str, Any]) -> bool:
+        """Return whether a table in `when` has tests of the path `name`, and is no part of a longer path."""
+        return any(key in TESTS and not self._paths.has(f"{name}.{key}") for key in table)
+
+    def _comparison(self, path: str, of: Expression, said: dict[str, Any]) -> Condition:
+        tests: list[tuple[str, Any]] = []
+        for key, limit in said.items():
+            if key not in TESTS:
+                raise Unreadable(f"when: {path!r} is compared by {key!r}; {or_all(key, TESTS)}")
+            test, value = TESTS[key], exact(limit)
+            fits = {"a number": isinstance(value, Decimal), "text": isinstance(limit, str) and limit != ""}
+            if isinstance(limit, bool) is (test.meant in fits) or not fits.get(test.meant, True):
+                raise Unreadable(f"when: {path!r}: {key} takes {test.meant}, but {limit!r} is none")
+            if test.kinds and (other := source_misfit(of, test.kinds)):
+                raise Unreadable(f"when: {key} takes {test.meant}, but {other}")
+            tests.append((key, value if test.meant == "a number" else limit))
+        return Condition((of,), (), tuple(tests))
+
     def _condition(self, path: str, allowed: Any) -> Condition:
-        """Return the condition that the value at `path` is `allowed`, or one of them."""
+        """Return the condition that the value at `path` is `allowed`, or one of them, or meets these tests."""
         of = self.expression(path)
+        if isinstance(allowed, dict):
+            return self._comparison(path, of, allowed)
         allowed = allowed if isinstance(allowed, list) else [allowed]
         if not allowed:
             raise Unreadable(f"when: {path!r} has no values to compare with")
@@ -315,6 +369,20 @@ def texts_of(of: Expression) -> frozenset[str] | None:
     return frozenset(texts)
 
 
+def _zone(name: Any) -> tzinfo:
+    """Return a zone by its name in the IANA's database, or by its distance from UTC."""
+    try:
+        if str(name)[:1] in ("+", "-"):
+            return datetime.fromisoformat(f"2000-01-01T00:00{name}").tzinfo or UTC
+        return ZoneInfo(name)
+    # No such file, a name that is no path, a file that is no zone.
+    except (KeyError, ValueError, OSError, TypeError):
+        raise Unreadable(
+            f'zone {name!r} is not known here: write one of the IANA\'s names, "Europe/Berlin", or the distance from '
+            'UTC, "+02:00" (names need the system\'s time zones, or the package tzdata)'
+        ) from None
+
+
 def _has_parts(field: Field) -> bool:
     return any(isinstance(branch, Record | Array | Map) for branch in branches_of(field.type))
 
@@ -334,15 +402,17 @@ def _scalar(key: str, value: Any) -> Scalar:
     return value
 
 
-def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+def flat(
+    table: dict[str, Any], is_table: Callable[[str, dict[str, Any]], bool], prefix: str = ""
+) -> dict[str, Any]:
     """Return a table by its dotted names, which TOML takes for tables if they are written without quotes.
 
-    `is_table`: returns whether a table of this name is a part of such names.
+    `is_table`: returns whether a table inside, by its name, is a part of such names.
     """
     found: dict[str, Any] = {}
     for key, value in table.items():
         name = prefix + key
-        if isinstance(value, dict) and is_table(name):
+        if isinstance(value, dict) and is_table(name, value):
             found |= flat(value, is_table, f"{name}.")
         else:
             found[name] = value

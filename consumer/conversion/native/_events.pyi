@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+from consumer.avro.origin import OriginOf
 from consumer.conversion.program import Program
 from consumer.conversion.rules import Rule
 from consumer.engine.model import Record
@@ -17,6 +18,7 @@ class Events:
         start: int,
         oldest: float,
         present: float,
+        origin: OriginOf | None = None,
     ) -> None: ...
 
 class Shortcut:

@@ -168,6 +168,7 @@ cdef class Events(ItemsWriting):
     cdef Meaning names, accounts, sources
     cdef At consent_at, id_at, dedup_at, time_at
     cdef object decisions
+    cdef int origin  # the slot of what a record has in Kafka beside its value; below 0: nothing is asked for
     cdef bint trusts_id, days
     cdef int64_t units
     # Fields.
@@ -188,13 +189,13 @@ cdef class Events(ItemsWriting):
         self.consent_at, self.id_at, self.dedup_at = at(program.consent), at(places["event_id"]), at(program.dedup_id)
         self.trusts_id = what.is_text("event_id")
         self.time_at, self.days, self.units = at(places["event_time"]), decisions.days, decisions.units
-        self.decisions = decisions
+        self.decisions, self.origin = decisions, program.origin
         self.event, self.app_info = Fields(program.fields["event"]), Fields(program.fields["app_info"])
         self.device_info, self.user = Fields(program.fields["device_info"]), Fields(program.fields["user_data"])
         self.custom = Fields(program.fields["custom_data"])
         self.keep_items(program.items)
 
-    def read(self, records, columns, bytes framing, Py_ssize_t start, double oldest, double present):
+    def read(self, records, columns, bytes framing, Py_ssize_t start, double oldest, double present, origin=None):
         """See `program.Many`."""
         cdef Py_ssize_t rows, place, first = len(columns), begun = len(columns.page), before = begun
         # An event's time is an integer, so `oldest` can be rounded up to the next integer, and `present` down.
@@ -213,7 +214,7 @@ cdef class Events(ItemsWriting):
                 value = (<tuple> record)[RECORD_VALUE]
                 if value is None:  # Cython would take None for bytes
                     break
-                verdict = self.one(value, start, earliest, latest, present)
+                verdict = self.one(value, start, earliest, latest, present, None if origin is None else origin(record))
                 if verdict is not None:
                     self.go_back(before)
                     columns.verdicts[place] = verdict
@@ -322,7 +323,9 @@ cdef class Events(ItemsWriting):
         hash_key(text.data, text.size, key)
         return self.keys.raw(key, KEY_BYTES)
 
-    cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
+    cdef object one(
+        self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present, object origin
+    ):
         """Add the row of one record and return None; or return why it is no event."""
         cdef const Slot* slots = self.reader.slots
         cdef const Slot* when = slots + self.time_at.slot
@@ -336,6 +339,10 @@ cdef class Events(ItemsWriting):
         cdef bint plain = False
         cdef int kind
         self.reader.read(value, start)
+        if self.origin >= 0:
+            if type(origin) is not dict:  # the schema of its key is not known, say
+                raise ValueError("what the record has in Kafka cannot be read")
+            put(self.reader, self.reader.slots + self.origin, origin)
         self.begin()
         name = self.names.of(slots)
         if name is BY_EVENT_NAME:

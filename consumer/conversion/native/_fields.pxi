@@ -6,6 +6,7 @@ in its canonical form needs no call of its rule (`_canonical`), and neither does
 (`consumer.conversion.converter`).
 """
 
+from consumer.avro.paths import VALUES
 from consumer.conversion import decisions as decide
 from consumer.conversion.converter import Rejected, judged, sent_of_many
 from consumer.conversion.decisions import note
@@ -16,6 +17,7 @@ from consumer.conversion.rules import Memory, click_id_of
 cdef enum:
     FEW = 32  # values of a field: fewer than are sent of any
 
+cdef object EACH_VALUE = VALUES
 cdef object BLANK = Omitted.BLANK, MALFORMED = Omitted.MALFORMED
 
 
@@ -71,14 +73,19 @@ cdef class At:
 
 
 cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -1:
-    """Add the values at the end of the steps from `step` on, below `value`; an empty step means each element."""
+    """Add the values at the end of the steps from `step` on, below `value`; an empty step means each element, `VALUES`
+    each value of a map."""
     if value is None:
         return 0
     if step == len(below):
         found.append(value)
     elif below[step]:
-        if type(value) is dict:
-            gather((<dict> value).get(below[step]), below, step + 1, found)
+        if type(value) is not dict:
+            return 0
+        if below[step] is not EACH_VALUE:
+            return gather((<dict> value).get(below[step]), below, step + 1, found)
+        for each in (<dict> value).values():
+            gather(each, below, step + 1, found)
     elif type(value) is list:
         for each in <list> value:
             gather(each, below, step + 1, found)

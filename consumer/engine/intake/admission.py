@@ -70,9 +70,9 @@ class Fresh(NamedTuple):
     """Which were settled before."""
 
     @property
-    def topic(self) -> str:
-        """Their topic."""
-        return self.chunk.topic
+    def tp(self) -> TopicPartition:
+        """Their partition."""
+        return self.state.tp
 
     def places(self) -> list[tuple[TopicPartition, Record | None]]:
         """Return each record with its partition."""
@@ -88,20 +88,19 @@ class Fresh(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """Open records of one topic whose schema or time has come: rows of blocks that exist."""
+    """Open records of one partition whose schema or time has come: rows of blocks that exist."""
 
-    topic: str
+    tp: TopicPartition
     rows: Sequence[Run]
     records: Sequence[Record | None]
 
     def places(self) -> list[tuple[TopicPartition, Record | None]]:
         """Return each record with its partition."""
-        tps = (row.block.assignment.tp for row in self.rows)
-        return [*zip(tps, self.records, strict=True)]
+        return [(self.tp, record) for record in self.records]
 
     def first(self, count: int) -> Waited:
         """Return the first `count` of them."""
-        return Waited(self.topic, self.rows[:count], self.records[:count])
+        return Waited(self.tp, self.rows[:count], self.records[:count])
 
 
 class Limit:
@@ -223,11 +222,11 @@ class Admission:
         if level.stopped or not roomy:
             return None
         if self._deferred:
-            topic = self._deferred[0].block.assignment.tp.topic
-            alike = takewhile(lambda row: row.block.assignment.tp.topic == topic, self._deferred)
+            tp = self._deferred[0].block.assignment.tp
+            alike = takewhile(lambda row: row.block.assignment.tp == tp, self._deferred)
             rows = [*islice(alike, SLICE)]
             rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
-            return Waited(topic, rows, [block.record(index) for block, index, _ in rows])
+            return Waited(tp, rows, [block.record(index) for block, index, _ in rows])
         maximum = min(SLICE, self._context.policy.max_open_events - level.open)
         if not self._held or maximum <= 0 or self.limit.left(level.counted) <= 0:
             return None
@@ -250,7 +249,7 @@ class Admission:
             elif monotonic > self._earlier_until:
                 self._keys = Keys(policy.destination)
         columns = Columns(self._keys)
-        self._reading.read(piece.records, self._context.now.unix, columns, piece.topic)
+        self._reading.read(piece.records, self._context.now.unix, columns, *piece.tp)
         self._context.counters.in_two_steps = self._reading.in_two_steps
         return columns
 

@@ -50,12 +50,12 @@ class Transforming:
         """True while a call of the function is under way."""
         return self._number is not None
 
-    def decode(self, record: Record, topic: str) -> Decoded:
+    def decode(self, record: Record, topic: str, partition: int) -> Decoded:
         """Decode a record that is `ready`; see `Decoding`."""
         done = self._done.get(id(record))
         if done is not None:
             return done[1]
-        decoded = self._decoder.decode(record, topic)
+        decoded = self._decoder.decode(record, topic, partition)
         if self._function and isinstance(decoded, dict):
             raise bug("a record was read before the user's function had it")
         return decoded
@@ -78,7 +78,7 @@ class Transforming:
         events = [
             (at, record, one)
             for at, record in lacking
-            if isinstance(one := self._decoder.decode(record, rows[0][0].topic), dict)
+            if isinstance(one := self._decoder.decode(record, *rows[at][0]), dict)
         ]
         if not events:
             return len(rows)

@@ -67,7 +67,14 @@ class GivesRows:
     def __init__(self, *given: NoEvent) -> None:
         self.given = given
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+    def read(
+        self,
+        records: Sequence[Record | None],
+        now: float,
+        columns: Columns,
+        topic: str = "",
+        partition: int = -1,
+    ) -> None:
         for verdict in self.given:
             columns.add(verdict)
 
@@ -81,7 +88,7 @@ def select(where: Sequence[str], *given: Converted) -> list[Converted]:
 def filtered(given: NoEvent, *, where: bool) -> NoEvent:
     """Return what a reading with ``--where`` makes of the verdict `given`."""
     columns = Columns(Keys())
-    LeavingOut(GivesRows(given), where).read([None], 0.0, columns)
+    LeavingOut(GivesRows(given), where).read([None], 0.0, columns, "shop", 0)
     [verdict] = columns.verdicts.values()
     return verdict
 

@@ -72,7 +72,7 @@ from tests.support.mapping import load_mapping
          "is not a field of a conversion event; the nearest is 'custom_data.value'"),
         ('"custom_data.currency" = { of = "country", table = { DE = "EURO" } }', "'EURO' is not a code of ISO 4217"),
         ('event_time = { first = ["micros", "at"] }',
-         "'micros' is timestamp-micros and 'at' is timestamp-millis, so they count time in different units: name"),
+         "'micros' is timestamp-micros and 'at' is timestamp-millis, so they count time in different units: write"),
         ('event_time = { first = ["at", "dept"] }',
          "'at' is timestamp-millis and 'dept' is a number of milliseconds (time_unit), so they count"),
         (f'"{VALUE}" = {{ path = "rate", when = {{ tier = "GOD" }} }}',

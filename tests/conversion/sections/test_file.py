@@ -10,7 +10,8 @@ import pytest
 from consumer.avro.decode import Decoder
 from consumer.avro.paths import SchemaPaths, Source
 from consumer.conversion.computed import tables
-from consumer.conversion.computed.expressions import Computed, Condition
+from consumer.conversion.computed.expressions import Computed
+from consumer.conversion.computed.operators import Condition
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, PinstreamError, SchemaError

@@ -28,7 +28,9 @@ class Reads:
     def __init__(self, verdicts: dict[int, Any] | None = None) -> None:
         self.verdicts = verdicts or {}
 
-    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
+    def read(
+        self, records: Sequence[Record | None], now: float, columns: Columns, topic: str, partition: int
+    ) -> None:
         for one in records:
             verdict = None if one is None else self.verdicts.get(one.offset)
             if one is None or verdict is not None:
@@ -114,7 +116,7 @@ def test_what_has_waited_comes_before_what_is_new() -> None:
     row = Run(block, 0, 1)
     admission.defer([row])
     piece = admission.next(level(open=1))
-    assert piece == Waited(TOPIC, [row], [record(0, b"v")])
+    assert piece == Waited(TopicPartition(TOPIC, 0), [row], [record(0, b"v")])
     assert admission.take(piece, admission.read(piece), level(open=1)) == 1
     assert isinstance(admission.next(level(open=1)), Fresh)
 

@@ -91,12 +91,10 @@ def _around(
         if function is None:
             return None
 
-        def read(
-            records: Sequence[Any], columns: Columns, framing: bytes, start: int, *bounds: float
-        ) -> None:
+        def read(records: Sequence[Any], columns: Columns, framing: bytes, start: int, *more: Any) -> None:
             first = len(columns)
             function(
-                records if before is None else before(plan, records, start), columns, framing, start, *bounds
+                records if before is None else before(plan, records, start), columns, framing, start, *more
             )
             rows = [row for row in range(first, len(columns)) if columns.is_event(row)]
             if after is not None:
