@@ -127,8 +127,10 @@ def of_debezium(record: Any) -> tuple[Any, ...] | None:
     before, after = record["before"], record["after"]
     if record["op"] not in ("c", "u") or after["status"] != "paid" or (before or {}).get("status") == "paid":
         return None
-    paid = unix(after["paid_at"])
-    return event(after["id"], "checkout", paid, after["email"], after["total"], after["currency"])
+    paid, shipping = unix(after["paid_at"]), after["shipping"]
+    digits = int.from_bytes(shipping["value"].encode("latin-1"), "big", signed=True)
+    total = after["total"] + Decimal(digits).scaleb(-shipping["scale"])
+    return event(after["id"], "checkout", paid, after["email"], total, after["currency"])
 
 
 def of_jdbc(record: Any) -> tuple[Any, ...] | None:
@@ -150,6 +152,18 @@ def of_commercetools(record: Any) -> tuple[Any, ...] | None:
     return event(order["id"], "checkout", at, email, value, price["currencyCode"])
 
 
+def of_ga4(record: Any) -> tuple[Any, ...] | None:
+    """An event of somebody who allows ads; times in microseconds, parameters by their keys."""
+    if record["privacy_info"]["ads_storage"] != "Yes":
+        return None
+    params = {one["key"]: next(iter(one["value"].values())) for one in record["event_params"]}
+    made = [record[key] for key in ("user_pseudo_id", "event_timestamp", "event_name")]
+    id_ = params.get("transaction_id") or ".".join(map(str, [*made, record.get("batch_event_index", 0)]))
+    name = {"purchase": "checkout"}.get(record["event_name"], record["event_name"])
+    at, money = record["event_timestamp"] // 1_000_000, (params["value"], params["currency"])
+    return (id_, name, at, record["email_sha256"], *money)
+
+
 def of_segment(record: Any) -> tuple[Any, ...] | None:
     """An order or a page."""
     if record["type"] == "identify":
@@ -159,6 +173,16 @@ def of_segment(record: Any) -> tuple[Any, ...] | None:
     email = record["context"].get("traits", {}).get("email")
     at, money = unix(record["timestamp"]), (properties.get("total"), properties.get("currency"))
     return event(record["messageId"], name, at, email, *money)
+
+
+def of_shopify(record: Any) -> tuple[Any, ...] | None:
+    """An order that is no test, with the consent that the theme wrote into the cart."""
+    consent = {one["name"]: one["value"] for one in record["note_attributes"]}.get("ads_consent")
+    if record["test"] or consent != "yes":
+        return None
+    email = record.get("email") or record["customer"]["email"]
+    at, value = unix(record["processed_at"]), Decimal(record["total_price"])
+    return event(record["id"], "checkout", at, email, value, record["currency"])
 
 
 def of_snowplow(record: Any) -> tuple[Any, ...] | None:
@@ -177,7 +201,9 @@ BY_HAND: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
     "commercetools": of_commercetools,
     "connect-jdbc": of_jdbc,
     "debezium": of_debezium,
+    "ga4": of_ga4,
     "segment": of_segment,
+    "shopify": of_shopify,
     "snowplow": of_snowplow,
 }
 
