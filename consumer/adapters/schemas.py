@@ -147,6 +147,30 @@ class LocalSchemas:
             )
         return self._the_one(name, found)
 
+    def defined_in(self, path: Path | None) -> list[dict[str, Any]]:
+        """Return the schemas of the record types that a file of the folder defines: its record, or the branches of its
+        union; None: those of all files to which no other type refers. Raises `SchemaError`."""
+        if path is not None and path.suffix != ".avsc":
+            raise SchemaError(f"{path}: is no .avsc file: name one, or a folder of them")
+        if path is not None and not path.is_file():
+            raise SchemaError(f"{path}: there is no such file; name an .avsc file, or a folder of them")
+        parts = {
+            name
+            for one in self._types
+            for name in definitions([one.schema])
+            if path is None and name != one.name
+        }
+        found = {
+            one.name: one.schema
+            for one in sorted(self._types, key=lambda one: -one.rank)
+            if (path is None or one.path == path) and one.name not in parts
+        }
+        if not found:
+            raise SchemaError(
+                f"{path or self._folder}: defines no record; pinstream maps records and unions of them"
+            )
+        return [found[name] for name in sorted(found)] if path is None else [*reversed(found.values())][::-1]
+
     def _the_one(self, name: str, found: Sequence[_Type]) -> dict[str, Any]:
         """Return the schema of that one of these types, all called `name`, which goes before the others. Raises
         `SchemaError`."""

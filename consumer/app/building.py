@@ -289,7 +289,7 @@ def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
     return load_sections(
         overlay,
         local or local_schemas(settings),
-        default_toml=_packaged_mapping(),
+        default_toml=packaged_mapping(),
         overlay_name=name if overlay is None else str(own.mapping_file),
         schema_name=own.schema_name or DEFAULT_SCHEMA,
         is_named=own.schema_name is not None,
@@ -305,7 +305,8 @@ def has_sections(settings: Settings) -> bool:
     return False
 
 
-def _packaged_mapping() -> str:
+def packaged_mapping() -> str:
+    """Return the text of the packaged mapping, over which a user's is laid."""
     return (packaged("schemas") / DEFAULT_MAPPING).read_text("utf-8")
 
 
@@ -507,7 +508,7 @@ def open_token(settings: Settings) -> Tokens:
 
 def fingerprint_of(settings: Settings, mapped: Sections) -> str:
     """Return the fingerprint of what decides what is sent: mapping, schemas and function, without any secret."""
-    files = (_mapping_file(settings) or "", _packaged_mapping())
+    files = (_mapping_file(settings) or "", packaged_mapping())
     mapping = json.dumps([*map(tomllib.loads, files)], sort_keys=True, default=str)
     schemas = json.dumps([(one.record, one.schema) for one in mapped.all], sort_keys=True)
     name = settings.pinstream.transform or ""

@@ -22,6 +22,7 @@ _COMMANDS = {
     "check": "Check whether this configuration is fit to run.",
     "dead-letters": "List, show and redrive records that could not be delivered.",
     "demo": "Run the whole system on this machine: broker, sandbox, producer, consumer and page.",
+    "draft": "Draft a commented mapping from SCHEMA (an .avsc file, or a folder of them) and the values of a sample.",
     "explain": "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
     "init": "Lay down a small project in FOLDER: settings, schema, mapping, sample events, and a test of the mapping.",
     "offsets": "Show or change the committed offsets of the consumer group.",
@@ -31,7 +32,7 @@ _COMMANDS = {
     "sandbox": "Run a strict sandbox of the Conversions API, for development and load tests, until Ctrl-C.",
 }
 # Commands that have a folder; the others have a module.
-_FOLDERS = ("check", "dead-letters", "explain", "replay")
+_FOLDERS = ("check", "dead-letters", "draft", "explain", "replay")
 
 
 def command(name: str) -> click.Command:

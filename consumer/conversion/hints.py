@@ -107,6 +107,12 @@ _LINES: Final = (
 )
 
 
+def event_of(word: str) -> str:
+    """Return the standard event name that `word` is, or is a common word for; empty if it is neither."""
+    plain = _plain(word)
+    return next((name for name in EVENT_NAMES if _plain(name) == plain), _EVENT_OF.get(plain, ""))
+
+
 def event_meant(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown event name: the one of `known` that it probably means, or all."""
     names = sorted(known)

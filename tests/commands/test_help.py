@@ -37,6 +37,7 @@ def test_every_promised_command_is_there() -> None:
         "replay",
         "demo",
         "init",
+        "draft",
         "explain",
         "check",
         "produce",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import tomllib
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from consumer.commands import main
 from consumer.commands.check.local import mapping, schema
 from consumer.commands.check.rows import CheckContext
 from consumer.commands.explain.command import explanations
@@ -22,16 +26,16 @@ NOW = 1772366400.0
 
 
 def blocks() -> list[str]:
-    """Return the page's schema, mapping, record, commands and payload."""
+    """Return the page's schema, record, draft, mapping, commands and payload."""
     found = BLOCK.findall(PAGE)
-    assert len(found) == 5
+    assert len(found) == 6
     return [str(one) for one in found]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
     """The page's files, and the settings that name them."""
-    avsc, toml, record, *_ = blocks()
+    avsc, record, _, toml, *_ = blocks()
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "shop_event.avsc").write_text(avsc)
     (tmp_path / "mapping.toml").write_text(toml)
@@ -47,14 +51,14 @@ def files(tmp_path: Path) -> dict[str, str]:
 def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -> None:
     """The page's record is converted with its schema and mapping to its payload, without a warning."""
     [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
-    assert shown["payload"] == json.loads(blocks()[4])
+    assert shown["payload"] == json.loads(blocks()[5])
     assert shown["outcome"] == "deliverable"
     assert shown["warnings"] == []
 
 
 def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> None:
     """The page's commands set the settings and the clock of the first test."""
-    commands = blocks()[3]
+    commands = blocks()[4]
     for name in ("PINSTREAM_SCHEMAS_DIR", "PINSTREAM_SCHEMA", "PINSTREAM_MAPPING_FILE"):
         assert f"{name}={files[name].replace(str(tmp_path), '.')}" in commands
     assert "--now 2026-03-01T12:00" in commands
@@ -63,14 +67,30 @@ def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> N
 
 def test_a_wrong_path_names_the_nearest(files: dict[str, str], tmp_path: Path) -> None:
     """The page says so of a path that the schema does not have."""
-    (tmp_path / "mapping.toml").write_text(blocks()[1].replace("buyer.email", "buyer.mail"))
+    (tmp_path / "mapping.toml").write_text(blocks()[3].replace("buyer.email", "buyer.mail"))
     with pytest.raises(SettingsError, match=r"'buyer\.mail' is not in the schema; .* 'buyer\.email'"):
         list(explanations(str(tmp_path / "sample.ndjson"), NOW, files))
 
 
+def test_the_draft_says_what_is_written_by_hand(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's draft has its paths; what needs a decision, consent and currency, is a comment."""
+    monkeypatch.chdir(tmp_path)
+    Path("mapping.toml").unlink()
+    done = CliRunner().invoke(main, shlex.split(blocks()[2].removeprefix("pinstream ")))
+    assert done.exit_code == 0, done.output
+    text = Path("mapping.toml").read_text("utf-8")
+    by_hand, fields = tomllib.loads(blocks()[3]), tomllib.loads(text)["fields"]
+    assert {key: value for key, value in by_hand["fields"].items() if fields.get(key) != value} == {
+        "custom_data.value": "order.grand_total"
+    }
+    assert '# require = "buyer.marketing_consent"' in text
+
+
 def test_it_is_short_and_leads_to_five_pages() -> None:
-    """It has at most 640 words and names each page that goes on from it."""
-    assert len(PAGE.split()) <= 640
+    """It has at most 700 words and names each page that goes on from it."""
+    assert len(PAGE.split()) <= 700
     read_on = PAGE.partition("## Read on")[2]
     pages = ("conversion", "computed", "sections", "transform", "test-your-mapping")
     assert re.findall(r"\]\(([\w-]+)\.md\)", read_on) == list(pages)
@@ -90,7 +110,7 @@ async def test_check_names_text_that_is_computed_with(files: dict[str, str], tmp
     """`check` names the paths to text that the mapping takes for numbers, since each event whose text is none is
     refused; what the schema says is a number is not named."""
     fields = '"custom_data.value" = { multiply = ["meta.type", { sum = "order.lines[].pieces" }] }'
-    toml = re.sub('"custom_data.value" = .*', fields, blocks()[1])
+    toml = re.sub('"custom_data.value" = .*', fields, blocks()[3])
     (tmp_path / "mapping.toml").write_text(toml)
     assert (await _mapping_row(files)).endswith("; computed with as numbers, though they are text: meta.type")
 

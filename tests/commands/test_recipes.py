@@ -20,6 +20,7 @@ import pytest
 
 from consumer.adapters.files import file_types, open_records
 from consumer.app import building
+from consumer.commands.explain.command import explanations
 from consumer.engine.model import Record
 from consumer.settings import load
 from tests.commands.test_example_project import bash
@@ -65,6 +66,16 @@ def test_the_records_show_three_cases(folder: Path) -> None:
         assert address.lower().endswith("@example.com")
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The settings of a recipe."""
+    schema = json.loads((folder / "schema.avsc").read_text("utf-8"))
+    return {
+        "PINSTREAM_SCHEMAS_DIR": str(folder),
+        "PINSTREAM_SCHEMA": ".".join(filter(None, [schema.get("namespace"), schema["name"]])),
+        "PINSTREAM_MAPPING_FILE": str(folder / "mapping.toml"),
+    }
+
+
 def plain_longs(schema: Any) -> Any:
     """The schema as some writers register it: whole numbers without logical types."""
     if isinstance(schema, list):
@@ -82,18 +93,9 @@ def test_both_executors_read_it_from_avro(folder: Path) -> None:
     """Written as Avro, the records become the same events: compiled and not, and if the writer's schema lacks the
     logical types of times that our copy has."""
     schema = json.loads((folder / "schema.avsc").read_text("utf-8"))
-    mapping = folder / "mapping.toml"
-    settings = load(
-        {
-            "PINSTREAM_SCHEMAS_DIR": str(folder),
-            "PINSTREAM_SCHEMA": ".".join(filter(None, [schema.get("namespace"), schema["name"]])),
-            "PINSTREAM_MAPPING_FILE": str(mapping),
-        },
-        needs=(),
-    )
-    types = file_types(building.sections(settings))
+    types = file_types(building.sections(load(environment(folder), needs=())))
     events = [record.event for record in open_records(str(folder / "records.ndjson"), types)]
-    both = Both((schema, mapping.read_text("utf-8")), plain_longs(schema))
+    both = Both((schema, (folder / "mapping.toml").read_text("utf-8")), plain_longs(schema))
     records = [Record(at, -1, None, both.value(event), ()) for at, event in enumerate(events)]
     compiled = read_by(both.compiled, records, NOW)
     for steps in (both.two_steps, both.trimmed):
@@ -231,6 +233,30 @@ def test_what_is_expected_is_right(folder: Path) -> None:
         items = money.get("contents", [])
         if items and folder.name != "commercetools":
             assert sum(Decimal(one["item_price"]) * one["quantity"] for one in items) == Decimal(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "becomes"),
+    [
+        ("commercetools", {"order": None}, "missing_event_id"),
+        ("connect-jdbc", {"status": "paid    "}, "event_name"),
+        ("debezium", {"before": None}, "event_name"),
+        ("ga4", {"email_sha256": None}, "no_identity"),
+        ("segment", {"properties": {"total": 1.0}}, "missing_currency"),
+        ("shopify", {"source_name": "580111"}, "event_name"),
+        ("shopify", {"note_attributes": []}, "consent"),
+        ("snowplow", {"platform": "srv"}, "unknown_action_source"),
+    ],
+)
+def test_what_a_page_warns_of_happens(
+    name: str, members: dict[str, Any], becomes: str, tmp_path: Path
+) -> None:
+    """The first record with other members is filtered or becomes a dead letter, as the page says."""
+    folder = ROOT / "examples" / "recipes" / name
+    record = json.loads((folder / "records.ndjson").read_text("utf-8").splitlines()[0])
+    (tmp_path / "record.ndjson").write_text(json.dumps({**record, **members}))
+    [(_, line)] = explanations(str(tmp_path / "record.ndjson"), NOW, environment(folder))
+    assert becomes == (line.get("filter") or line["error"]["code"])
 
 
 def test_a_row_that_is_read_again_is_the_same_event() -> None:

@@ -1,0 +1,167 @@
+"""The options of ``pinstream draft``: a mapping to begin with, and what it makes of the sample."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from consumer.adapters.schemas import LocalSchemas
+from consumer.app import building
+from consumer.commands.base import DebugCommand, say
+from consumer.commands.draft.proposing import Proposal
+from consumer.commands.draft.sample import RecordSample, RecordTypes
+from consumer.commands.draft.writing import drafted
+from consumer.commands.explain.command import explanation
+from consumer.commands.explain.showing import Summary
+from consumer.conversion.converter import Converter
+from consumer.conversion.sections import Sections, load_sections
+from consumer.demo.records import event_times
+from consumer.engine.figures.delivered import PARAMETERS
+from consumer.engine.model import SectionEvent
+from consumer.errors import PinstreamError, UsageError
+from consumer.settings import load, packaged
+
+_EDITORS = "mapping.schema.json"  # what editors check a mapping with
+_MAX_ADVICE = 4
+
+
+@click.command(cls=DebugCommand)
+@click.argument("schema", type=click.Path())
+@click.option(
+    "--sample",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Records of this schema: NDJSON or an Avro container.",
+)
+@click.option("--topic", metavar="T", help="Read the newest records of this topic, without a group.")
+@click.option(
+    "--output", metavar="FILE", type=click.Path(), help="Write a new file. Default: standard output."
+)
+def draft(schema: str, sample: str | None, topic: str | None, output: str | None) -> None:
+    """Draft a commented mapping from SCHEMA (an .avsc file, or a folder of them) and the values of a sample.
+
+    Each line says what speaks for it. What is not sure is a comment; consent, and money of an unclear unit, always are.
+    Values are shown only of booleans, enums and few texts. The last lines say what the draft makes of the sample. Only
+    --topic uses the network (KAFKA_…, SCHEMA_REGISTRY_…).
+    """
+    if sample is not None and topic is not None:
+        raise UsageError("--sample and --topic both name the records: give one of them")
+    if output is not None and Path(output).exists():
+        raise UsageError(f"--output {output}: this file exists, and is not overwritten: name a new one")
+    path = Path(schema)
+    folder = path if path.is_dir() else path.parent
+    local = LocalSchemas(folder)
+    schemas = local.defined_in(None if path.is_dir() else path)
+    found = RecordSample(RecordTypes(schemas))
+    if sample is not None:
+        found.read_file(sample)
+    elif topic is not None:
+        settings = load({**os.environ, "PINSTREAM_SCHEMAS_DIR": str(folder)}, needs=("kafka",))
+        asyncio.run(found.read_topic(topic, settings, local))
+    name = sample or topic
+    if name is not None and not found.records:
+        why = ", ".join(f"{code} {count:,}" for code, count in sorted(found.unread.items())) or "it is empty"
+        raise PinstreamError(
+            f"{name}: no record can be read as {schema} ({why}): check that they belong together"
+        )
+    text, problem = draft_of(path.name, schemas, found, local)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        try:
+            # Never over a file that came in the meantime.
+            with open(output, "x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise PinstreamError(
+                f"--output {output}: cannot be written ({error.strerror}): name another file"
+            ) from None
+    if problem:
+        raise PinstreamError(f"the draft does not load yet, complete it by hand: {problem}")
+    say(f"Next: decide about the lines behind a #, then see what becomes of records: PINSTREAM_SCHEMAS_DIR={folder} "
+        f"PINSTREAM_MAPPING_FILE={output or '<the draft>'} pinstream explain {sample or '<records>'}")  # fmt: skip
+
+
+def draft_of(
+    name: str, schemas: Sequence[dict[str, Any]], found: RecordSample, local: LocalSchemas
+) -> tuple[str, str]:
+    """Return the draft, with what it makes of the sample; and why it does not load, empty if it does."""
+    default = building.packaged_mapping()
+    paths = tomllib.loads(default)["fields"]
+    is_alone = len(schemas) == 1
+    proposals = [
+        Proposal(one, of, paths, alone=is_alone) for one, of in zip(schemas, found.events, strict=True)
+    ]
+
+    def loaded(text: str) -> Sections:
+        return load_sections(
+            text,
+            local,
+            default_toml=default,
+            overlay_name="draft",
+            schema_name=proposals[0].record,
+            is_named=is_alone,
+        )
+
+    head = [
+        f"# How records of {name} become conversion events: drafted by pinstream, to be checked line by line.",
+        f"# It saw {f'{found.records:,} records' if found.records else 'no records: with --sample it says more'}.",
+    ]
+    if (packaged("schemas") / _EDITORS).is_file():
+        head.insert(0, f"#:schema ./{_EDITORS}")
+    text, problem = drafted(proposals, head, loaded)
+    if found.records and not problem and not (not is_alone and all(one.missing for one in proposals)):
+        text += "\n" + "".join(f"# {line}\n" for line in _summary(loaded(text), proposals, found))
+    return text, problem
+
+
+def _summary(mapped: Sections, proposals: Sequence[Proposal], found: RecordSample) -> Iterator[str]:
+    """Yield what `explain --summary` says of the sample, and which parameters to add first."""
+    numbers = [mapped.choose(one.record, None) for one in proposals]
+    events = [
+        SectionEvent.of(number, event)
+        for number, some in zip(numbers, found.events, strict=True) if isinstance(number, int) for event in some
+    ]  # fmt: skip
+    converter = Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf)
+    times = event_times(mapped)
+    # Ages depend on the clock, so that the newest event of the sample happens now.
+    now = max((at for event in events if (at := times(event).seconds(event)) is not None), default=0.0)
+    total = Summary()
+    for _ in total.count(("", explanation(event, converter, now)) for event in events):
+        pass
+    said = total.document()
+    yield "What `explain --summary` says of the sample (whatever the age of its events):"
+    yield "  " + ", ".join(f"{outcome} {count:,}" for outcome, count in said["outcomes"].items())
+    codes = {**said["codes"], "not read": found.unread}
+    for what, counts in codes.items():
+        for code, count in sorted(counts.items()):
+            of_fields = (
+                ", ".join(f"{field} {number:,}" for field, number in count.items())
+                if what == "warnings"
+                else f"{count:,}"
+            )
+            yield f"  {what.removesuffix('s')} {code}: {of_fields}"
+    for name, row in said["coverage"].items():
+        shares = (f"{key} {count / row['events']:.0%}" for key, count in row["carried"].items() if count)
+        yield f"  {name} {row['events']:,}: {', '.join(shares)}"
+    of = sum(row["events"] for row in said["coverage"].values())
+    carried = {one: sum(row["carried"][one.id] for row in said["coverage"].values()) for one in PARAMETERS}
+    missing = [one for one in PARAMETERS if carried[one] < of / 2][:_MAX_ADVICE]
+    if missing:
+        yield "Worth adding first:"
+    for one in missing:
+        lines = [
+            line
+            for proposal in proposals
+            for line in proposal.lines
+            if line.key in one.paths and not line.is_active
+        ]
+        above = f" (see {lines[0].value} above)" if lines else ""
+        yield f"  {one.id}, now {carried[one] / of:.0%}{above}: {one.advice}"

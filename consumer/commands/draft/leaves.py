@@ -1,0 +1,259 @@
+"""What a schema and the values of a sample say of each path.
+
+Theory of operation. Schema and values are walked together, once: at each place are its type, the documentation on the
+way, and all values of the sample there. A path to a value becomes a `SampledPath`. The keys of a map are those of the
+sample, if they look like names. The walk is over the schema's JSON: `consumer.avro.schema` keeps no documentation.
+
+What values *look like* is decided here, by their form alone, with the rules that convert them. Values are shown only of
+booleans, enums, and texts of which there are few, and none that looks like a person's (`SampledPath.shown`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from consumer.avro.paths import AvroSchema, NoSuchPath, SchemaPaths, Source
+from consumer.avro.references import definitions
+from consumer.avro.schema import PRIMITIVES, full_name
+from consumer.commands.draft.vocabulary import Concepts, concepts_of, meaning_of
+from consumer.conversion.amounts import exact
+from consumer.conversion.normalise import Omitted, Unrecognised
+from consumer.conversion.rules import click_id_of
+from consumer.conversion.targets import TARGETS, TIME_UNITS
+
+_DEEPEST: Final = 8
+_MAX_LEAVES: Final = 2_000  # a schema may refer to itself
+_MAX_KEYS: Final = 50  # different keys of a map that counts as a record; more are data
+_KEY: Final = re.compile(r"[A-Za-z_][\w-]{0,60}", re.ASCII)
+# Values of a text that may be shown: this many at most, in this many records at least.
+MAX_SHOWN: Final = 10
+LEAST_RECORDS: Final = 100
+_SHOWN: Final = re.compile(r"[^\W\d_][\w .:/+&-]{0,59}")
+_TESTED: Final = 500  # values whose form is looked at
+_FORM_SHARE: Final = 0.9  # of the values that have it
+
+# The forms of a value, the most distinctive first: a pattern, and the field whose rule takes it ("": none).
+_FORMS: Final = {
+    "e-mail": (r".*@.*", "user_data.em"),
+    "SHA-256": (r"[0-9A-Fa-f]{64}", ""),
+    "UUID": (r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", ""),
+    "IP address": (r"(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|.*\d\.\d.*,.*", ""),
+    "user agent": (r"(?:Mozilla/\d|[\w.-]+/\d[\w.]* \(?).*", ""),
+    "URL": (r"http.*", "event_source_url"),
+    "ISO 8601": (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", ""),
+    "date": (r"\d{4}[-/.]\d\d?[-/.]\d\d?|(?:19|20)\d{6}", ""),
+    "time in seconds": (r"1\d{9}(?:\.\d+)?", ""),
+    "time in milliseconds": (r"1\d{12}", ""),
+    "time in microseconds": (r"1\d{15}", ""),
+    "time in nanoseconds": (r"1\d{18}", ""),
+    "currency": (r"[A-Za-z]{3}", "custom_data.currency"),
+    "language": (r"[a-z]{2}[-_][A-Z]{2}.*", "language"),
+    "country": (r"[^\d]+", "user_data.country"),
+    "phone": (r"(?=(?:\D*\d){7,15}\D*$)\+?[\d ()/.-]{6,24}", ""),
+    "whole numbers": (r"-?\d{1,18}", ""),
+    "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
+}
+_ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
+_PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
+
+
+def _form(pattern: str, target: str) -> Callable[[Any], bool]:
+    matches = re.compile(pattern).fullmatch
+    rule = TARGETS[target].rule if target else str
+    return lambda value: (
+        matches(str(value).strip()) is not None and not isinstance(rule(value), Omitted | Unrecognised)
+    )
+
+
+FORMS: Final = {name: _form(*form) for name, form in _FORMS.items()}
+
+
+@dataclass(eq=False)
+class SampledPath:
+    """One path to a value: its place in schema and sample. `of`: how many records, or elements of its array, there
+    are; 0: there is no sample."""
+
+    source: Source
+    above: tuple[str, ...]  # names on the way, from the record's own on
+    doc: str
+    docs: str  # documentation on the way
+    logical: str
+    values: Sequence[Any]  # without nulls
+    of: int
+
+    def __post_init__(self) -> None:
+        self.path = self.source.path
+        self.array = self.path.rpartition("[].")[0]  # the innermost one on the way
+        self.beside = self.path.rpartition(".")[0]  # where its neighbours are
+        around = frozenset(one for name in self.above[1:] for one in concepts_of(name))
+        self.name = Concepts(concepts_of(self.path.rpartition(".")[2]), around)
+        self.said = meaning_of(self.doc)
+        # The nearest name on the way that says anything.
+        self.parent = next((found for name in reversed(self.above[1:]) if (found := concepts_of(name))), ())
+        self.filled = len(self.values) / self.of if self.of else 1.0
+        # From the whole sample.
+        held = [one for one in self.values if one != "" and not isinstance(one, dict | list)]
+        self.tested = held[:: len(held) // _TESTED + 1]
+
+    def share(self, fits: Callable[[Any], bool]) -> float:
+        """Return the share of values that fit; 1 if there are none."""
+        return sum(map(fits, self.tested)) / len(self.tested) if self.tested else 1.0
+
+    @cached_property
+    def has_fraction(self) -> bool:
+        """Return whether all values are numbers, and one of them is no whole one."""
+        numbers = [exact(one) for one in self.tested]
+        return all(isinstance(one, Decimal) for one in numbers) and any(one % 1 for one in numbers)  # type: ignore[operator]
+
+    @cached_property
+    def form(self) -> str:
+        """Return what nearly all values look like; empty: nothing in particular."""
+        # A time with a logical type counts in its own unit, and a boolean has no form.
+        is_time = self.logical.startswith(("timestamp", "local-", "date", "time-"))
+        if is_time or not self.tested or isinstance(self.tested[0], bool | bytes):
+            return ""
+        found = next((name for name, fits in FORMS.items() if self.share(fits) >= _FORM_SHARE), "")
+        if found in _PERSONAL or not (
+            self.has_fraction or self.source.kinds & {"float", "double", "decimal"}
+        ):
+            return found
+        # 59.90 and 60 are both of a price list: one fraction is enough.
+        return "numbers with a fraction" if self.has_fraction else "whole numbers"
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Return how often each value occurs."""
+        texts = (str(one).lower() if isinstance(one, bool) else str(one).strip() for one in self.values)
+        return Counter(one for one in texts if one)
+
+    @cached_property
+    def shown(self) -> dict[str, int]:
+        """Return the values that may be shown, each with how often it occurs."""
+        if self.source.kinds <= {"boolean", "enum"}:
+            return {one: self.counts[one] for one in sorted(self.source.symbols or self.counts)}
+        few = len(self.counts) <= MAX_SHOWN and len(self.values) >= LEAST_RECORDS
+        if not few or self.source.kinds - {"string", "enum"} or self.form in _PERSONAL:
+            return {}
+        return dict(sorted(self.counts.items())) if all(map(_SHOWN.fullmatch, self.counts)) else {}
+
+    def evidence(self, said: str = "") -> str:
+        """Return what speaks for the path, in words: what was `said`, the type, the form, and the share filled."""
+        form = self.form
+        if form == "URL" and (clicks := sum(click_id_of(str(one)) is not None for one in self.values)):
+            form = f"URL, {clicks / len(self.values):.0%} with epik"
+        if self.source.kinds == {"boolean"} and self.values:
+            form = f"true {self.counts['true'] / len(self.values):.0%}"
+        return ", ".join(
+            filter(None, (said, self.logical, form, f"{self.filled:.0%} filled" if self.of else ""))
+        )
+
+    @property
+    def unit(self) -> str:
+        """Return the unit in which a time without a logical type counts, by its values or what is said of it."""
+        if self.tested:
+            return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "")
+        logical = self.logical.rpartition(".")[2].upper()
+        said = {*self.name.own, *self.said.own, *self.said.around, logical}
+        # "unix milliseconds" has two of these words: the finer one is meant.
+        words = {
+            **dict.fromkeys(("NANO", "NANOTIMESTAMP"), "nanoseconds"),
+            **dict.fromkeys(("MICRO", "MICROTIMESTAMP"), "microseconds"),
+            **dict.fromkeys(("MILLIS", "TIMESTAMP"), "milliseconds"),
+            "SECONDS": "seconds",
+        }
+        return next((unit for word, unit in words.items() if word in said), "")
+
+
+class _Visit(NamedTuple):
+    """A place in the schema, and what is known there: see `SampledPath`."""
+
+    space: str  # the namespace
+    path: str
+    above: tuple[str, ...]
+    values: Sequence[Any]
+    of: int
+    doc: str = ""
+    docs: str = ""
+    logical: str = ""
+
+
+def is_of_items(array: str) -> bool:
+    """Return whether an array, by its name, is one of items."""
+    return not {*concepts_of(array.rpartition(".")[2])}.isdisjoint(_ARRAYS)
+
+
+def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]]) -> list[SampledPath]:
+    """Return the paths to values of a record type, in the schema's order, with what these records have there."""
+    start = _Visit("", "", (schema["name"],), records, len(records))
+    found: dict[str, SampledPath] = {}
+    for leaf in islice(_Walk(schema).below(schema, start), _MAX_LEAVES):
+        # The branches of a union may have the same field: the first describes it.
+        found.setdefault(leaf.path, leaf)
+    return list(found.values())
+
+
+class _Walk:
+    """One walk over a schema and the values of a sample."""
+
+    def __init__(self, schema: AvroSchema) -> None:
+        self._known = definitions([schema])
+        self._paths = SchemaPaths(schema)
+
+    def below(self, node: Any, at: _Visit) -> Iterator[SampledPath]:
+        """Yield the leaves at and below a type."""
+        if isinstance(node, str) and node not in PRIMITIVES:
+            node = self._known.get(full_name(node, at.space)) or self._known[node]
+        at = at._replace(values=[one for one in at.values if one is not None])
+        kind = node["type"] if isinstance(node, dict) else node
+        if isinstance(kind, list):
+            for branch in kind:
+                yield from self.below(branch, at)
+        elif isinstance(kind, dict):
+            yield from self.below(kind, at)
+        elif kind in ("record", "error", "map"):
+            yield from self._within(node, at)
+        elif kind == "array":
+            items = [one for held in at.values if isinstance(held, list) for one in held]
+            yield from self.below(
+                node["items"], at._replace(path=f"{at.path}[]", values=items, of=len(items))
+            )
+        elif kind != "null":
+            yield from self._leaf(node if isinstance(node, dict) else {}, at)
+
+    def _leaf(self, node: Mapping[str, Any], at: _Visit) -> Iterator[SampledPath]:
+        logical = node.get("logicalType") or node.get("connect.name") or at.logical
+        if logical == "decimal":
+            logical = f"decimal of {node.get('scale', 0)} places"
+        # A name of a map's key, or a time of day, may be no path.
+        with suppress(NoSuchPath):
+            source = self._paths.resolve(at.path.removesuffix("[]"))
+            doc = at.doc or node.get("doc", "")
+            yield SampledPath(source, at.above, doc, at.docs, str(logical), at.values, at.of)
+
+    def _within(self, node: dict[str, Any], at: _Visit) -> Iterator[SampledPath]:
+        """Yield the leaves of a record's fields, or of the keys of a map that is like a record."""
+        held = [one for one in at.values if isinstance(one, dict)]
+        if node["type"] == "map":
+            keys = {key for one in held for key in one}
+            names = sorted(filter(_KEY.fullmatch, keys)) if len(keys) <= _MAX_KEYS else []
+            fields = [{"name": key, "type": node["values"]} for key in names]
+        else:
+            fields = node["fields"]
+            space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
+            at = at._replace(space=space, docs=f"{at.docs} {at.doc} {node.get('doc', '')}")
+        above = (*at.above, at.path.rpartition(".")[2])
+        for one in fields if len(above) <= _DEEPEST else ():
+            path, values = (
+                f"{at.path}.{one['name']}".lstrip("."),
+                [record.get(one["name"]) for record in held],
+            )
+            said = one.get("doc", ""), at.docs, one.get("logicalType", "")
+            yield from self.below(one["type"], _Visit(at.space, path, above, values, at.of, *said))
