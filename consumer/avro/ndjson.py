@@ -160,15 +160,14 @@ def _origin(document: dict[str, Any], topic: str | None) -> dict[str, Any]:
     origin: dict[str, Any] = {} if topic is None else {"topic": topic}
     for key in [one for one in document if one.startswith(ORIGIN)]:
         name, _, rest = key.removeprefix(ORIGIN).partition(".")
-        value = document.pop(key)
+        if (value := document.pop(key)) is None or name not in _ORIGIN:
+            continue
         try:
-            if name == "header" and value is not None:
-                origin.setdefault(name, {})[rest] = fit_text(value)
-            elif name in _ORIGIN and value is not None:
-                origin[name] = _ORIGIN[name](value)
+            fitted = _ORIGIN[name](value)
         except Misfit as error:
             error.path.append(key)
             raise
+        origin[name] = {**origin.get(name, {}), rest: fitted} if name == "header" else fitted
     return origin
 
 
@@ -298,6 +297,7 @@ def _json(value: Any) -> Any:
 _ORIGIN: Final[dict[str, Callable[[Any], Any]]] = {
     "key": _json,
     "timestamp": _time(Logical("timestamp-millis", "timestamp", MILLIS), LONG_RANGE),
+    "header": fit_text,
     "topic": fit_text,
     "partition": _PLAIN["int"],
     "offset": _PLAIN["long"],

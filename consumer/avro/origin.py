@@ -52,25 +52,23 @@ def origin_of(
     return origin
 
 
-def _headers(record: Record, asked: Asked) -> dict[str, str]:
-    """Return the headers that are text, by name; of several of one name the last, as with Kafka's own clients."""
-    found: dict[str, str] = {}
-    for name, content in record.headers:
-        if within(asked, name) and not name.startswith(_OURS):
-            found.pop(name, None)
-            try:
-                found[name] = (content or b"").decode()
-            except UnicodeDecodeError:
-                continue
-    return found
+def _headers(record: Record, asked: Asked) -> dict[str, str | None]:
+    """Return the text of the headers; of several of one name that of the last, as with Kafka's own clients."""
+    headers = dict(record.headers)
+    return {
+        one: _text(headers[one] or b"") for one in headers if within(asked, one) and not one.startswith(_OURS)
+    }
+
+
+def _text(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def plain_key(key: bytes) -> str | int | None:
     """Return what a key without a schema is: text, a number, or nothing."""
-    try:
-        text = key.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    if text.isprintable():
+    if (text := _text(key)) is not None and text.isprintable():
         return text
     return int.from_bytes(key, "big", signed=True) if len(key) in (4, 8) else None

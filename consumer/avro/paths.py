@@ -39,6 +39,8 @@ Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` fo
 EACH: Final = ""
 # What a record has in Kafka beside its value, as a part of the event. No field has this name.
 ORIGIN: Final = "@"
+# The items, where they come from the first of several lists: a part of the event that the converter makes.
+ITEMS: Final = "@items"
 VALUES: Final = "\udc00"  # each value of a map: half of a surrogate pair is no key of a record
 IndexedPath = tuple["str | int | Find", ...]  # as `Path`, but for arrays of which one element is meant
 

@@ -209,7 +209,7 @@ class _Demo:
                 await asyncio.sleep(_POLL_EVERY)
             if self._stopped.is_set():
                 break
-            await self._producer.produce(DEMO_TOPIC, record.key, record.value)
+            await self._producer.produce(DEMO_TOPIC, record.key, record.value, headers=record.headers)
             self.produced += 1
         await self._producer.flush(_FLUSH_TIMEOUT)
 

@@ -103,7 +103,7 @@ async def produce(
     try:
         begun = said = time.monotonic()
         async for number, one in paced(islice(records, events), rate, stopped):
-            await producer.produce(topic, one.key, one.value, one.place)
+            await producer.produce(topic, one.key, one.value, one.place, one.headers)
             last = one.place or last
             # Shows that work on a long file, or at a slow rate, goes on.
             if time.monotonic() - said >= _LINE_EVERY:

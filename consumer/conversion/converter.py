@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from consumer.avro.paths import value_at, walk
+from consumer.avro.paths import ITEMS, value_at, walk
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
@@ -74,6 +74,8 @@ class Converter:
 
 def _converted(what: Description, event: CommerceEvent, oldest: float, present: float) -> Converted:
     decisions, decided = what.decisions, what.decided
+    if what.first_list is not None:
+        event[ITEMS] = what.first_list.value(event, event)
     # The order is that of the decisions (see above): the first refusal counts, here and in the compiled program.
     name = decisions.name_of(decided_value(event, decided["event_name"]))
     if name is decide.BY_EVENT_NAME:

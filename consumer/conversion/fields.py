@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from consumer.avro.paths import EACH, Path, Source, is_several, to_first_list
+from consumer.avro.paths import EACH, Path, Source, is_several, to_first_list, written
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Computation, Each, Expression, computation, is_many
+from consumer.conversion.computed.operators import FirstList
 from consumer.conversion.decisions import REFUSALS, Decisions
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
@@ -109,6 +110,13 @@ class Description:
         self.dedup_key = self._place(mapping.dedup_key)
         # Steps to the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps
+        # What makes the items, if they come from the first of several lists.
+        self.first_list: Computation | None = None
+        if mapping.item_lists:
+            lists = tuple(
+                Source(written(steps), steps, frozenset({"record"})) for steps in mapping.item_lists
+            )
+            self.first_list = self.computed(FirstList(lists), None)
         self.holders: dict[Path, Path] = {}  # `ProgramField.above` of all fields
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if mapping.click_id_from_url:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from consumer.avro import reading
-from consumer.avro.paths import EACH, ORIGIN, VALUES, Asked, Path
+from consumer.avro.paths import EACH, ITEMS, ORIGIN, VALUES, Asked, Path
 from consumer.avro.plan import (
     ArrayPlan,
     DefaultPlan,
@@ -102,6 +102,8 @@ class Layout:
         self.is_possible = self._is_spread(plan, ())
         if self._is_spread(plan, ()):
             self.operations = self._fields(plan, ())
+        # The slot of items that are computed; below 0: they are read.
+        self.items = self._new_slot((ITEMS,)) if item_steps[:1] == (ITEMS,) else NOWHERE
         # The slot of what the record has in Kafka beside its value; below 0: nothing of it is asked for.
         self.origin = self._new_slot((ORIGIN,)) if len(self._asked) < len(asked) else NOWHERE
 

@@ -38,7 +38,7 @@ from consumer.conversion.computed.expressions import (
     results_of,
     source_misfit,
 )
-from consumer.conversion.computed.operators import All, Condition, Phone, When, depends_on_event
+from consumer.conversion.computed.operators import Condition, Phone, When, depends_on_event, unify
 from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.computed.tables import ExpressionReader, Fold, is_ever, never, texts_of
 from consumer.conversion.countries import country_code
@@ -196,6 +196,7 @@ class Loader:
             phone_country_code=self._settings["phone_country_code"],
             external_id_case=self._settings["external_id_case"],
             time_unit=self._settings["time_unit"],
+            item_lists=self._item_lists,
             # An empty line removes the click id, so it must not be taken from the address either.
             click_id_from_url="event_source_url" in sources
             and self._tables["fields"].get("user_data.click_id") != "",
@@ -416,7 +417,6 @@ class Loader:
         sources["user_data.ph"] = Phone((numbers, country))
 
     def _country(self, said: Any) -> Expression:
-        """Return the source of a record's country."""
         meant = country_code(trim(said)) if isinstance(said, str) and not self._paths.has(said) else None
         if meant is not None:
             self._fail(
@@ -450,6 +450,7 @@ class Loader:
         """Make all item fields come from one array. The user's array counts; the default's fields are dropped, and
         so are the default's lines for fields that follow from the items."""
         arrays: dict[str, Path | None] = {}
+        self._item_lists = unify(found, CONTENTS)
         for name, source in found.items():
             if name.startswith(CONTENTS) or name in DERIVED:
                 with self._about(f"[fields] {name!r}"):
@@ -561,7 +562,7 @@ class Loader:
     def _dedup_key(self) -> Expression | None:
         self._settings_of("dedup", "key")
         _, said = self._line("dedup", "key", self._reading.missing)
-        # Records without such a value are known by their event_id: so are those of a schema without it.
+        # Records without such a value are known by their event_id.
         if said is None or said == "":
             return None
         return self._source("[dedup] key", said, TARGETS["event_id"].kinds, "text")
@@ -581,9 +582,9 @@ class Loader:
         # The user has to name which of several values counts.
         if one and is_many(source):
             first = (source.path if "[]" in source.path else f"{source.path}[]").replace("[]", "[0]")
-            hint = f", since it is a list: name one element, {first!r}"
-            if isinstance(source, Computed):
-                hint = ": take the first with a value, { first = [...] }" if isinstance(source, All) else ""
+            hint = ": name paths to one value, as lines[0], in { first = [...] }"
+            if isinstance(source, Source):
+                hint = f", since it is a list: name one element, {first!r}"
             self._fail(f"{key} takes one value, but {source.path!r} may give several{hint}")
         return source
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from consumer.avro.paths import Asked, Path
+from consumer.avro.paths import ITEMS, Asked, Path
 from consumer.conversion.computed.expressions import Expression, array_of, asked_by
 from consumer.conversion.targets import (
     CONTENTS,
@@ -41,6 +41,8 @@ class Mapping:
     external_id_case: str  # ``lower`` or ``as_written``
     phone_country_code: str  # country code for phone numbers without one; empty: none
     time_unit: str  # unit of a time whose schema type has none, a key of `TIME_UNITS`
+    # The lists of which the first that has elements gives the items; none: the items are of one list, or the event.
+    item_lists: tuple[Path, ...]
     click_id_from_url: bool  # whether a missing click id is taken from the page's address
     warnings: tuple[str, ...]  # lines about accepted settings that should be changed
 
@@ -62,7 +64,10 @@ class Mapping:
         """Return the paths of all values that are read from a record."""
         sources = (*self.sources.values(), self.consent, self.dedup_key)
         asked = (path for source in sources if source is not None for path in asked_by(source))
-        return tuple(dict.fromkeys(asked))
+        lists = self.item_lists
+        return tuple(
+            dict.fromkeys((*lists[int(path[2])], *path[3:]) if path[0] == ITEMS else path for path in asked)
+        )
 
     @property
     def item_steps(self) -> Path:

@@ -112,8 +112,10 @@ class Program:
     def __init__(self, what: Description, layout: Layout) -> None:
         self._layout = layout
         self.operations, self.width = layout.operations, layout.width
-        self.origin = layout.origin
         self.description = what
+        self.origin, self.items_slot = layout.origin, layout.items
+        # What makes the items, if they come from the first of several lists.
+        self.first_list = None if what.first_list is None else self._place(what.first_list)
         # By name (`targets.DECIDED`), where the values are that are decided first; None: the mapping names no source.
         self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
         self.consent, self.dedup_id = self._place(what.consent), self._place(what.dedup_key)

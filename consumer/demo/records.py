@@ -36,6 +36,7 @@ class Produced(NamedTuple):
     key: bytes
     value: bytes
     place: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(eq=False)
@@ -64,7 +65,11 @@ class FileRecords:
                 self.skipped += 1
                 click.echo(f"pinstream: {self.file}, record {number} is skipped: {error}", err=True)
             else:
-                yield Produced(key_of(event), value, number)
+                origin = event.get(ORIGIN, {})
+                key, headers = origin.get("key"), origin.get("header", {}).items()
+                # A key in Avro has no schema here.
+                key = str(key).encode() if isinstance(key, str | int) else key_of(event)
+                yield Produced(key, value, number, tuple((name, text.encode()) for name, text in headers))
 
 
 def key_of(event: CommerceEvent) -> bytes:

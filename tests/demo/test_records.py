@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from consumer.adapters.files import Types
+from consumer.avro.decode import OneSchema
 from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import Produced, disturbed, made_up
+from consumer.demo.records import FileRecords, Produced, disturbed, made_up
 from consumer.errors import InputError
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text())
@@ -45,3 +47,21 @@ def test_a_shop_whose_events_do_not_fit_says_so() -> None:
     encode = Encoder(OTHER).encode
     with pytest.raises(InputError, match=r"do not fit your schema .*; name a file of records, or unset"):
         list(islice(made_up(EventGenerator(1, time.time), encode), 10))
+
+
+def test_a_file_may_give_key_and_headers(tmp_path: Path) -> None:
+    """A key that is text or a number and the headers are written; a key in Avro is not, as it has no schema here."""
+    lines = [
+        {"sku": 1, "@key": "c-7", "@header.ce_type": "paid"},
+        {"sku": 2, "@key": 7},
+        {"sku": 3, "@key": {"id": 7}},
+    ]
+    (tmp_path / "r.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    encode = Encoder(OTHER).encode
+    records = [*FileRecords(str(tmp_path / "r.ndjson"), Types(OneSchema(OTHER)), encode)]
+    assert [(one.key, one.headers) for one in records] == [
+        (b"c-7", (("ce_type", b"paid"),)),
+        (b"7", ()),
+        (b"", ()),
+    ]
+    assert [one.value for one in records] == [encode({"sku": sku}) for sku in (1, 2, 3)]

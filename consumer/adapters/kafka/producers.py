@@ -35,7 +35,7 @@ from consumer.adapters.kafka.configuration import (
     producer_config,
     time_left,
 )
-from consumer.adapters.kafka.letters import NewRecord
+from consumer.adapters.kafka.letters import Headers, NewRecord
 from consumer.adapters.thread import OwnThread, in_own_thread, post
 from consumer.errors import KafkaError
 
@@ -163,12 +163,14 @@ class RecordProducer:
         """Return the place of the first record that is not acknowledged; 0: all are. Those before it are."""
         return next(filter(None, self._open.values()), 0)
 
-    async def produce(self, topic: str, key: bytes | None, value: bytes | None, place: int = 0) -> None:
+    async def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, place: int = 0, headers: Headers = ()
+    ) -> None:
         """Queue one record, waiting for room; `place`: where it is from. Raises `KafkaError` once any record has
         failed."""
         self.produced += 1
         self._open[self.produced] = place
-        self._unqueued.append((self.produced, NewRecord(topic, _PARTITIONER, key, value)))
+        self._unqueued.append((self.produced, NewRecord(topic, _PARTITIONER, key, value, headers)))
         await self._queue()
         if self.produced % 256 == 0:
             # Let other tasks run, also when the queue is never full.
@@ -213,7 +215,10 @@ class RecordProducer:
             del self._open[number]
         elif is_unjudged_login(error):
             # The broker has refused nothing. If it has stored the record all the same, there are two of it.
-            again = NewRecord(message.topic() or "", _PARTITIONER, message.key(), message.value())
+            headers: Any = message.headers() or ()
+            again = NewRecord(
+                message.topic() or "", _PARTITIONER, message.key(), message.value(), tuple(headers)
+            )
             self._unqueued.append((number, again))
         else:
             self._failure = self._failure or f"{message.topic()}: {describe_error(error)}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from consumer.avro.paths import EACH, Path, walk
+from consumer.avro.paths import EACH, ITEMS, Path, Source, walk
 from consumer.avro.values import MICROS
 from consumer.conversion.amounts import exact
 from consumer.conversion.computed.expressions import (
@@ -19,6 +19,7 @@ from consumer.conversion.computed.expressions import (
     Scalar,
     Scopes,
     Unreadable,
+    array_of,
     asked_whole,
     expression_name,
     is_missing,
@@ -66,6 +67,57 @@ class Count(Computed):
         return lambda read, at: len(walk(function(read, at), (EACH,))), False
 
 
+class FirstList(Computed):
+    """The elements of the first list that has any, each in an object under the number of its list; see `_from_item`."""
+
+    is_list = True
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        functions = [maker.make(part, scopes)[0] for part in self.parts]
+
+        def elements(read: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
+            lists = ([{str(number): one} for one in get(read, at)] for number, get in enumerate(functions))
+            return next(filter(None, lists), [])
+
+        return elements, True
+
+
+def unify(fields: dict[str, Expression], of_items: str) -> tuple[Path, ...]:
+    """Make fields whose name begins with `of_items` be of one list, if they are of the first of several, and return
+    these; none: they are of one list at most."""
+    items = {name: one for name, one in fields.items() if name.startswith(of_items)}
+    lists = max((tuple(dict.fromkeys(_lists_of(one))) for one in items.values()), key=len, default=())
+    if len(lists) < 2:
+        return ()
+    fields.update((name, _from_item(one, lists)) for name, one in items.items())
+    return lists
+
+
+def _lists_of(expression: Expression) -> list[Path]:
+    """Return the lists that the alternatives of a field of the items come from."""
+    if isinstance(expression, Computed) and expression.choices != 0:
+        return [one for part in expression.parts[: expression.choices] for one in _lists_of(part)]
+    try:
+        return [*filter(None, (array_of(expression),))]
+    except Unreadable:  # raised again by whoever has the name of the field
+        return []
+
+
+def _from_item(expression: Expression, lists: Sequence[Path]) -> Expression:
+    """Return the expression with paths through these lists as paths through `ITEMS`, whose elements `FirstList` makes:
+    a path through another list than an item's finds nothing."""
+    if not isinstance(expression, Source):
+        parts = tuple(_from_item(part, lists) for part in expression.parts)
+        return replace(expression, parts=parts) if parts else expression
+    for number, steps in enumerate(lists):
+        if expression.steps[: len(steps)] == steps:
+            moved = (ITEMS, EACH, str(number), *expression.steps[len(steps) :])
+            picks = tuple((at + len(moved) - len(expression.steps), pick) for at, pick in expression.picks)
+            return expression._replace(steps=moved, picks=picks)
+    return expression
+
+
 @dataclass(frozen=True, slots=True)
 class Time(Computed):
     """The time of the part in microseconds, by `rule` (`rules.moment`), which counts `units` a second."""
@@ -87,29 +139,20 @@ class Time(Computed):
         return maker.changed(time, self.parts[0], scopes)
 
 
-class Test(NamedTuple):
-    """How a condition compares a value: `holds` says it of the value, and of what the mapping compares it with."""
-
-    meant: str  # what it compares with
-    kinds: frozenset[str]  # of values that it takes; none: all
-    holds: Callable[[Any, Any], bool]
-
-
-def _numbers(compare: Callable[[Decimal, Decimal], bool]) -> Test:
-    """Return the test that compares numbers."""
-
+def _number_that(compare: Callable[[Decimal, Decimal], bool]) -> Callable[[Any, Decimal], bool]:
     def holds(value: Any, limit: Decimal) -> bool:
         number = exact(value)
         return isinstance(number, Decimal) and compare(number, limit)
 
-    return Test("a number", NUMBERS | {"string"}, holds)
+    return holds
 
 
-TESTS: Final = {
-    "greater": _numbers(operator.gt),
-    "less": _numbers(operator.lt),
-    "begins_with": Test("text", WORDS, lambda value, text: isinstance(value, str) and value.startswith(text)),
-    "missing": Test("true or false", frozenset(), lambda value, missing: is_missing(value) is missing),
+# What a test compares with, the kinds of value that it takes (none: all), and whether it holds of a value and that.
+TESTS: Final[dict[str, tuple[str, frozenset[str], Callable[[Any, Any], bool]]]] = {
+    "greater": ("a number", NUMBERS | {"string"}, _number_that(operator.gt)),
+    "less": ("a number", NUMBERS | {"string"}, _number_that(operator.lt)),
+    "begins_with": ("text", WORDS, lambda value, text: isinstance(value, str) and value.startswith(text)),
+    "missing": ("true or false", frozenset(), lambda value, missing: is_missing(value) is missing),
 }
 
 
@@ -124,7 +167,7 @@ class Condition(Computed):
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
-        tests, part = [(TESTS[key].holds, limit) for key, limit in self.tests], self.parts[0]
+        tests, part = [(TESTS[key][2], limit) for key, limit in self.tests], self.parts[0]
         # Whether there is a value can be asked of a list, too.
         is_one = any(key != "missing" for key, _ in self.tests) or self.allowed
         function = maker.one(part, "a condition", scopes) if is_one else maker.make(part, scopes)[0]

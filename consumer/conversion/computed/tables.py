@@ -271,13 +271,14 @@ class ExpressionReader:
         for key, limit in said.items():
             if key not in TESTS:
                 raise Unreadable(f"when: {path!r} is compared by {key!r}; {or_all(key, TESTS)}")
-            test, value = TESTS[key], exact(limit)
-            fits = {"a number": isinstance(value, Decimal), "text": isinstance(limit, str) and limit != ""}
-            if isinstance(limit, bool) is (test.meant in fits) or not fits.get(test.meant, True):
-                raise Unreadable(f"when: {path!r}: {key} takes {test.meant}, but {limit!r} is none")
-            if test.kinds and (other := source_misfit(of, test.kinds)):
-                raise Unreadable(f"when: {key} takes {test.meant}, but {other}")
-            tests.append((key, value if test.meant == "a number" else limit))
+            meant, kinds, _ = TESTS[key]
+            number = exact(limit)
+            fits = {"a number": isinstance(number, Decimal), "text": isinstance(limit, str) and limit != ""}
+            if isinstance(limit, bool) is (meant in fits) or not fits.get(meant, True):
+                raise Unreadable(f"when: {path!r}: {key} takes {meant}, but {limit!r} is none")
+            if kinds and (other := source_misfit(of, kinds)):
+                raise Unreadable(f"when: {key} takes {meant}, but {other}")
+            tests.append((key, number if meant == "a number" else limit))
         return Condition((of,), (), tuple(tests))
 
     def _condition(self, path: str, allowed: Any) -> Condition:

@@ -168,6 +168,8 @@ cdef class Events(ItemsWriting):
     cdef Meaning names, accounts, sources
     cdef At consent_at, id_at, dedup_at, time_at
     cdef object decisions
+    cdef int items_slot  # of items that `first_list` computes
+    cdef At first_list  # None: they are read
     cdef int origin  # the slot of what a record has in Kafka beside its value; below 0: nothing is asked for
     cdef bint trusts_id, days
     cdef int64_t units
@@ -190,6 +192,7 @@ cdef class Events(ItemsWriting):
         self.trusts_id = what.is_text("event_id")
         self.time_at, self.days, self.units = at(places["event_time"]), decisions.days, decisions.units
         self.decisions, self.origin = decisions, program.origin
+        self.items_slot, self.first_list = program.items_slot, at(program.first_list)
         self.event, self.app_info = Fields(program.fields["event"]), Fields(program.fields["app_info"])
         self.device_info, self.user = Fields(program.fields["device_info"]), Fields(program.fields["user_data"])
         self.custom = Fields(program.fields["custom_data"])
@@ -343,6 +346,8 @@ cdef class Events(ItemsWriting):
             if type(origin) is not dict:  # the schema of its key is not known, say
                 raise ValueError("what the record has in Kafka cannot be read")
             put(self.reader, self.reader.slots + self.origin, origin)
+        if self.first_list is not None:
+            put(self.reader, self.reader.slots + self.items_slot, self.first_list.value(slots))
         self.begin()
         name = self.names.of(slots)
         if name is BY_EVENT_NAME:
