@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from consumer.avro.paths import AvroSchema, NoSuchPath, SchemaPaths, Source
+from consumer.avro.paths import SCALED, AvroSchema, NoSuchPath, SchemaPaths, Source
 from consumer.avro.references import definitions
 from consumer.avro.schema import PRIMITIVES, full_name
 from consumer.commands.draft.vocabulary import Concepts, concepts_of, meaning_of
@@ -32,7 +32,8 @@ from consumer.conversion.targets import TARGETS, TIME_UNITS
 _DEEPEST: Final = 8
 _MAX_LEAVES: Final = 2_000  # a schema may refer to itself
 _MAX_KEYS: Final = 50  # different keys of a map that counts as a record; more are data
-_KEY: Final = re.compile(r"[A-Za-z_][\w-]{0,60}", re.ASCII)
+_KEY: Final = re.compile(r"[A-Za-z_][\w.-]{0,60}", re.ASCII)
+_KEYS_OF_PAIRS: Final = ("key", "name", "Key", "Name")  # fields of the elements of a list of keys and values
 # Values of a text that may be shown: this many at most, in this many records at least.
 MAX_SHOWN: Final = 10
 LEAST_RECORDS: Final = 100
@@ -55,7 +56,7 @@ _FORMS: Final = {
     "time in microseconds": (r"1\d{15}", ""),
     "time in nanoseconds": (r"1\d{18}", ""),
     "currency": (r"[A-Za-z]{3}", "custom_data.currency"),
-    "language": (r"[a-z]{2}[-_][A-Z]{2}.*", "language"),
+    "language": (r"[a-z]{2}(?:[-_][A-Za-z]{2,4}.*)?", "language"),
     "country": (r"[^\d]+", "user_data.country"),
     "phone": (r"(?=(?:\D*\d){7,15}\D*$)\+?[\d ()/.-]{6,24}", ""),
     "whole numbers": (r"-?\d{1,18}", ""),
@@ -88,13 +89,14 @@ class SampledPath:
     logical: str
     values: Sequence[Any]  # without nulls
     of: int
+    called: str = ""  # the key whose value this is, in place of the name at the path's end
 
     def __post_init__(self) -> None:
         self.path = self.source.path
         self.array = self.path.rpartition("[].")[0]  # the innermost one on the way
         self.beside = self.path.rpartition(".")[0]  # where its neighbours are
         around = frozenset(one for name in self.above[1:] for one in concepts_of(name))
-        self.name = Concepts(concepts_of(self.path.rpartition(".")[2]), around)
+        self.name = Concepts(concepts_of(self.called or self.path.rpartition(".")[2]), around)
         self.said = meaning_of(self.doc)
         # The nearest name on the way that says anything.
         self.parent = next((found for name in reversed(self.above[1:]) if (found := concepts_of(name))), ())
@@ -183,6 +185,7 @@ class _Visit(NamedTuple):
     doc: str = ""
     docs: str = ""
     logical: str = ""
+    called: str = ""
 
 
 def is_of_items(array: str) -> bool:
@@ -190,9 +193,10 @@ def is_of_items(array: str) -> bool:
     return not {*concepts_of(array.rpartition(".")[2])}.isdisjoint(_ARRAYS)
 
 
-def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]]) -> list[SampledPath]:
-    """Return the paths to values of a record type, in the schema's order, with what these records have there."""
-    start = _Visit("", "", (schema["name"],), records, len(records))
+def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: str) -> list[SampledPath]:
+    """Return the paths to values of a record type that is `called` so, in the schema's order, with what these records
+    have there."""
+    start = _Visit("", "", (called,), records, len(records))
     found: dict[str, SampledPath] = {}
     for leaf in islice(_Walk(schema).below(schema, start), _MAX_LEAVES):
         # The branches of a union may have the same field: the first describes it.
@@ -221,39 +225,68 @@ class _Walk:
         elif kind in ("record", "error", "map"):
             yield from self._within(node, at)
         elif kind == "array":
-            items = [one for held in at.values if isinstance(held, list) for one in held]
-            yield from self.below(
-                node["items"], at._replace(path=f"{at.path}[]", values=items, of=len(items))
-            )
-        elif kind != "null":
+            yield from self._elements(node["items"], at, [one for one in at.values if isinstance(one, list)])
+        elif kind != "null" and (at.values or not at.called):
+            # Of the types of a pair's value only those that the sample has.
             yield from self._leaf(node if isinstance(node, dict) else {}, at)
+
+    def _elements(self, node: Any, at: _Visit, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
+        """Yield the leaves of an array's elements; of pairs of key and value those of each key."""
+        items = [one for held in lists for one in held]
+        dicts = [one for one in items if isinstance(one, dict)]
+        by = next((name for name in _KEYS_OF_PAIRS if dicts and name in dicts[0]), "")
+        if by and any(name.startswith("val") for name in dicts[0]) and not is_of_items(at.path):
+            keys = {str(one[by]) for one in dicts}
+            for key in sorted(filter(_KEY.fullmatch, keys)) if len(keys) <= _MAX_KEYS else ():
+                values = [one for one in dicts if str(one[by]) == key]
+                yield from self.below(
+                    node, at._replace(path=f"{at.path}[{by}='{key}']", values=values, called=key)
+                )
+            return
+        # A list of which the sample has one element alone stands for a record, unless it is one of items.
+        is_one = bool(dicts) and max(map(len, lists)) == 1 and not is_of_items(at.path)
+        step, of = ("[0]", at.of) if is_one else ("[]", len(items))
+        yield from self.below(node, at._replace(path=at.path + step, values=items, of=of))
 
     def _leaf(self, node: Mapping[str, Any], at: _Visit) -> Iterator[SampledPath]:
         logical = node.get("logicalType") or node.get("connect.name") or at.logical
         if logical == "decimal":
             logical = f"decimal of {node.get('scale', 0)} places"
-        # A name of a map's key, or a time of day, may be no path.
+        # Not all that a schema has is a value.
         with suppress(NoSuchPath):
-            source = self._paths.resolve(at.path.removesuffix("[]"))
-            doc = at.doc or node.get("doc", "")
-            yield SampledPath(source, at.above, doc, at.docs, str(logical), at.values, at.of)
+            source, doc = self._paths.resolve(at.path.removesuffix("[]")), at.doc or node.get("doc", "")
+            yield SampledPath(source, at.above, doc, at.docs, str(logical), at.values, at.of, at.called)
 
     def _within(self, node: dict[str, Any], at: _Visit) -> Iterator[SampledPath]:
         """Yield the leaves of a record's fields, or of the keys of a map that is like a record."""
         held = [one for one in at.values if isinstance(one, dict)]
+        above = (*at.above, *([] if at.called else [at.path.rpartition(".")[2]]))
         if node["type"] == "map":
             keys = {key for one in held for key in one}
             names = sorted(filter(_KEY.fullmatch, keys)) if len(keys) <= _MAX_KEYS else []
-            fields = [{"name": key, "type": node["values"]} for key in names]
-        else:
-            fields = node["fields"]
-            space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
-            at = at._replace(space=space, docs=f"{at.docs} {at.doc} {node.get('doc', '')}")
-        above = (*at.above, at.path.rpartition(".")[2])
-        for one in fields if len(above) <= _DEEPEST else ():
+            for key in names:
+                step = f".{key}" if "." not in key else f"['{key}']"
+                values = [one.get(key) for one in held]
+                yield from self.below(
+                    node["values"], _Visit(at.space, at.path + step, above, values, at.of, called=key)
+                )
+            return
+        if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
+            numbers = [
+                Decimal(int.from_bytes(one["value"], "big", signed=True)).scaleb(-one["scale"])
+                for one in held
+            ]
+            yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
+            return
+        space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
+        docs = f"{at.docs} {at.doc} {node.get('doc', '')}"
+        for one in node["fields"] if len(above) <= _DEEPEST else ():
+            # The key of a pair is no value.
+            if at.called and one["name"] in _KEYS_OF_PAIRS:
+                continue
             path, values = (
                 f"{at.path}.{one['name']}".lstrip("."),
-                [record.get(one["name"]) for record in held],
+                [held_one.get(one["name"]) for held_one in held],
             )
-            said = one.get("doc", ""), at.docs, one.get("logicalType", "")
-            yield from self.below(one["type"], _Visit(at.space, path, above, values, at.of, *said))
+            said = one.get("doc", ""), docs, one.get("logicalType", ""), at.called
+            yield from self.below(one["type"], _Visit(space, path, above, values, at.of, *said))

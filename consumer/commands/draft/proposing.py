@@ -67,10 +67,14 @@ class Proposal:
         alone: bool,
     ) -> None:
         self.record = ".".join(filter(None, (schema.get("namespace"), schema["name"])))
+        # An envelope is called after what it holds in its namespace.
+        self._called = next(
+            (one for one in reversed(self.record.split(".")) if {*concepts_of(one)} - {"EVENT"}), ""
+        )
         self.lines: list[Line] = []
         self.consents: list[str] = []  # candidates, as comments
         self._schema = schema
-        leaves = leaves_of(schema, records)
+        leaves = leaves_of(schema, records, self._called)
         # Of a change of a table's row the new state counts.
         is_change = any(leaf.path.startswith("after.") for leaf in leaves)
         self._leaves = [leaf for leaf in leaves if not (is_change and leaf.path.startswith("before."))]
@@ -137,6 +141,13 @@ class Proposal:
                     )
                 )
             )
+            if not found and target == "event_time":
+                self._add(
+                    "fields",
+                    target,
+                    '"@timestamp"',
+                    "no path is a time: Kafka's own, which records of a file lack",
+                )
             if not found:
                 continue
             leaf, doubts = found[0].leaf, [found[0].evidence]
@@ -164,7 +175,7 @@ class Proposal:
 
     def _event_name(self, *, alone: bool) -> None:
         """Propose what says what happened: a path, two that are joined, a union's branch, or the record's own name."""
-        of_type = event_for(re.sub(r"[Ee]vent$", "", self._schema["name"]))
+        of_type = event_for(re.sub(r"[Ee]vent$", "", self._called))
         of_type = "" if of_type == FILTER else of_type
         for one in sorted(
             self._found["event_name"], key=lambda one: (-round(_known(self._events(one.leaf)), 1), -one.score)
@@ -208,7 +219,7 @@ class Proposal:
 
     def _events(self, leaf: SampledPath) -> dict[str, str]:
         """Return the event that each value of a path means; empty where it is not clear."""
-        context = {*leaf.name.own, *leaf.parent, *concepts_of(self._schema["name"]), *leaf.said.around}
+        context = {*leaf.name.own, *leaf.parent, *concepts_of(self._called), *leaf.said.around}
         # A state is one of an order, where there is one.
         if "STATUS" in context and self._found[_VALUE]:
             context.add("ORDER")
@@ -289,7 +300,8 @@ class Proposal:
             within = [
                 leaf
                 for leaf in self._leaves
-                if leaf.array == array and (array or {*leaf.name.own, *leaf.parent} & _OF_ITEM)
+                if leaf.array == array
+                and (array or {*leaf.name.own, *leaf.said.own, *leaf.parent} & _OF_ITEM)
             ]
             found = candidates(within, ITEM_RULES, is_item=bool(array))
             sure = {
@@ -373,7 +385,7 @@ class Proposal:
             return _quoted(leaf.path), ""
         table = {word: gender for word in words if (gender := gender_for(word))}
         entries = ", ".join(f"{_quoted(word)} = {_quoted(gender)}" for word, gender in table.items())
-        if not leaf.shown or not table:
+        if not leaf.shown or len(table) < 2 or len(table) < len(words) - 1:
             return _quoted(leaf.path), "its words need a table"
         return f'{{ of = "{leaf.path}", table = {{ {entries} }} }}', ""
 
@@ -394,6 +406,15 @@ class Proposal:
         # The same amount in a clear unit may stand beside.
         if len(read) > 1 and read[0].doubt and not read[1].doubt and found[1].score > found[0].score - 0.12:
             found, read = [found[1], found[0], *found[2:]], [read[1], read[0], *read[2:]]
+        # One key of a list of keys and values may hold numbers of several types: then one of them shows the unit.
+        kin = [
+            one.leaf
+            for one in found
+            if one.leaf.called and one.leaf.called == found[0].leaf.called and one.leaf.values
+        ]
+        if len(kin) > 1 and any(leaf.has_fraction for leaf in kin):
+            paths = ", ".join(_quoted(leaf.path) for leaf in kin)
+            found, read = found[:1], [money.Money(f"{{ first = [{paths}] }}", "one value in several types")]
         best, doubts = found[0], [read[0].doubt]
         for rival, other in zip(found[1:], read[1:], strict=True):
             if (
@@ -442,7 +463,7 @@ class Proposal:
     def _list_consents(self) -> None:
         for leaf in self._leaves:
             said = {*leaf.name.own, *leaf.said.own, *leaf.said.around, *leaf.parent}
-            is_like = "CONSENT" in said or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
+            is_like = said & {"CONSENT", "MARKETING"} or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
             if is_like and leaf.source.kinds & _CONSENT_KINDS and leaf.form not in _NO_CONSENT:
                 values = [
                     f"{word} {count / len(leaf.values):.0%}" if leaf.values else word

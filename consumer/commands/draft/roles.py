@@ -36,6 +36,11 @@ _CONTRADICTED: Final = 0.3  # what a documentation costs that means another fiel
 _JUDGED_LATER: Final = frozenset({"event_id", "event_name", "action_source", "user_data.ge"})
 
 
+_NO_IDS: Final = frozenset(
+    {"ISO 8601", "date", "URL", "user agent", "currency", "language"}
+)  # forms of no id
+
+
 class FieldRule(NamedTuple):
     """The rule for one field: sets of concepts, and patterns in their order."""
 
@@ -117,7 +122,7 @@ def _matched(rule: FieldRule, meaning: Concepts, leaf: SampledPath, extra: float
         # What lies directly in an item is the item's own, whatever its array is called; but a number is a line's.
         if not where and is_item and there in ("ITEM", "") and leaf.beside == f"{leaf.array}[]":
             where = 0.9 if "NUMBER" not in wanted else 0.0
-        extras = own - wanted - {there} - rule.expects
+        extras = own - wanted - {there, "CODE"} - rule.expects
         # In a strict rule a concept that is known makes the path another thing.
         if not where or (rule.strict and any(map(str.isupper, extras))):
             continue
@@ -146,12 +151,14 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
     """Return the score of a path with what its type and its values say."""
     goal = TARGETS[target]
     if source_misfit(leaf.source, goal.kinds) or (
-        is_many(leaf.source) and not leaf.source.picks and goal.arity not in (Arity.ALL, Arity.ITEM)
+        is_many(leaf.source) and goal.arity not in (Arity.ALL, Arity.ITEM)
     ):
         return 0.0
     is_alone = bool(leaf.tested) and leaf.form == rule.alone != ""
     if not score and is_alone and not {*leaf.name.own, *leaf.parent} & (rule.never | rule.others):
         return SURE + 0.05
+    if target.endswith("id") and leaf.form in _NO_IDS:
+        return 0.0
     if not score or not leaf.tested:
         # The sample may lack an optional value.
         return score - 0.1 if score and leaf.of else score
