@@ -446,15 +446,7 @@ def pipeline(
     `decoding`, `converting`, `around`: what a command puts around the decoder, the converter, or the way through both,
     to leave records out or to read them in another way. Not `fast`: all records take the two steps.
     """
-    # The function may look at any field; without one, only what the mapping asks for is read.
-    decode = decoder(settings, mapped, transformer(settings, mapped))
-    convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
-    reading = None
-    if fast:
-        require_current_modules()
-        # A function of the user's gets the decoded record, which the fast path never makes.
-        if fast_path(settings) == "compiled":
-            reading = CompiledReading(decode, convert, divided=bool(mapped.names))
+    decode, convert, reading = reading_parts(settings, mapped, fast=fast)
     return Pipeline(
         limits,
         decode if decoding is None else decoding(decode),
@@ -465,6 +457,24 @@ def pipeline(
         seed=time.time_ns(),
         sections=mapped.names,
     )
+
+
+def reading_parts(
+    settings: Settings, mapped: Sections, *, fast: bool = True
+) -> tuple[Decoder, Converter, CompiledReading | None]:
+    """Build a mapping's decoder and converter, and where it can be had the fast path through both.
+
+    Raises `PinstreamError` if compiled modules are out of date.
+    """
+    # The function may look at any field; without one, only what the mapping asks for is read.
+    decode = decoder(settings, mapped, transformer(settings, mapped))
+    convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
+    if fast:
+        require_current_modules()
+        # A function of the user's gets the decoded record, which the fast path never makes.
+        if fast_path(settings) == "compiled":
+            return decode, convert, CompiledReading(decode, convert, divided=bool(mapped.names))
+    return decode, convert, None
 
 
 def require_current_modules() -> None:

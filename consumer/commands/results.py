@@ -6,10 +6,11 @@ from a record or a header, so it is never taken as rich's markup.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 import orjson
@@ -18,6 +19,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.errors import Incomplete
+
+_LONGEST: Final = 160  # characters of a value in a line about it
 
 
 def print_result(
@@ -66,3 +69,13 @@ def table(
 def prose(console: Console, text: str, style: str | None = None) -> None:
     """Print a line of text as it is: without markup and guessed colours, and unbroken, so that it can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+def readable(value: Any, indent: int | None = None, longest: int = _LONGEST) -> str:
+    """Return JSON for a person: text as it is, except for characters that control a terminal. One line is cut."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if not text.isprintable():
+        escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+        # JSON leaves DEL as it is.
+        text = "".join(escaped).replace("\x7f", "\\u007f")
+    return f"{text[:longest]}…" if indent is None and len(text) > longest else text

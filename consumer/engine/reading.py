@@ -264,8 +264,8 @@ class TwoSteps:
 
     def __init__(self, decoder: Decoding, converter: Converting, *, divided: bool = False) -> None:
         """`divided`: the mapping has sections, so the section of each record is looked for."""
+        self.decoder = decoder
         self._divided = divided
-        self._decoder = decoder
         self._converter = converter
         self.in_two_steps = 0
 
@@ -277,7 +277,7 @@ class TwoSteps:
             self._read_slice(records[at : at + _SLICE], now, columns, topic, partition)
 
     def _read_slice(self, some: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
-        decode, convert = self._decoder.decode, self._converter.convert
+        decode, convert = self.decoder.decode, self._converter.convert
         decoded = [None if record is None else decode(record, topic, partition) for record in some]
         converted = [convert(one, now) if isinstance(one, dict) else one for one in decoded]
         for record, event, one in zip(some, decoded, converted, strict=True):
@@ -294,6 +294,6 @@ class TwoSteps:
                 number = (
                     event.section
                     if isinstance(event, SectionEvent)
-                    else self._decoder.section_of(record, topic)
+                    else self.decoder.section_of(record, topic)
                 )
                 columns.of_section(len(columns) - 1, number)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from consumer.commands import main
 from consumer.commands.check.local import mapping, schema
 from consumer.commands.check.rows import CheckContext
-from consumer.commands.explain.command import explanations
+from consumer.commands.explain.explaining import explanations
 from consumer.errors import SettingsError
 from consumer.settings import load
 
@@ -50,7 +50,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -> None:
     """The page's record is converted with its schema and mapping to its payload, without a warning."""
-    [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
+    [shown] = (one.line for one in explanations(str(tmp_path / "sample.ndjson"), NOW, load(files, needs=())))
     assert shown["payload"] == json.loads(blocks()[5])
     assert shown["outcome"] == "deliverable"
     assert shown["warnings"] == []
@@ -69,7 +69,7 @@ def test_a_wrong_path_names_the_nearest(files: dict[str, str], tmp_path: Path) -
     """The page says so of a path that the schema does not have."""
     (tmp_path / "mapping.toml").write_text(blocks()[3].replace("buyer.email", "buyer.mail"))
     with pytest.raises(SettingsError, match=r"'buyer\.mail' is not in the schema; .* 'buyer\.email'"):
-        list(explanations(str(tmp_path / "sample.ndjson"), NOW, files))
+        list(explanations(str(tmp_path / "sample.ndjson"), NOW, load(files, needs=())))
 
 
 def test_the_draft_says_what_is_written_by_hand(

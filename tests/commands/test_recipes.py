@@ -20,7 +20,7 @@ import pytest
 
 from consumer.adapters.files import file_types, open_records
 from consumer.app import building
-from consumer.commands.explain.command import explanations
+from consumer.commands.explain.explaining import explanations
 from consumer.engine.model import Record
 from consumer.settings import load
 from tests.commands.test_example_project import bash
@@ -255,7 +255,8 @@ def test_what_a_page_warns_of_happens(
     folder = ROOT / "examples" / "recipes" / name
     record = json.loads((folder / "records.ndjson").read_text("utf-8").splitlines()[0])
     (tmp_path / "record.ndjson").write_text(json.dumps({**record, **members}))
-    [(_, line)] = explanations(str(tmp_path / "record.ndjson"), NOW, environment(folder))
+    settings = load(environment(folder), needs=())
+    [line] = (one.line for one in explanations(str(tmp_path / "record.ndjson"), NOW, settings))
     assert becomes == (line.get("filter") or line["error"]["code"])
 
 

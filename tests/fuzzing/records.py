@@ -15,7 +15,7 @@ import orjson
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchema
-from consumer.commands.explain.command import explanation
+from consumer.commands.explain.explaining import explanation
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import UNCONVERTIBLE
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
@@ -224,7 +224,9 @@ def check_explaining(content: bytes) -> list[dict[str, Any]]:
     with bounded(len(content) + (1 << 20 if content[: len(MAGIC)] == MAGIC else 0)):
         try:
             for _, record in open_records(f"/dev/fd/{file.fileno()}", Types(OneSchema(SCHEMA))):
-                line = explanation(record, _converter(), NOW)
+                line = explanation(
+                    record if isinstance(record, Rejection | Filtered) else _converter().convert(record, NOW)
+                )
                 _check_explanation(line)
                 lines.append(line)
         except InputError as error:

@@ -274,6 +274,21 @@ class RefusedWorld(World):
         return {"restart": self.restart}
 
 
+class ChangedMapping(RefusedWorld):
+    """All is well, and the mapping is to send more."""
+
+    settings: ClassVar[Mapping[str, str]] = {}
+
+    def prepare(self) -> None:
+        mapping = self.folder / "mapping.toml"
+        mapping.write_text('[fields]\nlanguage = ""\n')
+        self.env["PINSTREAM_MAPPING_FILE"] = str(mapping)
+        self.write_mapping("corrected.toml", '[constants]\nlanguage = "de"\n')
+        self.write(self.events("order", 20))
+        self.start()
+        self.until_settled(20)
+
+
 class FilteredWorld(RefusedWorld):
     """The mapping filters an event type; all its records are settled and committed."""
 
@@ -492,6 +507,7 @@ WORLDS: Mapping[str, type[World]] = {
     "First look": World,
     "Token expired": TokenExpired,
     "Pinterest does not answer": Unreachable,
+    "Change the mapping": ChangedMapping,
     "Events were refused": RefusedWorld,
     "Events were filtered": FilteredWorld,
     "Events had wrong values": Unrecorded,

@@ -18,12 +18,12 @@ from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.paths import ORIGIN
 from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, parse_place
-from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.dead_letters.reading import DeadLetters, LetterReader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
+from consumer.commands.payload import masker_of
 from consumer.commands.results import print_result, prose, table
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, section_of
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef
 from consumer.engine.sending.masking import mask
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
@@ -130,9 +130,8 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Lette
             if isinstance(named := Decoder(OneSchema(_NOTHING_KNOWN)).decode(record), SchemaRef):
                 shown["schema"] = f"{named.kind} {named.value}"
         case _:
-            section = mapped.all[section_of(decoded) - 1]
             decoded.pop(ORIGIN, None)  # its headers may be personal
-            shown["record"] = Masker(section.schema, section.mapping).masked(decoded)
+            shown["record"] = masker_of(decoded, mapped).masked(decoded)
     return shown
 
 

@@ -18,7 +18,7 @@ from consumer.commands.base import DebugCommand, say
 from consumer.commands.draft.proposing import Proposal
 from consumer.commands.draft.sample import RecordSample, RecordTypes
 from consumer.commands.draft.writing import drafted
-from consumer.commands.explain.command import explanation
+from consumer.commands.explain.explaining import explanation
 from consumer.commands.explain.showing import Summary
 from consumer.conversion.converter import Converter
 from consumer.conversion.sections import Sections, load_sections
@@ -134,7 +134,7 @@ def _summary(mapped: Sections, proposals: Sequence[Proposal], found: RecordSampl
     # Ages depend on the clock, so that the newest event of the sample happens now.
     now = max((at for event in events if (at := times(event).seconds(event)) is not None), default=0.0)
     total = Summary()
-    for _ in total.count(("", explanation(event, converter, now)) for event in events):
+    for _ in total.count(("", explanation(converter.convert(event, now))) for event in events):
         pass
     said = total.document()
     yield "What `explain --summary` says of the sample (whatever the age of its events):"

@@ -1,29 +1,25 @@
-"""The options of ``pinstream explain``, and the line of each record."""
+"""The options of ``pinstream explain``."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from itertools import count
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import click
-import orjson
 
-from consumer.adapters.files import FileRecord, file_types, open_records
-from consumer.app import building
 from consumer.commands.base import DebugCommand, flag_option, parse_time
+from consumer.commands.comparison import AGAINST_OPTION, of_old, show_comparison
 from consumer.commands.explain.expecting import compare
+from consumer.commands.explain.explaining import compared, explanations
 from consumer.commands.explain.showing import Summary, print_lines
-from consumer.commands.parsing import RECORD_OPTION
-from consumer.conversion.converter import Converter
-from consumer.conversion.rule_trace import RuleTrace
-from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, section_of
-from consumer.engine.reading import NOT_UNICODE
+from consumer.commands.explain.watching import Watch
+from consumer.commands.parsing import JSON_OPTION, RECORD_OPTION
+from consumer.commands.results import print_result
 from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
 
@@ -40,46 +36,67 @@ from consumer.settings import load
 )
 @flag_option("--summary", help="Count outcomes, codes and coverage instead of printing records.")
 @flag_option("--rules", help="Say for each field where it comes from and what was done with it.")
+@AGAINST_OPTION
+@flag_option(
+    "--watch",
+    help="Explain FILE again after each save of mapping, schema or FILE, and say what changed, until Ctrl-C.",
+)
 @flag_option("--strict", help="Exit code 1 if a record was rejected.")
 @RECORD_OPTION
 @click.option("--topic", metavar="T", help="Topic of the records, where the mapping has a section for it.")
+@JSON_OPTION
 def explain(
     file: str,
     now: str | None,
     expected: str | None,
     summary: bool,
     rules: bool,
+    against: str | None,
+    watch: bool,
     strict: bool,
     record: str | None,
     topic: str | None,
+    as_json: bool,
 ) -> None:
     """Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
 
     Prints one JSON line per record: outcome, payload, error, warnings; on a terminal, text for people. It uses no
     network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to
-    its end.
+    its end. With --against: 0 if nothing changes, 1 if something does.
     """
-    options = {"--expect": expected is not None, "--summary": summary, "--rules": rules}
-    given = [option for option, is_given in options.items() if is_given]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} print different things: give one of them")
-    # Both would be read from the same stream.
-    if expected == "-":
-        raise UsageError("--expect takes the path of a file; only FILE may be standard input")
+    modes = {
+        "--expect": expected,
+        "--summary": summary,
+        "--rules": rules,
+        "--against": against,
+        "--watch": watch,
+    }
+    given = [option for option, value in modes.items() if value not in (None, False)]
+    _refuse(file, given, expected, as_json)
     at = None if now is None else parse_time(now, "--now") / 1000
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding than UTF-8 shows the rest escaped.
         sys.stdout.reconfigure(errors="backslashreplace")
-    total, agree = Summary(), True
-    lines = total.count(explanations(file, at, os.environ, with_rules=rules, record=record, topic=topic))
-    if expected is not None:
-        agree = compare(lines, expected, clock_given=now is not None)
+    explain_by = partial(explanations, file, with_rules=rules, record=record, topic=topic)
+    settings, total, agree = load(os.environ, needs=()), Summary(), True
+    if watch:
+        Watch(file, settings, partial(explain_by, at, settings)).run()
+        return
+    if against is not None:
+        at = time.time() if at is None else at  # one time for both
+        with of_old(settings, against) as of:
+            old = explain_by(at, of)
+        found = compared(old, total.count(explain_by(at, settings)))
+        print_result(show_comparison, found.document(), as_json=as_json)
+        agree = not found.changed
+    elif expected is not None:
+        agree = compare(total.count(explain_by(at, settings)), expected, clock_given=now is not None)
     elif summary:
-        for _ in lines:  # counts the lines that pass
+        for _ in total.count(explain_by(at, settings)):  # counts the lines that pass
             pass
         total.print()
     else:
-        print_lines(lines)
+        print_lines(total.count(explain_by(at, settings)))
     rejected = total.outcomes["rejected"]
     if strict and rejected:
         raise PinstreamError(
@@ -90,71 +107,15 @@ def explain(
         sys.exit(1)
 
 
-def explanations(
-    file: str,
-    now: float | None,
-    environ: Mapping[str, str],
-    *,
-    with_rules: bool = False,
-    record: str | None = None,
-    topic: str | None = None,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a name and the line of each record of `file` (docs/run.md, `pinstream explain`).
-
-    `now` is in unix seconds, `record` is the type of all lines, `topic` their topic. With `with_rules`, each line also
-    has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if `file` cannot be read to its end.
-    """
-    settings = load(environ, needs=())
-    mapped = building.sections(settings)
-    # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
-    accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
-    converter = building.converter(settings, mapped, accounts)
-    # Output of the user's function goes to stderr: stdout is for the lines of the records.
-    with contextlib.redirect_stdout(sys.stderr):
-        transformer = building.transformer(settings, mapped)
-    # As the service reads records, so that explain says of a record what the service does with it.
-    decoder = building.decoder(settings, mapped, transformer)
-    types = file_types(mapped, record, topic)._replace(decoder=decoder)
-    # Only on request: a trace calls each rule through Python.
-    traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
-
-    def explained(place: int, record: FileRecord) -> tuple[str, dict[str, Any]]:
-        at, event, section = time.time() if now is None else now, record.event, 0
-        # A record that is rejected or filtered while it is read has no section.
-        if not isinstance(event, Rejection | Filtered):
-            section = section_of(event)
-            if transformer is not None:
-                with contextlib.redirect_stdout(sys.stderr):
-                    event = transformer.apply(event)
-        line = explanation(event, converter, at)
-        if with_rules:
-            line["rules"] = []
-            if not isinstance(event, Rejection | Filtered):
-                line["rules"] = traces[section - 1].rules(event, at)
-        # Files without sections keep the lines that they had: people compare them (`--expect`).
-        if mapped.names:
-            line["section"] = mapped.names[section - 1] if section else None
-        # Name the line number too, since empty lines may stand between records.
-        return f"record {place}" + ("" if place == record.ordinal else f" (line {record.ordinal})"), line
-
-    return map(explained, count(1), open_records(file, types))
-
-
-def explanation(
-    record: CommerceEvent | Rejection | Filtered, converter: Converter, now: float
-) -> dict[str, Any]:
-    """Return the line of one record."""
-    result = record if isinstance(record, Rejection | Filtered) else converter.convert(record, now)
-    if isinstance(result, ConversionEvent):
-        warnings = [warning._asdict() for warning in result.warnings]
-        try:
-            # Show the payload as it would be sent: serialised, and read back.
-            payload = orjson.loads(orjson.dumps(result.payload))
-        except orjson.JSONEncodeError:
-            result = NOT_UNICODE
-        else:
-            return {"outcome": "deliverable", "payload": payload, "error": None, "warnings": warnings}
-    if isinstance(result, Filtered):
-        return {"outcome": "filtered", "payload": None, "error": None, "warnings": [], "filter": result.code}
-    error = {"stage": result.stage.value, "code": result.code, "message": result.message}
-    return {"outcome": "rejected", "payload": None, "error": error, "warnings": []}
+def _refuse(file: str, given: Sequence[str], expected: str | None, as_json: bool) -> None:
+    """Raise `UsageError` for options that contradict each other, or FILE."""
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} print different things: give one of them")
+    # Both would be read from the same stream.
+    if expected == "-":
+        raise UsageError("--expect takes the path of a file; only FILE may be standard input")
+    if as_json and given != ["--against"]:
+        raise UsageError("--json goes with --against; else explain prints JSON where stdout is no terminal")
+    # A pipe can be read once.
+    if {"--against", "--watch"}.intersection(given) and (file == "-" or Path(file).is_fifo()):
+        raise UsageError(f"{given[0]} reads FILE more than once: save the records to a file, and name that")

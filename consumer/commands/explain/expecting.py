@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import click
 
-from consumer.commands.explain.showing import readable, why
+from consumer.commands.explain.explaining import Explained
+from consumer.commands.explain.showing import why
+from consumer.commands.results import readable
 from consumer.errors import InputError, or_all
 
 OUTCOMES: Final = ("deliverable", "filtered", "rejected")
@@ -26,7 +28,7 @@ _BY_AGE: Final = ("expired", "future_event_time")  # codes that depend on the cl
 _NOTHING: Final[Any] = object()  # in place of a missing value
 
 
-def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_given: bool) -> bool:
+def compare(explained: Iterable[Explained], path: str, *, clock_given: bool) -> bool:
     """Print how the lines differ from those of the file `path`; return whether they do not.
 
     Raises `InputError` if the file cannot be read, or holds what ``explain`` never prints.
@@ -39,8 +41,8 @@ def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_giv
     if first is None:
         raise InputError(f"{path} expects nothing: make it with `pinstream explain FILE > {path}`")
     # Compare up to the end of the longer one: an extra record is a difference, as a missing one is.
-    for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
-        name, line = record or (f"record {number}", None)
+    for number, (record, expected) in enumerate(zip_longest(explained, chain([first], wanted)), start=1):
+        name, line = record[:2] if record else (f"record {number}", None)
         found = list(_of_record(line, expected))
         for text in found[: max(0, _MAX_SHOWN - different)]:
             click.echo(f"{name}: {text}")

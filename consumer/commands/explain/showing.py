@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 from rich import box
@@ -14,22 +14,13 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from consumer.commands.results import table
+from consumer.commands.explain.explaining import Explained
+from consumer.commands.results import readable, table
 from consumer.engine.figures.delivered import PARAMETERS, Coverage, by_id, written_in
 from consumer.engine.reading import Kind
 
+_Named = TypeVar("_Named", bound=tuple[Any, ...])
 _STYLES: Final = {"deliverable": "bold green", "filtered": "bold yellow", "rejected": "bold red"}
-_LONGEST: Final = 160  # characters of a value in a line about it
-
-
-def readable(value: Any, indent: int | None = None) -> str:
-    """Return JSON for a person: text as it is, except for characters that control a terminal. Cut if on one line."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    if not text.isprintable():
-        escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
-        # JSON leaves DEL as it is.
-        text = "".join(escaped).replace("\x7f", "\\u007f")
-    return f"{text[:_LONGEST]}…" if indent is None and len(text) > _LONGEST else text
 
 
 def why(line: dict[str, Any]) -> str:
@@ -40,22 +31,22 @@ def why(line: dict[str, Any]) -> str:
     return f": {line['filter']}" if "filter" in line else ""
 
 
-def print_lines(lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
+def print_lines(records: Iterable[Explained]) -> None:
     """Print each record's line as JSON; on a terminal, as text for people."""
     if sys.stdout.isatty():
         # rich leaves the colours out if NO_COLOR is set.
         console = Console(soft_wrap=True, highlight=False, markup=False)
-        for name, line in lines:
-            _print_record(console, name, line)
+        for one in records:
+            print_record(console, one.name, one.line)
         return
-    for _, line in lines:
+    for one in records:
         # Only ASCII, because some readers take U+2028 for the end of a line.
-        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+        sys.stdout.write(json.dumps(one.line, separators=(",", ":")) + "\n")
     # Flush here, where `Group.invoke` handles a reader that is gone.
     sys.stdout.flush()
 
 
-def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
+def print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     """Print a record's line as text: payload indented and coloured, then the reason, the warnings and the rules."""
     outcome = line["outcome"]
     console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why(line)))
@@ -87,9 +78,10 @@ class Summary:
         self._warnings: dict[str, Counter[str]] = {}
         self._coverage = Coverage()
 
-    def count(self, lines: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the lines as they are, and count them."""
-        for name, line in lines:
+    def count(self, records: Iterable[_Named]) -> Iterator[_Named]:
+        """Yield records, each a name and a line, as they are, and count them."""
+        for one in records:
+            line = one[1]
             outcome, error = line["outcome"], line["error"]
             self.outcomes[outcome] += 1
             if outcome in self._codes:
@@ -101,7 +93,7 @@ class Summary:
                 kind = Kind("", line["payload"]["event_name"], written_in(line["payload"]))
                 # All events count in one minute of the coverage's windows.
                 self._coverage.add([(kind, 1)], 0.0)
-            yield name, line
+            yield one
 
     def document(self) -> dict[str, Any]:
         """Return the counts as JSON."""
@@ -123,7 +115,10 @@ class Summary:
         if not sys.stdout.isatty():
             click.echo(json.dumps(self.document(), separators=(",", ":")))
             return
-        console = Console(highlight=False, markup=False)
+        self.show(Console(highlight=False, markup=False))
+
+    def show(self, console: Console) -> None:
+        """Print the counts as tables."""
         counts = table("what", "code", "field", ">records", box=box.SIMPLE_HEAD)
         for outcome, number in self.outcomes.items():
             counts.add_row(Text(outcome, _STYLES[outcome]), "", "", f"{number:,}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,9 @@ from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
 from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
+from consumer.commands.comparison import AGAINST_OPTION, of_old
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
+from consumer.commands.replay.against import Against
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
 from consumer.commands.replay.fakes import DryRun, SendingAgain, alone, open_keys
 from consumer.commands.replay.options import (
@@ -99,13 +102,14 @@ def _bound(option: str, name: str, metavar: str, help: str) -> OptionDecorator:
     metavar="N",
     help="Store the progress under this name, so that the same command continues after an interruption.",
 )
+@AGAINST_OPTION
 @JSON_OPTION
 def replay(**given: Any) -> None:
     """Send a bounded part of topics through the same pipeline again, then exit.
 
     The offsets of the running service do not change. Times are the timestamps of Kafka records; without a zone they are
     UTC. Events delivered within the dedup window are not sent again, except with --ignore-dedup. Exit code 0: all
-    records are settled and the ledger adds up; 1: interrupted, or records are still open.
+    records are settled and the ledger adds up; 1: interrupted, or records are still open, or --against found a change.
 
     Pinterest counts a web or app event that arrives more than an hour after it happened as offline and does not
     deduplicate it. So events that a killed replay had in flight, and that are sent again, may be counted twice.
@@ -135,6 +139,9 @@ def replay(**given: Any) -> None:
     print_replay(outcome, as_json=options.as_json)
     if (failure := outcome.failure()) is not None:
         raise failure
+    # No error line: the differences show what is wrong.
+    if outcome.against is not None and outcome.against["changed"]:
+        sys.exit(1)
 
 
 def _settings(options: ReplayOptions) -> Settings:
@@ -158,13 +165,17 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
         function = building.transformer(settings, mapped)
+        against = None
+        if options.against is not None:
+            with of_old(settings, options.against) as of:
+                against = Against(settings, mapped, building.sections(of, schemas), where)
         pipeline = building.pipeline(
             settings,
             mapped,
             _limits(options, settings),
-            decoding=WithoutMissing if where else None,
+            decoding=against.decoding if against else WithoutMissing if where else None,
             converting=partial(Selecting, conditions=where) if where else None,
-            around=partial(LeavingOut, where=bool(where)),
+            around=against.around if against else partial(LeavingOut, where=bool(where)),
             # `--where` is about conversion events as objects, which the fast path never makes.
             fast=not where,
         )
@@ -212,8 +223,9 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         total = sum(end - begin for begin, end in left.values())
         # The bar ends at the limit, or at the end of a range that has fewer records.
         shown, what = min(total, options.limit or total), "dry run" if options.dry_run else "replay"
+        ran = await serve_to_end(service, source, what, shown, progress)
         return ReplayOutcome(
-            await serve_to_end(service, source, what, shown, progress),
+            ran,
             options,
             plan,
             read_to=source.figures,
@@ -221,6 +233,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             outside_time=source.outside_time,
             problems=pipeline.problems,
             sent_again=keys.again if isinstance(keys, SendingAgain) else None,
+            against=None if against is None else against.document(ran.statistics.totals.read),
         )
 
 

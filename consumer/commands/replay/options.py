@@ -128,11 +128,14 @@ class ReplayOptions:
     limit: int | None
     max_age: str | None
     as_json: bool
+    against: str | None = None
 
     def __post_init__(self) -> None:
         check_order(self.start, self.stop)
         if self.name is not None and self.dry_run:
             raise UsageError("--name and --dry-run: a dry run keeps no progress; omit one of them")
+        if self.against is not None and not self.dry_run:
+            raise UsageError("--against compares two mappings and sends nothing: add --dry-run")
         # The name becomes part of the name of a group and of a file.
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", self.name):
             raise UsageError(

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from consumer.adapters.kafka.replay_progress import ReplayPlan
+from consumer.commands.comparison import show_comparison
 from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
-from consumer.commands.results import print_result, table
+from consumer.commands.results import print_result, prose, table
 from consumer.engine.model import Problem, TopicPartition
 from consumer.engine.records.ledger import LastPosition
 from consumer.errors import Incomplete, PinstreamError, first_of
@@ -44,6 +45,8 @@ class ReplayOutcome:
     problems: Sequence[Problem]
     # Event ids that the platform sees twice; None without `--ignore-dedup`.
     sent_again: int | None
+    # The JSON form of the comparison with another mapping; None without `--against`.
+    against: Mapping[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -74,6 +77,7 @@ class ReplayOutcome:
                 for one in sorted(self.problems, key=lambda one: one[:3])
             ],
             "seconds": round(self.ran.seconds, 3),
+            **({} if self.against is None else {"against": self.against}),
         }
 
     def _ranges(self) -> list[dict[str, Any]]:
@@ -141,6 +145,12 @@ def _show(document: Mapping[str, Any], console: Console) -> None:
             for one in document["problems"]
         )
         console.print(table("record", "stage", "code", "reason", rows=rows, title="the first problems"))
+    if (against := document.get("against")) is not None:
+        show_comparison(against, console)
+        if not_compared := against["not_compared"]:
+            prose(
+                console, f"{not_compared:,} records were read and not compared: they have no schema, or wait."
+            )
 
 
 def _ledger_table(document: Mapping[str, Any]) -> Table:

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from consumer.commands import main
-from consumer.commands.explain.command import explanations
+from consumer.commands.explain.explaining import explanations
 from consumer.commands.explain.showing import Summary
 from consumer.errors import InputError
+from consumer.settings import load
 from tests.commands.draft.judging import SHOPS, Shop, Verdict, active_lines, judged
 from tests.support import avro
 
@@ -115,7 +116,7 @@ def test_a_draft_is_the_same_each_time(drafts: dict[str, tuple[Shop, str]], tmp_
     total = Summary()
     env = {"PINSTREAM_SCHEMAS_DIR": str(tmp_path), "PINSTREAM_SCHEMA": "com.acme.TrackingEvent", "HOME": str(tmp_path),
            "PINSTREAM_MAPPING_FILE": str(mapping), "PINSTREAM_MAX_EVENT_AGE": "0"}  # fmt: skip
-    for _ in total.count(explanations(str(sample), 1_772_366_340, env)):
+    for _ in total.count(explanations(str(sample), 1_772_366_340, load(env, needs=()))):
         pass
     said = total.document()
     assert said["outcomes"]["deliverable"] > 100

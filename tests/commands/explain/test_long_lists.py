@@ -12,7 +12,7 @@ import pytest
 from consumer.app import building
 from consumer.avro.encode import Encoder
 from consumer.avro.reading import MAX_ITEMS
-from consumer.commands.explain.command import explanations
+from consumer.commands.explain.explaining import explanations
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Record, Rejection
 from consumer.engine.reading import Reading, TwoSteps
@@ -107,7 +107,7 @@ def explained(environ: dict[str, str], *events: dict[str, Any], container: bool)
             fastavro.writer(out, fastavro.parse_schema(SHOP), events)
     else:
         file.write_text("".join(f"{json.dumps(one)}\n" for one in events))
-    return [line for _, line in explanations(str(file), NOW, environ)]
+    return [one.line for one in explanations(str(file), NOW, load(environ, needs=()))]
 
 
 def verdicts(environ: dict[str, str], event: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from consumer.commands.check import local
 from consumer.commands.check.rows import CheckContext, Severity
-from consumer.commands.explain.command import explanations
+from consumer.commands.explain.explaining import explanations
 from consumer.errors import UsageError
 from consumer.settings import load
 from tests.conversion.sections.shop import (
@@ -60,7 +60,8 @@ class Explained:
 
     def file(self, path: str, **options: Any) -> list[dict[str, Any]]:
         """Return the lines that explain a file's records."""
-        return [line for _, line in explanations(path, NOW + 60.0, self._env, **options)]
+        settings = load(self._env, needs=())
+        return [one.line for one in explanations(path, NOW + 60.0, settings, **options)]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.commands.dead_letters.payload import Masker
+from consumer.commands.payload import Masker
 from tests.end_to_end.processes import ROOT
 from tests.end_to_end.records import SCHEMA, commerce_event
 from tests.end_to_end.test_personal_data import CUSTOMER, EVERYTHING, MARK, NEVER

@@ -11,18 +11,19 @@ looks like an address, a token or a phone number.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
 
-from consumer.avro.paths import EACH, Path, Source
+from consumer.avro.paths import EACH, ORIGIN, Path, Source
 from consumer.avro.schema import Array, AvroType, Map, Primitive, Union, parse
 from consumer.avro.schema import Record as RecordType
 from consumer.conversion.computed.expressions import asked_by
 from consumer.conversion.mapping import Mapping
+from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS
-from consumer.engine.model import CommerceEvent
+from consumer.engine.model import CommerceEvent, section_of
 from consumer.engine.sending.masking import MASK, mask
 
 _IDENTIFIERS: Final = frozenset(
@@ -53,6 +54,7 @@ _LEAST_LETTERS: Final = 2
 # Most words of a hidden value that is searched for word by word; a longer text would hide common words.
 _MAX_WORDS: Final = 4
 _WORD: Final = re.compile(r"[^\W_]+")
+_AMOUNTS: Final = frozenset({"custom_data.value", "custom_data.predicted_ltv", f"{CONTENTS}.item_price"})
 _CODES: Final = frozenset({"language", "custom_data.currency"})
 # A language or a currency is shown even if it is spelled like a hidden country.
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
@@ -61,14 +63,14 @@ _Show = Callable[[str | bool | float, frozenset[str]], str | bool | float]
 
 
 class Masker:
-    """Masks decoded records of one schema, under one mapping."""
+    """Masks decoded records of one schema, under one mapping, or under several: what is personal for one is masked."""
 
-    def __init__(self, schema: dict[str, Any], mapping: Mapping) -> None:
+    def __init__(self, schema: dict[str, Any], *mappings: Mapping) -> None:
         self._type = parse(schema)
         # Path -> the conversion fields that it feeds.
         self._public: dict[Path, frozenset[str]] = {}
         personal: set[Path] = set()
-        for name, source in mapping.sources.items():
+        for name, source in (item for mapping in mappings for item in mapping.sources.items()):
             # A value that is computed from several is not equal to any of them, so none of them is shown.
             if name in _PUBLIC and isinstance(source, Source):
                 self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
@@ -81,9 +83,18 @@ class Masker:
     def masked(self, event: CommerceEvent) -> Any:
         """Return the masked record as JSON values."""
         # Two passes: a value that is hidden in one place must not be shown in an earlier one.
+        return self._value(self._type, event, (), lambda text: None, Nets(self.hidden(event)).passed)
+
+    def hidden(self, event: CommerceEvent) -> list[str]:
+        """Return the texts of the record that must not be shown."""
         hidden: list[str] = []
         self._value(self._type, event, (), hidden.append, lambda value, fields: value)
-        return self._value(self._type, event, (), lambda text: None, _Nets(hidden).passed)
+        # Keys and headers may be personal, too; topic, partition, offset and timestamp are not.
+        of_kafka = event.get(ORIGIN, {})
+        for path, text in _texts({name: of_kafka.get(name) for name in ("key", "header")}, (ORIGIN,)):
+            if path not in self._public:
+                hidden.append(text)
+        return hidden
 
     def _value(self, kind: AvroType, value: Any, path: Path, hide: Callable[[str], None], show: _Show) -> Any:
         """Return `value` with those values that may be shown passed through `show`. The rest is masked; its text
@@ -138,8 +149,28 @@ def _branch(kind: Union, value: Any) -> AvroType:
     return fitting[0] if len(fitting) == 1 else Primitive("bytes")
 
 
-class _Nets:
-    """Removes from shown values the text that is hidden in other places, and text that looks personal."""
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, (*path, name))
+    elif value is not None:
+        yield path, value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
+
+
+def masker_of(event: CommerceEvent, mapped: Sections, *others: Sections) -> Masker:
+    """Return what masks this event, by its section of `mapped`, and by the sections of `others` for its record type."""
+    section = mapped.all[section_of(event) - 1]
+    more = (one.mapping for other in others for one in other.all if one.record == section.record)
+    return Masker(section.schema, section.mapping, *more)
+
+
+def hidden_in(event: object, *mapped: Sections) -> list[str]:
+    """Return the texts of an event that must not be shown, see `masker_of`; none of what is no event."""
+    return masker_of(event, *mapped).hidden(event) if isinstance(event, dict) else []
+
+
+class Nets:
+    """Removes from shown values the `hidden` text of other places, and text that looks personal."""
 
     def __init__(self, hidden: list[str]) -> None:
         # Some letters have a longer capital ("ß"), which comparing letter by letter does not find.
@@ -157,6 +188,18 @@ class _Nets:
             for text, some in zip(hidden, words, strict=True)
             if 0 < len(some) <= _MAX_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS
         }
+
+    def sent(self, field: str, value: Any) -> Any:
+        """Return the part that may be shown of what a conversion event has in `field`; of a list, of each value."""
+        if isinstance(value, list):
+            return [self.sent(field, one) for one in value]
+        if field not in _PUBLIC:
+            return None if value is None else MASK
+        # Amounts are text, and a long one would be taken for a phone number.
+        if field in _AMOUNTS and isinstance(value, str):
+            number = MASK if value in self._whole else self.passed(float(value), frozenset())
+            return MASK if number == MASK else value
+        return None if value is None else self.passed(value, frozenset({field}))
 
     def passed(self, value: str | bool | float, fields: frozenset[str]) -> str | bool | float:
         """Return the part that may be shown of a value that feeds these fields."""

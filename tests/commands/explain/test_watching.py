@@ -1,0 +1,190 @@
+"""``explain --watch``: explained again after each save, with what it changed, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from consumer.commands.explain.explaining import explanations
+from consumer.commands.explain.watching import Watch
+from consumer.settings import load
+from tests.commands.test_comparison import EXAMPLE, MAPPING, RECORDS, Try
+from tests.end_to_end.processes import ROOT
+from tests.support.limits import LATE
+
+NOW = 1_772_366_400.0
+WAITING = "waiting for the next save; Ctrl-C ends."
+
+
+@pytest.fixture
+def tried(tmp_path: Path) -> Try:
+    """Two records, and schemas that may be changed."""
+    made = Try(tmp_path, RECORDS[:2])
+    schemas = tmp_path / "schemas"
+    schemas.mkdir()
+    (schemas / "event.avsc").write_text((EXAMPLE / "schemas" / "shop_event.avsc").read_text())
+    made.env["PINSTREAM_SCHEMAS_DIR"] = str(schemas)
+    return made
+
+
+def watched(
+    tried: Try, saves: Iterable[Callable[[], object]], capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """Return what is printed at first and after each of the `saves`, each of which is done while it waits; then
+    Ctrl-C."""
+    settings, due = load(tried.env, needs=()), iter(saves)
+    printed: list[str] = []
+    quiet = 0
+
+    def wait(seconds: float) -> None:
+        nonlocal quiet
+        text = capsys.readouterr().out
+        if text:
+            printed.append(text)
+        # What is saved is noticed within two polls; a third shows that nothing more comes of it.
+        quiet = 0 if text else quiet + 1
+        if quiet < 3:
+            return
+        quiet = 0
+        save = next(due, None)
+        if save is None:
+            raise KeyboardInterrupt
+        save()
+
+    Watch(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait).run()
+    return printed
+
+
+def test_it_shows_record_event_reasons_coverage_and_what_changed(
+    tried: Try, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At first each record (masked), its event, and the coverage; after a save of the mapping also what it changed,
+    with the records that changed first; the same file saved again changes nothing."""
+    edits = ('"user_data.ph" = "buyer.phone"', ""), ('"custom_data.value" = "order.grand_total"', "")
+    first, second, third = watched(
+        tried, [lambda: tried.edit(*edits), lambda: tried.edit(*edits, ("SHOP", "SHOP"))], capsys
+    )
+    assert '"email": "***"' in first
+    assert '"grand_total": "20.25"' in first
+    assert "record 1: deliverable" in first
+    assert '"event_id": "id-0"' in first
+    assert "recommended field" in first
+    assert "Since the last save" not in first
+    assert first.rstrip().endswith(WAITING)
+    assert "2 of 2 records change." in second.partition("Since the last save:")[2]
+    assert "checkout custom_data.value lost: 2 records; CHF 22.25 → 0.00; EUR 20.25 → 0.00" in second
+    assert "checkout user_data.ph lost: 2 records" in second
+    assert "Nothing changes: 2 records" in third
+    assert not any("buyer0@example.com" in text for text in (first, second, third))
+
+
+def test_errors_are_shown_and_the_next_save_is_waited_for(
+    tried: Try, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A half-written mapping, a path that does not exist, a broken schema, a file that is gone: the error, and then
+    what the next save changed since the last one that was right."""
+    schema = Path(tried.env["PINSTREAM_SCHEMAS_DIR"]) / "event.avsc"
+    whole = schema.read_text()
+    printed = watched(
+        tried,
+        [
+            lambda: tried.new.write_text(MAPPING[: MAPPING.index("user_data.em") + 5]),
+            lambda: tried.edit(("buyer.email", "buyer.mail")),
+            lambda: tried.edit(),
+            lambda: schema.write_text(whole[:-40]),
+            lambda: schema.write_text(whole),
+            tried.samples.unlink,
+            lambda: tried.samples.write_text('{"meta": 1}\n'),
+        ],
+        capsys,
+    )
+    assert len(printed) == 8
+    for text, part in zip(printed[1:3], ("TOML", "buyer.mail"), strict=True):
+        assert text.startswith("pinstream: ")
+        assert part in text
+        assert text.rstrip().endswith(WAITING)
+    assert "Nothing changes: 2 records" in printed[3]
+    assert printed[4].startswith("pinstream: ")
+    assert "Nothing changes: 2 records" in printed[5]
+    assert "cannot be read" in printed[6]
+    assert "record 1: rejected: misfit (decode)" in printed[7]
+    assert "2 records before, 1 now." in printed[7]
+    assert "accepted → dead_lettered: decode: misfit" in printed[7]
+
+
+def test_a_file_that_is_replaced_or_written_in_steps_counts_once(
+    tried: Try, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Editors write another file and rename it, with the old time and size or not; a file that still grows is not
+    explained before it is quiet."""
+    other = tried.new.with_suffix(".new")
+
+    def replace() -> None:
+        other.write_text(MAPPING.replace("checkout", "add_to_cart"))
+        os.utime(other, ns=(tried.new.stat().st_atime_ns, tried.new.stat().st_mtime_ns))
+        other.replace(tried.new)
+
+    settings, steps = load(tried.env, needs=()), 0
+    assert "event_name changed: 2 records" in watched(tried, [replace], capsys)[1]
+
+    def wait(seconds: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 12:
+            raise KeyboardInterrupt
+        if 3 <= steps < 9:  # grows with each poll
+            with tried.new.open("a") as file:
+                file.write(f"# {steps}\n")
+
+    Watch(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait).run()
+    assert capsys.readouterr().out.count(WAITING) == 2
+
+
+def test_the_command_in_a_terminal(tried: Try) -> None:
+    """The real command: it clears the screen for each save, and Ctrl-C ends it with exit code 0."""
+    ours, theirs = pty.openpty()
+    line = [
+        sys.executable,
+        "-m",
+        "consumer",
+        "explain",
+        str(tried.samples),
+        "--now",
+        "2026-03-01T12:00:00Z",
+        "--watch",
+    ]
+    process = subprocess.Popen(
+        line, cwd=ROOT, env=tried.env | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+
+    def until(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            part = os.read(ours, 65536)
+            assert part, seen
+            seen += part
+
+    try:
+        until(WAITING.encode())
+        assert b"\x1b[2J" in seen
+        seen = b""
+        tried.edit(('"custom_data.value" = "order.grand_total"', ""))
+        until(WAITING.encode())
+        assert b"2 of 2 records change." in seen
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LATE) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)

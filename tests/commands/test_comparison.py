@@ -1,0 +1,340 @@
+"""``explain --against``: every change of a mapping is named, with field, count and money, and nobody's data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner, Result
+
+from consumer.commands import main
+from tests.end_to_end.processes import ROOT, bare_environment
+
+EXAMPLE = ROOT / "examples" / "shop"
+MAPPING = (EXAMPLE / "mapping.toml").read_text()
+NOW = "2026-03-01T12:00:00Z"
+TYPES = {
+    "shop.order.paid": "checkout",
+    "shop.cart.added": "add_to_cart",
+    "shop.customer.registered": "signup",
+}
+
+
+def made_up(number: int) -> dict[str, Any]:
+    """A record: of four, two orders, a cart and a registration; every tenth buyer allows no ads, every eighth order is
+    in francs."""
+    kind = [*TYPES][(0, 0, 1, 2)[number % 4]]
+    line = {"title": f"Lamp {number}", "unit_price": 10 + number, "pieces": 2}
+    order = {
+        "number": 40_000 + number,
+        "currency": "CHF" if number % 8 == 1 else "EUR",
+        "grand_total": f"{20 + 2 * number}.25",
+        "lines": [{**line, "sku": f"sku-{number}"}, {**line, "sku": f"sku-{number}b", "pieces": 1}],
+    }
+    buyer = {
+        "email": f"buyer{number}@example.com", "phone": f"+4930{5_550_000 + number}", "number": 7_000_000 + number,
+        "born": "1990-05-17", "country": "Germany" if number % 3 else "Austria", "ip": f"192.0.2.{number}",
+        "agent": f"Mozilla/5.0 (X11; {number})", "ads_allowed": number % 10 != 9,
+    }  # fmt: skip
+    meta = {
+        "id": f"id-{number}", "type": kind, "created_at": "2026-03-01T11:58:00Z",
+        "channel": "TILL" if number % 5 == 0 else "SHOP", "page": f"https://shop.example/{number}",
+    }  # fmt: skip
+    return {"meta": meta, "buyer": buyer, "order": None if kind == "shop.customer.registered" else order}
+
+
+RECORDS = [made_up(number) for number in range(240)]
+ALLOWED = [one for one in RECORDS if one["buyer"]["ads_allowed"]]
+Chosen = Callable[[dict[str, Any]], bool]
+
+
+Worth = Callable[[dict[str, Any]], Decimal]
+
+
+def total(one: dict[str, Any]) -> Decimal:
+    """What a record's order is worth."""
+    return Decimal(one["order"]["grand_total"])
+
+
+def unit(one: dict[str, Any]) -> Decimal:
+    """The price of a piece of a record's order."""
+    return Decimal(one["order"]["lines"][0]["unit_price"])
+
+
+class Named(NamedTuple):
+    """What must be named: the events, the field, how it changes, for which of their records, and what these are worth
+    before and after."""
+
+    name: str
+    field: str
+    change: str
+    chosen: Chosen = lambda one: True
+    before: Worth | None = total
+    after: Worth | None = total
+    currency: str | None = None  # with which all are sent afterwards
+    among: Sequence[dict[str, Any]] = ALLOWED
+
+
+def money(
+    chosen: Iterable[dict[str, Any]], worth: Worth | None, currency: str | None = None
+) -> dict[str, Decimal]:
+    """The value of records by currency, without what is tested."""
+    sums: dict[str, Decimal] = {}
+    for one in chosen:
+        if worth is not None and one["order"] is not None:
+            key = currency or one["order"]["currency"]
+            sums[key] = sums.get(key, Decimal(0)) + worth(one)
+    return sums
+
+
+def francs(one: dict[str, Any]) -> bool:
+    """Choose orders in francs."""
+    return bool(one["order"]["currency"] == "CHF")
+
+
+def abroad(one: dict[str, Any]) -> bool:
+    """Choose the buyers who are not in Austria."""
+    return bool(one["buyer"]["country"] != "Austria")
+
+
+def in_shop(one: dict[str, Any]) -> bool:
+    """Choose what did not happen at a till."""
+    return bool(one["meta"]["channel"] == "SHOP")
+
+
+def worth_pieces(one: dict[str, Any]) -> Decimal:
+    """Its three pieces without what is added to them."""
+    return 3 * unit(one)
+
+
+NO_ADS = [one for one in RECORDS if not one["buyer"]["ads_allowed"]]
+CURRENCY, VALUE = '"custom_data.currency" = "order.currency"', '"custom_data.value" = "order.grand_total"'
+ID, EMAIL = 'event_id = "meta.id"', '"user_data.em" = "buyer.email"'
+PAID, CONSENT = '"shop.order.paid" = "checkout"', 'require = "buyer.ads_allowed"'
+LOST, CHANGED, ADDED = "lost", "changed", "added"
+NO_CURRENCY = "accepted → dead_lettered: convert: missing_currency"
+FAULTS: dict[str, tuple[list[tuple[str, str]], list[Named]]] = {
+    "all in one currency": (
+        [(CURRENCY, '"custom_data.currency" = { value = "EUR" }')],
+        [Named("checkout", "custom_data.currency", CHANGED, francs, currency="EUR")],
+    ),
+    "no currency": (
+        [(CURRENCY, '"custom_data.currency" = ""')],
+        [
+            Named("checkout", "outcome", NO_CURRENCY, after=None),
+            Named("add_to_cart", "outcome", NO_CURRENCY, after=None),
+        ],
+    ),
+    "the value in cents": (
+        [(VALUE, '"custom_data.value" = { multiply = ["order.grand_total", { value = 100 }] }')],
+        [
+            Named("checkout", "custom_data.value", CHANGED, after=lambda one: 100 * total(one)),
+            Named("add_to_cart", "custom_data.value", CHANGED, after=lambda one: 100 * total(one)),
+        ],
+    ),
+    "the price of one piece as the value": (
+        [(VALUE, '"custom_data.value" = "order.lines[0].unit_price"')],
+        [Named("checkout", "custom_data.value", CHANGED, after=unit)],
+    ),
+    "the value without shipping": (
+        [
+            (
+                VALUE,
+                '"custom_data.value" = { sum = { multiply = ["order.lines[].unit_price", "order.lines[].pieces"] } }',
+            )
+        ],
+        [Named("checkout", "custom_data.value", CHANGED, after=worth_pieces)],
+    ),
+    "no value": (
+        [(VALUE, '"custom_data.value" = ""')],
+        [Named("checkout", "custom_data.value", LOST, after=None)],
+    ),
+    "consent is not asked for": (
+        [(CONSENT, "")],
+        [
+            Named("checkout", "outcome", "filtered: consent → accepted", before=None, among=NO_ADS),
+            Named("signup", "outcome", "filtered: consent → accepted", before=None, among=NO_ADS),
+        ],
+    ),
+    "a country as the consent": (
+        [(CONSENT, 'require = "buyer.country"\nallowed = ["Austria"]')],
+        [
+            Named("checkout", "outcome", "accepted → filtered: consent", abroad, after=None),
+            Named(
+                "checkout",
+                "outcome",
+                "filtered: consent → accepted",
+                lambda one: not abroad(one),
+                before=None,
+                among=NO_ADS,
+            ),
+        ],
+    ),
+    "the order's number as the id": (
+        [(ID, 'event_id = "order.number"')],
+        [
+            Named("checkout", "event_id", CHANGED),
+            Named("signup", "outcome", "accepted → dead_lettered: convert: missing_event_id"),
+        ],
+    ),
+    "an id that many share": (
+        [(ID, 'event_id = "buyer.country"')],
+        [Named("checkout", "event_id", CHANGED, after=None)],
+    ),
+    "another key for duplicates": (
+        [("[consent]", '[dedup]\nkey = "buyer.email"\n[consent]')],
+        [Named("checkout", "(key)", CHANGED), Named("signup", "(key)", CHANGED)],
+    ),
+    "article and title swapped": (
+        [
+            ('contents[].id" = "order.lines[].sku"', 'contents[].id" = "order.lines[].title"'),
+            ('item_name" = "order.lines[].title"', 'item_name" = "order.lines[].sku"'),
+        ],
+        [
+            Named("checkout", "custom_data.contents[].id", CHANGED),
+            Named("checkout", "custom_data.contents[].item_name", CHANGED),
+            Named("add_to_cart", "custom_data.content_ids", CHANGED),
+        ],
+    ),
+    "number of the buyer and of the order swapped": (
+        [
+            ('external_id" = "buyer.number"', 'external_id" = "order.number"'),
+            ('order_id" = "order.number"', 'order_id" = "buyer.number"'),
+        ],
+        [
+            Named("checkout", "user_data.external_id", CHANGED),
+            Named("checkout", "custom_data.order_id", CHANGED),
+            Named("signup", "user_data.external_id", LOST),
+            Named("signup", "custom_data.order_id", ADDED),
+        ],
+    ),
+    "address and agent swapped": (
+        [("buyer.ip", "buyer.swap"), ("buyer.agent", "buyer.ip"), ("buyer.swap", "buyer.agent")],
+        [
+            Named("checkout", "user_data.client_ip_address", LOST),
+            Named("checkout", "user_data.client_user_agent", CHANGED),
+        ],
+    ),
+    "the phone as the e-mail address": (
+        [(EMAIL, '"user_data.em" = "buyer.phone"')],
+        [Named("checkout", "user_data.em", LOST), Named("signup", "user_data.em", LOST)],
+    ),
+    "the e-mail address as the order's number": (
+        [('order_id" = "order.number"', 'order_id" = "buyer.email"')],
+        [Named("checkout", "custom_data.order_id", CHANGED), Named("signup", "custom_data.order_id", ADDED)],
+    ),
+    "orders as carts": (
+        [(PAID, '"shop.order.paid" = "add_to_cart"')],
+        [Named("checkout", "event_name", CHANGED), Named("checkout", "(key)", CHANGED)],
+    ),
+    "orders are not sent": (
+        [(PAID, '"shop.order.paid" = "!filter"')],
+        [Named("checkout", "outcome", "accepted → filtered: event_name", after=None)],
+    ),
+    "a type misspelled": (
+        [(PAID, '"shop.order.payed" = "checkout"')],
+        [Named("checkout", "outcome", "accepted → filtered: event_name", after=None)],
+    ),
+    "the shop as a store": (
+        [('SHOP = "web"', 'SHOP = "offline"')],
+        [
+            Named("checkout", "action_source", CHANGED, in_shop),
+            Named("checkout", "event_source_url", LOST, in_shop),
+        ],
+    ),
+    "another account": (
+        [(ID, f'{ID}\nad_account_id = "buyer.number"')],
+        [Named("checkout", "ad_account_id", CHANGED), Named("checkout", "(key)", CHANGED)],
+    ),
+    "quantity as the price": (
+        [('item_price" = "order.lines[].unit_price"', 'item_price" = "order.lines[].pieces"')],
+        [Named("checkout", "custom_data.contents[].item_price", CHANGED)],
+    ),
+}
+"""By what is wrong: the edits of the mapping, and what must be named (there may be more)."""
+
+
+class Try:
+    """A folder with a mapping, its old version and samples."""
+
+    def __init__(self, folder: Path, records: Iterable[dict[str, Any]] = RECORDS) -> None:
+        self.new, self.old, self.samples = (
+            folder / name for name in ("new.toml", "old.toml", "samples.ndjson")
+        )
+        self.samples.write_text("".join(f"{json.dumps(one)}\n" for one in records))
+        self.old.write_text(MAPPING)
+        self.new.write_text(MAPPING)
+        self.env = {
+            **bare_environment(folder), "PINSTREAM_SCHEMAS_DIR": str(EXAMPLE / "schemas"),
+            "PINSTREAM_SCHEMA": "com.shop.Event", "PINSTREAM_MAPPING_FILE": str(self.new),
+        }  # fmt: skip
+
+    def edit(self, *edits: tuple[str, str]) -> None:
+        """Change the new version."""
+        text = MAPPING
+        for old, new in edits:
+            assert old in text, old
+            text = text.replace(old, new)
+        self.new.write_text(text)
+
+    def compare(self, *options: str) -> Result:
+        """Run `explain --against`."""
+        line = ["explain", str(self.samples), "--now", NOW, "--against", str(self.old), *options]
+        return CliRunner(env=self.env).invoke(main, line)
+
+
+@pytest.fixture
+def tried(tmp_path: Path) -> Try:
+    """Samples, and a mapping that did not change."""
+    return Try(tmp_path)
+
+
+def test_the_same_mapping_changes_nothing(tried: Try) -> None:
+    """Exit code 0, whatever comments and order the file has; the value is that of the events."""
+    tried.edit(("[event_names]", "# the same\n[event_names]"))
+    done = tried.compare()
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == "Nothing changes: 240 records, each with the same outcome and the same event.\n"
+    found = json.loads(tried.compare("--json").stdout.splitlines()[-1])
+    assert (found["records"], found["changed"], found["changes"]) == (240, 0, [])
+    sums = {currency: Decimal(both["before"]) for currency, both in found["value"].items()}
+    assert sums == money(ALLOWED, total)
+    assert all(both["before"] == both["after"] for both in found["value"].values())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_named(tried: Try, fault: str) -> None:
+    """With its field, the number of records and their value before and after, to the cent; for people, too; and no
+    value of a buyer is shown."""
+    edits, expected = FAULTS[fault]
+    tried.edit(*edits)
+    done = tried.compare("--json")
+    assert done.exit_code == 1, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    named = {(one["event_name"], one["field"], one["change"]): one for one in found["changes"]}
+    people = tried.compare().stdout
+    for one in expected:
+        change = named[one.name, one.field, one.change]
+        chosen = [each for each in one.among if TYPES[each["meta"]["type"]] == one.name and one.chosen(each)]
+        assert change["records"] == len(chosen) > 0, one
+        sums = {side: {name: Decimal(both[side]) for name, both in change["value"].items()} for side in SIDES}
+        assert _no_zeros(sums["before"]) == money(chosen, one.before), one
+        if fault != "an id that many share":  # all but two of them are duplicates then
+            assert _no_zeros(sums["after"]) == money(chosen, one.after, one.currency), one
+        assert one.field in people
+        assert f"{len(chosen)} " in people
+    for record in RECORDS:
+        buyer = record["buyer"]
+        for secret in (buyer["email"], buyer["phone"], str(buyer["number"]), buyer["ip"] + '"'):
+            assert secret not in done.stdout + people
+
+
+SIDES = ("before", "after")
+
+
+def _no_zeros(sums: dict[str, Decimal]) -> dict[str, Decimal]:
+    return {currency: amount for currency, amount in sums.items() if amount}
