@@ -159,7 +159,11 @@ def try_it(wheel: Path, python: str) -> float:
         few.mkdir()
         for program in ("dirname", "realpath"):
             (few / program).symlink_to(str(shutil.which(program)))
-        nothing_else = {"PATH": f"{bare / 'bin'}{os.pathsep}{few}", "CC": "false"}
+        nothing_else = {
+            "PATH": f"{bare / 'bin'}{os.pathsep}{few}",
+            "CC": "false",
+            "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0",  # another demo may run beside it
+        }
         locked = Path(folder, "requirements.txt")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         locked.write_text(f"pinstream @ {wheel.as_uri()} --hash=sha256:{digest}\n", "utf-8")

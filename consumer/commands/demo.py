@@ -260,4 +260,5 @@ def _show(document: dict[str, Any], console: Console) -> None:
     for name in ("accepted_events", "distinct_event_ids", "value_sum"):
         value = document["sandbox"][name]
         found.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
+    found.add_row("process: fast_path", document["process"]["fast_path"])
     console.print(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import urllib.request
@@ -35,7 +36,8 @@ def document_of(stdout: str) -> dict[str, Any]:
 
 
 def test_made_up_events_to_their_end(tmp_path: Path) -> None:
-    """All events are settled and committed, and the sandbox accepted each once. The report for people is on stderr."""
+    """All events are settled and committed, and the sandbox accepted each once. The report for people is on stderr,
+    and says whether the fast path is compiled."""
     done = command("demo", "--events", "3000", "--json", env=bare_environment(tmp_path))
     assert done.returncode == 0, done.stderr
     document = document_of(done.stdout)
@@ -45,6 +47,7 @@ def test_made_up_events_to_their_end(tmp_path: Path) -> None:
     assert sum(one["committed"] for one in document["partitions"]) == 3000
     assert len(done.stdout.splitlines()) == 1
     assert "how every record ended" in done.stderr
+    assert re.search(rf"process: fast_path +│ +{document['process']['fast_path']} ", done.stderr)
 
 
 def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:
