@@ -449,6 +449,11 @@ class TestMake:
         # Beside them the subjects of the commits are checked, a wheel is built, and some run on a newer Python.
         assert text.count("|| failed=1") == len(order) + 3
         assert re.search(r"^step wheel make wheels .*\|\| failed=1$", text, re.MULTILINE)
+        newest = re.search(
+            r"^  step newest make test VENV=\.venv-newest ([^|]*)\|\| failed=1$", text, re.MULTILINE
+        )
+        assert newest
+        assert all((ROOT / folder).is_dir() for folder in re.findall(r"tests/[\w/]+", newest[1]))
         assert ".ci/check_commits.py || failed=1" in text
         assert text.rstrip().endswith('exit "$failed"')
 
