@@ -12,7 +12,7 @@ from 2**24 on may look like Confluent's framing, and is taken for it: nothing in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from consumer.avro.paths import ORIGIN, Asked, within
@@ -32,7 +32,9 @@ def origin_of(
     parts = tuple(steps[1:] for steps in asked if steps[:1] == (ORIGIN,))
     if not parts:
         return None
-    asks_key, asks_headers = within(parts, "key"), within(parts, "header")
+    asks_key = within(parts, "key")
+    headers = within(parts, "header")
+    names = None if () in headers else {steps[0] for steps in headers}  # None: all
 
     def origin(topic: str, partition: int, record: Record) -> Origin | Rejection | SchemaRef:
         found: Origin = {
@@ -41,8 +43,8 @@ def origin_of(
             "partition": partition,
             "offset": record.offset,
         }
-        if asks_headers:
-            found["header"] = _headers(record, asks_headers)
+        if headers:
+            found["header"] = _headers(record, names)
         if asks_key:
             key = found["key"] = key_of(record)
             if isinstance(key, Rejection | SchemaRef):
@@ -52,12 +54,11 @@ def origin_of(
     return origin
 
 
-def _headers(record: Record, asked: Asked) -> dict[str, str | None]:
-    """Return the text of the headers; of several of one name that of the last, as with Kafka's own clients."""
-    headers = dict(record.headers)
-    return {
-        one: _text(headers[one] or b"") for one in headers if within(asked, one) and not one.startswith(_OURS)
-    }
+def _headers(record: Record, names: Collection[str] | None) -> dict[str, str | None]:
+    """Return the text of these headers; of several of one name that of the last, as with Kafka's own clients."""
+    found = dict(record.headers)
+    wanted = [one for one in found if not one.startswith(_OURS)] if names is None else found.keys() & names
+    return {one: _text(found[one] or b"") for one in wanted}
 
 
 def _text(content: bytes) -> str | None:

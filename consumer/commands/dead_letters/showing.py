@@ -140,7 +140,7 @@ async def _decoded(
 ) -> CommerceEvent | Rejection | Filtered | None:
     """Return the decoded record, or why it cannot be decoded; None for a tombstone. Raises `KafkaError`."""
     decoded = decoder.decode(record, topic)
-    if isinstance(decoded, SchemaRef):
+    while isinstance(decoded, SchemaRef):  # of the value, then of the key
         # One try: a person is waiting, and can run it again.
         answer = await writers.fetch(FetchSchema(decoded))
         if isinstance(answer, SchemaMissing):
@@ -151,8 +151,7 @@ async def _decoded(
             )
         decoder.add_schema(decoded, answer.schema, answer.kind)
         decoded = decoder.decode(record, topic)
-    # A schema that was just added is known: for the type checker only.
-    return None if isinstance(decoded, SchemaRef) else decoded
+    return decoded
 
 
 def _show(document: dict[str, Any], console: Console) -> None:

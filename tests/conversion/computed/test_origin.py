@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ from consumer.adapters.kafka import letters
 from consumer.avro.decode import framing_of
 from consumer.commands import main
 from consumer.commands.dead_letters.redrive import OfOrigin
+from consumer.commands.dead_letters.showing import _decoded
 from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine.messages import (
     Assigned,
@@ -91,6 +93,47 @@ def test_a_key_whose_schema_does_not_exist() -> None:
     assert both.decoder.decode(record, "t", 0) == KEY
     assert both.decoder.missing(KEY).code == "no_such_schema"
     assert both.decoder.decode(record, "t", 0) == KEY
+
+
+def test_no_key_and_no_header_ends_anything() -> None:
+    """Whatever bytes a key or a header holds, the record is an event, a dead letter, or waits for a schema."""
+    both = both_of('"user_data.external_id" = { first = ["@key.customer", "@key", "@header.h"] }')
+    value, dice = value_of(both), random.Random(5)
+    both.decoder.decode(Record(0, -1, FRAMED, value, ()), "t", 0)
+    both.decoder.add_schema(KEY, KEY_SCHEMA)
+    outcomes = set()
+    for offset in range(3000):
+        junk = dice.randbytes(dice.randrange(20))
+        key = dice.choice(
+            (junk, b"\x00" + junk, framing_of(KEY) + junk, FRAMED[: dice.randrange(len(FRAMED))])
+        )
+        headers = (
+            (dice.choice(("h", "__key_schema_id")), dice.choice((junk, b"\x01" + dice.randbytes(16), None))),
+        )
+        record = Record(offset, -1, key, value, headers)
+        decoded = both.decoder.decode(record, "t", 0)
+        assert isinstance(decoded, dict | Rejection | SchemaRef)
+        outcomes.add(type(decoded))
+        [said] = both.check(value) if offset % 500 == 0 else [None]
+        assert said is None or isinstance(said, list)
+    assert len(outcomes) == 3
+
+
+def test_a_letter_is_shown_though_its_key_has_a_schema_of_its_own() -> None:
+    """``show --payload`` fetches the schema of the value, then that of the key, and shows the record."""
+    both = both_of('"user_data.external_id" = "@key.customer"')
+    asked: list[SchemaRef] = []
+
+    class Writers:
+        async def fetch(self, command: FetchSchema) -> SchemaFound:
+            asked.append(command.ref)
+            return SchemaFound(command.ref, json.dumps(KEY_SCHEMA if command.ref == KEY else SCHEMA))
+
+    both.whole.forget(SchemaRef("id", "7"))
+    record = Record(0, -1, FRAMED, value_of(both), ())
+    decoded = asyncio.run(_decoded(both.whole, record, "t", Writers()))
+    assert isinstance(decoded, dict)
+    assert asked == [SchemaRef("id", "7"), KEY]
 
 
 def test_a_key_s_schema_may_be_named_by_a_header() -> None:
