@@ -117,7 +117,9 @@ def draft_of(
     if (packaged("schemas") / _EDITORS).is_file():
         head.insert(0, f"#:schema ./{_EDITORS}")
     text, problem = drafted(proposals, head, loaded)
-    if found.records and not problem and not (not is_alone and all(one.missing for one in proposals)):
+    if not is_alone and all(one.missing for one in proposals):
+        problem = f"no record type of {name} has an id, a time, and a name that is an event"
+    if found.records and not problem:
         text += "\n" + "".join(f"# {line}\n" for line in _summary(loaded(text), proposals, found))
     return text, problem
 

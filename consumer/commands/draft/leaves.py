@@ -62,7 +62,7 @@ _FORMS: Final = {
     "whole numbers": (r"-?\d{1,18}", ""),
     "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
 }
-_ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
+ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
 _PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
 
 
@@ -190,7 +190,7 @@ class _Visit(NamedTuple):
 
 def is_of_items(array: str) -> bool:
     """Return whether an array, by its name, is one of items."""
-    return not {*concepts_of(array.rpartition(".")[2])}.isdisjoint(_ARRAYS)
+    return not {*concepts_of(array.rpartition(".")[2])}.isdisjoint(ARRAYS)
 
 
 def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: str) -> list[SampledPath]:

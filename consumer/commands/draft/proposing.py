@@ -20,6 +20,7 @@ from consumer.commands.draft import money
 from consumer.commands.draft.leaves import LEAST_RECORDS, MAX_SHOWN, SampledPath, is_of_items, leaves_of
 from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates
 from consumer.commands.draft.vocabulary import concepts_of, event_for, events_of, gender_for, source_for
+from consumer.conversion.computed.expressions import is_many
 from consumer.conversion.normalise import Omitted
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, DAYS, EVENT_NAMES, FILTER, TARGETS
 
@@ -78,7 +79,7 @@ class Proposal:
         # Of a change of a table's row the new state counts.
         is_change = any(leaf.path.startswith("after.") for leaf in leaves)
         self._leaves = [leaf for leaf in leaves if not (is_change and leaf.path.startswith("before."))]
-        self._of_event = [leaf for leaf in self._leaves if not leaf.array]
+        self._of_event = [leaf for leaf in self._leaves if not leaf.array and not is_many(leaf.source)]
         self._found = candidates([leaf for leaf in self._leaves if not is_of_items(leaf.array)], RULES)
         self._choose_items()
         self._required()
@@ -177,12 +178,16 @@ class Proposal:
         """Propose what says what happened: a path, two that are joined, a union's branch, or the record's own name."""
         of_type = event_for(re.sub(r"[Ee]vent$", "", self._called))
         of_type = "" if of_type == FILTER else of_type
+        # "OrderPlaced" says what happened; an order may have got further since.
+        is_clear = bool(of_type) and len({*concepts_of(self._called)} - {"EVENT"}) > 1
         for one in sorted(
             self._found["event_name"], key=lambda one: (-round(_known(self._events(one.leaf)), 1), -one.score)
         ):
             leaf, found = one.leaf, self._events(one.leaf)
             # The record's own name says more than words that are not known.
-            is_one = _known(found) or not (found and of_type)
+            is_one = not (is_clear and "STATUS" in leaf.name.own) and (
+                _known(found) or not (found and of_type)
+            )
             if not is_one or len(found) > _MAX_EVENT_TYPES or (leaf.of and not leaf.values):
                 continue
             if not self._joined(leaf, _known(found)):
@@ -445,9 +450,9 @@ class Proposal:
             return
         read = money.read_amount(price[0].leaf, self._leaves, self._currency, "")
         operand = f"{{ multiply = [{read.value}, {_quoted(count[0].leaf.path)}] }}" if count else read.value
-        doubt = read.doubt or ("" if self._currency is not None else "its currency is not known")
-        note = "; ".join(filter(None, ("no path is the value: the sum of the items", doubt)))
-        self._add("fields", _VALUE, f"{{ sum = {operand} }}", note, not doubt)
+        # Shipping and discounts may be missing from it: only the user knows.
+        note = "; ".join(filter(None, ("no path is the value: the sum of the items?", read.doubt)))
+        self._add("fields", _VALUE, f"{{ sum = {operand} }}", note, False)
 
     def _cover(self, packaged: Mapping[str, str]) -> None:
         """Decide about the packaged mapping's lines that would apply because the schema has their path."""
@@ -456,6 +461,12 @@ class Proposal:
             if path in paths and not self._line(target, "fields"):
                 # A longer path is of the packaged schema itself; for money that is not enough.
                 is_kept = target not in self._found or ("." in path and target not in _AMOUNTS)
+                # One comment is enough.
+                self.lines = [
+                    one
+                    for one in self.lines
+                    if not (is_kept and (one.key, one.value) == (target, _quoted(path)))
+                ]
                 note = f"in force: the packaged mapping reads it; {paths[path].evidence()}".rstrip("; ")
                 self._add("fields", target, _quoted(path) if is_kept else '""',
                           note if is_kept else f"the packaged mapping would read {path}", not is_kept)  # fmt: skip

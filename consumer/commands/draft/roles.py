@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from consumer.commands.draft.leaves import FORMS, SampledPath
+from consumer.commands.draft.leaves import ARRAYS, FORMS, SampledPath
 from consumer.commands.draft.vocabulary import Concepts, concepts_of
 from consumer.conversion.computed.expressions import is_many, source_misfit
 from consumer.conversion.normalise import Omitted
@@ -51,6 +51,7 @@ class FieldRule(NamedTuple):
     forms: Sequence[str]  # the forms that its values may have; none: what the field's own rule takes
     alone: str  # the form that means this field of itself
     strict: bool  # no other known concept may stand beside a pattern
+    extra: float  # what an unexpected concept in a name costs
 
     @classmethod
     def of(cls, said: Mapping[str, Any], sets: Mapping[str, str]) -> FieldRule:
@@ -60,8 +61,14 @@ class FieldRule(NamedTuple):
             words = said.get(key, "").split()
             return frozenset(one for word in words for one in sets.get(word.removeprefix("$"), word).split())
 
-        return cls(said["patterns"].split(), concepts("never"), concepts("expects"), concepts("others"),
-                   said.get("forms", ()), said.get("alone", ""), said.get("strict", False))  # fmt: skip
+        return cls(
+            said["patterns"].split(),
+            *(concepts("never"), concepts("expects"), concepts("others")),
+            said.get("forms", ()),
+            said.get("alone", ""),
+            said.get("strict", False),
+            said.get("extra", _EXTRA),
+        )
 
 
 _FILE: Final = tomllib.loads(files(__package__).joinpath("roles.toml").read_text("utf-8"))
@@ -92,7 +99,9 @@ def candidates(
     for leaf in leaves:
         # The names on the way say whose it is, also for the documentation.
         said = Concepts(leaf.said.own, leaf.said.around | leaf.name.around | {*leaf.name.own})
-        by_name = {target: _matched(rule, leaf.name, leaf, _EXTRA, is_item) for target, rule in rules.items()}
+        by_name = {
+            target: _matched(rule, leaf.name, leaf, rule.extra, is_item) for target, rule in rules.items()
+        }
         by_doc = {target: _matched(rule, said, leaf, _EXTRA_SAID, is_item) for target, rule in rules.items()}
         best_said = max(by_doc.values())
         for target, rule in rules.items():
@@ -126,7 +135,9 @@ def _matched(rule: FieldRule, meaning: Concepts, leaf: SampledPath, extra: float
         # In a strict rule a concept that is known makes the path another thing.
         if not where or (rule.strict and any(map(str.isupper, extras))):
             continue
-        beside = set(filter(str.isupper, leaf.parent)) - wanted - {there} - rule.expects if at else ()
+        beside = (
+            set(filter(str.isupper, leaf.parent)) - wanted - {there} - rule.expects - ARRAYS if at else ()
+        )
         best = max(best, where - number * _LATER - len(extras) * extra - len(beside) * _BESIDE)
     return best
 

@@ -47,6 +47,13 @@ def _given_up(proposals: Sequence[Proposal], error: str) -> bool:
                 why = f"it does not load: {error.partition('] ')[2]}"
                 proposal.lines[at] = line._replace(is_active=False, note=why)
                 return True
+        # The packaged mapping's line may take a path of this schema for another thing.
+        named = re.search(r"\[fields\] '([^']+)'.*packaged mapping's", error)
+        if named is not None and not any(one.key == named[1] and one.value == '""' for one in proposal.lines):
+            proposal.lines.append(
+                Line("fields", named[1], '""', "the packaged mapping's path is another thing here")
+            )
+            return True
     return False
 
 
@@ -55,6 +62,7 @@ def _section(proposal: Proposal, is_divided: bool) -> Iterator[str]:
     yield ""
     if is_divided and proposal.missing:
         yield f"# {proposal.record} has no section, since nothing is its {' or '.join(proposal.missing)}"
+        yield '# (unknown_record = "filter" at the top of the file: such records are not sent)'
         return
     if is_divided:
         yield f"[{header}]"

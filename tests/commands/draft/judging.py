@@ -112,6 +112,7 @@ _VALUES: Final[dict[str, Callable[[Random, int, str], Any]]] = {
     "seconds": lambda random, *_: _NOW - random.randrange(200_000),
     "seconds_text": lambda random, *_: str(_NOW - random.randrange(200_000)),
     "millis": lambda random, *_: 1000 * (_NOW - random.randrange(200_000)),
+    "micros_epoch": lambda random, *_: 1_000_000 * (_NOW - random.randrange(200_000)),
     "micros": lambda random, *_: (
         1000 * (_NOW - random.randrange(200_000))
     ),  # in NDJSON, times are milliseconds
