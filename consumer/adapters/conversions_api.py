@@ -124,7 +124,14 @@ class ConversionsApi:
         """POST a batch of no events, which is refused; the refusal is dated. Raises only when it is cancelled."""
         return await self._attempt(0, self.account, Body([_NO_EVENTS]))
 
-    async def _attempt(self, number: int, account: str, body: Body) -> Answered | Unanswered:
+    async def get(self, account: str, question: str) -> Answered | Unanswered:
+        """GET what the API knows of an ad account, once; `question` may have a query. Raises only when it is
+        cancelled."""
+        return await self._attempt(0, account, None, question)
+
+    async def _attempt(
+        self, number: int, account: str, body: Body | None, what: str = "events"
+    ) -> Answered | Unanswered:
         headers: dict[str, str] = {}
         proxy = self.network.proxy(self.url)
         loop = asyncio.get_running_loop()
@@ -139,9 +146,9 @@ class ConversionsApi:
         timer = loop.call_at(ends, end)
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._post(number, account, body, proxy, headers)
+                return await self._exchange(number, account, body, what, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            if body.is_late:
+            if body is not None and body.is_late:
                 return Unanswered(number, START_EXPIRED)
             reason, said = call_failure(error, self.url, proxy)
             return Unanswered(number, reason, headers, said)
@@ -192,30 +199,31 @@ class ConversionsApi:
                 raise aiohttp.ClientHttpProxyError(response.request_info, (), status=response.status)
             yield response
 
-    async def _post(
+    async def _exchange(
         self,
         number: int,
         account: str,
-        body: Body,
+        body: Body | None,
+        what: str,
         proxy: Proxy | None,
         answered: dict[str, str],
     ) -> Answered | Unanswered:
-        """POST a body. Put the answer's headers into `answered` as soon as they arrive: they remain if the body
-        breaks off."""
-        url = f"{self.url}/ad_accounts/{account}/events"
+        """POST a body, or GET without one. Put the answer's headers into `answered` as soon as they arrive: they remain
+        if the body breaks off."""
+        url = f"{self.url}/ad_accounts/{account}/{what}"
         own = self.token if isinstance(self.token, Token) else self.token[account]
         token = own.value()
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
-        async with self._call(
-            "POST", url, proxy, headers, data=body, params={"test": "true"} if self.test_mode else None
-        ) as response:
+        # aiohttp adds the content type of a body.
+        headers = {"Authorization": f"Bearer {token}", "Accept": _JSON}
+        query, method = {"test": "true"} if self.test_mode else None, "GET" if body is None else "POST"
+        async with self._call(method, url, proxy, headers, data=body, params=query) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
             content = await _read(response)  # decompressed, and so bounded
             if len(content) > _ANSWER_LIMIT:
                 return Unanswered(number, "answer_too_large", answered)
-            # An unusual answer (the platform's 401, a proxy's page) may repeat the token, and will be quoted in logs:
-            # mask it here, where the tokens are known.
-            if response.status != 200 or response.content_type != _JSON:
+            # An unusual answer (the platform's 401, a proxy's page) may repeat the token, and will be quoted in logs,
+            # and that of a GET is shown: mask it here, where the tokens are known.
+            if body is None or response.status != 200 or response.content_type != _JSON:
                 for one in (token, *(other.latest for other in self._tokens)):
                     content = content.replace(one.encode(), b"***")
             return Answered(number, response.status, answered, content)

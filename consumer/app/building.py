@@ -269,11 +269,12 @@ def secret(
     `SettingsError` if it cannot be read at first.
     """
     if isinstance(given, SecretFile):
-        return _token_file(given, parse).value
+        return token_file(given, parse).value
     return None if given is None else given.get_secret_value
 
 
-def _token_file(file: SecretFile, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
+def token_file(file: SecretFile, parse: Callable[[str], str] = parse_header_text) -> TokenFile:
+    """Return the token in a file. Raises `SettingsError` if it cannot be read at first."""
     return TokenFile(file.path, partial(read_secret_file, file.variable, parse=parse), log_token_error)
 
 
@@ -505,10 +506,10 @@ def open_token(settings: Settings) -> Tokens:
     if isinstance(token, SecretFile):
         if settings.pinterest.token_by_account:
             return {
-                account: _token_file(token._replace(path=token.path / account))
+                account: token_file(token._replace(path=token.path / account))
                 for account in settings.pinterest.ad_account_ids
             }
-        return _token_file(token)
+        return token_file(token)
     if token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"

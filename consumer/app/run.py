@@ -20,6 +20,7 @@ from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.thread import run_blocking, run_on_loop
 from consumer.app import building
 from consumer.app.ending import Ending, Parts, doing
+from consumer.app.quality import QualityWatch, account_reads
 from consumer.app.start import Start
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
@@ -101,6 +102,8 @@ class Member:
     _open: Callable[[], Awaitable[Service]]
     # Closes the page before all else.
     parts: Parts = field(default_factory=Parts)
+    quality: QualityWatch | None = field(default=None, init=False)
+    """What asks Pinterest what it sees, once it is open; None: there is no token for that."""
     _service: Service | None = field(default=None, init=False)
     _started: float = field(default_factory=time.time, init=False)
     _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -159,6 +162,8 @@ class Member:
         """Return the present figures, also during the start."""
         service = self._service
         seen = self._pipeline.statistics(system_clock()) if service is None else service.statistics()
+        if self.quality is not None:
+            seen = replace(seen, event_quality=self.quality.quality())
         return self.start.shown(seen)
 
     def grace_left(self) -> float:
@@ -281,6 +286,9 @@ async def member(
             # In a thread: it may be large, or wait for another process that has it locked.
             key_store = await run_blocking("pinstream-key-store", building.service_key_store, settings, said)
             opened.add("the key store", key_store.close)
+            if (reads := account_reads(settings)) is not None:
+                one.quality = QualityWatch(settings, reads, one.statistics)
+                opened.add("the questions about event quality", one.quality.close)
             return building.service(
                 settings,
                 pipeline,

@@ -100,6 +100,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         "KAFKA_GROUP_PROTOCOL": "consumer",
         "PINTEREST_AD_ACCOUNT_ID": _ACCOUNT,
         "PINTEREST_ACCESS_TOKEN": _TOKEN,
+        "PINTEREST_READ_TOKEN": _TOKEN,
         "PINTEREST_API_URL": url,
     }
 

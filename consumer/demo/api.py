@@ -2,6 +2,7 @@
 
 ====  ===============================  ========================================================
 POST  ``/v5/ad_accounts/{id}/events``  the API itself
+GET   ``/v5/ad_accounts/{id}/…``       what it knows of an account; see `reads`
 GET   ``/sandbox/counts``              the counts as JSON; see `accounts.SandboxCounts`
 GET   ``/sandbox/events``              how often each event was accepted
 POST  ``/sandbox/reset``               resets the counts and the used quotas
@@ -35,6 +36,7 @@ from aiohttp import web
 from consumer.demo import rules
 from consumer.demo.accounts import SandboxCounts, SandboxMemory
 from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, SandboxQuota, draw_plan, wait_headers
+from consumer.demo.reads import SeenEvents
 from consumer.errors import UsageError
 
 # Pinterest documents no limit; this one only protects the process.
@@ -57,6 +59,7 @@ class Sandbox:
     check_age: bool = True  # whether events older than 7 days fail; those in the future always do
     max_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
     faults: Faults = field(default_factory=Faults)  # the faults in force; see `set_faults`
+    tag_fired: float | None = None  # when the accounts' tag fired last, in seconds since 1970; None: never
     clock: Callable[[], float] = time.time  # seconds since 1970, for event ages, quotas and waiting times
     seed: int = 0  # seed of the random faults
 
@@ -66,8 +69,9 @@ class Sandbox:
         self._runner: web.AppRunner | None = None
 
     def reset(self) -> None:
-        """Reset the counts and the used quotas."""
+        """Reset the counts, the used quotas, and what is known of the accounts."""
         self.memory = SandboxMemory(max_ids=self.max_ids)
+        self.seen = SeenEvents()
         self._quotas: defaultdict[str, SandboxQuota] = defaultdict(SandboxQuota)
 
     def set_faults(self, faults: Faults) -> None:
@@ -88,6 +92,7 @@ class Sandbox:
         application.add_routes(
             [
                 web.post("/v5/ad_accounts/{account}/events", self._events),
+                web.get("/v5/ad_accounts/{account}/{question}", self._reads),
                 web.get("/sandbox/counts", self._counts),
                 web.get("/sandbox/events", self._deliveries),
                 web.post("/sandbox/reset", self._counts),
@@ -132,6 +137,26 @@ class Sandbox:
         return web.json_response(body=FAULTS.dump_json(self.faults))
 
     # -- the API itself
+
+    async def _reads(self, request: web.Request) -> web.Response:
+        """Answer a question about an account. It counts as no call, and takes no turn of the faults."""
+        now, account = self.clock(), request.match_info["account"]
+        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
+        refusal = self._refuse_caller(account, request.headers.get("Authorization", ""), plan)
+        if refusal := refusal or self._refuse_load(plan, True, now):
+            return refusal
+        match request.match_info["question"], request.query.get("lookback_period"):
+            case "conversion_eqs", "1d" | "14d" as period:
+                return _json(200, self.seen.scores(account, period))
+            case "conversion_eqs", _:
+                return _error(400, 4196, "lookback_period is required: 1d or 14d.")
+            case "conversion_tags", _:
+                fired = None if self.tag_fired is None else round(self.tag_fired * 1000)
+                return _json(200, {"items": [{"name": "sandbox", "last_fired_time_ms": fired}]})
+            case "advertiser_defined_events", _:
+                names = [{"name": name, "mapped_conversion_type": None} for name in self.own_events]
+                return _json(200, {"items": names})
+        return _error(404, 50, "Not found.")
 
     async def _events(self, request: web.Request) -> web.Response:
         now = self.clock()
@@ -281,6 +306,7 @@ class Sandbox:
                 continue
             if problem is None:
                 self.memory.accept(account, event)
+                self.seen.note(account, event)
             else:
                 self.memory.counts.rejected_events[problem.code] += 1
         return entries

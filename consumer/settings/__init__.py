@@ -143,6 +143,7 @@ def _refuse_unreadable(environ: Mapping[str, str]) -> None:
 def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> None:
     names = (*REGISTRY, *(f"{name}_FILE" for name in _SECRETS), *_BUILD_NAMES)
     known = sorted(name for name in names if name.startswith(_CLOSED_PREFIXES))
+    required = {row.name for row in REGISTRY.values() if row.needed_for}
     for name in sorted(environ):
         if name in _REMOVED:
             raise SettingsError(f"{name} is no longer a setting: {_REMOVED[name]}; remove it")
@@ -150,7 +151,9 @@ def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> Non
             # Without the prefix, which all have in common and which would make any two names alike.
             prefix, _, rest = name.partition("_")
             bare = {one.partition("_")[2]: one for one in known if one.startswith(prefix)}
-            near = rest if rest in network.SHARED else bare.get(nearest(rest, bare))
+            # Of two that end as the name does, the one that everybody needs is meant.
+            needed = [one for one in bare if one.endswith(f"_{rest}") and bare[one] in required]
+            near = rest if rest in network.SHARED else bare.get(nearest(rest, needed or bare))
             hint = f"did you mean {near}? Correct" if near else "docs/settings.md lists them: correct"
             raise SettingsError(f"{name} is not a setting; {hint} or remove it")
 

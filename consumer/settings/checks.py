@@ -41,7 +41,7 @@ def token_problems(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     secrets: list[SecretStr | SecretFile | None] = []
     if "token" in needs:
         token = pinterest.access_token
-        secrets += [own.key_store_password, token]
+        secrets += [pinterest.read_token, own.key_store_password, token]
         if isinstance(token, SecretFile) and pinterest.token_by_account:
             secrets.pop()
             for path in (token.path / account for account in pinterest.ad_account_ids):

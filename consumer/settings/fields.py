@@ -168,6 +168,9 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
     access_token: _OptionalSecret = _setting(None, needed_for="token")
     """Token of the Conversions API. PINTEREST_ACCESS_TOKEN_FILE may also be a folder with a file for each ad account,
     named by the account, with its token."""
+    read_token: _OptionalSecret = _setting(None)
+    """Token with the scope ads:read, to show what Pinterest sees of the events: its event quality score on the page,
+    tags and registered event names in pinstream check. Nothing else needs it."""
     api_url: Annotated[str, Parser(values.parse_url)] = _setting("https://api.pinterest.com/v5")
     """URL of the API. Point it at a sandbox for tests."""
     test_mode: _Flag = _setting("false")

@@ -60,7 +60,7 @@ function show() {
   samples.push([seconds(), settled]);
   const [kind, words] = showState(s);
   showTiles(s, currentRate(), trend());
-  for (const panel of [showLedger, showMembers, showDestination, showOldest, showWorkers, showPartitions, showFreshness, showDuplicates, showCoverage,
+  for (const panel of [showLedger, showMembers, showDestination, showOldest, showWorkers, showPartitions, showFreshness, showDuplicates, showCoverage, showSeen,
     showReasons, showSections, showLatest, showNotes, showProcess]) panel(s);
   announce(kind, words);
 }

@@ -394,6 +394,32 @@ function showCoverage(s) {
   ]));
 }
 
+/** Pinterest's component -> our parameter. */
+const SAME = {
+  hashed_email: "em", advertiser_external_id: "external_id", click_id_epik: "click_id", order_value: "value", order_id: "order_id",
+  product_id: "content_ids", source_url: "event_source_url",
+};
+
+/** What Pinterest says of each ad account: the scores, and a table for each that has components. */
+function showSeen(s) {
+  const { accounts = [], gaps } = s.event_quality || {}, day = s.coverage?.day || {};
+  $("by-pinterest").hidden = !accounts.length;
+  const cell = (seen, ours) => seen ? h("td", shade(seen.coverage / 100), share(seen.coverage, 100, 0), ours && ` / ${ours}`,
+    seen.overlap != null && `, overlap ${share(seen.overlap, 100, 0)}`) : NONE;
+  const table = ({ platform, source, score, components }) => {
+    const all = Object.entries(components), names = [...new Set(all.flatMap(([, seen]) => Object.keys(seen)))];
+    const ours = (id, name) => source === "CONVERSIONS_API" && id && day[name] && share(day[name].carried[id], day[name].events, 0);
+    const issues = all.flatMap(([one, seen]) => Object.entries(seen).flatMap(([name, { issues }]) => issues.map(said => `${name}, ${one}: ${said}`)));
+    return [h("p", null, h("b", null, `${platform}, ${source}: ${score || UNKNOWN}`)),
+      names.length > 0 && h("table", { class: "coverage", role: "table", "aria-labelledby": "h-sees" }, rows([["Component"], ...names.map(name => [breakable(name), null, name])],
+        all.map(([one, seen]) => [h("code", null, breakable(one)), ...names.map(name => cell(seen[name], ours(SAME[one], name)))]))),
+      ...issues.map(one => h("p", "soft small", one))];
+  };
+  put($("sees"), gaps?.map(one => h("p", "warn", one)), accounts.flatMap(({ account, at, problem, scores }) => [
+    h("p", "soft", `Ad account ${account}: ${at ? "answered " + moment(at) : "no answer yet"}.`, problem && ` Not known: ${problem}.`),
+    scores.map(table)]));
+}
+
 /** Let a long name break after `_` and `.`. */
 const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
 

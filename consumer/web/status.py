@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from consumer.engine.figures.definitions import figure, figures_of, snapshot
+from consumer.engine.figures import quality
+from consumer.engine.figures.definitions import derived, figure, figures_of, snapshot
 from consumer.engine.figures.statistics import Statistics
 
 VERSION = 1
@@ -43,6 +44,13 @@ class Document:
 
     version: int = figure("1. Within a version fields are only added.")
     statistics: Statistics = figure(path=".")
+
+    @derived(
+        "event_quality.gaps[]", status_note="Of a whole group and day only: see [platform.md](platform.md)."
+    )
+    def gaps(self) -> tuple[str, ...]:
+        """Of which events Pinterest sees much less or more of a component than was sent, and the probable cause."""
+        return quality.gaps(self.statistics.event_quality, self.statistics.coverage)
 
 
 def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str, Any]:

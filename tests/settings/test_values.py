@@ -38,6 +38,7 @@ BAD_VALUES = {
     "PINTEREST_AD_ACCOUNT_ID": ["abc", "1234567890123456789", "١٢", "-1", "1 2"],
     "PINTEREST_EXTRA_AD_ACCOUNT_IDS": ["1,,2", "1,x"],
     "PINTEREST_ACCESS_TOKEN": ["two words", "tökén", "a\nb"],
+    "PINTEREST_READ_TOKEN": ["two words", "tökén", "a\nb"],
     "PINTEREST_API_URL": ["api.pinterest.com", "https://x?y=1", "https://a b/", "https://x:99999"],
     "PINTEREST_TEST_MODE": ["1", "yes", "tru"],
     "PINSTREAM_TRANSFORM": [

@@ -21,6 +21,7 @@ from consumer.engine.figures.outside import (
     silence_of_brokers,
     silence_of_coordinator,
 )
+from consumer.engine.figures.quality import AccountQuality, EventQuality, QualityScore, Seen
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
@@ -253,6 +254,21 @@ def letters() -> tuple[StoredLetter, ...]:
 
 
 # -- scenes
+
+
+def compared() -> Statistics:
+    """Pinterest has said what it sees of the events of a day, in which this process was all of its group."""
+    seen = Seen(61.2, None, ("<b>Few</b> have it.",)), Seen(97.0, None, ()), Seen(100.0, 37.5, ())
+    names = ("hashed_email", "checkout"), ("hashed_email", "signup"), ("external_event_id", "checkout")
+    ours = QualityScore("WEB", "CONVERSIONS_API", "FAIR", dict(zip(names, seen, strict=True)))
+    answer = AccountQuality(ACCOUNT, UNIX, None, (ours, QualityScore("WEB", "TAG", None, {})))
+    return statistics(partition(), coverage=coverage(), event_quality=EventQuality((answer,), 90_000.0))
+
+
+def unasked() -> Statistics:
+    """Pinterest refuses the token that may read."""
+    answer = AccountQuality(ACCOUNT, None, "the token is refused (HTTP 401)", ())
+    return statistics(partition(), event_quality=EventQuality((answer,)))
 
 
 def busy() -> Statistics:

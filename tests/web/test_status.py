@@ -27,6 +27,7 @@ from tests.web.building import (
     INFO,
     account,
     busy,
+    compared,
     empty,
     full_counters,
     guarded,
@@ -37,6 +38,7 @@ from tests.web.building import (
     silent,
     statistics,
     throttled,
+    unasked,
     uncoordinated,
 )
 
@@ -120,7 +122,19 @@ def starting() -> Statistics:
 
 def test_every_field_is_explained_and_no_other() -> None:
     """docs/status.md has a row for each field of the document, under its type, and none for what does not exist."""
-    scenes = (busy, halted, guarded, throttled, hanging, silent, uncoordinated, starting, idle)
+    scenes = (
+        busy,
+        halted,
+        guarded,
+        throttled,
+        hanging,
+        silent,
+        uncoordinated,
+        starting,
+        idle,
+        compared,
+        unasked,
+    )
     fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
     section = PAGE.split("## GET /status")[1].split("###")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)

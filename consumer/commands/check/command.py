@@ -15,7 +15,7 @@ from rich.text import Text
 
 from consumer.adapters.thread import run_on_loop
 from consumer.commands.base import SettingsCommand
-from consumer.commands.check import api, kafka, local, registry, rights
+from consumer.commands.check import api, kafka, local, reads, registry, rights
 from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, counted, failed
 from consumer.errors import PinstreamError
 from consumer.settings import load
@@ -48,6 +48,7 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("writers' schemas", registry.writers),
     ("OpenTelemetry", local.telemetry),
     ("way to Pinterest", api.way),
+    ("known to Pinterest", reads.known),
     ("test view", api.test_view),
     ("test events", api.test_events),
 )

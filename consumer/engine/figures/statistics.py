@@ -15,7 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
-from consumer.engine.figures import outside
+from consumer.engine.figures import outside, quality
 from consumer.engine.figures.counters import MAX_LETTERS, Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.definitions import (
     by_label,
@@ -531,6 +531,7 @@ class Statistics:
     certificates: Sequence[outside.CertificateStatistics] = figure(
         path="certificates[]", default=(), merge=partial(joined_lists, outside.CertificateStatistics)
     )
+    event_quality: quality.EventQuality = figure(default=quality.EventQuality())
     brokers_silent: outside.Silence | None = outside.silence(
         "No broker answers: nothing can be read or committed.",
         "pinstream_brokers_silent_seconds",

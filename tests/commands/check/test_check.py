@@ -26,7 +26,7 @@ from tests.support.kafka.harness import Kafka, commit, create_topic, produce
 
 ROWS = (
     *("settings", "schema", "mapping", "state folder", "key store", "page address", "brokers and topics"),
-    *("consumer group", "dead-letter topics", "schema registry", "access token"),
+    *("consumer group", "dead-letter topics", "schema registry", "access token", "known to Pinterest"),
 )
 NEW_FIELDS = """
 "custom_data.contents[].item_brand_id" = "order.items[].brand"
@@ -55,7 +55,7 @@ def test_a_configuration_that_is_fit_to_run(given: GrantedPermits, api: Api, tmp
     assert "open its test view before you run this: it has no history" in found.text("test view", "ok")
     assert found.code == 0
     assert found.names("failed") == set()
-    assert found.names("skipped") == {"schema registry"}
+    assert found.names("skipped") == {"schema registry", "known to Pinterest"}
     assert found.names("warning") == {"settings"}, "the sandbox is not https"
     assert found.summary == "Fit to run, 1 warning."
     assert api.queries == ["test=true"]

@@ -14,7 +14,7 @@ from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS
 from consumer.web.status import document_of, status_document
-from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy
+from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy, compared
 
 IDS = [one.id for one in PARAMETERS]
 _NAMES = {
@@ -57,6 +57,15 @@ def crowd() -> dict[str, Any]:
         account("4", "unreachable", in_flight=1): {},
     }
     made = full(oldest_open=oldest("member"), claimed_elsewhere=14, workers=workers())
+    made["event_quality"] = event_quality()
+    states = {
+        account("1"): {},
+        account("2", "halted", queued=9_120): {"told_by_member": True},
+        account("3", "throttled"): {},
+        account("4", "unreachable", in_flight=1): {},
+    }
+    more = {"workers": workers(), "event_quality": event_quality()}
+    made = full(oldest_open=oldest("member"), claimed_elsewhere=14, **more)
     made["destination"]["accounts"] = [{**document_of(one), **more} for one, more in states.items()]
     made["destination"] |= {"state": "halted", "quota_divided_by": 3}
     made["counts"]["by_section"] = {
@@ -64,6 +73,12 @@ def crowd() -> dict[str, Any]:
         "com.shop.account.Registration": {"delivered": 311},
     }
     return made
+
+
+def event_quality() -> dict[str, Any]:
+    """One account with scores and a gap."""
+    shown: dict[str, Any] = status_document(compared(), INFO)["event_quality"]
+    return shown
 
 
 def workers() -> list[dict[str, Any]]:

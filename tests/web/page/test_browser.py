@@ -33,6 +33,7 @@ from tests.web.building import (
     partition,
     statistics,
     throttled,
+    unasked,
     unreachable,
 )
 from tests.web.page import scenes
@@ -384,6 +385,27 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         await shown.check("input[value=day]")
         await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
         assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
+
+
+async def test_what_pinterest_sees_stands_beside_what_was_sent(visit: Visit) -> None:
+    """Only with a token that may read: gaps in words, each score, and a table with ours after the slash. Words of
+    Pinterest's are text, never markup."""
+    async with check(visit, scenes.full()) as (server, shown):
+        assert not await shown.locator("#by-pinterest").is_visible()
+        server.report(event_quality=scenes.event_quality())
+        await shows(
+            shown, "Of checkout, Pinterest found hashed_email in 61 %, and em was sent in 97 %.", "#sees"
+        )
+        said = await text(shown, "#sees")
+        assert "WEB, CONVERSIONS_API: FAIR" in said
+        assert "WEB, TAG: unknown" in said
+        assert "checkout, hashed_email: <b>Few</b> have it." in said
+        cells = await shown.locator("#sees tbody td").all_inner_texts()
+        assert [one.replace("\u00a0", " ") for one in cells] == [
+            "100 %, overlap 37 %", "–", "61 % / 97 %", "97 % / 100 %",
+        ]  # fmt: skip
+        server.report(event_quality=scenes.scene(unasked)["event_quality"])
+        await shows(shown, "no answer yet. Not known: the token is refused (HTTP 401).", "#sees")
 
 
 async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit) -> None:
