@@ -2,7 +2,7 @@
 
 One GET each, tried once. The answers are described in Pinterest's API description (docs/platform.md), but may be of
 another version. So whatever is not as described is not known, and never a fault of anybody's: an answer of which
-nothing can be read raises `NotKnown`, an item that cannot be read is left out. Texts of an answer will be shown, so
+nothing can be read raises `NotKnown`, an item that cannot be read is omitted. Texts of an answer will be shown, so
 they are masked as the API's messages are.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from consumer.adapters.conversions_api import ConversionsApi
-from consumer.engine.figures.quality import QualityScore, Seen
+from consumer.engine.figures.quality import ComponentCoverage, QualityScore
 from consumer.engine.messages import Unanswered
 from consumer.engine.sending.masking import mask
 
@@ -88,7 +88,9 @@ def _score(item: dict[str, Any]) -> QualityScore | None:
     status = item.get("overall_status")
     score = status if status in _SCORES else None
     components = {
-        (component, name): Seen(coverage, _number(details.get("overlap"), 100), (*_issues(details),))
+        (component, name): ComponentCoverage(
+            coverage, _number(details.get("overlap"), 100), (*_issues(details),)
+        )
         for component, by_name in _named(item.get("quality_components"))
         for name, details in _named(by_name)
         if (coverage := _number(details.get("coverage"), 100)) is not None

@@ -31,8 +31,8 @@ from consumer.settings.values import SecretFile
 # Seconds until the first question, from one to the next, and to the next after one without an answer; and the share
 # of them by which a time may be earlier or later.
 _FIRST, _EVERY, _AGAIN, _JITTER = 180.0, 6 * 3600.0, 3600.0, 0.3
-# Seconds between two looks at the group: the largest number of members within the last minute is counted.
-_LOOK = 30.0
+# Seconds between two checks of the group: the largest number of members within the last minute is counted.
+_CHECK_EVERY = 30.0
 # Seconds of a call at most.
 _TIMEOUT = 30.0
 
@@ -80,7 +80,7 @@ class QualityWatch:
         loop = asyncio.get_running_loop()
         due = loop.time() + _drawn(_FIRST)
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_CHECK_EVERY)
             figures = self._figures()
             whole = figures.joined and figures.quota_members <= self._workers
             self._whole_since = min(self._whole_since, loop.time()) if whole else float("inf")

@@ -14,8 +14,8 @@ from aiohttp import web
 from consumer.adapters.account_reads import AccountReads, NotKnown
 from consumer.adapters.conversions_api import Token
 from consumer.demo.api import Sandbox
-from consumer.demo.faults import Faults
-from consumer.engine.figures.quality import QualityScore, Seen
+from consumer.demo.faults import Chance, Faults
+from consumer.engine.figures.quality import ComponentCoverage, QualityScore
 from tests.adapters.test_conversions_api import SECRET, client, serving
 from tests.demo.examples import ACCOUNT, TOKEN, Clock, event, running
 
@@ -66,9 +66,9 @@ async def test_the_sandbox_answers_as_the_platform_is_described() -> None:
     assert web_score.score in ("GOOD", "FAIR", "NEEDS_IMPROVEMENT")
     assert len(web_score.components) == 11
     name = event("a")["event_name"]
-    assert web_score.components["external_event_id", name] == Seen(100.0, 0.0, ())
+    assert web_score.components["external_event_id", name] == ComponentCoverage(100.0, 0.0, ())
     none = web_score.components["hashed_maid", name]
-    assert none == Seen(0.0, None, (f"hashed_maid is missing from many {name} events.",))
+    assert none == ComponentCoverage(0.0, None, (f"hashed_maid is missing from many {name} events.",))
 
 
 async def test_the_sandbox_refuses_what_the_platform_refuses() -> None:
@@ -86,7 +86,7 @@ async def test_the_sandbox_refuses_what_the_platform_refuses() -> None:
             async with client(connected.base, Token(token)) as api:
                 answer = await api.get(account, question)
                 assert getattr(answer, "status", None) == status, question
-        sandbox.set_faults(Faults(unavailable=1.0))
+        sandbox.set_faults(Faults(unavailable=Chance(1.0)))
         async with client(connected.base, Token(TOKEN)) as api:
             assert getattr(await api.get(ACCOUNT, "conversion_tags"), "status", None) == 503
     assert not sandbox.counts().calls
@@ -101,8 +101,8 @@ async def test_a_score_as_it_is_described() -> None:
         "CONVERSIONS_API",
         "FAIR",
         {
-            ("external_event_id", "checkout"): Seen(100.0, 37.5, ()),
-            ("hashed_email", "checkout"): Seen(61.2, None, ("Few.",)),
+            ("external_event_id", "checkout"): ComponentCoverage(100.0, 37.5, ()),
+            ("hashed_email", "checkout"): ComponentCoverage(61.2, None, ("Few.",)),
         },
     )
     [(method, path, headers, body)] = seen.requests
@@ -145,7 +145,7 @@ async def test_a_coverage_that_is_none_is_left_out(details: object) -> None:
     changed = {"quality_components": {"hashed_email": {"checkout": details, "signup": {"coverage": 5}}}}
     async with answering([DESCRIBED | changed]) as reads:
         [score] = await reads.scores(ACCOUNT)
-    assert score.components == {("hashed_email", "signup"): Seen(5.0, None, ())}
+    assert score.components == {("hashed_email", "signup"): ComponentCoverage(5.0, None, ())}
 
 
 async def test_texts_are_masked_and_bounded() -> None:

@@ -21,7 +21,7 @@ from consumer.engine.figures.outside import (
     silence_of_brokers,
     silence_of_coordinator,
 )
-from consumer.engine.figures.quality import AccountQuality, EventQuality, QualityScore, Seen
+from consumer.engine.figures.quality import AccountQuality, ComponentCoverage, EventQuality, QualityScore
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
@@ -258,7 +258,11 @@ def letters() -> tuple[StoredLetter, ...]:
 
 def compared() -> Statistics:
     """Pinterest has said what it sees of the events of a day, in which this process was all of its group."""
-    seen = Seen(61.2, None, ("<b>Few</b> have it.",)), Seen(97.0, None, ()), Seen(100.0, 37.5, ())
+    seen = (
+        ComponentCoverage(61.2, None, ("<b>Few</b> have it.",)),
+        ComponentCoverage(97.0, None, ()),
+        ComponentCoverage(100.0, 37.5, ()),
+    )
     names = ("hashed_email", "checkout"), ("hashed_email", "signup"), ("external_event_id", "checkout")
     ours = QualityScore("WEB", "CONVERSIONS_API", "FAIR", dict(zip(names, seen, strict=True)))
     answer = AccountQuality(ACCOUNT, UNIX, None, (ours, QualityScore("WEB", "TAG", None, {})))

@@ -6,7 +6,7 @@ is: scores by platform and source, the share of events in which Pinterest found 
 A difference from our own coverage says something only if both speak of the same events. So they are compared only if
 this process was all of its group for a day before it asked, has one ad account, and if Pinterest reports the event name
 for one platform only (our own coverage is not divided by platform). Where Pinterest's day begins is not published, and
-others may send events to the same account. So small differences are left out, and a cause is only probable.
+others may send events to the same account. So small differences are omitted, and a cause is only probable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SAME: Final[Mapping[str, tuple[str, str]]] = {
 
 
 @snapshot
-class Seen:
+class ComponentCoverage:
     """One component of the event quality score, for one event name."""
 
     coverage: float = figure("Percentage of the events in which Pinterest found the component, 0 to 100.")
@@ -59,7 +59,7 @@ class QualityScore:
         "How they reached Pinterest, as it names it.", status_note="Ours is `CONVERSIONS_API`.", is_label=True
     )
     score: str | None = figure("`GOOD`, `FAIR` or `NEEDS_IMPROVEMENT`.", status_note="null: not known.")
-    components: Mapping[tuple[str, str], Seen] = figure(keys=("component", "event name"))
+    components: Mapping[tuple[str, str], ComponentCoverage] = figure(keys=("component", "event name"))
 
 
 @snapshot

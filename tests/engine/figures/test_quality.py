@@ -9,7 +9,13 @@ import pytest
 
 from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
-from consumer.engine.figures.quality import AccountQuality, EventQuality, QualityScore, Seen, gaps
+from consumer.engine.figures.quality import (
+    AccountQuality,
+    ComponentCoverage,
+    EventQuality,
+    QualityScore,
+    gaps,
+)
 
 DAY = 86_400.0
 IDS = [one.id for one in PARAMETERS]
@@ -23,7 +29,9 @@ def sent(events: int = 1_000, **shares: int) -> CoverageSnapshot:
 
 def score(seen: Mapping[str, float], platform: str = "WEB", source: str = "CONVERSIONS_API") -> QualityScore:
     """The score of checkout: percentages by component."""
-    parts = {(component, "checkout"): Seen(coverage, None, ()) for component, coverage in seen.items()}
+    parts = {
+        (component, "checkout"): ComponentCoverage(coverage, None, ()) for component, coverage in seen.items()
+    }
     return QualityScore(platform, source, "FAIR", parts)
 
 
