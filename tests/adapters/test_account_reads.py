@@ -140,7 +140,7 @@ async def test_what_can_be_read_of_a_score_is_kept(changed: dict[str, Any], expe
     "details",
     [None, [], "61", {}, *({"coverage": one} for one in (None, True, "61", 100.5, -1))],
 )
-async def test_a_coverage_that_is_none_is_left_out(details: object) -> None:
+async def test_a_coverage_that_is_none_is_omitted(details: object) -> None:
     """A percentage is a number from 0 to 100."""
     changed = {"quality_components": {"hashed_email": {"checkout": details, "signup": {"coverage": 5}}}}
     async with answering([DESCRIBED | changed]) as reads:
@@ -194,7 +194,7 @@ async def test_lists_that_are_not_as_described_are_not_known(body: object) -> No
 
 
 async def test_items_of_any_shape() -> None:
-    """A tag may lack its name or its time; what is no object is left out."""
+    """A tag may lack its name or its time; what is no object is omitted."""
     items = [{"name": "A", "last_fired_time_ms": 1.7e12}, {"last_fired_time_ms": "x"}, {"name": "B"}, 7, None]
     async with answering({"items": items}) as reads:
         assert await reads.tags(ACCOUNT) == [("A", 1.7e9), ("not known", None), ("B", None)]

@@ -1,7 +1,7 @@
 """What Pinterest sees of the events: its event quality score, beside what this group delivered.
 
-Theory of operation. With a token that may read, each process asks a few times a day. What it was told is shown as it
-is: scores by platform and source, the share of events in which Pinterest found each component, its issues.
+Theory of operation. With a token that may read, each process asks a few times a day. The answer is shown as it is:
+scores by platform and source, the share of events in which Pinterest found each component, its issues.
 
 A difference from our own coverage says something only if both speak of the same events. So they are compared only if
 this process was all of its group for a day before it asked, has one ad account, and if Pinterest reports the event name
