@@ -152,7 +152,7 @@ class Sandbox:
                 return _error(400, 4196, "lookback_period is required: 1d or 14d.")
             case "conversion_tags", _:
                 fired = None if self.tag_fired is None else round(self.tag_fired * 1000)
-                return _json(200, {"items": [{"name": "sandbox", "last_fired_time_ms": fired}]})
+                return _json(200, {"items": [{"name": "shop tag", "last_fired_time_ms": fired}]})
             case "advertiser_defined_events", _:
                 names = [{"name": name, "mapped_conversion_type": None} for name in self.own_events]
                 return _json(200, {"items": names})

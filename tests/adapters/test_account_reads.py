@@ -58,7 +58,7 @@ async def test_the_sandbox_answers_as_the_platform_is_described() -> None:
     async with running(sandbox) as connected:
         await connected.send(event("a"), event("b"), event("c", action_source="offline"))
         async with reading(connected.base) as reads:
-            assert await reads.tags(ACCOUNT) == [("sandbox", 1_700_000_000.0)]
+            assert await reads.tags(ACCOUNT) == [("shop tag", 1_700_000_000.0)]
             assert await reads.own_events(ACCOUNT) == {"quiz_done"}
             assert await reads.scores("7") == ()
             web_score, offline = await reads.scores(ACCOUNT)

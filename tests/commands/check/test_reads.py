@@ -51,7 +51,7 @@ def test_each_tag_says_when_it_fired(
     with Api(servers, tag_fired=None if ago is None else time.time() - ago) as api:
         [row] = rows(tmp_path, api.url)
     assert row.verdict is verdict
-    assert row.text.startswith(f"{ACCOUNT}: the tag 'sandbox' ")
+    assert row.text.startswith(f"{ACCOUNT}: the tag 'shop tag' ")
     assert said in row.text
 
 
