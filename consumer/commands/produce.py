@@ -34,7 +34,7 @@ _MAX_PARTITIONS = 10_000
 
 
 @click.command(cls=DebugCommand)
-@click.argument("file", required=False)
+@click.argument("file", required=False, type=click.Path(allow_dash=True))
 @click.option("--topic", required=True, help="Topic to write to.")
 @click.option(
     "--create-topic",

@@ -25,7 +25,7 @@ from consumer.settings import load
 
 
 @click.command(cls=DebugCommand)
-@click.argument("file")
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option("--now", metavar="TIME", help="Current time for computing event ages (ISO 8601). Default: now.")
 @click.option(
     "--expect",
