@@ -28,7 +28,7 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by omitting which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
-CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py .ci/wheels.py .ci/sbom.py
+CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py .ci/release.py .ci/sbom.py .ci/wheels.py
 
 # Tests found a second time are not compiled again by each of the processes: three quarters of the time of that.
 unexport PYTHONDONTWRITEBYTECODE

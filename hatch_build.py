@@ -8,6 +8,9 @@ asks whether what is compiled is still what a build would leave (``python hatch_
 The compiled modules lie beside their sources, so that an editable installation finds them too. So the build first
 removes what an earlier build left there: modules of older sources must neither be loaded beside newer Python nor get
 into a wheel.
+
+README.md is written to be read in the repository. In the package's metadata its links lead there (`Metadata`): an index
+shows the page, and has none of the files beside it.
 """
 
 from __future__ import annotations
@@ -15,16 +18,19 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 NO_COMPILE = "PINSTREAM_NO_COMPILE"
 MODULES = (
@@ -156,6 +162,28 @@ def is_current(root: Path) -> bool:
         return not found and (plain_asked_for() or not can_compile())
     digest = sources_digest(root).encode()
     return len(found) == len(files) and all(digest in module for module in found)
+
+
+class Metadata(MetadataHookInterface):
+    """Fills in README, and the addresses that stand in pyproject.toml for now."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        root = Path(self.root)
+        addresses = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["pinstream"][
+            "addresses"
+        ]
+        repository, version = addresses["repository"], metadata["version"]
+        metadata["urls"] = {
+            "Documentation": addresses["site"],
+            "Source": repository,
+            "Changelog": f"{repository}/blob/main/CHANGELOG.md",
+        }
+        readme = (root / "README.md").read_text("utf-8")
+        for mark, form in (("!", "raw"), ("", "blob")):
+            # Of links to files; those to headings and to other places stay. What is replaced is no such link any more.
+            link = rf"({mark}\[[^\]]*\]\()(?![a-z]+:|#)"
+            readme = re.sub(link, rf"\g<1>{repository}/{form}/v{version}/", readme)
+        metadata["readme"] = {"content-type": "text/markdown", "text": readme}
 
 
 class Compile(BuildHookInterface[Any]):
