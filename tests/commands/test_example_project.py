@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLE, tmp_path / "shop"))
 
 
-def bash(script: str, project: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def bash(script: str, project: Path, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
     """Run a script as GitHub Actions does: with bash that stops at the first failure, and with pinstream installed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
@@ -41,14 +42,14 @@ def test_the_workflow_passes_and_notices_a_change(project: Path) -> None:
     """The workflow's last step passes; with another mapping it ends with exit code 1 and a line that says what
     differs."""
     [script] = [step["run"] for step in JOB["steps"] if step.get("name") == "expect"]
-    done = bash(script, project, JOB["env"])
+    done = bash(script, project)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "9 of 9 records agree with expected.ndjson.\n"
     mapping = project / "mapping.toml"
     mapping.write_text(
         mapping.read_text("utf-8").replace('"order.lines[].unit_price"', '"order.lines[].pieces"')
     )
-    done = bash(script, project, JOB["env"])
+    done = bash(script, project)
     assert done.returncode == 1
     assert 'record 1: payload.custom_data.contents[0].item_price: expected "29.95", got "2"\n' in done.stdout
     assert done.stdout.endswith("6 of 9 records agree with expected.ndjson.\n")
@@ -59,6 +60,6 @@ def test_the_readme_s_commands_work(project: Path) -> None:
     last is the demo, which tests/commands/test_init.py runs.)"""
     blocks = re.findall(r"```sh\n(.*?)```", (project / "README.md").read_text("utf-8"), re.DOTALL)
     assert len(blocks) == 4
-    done = bash("\n".join(blocks[:3]), project, {})
+    done = bash("\n".join(blocks[:3]), project)
     assert (done.returncode, done.stderr) == (0, "")
     assert (project / "expected.ndjson").read_bytes() == (EXAMPLE / "expected.ndjson").read_bytes()

