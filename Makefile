@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILED := $(VENV)/.compiled
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+RELEASE_PIP = $(RELEASE)/bin/python -m pip --quiet --disable-pip-version-check
 LOCKED := --require-hashes --constraint constraints.txt
 # What `make wheels` and `make lock` need: uv, a compiler for other machines, and what names the wheels.
 RELEASE := .venv-release
@@ -28,16 +29,17 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by omitting which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
-CODE := consumer tests benchmarks hatch_build.py .ci/check_commits.py .ci/release.py .ci/sbom.py .ci/wheels.py
+MERMAID := website/target/mermaid.min.js
+CODE := consumer tests benchmarks website hatch_build.py .ci/check_commits.py .ci/release.py .ci/sbom.py .ci/wheels.py
 
 # Tests found a second time are not compiled again by each of the processes: three quarters of the time of that.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate bench soak fuzz wheels lock clean FORCE
+.PHONY: help setup demo test check simulate bench soak fuzz wheels lock site clean FORCE
 
 help:
-	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | wheels | lock | clean   (see README.md)"
+	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | wheels | lock | site | clean   (see README.md)"
 
 setup: $(READY)
 
@@ -78,13 +80,23 @@ lock: $(RELEASE_READY)
 	$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--all-extras --group dev --group release --group chart --output-file constraints.txt $(ARGS) pyproject.toml
 
+# Strictly, and then every link within it is followed.
+site: $(READY) $(MERMAID)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file website/mkdocs.yml
+	$(BIN)/python -m website.links artifacts/site
+
+# What draws diagrams comes with the site, so that a reader's browser asks nobody else for it. The checksum is the pin.
+$(MERMAID): website/tools.sh
+	@website/tools.sh $@
+
 $(CHART_TOOLS_READY): tests/deploy/tools.sh tests/deploy/strimzi/pom.xml | $(READY)
 	@tests/deploy/tools.sh $(abspath $(BIN))/python
 	@touch $@
 
 clean:
 	rm -rf $(VENV) .venv-newest $(RIVALS) $(RELEASE) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/support/kafka/target tests/support/registry/target tests/deploy/target consumer/*/native/*.so consumer/*/*/native/*.so
+	rm -rf website/target tests/support/kafka/target tests/support/registry/target tests/deploy/target
+	rm -rf consumer/*/native/*.so consumer/*/*/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What pyproject.toml says that the package needs: a group has no way to name it.
@@ -135,9 +147,12 @@ $(COMPILED): FORCE
 	@[ ! -e $(READY) ] || $(BIN)/python hatch_build.py --current || \
 	{ echo "what is compiled is gone, or not of these sources: building it again" >&2; touch $@; }
 
-$(RELEASE_READY): constraints.txt | $(READY)
-	@[ -x $(RELEASE)/bin/python ] || $(BIN)/python -m venv --without-pip $(RELEASE)
-	@$(PIP) --python $(RELEASE)/bin/python install $(LOCKED) --group release
+# Without .venv, which cannot be set up while the lock lacks something: `make lock` adds it.
+$(RELEASE_READY): constraints.txt
+	@$(FIND_PYTHON); [ -x $(RELEASE)/bin/python ] || "$$python" -m venv $(RELEASE)
+	@sed -n '/^pip==/,/[^\]$$/p' constraints.txt >$(RELEASE)/pip.txt
+	@$(RELEASE_PIP) install --requirement $(RELEASE)/pip.txt
+	@$(RELEASE_PIP) install $(LOCKED) --group release
 	@touch $@
 
 $(RIVALS_READY): benchmarks/rivals/requirements.txt

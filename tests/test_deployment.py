@@ -41,6 +41,7 @@ MAKE_TARGETS = {
     "fuzz",
     "wheels",
     "lock",
+    "site",
     "clean",
 }
 
@@ -384,12 +385,15 @@ class TestPins:
         the systems that the benchmark compares with."""
         scripts = ("Makefile", "tests/deploy/tools.sh")
         text = "\n".join((ROOT / script).read_text("utf-8") for script in scripts)
-        calls = re.findall(r"(?:\$\(PIP\)|-m pip) (.*(?:install|download) .*)$", text, re.MULTILINE)
+        calls = re.findall(
+            r"(?:\$\((?:RELEASE_)?PIP\)|-m pip) (.*(?:install|download) .*)$", text, re.MULTILINE
+        )
         others = [call for call in calls if not re.search(r"\$\(LOCKED\)|\$\{locked\[@\]\}", call)]
         assert len(calls) - len(others) == 5
         assert [call.partition("install ")[2] for call in others] == [
             "--requirement $(VENV)/pip.txt",  # lines of the lock, with their hashes
             "--no-deps --no-build-isolation --editable .",
+            "--requirement $(RELEASE)/pip.txt",
             "--requirement $<",
         ]
         assert "LOCKED := --require-hashes --constraint constraints.txt\n" in text
@@ -446,14 +450,15 @@ class TestMake:
             "tests/image",
             "-m 'simulation and not kafka'",
         ]
-        # Beside them the subjects of the commits are checked, a wheel is built, and some run on a newer Python.
-        assert text.count("|| failed=1") == len(order) + 3
+        # Beside them the commits' subjects are checked, a wheel and the site built, and some run on a newer Python.
+        assert text.count("|| failed=1") == len(order) + 4
         assert re.search(r"^step wheel make wheels .*\|\| failed=1$", text, re.MULTILINE)
         newest = re.search(
             r"^  step newest make test VENV=\.venv-newest ([^|]*)\|\| failed=1$", text, re.MULTILINE
         )
         assert newest
         assert all((ROOT / folder).is_dir() for folder in re.findall(r"tests/[\w/]+", newest[1]))
+        assert "\nstep site make site || failed=1\n" in text
         assert ".ci/check_commits.py || failed=1" in text
         assert text.rstrip().endswith('exit "$failed"')
 
