@@ -203,23 +203,30 @@ def _said(outcome: str, reason: str | None) -> str:
 
 def show_comparison(document: dict[str, Any], console: Console) -> None:
     """Print the JSON form of a comparison for people."""
-    records, changes = document["records"], document["changes"]
+    records, changes, outcomes = document["records"], document["changes"], document["outcomes"]
     if not changes:
         same = f"Nothing changes: {records:,} records, each with the same outcome and the same event."
         prose(console, same if records else "There are no records to compare.")
-        return
-    prose(console, f"{document['changed']:,} of {records:,} records change.", "bold")
+    else:
+        prose(console, f"{document['changed']:,} of {records:,} records change.", "bold")
+    # Otherwise an old sample would seem to be unchanged.
+    if records and not any(one[OUTCOME] == "accepted" for one in outcomes):
+        why = (
+            "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
+        )
+        prose(console, why, "bold red")
     for field, why in _ALARMS.items():
         if found := sum(one["records"] for one in changes if one["field"] == field):
             prose(console, f"{found:,} {why}.", "bold red")
     rows = [
-        (_said(one[OUTCOME], one["reason"]), *map("{:,}".format, list(one.values())[2:]))
-        for one in document["outcomes"]
+        (_said(one[OUTCOME], one["reason"]), f"{one['before']:,}", f"{one['after']:,}") for one in outcomes
     ]
-    console.print(table("outcome", ">before", ">after", rows=rows))
+    if rows:
+        console.print(table("outcome", ">before", ">after", rows=rows))
     for one in changes:
         money = "".join(f"; {text}" for text in _money(one["value"]))
-        what = f"{one['event_name']} {one['field']} {one['change']}: {one['records']:,} records{money}"
+        count = f"{one['records']:,} record{'' if one['records'] == 1 else 's'}"
+        what = f"{one['event_name']} {one['field']} {one['change']}: {count}{money}"
         prose(console, what.strip(), "red" if one["field"] in _ALARMS else None)
         prose(console, f"  {'; '.join(map(_example, one['examples']))}", "dim")
     for text in _money(document["value"]):

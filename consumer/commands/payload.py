@@ -71,11 +71,11 @@ class Masker:
         self._public: dict[Path, frozenset[str]] = {}
         personal: set[Path] = set()
         for name, source in (item for mapping in mappings for item in mapping.sources.items()):
-            # A value that is computed from several is not equal to any of them, so none of them is shown.
-            if name in _PUBLIC and isinstance(source, Source):
-                self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
-            else:
+            if name not in _PUBLIC:
                 personal.update(asked_by(source))
+            # A value that is computed from several is not equal to any of them, so it shows none of them.
+            elif isinstance(source, Source):
+                self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
         # A path that also feeds a personal field is personal.
         for path in personal:
             self._public.pop(path, None)

@@ -64,14 +64,8 @@ def explain(
     network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to
     its end. With --against: 0 if nothing changes, 1 if something does.
     """
-    modes = {
-        "--expect": expected,
-        "--summary": summary,
-        "--rules": rules,
-        "--against": against,
-        "--watch": watch,
-    }
-    given = [option for option, value in modes.items() if value not in (None, False)]
+    modes = ("--expect", expected), ("--summary", summary), ("--rules", rules), ("--against", against)
+    given = [option for option, value in (*modes, ("--watch", watch)) if value not in (None, False)]
     _refuse(file, given, expected, as_json)
     at = None if now is None else parse_time(now, "--now") / 1000
     if isinstance(sys.stdout, io.TextIOWrapper):
