@@ -27,6 +27,7 @@ from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, DAYS, EVENT_NA
 _REQUIRED: Final = ("event_id", "event_time", "event_name")
 _VALUE, _CURRENCY, _ORDER_ID = "custom_data.value", "custom_data.currency", "custom_data.order_id"
 _AMOUNTS: Final = frozenset({_VALUE, f"{CONTENTS}.item_price", "custom_data.predicted_ltv"})
+_ADDRESS: Final = frozenset({"user_data.ct", "user_data.st", "user_data.zp", "user_data.country"})
 _NAMES: Final = {"user_data.fn": "user_data.ln", "user_data.ln": "user_data.fn"}
 _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
@@ -349,11 +350,17 @@ class Proposal:
         # Who pays is the shopper, who receives it may be another; and an order's id is rather not the event's.
         event_id = self._line("event_id")
         is_user = target.startswith("user_data.")
+        others = (
+            {one.leaf.beside for other in _ADDRESS - {target} for one in self._found[other]}
+            if target in _ADDRESS
+            else ()
+        )
 
         def rank(one: Candidate) -> float:
             is_receiver = is_user and "DELIVERY" in one.leaf.name.around.union(one.leaf.name.own)
             is_event = target == _ORDER_ID and _quoted(one.leaf.path) == event_id
-            return one.score - 0.08 * is_receiver - 0.1 * is_event
+            # A country, a city and a code of one address belong together.
+            return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in others)
 
         found.sort(key=rank, reverse=True)
         if not found or (target == "custom_data.num_items" and self._line(f"{CONTENTS}.quantity")):

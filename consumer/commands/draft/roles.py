@@ -47,6 +47,7 @@ class FieldRule(NamedTuple):
     patterns: Sequence[str]
     never: frozenset[str]  # the path's own concepts that say it is another thing
     expects: frozenset[str]  # concepts that may stand beside a pattern
+    under: frozenset[str]  # concepts of the nearest name on the way that say so
     others: frozenset[str]  # concepts on the way, or behind a preposition, that say it is another's
     forms: Sequence[str]  # the forms that its values may have; none: what the field's own rule takes
     alone: str  # the form that means this field of itself
@@ -63,7 +64,7 @@ class FieldRule(NamedTuple):
 
         return cls(
             said["patterns"].split(),
-            *(concepts("never"), concepts("expects"), concepts("others")),
+            *(concepts("never"), concepts("expects"), concepts("under"), concepts("others")),
             said.get("forms", ()),
             said.get("alone", ""),
             said.get("strict", False),
@@ -119,7 +120,11 @@ def candidates(
 def _matched(rule: FieldRule, meaning: Concepts, leaf: SampledPath, extra: float, is_item: bool) -> float:
     """Return how well a name or a documentation matches the rule, 0 to 1."""
     own = {*meaning.own}
-    if own & rule.never or (leaf.said.around | leaf.name.around) & rule.others:
+    if (
+        own & rule.never
+        or rule.under.intersection(leaf.parent)
+        or (leaf.said.around | leaf.name.around) & rule.others
+    ):
         return 0.0
     best = 0.0
     for number, pattern in enumerate(rule.patterns):

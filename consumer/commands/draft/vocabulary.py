@@ -76,6 +76,10 @@ def concepts_of(name: str) -> tuple[str, ...]:
         if not plain.isdigit():
             known = _known(plain)
             found += (plain,) if known is None else known
+    # "totalInclVat" is gross.
+    for word, meant in (("INCL", "GROSS"), ("EXCL", "NET")):
+        if {word, "TAX"} <= {*found}:
+            found = [one for one in found if one not in (word, "TAX")] + [meant]
     return tuple(dict.fromkeys(found))
 
 
@@ -106,7 +110,10 @@ def meaning_of(doc: str) -> Concepts:
     # Nothing is said before "Of the order: the total".
     if not own and rest:
         return Concepts(concepts_of(rest[0]))
-    return Concepts(own, frozenset(concepts_of(" ".join(rest))))
+    # What is shown to the customer is not the customer's: without a thing nothing is said of whose it is.
+    return Concepts(
+        own, frozenset(concepts_of(" ".join(rest))) if any(map(str.isupper, own)) else frozenset()
+    )
 
 
 def event_for(word: str, context: Collection[str] = ()) -> str:
@@ -142,7 +149,11 @@ def events_of(words: Iterable[str], context: Collection[str]) -> dict[str, str]:
 
 def source_for(channel: str) -> str:
     """Return the action source that a channel means; empty: it is not clear."""
-    return CHANNEL_WORDS.get("".join(filter(str.isalnum, channel.lower())), "")
+    words = re.split(r"[\W_]+", channel.lower())
+    found = CHANNEL_WORDS.get("".join(words)) or {
+        CHANNEL_WORDS[word] for word in words if word in CHANNEL_WORDS
+    }
+    return found if isinstance(found, str) else found.pop() if len(found) == 1 else ""
 
 
 def gender_for(word: str) -> str:

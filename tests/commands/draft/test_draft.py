@@ -15,7 +15,7 @@ from consumer.commands import main
 from consumer.commands.explain.explaining import explanations
 from consumer.commands.explain.showing import Summary
 from consumer.errors import InputError
-from consumer.settings import load
+from consumer.settings import load, packaged
 from tests.commands.draft.judging import SHOPS, Shop, Verdict, active_lines, judged
 from tests.support import avro
 
@@ -113,6 +113,7 @@ def test_a_draft_is_the_same_each_time(drafts: dict[str, tuple[Shop, str]], tmp_
     mapping = tmp_path / "mapping.toml"
     assert draft(schema, "--sample", sample, "--output", mapping).exit_code == 0
     assert mapping.read_text() == text
+    assert text.startswith("#:schema ") == (packaged("schemas") / "mapping.schema.json").is_file()
     total = Summary()
     env = {"PINSTREAM_SCHEMAS_DIR": str(tmp_path), "PINSTREAM_SCHEMA": "com.acme.TrackingEvent", "HOME": str(tmp_path),
            "PINSTREAM_MAPPING_FILE": str(mapping), "PINSTREAM_MAX_EVENT_AGE": "0"}  # fmt: skip
