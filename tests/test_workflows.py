@@ -137,6 +137,36 @@ def test_a_release_waits_for_everything() -> None:
     assert all("plan" in job["needs"] for name, job in jobs.items() if name != "plan")
 
 
+def test_what_the_image_is_built_on(tmp_path: Path) -> None:
+    """The base is the Dockerfile's, named by the digest that the registry says; here a fake says it. The labels say
+    what was built, of what and on what, and the image is for both kinds of machines."""
+    steps = parsed(FOLDER / "workflows" / "release.yml")["jobs"]["image"]["steps"]
+    look_up, build = (next(step for step in steps if step.get("id") == name) for name in ("base", "build"))
+    digest = f"sha256:{'0' * 64}"
+    fake = tmp_path / "docker"
+    fake.write_text(f'#!/bin/sh\n[ "$4" = python:3.11-slim ] && echo {digest}\n', "utf-8")
+    fake.chmod(0o755)
+    output = tmp_path / "output"
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(output)}
+    subprocess.run(["bash", "-e", "-c", look_up["run"]], cwd=ROOT, env=variables, check=True, timeout=60)
+    said = dict(line.split("=", 1) for line in output.read_text("utf-8").splitlines())
+    assert (said["base"], said["digest"]) == (f"python:3.11-slim@{digest}", digest)
+    inputs = build["with"]
+    used = set(re.findall(r"steps\.base\.outputs\.(\w+)", str(build)))
+    assert used == set(said)
+    argument, _, base = inputs["build-args"].partition("=")
+    assert base == "${{ steps.base.outputs.base }}"
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    assert dockerfile.count(f"\nFROM ${{{argument}}}") == dockerfile.count("\nFROM ")
+    assert inputs["platforms"] == "linux/amd64,linux/arm64"
+    labels = [line.partition("=")[0] for line in inputs["labels"].splitlines()]
+    labels += re.findall(r"(org\.opencontainers\.image\.\w+)=", dockerfile)
+    assert {label.removeprefix("org.opencontainers.image.") for label in labels} == {
+        *("title", "description", "licenses"),
+        *("version", "revision", "created", "source", "base.name", "base.digest"),
+    }
+
+
 def test_a_release_has_no_password() -> None:
     """No workflow uses a secret: the index and the attestations trust the workflow, the registry GitHub's own token."""
     for path in WORKFLOWS:
