@@ -227,6 +227,8 @@ class Decoder:
         self._origins = [
             origin_of(((ORIGIN,),) if origin else ours.asked, self._key_of) for ours in choice.all
         ]
+        asked = (steps for ours in choice.all for steps in ours.asked)
+        self._asks_key = origin or any(steps[:2] == (ORIGIN, "key") for steps in asked)
         # By framing, how the keys of a schema are read, or why they are not; None: the schema is asked for.
         self._keys: dict[bytes, Plan | Rejection | None] = {}
         self.known: dict[bytes, Writer] = {}  # by framing
@@ -332,8 +334,9 @@ class Decoder:
         """
         framing = framing_of(ref)
         verdict = self._add_schema(framing, schema_json, kind)
-        if framing not in self._keys:
+        if not self._asks_key:
             return verdict
+        is_key = framing in self._keys
         try:
             if kind != "AVRO":
                 raise InvalidSchema(f"it is a {kind} schema; pinstream reads keys in Avro")
@@ -341,8 +344,8 @@ class Decoder:
             self._keys[framing] = resolve(node, node)
         except (InvalidSchema, Incompatible) as error:
             self._keys[framing] = _incompatible(framing, error)
-        # No value may ever have this schema: what is said of values is no verdict on the records that wait.
-        return None
+        # No value may ever have the schema of a key: what is said of values is no verdict on the records that wait.
+        return None if is_key else verdict
 
     def _add_schema(self, framing: bytes, schema_json: Json, kind: str) -> Rejection | Filtered | None:
         self._doubted.pop(framing, None)

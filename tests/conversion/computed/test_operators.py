@@ -351,8 +351,7 @@ def test_each_gives_what_the_table_says_in_both_executors(name: str) -> None:
     both = Both((SCHEMA, BASE.format(fields=f'"{mapped}" = {line}')))
     for ref, schema in ((KEY, KEY_SCHEMA), (TEXT_KEY, "string")):
         for decoder in (both.decoder, both.whole):
-            decoder._keys[framing_of(ref)] = None
-            assert decoder.add_schema(ref, schema) is None
+            decoder.add_schema(ref, schema)  # no value's schema: its verdict is of no interest
     dice = random.Random(name)
     records, meant = [], []
     for offset in range(300):

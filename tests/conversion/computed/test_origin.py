@@ -86,6 +86,15 @@ def test_a_key_that_is_no_datum_of_its_schema(key: bytes, kind: str, schema: Any
     assert isinstance(both_of("").decoder.decode(record, "t", 0), dict)
 
 
+def test_a_key_s_schema_is_known_though_no_key_asked_for_it_yet() -> None:
+    """A decoder that learns what another one asked for, as in a comparison of mappings, reads keys by it."""
+    both = both_of('"user_data.external_id" = "@key.customer"')
+    both.decoder.add_schema(KEY, KEY_SCHEMA)
+    event = both.decoder.decode(Record(0, -1, FRAMED, value_of(both), ()), "t", 0)
+    assert isinstance(event, dict)
+    assert event["@"]["key"] == {"customer": "c-7", "shop": 2}
+
+
 def test_a_key_whose_schema_does_not_exist() -> None:
     """It is a dead letter with the code of a value without a schema; the schema may come later."""
     both = both_of('"user_data.external_id" = "@key.customer"')
