@@ -87,7 +87,8 @@ class Find(NamedTuple):
 
     def of(self, elements: Iterable[Any]) -> Any:
         """Return that element; None if there is none."""
-        return next((one for one in elements if str(value_at(one, self.path)) == self.text), None)
+        values = ((one, value_at(one, self.path)) for one in elements)
+        return next((one for one, value in values if value is not None and str(value) == self.text), None)
 
 
 class Source(NamedTuple):

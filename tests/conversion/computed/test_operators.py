@@ -100,7 +100,7 @@ def made(dice: random.Random) -> dict[str, Any]:
         "at": int(NOW * 1000) - 5,
         "kind": dice.choice(("web", "app")),
         "params": maybe(lambda: some(lambda: {
-            "key": dice.choice((None, "page", "page.x", "ref")),
+            "key": dice.choice((None, "page", "page.x", "ref", "None")),
             "value": maybe(lambda: {"text": word(), "number": maybe(lambda: dice.randrange(99))})}, 5)),
         "numbered": some(lambda: {"id": dice.randrange(9), "text": dice.choice("xyz")}, 6),
         "attributes": {key: word() for key in ("a", "com.shop.epik", "it's", "x") if dice.random() < 0.6},
@@ -214,6 +214,8 @@ ROWS: dict[str, tuple[str, str, Expected]] = {
         lambda e, k: text((found(e["params"], "key", "page").get("value") or {}).get("text"))),
     "find a key that holds a dot": (_NAME, "\"params[key='page.x'].value.number\"",
         lambda e, k: text((found(e["params"], "key", "page.x").get("value") or {}).get("number"))),
+    "find what is no null": (_NAME, "\"params[key='None'].value.text\"",
+        lambda e, k: text((found(e["params"], "key", "None").get("value") or {}).get("text"))),
     "find by a number": (_NAME, "'numbered[id=\"7\"].text'",
         lambda e, k: text(found(e["numbered"], "id", "7").get("text"))),
     "find in a first": (_NAME, "{ first = [\"params[key='page'].value.text\", \"params[key='ref'].value.number\"] }",
