@@ -52,8 +52,9 @@ def init(folder: Path) -> None:
 def next_commands(folder: Path, environ: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what to enter next in a shell, in this order."""
     program = _program(environ)
+    enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     return (
-        f"cd {shlex.quote(str(folder))} && set -a && . ./pinstream.env && set +a",
+        f"{enter}set -a && . ./pinstream.env && set +a",
         f"{program} explain samples.ndjson --now {_NOW} --expect expected.ndjson",
         f"{program} demo --file samples.ndjson",
     )

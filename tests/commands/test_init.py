@@ -87,6 +87,7 @@ def test_the_commands_call_pinstream_as_it_can_be_called(
     environ = {name: text.format(folder=tmp_path) for name, text in environ.items()}
     first, *others = next_commands(Path("shop"), environ)
     assert first == "cd shop && set -a && . ./pinstream.env && set +a"
+    assert next_commands(Path(), environ)[0] == "set -a && . ./pinstream.env && set +a"
     assert [line.partition(" explain ")[0].partition(" demo ")[0] for line in others] == [program] * 2
     (tmp_path / "pipx_metadata.json").touch()
     again = next_commands(Path("shop"), environ)[2]
