@@ -75,9 +75,12 @@ fuzz: $(READY)
 wheels: $(RELEASE_READY)
 	$(RELEASE)/bin/python .ci/wheels.py $(ARGS)
 
-# What changed in pyproject.toml goes into the lock; ARGS=--upgrade renews all. Without an index's name: each has its own.
+# What changed in pyproject.toml goes into the lock; ARGS=--upgrade renews all, but for the build backend, whose versions stand
+# in pyproject.toml. Without an index's name: each has its own.
 lock: $(RELEASE_READY)
-	$(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	@$(RELEASE)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' | \
+		tr ' ' '\n' >$(RELEASE)/build.txt
+	$(RELEASE)/bin/uv pip compile --constraint $(RELEASE)/build.txt --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--all-extras --group dev --group release --group chart --output-file constraints.txt $(ARGS) pyproject.toml
 
 # Strictly, and then every link within it is followed.
