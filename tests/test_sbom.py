@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def test_it_is_what_is_installed_here() -> None:
     parts = [document["metadata"]["component"], *document["components"]]
     assert len({one["bom-ref"] for one in parts}) == len(parts)
     found = {(one["name"], one["version"]) for one in parts if one["purl"].startswith("pkg:pypi/")}
-    folders = [path for path in sys.path if path.startswith(sys.prefix)]
+    # Not sys.path, to which setuptools adds the packages inside itself.
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     assert found == {(one.metadata["Name"], one.version) for one in distributions(path=folders)}
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
     assert not re.search(r"timestamp|serialNumber", made[0])
