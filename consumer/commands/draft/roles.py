@@ -163,6 +163,10 @@ def _where(there: str, leaf: SampledPath) -> float:
     return 0.0 if there == "EVENT" or there not in record else 0.8 if record == (there,) else 0.5
 
 
+def _is_dialled(value: object) -> bool:
+    return str(value).lstrip()[:1] in ("+", "(")
+
+
 def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) -> float:
     """Return the score of a path with what its type and its values say."""
     goal = TARGETS[target]
@@ -173,7 +177,9 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
     is_alone = bool(leaf.tested) and leaf.form == rule.alone != ""
     if not score and is_alone and not {*leaf.name.own, *leaf.parent} & (rule.never | rule.others):
         return SURE + 0.05
-    if target.endswith("id") and leaf.form in _NO_IDS:
+    if target.endswith("id") and (
+        leaf.form in _NO_IDS or (leaf.form == "phone" and leaf.share(_is_dialled) > 0.5)
+    ):
         return 0.0
     if not score or not leaf.tested:
         # The sample may lack an optional value.
