@@ -82,6 +82,18 @@ class Proposal:
         self._leaves = [leaf for leaf in leaves if not (is_change and leaf.path.startswith("before."))]
         self._of_event = [leaf for leaf in self._leaves if not leaf.array and not is_many(leaf.source)]
         self._found = candidates([leaf for leaf in self._leaves if not is_of_items(leaf.array)], RULES)
+        # Where no name says so ("art" is short for an article, and German for a kind), values may.
+        never = RULES["event_name"].never - {"ITEM"} | {"STATUS"}
+        named = {one.leaf.path for one in self._found["event_name"]}
+        speaking = [
+            leaf
+            for leaf in self._of_event
+            if leaf.path not in named
+            and not {*leaf.name.own} & never
+            and len({*events_of(sorted(leaf.source.symbols or leaf.shown), ()).values()} - {"", FILTER}) > 1
+        ]
+        self._found["event_name"] += [Candidate(leaf, SURE, "values") for leaf in speaking]
+        self._leaves = [leaf for leaf in self._leaves if leaf not in speaking]  # it is nothing else
         self._choose_items()
         self._required()
         self._event_name(alone=alone)
