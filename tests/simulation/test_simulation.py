@@ -59,10 +59,10 @@ def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytes
     read = TwoSteps.read
 
     def left(
-        self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
+        self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, *place: Any
     ) -> None:
         first = len(columns)
-        read(self, records, now, columns, topic)
+        read(self, records, now, columns, *place)
         for row in range(first, len(columns)):
             asked[type(columns.verdicts.get(row)).__name__] += 1
 

@@ -24,10 +24,10 @@ def fast_path_gives_the_event_before(
     records: Sequence[Record | None],
     now: float,
     columns: Columns,
-    topic: str = "",
+    *place: Any,
 ) -> None:
     """Something of one record is left over when the next one is read."""
-    read(self, records, now, columns, topic)
+    read(self, records, now, columns, *place)
     rows = [row for row in range(len(columns)) if columns.is_event(row)]
     said = [(columns.key(row), columns.body(row)) for row in rows]
     _rewrite(columns, dict(zip(rows[1:], said, strict=False)))
@@ -71,7 +71,7 @@ def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
 
 @replaces(TwoSteps, "read")
 def fast_path_takes_what_it_cannot_read_for_a_tombstone(
-    self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
+    self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, *place: Any
 ) -> None:
     """A record that the compiled program cannot read counts as a tombstone instead of going to the plain reader."""
     for _ in records:
