@@ -47,6 +47,7 @@ IndexedPath = tuple["str | int | Find", ...]  # as `Path`, but for arrays of whi
 _Step = TypeVar("_Step", bound="str | int | Find")
 
 # The paths that are asked for below a value; none: the value is not asked for. The empty path asks for all of it.
+Picks = tuple[tuple[int, "int | Find"], ...]  # `Source.picks`
 Asked = tuple[Path, ...]
 NOTHING: Final[Asked] = ()
 ALL: Final[Asked] = ((),)
@@ -85,6 +86,10 @@ class Find(NamedTuple):
     path: Path
     text: str
 
+    def __str__(self) -> str:
+        """Return it as a mapping has it between brackets."""
+        return f"{'.'.join(self.path)}={self.text!r}"
+
     def of(self, elements: Iterable[Any]) -> Any:
         """Return that element; None if there is none."""
         values = ((one, value_at(one, self.path)) for one in elements)
@@ -105,7 +110,7 @@ class Source(NamedTuple):
     path: str
     steps: Path
     kinds: frozenset[str]
-    picks: tuple[tuple[int, int | Find], ...] = ()
+    picks: Picks = ()
     symbols: frozenset[str] = frozenset()
     is_scaled: bool = False
     is_local: bool = False
@@ -192,14 +197,14 @@ class SchemaPaths:
         start: Sequence[AvroType] = [self.record]
         return reduce(_below, steps, start)
 
-    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int | Find], ...], Sequence[AvroType]]:
+    def _walk(self, path: str) -> tuple[list[str], Picks, Sequence[AvroType]]:
         """Return the steps of `path`, its picks, and the types at its end. Raises `NoSuchPath`."""
         steps, picks = _parsed(path)
         places = self._at(steps)
         if not places:
             # The first step that leads nowhere is what the message is about.
             number = next(at for at in range(len(steps)) if not self._at(steps[: at + 1]))
-            raise NoSuchPath(self._missing(path, steps, number, self._at(steps[:number])))
+            raise NoSuchPath(self._missing(path, steps, picks, number))
         for number, step in enumerate(steps):
             if step == EACH and not _elements(self._at(steps[:number])):
                 if number in dict(picks):
@@ -219,9 +224,9 @@ class SchemaPaths:
                     )
         return steps, picks, places
 
-    def _missing(self, path: str, steps: list[str], number: int, places: Sequence[AvroType]) -> str:
-        """Return the message that `steps[number]` of `path` does not exist below `places`."""
-        here, rest = steps[:number], steps[number + 1 :]
+    def _missing(self, path: str, steps: list[str], picks: Picks, number: int) -> str:
+        """Return the message that `steps[number]` of `path` does not exist."""
+        here, rest, places = steps[:number], steps[number + 1 :], self._at(steps[:number])
         why, meant = "", here
         if steps[number] == EACH:
             why, meant = f": {written(here)!r} is no list", [*here, *rest]
@@ -236,6 +241,15 @@ class SchemaPaths:
             why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
         near = written(meant) if why and self._at(meant) else self._nearest(path, written(here))
         if near:
+            # Of the same lists the same elements are meant.
+            chosen = {steps[:at].count(EACH): pick for at, pick in picks if at < number}
+            parts = (near if near.startswith(written(here)) else "").split("[]")
+            near = (
+                "".join(
+                    part if at == 0 else f"[{chosen.get(at - 1, '')}]{part}" for at, part in enumerate(parts)
+                )
+                or near
+            )
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
         # No path is spelled alike: name the paths that exist.
         holder = repr(written(here)) if here else "the record"
@@ -268,7 +282,7 @@ class SchemaPaths:
         return None
 
 
-def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int | Find], ...]]:
+def _parsed(path: str) -> tuple[list[str], Picks]:
     """Return the steps of a path as it is written, and of which arrays only one element is meant (`Source.picks`)."""
     steps: list[str] = []
     picks: list[tuple[int, int | Find]] = []

@@ -383,6 +383,10 @@ def test_each_gives_what_the_table_says_in_both_executors(name: str) -> None:
         (f"\"{_NAME}\" = \"params[value='x'].key\"", "'params[].value' is a record: name one of its fields"),
         (f'"{_NAME}" = "params[key=page].value.text"', "[name='size'] for the one whose name is size"),
         (f"\"{_NAME}\" = \"params[key='page']\"", "\"params[key='page']\" is a record: name one of its fields"),
+        (
+            f"\"{_NAME}\" = \"params[key='page'].valu.text\"",
+            "the nearest that is: \"params[key='page'].value.text\"",
+        ),
         (f"\"{_NAME}\" = \"total[scale='2'].value\"", "'total' is no list"),
         (f'"{_NAME}" = "attributes[0]"', "'attributes' is a map: name one of its keys"),
         (f'"{_NAME}" = "attributes"', "'attributes' is a map: name one of its keys: attributes.<key>"),
