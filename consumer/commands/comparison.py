@@ -11,11 +11,11 @@ Values of examples are masked by `payload.Nets`: what either mapping takes for p
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 import orjson
@@ -36,9 +36,14 @@ AGAINST_OPTION: Final = click.option(
     help="Compare with the mapping file OLD over the same records: outcomes, fields, values, event ids. Exit code 1 if "
     "anything changes.",
 )
-OUTCOME: Final = "outcome"  # in place of a field: the outcome changes
+Judged = dict[str, Any]
+"""What a mapping makes of a record: `OUTCOME`, with its reason; and of an event `_KEY`, and its fields by path. Of a
+list of objects each field is a list."""
+OUTCOME: Final = "outcome"
+_KEY: Final = "(key)"  # what the key store remembers
+_ACCEPTED: Final = ("accepted", "")
+_VALUE: Final = "custom_data.value"
 _ZERO: Final = Decimal("0.00")  # a sum that begins with it has two decimals at least
-_KEY: Final = "(key)"  # in place of a field: what the key store remembers changes
 _ALARMS: Final = {
     "event_id": "event ids change: Pinterest does not recognise these events as those that the tag sends, nor the key "
     "store as delivered. What was sent before is sent again, and counts twice",
@@ -57,22 +62,7 @@ def of_old(settings: Settings, old: str) -> Iterator[Settings]:
         raise type(error)(str(error).replace("PINSTREAM_MAPPING_FILE:", "--against:", 1)) from None
 
 
-_NO_FIELDS: Final[dict[str, Any]] = {}
-
-
-class RecordOutcome(NamedTuple):
-    """What a mapping makes of a record: outcome and reason, and of an accepted event the key, and its fields by path.
-
-    Of a list of objects each field is a list.
-    """
-
-    outcome: str
-    reason: str = ""
-    key: bytes = b""
-    fields: dict[str, Any] = _NO_FIELDS
-
-
-def outcomes_of(columns: Columns) -> Iterator[RecordOutcome | None]:
+def judged(columns: Columns) -> Iterator[Judged | None]:
     """Yield what each row is; None: it waits, or was settled before."""
     accounts = [kind.account for kind in columns.kinds]
     for row in range(len(columns)):
@@ -80,13 +70,13 @@ def outcomes_of(columns: Columns) -> Iterator[RecordOutcome | None]:
         if isinstance(verdict, Untimely):
             verdict = verdict.verdict
         if isinstance(verdict, Filtered):
-            yield RecordOutcome("filtered", verdict.code)
+            yield {OUTCOME: ("filtered", verdict.code)}
         elif isinstance(verdict, Rejection):
-            yield RecordOutcome("dead_lettered", f"{verdict.stage.value}: {verdict.code}")
+            yield {OUTCOME: ("dead_lettered", f"{verdict.stage.value}: {verdict.code}")}
         elif columns.is_event(row):
             event = orjson.loads(columns.body(row)[:-1])  # without the comma behind it
             fields = {"ad_account_id": accounts[columns.kind_numbers[row]], **dict(_flat(event, ""))}
-            yield RecordOutcome("accepted", "", columns.key(row), fields)
+            yield {OUTCOME: _ACCEPTED, _KEY: columns.key(row), **fields}
         else:
             yield None
 
@@ -110,19 +100,17 @@ class Change:
         self._value: defaultdict[str, list[Decimal]] = defaultdict(lambda: [_ZERO, _ZERO])
         self.examples: list[dict[str, Any]] = []
 
-    def add(self, *both: RecordOutcome) -> None:
+    def add(self, *both: Judged) -> None:
         """Count a record."""
         self.records += 1
         for side, one in enumerate(both):
-            if one.outcome == "accepted" and "custom_data.value" in one.fields:
-                value = Decimal(one.fields["custom_data.value"])
-                self._value[one.fields["custom_data.currency"]][side] += value
+            if one[OUTCOME] == _ACCEPTED and _VALUE in one:
+                self._value[one["custom_data.currency"]][side] += Decimal(one[_VALUE])
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form. Sums are exact, to the cent or finer."""
-        value = {
-            one: {"before": str(old), "after": str(new)} for one, (old, new) in sorted(self._value.items())
-        }
+        sums = sorted(self._value.items())
+        value = {one: {"before": str(old), "after": str(new)} for one, (old, new) in sums}
         return {"records": self.records, "value": value, "examples": self.examples}
 
 
@@ -136,33 +124,30 @@ class Comparison:
         self._outcomes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         self._keys = set[bytes](), set[bytes]()
 
-    def add(
-        self, was: RecordOutcome | None, now: RecordOutcome | None, show: Callable[[], tuple[str, Nets]]
-    ) -> None:
+    def add(self, was: Judged | None, now: Judged | None, show: Callable[[], tuple[str, Nets]]) -> None:
         """Count a record that both mappings have judged; `show` returns its place, and what masks its values."""
         if was is None or now is None:
             return
         was, now = self._counted(0, was), self._counted(1, now)
         self._all.add(was, now)
         self.changed += was != now
-        changes = dict(_differences(was, now)) if was != now else {}
-        for field, how in changes.items():
-            change = self._changes[(was.fields or now.fields).get("event_name", ""), field, how]
+        for field, how in _differences(was, now):
+            change = self._changes[(now | was).get("event_name", ""), field, how]
             change.add(was, now)
             if len(change.examples) < MAX_EXAMPLES:
                 place, nets = show()
                 # Of an outcome or a key the event id says which event it is.
-                field = field if field in was.fields | now.fields else "event_id"
-                before, after = (nets.sent(field, one.fields.get(field)) for one in (was, now))
+                shown = "event_id" if field in (OUTCOME, _KEY) else field
+                before, after = (nets.sent(shown, one.get(shown)) for one in (was, now))
                 change.examples.append({"record": place, "before": before, "after": after})
 
-    def _counted(self, side: int, one: RecordOutcome) -> RecordOutcome:
-        keys = self._keys[side]
-        if one.key in keys:
-            one = one._replace(outcome="duplicate")
-        elif one.key and len(keys) < MAX_KNOWN_KEYS:
-            keys.add(one.key)
-        self._outcomes[side][one[:2]] += 1
+    def _counted(self, side: int, one: Judged) -> Judged:
+        keys, key = self._keys[side], one.get(_KEY)
+        if key in keys:
+            one = one | {OUTCOME: ("duplicate", "")}
+        elif key and len(keys) < MAX_KNOWN_KEYS:
+            keys.add(key)
+        self._outcomes[side][one[OUTCOME]] += 1
         return one
 
     def document(self) -> dict[str, Any]:
@@ -176,61 +161,58 @@ class Comparison:
             {"event_name": what[0], "field": what[1], "change": what[2], **change.document()}
             for what, change in sorted(self._changes.items(), key=lambda one: (-one[1].records, one[0]))
         ]
-        counts = {
-            "records": self._all.records,
-            "changed": self.changed,
-            "value": self._all.document()["value"],
-        }
-        return {**counts, "outcomes": outcomes, "changes": changes}
+        total = self._all.document()
+        del total["examples"]
+        return {**total, "changed": self.changed, "outcomes": outcomes, "changes": changes}
 
 
-def _differences(was: RecordOutcome, now: RecordOutcome) -> Iterator[tuple[str, str]]:
-    """Yield each field that differs, and how; also the outcome and the key."""
-    if was[:2] != now[:2]:
-        yield OUTCOME, f"{_said(*was[:2])} → {_said(*now[:2])}"
-    if was.fields and now.fields:
-        for field in was.fields | now.fields:
-            before, after = was.fields.get(field), now.fields.get(field)
-            if before != after:
-                yield field, "added" if before is None else "lost" if after is None else "changed"
-        if was.key != now.key and was.fields["event_id"] == now.fields["event_id"]:
-            yield _KEY, "changed"
+def _differences(was: Judged, now: Judged) -> Iterator[tuple[str, str]]:
+    """Yield what differs, and how; fields and keys only of two events."""
+    for field in was | now if _KEY in was and _KEY in now else (OUTCOME,):
+        before, after = was.get(field), now.get(field)
+        # A key that changes with the event id says nothing more.
+        if before == after or (field == _KEY and was["event_id"] != now["event_id"]):
+            continue
+        if field == OUTCOME:
+            yield field, f"{_said(*was[OUTCOME])} → {_said(*now[OUTCOME])}"
+        else:
+            yield field, "added" if before is None else "lost" if after is None else "changed"
 
 
 def _said(outcome: str, reason: str | None) -> str:
     return f"{outcome}: {reason}" if reason else outcome
 
 
-def show_comparison(document: dict[str, Any], console: Console) -> None:
+def show_comparison(document: Mapping[str, Any], console: Console) -> None:
     """Print the JSON form of a comparison for people."""
     records, changes, outcomes = document["records"], document["changes"], document["outcomes"]
+    said = f"{document['changed']:,} of {records:,} records change."
     if not changes:
-        same = f"Nothing changes: {records:,} records, each with the same outcome and the same event."
-        prose(console, same if records else "There are no records to compare.")
-    else:
-        prose(console, f"{document['changed']:,} of {records:,} records change.", "bold")
+        said = f"Nothing changes: {records:,} records, each with the same outcome and the same event."
+    prose(console, said if records else "There are no records to compare.", "bold" if changes else None)
     # Otherwise an old sample would seem to be unchanged.
     if records and not any(one[OUTCOME] == "accepted" for one in outcomes):
-        why = (
-            "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
-        )
+        why = "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
         prose(console, why, "bold red")
     for field, why in _ALARMS.items():
         if found := sum(one["records"] for one in changes if one["field"] == field):
             prose(console, f"{found:,} {why}.", "bold red")
-    rows = [
-        (_said(one[OUTCOME], one["reason"]), f"{one['before']:,}", f"{one['after']:,}") for one in outcomes
-    ]
-    if rows:
+    if outcomes:
+        rows = [
+            (_said(one[OUTCOME], one["reason"]), f"{one['before']:,}", f"{one['after']:,}")
+            for one in outcomes
+        ]
         console.print(table("outcome", ">before", ">after", rows=rows))
     for one in changes:
-        money = "".join(f"; {text}" for text in _money(one["value"]))
         count = f"{one['records']:,} record{'' if one['records'] == 1 else 's'}"
-        what = f"{one['event_name']} {one['field']} {one['change']}: {count}{money}"
-        prose(console, what.strip(), "red" if one["field"] in _ALARMS else None)
+        what = f"{one['event_name']} {one['field']} {one['change']}: {count}"
+        text = "; ".join([what.strip(), *_money(one["value"])])
+        prose(console, text, "red" if one["field"] in _ALARMS else None)
         prose(console, f"  {'; '.join(map(_example, one['examples']))}", "dim")
     for text in _money(document["value"]):
         prose(console, f"value of accepted events: {text}")
+    if missed := document.get("not_compared"):
+        prose(console, f"{missed:,} records were read and not compared: they have no schema, or wait.")
 
 
 def _money(value: dict[str, dict[str, str]]) -> Iterator[str]:

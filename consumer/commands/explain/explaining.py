@@ -14,7 +14,7 @@ import orjson
 
 from consumer.adapters.files import FileRecord, file_types, open_records
 from consumer.app import building
-from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_of
+from consumer.commands.comparison import Comparison, Judged, judged
 from consumer.commands.payload import Nets, hidden_in
 from consumer.conversion.rule_trace import RuleTrace
 from consumer.conversion.sections import Sections
@@ -110,17 +110,17 @@ def compared(before: Iterable[Explained], after: Iterable[Explained]) -> Compari
 
     comparison = Comparison()
     for was, now in zip(before, after, strict=False):
-        comparison.add(_outcome_of(was.result), _outcome_of(now.result), partial(show, was, now))
+        comparison.add(_judged(was.result), _judged(now.result), partial(show, was, now))
     return comparison
 
 
 _KEYS = Keys()
 
 
-def _outcome_of(result: Converted) -> RecordOutcome | None:
+def _judged(result: Converted) -> Judged | None:
     columns = Columns(_KEYS)
     if isinstance(result, ConversionEvent):
         columns.add_converted(result)
     else:
         columns.add(result)
-    return next(outcomes_of(columns))
+    return next(judged(columns))

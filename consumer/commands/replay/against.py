@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from consumer.app import building
-from consumer.commands.comparison import Comparison, outcomes_of
+from consumer.commands.comparison import Comparison, judged
 from consumer.commands.payload import Nets, hidden_in
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
@@ -86,7 +86,7 @@ class Against:
         records, name, columns, before, after = self._last
         self._last = None
         after.cut(len(columns))
-        for record, was, now in zip(records, outcomes_of(before), outcomes_of(after), strict=False):
+        for record, was, now in zip(records, judged(before), judged(after), strict=False):
             if record is not None:
                 self._comparison.add(was, now, partial(self._show, record, name))
 

@@ -13,7 +13,7 @@ from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.comparison import show_comparison
 from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
-from consumer.commands.results import print_result, prose, table
+from consumer.commands.results import print_result, table
 from consumer.engine.model import Problem, TopicPartition
 from consumer.engine.records.ledger import LastPosition
 from consumer.errors import Incomplete, PinstreamError, first_of
@@ -147,10 +147,6 @@ def _show(document: Mapping[str, Any], console: Console) -> None:
         console.print(table("record", "stage", "code", "reason", rows=rows, title="the first problems"))
     if (against := document.get("against")) is not None:
         show_comparison(against, console)
-        if not_compared := against["not_compared"]:
-            prose(
-                console, f"{not_compared:,} records were read and not compared: they have no schema, or wait."
-            )
 
 
 def _ledger_table(document: Mapping[str, Any]) -> Table:
