@@ -17,7 +17,7 @@ from consumer.commands.comparison import AGAINST_OPTION, of_old, show_comparison
 from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.explaining import compared, explanations
 from consumer.commands.explain.showing import Summary, print_lines
-from consumer.commands.explain.watching import Watch
+from consumer.commands.explain.watching import show_saves
 from consumer.commands.parsing import JSON_OPTION, RECORD_OPTION
 from consumer.commands.results import print_result
 from consumer.errors import PinstreamError, UsageError
@@ -74,23 +74,24 @@ def explain(
     explain_by = partial(explanations, file, with_rules=rules, record=record, topic=topic)
     settings, total, agree = load(os.environ, needs=()), Summary(), True
     if watch:
-        Watch(file, settings, partial(explain_by, at, settings)).run()
+        show_saves(file, settings, partial(explain_by, at, settings))
         return
+    if against is not None and at is None:
+        at = time.time()  # one time for both
+    lines = total.count(explain_by(at, settings))
     if against is not None:
-        at = time.time() if at is None else at  # one time for both
         with of_old(settings, against) as of:
-            old = explain_by(at, of)
-        found = compared(old, total.count(explain_by(at, settings)))
+            found = compared(explain_by(at, of), lines)
         print_result(show_comparison, found.document(), as_json=as_json)
         agree = not found.changed
     elif expected is not None:
-        agree = compare(total.count(explain_by(at, settings)), expected, clock_given=now is not None)
+        agree = compare(lines, expected, clock_given=now is not None)
     elif summary:
-        for _ in total.count(explain_by(at, settings)):  # counts the lines that pass
+        for _ in lines:  # counts the lines that pass
             pass
         total.print()
     else:
-        print_lines(total.count(explain_by(at, settings)))
+        print_lines(lines)
     rejected = total.outcomes["rejected"]
     if strict and rejected:
         raise PinstreamError(

@@ -63,17 +63,15 @@ def explanations(
     def explained(place: int, record: FileRecord) -> Explained:
         at, event, section = time.time() if now is None else now, record.event, 0
         # A record that is rejected or filtered while it is read has no section.
-        if not isinstance(event, Rejection | Filtered):
+        if isinstance(event, dict):
             section = section_of(event)
             if transformer is not None:
                 with contextlib.redirect_stdout(sys.stderr):
                     event = transformer.apply(event)
-        result = event if isinstance(event, Rejection | Filtered) else converter.convert(event, at)
+        result = converter.convert(event, at) if isinstance(event, dict) else event
         line = explanation(result)
         if with_rules:
-            line["rules"] = []
-            if not isinstance(event, Rejection | Filtered):
-                line["rules"] = traces[section - 1].rules(event, at)
+            line["rules"] = traces[section - 1].rules(event, at) if isinstance(event, dict) else []
         # Files without sections keep the lines that they had: people compare them (`--expect`).
         if mapped.names:
             line["section"] = mapped.names[section - 1] if section else None
@@ -114,11 +112,8 @@ def compared(before: Iterable[Explained], after: Iterable[Explained]) -> Compari
     return comparison
 
 
-_KEYS = Keys()
-
-
 def _judged(result: Converted) -> Judged | None:
-    columns = Columns(_KEYS)
+    columns = Columns(Keys())
     if isinstance(result, ConversionEvent):
         columns.add_converted(result)
     else:

@@ -24,7 +24,6 @@ from consumer.commands.explain.explaining import Explained, compared
 from consumer.commands.explain.showing import Summary, print_record
 from consumer.commands.payload import masker_of
 from consumer.commands.results import prose, readable
-from consumer.engine.model import Filtered, Rejection
 from consumer.errors import PinstreamError
 from consumer.settings import Settings
 
@@ -34,71 +33,64 @@ _WHOLE: Final = 10_000  # characters of a record
 _SHOWN: Final = 3  # records in full
 
 
-class Watch:
-    """Shows what `explain` makes of `file` after each save, until Ctrl-C; `wait` is called between two polls."""
+def show_saves(
+    file: str,
+    settings: Settings,
+    explain: Callable[[], Iterator[Explained]],
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show what `explain` makes of `file`, now and after each save, until Ctrl-C; `wait` is called between two polls."""
+    console, last = Console(soft_wrap=True, highlight=False, markup=False), list[Explained]()
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in _saves(Path(file), settings, wait):
+            console.clear()
+            try:
+                found = [*islice(explain(), _MAX_RECORDS)]
+            except PinstreamError as error:
+                prose(console, f"pinstream: {error}", "bold red")
+            else:
+                _show(found, last, console)
+                last = found
+            prose(console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
 
-    def __init__(
-        self,
-        file: str,
-        settings: Settings,
-        explain: Callable[[], Iterator[Explained]],
-        wait: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._file, self._explain, self._wait = Path(file), explain, wait
-        self._schemas, self._mapping = settings.pinstream.schemas_dir, settings.pinstream.mapping_file
-        self._console = Console(soft_wrap=True, highlight=False, markup=False)
-        self._last: list[Explained] | None = None
 
-    def run(self) -> None:
-        """Show it now and after each save. Returns on Ctrl-C."""
-        with contextlib.suppress(KeyboardInterrupt):
-            shown, before = None, self._stamp()
-            while True:
-                stamp = self._stamp()
-                if stamp == before and stamp != shown:
-                    shown = stamp
-                    self._show()
-                before = stamp
-                self._wait(_POLL)
+def _saves(file: Path, settings: Settings, wait: Callable[[float], None]) -> Iterator[None]:
+    """Yield at once, and after each save."""
+    shown, before = None, _stamp(file, settings)
+    while True:
+        stamp = _stamp(file, settings)
+        if stamp == before and stamp != shown:
+            shown = stamp
+            yield
+        before = stamp
+        wait(_POLL)
 
-    def _stamp(self) -> list[tuple[Path, int, int, int]]:
-        """Return what identifies the contents of all files that count."""
-        found = []
-        for path in (self._file, *sorted(self._schemas.glob("*.avsc")), self._mapping):
-            with contextlib.suppress(OSError):  # while it is replaced there may be none
-                if path is not None:
-                    status = path.stat()
-                    found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
-        return found
 
-    def _show(self) -> None:
-        if self._console.is_terminal:
-            self._console.clear()
-        try:
-            found = [*islice(self._explain(), _MAX_RECORDS)]
-        except PinstreamError as error:
-            prose(self._console, f"pinstream: {error}", "bold red")
-        else:
-            self._print(found)
-            self._last = found
-        prose(self._console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
+def _stamp(file: Path, settings: Settings) -> list[tuple[Path, int, int, int]]:
+    """Return what identifies the contents of all files that count."""
+    own, found = settings.pinstream, []
+    for path in (file, *sorted(own.schemas_dir.glob("*.avsc")), own.mapping_file or file):
+        with contextlib.suppress(OSError):  # while it is replaced there may be none
+            status = path.stat()
+            found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
+    return found
 
-    def _print(self, found: list[Explained]) -> None:
-        console, total, before = self._console, Summary(), self._last or found
-        # Those that changed come first.
-        changed = [now for was, now in zip(before, found, strict=False) if was.line != now.line]
-        for one in [*changed, *(one for one in found if one not in changed)][:_SHOWN]:
-            if not isinstance(one.event, Rejection | Filtered):
-                masked = masker_of(one.event, one.mapped).masked(one.event)
-                console.print(Text(f"read: {readable(masked, longest=_WHOLE)}", "dim"))
-            print_record(console, one.name, one.line)
-        for _ in total.count(found):  # counts the lines that pass
-            pass
-        total.show(console)
-        if len(found) == _MAX_RECORDS:
-            prose(console, f"These are the first {_MAX_RECORDS:,} records: no more are read here.")
-        if self._last is not None:
-            prose(console, "Since the last save:", "bold")
-            if len(before) != len(found):
-                prose(console, f"{len(before):,} records before, {len(found):,} now.")
-            show_comparison(compared(before, found).document(), console)
+
+def _show(found: list[Explained], last: list[Explained], console: Console) -> None:
+    total, lines = Summary(), {one.name: one.line for one in last}
+    # Those that changed come first.
+    for one in sorted(found, key=lambda one: lines.get(one.name) == one.line)[:_SHOWN]:
+        if isinstance(one.event, dict):
+            masked = masker_of(one.event, one.mapped).masked(one.event)
+            console.print(Text(f"read: {readable(masked, longest=_WHOLE)}", "dim"))
+        print_record(console, one.name, one.line)
+    for _ in total.count(found):  # counts the lines that pass
+        pass
+    total.show(console)
+    if len(found) == _MAX_RECORDS:
+        prose(console, f"These are the first {_MAX_RECORDS:,} records: no more are read here.")
+    if last:
+        prose(console, "Since the last save:", "bold")
+        if len(last) != len(found):
+            prose(console, f"{len(last):,} records before, {len(found):,} now.")
+        show_comparison(compared(last, found).document(), console)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from consumer.commands.explain.explaining import explanations
-from consumer.commands.explain.watching import Watch
+from consumer.commands.explain.watching import show_saves
 from consumer.settings import load
 from tests.commands.test_comparison import EXAMPLE, MAPPING, RECORDS, Try
 from tests.end_to_end.processes import ROOT
@@ -59,7 +59,7 @@ def watched(
             raise KeyboardInterrupt
         save()
 
-    Watch(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait).run()
+    show_saves(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait)
     return printed
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_replaced_or_written_in_steps_counts_once(
             with tried.new.open("a") as file:
                 file.write(f"# {steps}\n")
 
-    Watch(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait).run()
+    show_saves(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait)
     assert capsys.readouterr().out.count(WAITING) == 2
 
 
