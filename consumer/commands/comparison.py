@@ -192,7 +192,9 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
     prose(console, said if records else "There are no records to compare.", "bold" if changes else None)
     # Otherwise an old sample would seem to be unchanged.
     if records and not any(one[OUTCOME] == "accepted" for one in outcomes):
-        why = "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
+        why = (
+            "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
+        )
         prose(console, why, "bold red")
     for field, why in _ALARMS.items():
         if found := sum(one["records"] for one in changes if one["field"] == field):

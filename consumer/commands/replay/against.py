@@ -1,9 +1,11 @@
 """``replay --dry-run --against OLD``: what another mapping would make of the records that are read.
 
 Theory of operation. The dry run goes on as it would without; beside its reading stands that of the other mapping, and
-each slice of records is read by both. A slice may be read more than once: records that do not fit are read again, and
-so are those that waited for their schema or their time. So a slice is compared when the next one comes: by then the
-engine has cut its columns to the rows that it took, and replaced the verdicts on records that wait.
+each slice of records is read by both. A record waits until the schemas of both are known, also that of a key which only
+the other mapping reads: it goes to the run's own reading then. A slice may be read more than once: records that do not
+fit are read again, and so are those that waited for their schema or their time. So a slice is compared when the next
+one comes: by then the engine has cut its columns to the rows that it took, and replaced the verdicts on records that
+wait.
 
 With a function of the user's, both mappings convert what it returned: it is called once for a record.
 """
@@ -11,19 +13,21 @@ With a function of the user's, both mappings convert what it returned: it is cal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from consumer.app import building
-from consumer.commands.comparison import Comparison, judged
+from consumer.commands.comparison import Comparison, Judged, judged
 from consumer.commands.payload import Nets, hidden_in
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
-from consumer.engine.model import Record, TopicPartition
+from consumer.engine.model import Later, Record, SchemaRef
 from consumer.engine.reading import Columns, Reading, Records, SchemaLearner, TwoSteps
 from consumer.errors import UsageError
 from consumer.settings import Settings
+
+# A record, and what both mappings make of it.
+_Judged = tuple[Record | None, Judged | None, Judged | None]
 
 
 class Against:
@@ -44,12 +48,11 @@ class Against:
                 "both files the same sections"
             )
         self._decoder, converter, fast = building.reading_parts(settings, old, fast=not where)
-        self._converter = Selecting(converter, where) if where else converter
+        self._converter = Selecting(converter, where)
         self._before: Reading = fast or TwoSteps(self._decoder, self._converter)
         self._new: SchemaLearner = self._decoder
         self._after: Reading = self._before
-        # What was read last: records, their partition, the engine's columns, and the results of both.
-        self._last: tuple[Records, TopicPartition, Columns, Columns, Columns] | None = None
+        self._compare_last: Callable[[], None] = lambda: None
 
     def decoding(self, decoder: SchemaLearner) -> SchemaLearner:
         """Return the decoder of the run, which teaches the schemas that it learns to the old mapping's, too."""
@@ -71,36 +74,34 @@ class Against:
 
     def read(self, records: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
         """See `consumer.engine.reading.Reading`."""
-        self.flush()
+        self._compare_last()
         before = Columns(columns.make_key)
         self._before.read(records, now, before, topic, partition)
-        self._after.read(records, now, columns, topic, partition)
-        # Copies of what the engine changes other than by cutting it; the verdicts are meant to change.
-        after = replace(columns, page=columns.page[:], ends=columns.ends[:])
-        self._last = records, TopicPartition(topic, partition), columns, before, after
+        waits = {row: one for row, one in before.verdicts.items() if isinstance(one, SchemaRef)}
+        known = [None if row in waits else record for row, record in enumerate(records)]
+        self._after.read(known, now, columns, topic, partition)
+        columns.verdicts.update(waits)
+        # Judged at once, since the engine changes not only the verdicts.
+        both = [*zip(records, judged(before), judged(columns), strict=True)]
+        self._compare_last = partial(self._compare, both, columns, topic, partition)
 
-    def flush(self) -> None:
-        """Compare what was read last, as far as the engine took it."""
-        if self._last is None:
-            return
-        records, name, columns, before, after = self._last
-        self._last = None
-        after.cut(len(columns))
-        for record, was, now in zip(records, judged(before), judged(after), strict=False):
-            if record is not None:
-                self._comparison.add(was, now, partial(self._show, record, name))
+    def _compare(self, both: Sequence[_Judged], columns: Columns, topic: str, partition: int) -> None:
+        """Compare records as far as the engine took them."""
+        for row, (record, was, now) in enumerate(both[: len(columns)]):
+            if record is not None and not isinstance(columns.verdicts.get(row), Later):
+                self._comparison.add(was, now, partial(self._show, record, topic, partition))
 
     def document(self, read: int) -> dict[str, Any]:
         """Return the JSON form, after the run has read this many records."""
-        self.flush()
+        self._compare_last()
         found = self._comparison.document()
-        # Above all records whose schema does not exist: no mapping reads them.
+        # Above all records whose schema does not exist: they are not read.
         return {**found, "not_compared": read - found["records"]}
 
-    def _show(self, record: Record, name: TopicPartition) -> tuple[str, Nets]:
-        new, old = self._new.decode(record, *name), self._decoder.decode(record, *name)
+    def _show(self, record: Record, topic: str, partition: int) -> tuple[str, Nets]:
+        new, old = (one.decode(record, topic, partition) for one in (self._new, self._decoder))
         hidden = hidden_in(new, self._mapped, self._old), hidden_in(old, self._old, self._mapped)
-        return f"{name.topic}:{name.partition}:{record.offset}", Nets([*hidden[0], *hidden[1]])
+        return f"{topic}:{partition}:{record.offset}", Nets([*hidden[0], *hidden[1]])
 
 
 class _Both:

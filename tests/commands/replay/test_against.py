@@ -1,0 +1,115 @@
+"""``replay --dry-run --against``: what is compared of the records that the engine reads."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.app import building
+from consumer.commands.comparison import of_old
+from consumer.commands.replay.against import Against
+from consumer.commands.replay.options import parse_where
+from consumer.engine.messages import Assigned, Assignment, Fetched, FetchSchema, SchemaFound
+from consumer.engine.model import Chunk, Instant, Record, SchemaRef
+from consumer.settings import load
+from tests.conversion.computed.test_operators import BASE, KEY, KEY_SCHEMA, SCHEMA, made
+from tests.conversion.computed.test_origin import FRAMED, both_of
+from tests.conversion.test_convert import NOW
+from tests.end_to_end.processes import bare_environment
+
+CUSTOMER = '"user_data.external_id" = "@key.customer"'
+
+
+def value(seed: int) -> bytes:
+    """The value of a record."""
+    event = made(random.Random(seed)) | {"id": f"id-{seed}", "at": int(NOW * 1000)}
+    found = both_of("").value(event)
+    assert found is not None
+    return found
+
+
+class Compared:
+    """An engine that reads records by one mapping, compared with another."""
+
+    def __init__(self, folder: Path, old: str, new: str, *where: str, limit: int | None = None) -> None:
+        (folder / "shop.avsc").write_text(json.dumps(SCHEMA))
+        for name, fields in (("old.toml", old), ("new.toml", new)):
+            (folder / name).write_text(BASE.format(fields=fields))
+        settings = load(
+            {
+                **bare_environment(folder), "PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "Shop",
+                "PINSTREAM_MAPPING_FILE": str(folder / "new.toml"), "PINTEREST_AD_ACCOUNT_ID": "549755885175",
+                "PINSTREAM_MAX_EVENT_AGE": "0",
+            },
+            needs=("account",),
+        )  # fmt: skip
+        mapped, conditions = building.sections(settings), parse_where(where)
+        with of_old(settings, str(folder / "old.toml")) as of:
+            self.against = Against(settings, mapped, building.sections(of), conditions)
+        self.pipeline = building.pipeline(
+            settings,
+            mapped,
+            replace(building.policy(settings), max_records=limit),
+            decoding=self.against.decoding,
+            around=self.against.around,
+            fast=not where,
+        )
+        self.now = Instant(0.0, NOW)
+        self.handle(Assigned([Assignment("orders", 0, 1, 0, False)]))
+        self.handle(SchemaFound(SchemaRef("id", "7"), json.dumps(SCHEMA)))
+
+    def handle(self, event: Any) -> list[Any]:
+        """Let the engine handle what happened."""
+        return list(self.pipeline.handle(event, self.now))
+
+    def fetched(self, *records: Record) -> list[Any]:
+        """Let the engine read records; return the schemas that it asks for."""
+        commands = self.handle(Fetched([Chunk("orders", 0, 1, None, list(records))]))
+        return [one.ref for one in commands if isinstance(one, FetchSchema)]
+
+    def document(self) -> dict[str, Any]:
+        """The comparison."""
+        return self.against.document(self.pipeline.statistics(self.now).totals.read)
+
+
+@pytest.mark.parametrize("old_asks", [True, False])
+def test_a_key_that_only_one_mapping_reads(tmp_path: Path, old_asks: bool) -> None:
+    """Its schema is fetched whichever of the two asks for it; until then the record waits, and is compared once."""
+    compared = Compared(tmp_path, *((CUSTOMER, "") if old_asks else ("", CUSTOMER)))
+    records = [Record(0, -1, FRAMED, value(1), ()), Record(1, -1, b"text", value(2), ())]
+    assert compared.fetched(*records) == [KEY]
+    compared.handle(SchemaFound(KEY, json.dumps(KEY_SCHEMA)))
+    found = compared.document()
+    assert (found["records"], found["changed"], found["not_compared"]) == (2, 1, 0)
+    [change] = found["changes"]
+    assert (change["field"], change["change"]) == (
+        "user_data.external_id",
+        "lost" if old_asks else "added",
+    )
+    assert change["examples"][0]["record"] == "orders:0:0"
+    assert "c-7" not in json.dumps(found)
+
+
+def test_a_schema_that_does_not_come_is_counted(tmp_path: Path) -> None:
+    """What still waits is not compared, and said to be so; nothing of it is hidden behind "nothing changes"."""
+    compared = Compared(tmp_path, CUSTOMER, "")
+    compared.fetched(Record(0, -1, FRAMED, value(1), ()))
+    assert [compared.document()[key] for key in ("records", "not_compared")] == [0, 1]
+
+
+@pytest.mark.parametrize("where", [(), ("event_name=checkout",)], ids=["fast", "in two steps"])
+def test_each_record_that_is_taken_counts_once(tmp_path: Path, where: tuple[str, ...]) -> None:
+    """Not those beyond the limit, though their slice was read; tombstones and what no mapping reads are the same."""
+    compared = Compared(tmp_path, "", '"custom_data.order_id" = "id"', *where, limit=4)
+    values = [value(1), None, b"\x00\x00", value(2), value(3), value(4), value(5)]
+    compared.fetched(*(Record(offset, -1, None, one, ()) for offset, one in enumerate(values)))
+    found = compared.document()
+    taken = 6 if where else 5  # the limit counts neither tombstones nor what is omitted
+    assert found["records"] + found["not_compared"] == compared.pipeline.statistics(compared.now).totals.read
+    assert [one["field"] for one in found["changes"]] == ["custom_data.order_id"]
+    assert (found["records"], found["not_compared"]) == (taken, 0)
