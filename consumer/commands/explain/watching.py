@@ -39,7 +39,7 @@ def show_saves(
     explain: Callable[[], Iterator[Explained]],
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show what `explain` makes of `file`, at once and after each save, until Ctrl-C; `wait` is called between polls."""
+    """Show what `explain` makes of `file`, now and after each save, until Ctrl-C; `wait` is called between polls."""
     console, last = Console(soft_wrap=True, highlight=False, markup=False), list[Explained]()
     with contextlib.suppress(KeyboardInterrupt):
         for _ in _saves(Path(file), settings, wait):

@@ -21,7 +21,7 @@ from consumer.commands.comparison import Comparison, Judged, judged
 from consumer.commands.payload import Nets, hidden_in
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
-from consumer.engine.model import Later, Record, SchemaRef
+from consumer.engine.model import Filtered, Later, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, Reading, Records, SchemaLearner, TwoSteps
 from consumer.errors import UsageError
 from consumer.settings import Settings
@@ -31,7 +31,7 @@ _Judged = tuple[Record | None, Judged | None, Judged | None]
 
 
 class Against:
-    """A `Reading` by the mapping of `settings`, which is `mapped`, that compares it with the `old` one.
+    """The decoder and the `Reading` of a run, which compare its mapping, `mapped`, with the `old` one.
 
     Raises `UsageError` if what the user's function returns cannot be converted by both.
     """
@@ -40,6 +40,7 @@ class Against:
         self, settings: Settings, mapped: Sections, old: Sections, where: Sequence[WhereCondition]
     ) -> None:
         self._comparison = Comparison()
+        self._compare_last: Callable[[], None] = lambda: None
         self._mapped, self._old, self._where = mapped, old, where
         self._has_function = settings.pinstream.transform is not None
         if self._has_function and [one[:2] for one in mapped.all] != [one[:2] for one in old.all]:
@@ -47,39 +48,51 @@ class Against:
                 "--against with PINSTREAM_TRANSFORM: the function is called once for a record, for both mappings; give "
                 "both files the same sections"
             )
-        self._decoder, converter, fast = building.reading_parts(settings, old, fast=not where)
-        self._converter = Selecting(converter, where)
-        self._before: Reading = fast or TwoSteps(self._decoder, self._converter)
-        self._new: SchemaLearner = self._decoder
-        self._after: Reading = self._before
-        self._compare_last: Callable[[], None] = lambda: None
+        self._before, self._converter, self._fast = building.reading_parts(settings, old, fast=not where)
 
     def decoding(self, decoder: SchemaLearner) -> SchemaLearner:
-        """Return the decoder of the run, which teaches the schemas that it learns to the old mapping's, too."""
-        self._new = WithoutMissing(decoder) if self._where else decoder
-        return _Both(self._new, self._decoder)
+        """Take `decoder` as that of the run; what it learns, the old mapping's learns, too."""
+        self._after = WithoutMissing(decoder) if self._where else decoder
+        self.decode, self.section_of, self.missing = decoder.decode, decoder.section_of, self._after.missing
+        return self
+
+    def add_schema(self, *given: Any) -> Rejection | Filtered | None:
+        """See `consumer.engine.reading.SchemaLearner`."""
+        self._before.add_schema(*given)
+        return self._after.add_schema(*given)
+
+    def doubt(self, ref: SchemaRef) -> None:
+        """See `consumer.engine.reading.SchemaLearner`."""
+        self._before.doubt(ref)
+        self._after.doubt(ref)
+
+    def forget(self, ref: SchemaRef) -> None:
+        """See `consumer.engine.reading.SchemaLearner`."""
+        self._before.forget(ref)
+        self._after.forget(ref)
 
     def around(self, reading: Reading) -> Reading:
         """Take `reading` as that of the run."""
-        if self._has_function and isinstance(reading, TwoSteps):
-            self._before = TwoSteps(reading.decoder, self._converter)
-        self._before = LeavingOut(self._before, where=bool(self._where))
-        self._after = LeavingOut(reading, where=bool(self._where))
+        # With a function, the engine reads what that returned.
+        own = isinstance(reading, TwoSteps) and self._has_function
+        decoder: Decoding = reading.decoder if own else self._before
+        before = self._fast or TwoSteps(decoder, Selecting(self._converter, self._where))
+        self._readings = [LeavingOut(one, where=bool(self._where)) for one in (before, reading)]
         return self
 
     @property
     def in_two_steps(self) -> int:
         """See `consumer.engine.reading.Reading`."""
-        return self._after.in_two_steps
+        return self._readings[1].in_two_steps
 
     def read(self, records: Records, now: float, columns: Columns, topic: str, partition: int) -> None:
         """See `consumer.engine.reading.Reading`."""
         self._compare_last()
         before = Columns(columns.make_key)
-        self._before.read(records, now, before, topic, partition)
+        self._readings[0].read(records, now, before, topic, partition)
         waits = {row: one for row, one in before.verdicts.items() if isinstance(one, SchemaRef)}
         known = [None if row in waits else record for row, record in enumerate(records)]
-        self._after.read(known, now, columns, topic, partition)
+        self._readings[1].read(known, now, columns, topic, partition)
         columns.verdicts.update(waits)
         # Judged at once, since the engine changes not only the verdicts.
         both = [*zip(records, judged(before), judged(columns), strict=True)]
@@ -99,22 +112,6 @@ class Against:
         return {**found, "not_compared": read - found["records"]}
 
     def _show(self, record: Record, topic: str, partition: int) -> tuple[str, Nets]:
-        new, old = (one.decode(record, topic, partition) for one in (self._new, self._decoder))
+        new, old = (one.decode(record, topic, partition) for one in (self._after, self._before))
         hidden = hidden_in(new, self._mapped, self._old), hidden_in(old, self._old, self._mapped)
         return f"{topic}:{partition}:{record.offset}", Nets([*hidden[0], *hidden[1]])
-
-
-class _Both:
-    """The decoder of the run, which teaches what it learns to that of the old mapping."""
-
-    def __init__(self, new: SchemaLearner, old: SchemaLearner) -> None:
-        self.decode, self.section_of, self.missing = new.decode, new.section_of, new.missing
-
-        def both(name: str) -> Callable[..., Any]:
-            def call(*given: Any) -> Any:
-                getattr(old, name)(*given)
-                return getattr(new, name)(*given)
-
-            return call
-
-        self.add_schema, self.doubt, self.forget = map(both, ("add_schema", "doubt", "forget"))
