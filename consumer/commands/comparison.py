@@ -96,9 +96,8 @@ class Change:
     """Records that change in one way: how many, their value by currency before and after, and the first ones."""
 
     def __init__(self) -> None:
-        self.records = 0
-        self._value: defaultdict[str, list[Decimal]] = defaultdict(lambda: [_ZERO, _ZERO])
-        self.examples: list[dict[str, Any]] = []
+        self.records, self.examples = 0, list[dict[str, Any]]()
+        self._value = defaultdict[str, list[Decimal]](lambda: [_ZERO, _ZERO])
 
     def add(self, *both: Judged) -> None:
         """Count a record."""
@@ -119,7 +118,7 @@ class Comparison:
 
     def __init__(self) -> None:
         self.changed, self._all = 0, Change()
-        self._changes: defaultdict[tuple[str, str, str], Change] = defaultdict(Change)
+        self._changes = defaultdict[tuple[str, str, str], Change](Change)
         # Before and after: records by outcome and reason, and the keys of events.
         self._outcomes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         self._keys = set[bytes](), set[bytes]()

@@ -90,11 +90,8 @@ class Masker:
         hidden: list[str] = []
         self._value(self._type, event, (), hidden.append, lambda value, fields: value)
         # Keys and headers may be personal, too; topic, partition, offset and timestamp are not.
-        of_kafka = event.get(ORIGIN, {})
-        for path, text in _texts({name: of_kafka.get(name) for name in ("key", "header")}, (ORIGIN,)):
-            if path not in self._public:
-                hidden.append(text)
-        return hidden
+        of_kafka = {name: event.get(ORIGIN, {}).get(name) for name in ("key", "header")}
+        return hidden + [text for path, text in _texts(of_kafka, (ORIGIN,)) if path not in self._public]
 
     def _value(self, kind: AvroType, value: Any, path: Path, hide: Callable[[str], None], show: _Show) -> Any:
         """Return `value` with those values that may be shown passed through `show`. The rest is masked; its text
@@ -197,8 +194,8 @@ class Nets:
             return None if value is None else MASK
         # Amounts are text, and a long one would be taken for a phone number.
         if field in _AMOUNTS and isinstance(value, str):
-            number = MASK if value in self._whole else self.passed(float(value), frozenset())
-            return MASK if number == MASK else value
+            is_hidden = value in self._whole or self.passed(float(value), frozenset()) == MASK
+            return MASK if is_hidden else value
         return None if value is None else self.passed(value, frozenset({field}))
 
     def passed(self, value: str | bool | float, fields: frozenset[str]) -> str | bool | float:

@@ -44,12 +44,13 @@ def show_saves(
     with contextlib.suppress(KeyboardInterrupt):
         for _ in _saves(Path(file), settings, wait):
             console.clear()
+            total = Summary()
             try:
-                found = [*islice(explain(), _MAX_RECORDS)]
+                found = [*total.count(islice(explain(), _MAX_RECORDS))]
             except PinstreamError as error:
                 prose(console, f"pinstream: {error}", "bold red")
             else:
-                _show(found, last, console)
+                _show(found, last, total, console)
                 last = found
             prose(console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
 
@@ -76,16 +77,14 @@ def _stamp(file: Path, settings: Settings) -> list[tuple[Path, int, int, int]]:
     return found
 
 
-def _show(found: list[Explained], last: list[Explained], console: Console) -> None:
-    total, lines = Summary(), {one.name: one.line for one in last}
+def _show(found: list[Explained], last: list[Explained], total: Summary, console: Console) -> None:
+    lines = {one.name: one.line for one in last}
     # Those that changed come first.
     for one in sorted(found, key=lambda one: lines.get(one.name) == one.line)[:_SHOWN]:
         if isinstance(one.event, dict):
             masked = masker_of(one.event, one.mapped).masked(one.event)
             console.print(Text(f"read: {readable(masked, longest=_WHOLE)}", "dim"))
         print_record(console, one.name, one.line)
-    for _ in total.count(found):  # counts the lines that pass
-        pass
     total.show(console)
     if len(found) == _MAX_RECORDS:
         prose(console, f"These are the first {_MAX_RECORDS:,} records: no more are read here.")

@@ -74,8 +74,7 @@ class Against:
     def around(self, reading: Reading) -> Reading:
         """Take `reading` as that of the run."""
         # With a function, the engine reads what that returned.
-        own = isinstance(reading, TwoSteps) and self._has_function
-        decoder: Decoding = reading.decoder if own else self._before
+        decoder = reading.decoder if self._has_function and isinstance(reading, TwoSteps) else self._before
         before = self._fast or TwoSteps(decoder, Selecting(self._converter, self._where))
         self._readings = [LeavingOut(one, where=bool(self._where)) for one in (before, reading)]
         return self
@@ -98,11 +97,12 @@ class Against:
         both = [*zip(records, judged(before), judged(columns), strict=True)]
         self._compare_last = partial(self._compare, both, columns, topic, partition)
 
-    def _compare(self, both: Sequence[_Judged], columns: Columns, topic: str, partition: int) -> None:
-        """Compare records as far as the engine took them."""
+    def _compare(self, both: list[_Judged], columns: Columns, topic: str, partition: int) -> None:
+        """Compare records, once, as far as the engine took them."""
         for row, (record, was, now) in enumerate(both[: len(columns)]):
             if record is not None and not isinstance(columns.verdicts.get(row), Later):
                 self._comparison.add(was, now, partial(self._show, record, topic, partition))
+        both.clear()
 
     def document(self, read: int) -> dict[str, Any]:
         """Return the JSON form, after the run has read this many records."""

@@ -14,7 +14,7 @@ from consumer.app import building
 from consumer.commands.comparison import of_old
 from consumer.commands.replay.against import Against
 from consumer.commands.replay.options import parse_where
-from consumer.engine.messages import Assigned, Assignment, Fetched, FetchSchema, SchemaFound
+from consumer.engine.messages import Assigned, Assignment, Fetched, FetchSchema, SchemaFound, Tick
 from consumer.engine.model import Chunk, Instant, Record, SchemaRef
 from consumer.settings import load
 from tests.conversion.computed.test_operators import BASE, KEY, KEY_SCHEMA, SCHEMA, made
@@ -25,9 +25,9 @@ from tests.end_to_end.processes import bare_environment
 CUSTOMER = '"user_data.external_id" = "@key.customer"'
 
 
-def value(seed: int) -> bytes:
+def value(seed: int, at: float = NOW) -> bytes:
     """The value of a record."""
-    event = made(random.Random(seed)) | {"id": f"id-{seed}", "at": int(NOW * 1000)}
+    event = made(random.Random(seed)) | {"id": f"id-{seed}", "at": int(at * 1000)}
     found = both_of("").value(event)
     assert found is not None
     return found
@@ -113,3 +113,14 @@ def test_each_record_that_is_taken_counts_once(tmp_path: Path, where: tuple[str,
     assert found["records"] + found["not_compared"] == compared.pipeline.statistics(compared.now).totals.read
     assert [one["field"] for one in found["changes"]] == ["custom_data.order_id"]
     assert (found["records"], found["not_compared"]) == (taken, 0)
+
+
+def test_a_record_that_waits_for_its_time_counts_then(tmp_path: Path) -> None:
+    """Not while it is not known which clock is right, and once when its time has come."""
+    compared = Compared(tmp_path, "", '"custom_data.order_id" = "id"')
+    later = NOW + 86_400
+    compared.fetched(Record(0, int(later * 1000), None, value(1, later), ()))
+    assert [compared.document()[key] for key in ("records", "not_compared")] == [0, 1]
+    compared.now = Instant(later + 60 - NOW, later + 60)
+    compared.handle(Tick())
+    assert [compared.document()[key] for key in ("records", "changed", "not_compared")] == [1, 1, 0]
