@@ -2,10 +2,10 @@
 
 Theory of operation. The dry run goes on as it would without; beside its reading stands that of the other mapping, and
 each slice of records is read by both. A record waits until the schemas of both are known, also that of a key which only
-the other mapping reads: it goes to the run's own reading then. A slice may be read more than once: records that do not
-fit are read again, and so are those that waited for their schema or their time. So a slice is compared when the next
-one comes: by then the engine has cut its columns to the rows that it took, and replaced the verdicts on records that
-wait.
+the other mapping reads; if that does not exist, the record is not compared, and the ledger counts it as a dead letter.
+A slice may be read more than once: records that do not fit are read again, and so are those that waited for their
+schema or their time. So a slice is compared when the next one comes: by then the engine has cut its columns to the rows
+that it took, and replaced the verdicts on records that wait.
 
 With a function of the user's, both mappings convert what it returned: it is called once for a record.
 """
