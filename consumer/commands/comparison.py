@@ -182,6 +182,11 @@ def _said(outcome: str, reason: str | None) -> str:
     return f"{outcome}: {reason}" if reason else outcome
 
 
+def agrees(document: Mapping[str, Any]) -> bool:
+    """Return whether a comparison found events, and no difference. Where no record is accepted nothing was compared."""
+    return not document["changed"] and any(one[OUTCOME] == "accepted" for one in document["outcomes"])
+
+
 def show_comparison(document: Mapping[str, Any], console: Console) -> None:
     """Print the JSON form of a comparison for people."""
     records, changes, outcomes = document["records"], document["changes"], document["outcomes"]
@@ -189,11 +194,8 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
     if not changes:
         said = f"Nothing changes: {records:,} records, each with the same outcome and the same event."
     prose(console, said if records else "There are no records to compare.", "bold" if changes else None)
-    # Otherwise an old sample would seem to be unchanged.
-    if records and not any(one[OUTCOME] == "accepted" for one in outcomes):
-        why = (
-            "No record is accepted, so no event was compared (if they are too old: give --now or --max-age)."
-        )
+    if records and not changes and not agrees(document):
+        why = "No event was accepted or compared; if they are too old, explain has --now, replay has --max-age."
         prose(console, why, "bold red")
     for field, why in _ALARMS.items():
         if found := sum(one["records"] for one in changes if one["field"] == field):

@@ -56,6 +56,10 @@ _MAX_WORDS: Final = 4
 _WORD: Final = re.compile(r"[^\W_]+")
 _AMOUNTS: Final = frozenset({"custom_data.value", "custom_data.predicted_ltv", f"{CONTENTS}.item_price"})
 _CODES: Final = frozenset({"language", "custom_data.currency"})
+# What no name or address is shown as.
+_NO_TEXTS: Final = (
+    _AMOUNTS | _CODES | {"event_time", "opt_out", "wifi", f"{CONTENTS}.quantity", "custom_data.num_items"}
+)
 # A language or a currency is shown even if it is spelled like a hidden country.
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
 # From a value that may be shown, and the conversion fields that it feeds, to the value to show.
@@ -63,7 +67,8 @@ _Show = Callable[[str | bool | float, frozenset[str]], str | bool | float]
 
 
 class Masker:
-    """Masks decoded records of one schema, under one mapping, or under several: what is personal for one is masked."""
+    """Masks decoded records of one schema, under one mapping, or under several: what is personal for one is masked, and
+    so is text that not all of them take for public, as one of them may be wrong."""
 
     def __init__(self, schema: dict[str, Any], *mappings: Mapping) -> None:
         self._type = parse(schema)
@@ -76,6 +81,12 @@ class Masker:
             # A value that is computed from several is not equal to any of them, so it shows none of them.
             elif isinstance(source, Source):
                 self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
+        for path, fields in [*self._public.items()] if len(mappings) > 1 else ():
+            ways = [
+                {one.steps for one in other.sources.values() if isinstance(one, Source)} for other in mappings
+            ]
+            if not fields <= _NO_TEXTS and not all(path in one for one in ways):
+                del self._public[path]
         # A path that also feeds a personal field is personal.
         for path in personal:
             self._public.pop(path, None)

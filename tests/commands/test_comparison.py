@@ -304,8 +304,9 @@ def test_the_same_mapping_changes_nothing(tried: Try) -> None:
     )
     assert re.search(r"accepted +│ +216 │ +216 ", done.stdout)
     line = ["explain", str(tried.samples), "--against", str(tried.old)]
-    old = CliRunner(env=tried.env).invoke(main, line).stdout  # as of today: the records are from March
-    assert "No record is accepted, so no event was compared (if they are too old: give --now" in old
+    done = CliRunner(env=tried.env).invoke(main, line)  # as of today: the records are from March
+    assert done.exit_code == 1
+    assert "No event was accepted or compared; if they are too old, explain has --now" in done.stdout
     found = json.loads(tried.compare("--json").stdout.splitlines()[-1])
     assert (found["records"], found["changed"], found["changes"]) == (240, 0, [])
     sums = {currency: Decimal(both["before"]) for currency, both in found["value"].items()}
@@ -362,6 +363,13 @@ def test_what_either_mapping_takes_for_personal_is_not_shown(tried: Try) -> None
             assert not any(text in done.stdout for text in ("key-of-", "buyer0", "5550000", "192.0.2.0"))
     tried.edit((VALUE, '"custom_data.value" = { multiply = ["order.grand_total", { value = 100 }] }'))
     assert '"20.25" → "2025.00"' in tried.compare().stdout
+    # Text that the other mapping does not map may be anybody's name.
+    text = re.sub("(?m)^.*order.lines\\[\\].title.*$", "", MAPPING)
+    tried.old.write_text(text)
+    tried.new.write_text(text.replace(order_id, '"custom_data.order_id" = "order.lines[0].title"'))
+    shown = tried.compare().stdout
+    assert "custom_data.order_id changed: " in shown
+    assert "Lamp" not in shown
 
 
 def test_sections_are_compared_with_a_file_without(tried: Try) -> None:

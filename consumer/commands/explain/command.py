@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from consumer.commands.base import DebugCommand, flag_option, parse_time
-from consumer.commands.comparison import AGAINST_OPTION, of_old, show_comparison
+from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old, show_comparison
 from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.explaining import compared, explanations
 from consumer.commands.explain.showing import Summary, print_lines
@@ -62,7 +62,7 @@ def explain(
 
     Prints one JSON line per record: outcome, payload, error, warnings; on a terminal, text for people. It uses no
     network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 whatever the outcomes, 1 if FILE cannot be read to
-    its end. With --against: 0 if nothing changes, 1 if something does.
+    its end. With --against: 0 if nothing changes, 1 if something does, or no event was compared.
     """
     modes = ("--expect", expected), ("--summary", summary), ("--rules", rules), ("--against", against)
     given = [option for option, value in (*modes, ("--watch", watch)) if value not in (None, False)]
@@ -82,8 +82,9 @@ def explain(
     if against is not None:
         with of_old(settings, against) as of:
             found = compared(explain_by(at, of), lines)
-        print_result(show_comparison, found.document(), as_json=as_json)
-        agree = not found.changed
+        document = found.document()
+        print_result(show_comparison, document, as_json=as_json)
+        agree = agrees(document)
     elif expected is not None:
         agree = compare(lines, expected, clock_given=now is not None)
     elif summary:

@@ -28,7 +28,7 @@ from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
 from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
-from consumer.commands.comparison import AGAINST_OPTION, of_old
+from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
 from consumer.commands.replay.against import Against
 from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
@@ -140,7 +140,7 @@ def replay(**given: Any) -> None:
     if (failure := outcome.failure()) is not None:
         raise failure
     # No error line: the differences show what is wrong.
-    if outcome.against is not None and outcome.against["changed"]:
+    if outcome.against is not None and not agrees(outcome.against):
         sys.exit(1)
 
 
