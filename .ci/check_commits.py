@@ -53,8 +53,9 @@ NO_VERBS = {
     "We",
     "Wip",
 }
-# What git itself writes. `fixup!` and the like are for a rebase that has yet to come, so CI refuses them.
-BY_GIT = re.compile(r'Merge (branch|commit|tag|remote|pull request) |Revert "|Reapply "')
+# What git itself writes, and Dependabot, whose subjects name versions.
+# `fixup!` and the like are for a rebase that has yet to come, so CI refuses them.
+BY_GIT = re.compile(r'Merge (branch|commit|tag|remote|pull request) |Revert "|Reapply "|Bump \S+ from ')
 BEFORE_A_REBASE = re.compile(r"(fixup|squash|amend)! ")
 
 

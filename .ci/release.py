@@ -40,14 +40,13 @@ def plan(tag: str, root: Path = ROOT) -> dict[str, str]:
     """Return what the release workflow goes by. Raises `ReleaseError` if something does not fit the tag."""
     version = tag.removeprefix("v")
     chart = (root / "deploy" / "helm" / "pinstream" / "Chart.yaml").read_text("utf-8")
+    changes = (root / "CHANGELOG.md").read_text("utf-8")
     said = {
         "consumer/__init__.py": _first(
             r'^__version__ = "(.+)"$', (root / "consumer" / "__init__.py").read_text("utf-8")
         ),
         "Chart.yaml (appVersion)": _first(r'^appVersion: "(.+)"$', chart),
-        "CHANGELOG.md": _first(
-            r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text("utf-8")
-        ),
+        "CHANGELOG.md": _first(r"^## \[(\d.*)\] - \d{4}-\d\d-\d\d$", changes),
     }
     if other := {where: what for where, what in said.items() if what != version}:
         named = ", ".join(f"{where} says {what or 'nothing'}" for where, what in other.items())
@@ -56,6 +55,12 @@ def plan(tag: str, root: Path = ROOT) -> dict[str, str]:
     if unknown := sorted(name for name, address in known.items() if is_unknown(address)):
         raise ReleaseError(
             f"nobody has said yet where these are: {', '.join(unknown)}; pyproject.toml, [tool.pinstream.addresses]"
+        )
+    waiting = re.search(r"^## \[Unreleased\]\s*\n(.*?)(?=^## \[|\Z)", changes, re.DOTALL | re.MULTILINE)
+    if waiting is not None and waiting[1].strip():
+        raise ReleaseError(
+            f"CHANGELOG.md has lines under Unreleased, which {tag} would ship without a word: move them to {version}, "
+            "and set the tag again"
         )
     return {"version": version, "registry": known["registry"], "host": known["registry"].partition("/")[0]}
 

@@ -52,6 +52,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_no_version_has_is_not_released(release: Any, root: Path) -> None:
+    """Lines that still stand under Unreleased would be in no version's notes."""
+    text = (root / "CHANGELOG.md").read_text()
+    (root / "CHANGELOG.md").write_text(text.replace("[Unreleased]\n", "[Unreleased]\n\n- Another thing.\n"))
+    with pytest.raises(release.ReleaseError, match=r"under Unreleased.*move them to 1\.2\.3"):
+        release.plan("v1.2.3", root)
+
+
 def test_a_ready_repository_has_a_plan(release: Any, root: Path) -> None:
     """The plan has the version, and where image and chart go."""
     assert release.plan("v1.2.3", root) == {

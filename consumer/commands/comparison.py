@@ -36,7 +36,7 @@ AGAINST_OPTION: Final = click.option(
     help="Compare with the mapping file OLD over the same records: outcomes, fields, values, event ids. Exit code 1 if "
     "anything changes.",
 )
-Judged = dict[str, Any]
+RecordOutcome = dict[str, Any]
 """What a mapping makes of a record: `OUTCOME`, with its reason; and of an event `_KEY`, and its fields by path. Of a
 list of objects each field is a list."""
 OUTCOME: Final = "outcome"
@@ -62,7 +62,7 @@ def of_old(settings: Settings, old: str) -> Iterator[Settings]:
         raise type(error)(str(error).replace("PINSTREAM_MAPPING_FILE:", "--against:", 1)) from None
 
 
-def judged(columns: Columns) -> Iterator[Judged | None]:
+def outcomes_in(columns: Columns) -> Iterator[RecordOutcome | None]:
     """Yield what each row is; None: it waits, or was settled before."""
     accounts = [kind.account for kind in columns.kinds]
     for row in range(len(columns)):
@@ -99,7 +99,7 @@ class Change:
         self.records, self.examples = 0, list[dict[str, Any]]()
         self._value = defaultdict[str, list[Decimal]](lambda: [_ZERO, _ZERO])
 
-    def add(self, *both: Judged) -> None:
+    def add(self, *both: RecordOutcome) -> None:
         """Count a record."""
         self.records += 1
         for side, one in enumerate(both):
@@ -123,7 +123,9 @@ class Comparison:
         self._outcomes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         self._keys = set[bytes](), set[bytes]()
 
-    def add(self, was: Judged | None, now: Judged | None, show: Callable[[], tuple[str, Nets]]) -> None:
+    def add(
+        self, was: RecordOutcome | None, now: RecordOutcome | None, show: Callable[[], tuple[str, Nets]]
+    ) -> None:
         """Count a record that both mappings have judged; `show` returns its place, and what masks its values."""
         if was is None or now is None:
             return
@@ -140,7 +142,7 @@ class Comparison:
                 before, after = (nets.sent(shown, one.get(shown)) for one in (was, now))
                 change.examples.append({"record": place, "before": before, "after": after})
 
-    def _counted(self, side: int, one: Judged) -> Judged:
+    def _counted(self, side: int, one: RecordOutcome) -> RecordOutcome:
         keys, key = self._keys[side], one.get(_KEY)
         if key in keys:
             one = one | {OUTCOME: ("duplicate", "")}
@@ -165,7 +167,7 @@ class Comparison:
         return {**total, "changed": self.changed, "outcomes": outcomes, "changes": changes}
 
 
-def _differences(was: Judged, now: Judged) -> Iterator[tuple[str, str]]:
+def _differences(was: RecordOutcome, now: RecordOutcome) -> Iterator[tuple[str, str]]:
     """Yield what differs, and how; fields and keys only of two events."""
     for field in was | now if _KEY in was and _KEY in now else (OUTCOME,):
         before, after = was.get(field), now.get(field)
@@ -195,7 +197,9 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
         said = f"Nothing changes: {records:,} records, each with the same outcome and the same event."
     prose(console, said if records else "There are no records to compare.", "bold" if changes else None)
     if records and not changes and not agrees(document):
-        why = "No event was accepted or compared; if they are too old, explain has --now, replay has --max-age."
+        why = (
+            "No event was accepted or compared; if they are too old, explain has --now, replay has --max-age."
+        )
         prose(console, why, "bold red")
     for field, why in _ALARMS.items():
         if found := sum(one["records"] for one in changes if one["field"] == field):

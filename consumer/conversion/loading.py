@@ -31,6 +31,7 @@ from consumer.conversion.computed.expressions import (
     Scalar,
     Unreadable,
     array_of,
+    asked_by,
     computation,
     constants_in,
     expression_name,
@@ -157,7 +158,7 @@ class Loader:
         event_names = self._entries("event_names", {*known, FILTER})
         # Channels are compared in any case: producers do not agree on one.
         sent_as = self._entries("action_sources", ACTION_SOURCES)
-        action_sources = {_folded(key): value for key, value in sent_as.items()}
+        action_sources = {trim(key).lower(): value for key, value in sent_as.items()}
         sources = self._sources()
         written = {name for name, layer in self._layers_in_force.items() if layer.rank > Rank.DEFAULT}
         proposed = frozenset(sources.keys() - written)
@@ -182,7 +183,7 @@ class Loader:
             )
         self._check_computed(sources, event_names.keys() | known, action_sources)
         self._check_keys("event_names", sources.get("event_name"), str)
-        self._check_keys("action_sources", sources.get("action_source"), _folded)
+        self._check_keys("action_sources", sources.get("action_source"), lambda key: trim(key).lower())
         return Mapping(
             event_names=event_names,
             own_events=tuple(own_events),
@@ -577,6 +578,8 @@ class Loader:
                 computation(source, None, None, lambda _: None)
         if kinds is not None and (other := source_misfit(source, kinds)):
             self._fail(f"{key} takes {meant}, but {other}")
+        if key in ("[fields] 'event_id'", "[fields] 'event_time'", "[dedup] key") and not asked_by(source):
+            self._fail(f"{key} would be the same for all events, but every event has its own: name a path")
         if key in ("[fields] 'event_id'", "[dedup] key"):
             self._check_id(key, source)
         # The user has to name which of several values counts.
@@ -594,7 +597,3 @@ class Loader:
             if key not in allowed:
                 self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")
         return self._tables[table]
-
-
-def _folded(channel: str) -> str:
-    return trim(channel).lower()

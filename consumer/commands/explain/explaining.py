@@ -14,7 +14,7 @@ import orjson
 
 from consumer.adapters.files import FileRecord, file_types, open_records
 from consumer.app import building
-from consumer.commands.comparison import Comparison, Judged, judged
+from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_in
 from consumer.commands.payload import Nets, hidden_in
 from consumer.conversion.rule_trace import RuleTrace
 from consumer.conversion.sections import Sections
@@ -108,14 +108,14 @@ def compared(before: Iterable[Explained], after: Iterable[Explained]) -> Compari
 
     comparison = Comparison()
     for was, now in zip(before, after, strict=False):
-        comparison.add(_judged(was.result), _judged(now.result), partial(show, was, now))
+        comparison.add(_outcome_of(was.result), _outcome_of(now.result), partial(show, was, now))
     return comparison
 
 
-def _judged(result: Converted) -> Judged | None:
+def _outcome_of(result: Converted) -> RecordOutcome | None:
     columns = Columns(Keys())
     if isinstance(result, ConversionEvent):
         columns.add_converted(result)
     else:
         columns.add(result)
-    return next(judged(columns))
+    return next(outcomes_in(columns))

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from consumer.app import building
-from consumer.commands.comparison import Comparison, Judged, judged
+from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_in
 from consumer.commands.payload import Nets, hidden_in
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
@@ -27,7 +27,7 @@ from consumer.errors import UsageError
 from consumer.settings import Settings
 
 # A record, and what both mappings make of it.
-_Judged = tuple[Record | None, Judged | None, Judged | None]
+_Compared = tuple[Record | None, RecordOutcome | None, RecordOutcome | None]
 
 
 class Against:
@@ -93,11 +93,11 @@ class Against:
         known = [None if row in waits else record for row, record in enumerate(records)]
         self._readings[1].read(known, now, columns, topic, partition)
         columns.verdicts.update(waits)
-        # Judged at once, since the engine changes not only the verdicts.
-        both = [*zip(records, judged(before), judged(columns), strict=True)]
+        # Read at once, since the engine changes not only the verdicts.
+        both = [*zip(records, outcomes_in(before), outcomes_in(columns), strict=True)]
         self._compare_last = partial(self._compare, both, columns, topic, partition)
 
-    def _compare(self, both: list[_Judged], columns: Columns, topic: str, partition: int) -> None:
+    def _compare(self, both: list[_Compared], columns: Columns, topic: str, partition: int) -> None:
         """Compare records, once, as far as the engine took them."""
         for row, (record, was, now) in enumerate(both[: len(columns)]):
             if record is not None and not isinstance(columns.verdicts.get(row), Later):

@@ -264,10 +264,12 @@ class ExpressionReader:
 
     def _are_tests(self, name: str, table: dict[str, Any]) -> bool:
         """Return whether a table in `when` has tests of the path `name`, and is no part of a longer path."""
-        return any(key in TESTS and not self._paths.has(f"{name}.{key}") for key in table)
+        return not table or any(key in TESTS and not self._paths.has(f"{name}.{key}") for key in table)
 
     def _comparison(self, path: str, of: Expression, said: dict[str, Any]) -> Condition:
         tests: list[tuple[str, Any]] = []
+        if not said:
+            raise Unreadable(f"when: {path!r} has nothing to compare with: write one of {', '.join(TESTS)}")
         for key, limit in said.items():
             if key not in TESTS:
                 raise Unreadable(f"when: {path!r} is compared by {key!r}; {or_all(key, TESTS)}")
@@ -279,6 +281,9 @@ class ExpressionReader:
             if kinds and (other := source_misfit(of, kinds)):
                 raise Unreadable(f"when: {key} takes {meant}, but {other}")
             tests.append((key, number if meant == "a number" else limit))
+        limits = dict(tests)
+        if {"greater", "less"} <= limits.keys() and limits["greater"] >= limits["less"]:
+            raise Unreadable(f"when: no number at {path!r} is greater and less than that: exchange the two")
         return Condition((of,), (), tuple(tests))
 
     def _condition(self, path: str, allowed: Any) -> Condition:
