@@ -44,6 +44,8 @@ _PUBLIC: Final = _IDENTIFIERS | {
 }
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
+# An id that is nobody's name: names have no digits.
+_ID: Final = re.compile(r"(?=.*\d)[A-Za-z0-9._:/#-]{1,128}")
 # Fields with the form of an identifier: a digest, an IP address, a token, a page.
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
 # Least digits of a hidden number that is also searched for without its spaces and signs.
@@ -68,7 +70,7 @@ _Show = Callable[[str | bool | float, frozenset[str]], str | bool | float]
 
 class Masker:
     """Masks decoded records of one schema, under one mapping, or under several: what is personal for one is masked, and
-    so is text that not all of them take for public, as one of them may be wrong."""
+    so is text that not all of them map, as one of them may be wrong; but not ids with a digit."""
 
     def __init__(self, schema: dict[str, Any], *mappings: Mapping) -> None:
         self._type = parse(schema)
@@ -81,12 +83,15 @@ class Masker:
             # A value that is computed from several is not equal to any of them, so it shows none of them.
             elif isinstance(source, Source):
                 self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
-        for path, fields in [*self._public.items()] if len(mappings) > 1 else ():
-            ways = [
-                {one.steps for one in other.sources.values() if isinstance(one, Source)} for other in mappings
-            ]
-            if not fields <= _NO_TEXTS and not all(path in one for one in ways):
-                del self._public[path]
+        # Text that one of several mappings takes for public, and another does not know, may be anybody's name.
+        ways = [
+            {one.steps for one in other.sources.values() if isinstance(one, Source)} for other in mappings
+        ]
+        self._doubtful = {
+            path
+            for path, fields in self._public.items()
+            if not fields <= _NO_TEXTS and not all(path in one for one in ways)
+        }
         # A path that also feeds a personal field is personal.
         for path in personal:
             self._public.pop(path, None)
@@ -130,7 +135,7 @@ class Masker:
             return shown
         if isinstance(kind, Array) and isinstance(value, list):
             return [self._value(kind.items, inner, (*path, EACH), hide, show) for inner in value]
-        if path in self._public:
+        if path in self._public and (path not in self._doubtful or _ID.fullmatch(str(value))):
             # A type that JSON does not have becomes text.
             plain = value if isinstance(value, str | bool | int | float) else str(value)
             return show(plain, self._public[path])
