@@ -19,7 +19,7 @@ from consumer.avro.paths import AvroSchema
 from consumer.commands.draft import money
 from consumer.commands.draft.leaves import LEAST_RECORDS, MAX_SHOWN, SampledPath, is_of_items, leaves_of
 from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates
-from consumer.commands.draft.vocabulary import concepts_of, event_for, events_of, gender_for, source_for
+from consumer.commands.draft.vocabulary import GENDERS, concepts_of, event_for, events_of, source_for
 from consumer.conversion.computed.expressions import is_many
 from consumer.conversion.normalise import Omitted
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, DAYS, EVENT_NAMES, FILTER, TARGETS
@@ -407,7 +407,7 @@ class Proposal:
         words = sorted(leaf.source.symbols or leaf.counts) if target == "user_data.ge" else []
         if all(not isinstance(TARGETS[target].rule(word), Omitted) for word in words):
             return _quoted(leaf.path), ""
-        table = {word: gender for word in words if (gender := gender_for(word))}
+        table = {word: gender for word in words if (gender := GENDERS.get(word.lower().strip(" .")))}
         entries = ", ".join(f"{_quoted(word)} = {_quoted(gender)}" for word, gender in table.items())
         if not leaf.shown or len(table) < 2 or len(table) < len(words) - 1:
             return _quoted(leaf.path), "its words need a table"
