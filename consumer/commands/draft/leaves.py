@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from itertools import islice
@@ -63,6 +62,7 @@ _FORMS: Final = {
     "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
 }
 ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
+_UNITS: Final = {"NANO": "nanoseconds", "MICRO": "microseconds", "MILLIS": "milliseconds", "SECONDS": "seconds"}
 _PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
 
 
@@ -77,29 +77,34 @@ def _form(pattern: str, target: str) -> Callable[[Any], bool]:
 FORMS: Final = {name: _form(*form) for name, form in _FORMS.items()}
 
 
-@dataclass(eq=False)
-class SampledPath:
-    """One path to a value: its place in schema and sample. `of`: how many records, or elements of its array, there
-    are; 0: there is no sample."""
+class Place(NamedTuple):
+    """A place in the schema, and what is known there."""
 
-    source: Source
+    space: str  # the namespace
+    path: str
     above: tuple[str, ...]  # names on the way, from the record's own on
-    doc: str
-    docs: str  # documentation on the way
-    logical: str
-    values: Sequence[Any]  # without nulls
-    of: int
+    values: Sequence[Any]
+    of: int  # how many records, or elements of its array, there are; 0: there is no sample
+    doc: str = ""
+    logical: str = ""
     called: str = ""  # the key whose value this is, in place of the name at the path's end
 
-    def __post_init__(self) -> None:
-        self.path = self.source.path
+
+class SampledPath:
+    """One path to a value: its place in schema and sample."""
+
+    def __init__(self, source: Source, at: Place, doc: str, logical: str) -> None:
+        self.source, self.doc, self.logical = source, doc, logical
+        self.above, self.values, self.of, self.called = at.above, at.values, at.of, at.called
+        self.path = source.path
         self.array = self.path.rpartition("[].")[0]  # the innermost one on the way
-        self.beside = self.path.rpartition(".")[0]  # where its neighbours are
+        self.beside, _, last = self.path.rpartition(".")  # where its neighbours are
         around = frozenset(one for name in self.above[1:] for one in concepts_of(name))
-        self.name = Concepts(concepts_of(self.called or self.path.rpartition(".")[2]), around)
-        self.said = meaning_of(self.doc)
+        self.name = Concepts(concepts_of(self.called or last), around)
+        self.said = meaning_of(doc)
         # The nearest name on the way that says anything.
         self.parent = next((found for name in reversed(self.above[1:]) if (found := concepts_of(name))), ())
+        self.words = {*self.name.own, *self.said.own, *self.said.around}
         self.filled = len(self.values) / self.of if self.of else 1.0
         # From the whole sample.
         held = [one for one in self.values if one != "" and not isinstance(one, dict | list)]
@@ -160,32 +165,9 @@ class SampledPath:
     @property
     def unit(self) -> str:
         """Return the unit in which a time without a logical type counts, by its values or what is said of it."""
-        if self.tested:
-            return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "")
-        logical = self.logical.rpartition(".")[2].upper()
-        said = {*self.name.own, *self.said.own, *self.said.around, logical}
         # "unix milliseconds" has two of these words: the finer one is meant.
-        words = {
-            **dict.fromkeys(("NANO", "NANOTIMESTAMP"), "nanoseconds"),
-            **dict.fromkeys(("MICRO", "MICROTIMESTAMP"), "microseconds"),
-            **dict.fromkeys(("MILLIS", "TIMESTAMP"), "milliseconds"),
-            "SECONDS": "seconds",
-        }
-        return next((unit for word, unit in words.items() if word in said), "")
-
-
-class _Visit(NamedTuple):
-    """A place in the schema, and what is known there: see `SampledPath`."""
-
-    space: str  # the namespace
-    path: str
-    above: tuple[str, ...]
-    values: Sequence[Any]
-    of: int
-    doc: str = ""
-    docs: str = ""
-    logical: str = ""
-    called: str = ""
+        said = next((unit for word, unit in _UNITS.items() if word in self.words), "")
+        return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "" if self.tested else said)
 
 
 def is_of_items(array: str) -> bool:
@@ -196,32 +178,29 @@ def is_of_items(array: str) -> bool:
 def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: str) -> list[SampledPath]:
     """Return the paths to values of a record type that is `called` so, in the schema's order, with what these records
     have there."""
-    start = _Visit("", "", (called,), records, len(records))
+    walk = _Walk(definitions([schema]), SchemaPaths(schema))
     found: dict[str, SampledPath] = {}
-    for leaf in islice(_Walk(schema).below(schema, start), _MAX_LEAVES):
+    for leaf in islice(walk.below(schema, Place("", "", (called,), records, len(records))), _MAX_LEAVES):
         # The branches of a union may have the same field: the first describes it.
         found.setdefault(leaf.path, leaf)
     return list(found.values())
 
 
-class _Walk:
+class _Walk(NamedTuple):
     """One walk over a schema and the values of a sample."""
 
-    def __init__(self, schema: AvroSchema) -> None:
-        self._known = definitions([schema])
-        self._paths = SchemaPaths(schema)
+    known: Mapping[str, Any]
+    paths: SchemaPaths
 
-    def below(self, node: Any, at: _Visit) -> Iterator[SampledPath]:
+    def below(self, node: Any, at: Place) -> Iterator[SampledPath]:
         """Yield the leaves at and below a type."""
         if isinstance(node, str) and node not in PRIMITIVES:
-            node = self._known.get(full_name(node, at.space)) or self._known[node]
+            node = self.known.get(full_name(node, at.space)) or self.known[node]
         at = at._replace(values=[one for one in at.values if one is not None])
         kind = node["type"] if isinstance(node, dict) else node
-        if isinstance(kind, list):
-            for branch in kind:
+        if isinstance(kind, list | dict):
+            for branch in kind if isinstance(kind, list) else [kind]:
                 yield from self.below(branch, at)
-        elif isinstance(kind, dict):
-            yield from self.below(kind, at)
         elif kind in ("record", "error", "map"):
             yield from self._within(node, at)
         elif kind == "array":
@@ -230,45 +209,42 @@ class _Walk:
             # Of the types of a pair's value only those that the sample has.
             yield from self._leaf(node if isinstance(node, dict) else {}, at)
 
-    def _elements(self, node: Any, at: _Visit, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
+    def _elements(self, node: Any, at: Place, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
         """Yield the leaves of an array's elements; of pairs of key and value those of each key."""
         items = [one for held in lists for one in held]
-        dicts = [one for one in items if isinstance(one, dict)]
-        by = next((name for name in _KEYS_OF_PAIRS if dicts and name in dicts[0]), "")
-        if by and any(name.startswith("val") for name in dicts[0]) and not is_of_items(at.path):
-            keys = {str(one[by]) for one in dicts}
-            for key in sorted(filter(_KEY.fullmatch, keys)) if len(keys) <= _MAX_KEYS else ():
-                values = [one for one in dicts if str(one[by]) == key]
+        first = items[0] if items and isinstance(items[0], dict) and not is_of_items(at.path) else {}
+        by = next((name for name in _KEYS_OF_PAIRS if name in first), "")
+        if by and any(name.startswith("val") for name in first):
+            for key in _names(str(one[by]) for one in items):
+                values = [one for one in items if str(one[by]) == key]
                 yield from self.below(
                     node, at._replace(path=f"{at.path}[{by}='{key}']", values=values, called=key)
                 )
             return
         # A list of which the sample has one element alone stands for a record, unless it is one of items.
-        is_one = bool(dicts) and max(map(len, lists)) == 1 and not is_of_items(at.path)
+        is_one = bool(first) and max(map(len, lists)) == 1
         step, of = ("[0]", at.of) if is_one else ("[]", len(items))
         yield from self.below(node, at._replace(path=at.path + step, values=items, of=of))
 
-    def _leaf(self, node: Mapping[str, Any], at: _Visit) -> Iterator[SampledPath]:
-        logical = node.get("logicalType") or node.get("connect.name") or at.logical
+    def _leaf(self, node: Mapping[str, Any], at: Place) -> Iterator[SampledPath]:
+        logical = str(node.get("logicalType") or node.get("connect.name") or at.logical)
         if logical == "decimal":
             logical = f"decimal of {node.get('scale', 0)} places"
         # Not all that a schema has is a value.
         with suppress(NoSuchPath):
-            source, doc = self._paths.resolve(at.path.removesuffix("[]")), at.doc or node.get("doc", "")
-            yield SampledPath(source, at.above, doc, at.docs, str(logical), at.values, at.of, at.called)
+            source = self.paths.resolve(at.path.removesuffix("[]"))
+            yield SampledPath(source, at, at.doc or node.get("doc", ""), logical)
 
-    def _within(self, node: dict[str, Any], at: _Visit) -> Iterator[SampledPath]:
+    def _within(self, node: dict[str, Any], at: Place) -> Iterator[SampledPath]:
         """Yield the leaves of a record's fields, or of the keys of a map that is like a record."""
         held = [one for one in at.values if isinstance(one, dict)]
         above = (*at.above, *([] if at.called else [at.path.rpartition(".")[2]]))
         if node["type"] == "map":
-            keys = {key for one in held for key in one}
-            names = sorted(filter(_KEY.fullmatch, keys)) if len(keys) <= _MAX_KEYS else []
-            for key in names:
-                step = f".{key}" if "." not in key else f"['{key}']"
+            for key in _names(key for one in held for key in one):
+                path = at.path + (f"['{key}']" if "." in key else f".{key}")
                 values = [one.get(key) for one in held]
                 yield from self.below(
-                    node["values"], _Visit(at.space, at.path + step, above, values, at.of, called=key)
+                    node["values"], Place(at.space, path, above, values, at.of, called=key)
                 )
             return
         if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
@@ -279,14 +255,16 @@ class _Walk:
             yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
             return
         space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
-        docs = f"{at.docs} {at.doc} {node.get('doc', '')}"
-        for one in node["fields"] if len(above) <= _DEEPEST else ():
+        for field in node["fields"] if len(above) <= _DEEPEST else ():
+            name = field["name"]
             # The key of a pair is no value.
-            if at.called and one["name"] in _KEYS_OF_PAIRS:
-                continue
-            path, values = (
-                f"{at.path}.{one['name']}".lstrip("."),
-                [held_one.get(one["name"]) for held_one in held],
-            )
-            said = one.get("doc", ""), docs, one.get("logicalType", ""), at.called
-            yield from self.below(one["type"], _Visit(space, path, above, values, at.of, *said))
+            if not (at.called and name in _KEYS_OF_PAIRS):
+                path, values = f"{at.path}.{name}".lstrip("."), [one.get(name) for one in held]
+                said = field.get("doc", ""), field.get("logicalType", ""), at.called
+                yield from self.below(field["type"], Place(space, path, above, values, at.of, *said))
+
+
+def _names(keys: Iterable[str]) -> list[str]:
+    """Return keys that look like names; none if there are too many."""
+    known = {*keys}
+    return sorted(filter(_KEY.fullmatch, known)) if len(known) <= _MAX_KEYS else []

@@ -1,15 +1,14 @@
 """In which unit an amount counts, and what a mapping has to compute: never a guess.
 
 Theory of operation. A type with places behind the point, or values with fractions, are amounts in the currency itself.
-Whole numbers may be cents: only a word for them, in a name or a documentation, or an exponent beside the amount, makes
-that clear, and how many cents make one depends on the currency. Whatever contradicts itself is unclear, and stays a
+Whole numbers may be cents: only a word for them, in a name or a documentation makes that clear, and how many cents make one depends on the currency. Whatever contradicts itself is unclear, and stays a
 comment with the reason.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -36,22 +35,18 @@ class Money(NamedTuple):
 
 def currency_named(leaf: SampledPath) -> str:
     """Return the currency that name or documentation of an amount names; empty: none, or several."""
-    in_name = {word.upper() for word in concepts_of(leaf.path.rpartition(".")[2])} & CURRENCIES
-    found = in_name or ({*_CODE.findall(leaf.doc)} & CURRENCIES) - _WORDS
-    found = found or {"EUR"} & {
-        code[:3].upper() for code in re.findall(r"\beuros?\b", leaf.doc, re.IGNORECASE)
-    }
+    in_name = {word.upper() for word in concepts_of(leaf.path.rpartition(".")[2])}
+    in_doc = {*_CODE.findall(re.sub(r"(?i)\beuros?\b", "EUR", leaf.doc))} - _WORDS
+    found = in_name & CURRENCIES or in_doc & CURRENCIES
     return found.pop() if len(found) == 1 else ""
 
 
-def read_amount(
-    leaf: SampledPath, leaves: Collection[SampledPath], currency: SampledPath | None, constant: str
-) -> Money:
+def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) -> Money:
     """Return how a mapping reads this amount. `currency`: the path of its currency; `constant`: the one of all."""
     plain = f'"{leaf.path}"'
-    units = {*leaf.name.own, *leaf.said.own, *leaf.said.around} & {"CENT", "MAJOR", "MICRO"}
-    units = units or {*concepts_of(leaf.docs)} & {"CENT"}
+    units = leaf.words & {"CENT", "MAJOR", "MICRO"}
     codes = {code.upper() for code in currency.counts} if currency is not None else {constant} - {""}
+    places = {code: _PLACES.get(code, 2) for code in sorted(codes)}
     named = currency_named(leaf)
     if named and codes - {named}:
         return Money(plain, doubt=f"it is in {named}, but the currency is not always")
@@ -60,38 +55,24 @@ def read_amount(
             plain, doubt="what it is called, what is said of it and its values speak of different units"
         )
     if "MICRO" in units:
-        return _times(leaf, "{ value = 0.000001 }", "millionths")
-    if "CENT" in units:
-        return _minor(leaf, currency, {code: _PLACES.get(code, 2) for code in sorted(codes)})
+        return Money(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
+    is_whole = {*places.values()} == {0}
+    if "CENT" in units and not is_whole:
+        return _minor(leaf, currency, places)
     has_places = leaf.has_fraction or (leaf.logical.startswith("decimal of ") and leaf.logical[11] != "0")
-    exponent = next((one for one in leaves if one.beside == leaf.beside and "EXPONENT" in one.name.own), None)
-    if exponent is not None and not has_places:
-        factors = ", ".join(f'"{places}" = {_factor(places)}' for places in range(5))
-        return _times(
-            leaf, f'{{ of = "{exponent.path}", table = {{ {factors} }} }}', "with the places beside it"
-        )
-    is_whole = bool(codes) and all(_PLACES.get(code) == 0 for code in codes)
-    if has_places or is_whole or ("MAJOR" in units and not leaf.source.kinds <= {"int", "long"}):
+    if has_places or is_whole:
         return Money(plain, "its currency has no minor unit" if is_whole else "")
     return Money(plain, doubt="nothing says whether it counts cents: then multiply it by { value = 0.01 }")
 
 
 def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> Money:
     """Return how to read minor units, by their currencies and the places of each."""
-    if len({*places.values()}) == 1:
-        return _times(leaf, f"{{ value = {_factor(min(places.values()))} }}", "minor units")
-    if currency is None or not (currency.shown and places):
+    factors = {code: f"{Decimal(1).scaleb(-number):f}" for code, number in places.items()}
+    if len({*factors.values()}) == 1:
+        factor = f"{{ value = {factors.popitem()[1]} }}"
+    elif currency is None or not (currency.shown and places):
         return Money(f'"{leaf.path}"', doubt="minor units: how many make one depends on the currency")
-    others = ", ".join(f"{code} = {_factor(number)}" for code, number in places.items() if number != 2)
-    return _times(
-        leaf, f'{{ of = "{currency.path}", table = {{ {others} }}, otherwise = 0.01 }}', "minor units"
-    )
-
-
-def _times(leaf: SampledPath, factor: str, note: str) -> Money:
-    is_one = factor == "{ value = 1 }"
-    return Money(f'"{leaf.path}"' if is_one else f'{{ multiply = ["{leaf.path}", {factor}] }}', note)
-
-
-def _factor(places: int) -> str:
-    return f"{Decimal(1).scaleb(-places):f}"
+    else:
+        others = ", ".join(f"{code} = {one}" for code, one in factors.items() if places[code] != 2)
+        factor = f'{{ of = "{currency.path}", table = {{ {others} }}, otherwise = 0.01 }}'
+    return Money(f'{{ multiply = ["{leaf.path}", {factor}] }}', "minor units")

@@ -426,7 +426,7 @@ class Proposal:
         constant = "" if self._currency is not None else money.currency_named(found[0].leaf)
         if constant and found[0].score >= SURE and not self._line(_CURRENCY):
             self._add("constants", _CURRENCY, _quoted(constant), f"as {found[0].leaf.path} says")
-        read = [money.read_amount(one.leaf, self._leaves, self._currency, constant) for one in found]
+        read = [money.read_amount(one.leaf, self._currency, constant) for one in found]
         # The same amount in a clear unit may stand beside.
         if len(read) > 1 and read[0].doubt and not read[1].doubt and found[1].score > found[0].score - 0.12:
             found, read = [found[1], found[0], *found[2:]], [read[1], read[0], *read[2:]]
@@ -467,7 +467,7 @@ class Proposal:
         price, count = (self._found.get(f"{CONTENTS}.{key}", [])[:1] for key in ("item_price", "quantity"))
         if not price or not price[0].leaf.array or price[0].score < SURE:
             return
-        read = money.read_amount(price[0].leaf, self._leaves, self._currency, "")
+        read = money.read_amount(price[0].leaf, self._currency, "")
         operand = f"{{ multiply = [{read.value}, {_quoted(count[0].leaf.path)}] }}" if count else read.value
         # Shipping and discounts may be missing from it: only the user knows.
         note = "; ".join(filter(None, ("no path is the value: the sum of the items?", read.doubt)))
