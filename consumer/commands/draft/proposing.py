@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import AvroSchema
 from consumer.commands.draft import money
-from consumer.commands.draft.leaves import LEAST_RECORDS, MAX_SHOWN, SampledPath, is_of_items, leaves_of
+from consumer.commands.draft.leaves import MAX_SHOWN, SampledPath, is_of_items, leaves_of
 from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates
 from consumer.commands.draft.vocabulary import GENDERS, concepts_of, event_for, events_of, source_for
 from consumer.conversion.computed.expressions import is_many
@@ -28,7 +27,7 @@ _REQUIRED: Final = ("event_id", "event_time", "event_name")
 _VALUE, _CURRENCY, _ORDER_ID = "custom_data.value", "custom_data.currency", "custom_data.order_id"
 _AMOUNTS: Final = frozenset({_VALUE, f"{CONTENTS}.item_price", "custom_data.predicted_ltv"})
 _ADDRESS: Final = frozenset({"user_data.ct", "user_data.st", "user_data.zp", "user_data.country"})
-_NAMES: Final = {"user_data.fn": "user_data.ln", "user_data.ln": "user_data.fn"}
+_TIMES: Final = DAYS - {"date"}
 _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
 _NO_ITEMS: Final = frozenset("PAYMENT TAX DISCOUNT DELIVERY REFUND CUSTOMER SEARCH MARKETING OTHER".split())  # noqa: SIM905
@@ -70,9 +69,8 @@ class Proposal:
     ) -> None:
         self.record = ".".join(filter(None, (schema.get("namespace"), schema["name"])))
         # An envelope is called after what it holds in its namespace.
-        self._called = next(
-            (one for one in reversed(self.record.split(".")) if {*concepts_of(one)} - {"EVENT"}), ""
-        )
+        names = reversed(self.record.split("."))
+        self._called = next((one for one in names if {*concepts_of(one)} - {"EVENT"}), "")
         self.lines: list[Line] = []
         self.consents: list[str] = []  # candidates, as comments
         self._schema = schema
@@ -81,28 +79,23 @@ class Proposal:
         is_change = any(leaf.path.startswith("after.") for leaf in leaves)
         self._leaves = [leaf for leaf in leaves if not (is_change and leaf.path.startswith("before."))]
         self._of_event = [leaf for leaf in self._leaves if not leaf.array and not is_many(leaf.source)]
-        self._found = candidates([leaf for leaf in self._leaves if not is_of_items(leaf.array)], RULES)
-        # Where no name says so ("art" is short for an article, and German for a kind), values may.
-        never = RULES["event_name"].never - {"ITEM"} | {"STATUS"}
-        named = {one.leaf.path for one in self._found["event_name"]}
-        speaking = [
-            leaf
-            for leaf in self._of_event
-            if leaf.path not in named
-            and not {*leaf.name.own} & never
-            and len({*events_of(sorted(leaf.source.symbols or leaf.shown), ()).values()} - {"", FILTER}) > 1
-        ]
-        self._found["event_name"] += [Candidate(leaf, SURE, "values") for leaf in speaking]
-        self._leaves = [leaf for leaf in self._leaves if leaf not in speaking]  # it is nothing else
+        self._found = candidates(self._leaves, RULES)
+        self._speaking()
         self._choose_items()
-        self._required()
+        self._required("event_id", lambda leaf: leaf.form == "UUID" and not leaf.name.around)
+        self._required("event_time", lambda leaf: bool(leaf.source.kinds & _TIMES) or leaf.form[:4] in ("time", "ISO "))
         self._event_name(alone=alone)
         self._action_source()
         self._currency = self._currency_path()
+        for target, other in ("fn", "ln"), ("ln", "fn"):
+            self._name_beside(f"user_data.{target}", f"user_data.{other}")
         for target in TARGETS:
-            if target in self._found and target not in (*_REQUIRED, "action_source"):
+            if self._found.get(target) and target not in (*_REQUIRED, "action_source"):
                 self._propose(target, self._found[target])
-        self._cover(packaged)
+        for target, path in packaged.items():
+            # The schema has the packaged mapping's path, which would apply.
+            if path in {leaf.path for leaf in leaves} and target in self._found and not self._line(target):
+                self._add("fields", target, '""', f"the packaged mapping would read {path}")
         self._list_consents()
 
     @property
@@ -110,126 +103,82 @@ class Proposal:
         """Return what every event needs and this type has no path or value for."""
         return [key for key in _REQUIRED if not self._line(key)]
 
-    def _add(self, table: str, key: str, value: str, note: str, is_active: bool = True) -> None:
-        self.lines.append(Line(table, key, value, note, is_active))
+    def _add(self, table: str, key: str, value: str, *notes: str, is_active: bool = True) -> None:
+        self.lines.append(Line(table, key, value, "; ".join(filter(None, notes)), is_active))
 
-    def _line(self, key: str, *tables: str) -> str:
+    def _line(self, key: str) -> str:
         """Return the value of the active line for a field; empty: there is none."""
-        found = (
-            one.value
-            for one in self.lines
-            if one.key == key and one.is_active and one.table in (tables or (one.table,))
-        )
-        return next(found, "")
+        return next((one.value for one in self.lines if one.key == key and one.is_active), "")
 
     def _others(self, target: str, found: Iterable[Candidate]) -> None:
         for one in list(found)[:_MAX_OTHERS]:
-            self._add("fields", target, _quoted(one.leaf.path), f"or: {one.evidence}", False)
+            self._add("fields", target, _quoted(one.leaf.path), f"or: {one.evidence}", is_active=False)
 
     # -- what every event needs
 
-    def _required(self) -> None:
-        """Propose an id and a time: without them nothing can be sent, so the best that there is must do."""
-        ids, times = self._found["event_id"], self._found["event_time"]
-        known = {one.leaf.path for one in ids}
-        uuids = (
-            leaf
-            for leaf in self._of_event
-            if leaf.form == "UUID" and not leaf.name.around and leaf.path not in known
-        )
-        ids += [Candidate(leaf, SURE, "values") for leaf in uuids]
-        if not times:
-            alike = (
-                leaf
-                for leaf in self._of_event
-                if leaf.source.kinds & (DAYS - {"date"}) or leaf.form[:4] in ("time", "ISO ")
-            )
-            times += [Candidate(leaf, SURE, "values") for leaf in alike]
-        for target, found in (("event_id", ids), ("event_time", times)):
-            found.sort(
-                key=lambda one: (
-                    -(
-                        one.score
-                        - 0.5 * (1 - one.leaf.filled)
-                        - 0.5 * (target == "event_id" and _repeats(one.leaf))
-                    )
-                )
-            )
-            if not found and target == "event_time":
-                self._add(
-                    "fields",
-                    target,
-                    '"@timestamp"',
-                    "no path is a time: Kafka's own, which records of a file lack",
-                )
-            if not found:
-                continue
-            leaf, doubts = found[0].leaf, [found[0].evidence]
-            if target == "event_id" and leaf.filled < 1:
-                doubts.append("records without one are refused")
-            if target == "event_id" and _repeats(leaf):
-                doubts.append("it repeats: the same id and name count once")
-            if target == "event_time" and leaf.source.kinds.isdisjoint(DAYS) and leaf.form != "ISO 8601":
-                unit = leaf.unit or "milliseconds"
-                self._add(
-                    "",
-                    "time_unit",
-                    _quoted(unit),
-                    f"of {leaf.path}{'' if leaf.unit else ': a guess'}",
-                    unit != "milliseconds",
-                )
-            no_zone = (
-                leaf.form == "ISO 8601"
-                and leaf.share(lambda value: not re.search(r"Z|[+-]\d\d:?\d\d$", str(value))) > 0.5
-            )
-            if target == "event_time" and (no_zone or "local-" in leaf.logical):
-                doubts.append("it names no zone, and is read as UTC")
-            self._add("fields", target, _quoted(leaf.path), "; ".join(doubts))
-            self._others(target, found[1:])
+    def _required(self, target: str, is_like: Callable[[SampledPath], bool]) -> None:
+        """Propose an id or a time: without them nothing can be sent, so the best that there is must do."""
+        found = self._found[target] or [
+            Candidate(leaf, SURE, "values") for leaf in self._of_event if is_like(leaf)
+        ]
+        if not found:
+            if target == "event_time":
+                self._add("fields", target, '"@timestamp"', "no path is a time: Kafka's own")
+            return
+
+        def rank(one: Candidate) -> float:
+            repeats = target == "event_id" and _repeats(one.leaf)
+            return one.score - 0.5 * (1 - one.leaf.filled) - 0.5 * repeats
+
+        found.sort(key=rank, reverse=True)
+        leaf, doubt = found[0].leaf, ""
+        if target == "event_id" and _repeats(leaf):
+            doubt = "it repeats: the same id and name count once"
+        elif target == "event_time" and leaf.source.kinds.isdisjoint(DAYS) and leaf.form != "ISO 8601":
+            unit, note = leaf.unit or "milliseconds", f"of {leaf.path}{'' if leaf.unit else ': a guess'}"
+            self._add("", "time_unit", _quoted(unit), note, is_active=unit != "milliseconds")
+        elif "local-" in leaf.logical or (leaf.form == "ISO 8601" and leaf.share(_has_zone) < 0.5):
+            doubt = "it names no zone, and is read as UTC"
+        self._add("fields", target, _quoted(leaf.path), found[0].evidence, doubt)
+        self._others(target, found[1:])
+
+    def _speaking(self) -> None:
+        """Find event types where no name says so ("art" is short for an article, and German for a kind)."""
+        never = RULES["event_name"].never - {"ITEM"} | {"STATUS"}
+        known = {one.leaf for one in self._found["event_name"]}
+        for leaf in self._of_event:
+            found = events_of(sorted(leaf.source.symbols or leaf.shown))
+            is_other = leaf in known or never.intersection(leaf.name.own)
+            if not is_other and len({*found.values()} - {"", FILTER}) > 1:
+                # It is nothing else.
+                for several in self._found.values():
+                    several[:] = [one for one in several if one.leaf is not leaf]
+                self._found["event_name"].append(Candidate(leaf, SURE, "values"))
+                self._leaves.remove(leaf)
 
     def _event_name(self, *, alone: bool) -> None:
         """Propose what says what happened: a path, two that are joined, a union's branch, or the record's own name."""
-        of_type = event_for(re.sub(r"[Ee]vent$", "", self._called))
-        of_type = "" if of_type == FILTER else of_type
-        # "OrderPlaced" says what happened; an order may have got further since.
-        is_clear = bool(of_type) and len({*concepts_of(self._called)} - {"EVENT"}) > 1
-        for one in sorted(
-            self._found["event_name"], key=lambda one: (-round(_known(self._events(one.leaf)), 1), -one.score)
-        ):
-            leaf, found = one.leaf, self._events(one.leaf)
+        of_type = event_for(re.sub(r"[Ee]vent$", "", self._called)).replace(FILTER, "")
+        read = [(one, self._events(one.leaf)) for one in self._found["event_name"]]
+        for one, found in sorted(read, key=lambda pair: (-round(_known(pair[1]), 1), -pair[0].score)):
+            leaf = one.leaf
             # The record's own name says more than words that are not known.
-            is_one = not (is_clear and "STATUS" in leaf.name.own) and (
-                _known(found) or not (found and of_type)
-            )
-            if not is_one or len(found) > _MAX_EVENT_TYPES or (leaf.of and not leaf.values):
+            is_unknown = not _known(found) and found and of_type
+            if is_unknown or len(found) > _MAX_EVENT_TYPES or (leaf.of and not leaf.values):
                 continue
             if not self._joined(leaf, _known(found)):
-                self._add("fields", "event_name", _quoted(leaf.path), one.evidence)
-                self._event_types(found, leaf.counts if leaf.shown else {}, leaf.source.symbols or leaf.shown)
-                if not leaf.shown:
-                    note = f"{leaf.path} is text, not shown: write a line for each value that is no name of Pinterest's"
-                    self._add("event_names", "", "", note)
-                self._add(
-                    "",
-                    "unknown_event_name",
-                    '"filter"',
-                    "then event types without a line are not sent",
-                    False,
-                )
-                self._others("event_name", (other for other in self._found["event_name"] if other is not one))
+                hidden = "" if leaf.shown else "text, not shown: write a line for each value under [event_names]"
+                self._add("fields", "event_name", _quoted(leaf.path), one.evidence, hidden)
+                self._event_types(found, leaf.shown and leaf.counts, leaf.source.symbols or leaf.shown)
+                self._others("event_name", (other for other, _ in read if other is not one))
             return
         for field in self._schema["fields"]:
             branches = field["type"] if isinstance(field["type"], list) else []
-            names = [
-                one["name"].rpartition(".")[2]
-                for one in branches
-                if isinstance(one, dict) and one.get("type") == "record"
-            ]
+            names = [one["name"].rpartition(".")[2] for one in branches if "name" in one]
             if len(names) > 1 and any(map(event_for, names)):
-                self._add(
-                    "fields", "event_name", f'{{ branch = "{field["name"]}" }}', "the record's type there"
-                )
-                self._event_types(events_of(names, ()), {}, names)
+                value = f'{{ branch = "{field["name"]}" }}'
+                self._add("fields", "event_name", value, "the record's type there")
+                self._event_types(events_of(names), {}, names)
                 return
         if of_type or alone:
             note = "by the record's name" if of_type else "nothing says what happened: name the event"
@@ -238,9 +187,6 @@ class Proposal:
     def _events(self, leaf: SampledPath) -> dict[str, str]:
         """Return the event that each value of a path means; empty where it is not clear."""
         context = {*leaf.name.own, *leaf.parent, *concepts_of(self._called), *leaf.said.around}
-        # A state is one of an order, where there is one.
-        if "STATUS" in context and self._found[_VALUE]:
-            context.add("ORDER")
         return events_of(sorted(leaf.source.symbols or leaf.counts), context)
 
     def _event_types(self, found: Mapping[str, str], counts: Mapping[str, int], shown: Iterable[str]) -> None:
@@ -248,40 +194,26 @@ class Proposal:
         done = next((word for word, event in found.items() if event == "checkout"), "")
         for word in sorted(shown):
             share = f"{counts[word] / sum(counts.values()):.0%}" if counts.get(word) else ""
-            if found[word] and word.lower() not in EVENT_NAMES:
+            if not found[word]:
+                is_done = done and event_for(word, {"ORDER"}) == "checkout"
+                why = f"a checkout, too? then orders count twice, beside {done}" if is_done else "decide"
+                self._add("event_names", word, _quoted(FILTER), share, why, is_active=False)
+            elif word.lower() not in EVENT_NAMES:
                 self._add("event_names", word, _quoted(found[word]), share)
-            elif not found[word]:
-                why = f"a checkout, too? then orders count twice, beside {done}" if done else ""
-                is_done = event_for(word, {"ORDER"}) == "checkout"
-                note = "; ".join(
-                    filter(None, (share, why if is_done and why else "no event is like it: decide"))
-                )
-                self._add("event_names", word, _quoted(FILTER), note, False)
 
     def _joined(self, leaf: SampledPath, known: float) -> bool:
         """Propose an event type in two parts, if that says more than one part alone; return whether it does."""
-        beside = [
-            one
-            for one in self._of_event
-            if one.beside == leaf.beside and one.shown and one.source.kinds <= {"string", "enum"}
-        ]
-        for one, other in combinations(beside, 2):
-            if (
-                leaf not in (one, other)
-                or len(one.values) != len(other.values)
-                or len(one.values) < LEAST_RECORDS
-            ):
+        for other in self._of_event:
+            is_like = other.beside == leaf.beside and len(other.values) == len(leaf.values)
+            if other is leaf or not is_like or not (other.shown and leaf.shown) or "boolean" in other.source.kinds:
                 continue
-            counts = Counter(f"{a}.{b}" for a, b in zip(one.values, other.values, strict=True))
-            found = events_of(sorted(counts), ())
-            alone = max(len({event_for(word) for word in part.counts}) for part in (one, other))
+            one, two = sorted((leaf, other), key=self._of_event.index)
+            counts = Counter(f"{a}.{b}" for a, b in zip(one.values, two.values, strict=False))
+            found = events_of(sorted(counts))
+            alone = max(len({event_for(word) for word in part.counts}) for part in (one, two))
             if len(counts) <= MAX_SHOWN and _known(found) > known and len({*found.values()}) > alone:
-                self._add(
-                    "fields",
-                    "event_name",
-                    f'{{ join = ["{one.path}", "{other.path}"], with = "." }}',
-                    "one event type in two parts",
-                )
+                value = f'{{ join = ["{one.path}", "{two.path}"], with = "." }}'
+                self._add("fields", "event_name", value, "one event type in two parts")
                 self._event_types(found, counts, counts)
                 return True
         return False
@@ -290,215 +222,125 @@ class Proposal:
         for one in self._found["action_source"]:
             found = {word: source_for(word) for word in sorted(one.leaf.source.symbols or one.leaf.counts)}
             # The packaged mapping has these.
-            lines = {
-                word: source
-                for word, source in found.items()
-                if word.lower() not in (*ACTION_SOURCES, "ios", "android")
-            }
-            if _known(found) < 0.6 or (lines and not one.leaf.shown):
-                continue
-            self._add("fields", "action_source", _quoted(one.leaf.path), one.evidence)
-            for word, source in lines.items():
-                note = "" if source else "decide: records of a channel without a line are refused"
-                self._add("action_sources", word, _quoted(source or "web"), note, bool(source))
-            return
+            packaged = (*ACTION_SOURCES, "ios", "android")
+            lines = {word: source for word, source in found.items() if word.lower() not in packaged}
+            if _known(found) >= 0.6 and (one.leaf.shown or not lines):
+                self._add("fields", "action_source", _quoted(one.leaf.path), one.evidence)
+                for word, source in lines.items():
+                    note = "" if source else "decide: records of a channel without a line are refused"
+                    value = _quoted(source or "web")
+                    self._add("action_sources", word, value, note, is_active=bool(source))
+                return
         self._add("fields", "action_source", '""', "the same for all: see [constants]")
-        at_till = any("TILL" in (*leaf.name.own, *leaf.said.own, *leaf.said.around) for leaf in self._leaves)
         is_web = any(self._found[f"user_data.client_{one}"] for one in ("user_agent", "ip_address"))
+        at_till = not is_web and any("TILL" in leaf.words for leaf in self._leaves)
         note = f"no path says where it happened; one of {', '.join(ACTION_SOURCES)}"
-        self._add("constants", "action_source", _quoted("offline" if at_till and not is_web else "web"), note)
+        self._add("constants", "action_source", _quoted("offline" if at_till else "web"), note)
 
     # -- other fields
 
     def _choose_items(self) -> None:
         """Choose the array of the items; without one, the event itself may be the one item."""
         ranked: list[tuple[float, str, dict[str, list[Candidate]]]] = []
-        for array in dict.fromkeys(leaf.array for leaf in self._leaves):
-            said = {*concepts_of(array.rpartition(".")[2])}
-            within = [
-                leaf
-                for leaf in self._leaves
-                if leaf.array == array
-                and (array or {*leaf.name.own, *leaf.said.own, *leaf.parent} & _OF_ITEM)
-            ]
+        for array in {leaf.array: None for leaf in self._leaves if "[]" not in leaf.array}:
+            within = [leaf for leaf in self._leaves if leaf.array == array]
+            if not array:
+                within = [leaf for leaf in within if _OF_ITEM & leaf.words.union(leaf.parent)]
             found = candidates(within, ITEM_RULES, is_item=bool(array))
-            sure = {
-                target: several[0].score
-                for target, several in found.items()
-                if several and several[0].score >= SURE
-            }
-            if (
-                f"{CONTENTS}.id" in sure
-                and len(sure) > (0 if array else 1)
-                and not said & _NO_ITEMS
-                and "[]" not in array
-            ):
+            sure = {target: some[0].score for target, some in found.items() if some and some[0].score >= SURE}
+            is_other = _NO_ITEMS.intersection(concepts_of(array.rpartition(".")[2]))
+            if f"{CONTENTS}.id" in sure and (not array or len(sure) > 1) and not is_other:
                 ranked.append((sum(sure.values()) + (is_of_items(array) if array else -0.5), array, found))
         ranked.sort(key=lambda one: -one[0])
-        for _, _, found in ranked[:1]:
-            self._found |= found
+        self._found |= ranked[0][2] if ranked else {}
         for _, array, _ in ranked[1:]:
-            self._add(
-                "fields",
-                "",
-                "",
-                f"{array or 'the record itself'} may be items, too: all item fields come from one array",
-            )
+            self._add("fields", "", "", f"{array or 'the record itself'} may be items, too: one array can be")
 
     def _currency_path(self) -> SampledPath | None:
         """Return the path of the currency, the one beside the value first; None: there is none, or they differ."""
-        found = self._found[_CURRENCY]
-        value = self._found[_VALUE][0].leaf.beside if self._found[_VALUE] else ""
-        found.sort(key=lambda one: -(one.score + 0.1 * (one.leaf.beside == value)))
+        found, value = self._found[_CURRENCY], [one.leaf.beside for one in self._found[_VALUE][:1]]
+        found.sort(key=lambda one: -(one.score + 0.1 * (one.leaf.beside in value)))
         sure = [one.leaf for one in found if one.score >= SURE]
         agree = all(one.counts.keys() == sure[0].counts.keys() for one in sure)
-        return sure[0] if sure and (agree or sure[0].beside == value) else None
+        return sure[0] if sure and (agree or sure[0].beside in value) else None
 
     def _propose(self, target: str, found: list[Candidate]) -> None:
-        if not found and target == _VALUE:
-            self._sum()
-        if not found and target in _NAMES:
-            found = self._name_beside(_NAMES[target])
+        """Propose the surest path for a field, and others as comments."""
         # Who pays is the shopper, who receives it may be another; and an order's id is rather not the event's.
-        event_id = self._line("event_id")
-        is_user = target.startswith("user_data.")
-        others = (
-            {one.leaf.beside for other in _ADDRESS - {target} for one in self._found[other]}
-            if target in _ADDRESS
-            else ()
-        )
+        is_user, event_id = target.startswith("user_data."), self._line("event_id")
+        parts = _ADDRESS - {target} if target in _ADDRESS else ()
+        address = {one.leaf.beside for other in parts for one in self._found[other]}
 
         def rank(one: Candidate) -> float:
             is_receiver = is_user and "DELIVERY" in one.leaf.name.around.union(one.leaf.name.own)
             is_event = target == _ORDER_ID and _quoted(one.leaf.path) == event_id
             # A country, a city and a code of one address belong together.
-            return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in others)
+            return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in address)
 
         found.sort(key=rank, reverse=True)
-        if not found or (target == "custom_data.num_items" and self._line(f"{CONTENTS}.quantity")):
+        if target == "custom_data.num_items" and self._line(f"{CONTENTS}.quantity"):
             return
         if target in _AMOUNTS:
-            self._amount(target, found)
-            return
-        leaf, is_sure, notes = found[0].leaf, found[0].score >= SURE, [found[0].evidence]
-        value, doubt = self._special(target, leaf)
-        if target == _CURRENCY and self._currency is None and is_sure:
+            value, note, doubt = self._amount(found)
+        else:
+            value, note, doubt = self._special(target, found[0].leaf)
+        if found[0].score < SURE:
+            doubt = doubt or "not sure"
+        elif target == _CURRENCY and self._currency is None:
             doubt = f"{found[1].leaf.path} is like it, and differs"
-        # Numbers without a country's code are sent as they are.
-        is_local = (
-            target == "user_data.ph"
-            and leaf.share(lambda number: str(number)[:1] == "+" or str(number)[:2] == "00") < 0.5
-        )
-        notes += [doubt or "not sure"] if doubt or not is_sure else []
-        notes += ["without a country's code? see phone_country"] if is_local else []
-        self._add("fields", target, value, "; ".join(notes), is_sure and not doubt)
+        self._add("fields", target, value, found[0].evidence, note, doubt, is_active=not doubt)
         self._others(target, found[1:])
 
-    def _special(self, target: str, leaf: SampledPath) -> tuple[str, str]:
-        """Return the value of a line, where it may be more than a path, and what is doubtful about it."""
+    def _name_beside(self, target: str, other: str) -> None:
+        """Find a path called name alone, beside a first or a last name: it is the other one."""
+        places = {one.leaf.beside for one in self._found[other] if one.score >= SURE}
+        names = [leaf for leaf in self._of_event if leaf.name.own == ("NAME",) and leaf.beside in places]
+        self._found[target] = self._found[target] or [Candidate(leaf, SURE, "name") for leaf in names]
+
+    def _special(self, target: str, leaf: SampledPath) -> money.Reading:
+        """Return the value of a line, where it may be more than a path."""
+        plain = _quoted(leaf.path)
         if target == "user_data.ln":
-            for infix in (
-                one for one in self._leaves if one.name.own[:1] == ("INFIX",) and one.beside == leaf.beside
-            ):
-                return (
-                    f'{{ first = [{{ join = ["{infix.path}", "{leaf.path}"], with = " " }}, "{leaf.path}"] }}',
-                    "",
-                )
+            beside = (one for one in self._leaves if one.beside == leaf.beside)
+            if infix := next((one for one in beside if one.name.own[:1] == ("INFIX",)), None):
+                joined = f'{{ join = ["{infix.path}", "{leaf.path}"], with = " " }}'
+                return money.Reading(f"{{ first = [{joined}, {plain}] }}")
+        if target == "user_data.ph" and leaf.share(lambda one: str(one).startswith(("+", "00"))) < 0.5:
+            return money.Reading(plain, "without a country's code? see phone_country")
         words = sorted(leaf.source.symbols or leaf.counts) if target == "user_data.ge" else []
         if all(not isinstance(TARGETS[target].rule(word), Omitted) for word in words):
-            return _quoted(leaf.path), ""
-        table = {word: gender for word in words if (gender := GENDERS.get(word.lower().strip(" .")))}
+            return money.Reading(plain)
+        table = {word: GENDERS[key] for word in words if (key := word.lower().strip(" .")) in GENDERS}
+        if not leaf.shown or len(table) < max(2, len(words) - 1):
+            return money.Reading(plain, doubt="its words need a table")
         entries = ", ".join(f"{_quoted(word)} = {_quoted(gender)}" for word, gender in table.items())
-        if not leaf.shown or len(table) < 2 or len(table) < len(words) - 1:
-            return _quoted(leaf.path), "its words need a table"
-        return f'{{ of = "{leaf.path}", table = {{ {entries} }} }}', ""
+        return money.Reading(f'{{ of = "{leaf.path}", table = {{ {entries} }} }}')
 
-    def _name_beside(self, other: str) -> list[Candidate]:
-        """Return a path called name alone, beside a first or a last name: it is the other one."""
-        places = {one.leaf.beside for one in self._found[other] if one.score >= SURE}
-        names = (
-            leaf for leaf in self._of_event if leaf.name.own == ("NAME",) and leaf.source.kinds == {"string"}
-        )
-        return [Candidate(leaf, SURE, "name") for leaf in names if leaf.beside in places]
-
-    def _amount(self, target: str, found: list[Candidate]) -> None:
-        """Propose money: active only if its unit and its currency are clear, and no other amount is as likely."""
-        constant = "" if self._currency is not None else money.currency_named(found[0].leaf)
-        if constant and found[0].score >= SURE and not self._line(_CURRENCY):
-            self._add("constants", _CURRENCY, _quoted(constant), f"as {found[0].leaf.path} says")
-        read = [money.read_amount(one.leaf, self._currency, constant) for one in found]
-        # The same amount in a clear unit may stand beside.
-        if len(read) > 1 and read[0].doubt and not read[1].doubt and found[1].score > found[0].score - 0.12:
-            found, read = [found[1], found[0], *found[2:]], [read[1], read[0], *read[2:]]
-        # One key of a list of keys and values may hold numbers of several types: then one of them shows the unit.
-        kin = [
-            one.leaf
-            for one in found
-            if one.leaf.called and one.leaf.called == found[0].leaf.called and one.leaf.values
-        ]
-        if len(kin) > 1 and any(leaf.has_fraction for leaf in kin):
-            paths = ", ".join(_quoted(leaf.path) for leaf in kin)
-            found, read = found[:1], [money.Money(f"{{ first = [{paths}] }}", "one value in several types")]
-        best, doubts = found[0], [read[0].doubt]
-        for rival, other in zip(found[1:], read[1:], strict=True):
-            if (
-                rival.score == best.score
-                and not other.doubt
-                and list(rival.leaf.values) != list(best.leaf.values)
-            ):
-                doubts.append(f"{rival.leaf.path} is as likely, and differs")
-        if self._currency is None and not constant:
-            doubts.append("its currency is not known: uncomment it with custom_data.currency")
-        doubts.append("" if best.score >= SURE else "not sure")
-        is_sure = not any(doubts)
-        self._add(
-            "fields",
-            target,
-            read[0].value,
-            "; ".join(filter(None, (best.evidence, read[0].note, *doubts))),
-            is_sure,
-        )
-        self._others(target, found[1:])
-        if self._currency is None and not constant and target == _VALUE:
-            self._add("constants", _CURRENCY, '"EUR"', "no path is a currency: write the right one", False)
-
-    def _sum(self) -> None:
-        """Propose the sum of the items where no path is the value of all."""
-        price, count = (self._found.get(f"{CONTENTS}.{key}", [])[:1] for key in ("item_price", "quantity"))
-        if not price or not price[0].leaf.array or price[0].score < SURE:
-            return
-        read = money.read_amount(price[0].leaf, self._currency, "")
-        operand = f"{{ multiply = [{read.value}, {_quoted(count[0].leaf.path)}] }}" if count else read.value
-        # Shipping and discounts may be missing from it: only the user knows.
-        note = "; ".join(filter(None, ("no path is the value: the sum of the items?", read.doubt)))
-        self._add("fields", _VALUE, f"{{ sum = {operand} }}", note, False)
-
-    def _cover(self, packaged: Mapping[str, str]) -> None:
-        """Decide about the packaged mapping's lines that would apply because the schema has their path."""
-        paths = {leaf.path: leaf for leaf in self._leaves}
-        for target, path in packaged.items():
-            if path in paths and not self._line(target, "fields"):
-                # A longer path is of the packaged schema itself; for money that is not enough.
-                is_kept = target not in self._found or ("." in path and target not in _AMOUNTS)
-                # One comment is enough.
-                self.lines = [
-                    one
-                    for one in self.lines
-                    if not (is_kept and (one.key, one.value) == (target, _quoted(path)))
-                ]
-                note = f"in force: the packaged mapping reads it; {paths[path].evidence()}".rstrip("; ")
-                self._add("fields", target, _quoted(path) if is_kept else '""',
-                          note if is_kept else f"the packaged mapping would read {path}", not is_kept)  # fmt: skip
+    def _amount(self, found: Sequence[Candidate]) -> money.Reading:
+        """Read money: clear only if its unit and its currency are, and no other amount is as likely."""
+        best = found[0]
+        constant = "" if self._currency is not None else money.currency_named(best.leaf)
+        read = money.read_amount(best.leaf, self._currency, constant)
+        if self._currency is None:
+            if not self._line(_CURRENCY):
+                is_sure = bool(constant) and best.score >= SURE
+                note = f"as {best.leaf.path} says" if constant else "no path is a currency: write the right one"
+                self._add("constants", _CURRENCY, _quoted(constant or "EUR"), note, is_active=is_sure)
+            if self._line(_CURRENCY) != _quoted(constant):
+                return read._replace(doubt=read.doubt or "its currency is not known")
+        for rival in found[1:]:
+            is_clear = not money.read_amount(rival.leaf, self._currency, constant).doubt
+            if is_clear and rival.score == best.score and [*rival.leaf.values] != [*best.leaf.values]:
+                return read._replace(doubt=f"{rival.leaf.path} is as likely, and differs")
+        return read
 
     def _list_consents(self) -> None:
         for leaf in self._leaves:
-            said = {*leaf.name.own, *leaf.said.own, *leaf.said.around, *leaf.parent}
-            is_like = said & {"CONSENT", "MARKETING"} or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
+            is_like = leaf.words.union(leaf.parent) & {"CONSENT", "MARKETING"}
+            is_like = is_like or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
             if is_like and leaf.source.kinds & _CONSENT_KINDS and leaf.form not in _NO_CONSENT:
-                values = [
-                    f"{word} {count / len(leaf.values):.0%}" if leaf.values else word
-                    for word, count in leaf.shown.items()
-                ]
+                of = len(leaf.values)
+                values = [f"{word} {count / of:.0%}" if of else word for word, count in leaf.shown.items()]
                 note = "; ".join(filter(None, (leaf.evidence(), ", ".join(values))))
                 self.consents.append(f"require = {_quoted(leaf.path.replace('[]', '[0]'))}  # {note}")
                 if leaf.source.kinds != {"boolean"}:
@@ -508,6 +350,10 @@ class Proposal:
 def _repeats(leaf: SampledPath) -> bool:
     """Return whether an id is not another one for each event; a few records may be there twice."""
     return len(leaf.counts) < 0.9 * len(leaf.values)
+
+
+def _has_zone(value: object) -> bool:
+    return re.search(r"Z|[+-]\d\d:?\d\d$", str(value)) is not None
 
 
 def _known(found: Mapping[str, str]) -> float:
