@@ -6,7 +6,8 @@ import asyncio
 import math
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,44 +127,37 @@ def draft_of(
 
 def _summary(mapped: Sections, proposals: Sequence[Proposal], found: RecordSample) -> Iterator[str]:
     """Yield what `explain --summary` says of the sample, and which parameters to add first."""
-    numbers = [mapped.choose(one.record, None) for one in proposals]
     events = [
         SectionEvent.of(number, event)
-        for number, some in zip(numbers, found.events, strict=True) if isinstance(number, int) for event in some
-    ]  # fmt: skip
+        for proposal, some in zip(proposals, found.events, strict=True)
+        if isinstance(number := mapped.choose(proposal.record, None), int)
+        for event in some
+    ]
     converter = Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf)
     times = event_times(mapped)
     # Ages depend on the clock, so that the newest event of the sample happens now.
     now = max((at for event in events if (at := times(event).seconds(event)) is not None), default=0.0)
     total = Summary()
-    for _ in total.count(("", explanation(converter.convert(event, now))) for event in events):
-        pass
+    deque(total.count(("", explanation(converter.convert(event, now))) for event in events), maxlen=0)
     said = total.document()
     yield "What `explain --summary` says of the sample (whatever the age of its events):"
-    yield "  " + ", ".join(f"{outcome} {count:,}" for outcome, count in said["outcomes"].items())
-    codes = {**said["codes"], "not read": found.unread}
-    for what, counts in codes.items():
+    yield f"  {_counted(said['outcomes'])}"
+    for what, counts in {**said["codes"], "not read": found.unread}.items():
         for code, count in sorted(counts.items()):
-            of_fields = (
-                ", ".join(f"{field} {number:,}" for field, number in count.items())
-                if what == "warnings"
-                else f"{count:,}"
-            )
-            yield f"  {what.removesuffix('s')} {code}: {of_fields}"
-    for name, row in said["coverage"].items():
+            yield f"  {what.removesuffix('s')} {code}: {count if isinstance(count, int) else _counted(count)}"
+    covered, of = said["coverage"], sum(row["events"] for row in said["coverage"].values())
+    for name, row in covered.items():
         shares = (f"{key} {count / row['events']:.0%}" for key, count in row["carried"].items() if count)
         yield f"  {name} {row['events']:,}: {', '.join(shares)}"
-    of = sum(row["events"] for row in said["coverage"].values())
-    carried = {one: sum(row["carried"][one.id] for row in said["coverage"].values()) for one in PARAMETERS}
+    carried = {one: sum(row["carried"][one.id] for row in covered.values()) for one in PARAMETERS}
     missing = [one for one in PARAMETERS if carried[one] < of / 2][:_MAX_ADVICE]
     if missing:
         yield "Worth adding first:"
+    proposed = [line for proposal in proposals for line in proposal.lines if not line.is_active]
     for one in missing:
-        lines = [
-            line
-            for proposal in proposals
-            for line in proposal.lines
-            if line.key in one.paths and not line.is_active
-        ]
-        above = f" (see {lines[0].value} above)" if lines else ""
+        above = next((f" (see {line.value} above)" for line in proposed if line.key in one.paths), "")
         yield f"  {one.id}, now {carried[one] / of:.0%}{above}: {one.advice}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

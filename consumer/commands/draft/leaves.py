@@ -62,7 +62,12 @@ _FORMS: Final = {
     "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
 }
 ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
-_UNITS: Final = {"NANO": "nanoseconds", "MICRO": "microseconds", "MILLIS": "milliseconds", "SECONDS": "seconds"}
+_UNITS: Final = {
+    "NANO": "nanoseconds",
+    "MICRO": "microseconds",
+    "MILLIS": "milliseconds",
+    "SECONDS": "seconds",
+}
 _PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
 
 
@@ -243,9 +248,7 @@ class _Walk(NamedTuple):
             for key in _names(key for one in held for key in one):
                 path = at.path + (f"['{key}']" if "." in key else f".{key}")
                 values = [one.get(key) for one in held]
-                yield from self.below(
-                    node["values"], Place(at.space, path, above, values, at.of, called=key)
-                )
+                yield from self.below(node["values"], Place(at.space, path, above, values, at.of, called=key))
             return
         if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
             numbers = [

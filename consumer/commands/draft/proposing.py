@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from consumer.avro.paths import AvroSchema
 from consumer.commands.draft import money
 from consumer.commands.draft.leaves import MAX_SHOWN, SampledPath, is_of_items, leaves_of
-from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates
+from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates, fits
 from consumer.commands.draft.vocabulary import GENDERS, concepts_of, event_for, events_of, source_for
 from consumer.conversion.computed.expressions import is_many
 from consumer.conversion.normalise import Omitted
@@ -83,7 +83,9 @@ class Proposal:
         self._speaking()
         self._choose_items()
         self._required("event_id", lambda leaf: leaf.form == "UUID" and not leaf.name.around)
-        self._required("event_time", lambda leaf: bool(leaf.source.kinds & _TIMES) or leaf.form[:4] in ("time", "ISO "))
+        self._required(
+            "event_time", lambda leaf: bool(leaf.source.kinds & _TIMES) or leaf.form[:4] in ("time", "ISO ")
+        )
         self._event_name(alone=alone)
         self._action_source()
         self._currency = self._currency_path()
@@ -92,10 +94,11 @@ class Proposal:
         for target in TARGETS:
             if self._found.get(target) and target not in (*_REQUIRED, "action_source"):
                 self._propose(target, self._found[target])
-        for target, path in packaged.items():
-            # The schema has the packaged mapping's path, which would apply.
-            if path in {leaf.path for leaf in leaves} and target in self._found and not self._line(target):
-                self._add("fields", target, '""', f"the packaged mapping would read {path}")
+        for leaf in leaves:
+            for target in (
+                key for key, path in packaged.items() if path == leaf.path and not self._line(key)
+            ):
+                self._cover(target, leaf)
         self._list_consents()
 
     @property
@@ -167,7 +170,9 @@ class Proposal:
             if is_unknown or len(found) > _MAX_EVENT_TYPES or (leaf.of and not leaf.values):
                 continue
             if not self._joined(leaf, _known(found)):
-                hidden = "" if leaf.shown else "text, not shown: write a line for each value under [event_names]"
+                hidden = (
+                    "" if leaf.shown else "text, not shown: write a line for each value under [event_names]"
+                )
                 self._add("fields", "event_name", _quoted(leaf.path), one.evidence, hidden)
                 self._event_types(found, leaf.shown and leaf.counts, leaf.source.symbols or leaf.shown)
                 self._others("event_name", (other for other, _ in read if other is not one))
@@ -205,7 +210,12 @@ class Proposal:
         """Propose an event type in two parts, if that says more than one part alone; return whether it does."""
         for other in self._of_event:
             is_like = other.beside == leaf.beside and len(other.values) == len(leaf.values)
-            if other is leaf or not is_like or not (other.shown and leaf.shown) or "boolean" in other.source.kinds:
+            if (
+                other is leaf
+                or not is_like
+                or not (other.shown and leaf.shown)
+                or "boolean" in other.source.kinds
+            ):
                 continue
             one, two = sorted((leaf, other), key=self._of_event.index)
             counts = Counter(f"{a}.{b}" for a, b in zip(one.values, two.values, strict=False))
@@ -324,7 +334,9 @@ class Proposal:
         if self._currency is None:
             if not self._line(_CURRENCY):
                 is_sure = bool(constant) and best.score >= SURE
-                note = f"as {best.leaf.path} says" if constant else "no path is a currency: write the right one"
+                note = (
+                    f"as {best.leaf.path} says" if constant else "no path is a currency: write the right one"
+                )
                 self._add("constants", _CURRENCY, _quoted(constant or "EUR"), note, is_active=is_sure)
             if self._line(_CURRENCY) != _quoted(constant):
                 return read._replace(doubt=read.doubt or "its currency is not known")
@@ -333,6 +345,16 @@ class Proposal:
             if is_clear and rival.score == best.score and [*rival.leaf.values] != [*best.leaf.values]:
                 return read._replace(doubt=f"{rival.leaf.path} is as likely, and differs")
         return read
+
+    def _cover(self, target: str, leaf: SampledPath) -> None:
+        """Decide about a line of the packaged mapping that would apply, because the schema has its path."""
+        # A longer path is of the packaged schema itself; for money that is not enough.
+        is_own = "." in leaf.path and target not in _AMOUNTS
+        if fits(target, leaf) and (is_own or target not in self._found):
+            note = "in force: the packaged mapping reads it"
+            self._add("fields", target, _quoted(leaf.path), note, is_active=False)
+        else:
+            self._add("fields", target, '""', f"the packaged mapping would read {leaf.path}")
 
     def _list_consents(self) -> None:
         for leaf in self._leaves:

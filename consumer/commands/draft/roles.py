@@ -129,18 +129,27 @@ def _where(there: str, leaf: SampledPath) -> float:
 
 def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) -> float:
     """Return the score of a path with what its type and its values say."""
-    goal = TARGETS[target]
-    is_several = is_many(leaf.source) and goal.arity not in (Arity.ALL, Arity.ITEM)
-    if source_misfit(leaf.source, goal.kinds) or is_several:
+    if not fits(target, leaf):
         return 0.0
     if leaf.tested and not score and leaf.form == rule.alone != "":
         is_other = {*leaf.name.own, *leaf.parent} & (rule.never | rule.others)
         return 0.0 if is_other else SURE
-    is_dialled = leaf.form == "phone" and leaf.share(lambda value: str(value).lstrip()[:1] in ("+", "(")) > 0.5
+    is_dialled = (
+        leaf.form == "phone" and leaf.share(lambda value: str(value).lstrip()[:1] in ("+", "(")) > 0.5
+    )
     if target.endswith("id") and (leaf.form in _NO_IDS or is_dialled):
         return 0.0
     if rule.forms and not leaf.source.kinds & DAYS:
         return score if sum(leaf.share(FORMS[form]) for form in rule.forms) >= 0.8 else 0.0
     if rule.forms or target in _JUDGED_LATER:
         return score
-    return score if leaf.share(lambda value: not isinstance(goal.rule(value), Omitted)) > 0.4 else 0.0
+    return (
+        score if leaf.share(lambda value: not isinstance(TARGETS[target].rule(value), Omitted)) > 0.4 else 0.0
+    )
+
+
+def fits(target: str, leaf: SampledPath) -> bool:
+    """Return whether a field can be of this path's type, and of as many values."""
+    goal = TARGETS[target]
+    is_one = goal.arity not in (Arity.ALL, Arity.ITEM)
+    return not (source_misfit(leaf.source, goal.kinds) or (is_one and is_many(leaf.source)))

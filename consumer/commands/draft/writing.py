@@ -15,7 +15,7 @@ from consumer.commands.draft.proposing import Line, Proposal
 from consumer.conversion.targets import TARGETS
 from consumer.errors import MappingError
 
-_TABLES: Final = ("event_names", "action_sources", "fields", "constants")
+_TABLES: Final = ("", "event_names", "action_sources", "fields", "constants")
 _ORDER: Final = {name: number for number, name in enumerate(TARGETS)}
 _NOTES_AT: Final = 52  # the column of notes
 
@@ -28,57 +28,48 @@ def drafted(
     `head` are its first lines. `load` raises `MappingError` for a text that does not load.
     """
     while True:
-        text = "\n".join([*head, *(line for one in proposals for line in _section(one, len(proposals) > 1))])
+        text = "\n".join(
+            [*head, *(line for one in proposals for line in _section(one, len(proposals) > 1)), ""]
+        )
         try:
             load(text)
         except MappingError as error:
             if not _given_up(proposals, str(error)):
                 # A field that every event needs has no path at all.
-                return f"{text}\n", str(error)
+                return text, str(error)
         else:
-            return f"{text}\n", ""
+            return text, ""
 
 
 def _given_up(proposals: Sequence[Proposal], error: str) -> bool:
     """Make a comment of the line that the error names; return whether there is one."""
-    for proposal in proposals if len(proposals) == 1 else [one for one in proposals if one.record in error]:
+    for proposal in (one for one in proposals if len(proposals) == 1 or one.record in error):
         for at, line in enumerate(proposal.lines):
             if line.is_active and line.key and repr(line.key) in error and f"[{line.table}]" in error:
                 why = f"it does not load: {error.partition('] ')[2]}"
                 proposal.lines[at] = line._replace(is_active=False, note=why)
                 return True
-        # The packaged mapping's line may take a path of this schema for another thing.
-        named = re.search(r"\[fields\] '([^']+)'.*packaged mapping's", error)
-        if named is not None and not any(one.key == named[1] and one.value == '""' for one in proposal.lines):
-            proposal.lines.append(
-                Line("fields", named[1], '""', "the packaged mapping's path is another thing here")
-            )
-            return True
     return False
 
 
 def _section(proposal: Proposal, is_divided: bool) -> Iterator[str]:
-    header = f"record.{json.dumps(proposal.record, ensure_ascii=False)}" if is_divided else ""
+    before = f"record.{json.dumps(proposal.record, ensure_ascii=False)}." if is_divided else ""
     yield ""
     if is_divided and proposal.missing:
         yield f"# {proposal.record} has no section, since nothing is its {' or '.join(proposal.missing)}"
         yield '# (unknown_record = "filter" at the top of the file: such records are not sent)'
         return
-    if is_divided:
-        yield f"[{header}]"
-    yield from (_written(one) for one in proposal.lines if not one.table)
     for table in _TABLES:
-        lines = sorted(
-            (one for one in proposal.lines if one.table == table), key=lambda one: _ORDER.get(one.key, -1)
-        )
-        if lines:
-            yield f"\n{'' if any(one.is_active for one in lines) else '# '}[{'.'.join(filter(None, (header, table)))}]"
-            yield from map(_written, lines)
+        lines = [one for one in proposal.lines if one.table == table]
+        lines.sort(key=lambda one: _ORDER.get(one.key, -1))
+        header = f"{before}{table}".rstrip(".")
+        if header and (lines or not table):
+            yield f"\n{'' if not table or any(one.is_active for one in lines) else '# '}[{header}]"
+        yield from map(_written, lines)
     yield "\n# Consent is never guessed: remove the # of the table and of what is right" + (
         ":" if proposal.consents else ", once you know its path: none looks like it."
     )
-    yield f"# [{'.'.join(filter(None, (header, 'consent')))}]"
-    yield from (f"# {one}" for one in proposal.consents or ['require = ""'])
+    yield from (f"# {one}" for one in (f"[{before}consent]", *(proposal.consents or ['require = ""'])))
 
 
 def _written(line: Line) -> str:
@@ -86,8 +77,7 @@ def _written(line: Line) -> str:
     note = " ".join(line.note.split())
     if not line.key:
         return f"# {note}"
-    key = (
-        line.key if re.fullmatch(r"[\w-]+", line.key, re.ASCII) else json.dumps(line.key, ensure_ascii=False)
-    )
+    is_bare = re.fullmatch(r"[\w-]+", line.key, re.ASCII)
+    key = line.key if is_bare else json.dumps(line.key, ensure_ascii=False)
     text = f"{'' if line.is_active else '# '}{key} = {line.value}"
     return f"{text:<{_NOTES_AT}}  # {note}" if note else text
