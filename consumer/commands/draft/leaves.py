@@ -62,12 +62,6 @@ _FORMS: Final = {
     "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
 }
 ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
-_UNITS: Final = {
-    "NANO": "nanoseconds",
-    "MICRO": "microseconds",
-    "MILLIS": "milliseconds",
-    "SECONDS": "seconds",
-}
 _PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
 
 
@@ -132,13 +126,12 @@ class SampledPath:
         is_time = self.logical.startswith(("timestamp", "local-", "date", "time-"))
         if is_time or not self.tested or isinstance(self.tested[0], bool | bytes):
             return ""
-        found = next((name for name, fits in FORMS.items() if self.share(fits) >= _FORM_SHARE), "")
-        if found in _PERSONAL or not (
-            self.has_fraction or self.source.kinds & {"float", "double", "decimal"}
-        ):
-            return found
         # 59.90 and 60 are both of a price list: one fraction is enough.
-        return "numbers with a fraction" if self.has_fraction else "whole numbers"
+        if self.has_fraction:
+            return "numbers with a fraction"
+        if self.source.kinds & {"float", "double", "decimal"}:
+            return "whole numbers"
+        return next((name for name, fits in FORMS.items() if self.share(fits) >= _FORM_SHARE), "")
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -161,18 +154,19 @@ class SampledPath:
         form = self.form
         if form == "URL" and (clicks := sum(click_id_of(str(one)) is not None for one in self.values)):
             form = f"URL, {clicks / len(self.values):.0%} with epik"
-        if self.source.kinds == {"boolean"} and self.values:
+        elif self.source.kinds == {"boolean"} and self.values:
             form = f"true {self.counts['true'] / len(self.values):.0%}"
-        return ", ".join(
-            filter(None, (said, self.logical, form, f"{self.filled:.0%} filled" if self.of else ""))
-        )
+        filled = f"{self.filled:.0%} filled" if self.of else ""
+        return ", ".join(filter(None, (said, self.logical, form, filled)))
 
     @property
     def unit(self) -> str:
         """Return the unit in which a time without a logical type counts, by its values or what is said of it."""
+        if self.tested:
+            return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "")
         # "unix milliseconds" has two of these words: the finer one is meant.
-        said = next((unit for word, unit in _UNITS.items() if word in self.words), "")
-        return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "" if self.tested else said)
+        units = (one for one in sorted(TIME_UNITS) if any(map(one.upper().startswith, self.words)))
+        return next(units, "")
 
 
 def is_of_items(array: str) -> bool:

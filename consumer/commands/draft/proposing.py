@@ -36,10 +36,11 @@ _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
 _NO_CONSENT: Final = frozenset({"e-mail", "UUID", "URL", "IP address", "user agent"})
 # More is named than may be meant, since nothing of it is in force.
 _LIKE_CONSENT: Final = re.compile(
-    r"consent|opt.?(?:in|out)(?![a-z])|einwillig|zustimm|toestemm|gdpr|dsgvo|rgpd|privacy|permission|marketing|"
-    r"newsletter|werbe|tracking|agree|acce[pt]t|acepta|publici|unsubscri|do_?not_?(?:sell|track)|ccpa|tcf|personali[sz]",
-    re.IGNORECASE,
+    r"(?i)consent|opt.?(?:in|out)(?![a-z])|einwillig|zustimm|gdpr|dsgvo|privacy|permission|marketing|newsletter|"
+    r"werbe|tracking|agree|acce[pt]t|unsubscri|do_?not_?(?:sell|track)|ccpa|tcf|personali[sz]"
 )
+
+Record = Mapping[str, Any]
 
 
 class Line(NamedTuple):
@@ -60,12 +61,7 @@ class Proposal:
     """
 
     def __init__(
-        self,
-        schema: AvroSchema,
-        records: Sequence[Mapping[str, Any]],
-        packaged: Mapping[str, str],
-        *,
-        alone: bool,
+        self, schema: AvroSchema, records: Sequence[Record], packaged: Mapping[str, str], *, alone: bool
     ) -> None:
         self.record = ".".join(filter(None, (schema.get("namespace"), schema["name"])))
         # An envelope is called after what it holds in its namespace.
@@ -73,7 +69,6 @@ class Proposal:
         self._called = next((one for one in names if {*concepts_of(one)} - {"EVENT"}), "")
         self.lines: list[Line] = []
         self.consents: list[str] = []  # candidates, as comments
-        self._schema = schema
         leaves = leaves_of(schema, records, self._called)
         # Of a change of a table's row the new state counts.
         is_change = any(leaf.path.startswith("after.") for leaf in leaves)
@@ -84,7 +79,7 @@ class Proposal:
         self._choose_items()
         self._required("event_id", lambda leaf: leaf.form == "UUID" and not leaf.name.around)
         self._required(
-            "event_time", lambda leaf: bool(leaf.source.kinds & _TIMES) or leaf.form[:4] in ("time", "ISO ")
+            "event_time", lambda leaf: leaf.source.kinds & _TIMES or leaf.form[:4] in ("time", "ISO ")
         )
         self._event_name(alone=alone)
         self._action_source()
@@ -95,9 +90,7 @@ class Proposal:
             if self._found.get(target) and target not in (*_REQUIRED, "action_source"):
                 self._propose(target, self._found[target])
         for leaf in leaves:
-            for target in (
-                key for key, path in packaged.items() if path == leaf.path and not self._line(key)
-            ):
+            for target in (key for key, path in packaged.items() if path == leaf.path):
                 self._cover(target, leaf)
         self._list_consents()
 
@@ -119,11 +112,10 @@ class Proposal:
 
     # -- what every event needs
 
-    def _required(self, target: str, is_like: Callable[[SampledPath], bool]) -> None:
+    def _required(self, target: str, is_like: Callable[[SampledPath], object]) -> None:
         """Propose an id or a time: without them nothing can be sent, so the best that there is must do."""
-        found = self._found[target] or [
-            Candidate(leaf, SURE, "values") for leaf in self._of_event if is_like(leaf)
-        ]
+        alike = (Candidate(leaf, SURE, "values") for leaf in self._of_event if is_like(leaf))
+        found = self._found[target] or [*alike]
         if not found:
             if target == "event_time":
                 self._add("fields", target, '"@timestamp"', "no path is a time: Kafka's own")
@@ -160,7 +152,7 @@ class Proposal:
                 self._leaves.remove(leaf)
 
     def _event_name(self, *, alone: bool) -> None:
-        """Propose what says what happened: a path, two that are joined, a union's branch, or the record's own name."""
+        """Propose what says what happened: a path, two that are joined, or the record's own name."""
         of_type = event_for(re.sub(r"[Ee]vent$", "", self._called)).replace(FILTER, "")
         read = [(one, self._events(one.leaf)) for one in self._found["event_name"]]
         for one, found in sorted(read, key=lambda pair: (-round(_known(pair[1]), 1), -pair[0].score)):
@@ -170,21 +162,11 @@ class Proposal:
             if is_unknown or len(found) > _MAX_EVENT_TYPES or (leaf.of and not leaf.values):
                 continue
             if not self._joined(leaf, _known(found)):
-                hidden = (
-                    "" if leaf.shown else "text, not shown: write a line for each value under [event_names]"
-                )
-                self._add("fields", "event_name", _quoted(leaf.path), one.evidence, hidden)
+                hidden = () if leaf.shown else ("not shown: write a line for each value under [event_names]",)
+                self._add("fields", "event_name", _quoted(leaf.path), one.evidence, *hidden)
                 self._event_types(found, leaf.shown and leaf.counts, leaf.source.symbols or leaf.shown)
                 self._others("event_name", (other for other, _ in read if other is not one))
             return
-        for field in self._schema["fields"]:
-            branches = field["type"] if isinstance(field["type"], list) else []
-            names = [one["name"].rpartition(".")[2] for one in branches if "name" in one]
-            if len(names) > 1 and any(map(event_for, names)):
-                value = f'{{ branch = "{field["name"]}" }}'
-                self._add("fields", "event_name", value, "the record's type there")
-                self._event_types(events_of(names), {}, names)
-                return
         if of_type or alone:
             note = "by the record's name" if of_type else "nothing says what happened: name the event"
             self._add("constants", "event_name", _quoted(of_type or "custom"), note)
@@ -348,6 +330,8 @@ class Proposal:
 
     def _cover(self, target: str, leaf: SampledPath) -> None:
         """Decide about a line of the packaged mapping that would apply, because the schema has its path."""
+        if self._line(target):
+            return
         # A longer path is of the packaged schema itself; for money that is not enough.
         is_own = "." in leaf.path and target not in _AMOUNTS
         if fits(target, leaf) and (is_own or target not in self._found):

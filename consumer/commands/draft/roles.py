@@ -151,5 +151,5 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
 def fits(target: str, leaf: SampledPath) -> bool:
     """Return whether a field can be of this path's type, and of as many values."""
     goal = TARGETS[target]
-    is_one = goal.arity not in (Arity.ALL, Arity.ITEM)
+    is_one = goal.arity in (Arity.ONE, Arity.FIRST)
     return not (source_misfit(leaf.source, goal.kinds) or (is_one and is_many(leaf.source)))
