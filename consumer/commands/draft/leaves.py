@@ -35,7 +35,7 @@ _KEY: Final = re.compile(r"[A-Za-z_][\w.-]{0,60}", re.ASCII)
 _KEYS_OF_PAIRS: Final = ("key", "name", "Key", "Name")  # fields of the elements of a list of keys and values
 # Values of a text that may be shown: this many at most, in this many records at least.
 MAX_SHOWN: Final = 10
-LEAST_RECORDS: Final = 100
+_LEAST_RECORDS: Final = 100
 _SHOWN: Final = re.compile(r"[^\W\d_][\w .:/+&-]{0,59}")
 _TESTED: Final = 500  # values whose form is looked at
 _FORM_SHARE: Final = 0.9  # of the values that have it
@@ -94,12 +94,12 @@ class SampledPath:
 
     def __init__(self, source: Source, at: Place, doc: str, logical: str) -> None:
         self.source, self.doc, self.logical = source, doc, logical
-        self.above, self.values, self.of, self.called = at.above, at.values, at.of, at.called
+        self.above, self.values, self.of = at.above, at.values, at.of
         self.path = source.path
         self.array = self.path.rpartition("[].")[0]  # the innermost one on the way
         self.beside, _, last = self.path.rpartition(".")  # where its neighbours are
         around = frozenset(one for name in self.above[1:] for one in concepts_of(name))
-        self.name = Concepts(concepts_of(self.called or last), around)
+        self.name = Concepts(concepts_of(at.called or last), around)
         self.said = meaning_of(doc)
         # The nearest name on the way that says anything.
         self.parent = next((found for name in reversed(self.above[1:]) if (found := concepts_of(name))), ())
@@ -144,7 +144,7 @@ class SampledPath:
         """Return the values that may be shown, each with how often it occurs."""
         if self.source.kinds <= {"boolean", "enum"}:
             return {one: self.counts[one] for one in sorted(self.source.symbols or self.counts)}
-        few = len(self.counts) <= MAX_SHOWN and len(self.values) >= LEAST_RECORDS
+        few = len(self.counts) <= MAX_SHOWN and len(self.values) >= _LEAST_RECORDS
         if not few or self.source.kinds - {"string", "enum"} or self.form in _PERSONAL:
             return {}
         return dict(sorted(self.counts.items())) if all(map(_SHOWN.fullmatch, self.counts)) else {}
@@ -216,9 +216,8 @@ class _Walk(NamedTuple):
         if by and any(name.startswith("val") for name in first):
             for key in _names(str(one[by]) for one in items):
                 values = [one for one in items if str(one[by]) == key]
-                yield from self.below(
-                    node, at._replace(path=f"{at.path}[{by}='{key}']", values=values, called=key)
-                )
+                path = f"{at.path}[{by}='{key}']"
+                yield from self.below(node, at._replace(path=path, values=values, called=key))
             return
         # A list of which the sample has one element alone stands for a record, unless it is one of items.
         is_one = bool(first) and max(map(len, lists)) == 1
@@ -246,8 +245,7 @@ class _Walk(NamedTuple):
             return
         if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
             numbers = [
-                Decimal(int.from_bytes(one["value"], "big", signed=True)).scaleb(-one["scale"])
-                for one in held
+                Decimal(int.from_bytes(one["value"], signed=True)).scaleb(-one["scale"]) for one in held
             ]
             yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
             return

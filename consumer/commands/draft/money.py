@@ -51,9 +51,7 @@ def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) 
     if named and codes - {named}:
         return Reading(plain, doubt=f"it is in {named}, but the currency is not always")
     if len(units) > 1 or (units & {"CENT", "MICRO"} and leaf.has_fraction):
-        return Reading(
-            plain, doubt="what it is called, what is said of it and its values speak of different units"
-        )
+        return Reading(plain, doubt="its name, its documentation and its values speak of different units")
     if "MICRO" in units:
         return Reading(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
     is_whole = {*places.values()} == {0}

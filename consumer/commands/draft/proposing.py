@@ -108,7 +108,7 @@ class Proposal:
 
     def _others(self, target: str, found: Iterable[Candidate]) -> None:
         for one in list(found)[:_MAX_OTHERS]:
-            self._add("fields", target, _quoted(one.leaf.path), f"or: {one.evidence}", is_active=False)
+            self._add("fields", target, quoted(one.leaf.path), f"or: {one.evidence}", is_active=False)
 
     # -- what every event needs
 
@@ -131,10 +131,10 @@ class Proposal:
             doubt = "it repeats: the same id and name count once"
         elif target == "event_time" and leaf.source.kinds.isdisjoint(DAYS) and leaf.form != "ISO 8601":
             unit, note = leaf.unit or "milliseconds", f"of {leaf.path}{'' if leaf.unit else ': a guess'}"
-            self._add("", "time_unit", _quoted(unit), note, is_active=unit != "milliseconds")
+            self._add("", "time_unit", quoted(unit), note, is_active=unit != "milliseconds")
         elif "local-" in leaf.logical or (leaf.form == "ISO 8601" and leaf.share(_has_zone) < 0.5):
             doubt = "it names no zone, and is read as UTC"
-        self._add("fields", target, _quoted(leaf.path), found[0].evidence, doubt)
+        self._add("fields", target, quoted(leaf.path), found[0].evidence, doubt)
         self._others(target, found[1:])
 
     def _speaking(self) -> None:
@@ -163,13 +163,13 @@ class Proposal:
                 continue
             if not self._joined(leaf, _known(found)):
                 hidden = () if leaf.shown else ("not shown: write a line for each value under [event_names]",)
-                self._add("fields", "event_name", _quoted(leaf.path), one.evidence, *hidden)
+                self._add("fields", "event_name", quoted(leaf.path), one.evidence, *hidden)
                 self._event_types(found, leaf.shown and leaf.counts, leaf.source.symbols or leaf.shown)
                 self._others("event_name", (other for other, _ in read if other is not one))
             return
         if of_type or alone:
             note = "by the record's name" if of_type else "nothing says what happened: name the event"
-            self._add("constants", "event_name", _quoted(of_type or "custom"), note)
+            self._add("constants", "event_name", quoted(of_type or "custom"), note)
 
     def _events(self, leaf: SampledPath) -> dict[str, str]:
         """Return the event that each value of a path means; empty where it is not clear."""
@@ -184,20 +184,17 @@ class Proposal:
             if not found[word]:
                 is_done = done and event_for(word, {"ORDER"}) == "checkout"
                 why = f"a checkout, too? then orders count twice, beside {done}" if is_done else "decide"
-                self._add("event_names", word, _quoted(FILTER), share, why, is_active=False)
+                self._add("event_names", word, quoted(FILTER), share, why, is_active=False)
             elif word.lower() not in EVENT_NAMES:
-                self._add("event_names", word, _quoted(found[word]), share)
+                self._add("event_names", word, quoted(found[word]), share)
 
     def _joined(self, leaf: SampledPath, known: float) -> bool:
         """Propose an event type in two parts, if that says more than one part alone; return whether it does."""
-        for other in self._of_event:
-            is_like = other.beside == leaf.beside and len(other.values) == len(leaf.values)
-            if (
-                other is leaf
-                or not is_like
-                or not (other.shown and leaf.shown)
-                or "boolean" in other.source.kinds
-            ):
+        for other in self._of_event if leaf.shown else ():
+            is_beside = (
+                other is not leaf and other.beside == leaf.beside and "boolean" not in other.source.kinds
+            )
+            if not (is_beside and other.shown and len(other.values) == len(leaf.values)):
                 continue
             one, two = sorted((leaf, other), key=self._of_event.index)
             counts = Counter(f"{a}.{b}" for a, b in zip(one.values, two.values, strict=False))
@@ -217,17 +214,17 @@ class Proposal:
             packaged = (*ACTION_SOURCES, "ios", "android")
             lines = {word: source for word, source in found.items() if word.lower() not in packaged}
             if _known(found) >= 0.6 and (one.leaf.shown or not lines):
-                self._add("fields", "action_source", _quoted(one.leaf.path), one.evidence)
+                self._add("fields", "action_source", quoted(one.leaf.path), one.evidence)
                 for word, source in lines.items():
                     note = "" if source else "decide: records of a channel without a line are refused"
-                    value = _quoted(source or "web")
+                    value = quoted(source or "web")
                     self._add("action_sources", word, value, note, is_active=bool(source))
                 return
         self._add("fields", "action_source", '""', "the same for all: see [constants]")
         is_web = any(self._found[f"user_data.client_{one}"] for one in ("user_agent", "ip_address"))
         at_till = not is_web and any("TILL" in leaf.words for leaf in self._leaves)
         note = f"no path says where it happened; one of {', '.join(ACTION_SOURCES)}"
-        self._add("constants", "action_source", _quoted("offline" if at_till else "web"), note)
+        self._add("constants", "action_source", quoted("offline" if at_till else "web"), note)
 
     # -- other fields
 
@@ -265,7 +262,7 @@ class Proposal:
 
         def rank(one: Candidate) -> float:
             is_receiver = is_user and "DELIVERY" in one.leaf.name.around.union(one.leaf.name.own)
-            is_event = target == _ORDER_ID and _quoted(one.leaf.path) == event_id
+            is_event = target == _ORDER_ID and quoted(one.leaf.path) == event_id
             # A country, a city and a code of one address belong together.
             return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in address)
 
@@ -291,7 +288,7 @@ class Proposal:
 
     def _special(self, target: str, leaf: SampledPath) -> money.Reading:
         """Return the value of a line, where it may be more than a path."""
-        plain = _quoted(leaf.path)
+        plain = quoted(leaf.path)
         if target == "user_data.ln":
             beside = (one for one in self._leaves if one.beside == leaf.beside)
             if infix := next((one for one in beside if one.name.own[:1] == ("INFIX",)), None):
@@ -305,7 +302,7 @@ class Proposal:
         table = {word: GENDERS[key] for word in words if (key := word.lower().strip(" .")) in GENDERS}
         if not leaf.shown or len(table) < max(2, len(words) - 1):
             return money.Reading(plain, doubt="its words need a table")
-        entries = ", ".join(f"{_quoted(word)} = {_quoted(gender)}" for word, gender in table.items())
+        entries = ", ".join(f"{quoted(word)} = {quoted(gender)}" for word, gender in table.items())
         return money.Reading(f'{{ of = "{leaf.path}", table = {{ {entries} }} }}')
 
     def _amount(self, found: Sequence[Candidate]) -> money.Reading:
@@ -316,11 +313,9 @@ class Proposal:
         if self._currency is None:
             if not self._line(_CURRENCY):
                 is_sure = bool(constant) and best.score >= SURE
-                note = (
-                    f"as {best.leaf.path} says" if constant else "no path is a currency: write the right one"
-                )
-                self._add("constants", _CURRENCY, _quoted(constant or "EUR"), note, is_active=is_sure)
-            if self._line(_CURRENCY) != _quoted(constant):
+                note = f"as {best.leaf.path} says" if constant else "no path is a currency: which is right?"
+                self._add("constants", _CURRENCY, quoted(constant or "EUR"), note, is_active=is_sure)
+            if self._line(_CURRENCY) != quoted(constant):
                 return read._replace(doubt=read.doubt or "its currency is not known")
         for rival in found[1:]:
             is_clear = not money.read_amount(rival.leaf, self._currency, constant).doubt
@@ -336,7 +331,7 @@ class Proposal:
         is_own = "." in leaf.path and target not in _AMOUNTS
         if fits(target, leaf) and (is_own or target not in self._found):
             note = "in force: the packaged mapping reads it"
-            self._add("fields", target, _quoted(leaf.path), note, is_active=False)
+            self._add("fields", target, quoted(leaf.path), note, is_active=False)
         else:
             self._add("fields", target, '""', f"the packaged mapping would read {leaf.path}")
 
@@ -348,7 +343,7 @@ class Proposal:
                 of = len(leaf.values)
                 values = [f"{word} {count / of:.0%}" if of else word for word, count in leaf.shown.items()]
                 note = "; ".join(filter(None, (leaf.evidence(), ", ".join(values))))
-                self.consents.append(f"require = {_quoted(leaf.path.replace('[]', '[0]'))}  # {note}")
+                self.consents.append(f"require = {quoted(leaf.path.replace('[]', '[0]'))}  # {note}")
                 if leaf.source.kinds != {"boolean"}:
                     self.consents.append("allowed = []  # which values are consent")
 
@@ -367,5 +362,6 @@ def _known(found: Mapping[str, str]) -> float:
     return sum(map(bool, found.values())) / max(1, len(found))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as TOML."""
     return json.dumps(text, ensure_ascii=False)

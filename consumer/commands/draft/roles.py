@@ -134,18 +134,15 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
     if leaf.tested and not score and leaf.form == rule.alone != "":
         is_other = {*leaf.name.own, *leaf.parent} & (rule.never | rule.others)
         return 0.0 if is_other else SURE
-    is_dialled = (
-        leaf.form == "phone" and leaf.share(lambda value: str(value).lstrip()[:1] in ("+", "(")) > 0.5
-    )
+    is_dialled = leaf.form == "phone" and str(leaf.tested[0]).startswith(("+", "("))
     if target.endswith("id") and (leaf.form in _NO_IDS or is_dialled):
         return 0.0
     if rule.forms and not leaf.source.kinds & DAYS:
         return score if sum(leaf.share(FORMS[form]) for form in rule.forms) >= 0.8 else 0.0
     if rule.forms or target in _JUDGED_LATER:
         return score
-    return (
-        score if leaf.share(lambda value: not isinstance(TARGETS[target].rule(value), Omitted)) > 0.4 else 0.0
-    )
+    taken = leaf.share(lambda value: not isinstance(TARGETS[target].rule(value), Omitted))
+    return score if taken > 0.4 else 0.0
 
 
 def fits(target: str, leaf: SampledPath) -> bool:

@@ -53,12 +53,11 @@ class Concepts(NamedTuple):
 @cache
 def concepts_of(name: str) -> tuple[str, ...]:
     """Return the concepts in a name, in order; words that are not known are in lower case."""
-    words = [word for part in _CAMEL.sub(" ", name).split() for word in _WORD.findall(part)]
+    plain_name = unicodedata.normalize("NFC", name).replace("ß", "ss")
     found: list[str] = []
-    for word in words:
-        plain = "".join(
-            one for one in unicodedata.normalize("NFKD", word.replace("ß", "ss").lower()) if one.isalnum()
-        )
+    for word in (word for part in _CAMEL.sub(" ", plain_name).split() for word in _WORD.findall(part)):
+        # Without accents.
+        plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", word.lower())))
         if not plain.isdigit():
             known = _known(plain)
             found += (plain,) if known is None else known

@@ -6,12 +6,11 @@ comment with the reason, and the rest is checked again.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from consumer.commands.draft.proposing import Line, Proposal
+from consumer.commands.draft.proposing import Line, Proposal, quoted
 from consumer.conversion.targets import TARGETS
 from consumer.errors import MappingError
 
@@ -28,9 +27,8 @@ def drafted(
     `head` are its first lines. `load` raises `MappingError` for a text that does not load.
     """
     while True:
-        text = "\n".join(
-            [*head, *(line for one in proposals for line in _section(one, len(proposals) > 1)), ""]
-        )
+        lines = (line for one in proposals for line in _section(one, len(proposals) > 1))
+        text = "\n".join([*head, *lines, ""])
         try:
             load(text)
         except MappingError as error:
@@ -53,7 +51,7 @@ def _given_up(proposals: Sequence[Proposal], error: str) -> bool:
 
 
 def _section(proposal: Proposal, is_divided: bool) -> Iterator[str]:
-    before = f"record.{json.dumps(proposal.record, ensure_ascii=False)}." if is_divided else ""
+    before = f"record.{quoted(proposal.record)}." if is_divided else ""
     yield ""
     if is_divided and proposal.missing:
         yield f"# {proposal.record} has no section, since nothing is its {' or '.join(proposal.missing)}"
@@ -78,6 +76,6 @@ def _written(line: Line) -> str:
     if not line.key:
         return f"# {note}"
     is_bare = re.fullmatch(r"[\w-]+", line.key, re.ASCII)
-    key = line.key if is_bare else json.dumps(line.key, ensure_ascii=False)
+    key = line.key if is_bare else quoted(line.key)
     text = f"{'' if line.is_active else '# '}{key} = {line.value}"
     return f"{text:<{_NOTES_AT}}  # {note}" if note else text
