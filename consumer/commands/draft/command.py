@@ -17,7 +17,7 @@ from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
 from consumer.commands.base import DebugCommand, say
 from consumer.commands.draft.proposing import Proposal
-from consumer.commands.draft.sample import RecordSample, RecordTypes
+from consumer.commands.draft.sample import RecordSample
 from consumer.commands.draft.writing import drafted
 from consumer.commands.explain.explaining import explanation
 from consumer.commands.explain.showing import Summary
@@ -60,15 +60,15 @@ def draft(schema: str, sample: str | None, topic: str | None, output: str | None
     folder = path if path.is_dir() else path.parent
     local = LocalSchemas(folder)
     schemas = local.defined_in(None if path.is_dir() else path)
-    found = RecordSample(RecordTypes(schemas))
+    found = RecordSample(schemas)
     if sample is not None:
         found.read_file(sample)
     elif topic is not None:
         settings = load({**os.environ, "PINSTREAM_SCHEMAS_DIR": str(folder)}, needs=("kafka",))
         asyncio.run(found.read_topic(topic, settings, local))
     name = sample or topic
-    if name is not None and not found.records:
-        why = ", ".join(f"{code} {count:,}" for code, count in sorted(found.unread.items())) or "it is empty"
+    if name is not None and not any(found.events):
+        why = _counted(dict(sorted(found.unread.items()))) or "it is empty"
         raise PinstreamError(
             f"{name}: no record can be read as {schema} ({why}): check that they belong together"
         )
@@ -111,16 +111,17 @@ def draft_of(
             is_named=is_alone,
         )
 
+    seen = sum(map(len, found.events))
     head = [
         f"# How records of {name} become conversion events: drafted by pinstream, to be checked line by line.",
-        f"# It saw {f'{found.records:,} records' if found.records else 'no records: with --sample it says more'}.",
+        f"# It saw {f'{seen:,} records' if seen else 'no records: with --sample it says more'}.",
     ]
     if (packaged("schemas") / _EDITORS).is_file():
         head.insert(0, f"#:schema ./{_EDITORS}")
     text, problem = drafted(proposals, head, loaded)
     if not is_alone and all(one.missing for one in proposals):
         problem = f"no record type of {name} has an id, a time, and a name that is an event"
-    if found.records and not problem:
+    if seen and not problem:
         text += "\n" + "".join(f"# {line}\n" for line in _summary(loaded(text), proposals, found))
     return text, problem
 

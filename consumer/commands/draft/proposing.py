@@ -32,6 +32,7 @@ _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
 _NO_ITEMS: Final = frozenset("PAYMENT TAX DISCOUNT DELIVERY REFUND CUSTOMER SEARCH MARKETING OTHER".split())  # noqa: SIM905
 _OF_ITEM: Final = frozenset({"ITEM", "SKU", "PRICE", "QUANTITY", "VARIANT"})
+_CONSENT: Final = frozenset({"CONSENT", "MARKETING"})
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
 _NO_CONSENT: Final = frozenset({"e-mail", "UUID", "URL", "IP address", "user agent"})
 # More is named than may be meant, since nothing of it is in force.
@@ -337,8 +338,8 @@ class Proposal:
 
     def _list_consents(self) -> None:
         for leaf in self._leaves:
-            is_like = leaf.words.union(leaf.parent) & {"CONSENT", "MARKETING"}
-            is_like = is_like or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
+            is_said = _CONSENT & leaf.words.union(leaf.parent)
+            is_like = is_said or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
             if is_like and leaf.source.kinds & _CONSENT_KINDS and leaf.form not in _NO_CONSENT:
                 of = len(leaf.values)
                 values = [f"{word} {count / of:.0%}" if of else word for word, count in leaf.shown.items()]

@@ -30,35 +30,26 @@ _SECONDS: Final = 20.0  # for the reading of a topic
 _TIMEOUT: Final = 15.0  # for one question to the brokers
 
 
-class RecordTypes:
-    """Our schemas, one for each record type: the choice of a file or a topic that has no mapping yet."""
+class RecordSample:
+    """The events of each record type, in the order of our schemas, and why others could not be read.
+
+    It is the choice (`consumer.avro.decode.Choice`) of a file or a topic that has no mapping yet.
+    """
 
     def __init__(self, schemas: Sequence[AvroSchema]) -> None:
         self.all = [OneSchema(schema) for schema in schemas]
         self.typed = len(schemas) > 1
         self.records = tuple(one.records[0] for one in self.all)
+        self.events: list[list[CommerceEvent]] = [[] for _ in schemas]
+        self.unread: Counter[str] = Counter()
 
     def choose(self, name: str, topic: str | None) -> int | Filtered:
-        """See `consumer.avro.decode.Choice`."""
+        """See `Choice`."""
         return self.records.index(name) + 1 if name in self.records else Filtered("unknown_record")
 
     def knows(self, name: str) -> bool:
-        """See `consumer.avro.decode.Choice`."""
+        """See `Choice`."""
         return name in self.records
-
-
-class RecordSample:
-    """The events of each record type, by its number in `types`, and why others could not be read."""
-
-    def __init__(self, types: RecordTypes) -> None:
-        self.types = types
-        self.events: list[list[CommerceEvent]] = [[] for _ in types.all]
-        self.unread: Counter[str] = Counter()
-
-    @property
-    def records(self) -> int:
-        """Return how many records were read."""
-        return sum(map(len, self.events))
 
     def add(self, event: CommerceEvent | Rejection | Filtered | None) -> None:
         """Take a record's event, or count why there is none."""
@@ -69,24 +60,21 @@ class RecordSample:
 
     def read_file(self, path: str) -> None:
         """Read the first records of a file. Raises `InputError`."""
-        for record in islice(open_records(path, Types(self.types)), MAX_OF_FILE):
+        for record in islice(open_records(path, Types(self)), MAX_OF_FILE):
             self.add(record.event)
 
     async def read_topic(self, topic: str, settings: Settings, local: LocalSchemas) -> None:
         """Read the newest records of a topic, as long as there is time. Raises `KafkaError` and `UsageError`."""
         config = settings.kafka.client_properties()
-        decoder = Decoder(self.types, whole=True)
+        decoder = Decoder(self, whole=True)
         writers = building.writer_schemas(settings, local)
         asked: set[SchemaRef] = set()
-        everything = Bound("beginning"), Bound("end")
-        ranges = await resolve_ranges(config, [topic], [], *everything, _TIMEOUT)
+        ranges = await resolve_ranges(config, [topic], [], Bound("beginning"), Bound("end"), _TIMEOUT)
         each = -(-MAX_OF_TOPIC // max(1, len(ranges)))
-        ranges = [one._replace(begin=max(one.begin, one.end - each)) for one in ranges]
+        newest = [one._replace(begin=max(one.begin, one.end - each)) for one in ranges if one.begin < one.end]
         deadline = time.monotonic() + _SECONDS
         try:
-            async with contextlib.aclosing(
-                scan(config, [one for one in ranges if one.begin < one.end])
-            ) as scanned:
+            async with contextlib.aclosing(scan(config, newest)) as scanned:
                 async for chunks in scanned:
                     for record in (record for chunk in chunks for record in chunk.records):
                         event = decoder.decode(record, topic)
