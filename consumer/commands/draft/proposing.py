@@ -18,7 +18,7 @@ from consumer.avro.paths import AvroSchema
 from consumer.commands.draft import money
 from consumer.commands.draft.leaves import MAX_SHOWN, SampledPath, is_of_items, leaves_of
 from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates, fits
-from consumer.commands.draft.vocabulary import GENDERS, concepts_of, event_for, events_of, source_for
+from consumer.commands.draft.vocabulary import CAMEL, GENDERS, concepts_of, event_for, events_of, source_for
 from consumer.conversion.computed.expressions import is_many
 from consumer.conversion.normalise import Omitted
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, DAYS, EVENT_NAMES, FILTER, TARGETS
@@ -32,13 +32,20 @@ _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
 _NO_ITEMS: Final = frozenset("PAYMENT TAX DISCOUNT DELIVERY REFUND CUSTOMER SEARCH MARKETING OTHER".split())  # noqa: SIM905
 _OF_ITEM: Final = frozenset({"ITEM", "SKU", "PRICE", "QUANTITY", "VARIANT"})
-_CONSENT: Final = frozenset({"CONSENT", "MARKETING"})
+_CONSENT: Final = frozenset({"CONSENT", "OPTOUT", "MARKETING"})
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
 _NO_CONSENT: Final = frozenset({"e-mail", "UUID", "URL", "IP address", "user agent"})
 # More is named than may be meant, since nothing of it is in force.
 _LIKE_CONSENT: Final = re.compile(
-    r"(?i)consent|opt.?(?:in|out)(?![a-z])|einwillig|zustimm|gdpr|dsgvo|privacy|permission|marketing|newsletter|"
-    r"werbe|tracking|agree|acce[pt]t|unsubscri|do_?not_?(?:sell|track)|ccpa|tcf|personali[sz]"
+    r"(?i)consent|opt(?:ed)?.?(?:in|out)(?![a-z])|einwillig|zustimm|gdpr|dsgvo|privacy|permission|marketing|newsletter|"
+    r"werbe|tracking|agree|acce[pt]t|unsubscri|do_?no?t|limit_?ad|no_?(?:ads?|mail|e-?mail)(?![a-z])|suppress|block|"
+    r"w[ie]+ders?pr|cookie|ccpa|tcf|personali[sz]"
+)
+# True means no.
+_OPTED_OUT: Final = re.compile(
+    r"(?i)opt(?:ed|ing|s)?[ _-]?out|unsubscri|(?<![a-z])(?:do(?:es)?[ _]?no?t|not?|non|never|kein\w*|limit|stop|dis)[ _]?"
+    r"(?=ad|mail|e-?mail|contact|market|track|sell|share|news|promo|personal|cookie|consent|allow|agree|accept|"
+    r"subscri|want|use|werb|einwillig|zustimm)|suppress|block|w[ie]+ders?pr|refus|object|revok|withdr"
 )
 
 Record = Mapping[str, Any]
@@ -168,9 +175,13 @@ class Proposal:
                 self._event_types(found, leaf.shown and leaf.counts, leaf.source.symbols or leaf.shown)
                 self._others("event_name", (other for other, _ in read if other is not one))
             return
-        if of_type or alone:
-            note = "by the record's name" if of_type else "nothing says what happened: name the event"
-            self._add("constants", "event_name", quoted(of_type or "custom"), note)
+        if of_type:
+            self._add("constants", "event_name", quoted(of_type), "by the record's name")
+        elif alone:
+            is_undone = FILTER == event_for(self._called)
+            note = "nothing says what happened: name the event"
+            undone = "by the record's name it was undone or failed: such records should not be sent"
+            self._add("constants", "event_name", quoted("custom"), undone if is_undone else note, is_active=False)
 
     def _events(self, leaf: SampledPath) -> dict[str, str]:
         """Return the event that each value of a path means; empty where it is not clear."""
@@ -343,10 +354,23 @@ class Proposal:
             if is_like and leaf.source.kinds & _CONSENT_KINDS and leaf.form not in _NO_CONSENT:
                 of = len(leaf.values)
                 values = [f"{word} {count / of:.0%}" if of else word for word, count in leaf.shown.items()]
-                note = "; ".join(filter(None, (leaf.evidence(), ", ".join(values))))
+                is_no, is_boolean = _is_opt_out(leaf), leaf.source.kinds == {"boolean"}
+                meant = ("true means no" if is_boolean else "an opt-out") if is_no else ""
+                note = "; ".join(filter(None, (meant, leaf.evidence(), ", ".join(values))))
                 self.consents.append(f"require = {quoted(leaf.path.replace('[]', '[0]'))}  # {note}")
-                if leaf.source.kinds != {"boolean"}:
+                if is_no and is_boolean:
+                    self.consents.append("allowed = [false]")
+                elif not is_boolean or _OPTED_OUT.search(leaf.doc):
                     self.consents.append("allowed = []  # which values are consent")
+
+
+def _is_opt_out(leaf: SampledPath) -> bool:
+    """Return whether a consent says no, by its name, by the name of its parent, or by its documentation."""
+    name, concepts = "_".join((*leaf.above[1:], leaf.path.rpartition(".")[2])), {*leaf.name.own, *leaf.parent}
+    if "OPTOUT" in concepts or _OPTED_OUT.search(CAMEL.sub("_", name)):
+        return True
+    # A name that says yes, with a documentation of both, is the reader's to decide.
+    return "CONSENT" not in concepts and _OPTED_OUT.search(leaf.doc) is not None
 
 
 def _repeats(leaf: SampledPath) -> bool:

@@ -33,7 +33,7 @@ _PHRASES: Final = [(re.compile(pattern, re.IGNORECASE), words) for pattern, word
 _ENDS: Final = frozenset({"id", "nr", "no", "ip", "ts", "at", "url"})
 _LEAST: Final = 3  # letters of another word within a name written as one
 _WORD: Final = re.compile(r"[^\W\d_]+\d{0,3}(?=$|[\W_])|[^\W\d_]+|\d+")
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9à-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-Z])(?=[A-Z][a-z])")
+CAMEL: Final = re.compile(r"(?<=[a-z0-9à-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-Z])(?=[A-Z][a-z])")
 # What ends the thing itself in a documentation.
 _CUT: Final = re.compile(
     r"[.,;:()\[\]/–—-](?=\s|$)|[(;]|\b(?:of|for|from|by|when|where|which|who|whom|that|as|incl\w*|excl\w*|without|plus|at|in|"
@@ -55,7 +55,7 @@ def concepts_of(name: str) -> tuple[str, ...]:
     """Return the concepts in a name, in order; words that are not known are in lower case."""
     plain_name = unicodedata.normalize("NFC", name).replace("ß", "ss")
     found: list[str] = []
-    for word in (word for part in _CAMEL.sub(" ", plain_name).split() for word in _WORD.findall(part)):
+    for word in (word for part in CAMEL.sub(" ", plain_name).split() for word in _WORD.findall(part)):
         # Without accents.
         plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", word.lower())))
         if not plain.isdigit():

@@ -220,6 +220,56 @@ def test_the_unit_of_money(
     assert expected is not None or field["name"] not in str(active_lines(text))
 
 
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("optedOut", "true means no"),
+        ("unsubscribed", "true means no"),
+        ("do_not_sell", "true means no"),
+        ("limit_ad_tracking", "true means no"),
+        ("userNoAds", "true means no"),
+        ("mail_blocked", "true means no"),
+        ("werbewiderspruch", "true means no"),
+        ("mo|Whether the customer opted out of ads.", "true means no"),
+        ("email_consent|False after the customer opted out.", "which values are consent"),
+        ("analytics_cookies", ""),
+        ("marketing_opt_in", ""),
+    ],
+)
+def test_an_opt_out_is_not_inverted(tmp_path: Path, field: str, expected: str) -> None:
+    """What says no is listed so that removing the # requires it to be false; what says both has no default."""
+    name, _, doc = field.partition("|")
+    text = drafted(tmp_path, _order(avro.field(name, "boolean", doc=doc)))
+    line, after = text.partition("# [consent]\n")[2].splitlines(), ["# allowed = [false]"]
+    assert line[0].startswith(f'# require = "{name}"  # ')
+    assert (line[1:] == after) == (expected == "true means no")
+    assert expected in "".join(line)
+    assert expected or not line[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("OrderPlaced", "checkout"),
+        ("RefundIssued", "should not be sent"),
+        ("OrderCancelled", "should not be sent"),
+        ("PaymentFailed", "should not be sent"),
+        ("Chargeback", "should not be sent"),
+        ("AccountDeleted", "should not be sent"),
+        ("Whatever", "name the event"),
+    ],
+)
+def test_a_record_whose_event_nothing_says(tmp_path: Path, name: str, expected: str) -> None:
+    """Its name is a comment, and the draft does not load without it."""
+    path = tmp_path / "schema.avsc"
+    path.write_text(json.dumps({**_order(), "name": name}))
+    done = draft(path)
+    assert expected in done.stdout
+    assert done.exit_code == (0 if expected == "checkout" else 1)
+    assert ("event_name" in active_lines(done.stdout)) == (done.exit_code == 0)
+    assert done.exit_code == 0 or "event_name has no source" in done.stderr
+
+
 def test_unions_maps_and_containers(tmp_path: Path) -> None:
     """Records of a union in a container get a section each; keys of a map are paths, unless they are many."""
     viewed = avro.record(
