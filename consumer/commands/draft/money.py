@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from consumer.commands.draft.leaves import SampledPath
 from consumer.commands.draft.vocabulary import concepts_of
+from consumer.conversion.amounts import exact
 from consumer.conversion.countries import CURRENCIES
 
 # Currencies whose minor unit is not a hundredth -> its places.
@@ -22,6 +23,7 @@ _PLACES: Final = {
     **dict.fromkeys(re.findall("...", "BHDIQDJODKWDLYDOMRTND"), 3),
 }
 _CODE: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
+_MINOR: Final = re.compile(r"(?i)minor|smallest|sub_?unit|exponent")  # of each currency, not hundredths alone
 _WORDS: Final = frozenset({"ALL", "TOP", "TRY", "CUP", "PEN", "SOS"})  # codes that are words, too
 
 
@@ -54,23 +56,43 @@ def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) 
         return Reading(plain, doubt="its name, its documentation and its values speak of different units")
     if "MICRO" in units:
         return Reading(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
-    is_whole = {*places.values()} == {0}
-    if "CENT" in units and not is_whole:
-        return _minor(leaf, currency, places)
     has_places = leaf.has_fraction or (leaf.logical.startswith("decimal of ") and leaf.logical[11] != "0")
-    if has_places or is_whole:
-        return Reading(plain, "its currency has no minor unit" if is_whole else "")
+    if "CENT" in units and has_places:
+        return Reading(plain, doubt="it is said to count minor units, but has places of its own")
+    if "CENT" in units:
+        return _minor(leaf, currency, places)
+    if odd := _with_fraction(leaf, currency, places):
+        return Reading(plain, doubt=f"it has fractions, but {odd} has none: in which currency is it?")
+    if has_places or {*places.values()} == {0}:
+        return Reading(plain, "" if has_places else "its currency has no minor unit")
     return Reading(plain, doubt="nothing says whether it counts cents: then multiply it by { value = 0.01 }")
+
+
+def _with_fraction(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> str:
+    """Return a currency without a minor unit in which fractions are counted; empty: there is none."""
+    whole = [code for code, number in places.items() if not number]
+    if not (whole and leaf.has_fraction) or len(whole) == len(places):
+        return whole[0] if whole and leaf.has_fraction else ""
+    # Of several currencies the ones beside the fractions count.
+    is_paired = currency is not None and currency.of == leaf.of == len(currency.values) == len(leaf.values)
+    pairs = zip(currency.values, leaf.values, strict=True) if currency is not None and is_paired else ()
+    numbers = ((str(code).strip().upper(), exact(one)) for code, one in pairs)
+    return next((code for code, one in numbers if code in whole and isinstance(one, Decimal) and one % 1), "")
 
 
 def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> Reading:
     """Return how to read minor units, by their currencies and the places of each."""
+    hundredths = f'{{ multiply = ["{leaf.path}", {{ value = 0.01 }}] }}'
+    odd = " and ".join(code for code, number in places.items() if number != 2)
+    if odd and not _MINOR.search(f"{leaf.path} {leaf.doc}"):
+        return Reading(hundredths, doubt=f"it is said to count cents, but {odd} has none: what does it count?")
     factors = {code: f"{Decimal(1).scaleb(-number):f}" for code, number in places.items()}
-    if len({*factors.values()}) == 1:
+    if currency is None and factors:
         factor = f"{{ value = {factors.popitem()[1]} }}"
-    elif currency is None or not (currency.shown and places):
-        return Reading(f'"{leaf.path}"', doubt="minor units: how many make one depends on the currency")
+    elif currency is None or not currency.shown:
+        return Reading(hundredths, doubt="minor units: how many make one depends on the currency")
     else:
-        others = ", ".join(f"{code} = {one}" for code, one in factors.items() if places[code] != 2)
-        factor = f'{{ of = "{currency.path}", table = {{ {others} }}, otherwise = 0.01 }}'
+        # A currency that the sample has not has no value then, and `explain --summary` shows it.
+        known = (f"{word} = {factors[word.upper()]}" for word in currency.shown if word.upper() in CURRENCIES)
+        factor = f'{{ of = "{currency.path}", table = {{ {", ".join(known)} }} }}'
     return Reading(f'{{ multiply = ["{leaf.path}", {factor}] }}', "minor units")

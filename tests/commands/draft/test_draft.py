@@ -176,6 +176,10 @@ def _order(*amounts: dict[str, Any]) -> Any:
                        avro.field("email", "string"), avro.field("currency", "string"), *amounts)  # fmt: skip
 
 
+def _minor(path: str, **factors: float) -> Any:
+    return {"multiply": [path, {"of": "currency", "table": factors}]}
+
+
 @pytest.mark.parametrize(
     ("field", "value", "codes", "expected"),
     [
@@ -188,14 +192,18 @@ def _order(*amounts: dict[str, Any]) -> Any:
         (avro.field("total", "long"), 5990, "EUR", None),
         (avro.field("total", avro.decimal(12, 0)), 5990, "EUR", None),
         (avro.field("total", "string"), "59,90", "EUR", None),
-        (avro.field("total", "long", doc="Total in cents."), 5990, "EUR", {"multiply": ["total", {"value": 0.01}]}),
-        (avro.field("total_minor", "long"), 5990, "KWD", {"multiply": ["total_minor", {"value": 0.001}]}),
-        (avro.field("total_cents", "long"), 5990, "JPY", "total_cents"),
+        (avro.field("total", "long", doc="Total in cents."), 5990, "EUR", _minor("total", EUR=0.01)),
+        (avro.field("total_cents", "long"), 5990, "EUR,usd", _minor("total_cents", EUR=0.01, usd=0.01)),
+        (avro.field("total_minor", "long"), 5990, "KWD", _minor("total_minor", KWD=0.001)),
+        (avro.field("total_minor", "long"), 5990, "EUR,JPY", _minor("total_minor", EUR=0.01, JPY=1)),
         (avro.field("total", "long"), 5990, "JPY", "total"),
         (avro.field("total_micros", "long"), 59900000, "EUR", {"multiply": ["total_micros", {"value": 0.000001}]}),
-        (avro.field("total_cents", "long"), 5990, "EUR,JPY",
-         {"multiply": ["total_cents", {"of": "currency", "table": {"JPY": 1}, "otherwise": 0.01}]}),
         # What contradicts itself.
+        (avro.field("total", "double"), 39.9, "JPY", None),
+        (avro.field("total", "double"), 39.9, "JPY,EUR", None),
+        (avro.field("total_cents", "long"), 5990, "JPY", None),
+        (avro.field("total_cents", "long"), 5990, "EUR,JPY", None),
+        (avro.field("total", avro.decimal(12, 2), doc="Total in cents."), 59.90, "EUR", None),
         (avro.field("total_cents", "double"), 59.90, "EUR", None),
         (avro.field("total_cents", "long", doc="Total in euros."), 5990, "EUR", None),
         (avro.field("total_usd", "double"), 59.90, "EUR", None),
