@@ -262,8 +262,10 @@ class Proposal:
         found, value = self._found[_CURRENCY], [one.leaf.beside for one in self._found[_VALUE][:1]]
         found.sort(key=lambda one: -(one.score + 0.1 * (one.leaf.beside in value)))
         sure = [one.leaf for one in found if one.score >= SURE]
-        agree = all(one.counts.keys() == sure[0].counts.keys() for one in sure)
-        return sure[0] if sure and (agree or sure[0].beside in value) else None
+        # One beside the value is its own, unless another one is there, too.
+        rivals = [one for one in sure if one.beside in value] or sure
+        agree = all(one.counts == sure[0].counts for one in rivals)
+        return sure[0] if sure and agree else None
 
     def _propose(self, target: str, found: list[Candidate]) -> None:
         """Propose the surest path for a field, and others as comments."""
@@ -286,7 +288,7 @@ class Proposal:
         else:
             value, note, doubt = self._special(target, found[0].leaf)
         if found[0].score < SURE:
-            doubt = doubt or "not sure"
+            doubt = doubt or found[0].why
         elif target == _CURRENCY and self._currency is None:
             doubt = f"{found[1].leaf.path} is like it, and differs"
         self._add("fields", target, value, found[0].evidence, note, doubt, is_active=not doubt)
@@ -325,7 +327,7 @@ class Proposal:
         if self._currency is None:
             if not self._line(_CURRENCY):
                 is_sure = bool(constant) and best.score >= SURE
-                note = f"as {best.leaf.path} says" if constant else "no path is a currency: which is right?"
+                note = f"as {best.leaf.path} says" if constant else "no path is surely its currency: which is right?"
                 self._add("constants", _CURRENCY, quoted(constant or "EUR"), note, is_active=is_sure)
             if self._line(_CURRENCY) != quoted(constant):
                 return read._replace(doubt=read.doubt or "its currency is not known")

@@ -11,6 +11,7 @@ address, an IP address, a user agent, a currency) mean a field of themselves.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from importlib.resources import files
@@ -19,10 +20,12 @@ from typing import Any, Final, NamedTuple
 from consumer.commands.draft.leaves import ARRAYS, FORMS, SampledPath
 from consumer.commands.draft.vocabulary import Concepts, concepts_of
 from consumer.conversion.computed.expressions import is_many, source_misfit
+from consumer.conversion.countries import CURRENCIES
 from consumer.conversion.normalise import Omitted
 from consumer.conversion.targets import DAYS, TARGETS, Arity
 
 SURE: Final = 0.6  # a proposal with less is a comment
+_UNSURE: Final = 0.55  # what a word that no pattern expects leaves, where a rule wants clear names
 POSSIBLE: Final = 0.4  # one with less is not mentioned
 _EXTRA: Final = 0.3  # what a concept that no pattern expects costs
 _BESIDE: Final = 0.06  # what one in the nearest name on the way costs
@@ -48,6 +51,9 @@ class FieldRule:
         self.forms: list[str] = said.get("forms", [])  # of its values; none: what the field's own rule takes
         self.alone: str = said.get("alone", "")  # the form that means this field of itself
         self.is_strict = said.get("strict", False)  # no other known concept may stand beside a pattern
+        # Any other word leaves it unsure: one of the name, and of the nearest on the way, or of the documentation.
+        self.clear: str = said.get("clear", "")
+        self.known = self.expects.union({"CODE"}, *(re.split(r"[+@]", one) for one in self.patterns))
 
 
 RULES, ITEM_RULES = (
@@ -61,6 +67,12 @@ class Candidate(NamedTuple):
     leaf: SampledPath
     score: float
     said: str
+    strange: str = ""
+
+    @property
+    def why(self) -> str:
+        """Return why the path is not sure."""
+        return f"not sure: is it another's, or another thing ({self.strange})?" if self.strange else "not sure"
 
     @property
     def evidence(self) -> str:
@@ -81,10 +93,23 @@ def candidates(
                 way: _matched(rule, one, leaf, is_item) for way, one in (("name", leaf.name), ("doc", said))
             }
             score = _with_values(max(ways.values()), target, rule, leaf)
+            if strange := ", ".join(_strange(rule, leaf, *ways.values())):
+                score = min(score, _UNSURE)
             if score >= POSSIBLE:
                 speaks = " and ".join(way for way, sure in ways.items() if sure >= POSSIBLE) or "values"
-                found[target].append(Candidate(leaf, round(score, 3), speaks))
+                found[target].append(Candidate(leaf, round(score, 3), speaks, strange.lower()))
     return {target: sorted(several, key=lambda one: -one.score) for target, several in found.items()}
+
+
+def _strange(rule: FieldRule, leaf: SampledPath, by_name: float, by_doc: float) -> list[str]:
+    """Return the words of a name, and of a documentation, that may say that the path is another thing or another's."""
+    words: list[str] = []
+    if by_name or not by_doc:
+        words += leaf.name.own
+        words += filter(str.islower, leaf.parent) if rule.clear == "way" else ()
+    if rule.clear == "doc" or (by_doc and not by_name):
+        words += leaf.said.own
+    return [one for one in words if rule.clear and not {one, one.upper()} & (rule.known | CURRENCIES)]
 
 
 def _matched(rule: FieldRule, meaning: Concepts, leaf: SampledPath, is_item: bool) -> float:
@@ -133,7 +158,8 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
         return 0.0
     if leaf.tested and not score and leaf.form == rule.alone != "":
         is_other = {*leaf.name.own, *leaf.parent} & (rule.never | rule.others)
-        return 0.0 if is_other else SURE
+        # Three letters may be many things.
+        return 0.0 if is_other else _UNSURE if rule.alone == "currency" else SURE
     is_dialled = leaf.form == "phone" and str(leaf.tested[0]).startswith(("+", "("))
     if target.endswith("id") and (leaf.form in _NO_IDS or is_dialled):
         return 0.0

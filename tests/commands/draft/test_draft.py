@@ -212,6 +212,12 @@ def _minor(path: str, **factors: float) -> Any:
         (avro.field("total_discount", "double"), 59.90, "EUR", None),
         (avro.field("total_items", "double"), 59.90, "EUR", None),
         (avro.field("refund_total", "double"), 59.90, "EUR", None),
+        (avro.field("total_distance", "double"), 59.90, "EUR", None),
+        (avro.field("total_hours", "double"), 59.90, "EUR", None),
+        (avro.field("volume_total", "double"), 59.90, "EUR", None),
+        (avro.field("total", "double", doc="Points redeemed."), 59.90, "EUR", None),
+        (avro.field("total", "double", doc="Total weight in kg."), 59.90, "EUR", None),
+        (avro.field("total_net", "double"), 59.90, "EUR", None),
     ],
 )  # fmt: skip
 def test_the_unit_of_money(
@@ -226,6 +232,54 @@ def test_the_unit_of_money(
     text = drafted(tmp_path, _order(field), records)
     assert active_lines(text).get("custom_data.value") == expected
     assert expected is not None or field["name"] not in str(active_lines(text))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"currency": "EUR"}, "currency"),
+        ({"currency": "EUR", "payout_currency": "USD"}, "currency"),
+        ({"order_currency": "EUR", "cart_currency": "EUR"}, "order_currency"),
+        ({"order_currency": "EUR", "payment_currency": "USD"}, None),
+        ({"presentment_currency": "EUR", "settlement_currency": "USD"}, None),
+        ({"shop_currency": "EUR"}, None),
+        ({"cashier": "EUR"}, None),
+        ({"route": "EUR"}, None),
+        ({"size": "EUR"}, None),
+    ],
+)
+def test_the_currency_is_named(tmp_path: Path, values: dict[str, str], expected: str | None) -> None:
+    """Three letters are no currency, of several that differ none is right, and without one there is no value."""
+    schema = _order(avro.field("total", "double"), *(avro.field(name, "string") for name in values))
+    schema["fields"] = [one for at, one in enumerate(schema["fields"]) if at != 3]
+    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com", "total": 59.9, **values}
+    found = active_lines(drafted(tmp_path, schema, [{"id": f"o{n}", **fixed} for n in range(120)]))
+    assert found.get("custom_data.currency") == expected
+    assert found.get("custom_data.value") == ("total" if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agent_email", "a@b.com"),
+        ("broker", "a@b.com"),
+        ("broker_phone", "+4915112345678"),
+        ("doctor_last_name", "Kim"),
+        ("departure_city", "Bonn"),
+        ("manufacturer_country", "DE"),
+        ("childs_birthday", "1990-01-02"),
+        ("agent.email", "a@b.com"),
+        ("emergency_contact.phone", "+4915112345678"),
+    ],
+)
+def test_another_person_is_not_the_customer(tmp_path: Path, name: str, value: str) -> None:
+    """A word that may say whose it is keeps a line of [user_data] a comment."""
+    parent, _, inner = name.rpartition(".")
+    kind = avro.record("Of", **{inner: "string"}) if parent else "string"
+    schema = avro.record("Event", id="string", created_at=MILLIS, type="string", **{parent or inner: kind})
+    fixed = {"created_at": 1_772_366_340_000, "type": "signup", parent or inner: {inner: value} if parent else value}
+    text = drafted(tmp_path, schema, [{"id": f"e{n}", **fixed} for n in range(120)])
+    assert not [key for key in active_lines(text) if key.startswith("user_data.")]
 
 
 @pytest.mark.parametrize(
