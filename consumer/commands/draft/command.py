@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shlex
 import tomllib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ from consumer.demo.records import event_times
 from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.model import SectionEvent
 from consumer.errors import PinstreamError, UsageError
-from consumer.settings import load, packaged
+from consumer.settings import load
 
 _EDITORS = "mapping.schema.json"  # what editors check a mapping with
 _MAX_ADVICE = 4
+_LATEST = 32_503_680_000  # the year 3000: later ones are not in seconds
 
 
 @click.command(cls=DebugCommand)
@@ -69,10 +72,12 @@ def draft(schema: str, sample: str | None, topic: str | None, output: str | None
     name = sample or topic
     if name is not None and not any(found.events):
         why = _counted(dict(sorted(found.unread.items()))) or "it is empty"
+        said = "".join(f"; {code}: {message}" for code, message in sorted(found.why.items()))
         raise PinstreamError(
-            f"{name}: no record can be read as {schema} ({why}): check that they belong together"
+            f"{name}: no record can be read as {schema} ({why}): check that they belong together{said}"
         )
-    text, problem = draft_of(path.name, schemas, found, local)
+    has_editors = output is not None and (Path(output).parent / _EDITORS).is_file()
+    text, problem, newest = draft_of(path.name, schemas, found, local, has_editors=has_editors)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -86,14 +91,33 @@ def draft(schema: str, sample: str | None, topic: str | None, output: str | None
             ) from None
     if problem:
         raise PinstreamError(f"the draft does not load yet, complete it by hand: {problem}")
-    say(f"Next: decide about the lines behind a #, then see what becomes of records: PINSTREAM_SCHEMAS_DIR={folder} "
-        f"PINSTREAM_MAPPING_FILE={output or '<the draft>'} pinstream explain {sample or '<records>'}")  # fmt: skip
+    env = {
+        "PINSTREAM_SCHEMAS_DIR": str(folder),
+        **({} if found.typed else {"PINSTREAM_SCHEMA": found.records[0]}),
+        "PINSTREAM_MAPPING_FILE": output or "<the draft>",
+    }
+    command = ["pinstream", "explain", sample if sample not in (None, "-") else "<records>"]
+    if 0 < newest < _LATEST:
+        # Records of a while ago are not too old then.
+        command += ["--now", datetime.fromtimestamp(math.ceil(newest), UTC).isoformat()]
+    settings = (f"{key}={shlex.quote(value)}" for key, value in env.items())
+    say("Next: decide about the lines behind a #, then see what becomes of records: "
+        f"{' '.join(settings)} {shlex.join(command)}")  # fmt: skip
 
 
 def draft_of(
-    name: str, schemas: Sequence[dict[str, Any]], found: RecordSample, local: LocalSchemas
-) -> tuple[str, str]:
-    """Return the draft, with what it makes of the sample; and why it does not load, empty if it does."""
+    name: str,
+    schemas: Sequence[dict[str, Any]],
+    found: RecordSample,
+    local: LocalSchemas,
+    *,
+    has_editors: bool,
+) -> tuple[str, str, float]:
+    """Return the draft, with what it makes of the sample; why it does not load, empty if it does; and the time of the
+    newest event, in unix seconds, 0 if there is none.
+
+    `has_editors`: what editors check a mapping with lies beside the draft.
+    """
     default = building.packaged_mapping()
     paths = tomllib.loads(default)["fields"]
     is_alone = len(schemas) == 1
@@ -116,28 +140,38 @@ def draft_of(
         f"# How records of {name} become conversion events: drafted by pinstream, to be checked line by line.",
         f"# It saw {f'{seen:,} records' if seen else 'no records: with --sample it says more'}.",
     ]
-    if (packaged("schemas") / _EDITORS).is_file():
+    if has_editors:
         head.insert(0, f"#:schema ./{_EDITORS}")
     text, problem = drafted(proposals, head, loaded)
     if not is_alone and all(one.missing for one in proposals):
         problem = f"no record type of {name} has an id, a time, and a name that is an event"
-    if seen and not problem:
-        text += "\n" + "".join(f"# {line}\n" for line in _summary(loaded(text), proposals, found))
-    return text, problem
-
-
-def _summary(mapped: Sections, proposals: Sequence[Proposal], found: RecordSample) -> Iterator[str]:
-    """Yield what `explain --summary` says of the sample, and which parameters to add first."""
+    if not seen or problem:
+        return text, problem, 0.0
+    mapped = loaded(text)
     events = [
         SectionEvent.of(number, event)
         for proposal, some in zip(proposals, found.events, strict=True)
         if isinstance(number := mapped.choose(proposal.record, None), int)
         for event in some
     ]
-    converter = Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf)
     times = event_times(mapped)
-    # Ages depend on the clock, so that the newest event of the sample happens now.
-    now = max((at for event in events if (at := times(event).seconds(event)) is not None), default=0.0)
+    newest = max((at for event in events if (at := times(event).seconds(event)) is not None), default=0.0)
+    summary = _summary(mapped, events, newest, proposals, found)
+    return text + "\n" + "".join(f"# {line}\n" for line in summary), problem, newest
+
+
+def _summary(
+    mapped: Sections,
+    events: Sequence[SectionEvent],
+    now: float,
+    proposals: Sequence[Proposal],
+    found: RecordSample,
+) -> Iterator[str]:
+    """Yield what `explain --summary` says of the sample, and which parameters to add first.
+
+    Ages depend on the clock, so that the newest event of the sample happens `now`.
+    """
+    converter = Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf)
     total = Summary()
     deque(total.count(("", explanation(converter.convert(event, now))) for event in events), maxlen=0)
     said = total.document()

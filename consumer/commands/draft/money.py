@@ -85,7 +85,7 @@ def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str,
     hundredths = f'{{ multiply = ["{leaf.path}", {{ value = 0.01 }}] }}'
     odd = " and ".join(code for code, number in places.items() if number != 2)
     if odd and not _MINOR.search(f"{leaf.path} {leaf.doc}"):
-        return Reading(hundredths, doubt=f"it is said to count cents, but {odd} has none: what does it count?")
+        return Reading(hundredths, doubt=f"it is said to count cents, but {odd} has no hundredths")
     factors = {code: f"{Decimal(1).scaleb(-number):f}" for code, number in places.items()}
     if currency is None and factors:
         factor = f"{{ value = {factors.popitem()[1]} }}"

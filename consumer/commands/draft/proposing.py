@@ -35,6 +35,7 @@ _OF_ITEM: Final = frozenset({"ITEM", "SKU", "PRICE", "QUANTITY", "VARIANT"})
 _CONSENT: Final = frozenset({"CONSENT", "OPTOUT", "MARKETING"})
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
 _NO_CONSENT: Final = frozenset({"e-mail", "UUID", "URL", "IP address", "user agent"})
+_PLAIN: Final = re.compile(r"[a-z_-]+|[A-Z_-]+|\d+")
 # More is named than may be meant, since nothing of it is in force.
 _LIKE_CONSENT: Final = re.compile(
     r"(?i)consent|opt(?:ed)?.?(?:in|out)(?![a-z])|einwillig|zustimm|gdpr|dsgvo|privacy|permission|marketing|newsletter|"
@@ -43,8 +44,8 @@ _LIKE_CONSENT: Final = re.compile(
 )
 # True means no.
 _OPTED_OUT: Final = re.compile(
-    r"(?i)opt(?:ed|ing|s)?[ _-]?out|unsubscri|(?<![a-z])(?:do(?:es)?[ _]?no?t|not?|non|never|kein\w*|limit|stop|dis)[ _]?"
-    r"(?=ad|mail|e-?mail|contact|market|track|sell|share|news|promo|personal|cookie|consent|allow|agree|accept|"
+    r"(?i)opt(?:ed|ing|s)?[ _-]?out|unsubscri|(?<![a-z])(?:do(?:es)?[ _]?no?t|not?|non|never|kein\w*|limit|stop|dis)"
+    r"[ _]?(?=ad|mail|e-?mail|contact|market|track|sell|share|news|promo|personal|cookie|consent|allow|agree|accept|"
     r"subscri|want|use|werb|einwillig|zustimm)|suppress|block|w[ie]+ders?pr|refus|object|revok|withdr"
 )
 
@@ -178,10 +179,11 @@ class Proposal:
         if of_type:
             self._add("constants", "event_name", quoted(of_type), "by the record's name")
         elif alone:
-            is_undone = FILTER == event_for(self._called)
+            is_undone = event_for(self._called) == FILTER
             note = "nothing says what happened: name the event"
-            undone = "by the record's name it was undone or failed: such records should not be sent"
-            self._add("constants", "event_name", quoted("custom"), undone if is_undone else note, is_active=False)
+            if is_undone:
+                note = "by the record's name it was undone or failed: such records should not be sent"
+            self._add("constants", "event_name", quoted("custom"), note, is_active=False)
 
     def _events(self, leaf: SampledPath) -> dict[str, str]:
         """Return the event that each value of a path means; empty where it is not clear."""
@@ -327,7 +329,11 @@ class Proposal:
         if self._currency is None:
             if not self._line(_CURRENCY):
                 is_sure = bool(constant) and best.score >= SURE
-                note = f"as {best.leaf.path} says" if constant else "no path is surely its currency: which is right?"
+                note = (
+                    f"as {best.leaf.path} says"
+                    if constant
+                    else "no path is surely its currency: which is right?"
+                )
                 self._add("constants", _CURRENCY, quoted(constant or "EUR"), note, is_active=is_sure)
             if self._line(_CURRENCY) != quoted(constant):
                 return read._replace(doubt=read.doubt or "its currency is not known")
@@ -355,7 +361,10 @@ class Proposal:
             is_like = is_said or _LIKE_CONSENT.search(f"{leaf.path} {leaf.doc}")
             if is_like and leaf.source.kinds & _CONSENT_KINDS and leaf.form not in _NO_CONSENT:
                 of = len(leaf.values)
-                values = [f"{word} {count / of:.0%}" if of else word for word, count in leaf.shown.items()]
+                # A text may be the name of who asked for it.
+                is_shown = leaf.source.kinds <= {"boolean", "enum"} or all(map(_PLAIN.fullmatch, leaf.shown))
+                shown = leaf.shown if is_shown else {}
+                values = [f"{word} {count / of:.0%}" if of else word for word, count in shown.items()]
                 is_no, is_boolean = _is_opt_out(leaf), leaf.source.kinds == {"boolean"}
                 meant = ("true means no" if is_boolean else "an opt-out") if is_no else ""
                 note = "; ".join(filter(None, (meant, leaf.evidence(), ", ".join(values))))

@@ -72,7 +72,7 @@ class Candidate(NamedTuple):
     @property
     def why(self) -> str:
         """Return why the path is not sure."""
-        return f"not sure: is it another's, or another thing ({self.strange})?" if self.strange else "not sure"
+        return "not sure" + (f": is it another's, or another thing ({self.strange})?" if self.strange else "")
 
     @property
     def evidence(self) -> str:

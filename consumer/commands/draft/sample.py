@@ -42,6 +42,7 @@ class RecordSample:
         self.records = tuple(one.records[0] for one in self.all)
         self.events: list[list[CommerceEvent]] = [[] for _ in schemas]
         self.unread: Counter[str] = Counter()
+        self.why: dict[str, str] = {}  # the first message of each code
 
     def choose(self, name: str, topic: str | None) -> int | Filtered:
         """See `Choice`."""
@@ -55,6 +56,8 @@ class RecordSample:
         """Take a record's event, or count why there is none."""
         if isinstance(event, Rejection | Filtered) or event is None:
             self.unread["tombstone" if event is None else event.code] += 1
+            if isinstance(event, Rejection):
+                self.why.setdefault(event.code, event.message)
         else:
             self.events[section_of(event) - 1].append(event)
 
