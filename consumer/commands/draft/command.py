@@ -96,13 +96,13 @@ def draft(schema: str, sample: str | None, topic: str | None, output: str | None
         **({} if found.typed else {"PINSTREAM_SCHEMA": found.records[0]}),
         "PINSTREAM_MAPPING_FILE": output or "<the draft>",
     }
-    command = ["pinstream", "explain", sample if sample not in (None, "-") else "<records>"]
+    command = ["pinstream", "explain", sample if sample and sample != "-" else "<records>"]
     if 0 < newest < _LATEST:
         # Records of a while ago are not too old then.
         command += ["--now", datetime.fromtimestamp(math.ceil(newest), UTC).isoformat()]
-    settings = (f"{key}={shlex.quote(value)}" for key, value in env.items())
+    assigned = (f"{key}={shlex.quote(value)}" for key, value in env.items())
     say("Next: decide about the lines behind a #, then see what becomes of records: "
-        f"{' '.join(settings)} {shlex.join(command)}")  # fmt: skip
+        f"{' '.join(assigned)} {shlex.join(command)}")  # fmt: skip
 
 
 def draft_of(

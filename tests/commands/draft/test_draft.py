@@ -446,7 +446,7 @@ def test_the_next_command_runs_as_printed(
     explained = CliRunner().invoke(main, [*command, "--summary"], env=env)
     assert explained.exit_code == 0, explained.output
     assert "deliverable" in explained.stdout
-    assert "too_old" not in explained.stdout
+    assert "expired" not in explained.stdout
     assert (folder / "mapping.toml").read_text().startswith("#:schema ./mapping.schema.json\n")
     done = CliRunner().invoke(main, ["draft", str(schema), "--sample", "-"], input=sample.read_text())
     assert "pinstream explain '<records>'" in done.stderr
