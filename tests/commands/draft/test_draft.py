@@ -219,6 +219,8 @@ def _minor(path: str, **factors: float) -> Any:
         (avro.field("total", "double", doc="Points redeemed."), 59.90, "EUR", None),
         (avro.field("total", "double", doc="Total weight in kg."), 59.90, "EUR", None),
         (avro.field("total_net", "double"), 59.90, "EUR", None),
+        (avro.field("amount", "double", doc="Amount of paint in liters."), 59.90, "EUR", None),
+        (avro.field("total", "double", doc="Total incl. VAT and shipping."), 59.90, "EUR", "total"),
     ],
 )  # fmt: skip
 def test_the_unit_of_money(
