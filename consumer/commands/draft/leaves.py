@@ -76,7 +76,7 @@ def _form(pattern: str, target: str) -> Callable[[Any], bool]:
 FORMS: Final = {name: _form(*form) for name, form in _FORMS.items()}
 
 
-class Place(NamedTuple):
+class SchemaPlace(NamedTuple):
     """A place in the schema, and what is known there."""
 
     space: str  # the namespace
@@ -92,7 +92,7 @@ class Place(NamedTuple):
 class SampledPath:
     """One path to a value: its place in schema and sample."""
 
-    def __init__(self, source: Source, at: Place, doc: str, logical: str) -> None:
+    def __init__(self, source: Source, at: SchemaPlace, doc: str, logical: str) -> None:
         self.source, self.doc, self.logical = source, doc, logical
         self.above, self.values, self.of = at.above, at.values, at.of
         self.path = source.path
@@ -179,7 +179,9 @@ def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: 
     have there."""
     walk = _Walk(definitions([schema]), SchemaPaths(schema))
     found: dict[str, SampledPath] = {}
-    for leaf in islice(walk.below(schema, Place("", "", (called,), records, len(records))), _MAX_LEAVES):
+    for leaf in islice(
+        walk.below(schema, SchemaPlace("", "", (called,), records, len(records))), _MAX_LEAVES
+    ):
         # The branches of a union may have the same field: the first describes it.
         found.setdefault(leaf.path, leaf)
     return list(found.values())
@@ -191,7 +193,7 @@ class _Walk(NamedTuple):
     known: Mapping[str, Any]
     paths: SchemaPaths
 
-    def below(self, node: Any, at: Place) -> Iterator[SampledPath]:
+    def below(self, node: Any, at: SchemaPlace) -> Iterator[SampledPath]:
         """Yield the leaves at and below a type."""
         if isinstance(node, str) and node not in PRIMITIVES:
             node = self.known.get(full_name(node, at.space)) or self.known[node]
@@ -208,7 +210,7 @@ class _Walk(NamedTuple):
             # Of the types of a pair's value only those that the sample has.
             yield from self._leaf(node if isinstance(node, dict) else {}, at)
 
-    def _elements(self, node: Any, at: Place, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
+    def _elements(self, node: Any, at: SchemaPlace, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
         """Yield the leaves of an array's elements; of pairs of key and value those of each key."""
         items = [one for held in lists for one in held]
         first = items[0] if items and isinstance(items[0], dict) and not is_of_items(at.path) else {}
@@ -224,7 +226,7 @@ class _Walk(NamedTuple):
         step, of = ("[0]", at.of) if is_one else ("[]", len(items))
         yield from self.below(node, at._replace(path=at.path + step, values=items, of=of))
 
-    def _leaf(self, node: Mapping[str, Any], at: Place) -> Iterator[SampledPath]:
+    def _leaf(self, node: Mapping[str, Any], at: SchemaPlace) -> Iterator[SampledPath]:
         logical = str(node.get("logicalType") or node.get("connect.name") or at.logical)
         if logical == "decimal":
             logical = f"decimal of {node.get('scale', 0)} places"
@@ -233,7 +235,7 @@ class _Walk(NamedTuple):
             source = self.paths.resolve(at.path.removesuffix("[]"))
             yield SampledPath(source, at, at.doc or node.get("doc", ""), logical)
 
-    def _within(self, node: dict[str, Any], at: Place) -> Iterator[SampledPath]:
+    def _within(self, node: dict[str, Any], at: SchemaPlace) -> Iterator[SampledPath]:
         """Yield the leaves of a record's fields, or of the keys of a map that is like a record."""
         held = [one for one in at.values if isinstance(one, dict)]
         above = (*at.above, *([] if at.called else [at.path.rpartition(".")[2]]))
@@ -241,7 +243,9 @@ class _Walk(NamedTuple):
             for key in _names(key for one in held for key in one):
                 path = at.path + (f"['{key}']" if "." in key else f".{key}")
                 values = [one.get(key) for one in held]
-                yield from self.below(node["values"], Place(at.space, path, above, values, at.of, called=key))
+                yield from self.below(
+                    node["values"], SchemaPlace(at.space, path, above, values, at.of, called=key)
+                )
             return
         if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
             numbers = [
@@ -256,7 +260,7 @@ class _Walk(NamedTuple):
             if not (at.called and name in _KEYS_OF_PAIRS):
                 path, values = f"{at.path}.{name}".lstrip("."), [one.get(name) for one in held]
                 said = field.get("doc", ""), field.get("logicalType", ""), at.called
-                yield from self.below(field["type"], Place(space, path, above, values, at.of, *said))
+                yield from self.below(field["type"], SchemaPlace(space, path, above, values, at.of, *said))
 
 
 def _names(keys: Iterable[str]) -> list[str]:

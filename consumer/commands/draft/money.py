@@ -27,7 +27,7 @@ _MINOR: Final = re.compile(r"(?i)minor|smallest|sub_?unit|exponent")  # of each 
 _WORDS: Final = frozenset({"ALL", "TOP", "TRY", "CUP", "PEN", "SOS"})  # codes that are words, too
 
 
-class Reading(NamedTuple):
+class AmountReading(NamedTuple):
     """The value of a field's line, what is to be said of it, and why it is unclear, if it is so."""
 
     value: str
@@ -43,7 +43,7 @@ def currency_named(leaf: SampledPath) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) -> Reading:
+def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) -> AmountReading:
     """Return how a mapping reads this amount. `currency`: the path of its currency; `constant`: the one of all."""
     plain = f'"{leaf.path}"'
     units = leaf.words & {"CENT", "MAJOR", "MICRO"}
@@ -51,21 +51,25 @@ def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) 
     places = {code: _PLACES.get(code, 2) for code in sorted(codes)}
     named = currency_named(leaf)
     if named and codes - {named}:
-        return Reading(plain, doubt=f"it is in {named}, but the currency is not always")
+        return AmountReading(plain, doubt=f"it is in {named}, but the currency is not always")
     if len(units) > 1 or (units & {"CENT", "MICRO"} and leaf.has_fraction):
-        return Reading(plain, doubt="its name, its documentation and its values speak of different units")
+        return AmountReading(
+            plain, doubt="its name, its documentation and its values speak of different units"
+        )
     if "MICRO" in units:
-        return Reading(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
+        return AmountReading(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
     has_places = leaf.has_fraction or (leaf.logical.startswith("decimal of ") and leaf.logical[11] != "0")
     if "CENT" in units and has_places:
-        return Reading(plain, doubt="it is said to count minor units, but has places of its own")
+        return AmountReading(plain, doubt="it is said to count minor units, but has places of its own")
     if "CENT" in units:
         return _minor(leaf, currency, places)
     if odd := _with_fraction(leaf, currency, places):
-        return Reading(plain, doubt=f"it has fractions, but {odd} has none: in which currency is it?")
+        return AmountReading(plain, doubt=f"it has fractions, but {odd} has none: in which currency is it?")
     if has_places or {*places.values()} == {0}:
-        return Reading(plain, "" if has_places else "its currency has no minor unit")
-    return Reading(plain, doubt="nothing says whether it counts cents: then multiply it by { value = 0.01 }")
+        return AmountReading(plain, "" if has_places else "its currency has no minor unit")
+    return AmountReading(
+        plain, doubt="nothing says whether it counts cents: then multiply it by { value = 0.01 }"
+    )
 
 
 def _with_fraction(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> str:
@@ -80,19 +84,19 @@ def _with_fraction(leaf: SampledPath, currency: SampledPath | None, places: Mapp
     return next((code for code, one in numbers if code in whole and isinstance(one, Decimal) and one % 1), "")
 
 
-def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> Reading:
+def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> AmountReading:
     """Return how to read minor units, by their currencies and the places of each."""
     hundredths = f'{{ multiply = ["{leaf.path}", {{ value = 0.01 }}] }}'
     odd = " and ".join(code for code, number in places.items() if number != 2)
     if odd and not _MINOR.search(f"{leaf.path} {leaf.doc}"):
-        return Reading(hundredths, doubt=f"it is said to count cents, but {odd} has no hundredths")
+        return AmountReading(hundredths, doubt=f"it is said to count cents, but {odd} has no hundredths")
     factors = {code: f"{Decimal(1).scaleb(-number):f}" for code, number in places.items()}
     if currency is None and factors:
         factor = f"{{ value = {factors.popitem()[1]} }}"
     elif currency is None or not currency.shown:
-        return Reading(hundredths, doubt="minor units: how many make one depends on the currency")
+        return AmountReading(hundredths, doubt="minor units: how many make one depends on the currency")
     else:
         # A currency that the sample has not has no value then, and `explain --summary` shows it.
         known = (f"{word} = {factors[word.upper()]}" for word in currency.shown if word.upper() in CURRENCIES)
         factor = f'{{ of = "{currency.path}", table = {{ {", ".join(known)} }} }}'
-    return Reading(f'{{ multiply = ["{leaf.path}", {factor}] }}', "minor units")
+    return AmountReading(f'{{ multiply = ["{leaf.path}", {factor}] }}', "minor units")

@@ -302,26 +302,26 @@ class Proposal:
         names = [leaf for leaf in self._of_event if leaf.name.own == ("NAME",) and leaf.beside in places]
         self._found[target] = self._found[target] or [Candidate(leaf, SURE, "name") for leaf in names]
 
-    def _special(self, target: str, leaf: SampledPath) -> money.Reading:
+    def _special(self, target: str, leaf: SampledPath) -> money.AmountReading:
         """Return the value of a line, where it may be more than a path."""
         plain = quoted(leaf.path)
         if target == "user_data.ln":
             beside = (one for one in self._leaves if one.beside == leaf.beside)
             if infix := next((one for one in beside if one.name.own[:1] == ("INFIX",)), None):
                 joined = f'{{ join = ["{infix.path}", "{leaf.path}"], with = " " }}'
-                return money.Reading(f"{{ first = [{joined}, {plain}] }}")
+                return money.AmountReading(f"{{ first = [{joined}, {plain}] }}")
         if target == "user_data.ph" and leaf.share(lambda one: str(one).startswith(("+", "00"))) < 0.5:
-            return money.Reading(plain, "without a country's code? see phone_country")
+            return money.AmountReading(plain, "without a country's code? see phone_country")
         words = sorted(leaf.source.symbols or leaf.counts) if target == "user_data.ge" else []
         if all(not isinstance(TARGETS[target].rule(word), Omitted) for word in words):
-            return money.Reading(plain)
+            return money.AmountReading(plain)
         table = {word: GENDERS[key] for word in words if (key := word.lower().strip(" .")) in GENDERS}
         if not leaf.shown or len(table) < max(2, len(words) - 1):
-            return money.Reading(plain, doubt="its words need a table")
+            return money.AmountReading(plain, doubt="its words need a table")
         entries = ", ".join(f"{quoted(word)} = {quoted(gender)}" for word, gender in table.items())
-        return money.Reading(f'{{ of = "{leaf.path}", table = {{ {entries} }} }}')
+        return money.AmountReading(f'{{ of = "{leaf.path}", table = {{ {entries} }} }}')
 
-    def _amount(self, found: Sequence[Candidate]) -> money.Reading:
+    def _amount(self, found: Sequence[Candidate]) -> money.AmountReading:
         """Read money: clear only if its unit and its currency are, and no other amount is as likely."""
         best = found[0]
         constant = "" if self._currency is not None else money.currency_named(best.leaf)
