@@ -120,5 +120,6 @@ def _text(value: object) -> str:
 
 def _number(value: object, highest: float) -> float | None:
     """Return a number from 0 to `highest`; None: it is none. In Python, true is a number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= highest else None  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= highest else None

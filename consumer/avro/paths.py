@@ -456,7 +456,7 @@ def is_several(way: IndexedPath) -> bool:
 
 
 def to_first_list(way: tuple[_Step, ...], after: int = 0) -> tuple[_Step, ...]:
-    """Return the way to the elements of the first list on it, `after` so many steps; no steps if there is none."""
+    """Return the way to the elements of the first list on it, from step `after` on; no steps if there is none."""
     return way[: next((at + 1 for at in range(after, len(way)) if way[at] in (EACH, VALUES)), 0)]
 
 

@@ -44,7 +44,7 @@ _PUBLIC: Final = _IDENTIFIERS | {
 }
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
-# An id that is nobody's name: names have no digits.
+# An id with a digit, which no person's name has.
 _ID: Final = re.compile(r"(?=.*\d)[A-Za-z0-9._:/#-]{1,128}")
 # Fields with the form of an identifier: a digest, an IP address, a token, a page.
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)

@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     ("environ", "program"),
     [
         ({"UV": "/usr/bin/uv", "PATH": "{folder}"}, "uvx pinstream"),
-        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "/work/other", "PATH": "{folder}"}, "uvx pinstream"),
+        ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "/srv/other", "PATH": "{folder}"}, "uvx pinstream"),
         ({"UV": "/usr/bin/uv", "VIRTUAL_ENV": "{folder}", "PATH": "{folder}"}, "uv run pinstream"),
         ({"PATH": "{folder}"}, "pinstream"),
         ({"PATH": ""}, f"{sys.executable} -m consumer"),

@@ -116,8 +116,8 @@ class SampledPath:
     @cached_property
     def has_fraction(self) -> bool:
         """Return whether all values are numbers, and one of them is no whole one."""
-        numbers = [exact(one) for one in self.tested]
-        return all(isinstance(one, Decimal) for one in numbers) and any(one % 1 for one in numbers)  # type: ignore[operator]
+        numbers = [number for one in self.tested if isinstance(number := exact(one), Decimal)]
+        return len(numbers) == len(self.tested) and any(number % 1 for number in numbers)
 
     @cached_property
     def form(self) -> str:

@@ -30,7 +30,9 @@ _ADDRESS: Final = frozenset({"user_data.ct", "user_data.st", "user_data.zp", "us
 _TIMES: Final = DAYS - {"date"}
 _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
-_NO_ITEMS: Final = frozenset("PAYMENT TAX DISCOUNT DELIVERY REFUND CUSTOMER SEARCH MARKETING OTHER".split())  # noqa: SIM905
+_NO_ITEMS: Final = frozenset(
+    ("PAYMENT", "TAX", "DISCOUNT", "DELIVERY", "REFUND", "CUSTOMER", "SEARCH", "MARKETING", "OTHER")
+)
 _OF_ITEM: Final = frozenset({"ITEM", "SKU", "PRICE", "QUANTITY", "VARIANT"})
 _CONSENT: Final = frozenset({"CONSENT", "OPTOUT", "MARKETING"})
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})

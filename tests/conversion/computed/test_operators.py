@@ -126,11 +126,11 @@ def present(value: Any) -> bool:
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
-def found(elements: Any, by: str, text: str) -> dict[str, Any]:
+def found(elements: list[dict[str, Any]] | None, by: str, text: str) -> dict[str, Any]:
     """Return the first element whose field has this text; an empty one if there is none."""
     for element in elements or []:
         if element[by] is not None and str(element[by]) == text:
-            return element  # type: ignore[no-any-return]
+            return element
     return {}
 
 
