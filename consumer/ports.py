@@ -210,3 +210,23 @@ class DeadLetterWriter(Protocol):
 
         Never raises because of the broker's answer. A letter that was not acknowledged may have been written.
         """
+
+
+class WrittenReceipts(NamedTuple):
+    """The answer of `ReceiptWriter.store`."""
+
+    stored: Sequence[bool]
+    """For each of the `Receipts`: whether the broker acknowledged all of its records."""
+    reason: str = ""
+    """Why some were not acknowledged, and what to do: it names the topic, and is shown on /readyz and the page."""
+
+
+class ReceiptWriter(Protocol):
+    """The receipts topic; see `consumer.adapters.kafka`."""
+
+    async def store(self, receipts: Sequence[m.Receipts]) -> WrittenReceipts:
+        """Write a receipt for each record, once, in bounded time.
+
+        Never raises because of an answer of a broker or of the registry. A receipt that was not acknowledged may have
+        been written.
+        """

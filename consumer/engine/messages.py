@@ -24,6 +24,7 @@ from consumer.engine.model import (
     Announcement,
     Chunk,
     CommerceEvent,
+    Disposition,
     Filtered,
     Note,
     Position,
@@ -33,6 +34,7 @@ from consumer.engine.model import (
     TopicPartition,
     TraceParent,
 )
+from consumer.engine.reading import Kind
 
 
 class Assignment(NamedTuple):
@@ -89,6 +91,38 @@ class DeadLetter(NamedTuple):
     rejection: Rejection
     attempts: int
     at_ms: int
+
+
+class Call(NamedTuple):
+    """The call whose answer decided about events. `answered_ms`: milliseconds since 1970."""
+
+    request_id: str | None
+    status: int
+    answered_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Receipts of neighbours in a partition that have one outcome: what became of each record, for the receipts topic.
+
+    `code`: why they were filtered or dead-lettered. `at_ms`: when the outcome was decided (milliseconds since 1970).
+    `attempts`: calls made with them; `call`: the last one, if it was answered with the outcome. `records`: as they were
+    fetched. `bodies`: the JSON of each event as it was, or would have been, sent; empty if the record is no event,
+    which then has no kind. `times`: unix seconds of each event; 0: it is none.
+    """
+
+    topic: str
+    partition: int
+    topic_id: str | None
+    outcome: Disposition
+    code: str | None
+    at_ms: int
+    attempts: int
+    call: Call | None
+    records: Sequence[Record] = field(repr=False)
+    bodies: Sequence[bytes] = field(repr=False)
+    kinds: Sequence[Kind | None] = field(repr=False)
+    times: Sequence[int] = field(repr=False)
 
 
 # ---------------------------------------------------------------------------------------------- inputs
@@ -321,6 +355,15 @@ class DeadLettersStored(NamedTuple):
     stored: Sequence[bool]
 
 
+class ReceiptsStored(NamedTuple):
+    """Answers `StoreReceipts`. `stored`, for each of its `Receipts` in order: whether the broker acknowledged all of
+    them. `reason`: why it did not, and what to do."""
+
+    number: int
+    stored: Sequence[bool]
+    reason: str = ""
+
+
 class CommitError(Enum):
     """Kind of reason for which a commit was refused."""
 
@@ -500,6 +543,13 @@ class StoreDeadLetters(NamedTuple):
 
     number: int
     letters: Sequence[DeadLetter]
+
+
+class StoreReceipts(NamedTuple):
+    """Write receipts to the receipts topic, each as a record, and wait for the broker's acknowledgement."""
+
+    number: int
+    receipts: Sequence[Receipts]
 
 
 class Commit(NamedTuple):

@@ -392,6 +392,8 @@ class Policy:
     call_timeout: float = 30.0
     # The user's function through which decoded records go (``PINSTREAM_TRANSFORM``); empty: there is none.
     transform: str = ""
+    # Each outcome has a receipt, which is stored before the outcome settles its record (``PINSTREAM_RECEIPTS_TOPIC``).
+    receipts: bool = False
     # Trace parents that a `Send` has at most; 0: none.
     trace_links: int = 0
     delivery_backoff: Backoff = Backoff()
