@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.model import Announcement, Chunk, Note, Position
+from consumer.engine.receipts import Receipts
 
 
 class RecordSource(Protocol):
@@ -224,7 +225,7 @@ class WrittenReceipts(NamedTuple):
 class ReceiptWriter(Protocol):
     """The receipts topic; see `consumer.adapters.kafka`."""
 
-    async def store(self, receipts: Sequence[m.Receipts]) -> WrittenReceipts:
+    async def store(self, receipts: Sequence[Receipts]) -> WrittenReceipts:
         """Write a receipt for each record, once, in bounded time.
 
         Never raises because of an answer of a broker or of the registry. A receipt that was not acknowledged may have

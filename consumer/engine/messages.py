@@ -24,7 +24,6 @@ from consumer.engine.model import (
     Announcement,
     Chunk,
     CommerceEvent,
-    Disposition,
     Filtered,
     Note,
     Position,
@@ -34,7 +33,7 @@ from consumer.engine.model import (
     TopicPartition,
     TraceParent,
 )
-from consumer.engine.reading import Kind
+from consumer.engine.receipts import Receipts
 
 
 class Assignment(NamedTuple):
@@ -91,38 +90,6 @@ class DeadLetter(NamedTuple):
     rejection: Rejection
     attempts: int
     at_ms: int
-
-
-class Call(NamedTuple):
-    """The call whose answer decided about events. `answered_ms`: milliseconds since 1970."""
-
-    request_id: str | None
-    status: int
-    answered_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Receipts:
-    """Receipts of neighbours in a partition that have one outcome: what became of each record, for the receipts topic.
-
-    `code`: why they were filtered or dead-lettered. `at_ms`: when the outcome was decided (milliseconds since 1970).
-    `attempts`: calls made with them; `call`: the last one, if it was answered with the outcome. `records`: as they were
-    fetched. `bodies`: the JSON of each event as it was, or would have been, sent; empty if the record is no event,
-    which then has no kind. `times`: unix seconds of each event; 0: it is none.
-    """
-
-    topic: str
-    partition: int
-    topic_id: str | None
-    outcome: Disposition
-    code: str | None
-    at_ms: int
-    attempts: int
-    call: Call | None
-    records: Sequence[Record] = field(repr=False)
-    bodies: Sequence[bytes] = field(repr=False)
-    kinds: Sequence[Kind | None] = field(repr=False)
-    times: Sequence[int] = field(repr=False)
 
 
 # ---------------------------------------------------------------------------------------------- inputs
