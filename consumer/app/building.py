@@ -10,10 +10,11 @@ import resource
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry
 from consumer.adapters.transform import TransformThread
 from consumer.app.ending import Parts
 from consumer.avro.decode import Decoder
+from consumer.avro.paths import NOTHING, ORIGIN, Asked
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
@@ -325,15 +327,22 @@ def _mapping_file(settings: Settings) -> str | None:
 
 
 def decoder(
-    settings: Settings, mapped: Sections, function: Transformer | None = None, *, whole: bool = False
+    settings: Settings,
+    mapped: Sections,
+    function: Transformer | None = None,
+    *,
+    whole: bool = False,
+    origins: Iterable[Asked] = repeat(NOTHING),
 ) -> Decoder:
     """Build the decoder that reads records as the schemas of the mapping: of each record what the mapping asks for.
 
-    `whole`: it reads all fields. Raises `SettingsError` if no record can be read as such a schema.
+    `whole`: it reads all fields; `origins`: see `Decoder`. Raises `SettingsError` if no record can be read as such a
+    schema.
     """
     try:
-        origin = function is not None and function.takes_origin
-        return Decoder(mapped, whole=whole or function is not None, origin=origin)
+        if function is not None and function.takes_origin:
+            origins = repeat(((ORIGIN,),))
+        return Decoder(mapped, whole=whole or function is not None, origins=origins)
     except InvalidSchema as error:
         # Where there are sections, the message names the type.
         name = "" if mapped.names else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "

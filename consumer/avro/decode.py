@@ -29,14 +29,15 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
+from itertools import repeat
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from consumer.avro.origin import OriginOf, origin_of, plain_key
-from consumer.avro.paths import ALL, ORIGIN, Asked, AvroSchema
+from consumer.avro.paths import ALL, NOTHING, ORIGIN, Asked, AvroSchema, within
 from consumer.avro.plan import Plan, trimmed
 from consumer.avro.reading import MAX_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, resolve
@@ -216,19 +217,22 @@ class Writer:
 class Decoder:
     """Reads records of any writer's schema, each in the shape of our schema for its type.
 
-    With `whole`, all fields of a record are read, not only those that are asked for; with `origin`, also all that it
-    has in Kafka (`avro.origin`). Raises `InvalidSchema` (a `ValueError`) if one of our schemas is not valid.
+    With `whole`, all fields of a record are read, not only those that are asked for. `origins`: for each of our
+    schemas, what else is asked for that a record has in Kafka (`avro.origin`). Raises `InvalidSchema` (a `ValueError`)
+    if one of our schemas is not valid.
     """
 
-    def __init__(self, choice: Choice, *, whole: bool = False, origin: bool = False) -> None:
+    def __init__(
+        self, choice: Choice, *, whole: bool = False, origins: Iterable[Asked] = repeat(NOTHING)
+    ) -> None:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         # By number of our schema; None: nothing is asked for of what a record has in Kafka.
-        self._origins = [
-            origin_of(((ORIGIN,),) if origin else ours.asked, self._key_of) for ours in choice.all
+        asked = [
+            within((*ours.asked, *more), ORIGIN) for ours, more in zip(choice.all, origins, strict=False)
         ]
-        asked = (steps for ours in choice.all for steps in ours.asked)
-        self._asks_key = origin or any(steps[:2] == (ORIGIN, "key") for steps in asked)
+        self._origins = [origin_of(parts, self._key_of) for parts in asked]
+        self._asks_key = any(within(parts, "key") for parts in asked)
         # By framing, how the keys of a schema are read, or why they are not; None: the schema is asked for.
         self._keys: dict[bytes, Plan | Rejection | None] = {}
         self.known: dict[bytes, Writer] = {}  # by framing

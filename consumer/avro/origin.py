@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from consumer.avro.paths import ORIGIN, Asked, within
+from consumer.avro.paths import Asked, within
 from consumer.engine.model import Record, Rejection, SchemaRef
 
 Origin = dict[str, Any]
@@ -26,10 +26,9 @@ _OURS: Final = "pinstream."  # how the names of our own headers begin: no record
 
 
 def origin_of(
-    asked: Asked, key_of: Callable[[Record], Any]
+    parts: Asked, key_of: Callable[[Record], Any]
 ) -> Callable[[str, int, Record], Origin | Rejection | SchemaRef] | None:
-    """Return what gives the origin of a partition's record, with what is asked for; None: nothing is."""
-    parts = tuple(steps[1:] for steps in asked if steps[:1] == (ORIGIN,))
+    """Return what gives the origin of a partition's record, with these parts of it; None: none is asked for."""
     if not parts:
         return None
     asks_key = within(parts, "key")

@@ -320,7 +320,7 @@ def written(steps: Iterable[str]) -> str:
 
 def _of_origin(path: str) -> Source:
     """Return the source of what a record has in Kafka beside its value. Raises `NoSuchPath`."""
-    name, _, rest = path.removeprefix(ORIGIN).partition(".")
+    name, dot, rest = path.removeprefix(ORIGIN).partition(".")
     if rest.startswith("pinstream."):
         raise NoSuchPath(
             f"{path!r} is pinstream's own header of a dead letter: no record has it at its origin"
@@ -328,7 +328,7 @@ def _of_origin(path: str) -> Source:
     # The name of a header may hold dots; of the others only a key may have fields.
     steps = _parsed(rest)[0] if name == "key" and rest else [rest] * bool(rest)
     fits = {"key": True, "header": bool(rest)}.get(name, not rest)
-    if name in _ORIGINS and fits and EACH not in steps:
+    if name in _ORIGINS and fits and EACH not in steps and (rest or not dot):
         kinds = _ORIGINS[name] | ({"boolean"} if name == "key" and rest else set())
         return Source(path, (ORIGIN, name, *steps), kinds)
     known = ["@key", "@key.<field>", "@header.<name>", "@timestamp", "@topic", "@partition", "@offset"]

@@ -39,7 +39,7 @@ from consumer.settings import load
 @AGAINST_OPTION
 @flag_option(
     "--watch",
-    help="Explain FILE again after each save of mapping, schema or FILE, and say what changed, until Ctrl-C.",
+    help="Explain FILE again after each save of mapping, schema, function or FILE, and say what changed, until Ctrl-C.",
 )
 @flag_option("--strict", help="Exit code 1 if a record was rejected.")
 @RECORD_OPTION

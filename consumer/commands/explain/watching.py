@@ -1,4 +1,5 @@
-"""``--watch``: explain a file again after each save of the mapping, a schema or the file itself.
+"""``--watch``: explain a file again after each save of the mapping, a schema, the module of the user's function or the
+file itself.
 
 Theory of operation. What was saved is found by polling: the time, size and inode of each file, by its path, so that an
 editor that replaces a file by renaming another one is seen like one that writes into it. A change counts once two polls
@@ -10,6 +11,8 @@ results before are kept, and compared place by place.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -41,8 +44,12 @@ def show_saves(
 ) -> None:
     """Show what `explain` makes of `file`, now and after each save, until Ctrl-C; `wait` is called between polls."""
     console, last = Console(soft_wrap=True, highlight=False, markup=False), list[Explained]()
+    # Python would take a file that is saved twice in a second for the one that it compiled.
+    sys.dont_write_bytecode = True
+    module = (settings.pinstream.transform or "").partition(":")[0]
     with contextlib.suppress(KeyboardInterrupt):
-        for _ in _saves(Path(file), settings, wait):
+        for _ in _saves(Path(file), module, settings, wait):
+            sys.modules.pop(module, None)  # it is imported again
             console.clear()
             total = Summary()
             try:
@@ -55,11 +62,11 @@ def show_saves(
             prose(console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
 
 
-def _saves(file: Path, settings: Settings, wait: Callable[[float], None]) -> Iterator[None]:
+def _saves(file: Path, module: str, settings: Settings, wait: Callable[[float], None]) -> Iterator[None]:
     """Yield at once, and after each save."""
-    shown, before = None, _stamp(file, settings)
+    shown, before = None, _stamp(file, module, settings)
     while True:
-        stamp = _stamp(file, settings)
+        stamp = _stamp(file, module, settings)
         if stamp == before and stamp != shown:
             shown = stamp
             yield
@@ -67,10 +74,13 @@ def _saves(file: Path, settings: Settings, wait: Callable[[float], None]) -> Ite
         wait(_POLL)
 
 
-def _stamp(file: Path, settings: Settings) -> list[tuple[Path, int, int, int]]:
-    """Return what identifies the contents of all files that count."""
-    own, found = settings.pinstream, []
-    for path in (file, *sorted(own.schemas_dir.glob("*.avsc")), own.mapping_file or file):
+def _stamp(file: Path, module: str, settings: Settings) -> list[tuple[Path, int, int, int]]:
+    """Return what identifies the contents of all files that count; `module` is that of the user's function."""
+    own, found, function = settings.pinstream, [], file
+    with contextlib.suppress(ImportError, ValueError):  # the error is shown when the function is imported
+        if (spec := importlib.util.find_spec(module)) and spec.origin:
+            function = Path(spec.origin)
+    for path in (file, *sorted(own.schemas_dir.glob("*.avsc")), own.mapping_file or file, function):
         with contextlib.suppress(OSError):  # while it is replaced there may be none
             status = path.stat()
             found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))

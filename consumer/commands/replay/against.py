@@ -41,7 +41,7 @@ class Against:
     ) -> None:
         self._comparison = Comparison()
         self._compare_last: Callable[[], None] = lambda: None
-        self._mapped, self._old, self._where = mapped, old, where
+        self._settings, self._mapped, self._old, self._where = settings, mapped, old, where
         self._has_function = settings.pinstream.transform is not None
         if self._has_function and [one[:2] for one in mapped.all] != [one[:2] for one in old.all]:
             raise UsageError(
@@ -52,6 +52,11 @@ class Against:
 
     def decoding(self, decoder: SchemaLearner) -> SchemaLearner:
         """Take `decoder` as that of the run; what it learns, the old mapping's learns, too."""
+        if self._has_function:
+            # Both convert what the function returned, so it needs what either asks for of Kafka.
+            function = building.transformer(self._settings, self._mapped)
+            asked = [one.asked for one in self._old.all]
+            decoder = building.decoder(self._settings, self._mapped, function, origins=asked)
         self._after = WithoutMissing(decoder) if self._where else decoder
         self.decode, self.section_of, self.missing = decoder.decode, decoder.section_of, self._after.missing
         return self

@@ -264,7 +264,9 @@ class ExpressionReader:
 
     def _are_tests(self, name: str, table: dict[str, Any]) -> bool:
         """Return whether a table in `when` has tests of the path `name`, and is no part of a longer path."""
-        return not table or any(key in TESTS and not self._paths.has(f"{name}.{key}") for key in table)
+        # A map has every key, also that of a test's name: its path is then written in quotes.
+        has, is_map = self._paths.has, self._paths.has(f"{name}.<key>")
+        return not table or any(key in TESTS and (is_map or not has(f"{name}.{key}")) for key in table)
 
     def _comparison(self, path: str, of: Expression, said: dict[str, Any]) -> Condition:
         tests: list[tuple[str, Any]] = []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,31 @@ def test_a_file_that_is_replaced_or_written_in_steps_counts_once(
 
     show_saves(str(tried.samples), settings, partial(explanations, str(tried.samples), NOW, settings), wait)
     assert capsys.readouterr().out.count(WAITING) == 2
+
+
+def test_the_function_is_imported_again(
+    tried: Try, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A save of its module counts as one of the mapping; two in a second, of one size, too, and one that is wrong."""
+    module = tmp_path / "watchedshop.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    tried.env["PINSTREAM_TRANSFORM"] = "watchedshop:clean"
+    times = count(int(NOW * 1e9))
+
+    def save(value: str) -> None:
+        change = f"record['order'] |= {{'grand_total': Decimal({value})}}"
+        text = f"from decimal import Decimal\ndef clean(record):\n    {change}\n    return record\n"
+        module.write_text(text)
+        os.utime(module, ns=(0, next(times)))
+
+    save("'1.00'")
+    printed = watched(tried, [lambda: save("'2.00'"), lambda: save("'3.0"), lambda: save("'4.00'")], capsys)
+    assert "custom_data.value changed: 2 records; CHF 1.00 → 2.00; EUR 1.00 → 2.00" in printed[1]
+    assert printed[2].startswith(
+        "pinstream: PINSTREAM_TRANSFORM='watchedshop:clean': watchedshop cannot be imported"
+    )
+    assert "CHF 2.00 → 4.00" in printed[3]
 
 
 def test_the_command_in_a_terminal(tried: Try) -> None:

@@ -14,7 +14,16 @@ from consumer.app import building
 from consumer.commands.comparison import of_old
 from consumer.commands.replay.against import Against
 from consumer.commands.replay.options import parse_where
-from consumer.engine.messages import Assigned, Assignment, Fetched, FetchSchema, SchemaFound, Tick
+from consumer.engine.messages import (
+    Assigned,
+    Assignment,
+    Fetched,
+    FetchSchema,
+    SchemaFound,
+    Tick,
+    Transform,
+    Transformed,
+)
 from consumer.engine.model import Chunk, Instant, Record, SchemaRef
 from consumer.settings import load
 from tests.conversion.computed.test_operators import BASE, KEY, KEY_SCHEMA, SCHEMA, made
@@ -36,7 +45,9 @@ def value(seed: int, at: float = NOW) -> bytes:
 class Compared:
     """An engine that reads records by one mapping, compared with another."""
 
-    def __init__(self, folder: Path, old: str, new: str, *where: str, limit: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, old: str, new: str, *where: str, limit: int | None = None, function: str = ""
+    ) -> None:
         (folder / "shop.avsc").write_text(json.dumps(SCHEMA))
         for name, fields in (("old.toml", old), ("new.toml", new)):
             (folder / name).write_text(BASE.format(fields=fields))
@@ -44,11 +55,12 @@ class Compared:
             {
                 **bare_environment(folder), "PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "Shop",
                 "PINSTREAM_MAPPING_FILE": str(folder / "new.toml"), "PINTEREST_AD_ACCOUNT_ID": "549755885175",
-                "PINSTREAM_MAX_EVENT_AGE": "0",
+                "PINSTREAM_MAX_EVENT_AGE": "0", **({"PINSTREAM_TRANSFORM": function} if function else {}),
             },
             needs=("account",),
         )  # fmt: skip
         mapped, conditions = building.sections(settings), parse_where(where)
+        self.function = building.transformer(settings, mapped)
         with of_old(settings, str(folder / "old.toml")) as of:
             self.against = Against(settings, mapped, building.sections(of), conditions)
         self.pipeline = building.pipeline(
@@ -64,8 +76,13 @@ class Compared:
         self.handle(SchemaFound(SchemaRef("id", "7"), json.dumps(SCHEMA)))
 
     def handle(self, event: Any) -> list[Any]:
-        """Let the engine handle what happened."""
-        return list(self.pipeline.handle(event, self.now))
+        """Let the engine handle what happened, and the function its records."""
+        commands = list(self.pipeline.handle(event, self.now))
+        for one in commands:
+            if isinstance(one, Transform) and self.function:
+                results = [*map(self.function.apply, one.events)]
+                commands += self.pipeline.handle(Transformed(one.number, results), self.now)
+        return commands
 
     def fetched(self, *records: Record) -> list[Any]:
         """Let the engine read records; return the schemas that it asks for."""
@@ -77,10 +94,17 @@ class Compared:
         return self.against.document(self.pipeline.statistics(self.now).totals.read)
 
 
+@pytest.mark.parametrize("function", ["", "againstshop:clean"], ids=["fast", "with a function"])
 @pytest.mark.parametrize("old_asks", [True, False])
-def test_a_key_that_only_one_mapping_reads(tmp_path: Path, old_asks: bool) -> None:
-    """Its schema is fetched whichever of the two asks for it; until then the record waits, and is compared once."""
-    compared = Compared(tmp_path, *((CUSTOMER, "") if old_asks else ("", CUSTOMER)))
+def test_a_key_that_only_one_mapping_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_asks: bool, function: str
+) -> None:
+    """Its schema is fetched whichever of the two asks for it; until then the record waits, and is compared once. So it
+    is with a function that does not take it."""
+    (tmp_path / "againstshop.py").write_text("def clean(record, kind): return record\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fields = (CUSTOMER, "") if old_asks else ("", CUSTOMER)
+    compared = Compared(tmp_path, *fields, function=function)
     records = [Record(0, -1, FRAMED, value(1), ()), Record(1, -1, b"text", value(2), ())]
     assert compared.fetched(*records) == [KEY]
     compared.handle(SchemaFound(KEY, json.dumps(KEY_SCHEMA)))

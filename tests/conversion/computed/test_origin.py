@@ -195,7 +195,7 @@ def test_a_function_of_three_arguments_gets_it(tmp_path: Path, monkeypatch: pyte
     for name, takes in (("clean", True), ("today", False)):
         transformer = Transformer(load_transform(f"originshop:{name}"), f"originshop:{name}", SCHEMA)
         assert transformer.takes_origin is takes
-        decoder = type(both.decoder)(both.decoder._choice, whole=True, origin=takes)
+        decoder = type(both.decoder)(both.decoder._choice, whole=True, origins=[(("@",),)] if takes else [()])
         decoder.add_schema(SchemaRef("id", "7"), SCHEMA)
         event = decoder.decode(record, "orders", 3)
         assert isinstance(event, dict)

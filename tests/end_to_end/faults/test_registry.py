@@ -12,14 +12,17 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.avro.encode import Encoder
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import (
+    ENCODER,
     SCHEMA,
     commerce_event,
     committed_offsets,
@@ -143,6 +146,38 @@ def test_down_later(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) 
     sent = ("before-1", "before-2", "known-2", "waits-3", "known-4", "known-5")
     assert api.accepted() == dict.fromkeys(sent, 1)
     assert line.reasons == []
+
+
+KEY_MAPPING = '[fields]\n"user_data.external_id" = "@key.customer"\n'
+KEY = {"type": "record", "name": "Key", "fields": [{"name": "customer", "type": "string"}]}
+
+
+def test_down_when_it_starts_and_killed_while_keys_wait(
+    kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
+) -> None:
+    """Where the mapping reads a key that has a schema, its records wait for that schema, also over a kill: nothing is
+    committed past them, and each is then delivered once, with what its key says."""
+    encoder = Encoder(KEY, registry.add("orders-key", KEY))
+    registry.down()
+    (tmp_path / "m.toml").write_text(KEY_MAPPING)
+    line = Line(kafka, api, registry, tmp_path, PINSTREAM_MAPPING_FILE=str(tmp_path / "m.toml"))
+    keyed = {f"keyed-{number}": encoder.encode({"customer": f"c-{number}"}) for number in range(20)}
+    write(kafka, line.topic, ((key, ENCODER.encode(commerce_event(name))) for name, key in keyed.items()))
+    write_events(kafka, line.topic, [commerce_event("no-key")])
+    for end in (Process.kill, Process.stop):
+        with line.run() as process:
+            process.until(lambda: complaints(process), "the first question")
+            process.until(lambda: api.accepted(), "what has no key")
+            if end is Process.stop:
+                registry.up()
+                process.until(lambda: line.committed == 21, "all of it")
+            assert line.committed == (21 if end is Process.stop else 0)
+            end(process)
+    assert api.accepted() == dict.fromkeys((*keyed, "no-key"), 1)
+    assert line.reasons == []
+    sent = {one["event_id"]: one["user_data"].get("external_id") for one in api.events}
+    digests = {f"keyed-{number}": [sha256(f"c-{number}".encode()).hexdigest()] for number in range(20)}
+    assert sent == {**digests, "no-key": None}
 
 
 SICK: dict[str, dict[str, Any]] = {

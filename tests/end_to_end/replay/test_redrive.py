@@ -30,6 +30,7 @@ from tests.end_to_end.records import (
     new_group,
     new_topic,
     records_on,
+    write,
     write_events,
 )
 from tests.end_to_end.replay.redriving import (
@@ -85,6 +86,31 @@ def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) 
     assert records_on(kafka, topic) == 43
     listed = asked("list", env=env)
     assert (listed["waiting"], listed["done"]) == (3, 40)
+
+
+def test_sources_in_kafka_are_the_origin_s(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A record dies under a wrong mapping; redriven under the right one, its key, headers, time, topic, partition and
+    offset are those that it had, not the letter's."""
+    topic, group = new_topic(kafka), new_group()
+    ahead = [commerce_event(f"ahead-{number}") for number in range(3)]
+    values = [ENCODER.encode(one) for one in (*ahead, commerce_event("died", event_type="sold"))]
+    at = int(time.time() * 1000) - 60_000
+    headers = [("ce_source", b"till"), ("pinstream.code", b"own")]
+    write(kafka, topic, ((b"c-7", one) for one in values), partition=2, timestamp=at, headers=headers)
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    with Process(tmp_path, "run", env=env) as process:
+        assert process.until_settled(4)["dead_lettered"] == 1
+        assert process.stop()[0] == 0
+    (tmp_path / "m.toml").write_text(
+        '[event_names]\nsold = "checkout"\n[fields]\n"app_info.install_time" = "@timestamp"\n'
+        '"custom_data.content_name" = { join = ["@topic", "@partition", "@offset", "@key", "@header.ce_source"], '
+        'with = "/" }\n'
+    )
+    did = asked("redrive", env=env | {"PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml")})
+    assert did["ledger"]["delivered"] == 1
+    [sent] = [one for one in api.events if one["event_id"] == "died"]
+    assert sent["custom_data"]["content_name"] == f"{topic}/2/3/c-7/till"
+    assert sent["app_info"]["install_time"] == at // 1000
 
 
 def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
