@@ -338,7 +338,12 @@ def test_source_and_wheel_carry_licence_version_and_schemas(
     with zipfile.ZipFile(wheel) as archive_of_wheel:
         metadata = message_from_bytes(archive_of_wheel.read(f"{name}.dist-info/METADATA"))
         assert archive_of_wheel.read(f"{name}.dist-info/licenses/LICENSE") == licence
-        data = {"schemas/commerce_event.avsc", "demo/request.schema.json", "demo/shop.toml"}
+        data = {
+            "schemas/commerce_event.avsc",
+            "schemas/receipt.avsc",
+            "demo/request.schema.json",
+            "demo/shop.toml",
+        }
         example = (path for path in (ROOT / "examples" / "shop").rglob("*") if path.is_file())
         data |= {path.relative_to(ROOT).as_posix() for path in example}
         assert {f"consumer/{name}" for name in data} <= {*archive_of_wheel.namelist()}
