@@ -168,7 +168,7 @@ class TestAlerts:
             *("Unreadable", "WaitsForSchema", "SchemasFromDisk", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled", "BrokersSilent", "CertificateEnds"),
-            *("TopicMadeAnew", "CommitMetadataRefused"),
+            *("TopicMadeAnew", "CommitMetadataRefused", "AnswersSlowly"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

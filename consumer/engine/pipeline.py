@@ -368,6 +368,7 @@ class Pipeline:
             seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
             freshness=self.figures.freshness.snapshot(now.monotonic),
             counters=copied(self.context.counters),
+            latency=self.steps.answers.latency.snapshot(now.monotonic),
             stopping=self.stopping,
             guard=self.guard.tripped,
             oldest_open=None

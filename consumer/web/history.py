@@ -36,6 +36,8 @@ class Point(NamedTuple):
     keys: int
     within_hour: float | None
     age_p99: float | None
+    call_p50: float | None
+    call_p95: float | None
 
 
 class History:
@@ -104,7 +106,9 @@ class _Step:
         lags = self._lag, self._lag_seconds
         quantiles = delivered.p50, delivered.p95
         keys = statistics.key_store.keys
-        values = (now, *rates, *lags, *quantiles, keys, delivered.within_hour, delivered.p99)
+        # Of the last five minutes, whatever the interval.
+        calls = statistics.latency.p50, statistics.latency.p95
+        values = (now, *rates, *lags, *quantiles, keys, delivered.within_hour, delivered.p99, *calls)
         self.points.append(Point._make(values))
         self._interval, self._before = interval, (now, counts, buckets)
         self._lag = self._lag_seconds = None

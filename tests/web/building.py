@@ -14,6 +14,7 @@ import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
+from consumer.engine.figures.latency import CallLatency, Latency
 from consumer.engine.figures.outside import (
     BrokerStatistics,
     CertificateStatistics,
@@ -152,6 +153,14 @@ def statistics(
         stopping=stopping,
         **(quiet | others),
     )
+
+
+def call_latency(*seconds: float) -> CallLatency:
+    """Return the figures of calls that took so long and ended together."""
+    counted = Latency()
+    for one in seconds:
+        counted.add(one, 0.0)
+    return counted.snapshot(0.0)
 
 
 def full_counters() -> Counters:
@@ -311,6 +320,7 @@ def busy() -> Statistics:
         ),
         clock=ClockStatistics(1.2, 0.0, 0.0, 0),
         claims=6_600,
+        latency=call_latency(*[0.12] * 240, *[0.9] * 12, 2.4),
         brokers=(
             BrokerStatistics("consumer", "2", 0.09, 0.12, 4.5),
             BrokerStatistics("consumer", "coordinator", 0.002, 0.01, 0.0),

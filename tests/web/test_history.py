@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from consumer.engine.figures.counters import KeyStoreStatistics
 from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR
+from consumer.engine.figures.latency import CallLatency
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS, History, Point
 from tests.engine.building import Core, event
-from tests.web.building import UNIX, busy, idle, partition, statistics, totals
+from tests.web.building import UNIX, busy, call_latency, idle, partition, statistics, totals
 from tests.web.listening import checked, running
 
 START = 5_000.0
@@ -34,6 +35,8 @@ SERIES = [
     "keys",
     "within_hour",
     "age_p99",
+    "call_p50",
+    "call_p95",
 ]
 
 
@@ -169,6 +172,7 @@ class Sample(NamedTuple):
     lag: int | None
     lag_seconds: float | None
     keys: int
+    calls: CallLatency
 
 
 def naive(readings: Sequence[Sample], seconds: int, maximum: int) -> list[Point]:
@@ -213,6 +217,8 @@ def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
         last.keys,
         int(within / len(ages) * 1e6) / 1e6 if ages else None,
         ages[-(-len(ages) * 99 // 100) - 1] if ages else None,
+        last.calls.p50,
+        last.calls.p95,
     )
 
 
@@ -226,11 +232,13 @@ def walks(draw: st.DrawFn) -> list[tuple[float, Statistics]]:
         duplicate = max(0, duplicate + draw(st.integers(-1, 5)))
         ages += draw(st.lists(st.sampled_from([0, 3, 50, 3600, 10**7]), max_size=4))
         lags = draw(st.lists(st.none() | st.integers(0, 99), max_size=3))
+        took = draw(st.lists(st.sampled_from([0.02, 7.0]), max_size=2))
         snapshot = statistics(
             *(partition(number, lag=lag) for number, lag in enumerate(lags)),
             ended=totals(delivered=delivered, duplicate=duplicate),
             ages=ages,
             key_store=KeyStoreStatistics(draw(st.integers(0, 9))),
+            latency=call_latency(*took),
         )
         walk.append((at, snapshot))
     return walk
@@ -264,7 +272,12 @@ def due(walk: list[tuple[float, Statistics]]) -> Iterator[Sample]:
             counts = (settled, delivered, duplicate, dead_lettered)
             worst = max(lags, default=None), max(late, default=None)
             yield Sample(
-                START + at, counts, snapshot.freshness.total.buckets, *worst, snapshot.key_store.keys
+                START + at,
+                counts,
+                snapshot.freshness.total.buckets,
+                *worst,
+                snapshot.key_store.keys,
+                snapshot.latency,
             )
             lags, late = [], []
 

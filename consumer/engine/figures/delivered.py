@@ -10,105 +10,36 @@ histogram, so that memory does not depend on their number. A bound is at most a 
 five seconds: one second, because event times are whole seconds). A quantile is the upper bound of its bucket: never too
 low, and at most a quarter too high. One of the bounds is the hour, so the share within it is exact.
 
-*Windows.* Both are counted since the start, over the last hour and over the last day. The owner counts the running
-minute. When it ends, it is added to three windows: one that never ends, an hour of minutes, and a day of quarters of an
-hour, which are 157 histograms at most, half a megabyte. The sum of a window is computed then, once a minute, so a
-snapshot costs the same at any rate. A window is up to one bucket short: the hour has 59 to 60 minutes, the day 23¾ to
-24 hours.
-
-Windows use the monotonic clock, because setting the wall clock must not empty them.
+*Windows.* Both are counted since the start, over the last hour and over the last day (`windows`): 157 histograms at
+most, half a megabyte.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from functools import reduce
-from itertools import accumulate, chain
-from operator import add, or_
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial, reduce
+from itertools import accumulate
+from operator import or_
 from typing import Any, Final
 
 from consumer.engine.figures.counters import counted_as
 from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
+from consumer.engine.figures.windows import Windows, added, quantile
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
 
-_MINUTE = 60
-
-# Counts by name, in columns; all rows of one owner have the same columns.
-Rows = dict[str, MutableSequence[int]]
-
-
-class Windows:
-    """What one counter counted since the start, in the last hour and in the last day."""
-
-    def __init__(self) -> None:
-        # The counts of the running minute, which the owner enters here.
-        self.running: Rows = {}
-        self._minute = 0
-        # By the number of buckets, and by the minutes of each: since the start there is one, which never ends.
-        self._windows = [_Buckets(1, sys.maxsize), _Buckets(60, 1), _Buckets(24 * 4, 15)]
-
-    def is_over(self, now: float) -> bool:
-        """Return True if the running minute has ended at `now` (monotonic seconds)."""
-        return int(now // _MINUTE) != self._minute
-
-    def roll(self, now: float) -> None:
-        """Roll the windows forward to `now` (monotonic seconds). If the minute has ended, no name is `running`."""
-        if self.is_over(now):
-            ended, self._minute = self._minute, int(now // _MINUTE)
-            for window in self._windows:
-                window.roll(ended, self.running, self._minute)
-            self.running = {}
-
-    def sums(self) -> list[Rows]:
-        """Return the sums since the start, of the last hour and of the last day, each with the running minute.
-
-        The caller may keep the rows, but must not change them.
-        """
-        return [_sum([window.sum, self.running]) for window in self._windows]
-
-
-class _Buckets:
-    """The last `maximum` buckets of `width` minutes each, with the one that is being filled."""
-
-    def __init__(self, maximum: int, width: int) -> None:
-        self._maximum = maximum
-        self._width = width
-        # By their numbers, which count from the begin of the clock.
-        self._buckets: dict[int, Rows] = {}
-        self.sum: Rows = {}
-
-    def roll(self, ended: int, rows: Rows, begun: int) -> None:
-        """Add the counts of the minute that `ended`; drop the buckets that are too old now that another has `begun`."""
-        number, oldest = ended // self._width, begun // self._width - self._maximum
-        self._buckets[number] = _sum([self._buckets.get(number, {}), rows])
-        self._buckets = {number: bucket for number, bucket in self._buckets.items() if number > oldest}
-        self.sum = _sum(self._buckets.values())
-
-
-def _sum(buckets: Iterable[Rows]) -> Rows:
-    """Add counts by name. Rows are replaced, never changed, because a snapshot may hold them."""
-    sums: Rows = {}
-    for name, row in chain.from_iterable(map(dict.items, buckets)):
-        sums[name] = list(map(add, sums[name], row)) if name in sums else list(row)
-    return sums
-
-
 HOUR = 3600
-_DAY = 24 * HOUR
 # Upper bounds of the histogram's buckets, in seconds; one more bucket holds older events.
 AGE_BOUNDS = (
     *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 22, 26, 30, 36, 42, 50, 60, 75, 90, 105),
     *(120, 150, 180, 210, 240, 300, 360, 420, 480, 540, 600, 720, 840, 960, 1080, 1200, 1500, 1800),
-    *(_MINUTE * n for n in (35, 40, 45, 50, 55)),
+    *(60 * n for n in (35, 40, 45, 50, 55)),
     *(HOUR, 4500, 5400, 6300, 7200, 9000, 10800, 12600),
     *(HOUR * n for n in (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 30, 36, 42, 48, 60, 72, 84)),
-    *(_DAY * n for n in (4, 5, 6, 7)),
+    *(24 * HOUR * n for n in (4, 5, 6, 7)),
 )
 _BOUNDS = (*map(float, AGE_BOUNDS), math.inf)
 _COLUMN = array("d", _BOUNDS)
@@ -126,9 +57,7 @@ _ALL = "all"
 class Ages:
     """Ages of events delivered: a histogram by `AGE_BOUNDS`, and what it says, in seconds."""
 
-    buckets: tuple[int, ...] = figure(
-        path="", default=_NONE, merge=lambda several: tuple(map(sum, zip(_NONE, *several, strict=True)))
-    )
+    buckets: tuple[int, ...] = figure(path="", default=_NONE, merge=partial(added, _NONE))
 
     @derived("delivered")
     def delivered(self) -> int:
@@ -147,23 +76,17 @@ class Ages:
     @derived("age_p50", status_note="See below. null: none, or more than 7 days.")
     def p50(self) -> float | None:
         """Median of their ages in seconds; at most a quarter too high."""
-        return self._quantile(0.50)
+        return quantile(_BOUNDS, self.buckets, 0.50)
 
     @derived("age_p95")
     def p95(self) -> float | None:
         """95th percentile of their ages."""
-        return self._quantile(0.95)
+        return quantile(_BOUNDS, self.buckets, 0.95)
 
     @derived("age_p99")
     def p99(self) -> float | None:
         """99th percentile of their ages."""
-        return self._quantile(0.99)
-
-    def _quantile(self, share: float) -> float | None:
-        seen = [*accumulate(self.buckets)]
-        # The upper bound of the bucket that has it.
-        bound = _BOUNDS[bisect_left(seen, share * seen[-1])]
-        return bound if seen[-1] and bound < math.inf else None
+        return quantile(_BOUNDS, self.buckets, 0.99)
 
 
 @snapshot

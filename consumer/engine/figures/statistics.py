@@ -30,6 +30,7 @@ from consumer.engine.figures.definitions import (
     snapshot,
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
+from consumer.engine.figures.latency import CallLatency
 from consumer.engine.model import Disposition, GateState, MetadataLevel
 
 # Schemas that a snapshot names.
@@ -389,6 +390,7 @@ class Statistics:
     accounts: Sequence[AccountStatistics] = figure(
         path="destination.accounts[]", merge=AccountStatistics.of_workers
     )
+    latency: CallLatency = figure(path="destination.latency")
     guard: GuardStatistics | None = figure(
         "The dead-letter guard has stopped intake, because too many records would be dead letters.",
         "pinstream_dead_letter_guard",

@@ -14,11 +14,12 @@ None of them loses an event.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
 from consumer.engine.context import Context
+from consumer.engine.figures.latency import Latency
 from consumer.engine.messages import START_EXPIRED, Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
 from consumer.engine.records.runs import Run, each_of, mark_unclear, pick, rows_of
@@ -83,6 +84,7 @@ class Answers:
 
     _context: Context
     _dispatcher: Dispatcher
+    latency: Latency = field(default_factory=Latency)
     # The last 200 that was read: for how many events, its body, and its verdict.
     _read_last: tuple[int, bytes, Verdict] | None = None
 
@@ -113,6 +115,8 @@ class Answers:
         rid, now = request_id(answer.headers), self._context.now.monotonic
         outcome = _OUTCOMES.get(type(verdict), "verdict")
         self._context.counters.call_ended(outcome, now - batch.sent_at)
+        if outcome == "verdict":
+            self.latency.add(now - batch.sent_at, now)
         if isinstance(verdict, NoVerdict):
             # An answer that is not in the platform's own form comes from a server in between.
             readable = answer.status == 200 and verdict.reason != "not_json"
@@ -134,7 +138,10 @@ class Answers:
     def unanswered(self, batch: Batch, end: Unanswered) -> Judged:
         """Take the end of a call that brought no answer. Return what becomes of its events."""
         self._context.counters.bump(self._context.counters.answers, end.reason)
-        self._context.counters.call_ended("no_answer", self._context.now.monotonic - batch.sent_at)
+        now = self._context.now.monotonic
+        self._context.counters.call_ended("no_answer", now - batch.sent_at)
+        if end.reason == "timeout":
+            self.latency.add(now - batch.sent_at, now)
         return self._no_verdict(batch, NoVerdict(end.reason), end.said, request_id(end.headers))
 
     def _judged(
