@@ -34,12 +34,18 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 PROMETHEUS: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text("utf-8"))
-RULES: list[dict[str, Any]] = [
+ALL_RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text("utf-8"))["groups"]
     for rule in group["rules"]
 ]
-RULE_TESTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "alerts_test.yml").read_text("utf-8"))["tests"]
+RULES = [rule for rule in ALL_RULES if "alert" in rule]
+RECORDED = {rule["record"] for rule in ALL_RULES if "record" in rule}
+"""Series that rules make; a name begins with its labels, joined by underscores."""
+RULE_TEST_FILES = sorted(DEPLOY.glob("alerts*_test.yml"))
+RULE_TESTS: list[dict[str, Any]] = [
+    test for path in RULE_TEST_FILES for test in yaml.safe_load(path.read_text("utf-8"))["tests"]
+]
 
 PROMTOOL = shutil.which("promtool")
 IN_CI = os.environ.get("CI", "").lower() == "true"
@@ -55,7 +61,7 @@ _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\
 _WORDS = {
     *("sum", "max", "min", "avg", "count", "abs", "rate", "increase", "absent", "histogram_quantile"),
     *("min_over_time", "max_over_time", "and", "or", "unless", "offset", "by", "on", "without", "ignoring"),
-    "time",
+    *("time", "sqrt", "clamp_max", "clamp_min", "group_left", "group_right"),
 }
 
 
@@ -104,7 +110,7 @@ def shown() -> Iterator[tuple[str, str]]:
             yield one["name"], one["expr"]
 
 
-EXPRESSIONS = [*((rule["alert"], rule["expr"]) for rule in RULES), *shown()]
+EXPRESSIONS = [*((rule.get("alert") or rule["record"], rule["expr"]) for rule in ALL_RULES), *shown()]
 
 
 def selectors(expression: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
@@ -120,6 +126,13 @@ def labels_used(expression: str) -> set[str]:
     return {label.strip() for group in _GROUPING.findall(expression) for label in group.split(",")} - {""}
 
 
+def labels_recorded(name: str) -> set[str]:
+    """The labels of a series that a rule records."""
+    known = {label for labels in SERIES.values() for label in labels} | ADDED_BY_PROMETHEUS
+    level = f"_{name.partition(':')[0]}_" if name in RECORDED else ""
+    return {label for label in known if f"_{label}_" in level}
+
+
 class TestNames:
     """The metrics and labels that deploy/ uses exist."""
 
@@ -130,8 +143,9 @@ class TestNames:
         assert named, f"{where}: no metric in it"
         known: set[str] = set(ADDED_BY_PROMETHEUS)
         for name, matchers in named:
-            labels = {key: set[str]() for key in PROMETHEUS_OWN.get(name, ())} | SERIES.get(name, {})
-            assert name in SERIES or name in PROMETHEUS_OWN, f"{where}: there is no metric {name}"
+            own = PROMETHEUS_OWN.get(name, set()) | labels_recorded(name)
+            labels = {label: set[str]() for label in own} | SERIES.get(name, {})
+            assert name in {*SERIES, *PROMETHEUS_OWN, *RECORDED}, f"{where}: there is no metric {name}"
             known |= labels.keys()
             for label, operator, value in matchers:
                 assert label in {*labels, *ADDED_BY_PROMETHEUS}, f"{where}: {name} has no label {label}"
@@ -161,7 +175,8 @@ class TestAlerts:
     """Each alert says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
-        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, waiting, presence, doubles."""
+        """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, waiting, presence, doubles, and what
+        goes quiet or thin."""
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
@@ -169,12 +184,13 @@ class TestAlerts:
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled", "BrokersSilent", "CertificateEnds"),
             *("TopicMadeAnew", "CommitMetadataRefused", "AnswersSlowly"),
+            *("Quiet", "EventsThin", "TakesMore", "CoverageFell"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_it_says_what_to_do_and_where(self, rule: dict[str, Any]) -> None:
         """A summary of more than a title, with labels that its series have; a severity, some patience, and a section of
-        the runbook. It knows the scrape job by its name, and in deploy/alerts_test.yml it fires in one scene and not in
+        the runbook. It knows the scrape job by its name, and in the tests of alerts it fires in one scene and not in
         another."""
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["for"]
@@ -185,7 +201,8 @@ class TestAlerts:
         headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text("utf-8"), re.MULTILINE)
         assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
         reported = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-        kept = labels_used(rule["expr"]) or ADDED_BY_PROMETHEUS
+        recorded = {label for name, _ in selectors(rule["expr"]) for label in labels_recorded(name)}
+        kept = labels_used(rule["expr"]) | recorded or ADDED_BY_PROMETHEUS
         assert reported <= kept
         checks = [one for test in RULE_TESTS for one in test["alert_rule_test"]]
         fires = {bool(one.get("exp_alerts")) for one in checks if one["alertname"] == rule["alert"]}
@@ -296,8 +313,8 @@ class TestPromtool:
         promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
     def test_the_alerts_fire_when_they_should(self) -> None:
-        """``promtool test rules``: deploy/alerts_test.yml."""
-        promtool("test", "rules", str(DEPLOY / "alerts_test.yml"))
+        """``promtool test rules``: all tests of alerts in deploy/."""
+        promtool("test", "rules", *map(str, RULE_TEST_FILES))
 
     def test_the_dashboard_s_expressions_parse(self, tmp_path: Path) -> None:
         """Each expression as a rule of its own, with values for Grafana's variables."""
