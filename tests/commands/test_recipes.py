@@ -238,7 +238,11 @@ def test_what_is_expected_is_right(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "members", "becomes"),
     [
-        ("commercetools", {"order": None}, "missing_event_id"),
+        (
+            "commercetools",
+            {"order": None, "type": None, "payloadNotIncluded": {"payloadType": "OrderCreated"}},
+            "missing_event_id",
+        ),
         ("connect-jdbc", {"status": "paid    "}, "event_name"),
         ("debezium", {"before": None}, "event_name"),
         ("ga4", {"email_sha256": None}, "no_identity"),

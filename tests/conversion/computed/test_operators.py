@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -47,6 +47,9 @@ SCHEMA: dict[str, Any] = avro.record(
             "made_us": ["null", "long"],
             "local": _TEXT,
             "clock": ["null", avro.logical("long", "local-timestamp-millis")],
+            "grid": ["null", avro.array(["null", avro.array(_TEXT)])],
+            "big": ["null", "long"],
+            "digits": _TEXT,
             "by_id": {"type": "map", "values": avro.record("Held", *(
                 avro.field("sku", _TEXT), avro.field("price", ["null", "VariableScaleDecimal"])))},
             "lines": avro.array(["null", avro.record("Line", *(
@@ -72,7 +75,8 @@ action_source = "web"
 "user_data.client_ip_address" = "93.184.216.34"
 "user_data.client_user_agent" = "Mozilla/5.0"
 """
-WORDS = [None, "", " ", "a", "b@x.com", "c@y.org", "GIFT-1", "GIFT", "7", "12.50", "größe"]
+EXACT = Context(prec=500)
+WORDS = [None, "", " ", "a", "b@x.com", "c@y.org", "GIFT-1", "GIFT", "7", "12.50", "größe", "𝔘👜", "e\u0301"]
 
 
 def made(dice: random.Random) -> dict[str, Any]:
@@ -111,6 +115,9 @@ def made(dice: random.Random) -> dict[str, Any]:
         "paid_s": maybe(lambda: int(NOW) - dice.randrange(10**5)),
         "made_us": maybe(lambda: int(NOW * 1e6) - dice.randrange(10**11)),
         "local": dice.choice((None, local.isoformat(), local.isoformat() + "+05:30", local.isoformat() + "Z", "soon")),
+        "grid": maybe(lambda: some(lambda: maybe(lambda: some(word)))),
+        "big": maybe(lambda: dice.choice((0, 1, -7, 2**53 + 1, 2**63 - 1, -(2**63)))),
+        "digits": dice.choice((None, "", "0.1", "9" * 60, "1e-20", "1e999", "-3.5", "1,5", "NaN", "٣")),
         "clock": maybe(lambda: int((local.replace(tzinfo=UTC)).timestamp() * 1000)),
         "by_id": {str(at): {"sku": word(), "price": maybe(scaled)} for at in range(dice.randrange(4))},
         "lines": some(lambda: maybe(lambda: {
@@ -204,6 +211,24 @@ def of_first_list(event: dict[str, Any]) -> Any:
     return {key: value for key, value in sent.items() if value not in ([], None)}
 
 
+def amounts(*values: Any) -> list[Decimal] | None:
+    """Return numbers, also of text in ASCII; None if one is none, or longer than an amount may be."""
+    found = [number(one) if str(one).isascii() else None for one in values]
+    kept = [one for one in found if one is not None and one.is_finite() and abs(one.adjusted()) < 64]
+    return kept if len(kept) == len(values) else None
+
+
+def total(augend: Any, addend: Any, times: int = 1) -> str | None:
+    """Return augend + times · addend with all its digits; None if one is no amount."""
+    found = amounts(augend, addend)
+    return None if found is None else format(EXACT.fma(found[1], Decimal(times), found[0]), "f")
+
+
+def plain(text: str, *values: Any) -> str | None:
+    """Return the texts of all values, joined; None if one is missing."""
+    return text.join(map(str, values)) if all(map(present, values)) else None
+
+
 Expected = Callable[[dict[str, Any], dict[str, Any]], Any]
 _NAME, _ID, _ITEM = "custom_data.content_name", "user_data.external_id", "custom_data.contents[].item_name"
 _INSTALLED, _TOTAL, _CUSTOM = "app_info.install_time", "custom_data.predicted_ltv", "custom_data"
@@ -250,6 +275,29 @@ ROWS: dict[str, tuple[str, str, Expected]] = {
         '"custom_data.contents[].id" = { first = ["lines[].sku", "by_id[].sku"] }\n'
         '"custom_data.contents[].quantity" = { count = "lines[].options" }',
         lambda e, k: of_first_list(e)),
+    "lists in a list": (_ID, '"grid[][]"',
+        lambda e, k: digests(*(word for row in e["grid"] or [] for word in row or []))),
+    "a list in a list": (_ID, '"grid[-1][]"', lambda e, k: digests(*((e["grid"] or [None])[-1] or []))),
+    "one of lists in a list": (_NAME, '"grid[0][1]"',
+        lambda e, k: text((*((e["grid"] or [None])[0] or []), None, None)[1])),
+    "all lists in a list": (_ID, '{ all = ["grid[][]", "grid[0][]", "shipping"] }',
+        lambda e, k: digests(*(word for row in e["grid"] or [] for word in row or []),
+                             *((e["grid"] or [None])[0] or []), *(e["shipping"] or []))),
+    "count lists": ("custom_data.num_items", '{ count = "grid" }',
+        lambda e, k: sum(row is not None for row in e["grid"] or [])),
+    "count in lists": ("custom_data.num_items", '{ count = "grid[][]" }',
+        lambda e, k: sum(word is not None for row in e["grid"] or [] for word in row or [])),
+    "join": (_NAME, '{ join = ["billing", "big", "kind"], with = "·" }',
+        lambda e, k: plain("·", e["billing"], e["big"], e["kind"])),
+    "table": (_NAME, '{ of = "billing", table = { "größe" = "size", "𝔘👜" = "bag", "7" = "7" }, otherwise = "?" }',
+        lambda e, k: {"größe": "size", "𝔘👜": "bag", "7": "7"}.get(e["billing"], "?")
+        if present(e["billing"]) else None),
+    "add": (_NAME, '{ join = [{ add = ["big", "digits"] }, "id"], with = "=" }',
+        lambda e, k: plain("=", total(e["big"], e["digits"]), e["id"])),
+    "subtract": (_NAME, '{ join = [{ subtract = ["digits", "big"] }, "id"], with = "=" }',
+        lambda e, k: plain("=", total(e["digits"], e["big"], -1), e["id"])),
+    "multiply": (_NAME, '{ join = [{ multiply = ["big", "big", "big"] }, "id"], with = "=" }',
+        lambda e, k: plain("=", e["big"] and e["big"] ** 3, e["id"])),
     "count": ("custom_data.num_items", '{ count = "lines" }', lambda e, k: sum(map(bool, e["lines"]))),
     "count values": ("custom_data.num_items", '{ count = "lines[].options[].value" }',
         lambda e, k: sum(option["value"] is not None for one in e["lines"] if one for option in one["options"])),
