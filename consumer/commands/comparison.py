@@ -10,7 +10,7 @@ Values of examples are masked by `payload.Nets`: what either mapping takes for p
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
@@ -41,9 +41,9 @@ RecordOutcome = dict[str, Any]
 list of objects each field is a list."""
 OUTCOME: Final = "outcome"
 _KEY: Final = "(key)"  # what the key store remembers
-_ACCEPTED: Final = ("accepted", "")
 _VALUE: Final = "custom_data.value"
-_ZERO: Final = Decimal("0.00")  # a sum that begins with it has two decimals at least
+_SIDES: Final = ("before", "after")
+_ALL: Final = ("", "", "")  # sorted before each kind of change
 _ALARMS: Final = {
     "event_id": "event ids change: Pinterest does not recognise these events as those that the tag sends, nor the key "
     "store as delivered. What was sent before is sent again, and counts twice",
@@ -70,13 +70,13 @@ def outcomes_in(columns: Columns) -> Iterator[RecordOutcome | None]:
         if isinstance(verdict, Untimely):
             verdict = verdict.verdict
         if isinstance(verdict, Filtered):
-            yield {OUTCOME: ("filtered", verdict.code)}
+            yield {OUTCOME: f"filtered: {verdict.code}"}
         elif isinstance(verdict, Rejection):
-            yield {OUTCOME: ("dead_lettered", f"{verdict.stage.value}: {verdict.code}")}
+            yield {OUTCOME: f"dead_lettered: {verdict.stage.value}: {verdict.code}"}
         elif columns.is_event(row):
             event = orjson.loads(columns.body(row)[:-1])  # without the comma behind it
             fields = {"ad_account_id": accounts[columns.kind_numbers[row]], **dict(_flat(event, ""))}
-            yield {OUTCOME: _ACCEPTED, _KEY: columns.key(row), **fields}
+            yield {OUTCOME: "accepted", _KEY: columns.key(row), **fields}
         else:
             yield None
 
@@ -92,36 +92,15 @@ def _flat(value: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
             yield above + name, inner
 
 
-class Change:
-    """Records that change in one way: how many, their value by currency before and after, and the first ones."""
-
-    def __init__(self) -> None:
-        self.records, self.examples = 0, list[dict[str, Any]]()
-        self._value = defaultdict[str, list[Decimal]](lambda: [_ZERO, _ZERO])
-
-    def add(self, *both: RecordOutcome) -> None:
-        """Count a record."""
-        self.records += 1
-        for side, one in enumerate(both):
-            if one[OUTCOME] == _ACCEPTED and _VALUE in one:
-                self._value[one["custom_data.currency"]][side] += Decimal(one[_VALUE])
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON form. Sums are exact, to the cent or finer."""
-        sums = sorted(self._value.items())
-        value = {one: {"before": str(old), "after": str(new)} for one, (old, new) in sums}
-        return {"records": self.records, "value": value, "examples": self.examples}
-
-
 class Comparison:
     """Counts what differs between two mappings."""
 
     def __init__(self) -> None:
-        self.changed, self._all = 0, Change()
-        self._changes = defaultdict[tuple[str, str, str], Change](Change)
-        # Before and after: records by outcome and reason, and the keys of events.
-        self._outcomes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-        self._keys = set[bytes](), set[bytes]()
+        self._changed = 0
+        # By event name, field and how it changes. `_ALL` are all records.
+        self._changes = defaultdict[tuple[str, str, str], dict[str, Any]](_nothing, {_ALL: _nothing()})
+        self._outcomes: dict[str, dict[str, Any]] = {}
+        self._keys = {side: set[bytes]() for side in _SIDES}
 
     def add(
         self, was: RecordOutcome | None, now: RecordOutcome | None, show: Callable[[], tuple[str, Nets]]
@@ -129,59 +108,64 @@ class Comparison:
         """Count a record that both mappings have judged; `show` returns its place, and what masks its values."""
         if was is None or now is None:
             return
-        was, now = self._counted(0, was), self._counted(1, now)
-        self._all.add(was, now)
-        self.changed += was != now
-        for field, how in _differences(was, now):
-            change = self._changes[(now | was).get("event_name", ""), field, how]
-            change.add(was, now)
-            if len(change.examples) < MAX_EXAMPLES:
+        both = {side: self._counted(side, one) for side, one in zip(_SIDES, (was, now), strict=True)}
+        differences = [*_differences(*both.values())]
+        self._changed += bool(differences)
+        for what in (_ALL, *differences):
+            change = self._changes[what]
+            change["records"] += 1
+            for side, one in both.items():
+                if one[OUTCOME] == "accepted" and _VALUE in one:
+                    # Exact, to the cent or finer.
+                    sums = change["value"].setdefault(
+                        one["custom_data.currency"], dict.fromkeys(_SIDES, "0.00")
+                    )
+                    sums[side] = str(Decimal(sums[side]) + Decimal(one[_VALUE]))
+            if len(change["examples"]) < MAX_EXAMPLES and what is not _ALL:
                 place, nets = show()
                 # Of an outcome or a key the event id says which event it is.
-                shown = "event_id" if field in (OUTCOME, _KEY) else field
-                before, after = (nets.sent(shown, one.get(shown)) for one in (was, now))
-                change.examples.append({"record": place, "before": before, "after": after})
+                field = "event_id" if what[1] in (OUTCOME, _KEY) else what[1]
+                shown = {side: nets.sent(field, one.get(field)) for side, one in both.items()}
+                change["examples"].append({"record": place, **shown})
 
-    def _counted(self, side: int, one: RecordOutcome) -> RecordOutcome:
+    def _counted(self, side: str, one: RecordOutcome) -> RecordOutcome:
         keys, key = self._keys[side], one.get(_KEY)
         if key in keys:
-            one = one | {OUTCOME: ("duplicate", "")}
+            one = one | {OUTCOME: "duplicate"}
         elif key and len(keys) < MAX_KNOWN_KEYS:
             keys.add(key)
-        self._outcomes[side][one[OUTCOME]] += 1
+        outcome, _, reason = one[OUTCOME].partition(": ")
+        row = {"outcome": outcome, "reason": reason or None, **dict.fromkeys(_SIDES, 0)}
+        self._outcomes.setdefault(one[OUTCOME], row)[side] += 1
         return one
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form (docs/test-your-mapping.md)."""
-        before, after = self._outcomes
-        outcomes = [
-            {"outcome": one[0], "reason": one[1] or None, "before": before[one], "after": after[one]}
-            for one in sorted({*before, *after})
-        ]
-        changes = [
-            {"event_name": what[0], "field": what[1], "change": what[2], **change.document()}
-            for what, change in sorted(self._changes.items(), key=lambda one: (-one[1].records, one[0]))
-        ]
-        total = self._all.document()
-        del total["examples"]
-        return {**total, "changed": self.changed, "outcomes": outcomes, "changes": changes}
+        for change in self._changes.values():
+            change["value"] = dict(sorted(change["value"].items()))
+        total, *changes = (
+            {**dict(zip(("event_name", "field", "change"), what, strict=True)), **change}
+            for what, change in sorted(self._changes.items(), key=lambda one: (-one[1]["records"], one[0]))
+        )
+        outcomes = [row for _, row in sorted(self._outcomes.items())]
+        counts = {"records": total["records"], "value": total["value"], "changed": self._changed}
+        return {**counts, "outcomes": outcomes, "changes": changes}
 
 
-def _differences(was: RecordOutcome, now: RecordOutcome) -> Iterator[tuple[str, str]]:
-    """Yield what differs, and how; fields and keys only of two events."""
+def _nothing() -> dict[str, Any]:
+    return {"records": 0, "value": {}, "examples": []}
+
+
+def _differences(was: RecordOutcome, now: RecordOutcome) -> Iterator[tuple[str, str, str]]:
+    """Yield event name, field and how that differs; fields and keys only of two events."""
+    name = (now | was).get("event_name", "")
     for field in was | now if _KEY in was and _KEY in now else (OUTCOME,):
         before, after = was.get(field), now.get(field)
         # A key that changes with the event id says nothing more.
         if before == after or (field == _KEY and was["event_id"] != now["event_id"]):
             continue
-        if field == OUTCOME:
-            yield field, f"{_said(*was[OUTCOME])} → {_said(*now[OUTCOME])}"
-        else:
-            yield field, "added" if before is None else "lost" if after is None else "changed"
-
-
-def _said(outcome: str, reason: str | None) -> str:
-    return f"{outcome}: {reason}" if reason else outcome
+        how = "added" if before is None else "lost" if after is None else "changed"
+        yield name, field, f"{before} → {after}" if field == OUTCOME else how
 
 
 def agrees(document: Mapping[str, Any]) -> bool:
@@ -206,7 +190,7 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
             prose(console, f"{found:,} {why}.", "bold red")
     if outcomes:
         rows = [
-            (_said(one[OUTCOME], one["reason"]), f"{one['before']:,}", f"{one['after']:,}")
+            (": ".join(filter(None, (one[OUTCOME], one["reason"]))), *(f"{one[side]:,}" for side in _SIDES))
             for one in outcomes
         ]
         console.print(table("outcome", ">before", ">after", rows=rows))

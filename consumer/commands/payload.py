@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -177,9 +178,11 @@ def masker_of(event: CommerceEvent, mapped: Sections, *others: Sections) -> Mask
     return Masker(section.schema, section.mapping, *more)
 
 
-def hidden_in(event: object, *mapped: Sections) -> list[str]:
-    """Return the texts of an event that must not be shown, see `masker_of`; none of what is no event."""
-    return masker_of(event, *mapped).hidden(event) if isinstance(event, dict) else []
+def nets_of(was: object, old: Sections, now: object, new: Sections) -> Nets:
+    """Return what masks values made of a record, which `old` read as `was` and `new` as `now` (maybe no events)."""
+    sides = (was, old, new), (now, new, old)
+    hidden = (masker_of(one, *mapped).hidden(one) for one, *mapped in sides if isinstance(one, dict))
+    return Nets([*chain(*hidden)])
 
 
 class Nets:

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ import orjson
 
 from consumer.adapters.files import FileRecord, file_types, open_records
 from consumer.app import building
-from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_in
-from consumer.commands.payload import Nets, hidden_in
+from consumer.commands.comparison import Comparison, outcomes_in
+from consumer.commands.payload import Nets, nets_of
 from consumer.conversion.rule_trace import RuleTrace
 from consumer.conversion.sections import Sections
 from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Filtered, Rejection, section_of
@@ -101,21 +100,18 @@ def explanation(result: Converted) -> dict[str, Any]:
 
 def compared(before: Iterable[Explained], after: Iterable[Explained]) -> Comparison:
     """Return what changes from one to the other, which are of the same records as far as both go."""
-
-    def show(was: Explained, now: Explained) -> tuple[str, Nets]:
-        hidden = hidden_in(was.event, was.mapped, now.mapped) + hidden_in(now.event, now.mapped, was.mapped)
-        return now.name, Nets(hidden)
-
     comparison = Comparison()
     for was, now in zip(before, after, strict=False):
-        comparison.add(_outcome_of(was.result), _outcome_of(now.result), partial(show, was, now))
+
+        def show(was: Explained = was, now: Explained = now) -> tuple[str, Nets]:
+            return now.name, nets_of(was.event, was.mapped, now.event, now.mapped)
+
+        both = Columns(Keys())
+        for one in (was.result, now.result):
+            if isinstance(one, ConversionEvent):
+                both.add_converted(one)
+            else:
+                both.add(one)
+        old, new = outcomes_in(both)
+        comparison.add(old, new, show)
     return comparison
-
-
-def _outcome_of(result: Converted) -> RecordOutcome | None:
-    columns = Columns(Keys())
-    if isinstance(result, ConversionEvent):
-        columns.add_converted(result)
-    else:
-        columns.add(result)
-    return next(outcomes_in(columns))

@@ -47,47 +47,44 @@ def show_saves(
     # Python would take a file that is saved twice in a second for the one that it compiled.
     sys.dont_write_bytecode = True
     module = (settings.pinstream.transform or "").partition(":")[0]
-    with contextlib.suppress(KeyboardInterrupt):
-        for _ in _saves(Path(file), module, settings, wait):
-            sys.modules.pop(module, None)  # it is imported again
-            console.clear()
-            total = Summary()
-            try:
-                found = [*total.count(islice(explain(), _MAX_RECORDS))]
-            except PinstreamError as error:
-                prose(console, f"pinstream: {error}", "bold red")
-            else:
-                _show(found, last, total, console)
-                last = found
-            prose(console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
-
-
-def _saves(file: Path, module: str, settings: Settings, wait: Callable[[float], None]) -> Iterator[None]:
-    """Yield at once, and after each save."""
     shown, before = None, _stamp(file, module, settings)
-    while True:
-        stamp = _stamp(file, module, settings)
-        if stamp == before and stamp != shown:
-            shown = stamp
-            yield
-        before = stamp
-        wait(_POLL)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            stamp = _stamp(file, module, settings)
+            if stamp == before != shown:
+                shown = stamp
+                sys.modules.pop(module, None)  # it is imported again
+                console.clear()
+                last = _show(explain, last, console)
+                prose(console, f"{time.strftime('%H:%M:%S')}: waiting for the next save; Ctrl-C ends.", "dim")
+            before = stamp
+            wait(_POLL)
 
 
-def _stamp(file: Path, module: str, settings: Settings) -> list[tuple[Path, int, int, int]]:
+def _stamp(file: str, module: str, settings: Settings) -> list[tuple[Path, int, int, int]]:
     """Return what identifies the contents of all files that count; `module` is that of the user's function."""
-    own, found, function = settings.pinstream, [], file
+    own, found = settings.pinstream, []
+    files = {Path(file), *own.schemas_dir.glob("*.avsc"), own.mapping_file or Path(file)}
     with contextlib.suppress(ImportError, ValueError):  # the error is shown when the function is imported
         if (spec := importlib.util.find_spec(module)) and spec.origin:
-            function = Path(spec.origin)
-    for path in (file, *sorted(own.schemas_dir.glob("*.avsc")), own.mapping_file or file, function):
+            files.add(Path(spec.origin))
+    for path in sorted(files):
         with contextlib.suppress(OSError):  # while it is replaced there may be none
             status = path.stat()
             found.append((path, status.st_mtime_ns, status.st_size, status.st_ino))
     return found
 
 
-def _show(found: list[Explained], last: list[Explained], total: Summary, console: Console) -> None:
+def _show(
+    explain: Callable[[], Iterator[Explained]], last: list[Explained], console: Console
+) -> list[Explained]:
+    """Show the records, and what changed since the `last` ones; return what is compared with the next ones."""
+    total = Summary()
+    try:
+        found = [*total.count(islice(explain(), _MAX_RECORDS))]
+    except PinstreamError as error:
+        prose(console, f"pinstream: {error}", "bold red")
+        return last
     lines = {one.name: one.line for one in last}
     # Those that changed come first.
     for one in sorted(found, key=lambda one: lines.get(one.name) == one.line)[:_SHOWN]:
@@ -103,3 +100,4 @@ def _show(found: list[Explained], last: list[Explained], total: Summary, console
         if len(last) != len(found):
             prose(console, f"{len(last):,} records before, {len(found):,} now.")
         show_comparison(compared(last, found).document(), console)
+    return found

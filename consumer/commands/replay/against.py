@@ -18,7 +18,7 @@ from typing import Any
 
 from consumer.app import building
 from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_in
-from consumer.commands.payload import Nets, hidden_in
+from consumer.commands.payload import Nets, nets_of
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Later, Record, Rejection, SchemaRef
@@ -117,6 +117,5 @@ class Against:
         return {**found, "not_compared": read - found["records"]}
 
     def _show(self, record: Record, topic: str, partition: int) -> tuple[str, Nets]:
-        new, old = (one.decode(record, topic, partition) for one in (self._after, self._before))
-        hidden = hidden_in(new, self._mapped, self._old), hidden_in(old, self._old, self._mapped)
-        return f"{topic}:{partition}:{record.offset}", Nets([*hidden[0], *hidden[1]])
+        was, now = (one.decode(record, topic, partition) for one in (self._before, self._after))
+        return f"{topic}:{partition}:{record.offset}", nets_of(was, self._old, now, self._mapped)
