@@ -228,8 +228,10 @@ class Decoder:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         # By number of our schema; None: nothing is asked for of what a record has in Kafka.
+        # Who asks for all of a record means its value.
         asked = [
-            within((*ours.asked, *more), ORIGIN) for ours, more in zip(choice.all, origins, strict=False)
+            tuple(steps[1:] for steps in (*ours.asked, *more) if steps[:1] == (ORIGIN,))
+            for ours, more in zip(choice.all, origins, strict=False)
         ]
         self._origins = [origin_of(parts, self._key_of) for parts in asked]
         self._asks_key = any(within(parts, "key") for parts in asked)
@@ -271,7 +273,7 @@ class Decoder:
             branch, begin = read_length(value, start)
             chosen = routes[branch]
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return FramedValue(value, framing, start, _failed(framing, error), 0)
+            return FramedValue(value, framing, start, _failed(framing, error, "bytes"), 0)
         # The branch belongs to the framing, but where a header names the schema.
         return FramedValue(value, value[:begin] if start else framing, begin, *chosen)
 
@@ -320,14 +322,20 @@ class Decoder:
             return ref
         if isinstance(plan, Rejection):
             return plan
+        return self._datum(plan.read, key, framing, start, "bytes of the key")
+
+    def _datum(self, read: Read, content: bytes, framing: bytes, start: int, what: str = "bytes") -> Any:
+        """Return the datum that begins at `start`; or why `content`, which messages call `what`, is none."""
         try:
-            value, end = plan.read(key, start)
+            datum, end = read(content, start)
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return self.unless_doubted(framing, _failed(framing, error, "key"))
-        if end != len(key):
-            why = f"the key is no datum of {schema_name(framing)}: its length is another"
-            return self.unless_doubted(framing, rejected(DecodeCode.TRAILING_BYTES, why))
-        return value
+            return self.unless_doubted(framing, _failed(framing, error, what))
+        if end == len(content):
+            return datum
+        code, said = DecodeCode.TRAILING_BYTES, f"{what} are left over after"
+        if end > len(content):
+            code, said = DecodeCode.UNDECODABLE, f"the {what} end inside"
+        return self.unless_doubted(framing, rejected(code, f"{said} the datum of {schema_name(framing)}"))
 
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
@@ -439,23 +447,15 @@ class Decoder:
             return _named_schema(framing, _IN_HEADER if start == 0 else _IN_VALUE)
         if isinstance(plan, Rejection | Filtered):
             return self.unless_doubted(framing, plan)
-        event: CommerceEvent
-        read: Read = plan.read
-        try:
-            event, end = read(value, start)
-        except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return self.unless_doubted(framing, _failed(framing, error))
-        if end == len(value):
-            if (origin := self._origins[number - 1]) is not None:
-                event[ORIGIN] = found = origin(topic, partition, record)
-                if not isinstance(found, dict):
-                    return found
-            # Without a choice every event is of the first schema: it costs no copy to say so.
-            return SectionEvent.of(number, event) if self._typed else event
-        code, what = DecodeCode.TRAILING_BYTES, "bytes are left over after"
-        if end > len(value):
-            code, what = DecodeCode.UNDECODABLE, "the bytes end inside"
-        return self.unless_doubted(framing, rejected(code, f"{what} the datum of {schema_name(framing)}"))
+        event: CommerceEvent | Rejection | Filtered = self._datum(plan.read, value, framing, start)
+        if not isinstance(event, dict):
+            return event
+        if (origin := self._origins[number - 1]) is not None:
+            event[ORIGIN] = found = origin(topic, partition, record)
+            if not isinstance(found, dict):
+                return found
+        # Without a choice every event is of the first schema: it costs no copy to say so.
+        return SectionEvent.of(number, event) if self._typed else event
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
@@ -557,12 +557,11 @@ def too_many_items(where: str) -> Rejection:
     return rejected(DecodeCode.TOO_LARGE, f"an array of more than {MAX_ITEMS} items, in {where}")
 
 
-def _failed(framing: bytes, error: Exception, what: str = "bytes") -> Rejection:
+def _failed(framing: bytes, error: Exception, what: str) -> Rejection:
     if isinstance(error, Unresolvable):
         return _incompatible(framing, error)
     # The datum fits the schema, but is too large to keep.
     if isinstance(error, TooManyItems):
         return too_many_items(f"a datum of {schema_name(framing)}")
-    be = "are" if what == "bytes" else "is"
-    message = f"the {what} {be} not a datum of {schema_name(framing)} ({type(error).__name__})"
+    message = f"the {what} are not a datum of {schema_name(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)

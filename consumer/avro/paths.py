@@ -239,32 +239,26 @@ class SchemaPaths:
                 meant = [*here[:-1], ".".join(steps[number - 1 :])]  # a key that holds dots
         elif by_type := self._by_type_name(steps):
             why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
-        near = written(meant) if why and self._at(meant) else self._nearest(path, written(here))
-        if near:
+        steps = meant if why and self._at(meant) else self._nearest(path, written(here))
+        if steps:
             # Of the same lists the same elements are meant.
-            chosen = {steps[:at].count(EACH): pick for at, pick in picks if at < number}
-            parts = (near if near.startswith(written(here)) else "").split("[]")
-            near = (
-                "".join(
-                    part if at == 0 else f"[{chosen.get(at - 1, '')}]{part}" for at, part in enumerate(parts)
-                )
-                or near
-            )
+            near = written(steps, [one for one in picks if one[0] < number and steps[:number] == here])
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
         # No path is spelled alike: name the paths that exist.
         holder = repr(written(here)) if here else "the record"
         has = first_of(_ends_below(places, written(here)), _MAX_NAMED) or "no fields"
         return f"{path!r} is not in the schema{why}; {holder} has {has}"
 
-    def _nearest(self, path: str, here: str) -> str:
-        """Return the path to a value that `path` probably means, which exists as far as `here`; "" if there is none."""
+    def _nearest(self, path: str, here: str) -> list[str]:
+        """Return the steps to the value that `path` probably means, which exists as far as `here`; or no steps."""
         every = list(self.all_paths())
         # Only the rest is compared: all paths below `here` begin alike.
         within = (f"{here}.", f"{here}[") if here else ""
         below = {one.removeprefix(here).lstrip("."): one for one in every if one.startswith(within)}
         name = path.rpartition(".")[2]
         others = (one for one in every if one.rpartition(".")[2] == name)
-        return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(others, "")
+        near = below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(others, "")
+        return _parsed(near)[0] if near else []
 
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
         """Return the name of a record type that the steps have in place of its field, and the steps that were meant."""
@@ -309,13 +303,15 @@ def _parsed(path: str) -> tuple[list[str], Picks]:
     return steps, tuple(picks)
 
 
-def written(steps: Iterable[str]) -> str:
-    """Return the path of these steps as it is written in a mapping."""
-    quoted = (
-        "[]" if step in (EACH, VALUES) else f"[{step!r}]" if set(step) & set(".[]") else f".{step}"
-        for step in steps
-    )
-    return "".join(quoted).removeprefix(".")
+def written(steps: Iterable[str], picks: Iterable[tuple[int, int | Find]] = ()) -> str:
+    """Return the path of these steps, with these `Source.picks`, as it is written in a mapping."""
+    chosen = dict(picks)
+    parts = (
+        f"[{chosen.get(at, '')}]" if step in (EACH, VALUES)
+        else f"[{step!r}]" if set(step) & set(".[]") else f".{step}"
+        for at, step in enumerate(steps)
+    )  # fmt: skip
+    return "".join(parts).removeprefix(".")
 
 
 def _of_origin(path: str) -> Source:

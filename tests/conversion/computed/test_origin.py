@@ -227,6 +227,7 @@ def test_a_file_may_say_it_beside_the_fields(tmp_path: Path) -> None:
         **{key: value for key, value in made(random.Random(1)).items() if key in ("id", "at", "kind")},
         "numbered": [], "attributes": {}, "by_id": {}, "lines": [],
         **dict.fromkeys(("params", "total", "rate", "billing", "shipping", "paid_s", "made_us", "local", "clock")),
+        **dict.fromkeys(("grid", "big", "digits")),
     }  # fmt: skip
     kafka = {
         "@header.x.y": "o-1",
