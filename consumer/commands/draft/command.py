@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import tomllib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,12 +37,8 @@ _LATEST = 32_503_680_000  # the year 3000: later ones are not in seconds
 
 @click.command(cls=DebugCommand)
 @click.argument("schema", type=click.Path())
-@click.option(
-    "--sample",
-    metavar="FILE",
-    type=click.Path(allow_dash=True),
-    help="Records of this schema: NDJSON or an Avro container.",
-)
+@click.option("--sample", metavar="FILE", type=click.Path(allow_dash=True),
+              help="Records of this schema: NDJSON or an Avro container.")  # fmt: skip
 @click.option("--topic", metavar="T", help="Read the newest records of this topic, without a group.")
 @click.option(
     "--output", metavar="FILE", type=click.Path(), help="Write a new file. Default: standard output."
@@ -91,18 +86,15 @@ def draft(schema: str, sample: str | None, topic: str | None, output: str | None
             ) from None
     if problem:
         raise PinstreamError(f"the draft does not load yet, complete it by hand: {problem}")
-    env = {
-        "PINSTREAM_SCHEMAS_DIR": str(folder),
-        **({} if found.typed else {"PINSTREAM_SCHEMA": found.records[0]}),
-        "PINSTREAM_MAPPING_FILE": output or "<the draft>",
-    }
+    env = {"PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "" if found.typed else found.records[0],
+           "PINSTREAM_MAPPING_FILE": output or "<the draft>"}  # fmt: skip
     command = ["pinstream", "explain", sample if sample and sample != "-" else "<records>"]
     if 0 < newest < _LATEST:
         # Records of a while ago are not too old then.
         command += ["--now", datetime.fromtimestamp(math.ceil(newest), UTC).isoformat()]
-    assigned = (f"{key}={shlex.quote(value)}" for key, value in env.items())
+    assigned = " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items() if value)
     say("Next: decide about the lines behind a #, then see what becomes of records: "
-        f"{' '.join(assigned)} {shlex.join(command)}")  # fmt: skip
+        f"{assigned} {shlex.join(command)}")  # fmt: skip
 
 
 def draft_of(
@@ -118,30 +110,22 @@ def draft_of(
 
     `has_editors`: what editors check a mapping with lies beside the draft.
     """
-    default = building.packaged_mapping()
+    default, is_alone = building.packaged_mapping(), len(schemas) == 1
     paths = tomllib.loads(default)["fields"]
-    is_alone = len(schemas) == 1
     proposals = [
         Proposal(one, of, paths, alone=is_alone) for one, of in zip(schemas, found.events, strict=True)
     ]
 
     def loaded(text: str) -> Sections:
-        return load_sections(
-            text,
-            local,
-            default_toml=default,
-            overlay_name="draft",
-            schema_name=proposals[0].record,
-            is_named=is_alone,
-        )
+        return load_sections(text, local, default_toml=default, overlay_name="draft",
+                             schema_name=proposals[0].record, is_named=is_alone)  # fmt: skip
 
     seen = sum(map(len, found.events))
     head = [
+        *([f"#:schema ./{_EDITORS}"] if has_editors else []),
         f"# How records of {name} become conversion events: drafted by pinstream, to be checked line by line.",
         f"# It saw {f'{seen:,} records' if seen else 'no records: with --sample it says more'}.",
     ]
-    if has_editors:
-        head.insert(0, f"#:schema ./{_EDITORS}")
     text, problem = drafted(proposals, head, loaded)
     if not is_alone and all(one.missing for one in proposals):
         problem = f"no record type of {name} has an id, a time, and a name that is an event"
@@ -171,9 +155,12 @@ def _summary(
 
     Ages depend on the clock, so that the newest event of the sample happens `now`.
     """
-    converter = Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf)
-    total = Summary()
-    deque(total.count(("", explanation(converter.convert(event, now))) for event in events), maxlen=0)
+    converter, total = (
+        Converter(*(one.mapping for one in mapped.all), accounts=(), max_event_age=math.inf),
+        Summary(),
+    )
+    for _ in total.count(("", explanation(converter.convert(event, now))) for event in events):
+        pass
     said = total.document()
     yield "What `explain --summary` says of the sample (whatever the age of its events):"
     yield f"  {_counted(said['outcomes'])}"

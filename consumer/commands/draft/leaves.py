@@ -4,30 +4,35 @@ Theory of operation. Schema and values are walked together, once: at each place 
 way, and all values of the sample there. A path to a value becomes a `SampledPath`. The keys of a map are those of the
 sample, if they look like names. The walk is over the schema's JSON: `consumer.avro.schema` keeps no documentation.
 
-What values *look like* is decided here, by their form alone, with the rules that convert them. Values are shown only of
-booleans, enums, and texts of which there are few, and none that looks like a person's (`SampledPath.shown`).
+What values *look like* is decided here, by their form alone (``forms`` in ``roles.toml``), with the rules that convert
+them. Values are shown only of booleans, enums, and texts of which there are few, and none that looks like a person's
+(`SampledPath.shown`).
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from functools import cached_property
+from importlib.resources import files
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import SCALED, AvroSchema, NoSuchPath, SchemaPaths, Source
 from consumer.avro.references import definitions
 from consumer.avro.schema import PRIMITIVES, full_name
-from consumer.commands.draft.vocabulary import Concepts, concepts_of, meaning_of
+from consumer.commands.draft.vocabulary import concepts_of, meaning_of
 from consumer.conversion.amounts import exact
 from consumer.conversion.normalise import Omitted, Unrecognised
 from consumer.conversion.rules import click_id_of
 from consumer.conversion.targets import TARGETS, TIME_UNITS
 
+ROLES: Final = tomllib.loads(files(__package__).joinpath("roles.toml").read_text("utf-8"))
+SETS: Final = {name: frozenset(words.split()) for name, words in ROLES["sets"].items()}
 _DEEPEST: Final = 8
 _MAX_LEAVES: Final = 2_000  # a schema may refer to itself
 _MAX_KEYS: Final = 50  # different keys of a map that counts as a record; more are data
@@ -40,30 +45,6 @@ _SHOWN: Final = re.compile(r"[^\W\d_][\w .:/+&-]{0,59}")
 _TESTED: Final = 500  # values whose form is looked at
 _FORM_SHARE: Final = 0.9  # of the values that have it
 
-# The forms of a value, the most distinctive first: a pattern, and the field whose rule takes it ("": none).
-_FORMS: Final = {
-    "e-mail": (r".*@.*", "user_data.em"),
-    "SHA-256": (r"[0-9A-Fa-f]{64}", ""),
-    "UUID": (r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", ""),
-    "IP address": (r"(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|.*\d\.\d.*,.*", ""),
-    "user agent": (r"(?:Mozilla/\d|[\w.-]+/\d[\w.]* \(?).*", ""),
-    "URL": (r"http.*", "event_source_url"),
-    "ISO 8601": (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", ""),
-    "date": (r"\d{4}[-/.]\d\d?[-/.]\d\d?|(?:19|20)\d{6}", ""),
-    "time in seconds": (r"1\d{9}(?:\.\d+)?", ""),
-    "time in milliseconds": (r"1\d{12}", ""),
-    "time in microseconds": (r"1\d{15}", ""),
-    "time in nanoseconds": (r"1\d{18}", ""),
-    "currency": (r"[A-Za-z]{3}", "custom_data.currency"),
-    "language": (r"[a-z]{2}(?:[-_][A-Za-z]{2,4}.*)?", "language"),
-    "country": (r"[^\d]+", "user_data.country"),
-    "phone": (r"(?=(?:\D*\d){7,15}\D*$)\+?[\d ()/.-]{6,24}", ""),
-    "whole numbers": (r"-?\d{1,18}", ""),
-    "numbers with a fraction": (r"-?\d{1,18}\.\d+", ""),
-}
-ARRAYS: Final = frozenset({"ITEM", "LINE", "CART", "SKU"})  # in the names of arrays of items
-_PERSONAL: Final = frozenset({"e-mail", "SHA-256", "UUID", "IP address", "user agent", "URL", "phone"})
-
 
 def _form(pattern: str, target: str) -> Callable[[Any], bool]:
     matches = re.compile(pattern).fullmatch
@@ -73,10 +54,10 @@ def _form(pattern: str, target: str) -> Callable[[Any], bool]:
     )
 
 
-FORMS: Final = {name: _form(*form) for name, form in _FORMS.items()}
+FORMS: Final = {name: _form(*form) for name, form in ROLES["forms"].items()}
 
 
-class SchemaPlace(NamedTuple):
+class _Spot(NamedTuple):
     """A place in the schema, and what is known there."""
 
     space: str  # the namespace
@@ -92,18 +73,18 @@ class SchemaPlace(NamedTuple):
 class SampledPath:
     """One path to a value: its place in schema and sample."""
 
-    def __init__(self, source: Source, at: SchemaPlace, doc: str, logical: str) -> None:
+    def __init__(self, source: Source, at: _Spot, doc: str, logical: str) -> None:
         self.source, self.doc, self.logical = source, doc, logical
-        self.above, self.values, self.of = at.above, at.values, at.of
-        self.path = source.path
+        self.above, self.values, self.of, self.path = at.above, at.values, at.of, source.path
         self.array = self.path.rpartition("[].")[0]  # the innermost one on the way
         self.beside, _, last = self.path.rpartition(".")  # where its neighbours are
-        around = frozenset(one for name in self.above[1:] for one in concepts_of(name))
-        self.name = Concepts(concepts_of(at.called or last), around)
-        self.said = meaning_of(doc)
-        # The nearest name on the way that says anything.
-        self.parent = next((found for name in reversed(self.above[1:]) if (found := concepts_of(name))), ())
-        self.words = {*self.name.own, *self.said.own, *self.said.around}
+        # The concepts of its name, of the names on the way, of the nearest one that says anything, and of what is said.
+        self.own, (self.said, self.said_around) = concepts_of(at.called or last), meaning_of(doc)
+        ways = [concepts_of(name) for name in self.above[1:]]
+        self.around = frozenset(one for way in ways for one in way)
+        self.parent = next(filter(None, reversed(ways)), ())
+        self.words = {*self.own, *self.said, *self.said_around}
+        self.nanos = ""  # beside whole units of money: the path of its billionths
         self.filled = len(self.values) / self.of if self.of else 1.0
         # From the whole sample.
         held = [one for one in self.values if one != "" and not isinstance(one, dict | list)]
@@ -127,10 +108,8 @@ class SampledPath:
         if is_time or not self.tested or isinstance(self.tested[0], bool | bytes):
             return ""
         # 59.90 and 60 are both of a price list: one fraction is enough.
-        if self.has_fraction:
-            return "numbers with a fraction"
-        if self.source.kinds & {"float", "double", "decimal"}:
-            return "whole numbers"
+        if self.has_fraction or self.source.kinds & {"float", "double", "decimal"}:
+            return "numbers with a fraction" if self.has_fraction else "whole numbers"
         return next((name for name, fits in FORMS.items() if self.share(fits) >= _FORM_SHARE), "")
 
     @cached_property
@@ -145,7 +124,7 @@ class SampledPath:
         if self.source.kinds <= {"boolean", "enum"}:
             return {one: self.counts[one] for one in sorted(self.source.symbols or self.counts)}
         few = len(self.counts) <= MAX_SHOWN and len(self.values) >= _LEAST_RECORDS
-        if not few or self.source.kinds - {"string", "enum"} or self.form in _PERSONAL:
+        if not few or self.source.kinds - {"string", "enum"} or self.form in ROLES["personal"]:
             return {}
         return dict(sorted(self.counts.items())) if all(map(_SHOWN.fullmatch, self.counts)) else {}
 
@@ -165,25 +144,28 @@ class SampledPath:
         if self.tested:
             return next((one for one in TIME_UNITS if self.form == f"time in {one}"), "")
         # "unix milliseconds" has two of these words: the finer one is meant.
-        units = (one for one in sorted(TIME_UNITS) if any(map(one.upper().startswith, self.words)))
-        return next(units, "")
+        return next((one for one in sorted(TIME_UNITS) if any(map(one.upper().startswith, self.words))), "")
 
 
 def is_of_items(array: str) -> bool:
     """Return whether an array, by its name, is one of items."""
-    return not {*concepts_of(array.rpartition(".")[2])}.isdisjoint(ARRAYS)
+    return not SETS["ARRAYS"].isdisjoint(concepts_of(array.rpartition(".")[2]))
 
 
 def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: str) -> list[SampledPath]:
     """Return the paths to values of a record type that is `called` so, in the schema's order, with what these records
     have there."""
-    walk = _Walk(definitions([schema]), SchemaPaths(schema))
+    walk, start = (
+        _Walk(definitions([schema]), SchemaPaths(schema)),
+        _Spot("", "", (called,), records, len(records)),
+    )
     found: dict[str, SampledPath] = {}
-    for leaf in islice(
-        walk.below(schema, SchemaPlace("", "", (called,), records, len(records))), _MAX_LEAVES
-    ):
+    for one in islice(walk.below(schema, start), _MAX_LEAVES):
         # The branches of a union may have the same field: the first describes it.
-        found.setdefault(leaf.path, leaf)
+        found.setdefault(one.path, one)
+    for path, one in found.items():
+        if path.endswith(".units") and f"{one.beside}.nanos" in found:
+            one.own, one.nanos = ("AMOUNT",), f"{one.beside}.nanos"
     return list(found.values())
 
 
@@ -193,40 +175,30 @@ class _Walk(NamedTuple):
     known: Mapping[str, Any]
     paths: SchemaPaths
 
-    def below(self, node: Any, at: SchemaPlace) -> Iterator[SampledPath]:
+    def below(self, node: Any, at: _Spot) -> Iterator[SampledPath]:
         """Yield the leaves at and below a type."""
         if isinstance(node, str) and node not in PRIMITIVES:
             node = self.known.get(full_name(node, at.space)) or self.known[node]
+        node = node if isinstance(node, dict) else {"type": node}
         at = at._replace(values=[one for one in at.values if one is not None])
-        kind = node["type"] if isinstance(node, dict) else node
+        kind = node["type"]
         if isinstance(kind, list | dict):
             for branch in kind if isinstance(kind, list) else [kind]:
                 yield from self.below(branch, at)
-        elif kind in ("record", "error", "map"):
-            yield from self._within(node, at)
-        elif kind == "array":
-            yield from self._elements(node["items"], at, [one for one in at.values if isinstance(one, list)])
+        elif tuple(sorted(field["name"] for field in node.get("fields", ()))) == SCALED:
+            held = (one for one in at.values if isinstance(one, dict))
+            numbers = [
+                Decimal(int.from_bytes(one["value"], signed=True)).scaleb(-one["scale"]) for one in held
+            ]
+            yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
+        elif kind in ("record", "error", "map", "array"):
+            for part, place in _parts(node, at):
+                yield from self.below(part, place)
         elif kind != "null" and (at.values or not at.called):
             # Of the types of a pair's value only those that the sample has.
-            yield from self._leaf(node if isinstance(node, dict) else {}, at)
+            yield from self._leaf(node, at)
 
-    def _elements(self, node: Any, at: SchemaPlace, lists: Sequence[list[Any]]) -> Iterator[SampledPath]:
-        """Yield the leaves of an array's elements; of pairs of key and value those of each key."""
-        items = [one for held in lists for one in held]
-        first = items[0] if items and isinstance(items[0], dict) and not is_of_items(at.path) else {}
-        by = next((name for name in _KEYS_OF_PAIRS if name in first), "")
-        if by and any(name.startswith("val") for name in first):
-            for key in _names(str(one[by]) for one in items):
-                values = [one for one in items if str(one[by]) == key]
-                path = f"{at.path}[{by}='{key}']"
-                yield from self.below(node, at._replace(path=path, values=values, called=key))
-            return
-        # A list of which the sample has one element alone stands for a record, unless it is one of items.
-        is_one = bool(first) and max(map(len, lists)) == 1
-        step, of = ("[0]", at.of) if is_one else ("[]", len(items))
-        yield from self.below(node, at._replace(path=at.path + step, values=items, of=of))
-
-    def _leaf(self, node: Mapping[str, Any], at: SchemaPlace) -> Iterator[SampledPath]:
+    def _leaf(self, node: Mapping[str, Any], at: _Spot) -> Iterator[SampledPath]:
         logical = str(node.get("logicalType") or node.get("connect.name") or at.logical)
         if logical == "decimal":
             logical = f"decimal of {node.get('scale', 0)} places"
@@ -235,32 +207,43 @@ class _Walk(NamedTuple):
             source = self.paths.resolve(at.path.removesuffix("[]"))
             yield SampledPath(source, at, at.doc or node.get("doc", ""), logical)
 
-    def _within(self, node: dict[str, Any], at: SchemaPlace) -> Iterator[SampledPath]:
-        """Yield the leaves of a record's fields, or of the keys of a map that is like a record."""
-        held = [one for one in at.values if isinstance(one, dict)]
-        above = (*at.above, *([] if at.called else [at.path.rpartition(".")[2]]))
-        if node["type"] == "map":
-            for key in _names(key for one in held for key in one):
-                path = at.path + (f"['{key}']" if "." in key else f".{key}")
-                values = [one.get(key) for one in held]
-                yield from self.below(
-                    node["values"], SchemaPlace(at.space, path, above, values, at.of, called=key)
-                )
+
+def _parts(node: Mapping[str, Any], at: _Spot) -> Iterator[tuple[Any, _Spot]]:
+    """Yield the types within an array, a map or a record, each with its place."""
+    held = [one for one in at.values if isinstance(one, dict)]
+    above = at.above if at.called else (*at.above, at.path.rpartition(".")[2])
+    if node["type"] == "array":
+        lists = [one for one in at.values if isinstance(one, list)]
+        items = [one for some in lists for one in some]
+        first = items[0] if items and isinstance(items[0], dict) and not is_of_items(at.path) else {}
+        by = next((name for name in _KEYS_OF_PAIRS if name in first), "")
+        if by and any(name.startswith("val") for name in first):
+            for key in _names(str(one[by]) for one in items):
+                values = [one for one in items if str(one[by]) == key]
+                yield node["items"], at._replace(path=f"{at.path}[{by}='{key}']", values=values, called=key)
             return
-        if tuple(sorted(field["name"] for field in node["fields"])) == SCALED:
-            numbers = [
-                Decimal(int.from_bytes(one["value"], signed=True)).scaleb(-one["scale"]) for one in held
-            ]
-            yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
-            return
+        # A list of which the sample has one element alone stands for a record, unless it is one of items.
+        is_one = bool(first) and max(map(len, lists)) == 1
+        step, of = ("[0]", at.of) if is_one else ("[]", len(items))
+        yield node["items"], at._replace(path=at.path + step, values=items, of=of)
+    elif node["type"] == "map":
+        for key in _names(key for one in held for key in one):
+            path, values = (
+                f"{at.path}['{key}']" if "." in key else f"{at.path}.{key}",
+                [one.get(key) for one in held],
+            )
+            yield node["values"], _Spot(at.space, path, above, values, at.of, called=key)
+    elif len(above) <= _DEEPEST:
         space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
-        for field in node["fields"] if len(above) <= _DEEPEST else ():
-            name = field["name"]
+        for field in node["fields"]:
             # The key of a pair is no value.
-            if not (at.called and name in _KEYS_OF_PAIRS):
-                path, values = f"{at.path}.{name}".lstrip("."), [one.get(name) for one in held]
+            if not (at.called and field["name"] in _KEYS_OF_PAIRS):
+                path, values = (
+                    f"{at.path}.{field['name']}".lstrip("."),
+                    [one.get(field["name"]) for one in held],
+                )
                 said = field.get("doc", ""), field.get("logicalType", ""), at.called
-                yield from self.below(field["type"], SchemaPlace(space, path, above, values, at.of, *said))
+                yield field["type"], _Spot(space, path, above, values, at.of, *said)
 
 
 def _names(keys: Iterable[str]) -> list[str]:

@@ -8,23 +8,17 @@ cents make one depends on the currency. Whatever contradicts itself is unclear, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from decimal import Decimal
 from typing import Final, NamedTuple
 
-from consumer.commands.draft.leaves import SampledPath
-from consumer.commands.draft.vocabulary import concepts_of
-from consumer.conversion.amounts import exact
+from consumer.commands.draft.leaves import ROLES, SampledPath
+from consumer.commands.draft.vocabulary import spaced
 from consumer.conversion.countries import CURRENCIES
 
 # Currencies whose minor unit is not a hundredth -> its places.
-_PLACES: Final = {
-    **dict.fromkeys(re.findall("...", "BIFCLPDJFGNFISKJPYKMFKRWPYGRWFUGXUYIVNDVUVXAFXOFXPF"), 0),
-    **dict.fromkeys(re.findall("...", "BHDIQDJODKWDLYDOMRTND"), 3),
-}
+_PLACES: Final = {code: int(places) for places, codes in ROLES["places"].items() for code in codes.split()}
 _CODE: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
 _MINOR: Final = re.compile(r"(?i)minor|smallest|sub_?unit|exponent")  # of each currency, not hundredths alone
-_WORDS: Final = frozenset({"ALL", "TOP", "TRY", "CUP", "PEN", "SOS"})  # codes that are words, too
+_FACTORS: Final = ("1", "0.1", "0.01", "0.001")
 
 
 class AmountReading(NamedTuple):
@@ -37,66 +31,62 @@ class AmountReading(NamedTuple):
 
 def currency_named(leaf: SampledPath) -> str:
     """Return the currency that name or documentation of an amount names; empty: none, or several."""
-    in_name = {word.upper() for word in concepts_of(leaf.path.rpartition(".")[2])}
-    in_doc = {*_CODE.findall(re.sub(r"(?i)\beuros?\b", "EUR", leaf.doc))} - _WORDS
+    in_name = {*spaced(leaf.path.rpartition(".")[2]).upper().split()}
+    in_doc = {*_CODE.findall(re.sub(r"(?i)\beuros?\b", "EUR", leaf.doc))} - {*ROLES["no_codes"]}
     found = in_name & CURRENCIES or in_doc & CURRENCIES
     return found.pop() if len(found) == 1 else ""
 
 
 def read_amount(leaf: SampledPath, currency: SampledPath | None, constant: str) -> AmountReading:
     """Return how a mapping reads this amount. `currency`: the path of its currency; `constant`: the one of all."""
-    plain = f'"{leaf.path}"'
-    units = leaf.words & {"CENT", "MAJOR", "MICRO"}
-    codes = {code.upper() for code in currency.counts} if currency is not None else {constant} - {""}
-    places = {code: _PLACES.get(code, 2) for code in sorted(codes)}
-    named = currency_named(leaf)
-    if named and codes - {named}:
-        return AmountReading(plain, doubt=f"it is in {named}, but the currency is not always")
-    if len(units) > 1 or (units & {"CENT", "MICRO"} and leaf.has_fraction):
-        return AmountReading(
-            plain, doubt="its name, its documentation and its values speak of different units"
-        )
-    if "MICRO" in units:
-        return AmountReading(f'{{ multiply = ["{leaf.path}", {{ value = 0.000001 }}] }}', "millionths")
-    has_places = leaf.has_fraction or (leaf.logical.startswith("decimal of ") and leaf.logical[11] != "0")
-    if "CENT" in units and has_places:
-        return AmountReading(plain, doubt="it is said to count minor units, but has places of its own")
-    if "CENT" in units:
-        return _minor(leaf, currency, places)
-    if odd := _with_fraction(leaf, currency, places):
-        return AmountReading(plain, doubt=f"it has fractions, but {odd} has none: in which currency is it?")
-    if has_places or {*places.values()} == {0}:
-        return AmountReading(plain, "" if has_places else "its currency has no minor unit")
-    return AmountReading(
-        plain, doubt="nothing says whether it counts cents: then multiply it by { value = 0.01 }"
+    codes = (
+        {one.upper() for one in currency.counts or currency.source.symbols}
+        if currency is not None
+        else {constant} - {""}
     )
+    whole = [code for code in sorted(codes) if not _PLACES.get(code, 2)]
+    has_places = leaf.has_fraction or (leaf.logical.startswith("decimal of ") and leaf.logical[11] != "0")
+    named, units = currency_named(leaf), leaf.words & {"CENT", "MAJOR", "MICRO"}
+    factor, note, doubt = "", "", ""
+    if leaf.nanos:
+        parts = f'"{leaf.path}", {{ multiply = ["{leaf.nanos}", {{ value = 0.000000001 }}] }}'
+        return AmountReading(f"{{ add = [{parts}] }}", "units and nanos")
+    if named and codes - {named}:
+        doubt = f"it is in {named}, but the currency is not always"
+    elif len(units) > 1 or (units & {"CENT", "MICRO"} and has_places):
+        doubt = "its name, its documentation and its values speak of different units"
+    elif "MICRO" in units:
+        factor, note = "{ value = 0.000001 }", "millionths"
+    elif "CENT" in units:
+        factor, doubt = _minor(leaf, currency, codes)
+        note = "" if doubt else "minor units"
+    elif whole and leaf.has_fraction:
+        doubt = f"it has fractions, but {whole[0]} has none: in which currency is it?"
+    elif not has_places and (not codes or len(whole) < len(codes)):
+        doubt = "nothing says whether it counts cents: then multiply it by { value = 0.01 }"
+    elif not has_places:
+        note = "its currency has no minor unit"
+    plain = f'"{leaf.path}"'
+    return AmountReading(f"{{ multiply = [{plain}, {factor}] }}" if factor else plain, note, doubt)
 
 
-def _with_fraction(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> str:
-    """Return a currency without a minor unit in which fractions are counted; empty: there is none."""
-    whole = [code for code, number in places.items() if not number]
-    if not (whole and leaf.has_fraction) or len(whole) == len(places):
-        return whole[0] if whole and leaf.has_fraction else ""
-    # Of several currencies the ones beside the fractions count.
-    is_paired = currency is not None and currency.of == leaf.of == len(currency.values) == len(leaf.values)
-    pairs = zip(currency.values, leaf.values, strict=True) if currency is not None and is_paired else ()
-    numbers = ((str(code).strip().upper(), exact(one)) for code, one in pairs)
-    return next((code for code, one in numbers if code in whole and isinstance(one, Decimal) and one % 1), "")
-
-
-def _minor(leaf: SampledPath, currency: SampledPath | None, places: Mapping[str, int]) -> AmountReading:
-    """Return how to read minor units, by their currencies and the places of each."""
-    hundredths = f'{{ multiply = ["{leaf.path}", {{ value = 0.01 }}] }}'
-    odd = " and ".join(code for code, number in places.items() if number != 2)
-    if odd and not _MINOR.search(f"{leaf.path} {leaf.doc}"):
-        return AmountReading(hundredths, doubt=f"it is said to count cents, but {odd} has no hundredths")
-    factors = {code: f"{Decimal(1).scaleb(-number):f}" for code, number in places.items()}
-    if currency is None and factors:
-        factor = f"{{ value = {factors.popitem()[1]} }}"
-    elif currency is None or not currency.shown:
-        return AmountReading(hundredths, doubt="minor units: how many make one depends on the currency")
-    else:
-        # A currency that the sample has not has no value then, and `explain --summary` shows it.
-        known = (f"{word} = {factors[word.upper()]}" for word in currency.shown if word.upper() in CURRENCIES)
-        factor = f'{{ of = "{currency.path}", table = {{ {", ".join(known)} }} }}'
-    return AmountReading(f'{{ multiply = ["{leaf.path}", {factor}] }}', "minor units")
+def _minor(leaf: SampledPath, currency: SampledPath | None, codes: set[str]) -> tuple[str, str]:
+    """Return what to multiply minor units by, and why that is unclear."""
+    odd = " and ".join(code for code in sorted(codes) if _PLACES.get(code, 2) != 2)
+    is_minor = _MINOR.search(f"{leaf.path} {leaf.doc}")
+    if odd and not is_minor:
+        return "{ value = 0.01 }", f"it is said to count cents, but {odd} has no hundredths"
+    if currency is None or not codes:
+        doubt = "" if codes else "minor units: how many make one depends on the currency"
+        return f"{{ value = {_FACTORS[_PLACES.get(min(codes, default=''), 2)]} }}", doubt
+    # What may not be shown is among the codes in use; a currency without a factor has no value then, and
+    # `explain --summary` shows it.
+    lower = all(map(str.islower, currency.counts))
+    common = (
+        code.lower() if lower else code
+        for code in ROLES["common_codes"].split()
+        if is_minor or code not in _PLACES
+    )
+    known = [code for code in currency.shown or common if code.upper() in CURRENCIES]
+    table = ", ".join(f"{code} = {_FACTORS[_PLACES.get(code.upper(), 2)]}" for code in known)
+    return f'{{ of = "{currency.path}", table = {{ {table} }} }}', ""

@@ -5,7 +5,7 @@ Theory of operation. A name is cut into words (``strEmailAddr``, ``kunden_nummer
 alone, so they know no language and no schema. A documentation is read the same way: what stands before its first
 preposition is the thing itself ("total **of** the order"), what follows says whose it is.
 
-A word that is not known is kept, in lower case: it makes every rule that does not expect it less sure.
+A word that is not known is kept, in lower case: it makes every rule less sure.
 
 The same words say what kind of event a value, or the name of a record type, means, and where it happened. A word
 without a clear meaning has none: the user decides, and until then such records are refused, not lost.
@@ -19,60 +19,63 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import Final
 
 from consumer.conversion.hints import event_of
 
-_FILE: Final = tomllib.loads(files(__package__).joinpath("words.toml").read_text("utf-8"))
+VOCABULARY: Final = tomllib.loads(files(__package__).joinpath("words.toml").read_text("utf-8"))
 _CONCEPTS, _CHANNELS, GENDERS = (
-    {word: meant for meant, words in _FILE[group].items() for word in words.split()}
+    {word: meant for meant, words in VOCABULARY[group].items() for word in words.split()}
     for group in ("concepts", "action_sources", "genders")
 )
-_PHRASES: Final = [(re.compile(pattern, re.IGNORECASE), words) for pattern, words in _FILE["phrases"].items()]
+_PHRASES: Final = [(re.compile(pattern), words) for pattern, words in VOCABULARY["phrases"].items()]
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9à-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD: Final = re.compile(r"[a-z]+\d{0,3}(?![a-z\d])|[^\W\d_]+")
+_ENDING: Final = re.compile(r"(?:e[nrm]|[aeioun])?s?$")
+_LEAST: Final = 3  # letters of another word within a name written as one
 # The short words that end a name written as one: orderid, kundennr.
 _ENDS: Final = frozenset({"id", "nr", "no", "ip", "ts", "at", "url"})
-_LEAST: Final = 3  # letters of another word within a name written as one
-_WORD: Final = re.compile(r"[^\W\d_]+\d{0,3}(?=$|[\W_])|[^\W\d_]+|\d+")
-CAMEL: Final = re.compile(r"(?<=[a-z0-9à-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-Z])(?=[A-Z][a-z])")
 # What ends the thing itself in a documentation.
-_CUT: Final = re.compile(
-    r"[.,;:()\[\]/–—-](?=\s|$)|[(;]|\b(?:of|for|from|by|when|where|which|who|whom|that|as|incl\w*|excl\w*|without|plus|at|in|"
-    r"on|to|with|used|if|before|after|per|der|des|dem|von|vom|für|bei|zum|zur|mit|ohne|inkl\w*|zzgl\w*|als|im|de|du|d['’]|"
-    r"pour|par|sans|avec|en|dans|del|di|van|voor)\b",
-    re.IGNORECASE,
-)
+_CUT: Final = re.compile(rf"[.,;:()\[\]/–—-](?=\s|$)|[(;]|\b(?:{VOCABULARY['prepositions']})\b")
 
 
-class Concepts(NamedTuple):
-    """The concepts of a name or a documentation: of the thing itself, and of what is said around it."""
+def _stem(word: str) -> str:
+    """Return a word without the ending of its number, gender or case."""
+    return word if len(word) < 4 else _ENDING.sub("", word, 1)
 
-    own: tuple[str, ...]
-    around: frozenset[str] = frozenset()
+
+_STEMS: Final = {_stem(word): meant for word, meant in reversed(_CONCEPTS.items()) if meant}
+
+
+def spaced(text: str) -> str:
+    """Return a name or a documentation as words in lower case without accents; what several mean together is one."""
+    apart = unicodedata.normalize("NFKD", _CAMEL.sub(" ", text.replace("ß", "ss")).replace("_", " "))
+    plain = "".join(one for one in apart if not unicodedata.combining(one)).lower()
+    for phrase, words in _PHRASES:
+        plain = phrase.sub(words, plain)
+    return plain
 
 
 @cache
-def concepts_of(name: str) -> tuple[str, ...]:
-    """Return the concepts in a name, in order; words that are not known are in lower case."""
-    plain_name = unicodedata.normalize("NFC", name).replace("ß", "ss")
-    found: list[str] = []
-    for word in (word for part in CAMEL.sub(" ", plain_name).split() for word in _WORD.findall(part)):
-        # Without accents.
-        plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", word.lower())))
-        if not plain.isdigit():
-            known = _known(plain)
-            found += (plain,) if known is None else known
-    # "totalInclVat" is gross.
-    for word, meant in (("INCL", "GROSS"), ("EXCL", "NET")):
-        if {word, "TAX"} <= {*found}:
-            found = [one for one in found if one not in (word, "TAX")] + [meant]
+def concepts_of(text: str) -> tuple[str, ...]:
+    """Return the concepts of a name or of a text, in order; words that are not known are in lower case."""
+    words, found = _WORD.findall(spaced(text)), list[str]()
+    while words:
+        word = words.pop(0)
+        # "post code" is a "postcode".
+        if words and word + words[0] in _CONCEPTS:
+            word += words.pop(0)
+        known = _known(word)
+        found += (word,) if known is None else known
     return tuple(dict.fromkeys(found))
 
 
 def _known(word: str) -> tuple[str, ...] | None:
     """Return the concepts of a word, or of the words that it is written of; None: it is not known."""
-    for one in (word, word.removesuffix("s"), word.removesuffix("n"), word.rstrip("0123456789")):
-        if one in _CONCEPTS:
-            return tuple(_CONCEPTS[one].split())
+    bare = word.rstrip("0123456789")
+    for meant in (_CONCEPTS.get(word), _CONCEPTS.get(bare), _STEMS.get(_stem(bare))):
+        if meant is not None:
+            return tuple(meant.split())
     # The longest first: "order" before "or". German joins words with an s or an n.
     for at in range(len(word) - 2, _LEAST - 1, -1):
         if start := _CONCEPTS.get(word[:at]):
@@ -82,16 +85,13 @@ def _known(word: str) -> tuple[str, ...] | None:
     return None
 
 
-@cache
-def meaning_of(doc: str) -> Concepts:
-    """Return what a documentation says, by its first sentence."""
-    for phrase, words in _PHRASES:
-        doc = phrase.sub(words, doc)
-    sentence = re.split(r"(?<=[a-zß)])\.(?:\s|$)", doc.strip(), maxsplit=1)[0]
+def meaning_of(doc: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return what the first sentence of a documentation says: the thing itself, and what is said around it."""
+    sentence = re.split(r"(?<=[a-z)])\.(?:\s|$)", spaced(doc).strip(), maxsplit=1)[0]
     head, *rest = _CUT.split(sentence, maxsplit=1)
-    own = concepts_of(head.replace("'s", " ").replace("’s", " "))
+    own = concepts_of(re.sub("['’]s", " ", head))
     # What is shown to the customer is not the customer's: without a thing nothing is said of whose it is.
-    return Concepts(own, frozenset(concepts_of(" ".join(rest)) if any(map(str.isupper, own)) else ()))
+    return own, frozenset(concepts_of(" ".join(rest)) if any(map(str.isupper, own)) else ())
 
 
 def event_for(word: str, context: Collection[str] = ()) -> str:
@@ -102,13 +102,13 @@ def event_for(word: str, context: Collection[str] = ()) -> str:
     # The state of an order is no event's common word: "open" is not the start of an app.
     if "ORDER" not in context and (found := event_of(word) or event_of(word.rpartition(".")[2])):
         return found
-    said = concepts_of(word)
-    last = next((one for one in reversed(said) if one != "EVENT"), "")
-    for known in ({*said}, {*said, *context}):
-        for wanted, event in _FILE["events"].items():
-            words = {*wanted.removeprefix("=").split()}
+    # Two letters may be of a product's name: "af_purchase".
+    said = {one for one in concepts_of(word) if len(one) > 2} - {"EVENT"}
+    for known in (said, said.union(context)):
+        for pattern, event in VOCABULARY["events"].items():
+            wanted = {*pattern.removeprefix("=").split()}
             # What the path says already is not enough.
-            if words <= known and words.intersection(said) and (wanted[0] != "=" or last in words):
+            if wanted <= known and said & wanted and (pattern[0] != "=" or said == wanted):
                 return str(event)
     return ""
 

@@ -172,6 +172,29 @@ def test_values_are_shown_of_few_texts_in_many_records_alone(tmp_path: Path) -> 
         assert "event_names" in text
 
 
+@pytest.mark.parametrize(("codes", "currency"), [(["EUR"], "EUR"), (["eur", "jpy"], "eur"), (["ALL"], None)])
+def test_minor_units_of_a_small_sample(tmp_path: Path, codes: list[str], currency: str | None) -> None:
+    """Their currencies are not shown: the table is that of currencies in use, and others have no value then."""
+    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com", "total_minor": 5990}
+    records = [{"id": f"o{n}", "currency": codes[n % len(codes)], **fixed} for n in range(60)]
+    text = drafted(tmp_path, _order(avro.field("total_minor", "long")), records)
+    (path, factor) = active_lines(text)["custom_data.value"]["multiply"]
+    assert (path, factor["of"], len(factor["table"])) == ("total_minor", "currency", 27)
+    assert currency is None or factor["table"][currency] == 0.01
+    assert currency is not None or "deliverable 60" in text
+
+
+def test_units_and_nanos_are_one_amount(tmp_path: Path) -> None:
+    """Money in whole units and billionths is their sum."""
+    money = avro.record("Money", currency_code="string", units="long", nanos="int")
+    schema = avro.record("Order", id="string", created_at=MILLIS, email="string", total=money)
+    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com"}
+    total = {"currency_code": "EUR", "units": 59, "nanos": 900_000_000}
+    text = drafted(tmp_path, schema, [{"id": f"o{n}", "total": total, **fixed} for n in range(120)])
+    parts = ["total.units", {"multiply": ["total.nanos", {"value": 0.000000001}]}]
+    assert active_lines(text)["custom_data.value"] == {"add": parts}
+
+
 def _order(*amounts: dict[str, Any]) -> Any:
     return avro.record("Order", avro.field("id", "string"), avro.field("created_at", MILLIS),
                        avro.field("email", "string"), avro.field("currency", "string"), *amounts)  # fmt: skip
@@ -266,6 +289,7 @@ def test_the_currency_is_named(tmp_path: Path, values: dict[str, str], expected:
     [
         ("agent_email", "a@b.com"),
         ("broker", "a@b.com"),
+        ("to_email", "a@b.com"),
         ("broker_phone", "+4915112345678"),
         ("doctor_last_name", "Kim"),
         ("departure_city", "Bonn"),
