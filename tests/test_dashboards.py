@@ -52,7 +52,18 @@ IN_CI = os.environ.get("CI", "").lower() == "true"
 
 PROMETHEUS_OWN = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
 ADDED_BY_PROMETHEUS = {"job", "instance"}
-OPEN_VALUES = {"topic", "partition", "account", "kind", "code", "event_name", "status", "reason", "rule"}
+OPEN_VALUES = {
+    "topic",
+    "partition",
+    "account",
+    "kind",
+    "code",
+    "event_name",
+    "status",
+    "reason",
+    "rule",
+    "section",
+}
 """Labels whose values the scene below does not all have: matchers for them are not checked."""
 
 _NAME = re.compile(r"(?<![\w:.$\"'])([A-Za-z_:][\w:]*)\s*(\{[^}]*\})?")
@@ -184,7 +195,7 @@ class TestAlerts:
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled", "BrokersSilent", "CertificateEnds"),
             *("TopicMadeAnew", "CommitMetadataRefused", "AnswersSlowly"),
-            *("Quiet", "EventsThin", "TakesMore", "CoverageFell"),
+            *("Quiet", "EventsThin", "TakesMore", "CoverageFell", "SchemaDrift"),
         }
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -52,7 +52,16 @@ from consumer.avro.schema import (
     parse,
     printable,
 )
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
+from consumer.engine.model import (
+    CommerceEvent,
+    Filtered,
+    Record,
+    Rejection,
+    SchemaDrift,
+    SchemaRef,
+    SectionEvent,
+    Stage,
+)
 from consumer.engine.reading import Decoded
 
 # The headers in which Confluent's serialisers name the schema of the value, and of the key.
@@ -132,6 +141,9 @@ class Ours(Protocol):
     def asked(self) -> Asked:
         """The paths whose values are used; the rest of a record is skipped, whatever its size."""
 
+    def drift(self, writer: AvroType, plan: Plan) -> SchemaDrift:
+        """Return how a writer's type, read by this plan, differs from what is asked for."""
+
 
 class Choice(Protocol):
     """Decides which of our schemas a record is read as."""
@@ -148,6 +160,10 @@ class Choice(Protocol):
     def records(self) -> Sequence[str]:
         """The full names of the record types that are read."""
 
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics on which a type may be read as another schema than on all others."""
+
     def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
         """Return the schema's number for records of this type on a topic (None: without a topic), or why there is none.
 
@@ -161,7 +177,7 @@ class Choice(Protocol):
 class OneSchema:
     """The choice where all records are read as one schema; it is its own `Ours`. Raises `InvalidSchema`."""
 
-    typed = False
+    typed, topics = False, ()
 
     def __init__(self, schema: Any, asked: Asked = ALL) -> None:
         self.schema, self.asked = schema, asked
@@ -175,6 +191,10 @@ class OneSchema:
     def knows(self, name: str) -> bool:
         """See `Choice`."""
         return True
+
+    def drift(self, writer: AvroType, plan: Plan) -> SchemaDrift:
+        """See `Ours`: there is no mapping."""
+        return SchemaDrift("")
 
 
 class Route(NamedTuple):
@@ -198,10 +218,7 @@ class FramedValue(NamedTuple):
 
 
 class Writer:
-    """A known writer's schema, or why it can never be read.
-
-    With `typed`, the branches of a union are types of their own.
-    """
+    """A known writer's schema, or why it can never be read. With `typed`, a union's branches are types of their own."""
 
     __slots__ = ("is_union", "plans", "routes", "types")
 
@@ -395,9 +412,22 @@ class Decoder:
         assert isinstance(verdict, Rejection | Filtered)  # noqa: S101 - or one would be read
         return verdict
 
+    def drift(self, ref: SchemaRef) -> Sequence[SchemaDrift]:
+        """See `consumer.engine.reading.SchemaLearner.drift`."""
+        framing, found = framing_of(ref), dict[int, SchemaDrift]()
+        writer = self.known[framing]
+        for at, node in enumerate(writer.types):
+            if isinstance(node, Rejection):
+                continue
+            # A type that is mapped on no topic is not asked for each of them.
+            for topic in (None, *(self._choice.topics if self._choice.knows(label(node)) else ())):
+                plan, number = self._route(framing, writer, at, topic)
+                if number not in found and not isinstance(plan, Rejection | Filtered):
+                    found[number] = self._choice.all[number - 1].drift(node, plan)
+        return [*found.values()]
+
     def doubt(self, ref: SchemaRef) -> None:
-        """Mark a schema as an earlier answer of the registry: a record that it cannot read gets `ref` instead
-        of a rejection, until the schema is added again or forgotten."""
+        """See `consumer.engine.reading.SchemaLearner.doubt`."""
         self._doubted[framing_of(ref)] = ref
 
     def forget(self, ref: SchemaRef) -> None:

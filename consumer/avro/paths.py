@@ -184,12 +184,7 @@ class SchemaPaths:
 
     def all_paths(self) -> Iterator[str]:
         """Yield the paths to values, in the schema's order; bounded in number and depth."""
-        ends = (
-            written(steps)
-            for steps, places in _below_all([self.record], (), _DEEPEST)
-            if steps and any(place.kind not in _NO_VALUES for place in places)
-        )
-        return iter(dict.fromkeys(islice(ends, _MAX_PATHS)))
+        return iter(values_in(self.record))
 
     def _at(self, steps: Iterable[str]) -> Sequence[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
@@ -357,6 +352,17 @@ def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
             else:
                 found.append(f"{here}.{step}".removeprefix("."))
     return list(dict.fromkeys(found))
+
+
+def values_in(node: AvroType) -> dict[str, frozenset[str]]:
+    """Return the paths to the values of a type, in the schema's order, each with its kinds; bounded in number and
+    depth."""
+    ends = (
+        (written(steps), frozenset(_kinds(places)))
+        for steps, places in _below_all(branches_of(node), (), _DEEPEST)
+        if steps and any(place.kind not in _NO_VALUES for place in places)
+    )
+    return dict(islice(ends, _MAX_PATHS))
 
 
 def _below_all(

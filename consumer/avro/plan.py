@@ -13,11 +13,11 @@ that the verdict on hostile bytes is the same; each is freed before the next one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.avro.paths import EACH, NOTHING, Asked, keys_in, within
+from consumer.avro.paths import EACH, NOTHING, Asked, Path, keys_in, within
 from consumer.avro.reading import (
     MAX_ITEMS,
     Read,
@@ -190,6 +190,31 @@ class RecordPlan:
 
 
 Plan = Leaf | EnumPlan | OptionalPlan | UnionPlan | ArrayPlan | MapPlan | DefaultPlan | RecordPlan
+
+
+def is_read(plan: Plan, steps: Path) -> bool:
+    """Return True if data read by `plan` have something at these steps; False: the writer lacks it in every branch."""
+    here: list[Plan] = [plan]
+    for step in steps:
+        # Each plan once, however many ways lead to it.
+        here = list({id(one): one for place in here for one in _below(place, step)}.values())
+    return any(not isinstance(one, DefaultPlan) for one in here)
+
+
+def _below(plan: Plan, step: str) -> Iterator[Plan]:
+    """Yield the plans one step below this one."""
+    if isinstance(plan, RecordPlan):
+        yield from (value for name, value in plan.fields or () if name == step)
+    elif isinstance(plan, OptionalPlan):
+        yield from _below(plan.value, step)
+    elif isinstance(plan, UnionPlan):
+        for branch in plan.branches:
+            yield from _below(branch, step)
+    elif isinstance(plan, ArrayPlan):
+        # A path to an array of scalars may end at the array.
+        yield from (plan.item,) if step == EACH else _below(plan.item, step)
+    elif isinstance(plan, MapPlan):
+        yield plan.value
 
 
 def trimmed(

@@ -22,19 +22,23 @@ from collections.abc import Mapping as Map
 from typing import Any, Final, NamedTuple, Protocol
 
 from consumer.avro.decode import DecodeCode, rejected
-from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
-from consumer.avro.schema import PRIMITIVES
+from consumer.avro.paths import ITEMS, ORIGIN, Asked, AvroSchema, SchemaPaths, Source, values_in
+from consumer.avro.plan import Plan, is_read
+from consumer.avro.schema import PRIMITIVES, AvroType, printable
+from consumer.conversion.computed.expressions import Expression, First, sources_in
 from consumer.conversion.computed.tables import flat
-from consumer.conversion.hints import fields_within, line_meant
+from consumer.conversion.hints import field_named, fields_within, line_meant
 from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Layer, Loader, MissingFields, Rank
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.targets import MAX_OWN_EVENTS, TARGETS
-from consumer.engine.model import Filtered, Rejection
+from consumer.conversion.targets import CONTENTS, MAX_OWN_EVENTS, TARGETS
+from consumer.engine.figures.delivered import PARAMETERS
+from consumer.engine.model import Filtered, Rejection, SchemaDrift
 from consumer.errors import MappingError, SchemaError, first_of, nearest, or_all
 
 # A record's section is one byte in a block.
 _MAX_SECTIONS: Final = 250
 _MAX_NAMED: Final = 5  # record types in one message
+_LONGEST_PATH: Final = 100  # characters of a writer's path in a message
 
 
 class Section(NamedTuple):
@@ -49,6 +53,10 @@ class Section(NamedTuple):
     def asked(self) -> Asked:
         """See `consumer.avro.decode.Ours`."""
         return self.mapping.asked
+
+    def drift(self, writer: AvroType, plan: Plan) -> SchemaDrift:
+        """See `consumer.avro.decode.Ours`."""
+        return SchemaDrift(self.name or self.record, *drift_of(self.mapping, writer, plan))
 
 
 class ReaderSchemas(Protocol):
@@ -365,3 +373,51 @@ def _checked(
         for key in ("fields", "constants")
     }
     return {**tables, **names}
+
+
+def drift_of(mapping: Mapping, writer: AvroType, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compare what a mapping reads with a writer's type, which `plan` resolves with ours: see `SchemaDrift`."""
+    sources = {**mapping.sources, "consent": mapping.consent, "dedup_key": mapping.dedup_key}
+    lacking: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        for path in () if source is None else _lacking(mapping, source, plan):
+            lacking.setdefault(path, []).append(name)
+    # A parameter is filled if one of the paths to its field is there, or the mapping sends a constant.
+    filled = {
+        *mapping.constants,
+        *(name for name, source in mapping.sources.items() if _has(mapping, source, plan)),
+    }
+    wanted = {field for one in PARAMETERS for field in one.paths} - filled
+    if f"{CONTENTS}.id" in filled:
+        wanted.discard("custom_data.content_ids")  # they follow from the items
+    could: dict[str, str] = {}
+    for path, kinds in values_in(writer).items():
+        field = field_named(path.removesuffix("[]").rpartition(".")[2], kinds)
+        if field in wanted:
+            could.setdefault(field, printable(path, _LONGEST_PATH))
+    return (
+        tuple(f"{path} ({', '.join(names)})" for path, names in lacking.items()),
+        tuple(f"{field} from {path}" for field, path in could.items()),
+    )
+
+
+def _lacking(mapping: Mapping, expression: Expression, plan: Plan) -> Iterator[str]:
+    """Yield the paths of an expression that the writer lacks, but not one of several of which another is there."""
+    if isinstance(expression, Source):
+        if not _has(mapping, expression, plan):
+            yield expression.path
+    elif not isinstance(expression, First) or not _has(mapping, expression, plan):
+        for part in expression.parts:
+            yield from _lacking(mapping, part, plan)
+
+
+def _has(mapping: Mapping, expression: Expression, plan: Plan) -> bool:
+    """Return True if the writer has one of the paths of an expression."""
+    return any(_is_there(mapping, source, plan) for source in sources_in(expression))
+
+
+def _is_there(mapping: Mapping, source: Source, plan: Plan) -> bool:
+    steps = source.steps
+    if steps[:1] == (ITEMS,):  # of the list that the step behind `EACH` numbers
+        return any(is_read(plan, (*items, *steps[3:])) for items in mapping.item_lists)
+    return steps[:1] == (ORIGIN,) or is_read(plan, steps)

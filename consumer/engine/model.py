@@ -219,6 +219,18 @@ class SchemaRef(NamedTuple):
     value: str
 
 
+class SchemaDrift(NamedTuple):
+    """How a writer's schema differs from what the mapping reads. `section`: the mapping's section, or its record type.
+
+    `lacks`: paths that the mapping reads and the writer lacks, each with its fields: defaults are read in their place.
+    `could_fill`: recommended parameters that have no other source, each with a path of the writer's.
+    """
+
+    section: str
+    lacks: tuple[str, ...] = ()
+    could_fill: tuple[str, ...] = ()
+
+
 class Rejection(NamedTuple):
     """Why a record cannot be delivered. `code` is from a closed set; `message` holds no personal data."""
 

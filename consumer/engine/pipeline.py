@@ -383,6 +383,7 @@ class Pipeline:
             mismatch=self.ledger.mismatch(),
             schemas=self.parking.waits(now.monotonic),
             schemas_from_disk=self.parking.cached_schemas,
+            schema_drift=tuple(self.parking.drifts.values()),
             clock=self.clock.figures(local, len(self.untimely)),
             slow_transform=self.transforming.slow(now.monotonic),
             brokers=tuple(chain.from_iterable(self._brokers.values())),

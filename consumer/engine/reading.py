@@ -27,6 +27,7 @@ from consumer.engine.model import (
     Later,
     Record,
     Rejection,
+    SchemaDrift,
     SchemaRef,
     SectionEvent,
     Stage,
@@ -215,6 +216,10 @@ class SchemaLearner(Decoding, Protocol):
 
         Return why its records can never be read; None: they can be. Never raises.
         """
+
+    def drift(self, ref: SchemaRef) -> Sequence[SchemaDrift]:
+        """Return how a schema that was added differs from what the mapping reads, for each section that reads it."""
+        return ()
 
     def doubt(self, ref: SchemaRef) -> None:
         """Doubt a schema that was added, because it is an earlier answer of the registry.

@@ -15,6 +15,7 @@ from consumer.engine.model import (
     Policy,
     Record,
     Rejection,
+    SchemaDrift,
     SchemaRef,
 )
 from consumer.engine.pipeline import Pipeline
@@ -41,6 +42,9 @@ class _Decoder:
 
     def forget(self, ref: SchemaRef) -> None:
         """There is nothing to forget."""
+
+    def drift(self, ref: SchemaRef) -> tuple[SchemaDrift, ...]:
+        return ()
 
     def missing(self, ref: SchemaRef) -> Filtered:
         return Filtered("nobody asks")

@@ -18,6 +18,7 @@ from consumer.engine.figures.latency import CallLatency, Latency
 from consumer.engine.figures.outside import (
     BrokerStatistics,
     CertificateStatistics,
+    DriftedSection,
     SchemaWait,
     silence_of_brokers,
     silence_of_coordinator,
@@ -302,6 +303,14 @@ def busy() -> Statistics:
             for number in range(4)
         ),
         members_differ=("mapping",),
+        schema_drift=(
+            DriftedSection(
+                "shop.Order",
+                "id 7",
+                ("customer.emails (user_data.em)",),
+                ("user_data.ph from customer.phone",),
+            ),
+        ),
         certificates=[CertificateStatistics("KAFKA_SSL_CERTIFICATE_LOCATION", UNIX + 86_400 * 90)],
         accounts=[account(queued=4_211, in_flight=7), account(OTHER_ACCOUNT, queued=12)],
         ended=totals(delivered=400_000, released=812),

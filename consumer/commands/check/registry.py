@@ -17,6 +17,7 @@ from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.avro.schema import printable
 from consumer.commands.check.rows import CheckContext, Row, Skip, cluster_of, counted, ok, warning
+from consumer.engine.figures.outside import drift_sentence
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Rejection, SchemaRef
 from consumer.errors import RegistryError, first_of
@@ -75,7 +76,7 @@ async def writers(found: CheckContext) -> Sequence[Row]:
     subjects = [f"{topic}-value" for topic in sorted(cluster_of(found).topics)[:_MAX_TOPICS]]
     decoder = building.decoder(settings, mapped)
     source = building.registry(settings)
-    known, unreadable = [], []
+    known, unreadable, drifted = [], [], []
     try:
         for subject in subjects:
             newest = await source.newest(subject)
@@ -90,6 +91,11 @@ async def writers(found: CheckContext) -> Sequence[Row]:
             verdict = decoder.add_schema(newest.ref, newest.schema, newest.kind)
             if isinstance(verdict, Rejection):
                 unreadable.append(f"{subject}: {verdict.message}; its records become dead letters")
+            drifted += [
+                (warning if one.lacks else ok)(drift_sentence(f"{subject}, newest,", *one))
+                for one in decoder.drift(newest.ref)
+                if one.lacks or one.could_fill
+            ]
     except RegistryError as error:
         # Whether the registry answers was an earlier question; here it only means that this one cannot be asked.
         raise Skip(
@@ -102,7 +108,7 @@ async def writers(found: CheckContext) -> Sequence[Row]:
         return [ok("no subject is named <topic>-value: what the topics hold is seen when it is read")]
     readable = f"{len(known) - len(unreadable)} of {counted(len(known), 'newest schema')} can be read"
     # Warnings only: a subject may be left over from a writer that is gone.
-    return [ok(f"{readable}: {first_of(known)}"), *map(warning, unreadable)]
+    return [ok(f"{readable}: {first_of(known)}"), *map(warning, unreadable), *drifted]
 
 
 async def _check_context(settings: Settings) -> None:

@@ -241,7 +241,7 @@ class OfOrigin:
     def __init__(self, decoder: SchemaLearner) -> None:
         self._decoder = decoder
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
-        self.missing = decoder.missing
+        self.missing, self.drift = decoder.missing, decoder.drift
 
     def decode(self, record: Record, topic: str, partition: int) -> Decoded:
         """See `consumer.engine.reading.Decoding`."""

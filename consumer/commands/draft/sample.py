@@ -36,6 +36,8 @@ class RecordSample:
     It is the choice (`consumer.avro.decode.Choice`) of a file or a topic that has no mapping yet.
     """
 
+    topics = ()
+
     def __init__(self, schemas: Sequence[AvroSchema]) -> None:
         self.all = [OneSchema(schema) for schema in schemas]
         self.typed = len(schemas) > 1

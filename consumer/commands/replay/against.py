@@ -21,7 +21,7 @@ from consumer.commands.comparison import Comparison, RecordOutcome, outcomes_in
 from consumer.commands.payload import Nets, nets_of
 from consumer.commands.replay.options import LeavingOut, Selecting, WhereCondition, WithoutMissing
 from consumer.conversion.sections import Sections
-from consumer.engine.model import Filtered, Later, Record, Rejection, SchemaRef
+from consumer.engine.model import Filtered, Later, Record, Rejection, SchemaDrift, SchemaRef
 from consumer.engine.reading import Columns, Reading, Records, SchemaLearner, TwoSteps
 from consumer.errors import UsageError
 from consumer.settings import Settings
@@ -65,6 +65,10 @@ class Against:
         """See `consumer.engine.reading.SchemaLearner`."""
         self._before.add_schema(*given)
         return self._after.add_schema(*given)
+
+    def drift(self, ref: SchemaRef) -> Sequence[SchemaDrift]:
+        """See `consumer.engine.reading.SchemaLearner`."""
+        return self._after.drift(ref)
 
     def doubt(self, ref: SchemaRef) -> None:
         """See `consumer.engine.reading.SchemaLearner`."""

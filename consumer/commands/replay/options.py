@@ -212,6 +212,7 @@ class WithoutMissing:
     def __init__(self, decoder: SchemaLearner) -> None:
         self.decode, self.section_of = decoder.decode, decoder.section_of
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
+        self.drift = decoder.drift
 
     def missing(self, ref: SchemaRef) -> Filtered:
         """See `consumer.engine.reading.SchemaLearner`."""

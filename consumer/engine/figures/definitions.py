@@ -203,6 +203,11 @@ def joined_lists(item: type[_T], lists: Iterable[Iterable[_T]]) -> Sequence[_T]:
     return tuple(merged(item, seen) for seen in by_label(item, lists))
 
 
+def items(path: str, item: type) -> Any:
+    """A field with several of an item, at first none; workers' are merged by its labels."""
+    return figure(path=path, default=(), merge=partial(joined_lists, item))
+
+
 def _sum(shape: ValueType, values: Sequence[Any]) -> Any:
     """Add numbers, also in a row or by name; merge snapshots, also by name, into one."""
     if figures_of(shape.item) and shape.many:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from consumer.engine.figures.definitions import figure, least, maximum, snapshot
+from consumer.engine.figures.definitions import derived, figure, first, least, maximum, snapshot
+from consumer.errors import first_of
 
 
 @snapshot
@@ -95,6 +97,54 @@ class SchemaWait:
         "For how long the registry has been saying that there is no such schema.",
         status_note="null: it does not say so.",
         merge=maximum,
+    )
+
+
+@snapshot
+class DriftedSection:
+    """The latest schema met whose records differ from what the mapping reads."""
+
+    section: str = figure(
+        "The section of the mapping, or its record type, whose latest writer's schema differs from what it reads.",
+        is_label=True,
+    )
+    schema: str = figure("How records name that schema.", merge=first)
+    lacks: tuple[str, ...] = figure(
+        "The mapped paths that it lacks, with their fields: a default is read in their place.",
+        "pinstream_schema_lacks_paths",
+        path="lacks[]",
+        status_note="[Runbook](runbook.md#a-schema-drifts).",
+        number=len,
+        metric_note="How many.",
+        merge=lambda several: max(several, key=len, default=()),
+    )
+    could_fill: tuple[str, ...] = figure(
+        "Recommended parameters without a source, and paths of that schema whose names suit them.",
+        path="could_fill[]",
+        merge=lambda several: max(several, key=len, default=()),
+    )
+
+    @derived("sentence")
+    def sentence(self) -> str:
+        """The same in words, as on the page and in `pinstream check`."""
+        return drift_sentence(self.schema, self.section, self.lacks, self.could_fill)
+
+
+_MAX_NAMED = 5
+
+
+def drift_sentence(schema: str, section: str, lacks: Sequence[str], could_fill: Sequence[str]) -> str:
+    """Say how a writer's schema differs from what the mapping reads."""
+    of = f"Schema {schema} of {section}"
+    return "; ".join(
+        (
+            *([f"{of} lacks {first_of(lacks, _MAX_NAMED)}, so defaults are read"] if lacks else []),
+            *(
+                [f"{'it' if lacks else of} could fill {first_of(could_fill, _MAX_NAMED)}"]
+                if could_fill
+                else []
+            ),
+        )
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from functools import partial
 from heapq import nlargest
 from itertools import chain
 from operator import attrgetter
@@ -23,6 +22,7 @@ from consumer.engine.figures.definitions import (
     figure,
     first,
     furthest,
+    items,
     joined_lists,
     least,
     maximum,
@@ -521,18 +521,17 @@ class Statistics:
         path="counts.log_lines_dropped",
         default=0,
     )
-    brokers: Sequence[outside.BrokerStatistics] = figure(
-        path="brokers[]", default=(), merge=partial(joined_lists, outside.BrokerStatistics)
-    )
+    brokers: Sequence[outside.BrokerStatistics] = items("brokers[]", outside.BrokerStatistics)
     key_store_trouble: str | None = figure(
         "Why the key store failed, and what to do, as in the log.",
         default=None,
         status_note="null: it does not.",
         merge=first,
     )
-    certificates: Sequence[outside.CertificateStatistics] = figure(
-        path="certificates[]", default=(), merge=partial(joined_lists, outside.CertificateStatistics)
+    certificates: Sequence[outside.CertificateStatistics] = items(
+        "certificates[]", outside.CertificateStatistics
     )
+    schema_drift: Sequence[outside.DriftedSection] = items("schema_drift[]", outside.DriftedSection)
     event_quality: quality.EventQuality = figure(default=quality.EventQuality())
     brokers_silent: outside.Silence | None = outside.silence(
         "No broker answers: nothing can be read or committed.",

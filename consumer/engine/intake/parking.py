@@ -36,12 +36,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from consumer.engine.context import Context
-from consumer.engine.figures.outside import SchemaWait
+from consumer.engine.figures.outside import DriftedSection, SchemaWait
 from consumer.engine.figures.statistics import MAX_SCHEMAS
 from consumer.engine.messages import SchemaFound, SchemaUnavailable
 from consumer.engine.model import Filtered, Rejection, SchemaRef
 from consumer.engine.reading import SchemaLearner
 from consumer.engine.records.runs import Run, bytes_of
+from consumer.errors import first_of
 
 # Seconds of unused rate that may be spent in a burst, so that a new member that needs many schemas starts quickly.
 BURST: Final = 2.5
@@ -109,6 +110,8 @@ class Parking:
         self._filled_at = -math.inf
         # Bytes that parked records hold.
         self.size = 0
+        # By section, the latest schema that differs from what the mapping reads.
+        self.drifts: dict[str, DriftedSection] = {}
 
     def __len__(self) -> int:
         return sum(len(wanted.records) for wanted in self._wanted.values())
@@ -196,10 +199,23 @@ class Parking:
         else:
             report("info", "schema", ref=ref.value, verdict="known" if rejection is None else rejection.code)
         self._absent.pop(ref, None)
+        self._report_drift(ref)
         if wanted is None:
             return []
         del self._wanted[ref]
         return self._leave(wanted.records)
+
+    def _report_drift(self, ref: SchemaRef) -> None:
+        """Report how a schema that was just learned differs from what the mapping reads."""
+        for section, lacks, could_fill in self._decoder.drift(ref):
+            # The latest schema counts: one that has all of it ends the report.
+            self.drifts.pop(section, None)
+            if lacks or could_fill:
+                self.drifts[section] = DriftedSection(section, f"{ref.kind} {ref.value}", lacks, could_fill)
+                self._context.report(
+                    "warning" if lacks else "info", "schema_drift", ref=ref.value, section=section,
+                    lacks=first_of(lacks, MAX_SCHEMAS), could_fill=first_of(could_fill, MAX_SCHEMAS),
+                )  # fmt: skip
 
     def _use_cached(self, earlier: SchemaFound, reason: str) -> list[Run]:
         """Use an earlier answer, since the registry gives none now. Return the records that go on with it."""
@@ -216,6 +232,7 @@ class Parking:
             self._decoder.add_schema(ref, earlier.schema, earlier.kind)
             self._decoder.doubt(ref)
             context.report("warning", "schema_from_disk", ref=ref.value, reason=reason)
+            self._report_drift(ref)
         return rows
 
     def missing(self, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:

@@ -85,6 +85,24 @@ async def test_a_newest_schema_that_refers_to_a_deleted_one(tmp_path: Path) -> N
         ]
 
 
+async def test_a_newest_schema_that_drifts(tmp_path: Path) -> None:
+    """A newest schema that can be read and lacks what the mapping reads is a warning, before its first record."""
+    lacking = {**SCHEMA, "fields": [one for one in SCHEMA["fields"] if one["name"] != "page_url"]}
+    lacking["fields"].append({"name": "landing", "type": "string"})
+    async with FakeRegistry() as registry:
+        registry.add("orders-value", json.dumps(lacking))
+        settings = load(nowhere(tmp_path, SCHEMA_REGISTRY_URL=registry.url))
+        cluster = ClusterView((), {"orders": 1}, (), (), {})
+        found = CheckContext(settings, sections=building.sections(settings), cluster=cluster)
+        assert await questions.writers(found) == [
+            ok("1 of 1 newest schema can be read: orders-value"),
+            warning(
+                "Schema orders-value, newest, of commerce.v1.CommerceEvent lacks page_url (event_source_url), so "
+                "defaults are read"
+            ),
+        ]
+
+
 def test_a_context_that_the_registry_does_not_have(
     kafka: Kafka, registry: Registry, api: Api, tmp_path: Path
 ) -> None:
