@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import chain
 from math import inf
 from typing import assert_never
@@ -33,6 +34,7 @@ from consumer.engine.figures.definitions import copied
 from consumer.engine.figures.outside import BrokerStatistics, silence_of_brokers, silence_of_coordinator
 from consumer.engine.figures.settled import SettledFigures
 from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.waits import MAX_OLDEST
 from consumer.engine.intake.admission import Admission
 from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.parking import Parking
@@ -336,7 +338,10 @@ class Pipeline:
         local, now = now, self.clock.correct(now)
         lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
         # A record without a timestamp is the oldest only if none has one.
-        oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
+        oldest = nsmallest(MAX_OLDEST, lowest, key=lambda one: (timestamp_of(one) < 0, timestamp_of(one)))
+        described = tuple(
+            describe_open(one, now, self.policy, self.dispatcher, self.keys, self.guard) for one in oldest
+        )
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
         asks = any(queue.gate.permits.failures for queue in self.dispatcher if queue.queued)
@@ -363,7 +368,7 @@ class Pipeline:
             room=self.room(),
             claims=len(self.claims.claimed),
             waiting_for_schema=len(self.parking),
-            oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
+            oldest_open_ms=timestamp_of(oldest[0]) if oldest and timestamp_of(oldest[0]) >= 0 else None,
             # Without an open record nothing can be stuck.
             seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
             freshness=self.figures.freshness.snapshot(now.monotonic),
@@ -371,9 +376,8 @@ class Pipeline:
             latency=self.steps.answers.latency.snapshot(now.monotonic),
             stopping=self.stopping,
             guard=self.guard.tripped,
-            oldest_open=None
-            if oldest is None
-            else describe_open(oldest, now, self.policy, self.dispatcher, self.keys, self.guard),
+            oldest_open=next(iter(described), None),
+            oldest=described,
             coverage=self.figures.coverage.snapshot(now.monotonic),
             letters=tuple(self.figures.latest_letters),
             samples=copied(self.figures.samples),

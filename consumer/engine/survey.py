@@ -25,7 +25,8 @@ from typing import Final
 
 from consumer.engine.clock import WORTH_A_WORD, Clock
 from consumer.engine.context import Context
-from consumer.engine.figures.statistics import AccountStatistics, OldestOpen, PartitionStatistics, WaitsFor
+from consumer.engine.figures.statistics import AccountStatistics, PartitionStatistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.transforming import Transforming
 from consumer.engine.model import GateState, Instant, Policy

@@ -11,7 +11,8 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.outside import silence_of_brokers, silence_of_coordinator
-from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
+from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.model import TopicPartition
 from tests.engine.building import (
     ACCOUNT,
@@ -65,6 +66,7 @@ def test_the_oldest_is_named_with_its_age() -> None:
     assert found.age == pytest.approx(5.996)
     assert core.statistics().oldest_open_ms == 1_699_999_999_004
     assert replace(found, age=0.0) == OldestOpen(TOPIC, 1, 4, 0.0, WaitsFor.KEY_STORE, ACCOUNT)
+    assert [one.partition for one in core.statistics().oldest] == [1, 0]
 
 
 def test_a_record_waits_for_its_schema() -> None:

@@ -29,13 +29,12 @@ from consumer.engine.figures.statistics import (
     Cause,
     ClockStatistics,
     GuardStatistics,
-    OldestOpen,
     PartitionStatistics,
     SlowTransform,
     Statistics,
     Totals,
-    WaitsFor,
 )
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.model import Instant, Stage
 from consumer.web.health import why_unhealthy
 from consumer.web.server import WebServer
@@ -152,6 +151,7 @@ def statistics(
         freshness=freshness.snapshot(_TWO_HOURS),
         counters=counters or Counters(),
         stopping=stopping,
+        oldest=tuple(filter(None, [others.get("oldest_open")])),
         **(quiet | others),
     )
 

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.delivered import AGE_BOUNDS, METRIC_AGES, Coverage
-from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
+from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.engine.reading import Kind
 from consumer.web.metrics import FiguresCollector

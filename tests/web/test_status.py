@@ -18,7 +18,8 @@ from consumer.app.run import Member
 from consumer.app.start import Start
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.delivered import PARAMETERS
-from consumer.engine.figures.statistics import OldestOpen, PartitionStatistics, Statistics, WaitsFor
+from consumer.engine.figures.statistics import PartitionStatistics, Statistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
 from consumer.web.status import VERSION, document_of, status_document
 from tests.engine.building import Core, event, filtered, unconvertible
@@ -234,6 +235,7 @@ def test_a_guard_that_tripped_says_where_and_why() -> None:
         "mostly": "convert no_identity",
         "cause": "mapping",
         "section": "",
+        "why": "records cannot be converted: the mapping, or the data from the producer, is wrong.",
         "advice": "correct the mapping or the producer and start again",
     }
     assert through_json(status_document(guarded(), INFO))["guard"] == expected
@@ -244,9 +246,10 @@ def test_a_guard_that_tripped_says_where_and_why() -> None:
 
 def test_the_oldest_open_record_says_what_it_waits_for() -> None:
     """Its position, its age and the reason; null while nothing is open; an unknown age is null."""
-    assert through_json(status_document(halted(), {}))["oldest_open"] == {
+    shown = through_json(status_document(halted(), {}))
+    assert shown["oldest_open"] == shown["open"]["oldest"][0] == {
         "topic": "orders", "partition": 0, "offset": 88_000, "age_seconds": 756.0, "waits_for": "halt",
-        "account": ACCOUNT,
+        "account": ACCOUNT, "waits_in_words": "Pinterest to accept this account again",
     }  # fmt: skip
     assert status_document(idle(), {})["oldest_open"] is None
     nameless = OldestOpen("orders", 0, 7, None, WaitsFor.SCHEMA, None)

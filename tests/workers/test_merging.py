@@ -26,14 +26,8 @@ from consumer.engine.figures.counters import (
 from consumer.engine.figures.definitions import copied, figures_of, merged
 from consumer.engine.figures.delivered import Ages
 from consumer.engine.figures.outside import BrokerStatistics, SchemaWait
-from consumer.engine.figures.statistics import (
-    Cause,
-    ClockStatistics,
-    GuardStatistics,
-    OldestOpen,
-    Statistics,
-    WaitsFor,
-)
+from consumer.engine.figures.statistics import Cause, ClockStatistics, GuardStatistics, Statistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.model import MetadataLevel, Stage
 from consumer.web.health import why_not_ready
 from consumer.web.metrics import FiguresCollector

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from itertools import chain
 from operator import attrgetter
 from typing import Final
@@ -31,6 +31,7 @@ from consumer.engine.figures.definitions import (
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
 from consumer.engine.figures.latency import CallLatency
+from consumer.engine.figures.waits import MAX_OLDEST, OldestOpen, oldest_first
 from consumer.engine.model import Disposition, GateState, MetadataLevel
 
 # Schemas that a snapshot names.
@@ -49,51 +50,6 @@ class Totals:
     open: int = figure("Not settled yet. No offset is committed past an open record.")
     # Fetched and released unsettled: the next owner of the partition reads them again.
     released: int = figure(path="", default=0)
-
-
-class WaitsFor(Enum):
-    """What an open record waits for."""
-
-    # Its writer's schema, from the registry.
-    SCHEMA = "schema"
-    # Its own time, which is ahead, or certainty about the current time.
-    CLOCK = "clock"
-    # Room in the budget of open events, now that its schema is known.
-    ROOM = "room"
-    # The key store, which says whether it was delivered before, or stores that it is.
-    KEY_STORE = "key_store"
-    # Another member, which has the event in flight: its outcome.
-    MEMBER = "member"
-    # More events for its batch, or the end of the time that a batch waits for them.
-    BATCH = "batch"
-    # Its account's gate, which is throttled or paced.
-    QUOTA = "quota"
-    # The next attempt, after one that brought no verdict.
-    RETRY = "retry"
-    # The platform's answer to its call, or to earlier ones.
-    PLATFORM = "platform"
-    # The end of a halt: a token or an account that the platform accepts.
-    HALT = "halt"
-    # Another open record with the same key.
-    DUPLICATE = "duplicate"
-    # Its dead letter, which is being written.
-    DEAD_LETTER = "dead_letter"
-    # The dead-letter guard, which has stopped intake.
-    GUARD = "guard"
-
-
-@snapshot
-class OldestOpen:
-    """The oldest record that is open."""
-
-    topic: str = figure()
-    partition: int = figure()
-    offset: int = figure()
-    age: float | None = figure(
-        "Its age, by its Kafka timestamp.", path="age_seconds", status_note="null: it has none."
-    )
-    waits_for: WaitsFor = figure("What it waits for: see below.")
-    account: str | None = figure("The ad account that it goes to, as far as that is known.")
 
 
 @snapshot
@@ -280,6 +236,17 @@ _TOO_OLD = (
 )
 
 
+# The same, said of the records: what the page says of the cause.
+_CAUSES: Final = {
+    Cause.SCHEMA: "records cannot be decoded: the schema, or the data in them, is wrong.",
+    Cause.MAPPING: "records cannot be converted: the mapping, or the data from the producer, is wrong.",
+    Cause.TRANSFORM: "the function of PINSTREAM_TRANSFORM raises, or returns what does not fit the schema.",
+    Cause.CLOCK: "event times are in the future: a clock, or the unit of the times, is wrong.",
+    Cause.DESTINATION: "Pinterest refuses the events.",
+}
+_OLD: Final = "events are older than PINSTREAM_MAX_EVENT_AGE, or the unit of their times is wrong."
+
+
 @snapshot
 class GuardStatistics:
     """The guard has tripped: too many successive records of a topic would be dead letters."""
@@ -305,6 +272,11 @@ class GuardStatistics:
     def remedy(self) -> str:
         """What to do before a new start."""
         return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
+
+    @derived("why")
+    def why(self) -> str:
+        """The cause in words."""
+        return _OLD if self.mostly == _EXPIRED else _CAUSES[self.cause]
 
     @derived("advice")
     def advice(self) -> str:
@@ -436,12 +408,12 @@ class Statistics:
         status_note="null: none is open.",
         metric_note="Its age; 0: none is open.",
         number=lambda one: 0 if one is None else one.age,
-        merge=lambda values: max(
-            (one for one in values if one is not None),
-            # One without an age only if none has one, as in the engine.
-            key=lambda one: -1.0 if one.age is None else one.age,
-            default=None,
-        ),
+        merge=lambda values: min(filter(None, values), key=oldest_first, default=None),
+    )
+    oldest: Sequence[OldestOpen] = figure(
+        "The oldest open record of each partition, the oldest first, at most 20.",
+        path="open.oldest[]",
+        merge=lambda lists: tuple(nsmallest(MAX_OLDEST, chain.from_iterable(lists), key=oldest_first)),
     )
     coverage: CoverageSnapshot = figure()
     # Newest first.

@@ -8,7 +8,7 @@ from typing import Any
 from consumer.engine import messages as m
 from consumer.engine.dedup.lease import RENEW_EVERY
 from consumer.engine.dedup.lookups import ASK_AGAIN
-from consumer.engine.figures.statistics import WaitsFor
+from consumer.engine.figures.waits import WaitsFor
 from consumer.engine.model import Note
 from consumer.engine.reading import split_keys
 from tests.engine.building import Core, answer_body, event, event_ids, reading, stopped

@@ -8,7 +8,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.dedup.lease import RENEW_EVERY
-from consumer.engine.figures.statistics import WaitsFor
+from consumer.engine.figures.waits import WaitsFor
 from consumer.engine.model import REAL_API, Announcement
 from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event, sending
 from tests.engine.dedup.test_shared import LEASE, TIMEOUT, pass_time, renew
