@@ -13,6 +13,7 @@ const SETTLE = 1200;        // milliseconds before a change is announced, so tha
 const link = { source: null, fails: 0, heard: null, asking: false, askAt: 0, streamAt: 0 };
 let shown = null;
 let unknown = false;
+let view = "overview";
 let samples = [];
 let announced = "";
 let announcing = 0;
@@ -25,7 +26,7 @@ function announce(kind, text) {
   announcing = setTimeout(() => {
     if (kind === announced) return;
     announced = kind;
-    put($("announce"), text);
+    put("announce", text);
   }, SETTLE);
 }
 
@@ -60,8 +61,7 @@ function show() {
   samples.push([seconds(), settled]);
   const [kind, words] = showState(s);
   showTiles(s, currentRate(), trend());
-  for (const panel of [showLedger, showMembers, showDestination, showOldest, showWorkers, showPartitions, showFreshness, showDuplicates, showCoverage, showSeen,
-    showReasons, showSections, showLatest, showNotes, showProcess]) panel(s);
+  for (const panel of [...PANELS.all, ...PANELS[view]]) panel(s);
   announce(kind, words);
 }
 
@@ -76,13 +76,12 @@ function currentRate() {
 
 /** The value of `name` in the last point of the history; null if there is none. */
 function latestOf(name) {
-  return stepOf("hour")?.series[name].at(-1) ?? null;
+  return past?.steps[0]?.series[name].at(-1) ?? null;
 }
 
 /** The lag five minutes ago, or as far back as the history reaches. */
 function trend() {
-  if (!stepOf("hour")) return null;
-  const { at, lag } = stepOf("hour").series, last = at.length - 1;
+  const { at = [], lag } = past?.steps[0]?.series || {}, last = at.length - 1;
   const then = at.findIndex(t => t >= at[last] - 300);
   return then < 0 || then === last || lag[then] == null ? null : `${age(at[last] - at[then])} ago: ${n(lag[then])}`;
 }
@@ -93,7 +92,7 @@ function showLive() {
   document.body.classList.remove("gone");
   $("lost").hidden = true;
   $("live").className = "on";
-  put($("live-text"), `live, ${clock(Date.now() / 1000)}`);
+  put("live-text", `live, ${clock(Date.now() / 1000)}`);
 }
 
 /** Show at once that the figures are old. */
@@ -101,10 +100,10 @@ function showLost(title = "No connection to pinstream.", why = "The page keeps t
   document.body.classList.add("gone");
   $("live").className = "gone";
   $("lost").hidden = false;
-  put($("live-text"), "no connection");
+  put("live-text", "no connection");
   document.title = "No connection – pinstream";
   $("lost").dataset.why = why;
-  put($("lost-title"), title);
+  put("lost-title", title);
   showFiguresAge();
   if (!shown) showWaiting();
   announce("lost", `${title} ${shown ? "The figures are out of date." : ""} ${why}`);
@@ -112,12 +111,12 @@ function showLost(title = "No connection to pinstream.", why = "The page keeps t
 
 function showFiguresAge() {
   const old = link.heard == null ? "There are no figures yet. " : `These figures are ${age(Math.round(seconds() - link.heard))} old. `;
-  put($("lost-text"), old + $("lost").dataset.why);
+  put("lost-text", old + $("lost").dataset.why);
 }
 
 function showWaiting() {
   $("state").className = "loading";
-  put($("state"), h("h2", null, "No figures yet."), h("p", null, "They appear as soon as pinstream answers."));
+  put("state", h("h2", "No figures yet."), h("p", "They appear as soon as pinstream answers."));
 }
 
 function listen() {
@@ -177,26 +176,66 @@ async function tick() {
   link.asking = false;
 }
 
+/** Keep the points in this tab: after a reload, those of an earlier process are still there. */
+function keep() {
+  try { sessionStorage.past = JSON.stringify(past) } catch { /* the browser keeps nothing: only restarts before now are not shown */ }
+}
+
 async function history() {
   try {
     const answer = await fetch("/history", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
-    if (answer.ok) past = await answer.json();
+    if (answer.ok) past = joined(past, await answer.json());
+    keep();
   } catch { /* tick shows a lost connection */ }
   draw();
+}
+
+// -- the views
+
+/** Show the view that the address names, or the one that has the element it names. */
+function turn() {
+  const at = $(location.hash.slice(1)), next = at?.closest(".view")?.id || view;
+  view = next;
+  document.body.dataset.view = view;
+  for (const one of document.querySelectorAll(".view")) one.hidden = one.id !== view;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === "#" + view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  if (shown) show();
+  draw();
+  if (at?.id === view) {
+    scrollTo(0, 0);
+    $("h-" + view).focus({ preventScroll: true });
+  } else at?.scrollIntoView();
+}
+
+/** Copy a command: the reader sees it selected. The clipboard API would need HTTPS. */
+function copy(button) {
+  getSelection().selectAllChildren(button.previousSibling);
+  const done = document.execCommand("copy");
+  copied = done ? button.dataset.copy : null;
+  put("announce", done ? "Copied." : "Selected: copy it with the keyboard.");
+  setTimeout(() => { copied = null }, 3000);
+  if (shown) show();
 }
 
 // -- start
 
 document.addEventListener("change", event => {
-  if (event.target.name !== "window") return;
-  span = event.target.value;
+  if (event.target.name !== "span") return;
+  span = +event.target.value;
   draw();
-  if (shown) { showFreshness(shown); showCoverage(shown) }
+  if (shown) show();
+});
+document.addEventListener("click", event => {
+  const button = event.target.closest("[data-copy]");
+  if (button) copy(button);
 });
 $("more").addEventListener("click", () => {
   allPartitions = !allPartitions;
   if (shown) showPartitions(shown);
 });
+addEventListener("hashchange", turn);
 addEventListener("offline", () => { closeStream(); showLost() });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || link.heard == null) return;
@@ -205,8 +244,9 @@ document.addEventListener("visibilitychange", () => {
   if (seconds() - link.heard > 1) link.askAt = 0;
   tick();
 });
-put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", "big", NONE))));
+try { past = JSON.parse(sessionStorage.past || null) } catch { /* there is nothing to go on from */ }
 watchPlots();
+turn();
 history();
 listen();
 setInterval(tick, 1000);

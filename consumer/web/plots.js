@@ -3,24 +3,30 @@
 /** A short number for an axis: 1,200,000 -> 1.2M, 9,000,000,000 -> 9B. */
 const short = x => x.toLocaleString("en", { maximumSignificantDigits: 3, notation: x >= 1e4 ? "compact" : "standard" });
 
-const RATE = { unit: "per second", tick: short, show: x => rate(x) + "/s" };
-const COUNT = { unit: "records", tick: short, show: x => n(Math.round(x)) };
-const SHARE = { unit: "percent", tick: x => x * 100 + NBSP + "%", show: x => share(x, 1), marks: [0, .25, .5, .75, 1] };
-const TIME = { unit: "logarithmic", tick: age, show: x => age(x), log: true };
+const RATE = { tick: short, show: x => rate(x) + "/s" };
+const COUNT = { tick: short, show: x => n(Math.round(x)) };
+const SHARE = { tick: x => x * 100 + NBSP + "%", show: x => share(x, 1), marks: [0, .25, .5, .75, 1] };
+const CALL = { tick: took, show: took };
+const TIME = { tick: age, show: age, log: true };
+// Curves: [series of /history, name, tone]. `none` says why there is nothing where values are missing.
 const PLOTS = [
   {
     id: "rate", title: "Throughput", of: "records per second", scale: RATE,
     curves: [["settled_per_second", "settled", "calm"], ["delivered_per_second", "delivered", "good"],
       ["dead_lettered_per_second", "dead letters", "bad"]],
   },
-  { id: "lag", title: "Lag", of: "unsettled records, all partitions (maximum per interval)", scale: COUNT, curves: [["lag", "lag", "open"]] },
+  { id: "lag", title: "Lag", of: "unsettled records (maximum per interval)", scale: COUNT, curves: [["lag", "lag", "open"]] },
+  {
+    id: "within", title: "Delivered within one hour", of: "share of the events delivered", scale: SHARE,
+    curves: [["within_hour", "within one hour", "good"]], none: "Nothing was delivered",
+  },
+  {
+    id: "calls", title: "Latency of calls", of: "from the call to Pinterest's answer", scale: CALL,
+    curves: [["call_p50", "half within", "good"], ["call_p95", "95 % within", "warn"]], none: "No call was answered",
+  },
   {
     id: "behind", title: "Lag in time", of: "age of the oldest unsettled record, logarithmic", scale: TIME,
     rule: HOUR, curves: [["lag_seconds", "oldest record", "open"]],
-  },
-  {
-    id: "within", title: "Delivered within one hour", of: "share of the events delivered in each interval", scale: SHARE,
-    curves: [["within_hour", "within one hour", "good"]], none: "Nothing was delivered",
   },
   {
     id: "age", title: "Event age at delivery", of: "from the event's time to its delivery, logarithmic", scale: TIME, rule: HOUR,
@@ -28,19 +34,35 @@ const PLOTS = [
     none: "Nothing was delivered",
   },
   {
-    id: "duplicates", title: "Duplicates suppressed", of: "per second", scale: RATE, level: "h4",
+    id: "duplicates", title: "Duplicates suppressed", of: "per second", scale: RATE,
     curves: [["duplicates_per_second", "duplicates", "calm"]],
   },
 ];
+const SPANS = { 900: "last 15 minutes", 3600: "last hour", 21600: "last 6 hours", 86400: "last day" };
 const SHORTEST = 300;
-const SPAN = { hour: HOUR, day: 24 * HOUR };
-const STYLE = ["curve", "curve second", "curve third"];
+const STYLE = ["curve", "curve.second", "curve.third"];
 const EDGE = { left: 52, right: 12, top: 12, bottom: 24 };
-const HEIGHT = 190;
+const HEIGHT = 180;
 const TABLE_ROWS = 12;
-const cursors = {};
 let past = null;
-let span = "hour";
+let span = HOUR;
+let cursor = null;          // the time at the crosshair, in all plots
+
+/** The points of the period: every ten seconds for up to an hour, every two minutes for more. */
+const step = () => past?.steps[span > HOUR ? 1 : 0];
+/** The window of /status that is nearest to the period. */
+const windowOf = () => span > HOUR ? "day" : "hour";
+
+/** `later`, after what this tab has of an earlier process, whose history ended with it. */
+function joined(earlier, later) {
+  later.starts = [...new Set([...earlier?.starts || [], shown?.process?.started])].filter(Boolean);
+  later.steps.forEach(({ seconds, series }, i) => {
+    const old = earlier?.steps[i]?.series, first = series.at[0] ?? Infinity, end = Math.min(first, Date.now() / 1000);
+    const kept = (old?.at || []).flatMap((t, at) => t < first - seconds / 2 && t > end - (i ? 24 : 1) * HOUR ? [at] : []);
+    for (const name in series) series[name] = [...kept.map(at => old[name]?.[at] ?? null), ...series[name]];
+  });
+  return later;
+}
 
 /** About four round steps from 0 to `top`. */
 function ticks(top, whole) {
@@ -52,13 +74,10 @@ function ticks(top, whole) {
 
 const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
 
-/** The points of a period: every ten seconds for the last hour, every two minutes for the last day. */
-const stepOf = period => past?.steps[period === "hour" ? 0 : 1];
-
-/** Start and end of the time axis: the chosen period, or the time since the start if that is shorter. */
+/** Start and end of the time axis: the chosen period, or the time since the first point if that is shorter. */
 function reach(at) {
   const to = at[at.length - 1];
-  return [Math.max(to - SPAN[span], Math.min(at[0], to - SHORTEST)), to];
+  return [Math.max(to - span, Math.min(at[0], to - SHORTEST)), to];
 }
 
 function axis(plot, values) {
@@ -90,63 +109,69 @@ function curve(at, values, x, y, apart, style) {
     pieces[pieces.length - 1].push([x(at[i]), y(value)]);
     last = at[i];
   });
-  const points = one => one.map(point => point.join(" ")).join("L");
   return [
-    h("path", { class: style, d: pieces.filter(one => one.length > 1).map(one => "M" + points(one)).join("") }),
-    pieces.filter(one => one.length === 1).map(([[a, b]]) => h("circle", { class: "mark", cx: a, cy: b, r: 2 })),
+    h("path." + style, { d: pieces.filter(one => one.length > 1).map(one => "M" + one.map(point => point.join(" ")).join("L")).join("") }),
+    pieces.filter(one => one.length === 1).map(([[a, b]]) => h("circle.mark", { cx: a, cy: b, r: 2 })),
   ];
 }
 
+/** The times without figures, as [from, to]: between points far apart, and where counts say nothing. */
+function gaps(at, apart) {
+  const { at: all, settled_per_second: settled } = step().series, known = all.filter((t, i) => t >= at[0] && settled[i] != null);
+  return known.slice(1).map((t, i) => [known[i], t]).filter(([from, to]) => to - from > apart);
+}
+
 /** The text to show instead of a plot. */
-function nothing(plot, step) {
+function nothing(plot) {
   if (!past) return "No history yet.";
-  if (step && step.series.at.length) return `${plot.none || "Unknown"} in the last ${span}.`;
-  return `No points yet: the first ones come within ${span === "hour" ? "half a minute" : "a few minutes"}.`;
+  if (step()?.series.at.length) return `${plot.none || "Unknown"} in the ${SPANS[span]}.`;
+  return `No points yet: the first ones come within ${span > HOUR ? "a few minutes" : "half a minute"}.`;
+}
+
+/** The points of the period: their times, and the values of each curve. */
+function pointsOf(plot) {
+  const { at = [], ...series } = step()?.series || {}, first = at.findIndex(t => t >= at[at.length - 1] - span);
+  return [at.slice(first), plot.curves.map(([name]) => (series[name] || []).slice(first))];
 }
 
 function figure(plot, width) {
-  const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", "soft", plot.of));
-  const step = stepOf(span), at = step ? step.series.at : [];
-  const values = plot.curves.map(([name]) => step && step.series[name] || []);
-  if (!at.length || !values.some(list => list.some(v => v != null))) {
-    return [head, h("p", "none", nothing(plot, step))];
-  }
-  const [from, to] = reach(at);
-  const x = t => px(EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from));
-  const { marks, y } = axis(plot, values), bottom = HEIGHT - EDGE.bottom;
-  const chosen = cursors[plot.id] == null ? null : nearest(at, cursors[plot.id]);
-  const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? values[c].findLastIndex(v => v != null)]]);
-  const shown = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
+  const head = h("figcaption", h("h3", plot.title), h("span.soft", plot.of));
+  const [at, values] = pointsOf(plot);
+  if (!values.flat().some(v => v != null)) return [head, h("p.none", nothing(plot))];
+  const [from, to] = reach(at), right = width - EDGE.right, bottom = HEIGHT - EDGE.bottom;
+  const x = t => px(EDGE.left + (right - EDGE.left) * (t - from) / (to - from));
+  const { marks, y } = axis(plot, values), apart = step().seconds * 1.6;
+  const chosen = cursor == null ? null : nearest(at, cursor), index = chosen ?? at.length - 1;
+  const read = values.map(list => list[chosen ?? list.findLastIndex(v => v != null)]);
+  const line = (cls, d) => h("path." + cls, { d });
+  const curves = each => plot.curves.map(([, name, tone], c) => each(values[c], tone, STYLE[c], name, read[c]));
   return [
     head,
-    h("ul", "keys", plot.curves.map(([, name, tone], c) => h("li", tone,
-      h("svg", { "aria-hidden": "true", viewBox: "0 0 22 10" }, h("path", { class: STYLE[c], d: "M1 5H21" })),
-      name + " ", h("b", null, read[c][2] == null ? NONE : plot.scale.show(read[c][2])))),
-      h("li", "soft", chosen == null ? "latest" : "at " + clock(at[chosen]))),
-    h("svg", {
-      class: "canvas", viewBox: `0 0 ${width} ${HEIGHT}`, "data-plot": plot.id, tabindex: 0, role: "slider",
-      "aria-label": `${plot.title}, ${plot.of}, over the last ${span}; arrow keys move through time`,
-      "aria-readonly": "true", "aria-valuemin": 0, "aria-valuemax": at.length - 1, "aria-valuenow": chosen ?? at.length - 1,
-      "aria-valuetext": `${clock(at[chosen ?? at.length - 1])}: ${shown}`,
+    h("ul.keys", curves((_, tone, style, name, v) => h("li." + tone,
+      h("svg", { "aria-hidden": "true", viewBox: "0 0 22 10" }, line(style, "M1 5H21")),
+      name + " ", h("b", v == null ? NONE : plot.scale.show(v)))),
+    h("li.soft", chosen == null ? "latest" : "at " + clock(at[chosen]))),
+    h("svg.canvas", {
+      viewBox: `0 0 ${width} ${HEIGHT}`, tabindex: 0, role: "slider",
+      "aria-label": `${plot.title}, ${plot.of}, over the ${SPANS[span]}; arrow keys move through time`,
+      "aria-readonly": "true", "aria-valuemin": 0, "aria-valuemax": at.length - 1, "aria-valuenow": index,
+      "aria-valuetext": `${clock(at[index])}: ${curves((_, tone, style, name, v) => `${name} ${v == null ? "unknown" : plot.scale.show(v)}`).join(", ")}`,
     },
+    gaps(at, apart).map(([a, b]) => line("gap", `M${x(a)} ${EDGE.top}H${x(b)}V${bottom}H${x(a)}Z`)),
     marks.map(v => [
-      h("path", { class: v ? "grid" : "axis", d: `M${EDGE.left} ${y(v)}H${width - EDGE.right}` }),
+      line(v ? "grid" : "axis", `M${EDGE.left} ${y(v)}H${right}`),
       h("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, plot.scale.tick(v)),
     ]),
     times(from, to, width).map(t => h("text", { x: x(t), y: HEIGHT - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
-    h("path", { class: "axis", d: `M${EDGE.left} ${bottom}H${width - EDGE.right}` }),
-    plot.rule && [
-      h("path", { class: "rule", d: `M${EDGE.left} ${y(plot.rule)}H${width - EDGE.right}` }),
-      h("text", { class: "rule-text", x: EDGE.left + 4, y: y(plot.rule) - 4 }, "one-hour rule"),
-    ],
-    plot.curves.map(([, , tone], c) => h("g", tone, curve(at, values[c], x, y, step.seconds * 1.6, STYLE[c]))),
-    chosen != null && [
-      h("path", { class: "cursor", d: `M${x(at[chosen])} ${EDGE.top}V${bottom}` }),
-      plot.curves.map(([, , tone], c) => values[c][chosen] == null ? null
-        : h("g", tone, h("circle", { class: "mark", cx: x(at[chosen]), cy: y(values[c][chosen]), r: 3.5 }))),
-    ]),
-    h("details", { "data-plot": plot.id }, h("summary", null, "as a table"),
-      h("div", { class: "wide", role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", { role: "table" }, numbers(plot, at, values)))),
+    line("axis", `M${EDGE.left} ${bottom}H${right}`),
+    plot.rule && [line("rule", `M${EDGE.left} ${y(plot.rule)}H${right}`), h("text.rule-text", { x: EDGE.left + 4, y: y(plot.rule) - 4 }, "one-hour rule")],
+    past.starts.filter(t => t > from && t < to).map(t => [line("start", `M${x(t)} ${EDGE.top}V${bottom}`),
+      h("text", { x: x(t) + (x(t) > right - 60 ? -4 : 4), y: EDGE.top + 10, "text-anchor": x(t) > right - 60 ? "end" : "start" }, "started")]),
+    curves((list, tone, style) => h("g." + tone, curve(at, list, x, y, apart, style))),
+    chosen != null && [line("cursor", `M${x(at[chosen])} ${EDGE.top}V${bottom}`),
+      curves((list, tone) => list[chosen] != null && h("g." + tone, h("circle.mark", { cx: x(at[chosen]), cy: y(list[chosen]), r: 3.5 })))]),
+    h("details", h("summary", "as a table"),
+      h("div.wide", { role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", { role: "table" }, numbers(plot, at, values)))),
   ];
 }
 
@@ -160,48 +185,41 @@ function numbers(plot, at, values) {
 
 const nearest = (at, time) => at.reduce((best, t, i) => Math.abs(t - time) < Math.abs(at[best] - time) ? i : best, 0);
 
+/** Draw the plots of the view that is shown. */
 function draw() {
-  for (const plot of PLOTS) {
-    const node = $(`plot-${plot.id}`), style = getComputedStyle(node);
-    // The inner width in CSS pixels: plots are drawn in pixels, so that text is not scaled.
-    const width = node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-    put(node, figure(plot, Math.max(240, Math.round(width))));
+  for (const node of document.querySelectorAll(".plot")) {
+    // Plots are drawn in pixels, so that text is not scaled.
+    const width = node.clientWidth - 2 * parseFloat(getComputedStyle(node).paddingLeft);
+    if (width > 0) put(node, figure(PLOTS.find(plot => plot.id === node.dataset.plot), Math.max(240, Math.round(width))));
   }
 }
 
-function move(target, time) {
-  cursors[target.dataset.plot] = time;
+function move(time) {
+  cursor = time;
   draw();
 }
 
-function pointed(event) {
-  const target = event.target.closest?.(".canvas"), step = stepOf(span);
-  if (!target || !step) return;
-  const box = target.getBoundingClientRect(), [from, to] = reach(step.series.at);
-  const part = (event.clientX - box.left - EDGE.left) / (box.width - EDGE.left - EDGE.right);
-  move(target, from + (to - from) * Math.min(1, Math.max(0, part)));
-}
-
-function pressed(event) {
-  const target = event.target.closest?.(".canvas"), step = stepOf(span);
-  if (!target || !step) return;
-  const at = step.series.at, last = at.length - 1, now = cursors[target.dataset.plot];
-  const index = now == null ? last : nearest(at, now);
-  const next = {
-    ArrowLeft: index - 1, ArrowDown: index - 1, ArrowRight: index + 1, ArrowUp: index + 1,
-    PageDown: index - 30, PageUp: index + 30, Home: 0, End: last,
-  }[event.key];
-  if (event.key === "Escape") return move(target, null);
-  if (next === undefined) return;
-  event.preventDefault();
-  move(target, at[Math.min(last, Math.max(0, next))]);
-}
-
 function watchPlots() {
-  document.addEventListener("pointermove", pointed);
-  document.addEventListener("keydown", pressed);
-  for (const leaving of ["pointerout", "focusout"]) {
-    document.addEventListener(leaving, event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
-  }
-  new ResizeObserver(draw).observe($("pace"));
+  const on = (name, act) => document.addEventListener(name, event => {
+    const target = event.target.closest?.(".canvas");
+    if (target) act(event, target, pointsOf(PLOTS[0])[0]);
+  });
+  on("pointermove", (event, target, at) => {
+    const box = target.getBoundingClientRect(), [from, to] = reach(at);
+    const part = (event.clientX - box.left - EDGE.left) / (box.width - EDGE.left - EDGE.right);
+    move(from + (to - from) * Math.min(1, Math.max(0, part)));
+  });
+  on("keydown", (event, target, at) => {
+    const last = at.length - 1, index = cursor == null ? last : nearest(at, cursor);
+    const next = {
+      ArrowLeft: index - 1, ArrowDown: index - 1, ArrowRight: index + 1, ArrowUp: index + 1,
+      PageDown: index - 30, PageUp: index + 30, Home: 0, End: last,
+    }[event.key];
+    if (event.key === "Escape") return move(null);
+    if (next === undefined) return;
+    event.preventDefault();
+    move(at[Math.min(last, Math.max(0, next))]);
+  });
+  for (const leaving of ["pointerout", "focusout"]) on(leaving, () => move(null));
+  new ResizeObserver(draw).observe($("main"));
 }

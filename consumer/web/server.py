@@ -56,8 +56,8 @@ _ON_THE_OTHER_ADDRESS = (
     "starts\n"
 )
 
-# A comment line in style or script. It is for readers of the source, and browsers do not need it.
-_COMMENT = re.compile(r"^ *(?://|/\*).*\n", re.MULTILINE)
+# A comment line in style or script, or the indentation of a line: for readers of the source, and no browser needs them.
+_FOR_READERS = re.compile(r"^ *(?://|/\*).*\n|^ +", re.MULTILINE)
 # A comment in page.html that names the files to insert, such as ``/* page.css */``.
 _PARTS = re.compile(r"/\* ((?:\w+\.(?:css|js) ?)+) \*/")
 
@@ -243,16 +243,15 @@ def _get(path: str, make: Callable[[], web.Response]) -> web.RouteDef:
 def render_page() -> str:
     """Return the page as one document: `page.html` with style and scripts inserted where it names them.
 
-    They are inserted unchanged, except for their comment lines. So there is no build step, and the browser fetches no
-    further file.
+    They are inserted unchanged, except for comment lines and indentation. So there is no build step, and the browser
+    fetches no further file.
     """
     folder = files("consumer.web")
 
     def insert(named: re.Match[str]) -> str:
-        texts = [_COMMENT.sub("", folder.joinpath(name).read_text("utf-8")) for name in named[1].split()]
-        return "".join(["\n", *texts])
+        return "".join(["\n", *(folder.joinpath(name).read_text("utf-8") for name in named[1].split())])
 
-    return _PARTS.sub(insert, folder.joinpath("page.html").read_text("utf-8"))
+    return _FOR_READERS.sub("", _PARTS.sub(insert, folder.joinpath("page.html").read_text("utf-8")))
 
 
 def _security_headers(document: str) -> dict[str, str]:

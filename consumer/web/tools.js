@@ -37,6 +37,9 @@ function age(s) {
   return Math.round(s / 86400) + NBSP + "days";
 }
 
+/** How long a call took. */
+const took = s => s == null || s >= 1 ? age(s) : Math.round(s * 1000) + NBSP + "ms";
+
 function bytes(x) {
   if (x == null) return NONE;
   const power = Math.min(Math.floor(Math.log2(Math.max(x, 1)) / 10), 4);
@@ -57,22 +60,26 @@ const moment = unix => new Date(unix * 1000).toDateString() === new Date().toDat
 /** A coordinate in pixels, rounded: an SVG path has thousands of them. */
 const px = x => Math.round(x * 10) / 10;
 
-/** Describe an element for `put`: h("p", "soft", "text", …), with its class, or an object with all its attributes. */
-const h = (tag, attributes, ...children) => ({ tag, attributes: typeof attributes === "string" ? { class: attributes } : attributes || {}, children });
-const wanted = list => [list].flat(4).filter(one => one != null && one !== false && one !== "");
+/** Describe an element for `put`: h("p.soft", "text", …), with its classes; an object before the content has its attributes. */
+function h(selector, ...children) {
+  const [tag, ...classes] = selector.split(".");
+  const more = children[0]?.constructor === Object && !children[0].tag ? children.shift() : {};
+  return { tag, attributes: { class: classes.join(" ") || null, ...more }, children };
+}
+const wanted = list => [list].flat(9).filter(one => one != null && one !== false && one !== "");
 
 const SVG = "http://www.w3.org/2000/svg";
-const HTML = "http://www.w3.org/1999/xhtml";
 
-/** Make `children` the content of `parent`. Equal nodes are kept, and with them focus, selection and open details. */
-function put(parent, ...children) {
-  const list = wanted(children);
+// Make `children` the content of the element with this id, or of this element. Equal nodes are kept, and with them focus,
+// selection and open details.
+function put(at, ...children) {
+  const parent = typeof at === "string" ? $(at) : at, list = wanted(children);
   list.forEach((one, index) => {
     const there = parent.childNodes[index], isText = typeof one !== "object";
     let node = there;
     if (!there || (isText ? there.nodeType !== Node.TEXT_NODE : there.localName !== one.tag)) {
-      const space = parent.namespaceURI === SVG || one.tag === "svg" ? SVG : HTML;
-      node = isText ? document.createTextNode("") : document.createElementNS(space, one.tag);
+      node = isText ? document.createTextNode("") : parent.namespaceURI === SVG || one.tag === "svg"
+        ? document.createElementNS(SVG, one.tag) : document.createElement(one.tag);
       if (there) there.replaceWith(node); else parent.append(node);
     }
     if (isText) {
@@ -89,6 +96,12 @@ function put(parent, ...children) {
   while (parent.childNodes.length > list.length) parent.lastChild.remove();
 }
 
+/** Fill the element `id`, and show its card `by-id` only if there is something in it. */
+function putIf(id, ...children) {
+  put(id, ...children);
+  $("by-" + id).hidden = !wanted(children).length;
+}
+
 // The content of a table. A head is [text, class, name]: the class is that of the whole column, the name stands beside its
 // figures on narrow screens (a column with a class has words, which need none). A cell is its content, or a `td`.
 function rows(heads, lines) {
@@ -96,19 +109,18 @@ function rows(heads, lines) {
   const cell = (content, index) => {
     const cls = heads[index][1];
     if (!index) return h("th", { scope: "row", role: "rowheader", class: cls || "left" }, content);
-    const { attributes, children } = content?.tag === "td" ? content : h("td", cls, content);
+    const { attributes, children } = content?.tag === "td" ? content : h("td", { class: cls }, content);
     return h("td", { role: "cell", "data-name": names[index], ...attributes }, ...children);
   };
+  const line = cells => h("tr", { role: "row" }, cells);
   // The roles are set explicitly, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
   return [
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
-      heads.map(([text, cls]) => h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
-    h("tbody", { role: "rowgroup" }, lines.map(cells => h("tr", { role: "row" }, cells.map(cell)))),
+    h("thead", { role: "rowgroup" }, line(heads.map(([text, cls]) => h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
+    h("tbody", { role: "rowgroup" }, lines.map(cells => line(cells.map(cell)))),
   ];
 }
 
-/** Fill the element `id` with a table, named by the heading above it; with the sentence `none` if there are no lines. */
-function showTable(id, heads, lines, none = "None since the start.") {
-  put($(id), lines.length ? h("table", { class: "stack", role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines))
-    : h("p", "soft", none));
-}
+/** A table named by the heading above it; the sentence `none` if it has no lines. */
+const table = (id, heads, lines, none = "None since the start.", cls = "stack") => lines.length
+  ? h("table", { class: cls, role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines)) : none && h("p.soft", none);
+const showTable = (id, ...more) => put(id, table(id, ...more));

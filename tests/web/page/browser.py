@@ -31,7 +31,8 @@ from consumer.web.server import render_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 IN_CI = os.environ.get("CI", "").lower() == "true"
-SIZES = {"wide": (1440, 900), "tablet": (820, 1180), "phone": (390, 844)}
+SIZES = {"wide": (1440, 900), "tablet": (1024, 768), "phone": (390, 844)}
+VIEWS = ("overview", "delivery", "quality", "refusals")
 SHOTS = Path(__file__).parents[3] / "artifacts" / "page"
 PATIENCE = 30_000
 """Time limit in milliseconds for what the page should show, far more than it needs."""
@@ -226,7 +227,10 @@ async def opened(
         shown.on("console", note)
         shown.on("pageerror", lambda error: complaints.append(str(error)))
         shown.on(
-            "request", lambda one: None if one.url.startswith((url, "data:")) else others.append(one.url)
+            "request",
+            lambda one: (
+                None if one.url.startswith((url.partition("#")[0], "data:")) else others.append(one.url)
+            ),
         )
         if clock:
             await shown.clock.install(time=_NOON)
@@ -252,12 +256,21 @@ async def check(
     status: dict[str, Any],
     history: dict[str, Any] | None = None,
     size: str = "wide",
+    view: str = "overview",
     **more: Any,
 ) -> AsyncIterator[tuple[Stand, Page]]:
-    """A stand-in that serves these documents, and its page once it is live; `more` as `Visit` takes it."""
-    async with stand(status, history) as server, visit(server.url, size, **more) as shown:
+    """A stand-in that serves these documents, and this view of its page once it is live; `more` as `Visit` takes it."""
+    async with stand(status, history) as server, visit(f"{server.url}#{view}", size, **more) as shown:
         await live(shown)
+        if history and history["steps"] and view != "refusals":
+            await shown.wait_for_selector(f"#{view} .canvas")
         yield server, shown
+
+
+async def turn(shown: Page, view: str) -> None:
+    """Turn to another view."""
+    await shown.evaluate("view => { location.hash = view }", view)
+    await shown.wait_for_selector(f"#{view}:visible")
 
 
 async def shows(shown: Page, text: str, at: str = "body") -> None:
@@ -307,7 +320,7 @@ CONTRAST = """() => {
   }
   return seen.filter(([ratio, , opacity]) => ratio < 4.5 || opacity !== "1")
     .map(([ratio, text]) => `${ratio.toFixed(2)} ${text}`)
-    .concat(seen.length < 100 ? [`only ${seen.length} texts`] : []);
+    .concat(seen.length < 40 ? [`only ${seen.length} texts`] : []);
 }"""
 """Every text whose contrast with its background is less than 4.5 to 1."""
 

@@ -1,8 +1,8 @@
-"""``python -m tests.web.page.picture``: make docs/page.png, the picture of the page in the README.
+"""``python -m tests.web.page.picture``: make the pictures of the page in the README and in docs/operate.md.
 
 It is the page as it is now, of a busy member with something in every panel (`scenes.full`, with the figures of a
-member of its pace), in light colours, down to the end of its third section: ledger, pace, freshness, coverage. Run it
-whenever the page changes to the eye. It needs Chromium.
+member of its pace), in light colours: the overview in docs/page.png, the data's quality in docs/page-quality.png. Run
+it whenever the page changes to the eye. It needs Chromium.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from playwright.async_api import async_playwright
 from tests.web.page import scenes
 from tests.web.page.browser import CHROMIUM, FLAGS, live, opened, shows, stand
 
-PICTURE = Path(__file__).parents[3] / "docs" / "page.png"
-_MARGIN = 24
+DOCS = Path(__file__).parents[3] / "docs"
+PICTURES = {"overview": "page.png", "quality": "page-quality.png"}
 
 
 def scene() -> dict[str, Any]:
@@ -47,7 +47,7 @@ def scene() -> dict[str, Any]:
         one["lag"] = one["ledger"]["open"] + behind
         one["end"] = one["committed"] + one["lag"]
     made["oldest_open"] = scenes.oldest("batch", max(one["lag_seconds"] for one in made["partitions"]))
-    return made
+    return made | {"certificates": [], "members_differ": []}
 
 
 def history() -> dict[str, Any]:
@@ -60,19 +60,17 @@ def history() -> dict[str, Any]:
     return made
 
 
-async def draw(to: Path = PICTURE) -> None:
-    """Write the picture."""
+async def draw(to: Path = DOCS) -> None:
+    """Write the pictures into this folder."""
     async with async_playwright() as playwright, stand(scene(), history()) as server:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        async with opened(browser, server.url, reduced_motion="reduce") as shown:
-            await live(shown)
-            await shown.wait_for_selector("#plot-rate .canvas")
-            await shows(shown, "1,068", "#tiles")  # the rate, which comes with the history
-            size = await shown.evaluate(
-                "() => [innerWidth, Math.round(document.getElementById('quality').getBoundingClientRect().bottom)]"
-            )
-            clip = {"x": 0, "y": 0, "width": size[0], "height": size[1] + _MARGIN}
-            await shown.screenshot(path=to, full_page=True, clip=clip)  # type: ignore[arg-type]
+        for view, name in PICTURES.items():
+            async with opened(browser, f"{server.url}#{view}", reduced_motion="reduce") as shown:
+                await live(shown)
+                await shown.wait_for_selector(f"#{view} .canvas")
+                if view == "overview":
+                    await shows(shown, "1,068", "#tiles")  # the rate, which comes with the history
+                await shown.screenshot(path=to / name, full_page=True)
         await browser.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.web.history import STEPS
 from consumer.web.status import document_of, status_document
 from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy, compared
@@ -35,29 +36,26 @@ _CARRIED = {
 def scene(statistics: Callable[[], Statistics] = busy, **changes: Any) -> dict[str, Any]:
     """The /status document of a scene, with `changes` on top."""
     made: dict[str, Any] = copy.deepcopy({**status_document(statistics(), INFO), **changes})
+    made["open"]["oldest"] = [one for one in [made["oldest_open"]] if one]
     return made
 
 
 def full(**changes: Any) -> dict[str, Any]:
     """A busy member, keeping up, with something in every panel."""
-    made = scene(
-        coverage=coverage(), latest_dead_letters=letters(), samples=SAMPLES, oldest_open=oldest("batch")
-    )
+    quiet = {
+        "coverage": coverage(),
+        "latest_dead_letters": letters(),
+        "samples": SAMPLES,
+        "oldest_open": oldest("batch"),
+    }
+    made = scene(**(quiet | changes))
     for number, one in enumerate(made["partitions"]):
         one["lag_seconds"] = 1.5 + number
-    return made | changes
+    return made
 
 
 def crowd() -> dict[str, Any]:
     """`full` with workers, a shared key store, sections, and an ad account in each state."""
-    states = {
-        account("1"): {},
-        account("2", "halted", queued=9_120): {"told_by_member": True},
-        account("3", "throttled"): {},
-        account("4", "unreachable", in_flight=1): {},
-    }
-    made = full(oldest_open=oldest("member"), claimed_elsewhere=14, workers=workers())
-    made["event_quality"] = event_quality()
     states = {
         account("1"): {},
         account("2", "halted", queued=9_120): {"told_by_member": True},
@@ -155,8 +153,7 @@ def _twelve_digits(counts: Any) -> Any:
 
 def oldest(waits_for: str, age: float = 12.4, account: str | None = ACCOUNT) -> dict[str, Any]:
     """An oldest open event."""
-    place = {"topic": TOPIC, "partition": 3, "offset": 1_200_348}
-    return {**place, "age_seconds": age, "waits_for": waits_for, "account": account}
+    return document_of(OldestOpen(TOPIC, 3, 1_200_348, age, WaitsFor[waits_for.upper()], account))
 
 
 SAMPLES: Mapping[str, Any] = {
@@ -217,7 +214,7 @@ def _step(seconds: int, points: int, now: float, gap: bool) -> dict[str, Any]:
     at = [now - seconds * (points - 1 - i) for i in range(points)]
     names = (
         "settled_per_second", "delivered_per_second", "duplicates_per_second", "dead_lettered_per_second",
-        "lag", "lag_seconds", "age_p50", "age_p95", "keys", "within_hour", "age_p99",
+        "lag", "lag_seconds", "age_p50", "age_p95", "keys", "within_hour", "age_p99", "call_p50", "call_p95",
     )  # fmt: skip
     rows = [None if gap and 0.3 < i / points < 0.36 else _point(i / points) for i in range(points)]
     series: dict[str, list[float | None]] = {
@@ -235,4 +232,5 @@ def _point(x: float) -> tuple[float, ...]:
         round(900 + 400 * math.sin(x * 40) ** 2 + 160_000 * behind), 1.5 + 400 * behind, 2 if behind < 0.1 else 120,
         10 if behind < 0.1 else 600, 1_000_000 + round(200_000 * x),
         0.998 - 0.04 * math.sin(x * 30) ** 2 - 0.5 * behind, 150 if behind < 0.1 else 9_000,
+        0.18 + 0.02 * math.sin(x * 60), 0.6 + 0.15 * math.sin(x * 90) + 3 * behind,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import orjson
 import pytest
 
 from tests.web.building import busy, idle
@@ -19,6 +20,7 @@ from tests.web.page.browser import (
     shows,
     stand,
     text,
+    turn,
     visit,
 )
 
@@ -140,6 +142,14 @@ async def test_the_real_server_and_the_page_understand_each_other(visit: Visit) 
         await live(shown)
         assert await shown.evaluate("link.source !== null && link.source.readyState") == 1
         assert (await text(shown, "#state")).startswith("Keeping up: 31,866 records to go.")
+        # The page's latency is that of /status.
+        latency = orjson.loads((await served.get("/status"))[2])["destination"]["latency"]
+        shares = {"Half": "p50", "95 %": "p95", "99 %": "p99"}
+        took = [await shown.evaluate("took", latency[name]) for name in shares.values()]
+        assert took == ["120\u00a0ms", "906\u00a0ms", "906\u00a0ms"]
+        await turn(shown, "delivery")
+        said = f"Half of the calls within {took[0]}, 95 % within {took[1]}, 99 % within {took[2]}."
+        await shows(shown, " ".join(said.split()), "#latency")
         served.shown.statistics = idle()
         served.shown.now += 10
         await shows(shown, "Caught up", "#state")

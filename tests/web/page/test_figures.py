@@ -11,6 +11,7 @@ from playwright.async_api import Page
 from tests.web.page import scenes
 from tests.web.page.browser import (
     SIZES,
+    VIEWS,
     Visit,
     check,
     fits,
@@ -18,6 +19,7 @@ from tests.web.page.browser import (
     shoot,
     shows,
     text,
+    turn,
     visit,
 )
 
@@ -39,7 +41,7 @@ BROKEN = """() => {
       80)}`);
     }
   }
-  return broken.concat(seen < 100 ? [`only ${seen} figures`] : []);
+  return broken.concat(seen < 20 ? [`only ${seen} figures`] : []);
 }"""
 """Every figure that has more than one line box."""
 
@@ -94,47 +96,16 @@ async def test_no_figure_is_broken(
     """Up to twelve digits, at 1280, 820 and 390 pixels; tables of the plots as well."""
     monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
     async with check(visit, scene(), history(), size=size) as (_, shown):
-        await shown.wait_for_selector("#plot-rate .canvas")
         # The rate of now is the history's, until there are two looks at the ledger.
         await shown.wait_for_function(
             "() => /\\d\\s*records/.test(document.querySelector('#tiles dd').innerText)"
         )
-        await whole(shown)
-        await shoot(shown, f"figures-{request.node.callspec.id}")
-        await shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        await whole(shown)
-
-
-AGES: list[tuple[float | None, float | None, float | None]] = [
-    (5, 9, 10), (2, 2, 2), (1, 1, 600), (1, 60, 3_600), (3_000, 3_300, 3_600), (3_600, 604_800, None),
-    (None, None, None), (1, 604_800, 604_800), (30, 120, 150), (1, 4, 15), (40, 604_000, 604_800), (9, 75, 600),
-]  # fmt: skip
-PINS = """() => {
-  const scale = document.querySelector(".scale").getBoundingClientRect();
-  const boxes = [...document.querySelectorAll(".scale .pin-text")].map(one => one.getBoundingClientRect());
-  const out = boxes.filter(box => box.left < scale.left - 1 || box.right > scale.right + 1).map(() => "sticks out");
-  boxes.sort((a, b) => a.left - b.left);
-  return out.concat(boxes.slice(1).filter((box, i) => box.left < boxes[i].right + 2).map(() => "overlap"));
-}"""
-"""What is wrong with the words above the scale of ages."""
-
-
-@pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
-async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
-    """Half, 95 % and 99 %: close together, at either end, or unknown; pins too close together share a label."""
-    made = scenes.full()
-    async with check(visit, made, size=size) as (_, shown):
-        for ages in AGES:
-            named = dict(zip(("age_p50", "age_p95", "age_p99"), ages, strict=True))
-            document = {
-                **made,
-                "freshness": {**made["freshness"], "hour": {**made["freshness"]["hour"], **named}},
-            }
-            await shown.evaluate("one => showFreshness(one)", document)
-            assert await shown.evaluate(PINS) == [], ages
-            words = await shown.locator(".scale .pin-text").all_text_contents()
-            assert ", ".join(words) == "half, 95 %, 99 %"
-            assert await shown.locator(".scale .pin").count() == 3
+        for view in VIEWS:
+            await turn(shown, view)
+            await whole(shown)
+            await shoot(shown, f"{view}-{request.node.callspec.id}")
+            await shown.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+            await whole(shown)
 
 
 async def test_coverage_of_all_canonical_event_names_fits_on_a_laptop(
@@ -149,13 +120,13 @@ async def test_coverage_of_all_canonical_event_names_fits_on_a_laptop(
         "share": dict.fromkeys(scenes.IDS, 1.0),
     }
     made["coverage"] = {**made["coverage"], "hour": dict.fromkeys(CANONICAL, one)}
-    async with check(visit, made, size="laptop") as (_, shown):
+    async with check(visit, made, size="laptop", view="quality") as (_, shown):
         assert await shown.locator("#coverage thead th").count() == 2 + len(CANONICAL)
         widths = "one => [one.scrollWidth, one.clientWidth]"
         assert len(set(await shown.eval_on_selector(".wide:has(#coverage)", widths))) == 1
 
 
-@pytest.mark.parametrize("digits", [1, 4, 7, 9, 10, 12, 16])
+@pytest.mark.parametrize("digits", [4, 10, 16])
 @pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
 async def test_a_figure_of_any_length_stands_on_one_line(digits: int, size: str, visit: Visit) -> None:
     """Up to the sixteen digits of the largest safe integer: a longer figure has a smaller font."""

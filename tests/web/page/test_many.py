@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, check, fits, needs_browser, shoot, shows, text, visit
+from tests.web.page.browser import SIZES, Visit, check, fits, needs_browser, shoot, shows, text, turn, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -19,6 +19,7 @@ async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
         assert state.startswith(
             "Pinterest refuses 1 of 4 ad accounts; for 1 more it does not answer. Why: ad account 2: the access token"
         )
+        await turn(shown, "delivery")
         destination = await text(shown, "#destination")
         for said in (
             "Ad account 1 takes events",
@@ -29,27 +30,25 @@ async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
             "The call quota is divided by 3 members.",
         ):
             assert said in destination
-        assert "waits for another member, which has the same event in flight" in await text(shown, "#oldest")
-        assert "14 open events are in flight at another member" in await text(shown, "#duplicates")
+        opened = await text(shown, "#oldest")
+        assert "another member, which has the same event in flight" in opened
+        assert "14 open events are in flight at another member" in opened
         await fits(shown)
         await shoot(shown, f"many-{size}")
 
 
 async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
-    """A long list of accounts stands in columns, over the whole width; a short one stands beside a plot."""
+    """A long list of accounts stands in columns, over the whole width; a short one stands beside the calls."""
     many, few = scenes.crowd(), scenes.full()
     listed = many["destination"]["accounts"]
     many["destination"]["accounts"] = [{**listed[i % 4], "account": str(i)} for i in range(14)]
     for scene, beside in ((many, False), (few, True)):
-        async with check(visit, scene, scenes.history()) as (_, shown):
-            await shown.wait_for_selector("#plot-behind .canvas")
+        async with check(visit, scene, scenes.history(), view="delivery") as (_, shown):
             # In one question: between two of them the page may move both.
-            plot, destination = await shown.evaluate("""() => [
-                document.querySelector("#plot-behind"), document.querySelector("#destination").closest(".card"),
-            ].map((card) => card.getBoundingClientRect().toJSON())""")
-            assert (plot["y"] == destination["y"]) is beside
-            # The height of a plot and its caption, and of its table's handle.
-            assert plot["height"] < 350
+            calls, destination = await shown.evaluate("""() => [
+                document.querySelector("#calls"), document.querySelector("#destination"),
+            ].map((one) => one.closest(".card").getBoundingClientRect().toJSON())""")
+            assert (calls["y"] == destination["y"]) is beside
             # 14 accounts one below the other would take more than 1,000.
             assert destination["height"] < 800
             await shoot(shown, f"accounts-{len(scene['destination']['accounts'])}")
@@ -58,7 +57,7 @@ async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
 async def test_workers_are_shown(visit: Visit) -> None:
     """Each with its state and restarts; the partitions are then those of all. A single process has none, nor a table
     for them."""
-    async with check(visit, scenes.crowd()) as (server, shown):
+    async with check(visit, scenes.crowd(), view="delivery") as (server, shown):
         lines = await shown.locator("#workers tbody tr").all_inner_texts()
         assert [" ".join(line.split()) for line in lines] == [
             "Worker 1 running 2 120,000 40 0 0.3 s ago",
@@ -69,4 +68,4 @@ async def test_workers_are_shown(visit: Visit) -> None:
         assert await text(shown, "#h-partitions") == "Partitions of all workers"
         server.report(workers=[])
         await shows(shown, "Partitions of this member", "#h-partitions")
-        assert await shown.is_hidden("#by-worker")
+        assert await shown.is_hidden("#by-workers")

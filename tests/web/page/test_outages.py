@@ -11,7 +11,7 @@ import pytest
 from consumer.engine.figures.statistics import Statistics, Totals
 from tests.web.building import partition, silent, statistics, uncoordinated
 from tests.web.page import scenes
-from tests.web.page.browser import Visit, check, live, needs_browser, shoot, shows, stand, text, visit
+from tests.web.page.browser import Visit, check, live, needs_browser, shoot, shows, stand, text, turn, visit
 
 __all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -30,21 +30,24 @@ async def test_while_no_broker_answers_nothing_checks_well(visit: Visit) -> None
             "The brokers do not answer (kafka:9092, connection refused) for 12 s. Nothing can be read or committed, "
             "and the lag is unknown. What was read before still goes to Pinterest: 640 records open. Nothing is lost"
         )
-        said = "gets what was read before; nothing more can be read 0 calls in flight, 640 events queued"
-        assert said in await text(shown, "#destination")
         assert await shown.get_attribute("#state", "class") == "bad"
         assert await shown.title() == "The brokers do not answer – pinstream"
         assert re.search(
             r"Lag unknown at least|Lag unknown 2 partitions not known", await text(shown, "#tiles")
         )
-        assert (await text(shown, "#partitions")).count("unknown") == 2
         await shoot(shown, "brokers-silent")
+        await turn(shown, "delivery")
+        said = "gets what was read before; nothing more can be read 0 calls in flight, 640 events queued"
+        assert said in await text(shown, "#destination")
+        assert (await text(shown, "#partitions")).count("unknown") == 2
         for document in (scenes.scene(lambda: lost), scenes.scene(lambda: replace(lost, joined=True))):
             server.report(**document)
             await shows(shown, "None assigned.", "#partitions")
             assert "The brokers do not answer" in await text(shown, "#state")
             assert await shown.get_attribute("#state", "class") == "bad"
+            await turn(shown, "overview")
             assert "Lag unknown" in await text(shown, "#tiles")
+            await turn(shown, "delivery")
             assert not re.search("takes events|spare|forming", await text(shown, "body"))
 
 
@@ -71,9 +74,10 @@ async def test_a_worker_that_stands_still_is_named(visit: Visit) -> None:
     """Its row says so after two heartbeats, and the headline after five seconds."""
     made = scenes.full(workers=scenes.workers())
     made["workers"][1] |= {"silent": True, "reported_seconds_ago": 1.1}
-    async with check(visit, made) as (server, shown):
+    async with check(visit, made, view="delivery") as (server, shown):
         assert "Worker 2 stands still: no report" in await text(shown, "#workers")
         assert (await text(shown, "#state")).startswith("Keeping up")
+        await turn(shown, "overview")
         made["workers"][1]["reported_seconds_ago"] = 12.0
         server.report(workers=made["workers"])
         await shows(shown, "Worker 2 stands still. It has not reported for 12 s.", "#state")
@@ -99,16 +103,16 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
 async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
     """From fourteen days before, and after its end."""
     setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
-    async with check(visit, scenes.full(certificates=[])) as (server, shown):
+    async with check(visit, scenes.full(certificates=[]), view="delivery") as (server, shown):
         soon = "a certificate ends in 9 days: replace it"
         for days, said in ((15, None), (9.4, soon), (-1, "a certificate has ended")):
             server.report(certificates=[{"setting": setting, "expires": int(time.time() + days * 86_400)}])
             if said is None:
                 await live(shown)
-                assert setting not in await text(shown, "#notes")
+                assert setting not in await text(shown, "#retries")
             else:
-                await shows(shown, said, "#notes")
-                assert setting in await text(shown, "#notes")
+                await shows(shown, said, "#retries")
+                assert setting in await text(shown, "#retries")
 
 
 async def test_members_that_differ_are_named(visit: Visit) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from consumer.engine.figures.statistics import WaitsFor
 from consumer.web.server import render_page
 from tests.web.page.scenes import IDS
 
@@ -15,14 +14,15 @@ MARKUP = re.sub(r"<(style|script)>.*?</\1>", "", render_page(), flags=re.DOTALL)
 
 
 def test_page_is_one_document_with_all_parts_in_it() -> None:
-    """One style and one script, allowed by their hash; every part beside page.html is in it once, without comments."""
+    """One style and one script, allowed by their hash; every part beside page.html is in it once, without comments and
+    indentation."""
     assert (len(SCRIPT), len(STYLE)) == (1, 1)
     folder = files("consumer.web")
     parts = [one for one in folder.iterdir() if one.name.endswith((".css", ".js"))]
     assert len(parts) > 3
     for one in parts:
-        lines = one.read_text("utf-8").splitlines(keepends=True)
-        code = "".join(line for line in lines if not line.lstrip().startswith(("//", "/*")))
+        lines = [line.lstrip(" ") for line in one.read_text("utf-8").splitlines(keepends=True)]
+        code = "".join(line for line in lines if not line.startswith(("//", "/*")))
         assert render_page().count(code) == 1, one.name
     assert not re.search(r"/\* [\w. ]+\.(js|css) \*/", render_page())
 
@@ -30,10 +30,7 @@ def test_page_is_one_document_with_all_parts_in_it() -> None:
 def test_page_is_small_and_loads_nothing_else() -> None:
     """No library, no font, no picture from anywhere: the page works without the internet."""
     assert len(render_page().encode()) < 75_000
-    assert set(re.findall(r"https?://[^\"]*", render_page())) == {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xhtml",
-    }
+    assert set(re.findall(r"https?://[^\"]*", render_page())) == {"http://www.w3.org/2000/svg"}
     links = re.findall(r"(?:src|href)=\"([^\"#]+)\"", render_page())
     assert set(links) == {"data:,", "/status", "/history", "/metrics"}
     assert set(re.findall(r"(?:fetch|EventSource)\(\"([^\"]*)\"", render_page())) == {
@@ -55,17 +52,15 @@ def test_page_puts_in_text_and_never_markup() -> None:
 
 
 def test_page_has_landmarks_headings_and_names() -> None:
-    """For a screen reader: language, landmarks, headings in order, a name for every region."""
+    """For a screen reader: language, landmarks, a heading, a name for every section."""
     assert '<html lang="en">' in MARKUP
     assert 'name="viewport"' in MARKUP
     for landmark in ("<header>", "<nav aria-label=", "<main ", "<footer"):
         assert MARKUP.count(landmark) == 1
     ids = re.findall(r'\bid="([^"]+)"', MARKUP)
     assert len(ids) == len(set(ids))
-    for name in re.findall(r'<(?:section|div|table)[^>]*aria-labelledby="([^"]+)"', MARKUP):
-        assert name in ids
     assert MARKUP.count("<section") == len(re.findall(r"<section[^>]* aria-label", MARKUP))
-    assert [int(level) for level in re.findall(r"<h(\d)", MARKUP)][:3] == [1, 2, 2]
+    assert [int(level) for level in re.findall(r"<h(\d)", MARKUP)] == [1, 2]
 
 
 def test_only_one_region_is_announced_and_it_holds_no_figure() -> None:
@@ -77,13 +72,11 @@ def test_only_one_region_is_announced_and_it_holds_no_figure() -> None:
 
 def test_page_follows_the_reader_s_preferences() -> None:
     """Light and dark, and no motion if the reader prefers none."""
-    assert "prefers-color-scheme: dark" in STYLE[0]
+    assert "light-dark(" in STYLE[0]
     assert "animation" not in STYLE[0].partition("prefers-reduced-motion: no-preference")[0]
 
 
 def test_page_has_words_for_every_code_of_status() -> None:
-    """What an open event may wait for, and each parameter, has words."""
-    for one in WaitsFor:
-        assert re.search(rf"^  {one.value}: \"", SCRIPT[0], re.MULTILINE), one
+    """Each parameter has words."""
     for one_id in IDS:
         assert re.search(rf"\b{one_id}: \"", SCRIPT[0]), one_id
