@@ -20,10 +20,11 @@ from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
 from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
-from consumer.conversion.fields import COUNTED, Description, ProgramField
+from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import Omitted, Unrecognised
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
+from consumer.engine.figures.delivered import BITS_OF_SOURCES, COUNTED
 from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,
@@ -123,7 +124,7 @@ class Writing:
 
     def __init__(self, description: Description, event: CommerceEvent, source: str) -> None:
         self.warned: list[Warned] = []
-        self.marks = 0  # of all fields that are written
+        self.marks = BITS_OF_SOURCES.get(source, 0)  # of its source, and of all fields that are written
         self._description = description
         self._event = event
         self.source = source

@@ -20,7 +20,7 @@ from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
 from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
 from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WORDS, Arity, Target
-from consumer.engine.figures.delivered import BITS, BITS_OF_FIELDS
+from consumer.engine.figures.delivered import BITS_OF_FIELDS, COUNTED
 
 # The API's limit for the list of languages.
 _MAX_LANGUAGES: Final = 100
@@ -33,13 +33,13 @@ _OF_ONE_PERSON: Final = frozenset(
     f"user_data.{key}" for key in ("em", "ph", "external_id", "hashed_maids", "client_ip_address")
 )
 
-_BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
+# Beside what is counted. An advertising id may be sent and be no identity.
+_BESIDE = ("user_data.st", "custom_data.opt_out_type", "user_data.hashed_maids")
 # Fields whose presence other fields depend on, or is counted (`consumer.engine.figures.delivered`).
 MARKS: Final = {
     **BITS_OF_FIELDS,
-    **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},
+    **{name: BITS_OF_FIELDS.get(name, 0) | (COUNTED + 1) << number for number, name in enumerate(_BESIDE)},
 }
-COUNTED: Final = (1 << len(BITS)) - 1  # the marks that the engine counts
 
 
 class ProgramField:

@@ -17,7 +17,8 @@ const OUTCOMES = {
 };
 const PARAMETERS = {
   em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id",
-  ip_and_agent: "IP address and browser", value: "Value", currency: "Currency", content_ids: "Product ids",
+  client_ip_address: "IP address", client_user_agent: "Browser", hashed_maids: "Advertising id, hashed", event_id: "Event id",
+  name: "Name, hashed", place: "Country and place, hashed", birth: "Birthday, hashed", value: "Value", currency: "Currency", content_ids: "Product ids",
   order_id: "Order id", event_source_url: "Page address", opt_out: "Opt-out flag",
 };
 const STAGES = {

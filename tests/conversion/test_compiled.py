@@ -23,7 +23,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MAX_PROGRAMS, CompiledReading, Written
-from consumer.engine.figures.delivered import written_in
+from consumer.engine.figures.delivered import COUNTED, ITEM_ID, written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef
 from consumer.engine.pipeline import Pipeline
@@ -242,10 +242,15 @@ def test_most_vectors_are_on_the_fast_path() -> None:
 
 
 def test_a_mark_is_one_bit_of_one_field() -> None:
-    """Each field has a bit of its own among the marks, except that items' ids and content ids share one, since
-    they count as one parameter."""
-    assert all(mark.bit_count() == 1 for mark in MARKS.values())
-    assert len({*MARKS.values()}) == len(MARKS) - 1
+    """Each field has a bit of its own among the marks; items' ids and content ids, as city and postal code, share one,
+    since they count as one parameter. An advertising id has a second one: that it is an identity."""
+    marks = dict(MARKS)
+    assert marks["user_data.hashed_maids"].bit_count() == 2
+    marks["user_data.hashed_maids"] &= COUNTED
+    assert all(mark.bit_count() == 1 for mark in marks.values())
+    assert marks["user_data.ct"] == marks["user_data.zp"]
+    assert marks["custom_data.content_ids"] == marks[ITEM_ID]
+    assert len({*marks.values()}) == len(marks) - 2
 
 
 def test_the_module_is_compiled_where_a_compiler_is_installed() -> None:

@@ -26,9 +26,15 @@ CARRIES: dict[str, Callable[[Event], Any]] = {
     "ph": lambda event: event["user_data"].get("ph"),
     "external_id": lambda event: event["user_data"].get("external_id"),
     "click_id": lambda event: event["user_data"].get("click_id"),
-    "ip_and_agent": lambda event: (
-        event["user_data"].get("client_ip_address") and event["user_data"].get("client_user_agent")
+    "client_ip_address": lambda event: event["user_data"].get("client_ip_address"),
+    "client_user_agent": lambda event: event["user_data"].get("client_user_agent"),
+    "hashed_maids": lambda event: event["user_data"].get("hashed_maids"),
+    "event_id": lambda event: event["event_id"],
+    "name": lambda event: event["user_data"].get("fn") and event["user_data"].get("ln"),
+    "place": lambda event: (
+        event["user_data"].get("country") and (event["user_data"].get("ct") or event["user_data"].get("zp"))
     ),
+    "birth": lambda event: event["user_data"].get("db"),
     "value": lambda event: event.get("custom_data", {}).get("value"),
     "currency": lambda event: event.get("custom_data", {}).get("currency"),
     "content_ids": lambda event: event.get("custom_data", {}).get("content_ids"),

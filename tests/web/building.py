@@ -215,7 +215,8 @@ def coverage() -> CoverageSnapshot:
     visit = {
         "em": 0.18,
         "external_id": 0.18,
-        "ip_and_agent": 0.999,
+        "client_ip_address": 0.999,
+        "client_user_agent": 0.999,
         "event_source_url": 1.0,
         "content_ids": 0.71,
     }
@@ -223,13 +224,13 @@ def coverage() -> CoverageSnapshot:
         hour={
             "checkout": covered(1_310, **order),
             "page_visit": covered(36_000, **visit),
-            "search": covered(7, ip_and_agent=1.0, event_source_url=1.0),
+            "search": covered(7, client_ip_address=1.0, event_source_url=1.0),
         },
         day={
             "checkout": covered(31_000, **order),
             "page_visit": covered(870_000, **visit),
-            "search": covered(260, ip_and_agent=1.0, event_source_url=1.0),
-            "signup": covered(12, em=1.0, ip_and_agent=1.0),
+            "search": covered(260, client_ip_address=1.0, event_source_url=1.0),
+            "signup": covered(12, em=1.0, client_ip_address=1.0),
         },
     )
 

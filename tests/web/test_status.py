@@ -275,7 +275,7 @@ def test_coverage_says_of_each_parameter_how_many_carried_it() -> None:
         1_271 / 1_310,
     )
     nothing = status_document(empty(), {})["coverage"]
-    assert (nothing["hour"], nothing["day"], len(nothing["parameters"])) == ({}, {}, 11)
+    assert (nothing["hour"], nothing["day"], len(nothing["parameters"])) == ({}, {}, 17)
 
 
 def test_dead_letters_and_samples_show_single_cases() -> None:

@@ -172,7 +172,8 @@ def _summary(
         shares = (f"{key} {count / row['events']:.0%}" for key, count in row["carried"].items() if count)
         yield f"  {name} {row['events']:,}: {', '.join(shares)}"
     carried = {one: sum(row["carried"][one.id] for row in covered.values()) for one in PARAMETERS}
-    missing = [one for one in PARAMETERS if carried[one] < of / 2][:_MAX_ADVICE]
+    gaps = {gap.id for gap in total.coverage.gaps}
+    missing = [one for one in PARAMETERS if one.id in gaps][:_MAX_ADVICE]
     if missing:
         yield "Worth adding first:"
     proposed = [line for proposal in proposals for line in proposal.lines if not line.is_active]

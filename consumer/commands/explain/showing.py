@@ -16,7 +16,7 @@ from rich.text import Text
 
 from consumer.commands.explain.explaining import Explained
 from consumer.commands.results import readable, table
-from consumer.engine.figures.delivered import PARAMETERS, Coverage, by_id, written_in
+from consumer.engine.figures.delivered import PARAMETERS, Coverage, CoverageSnapshot, by_id, written_in
 from consumer.engine.reading import Kind
 
 _Named = TypeVar("_Named", bound=tuple[Any, ...])
@@ -95,9 +95,14 @@ class Summary:
                 self._coverage.add([(kind, 1)], 0.0)
             yield one
 
+    @property
+    def coverage(self) -> CoverageSnapshot:
+        """The coverage of the events that would be sent."""
+        return self._coverage.snapshot(0.0)
+
     def document(self) -> dict[str, Any]:
         """Return the counts as JSON."""
-        covered = self._coverage.snapshot(0.0).hour
+        covered = self.coverage.hour
         codes = {**self._codes, "warnings": self._warnings}
         coverage = {
             name: {"events": one.events, "carried": by_id(one.carried)} for name, one in covered.items()
@@ -128,7 +133,7 @@ class Summary:
             for field, number in fields.most_common():
                 counts.add_row(Text("warning", "yellow"), code, field, f"{number:,}")
         console.print(counts)
-        covered = self._coverage.snapshot(0.0).hour
+        covered = self.coverage.hour
         if covered:
             heads = (f">{name}\n{one.events:,}" for name, one in covered.items())
             shares = table("recommended field", *heads, box=box.SIMPLE_HEAD)

@@ -28,8 +28,9 @@ import hashlib
 
 from consumer.avro.decode import is_framed_alike
 from consumer.conversion.decisions import dedup_id_of, id_of
-from consumer.conversion.fields import COUNTED as counted
 from consumer.conversion.fields import MARKS
+from consumer.engine.figures.delivered import COUNTED as counted
+from consumer.engine.figures.delivered import BITS_OF_SOURCES
 from consumer.engine.reading import OFFLINE as OFFLINE_MARK
 from consumer.engine.reading import Kind as event_kind
 
@@ -59,7 +60,7 @@ cdef const char* NO_KEY = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 cdef object EventKind = event_kind
 cdef int OFFLINE = OFFLINE_MARK
 cdef int EM = MARKS["user_data.em"]
-cdef int MAIDS = MARKS["user_data.hashed_maids"]
+cdef int MAIDS = MARKS["user_data.hashed_maids"] & ~counted  # that are an identity
 cdef int ADDRESS = MARKS["user_data.client_ip_address"]
 cdef int AGENT = MARKS["user_data.client_user_agent"]
 cdef int STATE = MARKS["user_data.st"]
@@ -68,6 +69,8 @@ cdef int VALUE = MARKS["custom_data.value"]
 cdef int CURRENCY = MARKS["custom_data.currency"]
 cdef int OPT_OUT_TYPE = MARKS["custom_data.opt_out_type"]
 cdef int COUNTED = counted
+cdef int WEB = BITS_OF_SOURCES["web"]
+cdef int APP = BITS_OF_SOURCES["app_ios"]
 cdef object BY_EVENT_NAME = decide.BY_EVENT_NAME
 cdef object BY_CONSENT = decide.BY_CONSENT
 cdef object OPT_OUT_TYPE_IGNORED = decide.OPT_OUT_TYPE_IGNORED
@@ -363,6 +366,7 @@ cdef class Events(ItemsWriting):
         if type(self.source) is not str:
             return self.source
         self.is_web = self.source == "web"
+        self.marks = WEB if self.is_web else 0 if self.source == "offline" else APP
         if self.trusts_id and is_canonical_id(id_slot) and self.id_at.in_slot:
             id_text, id_size, plain = <const char*> id_slot.text, id_slot.size, id_slot.plain
         else:

@@ -213,7 +213,8 @@ cdef class Writing:
             page.put(field.key)
             page.value(sent)
             # An advertising id of unknown form is no identity.
-            if field.mark == MAIDS and str not in map(type, sent):
+            if field.mark & MAIDS and str not in map(type, sent):
+                self.marks |= field.mark & COUNTED
                 return False
         elif field.constant is not None:
             page.put(field.key)

@@ -19,14 +19,14 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from itertools import accumulate
-from operator import or_
+from operator import itemgetter, or_
 from typing import Any, Final
 
 from consumer.engine.figures.counters import counted_as
-from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
+from consumer.engine.figures.definitions import Histogram, derived, figure, first, snapshot
 from consumer.engine.figures.windows import Windows, added, quantile
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
@@ -144,69 +144,177 @@ _MAX_MASKS = 4096
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
+# Event names whose customer gave a name or an address: these are conversions, and worth most.
+OF_CUSTOMERS: Final = frozenset(
+    {
+        *("add_payment_info", "checkout", "contact", "lead", "schedule", "signup", "start_trial"),
+        *("submit_application", "subscribe"),
+    }
+)
+_OF_VALUE: Final = frozenset(
+    {"add_payment_info", "add_to_cart", "checkout", "initiate_checkout", "subscribe"}
+)
+_OF_PRODUCTS: Final = frozenset(
+    {
+        "add_payment_info",
+        "add_to_cart",
+        "add_to_wishlist",
+        "checkout",
+        "customize_product",
+        "initiate_checkout",
+    }
+)
+# A share of events, and the names that it is for; None: all (other) names.
+_Targets = tuple[tuple[float, Collection[str] | None], ...]
+# Where everybody is known, and where only some are.
+_OF_PERSONS: Final[_Targets] = ((0.9, OF_CUSTOMERS), (0.3, None))
+_EVERYWHERE: Final[_Targets] = ((0.95, None),)
+_BESIDE: Final[_Targets] = ((0.5, OF_CUSTOMERS),)
+
+
 @snapshot
 class Parameter:
     """A recommended parameter: the paths that it needs, all of them, and what the platform advises about it."""
 
-    id: str = figure("A parameter that the platform recommends.")
+    id: str = figure("A parameter that the platform recommends; what is worth most stands first.")
     paths: tuple[str, ...]
+    """Of paths with ``|`` between them, one is enough; none: every event has it, or it is refused."""
     advice: str = figure("What the platform asks of it, in one sentence.")
+    component: str | None = figure(
+        "Its name in Pinterest's event quality score.",
+        status_note="null: it does not count there.",
+        default=None,
+    )
+    targets: _Targets = ()
+    sources: tuple[str, ...] = ()
+    """Where an event that carries it happens, of `web` and `app`; none: anywhere."""
 
 
+# In this order: what matches an event to a person (without a match, nothing else counts), the platform's own "resilient
+# signals" first; what tells it apart; what campaigns optimise for; what the score does not count.
 PARAMETERS: Final = (
     Parameter(
         "em",
         ("user_data.em",),
         "The customer's e-mail address, hashed: one of the identities the platform accepts on its own, so send it "
         "wherever the customer is known.",
-    ),
-    Parameter(
-        "ph",
-        ("user_data.ph",),
-        "The customer's phone number, hashed, beside another identity: alone it is not enough.",
-    ),
-    Parameter(
-        "external_id",
-        ("user_data.external_id",),
-        "Your own id of the customer, hashed, spelled as the browser tag spells it, beside another identity: alone it "
-        "is not enough.",
+        "hashed_email",
+        _OF_PERSONS,
     ),
     Parameter(
         "click_id",
         ("user_data.click_id",),
         "The id of the ad click as it came, or else from epik in the page's address, never hashed and its case kept, "
         "beside another identity: alone it is not enough.",
+        "click_id_epik",
+        # Only visits that an ad has led to have one.
+        ((0.01, None),),
+        ("web",),
     ),
     Parameter(
-        "ip_and_agent",
-        ("user_data.client_ip_address", "user_data.client_user_agent"),
-        "The customer's IP address and user agent, not hashed: an identity only where both are sent.",
+        "external_id",
+        ("user_data.external_id",),
+        "Your own id of the customer, hashed, spelled as the browser tag spells it, beside another identity: alone it "
+        "is not enough.",
+        "advertiser_external_id",
+        _OF_PERSONS,
+    ),
+    Parameter(
+        "client_ip_address",
+        ("user_data.client_ip_address",),
+        "The customer's IP address, not hashed: an identity only where the user agent is sent as well.",
+        "ip_address",
+        _EVERYWHERE,
+        ("web", "app"),
+    ),
+    Parameter(
+        "client_user_agent",
+        ("user_data.client_user_agent",),
+        "The customer's user agent, not hashed: an identity only where the IP address is sent as well.",
+        "user_agent",
+        _EVERYWHERE,
+        ("web", "app"),
+    ),
+    Parameter(
+        "hashed_maids",
+        ("user_data.hashed_maids",),
+        "The device's advertising id (MAID), hashed: one of the identities the platform accepts on its own, where the "
+        "user of the app allows it.",
+        "hashed_maid",
+        ((0.3, None),),
+        ("app",),
+    ),
+    Parameter(
+        "event_id",
+        (),
+        "The event's own id, equal to the browser tag's, by which the platform deduplicates: every event has one.",
+        "external_event_id",
+        ((1.0, None),),
     ),
     Parameter(
         "value",
         ("custom_data.value",),
         "What the event is worth, as an exact decimal number: it is never derived where it is missing.",
+        "order_value",
+        ((0.95, _OF_VALUE),),
     ),
     Parameter(
         "currency",
         ("custom_data.currency",),
         "The currency of the value, a code of ISO 4217: an event with a value and no currency is refused.",
+        None,
+        ((0.95, _OF_VALUE),),
     ),
     Parameter(
         "content_ids",
         ("custom_data.content_ids",),
         "The ids of the products, as text with leading zeros kept: an item without an id is omitted.",
+        "product_id",
+        # Some pages are of a product, and some are not.
+        ((0.95, _OF_PRODUCTS), (0.3, ("page_visit", "view_content"))),
     ),
     Parameter(
         "order_id",
         ("custom_data.order_id",),
         "The order's own number, as text: an empty one or 0 counts as none.",
+        "order_id",
+        ((0.95, ("checkout",)),),
     ),
     Parameter(
         "event_source_url",
         ("event_source_url",),
-        "The absolute http or https address of the page, with its query: for web events only, so app and offline "
-        "events lower this share rightly.",
+        "The absolute http or https address of the page, with its query: for web events only.",
+        "source_url",
+        _EVERYWHERE,
+        ("web",),
+    ),
+    Parameter(
+        "ph",
+        ("user_data.ph",),
+        "The customer's phone number, hashed, beside another identity: alone it is not enough.",
+        None,
+        _BESIDE,
+    ),
+    Parameter(
+        "name",
+        ("user_data.fn", "user_data.ln"),
+        "The customer's first and last name, hashed, beside another identity: alone they are not enough.",
+        None,
+        _BESIDE,
+    ),
+    Parameter(
+        "place",
+        ("user_data.country", "user_data.ct|user_data.zp"),
+        "The customer's country, with city or postal code, hashed, beside another identity: alone it is not enough.",
+        None,
+        _BESIDE,
+    ),
+    Parameter(
+        "birth",
+        ("user_data.db",),
+        "The customer's date of birth, hashed, beside another identity: alone it is not enough.",
+        None,
+        ((0.1, OF_CUSTOMERS),),
     ),
     Parameter(
         "opt_out",
@@ -216,22 +324,31 @@ PARAMETERS: Final = (
 )
 
 
-# The bit of each path that belongs to a parameter. An executor says with these what it wrote.
+# The bit of each path that belongs to a parameter. An executor says with these what it wrote, and with one of those of
+# the sources
+# where the event happened.
+_PATHS: Final = tuple(path for one in PARAMETERS for path in one.paths)
 BITS: Final[Mapping[str, int]] = {
-    path: 1 << number for number, path in enumerate(path for one in PARAMETERS for path in one.paths)
+    path: 1 << number for number, paths in enumerate(_PATHS) for path in paths.split("|")
 }
+_WEB, _APP = 1 << len(_PATHS), 2 << len(_PATHS)
+BITS_OF_SOURCES: Final[Mapping[str, int]] = {"web": _WEB, "app_ios": _APP, "app_android": _APP}
+COUNTED: Final = (4 << len(_PATHS)) - 1  # all of these
 ITEM_ID: Final = "custom_data.contents[].id"
 # The same by field of a conversion event: the ids of items count as content ids.
 BITS_OF_FIELDS: Final[Mapping[str, int]] = {**BITS, ITEM_ID: BITS["custom_data.content_ids"]}
-# For each of `PARAMETERS`, the bits that must be set.
-_NEEDS: Final = tuple(reduce(or_, (BITS[path] for path in one.paths)) for one in PARAMETERS)
+# For each column of a window after the number of events, the bits that must be set.
+_NEEDS: Final = (
+    *(_WEB, _APP),
+    *(reduce(or_, (BITS[path.partition("|")[0]] for path in one.paths), 0) for one in PARAMETERS),
+)
 _PLACES: Final = tuple((*path.rpartition(".")[::2], bit) for path, bit in BITS.items())
 
 
 def written_in(payload: Mapping[str, Any]) -> int:
     """Return the mask of a written payload."""
     # A name is enough: the converter never writes an empty value.
-    mask = 0
+    mask = BITS_OF_SOURCES.get(payload.get("action_source", ""), 0)
     for parent, key, bit in _PLACES:
         if key in (payload.get(parent, _NOTHING) if parent else payload):
             mask |= bit
@@ -250,6 +367,10 @@ class Covered:
 
     events: int = figure("Events delivered in the last hour: the same that `freshness` speaks of.")
     carried: tuple[int, ...] = figure("How many of them carried the parameter.", keys=("id",), show=by_id)
+    web: int = figure("How many of them happened on the web.", default=0)
+    app: int = figure("How many of them happened in an app.", default=0)
+    # The event name without a section: the targets depend on it.
+    name: str = figure(path="", default="", merge=first)
 
     @derived("sampled")
     def sampled(self) -> int:
@@ -261,6 +382,37 @@ class Covered:
     def shares(self) -> tuple[float, ...]:
         """The share of them that carried it, 0 to 1: `carried / events`."""
         return tuple(count / self.events for count in self.carried)
+
+    @derived(
+        "target",
+        keys=("id",),
+        show=by_id,
+        status_note="See [below](#targets). null: it does not apply to such events.",
+    )
+    def targets(self) -> tuple[float | None, ...]:
+        """The share that a good integration reaches, 0 to 1."""
+        return tuple(map(self._target, PARAMETERS))
+
+    def _target(self, one: Parameter) -> float | None:
+        share = next((share for share, names in one.targets if names is None or self.name in names), None)
+        # Only some of the events may be able to carry it.
+        able = sum(getattr(self, source) for source in one.sources) if one.sources else self.events
+        return share * able / self.events if share and able else None
+
+
+# Events that should carry a parameter, at least, before it is missed: below that, none may do so by chance.
+_LEAST_EXPECTED: Final = 3
+
+
+@snapshot
+class CoverageGap:
+    """A parameter that events of one name carry less often than its target says."""
+
+    event_name: str = figure("What to add first: events of this name lack the parameter.")
+    id: str = figure("The parameter.", status_note="Sorted by what is worth most: see [below](#targets).")
+    share: float = figure("The share of the events of the last day that carried it.")
+    target: float = figure("Its target.")
+    events: int = figure("How many more events would have to carry it for that.")
 
 
 @snapshot
@@ -274,6 +426,21 @@ class CoverageSnapshot:
     def parameters(self) -> Sequence[Parameter]:
         """What is counted."""
         return PARAMETERS
+
+    @derived("gaps[]")
+    def gaps(self) -> Sequence[CoverageGap]:
+        """What to add first."""
+        found = []
+        for name, covered in self.day.items():
+            of_all = zip(PARAMETERS, covered.shares, covered.targets, strict=True)
+            for rank, (one, share, target) in enumerate(of_all):
+                if target is None or target * covered.events < _LEAST_EXPECTED or share >= target:
+                    continue
+                missing = math.ceil((target - share) * covered.events)
+                # Conversions first; of these, what is worth most; of that, what most events lack.
+                order = covered.name not in OF_CUSTOMERS, rank, -missing, name
+                found.append((order, CoverageGap(name, one.id, share, target, missing)))
+        return tuple(gap for _, gap in sorted(found, key=itemgetter(0)))
 
     @derived(metric="pinstream_parameter_coverage_ratio", labels=("event_name", "parameter"))
     def ratios(self) -> Mapping[tuple[str, str], float]:
@@ -292,7 +459,7 @@ class Coverage:
         # By name and mask: events of the running minute that are not in the windows yet.
         self._masks: Counter[tuple[str, int]] = Counter()
         self._names: set[str] = set()
-        # By name: events, and how many of them carried each of `PARAMETERS`.
+        # By name: events, and how many of them have each of `_NEEDS`.
         self._windows = Windows()
 
     def add(self, kinds: Iterable[tuple[tuple[str, str, int], int]], now: float) -> None:
@@ -306,7 +473,11 @@ class Coverage:
         """Return the windows that end at `now` (monotonic seconds)."""
         self._split_masks(now)
         _, hour, day = (
-            {name: Covered(row[0], tuple(row[1:])) for name, row in sorted(rows.items())}
+            {
+                # The name of a section stands behind it (`settled`).
+                name: Covered(row[0], tuple(row[3:]), row[1], row[2], name.partition(" (")[0])
+                for name, row in sorted(rows.items())
+            }
             for rows in self._windows.sums()
         )
         return CoverageSnapshot(hour, day)
@@ -316,7 +487,7 @@ class Coverage:
         for (name, mask), count in self._masks.items():
             known = counted_as(name, self._names)
             self._names.add(known)
-            row = self._windows.running.setdefault(known, [0] * (1 + len(PARAMETERS)))
+            row = self._windows.running.setdefault(known, [0] * (1 + len(_NEEDS)))
             row[0] += count
             # A parameter may need several paths, so it is carried only if all of its bits are set.
             for column, needs in enumerate(_NEEDS, start=1):

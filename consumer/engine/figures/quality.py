@@ -17,24 +17,27 @@ from itertools import chain
 from typing import Final
 
 from consumer.engine.figures.definitions import figure, least, snapshot
-from consumer.engine.figures.delivered import CoverageSnapshot, Covered, by_id
+from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, by_id
 
 OUR_SOURCE: Final = "CONVERSIONS_API"
 _DAY = 24 * 3600
 # Events of a name from which on its coverage is compared, and points of a percentage that are a gap.
 _LEAST_EVENTS, _GAP = 100, 10.0
-# Pinterest's component -> our parameter, and why Pinterest may see less of it than was sent.
-_SAME: Final[Mapping[str, tuple[str, str]]] = {
-    "hashed_email": ("em", "it does not accept all digests: check how producers hash what they send hashed"),
-    "advertiser_external_id": (
-        "external_id",
-        "it does not accept all digests: check how producers hash them",
-    ),
-    "click_id_epik": ("click_id", "some values are not ids of its ad clicks: see what the mapping reads"),
-    "order_value": ("value", "some values are zero, or have a currency that it does not use"),
-    "order_id": ("order_id", "some values are placeholders: see what the mapping reads"),
-    "product_id": ("content_ids", "some ids are not in the catalog: compare their spelling with the feed"),
-    "source_url": ("event_source_url", "some addresses are not of a domain that is claimed at Pinterest"),
+# Pinterest's component -> our parameter.
+_SAME: Final = {one.component: one.id for one in PARAMETERS if one.component}
+_DIGESTS: Final = "it does not accept all digests: check how producers hash what they send hashed"
+# Why Pinterest may see less of a component than was sent.
+_CAUSES: Final[Mapping[str, str]] = {
+    "hashed_email": _DIGESTS,
+    "hashed_maid": _DIGESTS,
+    "advertiser_external_id": _DIGESTS,
+    "click_id_epik": "some values are not ids of its ad clicks: see what the mapping reads",
+    "ip_address": "some addresses are of servers or proxies, not of customers: see what the mapping reads",
+    "user_agent": "some are not of browsers: see what the mapping reads",
+    "order_value": "some values are zero, or have a currency that it does not use",
+    "order_id": "some values are placeholders: see what the mapping reads",
+    "product_id": "some ids are not in the catalog: compare their spelling with the feed",
+    "source_url": "some addresses are not of a domain that is claimed at Pinterest",
 }
 
 
@@ -116,17 +119,17 @@ def gaps(quality: EventQuality, coverage: CoverageSnapshot) -> tuple[str, ...]:
 
 def _gaps_of(name: str, theirs: Mapping[str, float], covered: Covered) -> Iterator[str]:
     shares = by_id(covered.shares)
-    compared = {one: (theirs[one], 100 * shares[_SAME[one][0]]) for one in _SAME if one in theirs}
+    compared = {one: (theirs[one], 100 * shares[_SAME[one]]) for one in _CAUSES if one in theirs}
     fewer = [one for one, (seen, sent) in compared.items() if sent - seen >= _GAP]
     for component, (seen, sent) in compared.items():
         if abs(seen - sent) < _GAP:
             continue
-        parameter, cause = _SAME[component]
+        cause = _CAUSES[component]
         if seen > sent:
             cause = "another sender delivers this event to the account too, with more in it"
         elif len(fewer) > 1:  # what is wrong with one component's values does not touch the others
             cause = "another sender delivers this event to the account too, with less in it"
         yield (
-            f"Of {name}, Pinterest found {component} in {seen:.0f} %, and {parameter} was sent in {sent:.0f} %. "
+            f"Of {name}, Pinterest found {component} in {seen:.0f} %, and {_SAME[component]} was sent in {sent:.0f} %. "
             f"Probably {cause}."
         )

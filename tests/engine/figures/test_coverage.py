@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -41,15 +42,21 @@ PRESENT: dict[str, dict[str, Any]] = {
     "ph": {"user_data": {"ph": ["digest"]}},
     "external_id": {"user_data": {"external_id": ["digest"]}},
     "click_id": {"user_data": {"click_id": "Click"}},
-    "ip_and_agent": {"user_data": {"client_ip_address": "192.0.2.1", "client_user_agent": "agent"}},
+    "client_ip_address": {"user_data": {"client_ip_address": "192.0.2.1"}},
+    "client_user_agent": {"user_data": {"client_user_agent": "agent"}},
+    "hashed_maids": {"user_data": {"hashed_maids": ["digest"]}},
+    "event_id": {},
     "value": {"custom_data": {"value": "0"}},
     "currency": {"custom_data": {"currency": "EUR"}},
     "content_ids": {"custom_data": {"content_ids": ["007"]}},
     "order_id": {"custom_data": {"order_id": "1"}},
     "event_source_url": {"event_source_url": "https://shop.example/"},
+    "name": {"user_data": {"fn": ["digest"], "ln": ["digest"]}},
+    "place": {"user_data": {"country": ["digest"], "zp": ["digest"]}},
+    "birth": {"user_data": {"db": ["digest"]}},
     "opt_out": {"opt_out": False},
 }
-"""The smallest payload that carries each parameter."""
+"""The smallest payload that carries each parameter. Every event has its id."""
 NOTHING: dict[str, Any] = {}
 
 
@@ -64,8 +71,11 @@ def shares(one: Covered) -> dict[str, float]:
 
 
 def carried(one: Covered) -> dict[str, int]:
-    """Return the number of events that carried each parameter, without parameters that none carried."""
-    return {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
+    """Return the number of events that carried each parameter; without parameters that none carried, and without the
+    id, which all did."""
+    found = {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
+    assert found.pop("event_id", 0) == one.events
+    return found
 
 
 def coverage_of(payload: dict[str, Any]) -> dict[str, int]:
@@ -78,7 +88,7 @@ def coverage_of(payload: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.parametrize("parameter", IDS)
 def test_each_parameter_is_read_from_its_place(parameter: str) -> None:
     """The smallest payload with a parameter counts for that parameter alone; an empty payload counts for none."""
-    assert coverage_of(PRESENT[parameter]) == {parameter: 1}
+    assert coverage_of(PRESENT[parameter]) == ({parameter: 1} if parameter != "event_id" else {})
     assert coverage_of({}) == {}
     assert coverage_of({"user_data": {}, "custom_data": {"contents": []}}) == {}
 
@@ -92,10 +102,179 @@ def test_places_are_fields_of_a_payload() -> None:
             assert set(fields) <= set(TARGETS)
 
 
-def test_address_and_agent_count_only_together() -> None:
-    """Address and user agent count only together: for the platform one of them alone is no identity."""
-    assert coverage_of({"user_data": {"client_ip_address": "192.0.2.1"}}) == {}
-    assert coverage_of({"user_data": {"client_user_agent": "agent"}}) == {}
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ("fn", {}),
+        ("ln", {}),
+        ("country", {}),
+        ("ct zp st", {}),
+        ("country ct", {"place": 1}),
+        ("country zp ct", {"place": 1}),
+    ],
+)
+def test_name_and_place_need_several_fields(keys: str, found: dict[str, int]) -> None:
+    """A name has two parts; a place is a country, and a city or a postal code."""
+    assert coverage_of({"user_data": {key: ["digest"] for key in keys.split()}}) == found
+
+
+def test_the_score_s_eleven_components_are_counted() -> None:
+    """As the platform names them."""
+    assert {one.component for one in PARAMETERS if one.component} == {
+        *(
+            "advertiser_external_id",
+            "click_id_epik",
+            "external_event_id",
+            "hashed_email",
+            "hashed_maid",
+            "ip_address",
+        ),
+        *("order_id", "order_value", "product_id", "source_url", "user_agent"),
+    }
+
+
+def targets(name: str, **of_sources: int) -> dict[str, float]:
+    """Return the targets of a name whose events happened at these places, in percent."""
+    coverage = Coverage()
+    for source, count in of_sources.items():
+        kind = Kind(ACCOUNT, name, written_in({"action_source": source}))
+        coverage.add([(kind, count)], 0.0)
+    covered = coverage.snapshot(0.0).hour[name]
+    return {
+        one: round(100 * target, 1)
+        for one, target in zip(IDS, covered.targets, strict=True)
+        if target is not None
+    }
+
+
+def test_targets_are_for_what_an_event_can_carry() -> None:
+    """None where a parameter does not apply to an event name, or to the places where its events happened; of those of
+    several places, in proportion."""
+    assert targets("checkout", web=10) == {
+        "em": 90,
+        "click_id": 1,
+        "external_id": 90,
+        "client_ip_address": 95,
+        "client_user_agent": 95,
+        "event_id": 100,
+        "value": 95,
+        "currency": 95,
+        "content_ids": 95,
+        "order_id": 95,
+        "event_source_url": 95,
+        "ph": 50,
+        "name": 50,
+        "place": 50,
+        "birth": 10,
+    }
+    assert targets("search", app_ios=10) == {
+        "em": 30,
+        "external_id": 30,
+        "client_ip_address": 95,
+        "client_user_agent": 95,
+        "hashed_maids": 30,
+        "event_id": 100,
+    }
+    assert targets("lead (com.shop.Lead)", offline=10) == {
+        "em": 90,
+        "external_id": 90,
+        "event_id": 100,
+        "ph": 50,
+        "name": 50,
+        "place": 50,
+        "birth": 10,
+    }
+    mixed = targets("page_visit", web=60, app_android=20, offline=20)
+    assert mixed["event_source_url"] == 57
+    assert mixed["client_ip_address"] == 76
+    assert mixed["hashed_maids"] == 6
+    assert mixed["content_ids"] == 30
+    assert targets("our_own", offline=1)["em"] == 30
+
+
+COMPLETE: dict[str, Any] = {
+    "action_source": "web",
+    "event_source_url": "https://shop.example/",
+    "user_data": dict.fromkeys(
+        (
+            "em",
+            "ph",
+            "external_id",
+            "fn",
+            "ln",
+            "country",
+            "zp",
+            "db",
+            "client_ip_address",
+            "client_user_agent",
+        ),
+        "x",
+    )
+    | {"click_id": "x"},
+    "custom_data": {"value": "1", "currency": "EUR", "content_ids": ["1"], "order_id": "1"},
+}
+
+
+def without(payload: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the payload without this field."""
+    parent, _, key = path.rpartition(".")
+    if parent:
+        return {**payload, parent: {name: one for name, one in payload[parent].items() if name != key}}
+    return {name: one for name, one in payload.items() if name != key}
+
+
+_IN_APP = {**COMPLETE, "action_source": "app_ios"}
+_LACKS = {
+    **{path: (path.rpartition(".")[2], path) for path in (
+        "user_data.em", "user_data.external_id", "user_data.click_id", "user_data.client_ip_address",
+        "user_data.client_user_agent", "custom_data.value", "custom_data.currency", "custom_data.content_ids",
+        "custom_data.order_id", "event_source_url", "user_data.ph",
+    )},
+    "first name": ("name", "user_data.fn"), "country": ("place", "user_data.country"),
+    "postal code": ("place", "user_data.zp"), "birth": ("birth", "user_data.db"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("missed", "path"), _LACKS.values(), ids=_LACKS.keys())
+def test_a_missing_parameter_is_named(missed: str, path: str) -> None:
+    """Each of fifteen gaps is named, and nothing else: 400 checkouts of which all lack it, among 400 complete
+    sign-ups."""
+    coverage = Coverage()
+    coverage.add([(Kind(ACCOUNT, "signup", written_in(COMPLETE)), 400)], 0.0)
+    coverage.add([(Kind(ACCOUNT, "checkout", written_in(without(COMPLETE, path))), 400)], 0.0)
+    [gap] = coverage.snapshot(0.0).gaps
+    assert (gap.event_name, gap.id, gap.share) == ("checkout", missed, 0.0)
+    assert gap.events == math.ceil(400 * gap.target)
+
+
+def test_gaps_are_sorted_by_what_is_worth_most() -> None:
+    """Conversions first, then in the order of the parameters, then by the number of events; an advertising id is
+    missed in apps only."""
+    coverage = Coverage()
+    poor: dict[str, Any] = {"user_data": {}, "custom_data": {"value": "1", "currency": "EUR"}}
+    for name, payload, count in (
+        ("page_visit", without(COMPLETE, "user_data.em"), 9_000),
+        ("checkout", without(without(COMPLETE, "user_data.em"), "custom_data.order_id"), 100),
+        ("signup", without(_IN_APP, "user_data.em"), 500),
+        ("subscribe", {**COMPLETE, **poor}, 2),
+    ):
+        coverage.add([(Kind(ACCOUNT, name, written_in(payload)), count)], 0.0)
+    assert [(one.event_name, one.id, one.events) for one in coverage.snapshot(0.0).gaps] == [
+        ("signup", "em", 450),
+        ("checkout", "em", 90),
+        ("signup", "hashed_maids", 150),
+        ("checkout", "order_id", 95),
+        ("page_visit", "em", 2_700),
+    ]
+
+
+def test_what_chance_explains_is_no_gap() -> None:
+    """Of a hundred visits of which one in a hundred should come from an ad, none may."""
+    for count, gaps in ((299, 0), (300, 1)):
+        coverage = Coverage()
+        payload = without(COMPLETE, "user_data.click_id")
+        coverage.add([(Kind(ACCOUNT, "page_visit", written_in(payload)), count)], 0.0)
+        assert len(coverage.snapshot(0.0).gaps) == gaps
 
 
 def test_ids_of_contents_are_content_ids() -> None:
@@ -113,7 +292,7 @@ def test_advice_is_one_plain_sentence_each() -> None:
         assert one.advice.endswith(".")
         assert ". " not in one.advice
         assert len(one.advice) < 180
-    assert len(set(IDS)) == len(IDS) == 11
+    assert len(set(IDS)) == len(IDS) == 17
 
 
 def test_a_snapshot_is_frozen() -> None:
@@ -159,7 +338,7 @@ Happened = list[tuple[int, str, set[str]]]
 
 
 def _some(bits: int) -> set[str]:
-    return {parameter for place, parameter in enumerate(IDS) if bits >> place & 1}
+    return {parameter for place, parameter in enumerate(IDS) if bits >> place & 1} | {"event_id"}
 
 
 def _payload(parameters: set[str]) -> dict[str, Any]:

@@ -388,17 +388,17 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert [one.split("\n")[0] for one in heads][1:] == [
             "All", "page_visit", "add_to_cart", "view_category", "checkout", "signup",
         ]  # fmt: skip
-        assert await shown.locator("#coverage tbody tr").count() == 1 + len(scenes.IDS) == 12
+        assert await shown.locator("#coverage tbody tr").count() == 1 + len(scenes.IDS) == 18
         events = await text(shown, "#coverage tbody tr:first-child")
         assert events.endswith("59,222 48,210 6,120 3,377 1,204 311")
-        phone = await text(shown, "#coverage tbody tr:nth-child(3)")
+        phone = await text(shown, "#coverage tbody tr:nth-child(14)")
         assert phone.startswith("Phone, hashed ph The customer's phone number")
         assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
         note = await text(shown, "#coverage-note")
         assert note == "Of 59,222 events delivered in the last hour."
         await shown.check("input[value='86400']")
         await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
-        assert (await text(shown, "#coverage tbody tr:nth-child(3)")).endswith("0 %")
+        assert (await text(shown, "#coverage tbody tr:nth-child(14)")).endswith("0 %")
 
 
 async def test_what_pinterest_sees_stands_beside_what_was_sent(visit: Visit) -> None:
