@@ -50,7 +50,9 @@ _WRITE_AGAIN = 0.05
 # Events that the console shows with one field per line, because people read them in full.
 _ONE_FIELD_PER_LINE = frozenset({"starting"})
 # Events that are repeated until the cause is gone. Lines that differ only in numbers count as repeats.
-_REPEATED = frozenset({"dead_letters_not_stored", "kafka_trouble", "key_store_trouble"})
+_REPEATED = frozenset(
+    {"dead_letters_not_stored", "kafka_trouble", "key_store_trouble", "receipts_not_stored"}
+)
 _EVENT_WIDTH = 22
 
 _DIGITS = re.compile(r"\d+")

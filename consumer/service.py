@@ -33,7 +33,15 @@ from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
 from consumer.errors import DestinationRefused, KeyStoreError, bug
-from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource, Schemas, UserFunction
+from consumer.ports import (
+    Api,
+    DeadLetterWriter,
+    KeyStore,
+    ReceiptWriter,
+    RecordSource,
+    Schemas,
+    UserFunction,
+)
 
 # Seconds that one fetch waits for records. Without room they are the longest that a resumed partition waits.
 _FETCH_TIMEOUT, _FULL_TIMEOUT = 5.0, 0.1
@@ -106,6 +114,7 @@ class Service:
         key_store: KeyStore,
         schemas: Schemas,
         dead_letters: DeadLetterWriter,
+        receipts: ReceiptWriter | None = None,
         transform: UserFunction | None = None,
         report: Callable[[m.Report], None],
         grace: float,
@@ -120,6 +129,7 @@ class Service:
         self._key_store = key_store
         self._schemas = schemas
         self._dead_letters = dead_letters
+        self._receipts = receipts
         self._transform = transform
         self._clock = clock
         self._report = report
@@ -329,6 +339,10 @@ class Service:
                 self._begin(self._send(command, now))
             case m.StoreDeadLetters():
                 self._begin(self._store(command))
+            case m.StoreReceipts():
+                if self._receipts is None:
+                    raise bug("the engine wants receipts of a service that writes none")
+                self._begin(self._store_receipts(command, self._receipts))
             case m.Commit():
                 self._begin(self._source.commit(command.positions))
             case m.RestartPartitions():
@@ -358,6 +372,9 @@ class Service:
 
     async def _store(self, command: m.StoreDeadLetters) -> m.DeadLettersStored:
         return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
+
+    async def _store_receipts(self, command: m.StoreReceipts, writer: ReceiptWriter) -> m.ReceiptsStored:
+        return m.ReceiptsStored(command.number, *await writer.store(command.receipts))
 
     async def _read_token(self) -> m.TokenRead:
         return m.TokenRead(await self._api.read_token())

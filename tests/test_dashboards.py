@@ -192,7 +192,7 @@ class TestAlerts:
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
             *("Unreadable", "WaitsForSchema", "SchemasFromDisk", "MayCountTwice"),
-            *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
+            *("RecordsRemoved", "LogCut", "KeyStoreFull", "ReceiptsFail", "ClockOff"),
             *("DestinationUnreachable", "Stalled", "BrokersSilent", "CertificateEnds"),
             *("TopicMadeAnew", "CommitMetadataRefused", "AnswersSlowly"),
             *("Quiet", "EventsThin", "TakesMore", "CoverageFell", "SchemaDrift"),

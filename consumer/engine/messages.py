@@ -394,7 +394,16 @@ class BrokersSilent(NamedTuple):
     seconds: float = 0.0
 
 
-KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIds | BrokerStats | BrokersSilent
+KafkaSaid = (
+    Fetched
+    | DeadLettersStored
+    | ReceiptsStored
+    | CommitDone
+    | EndOffsets
+    | TopicIds
+    | BrokerStats
+    | BrokersSilent
+)
 
 
 class StopRequested(NamedTuple):
@@ -578,6 +587,7 @@ Attempt = (
     | KeyStoreCommand
     | Send
     | StoreDeadLetters
+    | StoreReceipts
     | Commit
     | RestartPartitions
     | ReadToken

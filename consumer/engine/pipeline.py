@@ -45,8 +45,8 @@ from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps
 from consumer.engine.records.block import AssignmentState
 from consumer.engine.records.commits import Commits, Differences
 from consumer.engine.records.ledger import Ledger
-from consumer.engine.records.outbox import Letter, Outbox
-from consumer.engine.records.runs import Run, keys_of
+from consumer.engine.records.outbox import Letter, Outbox, Receipt
+from consumer.engine.records.runs import Run, keys_of, rows_of
 from consumer.engine.records.topics import RecreatedTopics, Removals
 from consumer.engine.room import Room
 from consumer.engine.sending.answers import Answers
@@ -103,6 +103,11 @@ class Pipeline:
         # the next write waits longer for it.
         self.keys: Outbox[Run] = Outbox(policy.inner_backoff, 10_000, lambda run: run.end - run.first)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, 500)
+        # No more in a write than a crash may repeat: so many receipts may precede what they say.
+        at_risk = policy.concurrency * policy.batch_events
+        self.receipts: Outbox[Receipt] = Outbox(
+            policy.inner_backoff, min(10_000, at_risk), lambda one: rows_of([one.run])
+        )
         self.figures = SettledFigures(self.context.counters, self.context.sections)
         # The first records that could not be delivered.
         self.problems: Sequence[Problem] = self.figures.problems
@@ -127,6 +132,7 @@ class Pipeline:
             Answers(self.context, self.dispatcher),
             self.keys,
             self.letters,
+            self.receipts,
             self.figures,
         )
         self._room = Room(
@@ -137,6 +143,7 @@ class Pipeline:
             self.untimely,
             self.dispatcher,
             self.guard,
+            self.receipts,
         )
         self.commits = Commits(self.context, self.ledger)
         # Says whether everything is committed that may be.
@@ -150,6 +157,8 @@ class Pipeline:
         self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
         # Why the key store failed the last time.
         self._key_store_error = ""
+        # Why receipts could not be written the last time.
+        self._receipts_failure = ""
         # Why no broker answers, and since when (monotonic); None: one does.
         self._silence: tuple[str, float] | None = None
         # Drains for revokes stand before the one for the stop.
@@ -232,6 +241,9 @@ class Pipeline:
                 self._fetched(happened)
             case m.DeadLettersStored():
                 self.steps.letters_stored(happened)
+            case m.ReceiptsStored():
+                self._receipts_failure = happened.reason
+                self.steps.receipts_stored(happened)
             case m.CommitDone():
                 self.commits.done(happened)
             case m.EndOffsets():
@@ -281,6 +293,8 @@ class Pipeline:
         self.lease.go_on()
         self.steps.look_up(self.lookups.take_due())
         self.dispatcher.halts.go_on()
+        if self.policy.receipts:
+            self.steps.write_receipts()
         self.steps.write_keys()
         if not self.commits.unproven():
             self.steps.send()
@@ -306,13 +320,14 @@ class Pipeline:
         """
         # Open records may belong to another member by now. Until a commit has proven that they are ours, no work begins
         # that the other member may do as well.
-        at_risk = self.keys.rows_at_risk, self.lease.until
+        at_risk = self.steps.at_risk, self.lease.until
         begun = () if self.commits.unproven() else (self.dispatcher.due(*at_risk), self.letters.due())
         asks = self.time_question.due(waited_for=self._waits_for_time())
         waits = (self.parking.due(), self.untimely.due(self.context.now), asks)
         times = [
             *begun,
             self.keys.due(),
+            self.receipts.due(),
             *(waits if self.guard.tripped is None else ()),
             self.lookups.due(),
             self.lease.due(),
@@ -340,7 +355,10 @@ class Pipeline:
         # A record without a timestamp is the oldest only if none has one.
         oldest = nsmallest(MAX_OLDEST, lowest, key=lambda one: (timestamp_of(one) < 0, timestamp_of(one)))
         described = tuple(
-            describe_open(one, now, self.policy, self.dispatcher, self.keys, self.guard) for one in oldest
+            describe_open(
+                one, now, self.policy, self.dispatcher, self.steps.unreceipted, self.keys, self.guard
+            )
+            for one in oldest
         )
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
@@ -362,6 +380,7 @@ class Pipeline:
             stalled_for=self.stall.seconds(),
             key_store_fails=fails,
             key_store_trouble=self._key_store_error if fails else None,
+            receipts_error=self._receipts_failure if self.receipts.failures else None,
             claimed_elsewhere=self.lookups.claimed_by_other,
             lease_left=max(0.0, self.lease.until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,
@@ -448,13 +467,15 @@ class Pipeline:
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Return True if records of these assignments are in a call or a write and may still settle."""
         concerned = {id(state) for state in states if state.live}
+        receipts = [*self.receipts]
         events = [*self.dispatcher.in_flight(), *self.keys]
+        events += [one.run for one in receipts if one.outcome.is_delivered]
         # Also keys of records that were released because the position went back: without them they are sent again.
-        rows = chain(events, (one.row for one in self.letters))
+        rows = chain(events, (one.row for one in self.letters), (one.run for one in receipts))
         if any(id(row.block.assignment) in concerned for row in rows):
             return True
         # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
-        # write of its key. Asked last: there may be thousands of keys, and a drain asks with each input.
+        # write of its receipt or key. Asked last: there may be thousands of keys, and a drain asks with each input.
         out = set(split_keys(keys_of(events)))
         followers = chain.from_iterable(some for key, some in self.claims.followers.items() if key in out)
         return any(id(row.block.assignment) in concerned for row in followers)

@@ -44,6 +44,11 @@ class Outcome(NamedTuple):
     call: Call | None = None
     """The one that decided; None: none did."""
 
+    @property
+    def is_delivered(self) -> bool:
+        """True if the platform has processed the event."""
+        return self.disposition is Disposition.DELIVERED
+
 
 @dataclass(frozen=True, slots=True)
 class Receipts:

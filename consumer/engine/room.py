@@ -17,6 +17,7 @@ from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.parking import Parking
 from consumer.engine.intake.untimely import UntimelyRecords
 from consumer.engine.records.ledger import Ledger
+from consumer.engine.records.outbox import Outbox, Receipt
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.halts import is_of_all
 
@@ -42,6 +43,7 @@ class Room:
     _untimely: UntimelyRecords
     _dispatcher: Dispatcher
     _guard: Guard
+    _receipts: Outbox[Receipt]
     # When the last fetch came back.
     fed_at: float = 0.0
     _paced_at: float | None = None
@@ -91,8 +93,9 @@ class Room:
 
     def enough(self) -> bool:
         """Return True if the limit of records is reached."""
-        # A record that waits may still turn out to be filtered, and then does not count.
-        waiting = len(self._parking) + len(self._untimely) + self._admission.deferred
+        # A record that waits may still turn out to be filtered, or is filtered and waits for its receipt, which is one
+        # of its own: it will not count.
+        waiting = len(self._parking) + len(self._untimely) + self._admission.deferred + len(self._receipts)
         return self._admission.limit.left(self._ledger.counted) + waiting <= 0
 
     def due(self) -> float | None:

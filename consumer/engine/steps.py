@@ -2,14 +2,15 @@
 
 Theory of operation. Each part holds records of one stage or two: `intake` those that are not read yet, or wait for
 their schema, their time or room; `dedup` those that follow or are looked up; `sending` those that are queued or in a
-call; `records.outbox` those whose key or letter is being written. A part says what is due and hands back what it has;
-it moves no record and knows no other part. Here records go from part to part, and their stage with them
+call; `records.outbox` those whose key, letter or receipt is being written. A part says what is due and hands back what
+it has; it moves no record and knows no other part. Here records go from part to part, and their stage with them
 (`records.stages.MOVES`).
 
 Three rules hold throughout:
 
 * A record whose partition is being drained, or whose assignment has ended, begins nothing new: it is *freed*, and its
-  next owner reads it again. Only a record in a call or in a write of its key or letter stays: its outcome settles it.
+  next owner reads it again. Only a record in a call or in a write of its key, letter or receipt stays: its outcome
+  settles it.
 * Whoever held a claim and is not delivered gives it back: the first follower that is still ours claims it and is looked
   up. So a claim never waits for a record that does not go on.
 * What is read off a block (keys, kinds, times) is read before its rows settle: a block drops its columns with the last.
@@ -45,9 +46,10 @@ from consumer.engine.model import (
     trace_parents,
 )
 from consumer.engine.reading import UNCLEAR, Columns, NoEvent
+from consumer.engine.receipts import Call, Outcome
 from consumer.engine.records.block import AssignmentState, Block
 from consumer.engine.records.ledger import Ledger
-from consumer.engine.records.outbox import Letter, Outbox
+from consumer.engine.records.outbox import Letter, Outbox, Receipt
 from consumer.engine.records.runs import (
     Run,
     divide,
@@ -58,14 +60,15 @@ from consumer.engine.records.runs import (
     mark_taken_over,
     move_all,
     pick,
+    receipts_of,
     rows_of,
     runs_on,
     times_of,
 )
-from consumer.engine.records.stages import RecordStage
+from consumer.engine.records.stages import OUTCOME_BEFORE, SETTLED_AS, RecordStage
 from consumer.engine.sending.answers import Answers, Judged
 from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.sending.verdicts import NoVerdict, Throttled
+from consumer.engine.sending.verdicts import NoVerdict, Throttled, request_id
 
 
 @dataclass(eq=False)
@@ -87,7 +90,10 @@ class Steps:
     answers: Answers
     keys: Outbox[Run]
     letters: Outbox[Letter]
+    receipts: Outbox[Receipt]
     figures: SettledFigures
+    # Delivered events without an acknowledged receipt.
+    unreceipted: int = 0
 
     # -- fetched -> READ -> its first stage
 
@@ -178,8 +184,7 @@ class Steps:
             move_all([row], RecordStage.CLOCK)
             self.untimely.wait(row, verdict)
         elif isinstance(verdict, Filtered):
-            self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            self.ledger.settle([row], Disposition.FILTERED)
+            self.conclude([row], RecordStage.FILTERED, verdict.code)
         else:
             self.dead_letter(row, verdict, 0)
 
@@ -242,7 +247,7 @@ class Steps:
                 sent_too, _ = pick(seen.delivered, [mark & UNCLEAR for mark in marks])
                 self.context.counters.taken_over += mark_taken_over(sent_too)
             followers = self.claims.confirm(seen.delivered)
-            self.ledger.settle([*seen.delivered, *followers], Disposition.DUPLICATE)
+            self.conclude([*seen.delivered, *followers], RecordStage.DUPLICATE)
         if seen.claimed_by_other:
             move_all(seen.claimed_by_other, RecordStage.CLAIMED_BY_OTHER)
             self._look_up_later(now + ASK_AGAIN, seen.claimed_by_other)
@@ -284,10 +289,15 @@ class Steps:
 
     # -- QUEUED -> IN_FLIGHT -> STORING, DEAD_LETTERING, QUEUED
 
+    @property
+    def at_risk(self) -> int:
+        """Delivered events whose keys are not durable yet."""
+        return self.unreceipted + self.keys.rows_at_risk
+
     def send(self) -> None:
         """Begin the calls that may begin now."""
         context, policy, lease = self.context, self.context.policy, self.lease
-        for batch, parts in self.dispatcher.send(self.keys.rows_at_risk, lease.until, lease.session):
+        for batch, parts in self.dispatcher.send(self.at_risk, lease.until, lease.session):
             move_all(batch.runs, RecordStage.IN_FLIGHT)
             links = policy.trace_links
             records = (record for block, first, end in batch.runs for record in block.records[first:end])
@@ -307,23 +317,25 @@ class Steps:
         verdict = self.answers.read(batch, happened)
         if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
             self.clock.answered(happened.headers.get("date"), batch.sent_at)
-        self.judged(self.answers.apply(batch, verdict, happened), batch.attempts)
+        answered_ms = int(self.context.now.unix * 1000)
+        call = Call(request_id(happened.headers), happened.status, answered_ms)
+        self.judged(self.answers.apply(batch, verdict, happened), batch.attempts, call)
 
     def unanswered(self, happened: m.Unanswered) -> None:
         """Take the end of a call that brought no answer."""
         batch = self.dispatcher.answered(happened.number)
-        self.judged(self.answers.unanswered(batch, happened), batch.attempts)
+        self.judged(self.answers.unanswered(batch, happened), batch.attempts, None)
 
-    def judged(self, judged: Judged, attempts: int) -> None:
-        """Move the events of a call on, as they were judged. `attempts`: calls made with them."""
+    def judged(self, judged: Judged, attempts: int, call: Call | None) -> None:
+        """Move the events of a call on, as they were judged. `attempts`: calls made with them; `call`: this one, if it
+        was answered."""
         for row, rejection in judged.refused:
             # No letter is written for a partition that belongs to another member by now: it reads the record again.
             if row.ours:
-                self.dead_letter(row, rejection, attempts)
+                self.dead_letter(row, rejection, attempts, call)
         if judged.refused:
             self.transfer(row for row, _ in judged.refused)
-        move_all(judged.delivered, RecordStage.STORING)
-        self.keys.add(judged.delivered)
+        self.conclude(judged.delivered, RecordStage.STORING, None, attempts, call)
         now = self.context.now.monotonic
         for batch in judged.again:
             self.free_leaders(batch.purge())
@@ -362,7 +374,7 @@ class Steps:
             counters.taken_over += mark_taken_over(taken_over)
             done, not_stored = pick(done, [one != m.Stored.TAKEN_OVER for one in happened.stored])
             self.keys.add(not_stored, now.monotonic + ASK_AGAIN)
-        self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
+        self.conclude(self.claims.confirm(done), RecordStage.DUPLICATE)
         # A partition may have been revoked during the call: its next owner settles these events, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))
         counters.delivered_after_release += rows_of(others)
@@ -371,14 +383,14 @@ class Steps:
 
     # -- READ, SCHEMA, ROOM, IN_FLIGHT -> DEAD_LETTERING -> DEAD_LETTERED
 
-    def dead_letter(self, row: Run, rejection: Rejection, attempts: int) -> None:
+    def dead_letter(self, row: Run, rejection: Rejection, attempts: int, call: Call | None = None) -> None:
         """Queue a record for the dead-letter topic; it settles once the broker has stored its letter."""
         tp, record = row.block.assignment.tp, row.block.record(row.first)
         move_all([row], RecordStage.DEAD_LETTERING)
         self.guard.judge(row, rejection)
         self.figures.rejected(Problem(tp.topic, tp.partition, record.offset, *rejection))
         at_ms = int(self.context.now.unix * 1000)
-        self.letters.add([Letter(row, m.DeadLetter(*tp, record, rejection, attempts, at_ms))])
+        self.letters.add([Letter(row, m.DeadLetter(*tp, record, rejection, attempts, at_ms), call)])
 
     def write_letters(self) -> None:
         """Begin the next write of letters, if it is due."""
@@ -387,16 +399,15 @@ class Steps:
             self.context.emit(m.StoreDeadLetters(number, [one.letter for one in letters]))
 
     def letters_stored(self, happened: m.DeadLettersStored) -> None:
-        """Take a finished write of letters: letters that the broker has stored settle their records."""
+        """Take a finished write of letters: records whose letters the broker has stored are done with."""
         if failed := sum(not stored for stored in happened.stored):
             self.context.counters.failures["dead_letter"] += failed
             self.context.report("error", "dead_letters_not_stored", count=failed)
         # Letters that the broker did not acknowledge are written again: better two letters than none.
         now, jitter = self.context.now.monotonic, self.context.jitter()
-        for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
-            section = row.block.section(row.first)
-            if self.ledger.settle([row], Disposition.DEAD_LETTERED):
-                self.figures.dead_lettered(letter, section)
+        for row, letter, call in self.letters.finish(happened.number, happened.stored, now, jitter):
+            code, attempts = letter.rejection.code, letter.attempts
+            self.conclude([row], RecordStage.DEAD_LETTERED, code, attempts, call, letter)
         # Letters that were not written are in the outbox again, although their partition may have been revoked.
         self.discard_letters()
 
@@ -409,7 +420,76 @@ class Steps:
 
         A letter would settle its record, and its offset could be committed before the cause is corrected.
         """
-        self.free([row for row, _ in self.letters.discard(lambda _: True)])
+        self.free([letter.row for letter in self.letters.discard(lambda _: True)])
+
+    # -- a known outcome -> RECEIPTING -> STORING, DUPLICATE, FILTERED, DEAD_LETTERED
+
+    def conclude(
+        self,
+        runs: Sequence[Run],
+        then: RecordStage,
+        code: str | None = None,
+        attempts: int = 0,
+        call: Call | None = None,
+        letter: m.DeadLetter | None = None,
+    ) -> None:
+        """Move records whose outcome is known on to the stage `then`: at once, or after their receipts if there are
+        any. See `Outcome`; `letter`: the letter that was stored."""
+        if not self.context.policy.receipts:
+            self.concluded(runs, then, code, letter)
+            return
+        at_ms = int(self.context.now.unix * 1000)
+        outcome = Outcome(OUTCOME_BEFORE[then], at_ms, code, attempts, call)
+        if outcome.is_delivered:
+            # Also events of partitions that belong to another member by now: nobody else has this answer.
+            self.unreceipted += rows_of(runs)
+        else:
+            runs, _ = divide(runs, attrgetter("ours"))
+        move_all(runs, RecordStage.RECEIPTING)
+        self.receipts.add([Receipt(run, outcome, then, letter) for run in runs])
+
+    def concluded(
+        self, runs: Sequence[Run], then: RecordStage, code: str | None, letter: m.DeadLetter | None
+    ) -> None:
+        """Move records on whose outcome needs no more receipt."""
+        disposition = OUTCOME_BEFORE[then]
+        if then is not SETTLED_AS[disposition]:  # a delivered event settles once its key is stored
+            move_all(runs, then)
+            self.keys.add(runs)
+            return
+        section = 0 if letter is None else runs[0].block.section(runs[0].first)
+        settled = self.ledger.settle(runs, disposition)
+        if letter is not None and settled:
+            self.figures.dead_lettered(letter, section)
+        elif code is not None and settled:
+            self.context.counters.bump(self.context.counters.filtered, code, rows_of(settled))
+
+    def write_receipts(self) -> None:
+        """Begin the next write of receipts, if it is due."""
+        number = self.context.number()
+        if receipts := self.receipts.begin(number, self.context.now.monotonic):
+            self.context.emit(
+                m.StoreReceipts(number, [receipts_of(one.run, one.outcome) for one in receipts])
+            )
+
+    def receipts_stored(self, happened: m.ReceiptsStored) -> None:
+        """Take a finished write of receipts: records whose receipts the broker has stored go on."""
+        tried, stored = [one.run for one in self.receipts.writing], happened.stored
+        if failed := rows_of(run for run, done in zip(tried, stored, strict=True) if not done):
+            self.context.counters.failures["receipt"] += failed
+            self.context.report("error", "receipts_not_stored", count=failed, reason=happened.reason)
+        # Receipts that the broker did not acknowledge are written again: readers take the one that says most.
+        now, jitter = self.context.now.monotonic, self.context.jitter()
+        for run, outcome, then, letter in self.receipts.finish(happened.number, stored, now, jitter):
+            if outcome.is_delivered:
+                self.unreceipted -= rows_of([run])
+            self.concluded([run], then, outcome.code, letter)
+        self.discard_receipts()
+
+    def discard_receipts(self) -> None:
+        """Forget receipts of assignments that have ended, whose next owner writes them; except of delivered events,
+        whose keys are still to be stored."""
+        self.receipts.discard(lambda one: not (one.outcome.is_delivered or one.run.block.assignment.live))
 
     # -- -> FREED
 
@@ -428,6 +508,7 @@ class Steps:
         # Last, so that followers could still claim what the others held.
         self.claims.purge()
         self.discard_letters()
+        self.discard_receipts()
 
     def free_leaders(self, leaders: Sequence[Run]) -> None:
         """Free events that lead their keys, which the first follower of each claims now."""

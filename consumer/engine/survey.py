@@ -219,6 +219,7 @@ _WAITS_FOR: Final = {
     RecordStage.IN_FLIGHT: (WaitsFor.PLATFORM, True),
     RecordStage.STORING: (WaitsFor.KEY_STORE, True),
     RecordStage.DEAD_LETTERING: (WaitsFor.DEAD_LETTER, False),
+    RecordStage.RECEIPTING: (WaitsFor.RECEIPT, False),
     # A draining partition waits for calls in flight.
     RecordStage.FREED: (WaitsFor.PLATFORM, False),
     # Only a bug leaves a record here, but the page must show it.
@@ -227,14 +228,20 @@ _WAITS_FOR: Final = {
 
 
 def describe_open(
-    place: BlockRow, now: Instant, policy: Policy, dispatcher: Dispatcher, keys: Outbox[Run], guard: Guard
+    place: BlockRow,
+    now: Instant,
+    policy: Policy,
+    dispatcher: Dispatcher,
+    unreceipted: int,
+    keys: Outbox[Run],
+    guard: Guard,
 ) -> OldestOpen:
     """Describe an open record: where it lies and what it waits for."""
     block, index = place
     stage = RecordStage(block.stages[index])
     if stage is RecordStage.QUEUED:
         account: str | None = block.account(index)
-        waits_for = _queued(place, now.monotonic, policy, dispatcher, keys)
+        waits_for = _queued(place, now.monotonic, policy, dispatcher, unreceipted, keys)
     else:
         waits_for, goes_somewhere = _WAITS_FOR[stage]
         account = block.account(index) if goes_somewhere else None
@@ -245,7 +252,7 @@ def describe_open(
 
 
 def _queued(
-    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, keys: Outbox[Run]
+    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, unreceipted: int, keys: Outbox[Run]
 ) -> WaitsFor:
     """Return what a record that is queued for its account waits for."""
     block, index = place
@@ -272,4 +279,6 @@ def _queued(
     # The number of events without a durable key is limited: a call or a write must end before more are sent.
     if next(dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
+    if unreceipted:
+        return WaitsFor.RECEIPT
     return WaitsFor.KEY_STORE if len(keys) else WaitsFor.BATCH

@@ -85,7 +85,15 @@ def why_not_ready(statistics: Statistics) -> str | None:
         return f"destination {state}: " + "; ".join(
             dict.fromkeys(one.reason or "unknown" for one in accounts)
         )
+    return _what_cannot_be_written(statistics)
+
+
+def _what_cannot_be_written(statistics: Statistics) -> str | None:
+    """Return what an outcome needs to be written and cannot be: keys or receipts."""
     if statistics.key_store_fails:
         why = statistics.key_store_trouble or "see key_store_trouble in the log"
         return f"the key store fails, and nothing can be delivered without it: {why}"
+    if statistics.receipts_error is not None:
+        why = statistics.receipts_error or "see receipts_not_stored in the log"
+        return f"receipts cannot be written, and no record settles without one: {why}"
     return None

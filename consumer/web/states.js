@@ -42,6 +42,7 @@ function stateOf(s) {
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
   if (schema && explains("schema")) return schemaState(schema, s, stuck);
   if (s.clock && clockOff(s.clock) && explains("clock")) return clockState(s.clock);
+  if (s.receipts_error != null && explains("receipt")) return receiptsState(s.receipts_error, go);
   if (stuck) return stuckState(s, go);
   if (s.schemas_from_disk && wait < HOUR) return ["disk", "warn", `The schema registry does not answer: ${go}.`, { "": "Only records of new schemas wait.", "What to do": SEE_REGISTRY }];
   const slow = s.destination.latency?.slow;
@@ -119,6 +120,11 @@ function schemaState(one, s, stuck) {
 const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not answer${away.length < all.length ? ` for ${away.length} of ${all.length} ad accounts` : ""}.`, {
   Why: `${whyOf(away)}. For ${age(highest(away.map(a => a.unreachable_for)))}: ${go}. ${BY_ITSELF}.`,
   "What to do": "if a proxy answers in place of Pinterest, let it pass calls to Pinterest; docs/runbook.md (Pinterest does not answer) says what is kept, and for how long.",
+}];
+
+const receiptsState = (why, go) => ["receipts", "bad", `Receipts cannot be written: ${go}.`, {
+  Why: `${why || "the log says why (receipts_not_stored)"}. No record settles without its receipt, and sending stops before too many are missing. Nothing is lost, and pinstream continues by itself.`,
+  "What to do": "see whether the receipts topic exists, and whether this user may write to it; docs/runbook.md (Receipts cannot be written) says more.",
 }];
 
 function stuckState(s, go) {

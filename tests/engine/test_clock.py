@@ -418,7 +418,9 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     [(*_, waits)] = core.pipeline.untimely._waiting
     engine = core.pipeline
     place = (waits.block, waits.first)
-    found = describe_open(place, core.instant(), engine.policy, engine.dispatcher, engine.keys, engine.guard)
+    found = describe_open(
+        place, core.instant(), engine.policy, engine.dispatcher, 0, engine.keys, engine.guard
+    )
     assert (found.offset, found.waits_for.value) == (0, "clock")
 
 

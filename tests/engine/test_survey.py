@@ -198,6 +198,18 @@ def test_a_record_waits_for_its_dead_letter() -> None:
     assert waits_for(core) == ("dead_letter", None)
 
 
+def test_a_record_waits_for_its_receipt() -> None:
+    """A record whose outcome is known waits for its receipt; a queued one, too, if too many wait for theirs."""
+    core = reading(filtered(), receipts=True)
+    assert waits_for(core) == ("receipt", None)
+    core = sending(event("a"), event("b"), receipts=True, batch_events=1, concurrency=1)
+    core.revoke(1)
+    core.accept()
+    core.fetch(event("c"))
+    assert waits_for(core) == ("receipt", None)
+    assert not core.has(m.Send)
+
+
 def test_a_record_waits_for_the_guard() -> None:
     """After the guard tripped, records of dead letters that are not written wait for the guard."""
     core = reading(*[unconvertible()] * 10, dead_letter_share=0.5, dead_letter_sample=10)
@@ -224,7 +236,7 @@ def test_every_way_to_wait_is_tested() -> None:
     """The reasons to wait are the closed set of the /status document, each with a test."""
     assert {one.value for one in WaitsFor} == {
         "schema", "key_store", "batch", "quota", "retry", "platform", "halt", "duplicate", "dead_letter", "guard",
-        "room", "clock", "member",
+        "room", "clock", "member", "receipt",
     }  # fmt: skip
 
 

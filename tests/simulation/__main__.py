@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.simulation.avro_records import CANONICAL, FORMS
 from tests.simulation.knobs import draw
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.readings import CANONICAL, FORMS
 from tests.simulation.runs import Clock, Outcome, run_many, run_seed
 from tests.simulation.trace import report
 

@@ -24,7 +24,7 @@ from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, TwoSteps
-from tests.simulation.records import BROKEN, LATE, MAX_AGE, Form, RecordKind, RecordParts, Spec
+from tests.simulation.records import BROKEN, LATE, MAX_AGE, FakeForm, Form, RecordKind, RecordParts, Spec
 from tests.simulation.truth import require
 from tests.support.mapping import load_mapping
 
@@ -274,3 +274,16 @@ def _commerce_event(spec: Spec) -> dict[str, Any]:
     ):  # Avro holds no such text; another flaw, which is not reported
         event["customer"] = None
     return event
+
+
+# How the records of a world are written and read, by name. ``both`` reads all of it in two steps and on the fast path,
+# and requires the same of both. The engine sees nothing else of a reading, so what holds in such a world holds in a
+# world of either of them.
+FORMS: dict[str, Form] = {
+    "fake": FakeForm(),
+    "two-steps": AvroForm("two-steps"),
+    "fast": AvroForm("fast"),
+    "both": AvroForm("both"),
+}
+CANONICAL = ("fake", "both")
+"""The readings with which each seed is run; together they cover the others."""

@@ -32,6 +32,8 @@ DIVIDED = 0.3
 """Share of the other worlds whose members divide the quota."""
 FUNCTION = 0.1
 """Share of the worlds with a user's function between decoding and the mapping."""
+RECEIPTS = 0.25
+"""Share of the worlds with a receipts topic."""
 SESSION = 3.0
 """Seconds after which the group gives up a member that does not answer."""
 
@@ -156,17 +158,21 @@ class Knobs:
     """Members divide the quota by how many of them hold partitions."""
     function: bool
     """The user's function gets each event before it is converted, and takes time."""
+    receipts: bool
+    """Each outcome has a receipt."""
+    receipts_fail: float
+    """The probability that a write of receipts fails."""
     guarded: bool
     """Too many dead letters stop intake; when all is quiet the process is started again without the guard."""
     reading: str
-    """How records are written and read; see `tests.simulation.readings`. Everything else is the same."""
+    """How records are written and read; see `tests.simulation.avro_records`. Everything else is the same."""
 
     @property
     def graceful(self) -> bool:
         """Without any trouble every event must arrive exactly once."""
         rates = replace(self.rates, api_whole_batch=0.0)
         no_incidents = self.incidents == Incidents() and self.store_faults == StoreFaults()
-        return rates == Rates() and no_incidents
+        return rates == Rates() and no_incidents and not self.receipts_fail
 
     @property
     def commits_topic_id(self) -> bool:
@@ -225,6 +231,8 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         divided=False,
         # Worlds that a test asks for have none, unless it asks for it.
         function=overrides.keys() <= {"reading"} and Random(f"function {seed}").random() < FUNCTION,
+        receipts=overrides.keys() <= {"reading"} and Random(f"receipts {seed}").random() < RECEIPTS,
+        receipts_fail=0.0 if graceful else Random(f"failing receipts {seed}").choice((0.0, 0.03, 0.1, 0.3)),
         guarded=random.random() < 0.15,
         reading="fake",
     )
@@ -247,7 +255,13 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         knobs = replace(knobs, metadata_limit=4096)
     maximum = METADATA_BYTES if knobs.graceful else knobs.policy.map_bytes
     transform = "shop.events:clean" if knobs.function else ""
-    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=maximum, transform=transform)
+    policy = replace(
+        knobs.policy,
+        accounts=knobs.accounts,
+        map_bytes=maximum,
+        transform=transform,
+        receipts=knobs.receipts,
+    )
     if not knobs.clocks:
         knobs = replace(knobs, clocks=tuple(random.choice(CLOCKS) for _ in range(knobs.members)))
     if not knobs.registry_lag:

@@ -18,6 +18,7 @@ from consumer.engine.reading import split_keys
 from consumer.engine.records import offset_map
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
+from tests.simulation.receipts import ReceiptsClient
 from tests.simulation.records import Spec
 from tests.simulation.stores import KeyClient
 from tests.simulation.truth import Violation
@@ -47,6 +48,7 @@ class Member:
         self.watch = Watch(world, self)
         self.keys = KeyClient(world, self)
         """Its connection to the key store, if members share one."""
+        self.receipts = ReceiptsClient(world, self)
         parts = world.form.parts(world.specs)
         self.pipeline = Pipeline(
             world.policy,
@@ -74,6 +76,7 @@ class Member:
             m.StoreKeys: self._store_keys,
             m.Send: self._send,
             m.StoreDeadLetters: self._store_letters,
+            m.StoreReceipts: self.receipts.perform,
             m.Commit: self._commit,
             m.Release: self._release,
             m.Stop: self._stop,
@@ -109,13 +112,16 @@ class Member:
         if not self.alive or self.stands_still(self.feed, happened):
             return
         world, watch = self._world, self.watch
+        self.receipts.reported(happened)
         watch.reported(happened)
         try:
             commands = self.pipeline.handle(happened, self.instant())
             world.note(self, happened, commands)
             watch.handled(self.pipeline)
             for command in commands:
+                self.receipts.commanded(command)
                 watch.commanded(command)
+            self.receipts.settled_down(self.pipeline)
             watch.settled_down(self.pipeline)
         except InvariantViolation as bug:
             raise Violation("the core finds no fault with itself", str(bug)) from bug
@@ -179,7 +185,7 @@ class Member:
         """Whether what it has under way still takes effect: of a dead process it may."""
         return self.alive or self._world.random.random() < 0.5
 
-    def _perform(self, act: Callable[[], m.Input | None]) -> None:
+    def attempt(self, act: Callable[[], m.Input | None]) -> None:
         """Act outside: the effect comes after one delay, the answer after another."""
 
         def effect() -> None:
@@ -194,7 +200,7 @@ class Member:
     # -- performing
 
     def _fetch_schema(self, command: m.FetchSchema) -> None:
-        self._perform(lambda: self._world.registry.find(command.ref))
+        self.attempt(lambda: self._world.registry.find(command.ref))
 
     def _transform(self, command: m.Transform) -> None:
         """Call the user's function: it returns for some of the events after a while, and may be slow with one
@@ -222,7 +228,7 @@ class Member:
             found = self._world.keys_of(self.slot).look_up(split_keys(command.keys), now)
             return m.KeyStoreFailed(command) if found is None else m.KeysLookedUp(command.number, found)
 
-        self._perform(look_up)
+        self.attempt(look_up)
 
     def _store_keys(self, command: m.StoreKeys) -> None:
         now = self.pipeline.clock.delivered_at
@@ -231,13 +237,13 @@ class Member:
             stored = self._world.keys_of(self.slot).store(split_keys(command.keys), now)
             return m.KeysStored(command.number) if stored else m.KeyStoreFailed(command)
 
-        self._perform(store)
+        self.attempt(store)
 
     def _store_letters(self, command: m.StoreDeadLetters) -> None:
         def store() -> m.Input:
             return m.DeadLettersStored(command.number, [self._store_letter(one) for one in command.letters])
 
-        self._perform(store)
+        self.attempt(store)
 
     def _store_letter(self, letter: m.DeadLetter) -> bool:
         """Whether the dead letter is acknowledged; a failed write may have been written all the same."""
@@ -339,7 +345,7 @@ class Member:
                 self._ask_size_at = world.now + 0.5
             return None if size is None else m.GroupSize(size)
 
-        self._perform(ask)
+        self.attempt(ask)
 
     def _commit(self, command: m.Commit) -> None:
         self._committing = True

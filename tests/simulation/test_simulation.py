@@ -16,8 +16,8 @@ import pytest
 from consumer.engine import messages
 from consumer.engine.model import Policy, Record
 from consumer.engine.reading import Columns, TwoSteps
+from tests.simulation.avro_records import CANONICAL
 from tests.simulation.knobs import DESTINATION, Incidents, Rates, draw
-from tests.simulation.readings import CANONICAL
 from tests.simulation.records import BROKEN, LATE, MISSING, RecordKind, Spec
 from tests.simulation.runs import digest_of, first_failure
 from tests.simulation.world import World

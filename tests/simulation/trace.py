@@ -55,6 +55,13 @@ def _command(command: Any) -> str:
                 for one in command.letters
             )
             return f"StoreDeadLetters #{command.number}: {letters}"
+        case m.StoreReceipts():
+            receipts = "; ".join(
+                f"{one.topic}[{one.partition}]@{one.records[0].offset}..{one.records[-1].offset}"
+                f" {one.outcome.disposition.value}"
+                for one in command.receipts
+            )
+            return f"StoreReceipts #{command.number}: {receipts}"
         case m.Commit() | m.Release():
             where = " ".join(f"{p.topic}[{p.partition}]->{p.next_offset}" for p in command.positions)
             which = f" #{command.number}" if isinstance(command, m.Release) else ""

@@ -13,9 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from consumer.engine.figures.statistics import Totals
-from consumer.engine.model import Backoff
+from consumer.engine.model import Backoff, Disposition
 from tests.simulation.knobs import Knobs
 from tests.simulation.records import RecordKind, Spec
+
+_RANKS = (Disposition.DUPLICATE, Disposition.FILTERED, Disposition.DEAD_LETTERED, Disposition.DELIVERED)
+"""Outcomes of receipts of one record; the last one counts."""
 
 
 class Violation(AssertionError):
@@ -50,6 +53,10 @@ class Truth:
         """Keys that were ever stored."""
         self.letters: Counter[int] = Counter()
         """Dead letters on their topic, by the record's number."""
+        self.receipts: dict[int, set[Disposition]] | None = None
+        """Receipts on their topic, by the record's number; None: none are wanted."""
+        self._keys_receipted: set[bytes] = set()
+        """Keys of events with a receipt that says delivered."""
         self.gone: set[int] = set()
         """Numbers of records that are no longer in the log, because it was cut."""
         self.removed: set[int] = set()
@@ -82,7 +89,16 @@ class Truth:
 
     def store_key(self, key: bytes) -> None:
         """The key store has written this key."""
+        if self.receipts is not None and key not in self._keys_receipted:
+            raise Violation("a key is stored after its receipt", key.hex())
         self.durable.add(key)
+
+    def receipt(self, spec: Spec, outcome: Disposition) -> None:
+        """The receipts topic has a receipt of this record."""
+        assert self.receipts is not None
+        self.receipts.setdefault(spec.number, set()).add(outcome)
+        if outcome is Disposition.DELIVERED:
+            self._keys_receipted.add(spec.key)
 
     def resolved(self, spec: Spec) -> bool:
         """Whether a commit may go past this record."""
@@ -95,7 +111,9 @@ class Truth:
         self.gone.update(numbers)
 
     def settled(self, spec: Spec) -> bool:
-        """Whether this record has an outcome."""
+        """Whether this record has an outcome, and its receipt if any is wanted."""
+        if self.receipts is not None and spec.number not in self.receipts:
+            return False
         if spec.kind.passes_silently:
             return True
         if spec.kind is RecordKind.GOOD:
@@ -104,10 +122,15 @@ class Truth:
         return spec.number in self.letters or (spec.kind.is_event and spec.key in self.durable)
 
     def check_end(self) -> None:
-        """Check that every key with a good event was accepted."""
+        """Check that every key with a good event was accepted, and that the receipts say so."""
         for spec in self.specs:
+            receipted = self.receipts is None or spec.number in self.receipts or spec.number in self.gone
+            require(receipted, "every record has a receipt", spec)
             if spec.kind is RecordKind.GOOD and spec.number not in self.gone and not self.accepted[spec.key]:
                 raise Violation("every valid event is accepted", f"{spec} never was")
+            if self.receipts is not None and spec.kind is RecordKind.GOOD and spec.number not in self.gone:
+                found = spec.key in self._keys_receipted
+                require(found, "a delivered event has a receipt that says so", spec)
 
     def check_exactly_once(self, knobs: Knobs) -> None:
         """For worlds without faults: one acceptance per key, one dead letter per bad record."""
@@ -127,3 +150,7 @@ class Truth:
         expected = Totals(len(self.specs), delivered, duplicate, filtered, letters, 0)
         if totals != expected or letters != len(self.letters):
             raise Violation("the ledger tells the truth", f"{totals} instead of {expected}")
+        if self.receipts is not None:
+            counted = Counter(max(map(_RANKS.index, found)) for found in self.receipts.values())
+            said = {one.value: counted[rank] for rank, one in enumerate(_RANKS)}
+            require(expected == Totals(read=len(self.specs), open=0, **said), "receipts are the ledger", said)

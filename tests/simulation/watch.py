@@ -102,7 +102,7 @@ class Watch:
         self.calls: dict[int, Call] = {}
         self.out: dict[bytes, HeldRecords] = {}
         """Keys of events that are in flight, or processed while their keys are not known to be durable."""
-        self._taken_over: set[bytes] = set()
+        self.taken_over: set[bytes] = set()
         """Those of them that another member had claimed when they were to be stored."""
         self._taken_over_ever = 0
         self.unclear: set[bytes] = set()
@@ -210,12 +210,12 @@ class Watch:
                 self._questions.answered(happened.ref)
 
     def _key_stored(self, key: bytes, stored: int) -> None:
-        if stored != 1 and key not in self._taken_over:
-            self._taken_over.add(key)
+        if stored != 1 and key not in self.taken_over:
+            self.taken_over.add(key)
             self._taken_over_ever += 1
         if stored:
             self.out.pop(key, None)
-            self._taken_over.discard(key)
+            self.taken_over.discard(key)
 
     def _assigned(self, happened: m.Assigned) -> None:
         for one in happened.assignments if not self.stopping else ():
@@ -395,7 +395,7 @@ class Watch:
             if held.doubtful.get(spec) is False and self._world.counts_as_offline(spec, now):
                 held.doubtful[spec] = True
                 self._repeats += 1
-        at_risk = len(self.out.keys() - self._taken_over)  # those count where they are in flight
+        at_risk = len(self.out.keys() - self.taken_over)  # those count where they are in flight
         require(
             at_risk <= policy.concurrency * policy.batch_events,
             "a crash repeats concurrency x batch events at most", at_risk,
@@ -505,14 +505,14 @@ class Watch:
         """The work of these partitions that is in flight and has no outcome yet, in words."""
         keys = [key.hex() for key, held in self.out.items() if held in helds]
         written = [pair for pairs in self._writing.values() for pair in pairs]
-        return keys + [str(spec) for held, spec in written if held in helds]
+        receipts = self._member.receipts.in_flight(helds)
+        return keys + receipts + [str(spec) for held, spec in written if held in helds]
 
     def excuse_in_flight(self, helds: list[HeldRecords] | None = None) -> None:
         """After an ungraceful end for these partitions (None: for the whole process) keys without an outcome
         may be sent again."""
-        if (
-            helds is None or not self._world.knobs.shared
-        ):  # else our claims keep other members from sending them
+        # With a shared store our claims keep other members from sending them.
+        if helds is None or not self._world.knobs.shared:
             self._truth.excuse(key for key, held in self.out.items() if helds is None or held in helds)
 
     def excuse_uncovered(self, helds: list[HeldRecords]) -> None:

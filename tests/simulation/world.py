@@ -20,11 +20,11 @@ from consumer.engine import messages as m
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.model import CommerceEvent, Filtered, Instant, Record, Rejection, Stage, TopicPartition
 from tests.simulation.api import Api
+from tests.simulation.avro_records import FORMS
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group
 from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates, StoreFaults
 from tests.simulation.member import Member
-from tests.simulation.readings import FORMS
 from tests.simulation.records import HOUR, WALL, RecordKind, Spec, new_record, successor, write_logs
 from tests.simulation.stores import KeyStore, Registry, SharedStore
 from tests.simulation.truth import Truth, Violation
@@ -55,6 +55,7 @@ class World:
         self.form = FORMS[knobs.reading]
         self.specs, logs = write_logs(knobs, self.random, self.form)
         self.truth = Truth(self.specs)
+        self.truth.receipts = {} if knobs.receipts else None
         self.broker = Broker(logs, self.truth)
         self.broker.max_map = knobs.policy.map_bytes
         self.broker.metadata_limit = knobs.metadata_limit
@@ -267,7 +268,10 @@ class World:
         for count, names in (
             (incidents.token_spells, ["token"]),
             (incidents.account_spells, accounts),
-            (incidents.outages, ["api", "keys", "letters", "commits", "registry"]),
+            (
+                incidents.outages,
+                ["api", "keys", "letters", "commits", "registry"] + ["receipts"] * knobs.receipts,
+            ),
         ):
             for _ in range(count):
                 begin = self.random.uniform(0, knobs.quiet_at)
@@ -407,6 +411,7 @@ def _left_over(member: Member) -> str:
         "claims": len(pipeline.claims.claimed),
         "keys": len(pipeline.keys),
         "dead letters": len(pipeline.letters),
+        "receipts": len(pipeline.receipts) + pipeline.steps.unreceipted,
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
         "early": len(pipeline.untimely),

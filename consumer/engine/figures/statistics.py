@@ -500,6 +500,15 @@ class Statistics:
         status_note="null: it does not.",
         merge=first,
     )
+    receipts_error: str | None = figure(
+        "Why receipts cannot be written, and what to do, as in the log. Nothing settles without its receipt.",
+        "pinstream_receipts_failing",
+        default=None,
+        status_note="null: they can, or none are wanted.",
+        metric_note="1: they cannot, 0: they can, or none are wanted.",
+        number=lambda error: error is not None,
+        merge=first,
+    )
     certificates: Sequence[outside.CertificateStatistics] = items(
         "certificates[]", outside.CertificateStatistics
     )

@@ -31,6 +31,7 @@ class WaitsFor(Enum):
     HALT = "halt", "Pinterest to accept this account again"
     DUPLICATE = "duplicate", "an open event with the same key"
     DEAD_LETTER = "dead_letter", "the dead-letter topic to confirm the write"
+    RECEIPT = "receipt", "the receipts topic to confirm the write of its receipt"
     GUARD = "guard", "the cause that stopped intake to be corrected"
 
     words: str

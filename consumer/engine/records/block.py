@@ -40,7 +40,7 @@ from consumer.errors import bug
 
 # Stages that are not final; a regular expression, because each commit looks through all blocks of an assignment.
 _OPEN_RUN: Final = re.compile(b"[\\0-\\x%02x]+" % RecordStage.FREED)
-# Mark of a rewound row that is in a call which is not answered yet.
+# Mark of a rewound row that is in a call which is not answered yet, or in a write of its receipt.
 _IN_CALL: Final = 8
 # Seconds between two measurements of a map that may come to overflow.
 _MEASURE_EVERY: Final = 1.0
@@ -235,12 +235,13 @@ class Block:
             if stage not in MAY_COME_FROM[RecordStage.REWOUND]:
                 continue
             self.stages[index] = REWOUND
-            self.records[index] = None
             self.held -= self.sizes[index]
             released += 1
-            if stage == RecordStage.IN_FLIGHT:  # its body masks what the answer to its call echoes
+            # Its body masks what the answer to its call echoes; and if it is delivered, it still gets its receipt.
+            if stage in (RecordStage.IN_FLIGHT, RecordStage.RECEIPTING):
                 self.marks[index] |= _IN_CALL
             else:
+                self.records[index] = None
                 self._dead += self.ends[index] - self.start(index)
         self._cut = self._cut or released > 0
         self.open -= released
@@ -253,7 +254,8 @@ class Block:
 
         Its stages stay, so that settling one of its rows twice is still detected.
         """
-        self.records, self.offsets, self.sizes = [], array("q"), array("q")
+        if not self._cut:
+            self.records, self.offsets, self.sizes = [], array("q"), array("q")
 
     def _drop_what_is_dead(self) -> None:
         """Drop all columns with the last open row; before that, bodies of settled rows once they are a quarter."""

@@ -1,14 +1,18 @@
-"""The last write of a record before it settles: the key of a delivered event, or the dead letter of a refused record.
+"""The last writes of a record before it settles: the key of a delivered event, the dead letter of a refused record,
+and the receipt of any outcome.
 
 Theory of operation. An outcome does not settle a record at once. A delivered event settles once its key is durable
 (stage ``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until
 then the record is open, so nothing is committed past it, and after a crash it is read again: the event is sent
 again under the same event id, or its letter is written twice.
 
-Keys and letters each have an `Outbox`. It has at most one write under way; items that come in that time wait and go
-together in the next write (group commit: the slower the disk, the larger the groups). Items that a write did not store
-wait again, after a backoff that grows with failures in a row. An item leaves an outbox when it is written, or when its
-assignment has ended.
+If receipts are wanted, a record whose outcome is known first waits for the receipt of it (``RECEIPTING``): before its
+key is stored, or before it settles. A letter is written before its receipt.
+
+Keys, letters and receipts each have an `Outbox`. It has at most one write under way; items that come in that time wait
+and go together in the next write (group commit: the slower the disk, the larger the groups). Items that a write did not
+store wait again, after a backoff that grows with failures in a row. An item leaves an outbox when it is written, or
+when its assignment has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Backoff
+from consumer.engine.receipts import Call, Outcome
 from consumer.engine.records.runs import Run
+from consumer.engine.records.stages import RecordStage
 from consumer.errors import bug
 
 T = TypeVar("T")
@@ -32,6 +38,17 @@ class Letter(NamedTuple):
 
     row: Run
     letter: DeadLetter
+    call: Call | None
+    """The call in which the event was refused; None: it was not sent."""
+
+
+class Receipt(NamedTuple):
+    """Records on their way to the receipts topic, and the stage that they go to then."""
+
+    run: Run
+    outcome: Outcome
+    then: RecordStage
+    letter: DeadLetter | None
 
 
 class Outbox(Generic[T]):

@@ -11,13 +11,15 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind
+from consumer.engine.receipts import Outcome, Receipts
 from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.stages import REWOUND, RecordStage
+from consumer.errors import bug
 
 # Mark of a delivered row whose key another member has claimed.
 TAKEN_OVER: Final = 16
@@ -118,6 +120,23 @@ def earlier_keys_of(runs: Sequence[Run]) -> bytes:
     # A block that was read when the earlier tag no longer counted has none: no event has the key of zeros.
     columns = [(block.earlier_keys or bytes(len(block.keys)), first, end) for block, first, end in runs]
     return b"".join([keys[KEY_BYTES * first : KEY_BYTES * end] for keys, first, end in columns])
+
+
+def receipts_of(run: Run, outcome: Outcome) -> Receipts:
+    """Return the receipts of rows that have this outcome."""
+    block, first, end = run
+    begin, of = block.start(first), block.assignment
+    text = bytes(block.page[begin : block.ends[end - 1]])
+    ends = [one - begin for one in block.ends[first:end]]
+    # Without the comma behind each; a record that is no event has not even that.
+    bodies = [text[start : after - 1] if after > start else b"" for start, after in pairwise([0, *ends])]
+    records = [record for record in block.records[first:end] if record is not None]
+    if len(records) < end - first:
+        raise bug("a settled record was asked for again")
+    kinds, numbers = block.kinds, block.kind_numbers[first:end]
+    kinds_of_rows = [kinds[number] if body else None for number, body in zip(numbers, bodies, strict=True)]
+    times = block.times[first:end]
+    return Receipts(*of.tp, of.topic_id, outcome, records, bodies, kinds_of_rows, times)
 
 
 def move_all(runs: Iterable[Run], stage: RecordStage) -> None:

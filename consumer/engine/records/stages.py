@@ -42,17 +42,19 @@ class RecordStage(IntEnum):
     STORING = 9
     # Its dead letter is being written.
     DEAD_LETTERING = 10
+    # Its outcome is known; the receipt of it is being written.
+    RECEIPTING = 11
     # No new work begins for it: its partition is being drained, or the guard has tripped.
-    FREED = 11
+    FREED = 12
     # The stages from here on are final.
-    DELIVERED = 12
-    DUPLICATE = 13
-    FILTERED = 14
-    DEAD_LETTERED = 15
+    DELIVERED = 13
+    DUPLICATE = 14
+    FILTERED = 15
+    DEAD_LETTERED = 16
     # Settled before this assignment: the offset map it came with says so.
-    PASSED = 16
+    PASSED = 17
     # The log was read again from before it: another row settles the record, although its block is still ours.
-    REWOUND = 17
+    REWOUND = 18
 
 
 class Move(NamedTuple):
@@ -84,28 +86,51 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
         {_S.LOOKED_UP, _S.CLAIMED_BY_OTHER, _S.IN_FLIGHT}, "looked_up, judged", f"{_AGAIN}, sent"
     ),
     _S.IN_FLIGHT: Move({_S.QUEUED}, "send", "read again, sent again under the same event id"),
-    _S.STORING: Move({_S.IN_FLIGHT}, "judged", "sent again under the same event id"),
+    _S.STORING: Move({_S.IN_FLIGHT, _S.RECEIPTING}, "judged", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
         {_S.READ, _S.SCHEMA, _S.ROOM, _S.IN_FLIGHT}, "dead_letter", "its letter may be written twice"
     ),
-    # A delivered event is not freed: its key is being written.
+    # From each stage before STORING, DUPLICATE, FILTERED or DEAD_LETTERED, if receipts are wanted.
+    _S.RECEIPTING: Move(
+        {
+            _S.READ,
+            _S.SCHEMA,
+            _S.ROOM,
+            _S.FOLLOWING,
+            _S.LOOKED_UP,
+            _S.CLAIMED_BY_OTHER,
+            _S.IN_FLIGHT,
+            _S.DEAD_LETTERING,
+        },
+        "conclude",
+        "as on the stage before; it may have two receipts",
+    ),
+    # What has its outcome is not freed: its key or its receipt is being written.
     _S.FREED: Move(
-        {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING},
+        {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING, _S.RECEIPTING},
         "free",
         f"{_AGAIN}, by the next owner or after the restart",
     ),
     _S.DELIVERED: Move({_S.STORING}, "keys_stored", "a duplicate: its key is durable (not with `memory:`)"),
     _S.DUPLICATE: Move(
-        {_S.LOOKED_UP, _S.CLAIMED_BY_OTHER, _S.FOLLOWING}, "looked_up, keys_stored", "a duplicate again"
+        {_S.LOOKED_UP, _S.CLAIMED_BY_OTHER, _S.FOLLOWING, _S.RECEIPTING},
+        "looked_up, keys_stored",
+        "a duplicate again",
     ),
-    _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "aside", "filtered again"),
-    _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "letters_stored", "its letter is written twice"),
+    _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM, _S.RECEIPTING}, "aside", "filtered again"),
+    _S.DEAD_LETTERED: Move(
+        {_S.DEAD_LETTERING, _S.RECEIPTING}, "letters_stored", "its letter is written twice"
+    ),
     _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over again"),
     _S.REWOUND: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
 REWOUND: Final = int(_S.REWOUND)
 # The stage of a record that is settled, by its disposition.
 SETTLED_AS: Final = {one: RecordStage[one.name] for one in Disposition}
+# The outcome of a record, by the stage that it goes to with it. A delivered event settles only once its key is stored.
+OUTCOME_BEFORE: Final = {
+    _S.STORING if one is Disposition.DELIVERED else stage: one for one, stage in SETTLED_AS.items()
+}
 # By stage, a list: looked up at every move.
 MAY_COME_FROM: Final[list[Set[RecordStage]]] = [
     MOVES[one].of if one in MOVES else set() for one in RecordStage

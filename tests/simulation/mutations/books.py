@@ -60,11 +60,11 @@ def key_stored_before_delivery(take_in: Any, self: Pipeline, happened: messages.
 
 
 @around(Steps, "judged")
-def followers_share_their_leaders_refusal(judged: Any, self: Steps, ends: Judged, attempts: int) -> None:
+def followers_share_their_leaders_refusal(judged: Any, self: Steps, ends: Judged, *about: Any) -> None:
     """The followers of a refused leader are settled as duplicates, though no event was delivered."""
     for row, _ in ends.refused:
         self.ledger.settle(self.claims.followers.pop(keys_of([row]), []), Disposition.DUPLICATE)
-    judged(self, ends, attempts)
+    judged(self, ends, *about)
 
 
 # A dropped leader's claim is released, and no follower inherits it.
@@ -84,10 +84,10 @@ replaced(
 
 
 @around(Steps, "judged")
-def delivered_without_waiting_for_the_key(judged: Any, self: Steps, ends: Judged, attempts: int) -> None:
+def delivered_without_waiting_for_the_key(judged: Any, self: Steps, ends: Judged, *about: Any) -> None:
     """The record settles with the API's answer, before its key is durable."""
     self.ledger.settle([*ends.delivered, *self.claims.confirm(ends.delivered)], Disposition.DELIVERED)
-    judged(self, ends._replace(delivered=()), attempts)
+    judged(self, ends._replace(delivered=()), *about)
 
 
 @replaces(Steps, "look_up_failed")
@@ -106,11 +106,11 @@ def other_followers_are_forgotten(release: Any, self: Claims, leader: Run) -> An
 
 
 @around(Steps, "judged")
-def followers_settle_before_the_key_is_durable(judged: Any, self: Steps, ends: Judged, attempts: int) -> None:
+def followers_settle_before_the_key_is_durable(judged: Any, self: Steps, ends: Judged, *about: Any) -> None:
     """Followers settle with the answer to their leader, before its key is durable."""
     for key in split_keys(keys_of(ends.delivered)):
         self.ledger.settle(self.claims.followers.pop(key, []), Disposition.DUPLICATE)
-    judged(self, ends, attempts)
+    judged(self, ends, *about)
 
 
 # -- ledger, fences and commits
@@ -392,9 +392,9 @@ def acknowledgements_are_taken_in_any_order(
 
 
 @around(Steps, "judged")
-def letters_forget_their_attempts(judged: Any, self: Steps, ends: Any, attempts: Any) -> Any:
+def letters_forget_their_attempts(judged: Any, self: Steps, ends: Any, attempts: Any, call: Any) -> Any:
     """A dead letter does not say how often it was tried (getsentry/arroyo PR 410)."""
-    return judged(self, ends, 0)
+    return judged(self, ends, 0, call)
 
 
 # The API's message repeats values of the event, and so does the dead letter.

@@ -38,11 +38,11 @@ replaced("a_new_session_claims_nothing_again", Steps, "new_session", lambda _: N
 
 
 @around(Steps, "judged")
-def what_comes_back_is_not_claimed_again(judged: Any, self: Steps, ends: Judged, attempts: int) -> None:
+def what_comes_back_is_not_claimed_again(judged: Any, self: Steps, ends: Judged, *about: Any) -> None:
     """A batch without a verdict goes back into the queue although its session has ended."""
     for batch in ends.again:
         batch.session = self.lease.session
-    judged(self, ends, attempts)
+    judged(self, ends, *about)
 
 
 @around(Steps, "keys_stored")
