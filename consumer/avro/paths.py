@@ -317,7 +317,7 @@ def _of_origin(path: str) -> Source:
             f"{path!r} is pinstream's own header of a dead letter: no record has it at its origin"
         )
     # The name of a header may hold dots; of the others only a key may have fields.
-    steps = _parsed(rest)[0] if name == "key" and rest else [rest] * bool(rest)
+    steps = _parsed(path)[0][1:] if name == "key" and rest else [rest] * bool(rest)
     fits = {"key": True, "header": bool(rest)}.get(name, not rest)
     if name in _ORIGINS and fits and EACH not in steps and (rest or not dot):
         kinds = _ORIGINS[name] | ({"boolean"} if name == "key" and rest else set())

@@ -478,6 +478,7 @@ def test_each_gives_what_the_table_says_in_both_executors(name: str) -> None:
         (f'"{_NAME}" = "@header"', "the nearest is '@header.<name>'"),
         (f'"{_NAME}" = "@topic.x"', "the nearest is '@topic'"),
         (f'"{_NAME}" = "@key."', "'@key.' is nothing that a record has in Kafka; the nearest is '@key'"),
+        (f'"{_NAME}" = "@key.a."', "'@key.a.' is not a path: write names separated by dots"),
         (f'"{_NAME}" = "@offset."', "'@offset.' is nothing that a record has in Kafka; the nearest is '@offset'"),
         (f'"{_NAME}" = "@key.list[]"', "'@key.list[]' is nothing that a record has in Kafka; known: '@key'"),
         (f'"{_NAME}" = "@header.pinstream.code"', "pinstream's own header of a dead letter: no record has it"),
