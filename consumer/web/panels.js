@@ -16,9 +16,9 @@ const OUTCOMES = {
   no_verdict: ["answered without a verdict, sent again", "warn"], no_answer: ["no answer, sent again", "warn"],
 };
 const PARAMETERS = {
-  em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id",
-  client_ip_address: "IP address", client_user_agent: "Browser", hashed_maids: "Advertising id, hashed", event_id: "Event id",
-  name: "Name, hashed", place: "Country and place, hashed", birth: "Birthday, hashed", value: "Value", currency: "Currency", content_ids: "Product ids",
+  em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id", client_ip_address: "IP address",
+  client_user_agent: "Browser", hashed_maids: "Advertising id, hashed", event_id: "Event id", name: "Name, hashed",
+  place: "Country and place, hashed", birth: "Birthday, hashed", value: "Value", currency: "Currency", content_ids: "Product ids",
   order_id: "Order id", event_source_url: "Page address", opt_out: "Opt-out flag",
 };
 const STAGES = {
@@ -83,7 +83,7 @@ function showProcess(s) {
 
 /** What deserves attention beside the state, as [tone, sentence, view]. */
 function todoOf(s) {
-  const l = s.ledger, f = freshnessOver(s, "hour"), [reason] = reasonsOf(s), [fix] = fixesOf(s), ends = certificates(s);
+  const l = s.ledger, f = freshnessOver(s, "hour"), [reason] = reasonsOf(s), fix = s.coverage?.gaps?.[0], ends = certificates(s);
   return [
     reason && ["bad", `Most dead letters are ${reason[0].join(" ")} (${n(reason[1])} of ${n(l.dead_lettered)}): correct the cause, then redrive them.`, "refusals"],
     f.within_one_hour < TARGET && f.within_one_hour != null && [tone(f.within_one_hour), `${percent(f.within_one_hour)} of the last hour's events arrived within one hour; the goal is 99${NBSP}%: see what delays them.`, "delivery"],
@@ -274,23 +274,27 @@ function showFreshness(s) {
     h("p.soft.small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
 }
 
+/** What delivered events are worth, by event name and currency. */
+function showValue(s) {
+  const worth = Object.entries(s.delivered_value?.[windowOf()] || {}).flatMap(([name, by]) => Object.entries(by).map(([currency, one]) => [name, currency, one.events, one.value]));
+  showTable("value", [["Event name", "left"], ["Currency", "left"], ["Events"], ["Value"]],
+    worth.sort((a, b) => a[1] < b[1] ? -1 : a[1] > b[1] ? 1 : b[3] - a[3]).map(([name, currency, events, value]) => [code(name), currency, n(events), n(value)]),
+    `Not yet ten events with a value in the last ${windowOf()}.`);
+}
+
 function showDuplicates(s) {
   const l = s.ledger;
   put("duplicates", h("p", h("b", { class: big(n(l.duplicate)) }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`));
 }
 
-/** What lies below its target, by event name and parameter, what is worth most first. */
-const fixesOf = s => Object.entries(s.coverage?.[windowOf()] || {}).flatMap(([name, { events, carried, target = {} }]) =>
-  Object.entries(target).filter(([id, goal]) => goal != null && (carried[id] || 0) < goal * events)
-    .map(([id, goal]) => ({ name, id, events, goal, part: (carried[id] || 0) / events, missing: goal * events - (carried[id] || 0) })))
-  .sort((a, b) => b.missing - a.missing);
-const fixWords = ({ name, id, events, goal, part }) =>
-  `${PARAMETERS[id] || id}: in ${share(part, 1, 0)} of ${n(events)} ${name} events; the goal is ${share(goal, 1, 0)}.`;
+const fixWords = ({ event_name: name, id, share: part, target, events }) =>
+  `${PARAMETERS[id]}: in ${share(part, 1, 0)} of ${name} events in the last day; the goal is ${share(target, 1, 0)}, ${many(events, "event")} more.`;
 
+/** What lies below its target, what is worth most first. */
 function showFixes(s) {
-  const all = fixesOf(s), advice = new Map((s.coverage?.parameters || []).map(one => [one.id, one.advice]));
-  put("fixes", all.length ? h("ol", all.slice(0, 5).map(fix => h("li", h("b", fixWords(fix)), " ", advice.get(fix.id)))) : h("p.soft", "Nothing: each parameter reaches its goal."),
-    all.length > 5 && h("p.soft", `${many(all.length - 5, "more figure")} below the goal: see the table of coverage.`));
+  const { gaps = [], parameters = [] } = s.coverage || {}, advice = new Map(parameters.map(one => [one.id, one.advice]));
+  put("fixes", gaps.length ? h("ol", gaps.slice(0, 5).map(gap => h("li", h("b", fixWords(gap)), " ", advice.get(gap.id)))) : h("p.soft", "Nothing: each parameter reaches its goal."),
+    gaps.length > 5 && h("p.soft", `${many(gaps.length - 5, "more figure")} below the goal: see the table of coverage.`));
 }
 
 function showCoverage(s) {
@@ -301,27 +305,22 @@ function showCoverage(s) {
   put("coverage", names.length > 0 && rows([["Parameter, and Pinterest's advice"], ["All"], ...names.map(name => [breakable(name), null, name])], [
     [["EventStream", h("small", "How many had this name.")], n(events), ...names.map(name => n(seen[name].events))],
     ...s.coverage.parameters.map(({ id, advice }) => {
-      const all = sum(names.map(name => seen[name].carried[id] || 0)) / events;
+      const all = sum(names.map(name => seen[name].carried[id] || 0)) / events, applies = names.some(name => seen[name].target?.[id] != null);
       return [
         [PARAMETERS[id] || id, " ", h("code", id), h("small", advice)], h("td." + shade(all), share(all, 1, 0)),
         ...names.map(name => {
           const { events, carried, target } = seen[name], part = (carried[id] || 0) / events, goal = target?.[id];
-          return target && goal == null ? "" : h("td." + shade(part), share(part, 1, 0), goal > part && h("small.warn", `of ${share(goal, 1, 0)}`));
+          return applies && goal == null ? "" : h(`td.${shade(part)}${goal > part ? ".under" : ""}`, share(part, 1, 0), goal > part && h("small", ` of ${share(goal, 1, 0)}`));
         }),
       ];
     }),
   ]));
 }
 
-/** Pinterest's component -> our parameter. */
-const SAME = {
-  hashed_email: "em", advertiser_external_id: "external_id", click_id_epik: "click_id", order_value: "value", order_id: "order_id",
-  product_id: "content_ids", source_url: "event_source_url",
-};
-
 /** What Pinterest says of each ad account: the scores, and a table for each that has components. */
 function showSeen(s) {
-  const { accounts = [], gaps } = s.event_quality || {}, day = s.coverage?.day || {};
+  const { accounts = [], gaps } = s.event_quality || {}, { day = {}, parameters = [] } = s.coverage || {};
+  const same = new Map(parameters.map(one => [one.component, one.id]));
   const cell = (seen, ours) => seen ? h("td." + shade(seen.coverage / 100), share(seen.coverage, 100, 0), ours && ` / ${ours}`,
     seen.overlap != null && `, overlap ${share(seen.overlap, 100, 0)}`) : NONE;
   const table = ({ platform, source, score, components }) => {
@@ -330,7 +329,7 @@ function showSeen(s) {
     const issues = all.flatMap(([one, seen]) => Object.entries(seen).flatMap(([name, { issues }]) => issues.map(said => `${name}, ${one}: ${said}`)));
     return [h("p", h("b", `${platform}, ${source}: ${score || UNKNOWN}`)),
       names.length > 0 && h("table.coverage", { role: "table", "aria-labelledby": "h-sees" }, rows([["Component"], ...names.map(name => [breakable(name), null, name])],
-        all.map(([one, seen]) => [code(one), ...names.map(name => cell(seen[name], ours(SAME[one], name)))]))),
+        all.map(([one, seen]) => [code(one), ...names.map(name => cell(seen[name], ours(same.get(one), name)))]))),
       issues.map(one => h("p.soft.small", one))];
   };
   putIf("sees", gaps?.map(one => h("p.warn", one)), accounts.flatMap(({ account, at, problem, scores }) => [
@@ -372,6 +371,6 @@ const PANELS = {
   all: [showProcess],
   overview: [showTodo, showLedger],
   delivery: [showDestination, showCalls, showOldest, showWorkers, showPartitions, showNotes, showKeyStore],
-  quality: [showFixes, showFreshness, showDuplicates, showCoverage, showSeen, showNotes],
+  quality: [showFixes, showFreshness, showValue, showDuplicates, showCoverage, showSeen, showNotes],
   refusals: [showReasons, showSections, showLatest, showNotes],
 };

@@ -24,9 +24,7 @@ def scene() -> dict[str, Any]:
     """`scenes.full` of a member that delivers a thousand events a second: figures that appear twice agree."""
     made = scenes.full()
     made["counts"]["topics_made_anew"] = {}
-    for name, one in made["coverage"]["hour"].items():
-        many = {id_: count * 58 for id_, count in one["carried"].items()}
-        made["coverage"]["hour"][name] = scenes.covered(one["events"] * 58, many)
+    made["coverage"] = scenes.coverage(58)
     delivered = made["ledger"]["delivered"]
     hour = sum(one["events"] for one in made["coverage"]["hour"].values())
     freshness = made["freshness"]

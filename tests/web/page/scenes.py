@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from consumer.engine.figures.delivered import PARAMETERS
+from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.web.history import STEPS
@@ -170,23 +170,25 @@ SAMPLES: Mapping[str, Any] = {
 }
 
 
-def coverage() -> dict[str, Any]:
+def coverage(times: int = 1) -> dict[str, Any]:
     """Five event names, and a sixth in the day."""
     hour = {
-        name: covered(events, {id_: -(-events * _CARRIED[id_][column] // 100) for id_ in IDS})
+        name: _covered(
+            name, events * times, [-(-events * times * _CARRIED[id_][column] // 100) for id_ in IDS]
+        )
         for column, (name, events) in enumerate(_NAMES.items())
     }
-    return {
-        "parameters": [{"id": one.id, "advice": one.advice} for one in PARAMETERS],
-        "hour": hour,
-        "day": {**hour, "search": covered(3, dict.fromkeys(IDS, 3) | {"ph": 0})},
-    }
+    day = {**hour, "search": _covered("search", 3, [0 if id_ == "ph" else 3 for id_ in IDS])}
+    return document_of(CoverageSnapshot(hour, day))
 
 
-def covered(events: int, carried: dict[str, int]) -> dict[str, Any]:
-    """One event name: how many events carried each parameter."""
-    share = {id_: count / events for id_, count in carried.items()}
-    return {"events": events, "sampled": events, "carried": carried, "share": share}
+def covered(name: str, events: int, carried: int) -> dict[str, Any]:
+    """One event name: so many of its events carried each parameter."""
+    return document_of(_covered(name, events, [carried] * len(IDS)))
+
+
+def _covered(name: str, events: int, carried: Iterable[int]) -> Covered:
+    return Covered(events, tuple(carried), web=events, name=name)
 
 
 def letters(count: int = 6) -> list[dict[str, Any]]:

@@ -393,12 +393,37 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
         assert events.endswith("59,222 48,210 6,120 3,377 1,204 311")
         phone = await text(shown, "#coverage tbody tr:nth-child(14)")
         assert phone.startswith("Phone, hashed ph The customer's phone number")
-        assert phone.endswith("5 % 4 % 9 % 3 % 62 % 18 %")
+        # Below the goal, and blank where the parameter does not apply.
+        assert phone.endswith("5 % 62 % 18 % of 50 %")
+        assert await shown.locator("#coverage tbody tr:nth-child(14) .under").count() == 1
+        first = await text(shown, "#fixes li:first-child")
+        assert first.startswith(
+            "Page address: in 70 % of checkout events in the last day; the goal is 95 %, 301 events more. The absolute"
+        )
+        assert "5 more figures below the goal" in await text(shown, "#fixes")
         note = await text(shown, "#coverage-note")
         assert note == "Of 59,222 events delivered in the last hour."
         await shown.check("input[value='86400']")
         await shows(shown, "Of 59,225 events delivered in the last day", "#coverage-note")
-        assert (await text(shown, "#coverage tbody tr:nth-child(14)")).endswith("0 %")
+        assert "search" in await text(shown, "#coverage thead")
+
+
+async def test_value_is_shown_by_event_name_and_currency(visit: Visit) -> None:
+    """Of the chosen window, each currency for itself; nothing is said of fewer than ten events."""
+    hour = {"checkout": {"EUR": {"events": 31, "value": 2_904}, "USD": {"events": 12, "value": 98_000}}}
+    day = {**hour, "add_to_cart": {"EUR": {"events": 900, "value": 61_000}}}
+    async with check(visit, scenes.full(delivered_value={"hour": hour, "day": day}), view="quality") as (
+        server,
+        shown,
+    ):
+        lines = "#value tbody tr"
+        assert [one.split() for one in await shown.locator(lines).all_inner_texts()] == [
+            ["checkout", "EUR", "31", "2,904"], ["checkout", "USD", "12", "98,000"],
+        ]  # fmt: skip
+        await shown.check("input[value='86400']")
+        await shows(shown, "add_to_cart EUR 900 61,000 checkout EUR", "#value")
+        server.report(delivered_value={"hour": {}, "day": {}})
+        await shows(shown, "Not yet ten events with a value in the last day.", "#value")
 
 
 async def test_what_pinterest_sees_stands_beside_what_was_sent(visit: Visit) -> None:
@@ -416,7 +441,7 @@ async def test_what_pinterest_sees_stands_beside_what_was_sent(visit: Visit) -> 
         assert "checkout, hashed_email: <b>Few</b> have it." in said
         cells = await shown.locator("#sees tbody td").all_inner_texts()
         assert [one.replace("\u00a0", " ") for one in cells] == [
-            "100 %, overlap 37 %", "–", "61 % / 97 %", "97 % / 100 %",
+            "100 % / 100 %, overlap 37 %", "–", "61 % / 97 %", "97 % / 100 %",
         ]  # fmt: skip
         server.report(event_quality=scenes.scene(unasked)["event_quality"])
         await shows(shown, "no answer yet. Not known: the token is refused (HTTP 401).", "#sees")
@@ -426,15 +451,15 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
     """Weighted by events, not by names, and rounded down."""
     document = scenes.full()
     window = {
-        name: scenes.covered(events, dict.fromkeys(scenes.IDS, carried))
+        name: scenes.covered(name, events, carried)
         for name, events, carried in (("page_visit", 900, 300), ("checkout", 90, 60), ("signup", 10, 10))
     }
     document["coverage"] = {**document["coverage"], "hour": window}
     async with check(visit, document, view="quality") as (server, shown):
         cells = await shown.locator("#coverage tbody tr:nth-child(2) td").all_inner_texts()
-        assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %", "100 %"]
+        assert [one.replace("\u00a0", " ") for one in cells] == ["37 %", "33 %", "66 %\nof 90 %", "100 %"]
         for name, one in window.items():
-            window[name] = scenes.covered(one["events"], dict.fromkeys(scenes.IDS, one["events"]))
+            window[name] = scenes.covered(name, one["events"], one["events"])
         server.report(coverage=document["coverage"])
         await shows(shown, "100 % 100 % 100 % 100 %", "#coverage tbody tr:nth-child(2)")
 
