@@ -20,6 +20,7 @@ from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.thread import run_blocking, run_on_loop
 from consumer.app import building
 from consumer.app.ending import Ending, Parts, doing
+from consumer.app.group import GroupReader
 from consumer.app.quality import QualityWatch, account_reads
 from consumer.app.start import Start
 from consumer.app.telemetry import MetricsExport, Tracing, environment
@@ -222,6 +223,7 @@ def web_server(
         page_at=own.page_address,
         # None: the page needs no token.
         token=building.secret(own.http_token),
+        group=GroupReader(settings, snapshot).document,
         **others,
     )
 

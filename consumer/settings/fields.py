@@ -272,10 +272,10 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     http_address: _Address = _setting("0.0.0.0:8080")
     """Address of the page, /status, health and metrics. Empty turns them off."""
     page_address: _Address = _setting(None)
-    """Separate address for the page, /status, /history and /events. PINSTREAM_HTTP_ADDRESS then serves
+    """Separate address for the page, /status, /history, /group and /events. PINSTREAM_HTTP_ADDRESS then serves
     only /healthz, /readyz and /metrics, and may be open to more people."""
     http_token: _OptionalSecret = _setting(None)
-    """Token that the page, /status, /history, /events and /metrics require; /healthz and /readyz stay open. A
+    """Token that the page, /status, /history, /group, /events and /metrics require; /healthz and /readyz stay open. A
     browser asks for it (any user, the token as password). Prometheus (authorization: credentials) and scripts
     send it as Authorization: Bearer. Without a token, everyone who reaches the address may read, by an IP
     address or a local name only."""

@@ -1,13 +1,19 @@
 // The connection to pinstream. Figures arrive on the /events stream. `tick` looks each second: while there is no stream, or
 // it is silent, it asks /status. Old figures are grey and show their age.
 
-const QUIET = 7;            // seconds of silence on the stream, which sends every second, before the page asks /status
-const PATIENCE = 3000;      // milliseconds to wait for one answer
-const AGAIN = 2;            // seconds before the next attempt
-const STREAM_AGAIN = 30;    // seconds before /events is tried again after two failures
-const PACE_OVER = 10;       // seconds over which the current rate is computed
+// Seconds of silence on the stream, which sends every second, before the page asks /status
+const QUIET = 7;
+// Milliseconds to wait for one answer
+const PATIENCE = 3000;
+// Seconds before the next attempt
+const AGAIN = 2;
+// Seconds before /events is tried again after two failures
+const STREAM_AGAIN = 30;
+// Seconds over which the current rate is computed
+const PACE_OVER = 10;
 const HISTORY_EVERY = 10000;
-const SETTLE = 1200;        // milliseconds before a change is announced, so that a short interruption is not
+// Milliseconds before a change is announced, so that a short interruption is not
+const SETTLE = 1200;
 
 // When the latest figures came, and when to ask /status and /events next, in seconds of `seconds`.
 const link = { source: null, fails: 0, heard: null, asking: false, askAt: 0, streamAt: 0 };
@@ -203,6 +209,7 @@ function turn() {
   }
   if (shown) show();
   draw();
+  askGroup();
   if (at?.id === view) {
     scrollTo(0, 0);
     $("h-" + view).focus({ preventScroll: true });
@@ -217,6 +224,14 @@ function copy(button) {
   put("announce", done ? "Copied." : "Selected: copy it with the keyboard.");
   setTimeout(() => { copied = null }, 3000);
   if (shown) show();
+}
+
+/** Ask for the whole group; where there is no answer, the page shows none. */
+async function askGroup() {
+  if (document.hidden || view !== "delivery") return;
+  const answer = await fetch("/group").catch(() => null);
+  group = answer?.ok ? await answer.json() : null;
+  if (shown) showGroup();
 }
 
 // -- start
@@ -250,4 +265,5 @@ turn();
 history();
 listen();
 setInterval(tick, 1000);
+setInterval(askGroup, 30000);
 setInterval(() => { if (!document.hidden) history() }, HISTORY_EVERY);

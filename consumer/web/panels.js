@@ -48,6 +48,7 @@ const MANY_PARTITIONS = 16;
 const WEEK = 7 * 24 * HOUR, ENDS_SOON = 2 * WEEK;
 let allPartitions = false;
 let copied = null;
+let group = null;
 
 const tone = (f, goal = TARGET, poor = POOR) => f == null ? "" : f >= goal ? "good" : f >= poor ? "warn" : "bad";
 const percent = x => x == null ? NONE : share(x, 1);
@@ -230,6 +231,14 @@ function worst(all) {
   return all.filter(p => chosen.has(p));
 }
 
+/** The whole group, as Kafka sees it: asked while this view is open. */
+function showGroup() {
+  const numbers = held => Object.entries(Object.groupBy(held, one => one.topic)).map(([topic, all]) => `${topic} [${all.map(one => one.partition).join(", ")}]`).join("; ");
+  putIf("group", group && [h("p.soft", group.problem || (group.state === "Unknown" ? "These brokers do not say who is in the group." : `State: ${group.state}.`)),
+    table("group", [["Member", "left break"], ["Partitions", "left break"], ["Lag, records", null, "lag"]],
+      group.members.map(one => [one.member || (group.state === "Unknown" ? "not known" : h("b.warn", "nobody")), numbers(one.partitions), n(one.lag)]), null)]);
+}
+
 /** The client certificates that end soon, or have ended. */
 const certificates = s => (s.certificates || []).filter(one => one.expires - Date.now() / 1000 < ENDS_SOON);
 
@@ -370,7 +379,7 @@ function showLatest(s) {
 const PANELS = {
   all: [showProcess],
   overview: [showTodo, showLedger],
-  delivery: [showDestination, showCalls, showOldest, showWorkers, showPartitions, showNotes, showKeyStore],
+  delivery: [showDestination, showCalls, showOldest, showWorkers, showPartitions, showGroup, showNotes, showKeyStore],
   quality: [showFixes, showFreshness, showValue, showDuplicates, showCoverage, showSeen, showNotes],
   refusals: [showReasons, showSections, showLatest, showNotes],
 };

@@ -46,7 +46,8 @@ const HEIGHT = 180;
 const TABLE_ROWS = 12;
 let past = null;
 let span = HOUR;
-let cursor = null;          // the time at the crosshair, in all plots
+// The time at the crosshair, in all plots
+let cursor = null;
 
 /** The points of the period: every ten seconds for up to an hour, every two minutes for more. */
 const step = () => past?.steps[span > HOUR ? 1 : 0];

@@ -18,7 +18,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from importlib.resources import files
@@ -52,8 +52,8 @@ _SELDOM = 5
 # Seconds for unfinished answers when the server stops: a slow client must not delay the shutdown.
 _STOP_TIMEOUT = 1.0
 _ON_THE_OTHER_ADDRESS = (
-    "the page, /status, /history and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when it "
-    "starts\n"
+    "the page, /status, /history, /group and /events are served at PINSTREAM_PAGE_ADDRESS, which pinstream logs when "
+    "it starts\n"
 )
 
 # A comment line in style or script, or the indentation of a line: for readers of the source, and no browser needs them.
@@ -88,6 +88,8 @@ class WebServer:
     token: Callable[[], str] | None = None
     """Returns the current token, which all requests but the probes must carry; None: there is none."""
     more_metrics: FiguresCollector | None = None
+    group: Callable[[], Awaitable[Any]] | None = None
+    """Asks Kafka about the whole group, for /group; None: there is no such path."""
     check_every: float = _CHECK_EVERY
 
     def __post_init__(self) -> None:
@@ -186,6 +188,12 @@ class WebServer:
             web.get("/events", self._events.serve),
             _get("/history", lambda: json(self._history.document(self.clock(), self.wall()))),
         ]
+        if (ask := self.group) is not None:
+
+            async def group(_: web.Request) -> web.Response:
+                return json(await ask())
+
+            people.append(web.get("/group", group))
         machines = [
             _get("/metrics", self._metrics),
             _get("/healthz", lambda: health(self._why_unhealthy())),

@@ -476,11 +476,17 @@ class Shown:
         return self.statistics
 
 
+async def group() -> Mapping[str, Any]:
+    """What Kafka says of the group, by Kafka that says nothing."""
+    return {"state": None, "members": [], "problem": "Kafka: the brokers do not answer"}
+
+
 def make_server(shown: Shown, **more: Any) -> WebServer:
     """A server over `shown` on a free port of loopback, not started; `more` as `WebServer` takes it."""
     own: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
+        "group": group,
         "clock": lambda: shown.now,
         "unhealthy": lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
     }

@@ -20,7 +20,7 @@ from tests.web.building import Served, busy, idle
 from tests.web.listening import asked, listening, running
 
 TOKEN = "s3cret-of-this-page"
-GUARDED = ["/", "/status", "/events", "/history", "/metrics", "/nothing"]
+GUARDED = ["/", "/status", "/events", "/history", "/group", "/metrics", "/nothing"]
 
 
 def basic(user: str, password: str) -> str:

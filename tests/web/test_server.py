@@ -57,6 +57,7 @@ PATHS = {
     "/": "text/html; charset=utf-8",
     "/status": "application/json",
     "/history": "application/json",
+    "/group": "application/json",
     "/metrics": "text/plain; version=",
     "/healthz": "text/plain",
     "/readyz": "text/plain",

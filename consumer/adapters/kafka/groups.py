@@ -31,8 +31,15 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import client_errors, cluster
 from consumer.adapters.kafka.commits import read_position
-from consumer.adapters.kafka.configuration import Config, ask_again, consumer_config, make_client, result_of
-from consumer.adapters.thread import OwnThread, in_own_thread
+from consumer.adapters.kafka.configuration import (
+    Config,
+    ask_again,
+    consumer_config,
+    make_client,
+    result_of,
+    time_left,
+)
+from consumer.adapters.thread import OwnThread, in_own_thread, run_blocking
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 
@@ -261,6 +268,70 @@ class GroupView(NamedTuple):
         return bool(self.members) or self.state not in ("Empty", "Dead", "Unknown")
 
 
+class SharedPartition(NamedTuple):
+    """A partition of the group's topics. `member`: the client id and host of who has it; None: nobody, or the brokers
+    cannot say. `lag` counts from the committed offset, else from the beginning of the log."""
+
+    place: TopicPartition
+    member: str | None
+    lag: int
+
+
+async def read_group(
+    config: Config, group: str, own: Collection[TopicPartition], timeout: float
+) -> tuple[str, Sequence[SharedPartition]]:
+    """Return the group's state (`GroupView.state`) and all partitions of its topics; `own`: what is known to be read.
+
+    For a service that looks while it runs. Raises `KafkaError`, `SettingsError`.
+    """
+
+    def ask() -> tuple[str, Sequence[SharedPartition]]:
+        deadline = time.monotonic() + timeout
+        with (
+            cluster.meet_cluster(config, timeout) as (_, metadata),
+            contextlib.closing(cluster.RenewedAdmin(config)) as client,
+        ):
+            found = describe_group(client, group, deadline)
+            holders = {
+                TopicPartition(part.topic, part.partition): f"{one.client_id} ({one.host.removeprefix('/')})"
+                for one in (found.members if found else ())
+                for part in (one.assignment.topic_partitions if one.assignment else ())
+            }
+            topics = {place.topic for place in (*holders, *own)}
+            known = cluster.known_partitions(metadata)
+            places = [TopicPartition(topic, n) for topic in sorted(topics) for n in known.get(topic, ())]
+            # An AdminClient that asks for offsets may end the process (`describe_group`); a consumer, which never
+            # joins here, does not.
+            complete = {**consumer_config(config, offset_reset="error", ignore=None), "group.id": group}
+            consumer = make_client(confluent_kafka.Consumer, complete)
+            try:
+                committed = consumer.committed([RawPartition(*one) for one in places], time_left(deadline))
+            finally:
+                consumer.close()
+            extents = cluster.find_extents(client.admin, places, deadline)
+        rows = [
+            SharedPartition(
+                place, holders.get(place), max(0, extents[place].end - max(raw.offset, extents[place].low))
+            )
+            for place, raw in zip(places, committed, strict=True)
+        ]
+        return _state_of(found), rows
+
+    try:
+        return await run_blocking("pinstream-kafka-group", ask)
+    except KafkaException as error:
+        raise client_errors.kafka_failure(
+            error, f"the brokers do not say who is in the group {group}"
+        ) from error
+
+
+def _state_of(found: Any) -> str:
+    """Return a group's state in Kafka's own words; librdkafka writes ``PREPARING_REBALANCING``."""
+    if found is None:
+        return "Unknown"
+    return str(found.state.name).title().replace("_", "").replace("Rebalancing", "Rebalance")
+
+
 class GroupOffsets:
     """One group's offsets, by one client in a thread of its own; an async context manager.
 
@@ -287,9 +358,7 @@ class GroupOffsets:
             return GroupView("Unknown", ())
         # Brokers write a host as ``/10.0.0.1``.
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
-        # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
-        state = found.state.name.title().replace("_", "").replace("Rebalancing", "Rebalance")
-        return GroupView(state, tuple(sorted(members)))
+        return GroupView(_state_of(found), tuple(sorted(members)))
 
     @in_own_thread
     def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:

@@ -14,6 +14,7 @@ from consumer.adapters.kafka.groups import (
     ActiveMember,
     GroupOffsets,
     GroupView,
+    read_group,
 )
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
@@ -99,6 +100,11 @@ async def test_commits_are_found_on_both_brokers(each_kafka: Kafka) -> None:
         assert {one: position.next_offset for one, position in found.items()} == {TopicPartition(name, 0): 10}
         view = await members(each_kafka, group)
         assert view.active or view == GroupView("Unknown", ())
+        produce(each_kafka, name, [b"b"] * 3)
+        state, rows = await read_group(each_kafka.config, group, [TopicPartition(name, 2)], WITHIN)
+        assert state == view.state
+        assert [(one.place.partition, one.lag) for one in rows] == [(0, 3), (1, 0), (2, 0), (3, 0)]
+        assert {one.member is None for one in rows} == {state == "Unknown"}
 
 
 @pytest.mark.real_kafka

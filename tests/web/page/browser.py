@@ -58,6 +58,8 @@ class Stand:
     def __init__(self, status: dict[str, Any], history: dict[str, Any] | None = None) -> None:
         self.status = status
         self.history = history
+        self.group: dict[str, Any] | None = None
+        """What /group says; None: 404."""
         self.answer = 200
         """HTTP status of /status and /history."""
         self.stream = 200
@@ -85,6 +87,7 @@ class Stand:
             ("/status", self._status),
             ("/events", self._events),
             ("/history", self._history),
+            ("/group", self._group),
         ):
             app.router.add_get(path, handler)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
@@ -119,6 +122,9 @@ class Stand:
 
     async def _history(self, request: web.Request) -> web.Response:
         return await self._figures(request, self.history)
+
+    async def _group(self, request: web.Request) -> web.Response:
+        return await self._figures(request, self.group)
 
     async def _figures(self, request: web.Request, document: dict[str, Any] | None) -> web.Response:
         self.asked.append(request.path)

@@ -12,9 +12,9 @@ import pytest
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import SettingsError
 from consumer.web.server import Urls, WebServer
-from tests.web.building import Shown, busy
+from tests.web.building import Shown, busy, group
 
-PEOPLE = ["/", "/status", "/history", "/events"]
+PEOPLE = ["/", "/status", "/history", "/group", "/events"]
 MACHINES = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -27,6 +27,7 @@ def apart(*, token: str | None = None, port: int = 0, page_port: int = 0) -> Web
         host="127.0.0.1",
         port=port,
         page_at=("127.0.0.1", page_port),
+        group=group,
         token=None if token is None else lambda: token,
     )
 

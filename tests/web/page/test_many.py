@@ -69,3 +69,33 @@ async def test_workers_are_shown(visit: Visit) -> None:
         server.report(workers=[])
         await shows(shown, "Partitions of this member", "#h-partitions")
         assert await shown.is_hidden("#by-workers")
+
+
+async def test_the_whole_group_is_shown(visit: Visit) -> None:
+    """Who has which partitions, and the lag of each; what nobody has. Where Kafka cannot say, a sentence says so."""
+    held = [{"topic": "orders", "partition": number, "lag": 5} for number in range(3)]
+    async with check(visit, scenes.full()) as (server, shown):
+        server.group = {
+            "state": "Stable",
+            "problem": None,
+            "members": [
+                {"member": None, "lag": 5, "partitions": held[:1]},
+                {"member": "shop (10.0.0.7)", "lag": 10, "partitions": held[1:]},
+            ],
+        }
+        await turn(shown, "delivery")
+        await shows(shown, "State: Stable.", "#group")
+        assert [
+            " ".join(one.split()) for one in await shown.locator("#group tbody tr").all_inner_texts()
+        ] == [
+            "nobody orders [0] 5",
+            "shop (10.0.0.7) orders [1, 2] 10",
+        ]
+        server.group = {"state": None, "members": [], "problem": "Kafka: the brokers do not say who is in it"}
+        await turn(shown, "overview")
+        await turn(shown, "delivery")
+        await shows(shown, "Kafka: the brokers do not say", "#group")
+        server.group = None
+        await turn(shown, "overview")
+        await turn(shown, "delivery")
+        await shown.wait_for_selector("#by-group", state="hidden")

@@ -37,6 +37,7 @@ def test_page_is_small_and_loads_nothing_else() -> None:
         "/status",
         "/history",
         "/events",
+        "/group",
     }
     assert not re.search(r"url\(|@import", STYLE[0])
 
