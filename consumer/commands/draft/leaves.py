@@ -155,11 +155,8 @@ def is_of_items(array: str) -> bool:
 def leaves_of(schema: AvroSchema, records: Sequence[Mapping[str, Any]], called: str) -> list[SampledPath]:
     """Return the paths to values of a record type that is `called` so, in the schema's order, with what these records
     have there."""
-    walk, start = (
-        _Walk(definitions([schema]), SchemaPaths(schema)),
-        _Spot("", "", (called,), records, len(records)),
-    )
-    found: dict[str, SampledPath] = {}
+    walk, found = _Walk(definitions([schema]), SchemaPaths(schema)), dict[str, SampledPath]()
+    start = _Spot("", "", (called,), records, len(records))
     for one in islice(walk.below(schema, start), _MAX_LEAVES):
         # The branches of a union may have the same field: the first describes it.
         found.setdefault(one.path, one)

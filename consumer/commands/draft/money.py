@@ -11,11 +11,12 @@ import re
 from typing import Final, NamedTuple
 
 from consumer.commands.draft.leaves import ROLES, SampledPath
-from consumer.commands.draft.vocabulary import spaced
+from consumer.commands.draft.vocabulary import concepts_of, spaced
 from consumer.conversion.countries import CURRENCIES
 
 # Currencies whose minor unit is not a hundredth -> its places.
 _PLACES: Final = {code: int(places) for places, codes in ROLES["places"].items() for code in codes.split()}
+_COMMON: Final = ROLES["common_codes"].split()
 _CODE: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
 _MINOR: Final = re.compile(r"(?i)minor|smallest|sub_?unit|exponent")  # of each currency, not hundredths alone
 _FACTORS: Final = ("1", "0.1", "0.01", "0.001")
@@ -31,7 +32,9 @@ class AmountReading(NamedTuple):
 
 def currency_named(leaf: SampledPath) -> str:
     """Return the currency that name or documentation of an amount names; empty: none, or several."""
-    in_name = {*spaced(leaf.path.rpartition(".")[2]).upper().split()}
+    # "mnt" is short for a montant, too.
+    words = spaced(leaf.path.rpartition(".")[2]).split()
+    in_name = {one.upper() for one in words if one.upper() in _COMMON or concepts_of(one) == (one,)}
     in_doc = {*_CODE.findall(re.sub(r"(?i)\beuros?\b", "EUR", leaf.doc))} - {*ROLES["no_codes"]}
     found = in_name & CURRENCIES or in_doc & CURRENCIES
     return found.pop() if len(found) == 1 else ""

@@ -14,19 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import AvroSchema
-from consumer.commands.draft import money
+from consumer.commands.draft import money, vocabulary
 from consumer.commands.draft.leaves import ROLES, SETS, SampledPath, is_of_items, leaves_of
 from consumer.commands.draft.money import AmountReading
 from consumer.commands.draft.roles import ITEM_RULES, RULES, SURE, Candidate, candidates, fits
-from consumer.commands.draft.vocabulary import (
-    GENDERS,
-    VOCABULARY,
-    concepts_of,
-    event_for,
-    events_of,
-    source_for,
-    spaced,
-)
+from consumer.commands.draft.vocabulary import concepts_of, event_for, spaced
 from consumer.conversion.computed.expressions import is_many
 from consumer.conversion.normalise import Omitted
 from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, DAYS, EVENT_NAMES, FILTER, TARGETS
@@ -40,7 +32,9 @@ _MAX_EVENT_TYPES: Final = 60  # more are no types
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
 _PLAIN: Final = re.compile(r"[a-z_-]+|[A-Z_-]+|\d+")
 # More is named than may be meant, since nothing of it is in force.
-_LIKE_CONSENT, _OPTED_OUT = (re.compile(VOCABULARY["consent"][key]) for key in ("like", "opted_out"))
+_LIKE_CONSENT, _OPTED_OUT = (
+    re.compile(vocabulary.VOCABULARY["consent"][key]) for key in ("like", "opted_out")
+)
 
 Record = Mapping[str, Any]
 
@@ -67,9 +61,8 @@ class Proposal:
     ) -> None:
         self.record = ".".join(filter(None, (schema.get("namespace"), schema["name"])))
         # An envelope is called after what it holds in its namespace.
-        self._called = next(
-            (one for one in reversed(self.record.split(".")) if {*concepts_of(one)} - {"EVENT"}), ""
-        )
+        called = reversed(self.record.split("."))
+        self._called = next((one for one in called if {*concepts_of(one)} - {"EVENT"}), "")
         self.lines: list[Line] = []
         self.consents: list[str] = []  # candidates, as comments
         leaves = leaves_of(schema, records, self._called)
@@ -94,9 +87,7 @@ class Proposal:
             if self._found.get(target) and target not in ("event_name", "action_source"):
                 self._propose(target, self._found[target])
         for leaf in leaves:
-            for target in (
-                key for key, path in packaged.items() if path == leaf.path and not self._line(key)
-            ):
+            for target in (key for key, path in packaged.items() if path == leaf.path):
                 self._cover(target, leaf)
         for leaf in self._leaves:
             self._list_consent(leaf)
@@ -128,16 +119,12 @@ class Proposal:
             words = sorted(leaf.source.symbols or leaf.counts)
             if len(words) > _MAX_EVENT_TYPES or (leaf.of and not words) or not fits("event_name", leaf):
                 continue
-            events = events_of(
-                words, {*leaf.own, *leaf.parent, *concepts_of(self._called), *leaf.said_around}
-            )
+            context = {*leaf.own, *leaf.parent, *concepts_of(self._called), *leaf.said_around}
+            events = vocabulary.events_of(words, context)
             known = sum(map(bool, events.values())) / max(1, len(events))
             # "art" is short for an article, and German for a kind: there the values say so.
-            says = (
-                leaf.shown
-                and not SETS["NO_TYPE"] & {*leaf.own}
-                and len({*events.values()} - {"", FILTER}) > 1
-            )
+            is_other = SETS["NO_TYPE"] & {*leaf.own} or not leaf.shown
+            says = len({*events.values()} - {"", FILTER}) > 1 and not is_other
             one = named.get(leaf) or (Candidate(leaf, SURE, leaf.evidence("values")) if says else None)
             # The record's own name says more than words that are not known; and what is called a name may be anyone's.
             is_vague = of_type not in ("", FILTER) or leaf.own == ("NAME",)
@@ -173,7 +160,10 @@ class Proposal:
 
     def _action_source(self) -> None:
         for one in self._found["action_source"]:
-            found = {word: source_for(word) for word in sorted(one.leaf.source.symbols or one.leaf.counts)}
+            found = {
+                word: vocabulary.source_for(word)
+                for word in sorted(one.leaf.source.symbols or one.leaf.counts)
+            }
             # The packaged mapping has these.
             lines = [word for word in found if word.lower() not in (*ACTION_SOURCES, "ios", "android")]
             is_known = sum(map(bool, found.values())) >= 0.6 * len(found) > 0
@@ -222,20 +212,16 @@ class Proposal:
     def _propose(self, target: str, found: list[Candidate]) -> None:
         """Propose the surest path for a field, and others as comments. It is in force if nothing is doubtful, or if no
         event goes without it."""
-        event_id, parts = self._line("event_id"), _ADDRESS - {target} if target in _ADDRESS else ()
+        is_user, event_id = target.startswith("user_data."), self._line("event_id")
+        parts = _ADDRESS - {target} if target in _ADDRESS else ()
         address = {one.leaf.beside for other in parts for one in self._found[other]}
 
         def rank(one: Candidate) -> float:
             if target in _REQUIRED:
-                return (
-                    one.score
-                    - 0.5 * (1 - one.leaf.filled)
-                    - 0.5 * (target == "event_id" and _repeats(one.leaf))
-                )
+                repeats = target == "event_id" and _repeats(one.leaf)
+                return one.score - 0.5 * (1 - one.leaf.filled) - 0.5 * repeats
             # Who pays is the shopper, who receives it may be another; and an order's id is rather not the event's.
-            is_receiver = target.startswith("user_data.") and "DELIVERY" in one.leaf.around.union(
-                one.leaf.own
-            )
+            is_receiver = is_user and "DELIVERY" in one.leaf.around.union(one.leaf.own)
             is_event = target == _ORDER_ID and quoted(one.leaf.path) == event_id
             # A country, a city and a code of one address belong together.
             return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in address)
@@ -272,7 +258,11 @@ class Proposal:
         words = sorted(leaf.source.symbols or leaf.counts) if target == "user_data.ge" else []
         if all(not isinstance(TARGETS[target].rule(word), Omitted) for word in words):
             return AmountReading(plain)
-        table = {word: GENDERS[key] for word in words if (key := word.lower().strip(" .")) in GENDERS}
+        table = {
+            word: vocabulary.GENDERS[key]
+            for word in words
+            if (key := word.lower().strip(" .")) in vocabulary.GENDERS
+        }
         if not leaf.shown or len(table) < max(2, len(words) - 1):
             return AmountReading(plain, doubt="its words need a table")
         entries = ", ".join(f"{quoted(word)} = {quoted(gender)}" for word, gender in table.items())
@@ -285,12 +275,8 @@ class Proposal:
         read = money.read_amount(best.leaf, self._currency, constant)
         if self._currency is None:
             if not self._line(_CURRENCY):
-                note = (
-                    f"as {best.leaf.path} says"
-                    if constant
-                    else "no path is surely its currency: which is right?"
-                )
                 is_sure = bool(constant) and best.score >= SURE
+                note = f"as {best.leaf.path} says" if constant else "no path is its currency: which is right?"
                 self._add("constants", _CURRENCY, quoted(constant or "EUR"), note, is_active=is_sure)
             if self._line(_CURRENCY) != quoted(constant):
                 return read._replace(doubt=read.doubt or "its currency is not known")
@@ -302,6 +288,8 @@ class Proposal:
 
     def _cover(self, target: str, leaf: SampledPath) -> None:
         """Decide about a line of the packaged mapping that would apply, because the schema has its path."""
+        if self._line(target):
+            return
         # A longer path is of the packaged schema itself; for money that is not enough.
         is_own = "." in leaf.path and target not in _AMOUNTS
         if fits(target, leaf) and (is_own or target not in self._found):

@@ -84,11 +84,9 @@ def candidates(
             score = min(score, _UNSURE if strange else 1.0)
             if score >= POSSIBLE:
                 speaks = " and ".join(way for way, sure in (("name", name), ("doc", doc)) if sure >= POSSIBLE)
-                doubt = (
-                    f": is it another's, or another thing ({', '.join(strange).lower()})?" if strange else ""
-                )
-                evidence = leaf.evidence(speaks or "values")
-                found[target].append(Candidate(leaf, round(score, 3), evidence, f"not sure{doubt}"))
+                words = ", ".join(strange).lower()
+                why = f"not sure: is it another's, or another thing ({words})?" if strange else "not sure"
+                found[target].append(Candidate(leaf, round(score, 3), leaf.evidence(speaks or "values"), why))
         found[target].sort(key=lambda one: -one.score)
     return found
 

@@ -47,6 +47,18 @@ def _stem(word: str) -> str:
 _STEMS: Final = {_stem(word): meant for word, meant in reversed(_CONCEPTS.items()) if meant}
 
 
+def _consonants(word: str) -> str:
+    """Return how a word is abbreviated: "qnty", "crncy", "frst"."""
+    return re.sub(r"(.)\1+", r"\1", word[0] + re.sub("[aeiou]", "", word[1:]))
+
+
+_SHORT: Final[dict[str, str | None]] = {}
+for _word, _meant in _CONCEPTS.items():
+    # Only where one meaning is abbreviated so.
+    _one = _consonants(_word)
+    _SHORT[_one] = _meant if len(_one) >= _LEAST and _SHORT.get(_one, _meant) == _meant else None
+
+
 def spaced(text: str) -> str:
     """Return a name or a documentation as words in lower case without accents; what several mean together is one."""
     apart = unicodedata.normalize("NFKD", _CAMEL.sub(" ", text.replace("ß", "ss")).replace("_", " "))
@@ -73,7 +85,7 @@ def concepts_of(text: str) -> tuple[str, ...]:
 def _known(word: str) -> tuple[str, ...] | None:
     """Return the concepts of a word, or of the words that it is written of; None: it is not known."""
     bare = word.rstrip("0123456789")
-    for meant in (_CONCEPTS.get(word), _CONCEPTS.get(bare), _STEMS.get(_stem(bare))):
+    for meant in (_CONCEPTS.get(word), _CONCEPTS.get(bare), _STEMS.get(_stem(bare)), _SHORT.get(word)):
         if meant is not None:
             return tuple(meant.split())
     # The longest first: "order" before "or". German joins words with an s or an n.
@@ -103,8 +115,9 @@ def event_for(word: str, context: Collection[str] = ()) -> str:
     if "ORDER" not in context and (found := event_of(word) or event_of(word.rpartition(".")[2])):
         return found
     # Two letters may be of a product's name: "af_purchase".
-    said = {one for one in concepts_of(word) if len(one) > 2} - {"EVENT"}
-    for known in (said, said.union(context)):
+    parts = (concepts_of(part) for part in (word, word.rpartition(".")[2]))
+    ways = [{one for one in part if len(one) > 2} - {"EVENT"} for part in parts]
+    for said, known in ((one, one.union(more)) for one in ways for more in ((), context)):
         for pattern, event in VOCABULARY["events"].items():
             wanted = {*pattern.removeprefix("=").split()}
             # What the path says already is not enough.
