@@ -39,7 +39,7 @@ _MAX_KEYS: Final = 50  # different keys of a map that counts as a record; more a
 _KEY: Final = re.compile(r"[A-Za-z_][\w.-]{0,60}", re.ASCII)
 _KEYS_OF_PAIRS: Final = ("key", "name", "Key", "Name")  # fields of the elements of a list of keys and values
 # Values of a text that may be shown: this many at most, in this many records at least.
-MAX_SHOWN: Final = 10
+_MAX_SHOWN: Final = 10
 _LEAST_RECORDS: Final = 100
 _SHOWN: Final = re.compile(r"[^\W\d_][\w .:/+&-]{0,59}")
 _TESTED: Final = 500  # values whose form is looked at
@@ -118,13 +118,17 @@ class SampledPath:
         texts = (str(one).lower() if isinstance(one, bool) else str(one).strip() for one in self.values)
         return Counter(one for one in texts if one)
 
+    @property
+    def has_few(self) -> bool:
+        """Return whether many records have few values."""
+        return len(self.counts) <= _MAX_SHOWN and len(self.values) >= _LEAST_RECORDS
+
     @cached_property
     def shown(self) -> dict[str, int]:
         """Return the values that may be shown, each with how often it occurs."""
         if self.source.kinds <= {"boolean", "enum"}:
             return {one: self.counts[one] for one in sorted(self.source.symbols or self.counts)}
-        few = len(self.counts) <= MAX_SHOWN and len(self.values) >= _LEAST_RECORDS
-        if not few or self.source.kinds - {"string", "enum"} or self.form in ROLES["personal"]:
+        if not self.has_few or self.source.kinds - {"string", "enum"} or self.form in ROLES["personal"]:
             return {}
         return dict(sorted(self.counts.items())) if all(map(_SHOWN.fullmatch, self.counts)) else {}
 

@@ -86,9 +86,10 @@ class Proposal:
         for target in TARGETS:
             if self._found.get(target) and target not in ("event_name", "action_source"):
                 self._propose(target, self._found[target])
-        for leaf in leaves:
-            for target in (key for key, path in packaged.items() if path == leaf.path):
-                self._cover(target, leaf)
+        for target, path in packaged.items():
+            there = [leaf for leaf in leaves if f"{leaf.path}.".startswith((f"{path}.", f"{path}["))]
+            if there and not self._line(target):
+                self._cover(target, path, there[0])
         for leaf in self._leaves:
             self._list_consent(leaf)
 
@@ -129,9 +130,9 @@ class Proposal:
             # The record's own name says more than words that are not known; and what is called a name may be anyone's.
             is_vague = of_type not in ("", FILTER) or leaf.own == ("NAME",)
             if one and (known or not events or not is_vague):
-                read.append((round(known, 1), one, events))
+                read.append((round(known - 0.5 * (1 - leaf.filled), 1), one, events))
         if read:
-            read.sort(key=lambda known: (-known[0], -known[1].score))
+            read.sort(key=lambda rank: (-rank[0], -rank[1].score))
             _, one, events = read[0]
             hidden = "" if one.leaf.shown else "not shown: write a line for each value under [event_names]"
             self._add("fields", "event_name", quoted(one.leaf.path), one.evidence, hidden)
@@ -286,17 +287,16 @@ class Proposal:
                 return read._replace(doubt=f"{rival.leaf.path} is as likely, and differs")
         return read
 
-    def _cover(self, target: str, leaf: SampledPath) -> None:
-        """Decide about a line of the packaged mapping that would apply, because the schema has its path."""
-        if self._line(target):
-            return
+    def _cover(self, target: str, path: str, leaf: SampledPath) -> None:
+        """Decide about a line of the packaged mapping that would apply, because the schema has its path, or more below:
+        `leaf`."""
         # A longer path is of the packaged schema itself; for money that is not enough.
-        is_own = "." in leaf.path and target not in _AMOUNTS
-        if fits(target, leaf) and (is_own or target not in self._found):
+        is_own = "." in path and target not in _AMOUNTS
+        if leaf.path == path and fits(target, leaf) and (is_own or target not in self._found):
             note = "in force: the packaged mapping reads it"
-            self._add("fields", target, quoted(leaf.path), note, is_active=False)
+            self._add("fields", target, quoted(path), note, is_active=False)
         else:
-            self._add("fields", target, '""', f"the packaged mapping would read {leaf.path}")
+            self._add("fields", target, '""', f"the packaged mapping would read {path}")
 
     def _list_consent(self, leaf: SampledPath) -> None:
         """List a path that may be consent, as a comment."""

@@ -46,6 +46,7 @@ class FieldRule:
         self.others = concepts("others")  # on the way, or behind a preposition: it is another's
         self.forms: list[str] = said.get("forms", [])  # of its values; none: what the field's own rule takes
         self.unlike: list[str] = said.get("unlike", [])  # forms that its values never have
+        self.varies = said.get("varies", False)  # few values in many records are no ids
         # Forms, and kinds, that mean this field of themselves, and how surely.
         self.alone: dict[str, float] = said.get("alone", {})
         self.is_strict = said.get("strict", False)  # no other known concept may stand beside a pattern
@@ -81,7 +82,7 @@ def candidates(
             doc = _matched(rule, {*leaf.said}, leaf, is_item, _EXTRA_SAID)
             score = _with_values(max(name, doc), target, rule, leaf)
             strange = _strange(rule, leaf, name, doc)
-            score = min(score, _UNSURE if strange else 1.0)
+            score = min(score, _UNSURE if strange or (rule.varies and leaf.has_few) else 1.0)
             if score >= POSSIBLE:
                 speaks = " and ".join(way for way, sure in (("name", name), ("doc", doc)) if sure >= POSSIBLE)
                 words = ", ".join(strange).lower()

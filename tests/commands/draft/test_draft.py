@@ -184,6 +184,16 @@ def test_minor_units_of_a_small_sample(tmp_path: Path, codes: list[str], currenc
     assert currency is not None or "deliverable 60" in text
 
 
+def test_few_values_are_no_ids(tmp_path: Path) -> None:
+    """What names itself a customer's number, and has few values in many records, is a comment."""
+    schema = avro.record("Order", id="string", created_at=MILLIS, email="string", customer_number="string")
+    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com"}
+    records = [{"id": f"o{n}", "customer_number": f"tier{n % 3}", **fixed} for n in range(120)]
+    assert "user_data.external_id" not in active_lines(drafted(tmp_path, schema, records))
+    records = [{**one, "customer_number": f"c{n}"} for n, one in enumerate(records)]
+    assert active_lines(drafted(tmp_path, schema, records))["user_data.external_id"] == "customer_number"
+
+
 def test_units_and_nanos_are_one_amount(tmp_path: Path) -> None:
     """Money in whole units and billionths is their sum."""
     money = avro.record("Money", currency_code="string", units="long", nanos="int")
@@ -442,6 +452,14 @@ def test_lists_of_pairs_and_decimals_of_any_scale(tmp_path: Path) -> None:
     assert found["user_data.em"] == "contacts[0].email"
     assert found["custom_data.value"] == "order_total"
     assert found["time_unit"] == "microseconds"
+
+
+def test_a_path_of_the_packaged_mapping_that_is_a_record(tmp_path: Path) -> None:
+    """Its line is taken away, so that the draft loads."""
+    total = avro.record("Total", amount="long", currency="string")
+    order = avro.record("Order", order_id="string", total=total, items=avro.record("Items", number="int"))
+    schema = avro.record("OrderPlaced", event_id="string", occurred_at=MILLIS, order=order)
+    assert 'custom_data.value" = ""' in drafted(tmp_path, schema)
 
 
 def test_a_folder_of_schemas_is_its_record_types(tmp_path: Path) -> None:
