@@ -187,10 +187,8 @@ class _Walk(NamedTuple):
             for branch in kind if isinstance(kind, list) else [kind]:
                 yield from self.below(branch, at)
         elif tuple(sorted(field["name"] for field in node.get("fields", ()))) == SCALED:
-            held = (one for one in at.values if isinstance(one, dict))
-            numbers = [
-                Decimal(int.from_bytes(one["value"], signed=True)).scaleb(-one["scale"]) for one in held
-            ]
+            held = ((one["value"], one["scale"]) for one in at.values if isinstance(one, dict))
+            numbers = [Decimal(int.from_bytes(digits, signed=True)).scaleb(-scale) for digits, scale in held]
             yield from self._leaf({"logicalType": "decimal", "scale": "some"}, at._replace(values=numbers))
         elif kind in ("record", "error", "map", "array"):
             for part, place in _parts(node, at):
@@ -229,20 +227,16 @@ def _parts(node: Mapping[str, Any], at: _Spot) -> Iterator[tuple[Any, _Spot]]:
         yield node["items"], at._replace(path=at.path + step, values=items, of=of)
     elif node["type"] == "map":
         for key in _names(key for one in held for key in one):
-            path, values = (
-                f"{at.path}['{key}']" if "." in key else f"{at.path}.{key}",
-                [one.get(key) for one in held],
-            )
+            path = f"{at.path}['{key}']" if "." in key else f"{at.path}.{key}"
+            values = [one.get(key) for one in held]
             yield node["values"], _Spot(at.space, path, above, values, at.of, called=key)
     elif len(above) <= _DEEPEST:
         space = full_name(node["name"], node.get("namespace", at.space)).rpartition(".")[0]
         for field in node["fields"]:
             # The key of a pair is no value.
             if not (at.called and field["name"] in _KEYS_OF_PAIRS):
-                path, values = (
-                    f"{at.path}.{field['name']}".lstrip("."),
-                    [one.get(field["name"]) for one in held],
-                )
+                path = f"{at.path}.{field['name']}".lstrip(".")
+                values = [one.get(field["name"]) for one in held]
                 said = field.get("doc", ""), field.get("logicalType", ""), at.called
                 yield field["type"], _Spot(space, path, above, values, at.of, *said)
 
