@@ -32,7 +32,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -117,6 +117,19 @@ class RepeatLimiter:
         if not_shown:
             event["repeats_not_shown"] = not_shown
         return event
+
+
+class LogStream(Protocol):
+    """What lines of the log are written to, if not to stderr's descriptor: an open text file, as far as it is used."""
+
+    def write(self, text: str, /) -> int:
+        """Write lines."""
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+
+    def isatty(self) -> bool:
+        """Return True if a person reads it."""
 
 
 class Outlet:
@@ -248,7 +261,7 @@ def _outlet_of_stderr() -> Outlet | None:
     return None
 
 
-def _put_into(stream: TextIO, line: str) -> None:
+def _put_into(stream: LogStream, line: str) -> None:
     stream.write(f"{line}\n")
     stream.flush()
 
@@ -295,7 +308,7 @@ class _Lines:
         self.debug = self.info = self.warning = self.error = self.critical = self.put
 
 
-def _put_of(stream: TextIO | None) -> Callable[[str], object]:
+def _put_of(stream: LogStream | None) -> Callable[[str], object]:
     """Return the function that writes a line to `stream`, or to stderr."""
     global _outlet
     if stream is None and _outlet is None:
@@ -333,7 +346,7 @@ def configure(
     *,
     log_format: str | None = None,
     level: str = "info",
-    stream: TextIO | None = None,
+    stream: LogStream | None = None,
     always: Mapping[str, object] | None = None,
 ) -> None:
     """Set up structlog and `logging` for this process; may be called again.

@@ -11,17 +11,20 @@ import contextlib
 import math
 import os
 import socket
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer import logs
 from consumer.adapters.files import file_types
@@ -32,8 +35,9 @@ from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, encoding
 from consumer.commands.base import DebugCommand, flag_option, on_terminal, paced, say
+from consumer.commands.live import Below, live_view
 from consumer.commands.parsing import record_options
-from consumer.commands.results import print_result, table
+from consumer.commands.results import print_result, prose, table, time_taken
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
@@ -56,6 +60,9 @@ _FLUSH_TIMEOUT = 60.0
 _LAST_SECONDS = 5.0
 # Seconds between two checks at the consumer's progress.
 _POLL_EVERY = 0.02
+# Seconds between two views of a terminal, and the rates in them.
+_DRAW_EVERY = 0.25
+_RATES = ("produced", "settled", "delivered")
 
 
 @click.command(cls=DebugCommand)
@@ -64,6 +71,7 @@ _POLL_EVERY = 0.02
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
 @flag_option("--faults", help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers.")
+@flag_option("--keep", help="At the end, leave the page up until Ctrl-C.")
 @flag_option("--json", "as_json", help="The last line on stdout is the final /status document.")
 def demo(**options: Any) -> None:
     """Run the whole system on this machine: broker, sandbox, producer, consumer and page.
@@ -81,8 +89,8 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
     defaults = {
         "PINSTREAM_HTTP_ADDRESS": _free_address(8080),
-        # stderr shows the progress bar.
-        "PINSTREAM_LOG_LEVEL": "error",
+        # Without a terminal, stderr has only what ends the demo.
+        "PINSTREAM_LOG_LEVEL": "warning" if on_terminal() else "error",
         # With `--invalid 0.9`, most records are dead letters on purpose.
         "PINSTREAM_DEAD_LETTER_SHARE": "1",
     }
@@ -126,6 +134,7 @@ class _Demo:
     duplicates: float
     invalid: float
     faults: bool
+    keep: bool
     as_json: bool
     seed: int
     rate: float | None
@@ -137,6 +146,7 @@ class _Demo:
         self._stopped = asyncio.Event()
         # Ctrl-C sets the event, and the time until which records are waited for.
         self._give_up_at = math.inf
+        self._reported = False
 
     async def run(self, environ: Mapping[str, str], folder: str) -> None:
         """Open all parts, produce and deliver, print how every record ended."""
@@ -159,9 +169,10 @@ class _Demo:
             stack.push_async_callback(self._producer.close)
             self._member = await stack.enter_async_context(member(settings))
             self._service = await self._member.open()
+            self._sandbox, self._settings = sandbox, settings
             document = await self._deliver()
-        document["sandbox"] = sandbox.counts().as_json()
-        print_result(_show, document, as_json=self.as_json, beside=True)
+        if not self._reported:
+            self._report(document)
         ledger = document["ledger"]
         if document["ledger_mismatch"]:
             raise bug("the ledger does not add up")
@@ -169,12 +180,19 @@ class _Demo:
             unread = self.produced - ledger["read"]
             say(f"stopped early: {unread} of {self.produced} produced records were not read yet")
 
+    def _report(self, document: dict[str, Any]) -> None:
+        """Print how every record ended."""
+        document["sandbox"] = self._sandbox.counts().as_json()
+        print_result(partial(_show, self._took), document, as_json=self.as_json, beside=True)
+        self._reported = True
+
     async def _deliver(self) -> dict[str, Any]:
         """Produce and consume to the end. Return the final /status document."""
         on_stop_signal(self._stop)
         urls = await self._member.serve_page()
         where = f"page: {urls.page}    ledger: {urls.page}status" if urls else "page: off"
         say(f"{where}    Ctrl-C ends it")
+        self._begun = time.monotonic()
         feeding = asyncio.create_task(self._feed())
         # The broker creates the topic with the first record. The consumer must not join before.
         while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
@@ -184,9 +202,16 @@ class _Demo:
             feeding.result()
         serving = asyncio.create_task(self._service.run())
         try:
-            await self._watch(feeding, serving)
+            await self._watch(feeding, serving, urls.page if urls else "off")
             # Read before the stop, so that the figures are those of a member with its partitions.
             document = status_document(self._service.statistics(), self._member.info())
+            self._took = time.monotonic() - self._begun
+            if self.keep and not self._stopped.is_set() and not serving.done():
+                self._report(document)
+                say(f"{where}    It stays up until Ctrl-C")
+                stopped = asyncio.create_task(self._stopped.wait())
+                await asyncio.wait((stopped, serving), return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
             self._service.request_stop()
             await serving
             await feeding
@@ -233,33 +258,78 @@ class _Demo:
 
     # -- watching
 
-    async def _watch(self, feeding: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
-        """Show how many are settled, until all are; or until one of the tasks fails."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not on_terminal()) as progress:
-            total = self.events if self.path is None else None
-            task = progress.add_task("settled", total=total)
-            service = self._service
+    async def _watch(self, feeding: asyncio.Task[None], serving: asyncio.Task[None], where: str) -> None:
+        """Wait until all produced records are settled, or until one of the tasks fails; on a terminal, show how far it
+        is."""
+        below = Below(sys.stderr) if on_terminal() and os.environ.get("TERM") != "dumb" else None
+        drawn_at = measured_at = -math.inf
+        before, rates = (0, 0, 0), dict.fromkeys(_RATES, 0.0)
+        if below is not None:
+            pinstream = self._settings.pinstream
+            logs.configure(log_format=pinstream.log_format, level=pinstream.log_level, stream=below)
+        try:
             while not serving.done():
-                settled, all_are_known = self._settled(), feeding.done()
-                progress.update(task, completed=settled, total=self.produced if all_are_known else total)
+                settled, all_are_known, now = self._settled(), feeding.done(), time.monotonic()
+                if below is not None and now - drawn_at >= _DRAW_EVERY:
+                    statistics, drawn_at = self._service.statistics(), now
+                    # Over a second: in a shorter time there is a batch, or none.
+                    if now - measured_at >= 1:
+                        counts = (self.produced, settled, statistics.totals.delivered)
+                        seconds = min(now - measured_at, now - self._begun)
+                        rates = {
+                            name: (count - was) / seconds
+                            for name, count, was in zip(_RATES, counts, before, strict=True)
+                        }
+                        measured_at, before = now, counts
+                    of = self.produced if all_are_known else self.events if self.path is None else None
+                    progress = (
+                        f"{settled:,}{'' if of is None else f' of {of:,}'} in {time_taken(now - self._begun)}"
+                    )
+                    below.draw(live_view(statistics, rates, progress, where))
                 if all_are_known:
                     feeding.result()
-                    if settled >= self.produced and service.pipeline.committed():
+                    if settled >= self.produced and self._service.pipeline.committed():
                         return
                     # A guard that has stopped the intake waits for a person.
-                    if service.statistics().guard is not None or time.monotonic() > self._give_up_at:
+                    if self._service.statistics().guard is not None or now > self._give_up_at:
                         return
                 await asyncio.wait((serving,), timeout=_POLL_EVERY)
+        finally:
+            if below is not None:
+                below.close()
+                logs.configure(log_format=pinstream.log_format, level=pinstream.log_level)
 
 
-def _show(document: dict[str, Any], console: Console) -> None:
+def _show(seconds: float, document: dict[str, Any], console: Console) -> None:
     found = table("ledger", ">records", title="how every record ended")
     for name, count in document["ledger"].items():
         found.add_row(name, f"{count:,}")
     found.add_section()
     for name in ("accepted_events", "distinct_event_ids", "value_sum"):
         value = document["sandbox"][name]
-        found.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
+        found.add_row(f"sandbox: {name}", f"{value if isinstance(value, int) else Decimal(value):,}")
     found.add_row("process: fast_path", document["process"]["fast_path"])
     console.print(found)
+    counts, ledger, latency = document["counts"], document["ledger"], document["destination"]["latency"]
+    settled = ledger["read"] - ledger["open"]
+    calls = [
+        f"{name} {time_taken(latency[name])}" for name in ("p50", "p95", "p99") if latency[name] is not None
+    ]
+    lines = [
+        f"{settled:,} records in {time_taken(seconds)}: {settled / max(seconds, 0.001):,.0f} a second"
+        + (f"; calls took {', '.join(calls)}" if calls else "")
+    ]
+    faults = Counter(counts["no_verdicts"]) + Counter({"http_429": counts["answers"].get("429", 0)})
+    if faults:
+        each = (f"{number:,} x {name.replace('http_', 'HTTP ')}" for name, number in faults.most_common())
+        lines.append(f"faults survived: {', '.join(each)}")
+    refused = [
+        (number, f"{stage} {code}: {document['samples']['rejections'][stage][code]}")
+        for stage, codes in counts["rejections"].items()
+        for code, number in codes.items()
+    ]
+    if refused:
+        lines.append("why records were refused:")
+        lines += [f"  {number:,} {why}" for number, why in sorted(refused, reverse=True)]
+    for line in lines:
+        prose(console, line)

@@ -231,6 +231,7 @@ async def _positions_of(group: str | None, topics: Sequence[str]) -> AsyncIterat
 
 
 _FIGURES = ("committed", "beginning", "end", "lag", "settled_above")
+_COUNTS = ("lag", "settled_above")
 
 
 def _document(row: GroupPosition) -> dict[str, Any]:
@@ -334,8 +335,9 @@ def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Mappin
     def cell(name: str, value: int | None) -> str:
         if name == "change":
             # With a sign, except for 0: "+0" would look like a change.
-            return "" if value is None else f"{value:+d}" if value else "0"
-        return "none" if value is None else str(value)
+            return "" if value is None else f"{value:+,d}" if value else "0"
+        # An offset is copied into a command; a number of records is read.
+        return "none" if value is None else f"{value:,}" if name in _COUNTS else str(value)
 
     columns = ("partition", *columns)
     heads = (f">{one.replace('_', ' ')}" for one in columns)

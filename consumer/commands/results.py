@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 import orjson
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -55,15 +56,33 @@ def table(
     *heads: str, rows: Iterable[Sequence[str | Text]] = (), title: str | None = None, **style: Any
 ) -> Table:
     """Return a table with these `rows` of texts. A head that begins with ``>`` is that of numbers; `style`: as of
-    rich's `Table`."""
+    rich's `Table`.
+
+    All tables look alike, without lines between columns: people copy commands, names and places out of a row.
+    """
     columns = (
         Column(Text(head.removeprefix(">")), justify="right" if head[:1] == ">" else "left", overflow="fold")
         for head in heads
     )
-    made = Table(*columns, title=title, title_justify="left", **style)
+    made = Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        **style,
+    )
     for row in rows:
         made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def time_taken(seconds: float) -> str:
+    """Return a time as ``48 ms``, ``1.3 s`` or ``4 min 10 s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def prose(console: Console, text: str, style: str | None = None) -> None:

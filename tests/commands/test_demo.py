@@ -47,7 +47,7 @@ def test_made_up_events_to_their_end(tmp_path: Path) -> None:
     assert sum(one["committed"] for one in document["partitions"]) == 3000
     assert len(done.stdout.splitlines()) == 1
     assert "how every record ended" in done.stderr
-    assert re.search(rf"process: fast_path +│ +{document['process']['fast_path']} ", done.stderr)
+    assert re.search(rf"process: fast_path +{document['process']['fast_path']}\n", done.stderr)
 
 
 def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:
@@ -148,6 +148,18 @@ def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, 
         assert str(file) in done.stderr.splitlines()[-1]
     else:
         assert document_of(done.stdout)["ledger"]["read"] == 0
+
+
+def test_the_page_stays_up(tmp_path: Path) -> None:
+    """With ``--keep`` the report is printed once all is settled, and the page answers until Ctrl-C."""
+    with Process(tmp_path, "demo", "--events", "200", "--keep", env=bare_environment(tmp_path)) as process:
+        process.until(lambda: "It stays up until Ctrl-C" in process.stderr, "the end of the events")
+        page = process.stderr.split()[1]
+        assert "how every record ended" in process.stdout
+        assert read(page)["ledger"]["read"] == 200
+        code, _ = process.stop(signal.SIGINT)
+    assert code == 0
+    assert process.stdout.count("how every record ended") == 1
 
 
 def test_a_demo_without_an_end_runs_until_ctrl_c(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^In `([^`]+)`.*?^```\w+\n(.*?)^```", re.DOTALL | re.MULTILI
 SETTING = re.compile(r"In `pinstream\.env` name it: `((\w+)=.+?)`")
 SHELL: list[str] = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 BEGIN, EXPLAIN, DELIVER, KEEP = SHELL
-LEDGER = re.compile(r"│ (?:sandbox: )?(\w+) +│ +([\d.]+) │")
+LEDGER = re.compile(r"^(?:sandbox: )?(\w+) +([\d.,]+)$", re.MULTILINE)
 
 
 def shell(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:

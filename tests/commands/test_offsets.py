@@ -225,7 +225,7 @@ def test_without_yes_nothing_is_changed(kafka: Kafka, tmp_path: Path) -> None:
     assert "Up to 30 records will be READ AGAIN" in done.stdout
     assert "PINSTREAM_DEDUP_WINDOW" in done.stdout
     assert "Nothing was changed. Add --yes to do it." in done.stdout
-    assert [cell.strip() for cell in _line_of(done.stdout, "-30").split("│")[2:6]] == ["0", "40", "10", "-30"]
+    assert _line_of(done.stdout, "-30").split()[1:5] == ["0", "40", "10", "-30"]
     done = command("offsets", "set", "--to", "end", env=env)
     assert "Up to 119 records will be SKIPPED: their events are lost unless they are replayed" in done.stdout
     assert f"pinstream replay --topic {topic} --partition 0 --from offset:40 --to offset:100" in done.stdout
@@ -233,7 +233,7 @@ def test_without_yes_nothing_is_changed(kafka: Kafka, tmp_path: Path) -> None:
 
 
 def _line_of(table: str, text: str) -> str:
-    return next(line for line in table.splitlines() if text in line and line.startswith("│"))
+    return next(line for line in table.splitlines() if text in line and line.split()[1:2] == ["0"])
 
 
 @pytest.mark.real_kafka

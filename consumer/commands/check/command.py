@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.adapters.thread import run_on_loop
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local, reads, registry, rights
 from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, counted, failed
+from consumer.commands.results import table
 from consumer.errors import PinstreamError
 from consumer.settings import load
 
@@ -103,18 +102,17 @@ async def ask_all(
 
 
 def _print(asked: CheckAnswers) -> None:
-    columns = (Column("what", no_wrap=True), Column("verdict", no_wrap=True))
-    found = Column("found, and what to do", overflow="fold")
-    # No lines between columns: people copy commands and names of settings out of a row.
-    table = Table(*columns, found, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown = table("what", "verdict", "found, and what to do")
+    for column in shown.columns[:2]:
+        column.no_wrap = True
     verdicts: Counter[Severity] = Counter()
     for what, answers in asked:
         for number, (verdict, text) in enumerate(answers):
             # A question is named once, however many rows answer it. `Text`, not markup: it may contain brackets.
-            table.add_row("" if number else what, Text(verdict.value, _STYLES[verdict]), Text(text))
+            shown.add_row("" if number else what, Text(verdict.value, _STYLES[verdict]), Text(text))
             verdicts[verdict] += 1
     wrong, warned = verdicts[Severity.FAILED], verdicts[Severity.WARNING]
     result = f"Not fit to run: {wrong} failed" if wrong else "Fit to run"
     rest = f", {counted(warned, 'warning')}" if warned else ""
     worst = Severity.FAILED if wrong else Severity.WARNING if warned else Severity.OK
-    Console().print(table, Text(f"{result}{rest}.", _STYLES[worst]), sep="\n\n")
+    Console().print(shown, Text(f"{result}{rest}.", _STYLES[worst]), sep="\n\n")

@@ -159,6 +159,7 @@ def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None
         title="dead letters",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=0,
     )
     for row in rows:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import click
-from rich import box
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
@@ -124,7 +123,7 @@ class Summary:
 
     def show(self, console: Console) -> None:
         """Print the counts as tables."""
-        counts = table("what", "code", "field", ">records", box=box.SIMPLE_HEAD)
+        counts = table("what", "code", "field", ">records")
         for outcome, number in self.outcomes.items():
             counts.add_row(Text(outcome, _STYLES[outcome]), "", "", f"{number:,}")
             for code, number in self._codes.get(outcome, Counter()).most_common():
@@ -136,7 +135,7 @@ class Summary:
         covered = self.coverage.hour
         if covered:
             heads = (f">{name}\n{one.events:,}" for name, one in covered.items())
-            shares = table("recommended field", *heads, box=box.SIMPLE_HEAD)
+            shares = table("recommended field", *heads)
             for number, parameter in enumerate(PARAMETERS):
                 shares.add_row(parameter.id, *(f"{one.shares[number]:.0%}" for one in covered.values()))
             console.print(shares)
