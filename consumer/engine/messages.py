@@ -394,16 +394,8 @@ class BrokersSilent(NamedTuple):
     seconds: float = 0.0
 
 
-KafkaSaid = (
-    Fetched
-    | DeadLettersStored
-    | ReceiptsStored
-    | CommitDone
-    | EndOffsets
-    | TopicIds
-    | BrokerStats
-    | BrokersSilent
-)
+KafkaStored = DeadLettersStored | ReceiptsStored | CommitDone
+KafkaSaid = Fetched | KafkaStored | EndOffsets | TopicIds | BrokerStats | BrokersSilent
 
 
 class StopRequested(NamedTuple):

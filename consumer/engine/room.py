@@ -93,9 +93,9 @@ class Room:
 
     def enough(self) -> bool:
         """Return True if the limit of records is reached."""
-        # A record that waits may still turn out to be filtered, or is filtered and waits for its receipt, which is one
-        # of its own: it will not count.
-        waiting = len(self._parking) + len(self._untimely) + self._admission.deferred + len(self._receipts)
+        # A record that waits may still turn out to be filtered, or is filtered and waits for its receipt: it does not
+        # count then.
+        waiting = len(self._parking) + len(self._untimely) + self._admission.deferred + self._receipts.rows
         return self._admission.limit.left(self._ledger.counted) + waiting <= 0
 
     def due(self) -> float | None:

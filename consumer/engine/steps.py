@@ -62,6 +62,7 @@ from consumer.engine.records.runs import (
     pick,
     receipts_of,
     rows_of,
+    runs_by_verdict,
     runs_on,
     times_of,
 )
@@ -150,8 +151,8 @@ class Steps:
         """Enter new records in the ledger: READ, or PASSED. Return the events that lead their keys."""
         block = self.ledger.track(piece.state, piece.chunk, piece.sizes, columns, piece.passed)
         self.guard.read(block, columns.verdicts)
-        for index, verdict in columns.verdicts.items():
-            self.aside(Run(block, index, index + 1), verdict)
+        for run, verdict in runs_by_verdict(block, columns.verdicts):
+            self.aside(run, verdict)
         leaders = [leader for run in runs_on(block, RecordStage.READ) for leader in self.claim(run)]
         self.admission.held_by(block.held, len(piece.records))
         return leaders
@@ -176,7 +177,10 @@ class Steps:
         return leaders
 
     def aside(self, row: Run, verdict: NoEvent) -> None:
-        """End a record that is not an event, or have it wait: SCHEMA, CLOCK, FILTERED, DEAD_LETTERING."""
+        """End a record that is not an event, or have it wait: SCHEMA, CLOCK, FILTERED, DEAD_LETTERING.
+
+        Of filtered records `row` may be several.
+        """
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)
             self.parking.park(verdict, row, self.context.now.monotonic)

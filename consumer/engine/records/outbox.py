@@ -77,6 +77,11 @@ class Outbox(Generic[T]):
         return len(self.writing) + len(self._waiting) + sum(len(items) for _, items in self._later)
 
     @property
+    def rows(self) -> int:
+        """Records that are not known to be written."""
+        return sum(map(self._rows_in, self))
+
+    @property
     def rows_at_risk(self) -> int:
         """Records that a crash now would leave unwritten.
 

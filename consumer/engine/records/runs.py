@@ -15,7 +15,8 @@ from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind
+from consumer.engine.model import Filtered
+from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind, NoEvent
 from consumer.engine.receipts import Outcome, Receipts
 from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.stages import REWOUND, RecordStage
@@ -67,6 +68,21 @@ def runs_on(block: Block, stage: RecordStage) -> list[Run]:
     """Return all rows of a block that are on this stage, as runs."""
     found = re.finditer(b"%b+" % re.escape(bytes((stage,))), block.stages)
     return [Run(block, run.start(), run.end()) for run in found]
+
+
+def runs_by_verdict(block: Block, verdicts: Mapping[int, NoEvent]) -> Iterator[tuple[Run, NoEvent]]:
+    """Yield the rows that have a verdict, each by itself; but neighbours that are filtered for one reason together."""
+    first = end = 0
+    before: NoEvent | None = None
+    for index, verdict in verdicts.items():
+        if index == end and verdict == before and isinstance(verdict, Filtered):
+            end += 1
+            continue
+        if before is not None:
+            yield Run(block, first, end), before
+        first, end, before = index, index + 1, verdict
+    if before is not None:
+        yield Run(block, first, end), before
 
 
 def times_of(runs: Iterable[Run]) -> array[int]:

@@ -82,10 +82,3 @@ def what_is_read_again_loses_its_record(release: Any, self: Block, offset: int) 
         if stage == RecordStage.REWOUND:
             self.records[index] = None
     return released
-
-
-@around(Block, "pack")
-def a_packed_block_loses_its_records(pack: Any, self: Block) -> None:
-    """A block is packed while a call with one of its rewound rows is in flight."""
-    self._cut = False
-    pack(self)

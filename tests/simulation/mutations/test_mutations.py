@@ -75,7 +75,24 @@ _BEHIND_A_PROXY: dict[str, Any] = {
     "proxy_limit": 700, "rates": Rates(api_stranger=0.1), "guarded": False,
     "policy": policy(batch_events=20, linger=0.1),
 }  # fmt: skip
+_RECEIPTS: dict[str, Any] = {"receipts": True}
+_READ_AGAIN: dict[str, Any] = {
+    "receipts": True, "receipts_fail": 0.3, "incidents": Incidents(setbacks=12, expulsions=3), "rates": Rates(slow=0.1),
+    "rebalances": 8,
+}  # fmt: skip
+"""Positions go back, and partitions move, while receipts are being written."""
 FOCUS: dict[str, dict[str, Any]] = {
+    "a_key_is_stored_without_a_receipt": _RECEIPTS,
+    "a_letter_is_enough": _RECEIPTS,
+    "what_is_filtered_gets_no_receipt": _RECEIPTS,
+    "followers_get_no_receipt": _RECEIPTS,
+    "receipts_forget_the_call": _RECEIPTS,
+    "a_receipt_that_was_not_stored_counts": _READ_AGAIN,
+    "unacknowledged_receipts_are_no_risk": _READ_AGAIN,
+    "receipts_outlive_their_assignment": _READ_AGAIN,
+    "receipts_of_delivered_events_end_with_their_assignment": _READ_AGAIN,
+    "drains_do_not_wait_for_receipts": _READ_AGAIN,
+    "what_is_read_again_loses_its_record": _READ_AGAIN,
     "a_failed_commit_is_proof": _FROZEN,
     "an_absence_goes_unnoticed": _FROZEN,
     "letters_need_no_proof": _FROZEN,
