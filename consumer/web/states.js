@@ -42,7 +42,7 @@ function stateOf(s) {
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
   if (schema && explains("schema")) return schemaState(schema, s, stuck);
   if (s.clock && clockOff(s.clock) && explains("clock")) return clockState(s.clock);
-  if (s.receipts_error != null && explains("receipt")) return receiptsState(s.receipts_error, go);
+  if (s.receipts_error != null) return receiptsState(s.receipts_error, go);
   if (stuck) return stuckState(s, go);
   if (s.schemas_from_disk && wait < HOUR) return ["disk", "warn", `The schema registry does not answer: ${go}.`, { "": "Only records of new schemas wait.", "What to do": SEE_REGISTRY }];
   const slow = s.destination.latency?.slow;

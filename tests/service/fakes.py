@@ -17,11 +17,12 @@ from consumer.adapters.kafka.client_errors import ASSIGNMENT_LOST
 from consumer.adapters.kafka.commits import commit_done
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
+from consumer.engine.model import Chunk, Disposition, Instant, Policy, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import split_keys
+from consumer.engine.receipts import Receipts
 from consumer.errors import KeyStoreError
-from consumer.ports import KeyStore
+from consumer.ports import KeyStore, WrittenReceipts
 from consumer.service import Service
 from tests.engine.building import (
     AT_ONCE,
@@ -49,6 +50,8 @@ class World:
         self.committed: dict[int, int] = dict.fromkeys(self.log, 0)
         self.keys: set[bytes] = set()
         self.letters: list[m.DeadLetter] = []
+        self.receipts: list[tuple[int, int, Disposition, bytes]] = []
+        """Of each receipt the partition, the offset, the outcome and the event's body."""
         self.processed: list[str] = []
         """The ids of events that the API processed, in order, with repetitions."""
 
@@ -73,6 +76,7 @@ class Process:
             key_store=self.key_store,
             schemas=FakeSchemas(self),
             dead_letters=FakeDeadLetters(self),
+            receipts=FakeReceipts(self) if policy.get("receipts") else None,
             clock=fake_clock,
             report=self.reports.append,
             grace=grace,
@@ -328,3 +332,20 @@ class FakeDeadLetters:
         self._process.world.letters += letters
         await asyncio.sleep(STEP)
         return [True] * len(letters)
+
+
+class FakeReceipts:
+    """The world's receipts topic."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def store(self, receipts: Sequence[Receipts]) -> WrittenReceipts:
+        await self._process.step("store_receipts")
+        self._process.world.receipts += [
+            (one.partition, record.offset, one.outcome.disposition, body)
+            for one in receipts
+            for record, body in zip(one.records, one.bodies, strict=True)
+        ]
+        await asyncio.sleep(STEP)
+        return WrittenReceipts([True] * len(receipts))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
+import orjson
 import pytest
 
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine import messages as m
-from consumer.engine.model import Instant, Position
+from consumer.engine.model import Disposition, Instant, Position
 from consumer.errors import KeyStoreError
 from consumer.ports import Renewed
 from consumer.service import claimed, system_clock
@@ -323,13 +325,17 @@ def die_at(process: Process, moment: float) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("receipts", [False, True])
 @pytest.mark.parametrize("moment", [n * STEP / 2 for n in range(60)])
-def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
+def test_a_kill_at_any_moment_loses_nothing(moment: float, receipts: bool) -> None:
     """Whatever was under way, the next process delivers the rest, and sends again only events whose keys were
-    not stored."""
+    not stored. Receipts say what became of every record, and at the kill few are ahead of what they say."""
     world = World(p0=[*values(6), filtered(), UNDECODABLE], p1=[event("0"), event("bad"), *values(5, "x")])
     policy: dict[str, Any] = {"batch_events": 2, "concurrency": 2, "linger": 0.0, "commit_interval": 0.03}
+    policy["receipts"] = receipts
     die_at(Process(world, **policy), moment)
+    delivered = [one for one in world.receipts if one[2] is Disposition.DELIVERED]
+    assert len(delivered) - len(world.keys) <= policy["batch_events"] * policy["concurrency"]
     after = Process(world, **policy)
     run(serve(after, all_committed(world)))
     expected = {str(n) for n in range(6)} | {f"x{n}" for n in range(5)}
@@ -337,6 +343,23 @@ def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
     # In flight, or answered and on the way to the key store (the strict bound: test_lessons.py).
     assert len(world.processed) - len(expected) <= 2 * policy["batch_events"] * policy["concurrency"]
     assert {one.rejection.code for one in world.letters} == {"malformed", "refused"}
+    if receipts:
+        check_receipts(world, expected)
+
+
+def check_receipts(world: World, delivered: set[str]) -> None:
+    """Check that the receipts, the best one of each record, are what became of the records."""
+    ranks = [Disposition.DUPLICATE, Disposition.FILTERED, Disposition.DEAD_LETTERED, Disposition.DELIVERED]
+    best: dict[tuple[int, int], Disposition] = {}
+    for partition, offset, outcome, _ in world.receipts:
+        best[partition, offset] = max(best.get((partition, offset), outcome), outcome, key=ranks.index)
+    assert sorted(best) == [(tp, at) for tp, log in world.log.items() for at in range(len(log))]
+    found = Counter(best.values())
+    # One event has two records: one of them is a duplicate, unless the kill made both be sent.
+    assert found[Disposition.DELIVERED] + found[Disposition.DUPLICATE] == len(delivered) + 1
+    assert (found[Disposition.FILTERED], found[Disposition.DEAD_LETTERED]) == (1, 2)
+    said = {orjson.loads(body)["event_id"] for *_, outcome, body in world.receipts if outcome is ranks[-1]}
+    assert said == delivered
     assert len(world.letters) <= 4
 
 

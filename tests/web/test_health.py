@@ -48,6 +48,7 @@ OF_OTHERS = {
     "unreachable": stuck(accounts=[account(state="unreachable", queued=5)]),
     "throttled": stuck(accounts=[account(state="throttled", queued=5)]),
     "key-store": stuck(key_store_fails=True),
+    "receipts": stuck(receipts_error="the topic is gone"),
     "hanging-transaction": statistics(partition(lag=7), stalled_for=9_000.0),
     "no-start": replace(empty(), waiting_for_start=3),
     "no-group": replace(empty(), joined=False),
@@ -165,6 +166,10 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     of_section = replace(guarded(), guard=replace(guard, section="com.shop.Order"))
     assert "mostly convert no_identity of com.shop.Order (mapping)" in (why_not_ready(of_section) or "")
     assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store fails")
+    assert why_not_ready(stuck(receipts_error="the topic receipts is gone: create it")) == (
+        "receipts cannot be written, and no record settles without one: the topic receipts is gone: create it"
+    )
+    assert (why_not_ready(stuck(receipts_error="")) or "").endswith("see receipts_not_stored in the log")
     assert why_not_ready(statistics(partition(), accounts=[account(state="throttled")])) is None
     assert why_not_ready(stuck()) is None
 

@@ -100,6 +100,18 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
         )
 
 
+async def test_the_page_says_why_receipts_cannot_be_written(visit: Visit) -> None:
+    """The cause is that of the log, and nothing is lost."""
+    why = "the topic receipts does not exist: create it"
+    made = scenes.scene(lambda: statistics(partition(open=5, lag=5), receipts_error=why))
+    async with check(visit, made) as (_, shown):
+        state = await text(shown, "#state")
+        assert state.startswith(
+            f"Receipts cannot be written: 5 records to go. Why: {why}. No record settles without"
+        )
+        assert "Nothing is lost" in state
+
+
 async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
     """From fourteen days before, and after its end."""
     setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
