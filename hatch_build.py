@@ -39,15 +39,17 @@ MODULES = (
     "consumer.engine.native._rows",
     "consumer.adapters.key_store.native._keys",
     "consumer.adapters.kafka.native._messages",
+    "consumer.adapters.receipts.native._receipts",
 )
 CONSTANTS = {
     "consumer/adapters/key_store/plain.py": ("BLOCK_BYTES", "ENTRY_BYTES", "MAX_BITS"),
+    "consumer/adapters/receipts/encoding.py": ("MAX_RECEIPT_BYTES",),
     "consumer/avro/reading.py": ("MAX_ITEMS",),
     "consumer/conversion/codes.py": ("Code", "Glance", "Canonical", "Way"),
     "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
     "consumer/engine/messages.py": ("Found",),
     "consumer/engine/model.py": ("Record",),
-    "consumer/engine/reading.py": ("KEY_BYTES",),
+    "consumer/engine/reading.py": ("KEY_BYTES", "Kind"),
 }
 """What the modules share with Python: numbers, enumerations and tuples with names. They include it (`constants`)."""
 DIRECTIVES = {

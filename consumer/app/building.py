@@ -48,7 +48,7 @@ from consumer.engine.model import Announcement, Chunk, Policy
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import NO_FILES, MappingError, PinstreamError, SettingsError
-from consumer.ports import Api, DeadLetterWriter, KeyStore, RecordSource
+from consumer.ports import Api, DeadLetterWriter, KeyStore, ReceiptWriter, RecordSource
 from consumer.service import Service
 from consumer.settings import COMMIT_INTERVAL, DEFAULT_SCHEMA, Settings, packaged
 from consumer.settings.passthrough import read_secret_file, registry_variable
@@ -127,6 +127,8 @@ class Wraps:
     """Takes the API's place: no call is made, and nothing is written."""
     letters: DeadLetterWriter | None = None
     """Where dead letters go; None: to the dead-letter topics."""
+    receipts: ReceiptWriter | None = None
+    """Where receipts go, if they are wanted (`Policy.receipts`)."""
 
 
 def service(
@@ -167,6 +169,7 @@ def service(
         key_store=keys,
         schemas=writers,
         dead_letters=letters,
+        receipts=wraps.receipts,
         transform=thread,
         report=log_report,
         grace=settings.pinstream.shutdown_grace,
@@ -399,6 +402,7 @@ def policy(settings: Settings, rate: float | None = None) -> Policy:
         call_timeout=own.request_timeout,
         away=_absence(settings),
         transform=own.transform or "",
+        receipts=own.receipts_topic is not None,
         destination=destinations(settings)[0],
         earlier_destination=destinations(settings)[1],
     )
@@ -528,14 +532,19 @@ def open_token(settings: Settings) -> Tokens:
 
 def fingerprint_of(settings: Settings, mapped: Sections) -> str:
     """Return the fingerprint of what decides what is sent: mapping, schemas and function, without any secret."""
-    files = (_mapping_file(settings) or "", packaged_mapping())
-    mapping = json.dumps([*map(tomllib.loads, files)], sort_keys=True, default=str)
+    mapping = mapping_text(settings)
     schemas = json.dumps([(one.record, one.schema) for one in mapped.all], sort_keys=True)
     name = settings.pinstream.transform or ""
     # Its source as well: a function is changed more often than it is renamed.
     source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
     function = "" if source is None else sha256(Path(source).read_bytes()).hexdigest()
     return model.settings_digests(mapping, schemas, f"{name} {function}")
+
+
+def mapping_text(settings: Settings) -> str:
+    """Return the mapping file and what it is laid over, as one text that depends on their content alone."""
+    files = (_mapping_file(settings) or "", packaged_mapping())
+    return json.dumps([*map(tomllib.loads, files)], sort_keys=True, default=str)
 
 
 def announcement_of(settings: Settings, mapped: Sections) -> Announcement:

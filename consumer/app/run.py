@@ -22,6 +22,7 @@ from consumer.app import building
 from consumer.app.ending import Ending, Parts, doing
 from consumer.app.group import GroupReader
 from consumer.app.quality import QualityWatch, account_reads
+from consumer.app.receipts import receipt_writer
 from consumer.app.start import Start
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
@@ -299,7 +300,11 @@ async def member(
                 schemas,
                 transformer,
                 opened,
-                building.Wraps(traces.api, traces.convert),
+                building.Wraps(
+                    traces.api,
+                    traces.convert,
+                    receipts=receipt_writer(settings, pipeline, mapped, "run", opened),
+                ),
             )
 
         one = Member(Start(settings, fail_fast), pipeline, open_parts, parts)
@@ -323,6 +328,6 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         {**settings.kafka.client_properties(), "group.id": settings.kafka.group_id},
         settings.kafka.topics,
         hooks,
-        dead_letter_topic=settings.pinstream.dead_letter_topic,
+        own_topics=settings.pinstream.own_topics,
         offset_reset=settings.kafka.auto_offset_reset,
     )

@@ -86,7 +86,7 @@ class Start:
                     kafka.client_properties(),
                     kafka.topics,
                     timeout=timeout,
-                    dead_letter_topic=self.settings.pinstream.dead_letter_topic,
+                    own_topics=self.settings.pinstream.own_topics,
                     joins=True,
                     on_error=self._hear,
                 )

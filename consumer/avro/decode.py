@@ -76,8 +76,8 @@ _FRAMINGS: Final = {
     "fingerprint": (b"\xc3\x01", 10),
     "glue": (b"\x03\x00", 18),
 }
-_IN_HEADER: Final = frozenset({"id", "guid"})
-_IN_VALUE: Final = frozenset({"id", "fingerprint", "glue"})
+IN_HEADER: Final = frozenset({"id", "guid"})
+IN_VALUE: Final = frozenset({"id", "fingerprint", "glue"})
 _GLUE, _GLUE_BYTES = _FRAMINGS["glue"]
 _GLUE_ZLIB: Final = b"\x03\x05"
 _UUIDS: Final = frozenset({"guid", "glue"})
@@ -273,7 +273,7 @@ class Decoder:
             if isinstance(unzipped, Rejection):
                 return FramedValue(value, b"", 0, unzipped, 0)
             value = unzipped
-        framing, start = _split(record, value)
+        framing, start = split_framing(record, value)
         writer = self.known.get(framing)
         if writer is None:
             return FramedValue(value, framing, start, None, 0)
@@ -329,8 +329,8 @@ class Decoder:
         key = record.key
         if not key:
             return None
-        framing, start = _split(record, key, KEY_SCHEMA_ID_HEADER)
-        ref = _named_schema(framing, _IN_HEADER if start == 0 else {"id"}) if len(key) > start else None
+        framing, start = split_framing(record, key, KEY_SCHEMA_ID_HEADER)
+        ref = named_schema(framing, IN_HEADER if start == 0 else {"id"}) if len(key) > start else None
         if not isinstance(ref, SchemaRef) or ref == _NO_ID:
             return plain_key(key)
         plan = self._keys.get(framing)
@@ -474,7 +474,7 @@ class Decoder:
             if not value:
                 why = "the value is empty: zero bytes are no datum (and no tombstone)"
                 return rejected(DecodeCode.EMPTY, why)
-            return _named_schema(framing, _IN_HEADER if start == 0 else _IN_VALUE)
+            return named_schema(framing, IN_HEADER if start == 0 else IN_VALUE)
         if isinstance(plan, Rejection | Filtered):
             return self.unless_doubted(framing, plan)
         event: CommerceEvent | Rejection | Filtered = self._datum(plan.read, value, framing, start)
@@ -519,7 +519,7 @@ def _schema_header(record: Record, header: str) -> bytes | None:
     return None
 
 
-def _split(record: Record, value: bytes, name: str = SCHEMA_ID_HEADER) -> tuple[bytes, int]:
+def split_framing(record: Record, value: bytes, name: str = SCHEMA_ID_HEADER) -> tuple[bytes, int]:
     """Return how a record names the schema of its value (or key), the framing, and where in it the datum starts."""
     # The header counts first: a bare datum may begin with any bytes, also with those of a framing.
     header = _schema_header(record, name) if record.headers else None
@@ -549,7 +549,7 @@ def _unzipped(value: bytes) -> bytes | Rejection:
     return _GLUE + value[len(_GLUE) : _GLUE_BYTES] + datum
 
 
-def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejection:
+def named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejection:
     """Return the schema that a framing of one of `kinds` names, or the rejection if it names none."""
     for kind, (magic, length) in _FRAMINGS.items():
         if kind not in kinds or framing[: len(magic)] != magic:
@@ -572,7 +572,7 @@ def schema_name(framing: bytes) -> str:
     for kind, (magic, length) in _FRAMINGS.items():
         if framing.startswith(magic):
             # The number of a union's branch may follow, which belongs to the framing.
-            named = _named_schema(framing[:length], {kind})
+            named = named_schema(framing[:length], {kind})
             if isinstance(named, SchemaRef):
                 return f"schema {named.kind} {named.value}"
     return "its schema"

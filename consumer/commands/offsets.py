@@ -205,7 +205,7 @@ async def _positions_of(group: str | None, topics: Sequence[str]) -> AsyncIterat
             kafka.client_properties(),
             () if topics else kafka.topics,
             timeout=_TIMEOUT,
-            dead_letter_topic=settings.pinstream.dead_letter_topic,
+            own_topics=settings.pinstream.own_topics,
         )
         for topic in topics:
             if topic not in cluster.known:
@@ -249,7 +249,7 @@ def _chosen(named: Sequence[str], found: _GroupAnswers) -> list[TopicPartition]:
     topics: Collection[str] = found.topics
     if not topics:
         # The group may have offsets of such topics, from a time when a pattern matched them.
-        pattern = never_matched(found.settings.pinstream.dead_letter_topic)
+        pattern = never_matched(found.settings.pinstream.own_topics)
         topics = {one.topic for one in found.positions if not re.match(pattern, one.topic)}
     places = found.partitions(sorted(topics))
     if not named or not places:

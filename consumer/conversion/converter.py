@@ -13,6 +13,7 @@ The result is safe to serialise: text is Unicode, numbers fit the API's int64, a
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from consumer.avro.paths import ITEMS, value_at, walk
@@ -71,6 +72,19 @@ class Converter:
             name = type(failure).__name__
             message = f"the event cannot be converted ({name}): compare it with its schema"
             return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)
+
+    def ids_of(self, event: CommerceEvent) -> tuple[str | None, str | None]:
+        """Return the event id and the order id of a record, as far as they can be read, whatever becomes of it."""
+        what = self.descriptions[section_of(event) - 1]
+        custom: dict[str, Any] = {}
+        event_id = None
+        # Whatever cannot be read stays unknown: the record is filtered or a dead letter.
+        with contextlib.suppress(Exception):
+            event_id = decide.id_of(decided_value(event, what.decided["event_id"]))
+        with contextlib.suppress(Exception):
+            fields = [field for field in what.custom_data if field.key == "order_id"]
+            Writing(what, event, "").fill(custom, fields, event)
+        return event_id if isinstance(event_id, str) else None, custom.get("order_id")
 
 
 def _converted(what: Description, event: CommerceEvent, oldest: float, present: float) -> Converted:
@@ -133,15 +147,15 @@ class Writing:
     def write(self, payload: dict[str, Any]) -> None:
         """Write all fields that are not decided earlier. Raises `Rejected`."""
         what, event = self._description, self._event
-        self._fill(payload, what.event, event)
+        self.fill(payload, what.event, event)
         for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
             written: dict[str, Any] = {}
-            self._fill(written, fields, event)
+            self.fill(written, fields, event)
             if written:
                 payload[key] = written
         # Always there, as the platform requires it; without an identity in it the event is refused below.
         user = payload["user_data"] = {}
-        self._fill(user, what.user_data, event)
+        self.fill(user, what.user_data, event)
         # The platform accepts an event only with one of these; neither address nor agent identifies a person alone.
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
         # Nor does an advertising id that is `Unrecognised`.
@@ -165,17 +179,17 @@ class Writing:
             # Without an array the event itself is its one item.
             for item in walk(event, what.item_steps) if what.item_steps else [event]:
                 content: dict[str, Any] = {}
-                self._fill(content, what.items, item)
+                self.fill(content, what.items, item)
                 # An item of which nothing can be sent is no item.
                 if content:
                     contents.append(content)
         if contents:
             custom["contents"] = contents
-        self._fill(custom, what.gathered, event)
-        self._fill(custom, what.custom_data, event)
+        self.fill(custom, what.gathered, event)
+        self.fill(custom, what.custom_data, event)
         return custom
 
-    def _fill(  # noqa: C901 (a call for each step would cost more than the step: this runs for each field)
+    def fill(  # noqa: C901 (a call for each step would cost more than the step: this runs for each field)
         self, into: dict[str, Any], fields: list[ProgramField], holder: Any
     ) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""

@@ -89,7 +89,7 @@ class Pipeline:
     ) -> None:
         """`reading`: a faster way through `decoder` and `converter`; not used with a function. `around`: wraps
         the reading and excludes records. `sections`: the names of the mapping's sections."""
-        self.policy = policy
+        self.policy, self.decoder = policy, decoder
         self.context = Context(policy, seed, sections)
         self.clock = Clock(self.context)
         self.ledger = Ledger(self.context)

@@ -229,6 +229,17 @@ def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> It
                 f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} makes a name longer than"
                 f" {values.MAX_TOPIC_LENGTH} characters for {topic[:60]!r}…; shorten it"
             )
+    if own.receipts_topic in topics:
+        yield (
+            f"PINSTREAM_RECEIPTS_TOPIC={own.receipts_topic} is in KAFKA_TOPICS: receipts would be read as events;"
+            " choose another name"
+        )
+    letters = re.escape(own.dead_letter_topic).replace(re.escape("{topic}"), ".+")
+    if own.receipts_topic and re.fullmatch(letters, own.receipts_topic):
+        yield (
+            f"PINSTREAM_RECEIPTS_TOPIC={own.receipts_topic} is a dead-letter topic (PINSTREAM_DEAD_LETTER_TOPIC):"
+            " choose another name"
+        )
     # Also without KAFKA_TOPICS, or with patterns alone.
     if own.dead_letter_topic == "{topic}":
         yield "PINSTREAM_DEAD_LETTER_TOPIC='{topic}' is the topic itself; write {topic}.dead-letters"

@@ -261,6 +261,9 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     )
     """Topic for records that cannot be delivered; {topic} stands for the record's topic. It is created
     with the first dead letter if it is missing and the cluster allows it."""
+    receipts_topic: Annotated[str | None, Parser(values.parse_topic)] = _setting(None)
+    """Topic for receipts: what became of each record, written before the record is committed. It holds event ids, order
+    ids and values. It is created if it is missing and the cluster allows it."""
     dead_letter_share: Annotated[float, Parser(values.parse_share)] = _setting("0.5", unit="share")
     """Intake stops when more than this share of a topic's latest records would be dead letters, so that a wrong
     mapping cannot empty a topic. 1: never."""
@@ -295,6 +298,11 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     def shares_key_store(self) -> bool:
         """Whether members on other machines use the same key store."""
         return self.key_store.get_secret_value().startswith(("redis:", "rediss:"))
+
+    @property
+    def own_topics(self) -> tuple[str, ...]:
+        """The topics that pinstream writes, which no pattern selects: names, or templates with ``{topic}``."""
+        return tuple(filter(None, (self.dead_letter_topic, self.receipts_topic)))
 
     def dead_letter_topic_of(self, topic: str) -> str:
         """The dead-letter topic for records of `topic`."""

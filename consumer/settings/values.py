@@ -158,6 +158,11 @@ def parse_topics(text: str) -> tuple[str, ...]:
     return topics
 
 
+def parse_topic(name: str) -> str | None:
+    """A topic's name; empty: none."""
+    return check_topic(name) if name else None
+
+
 def parse_dead_letter_topic(template: str) -> str:
     """A topic name that may contain ``{topic}``, a placeholder for the record's topic."""
     # With any topic in its place, the whole must be a topic's name.

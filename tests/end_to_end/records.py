@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import CommerceEvent, Disposition
+from tests.adapters.receipts.building import read
 from tests.end_to_end.processes import ROOT
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
 
@@ -152,3 +153,15 @@ def dead_letters(kafka: Kafka, topic: str) -> list[tuple[Message, dict[str, str]
         }
         found.append((message, ours))
     return found
+
+
+def receipts_on(kafka: Kafka, topic: str) -> list[dict[str, Any]]:
+    """All receipts of a topic, as a reader of Avro that is not ours reads them; none if there is no such topic."""
+    consumer = Consumer({**kafka.config, "group.id": "watermarks", "log_level": 0})
+    is_there = topic in consumer.list_topics(timeout=WITHIN).topics
+    consumer.close()
+    return (
+        [read(one.value() or b"") for one in read_all(kafka, topic, records_on(kafka, topic))]
+        if is_there
+        else []
+    )

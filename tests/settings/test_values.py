@@ -71,6 +71,7 @@ BAD_VALUES = {
     "PINSTREAM_MAX_OPEN_EVENTS": ["0"],
     "PINSTREAM_MAX_OPEN_BYTES": ["0", "1", "4MB", "4 mib", "1TiB"],
     "PINSTREAM_DEAD_LETTER_TOPIC": ["{topic}", "orders", "{tpoic}.x", "{topic}{topic}", "a b", "x" * 250],
+    "PINSTREAM_RECEIPTS_TOPIC": ["{topic}.receipts", "a b", "x" * 250],
     "PINSTREAM_DEAD_LETTER_SHARE": ["0", "0.0", "1.1", "2", "50%", "-0.5", "nan", "1e-1", "half", "٠.5"],
     "PINSTREAM_DEAD_LETTER_SAMPLE": ["0", "9", "1000001", "1e3"],
     "PINSTREAM_SHUTDOWN_GRACE": ["0", "0s", "2h"],
@@ -192,6 +193,8 @@ GOOD_VALUES = [
     ("PINSTREAM_DEAD_LETTER_SHARE", ".25", lambda s: s.pinstream.dead_letter_share, 0.25),
     ("PINSTREAM_DEAD_LETTER_SHARE", "1.0", lambda s: s.pinstream.dead_letter_share, 1),
     ("PINSTREAM_DEAD_LETTER_SAMPLE", "10", lambda s: s.pinstream.dead_letter_sample, 10),
+    ("PINSTREAM_RECEIPTS_TOPIC", "", lambda s: s.pinstream.own_topics, ("{topic}.dead-letters",)),
+    ("PINSTREAM_RECEIPTS_TOPIC", "r", lambda s: s.pinstream.own_topics, ("{topic}.dead-letters", "r")),
     ("PINSTREAM_DEAD_LETTER_TOPIC", "dead", lambda s: s.pinstream.dead_letter_topic_of("orders"), "dead"),
 ]
 

@@ -80,21 +80,21 @@ async def describe_cluster(
     topics: Sequence[str],
     timeout: float,
     *,
-    dead_letter_topic: str = "{topic}.dead-letters",
+    own_topics: Sequence[str] = ("{topic}.dead-letters",),
     joins: bool = False,
     on_error: Callable[[confluent_kafka.KafkaError], None] = lambda error: None,
 ) -> ClusterView:
     """Describe the cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
 
-    `joins`: a member will join a group, so the brokers must have its protocol. `on_error` gets what goes wrong before
-    the brokers answer, in another thread. Raises `KafkaError` (unreachable, refused, a topic or the protocol missing)
-    and `SettingsError` (an invalid property or pattern).
+    `own_topics`: see `configuration.never_matched`. `joins`: a member will join a group, so the brokers must have its
+    protocol. `on_error` gets what goes wrong before the brokers answer, in another thread. Raises `KafkaError`
+    (unreachable, refused, a topic or the protocol missing) and `SettingsError` (an invalid property or pattern).
     """
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout, on_error)
     if joins and configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(partitions) for name, partitions in known_partitions(metadata).items()}
-    chosen, unmatched = _choose(topics, known, configuration.never_matched(dead_letter_topic))
+    chosen, unmatched = _choose(topics, known, configuration.never_matched(own_topics))
     return ClusterView(
         tuple(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()),
         {name: known[name] for name in chosen},

@@ -339,10 +339,10 @@ def dead_letter_pattern(template: str) -> str:
     return f"^{before}{'.+' if mark else ''}{after}$"
 
 
-def never_matched(template: str) -> str:
-    """Return a regular expression of all topics that no pattern of KAFKA_TOPICS selects: dead-letter topics, and
-    Kafka's own, which other clients omit, too."""
-    return f"{dead_letter_pattern(template)}|{OF_KAFKA}"
+def never_matched(own_topics: Sequence[str]) -> str:
+    """Return a regular expression of all topics that no pattern of KAFKA_TOPICS selects: those that we write (names or
+    templates), and Kafka's own, which other clients omit, too."""
+    return "|".join((*map(dead_letter_pattern, own_topics), OF_KAFKA))
 
 
 def check_files(config: Config) -> None:

@@ -84,7 +84,8 @@ class DeadLetterProducer:
         self._loop = asyncio.get_running_loop()
         self._post_error = partial(post, self._loop, on_error)
         self._report_error = client_errors.ErrorReporter(self._post_error)
-        self._topics = _DeadLetterTopics(config, topic, timeout, self._post_error)
+        self._servers = str(config.get("bootstrap.servers", ""))
+        self._topics = WrittenTopics(config, topic, timeout, self._post_error)
         # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
@@ -178,7 +179,7 @@ class DeadLetterProducer:
                 refused.name(),
                 f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was "
                 f"stored without its {' and '.join(record.omitted)} ({size} bytes of value)"
-                f"{self._topics.advice(draft, refused)}",
+                f"{self._advice(draft, refused)}",
             )
         return verdict
 
@@ -189,8 +190,24 @@ class DeadLetterProducer:
             # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
             self._topics.forget()
             said = f"{draft.whole.topic}: {client_errors.describe_error(error)}"
-            advice = self._topics.advice(draft, error)
+            advice = self._advice(draft, error)
             self._post_error(error.name(), f"a dead letter was not stored{advice} ({said})")
+
+    def _advice(self, draft: _Draft, error: confluent_kafka.KafkaError) -> str:
+        """Return what to do if a letter was refused, as the end of a message; empty if nothing is known."""
+        topic, record = draft.whole.topic, draft.letter.record
+        if error.code() in client_errors.NOT_ALLOWED:
+            return f": grant WRITE on {topic}"
+        if error.code() == _Code.INVALID_RECORD and record.key is None:
+            command = setting_command(self._servers, topic, NO_COMPACTION)
+            return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
+        size = sum(part_sizes(record).values())
+        # A letter that exceeds one request cannot be stored whole on any topic.
+        if error.code() in client_errors.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
+            limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
+            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
+            return f": {topic} takes no larger one ({limit}): change it: {command}"
+        return ""
 
     async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
         answers: list[asyncio.Future[_Verdict]] = []
@@ -226,12 +243,22 @@ class DeadLetterProducer:
             self._post_error(error.name(), text)
 
 
-class _DeadLetterTopics:
-    """Finds and creates dead-letter topics, and says what is wrong with them. Used on the event loop."""
+class WrittenTopics:
+    """Finds and creates topics that we write to, and says what is wrong with them. Used on the event loop.
+
+    `template`: their names, from those of the topics that they serve, as of dead letters. `what`: their kind, for
+    messages.
+    """
 
     def __init__(
-        self, config: Config, template: str, timeout: float, on_error: client_errors.OnError
+        self,
+        config: Config,
+        template: str,
+        timeout: float,
+        on_error: client_errors.OnError,
+        what: str = "dead-letter topic",
     ) -> None:
+        self._what = what
         self._config = config
         self._template = template
         self._timeout = timeout
@@ -241,7 +268,7 @@ class _DeadLetterTopics:
         self._counts: Mapping[str, int] = {}
 
     def name(self, origin: str) -> str:
-        """Return the dead-letter topic of a topic."""
+        """Return the topic that serves a topic."""
         return dead_letter_topic(self._template, origin)
 
     def forget(self) -> None:
@@ -249,7 +276,7 @@ class _DeadLetterTopics:
         self._counts = {}
 
     async def find(self, origins: set[str]) -> Mapping[str, int]:
-        """Return the number of partitions of each dead-letter topic that exists; missing topics are created."""
+        """Return the number of partitions of each topic for these that exists; missing topics are created."""
         pairs = {self.name(origin): origin for origin in sorted(origins)}
         if not pairs.keys() <= self._counts.keys():
             try:
@@ -260,9 +287,9 @@ class _DeadLetterTopics:
         return self._counts
 
     def _look_up(self, origins: Mapping[str, str]) -> None:
-        """Find or create each dead-letter topic (key) of an origin (value). Runs in a thread of its own.
+        """Find or create each topic (key) that serves an origin (value). Runs in a thread of its own.
 
-        A failure is reported; the topic then stays unknown, and is looked up again with the next letters.
+        A failure is reported; the topic then stays unknown, and is looked up again with the next write.
         """
         try:
             with configuration.admin_client(self._config) as client:
@@ -271,7 +298,7 @@ class _DeadLetterTopics:
                 for topic, origin in origins.items():
                     if count := len(known.get(topic, ())) or self._create(client, topic, origin, known, asks):
                         self._counts = {**self._counts, topic: count}
-                # Last, since letters need no answer to this.
+                # Last, since a write needs no answer to this.
                 for topic in origins.keys() & known.keys() if asks else ():
                     settings = ask_settings(client, topic, _SETTINGS_SECONDS)
                     if settings is not None and settings.compacted:
@@ -283,7 +310,7 @@ class _DeadLetterTopics:
             self._not_looked_up(cause.name(), client_errors.describe_error(cause))
 
     def _not_looked_up(self, code: str, why: str) -> None:
-        self._post_error(code, f"the dead-letter topics cannot be looked up ({why})")
+        self._post_error(code, f"the {self._what}s cannot be looked up ({why})")
 
     def _create(
         self, client: AdminClient, topic: str, origin: str, known: Mapping[str, Sequence[int]], asks: bool
@@ -306,25 +333,9 @@ class _DeadLetterTopics:
         except KafkaException as error:
             cause = client_errors.cause_of(error)
             advice = f": {refused}" if cause.code() in client_errors.NOT_ALLOWED else ""
-            text = f"the dead-letter topic {topic} cannot be found or created{advice}"
+            text = f"the {self._what} {topic} cannot be found or created{advice}"
             self._post_error(cause.name(), f"{text} ({client_errors.describe_error(cause)})")
             return 0
-
-    def advice(self, draft: _Draft, error: confluent_kafka.KafkaError) -> str:
-        """Return what to do if a letter was refused, as the end of a message; empty if nothing is known."""
-        topic, record = draft.whole.topic, draft.letter.record
-        if error.code() in client_errors.NOT_ALLOWED:
-            return f": grant WRITE on {topic}"
-        if error.code() == _Code.INVALID_RECORD and record.key is None:
-            command = setting_command(self._servers, topic, NO_COMPACTION)
-            return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
-        size = sum(part_sizes(record).values())
-        # A letter that exceeds one request cannot be stored whole on any topic.
-        if error.code() in client_errors.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
-            limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
-            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
-            return f": {topic} takes no larger one ({limit}): change it: {command}"
-        return ""
 
 
 # ------------------------------------------------------------------------------- how a dead-letter topic should be
@@ -342,9 +353,9 @@ def new_topic(
 
 
 def compaction(topic: str, servers: str) -> str:
-    """Return what is wrong with a dead-letter topic that is compacted, and the command that changes it."""
+    """Return what is wrong with a topic of ours that is compacted, and the command that changes it."""
     return (
-        f"{topic} is compacted (cleanup.policy): letters without a key cannot be stored, and of each key only the last "
+        f"{topic} is compacted (cleanup.policy): records without a key cannot be stored, and of each key only the last "
         f"is kept; change it: {setting_command(servers, topic, NO_COMPACTION)}"
     )
 

@@ -48,8 +48,8 @@ from consumer.errors import KafkaError, SettingsError
 class KafkaSource:
     """A member of a consumer group.
 
-    `topics`: names, or patterns that start with ``^``; a pattern never matches one of Kafka's own, nor one that
-    `dead_letter_topic` (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``,
+    `topics`: names, or patterns that start with ``^``; a pattern never matches one of Kafka's own, nor one of
+    `own_topics` (names, or templates with ``{topic}``). `offset_reset`: ``earliest``, ``latest`` or ``error``,
     see `consumer.adapters.kafka.starts`. In seconds: `commit_timeout` for the answer to a commit, `request_timeout` for
     other questions to the brokers.
 
@@ -62,7 +62,7 @@ class KafkaSource:
         topics: Sequence[str],
         hooks: Hooks,
         *,
-        dead_letter_topic: str = "{topic}.dead-letters",
+        own_topics: Sequence[str] = ("{topic}.dead-letters",),
         offset_reset: str = "earliest",
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
@@ -75,7 +75,7 @@ class KafkaSource:
                 f"KAFKA_TOPICS has the pattern {pattern} and KAFKA_GROUP_PROTOCOL is consumer: the broker would match "
                 "dead-letter topics too; name the topics, or set KAFKA_GROUP_PROTOCOL=classic"
             )
-        ignore = None if pattern is None else never_matched(dead_letter_topic)
+        ignore = None if pattern is None else never_matched(own_topics)
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks

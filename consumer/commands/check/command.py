@@ -42,6 +42,7 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("brokers and topics", kafka.cluster),
     ("consumer group", kafka.group),
     ("dead-letter topics", kafka.dead_letter_topics),
+    ("receipts topic", kafka.receipts_topic),
     ("schema registry", registry.answers),
     ("access token", local.token),
     ("writers' schemas", registry.writers),

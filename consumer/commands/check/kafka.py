@@ -9,7 +9,7 @@ import confluent_kafka
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka.client_errors import NOT_ALLOWED, describe_error
-from consumer.adapters.kafka.cluster import describe_cluster, setting_command, topic_settings
+from consumer.adapters.kafka.cluster import TopicSettings, describe_cluster, setting_command, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.dead_letters import SIZE_LIMIT, compaction, room_for
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
@@ -42,8 +42,8 @@ async def cluster(found: CheckContext) -> Sequence[Row]:
         config,
         kafka.topics,
         timeout=TIMEOUT,
-        # A pattern does not mean the dead-letter topics that it matches.
-        dead_letter_topic=found.settings.pinstream.dead_letter_topic,
+        # A pattern does not mean the topics of ours that it matches.
+        own_topics=found.settings.pinstream.own_topics,
         joins=True,
     )
     # The service would wait for a leader; here it is an error, because the user can act on it now.
@@ -179,15 +179,48 @@ def _by_other_settings(found: CheckContext, rows: Sequence[GroupPosition]) -> It
 
 async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
     """Can dead letters be stored, with their whole value?"""
-    view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
-    # Dead-letter topic -> the topics that it serves.
+    rows, known, origins = await _written(found, found.settings.pinstream.dead_letter_topic)
+    servers = found.settings.kafka.bootstrap_servers
+    for letters in (name for name in origins if name in known):
+        if known[letters].compacted:
+            rows.append(warning(compaction(letters, servers)))
+        # A letter is its record and some headers: the limit must be at least that of the origin.
+        maximum = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
+        if known[letters].largest < maximum:
+            command = setting_command(servers, letters, f"{SIZE_LIMIT}={room_for(maximum)}")
+            rows.append(
+                warning(
+                    f"{letters} takes batches up to {known[letters].largest:,} bytes ({SIZE_LIMIT}), the topic it "
+                    f"serves {maximum:,}: larger letters are stored without their value, which a redrive then has to "
+                    f"find at its origin; change it: {command}"
+                )
+            )
+    return rows
+
+
+async def receipts_topic(found: CheckContext) -> Sequence[Row]:
+    """Can receipts be stored, so that none replaces another?"""
+    topic = found.settings.pinstream.receipts_topic
+    if topic is None:
+        return []
+    rows, known, _ = await _written(found, topic, "receipt", "trace")
+    if topic in known and known[topic].compacted:
+        rows.append(failed(compaction(topic, found.settings.kafka.bootstrap_servers)))
+    return rows
+
+
+async def _written(
+    found: CheckContext, template: str, what: str = "dead letter", reader: str = "dead-letters"
+) -> tuple[list[Row], Mapping[str, TopicSettings], Mapping[str, Sequence[str]]]:
+    """Return whether the topics that `template` names can be written, the settings of those and of the topics that they
+    serve, and which topics each of them serves."""
+    view = cluster_of(found)
     origins: dict[str, list[str]] = {}
     for topic in view.topics:
         origins.setdefault(dead_letter_topic(template, topic), []).append(topic)
     if not origins:
         raise Skip("needs a topic")
     config = found.settings.kafka.client_properties()
-    servers = found.settings.kafka.bootstrap_servers
     there = sorted(origins.keys() & view.known.keys())
     absent = sorted(origins.keys() - view.known.keys())
     lacks = await _lacking(found, ("WRITE", "DESCRIBE_CONFIGS", "READ"), sorted(origins))
@@ -203,7 +236,7 @@ async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
             rows = [failed(f"Kafka: {_grant(found, 'WRITE', absent)}")]
     rows += _without_settings(found, lacks["DESCRIBE_CONFIGS"])
     said = [f"there: {first_of(there)}"] if there else []
-    said += [f"created with the first dead letter: {first_of(absent)}"] if absent and not rows else []
+    said += [f"created with the first {what}: {first_of(absent)}"] if absent and not rows else []
     asked = [*there, *(topic for letters in there for topic in origins[letters])]
     known = await topic_settings(config, asked, TIMEOUT)
     # Not every broker reports them.
@@ -212,25 +245,9 @@ async def dead_letter_topics(found: CheckContext) -> Sequence[Row]:
     # Often another user's.
     unread = [name for name in there if name in lacks["READ"]]
     said += (
-        [f"`pinstream dead-letters` needs READ, which this user lacks, on {first_of(unread)}"]
-        if unread
-        else []
+        [f"`pinstream {reader}` needs READ, which this user lacks, on {first_of(unread)}"] if unread else []
     )
-    for letters in (name for name in there if name in known):
-        if known[letters].compacted:
-            rows.append(warning(compaction(letters, servers)))
-        # A letter is its record and some headers: the limit must be at least that of the origin.
-        maximum = max((known[topic].largest for topic in origins[letters] if topic in known), default=0)
-        if known[letters].largest < maximum:
-            command = setting_command(servers, letters, f"{SIZE_LIMIT}={room_for(maximum)}")
-            rows.append(
-                warning(
-                    f"{letters} takes batches up to {known[letters].largest:,} bytes ({SIZE_LIMIT}), the topic it "
-                    f"serves {maximum:,}: larger letters are stored without their value, which a redrive then has to "
-                    f"find at its origin; change it: {command}"
-                )
-            )
-    return [*([ok("; ".join(said))] if said else []), *rows]
+    return [*([ok("; ".join(said))] if said else []), *rows], known, origins
 
 
 def _uncreatable(found: CheckContext, errors: Mapping[str, confluent_kafka.KafkaError]) -> Iterator[Row]:

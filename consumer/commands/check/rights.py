@@ -19,7 +19,7 @@ from consumer.adapters.kafka.producers import ID_PREFIX
 from consumer.settings import Settings
 
 SERVICE: Final = "pinstream run, check, replay"
-PEOPLE: Final = "pinstream dead-letters list, show, redrive"
+PEOPLE: Final = "pinstream dead-letters, trace, reconcile, audit"
 # How a pattern begins, as far as it is plain text: not a character that may be missing or repeated.
 _PLAIN_START: Final = re.compile(r"\^((?:(?:[A-Za-z0-9_-]|\\\.)(?![?*{]))*)")
 _GROUP: Final = re.compile(r"\([^()]*\)")
@@ -59,12 +59,18 @@ def needed(settings: Settings) -> Iterator[Right]:
     for name, prefixed in letters:
         why = "dead letters. Create: only if the topic is not there yet"
         yield Right("topic", name, prefixed, ("Write", "Create", "DescribeConfigs"), why)
+    if receipts := settings.pinstream.receipts_topic:
+        why = "receipts. Create: only if the topic is not there yet"
+        yield Right("topic", receipts, False, ("Write", "Create", "DescribeConfigs"), why)
     yield Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`")
     yield Right("group", f"{group}.replay.", True, ("Read",), "named replays")
     for name, prefixed in letters:
         yield Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE)
         why = "a letter that dies again and the mark of the old one are one transaction"
         yield Right("transactional-id", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE)
+    if receipts:
+        why = "receipts are read, and written by a redrive"
+        yield Right("topic", receipts, False, ("Read", "Write"), why, PEOPLE)
 
 
 def principal(settings: Settings) -> str:

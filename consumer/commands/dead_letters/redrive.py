@@ -49,6 +49,7 @@ from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
+from consumer.app.receipts import receipt_writer
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import DebugCommand
 from consumer.commands.dead_letters.options import RedriveOptions, filter_options
@@ -197,9 +198,10 @@ async def _serve(
     source = LettersSource(inner, redriven, outcome)
 
     # The producer of dead letters would not write them in one transaction with the marks.
-    service = building.service(
-        settings, pipeline, lambda _: source, keys, local, transformer, stack, building.Wraps(letters=source)
+    wraps = building.Wraps(
+        letters=source, receipts=receipt_writer(settings, pipeline, mapped, "redrive", stack)
     )
+    service = building.service(settings, pipeline, lambda _: source, keys, local, transformer, stack, wraps)
     inner.listener = service
 
     def progress(statistics: Statistics) -> tuple[int, str]:

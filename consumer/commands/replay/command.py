@@ -27,6 +27,7 @@ from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
+from consumer.app.receipts import receipt_writer
 from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
 from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
@@ -150,12 +151,15 @@ def _settings(options: ReplayOptions) -> Settings:
     # A dry run calls no API. It needs the account, because a record may name one that is not configured.
     needs = ("kafka", "account") if options.dry_run else ("kafka", "account", "token")
     try:
-        return load_quietly({**os.environ, **given}, needs)
+        settings = load_quietly({**os.environ, **given}, needs)
     except PinstreamError as error:
         # The user typed the option, and may not know the setting that it becomes.
         if given and str(error).startswith("PINSTREAM_MAX_EVENT_AGE="):
             raise type(error)(str(error).replace("PINSTREAM_MAX_EVENT_AGE=", "--max-age ", 1)) from None
         raise
+    if (receipts := settings.pinstream.receipts_topic) in options.topics:
+        raise UsageError(f"--topic {receipts}: it holds receipts (PINSTREAM_RECEIPTS_TOPIC), not events")
+    return settings
 
 
 async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
@@ -207,7 +211,11 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             schemas,
             function,
             stack,
-            building.Wraps(dry_run=dry, letters=dry),
+            building.Wraps(
+                dry_run=dry,
+                letters=dry,
+                receipts=receipt_writer(settings, pipeline, mapped, "replay", stack),
+            ),
         )
         source.listener = service
 
@@ -245,8 +253,10 @@ def _limits(options: ReplayOptions, settings: Settings) -> Policy:
         limits = replace(limits, map_bytes=MAX_METADATA)
     if options.dry_run:
         # A dry run makes no calls, so it needs no quota, and claims nothing, so it needs no lease. It writes no dead
-        # letters, so it needs no guard, and it is to count all problems.
-        limits = replace(limits, calls_per_minute=_DRY_CALLS, lease=0.0, dead_letter_share=1.0)
+        # letters, so it needs no guard, and it is to count all problems. Nor does it write receipts.
+        limits = replace(
+            limits, calls_per_minute=_DRY_CALLS, lease=0.0, dead_letter_share=1.0, receipts=False
+        )
     return limits
 
 

@@ -158,9 +158,12 @@ def test_pattern_omits_what_kafka_keeps_for_itself() -> None:
     """Kafka's own topics are known by their whole names: others may begin or end like them."""
     own = ["__consumer_offsets", "__transaction_state", "__share_group_state"]
     spared = ["__consumer_offsets_copy", "our__consumer_offsets", "__orders", "__consumerxoffsets"]
-    hidden = re.compile(never_matched("{topic}.dead-letters"))
+    hidden = re.compile(never_matched(["{topic}.dead-letters", "shop.receipts"]))
     assert [name for name in own + spared if hidden.match(name)] == own
     assert hidden.match("orders.dead-letters")
+    assert hidden.match("shop.receipts")
+    assert not hidden.match("shop-receipts")
+    assert not hidden.match("shop.receipts.eu")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def policy(of: Settings) -> dict[str, set[str]]:
 def test_the_policy_has_every_right_that_the_acls_have() -> None:
     """The policy has a statement for each resource with the rights that the ACLs have. DescribeTopic is named,
     since IAM's ReadData and WriteData do not include it."""
-    found = policy(settings())
+    found = policy(settings(PINSTREAM_RECEIPTS_TOPIC="shop.receipts"))
     read = {"DescribeTopic", "ReadData", "DescribeTopicDynamicConfiguration"}
     letters = read | {"WriteData", "CreateTopic"}
     redrive = {"DescribeTransactionalId", "AlterTransactionalId"}
@@ -48,6 +48,7 @@ def test_the_policy_has_every_right_that_the_acls_have() -> None:
         at("topic", "orders"): read,
         at("topic", "web-*"): letters,  # the pattern's dead-letter topics have the same prefix
         at("topic", "orders.dead-letters"): letters,
+        at("topic", "shop.receipts"): letters,
         at("group", "pinstream"): {"DescribeGroup", "AlterGroup"},
         at("group", "pinstream.replay.*"): {"DescribeGroup", "AlterGroup"},
         at("transactional-id", "pinstream.redrive.orders.dead-letters"): redrive,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +111,8 @@ class Line:
         settings: Mapping[str, str] | None = None,
         **shares: float,
     ) -> None:
+        self.at_death: Callable[[Remains], object] = lambda remains: None
+        """What a test looks at while no process runs."""
         self.kafka = kafka
         self.api = api
         self.folder = folder

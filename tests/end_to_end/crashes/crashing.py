@@ -18,6 +18,8 @@ uncommitted  a commit is to be sent; it is not
 committing   the broker has taken a commit; we have not noted it
 refused      dead letters are to be written; none is handed to the producer
 written      the broker has acknowledged a dead letter; the report of it is not passed on
+unreceipted  receipts are to be written; none is handed to the producer
+receipted    the broker has acknowledged receipts; the core does not know
 revoked      a revocation has begun to drain while answers are held back
 ===========  ==============================================================================================
 
@@ -51,6 +53,7 @@ from consumer.adapters.kafka.producers import PolledProducer
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import Journal
+from consumer.adapters.receipts.writer import ReceiptProducer
 from consumer.engine.messages import Answered, Send
 from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.service import Service
@@ -279,6 +282,34 @@ def written(crash: Crash) -> None:
     replace(PolledProducer, "produce", make)
 
 
+def _of_receipts(crash: Crash, *, before: bool) -> None:
+    """Around a write of receipts."""
+
+    def make(real: Any) -> Any:
+        async def store(self: ReceiptProducer, receipts: Any) -> Any:
+            places = [[one.partition, record.offset] for one in receipts for record in one.records]
+            if before:
+                await crash.linger(receipts=places)
+            answer = await real(self, receipts)
+            if not before:
+                await crash.linger(receipts=places)
+            return answer
+
+        return store
+
+    replace(ReceiptProducer, "store", make)
+
+
+def unreceipted(crash: Crash) -> None:
+    """Before receipts are written."""
+    _of_receipts(crash, before=True)
+
+
+def receipted(crash: Crash) -> None:
+    """When the broker has acknowledged receipts, and the core has not heard of it."""
+    _of_receipts(crash, before=False)
+
+
 # ------------------------------------------------------------------------------- revoked, answers held back
 
 
@@ -378,7 +409,7 @@ POINTS: dict[str, Callable[[Crash], None]] = {
     point.__name__: point
     for point in (
         *(fetched, unsent, half_sent, unread, answered, storing, stored, uncommitted, committing),
-        *(refused, written, revoked, late),
+        *(refused, written, unreceipted, receipted, revoked, late),
     )
 }
 

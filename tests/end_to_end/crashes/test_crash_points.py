@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.crashes.aftermath import AT_RISK, BATCH, Line, Place, Remains, committed_of, twice
 from tests.end_to_end.processes import Process
+from tests.end_to_end.records import receipts_on
 from tests.support.kafka.harness import Kafka
 from tests.support.switches import switched
 
@@ -78,6 +80,7 @@ def die_and_go_on(line: Line, point: str, times: int, **then: str) -> Story:
     evidence = evidence_of(doomed, "crash_point")[-1]
     assert evidence["times"] == times
     at_death = line.remains()
+    line.at_death(at_death)
     passed = line.passed_over(at_death)
     assert len(passed) < len(line.events), "it died when all was done: that shows nothing"
     line.env.update(then)
@@ -204,6 +207,63 @@ def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
     assert story.at_death.letters[place] == 1
     assert not story.at_death.read_past(place)
     assert story.end.letters[place] == 2
+
+
+@pytest.mark.parametrize(
+    ("point", "times"),
+    [("unreceipted", 4), ("receipted", 4), ("unread", 6), ("storing", 3), ("stored", 3), ("committing", 2),
+     ("refused", 1), ("written", 1)],
+)  # fmt: skip
+def test_with_receipts(line: Line, point: str, times: int) -> None:
+    """At every point: a record that is passed over has a receipt; a key that is stored has a delivered one; and no more
+    receipts than what is at risk say delivered of an event without a key. At the end the receipt that counts says what
+    became of each record, to the event and the cent."""
+    if point == "committing":
+        line.api.set_faults(
+            slow=Chance(share=1.0), slow_seconds=0.15
+        )  # so that calls come between the commits
+    topic = f"{line.topic}.receipts"
+    line.env["PINSTREAM_RECEIPTS_TOPIC"] = topic
+    at_death: list[Counted] = []
+    line.at_death = lambda remains: at_death.append(check_at_death(line, remains, topic))
+    story = die_and_go_on(line, point, times)
+    if point in ("unreceipted", "receipted"):
+        here = places(story.evidence["receipts"])
+        assert 0 < len(here) <= AT_RISK
+        assert (here <= at_death[0].keys()) == (point == "receipted")
+        assert not any(story.at_death.read_past(place) for place in here)
+    end = counted(line.kafka, topic)
+    assert end.keys() == line.values.keys()
+    delivered = [one for one in end.values() if one["outcome"] == "delivered"]
+    assert {one["event_id"] for one in delivered} == line.expected
+    assert sum(Decimal(one["value"] or 0) for one in delivered) == line.generator.value_sum
+    assert {place for place, one in end.items() if one["outcome"] == "dead_lettered"} == line.broken
+
+
+Counted = dict[Place, dict[str, Any]]
+
+
+def counted(kafka: Kafka, topic: str) -> Counted:
+    """By record, the receipt that counts."""
+    found: Counted = {}
+    order = ("duplicate", "filtered", "dead_lettered", "delivered")
+    for one in receipts_on(kafka, topic):
+        place = (one["partition"], one["offset"])
+        if order.index(one["outcome"]) >= order.index(found.setdefault(place, one)["outcome"]):
+            found[place] = one
+    return found
+
+
+def check_at_death(line: Line, remains: Remains, topic: str) -> Counted:
+    """Hold the receipts against what is stored and committed, while no process runs."""
+    found = counted(line.kafka, topic)
+    assert line.passed_over(remains) <= found.keys()
+    delivered = {one["event_id"] for one in found.values() if one["outcome"] == "delivered"}
+    assert remains.stored <= delivered <= set(remains.accepted)
+    assert len(delivered - remains.stored) <= AT_RISK
+    for place in line.passed_over(remains) & line.places.keys():
+        assert found[place]["outcome"] in ("delivered", "duplicate")
+    return found
 
 
 @pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, False), ("unread", 6, True)])

@@ -1,0 +1,1 @@
+"""The receipts topic: what became of each record, as a record of its own."""
