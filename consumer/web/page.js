@@ -26,7 +26,7 @@ let announcing = 0;
 
 const seconds = () => performance.now() / 1000;
 
-/** Announce `text` to screen readers: once for each `kind`, and only if it still holds after SETTLE. */
+// Announce `text` to screen readers: once for each `kind`, and only if it still holds after SETTLE.
 function announce(kind, text) {
   clearTimeout(announcing);
   announcing = setTimeout(() => {
@@ -71,7 +71,7 @@ function show() {
   announce(kind, words);
 }
 
-/** Records settled per second over the last PACE_OVER seconds; from the history until there are two samples. */
+// Records settled per second over the last PACE_OVER seconds; from the history until there are two samples.
 function currentRate() {
   const now = seconds();
   while (samples.length > 2 && now - samples[1][0] >= PACE_OVER) samples.shift();
@@ -80,12 +80,12 @@ function currentRate() {
   return now - from < .9 ? latestOf("settled_per_second") : (after - before) / (now - from);
 }
 
-/** The value of `name` in the last point of the history; null if there is none. */
+// The value of `name` in the last point of the history; null if there is none.
 function latestOf(name) {
   return past?.steps[0]?.series[name].at(-1) ?? null;
 }
 
-/** The lag five minutes ago, or as far back as the history reaches. */
+// The lag five minutes ago, or as far back as the history reaches.
 function trend() {
   const { at = [], lag } = past?.steps[0]?.series || {}, last = at.length - 1;
   const then = at.findIndex(t => t >= at[last] - 300);
@@ -101,7 +101,7 @@ function showLive() {
   put("live-text", `live, ${clock(Date.now() / 1000)}`);
 }
 
-/** Show at once that the figures are old. */
+// Show at once that the figures are old.
 function showLost(title = "No connection to pinstream.", why = "The page keeps trying.") {
   document.body.classList.add("gone");
   $("live").className = "gone";
@@ -150,7 +150,7 @@ function closeStream() {
   link.askAt = 0;
 }
 
-/** Fetch /status once and show it; throws if there are no figures. */
+// Fetch /status once and show it; throws if there are no figures.
 async function ask() {
   const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (answer.ok) return receive(await answer.json());
@@ -159,7 +159,7 @@ async function ask() {
   throw new Error("no figures");
 }
 
-/** Show how old the figures are; ask for new ones if it is time, and then for the stream if there is none. */
+// Show how old the figures are; ask for new ones if it is time, and then for the stream if there is none.
 async function tick() {
   if (document.body.classList.contains("gone")) showFiguresAge();
   else if (shown && !unknown) showTiles(shown, currentRate(), trend());
@@ -182,7 +182,7 @@ async function tick() {
   link.asking = false;
 }
 
-/** Keep the points in this tab: after a reload, those of an earlier process are still there. */
+// Keep the points in this tab: after a reload, those of an earlier process are still there.
 function keep() {
   try { sessionStorage.past = JSON.stringify(past) } catch { /* the browser keeps nothing: only restarts before now are not shown */ }
 }
@@ -198,7 +198,7 @@ async function history() {
 
 // -- the views
 
-/** Show the view that the address names, or the one that has the element it names. */
+// Show the view that the address names, or the one that has the element it names.
 function turn() {
   const at = $(location.hash.slice(1)), next = at?.closest(".view")?.id || view;
   view = next;
@@ -216,7 +216,7 @@ function turn() {
   } else at?.scrollIntoView();
 }
 
-/** Copy a command: the reader sees it selected. The clipboard API would need HTTPS. */
+// Copy a command: the reader sees it selected. The clipboard API would need HTTPS.
 function copy(button) {
   getSelection().selectAllChildren(button.previousSibling);
   const done = document.execCommand("copy");
@@ -226,7 +226,7 @@ function copy(button) {
   if (shown) show();
 }
 
-/** Ask for the whole group; where there is no answer, the page shows none. */
+// Ask for the whole group; where there is no answer, the page shows none.
 async function askGroup() {
   if (document.hidden || view !== "delivery") return;
   const answer = await fetch("/group").catch(() => null);

@@ -15,16 +15,10 @@ const OUTCOMES = {
   verdict: ["a verdict on the events", "good"], throttled: ["throttled: too many calls", "warn"], refused: ["token or ad account refused", "bad"],
   no_verdict: ["answered without a verdict, sent again", "warn"], no_answer: ["no answer, sent again", "warn"],
 };
-const PARAMETERS = {
-  em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id", client_ip_address: "IP address",
-  client_user_agent: "Browser", hashed_maids: "Advertising id, hashed", event_id: "Event id", name: "Name, hashed",
-  place: "Country and place, hashed", birth: "Birthday, hashed", value: "Value", currency: "Currency", content_ids: "Product ids",
-  order_id: "Order id", event_source_url: "Page address", opt_out: "Opt-out flag",
-};
 const STAGES = {
   decode: "could not be decoded", convert: "could not be converted", deliver: "refused by Pinterest",
 };
-/** What is counted by name, in the view that it is for: [family in `counts`, what it is, tone]. */
+// What is counted by name, in the view that it is for: [family in `counts`, what it is, tone].
 const NOTES = {
   retries: [
     ["no_verdicts", "call without a verdict, sent again", "warn"],
@@ -39,9 +33,9 @@ const NOTES = {
   ],
   notes: [["api_errors", "error message from the API", "bad"], ["filtered", "filtered by the mapping", "soft"]],
 };
-/** The notes that count records: their share tells one bad record from a producer that writes them all so. */
+// The notes that count records: their share tells one bad record from a producer that writes them all so.
 const OF_RECORDS = new Set(["convert_warnings", "filtered"]);
-/** Shares delivered within one hour: the goal, and the bound below which it is bad, as in alert and dashboard. */
+// Shares delivered within one hour: the goal, and the bound below which it is bad, as in alert and dashboard.
 const TARGET = .99, POOR = .95;
 const TILES = ["Settled per second", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event", "Latency of calls"];
 const MANY_PARTITIONS = 16;
@@ -53,10 +47,10 @@ let group = null;
 const tone = (f, goal = TARGET, poor = POOR) => f == null ? "" : f >= goal ? "good" : f >= poor ? "warn" : "bad";
 const percent = x => x == null ? NONE : share(x, 1);
 const code = name => h("code", breakable(name));
-/** Let a long name break after `_` and `.`. */
+// Let a long name break after `_` and `.`.
 const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
 const place = x => [h("span.break", x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
-/** The counts in an object of /status as [names, count]: one name for each level of the object. Zeros are omitted. */
+// The counts in an object of /status as [names, count]: one name for each level of the object. Zeros are omitted.
 const counted = (x, ...names) => typeof x === "object" ? Object.entries(x).flatMap(([name, inner]) => counted(inner, ...names, name))
   : x ? [[names, x]] : [];
 const reasonsOf = s => counted(s.counts.rejections).sort((a, b) => b[1] - a[1]);
@@ -82,7 +76,7 @@ function showProcess(s) {
 
 // -- overview
 
-/** What deserves attention beside the state, as [tone, sentence, view]. */
+// What deserves attention beside the state, as [tone, sentence, view].
 function todoOf(s) {
   const l = s.ledger, f = freshnessOver(s, "hour"), [reason] = reasonsOf(s), fix = s.coverage?.gaps?.[0], ends = certificates(s);
   return [
@@ -90,9 +84,9 @@ function todoOf(s) {
     f.within_one_hour < TARGET && f.within_one_hour != null && [tone(f.within_one_hour), `${percent(f.within_one_hour)} of the last hour's events arrived within one hour; the goal is 99${NBSP}%: see what delays them.`, "delivery"],
     s.destination.latency?.slow && ["warn", `${s.destination.latency.slow}.`, "delivery"],
     ends.length && ["warn", `A client certificate ends soon, or has ended: replace it.`, "delivery"],
-    fix && ["warn", fixWords(fix), "quality"],
+    fix && ["warn", fixWords(s, fix), "quality"],
     s.event_quality?.gaps?.length && ["warn", s.event_quality.gaps[0], "quality"],
-  ].filter(Boolean);
+  ].filter(Boolean).slice(0, 4);
 }
 
 function showTodo(s) {
@@ -130,32 +124,12 @@ function showLedger(s) {
   put("sum", h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
     s.released ? ` ${many(s.released, "record")} more were released unsettled when their partitions were revoked; the next owner reads them again.` : "",
     s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were skipped.` : "");
-  put("missing", missing(s).map(text => h("b.warn", text, " ")));
-  put("members", differing(s).map(text => h("b.warn", text, " ")));
+  const { outside_ledger: outside = [], members_differ_in_words: differ = [] } = s;
+  put("missing", h("b.warn", outside.join(" ")), outside.length > 0 && " Since the start; see the log for details.");
+  put("members", h("b.warn", differ.join(" ")));
 }
 
-/** Records outside the ledger: never read, or received by another destination. */
-function missing(s) {
-  const { removed_unread: removed, positions_went_back: back } = s.counts, recreated = Object.keys(s.counts.topics_made_anew || {});
-  const lines = [
-    removed && `Kafka removed up to ${many(removed, "record")} before they were read: raise the topic's retention.`,
-    recreated.length && `${recreated.join(", ")} ${recreated.length > 1 ? "were" : "was"} deleted and created again, and read from the beginning. Records that were unread before are lost.`,
-    back && `The position went back ${many(back, "time")}: a log was truncated, or a topic created again.`,
-    s.committed_elsewhere && `${many(s.committed_elsewhere, "partition")} began at an offset that the group had committed for another destination: earlier records are not sent to this one.`,
-  ].filter(Boolean);
-  return lines.length ? [...lines, "Since the start; see the log for details."] : [];
-}
-
-/** What other members send by other settings: normal during a rollout, and wrong after it. */
-function differing(s) {
-  const url = "destination", own = s.members_differ.filter(name => name !== url);
-  return [
-    own.length && `Other members of the group send by another ${own.join(", ")}: normal while an update is rolled out. After it, give all the same.`,
-    s.members_differ.includes(url) && "Members that share the key store send to another URL for the same ad account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION.",
-  ].filter(Boolean);
-}
-
-/** The bands from the total to each row: as thick as the row's share, with a visible minimum. */
+// The bands from the total to each row: as thick as the row's share, with a visible minimum.
 function bands(l) {
   const step = 100 / DISPOSITIONS.length;
   let from = 0;
@@ -205,7 +179,7 @@ function showOldest(s) {
   s.claimed_elsewhere > 0 && h("p", `${many(s.claimed_elsewhere, "open event")} ${s.claimed_elsewhere === 1 ? "is" : "are"} in flight at another member; the outcome there decides.`));
 }
 
-/** With `run --workers`: the processes whose figures the page shows as one. */
+// With `run --workers`: the processes whose figures the page shows as one.
 function showWorkers(s) {
   const all = s.workers || [];
   put("h-partitions", all.length ? "Partitions of all workers" : "Partitions of this member");
@@ -224,14 +198,14 @@ function showPartitions(s) {
   put("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
 }
 
-/** The partitions with most lag, in partition order, so that rows do not jump. */
+// The partitions with most lag, in partition order, so that rows do not jump.
 function worst(all) {
   const by = [...all].sort((a, b) => (b.lag_seconds || 0) - (a.lag_seconds || 0) || (b.lag || 0) - (a.lag || 0));
   const chosen = new Set(by.slice(0, MANY_PARTITIONS));
   return all.filter(p => chosen.has(p));
 }
 
-/** The whole group, as Kafka sees it: asked while this view is open. */
+// The whole group, as Kafka sees it: asked while this view is open.
 function showGroup() {
   const numbers = held => Object.entries(Object.groupBy(held, one => one.topic)).map(([topic, all]) => `${topic} [${all.map(one => one.partition).join(", ")}]`).join("; ");
   putIf("group", group && [h("p.soft", group.problem || (group.state === "Unknown" ? "These brokers do not say who is in the group." : `State: ${group.state}.`)),
@@ -239,10 +213,10 @@ function showGroup() {
       group.members.map(one => [one.member || (group.state === "Unknown" ? "not known" : h("b.warn", "nobody")), numbers(one.partitions), n(one.lag)]), null)]);
 }
 
-/** The client certificates that end soon, or have ended. */
+// The client certificates that end soon, or have ended.
 const certificates = s => (s.certificates || []).filter(one => one.expires - Date.now() / 1000 < ENDS_SOON);
 
-/** The tables of NOTES; in `retries`, also what is wrong with commits and certificates. */
+// The tables of NOTES; in `retries`, also what is wrong with commits and certificates.
 function showNotes(s) {
   const sampleOf = (family, [code, field]) => family === "convert_warnings" && s.samples?.convert_warnings[code]?.[field];
   for (const [id, families] of Object.entries(NOTES)) {
@@ -268,7 +242,7 @@ function showKeyStore(s) {
 
 // -- data quality
 
-/** Freshness over the last hour or day; since the start if an older pinstream reports only that. */
+// Freshness over the last hour or day; since the start if an older pinstream reports only that.
 const freshnessOver = (s, window) => s.freshness[window] || s.freshness;
 const periodOf = (s, window) => s.freshness[window] ? `in the last ${window}` : "since the start";
 
@@ -283,7 +257,7 @@ function showFreshness(s) {
     h("p.soft.small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
 }
 
-/** What delivered events are worth, by event name and currency. */
+// What delivered events are worth, by event name and currency.
 function showValue(s) {
   const worth = Object.entries(s.delivered_value?.[windowOf()] || {}).flatMap(([name, by]) => Object.entries(by).map(([currency, one]) => [name, currency, one.events, one.value]));
   showTable("value", [["Event name", "left"], ["Currency", "left"], ["Events"], ["Value"]],
@@ -296,13 +270,14 @@ function showDuplicates(s) {
   put("duplicates", h("p", h("b", { class: big(n(l.duplicate)) }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`));
 }
 
-const fixWords = ({ event_name: name, id, share: part, target, events }) =>
-  `${PARAMETERS[id]}: in ${share(part, 1, 0)} of ${name} events in the last day; the goal is ${share(target, 1, 0)}, ${many(events, "event")} more.`;
+const parameterOf = (s, id) => s.coverage.parameters.find(one => one.id === id);
+const fixWords = (s, { event_name: name, id, share: part, target, events }) =>
+  `${parameterOf(s, id).label}: in ${share(part, 1, 0)} of ${name} events in the last day; the goal is ${share(target, 1, 0)}, ${many(events, "event")} more.`;
 
-/** What lies below its target, what is worth most first. */
+// What lies below its target, what is worth most first.
 function showFixes(s) {
-  const { gaps = [], parameters = [] } = s.coverage || {}, advice = new Map(parameters.map(one => [one.id, one.advice]));
-  put("fixes", gaps.length ? h("ol", gaps.slice(0, 5).map(gap => h("li", h("b", fixWords(gap)), " ", advice.get(gap.id)))) : h("p.soft", "Nothing: each parameter reaches its goal."),
+  const gaps = s.coverage?.gaps || [];
+  put("fixes", gaps.length ? h("ol", gaps.slice(0, 5).map(gap => h("li", h("b", fixWords(s, gap)), " ", parameterOf(s, gap.id).advice))) : h("p.soft", "Nothing: each parameter reaches its goal."),
     gaps.length > 5 && h("p.soft", `${many(gaps.length - 5, "more figure")} below the goal: see the table of coverage.`));
 }
 
@@ -313,10 +288,10 @@ function showCoverage(s) {
   put("coverage-note", names.length ? `Of ${many(events, "event")} delivered in the last ${windowOf()}.` : `Nothing delivered in the last ${windowOf()}.`);
   put("coverage", names.length > 0 && rows([["Parameter, and Pinterest's advice"], ["All"], ...names.map(name => [breakable(name), null, name])], [
     [["EventStream", h("small", "How many had this name.")], n(events), ...names.map(name => n(seen[name].events))],
-    ...s.coverage.parameters.map(({ id, advice }) => {
+    ...s.coverage.parameters.map(({ id, label, advice }) => {
       const all = sum(names.map(name => seen[name].carried[id] || 0)) / events, applies = names.some(name => seen[name].target?.[id] != null);
       return [
-        [PARAMETERS[id] || id, " ", h("code", id), h("small", advice)], h("td." + shade(all), share(all, 1, 0)),
+        [label, " ", h("code", id), h("small", advice)], h("td." + shade(all), share(all, 1, 0)),
         ...names.map(name => {
           const { events, carried, target } = seen[name], part = (carried[id] || 0) / events, goal = target?.[id];
           return applies && goal == null ? "" : h(`td.${shade(part)}${goal > part ? ".under" : ""}`, share(part, 1, 0), goal > part && h("small", ` of ${share(goal, 1, 0)}`));
@@ -326,7 +301,7 @@ function showCoverage(s) {
   ]));
 }
 
-/** What Pinterest says of each ad account: the scores, and a table for each that has components. */
+// What Pinterest says of each ad account: the scores, and a table for each that has components.
 function showSeen(s) {
   const { accounts = [], gaps } = s.event_quality || {}, { day = {}, parameters = [] } = s.coverage || {};
   const same = new Map(parameters.map(one => [one.component, one.id]));
@@ -346,12 +321,12 @@ function showSeen(s) {
     scores.map(table)]));
 }
 
-/** The CSS class of a share: the larger, the deeper its shade. */
+// The CSS class of a share: the larger, the deeper its shade.
 const shade = part => "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0);
 
 // -- refusals
 
-/** A command with a button that copies it. */
+// A command with a button that copies it.
 const command = text => h("p.command", h("code", text), h("button", { type: "button", "data-copy": text, "aria-label": "Copy: " + text }, copied === text ? "Copied" : "Copy"));
 const word = text => /^[\w.:-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -361,7 +336,7 @@ function showReasons(s) {
       ["list", "redrive"].map(verb => command(`pinstream dead-letters ${verb} --stage ${stage} --code ${word(name)}`))]]));
 }
 
-/** Where the mapping has sections, what became of the records of each. */
+// Where the mapping has sections, what became of the records of each.
 function showSections(s) {
   const settled = DISPOSITIONS.filter(([name]) => name !== "open");
   putIf("sections", table("sections", [["Section of the mapping", "left word"], ...settled.map(([, title]) => [title])],
@@ -370,12 +345,12 @@ function showSections(s) {
 
 function showLatest(s) {
   showTable("latest", [["When", "left nowrap"], ["From", "left"], ["Reason", "left word"], ["Message", "left message break"]],
-    (s.latest_dead_letters || []).map(one => [h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)),
+    (s.latest_dead_letters || []).map(one => [h("time", { datetime: new Date(one.at * 1000).toISOString() }, moment(one.at)),
       place(one), [one.stage, " ", code(one.code), one.section && h("small", breakable(one.section))],
       [one.message, command(`pinstream dead-letters list --origin ${word(`${one.topic}:${one.partition}:${one.offset}`)}`)]]));
 }
 
-/** The panels of each view; those of `all` are in every view. */
+// The panels of each view; those of `all` are in every view.
 const PANELS = {
   all: [showProcess],
   overview: [showTodo, showLedger],

@@ -1,6 +1,6 @@
 // The plots of /history: axes with units, gaps where a value is unknown, a cursor for mouse and keyboard, a table.
 
-/** A short number for an axis: 1,200,000 -> 1.2M, 9,000,000,000 -> 9B. */
+// A short number for an axis: 1,200,000 -> 1.2M, 9,000,000,000 -> 9B.
 const short = x => x.toLocaleString("en", { maximumSignificantDigits: 3, notation: x >= 1e4 ? "compact" : "standard" });
 
 const RATE = { tick: short, show: x => rate(x) + "/s" };
@@ -42,19 +42,18 @@ const SPANS = { 900: "last 15 minutes", 3600: "last hour", 21600: "last 6 hours"
 const SHORTEST = 300;
 const STYLE = ["curve", "curve.second", "curve.third"];
 const EDGE = { left: 52, right: 12, top: 12, bottom: 24 };
-const HEIGHT = 180;
 const TABLE_ROWS = 12;
 let past = null;
 let span = HOUR;
 // The time at the crosshair, in all plots
 let cursor = null;
 
-/** The points of the period: every ten seconds for up to an hour, every two minutes for more. */
+// The points of the period: every ten seconds for up to an hour, every two minutes for more.
 const step = () => past?.steps[span > HOUR ? 1 : 0];
-/** The window of /status that is nearest to the period. */
+// The window of /status that is nearest to the period.
 const windowOf = () => span > HOUR ? "day" : "hour";
 
-/** `later`, after what this tab has of an earlier process, whose history ended with it. */
+// `later`, after what this tab has of an earlier process, whose history ended with it.
 function joined(earlier, later) {
   later.starts = [...new Set([...earlier?.starts || [], shown?.process?.started])].filter(Boolean);
   later.steps.forEach(({ seconds, series }, i) => {
@@ -65,7 +64,7 @@ function joined(earlier, later) {
   return later;
 }
 
-/** About four round steps from 0 to `top`. */
+// About four round steps from 0 to `top`.
 function ticks(top, whole) {
   const rough = (top || 1) / 4, power = 10 ** Math.floor(Math.log10(rough));
   let step = [1, 2, 2.5, 5, 10].map(x => x * power).find(x => x >= rough * .999);
@@ -75,14 +74,17 @@ function ticks(top, whole) {
 
 const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
 
-/** Start and end of the time axis: the chosen period, or the time since the first point if that is shorter. */
+// Start and end of the time axis: the chosen period, or the time since the first point if that is shorter.
 function reach(at) {
   const to = at[at.length - 1];
   return [Math.max(to - span, Math.min(at[0], to - SHORTEST)), to];
 }
 
+// The height of a plot: four of them and the rest of the overview fit two screens, or four of a phone.
+const tall = () => innerWidth < 577 ? 130 : 165;
+
 function axis(plot, values) {
-  const high = highest(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
+  const high = highest(values.flat()) || 0, room = tall() - EDGE.top - EDGE.bottom;
   if (!plot.scale.log) {
     const marks = plot.scale.marks || ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
     return { marks, y: v => px(EDGE.top + room * (1 - v / top)) };
@@ -91,7 +93,7 @@ function axis(plot, values) {
   return { marks, y: v => px(EDGE.top + room * (1 - Math.log(Math.max(v, 1)) / Math.log(top))) };
 }
 
-/** Marks of the time axis, at round minutes or hours of local time. */
+// Marks of the time axis, at round minutes or hours of local time.
 function times(from, to, width) {
   const fits = Math.max(2, Math.floor(width / 80));
   const step = [30, 60, 120, 300, 600, 900, 1200, 1800, HOUR, 2 * HOUR, 4 * HOUR, 6 * HOUR, 12 * HOUR].find(s => (to - from) / s <= fits) || 12 * HOUR;
@@ -100,7 +102,7 @@ function times(from, to, width) {
   return Array.from({ length: Math.floor((to - first) / step) + 1 }, (_, i) => first + i * step);
 }
 
-/** One curve, interrupted at gaps; a point between two gaps is a dot. */
+// One curve, interrupted at gaps; a point between two gaps is a dot.
 function curve(at, values, x, y, apart, style) {
   const pieces = [];
   let last = null;
@@ -116,20 +118,20 @@ function curve(at, values, x, y, apart, style) {
   ];
 }
 
-/** The times without figures, as [from, to]: between points far apart, and where counts say nothing. */
+// The times without figures, as [from, to]: between points far apart, and where counts say nothing.
 function gaps(at, apart) {
   const { at: all, settled_per_second: settled } = step().series, known = all.filter((t, i) => t >= at[0] && settled[i] != null);
   return known.slice(1).map((t, i) => [known[i], t]).filter(([from, to]) => to - from > apart);
 }
 
-/** The text to show instead of a plot. */
+// The text to show instead of a plot.
 function nothing(plot) {
   if (!past) return "No history yet.";
   if (step()?.series.at.length) return `${plot.none || "Unknown"} in the ${SPANS[span]}.`;
   return `No points yet: the first ones come within ${span > HOUR ? "a few minutes" : "half a minute"}.`;
 }
 
-/** The points of the period: their times, and the values of each curve. */
+// The points of the period: their times, and the values of each curve.
 function pointsOf(plot) {
   const { at = [], ...series } = step()?.series || {}, first = at.findIndex(t => t >= at[at.length - 1] - span);
   return [at.slice(first), plot.curves.map(([name]) => (series[name] || []).slice(first))];
@@ -139,7 +141,7 @@ function figure(plot, width) {
   const head = h("figcaption", h("h3", plot.title), h("span.soft", plot.of));
   const [at, values] = pointsOf(plot);
   if (!values.flat().some(v => v != null)) return [head, h("p.none", nothing(plot))];
-  const [from, to] = reach(at), right = width - EDGE.right, bottom = HEIGHT - EDGE.bottom;
+  const [from, to] = reach(at), right = width - EDGE.right, height = tall(), bottom = height - EDGE.bottom;
   const x = t => px(EDGE.left + (right - EDGE.left) * (t - from) / (to - from));
   const { marks, y } = axis(plot, values), apart = step().seconds * 1.6;
   const chosen = cursor == null ? null : nearest(at, cursor), index = chosen ?? at.length - 1;
@@ -153,7 +155,7 @@ function figure(plot, width) {
       name + " ", h("b", v == null ? NONE : plot.scale.show(v)))),
     h("li.soft", chosen == null ? "latest" : "at " + clock(at[chosen]))),
     h("svg.canvas", {
-      viewBox: `0 0 ${width} ${HEIGHT}`, tabindex: 0, role: "slider",
+      viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "slider",
       "aria-label": `${plot.title}, ${plot.of}, over the ${SPANS[span]}; arrow keys move through time`,
       "aria-readonly": "true", "aria-valuemin": 0, "aria-valuemax": at.length - 1, "aria-valuenow": index,
       "aria-valuetext": `${clock(at[index])}: ${curves((_, tone, style, name, v) => `${name} ${v == null ? "unknown" : plot.scale.show(v)}`).join(", ")}`,
@@ -163,7 +165,7 @@ function figure(plot, width) {
       line(v ? "grid" : "axis", `M${EDGE.left} ${y(v)}H${right}`),
       h("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, plot.scale.tick(v)),
     ]),
-    times(from, to, width).map(t => h("text", { x: x(t), y: HEIGHT - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
+    times(from, to, width).map(t => h("text", { x: x(t), y: height - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
     line("axis", `M${EDGE.left} ${bottom}H${right}`),
     plot.rule && [line("rule", `M${EDGE.left} ${y(plot.rule)}H${right}`), h("text.rule-text", { x: EDGE.left + 4, y: y(plot.rule) - 4 }, "one-hour rule")],
     past.starts.filter(t => t > from && t < to).map(t => [line("start", `M${x(t)} ${EDGE.top}V${bottom}`),
@@ -176,7 +178,7 @@ function figure(plot, width) {
   ];
 }
 
-/** The plot as a table: at most TABLE_ROWS evenly spaced points, the latest first. */
+// The plot as a table: at most TABLE_ROWS evenly spaced points, the latest first.
 function numbers(plot, at, values) {
   const every = Math.max(1, Math.ceil(at.length / TABLE_ROWS));
   const picked = at.map((_, i) => i).filter(i => (at.length - 1 - i) % every === 0).reverse();
@@ -186,7 +188,7 @@ function numbers(plot, at, values) {
 
 const nearest = (at, time) => at.reduce((best, t, i) => Math.abs(t - time) < Math.abs(at[best] - time) ? i : best, 0);
 
-/** Draw the plots of the view that is shown. */
+// Draw the plots of the view that is shown.
 function draw() {
   for (const node of document.querySelectorAll(".plot")) {
     // Plots are drawn in pixels, so that text is not scaled.

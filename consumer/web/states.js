@@ -1,23 +1,23 @@
 // The state of pinstream in words, from the /status document: the headline, why it is so, and what to do.
 
 const BY_ITSELF = "Nothing is lost, and pinstream continues by itself";
-/** Seconds of throttling from which the headline says so; shorter waits are the normal pacing of the quota. */
+// Seconds of throttling from which the headline says so; shorter waits are the normal pacing of the quota.
 const THROTTLE_SHOWN = 3;
-/** Seconds without a report from which the headline names a worker; its row in the table does so after one second. */
+// Seconds without a report from which the headline names a worker; its row in the table does so after one second.
 const STILL_SHOWN = 5;
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => highest(s.partitions.map(p => p.lag_seconds));
-/** The number of partitions whose lag is not known yet. */
+// The number of partitions whose lag is not known yet.
 const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
-/** Whether the sum of the lags says anything: not before the group has assigned partitions, or while no broker answers. */
+// Whether the sum of the lags says anything: not before the group has assigned partitions, or while no broker answers.
 const lagKnown = s => !s.brokers_silent && s.joined && !unknownOf(s);
 const UNKNOWN = "unknown";
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
-/** Whether the ledger adds up: in total, in each partition, and by the engine's own check. */
+// Whether the ledger adds up: in total, in each partition, and by the engine's own check.
 const addsUp = s => sumsUp(s.ledger) && s.partitions.every(p => sumsUp(p.ledger)) && !s.ledger_mismatch;
 
-/** The state as [kind, tone, headline, { label: sentence }]. The most severe one that applies is returned. */
+// The state as [kind, tone, headline, { label: sentence }]. The most severe one that applies is returned.
 function stateOf(s) {
   const accounts = s.destination.accounts, wait = behind(s);
   const halted = accounts.filter(a => a.state === "halted"), away = accounts.filter(a => a.state === "unreachable");
@@ -90,7 +90,7 @@ function haltState(halted, away, accounts) {
   }];
 }
 
-/** Seconds that this machine's clock is behind: by Pinterest's clock, else by the records' timestamps. */
+// Seconds that this machine's clock is behind: by Pinterest's clock, else by the records' timestamps.
 const clockOff = c => Math.abs(c.behind_platform || 0) >= 60 ? c.behind_platform : c.behind_records >= 60 ? c.behind_records : 0;
 
 function clockState(c) {

@@ -45,12 +45,46 @@ class Document:
     version: int = figure("1. Within a version fields are only added.")
     statistics: Statistics = figure(path=".")
 
+    @derived("outside_ledger[]")
+    def outside_ledger(self) -> tuple[str, ...]:
+        """What is outside the ledger since the start, in words: never read, or received by another destination."""
+        seen, counts = self.statistics, self.statistics.counters
+        recreated, several = ", ".join(counts.topics_made_anew), len(counts.topics_made_anew) > 1
+        sentences = {
+            f"Kafka removed up to {_many(counts.removed_unread, 'record')} before they were read: raise the topic's "
+            "retention.": counts.removed_unread,
+            f"{recreated} {'were' if several else 'was'} deleted and created again, and read from the beginning. "
+            "Records that were unread before are lost.": recreated,
+            f"The position went back {_many(counts.positions_went_back, 'time')}: a log was truncated, or a topic "
+            "created again.": counts.positions_went_back,
+            f"{_many(seen.other_destination, 'partition')} began at an offset that the group had committed for "
+            "another destination: earlier records are not sent to this one.": seen.other_destination,
+        }
+        return tuple(sentence for sentence, applies in sentences.items() if applies)
+
+    @derived("members_differ_in_words[]")
+    def members_differ_in_words(self) -> tuple[str, ...]:
+        """What `members_differ` means: normal during a rollout, and wrong after it."""
+        names = self.statistics.members_differ
+        own = ", ".join(name for name in names if name != "destination")
+        sentences = {
+            f"Other members of the group send by another {own}: normal while an update is rolled out. After it, give "
+            "all the same.": own,
+            "Members that share the key store send to another URL for the same ad account: each has a quota and a "
+            "memory of its own. Give all the same, or see PINSTREAM_DESTINATION.": "destination" in names,
+        }
+        return tuple(sentence for sentence, applies in sentences.items() if applies)
+
     @derived(
         "event_quality.gaps[]", status_note="Of a whole group and day only: see [platform.md](platform.md)."
     )
     def gaps(self) -> tuple[str, ...]:
         """Of which events Pinterest sees much less or more of a component than was sent, and the probable cause."""
         return quality.gaps(self.statistics.event_quality, self.statistics.coverage)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def status_document(statistics: Statistics, info: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,17 @@ const HOUR = 3600;
 
 const $ = id => document.getElementById(id);
 const n = x => x == null ? NONE : x.toLocaleString("en");
-/** A count with its noun. A line may break between a long number and its noun, never inside the number. */
+// A count with its noun. A line may break between a long number and its noun, never inside the number.
 const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
-/** The CSS classes of a large figure: the longer it is, the smaller its font, to stay on one line. */
+// The CSS classes of a large figure: the longer it is, the smaller its font, to stay on one line.
 const big = (figure, cls) => ["big", cls, ["", "long", "longer", "longest"][[9, 13, 17].filter(limit => String(figure).length > limit).length]]
   .filter(Boolean).join(" ");
 const sum = list => list.reduce((all, one) => all + one, 0);
 
-/** The largest value that is not null; null if there is none. */
+// The largest value that is not null; null if there is none.
 const highest = list => list.reduce((top, x) => x == null ? top : top == null ? x : Math.max(top, x), null);
 
-/** A share in percent, rounded down, so that 100 % means all and 0 % means none (1e-9 absorbs floating-point error). */
+// A share in percent, rounded down, so that 100 % means all and 0 % means none (1e-9 absorbs floating-point error).
 function share(part, whole, digits = 2) {
   if (!whole) return NONE;
   if (part === whole) return "100" + NBSP + "%";
@@ -27,7 +27,7 @@ function share(part, whole, digits = 2) {
   return Math.min(down, 100 - 1 / scale).toFixed(part ? digits : 0) + NBSP + "%";
 }
 
-/** Seconds as text with a unit. */
+// Seconds as text with a unit.
 function age(s) {
   if (s == null) return NONE;
   if (s < 10 && s !== Math.round(s)) return s.toFixed(1) + NBSP + "s";
@@ -37,7 +37,7 @@ function age(s) {
   return Math.round(s / 86400) + NBSP + "days";
 }
 
-/** How long a call took. */
+// How long a call took.
 const took = s => s == null || s >= 1 ? age(s) : Math.round(s * 1000) + NBSP + "ms";
 
 function bytes(x) {
@@ -46,21 +46,21 @@ function bytes(x) {
   return (power ? (x / 1024 ** power).toFixed(1) : n(x)) + NBSP + ["bytes", "KiB", "MiB", "GiB", "TiB"][power];
 }
 
-/** A rate: two decimals below 1, one below 10, none above. */
+// A rate: two decimals below 1, one below 10, none above.
 const rate = x => x == null ? NONE : x === 0 ? "0" : x < 10 ? x.toFixed(x < 1 ? 2 : 1) : n(Math.round(x));
 
-/** Unix seconds as the local time of day. */
+// Unix seconds as the local time of day.
 const clock = (unix, seconds = true) => new Date(unix * 1000).toLocaleTimeString("en-GB",
   seconds ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : { hour: "2-digit", minute: "2-digit" });
 
-/** The local time of day, with the date unless it is today. */
+// The local time of day, with the date unless it is today.
 const moment = unix => new Date(unix * 1000).toDateString() === new Date().toDateString() ? clock(unix)
   : new Date(unix * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) + ", " + clock(unix, false);
 
-/** A coordinate in pixels, rounded: an SVG path has thousands of them. */
+// A coordinate in pixels, rounded: an SVG path has thousands of them.
 const px = x => Math.round(x * 10) / 10;
 
-/** Describe an element for `put`: h("p.soft", "text", …), with its classes; an object before the content has its attributes. */
+// Describe an element for `put`: h("p.soft", "text", …), with its classes; an object before the content has its attributes.
 function h(selector, ...children) {
   const [tag, ...classes] = selector.split(".");
   const more = children[0]?.constructor === Object && !children[0].tag ? children.shift() : {};
@@ -96,7 +96,7 @@ function put(at, ...children) {
   while (parent.childNodes.length > list.length) parent.lastChild.remove();
 }
 
-/** Fill the element `id`, and show its card `by-id` only if there is something in it. */
+// Fill the element `id`, and show its card `by-id` only if there is something in it.
 function putIf(id, ...children) {
   put(id, ...children);
   $("by-" + id).hidden = !wanted(children).length;
@@ -120,7 +120,7 @@ function rows(heads, lines) {
   ];
 }
 
-/** A table named by the heading above it; the sentence `none` if it has no lines. */
+// A table named by the heading above it; the sentence `none` if it has no lines.
 const table = (id, heads, lines, none = "None since the start.", cls = "stack") => lines.length
   ? h("table", { class: cls, role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines)) : none && h("p.soft", none);
 const showTable = (id, ...more) => put(id, table(id, ...more));

@@ -3,7 +3,7 @@
 const card = (id, title, note, ...more) => h("div.card", { id: "by-" + id }, h("h3", { id: "h-" + id }, title), note && h("p.soft", note), more.length ? more : h("div", { id }));
 const plot = id => h("figure.plot.card", { "data-plot": id });
 const pair = (...cards) => h("div.pair", cards);
-/** What may be wider than the page, and then scrolls. */
+// What may be wider than the page, and then scrolls.
 const wide = (id, ...content) => h("div.wide", { id: content.length ? null : id, role: "region", "aria-labelledby": "h-" + id, tabindex: 0 }, content);
 const TABLE = id => h("table", { id, class: id, role: "table", "aria-labelledby": "h-" + id });
 
@@ -47,6 +47,8 @@ const VIEWS = {
     card("sections", "Records by section"), card("latest", "Latest dead letters"), card("notes", "Error messages and filtered records")],
 };
 
+put("period", h("legend", "Period:"), Object.entries({ 900: "15 min", 3600: "1 h", 21600: "6 h", 86400: "24 h" }).map(([value, name]) =>
+  h("label", h("input", { type: "radio", name: "span", value, checked: value == span ? "" : null }), " " + name)));
 for (const [id, [title, ...content]] of Object.entries(VIEWS)) {
   put(id, h("h2" + (id === "overview" ? ".unseen" : ""), { id: "h-" + id, tabindex: -1 }, title), content);
 }

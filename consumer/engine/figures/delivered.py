@@ -172,6 +172,28 @@ _EVERYWHERE: Final[_Targets] = ((0.95, None),)
 _BESIDE: Final[_Targets] = ((0.5, OF_CUSTOMERS),)
 
 
+# What the page calls the parameters.
+_LABELS: Final[Mapping[str, str]] = {
+    "em": "E-mail, hashed",
+    "ph": "Phone, hashed",
+    "external_id": "Customer id, hashed",
+    "click_id": "Click id",
+    "client_ip_address": "IP address",
+    "client_user_agent": "Browser",
+    "hashed_maids": "Advertising id, hashed",
+    "event_id": "Event id",
+    "name": "Name, hashed",
+    "place": "Country and place, hashed",
+    "birth": "Birthday, hashed",
+    "value": "Value",
+    "currency": "Currency",
+    "content_ids": "Product ids",
+    "order_id": "Order id",
+    "event_source_url": "Page address",
+    "opt_out": "Opt-out flag",
+}
+
+
 @snapshot
 class Parameter:
     """A recommended parameter: the paths that it needs, all of them, and what the platform advises about it."""
@@ -188,6 +210,11 @@ class Parameter:
     targets: _Targets = ()
     sources: tuple[str, ...] = ()
     """Where an event that carries it happens, of `web` and `app`; none: anywhere."""
+
+    @derived("label")
+    def label(self) -> str:
+        """What the page calls it."""
+        return _LABELS[self.id]
 
 
 # In this order: what matches an event to a person (without a match, nothing else counts), the platform's own "resilient

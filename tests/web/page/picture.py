@@ -45,7 +45,23 @@ def scene() -> dict[str, Any]:
         one["lag"] = one["ledger"]["open"] + behind
         one["end"] = one["committed"] + one["lag"]
     made["oldest_open"] = scenes.oldest("batch", max(one["lag_seconds"] for one in made["partitions"]))
-    return made | {"certificates": [], "members_differ": []}
+    value = {
+        "add_to_cart": {
+            "EUR": {"events": 241_300, "value": 16_402_118},
+            "USD": {"events": 113_660, "value": 8_021_377},
+        },
+        "checkout": {
+            "EUR": {"events": 47_511, "value": 4_177_909},
+            "USD": {"events": 22_321, "value": 2_110_455},
+        },
+    }
+    more: dict[str, Any] = {
+        "certificates": [],
+        "members_differ": [],
+        "members_differ_in_words": [],
+        "outside_ledger": [],
+    }
+    return made | more | {"delivered_value": {"hour": value, "day": value}}
 
 
 def history() -> dict[str, Any]:

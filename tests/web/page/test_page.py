@@ -6,7 +6,6 @@ import re
 from importlib.resources import files
 
 from consumer.web.server import render_page
-from tests.web.page.scenes import IDS
 
 SCRIPT = re.findall(r"<script>(.*?)</script>", render_page(), re.DOTALL)
 STYLE = re.findall(r"<style>(.*?)</style>", render_page(), re.DOTALL)
@@ -75,9 +74,3 @@ def test_page_follows_the_reader_s_preferences() -> None:
     """Light and dark, and no motion if the reader prefers none."""
     assert "light-dark(" in STYLE[0]
     assert "animation" not in STYLE[0].partition("prefers-reduced-motion: no-preference")[0]
-
-
-def test_page_has_words_for_every_code_of_status() -> None:
-    """Each parameter has words."""
-    for one_id in IDS:
-        assert re.search(rf"\b{one_id}: \"", SCRIPT[0]), one_id
