@@ -99,7 +99,7 @@ def _strange(rule: FieldRule, leaf: SampledPath, by_name: float, by_doc: float) 
         words += leaf.own
         words += filter(str.islower, leaf.parent) if rule.clear == "way" else ()
     elif rule.clear == "way":
-        words += leaf.said
+        words += [*leaf.said, *filter(str.islower, leaf.said_around)]
     # An amount of litres is no money.
     if rule.clear == "doc" and not {*leaf.said, *leaf.said_around} & rule.known:
         words += leaf.said
@@ -145,7 +145,7 @@ def _with_values(score: float, target: str, rule: FieldRule, leaf: SampledPath) 
     if alone and not score:
         is_other = {*leaf.own, *leaf.parent} & (rule.never | rule.others)
         return 0.0 if is_other else alone
-    if leaf.form in rule.unlike:
+    if not score or leaf.form in rule.unlike:
         return 0.0
     if rule.forms and not leaf.source.kinds & DAYS:
         return score if sum(leaf.share(FORMS[form]) for form in rule.forms) >= 0.8 else 0.0

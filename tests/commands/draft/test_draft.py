@@ -299,6 +299,7 @@ def test_the_currency_is_named(tmp_path: Path, values: dict[str, str], expected:
     [
         ("agent_email", "a@b.com"),
         ("broker", "a@b.com"),
+        ("f7|E-mail address of the broker.", "a@b.com"),
         ("to_email", "a@b.com"),
         ("broker_phone", "+4915112345678"),
         ("doctor_last_name", "Kim"),
@@ -311,9 +312,11 @@ def test_the_currency_is_named(tmp_path: Path, values: dict[str, str], expected:
 )
 def test_another_person_is_not_the_customer(tmp_path: Path, name: str, value: str) -> None:
     """A word that may say whose it is keeps a line of [user_data] a comment."""
+    name, _, doc = name.partition("|")
     parent, _, inner = name.rpartition(".")
     kind = avro.record("Of", **{inner: "string"}) if parent else "string"
-    schema = avro.record("Event", id="string", created_at=MILLIS, type="string", **{parent or inner: kind})
+    schema = avro.record("Event", avro.field(parent or inner, kind, doc=doc), id="string", created_at=MILLIS,
+                         type="string")  # fmt: skip
     fixed = {
         "created_at": 1_772_366_340_000,
         "type": "signup",
@@ -336,6 +339,10 @@ def test_another_person_is_not_the_customer(tmp_path: Path, name: str, value: st
         ("mo|Whether the customer opted out of ads.", "true means no"),
         ("email_consent|False after the customer opted out.", "which values are consent"),
         ("analytics_cookies", ""),
+        ("rgpd_ok", ""),
+        ("aceptaPublicidad", ""),
+        ("toestemmingReclame", ""),
+        ("zgodaMarketingowa", ""),
         ("marketing_opt_in", ""),
     ],
 )
@@ -352,18 +359,21 @@ def test_an_opt_out_is_not_inverted(tmp_path: Path, field: str, expected: str) -
 
 def test_a_name_beside_consent_is_not_shown(tmp_path: Path) -> None:
     """Of texts that may be consent only plain words are shown."""
-    schema = _order(avro.field("consent_given_by", "string"), avro.field("consent_state", "string"))
+    schema = _order(avro.field("consent_given_by", "string"), avro.field("consent_state", "string"),
+                    avro.field("consent_choice", "string"))  # fmt: skip
     fixed = {
         "created_at": 1_772_366_340_000,
         "email": "a@b.com",
         "currency": "EUR",
         "consent_given_by": "Jane Smith",
     }
-    records = [{"id": f"o{n}", "consent_state": "granted", **fixed} for n in range(120)]
+    known = {"consent_state": "granted", "consent_choice": "Opted In"}
+    records = [{"id": f"o{n}", **known, **fixed} for n in range(120)]
     text = drafted(tmp_path, schema, records)
     assert '"consent_given_by"' in text
     assert "Jane" not in text
     assert "granted 100%" in text
+    assert "Opted In 100%" in text
 
 
 @pytest.mark.parametrize(
