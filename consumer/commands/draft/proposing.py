@@ -130,7 +130,9 @@ class Proposal:
             # The record's own name says more than words that are not known; and what is called a name may be anyone's.
             is_vague = of_type not in ("", FILTER) or leaf.own == ("NAME",)
             if one and (known or not events or not is_vague):
-                read.append((round(known - 0.5 * (1 - leaf.filled), 1), one, events))
+                # What is the same for all is no type of event, if there is another one.
+                rank = known - 0.5 * (1 - leaf.filled) - 0.4 * (len(events) == 1)
+                read.append((round(rank, 1), one, events))
         if read:
             read.sort(key=lambda rank: (-rank[0], -rank[1].score))
             _, one, events = read[0]

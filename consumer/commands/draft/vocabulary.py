@@ -75,7 +75,7 @@ def concepts_of(text: str) -> tuple[str, ...]:
     while words:
         word = words.pop(0)
         # "post code" is a "postcode".
-        if words and word + words[0] in _CONCEPTS:
+        if len(word) > 1 and words and word + words[0] in _CONCEPTS:
             word += words.pop(0)
         known = _known(word)
         found += (word,) if known is None else known
