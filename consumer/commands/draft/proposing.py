@@ -205,12 +205,11 @@ class Proposal:
 
     def _currency_path(self) -> SampledPath | None:
         """Return the path of the currency, the one beside the value first; None: there is none, or they differ."""
-        found, value = self._found[_CURRENCY], [one.leaf.beside for one in self._found[_VALUE][:1]]
-        found.sort(key=lambda one: -(one.score + 0.1 * (one.leaf.beside in value)))
-        sure = [one.leaf for one in found if one.score >= SURE]
+        value = [one.leaf.beside for one in self._found[_VALUE][:1]]
+        sure = [one.leaf for one in self._found[_CURRENCY] if one.score >= SURE]
         # One beside the value is its own, unless another one is there, too.
         rivals = [one for one in sure if one.beside in value] or sure
-        return sure[0] if sure and all(one.counts == sure[0].counts for one in rivals) else None
+        return rivals[0] if rivals and all(one.counts == rivals[0].counts for one in rivals) else None
 
     def _propose(self, target: str, found: list[Candidate]) -> None:
         """Propose the surest path for a field, and others as comments. It is in force if nothing is doubtful, or if no
@@ -226,8 +225,9 @@ class Proposal:
             # Who pays is the shopper, who receives it may be another; and an order's id is rather not the event's.
             is_receiver = is_user and "DELIVERY" in one.leaf.around.union(one.leaf.own)
             is_event = target == _ORDER_ID and quoted(one.leaf.path) == event_id
-            # A country, a city and a code of one address belong together.
-            return one.score - 0.08 * is_receiver - 0.1 * is_event + 0.05 * (one.leaf.beside in address)
+            # A country, a city and a code of one address belong together; and money is read with this currency.
+            is_near = 0.05 * (one.leaf.beside in address) + (one.leaf is self._currency)
+            return one.score - 0.08 * is_receiver - 0.1 * is_event + is_near
 
         found.sort(key=rank, reverse=True)
         if target == "custom_data.num_items" and self._line(f"{CONTENTS}.quantity"):
