@@ -1,4 +1,4 @@
-"""Mask a record: a value is shown only if it is known to say nothing about a person.
+"""Decode a record to show it, and mask it: a value is shown only if it is known to say nothing about a person.
 
 Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and no
 other field. Everything else becomes ``***``. Nulls and the structure stay.
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from consumer.avro.decode import Decoder
 from consumer.avro.paths import EACH, ORIGIN, Path, Source
 from consumer.avro.schema import Array, AvroType, Map, Primitive, Union, parse
 from consumer.avro.schema import Record as RecordType
@@ -24,8 +25,11 @@ from consumer.conversion.computed.expressions import asked_by
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS
-from consumer.engine.model import CommerceEvent, section_of
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, section_of
 from consumer.engine.sending.masking import MASK, mask
+from consumer.errors import KafkaError
+from consumer.ports import Schemas
 
 _IDENTIFIERS: Final = frozenset(
     {
@@ -169,6 +173,25 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from _texts(inner, (*path, name))
     elif value is not None:
         yield path, value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
+
+
+async def decode_now(
+    decoder: Decoder, record: Record, topic: str, writers: Schemas, partition: int = -1
+) -> CommerceEvent | Rejection | Filtered | None:
+    """Return the decoded record, or why it cannot be decoded; None for a tombstone. Raises `KafkaError`."""
+    decoded = decoder.decode(record, topic, partition)
+    while isinstance(decoded, SchemaRef):  # of the value, then of the key
+        # One try: a person is waiting, and can run it again.
+        answer = await writers.fetch(FetchSchema(decoded))
+        if isinstance(answer, SchemaMissing):
+            return decoder.missing(decoded)
+        if not isinstance(answer, SchemaFound):
+            raise KafkaError(
+                f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
+            )
+        decoder.add_schema(decoded, answer.schema, answer.kind)
+        decoded = decoder.decode(record, topic, partition)
+    return decoded
 
 
 def masker_of(event: CommerceEvent, mapped: Sections, *others: Sections) -> Masker:

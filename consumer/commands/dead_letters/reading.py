@@ -32,7 +32,7 @@ from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.base import iso
 from consumer.commands.dead_letters.options import Filters
-from consumer.commands.replay.bounded_run import watch
+from consumer.commands.replay.bounded_run import scan_shown
 from consumer.engine.model import Chunk, Record
 from consumer.errors import UsageError
 from consumer.settings import Settings
@@ -218,20 +218,13 @@ class DeadLetters:
 
     async def _records(self, what: str) -> AsyncGenerator[tuple[int, Record], None]:
         """Yield each record of one pass over `ranges`, with its partition, and show the progress."""
-        at = {one.partition: one.begin for one in self.ranges}
-        begun, total = sum(at.values()), sum(one.end - one.begin for one in self.ranges)
-        with watch(f"{what} {self.name}", total) as show:
-            # Closed explicitly, also after an error: a client of librdkafka that lives until the process ends can
-            # crash it.
-            async with contextlib.aclosing(self.reader.scan(self.ranges)) as scanned:
-                async for chunks in scanned:
-                    for chunk in chunks:
-                        self.note_epoch(chunk)
-                        for record in chunk.records:
-                            yield chunk.partition, record
-                        # Count offsets: how many of them are records is not known before the end.
-                        at[chunk.partition] = chunk.records[-1].offset + 1
-                    show(sum(at.values()) - begun, "")
+        scanned = scan_shown(f"{what} {self.name}", self.ranges, self.reader.scan(self.ranges))
+        async with contextlib.aclosing(scanned):
+            async for chunks in scanned:
+                for chunk in chunks:
+                    self.note_epoch(chunk)
+                    for record in chunk.records:
+                        yield chunk.partition, record
 
 
 async def find(

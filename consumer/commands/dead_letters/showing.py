@@ -20,10 +20,9 @@ from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.reading import DeadLetters, LetterReader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
-from consumer.commands.payload import masker_of
+from consumer.commands.payload import decode_now, masker_of
 from consumer.commands.results import print_result, prose, table
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef
+from consumer.engine.model import Filtered, Rejection, SchemaRef
 from consumer.engine.sending.masking import mask
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
@@ -112,7 +111,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Lette
     mapped = building.sections(settings, local)
     writers = building.writer_schemas(settings, local)
     try:
-        decoded = await _decoded(
+        decoded = await decode_now(
             building.decoder(settings, mapped, whole=True), record, letter.origin.topic, writers
         )
     finally:
@@ -133,25 +132,6 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Lette
             decoded.pop(ORIGIN, None)  # its headers may be personal
             shown["record"] = masker_of(decoded, mapped).masked(decoded)
     return shown
-
-
-async def _decoded(
-    decoder: Decoder, record: Record, topic: str, writers: Any
-) -> CommerceEvent | Rejection | Filtered | None:
-    """Return the decoded record, or why it cannot be decoded; None for a tombstone. Raises `KafkaError`."""
-    decoded = decoder.decode(record, topic)
-    while isinstance(decoded, SchemaRef):  # of the value, then of the key
-        # One try: a person is waiting, and can run it again.
-        answer = await writers.fetch(FetchSchema(decoded))
-        if isinstance(answer, SchemaMissing):
-            return decoder.missing(decoded)
-        if not isinstance(answer, SchemaFound):
-            raise KafkaError(
-                f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
-            )
-        decoder.add_schema(decoded, answer.schema, answer.kind)
-        decoded = decoder.decode(record, topic)
-    return decoded
 
 
 def _show(document: dict[str, Any], console: Console) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -30,11 +30,13 @@ from rich.progress import (
 )
 
 from consumer import logs
+from consumer.adapters.kafka.ranges import Range
 from consumer.app import building
 from consumer.app.run import tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import on_terminal, say
 from consumer.engine.figures.statistics import Statistics
+from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import Incomplete, PinstreamError
 from consumer.ports import RecordSource
 from consumer.service import Service
@@ -210,6 +212,23 @@ def watch(
             progress.update(task, completed=min(done, total), note=note, rate=rate)
 
         yield bar
+
+
+async def scan_shown(
+    what: str, ranges: Sequence[Range], scanned: AsyncGenerator[list[Chunk], None]
+) -> AsyncGenerator[list[Chunk], None]:
+    """Yield the chunks of a scan of `ranges`, and show its progress. Closes the scan, which a caller that stops early
+    has to ask for (`aclosing`): a client of librdkafka that lives until the process ends can crash it."""
+    # Count offsets: how many of them are records is not known before the end.
+    at = {one.name: one.begin for one in ranges}
+    begun, total = sum(at.values()), sum(one.end - one.begin for one in ranges)
+    with watch(what, total) as show:
+        async with contextlib.aclosing(scanned):
+            async for chunks in scanned:
+                yield chunks
+                for one in chunks:
+                    at[TopicPartition(one.topic, one.partition)] = one.records[-1].offset + 1
+                show(sum(at.values()) - begun, "")
 
 
 def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:

@@ -15,7 +15,7 @@ from consumer.adapters.kafka import letters
 from consumer.avro.decode import framing_of
 from consumer.commands import main
 from consumer.commands.dead_letters.redrive import OfOrigin
-from consumer.commands.dead_letters.showing import _decoded
+from consumer.commands.payload import decode_now
 from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine.messages import (
     Assigned,
@@ -140,7 +140,7 @@ def test_a_letter_is_shown_though_its_key_has_a_schema_of_its_own() -> None:
 
     both.whole.forget(SchemaRef("id", "7"))
     record = Record(0, -1, FRAMED, value_of(both), ())
-    decoded = asyncio.run(_decoded(both.whole, record, "t", Writers()))
+    decoded = asyncio.run(decode_now(both.whole, record, "t", Writers()))
     assert isinstance(decoded, dict)
     assert asked == [SchemaRef("id", "7"), KEY]
 
