@@ -30,6 +30,7 @@ _COMMANDS = {
     "replay": "Send a bounded part of topics through the same pipeline again, then exit.",
     "run": "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.",
     "sandbox": "Run a strict sandbox of the Conversions API, for development and load tests, until Ctrl-C.",
+    "trace": "Say what became of events, each by its event id, its order id, or TOPIC:PARTITION:OFFSET.",
 }
 # Commands that have a folder; the others have a module.
 _FOLDERS = ("check", "dead-letters", "draft", "explain", "replay")

@@ -6,6 +6,7 @@ that there are: see `consumer.adapters.kafka.ranges.named_partitions`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from typing import Final
@@ -15,6 +16,7 @@ import click
 from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.base import OptionDecorator, flag_option, parse_time, repeatable
 from consumer.errors import UsageError
+from consumer.settings.values import parse_duration
 
 # The result is the last line of stdout, not all of it: so a script need not know the other lines.
 JSON_OPTION: Final = flag_option("--json", "as_json", help="The last line on stdout is the result as JSON.")
@@ -95,6 +97,13 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
     if milliseconds > now * 1000:
         raise UsageError(f"{option} {text} is in the future; the end is `end`")
     return Bound("time", milliseconds)
+
+
+def parse_since(text: str, option: str, now: float) -> int:
+    """Parse a duration before `now` (``2d``), or a time, as milliseconds since 1970. Raises `UsageError`."""
+    with contextlib.suppress(ValueError):
+        return int((now - parse_duration(text)) * 1000)
+    return parse_time(text, option, "a duration before now, such as 2d, or an ISO 8601 time")
 
 
 def check_order(start: Bound, stop: Bound) -> None:

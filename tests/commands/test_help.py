@@ -44,6 +44,7 @@ def test_every_promised_command_is_there() -> None:
         "sandbox",
         "dead-letters",
         "offsets",
+        "trace",
     }
     assert COMMANDS.keys() == promised
     assert {path for path in leaves() if path[0] == "offsets"} == {
