@@ -27,6 +27,7 @@ _COMMANDS = {
     "init": "Lay down a small project in FOLDER: settings, schema, mapping, sample events, and a test of the mapping.",
     "offsets": "Show or change the committed offsets of the consumer group.",
     "produce": "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
+    "reconcile": "Compare the shop's list of orders (CSV or NDJSON; - is standard input) with the receipts.",
     "replay": "Send a bounded part of topics through the same pipeline again, then exit.",
     "run": "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.",
     "sandbox": "Run a strict sandbox of the Conversions API, for development and load tests, until Ctrl-C.",

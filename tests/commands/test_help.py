@@ -45,6 +45,7 @@ def test_every_promised_command_is_there() -> None:
         "dead-letters",
         "offsets",
         "trace",
+        "reconcile",
     }
     assert COMMANDS.keys() == promised
     assert {path for path in leaves() if path[0] == "offsets"} == {

@@ -166,7 +166,7 @@ class ExpressionReader:
             raise Unreadable(f"{name} counts in several units: put a time around each of its parts")
         if typed and unit is not None:
             raise Unreadable(f"{name} is {listed(typed)}, so its unit is known: remove unit")
-        zone = _zone(said["zone"]) if "zone" in said else None
+        zone = zone_named(said["zone"]) if "zone" in said else None
         is_local = all(isinstance(one, Source) and one.is_local for one in results_of(of))
         if zone is not None and typed & TIMESTAMPS.keys() and not is_local:
             raise Unreadable(
@@ -377,7 +377,7 @@ def texts_of(of: Expression) -> frozenset[str] | None:
     return frozenset(texts)
 
 
-def _zone(name: Any) -> tzinfo:
+def zone_named(name: Any) -> tzinfo:
     """Return a zone by its name in the IANA's database, or by its distance from UTC."""
     try:
         if str(name)[:1] in ("+", "-"):
