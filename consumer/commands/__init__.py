@@ -19,6 +19,7 @@ from consumer.commands.base import DebugCommand, Group
 # Command -> the first sentence of its help. It is here because a command is imported only when it is called, so that
 # ``pinstream --help`` is quick.
 _COMMANDS = {
+    "audit": "Add up the receipts of a group, and compare them with the offsets of its topics.",
     "check": "Check whether this configuration is fit to run.",
     "dead-letters": "List, show and redrive records that could not be delivered.",
     "demo": "Run the whole system on this machine: broker, sandbox, producer, consumer and page.",

@@ -46,6 +46,7 @@ def test_every_promised_command_is_there() -> None:
         "offsets",
         "trace",
         "reconcile",
+        "audit",
     }
     assert COMMANDS.keys() == promised
     assert {path for path in leaves() if path[0] == "offsets"} == {
