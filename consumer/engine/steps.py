@@ -450,7 +450,13 @@ class Steps:
         else:
             runs, _ = divide(runs, attrgetter("ours"))
         move_all(runs, RecordStage.RECEIPTING)
-        self.receipts.add([Receipt(run, outcome, then, letter) for run in runs])
+        limit = self.receipts.limit  # a run may be as long as a fetch
+        parts = [
+            Run(block, at, min(at + limit, end))
+            for block, first, end in runs
+            for at in range(first, end, limit)
+        ]
+        self.receipts.add([Receipt(part, outcome, then, letter) for part in parts])
 
     def concluded(
         self, runs: Sequence[Run], then: RecordStage, code: str | None, letter: m.DeadLetter | None

@@ -207,6 +207,18 @@ def test_only_the_receipts_that_were_not_stored_are_written_again() -> None:
     assert core.statistics().totals.open == 0
 
 
+def test_a_write_has_no_more_receipts_than_a_crash_may_repeat() -> None:
+    """Also of neighbours that are filtered or were delivered before, of which a run may be as long as a fetch."""
+    core = Core(receipts=True, concurrency=2, batch_events=1)
+    core.assign(0)
+    core.fetch(*[filtered()] * 5)
+    sizes = []
+    while core.has(m.StoreReceipts):
+        sizes.append(len(dispositions(store(core))))
+    assert sizes == [2, 2, 1]
+    assert core.statistics().totals.filtered == 5
+
+
 @pytest.mark.parametrize("values", [(filtered(),), (unconvertible(),), (event("a"),)])
 def test_a_revoke_waits_for_receipts(values: tuple[bytes, ...]) -> None:
     """A revoke waits for the receipt of an outcome, and commits past its record then."""

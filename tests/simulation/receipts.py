@@ -56,9 +56,7 @@ class ReceiptsClient:
                 require(not self._writing, "one write of receipts at a time", number)
                 self._writing[number] = [self._checked(one) for one in receipts]
                 rows = sum(len(one.records) for one in receipts)
-                require(
-                    rows <= self._at_risk or len(receipts) == 1, "a write of receipts has its limit", rows
-                )
+                require(rows <= self._at_risk, "a write of receipts has its limit", rows)
                 ahead = sum(len(one.records) for one in receipts if one.outcome.is_delivered) + len(
                     self._keys - self._member.watch.taken_over
                 )

@@ -56,7 +56,7 @@ class Outbox(Generic[T]):
 
     def __init__(self, backoff: Backoff, limit: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
         self._backoff = backoff
-        self._limit = limit
+        self.limit = limit
         self._rows_in = rows_in
         self._waiting: list[T] = []
         self.writing: list[T] = []
@@ -117,7 +117,7 @@ class Outbox(Generic[T]):
         self._number = number
         up_to = [*accumulate(map(self._rows_in, self._waiting))]
         # At least one item, however many records it stands for: a run of more than `limit` must not wait indefinitely.
-        count = max(1, bisect_right(up_to, self._limit))
+        count = max(1, bisect_right(up_to, self.limit))
         self.writing, self._waiting = self._waiting[:count], self._waiting[count:]
         return self.writing
 
