@@ -35,6 +35,8 @@ from consumer.ports import WrittenReceipts
 _Code = confluent_kafka.KafkaError
 # Seconds between two polls of a write: a broker answers within some milliseconds.
 _POLL_SECONDS: Final = 0.003
+# Seconds of encoding after which other work of the event loop goes on.
+_SLICE_SECONDS: Final = 0.02
 _BATCH_BYTES: Final = 1_000_000
 _LEAST_BYTES: Final = 2048
 """Bytes of a batch at least: one receipt with its key."""
@@ -117,7 +119,12 @@ class ReceiptProducer:
     ) -> dict[int, confluent_kafka.KafkaError]:
         """Write, and return the errors by the places of the receipts that were not acknowledged."""
         failed: dict[int, confluent_kafka.KafkaError] = {}
+        others_wait_since = time.monotonic()
         for at, some in enumerate(receipts):
+            # Thousands of records that are no events take half a second.
+            if time.monotonic() > others_wait_since + _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                others_wait_since = time.monotonic()
             messages = encoder.encode(some)
             partition, report = some.partition % count, partial(_note, failed, at)
             queued = producer.produce_batch(self._topic, messages, partition=partition, on_delivery=report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
@@ -127,6 +128,32 @@ async def test_each_receipt_is_a_record(each_kafka: Kafka, make: Make) -> None:
     assert [orjson.loads(one.key() or b"") for one in messages] == [
         ["shop", "pinterest", source, "id", 2, record.offset] for record in of.records
     ]
+
+
+async def test_other_work_goes_on_while_many_are_encoded(
+    each_kafka: Kafka, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of records that are no events take half a second: the event loop is not held for all of them."""
+    turns: list[str] = []
+
+    async def other_work() -> None:
+        while True:
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    def encode(_: Receipts) -> list[Any]:
+        turns.append("encode")
+        return []
+
+    slow, writer = encoder(), make(each_kafka.config, unique("receipts"))
+    await until_stored(writer, [rows(EVENT)])
+    monkeypatch.setattr(slow, "encode", encode)
+    monkeypatch.setattr("consumer.adapters.receipts.writer._SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(writer, "_encoder", slow)
+    other = asyncio.create_task(other_work())
+    assert (await writer.store([rows(EVENT)] * 3)).stored == [True] * 3
+    other.cancel()
+    assert [one for one, _ in itertools.groupby(turns)].count("encode") == 3
 
 
 @pytest.mark.real_kafka
