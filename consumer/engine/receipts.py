@@ -14,8 +14,10 @@ No field is shown by a repr that holds an event or a part of it, since a repr ma
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from consumer.engine.model import Disposition, Record
@@ -54,9 +56,10 @@ class Outcome(NamedTuple):
 class Receipts:
     """Receipts of neighbours in a partition that have one outcome; a row for each record, in all columns.
 
-    `topic_id`: the topic's id; None: the brokers have none. `records`: as they were fetched. `bodies`: the JSON of each
-    event as it was, or would have been, sent; empty if the record became no event, which then has no kind, and whose
-    time is 0. `times`: when each event happened (unix seconds).
+    `topic_id`: the topic's id; None: the brokers have none. `records`: as they were fetched. `text`: the JSON of each
+    event as it was, or would have been, sent, with a comma behind each; a record that became no event has not even
+    that, no kind, and 0 as its time. `ends`: where those of each row end, counted from `begin` before the first.
+    `kind_numbers`: which of `kinds_there` each event is of. `times`: when each event happened (unix seconds).
     """
 
     topic: str
@@ -64,6 +67,21 @@ class Receipts:
     topic_id: str | None
     outcome: Outcome
     records: Sequence[Record] = field(repr=False)
-    bodies: Sequence[bytes] = field(repr=False)
-    kinds: Sequence[Kind | None] = field(repr=False)
-    times: Sequence[int] = field(repr=False)
+    text: bytes = field(repr=False)
+    begin: int
+    ends: array[int] = field(repr=False)
+    kinds_there: Sequence[Kind] = field(repr=False)
+    kind_numbers: Sequence[int] = field(repr=False)
+    times: array[int] = field(repr=False)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The JSON of each event; empty if the record is none."""
+        bounds = pairwise(end - self.begin for end in (self.begin, *self.ends))
+        return [self.text[start : end - 1] if end > start else b"" for start, end in bounds]
+
+    @property
+    def kinds(self) -> list[Kind | None]:
+        """The kind of each event; None if the record is none."""
+        of_rows = zip(self.kind_numbers, self.bodies, strict=True)
+        return [self.kinds_there[number] if body else None for number, body in of_rows]

@@ -99,7 +99,7 @@ class ReceiptEncoder:
 
     def plain(self, receipts: Receipts, row: int) -> Message:
         """Return the record of one receipt."""
-        record, body = receipts.records[row], receipts.bodies[row]
+        record = receipts.records[row]
         receipt, schema = self._common(receipts), schema_of(record)
         receipt["offset"], receipt["schema_id"] = record.offset, schema
         key = self._key(receipt)
@@ -107,7 +107,7 @@ class ReceiptEncoder:
             ids = self._read_ids(record, receipts.topic, receipts.partition)
             receipt["event_id"], receipt["order_id"] = ids
         else:
-            event = orjson.loads(body)
+            event = orjson.loads(receipts.bodies[row])
             custom = event.get("custom_data", {})
             receipt |= {name: event.get(name) for name in ("event_id", "action_source")}
             receipt |= {name: custom.get(name) for name in ("order_id", "value", "currency")}

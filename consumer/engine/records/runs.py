@@ -11,7 +11,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -142,17 +142,14 @@ def receipts_of(run: Run, outcome: Outcome) -> Receipts:
     """Return the receipts of rows that have this outcome."""
     block, first, end = run
     begin, of = block.start(first), block.assignment
-    text = bytes(block.page[begin : block.ends[end - 1]])
-    ends = [one - begin for one in block.ends[first:end]]
-    # Without the comma behind each; a record that is no event has not even that.
-    bodies = [text[start : after - 1] if after > start else b"" for start, after in pairwise([0, *ends])]
+    # Copied, because the block drops bodies and moves others while a write is under way.
+    with memoryview(block.page) as page:
+        text = bytes(page[begin : block.ends[end - 1]])
     records = [record for record in block.records[first:end] if record is not None]
     if len(records) < end - first:
         raise bug("a settled record was asked for again")
-    kinds, numbers = block.kinds, block.kind_numbers[first:end]
-    kinds_of_rows = [kinds[number] if body else None for number, body in zip(numbers, bodies, strict=True)]
-    times = block.times[first:end]
-    return Receipts(*of.tp, of.topic_id, outcome, records, bodies, kinds_of_rows, times)
+    ends, numbers, times = block.ends[first:end], block.kind_numbers[first:end], block.times[first:end]
+    return Receipts(*of.tp, of.topic_id, outcome, records, text, begin, ends, block.kinds, numbers, times)
 
 
 def move_all(runs: Iterable[Run], stage: RecordStage) -> None:

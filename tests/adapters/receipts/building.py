@@ -6,7 +6,7 @@ import io
 import json
 import time
 from array import array
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,12 @@ def rows(*bodies: bytes, topic: str = "orders", outcome: Outcome = DELIVERED, **
     """Receipts of events with these bodies; an empty one is of a record that is no event."""
     parts = {"timestamp": -1, "key": None, "value": b"\0\0\0\0\7datum", "headers": (), **record}
     records = [Record(10 + number, **parts) for number in range(len(bodies))]
-    kinds = [KIND if body else None for body in bodies]
+    parted = [body + b"," if body else b"" for body in bodies]
     times = array("q", [1_700_000_000 if body else 0 for body in bodies])
-    return Receipts(topic, 3, "AbCdEfGhIjKlMnOpQrStUv", outcome, records, [*bodies], kinds, times)
+    # Behind what is on the page of the block before them.
+    ends = array("q", accumulate((len(one) for one in parted), initial=50))[1:]
+    place = (topic, 3, "AbCdEfGhIjKlMnOpQrStUv")
+    return Receipts(*place, outcome, records, b"".join(parted), 50, ends, [KIND], bytes(len(bodies)), times)
 
 
 def shop(count: int) -> Receipts:
@@ -56,17 +59,9 @@ def shop(count: int) -> Receipts:
     records = [Record(number, -1, None, write(one.event), ()) for number, one in enumerate(made) if one.event]
     columns = Columns(Keys())
     CompiledReading(decoder, converter).read(records, time.time(), columns, "orders", 0)
-    kinds = [*columns.kinds]
-    return Receipts(
-        "orders",
-        0,
-        None,
-        DELIVERED,
-        records,
-        [columns.body(row)[:-1] for row in range(len(columns))],
-        [kinds[number] if columns.is_event(row) else None for row, number in enumerate(columns.kind_numbers)],
-        columns.times,
-    )
+    page, kinds = bytes(columns.page), [*columns.kinds]
+    numbers, times = columns.kind_numbers, columns.times
+    return Receipts("orders", 0, None, DELIVERED, records, page, 0, columns.ends, kinds, numbers, times)
 
 
 def read(value: bytes) -> dict[str, Any]:

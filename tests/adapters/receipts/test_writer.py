@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,7 +120,7 @@ async def test_each_receipt_is_a_record(each_kafka: Kafka, make: Make) -> None:
     """With its key, in the partition of the same number as its record's, whose receipts stay in order."""
     source, topic = create_topic(each_kafka, 4), unique("receipts")
     of = shop(600)
-    receipts = Receipts(source, 2, "id", of.outcome, of.records, of.bodies, of.kinds, of.times)
+    receipts = replace(of, topic=source, partition=2, topic_id="id")
     writer = make(each_kafka.config, topic)
     # The embedded broker names a topic before it can say how many partitions it has.
     await until_stored(writer, [receipts])

@@ -6,6 +6,7 @@ is escaped. No two objects of an event have fields of these names. What is escap
 names its schema in a header is left to Python.
 """
 
+from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromFormat, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t
@@ -34,23 +35,28 @@ cdef struct Part:
 
 
 def encode(receipts, plain, schema_of, bytes key, bytes head, bytes answer, bytes last):
-    """Return the records of these receipts. `plain` makes one of them in Python, `schema_of` names a
-    record's schema. `key`: the keys up to the offset;
-    `head`, `answer` and `last`: the values up to the offset, from the request's id to the attempts, and from the
-    mapping on."""
-    cdef list made = [], records = receipts.records, bodies = receipts.bodies, kinds = receipts.kinds
-    cdef object times = receipts.times, record, kind, value
+    """Return the records of these receipts. `plain` makes one of them in Python, `schema_of` names a record's schema.
+    `key`: the keys up to the offset; `head`, `answer` and `last`: the values up to the offset, from the request's id to
+    the attempts, and from the mapping on."""
+    cdef list made = [], records = receipts.records
+    cdef array.array ends = receipts.ends, times = receipts.times
+    cdef object record, kind, value, kinds = receipts.kinds_there, numbers = receipts.kind_numbers
     cdef tuple headers
-    cdef bytes known = b"", body
+    cdef bytes known = b"", page = receipts.text
+    cdef Part body = Part(PyBytes_AS_STRING(page), 0)
     cdef Text schema, text
     cdef Part found[FIELDS]
-    cdef int64_t offset
+    cdef int64_t offset, end = receipts.begin
     cdef Py_ssize_t row
+    if not len(ends) == len(times) == len(records) or (len(ends) and ends[-1] - end > len(page)):
+        raise ValueError("columns of receipts that do not fit each other")
     for row in range(len(records)):
-        record, body, kind = records[row], bodies[row], kinds[row]
+        record, body.data = records[row], body.data + body.size
+        body.size, end = ends.data.as_longlongs[row] - end, ends.data.as_longlongs[row]
         value, headers = (<tuple> record)[RECORD_VALUE], (<tuple> record)[RECORD_HEADERS]
         text.size, offset = 0, (<tuple> record)[RECORD_OFFSET]
-        if body and kind is not None and value is not None and not names_schema(headers) and find(body, found):
+        if body.size and value is not None and not names_schema(headers) and find(body, found):
+            kind = kinds[numbers[row]]
             if not known or not (<bytes> value).startswith(known):
                 known = (<bytes> value)[: 18 if value[:1] == b"\3" else 10 if value[:1] == b"\xc3" else 5]
                 schema.size = 0
@@ -62,7 +68,7 @@ def encode(receipts, plain, schema_of, bytes key, bytes head, bytes answer, byte
             part(&text, found[EVENT_ID])
             part(&text, found[ORDER_ID])
             raw(&text, b"\2", 1)
-            number(&text, <int64_t> times[row] * 1000)
+            number(&text, times.data.as_longlongs[row] * 1000)
             part(&text, found[SOURCE])
             part(&text, found[VALUE])
             part(&text, found[CURRENCY])
@@ -86,11 +92,11 @@ cdef bint names_schema(tuple headers) except -1:
     return False
 
 
-cdef bint find(bytes body, Part* found) noexcept:
+cdef bint find(Part body, Part* found) noexcept:
     """Find the fields in the JSON of an event; return False if one of them cannot be taken as it is."""
     # Behind the first name, so that what stands before a colon is as long as any name.
-    cdef const char* at = PyBytes_AS_STRING(body) + LONGEST
-    cdef const char* end = PyBytes_AS_STRING(body) + PyBytes_GET_SIZE(body)
+    cdef const char* at = body.data + LONGEST
+    cdef const char* end = body.data + body.size
     cdef int field
     for field in range(FIELDS):
         found[field].data = NULL
