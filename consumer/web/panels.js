@@ -58,7 +58,8 @@ const reasonsOf = s => counted(s.counts.rejections).sort((a, b) => b[1] - a[1]);
 // -- in every view
 
 function showState(s) {
-  const [kind, tone, title, said] = stateOf(s), lines = Object.entries(said).filter(([, text]) => text);
+  const [kind, tone, title, said] = stateOf(s);
+  const lines = Object.entries({ ...said, Runbook: tone !== "good" && tone !== "open" && RUNBOOK[kind] && see(RUNBOOK[kind]) }).filter(([, text]) => text);
   $("state").className = tone;
   put("state", h("h2", title), lines.map(([label, text]) => h("p", label && h("b", label + ": "), text)),
     tone !== "good" && lines.length > 0 && h("p.why", h("a", { href: "#overview" }, "Why, and what to do")));
@@ -84,6 +85,7 @@ function todoOf(s) {
     f.within_one_hour < TARGET && f.within_one_hour != null && [tone(f.within_one_hour), `${percent(f.within_one_hour)} of the last hour's events arrived within one hour; the goal is 99${NBSP}%: see what delays them.`, "delivery"],
     s.destination.latency?.slow && ["warn", `${s.destination.latency.slow}.`, "delivery"],
     ends.length && ["warn", `A client certificate ends soon, or has ended: replace it.`, "delivery"],
+    ...(s.schema_drift || []).filter(one => one.lacks.length).map(one => ["warn", `${one.sentence} (${see("a-schema-drifts")}).`, "quality"]),
     fix && ["warn", fixWords(s, fix), "quality"],
     s.event_quality?.gaps?.length && ["warn", s.event_quality.gaps[0], "quality"],
   ].filter(Boolean).slice(0, 4);
@@ -165,7 +167,7 @@ function showDestination(s) {
 function showCalls(s) {
   const l = s.destination.latency, ended = s.counts.calls_ended || {}, all = sum(Object.values(ended).map(one => one.count));
   put("latency", l?.calls ? h("p", "Half of the calls within ", h("b", took(l.p50)), ", 95 % within ", h("b", took(l.p95)), ", 99 % within ", h("b", took(l.p99)), ".") : "",
-    h("p", { class: l?.slow ? "warn" : "soft" }, l?.slow ? `${l.slow}. ${SEE_SLOW}` : l?.calls ? `Of ${many(l.calls, "call")} in the last five minutes.` : "No calls in the last five minutes."));
+    h("p", { class: l?.slow ? "warn" : "soft" }, l?.slow ? `${l.slow} (${see("pinterest-answers-slowly")}).` : l?.calls ? `Of ${many(l.calls, "call")} in the last five minutes.` : "No calls in the last five minutes."));
   showTable("calls", [["Ended with", "left"], ["Calls"], ["Share"], ["On average", null, "on average"]],
     Object.entries(OUTCOMES).filter(([id]) => ended[id]?.count).map(([id, [text, cls]]) =>
       [h("span." + cls, text), n(ended[id].count), share(ended[id].count, all), took(ended[id].seconds / ended[id].count)]), "No calls yet.");

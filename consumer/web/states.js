@@ -5,6 +5,16 @@ const BY_ITSELF = "Nothing is lost, and pinstream continues by itself";
 const THROTTLE_SHOWN = 3;
 // Seconds without a report from which the headline names a worker; its row in the table does so after one second.
 const STILL_SHOWN = 5;
+/** The section of docs/runbook.md about each state that somebody may have to end. */
+const RUNBOOK = {
+  mismatch: "the-ledger-does-not-add-up", silent: "the-brokers-do-not-answer", guarded: "poison-flood", halted: "token-expired",
+  unreachable: "pinterest-does-not-answer", still: "first-look", unreadable: "a-batch-is-damaged",
+  uncoordinated: "no-coordinator-of-the-group", unstarted: "lag-grows", unassigned: "first-look", starting: "first-look",
+  slow_function: "other-messages", throttled: "other-messages", schema: "registry-down", disk: "registry-down",
+  clock: "the-clock-is-wrong", receipts: "receipts-cannot-be-written", stuck: "lag-grows", slow: "pinterest-answers-slowly",
+  late: "lag-grows", behind: "lag-grows",
+};
+const see = section => `docs/runbook.md#${section}`;
 const lagOf = s => sum(s.partitions.map(p => p.lag || 0));
 const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => highest(s.partitions.map(p => p.lag_seconds));
@@ -23,7 +33,7 @@ function stateOf(s) {
   const halted = accounts.filter(a => a.state === "halted"), away = accounts.filter(a => a.state === "unreachable");
   const go = !lagKnown(s) || lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
   if (!addsUp(s)) return ["mismatch", "bad", "The ledger does not add up.", { "": "Nothing is read or committed any more; a restart reads again what is not committed.", "What to do": "save /status and the log, restart pinstream, and please report this bug. The figures below contradict each other." }];
-  if (s.brokers_silent && !s.stopping) return ["silent", "bad", `${s.brokers_silent.sentence}.`, { "": `Nothing can be read or committed, and the lag is unknown. What was read before still goes to Pinterest: ${go}. ${BY_ITSELF}.`, "What to do": "see whether the brokers run, and whether this machine reaches them; docs/runbook.md (The brokers do not answer) says more." }];
+  if (s.brokers_silent && !s.stopping) return ["silent", "bad", `${s.brokers_silent.sentence}.`, { "": `Nothing can be read or committed, and the lag is unknown. What was read before still goes to Pinterest: ${go}. ${BY_ITSELF}.`, "What to do": "see whether the brokers run, and whether this machine reaches them." }];
   if (s.guard) return guardState(s.guard);
   if (halted.length) return haltState(halted, away, accounts);
   if (away.length && !s.stopping) return awayState(away, accounts, go);
@@ -31,8 +41,8 @@ function stateOf(s) {
   const still = (s.workers || []).find(w => w.silent && w.reported_seconds_ago >= STILL_SHOWN);
   if (still) return ["still", "bad", `Worker ${n(still.worker)} stands still.`, { "": `It has not reported for ${age(still.reported_seconds_ago)}. The group gives its partitions to others once its session ends; nothing is lost.`, "What to do": `look at process ${still.pid}: whether it is stopped, or the machine lacks CPU. After 30 seconds /healthz names it too.` }];
   const damaged = s.partitions.filter(p => p.unreadable_at != null);
-  if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks; the runbook says how to skip the damaged batch." }];
-  if (s.coordinator_silent) return ["uncoordinated", "bad", `${s.coordinator_silent.sentence}.`, { "": `Until one does, this member gets no partitions, and nothing can be committed${s.partitions.length ? `; what it reads still goes to Pinterest: ${go}` : ""}. ${BY_ITSELF}.`, "What to do": "docs/runbook.md (No coordinator of the group) says what to look at." }];
+  if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks." }];
+  if (s.coordinator_silent) return ["uncoordinated", "bad", `${s.coordinator_silent.sentence}.`, { "": `Until one does, this member gets no partitions, and nothing can be committed${s.partitions.length ? `; what it reads still goes to Pinterest: ${go}` : ""}. ${BY_ITSELF}.` }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return unassignedState(s);
   if (s.slow_transform) return functionState(s.slow_transform);
@@ -46,7 +56,7 @@ function stateOf(s) {
   if (stuck) return stuckState(s, go);
   if (s.schemas_from_disk && wait < HOUR) return ["disk", "warn", `The schema registry does not answer: ${go}.`, { "": "Only records of new schemas wait.", "What to do": SEE_REGISTRY }];
   const slow = s.destination.latency?.slow;
-  if (slow && wait >= 60 && wait < HOUR) return ["slow", "warn", "Pinterest answers slowly.", { Why: `${slow}. ${go} wait; the oldest has waited ${age(wait)}. Nothing is lost.`, "What to do": SEE_SLOW }];
+  if (slow && wait >= 60 && wait < HOUR) return ["slow", "warn", "Pinterest answers slowly.", { Why: `${slow}. ${go} wait; the oldest has waited ${age(wait)}. Nothing is lost.` }];
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
 
@@ -105,7 +115,6 @@ function clockState(c) {
   }];
 }
 
-const SEE_SLOW = "docs/runbook.md (Pinterest answers slowly) says what helps.";
 const SEE_REGISTRY = "check the registry; the log says why it does not answer.";
 
 function schemaState(one, s, stuck) {
@@ -119,18 +128,18 @@ function schemaState(one, s, stuck) {
 
 const awayState = (away, all, go) => ["unreachable", "bad", `Pinterest does not answer${away.length < all.length ? ` for ${away.length} of ${all.length} ad accounts` : ""}.`, {
   Why: `${whyOf(away)}. For ${age(highest(away.map(a => a.unreachable_for)))}: ${go}. ${BY_ITSELF}.`,
-  "What to do": "if a proxy answers in place of Pinterest, let it pass calls to Pinterest; docs/runbook.md (Pinterest does not answer) says what is kept, and for how long.",
+  "What to do": "if a proxy answers in place of Pinterest, let it pass calls to Pinterest.",
 }];
 
 const receiptsState = (why, go) => ["receipts", "bad", `Receipts cannot be written: ${go}.`, {
   Why: `${why || "the log says why (receipts_not_stored)"}. No record settles without its receipt, and sending stops before too many are missing. Nothing is lost, and pinstream continues by itself.`,
-  "What to do": "see whether the receipts topic exists, and whether this user may write to it; docs/runbook.md (Receipts cannot be written) says more.",
+  "What to do": "see whether the receipts topic exists, and whether this user may write to it.",
 }];
 
 function stuckState(s, go) {
   const waits = s.oldest_open?.waits_in_words;
   return ["stuck", "bad", `Nothing settles: ${go}.`, {
     "": `No record was settled for ${age(s.stalled_for ?? s.seconds_since_progress)}.` + (s.key_store_fails ? ` The key store fails: ${s.key_store_trouble || "see the log"}.` : waits ? ` The oldest open event waits for ${waits}.` : ""),
-    "What to do": s.key_store_fails ? "as the line above says; key_store_trouble in the log has the same." : "see the latest warnings in the log; docs/runbook.md explains each.",
+    "What to do": s.key_store_fails ? "as the line above says; key_store_trouble in the log has the same." : "see the latest warnings in the log.",
   }];
 }

@@ -16,6 +16,7 @@ from consumer.engine.figures.definitions import derived, figure, figures_of, sna
 from consumer.engine.figures.statistics import Statistics
 
 VERSION = 1
+_RUNBOOK = "docs/runbook.md"
 
 
 @snapshot
@@ -52,13 +53,14 @@ class Document:
         recreated, several = ", ".join(counts.topics_made_anew), len(counts.topics_made_anew) > 1
         sentences = {
             f"Kafka removed up to {_many(counts.removed_unread, 'record')} before they were read: raise the topic's "
-            "retention.": counts.removed_unread,
+            f"retention ({_RUNBOOK}#records-were-removed-unread).": counts.removed_unread,
             f"{recreated} {'were' if several else 'was'} deleted and created again, and read from the beginning. "
-            "Records that were unread before are lost.": recreated,
+            f"Records that were unread before are lost ({_RUNBOOK}#a-topic-was-recreated).": recreated,
             f"The position went back {_many(counts.positions_went_back, 'time')}: a log was truncated, or a topic "
-            "created again.": counts.positions_went_back,
+            f"created again ({_RUNBOOK}#a-log-was-cut).": counts.positions_went_back,
             f"{_many(seen.other_destination, 'partition')} began at an offset that the group had committed for "
-            "another destination: earlier records are not sent to this one.": seen.other_destination,
+            "another destination: earlier records are not sent to this one "
+            f"({_RUNBOOK}#another-destination).": seen.other_destination,
         }
         return tuple(sentence for sentence, applies in sentences.items() if applies)
 
@@ -72,6 +74,7 @@ class Document:
             "all the same.": own,
             "Members that share the key store send to another URL for the same ad account: each has a quota and a "
             "memory of its own. Give all the same, or see PINSTREAM_DESTINATION.": "destination" in names,
+            f"See {_RUNBOOK}#members-differ.": names,
         }
         return tuple(sentence for sentence, applies in sentences.items() if applies)
 

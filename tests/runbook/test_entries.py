@@ -31,6 +31,14 @@ ALERTS = {
     for rule in group["rules"]
     if "alert" in rule
 }
+SCRIPTS = {
+    name: (ROOT / "consumer" / "web" / f"{name}.js").read_text("utf-8") for name in ("states", "panels")
+}
+STATES = set(re.findall(r"""\["(\w+)", (?:"(?:bad|warn)"|[^"\]]+ \? "bad" : "warn"),""", SCRIPTS["states"]))
+"""The states that the page's banner shows in yellow or red."""
+LEADS = dict(
+    re.findall(r"""(\w+): "([a-z-]+)",""", SCRIPTS["states"].partition("RUNBOOK = {")[2].partition("}")[0])
+)
 
 
 @pytest.mark.parametrize(("event", "anchors"), LOGGED, ids=[event for event, _ in LOGGED])
@@ -44,6 +52,17 @@ def test_a_message_leads_to_its_entry(event: str, anchors: list[str]) -> None:
 def test_an_alert_leads_to_its_entry(alert: str) -> None:
     """The annotation names a section that there is."""
     assert ALERTS[alert] in SECTIONS
+
+
+def test_a_banner_leads_to_its_entry() -> None:
+    """Each state of the page but the one that ends by itself names its section, and so does each line about a loss."""
+    assert len(STATES) > 15
+    assert STATES - {"stopping"} == LEADS.keys()
+    words = (ROOT / "consumer" / "web" / "status.py").read_text("utf-8")
+    named = set(re.findall(r"{_RUNBOOK}#([a-z-]+)", words))
+    named |= {anchor for text in SCRIPTS.values() for anchor in re.findall(r"""see\("([a-z-]+)"\)""", text)}
+    assert len(named) >= 6
+    assert {*LEADS.values(), *named} <= SECTIONS.keys()
 
 
 @pytest.mark.parametrize("section", SECTIONS)

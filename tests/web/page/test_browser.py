@@ -287,8 +287,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
 
 
 async def test_records_outside_the_ledger_are_shown_below_it(visit: Visit) -> None:
-    """Records removed unread, recreated topics, positions that went back, and what was committed for another
-    destination; nothing where there are none."""
+    """Records removed unread, recreated topics, positions that went back, commits for another destination; or none."""
     counters = Counters()
     async with stand(scenes.scene(lambda: statistics(partition(), counters=counters))) as server:
         async with visit(server.url) as shown:
@@ -300,11 +299,13 @@ async def test_records_outside_the_ledger_are_shown_below_it(visit: Visit) -> No
         async with visit(server.url) as shown:
             await live(shown)
             assert await text(shown, "#missing") == (
-                "Kafka removed up to 3,600 records before they were read: raise the topic's retention. orders was "
-                "deleted and created again, and read from the beginning. Records that were unread before are lost. The "
-                "position went back 1 time: a log was truncated, or a topic created again. 4 partitions began at an "
-                "offset that the group had committed for another destination: earlier records are not sent to this "
-                "one. Since the start; see the log for details."
+                "Kafka removed up to 3,600 records before they were read: raise the topic's retention "
+                "(docs/runbook.md#records-were-removed-unread). orders was deleted and created again, and read from "
+                "the beginning. Records that were unread before are lost (docs/runbook.md#a-topic-was-recreated). The "
+                "position went back 1 time: a log was truncated, or a topic created again "
+                "(docs/runbook.md#a-log-was-cut). 4 partitions began at an offset that the group had committed for "
+                "another destination: earlier records are not sent to this one (docs/runbook.md#another-destination). "
+                "Since the start; see the log for details."
             )
 
 

@@ -140,5 +140,6 @@ async def test_members_that_differ_are_named(visit: Visit) -> None:
             assert await text(shown, "#members") == (
                 "Other members of the group send by another mapping, function: normal while an update is rolled out. "
                 "After it, give all the same. Members that share the key store send to another URL for the same ad "
-                "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION."
+                "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION. "
+                "See docs/runbook.md#members-differ."
             )
