@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any, Final
 
 from consumer.conversion.normalise import Omitted, Unrecognised, trim
@@ -138,13 +139,17 @@ def field_meant(name: str) -> str:
     return next((place[near] for place in places if (near := nearest(key, place))), "")
 
 
+@cache
+def _fields_by_key() -> dict[str, str]:
+    return {_plain(target.key): target.name for target in TARGETS.values() if target.parent != CONTENTS}
+
+
 def field_named(word: str, kinds: frozenset[str]) -> str:
     """Return the field that a value of this name and these kinds surely is; empty if none is certain."""
     # What a customer has often carries the owner's name, too: customer_email.
     parts = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", word).split("_")
     whole, last = (_plain(part) for part in (word, parts[-1]))
-    keys = {_plain(target.key): target.name for target in TARGETS.values() if target.parent != CONTENTS}
-    field = keys.get(whole) or _FIELD_OF.get(whole, "")
+    field = _fields_by_key().get(whole) or _FIELD_OF.get(whole, "")
     if not field and (named := _FIELD_OF.get(last, "")).startswith("user_data."):
         field = named
     return field if field in TARGETS and kinds <= TARGETS[field].kinds else ""
