@@ -311,6 +311,12 @@ class Filtered(NamedTuple):
     code: str
 
 
+class Omitted(Filtered):
+    """Not among what a replay selects: that says nothing of the record, which gets no receipt of it."""
+
+    __slots__ = ()
+
+
 Converted = ConversionEvent | Filtered | Rejection
 
 # Codes of records that the function of ``PINSTREAM_TRANSFORM`` has failed on.

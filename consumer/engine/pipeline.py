@@ -380,7 +380,8 @@ class Pipeline:
             stalled_for=self.stall.seconds(),
             key_store_fails=fails,
             key_store_trouble=self._key_store_error if fails else None,
-            receipts_error=self._receipts_failure if self.receipts.failures else None,
+            # If all receipts that failed were dropped, there is no retry to show.
+            receipts_error=self._receipts_failure if self.receipts.failures and len(self.receipts) else None,
             claimed_elsewhere=self.lookups.claimed_by_other,
             lease_left=max(0.0, self.lease.until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,

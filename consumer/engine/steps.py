@@ -39,6 +39,7 @@ from consumer.engine.model import (
     Disposition,
     Filtered,
     Later,
+    Omitted,
     Problem,
     Rejection,
     SchemaRef,
@@ -187,6 +188,8 @@ class Steps:
         elif isinstance(verdict, Later):
             move_all([row], RecordStage.CLOCK)
             self.untimely.wait(row, verdict)
+        elif isinstance(verdict, Omitted):
+            self.concluded([row], RecordStage.FILTERED, verdict.code, None)
         elif isinstance(verdict, Filtered):
             self.conclude([row], RecordStage.FILTERED, verdict.code)
         else:

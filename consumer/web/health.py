@@ -94,6 +94,6 @@ def _what_cannot_be_written(statistics: Statistics) -> str | None:
         why = statistics.key_store_trouble or "see key_store_trouble in the log"
         return f"the key store fails, and nothing can be delivered without it: {why}"
     if statistics.receipts_error is not None:
-        why = statistics.receipts_error or "see receipts_not_stored in the log"
-        return f"receipts cannot be written, and no record settles without one: {why}"
+        why = statistics.receipts_error or "receipts cannot be written: see receipts_not_stored in the log"
+        return f"{why}; no record settles without its receipt"
     return None

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.model import Disposition, Position
+from consumer.engine.model import Disposition, Omitted, Position
 from consumer.engine.reading import Kind
 from consumer.engine.receipts import Call, Outcome, Receipts
 from tests.engine.building import (
@@ -18,6 +18,7 @@ from tests.engine.building import (
     UNDECODABLE,
     UNIX,
     Core,
+    FakeConverter,
     accepted,
     answer_body,
     event,
@@ -243,6 +244,7 @@ def test_at_the_deadline_of_a_revoke_only_receipts_of_delivered_events_stay() ->
     core.advance(6.0)
     assert released(core.log) == []
     core.feed(m.ReceiptsStored(asked.number, [False] * len(asked.receipts), "away"))
+    assert core.statistics().receipts_error == "away"
     core.until(lambda: core.has(m.StoreReceipts))
     assert dispositions(store(core)) == [DELIVERED]
     core.store_keys()
@@ -250,6 +252,17 @@ def test_at_the_deadline_of_a_revoke_only_receipts_of_delivered_events_stay() ->
     figures = core.statistics()
     assert (figures.totals.delivered, figures.counters.delivered_after_release) == (0, 1)
     assert (len(core.pipeline.receipts), core.pipeline.steps.at_risk) == (0, 0)
+
+
+def test_a_member_that_has_lost_its_partitions_has_no_outage_to_show() -> None:
+    """What failed was dropped: the next owner writes it."""
+    core = Core(receipts=True)
+    core.assign(0)
+    core.fetch(filtered())
+    store(core, False, "away")
+    assert core.statistics().receipts_error == "away"
+    core.lose(0)
+    assert core.statistics().receipts_error is None
 
 
 def test_a_stop_ends_at_its_deadline_though_the_receipts_topic_is_away() -> None:
@@ -383,6 +396,17 @@ def test_filtered_records_without_a_receipt_do_not_use_up_a_limit() -> None:
     store_all(core)
     core.store_keys()
     assert core.pipeline.enough()
+
+
+def test_what_a_replay_does_not_select_gets_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of the record; as filtered it would count more than a duplicate, and for a record never read."""
+    monkeypatch.setattr(FakeConverter, "convert", lambda *_: Omitted("where"))
+    core = Core(receipts=True)
+    core.assign(0)
+    core.fetch(event("a"), event("b"))
+    assert not core.has(m.StoreReceipts)
+    assert core.statistics().totals.filtered == 2
+    assert dict(core.statistics().counters.filtered) == {"where": 2}
 
 
 def test_a_halted_account_does_not_hold_up_receipts() -> None:

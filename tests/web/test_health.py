@@ -166,10 +166,9 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     of_section = replace(guarded(), guard=replace(guard, section="com.shop.Order"))
     assert "mostly convert no_identity of com.shop.Order (mapping)" in (why_not_ready(of_section) or "")
     assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store fails")
-    assert why_not_ready(stuck(receipts_error="the topic receipts is gone: create it")) == (
-        "receipts cannot be written, and no record settles without one: the topic receipts is gone: create it"
-    )
-    assert (why_not_ready(stuck(receipts_error="")) or "").endswith("see receipts_not_stored in the log")
+    why = "receipts cannot be written to receipts: grant WRITE on receipts"
+    assert why_not_ready(stuck(receipts_error=why)) == f"{why}; no record settles without its receipt"
+    assert "see receipts_not_stored in the log" in (why_not_ready(stuck(receipts_error="")) or "")
     assert why_not_ready(statistics(partition(), accounts=[account(state="throttled")])) is None
     assert why_not_ready(stuck()) is None
 
