@@ -311,7 +311,7 @@ class Filtered(NamedTuple):
     code: str
 
 
-class Omitted(Filtered):
+class NotSelected(Filtered):
     """Not among what a replay selects: that says nothing of the record, which gets no receipt of it."""
 
     __slots__ = ()

@@ -39,7 +39,7 @@ from consumer.engine.model import (
     Disposition,
     Filtered,
     Later,
-    Omitted,
+    NotSelected,
     Problem,
     Rejection,
     SchemaRef,
@@ -188,7 +188,7 @@ class Steps:
         elif isinstance(verdict, Later):
             move_all([row], RecordStage.CLOCK)
             self.untimely.wait(row, verdict)
-        elif isinstance(verdict, Omitted):
+        elif isinstance(verdict, NotSelected):
             self.concluded([row], RecordStage.FILTERED, verdict.code, None)
         elif isinstance(verdict, Filtered):
             self.conclude([row], RecordStage.FILTERED, verdict.code)

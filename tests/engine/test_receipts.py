@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.model import Disposition, Omitted, Position
+from consumer.engine.model import Disposition, NotSelected, Position
 from consumer.engine.reading import Kind
 from consumer.engine.receipts import Call, Outcome, Receipts
 from tests.engine.building import (
@@ -400,7 +400,7 @@ def test_filtered_records_without_a_receipt_do_not_use_up_a_limit() -> None:
 
 def test_what_a_replay_does_not_select_gets_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing of the record; as filtered it would count more than a duplicate, and for a record never read."""
-    monkeypatch.setattr(FakeConverter, "convert", lambda *_: Omitted("where"))
+    monkeypatch.setattr(FakeConverter, "convert", lambda *_: NotSelected("where"))
     core = Core(receipts=True)
     core.assign(0)
     core.fetch(event("a"), event("b"))

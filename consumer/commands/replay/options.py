@@ -24,7 +24,7 @@ from consumer.engine.model import (
     ConversionEvent,
     Converted,
     Filtered,
-    Omitted,
+    NotSelected,
     Rejection,
     SchemaRef,
     Untimely,
@@ -43,8 +43,8 @@ NOT_SELECTED: Final = frozenset({NOT_MATCHED, UNJUDGED})
 # An event that is too old is no dead letter in a replay: last month's topic would write last month's dead letters
 # again.
 _EXPIRED = Filtered(EXPIRED)
-_NOT_MATCHED = Omitted(NOT_MATCHED)
-_UNJUDGED = Omitted(UNJUDGED)
+_NOT_MATCHED = NotSelected(NOT_MATCHED)
+_UNJUDGED = NotSelected(UNJUDGED)
 
 # A channel as people call it -> the platform's ``action_source`` (docs/conversion.md).
 CHANNELS: Final[Mapping[str, frozenset[str]]] = {
