@@ -48,7 +48,7 @@ CONSTANTS = {
     "consumer/conversion/codes.py": ("Code", "Glance", "Canonical", "Way"),
     "consumer/conversion/rules.py": ("LONGEST_CLICK_ID",),
     "consumer/engine/messages.py": ("Found",),
-    "consumer/engine/model.py": ("Record",),
+    "consumer/engine/model.py": ("Record", "CURRENCY_BITS"),
     "consumer/engine/reading.py": ("KEY_BYTES", "Kind"),
 }
 """What the modules share with Python: numbers, enumerations and tuples with names. They include it (`constants`)."""

@@ -463,6 +463,12 @@ PLATFORM_URL: Final = "https://api.pinterest.com/v5"
 REAL_API: Final = destination_tag(PLATFORM_URL, test_mode=False)
 
 
+# A value is counted in these parts of its currency's unit. It is packed into one number with the currency, which is in
+# the lowest bits: five for each letter (`reading.packed_value`).
+VALUE_PARTS: Final = 10_000
+CURRENCY_BITS: Final = 15
+
+
 HEADER = "traceparent"
 _FORM = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL

@@ -392,6 +392,7 @@ class Pipeline:
             # Without an open record nothing can be stuck.
             seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
             freshness=self.figures.freshness.snapshot(now.monotonic),
+            value=self.figures.value.snapshot(now.monotonic),
             counters=copied(self.context.counters),
             latency=self.steps.answers.latency.snapshot(now.monotonic),
             stopping=self.stopping,

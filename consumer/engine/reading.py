@@ -10,8 +10,9 @@ Decoder and converter know no other part of the engine; they fit the Protocols h
 
 from __future__ import annotations
 
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol
@@ -82,6 +83,26 @@ class Kind(NamedTuple):
     written: int
 
 
+# Digits that are counted: none, if there are more than ten before the point; not more than four behind it.
+_AMOUNT: Final = re.compile(r"(\d{1,10})(?:\.(\d{1,4})\d*)?", re.ASCII)
+
+
+def packed_value(custom_data: Mapping[str, Any]) -> int:
+    """Return value and currency of an event as one number; 0: it has none, or one that is not counted."""
+    currency, amount = custom_data.get("currency"), _AMOUNT.fullmatch(custom_data.get("value", ""))
+    if not currency or amount is None:
+        return 0
+    packed = int(amount[1] + (amount[2] or "").ljust(4, "0"))
+    for letter in currency:
+        packed = packed << 5 | ord(letter) - 64
+    return packed
+
+
+def currency_of(packed: int) -> str:
+    """Return the currency of a packed value."""
+    return "".join(chr(64 + (packed >> shift & 31)) for shift in (10, 5, 0))
+
+
 @dataclass(eq=False, slots=True)
 class Columns:
     """A slice of records that was read: one row per record, in all columns (see `records.block`)."""
@@ -93,6 +114,8 @@ class Columns:
     # The keys under the earlier tag; empty: there is none (`Keys`).
     earlier_keys: bytearray = field(default_factory=bytearray)
     times: array[int] = field(default_factory=lambda: array("q"))
+    # See `packed_value`.
+    values: array[int] = field(default_factory=lambda: array("q"))
     marks: bytearray = field(default_factory=bytearray)
     kind_numbers: bytearray = field(default_factory=bytearray)
     # Their numbers, in this order.
@@ -115,8 +138,9 @@ class Columns:
         offline: bool,
         body: bytes,
         warnings: tuple[Warned, ...],
+        value: int = 0,
     ) -> None:
-        """Add the row of a record that became this event; `body` is its JSON."""
+        """Add the row of a record that became this event; `body` is its JSON, `value` see `packed_value`."""
         if warnings:
             self.warnings[len(self)] = warnings
         self.page += body
@@ -125,7 +149,7 @@ class Columns:
         self.keys += self.make_key.of(kind.account, kind.name, dedup_id)
         if self.make_key.earlier is not None:
             self.earlier_keys += self.make_key.earlier.of(kind.account, kind.name, dedup_id)
-        self._add(time, OFFLINE if offline else 0, self.kinds.setdefault(kind, len(self.kinds)))
+        self._add(time, OFFLINE if offline else 0, self.kinds.setdefault(kind, len(self.kinds)), value)
 
     def add_converted(self, event: ConversionEvent) -> None:
         """Add the row of a record that became this event, which is serialised here."""
@@ -135,9 +159,8 @@ class Columns:
             self.add(NOT_UNICODE)
             return
         kind = Kind(event.account, event.name, event.written)
-        self.add_event(
-            kind, event.dedup_id, event.time, event.action_source == "offline", body, event.warnings
-        )
+        offline, value = event.action_source == "offline", packed_value(event.payload.get("custom_data", {}))
+        self.add_event(kind, event.dedup_id, event.time, offline, body, event.warnings, value)
 
     def add(self, verdict: NoEvent | None) -> None:
         """Add the row of a record that is not an event; None: it was settled before, and so was not read."""
@@ -146,11 +169,12 @@ class Columns:
         self.keys += NO_KEY
         if self.make_key.earlier is not None:
             self.earlier_keys += NO_KEY
-        self._add(0, 0, 0)
+        self._add(0, 0, 0, 0)
 
-    def _add(self, time: int, marks: int, kind_number: int) -> None:
+    def _add(self, time: int, marks: int, kind_number: int, value: int) -> None:
         self.ends.append(len(self.page))
         self.times.append(time)
+        self.values.append(value)
         self.marks.append(marks)
         self.kind_numbers.append(kind_number)
 
@@ -183,7 +207,7 @@ class Columns:
                 self.keys[KEY_BYTES * rows :],
                 self.earlier_keys[KEY_BYTES * rows :],
             )
-            for column in (self.ends, self.times, self.marks, self.kind_numbers):
+            for column in (self.ends, self.times, self.values, self.marks, self.kind_numbers):
                 del column[rows:]
             del self.sections[rows:]
             self.verdicts = {row: verdict for row, verdict in self.verdicts.items() if row < rows}

@@ -66,6 +66,7 @@ from consumer.engine.records.runs import (
     runs_by_verdict,
     runs_on,
     times_of,
+    values_of,
 )
 from consumer.engine.records.stages import OUTCOME_BEFORE, SETTLED_AS, RecordStage
 from consumer.engine.sending.answers import Answers, Judged
@@ -385,7 +386,7 @@ class Steps:
         # A partition may have been revoked during the call: its next owner settles these events, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))
         counters.delivered_after_release += rows_of(others)
-        self.figures.delivered(times_of(ours), kinds_of(ours), now)
+        self.figures.delivered(times_of(ours), kinds_of(ours), values_of(ours), now)
         self.ledger.settle(ours, Disposition.DELIVERED)
 
     # -- READ, SCHEMA, ROOM, IN_FLIGHT -> DEAD_LETTERING -> DEAD_LETTERED

@@ -20,6 +20,7 @@ from consumer.engine.figures.counters import Counters, counted_as
 from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.delivered import FreshnessSnapshot
 from consumer.engine.figures.statistics import PartitionStatistics, Statistics
+from consumer.engine.figures.value import ValueSnapshot
 
 _Assignment = tuple[int, str, int, int]
 
@@ -45,6 +46,7 @@ def remains(last: Statistics) -> Statistics:
         totals=replace(totals, read=settled, open=0, released=released),
         passed=last.passed,
         freshness=FreshnessSnapshot(last.freshness.age_sum, last.freshness.total),
+        value=ValueSnapshot(last.value.total),
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,

@@ -27,7 +27,7 @@ from consumer.engine.figures.delivered import COUNTED, ITEM_ID, written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import KEY_BYTES, TOMBSTONE, Columns, Keys, TwoSteps
+from consumer.engine.reading import KEY_BYTES, TOMBSTONE, Columns, Keys, TwoSteps, packed_value
 from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
@@ -148,6 +148,7 @@ def comparable_row(read: Any) -> Any:
     if not isinstance(read, Read):
         return read
     assert read.written == written_in(orjson.loads(read.body))
+    assert read.value == packed_value(orjson.loads(read.body).get("custom_data", {}))
     fields = (read.account, read.name, read.key, read.time, read.offline, read.body)
     return [*fields, sorted(read.warnings)]
 

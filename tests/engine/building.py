@@ -112,9 +112,8 @@ class FakeDecoder(SchemaLearner):
         return 1 + record.offset % self._sections if self._sections else 0
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
-        rejection = (
-            Rejection(Stage.DECODE, "schema_unusable", "not Avro") if schema_json == "broken" else None
-        )
+        unusable = Rejection(Stage.DECODE, "schema_unusable", "not Avro")
+        rejection = unusable if schema_json == "broken" else None
         self._known[ref] = rejection
         self.doubted.discard(ref)
         return rejection
@@ -240,8 +239,7 @@ def make_runs(
     state: AssignmentState | None = None,
     since: float = 0.0,
 ) -> list[Run]:
-    """Return one run per event of one block, whose first record came at `since`; each event has a body of `size` bytes
-    and its own key."""
+    """Return one run per event of a block, whose first record came at `since`; each has its own key."""
     ledger = Books()
     if state is None:
         state = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
@@ -273,6 +271,7 @@ def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> l
             bool(columns.marks[row] & OFFLINE),
             columns.body(row)[:-1],
             columns.warnings.get(row, ()),
+            columns.values[row],
         )
         for row in range(len(columns))
     ]
@@ -289,6 +288,7 @@ class Read(NamedTuple):
     offline: bool
     body: bytes
     warnings: tuple[Warned, ...]
+    value: int
 
 
 def accepted(count: int) -> bytes:

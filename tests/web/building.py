@@ -34,6 +34,7 @@ from consumer.engine.figures.statistics import (
     Statistics,
     Totals,
 )
+from consumer.engine.figures.value import ValueSnapshot, Worth
 from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.model import Instant, Stage
 from consumer.web.health import why_unhealthy
@@ -162,6 +163,15 @@ def call_latency(*seconds: float) -> CallLatency:
     for one in seconds:
         counted.add(one, 0.0)
     return counted.snapshot(0.0)
+
+
+def delivered_value() -> ValueSnapshot:
+    """Orders in two currencies, one of which had none within the hour."""
+    euros = {
+        ("checkout", "EUR"): Worth(1_310, 1_310 * 59_9000),
+        ("add_to_cart", "EUR"): Worth(40, 1_999_9900),
+    }
+    return ValueSnapshot(euros | {("checkout", "JPY"): Worth(12, 72_000_0000)}, euros, euros)
 
 
 def full_counters() -> Counters:
@@ -330,6 +340,7 @@ def busy() -> Statistics:
         ),
         clock=ClockStatistics(1.2, 0.0, 0.0, 0),
         claims=6_600,
+        value=delivered_value(),
         latency=call_latency(*[0.12] * 240, *[0.9] * 12, 2.4),
         brokers=(
             BrokerStatistics("consumer", "2", 0.09, 0.12, 4.5),

@@ -150,7 +150,7 @@ cdef class Events(ItemsWriting):
     """Reads records of one plan. It keeps what it is writing, so `read` must not be entered again before it returns."""
 
     cdef Page text
-    cdef Page ends, times, row_marks, kind_numbers, keys  # the columns of the same names in `reading.Columns`
+    cdef Page ends, times, values, row_marks, kind_numbers, keys  # the columns of the same names in `reading.Columns`
     cdef Py_ssize_t likely  # expected bytes of an event: the average of the last read
     cdef Waiting waiting  # keys that are not hashed into `keys` yet
     cdef bytes prefix  # the first bytes of what a key is the hash of
@@ -166,6 +166,9 @@ cdef class Events(ItemsWriting):
     cdef int few_numbers[FEW_KINDS]
     cdef PyObject* few_names[FEW_KINDS]
     cdef PyObject* few_accounts[FEW_KINDS]
+    # Where the event's value and currency are written; valid if it has them.
+    cdef Py_ssize_t value_place, currency_place
+    cdef int value_size
     cdef bint busy
     # What is decided.
     cdef Meaning names, accounts, sources
@@ -185,6 +188,7 @@ cdef class Events(ItemsWriting):
         self.reader = Reader(program.operations, program.width)
         self.page, self.text, self.head, self.busy = Page(), Page(), Page(), False
         self.ends, self.times, self.row_marks, self.kind_numbers, self.keys = Page(), Page(), Page(), Page(), Page()
+        self.values = Page()
         self.earlier_keys, self.earlier_text = Page(), Page()
         self.names = Meaning(places["event_name"], decisions.names, decisions.name_of)
         self.accounts = Meaning(
@@ -227,7 +231,7 @@ cdef class Events(ItemsWriting):
                     self.keys.raw(NO_KEY, KEY_BYTES)
                     if self.earlier is not None:
                         self.earlier_keys.raw(NO_KEY, KEY_BYTES)
-                    self.add_row(0, 0, 0)
+                    self.add_row(0, 0, 0, 0)
                 before = self.page.size  # the row is complete: `go_back` must keep it
                 if verdict is None and self.warned:
                     columns.warnings[place] = tuple(self.warned)
@@ -244,11 +248,12 @@ cdef class Events(ItemsWriting):
             if rows > 0:
                 self.likely = (self.page.size - begun) // rows
             self.page.end()
-            self.ends.size = self.times.size = rows * sizeof(int64_t)
+            self.ends.size = self.times.size = self.values.size = rows * sizeof(int64_t)
             self.row_marks.size, self.keys.size = rows, rows * KEY_BYTES
             columns.verdicts.pop(first + rows, None)
             columns.ends.frombytes(self.ends.taken())
             columns.times.frombytes(self.times.taken())
+            columns.values.frombytes(self.values.taken())
             columns.marks += self.row_marks.taken()
             columns.kind_numbers += self.kind_numbers.taken()
             columns.keys += self.keys.taken()
@@ -260,11 +265,12 @@ cdef class Events(ItemsWriting):
             self.ids.clear()
             self.kinds, self.few, self.busy = None, 0, False
 
-    cdef int add_row(self, int64_t time, char mark, unsigned char kind) except -1:
+    cdef int add_row(self, int64_t time, int64_t value, char mark, unsigned char kind) except -1:
         """Add a row to the columns. The page up to here belongs to it."""
         cdef int64_t end = self.page.size
         self.ends.raw(<char*> &end, sizeof(end))
         self.times.raw(<char*> &time, sizeof(time))
+        self.values.raw(<char*> &value, sizeof(value))
         self.row_marks.raw(&mark, 1)
         return self.kind_numbers.raw(<char*> &kind, 1)
 
@@ -287,6 +293,30 @@ cdef class Events(ItemsWriting):
             self.few_names[at], self.few_accounts[at] = <PyObject*> name, <PyObject*> account
             self.few += 1
         return number
+
+    cdef int64_t packed_value(self) noexcept:
+        """The same as `reading.packed_value`, of what was written."""
+        cdef const char* text = self.page.data + self.value_place
+        cdef const char* currency = self.page.data + self.currency_place
+        cdef int64_t parts = 0
+        cdef int at, digits = 0, behind = -1
+        if not self.marks & VALUE:
+            return 0
+        for at in range(self.value_size):
+            if text[at] == c".":
+                behind = 0
+            elif behind < 4:
+                parts = parts * 10 + text[at] - c"0"
+                digits += 1
+                if behind >= 0:
+                    behind += 1
+                elif digits > 10:
+                    return 0
+        for at in range(4 - max(behind, 0)):
+            parts *= 10
+        for at in range(3):
+            parts = parts << 5 | currency[at] - 64
+        return parts
 
     cdef int put_key(self, str account, str name, const char* dedup_id, Py_ssize_t size) except -1:
         """Add the key that `reading.Keys.of` gives. The part before the id is mostly the same as for the last event."""
@@ -410,7 +440,7 @@ cdef class Events(ItemsWriting):
             return self.refusal
         kind = self.kind_of(name, account)
         self.put_key(account, name, dedup_text, dedup_size)
-        self.add_row(seconds, OFFLINE if self.source == "offline" else 0, kind)
+        self.add_row(seconds, self.packed_value(), OFFLINE if self.source == "offline" else 0, kind)
         return None
 
     # -- what is decided
@@ -457,11 +487,23 @@ cdef class Events(ItemsWriting):
 
     cdef bint write_custom(self, const Slot* slots) except -1:
         cdef Page page = self.page
-        cdef Py_ssize_t before = page.size, begun
+        cdef Py_ssize_t before = page.size, begun, start
+        cdef Glance* glance
+        cdef int at
         page.raw(b'"custom_data":{', 15)
         begun = page.size
-        if self.has_items and self.write_items(slots) or write_fields(self, self.custom, slots):
+        if self.has_items and self.write_items(slots):
             return True
+        for at in range(self.custom.count):
+            glance, start = self.custom.each + at, page.size
+            if write_one(self, page, glance, slots):
+                return True
+            # Between key and value stand a colon and a quote; behind it, a quote and a comma.
+            if glance.mark == VALUE and page.size > start:
+                self.value_place = start + len(b'"value":"')
+                self.value_size = <int> (page.size - 2 - self.value_place)
+            elif glance.mark == CURRENCY:
+                self.currency_place = start + len(b'"currency":"')
         if self.marks & (VALUE | CURRENCY) == VALUE:
             return self.refuse(MISSING_CURRENCY)
         if self.marks & OPT_OUT_TYPE and self.marks & (STATE | COUNTRY) != STATE | COUNTRY:

@@ -12,6 +12,7 @@ from typing import Final
 
 from consumer.engine.figures.counters import MAX_LETTERS, Counters, Samples, StoredLetter
 from consumer.engine.figures.delivered import Coverage, Freshness
+from consumer.engine.figures.value import DeliveredValue
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Instant, Problem, Warned
 from consumer.engine.reading import Kind
@@ -26,6 +27,7 @@ class SettledFigures:
         self._counters = counters
         self._sections = sections
         self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()
+        self.value = DeliveredValue()
         # The first records that could not be delivered.
         self.problems: list[Problem] = []
         # Newest first.
@@ -38,9 +40,17 @@ class SettledFigures:
                 self._counters.convert_warnings[warning.code, warning.field] += 1
                 self.samples.warnings[warning.code, warning.field] = warning.message
 
-    def delivered(self, times: Iterable[int], kinds: Mapping[tuple[Kind, int], int], now: Instant) -> None:
-        """Count delivered events: when they happened (unix seconds), and how many are of each kind and section."""
+    def delivered(
+        self,
+        times: Iterable[int],
+        kinds: Mapping[tuple[Kind, int], int],
+        values: Mapping[tuple[str, str], tuple[int, int]],
+        now: Instant,
+    ) -> None:
+        """Count delivered events: when they happened (unix seconds), how many are of each kind and section, and what
+        they are worth (`value`)."""
         self.freshness.add(times, now)
+        self.value.add(values, now.monotonic)
         covered: Counter[Kind] = Counter()
         for (kind, section), count in kinds.items():
             self._counters.delivered_by_name[kind.name] += count

@@ -31,6 +31,7 @@ from consumer.engine.figures.definitions import (
 )
 from consumer.engine.figures.delivered import CoverageSnapshot, FreshnessSnapshot
 from consumer.engine.figures.latency import CallLatency
+from consumer.engine.figures.value import ValueSnapshot
 from consumer.engine.figures.waits import MAX_OLDEST, OldestOpen, oldest_first
 from consumer.engine.model import Disposition, GateState, MetadataLevel
 
@@ -373,6 +374,7 @@ class Statistics:
     )
     # Delivered events only, as of coverage: the platform has no others.
     freshness: FreshnessSnapshot = figure()
+    value: ValueSnapshot = figure(path="delivered_value")
     open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
     # The age of the same record is in `oldest_open`; this is to find it by.
     oldest_open_ms: int | None = figure(

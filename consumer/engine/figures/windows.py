@@ -16,11 +16,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, MutableSequence, Sequence
 from itertools import accumulate, chain
 from operator import add
+from typing import Any
 
 _MINUTE = 60
 
-# Counts by name, in columns; all rows of one owner have the same columns.
-Rows = dict[str, MutableSequence[int]]
+# Counts by name, or names, in columns; all rows of one owner have the same columns.
+Rows = dict[Any, MutableSequence[int]]
 
 # Windows: the number of buckets, and the minutes of each. Since the start there is one, which never ends.
 START_HOUR_DAY = ((1, sys.maxsize), (60, 1), (24 * 4, 15))

@@ -75,6 +75,51 @@ def count_ages(array.array times, double now, array.array bounds, array.array co
     return past, total
 
 
+cdef enum:
+    FEW = 32  # kinds and currencies that are added up at once
+
+
+def sum_values(array.array values, const unsigned char[::1] kinds, Py_ssize_t first, Py_ssize_t end):
+    """See `consumer.engine.native.plain.sum_values`."""
+    cdef int64_t keys[FEW]
+    cdef int64_t counts[FEW]
+    cdef int64_t sums[FEW]
+    cdef int few = 0, at
+    cdef int64_t value, key
+    cdef Py_ssize_t place
+    cdef dict found = {}
+    if values.ob_descr.typecode != c'q' or not 0 <= first <= end <= min(len(values), kinds.shape[0]):
+        raise TypeError("not columns with these rows")
+    for place in range(first, end):
+        value = values.data.as_longlongs[place]
+        if value == 0:
+            continue
+        key = <int64_t> kinds[place] << CURRENCY_BITS | value & (1 << CURRENCY_BITS) - 1
+        for at in range(few):
+            if keys[at] == key:
+                break
+        else:
+            if few == FEW:
+                enter(found, keys, counts, sums, few)
+                few = 0
+            at = few
+            few += 1
+            keys[at], counts[at], sums[at] = key, 0, 0
+        counts[at] += 1
+        sums[at] += value >> CURRENCY_BITS
+    enter(found, keys, counts, sums, few)
+    return found
+
+
+cdef int enter(dict found, int64_t* keys, int64_t* counts, int64_t* sums, int few) except -1:
+    """Add these counts and sums to what was found."""
+    cdef int at
+    for at in range(few):
+        count, total = found.get(keys[at], (0, 0))
+        found[keys[at]] = count + counts[at], total + sums[at]
+    return 0
+
+
 cdef inline object record_at(list records, Py_ssize_t place):
     record = <object> PyList_GET_ITEM(records, place)
     if type(record) is not Record:  # the fields are read by position, so it must be a record

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from operator import itemgetter, lt
 
+from consumer.engine.model import CURRENCY_BITS
+
 # A record as it was fetched (`consumer.engine.model.Record`): offset, timestamp, key, value, headers.
 _Record = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 # Bytes of a header beside its name and value: tuples (64, and 8 for its place in another), text (64), bytes (48).
@@ -45,6 +47,22 @@ def offsets_of(records: Sequence[_Record]) -> array[int]:
 def rising(offsets: array[int]) -> bool:
     """Return whether each offset is higher than the one before it."""
     return all(map(lt, offsets, offsets[1:]))
+
+
+def sum_values(
+    values: array[int], kinds: bytes | bytearray, first: int, end: int
+) -> dict[int, tuple[int, int]]:
+    """Add the packed values (`reading.packed_value`) of the rows from `first` to before `end`.
+
+    Gives how many there are, and their sum, by the number of their kind with the currency's bits below it.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for value, kind in zip(values[first:end], kinds[first:end], strict=True):
+        if value:
+            key = kind << CURRENCY_BITS | value & (1 << CURRENCY_BITS) - 1
+            count, total = found.get(key, (0, 0))
+            found[key] = count + 1, total + (value >> CURRENCY_BITS)
+    return found
 
 
 def count_ages(times: array[int], now: float, bounds: array[float], counts: array[int]) -> tuple[int, int]:

@@ -47,8 +47,8 @@ _MEASURE_EVERY: Final = 1.0
 _OPEN: attrgetter[int] = attrgetter("open")
 # How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.
 _LOOSE: Final = 17 / 16
-# Bytes of a row beside its record and its body: four columns of eight bytes, a key of sixteen, and the small columns.
-ROW_BYTES: Final = 64
+# Bytes of a row beside its record and its body: five columns of eight bytes, a key of sixteen, and the small columns.
+ROW_BYTES: Final = 72
 
 
 class Block:
@@ -56,8 +56,8 @@ class Block:
 
     `sizes`: bytes of each record as it was fetched; `ends`: where its body, and the comma behind it, end in `page`;
     `keys`: `KEY_BYTES` each; `earlier_keys`: as many, or none (`reading.Keys`); `times`: unix seconds of its event;
-    `marks`: `OFFLINE` and so on; `kind_numbers`: which of `kinds` it is; `sections`: the number of the mapping's
-    section, if it has any. A record that is not an event has an empty body.
+    `values`: see `reading.packed_value`; `marks`: `OFFLINE` and so on; `kind_numbers`: which of `kinds` it is;
+    `sections`: the number of the mapping's section, if it has any. A record that is not an event has an empty body.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Block:
         self.ends = columns.ends
         self.keys = bytes(columns.keys)
         self.earlier_keys = bytes(columns.earlier_keys)
-        self.times = columns.times
+        self.times, self.values = columns.times, columns.values
         self.marks = columns.marks
         self.kinds: list[Kind] = [*columns.kinds]
         self.kind_numbers = columns.kind_numbers
@@ -201,6 +201,7 @@ class Block:
             else:
                 page += columns.body(row)
                 self.times[index], self.marks[index] = columns.times[row], columns.marks[row]
+                self.values[index] = columns.values[row]
                 kind = kinds[columns.kind_numbers[row]]
                 if kind not in self.kinds:
                     self.kinds.append(kind)
@@ -264,7 +265,7 @@ class Block:
             # Answers to calls with rewound rows still need bodies, to mask what they echo.
             if not self._cut:
                 self.page, self.keys, self.earlier_keys = b"", b"", b""
-                self.ends, self.times = array("q"), array("q")
+                self.ends, self.times, self.values = array("q"), array("q"), array("q")
                 self.marks, self.kind_numbers, self.sections = bytearray(), bytearray(), bytearray()
         # Copied once a quarter is unused: seldom enough to cost little, often enough to waste little memory.
         elif 4 * self._dead > len(self.page):

@@ -15,8 +15,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from consumer.engine.model import Filtered
-from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind, NoEvent
+from consumer.engine.model import CURRENCY_BITS, Filtered
+from consumer.engine.native import sum_values
+from consumer.engine.reading import COUNTED, KEY_BYTES, OFFLINE, UNCLEAR, Kind, NoEvent, currency_of
 from consumer.engine.receipts import Outcome, Receipts
 from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.stages import REWOUND, RecordStage
@@ -107,6 +108,18 @@ def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
         for (number, section), count in pairs.items():
             counted[block.kinds[number], section] += count
     return counted
+
+
+def values_of(runs: Iterable[Run]) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """Return, by event name and currency, how many of the runs' events have a value, and the sum of these in
+    `VALUE_PARTS`."""
+    worths: dict[tuple[str, str], tuple[int, int]] = {}
+    for block, first, end in runs:
+        for key, (count, parts) in sum_values(block.values, block.kind_numbers, first, end).items():
+            names = block.kinds[key >> CURRENCY_BITS].name, currency_of(key)
+            events, worth = worths.get(names, (0, 0))
+            worths[names] = events + count, worth + parts
+    return worths
 
 
 def each_of(runs: Iterable[Run]) -> Iterator[Run]:
