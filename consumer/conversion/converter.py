@@ -115,7 +115,9 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     if not isinstance(time, int):
         return time
     # Nearly every time is between the bounds; only other times need a closer check.
-    seconds = time // decisions.units if oldest <= time <= present else decisions.outside(time, present)
+    seconds = (
+        time // decisions.units if oldest <= time <= present else decisions.outside(time, present, source)
+    )
     if not isinstance(seconds, int):
         return seconds
     payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}

@@ -7,6 +7,7 @@ values. So the codes are closed sets, and docs/conversion.md lists them all.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -30,6 +31,7 @@ from consumer.engine.model import Filtered, Rejection, Stage, Untimely, Warned
 
 BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
+BY_AGE: Final = Filtered("max_age")
 
 _AMOUNT = "is not a decimal number of zero or more, without grouping: correct it at the producer"
 # Each message says what to do and where; none has a value of the record in it.
@@ -45,6 +47,7 @@ _WHY: Final = {
     "malformed_event_time": "the event time is neither a number of time units nor ISO 8601",
     "future_event_time": "the event time lies further ahead than clock skew explains",
     "expired": "the event is older than the platform takes",
+    "late": "the event is older than [max_age] of the mapping allows for its action source",
     "no_identity": "no user data identifies a shopper: send em, or hashed_maids (IDFA or GAID), or "
     "client_ip_address and client_user_agent",
     "malformed_opt_out": "opt_out is neither true nor false, and a shopper's choice is not guessed: say in the mapping "
@@ -53,7 +56,8 @@ _WHY: Final = {
     "malformed_item_price": f"{CONTENTS}.item_price {_AMOUNT}",
     "malformed_predicted_ltv": f"custom_data.predicted_ltv {_AMOUNT}",
     "unknown_currency": "custom_data.currency is not a code of ISO 4217",
-    "missing_currency": "custom_data.value has no currency (XXX and XTS are none)",
+    "missing_currency": "custom_data.value has no currency (XXX and XTS are none), and the platform would take the "
+    "advertiser's own: map one, or name it in [constants]",
     "negative_quantity": "a quantity is negative",
 }
 # Code of a refusal for an unforeseen reason; its message names the type of the failure only.
@@ -196,15 +200,18 @@ class Decisions:
         self._moment = moment(self.units, self.days)
         # How far back an event's time may lie, in units of the record's time.
         self.oldest = max_event_age * self.units
+        # The same by action source, where the mapping says less (`targets.MaxAge`).
+        self._oldest_of = {one: age * self.units for one, age in mapping.max_age.seconds.items()}
+        self._late = BY_AGE if mapping.max_age.late == "filter" else REFUSALS["late"]
         self._skew = max_clock_skew * self.units
 
     def bounds(self, now: float) -> tuple[float, float]:
-        """Return the oldest time that is not expired at `now` (unix seconds), and the latest that is not ahead.
+        """Return the times between which no event is too old at `now` (unix seconds), or ahead.
 
         In units of the record's time.
         """
         present = now * self.units
-        return present - self.oldest, present
+        return present - min(self.oldest, *self._oldest_of.values(), math.inf), present
 
     def name_of(self, value: Any) -> str | Filtered | Rejection:
         """Return the conversion name of an event type: by the table, exactly; or a standard name, in any case."""
@@ -242,8 +249,8 @@ class Decisions:
             return REFUSALS["missing_event_time" if time is Omitted.BLANK else "malformed_event_time"]
         return time
 
-    def outside(self, time: int, present: float) -> int | Rejection:
-        """Judge a time that is not between the oldest and `present` (both in its units).
+    def outside(self, time: int, present: float, source: str) -> int | Rejection:
+        """Judge a time, of an event of this action source, that is not between the `bounds`; `present` in its units.
 
         A time a little ahead is clock skew: the event is sent as of now, in whole seconds.
         """
@@ -254,13 +261,21 @@ class Decisions:
             return self._untimely(refusal, time)
         if time > present:
             return int(present // self.units)
-        if time < _LIKELY_FROM * self.units:
-            return _FAR_OFF["expired"]  # by any clock
-        return self._untimely(REFUSALS["expired"], time)
+        if present - time > self.oldest:
+            # Some are, by any clock.
+            far = time < _LIKELY_FROM * self.units
+            return _FAR_OFF["expired"] if far else self._untimely(REFUSALS["expired"], time)
+        oldest = self._oldest_of.get(source, math.inf)
+        if present - time <= oldest:
+            return int(time // self.units)
+        late = self._untimely(REFUSALS["late"], time, oldest)
+        late.verdict = self._late
+        return late
 
-    def _untimely(self, refusal: Rejection, time: int) -> Untimely:
+    def _untimely(self, refusal: Rejection, time: int, oldest: float | None = None) -> Untimely:
         time = min(time, _LATEST_TIME)
-        return Untimely.of(refusal, time / self.units, (time + self.oldest) / self.units)
+        until = time + (self.oldest if oldest is None else oldest)
+        return Untimely.of(refusal, time / self.units, until / self.units)
 
 
 def id_of(value: Any) -> str | Rejection:

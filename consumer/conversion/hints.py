@@ -108,6 +108,13 @@ _LINES: Final = (
 )
 
 
+# Keys of older versions that are accepted -> the warning about them.
+WITHOUT_EFFECT: Final = {
+    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: remove "
+    "the line"
+}
+
+
 def event_of(word: str) -> str:
     """Return the standard event name that `word` is, or is a common word for; empty if it is neither."""
     plain = _plain(word)

@@ -47,6 +47,7 @@ from consumer.conversion.mapping import Mapping, item_steps_of
 from consumer.conversion.normalise import Omitted, Unrecognised, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
+    AGED,
     CONTENTS,
     DAYS,
     DERIVED,
@@ -54,15 +55,16 @@ from consumer.conversion.targets import (
     FILTER,
     NEVER_SENT,
     NUMBERS,
+    TABLES,
     TARGETS,
     TIME_UNITS,
     WORDS,
     Arity,
+    MaxAge,
     Target,
 )
 from consumer.errors import MappingError, missing_extra, nearest, or_all
 
-TABLES: Final = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
 CHOICES: Final = {
     "unknown_record": ("refuse", "filter"),
     "unknown_event_name": ("refuse", "custom", "filter"),
@@ -70,11 +72,6 @@ CHOICES: Final = {
     "time_unit": tuple(TIME_UNITS),
 }
 SETTINGS: Final = (*CHOICES, "phone_country_code", "phone_country")  # keys that stand in no table
-# Keys of older versions that are accepted -> the warning about them.
-WITHOUT_EFFECT: Final = {
-    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: remove "
-    "the line"
-}
 _TIMES = frozenset({"event_time", "app_info.install_time", "user_data.db"})
 _PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
@@ -130,7 +127,7 @@ class Loader:
         self._warnings = tuple(
             f"{layer.name}: {text}"
             for layer in layers[1:]
-            for key, text in WITHOUT_EFFECT.items()
+            for key, text in hints.WITHOUT_EFFECT.items()
             if key in layer.tables
         )
         self._paths = paths
@@ -153,6 +150,9 @@ class Loader:
         own_events = self._settings_of("own_events", "names").get("names", [])
         if wrong := hints.wrong_with_own_events(own_events):
             self._fail(f"[own_events] {wrong}")
+        max_age = MaxAge.of(self._settings_of("max_age", *AGED, "late"))
+        if isinstance(max_age, str):
+            self._fail(f"[max_age] {max_age}")
         known = EVENT_NAMES.union(own_events)
         self._reading = ExpressionReader(self._paths, known, self._settings["time_unit"])
         event_names = self._entries("event_names", {*known, FILTER})
@@ -197,6 +197,7 @@ class Loader:
             phone_country_code=self._settings["phone_country_code"],
             external_id_case=self._settings["external_id_case"],
             time_unit=self._settings["time_unit"],
+            max_age=max_age,
             item_lists=self._item_lists,
             # An empty line removes the click id, so it must not be taken from the address either.
             click_id_from_url="event_source_url" in sources

@@ -17,6 +17,7 @@ from consumer.conversion.targets import (
     EVENT_NAMES,
     EXTERNAL_ID_AS_WRITTEN,
     TARGETS,
+    MaxAge,
     Target,
     phone_target,
 )
@@ -44,6 +45,7 @@ class Mapping:
     # The lists of which the first that has elements gives the items; none: the items are of one list, or the event.
     item_lists: tuple[Path, ...]
     click_id_from_url: bool  # whether a missing click id is taken from the page's address
+    max_age: MaxAge
     warnings: tuple[str, ...]  # lines about accepted settings that should be changed
 
     @property

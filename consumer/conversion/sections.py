@@ -25,12 +25,13 @@ from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import ITEMS, ORIGIN, Asked, AvroSchema, SchemaPaths, Source, values_in
 from consumer.avro.plan import Plan, is_read
 from consumer.avro.schema import PRIMITIVES, AvroType, printable
+from consumer.conversion import hints
 from consumer.conversion.computed.expressions import Expression, First, sources_in
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import field_named, fields_within, line_meant
-from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Layer, Loader, MissingFields, Rank
+from consumer.conversion.loading import SETTINGS, Layer, Loader, MissingFields, Rank
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.targets import CONTENTS, MAX_OWN_EVENTS, TARGETS
+from consumer.conversion.targets import CONTENTS, MAX_OWN_EVENTS, TABLES, TARGETS
 from consumer.engine.figures.delivered import PARAMETERS
 from consumer.engine.model import Filtered, Rejection, SchemaDrift
 from consumer.errors import MappingError, SchemaError, first_of, nearest, or_all
@@ -342,7 +343,7 @@ def _checked(
     beginning of the section's header.
     """
     settings = [key for key in SETTINGS if key not in _TOP]
-    allowed = (*TABLES, *settings, *WITHOUT_EFFECT, *more)
+    allowed = (*TABLES, *settings, *hints.WITHOUT_EFFECT, *more)
     for key, value in tables.items():
         if key in allowed:
             if key in TABLES and not isinstance(value, dict):
@@ -356,7 +357,7 @@ def _checked(
         if key in TARGETS or fields_within(key):
             table = f"{quoted}.fields]" if quoted else "[fields]"
             raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")
-        known = [one for one in allowed if one not in WITHOUT_EFFECT]
+        known = [one for one in allowed if one not in hints.WITHOUT_EFFECT]
         # A name with dots in it, written without quotes.
         if quoted and isinstance(value, dict) and key != "topic" and not nearest(key, known):
             raise MappingError(

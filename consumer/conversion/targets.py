@@ -11,9 +11,12 @@ came later, or are known only from one reading of the endpoint's page, are in `N
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from consumer.conversion import rules
 from consumer.conversion.amounts import MAX_COUNT, amount, count
@@ -251,3 +254,39 @@ EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(
 def phone_target(code: str) -> Target:
     """Return the target of ``ph`` that puts the country's `code` before numbers without one."""
     return TARGETS["user_data.ph"]._replace(rule=hashing(phone_with_code(code)))
+
+
+# The tables of a mapping file.
+TABLES: Final = (
+    *("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup"),
+    "max_age",
+)
+# Lines of [max_age] -> the action sources that they are for.
+AGED: Final = {"web": ("web",), "app": ("app_ios", "app_android"), "offline": ("offline",)}
+# What becomes of an event that is older.
+LATE: Final = ("send", "filter", "dead_letter")
+DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class MaxAge(NamedTuple):
+    """How old an event may be that is sent, by action source; empty: as `PINSTREAM_MAX_EVENT_AGE` says. `late`: what
+    becomes of an older one, one of `LATE`."""
+
+    seconds: Mapping[str, int] = MappingProxyType({})
+    late: str = "send"
+
+    @classmethod
+    def of(cls, table: dict[str, Any]) -> MaxAge | str:
+        """Return what the table [max_age] says, or what is wrong with it."""
+        late = table.get("late", "send")
+        seconds: dict[str, int] = {}
+        if late not in LATE:
+            return f"'late' must be one of {', '.join(map(repr, LATE))}"
+        for key, said in table.items():
+            found = DURATION.fullmatch(said) if isinstance(said, str) else None
+            if found:
+                seconds |= dict.fromkeys(AGED[key], int(found[1]) * _SECONDS[found[2]])
+            elif key != "late" and said != "":
+                return f'{key!r} must be a duration in quotes, like "1h" or "30m"; empty: any age'
+        return cls({} if late == "send" else seconds, late)

@@ -28,6 +28,7 @@ from consumer.engine.context import Context
 from consumer.engine.dedup.claims import Claims
 from consumer.engine.dedup.lease import Lease
 from consumer.engine.dedup.lookups import ASK_AGAIN, Lookups
+from consumer.engine.figures.delivered import HOUR
 from consumer.engine.figures.settled import SettledFigures
 from consumer.engine.intake.admission import Admission, Fresh, Level, Waited
 from consumer.engine.intake.guard import Guard
@@ -58,6 +59,7 @@ from consumer.engine.records.runs import (
     earlier_keys_of,
     keys_of,
     kinds_of,
+    late_of,
     mark_taken_over,
     move_all,
     pick,
@@ -386,7 +388,8 @@ class Steps:
         # A partition may have been revoked during the call: its next owner settles these events, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))
         counters.delivered_after_release += rows_of(others)
-        self.figures.delivered(times_of(ours), kinds_of(ours), values_of(ours), now)
+        if self.figures.delivered(times_of(ours), kinds_of(ours), values_of(ours), now):
+            self.figures.late(late_of(ours, now.unix - HOUR), now.monotonic)
         self.ledger.settle(ours, Disposition.DELIVERED)
 
     # -- READ, SCHEMA, ROOM, IN_FLIGHT -> DEAD_LETTERING -> DEAD_LETTERED

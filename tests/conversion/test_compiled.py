@@ -9,7 +9,7 @@ import io
 import itertools
 import shutil
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import fastavro
 import orjson
@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from consumer.avro.decode import Decoder, OneSchema, framing_of
 from consumer.avro.reading import MAX_ITEMS
 from consumer.conversion.converter import Converter
+from consumer.conversion.decisions import BY_AGE, REFUSALS
 from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MAX_PROGRAMS, CompiledReading, Written
 from consumer.engine.figures.delivered import COUNTED, ITEM_ID, written_in
 from consumer.engine.messages import Assigned, Assignment, Fetched
-from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef
+from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef, Untimely
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import KEY_BYTES, TOMBSTONE, Columns, Keys, TwoSteps, packed_value
 from tests.avro.test_decode_properties import evolved, record
@@ -377,3 +378,26 @@ def test_both_ways_make_the_same_keys_under_an_earlier_tag(tag: str, earlier: st
     assert bytes(made[1].keys) == b"".join(Keys(tag).of("11", "checkout", one) for one in ids) + bytes(
         2 * KEY_BYTES
     )
+
+
+_OLD: Final = {"web": ("WEB", 3_601), "app": ("IOS", 7_201), "offline": ("OFFLINE", 90_001)}
+
+
+@pytest.mark.parametrize("late", ["send", "filter", "dead_letter"])
+@pytest.mark.parametrize("source", _OLD)
+def test_late_events_become_what_the_mapping_says(source: str, late: str) -> None:
+    """Sent, filtered or refused, by the action source; one second younger, they are sent. Where [max_age] does not name
+    the source, all are."""
+    ages = '[max_age]\nweb = "1h"\napp = "120m"\noffline = "25h"\n'
+    both, other = Both((SCHEMA, f'{ages}late = "{late}"')), Both((SCHEMA, '[max_age]\nlate = "filter"'))
+    channel, age = _OLD[source]
+    for seconds, is_late in ((age, True), (age - 1, False)):
+        happened = event_of({"channel": channel, "occurred_at": int((NOW - seconds) * 1000)})
+        values = [one.value(happened) for one in (both, other)]
+        [said], [without] = both.check(values[0]), other.check(values[1])
+        assert isinstance(without, list)
+        if late == "send" or not is_late:
+            assert said == without
+        else:
+            assert isinstance(said, Untimely)
+            assert said.verdict == (BY_AGE if late == "filter" else REFUSALS["late"])

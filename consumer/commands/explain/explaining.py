@@ -17,7 +17,15 @@ from consumer.commands.comparison import Comparison, outcomes_in
 from consumer.commands.payload import Nets, nets_of
 from consumer.conversion.rule_trace import RuleTrace
 from consumer.conversion.sections import Sections
-from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Filtered, Rejection, section_of
+from consumer.engine.model import (
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Rejection,
+    Untimely,
+    section_of,
+)
 from consumer.engine.reading import NOT_UNICODE, Columns, Keys
 from consumer.settings import Settings
 
@@ -83,6 +91,8 @@ def explanations(
 
 def explanation(result: Converted) -> dict[str, Any]:
     """Return the line of a record that became this."""
+    if isinstance(result, Untimely):
+        result = result.verdict
     if isinstance(result, ConversionEvent):
         warnings = [warning._asdict() for warning in result.warnings]
         try:

@@ -423,7 +423,7 @@ cdef class Events(ItemsWriting):
         if earliest <= time <= latest:
             seconds = time // self.units if time >= 0 else -((self.units - 1 - time) // self.units)
         else:
-            moment = self.decisions.outside(time, present)
+            moment = self.decisions.outside(time, present, self.source)
             if type(moment) is not int:
                 return moment
             seconds = PyLong_AsLongLong(moment)

@@ -142,6 +142,12 @@ class Counters:
         "pinstream_offline_events_unclear_total",
         path="offline_events_unclear",
     )
+    late_events: int = number(
+        "Web and app events delivered more than an hour after they happened: they may count twice, beside the browser "
+        "tag's own.",
+        "pinstream_late_events_total",
+        status_note="Inferred: see [platform](platform.md#late-events).",
+    )
     # Delivered, and worth an alert.
     processed_with_error: int = number(
         "Events processed, yet with an error message.", "pinstream_processed_with_error_total"

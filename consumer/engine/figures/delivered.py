@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from consumer.engine.figures.counters import counted_as
 from consumer.engine.figures.definitions import Histogram, derived, figure, first, snapshot
-from consumer.engine.figures.windows import Windows, added, quantile
+from consumer.engine.figures.windows import FIVE_MINUTES, Windows, added, quantile
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
 
@@ -99,6 +99,21 @@ class FreshnessSnapshot:
     total: Ages = figure(path=".")
     hour: Ages = figure("The same five of what was delivered in the last hour.", default=Ages())
     day: Ages = figure("The same five of what was delivered in the last day.", default=Ages())
+    late: int = figure(
+        "Web and app events of the last five minutes that were delivered more than an hour after they happened.",
+        default=0,
+    )
+
+    @derived("catching_up", status_note="null: there are none. [What to do](platform.md#late-events).")
+    def catching_up(self) -> str | None:
+        """That late events are being delivered, and what they become, in words."""
+        if not self.late:
+            return None
+        return (
+            f"Catching up: {self.late:,} web and app events of the last five minutes were delivered more than an hour "
+            "after they happened. Pinterest counts these as offline and probably does not deduplicate them against the "
+            "browser tag, so each may count twice"
+        )
 
     @derived(metric="pinstream_delivered_within_hour_ratio", labels=("window",))
     def within_hour(self) -> Mapping[str, float | None]:
@@ -120,23 +135,32 @@ class Freshness:
         # The histogram of the running minute, once there is one.
         self._running = array("q")
         self._age_sum = 0.0
-        self._windows = Windows()
+        self._windows, self._late = Windows(), Windows(FIVE_MINUTES)
 
-    def add(self, event_times: Iterable[int], now: Instant) -> None:
-        """Count events that happened at these times (unix seconds) and were delivered at `now`."""
+    def add(self, event_times: Iterable[int], now: Instant) -> int:
+        """Count events that happened at these times (unix seconds) and were delivered at `now`. Return how many of them
+        were more than an hour old."""
         self._windows.roll(now.monotonic)
         if not self._windows.running:
             self._windows.running[_ALL] = self._running = array("q", _NONE)
-        unix, whole = now.unix, int(now.unix)
+        unix, whole, older = now.unix, int(now.unix), sum(self._running[_UP_TO_HOUR:])
         past, total = count_ages(array("q", event_times), unix, _COLUMN, self._running)
         # An event that lies ahead has no age. Whole seconds are summed as integers, so that rounding loses nothing.
         self._age_sum += past * whole - total + past * (unix - whole)
+        return sum(self._running[_UP_TO_HOUR:]) - older
+
+    def add_late(self, events: int, now: float) -> None:
+        """Count web and app events that were delivered late at `now` (monotonic seconds)."""
+        self._late.roll(now)
+        self._late.running.setdefault(_ALL, [0])[0] += events
 
     def snapshot(self, now: float) -> FreshnessSnapshot:
         """Return the figures of `now` (monotonic seconds)."""
         self._windows.roll(now)
-        windows = (Ages(tuple(rows.get(_ALL, _NONE))) for rows in self._windows.sums())
-        return FreshnessSnapshot(self._age_sum, *windows)
+        self._late.roll(now)
+        [late] = (rows.get(_ALL, [0]) for rows in self._late.sums())
+        total, hour, day = (Ages(tuple(rows.get(_ALL, _NONE))) for rows in self._windows.sums())
+        return FreshnessSnapshot(self._age_sum, total, hour, day, late[0])
 
 
 # Masks of all names together, before they are split. Usually there are a few dozen: records of one producer are alike.

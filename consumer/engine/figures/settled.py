@@ -46,10 +46,10 @@ class SettledFigures:
         kinds: Mapping[tuple[Kind, int], int],
         values: Mapping[tuple[str, str], tuple[int, int]],
         now: Instant,
-    ) -> None:
+    ) -> int:
         """Count delivered events: when they happened (unix seconds), how many are of each kind and section, and what
-        they are worth (`value`)."""
-        self.freshness.add(times, now)
+        they are worth (`value`). Return how many happened more than an hour ago."""
+        older = self.freshness.add(times, now)
         self.value.add(values, now.monotonic)
         covered: Counter[Kind] = Counter()
         for (kind, section), count in kinds.items():
@@ -57,6 +57,12 @@ class SettledFigures:
             named = f"{kind.name} ({self._sections[section]})" if section else kind.name
             covered[kind._replace(name=named)] += count
         self.coverage.add(covered.items(), now.monotonic)
+        return older
+
+    def late(self, events: int, now: float) -> None:
+        """Count web and app events that were delivered late at `now` (monotonic seconds)."""
+        self._counters.late_events += events
+        self.freshness.add_late(events, now)
 
     def rejected(self, problem: Problem) -> None:
         """Note a record that cannot be delivered."""

@@ -59,6 +59,9 @@ _CAUSES_BY_CODE: Final = {
     (Stage.CONVERT, TRANSFORM_MISFIT): Cause.TRANSFORM,
 }
 
+# What the mapping itself makes a dead letter, as after an outage: nothing that intake has to stop for.
+_LATE: Final = "late"
+
 # Stage and code, and the number of the mapping's section.
 _Reason = tuple[Stage, str, int]
 
@@ -216,7 +219,7 @@ class Guard:
             return
         # The record took a place when it was read; filtered records have none.
         mark = _LEFT
-        if rejection is not None:
+        if rejection is not None and rejection.code != _LATE:
             reason = rejection.stage, rejection.code, row.block.section(row.first)
             # Codes and sections are closed sets. If there are more reasons than marks, the last reasons share one mark.
             mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))

@@ -122,6 +122,15 @@ def values_of(runs: Iterable[Run]) -> Mapping[tuple[str, str], tuple[int, int]]:
     return worths
 
 
+def late_of(runs: Iterable[Run], since: float) -> int:
+    """Return how many web and app events of the runs happened before `since` (unix seconds)."""
+    return sum(
+        time < since and not marks & OFFLINE
+        for block, first, end in runs
+        for time, marks in zip(block.times[first:end], block.marks[first:end], strict=True)
+    )
+
+
 def each_of(runs: Iterable[Run]) -> Iterator[Run]:
     """Yield every row as a run of its own."""
     return (Run(block, index, index + 1) for block, first, end in runs for index in range(first, end))

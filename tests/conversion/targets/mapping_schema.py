@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from consumer.conversion.computed import tables
-from consumer.conversion.loading import CHOICES, WITHOUT_EFFECT
+from consumer.conversion.hints import WITHOUT_EFFECT
+from consumer.conversion.loading import CHOICES
 from consumer.conversion.targets import (
     ACTION_SOURCES,
+    AGED,
     CONTENTS,
     DERIVED,
+    DURATION,
     EVENT_NAMES,
     FILTER,
+    LATE,
     LONGEST_OWN_EVENT,
     MAX_OWN_EVENTS,
     NEW_TARGETS,
@@ -196,6 +200,11 @@ def tables_of_a_layer() -> dict[str, Schema]:
             {"type": "array", "items": {"type": ["string", "integer", "boolean"]}},
         ),
     }
+    age: Schema = {"type": "string", "pattern": f"^({DURATION.pattern})?$"}
+    ages = {
+        **{key: described('A duration, like "1h" or "30m"; empty: any.', age) for key in AGED},
+        "late": described("What becomes of an older event.", {"enum": [*LATE]}),
+    }
     path = EXPRESSION
     fields = {name: described(meaning(target), path) for name, target in TARGETS.items()}
     constants = {
@@ -221,6 +230,7 @@ def tables_of_a_layer() -> dict[str, Schema]:
         "dedup": described(
             "What identifies an event within its ad account and name, if not event_id.", closed({"key": key})
         ),
+        "max_age": described("How old an event may be, by where it happened.", closed(ages)),
     }
 
 
