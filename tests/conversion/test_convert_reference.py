@@ -134,7 +134,7 @@ class Reference:
         time: int = self.sound(self.decisions.time_of(value), int)
         if NOW * units - WEEK * units <= time <= NOW * units:
             return time // units
-        seconds: int = self.sound(self.decisions.outside(time, NOW * units), int)
+        seconds: int = self.sound(self.decisions.outside(time, NOW * units, "web"), int)
         return seconds
 
     def fill(self, payload: dict[str, Any], parent: str, event: CommerceEvent) -> None:

@@ -223,7 +223,7 @@ def test_freshness_of_the_last_hour_and_day(ages: Any, earlier: Any, hour: Any, 
     """A bad hour is not hidden by good ones before it, and does not count in later hours. Of nothing, and beyond the
     last bucket, it is null: not zero and not an error."""
     freshness = through_json(status_document(statistics(ages=ages, earlier=earlier), {}))["freshness"]
-    assert freshness == {**day, "hour": hour, "day": day}
+    assert freshness == {**day, "hour": hour, "day": day, "late": 0, "catching_up": None}
 
 
 def test_a_guard_that_tripped_says_where_and_why() -> None:
