@@ -131,6 +131,19 @@ def test_each_command_works_with_just_these(shop: Shop) -> None:
         assert code == 0, said
 
 
+def test_receipts_are_written_and_read_with_just_these(shop: Shop) -> None:
+    """With a receipts topic, too: the service writes it, `trace` and `audit` read it and what else they need."""
+    shop.env["PINSTREAM_RECEIPTS_TOPIC"] = create_topic(shop.broker.plain)
+    # Both who runs the service and who redrives write receipts.
+    shop.only([*dict.fromkeys(one for one in shop.printed() if one.operation != "Create")])
+    shop.deliver()
+    code, said = shop.said("audit", "--since", "1h")
+    assert (code, "It adds up" in said) == (0, True), said
+    letter = dead_letters(shop.broker.plain, shop.topic)[0][1]
+    code, said = shop.said("trace", f"{shop.topic}:{letter['partition']}:{letter['offset']}", "nothing")
+    assert (code, f"letter {shop.letters}:" in said, "not found" in said) == (1, True, True), said
+
+
 class Checked(NamedTuple):
     """What `check` says without a right where the dead-letter topic exists and where it does not: exit code and words;
     no words: nothing is missing."""
