@@ -15,9 +15,10 @@ from __future__ import annotations
 import heapq
 import os
 import sys
+import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, Final
 
@@ -40,8 +41,9 @@ from consumer.errors import UsageError, first_of
 from consumer.settings import Settings, load
 
 _DAY_MS: Final = 86_400_000
+_CLOCKS_DIFFER_MS: Final = 3_600_000  # by less: a broker's, a member's and ours
 _EPOCH: Final = date(1970, 1, 1)
-_OUTSIDE: Final = -1  # the day of what is not counted
+_BEFORE, _AFTER = -1, sys.maxsize  # the days of what is not counted
 _MAX_NAMED: Final = 10
 _Log = tuple[str, str, str, int]
 """The command that wrote the receipts; a topic, its id (empty: not known), a partition."""
@@ -73,10 +75,10 @@ async def audit(since: int, until: int, group: str | None, as_json: bool) -> Non
     def take(one: FoundReceipt) -> None:
         if (one["group"], one["destination"]) != whose:
             return
-        day = one["at"] // _DAY_MS if since <= one["at"] < until else _OUTSIDE
+        day = _BEFORE if one["at"] < since else _AFTER if one["at"] >= until else one["at"] // _DAY_MS
         log = one["by"], one["topic"], one["topic_id"] or "", one["partition"]
         offsets[log, -receipts.rank(one), day].append(one["offset"])
-        if day == _OUTSIDE:
+        if day in (_BEFORE, _AFTER):
             return
         members.add(one["member"])
         if one["outcome"] == DELIVERED and (request := one["request_id"]):
@@ -86,6 +88,7 @@ async def audit(since: int, until: int, group: str | None, as_json: bool) -> Non
                 where = {"event_id": one["event_id"], "place": str(receipts.receipt_place(one))}
                 twice.append({**where, "first": first, "second": request})
 
+    began = round(time.time() * 1000)
     await receipts.read_receipts(settings, max(0, since - _DAY_MS), take)
     counts, settled, spans = _add_up(offsets)
     if not counts:
@@ -96,7 +99,7 @@ async def audit(since: int, until: int, group: str | None, as_json: bool) -> Non
         "members": len(members),
         "counts": [dict(zip(names, (*of, number), strict=True)) for of, number in sorted(counts.items())],
         "delivered_twice": twice,
-        **await _compare(settings, whose[0], settled, spans),
+        **await _compare(settings, whose, settled, spans, began),
     }
     print_result(_show, document, as_json=as_json)
     if document["without_receipt"]:
@@ -112,12 +115,12 @@ def _add_up(
     for (log, order, day), some in sorted(offsets.items()):
         ordered, before = sorted(some), settled[log]
         settled[log] = _union(before.runs(), ((offset, offset + 1) for offset in ordered))
-        if day != _OUTSIDE:
+        if day not in (_BEFORE, _AFTER):
             kind = *log[:2], str(_EPOCH + timedelta(day)), RANKED[-order]
             counts[kind] += settled[log].count() - before.count()
             first, last = spans.get(log, (ordered[0], ordered[-1]))
             spans[log] = min(first, ordered[0]), max(last, ordered[-1])
-    return counts, settled, spans
+    return +counts, settled, spans
 
 
 def _union(one: Iterable[OffsetRange], other: Iterable[OffsetRange]) -> Done:
@@ -128,12 +131,63 @@ def _union(one: Iterable[OffsetRange], other: Iterable[OffsetRange]) -> Done:
 
 
 async def _compare(
-    settings: Settings, group: str, settled: Mapping[_Log, Done], spans: Mapping[_Log, tuple[int, int]]
+    settings: Settings,
+    whose: tuple[str, str],
+    settled: Mapping[_Log, Done],
+    spans: Mapping[_Log, tuple[int, int]],
+    began: int,
 ) -> dict[str, Any]:
-    """Return what each topic itself holds between the first and the last receipt of `run`."""
+    """Return what each topic itself holds between the first and the last receipt of `run`. `whose`: group and
+    destination; `began`: when the receipts were read (milliseconds since 1970)."""
     config, topics = settings.kafka.client_properties(), sorted({log[1] for log in spans if log[0] == "run"})
-    rows = await receipts.positions_of(settings, group, (), topics)
+    rows = await receipts.positions_of(settings, whose[0], (), topics)
     ids = await run_blocking("pinstream-kafka-ids", ask_once, config, topics, PATIENCE)
+    found, has, gone = _partitions(settled, spans, rows, ids)
+    ranges, places = list[Range](), dict[str, TopicPartition]()
+    for name, one in found.items():
+        extent, stop = rows[name].extent or (0, 0), one["last"] + 1
+        begin = min(max(extent[0], one["first"]), stop)  # what is below was removed by retention
+        removed, empty = _lacking(has[name], one["first"], begin), _lacking(has[name], begin, stop)
+        found[name] |= {
+            "records": stop - one["first"] - removed - empty,
+            "removed": removed,
+            "no_record": empty,
+        }
+        found[name]["open"] = 0
+        if empty:
+            ranges.append(Range(*name, begin, min(stop, extent[1])))
+
+    async def check(name: TopicPartition, records: Sequence[Record]) -> None:
+        for at in (record.offset for record in records if record.offset not in has[name]):
+            found[name]["no_record"] -= 1
+            if receipts.is_open(rows[name], at):
+                found[name]["open"] += 1
+            else:
+                places[str(Place(*name, at))] = name
+
+    def settles(one: FoundReceipt) -> None:
+        if (one["group"], one["destination"]) == whose and one["by"] == "run":
+            name = places.pop(str(receipts.receipt_place(one)), None)
+            if name is not None:
+                found[name]["open"] += 1
+
+    await receipts.read_records(config, ranges, ", ".join(topics), check)
+    # What was open when the receipts were read may have settled before the positions were asked for.
+    if places:
+        await receipts.read_receipts(settings, began - _CLOCKS_DIFFER_MS, settles)
+    lost = Counter(places.values())
+    offsets = [{**of, "without_receipt": lost[name]} for name, of in found.items()]
+    return {"offsets": offsets, "not_compared": gone, "without_receipt": [*places]}
+
+
+def _partitions(
+    settled: Mapping[_Log, Done],
+    spans: Mapping[_Log, tuple[int, int]],
+    rows: Container[TopicPartition],
+    ids: Mapping[str, str],
+) -> tuple[dict[TopicPartition, dict[str, Any]], dict[TopicPartition, Done], list[str]]:
+    """Return of each partition that `run` has read the first and the last offset, and those with a receipt; and the
+    partitions that are gone."""
     found, has, gone = dict[TopicPartition, dict[str, Any]](), dict[TopicPartition, Done](), list[str]()
     for log, (first, last) in sorted(spans.items()):
         name, done = TopicPartition(log[1], log[3]), settled[log]
@@ -146,29 +200,7 @@ async def _compare(
             done, first = _union(done.runs(), has[name].runs()), min(first, found[name]["first"])
             last = max(last, found[name]["last"])
         has[name], found[name] = done, {**name._asdict(), "first": first, "last": last}
-    ranges, places = list[Range](), list[str]()
-    for name, one in found.items():
-        extent, stop = rows[name].extent or (0, 0), one["last"] + 1
-        begin = min(max(extent[0], one["first"]), stop)  # what is below was removed by retention
-        removed, empty = _lacking(has[name], one["first"], begin), _lacking(has[name], begin, stop)
-        found[name] |= {
-            "records": stop - one["first"] - removed - empty,
-            "removed": removed,
-            "no_record": empty,
-        }
-        found[name] |= {"open": 0, "without_receipt": 0}
-        if empty:
-            ranges.append(Range(*name, begin, min(stop, extent[1])))
-
-    async def check(name: TopicPartition, records: Sequence[Record]) -> None:
-        for at in (record.offset for record in records if record.offset not in has[name]):
-            found[name]["no_record"] -= 1
-            is_open = receipts.is_open(rows[name], at)
-            found[name]["open" if is_open else "without_receipt"] += 1
-            places.extend([] if is_open else [str(Place(*name, at))])
-
-    await receipts.read_records(config, ranges, ", ".join(topics), check)
-    return {"offsets": list(found.values()), "not_compared": gone, "without_receipt": places}
+    return found, has, gone
 
 
 def _lacking(done: Done, first: int, stop: int) -> int:

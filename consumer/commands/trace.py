@@ -35,6 +35,7 @@ from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.reading import find
 from consumer.commands.explain.explaining import explanation
 from consumer.commands.explain.showing import why
+from consumer.commands.group_position import GroupPosition
 from consumer.commands.parsing import JSON_OPTION
 from consumer.commands.payload import decode_now
 from consumer.commands.receipts import PATIENCE, FoundReceipt, ReceiptKey, receipt_key, receipt_place
@@ -82,14 +83,22 @@ async def trace(ids: tuple[str, ...], since: int, as_json: bool) -> None:
         await receipts.read_receipts(settings, since, write)
         return
     topic, counting = settings.pinstream.receipts_topic, dict[ReceiptKey, FoundReceipt]()
+    places = dict[str, Place]()
+    for one in asked:
+        with contextlib.suppress(UsageError):
+            places[one] = parse_place(one)
+    # Before the receipts are read: what is settled by now has its receipt.
+    more = [place.topic for place in places.values()]
+    rows = await receipts.positions_of(settings, settings.kafka.group_id, settings.kafka.topics, more)
     found = {} if topic is None else await _find_receipts(settings, asked, since)
-    for one in itertools.chain.from_iterable(found.values()):
-        receipts.keep(counting, one)
+    for receipt in itertools.chain.from_iterable(found.values()):
+        receipts.keep(counting, receipt)
     letters, mapped = await _find_letters(settings, counting.values()), building.sections(settings)
     async with _reading(settings, mapped) as read:
         until = await _remembered_until(settings, mapped, counting, read)
         left = [one for one in asked if one not in found]
-        others = await _find_in_source(settings, left, since, read) if left else {}
+        places = {one: place for one, place in places.items() if one in left}
+        others = await _find_in_source(settings, left, places, rows, since, read) if left else {}
 
     def record(one: FoundReceipt) -> dict[str, Any]:
         key, origin = receipt_key(one), one["origin"] or str(receipt_place(one))
@@ -207,14 +216,17 @@ async def _reading(settings: Settings, mapped: Sections) -> AsyncIterator[_Read]
         await writers.close()
 
 
-async def _find_in_source(settings: Settings, ids: Sequence[str], since: int, read: _Read) -> _Documents:
-    """Return the records of each id: of those that are open; without a receipts topic, of all since then."""
-    config, places = settings.kafka.client_properties(), dict[str, Place]()
-    for one in ids:
-        with contextlib.suppress(UsageError):
-            places[one] = parse_place(one)
-    more = [one.topic for one in places.values()]
-    rows = await receipts.positions_of(settings, settings.kafka.group_id, settings.kafka.topics, more)
+async def _find_in_source(
+    settings: Settings,
+    ids: Sequence[str],
+    places: Mapping[str, Place],
+    rows: Mapping[TopicPartition, GroupPosition],
+    since: int,
+    read: _Read,
+) -> _Documents:
+    """Return the records of each id: of those that are open; without a receipts topic, of all since then. `places`:
+    of the ids that are one; `rows`: where the group stands."""
+    config = settings.kafka.client_properties()
     found: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)  # by id and place
 
     async def match(name: TopicPartition, records: Sequence[Record]) -> None:

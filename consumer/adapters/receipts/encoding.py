@@ -105,7 +105,10 @@ class ReceiptEncoder:
         key = self._key(receipt)
         if (kind := receipts.kinds[row]) is None:
             ids = self._read_ids(record, receipts.topic, receipts.partition)
-            receipt["event_id"], receipt["order_id"] = ids
+            # An id with half of a surrogate pair is not text that a receipt can hold.
+            receipt["event_id"], receipt["order_id"] = (
+                one and one.encode(errors="replace").decode() for one in ids
+            )
         else:
             event = orjson.loads(receipts.bodies[row])
             custom = event.get("custom_data", {})

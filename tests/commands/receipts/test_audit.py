@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,7 +11,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
+from consumer.adapters.kafka.letters import Done
+from consumer.commands.audit import _compare
 from consumer.commands.receipts import RANKED, FoundReceipt, keep
+from consumer.settings import load
 from tests.commands.receipts.making import GROUP, NOW, answered, environment, made, write_receipts
 from tests.end_to_end.processes import command, the_one_line
 from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, produce, unique
@@ -117,6 +121,39 @@ def test_receipts_of_another_time_fill_gaps(kafka: Kafka, tmp_path: Path) -> Non
     found = answered("audit", "--since", begin, "--until", end, env=environment(tmp_path, kafka, receipts))
     assert [one["records"] for one in found["counts"]] == [3]
     assert [(one["first"], one["last"], one["no_record"]) for one in found["offsets"]] == [(0, 4, 0)]
+
+
+def test_a_record_that_settles_while_the_receipts_are_read(kafka: Kafka, tmp_path: Path) -> None:
+    """It was open when they were read: its receipt came later, so it is not named as one without."""
+    receipts, orders = create_topic(kafka), create_topic(kafka)
+    produce(kafka, orders, [b"x"] * 4)
+    commit(kafka, GROUP, orders, 4)
+    write_receipts(kafka, receipts, [made(f"{orders}:0:{offset}") for offset in (0, 2, 3)])
+    settings = load(environment(tmp_path, kafka, receipts), needs=("kafka",))
+    read = Done()
+    read.add([(0, 1), (3, 4)])  # offset 1 has no receipt at all, that of 2 was not there yet
+    log = "run", orders, "", 0
+    found = asyncio.run(_compare(settings, (GROUP, "pinterest"), {log: read}, {log: (0, 3)}, NOW))
+    assert found["without_receipt"] == [f"{orders}:0:1"]
+    assert [(one["open"], one["without_receipt"]) for one in found["offsets"]] == [(1, 1)]
+
+
+def test_a_record_counts_on_its_first_day(kafka: Kafka, tmp_path: Path) -> None:
+    """A record that was delivered before and after the end of the time, or its beginning, is in one of two audits."""
+    receipts, orders = create_topic(kafka), create_topic(kafka)
+    produce(kafka, orders, [b"x"])
+    commit(kafka, GROUP, orders, 1)
+    midnight = NOW - NOW % DAY
+    twice = [made(f"{orders}:0:0", at=midnight + minutes * 60_000) for minutes in (-1, 1)]
+    write_receipts(kafka, receipts, [*twice, made(f"{orders}:0:9", "filtered", at=midnight + 1)])
+    env = environment(tmp_path, kafka, receipts)
+    days = [str(datetime.fromtimestamp((midnight + days * DAY) / 1000, UTC).date()) for days in (-1, 0)]
+    first = answered("audit", "--since", days[0], "--until", days[1], env=env)
+    second = answered("audit", "--since", days[1], env=env)
+    assert [[one["outcome"] for one in found["counts"]] for found in (first, second)] == [
+        ["delivered"],
+        ["filtered"],
+    ]
 
 
 def test_what_was_delivered_twice(kafka: Kafka, tmp_path: Path) -> None:
