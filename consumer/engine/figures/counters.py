@@ -95,7 +95,7 @@ class Counters:
         "Attempts that brought no verdict, by reason.", "pinstream_no_verdicts_total", keys=("reason",)
     )
     failures: Counter[str] = counts(
-        "Failures of our own, tried again: key store, dead letters, commits, registry.",
+        "Failures of our own, tried again: key store, dead letters, receipts, commits, registry.",
         "pinstream_failures_total",
         keys=("kind",),
     )
