@@ -142,7 +142,8 @@ class Freshness:
         were more than an hour old."""
         self._windows.roll(now.monotonic)
         if not self._windows.running:
-            self._windows.running[_ALL] = self._running = array("q", _NONE)
+            self._running = array("q", _NONE)
+            self._windows.running.setdefault(_ALL, self._running)
         unix, whole, older = now.unix, int(now.unix), sum(self._running[_UP_TO_HOUR:])
         past, total = count_ages(array("q", event_times), unix, _COLUMN, self._running)
         # An event that lies ahead has no age. Whole seconds are summed as integers, so that rounding loses nothing.
