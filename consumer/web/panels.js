@@ -231,8 +231,10 @@ function showNotes(s) {
         lines.push([left > 0 ? `a certificate ends in ${age(left)}: replace it, and start again` : "a certificate has ended", left > 0 ? "warn" : "bad", [setting], 1, "", new Date(expires * 1000).toISOString().slice(0, 10)]);
       }
     }
-    showTable(id, [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Share"], ["Latest message", "left break"]],
-      lines.map(([what, cls, names, count, part, sample]) => [h("span." + cls, what), names.map((name, i) => [i ? " in " : "", code(name)]), n(count), part, sample]));
+    // A column that has nothing in any line is left out.
+    const filled = lines.some(line => line[4] || line[5]) ? 5 : 3;
+    showTable(id, [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Share"], ["Latest message", "left break"]].slice(0, filled),
+      lines.map(([what, cls, names, count, part, sample]) => [h("span." + cls, what), names.map((name, i) => [i ? " in " : "", code(name)]), n(count), part, sample].slice(0, filled)));
   }
 }
 
