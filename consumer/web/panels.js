@@ -82,6 +82,7 @@ function todoOf(s) {
   const l = s.ledger, f = freshnessOver(s, "hour"), [reason] = reasonsOf(s), fix = s.coverage?.gaps?.[0], ends = certificates(s);
   return [
     reason && ["bad", `Most dead letters are ${reason[0].join(" ")} (${n(reason[1])} of ${n(l.dead_lettered)}): correct the cause, then redrive them.`, "refusals"],
+    s.freshness.catching_up && ["warn", `${s.freshness.catching_up}.`, "quality"],
     f.within_one_hour < TARGET && f.within_one_hour != null && [tone(f.within_one_hour), `${percent(f.within_one_hour)} of the last hour's events arrived within one hour; the goal is 99${NBSP}%: see what delays them.`, "delivery"],
     s.destination.latency?.slow && ["warn", `${s.destination.latency.slow}.`, "delivery"],
     ends.length && ["warn", `A client certificate ends soon, or has ended: replace it.`, "delivery"],
@@ -231,7 +232,7 @@ function showNotes(s) {
         lines.push([left > 0 ? `a certificate ends in ${age(left)}: replace it, and start again` : "a certificate has ended", left > 0 ? "warn" : "bad", [setting], 1, "", new Date(expires * 1000).toISOString().slice(0, 10)]);
       }
     }
-    // A column that has nothing in any line is left out.
+    // Empty columns are not shown.
     const filled = lines.some(line => line[4] || line[5]) ? 5 : 3;
     showTable(id, [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Share"], ["Latest message", "left break"]].slice(0, filled),
       lines.map(([what, cls, names, count, part, sample]) => [h("span." + cls, what), names.map((name, i) => [i ? " in " : "", code(name)]), n(count), part, sample].slice(0, filled)));
@@ -258,6 +259,7 @@ function showFreshness(s) {
   put("freshness",
     h("p", h("b", { class: big("", tone(f.within_one_hour)) }, percent(f.within_one_hour)), ` of ${many(f.delivered, "event")} delivered ${when} arrived within one hour`),
     h("p", "Half within ", h("b", within(f.age_p50)), ", 95 % within ", h("b", within(f.age_p95)), ", 99 % within ", h("b", within(f.age_p99)), "."),
+    all.catching_up && h("p.warn", all.catching_up + "."),
     h("p.soft.small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
 }
 

@@ -143,3 +143,15 @@ async def test_members_that_differ_are_named(visit: Visit) -> None:
                 "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION. "
                 "See docs/runbook.md#members-differ."
             )
+
+
+async def test_late_events_are_a_banner(visit: Visit) -> None:
+    """While web and app events are delivered late, overview and quality say what becomes of them."""
+    made = scenes.full()
+    made["freshness"]["catching_up"] = "Catching up: 31 web and app events of the last five minutes were late"
+    async with check(visit, made) as (server, shown):
+        assert f"{made['freshness']['catching_up']}. See Data quality" in await text(shown, "#todo")
+        await turn(shown, "quality")
+        assert made["freshness"]["catching_up"] in await text(shown, "#freshness")
+        server.report(freshness={**made["freshness"], "catching_up": None})
+        await shown.wait_for_function("() => !document.querySelector('#freshness .warn:not(.big)')")
