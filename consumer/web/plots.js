@@ -81,7 +81,7 @@ function reach(at) {
 }
 
 // The height of a plot: four of them and the rest of the overview fit two screens, or four of a phone.
-const tall = () => innerWidth < 577 ? 130 : 165;
+const tall = () => innerWidth < 577 ? 112 : 165;
 
 function axis(plot, values) {
   const high = highest(values.flat()) || 0, room = tall() - EDGE.top - EDGE.bottom;
