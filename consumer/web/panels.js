@@ -293,7 +293,7 @@ function showCoverage(s) {
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
   put("coverage-note", names.length ? `Of ${many(events, "event")} delivered in the last ${windowOf()}.` : `Nothing delivered in the last ${windowOf()}.`);
   put("coverage", names.length > 0 && rows([["Parameter, and Pinterest's advice"], ["All"], ...names.map(name => [breakable(name), null, name])], [
-    [["EventStream", h("small", "How many had this name.")], n(events), ...names.map(name => n(seen[name].events))],
+    [["Events", h("small", "How many had this name.")], n(events), ...names.map(name => n(seen[name].events))],
     ...s.coverage.parameters.map(({ id, label, advice }) => {
       const all = sum(names.map(name => seen[name].carried[id] || 0)) / events, applies = names.some(name => seen[name].target?.[id] != null);
       return [
