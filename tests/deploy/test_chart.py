@@ -447,7 +447,7 @@ class TestPod:
         assert int(resources["requests"]["cpu"].removesuffix("m")) >= 1000 * float(table["7,000"])
         formula = (ROOT / "docs" / "guarantees.md").read_text("utf-8").partition("\n## Memory\n")[2]
         parts = re.findall(r"^\|[^|]+\|[^|]+\| ([\d.]+) MiB \|", formula.partition("\n- ")[0], re.MULTILINE)
-        assert len(parts) == 5
+        assert len(parts) == 6
         gzip = re.search(r"([\d.]+) MiB \(gzip\)", formula)
         assert gzip is not None
         assert resources["limits"] == {"memory": "1Gi"}

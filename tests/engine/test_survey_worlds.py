@@ -37,6 +37,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
         RecordStage.CLOCK: (one for *_, one in pipeline.untimely._waiting),
         RecordStage.ROOM: pipeline.admission._deferred,
         RecordStage.DEAD_LETTERING: (one.row for one in pipeline.letters),
+        RecordStage.RECEIPTING: (one.run for one in pipeline.receipts),
     }
     return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}
 
