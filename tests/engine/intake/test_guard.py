@@ -345,7 +345,7 @@ def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
 
 
 def test_events_beyond_the_mapping_s_max_age_do_not_trip_it() -> None:
-    """After an outage all events may be late, and `[max_age]` says that they become dead letters: no mapping is wrong."""
+    """After an outage all events may be late, and become dead letters by `[max_age]`: no mapping is wrong."""
     core = guarded()
     core.fetch(*[rejected("late")] * 100)
     core.store_letters()
