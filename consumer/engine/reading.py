@@ -14,6 +14,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -92,10 +93,14 @@ def packed_value(custom_data: Mapping[str, Any]) -> int:
     currency, amount = custom_data.get("currency"), _AMOUNT.fullmatch(custom_data.get("value", ""))
     if not currency or amount is None:
         return 0
-    packed = int(amount[1] + (amount[2] or "").ljust(4, "0"))
-    for letter in currency:
-        packed = packed << 5 | ord(letter) - 64
-    return packed
+    whole, fraction = amount.groups("")
+    return int(whole + fraction.ljust(4, "0")) << 15 | _code_of(currency)
+
+
+@cache
+def _code_of(currency: str) -> int:
+    first, second, third = (ord(letter) - 64 for letter in currency)
+    return first << 10 | second << 5 | third
 
 
 def currency_of(packed: int) -> str:
