@@ -172,7 +172,7 @@ class Knobs:
         """Without any trouble every event must arrive exactly once."""
         rates = replace(self.rates, api_whole_batch=0.0)
         no_incidents = self.incidents == Incidents() and self.store_faults == StoreFaults()
-        return rates == Rates() and no_incidents and not self.receipts_fail
+        return rates == Rates() and no_incidents and not (self.receipts and self.receipts_fail)
 
     @property
     def commits_topic_id(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from consumer.engine import messages
 from consumer.engine.dedup.claims import Claims
-from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
+from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
 from consumer.engine.records import offset_map, topics
@@ -351,8 +351,8 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """The write fails and the event is lost (getsentry/arroyo, jitsu rotor)."""
     write = Steps.dead_letter
 
-    def earlier(self: Steps, row: Run, rejection: Rejection, attempts: int) -> None:
-        write(self, row, rejection, attempts)
+    def earlier(self: Steps, row: Run, *refused: Any) -> None:
+        write(self, row, *refused)
         self.ledger.settle([row], Disposition.DEAD_LETTERED)
 
     def stored(self: Steps, happened: messages.DeadLettersStored) -> None:
