@@ -103,7 +103,7 @@ class Pipeline:
         # the next write waits longer for it.
         self.keys: Outbox[Run] = Outbox(policy.inner_backoff, 10_000, lambda run: run.end - run.first)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, 500)
-        # No more in a write than a crash may repeat: so many receipts may precede what they say.
+        # After a crash at most this number of receipts is ahead of the keys and commits that follow them.
         at_risk = policy.concurrency * policy.batch_events
         self.receipts: Outbox[Receipt] = Outbox(
             policy.inner_backoff, min(10_000, at_risk), lambda one: rows_of([one.run])

@@ -1,6 +1,6 @@
 """What delivered events are worth, by event name and currency.
 
-Theory of operation. Nobody may read what a single order is worth, neither off a figure nor off the difference between
+Theory of operation. No figure may show what a single order is worth, and neither may the difference between
 two readings. So what is shown grows in steps of ten events or more: the latest events with a value, nine at most of
 each name and currency, wait for the tenth. Their number and their value are shown together, and a window gains and
 loses whole steps only. Prometheus sees the same steps.
