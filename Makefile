@@ -8,8 +8,8 @@ SEEDS ?= 300
 EVENTS ?= 2000000
 SECONDS ?= 60
 # The number of test processes, which share one Kafka and divide the tests as tests/conftest.py says. Tests on real parts wait
-# most of their time: four keep two processors busy. `WORKERS=0`: all in one, for a debugger.
-WORKERS ?= 4
+# most of their time: six keep two processors busy. `WORKERS=0`: all in one, for a debugger.
+WORKERS ?= 6
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,8 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by omitting which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=15
+MEASURED := tests/benchmark/test_ratio.py tests/benchmark/test_rates.py
 MERMAID := website/target/mermaid.min.js
 CODE := consumer tests benchmarks website hatch_build.py .ci/check_commits.py .ci/release.py .ci/sbom.py .ci/wheels.py
 
@@ -46,8 +48,12 @@ setup: $(READY)
 demo: $(READY)
 	@$(BIN)/pinstream demo $(ARGS)
 
+# Without ARGS: all of them, and last, by themselves, those that measure what others running beside them would change.
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=15 $(ARGS)
+	$(PYTEST) --numprocesses $(WORKERS) $(or $(ARGS),$(MEASURED:%=--ignore=%))
+ifeq ($(strip $(ARGS)),)
+	$(PYTEST) --numprocesses 1 $(MEASURED)
+endif
 
 check: $(READY)
 	$(BIN)/ruff format --check $(CODE)

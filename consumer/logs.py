@@ -32,6 +32,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import orjson
@@ -54,6 +55,8 @@ _REPEATED = frozenset(
     {"dead_letters_not_stored", "kafka_trouble", "key_store_trouble", "receipts_not_stored"}
 )
 _EVENT_WIDTH = 22
+# What structlog calls with finished lines.
+_METHODS = ("debug", "info", "warning", "error", "critical")
 
 _DIGITS = re.compile(r"\d+")
 _SECRET_FIELD = re.compile(
@@ -298,16 +301,6 @@ class _Forward(logging.Handler):
         )
 
 
-@dataclass(eq=False)
-class _Lines:
-    """What structlog calls with finished lines."""
-
-    put: Callable[[str], object]
-
-    def __post_init__(self) -> None:
-        self.debug = self.info = self.warning = self.error = self.critical = self.put
-
-
 def _put_of(stream: LogStream | None) -> Callable[[str], object]:
     """Return the function that writes a line to `stream`, or to stderr."""
     global _outlet
@@ -365,14 +358,15 @@ def configure(
             lambda _logger, _method, event: {**(always or {}), **event},
             structlog.processors.add_log_level,
             RepeatLimiter(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # A person needs neither milliseconds nor the T.
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%SZ" if console else "iso", utc=True),
             # Before `redact`, and never with local variables: those may hold whole events.
             structlog.processors.format_exc_info,
             redact,
             _console(colors=colors) if console else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: _Lines(put),
+        logger_factory=lambda *_: SimpleNamespace(**dict.fromkeys(_METHODS, put)),
         # A logger that was used before, in a test or by a worker's parent, must follow this configuration.
         cache_logger_on_first_use=False,
     )
@@ -413,15 +407,13 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
 
 
 def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
-    """Render lines for people: fields in the caller's order, without None values; times in seconds."""
+    """Render lines for people: fields in the caller's order, without None values."""
     line = structlog.dev.ConsoleRenderer(
         _EVENT_WIDTH, colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )
 
     def render(logger: object, method: str, event: EventDict) -> str:
         shown = {name: value for name, value in event.items() if value is not None}
-        # A person needs neither milliseconds nor the T.
-        shown["timestamp"] = f"{shown['timestamp'][:19].replace('T', ' ')}Z"
         if shown["event"] not in _ONE_FIELD_PER_LINE:
             return line(logger, method, shown)
         head = {name: shown.pop(name) for name in ("timestamp", "level", "event")}

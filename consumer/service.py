@@ -48,7 +48,7 @@ _FETCH_TIMEOUT, _FULL_TIMEOUT = 5.0, 0.1
 _HOUSEKEEPING = 2.0
 # Share of the grace for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
-# At least this time, in seconds: leaving may wait for the source's thread first (`chunks.IDLE_POLL_SECONDS`).
+# At least this time, in seconds: leaving may wait for the source's thread first (`chunks.IDLE_CHECK_SECONDS`).
 _LEAST_CLOSE = 0.7
 # Seconds of the remaining grace that are kept for closing all but the source.
 _AFTERWARDS = 1.0
@@ -67,6 +67,11 @@ async def claimed(store: KeyStore, keys: bytes, earlier: bytes, now: float) -> t
     found, session = await store.claim(new, now)
     rest = iter(found)
     return [known or next(rest) for known in before], session
+
+
+async def _answered(attempt: Awaitable[_T], make: Callable[[_T], m.Input]) -> m.Input:
+    """Return the input that is made of what an attempt returns."""
+    return make(await attempt)
 
 
 class State(Enum):
@@ -337,20 +342,23 @@ class Service:
                 self._ask(command, ask, lambda got: m.PermitsGranted(number, account, *got))
             case m.Send():
                 self._begin(self._send(command, now))
-            case m.StoreDeadLetters():
-                self._begin(self._store(command))
-            case m.StoreReceipts():
+            case m.StoreDeadLetters(number, letters):
+                self._begin(
+                    _answered(self._dead_letters.store(letters), partial(m.DeadLettersStored, number))
+                )
+            case m.StoreReceipts(number, receipts):
                 if self._receipts is None:
                     raise bug("the engine wants receipts of a service that writes none")
-                self._begin(self._store_receipts(command, self._receipts))
+                storing = self._receipts.store(receipts)
+                self._begin(_answered(storing, lambda written: m.ReceiptsStored(number, *written)))
             case m.Commit():
                 self._begin(self._source.commit(command.positions))
             case m.RestartPartitions():
                 self._begin(self._source.restart_partitions(command.partitions))  # `Assigned` answers it
             case m.ReadToken():
-                self._begin(self._read_token())
+                self._begin(_answered(self._api.read_token(), m.TokenRead))
             case m.AskTime():
-                self._begin(self._ask_time())
+                self._begin(_answered(self._api.ask_time(), m.TimeAsked))
             case _:
                 assert_never(command)
 
@@ -369,18 +377,6 @@ class Service:
             return m.Unanswered(command.number, m.START_EXPIRED)
         # It has begun in time, but may still wait for a connection, or for its turn to write.
         return await self._api.send(command, lambda: not self.pipeline.was_away(decided, self._clock()))
-
-    async def _store(self, command: m.StoreDeadLetters) -> m.DeadLettersStored:
-        return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
-
-    async def _store_receipts(self, command: m.StoreReceipts, writer: ReceiptWriter) -> m.ReceiptsStored:
-        return m.ReceiptsStored(command.number, *await writer.store(command.receipts))
-
-    async def _read_token(self) -> m.TokenRead:
-        return m.TokenRead(await self._api.read_token())
-
-    async def _ask_time(self) -> m.TimeAsked:
-        return m.TimeAsked(await self._api.ask_time())
 
     def _ask(
         self,

@@ -84,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
         directory, pid = tempfile.mkdtemp(prefix="pinstream-tests-"), os.getpid()
     else:
         directory, pid = worker[_KEY]
+        if _computes(worker["workerid"], worker["workercount"]):
+            os.nice(5)
     config.stash[_RUN_DIRECTORY] = Path(directory)
     config.stash[_RUN_PID] = pid
 
@@ -103,8 +105,8 @@ def pytest_report_header() -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses a broker, and order: what waits for processes and brokers comes first, what only computes last.
 
-    What has a time limit of its own takes long: it comes before its neighbours. A long test that began last would keep
-    all processes waiting, and those that wait leave the processors to each other.
+    What stays in one process, and what has a time limit of its own, takes long: it comes before its neighbours. A long
+    test that began last would keep all processes waiting, and those that wait leave the processors to each other.
     """
     for item in items:
         asks = (_BROKERS | _REGISTRIES).intersection(getattr(item, "fixturenames", ()))
@@ -112,23 +114,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if _folder(item.path) == "simulation":
             item.add_marker(pytest.mark.simulation)
-    items.sort(key=lambda item: (_turn(item.path), item.get_closest_marker("timeout") is None))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> tuple[int, bool, bool]:
+    file = item.nodeid.partition("::")[0]
+    return _turn(item.path), _is_divided(file), item.get_closest_marker("timeout") is None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, except where all of them wait for Kafka and share only the run's
-    servers: such a file takes minutes, and its tests go to whichever process is free."""
+    """Divide the tests so that those that wait and those that compute run beside each other.
+
+    The tests of a file stay in one process, except where all of them wait for Kafka and share only the run's servers:
+    such a file takes minutes, and its tests go to whichever process is free. One process in four takes the tests from
+    the end of the list, and has less of the processors than those that wait (`_computes`).
+    """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-    scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = _together
-    return scheduler
+    class Division(LoadScopeScheduling):  # type: ignore[misc]  # the package has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return _together(nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if _computes(node.gateway.id, self.numnodes):
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
+
+    return Division(config, log)
+
+
+def _computes(worker: str, workers: int) -> bool:
+    """Whether this process begins with the tests that only compute."""
+    return int(worker.removeprefix("gw")) >= workers - workers // 4
 
 
 def _together(nodeid: str) -> str:
-    """What the tests that stay in one process have in common."""
+    """What the tests that stay in one process have in common. Two benchmarks at once would measure each other."""
     file = nodeid.partition("::")[0]
+    if _folder(_HERE.parent / file) == "benchmark":
+        return "benchmark"
     return nodeid if _is_divided(file) else file
 
 

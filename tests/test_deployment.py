@@ -443,18 +443,19 @@ class TestMake:
         order = ["make check", *(command for _, command in steps if command.startswith("make test"))]
         assert [command for _, command in steps if command in order] == order
         # Each test is in exactly one step, whatever its marks are; and each step says if it fails.
+        measured = ("tests/benchmark/test_ratio.py", "tests/benchmark/test_rates.py")
         selections = [re.search(r'ARGS="-q --durations=10 (.+)"$', command) for command in order[1:]]
         assert [found and found[1] for found in selections] == [
             "-m 'not kafka and not simulation'",
-            "-m kafka --ignore tests/image",
+            f"-m 'kafka or simulation' {' '.join(f'--ignore {path}' for path in ('tests/image', *measured))}",
+            " ".join(measured),
             "tests/image",
-            "-m 'simulation and not kafka'",
         ]
         # Beside them the commits' subjects are checked, a wheel and the site built, and some run on a newer Python.
         assert text.count("|| failed=1") == len(order) + 4
         assert re.search(r"^step wheel make wheels .*\|\| failed=1$", text, re.MULTILINE)
         newest = re.search(
-            r"^  step newest make test VENV=\.venv-newest ([^|]*)\|\| failed=1$", text, re.MULTILINE
+            r"^  step newest make test WORKERS=4 VENV=\.venv-newest ([^|]*)\|\| failed=1$", text, re.MULTILINE
         )
         assert newest
         assert all((ROOT / folder).is_dir() for folder in re.findall(r"tests/[\w/]+", newest[1]))
@@ -463,10 +464,10 @@ class TestMake:
         assert text.rstrip().endswith('exit "$failed"')
 
     def test_a_step_without_a_test_fails(self) -> None:
-        """pytest says so with its exit code, also where several processes share the work."""
+        """pytest says so with its exit code, also where another process does the work."""
         some = ("-m", "kafka", "tests/engine/records/commits/test_lag.py")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n2", *some],
+            [sys.executable, "-m", "pytest", "-q", "-n1", *some],
             cwd=ROOT,
             capture_output=True,
             text=True,

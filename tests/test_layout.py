@@ -18,10 +18,12 @@ CODE = frozenset({".py", ".pyx", ".pxi", ".pyi", ".js", ".css", ".html"})
 FILES_IN_A_FOLDER = 20
 SHORTEST, LONGEST = 60, 600
 
+MAX_CODE, MAX_TESTS = 38_800, 95_500
+"""Lines of code of consumer/ and lines of the files of tests/. Lower them with what goes."""
+
 SHORT = {
     "consumer/__main__.py": "python -m consumer",
     "consumer/adapters/kafka/native/plain.py": "what is compiled beside it, in Python",
-    "consumer/app/signals.py": "the lowest layer of app: the supervisor stops by it too and needs nothing else",
     "consumer/commands/dead_letters/command.py": "the group alone: each command is beside its code",
     "consumer/commands/run.py": "the service itself is app/run and workers",
     "consumer/commands/sandbox.py": "the server itself is demo/api",
@@ -57,6 +59,23 @@ def lines(path: Path) -> int:
     return len((ROOT / path).read_text("utf-8").splitlines())
 
 
+def code_lines(path: Path) -> int:
+    """The number of lines of a file without blank lines, comments and docstrings."""
+    text = (ROOT / path).read_text("utf-8")
+    docs = [
+        node.value
+        for node in (ast.walk(ast.parse(text)) if path.suffix in (".py", ".pyi") else ())
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    within = {number for one in docs for number in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
+    written = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(
+        bool(line) and not line.startswith(("#", "//")) and number not in within for number, line in written
+    )
+
+
 @cache
 def imports(name: str) -> frozenset[str]:
     """The modules of consumer that a module imports, also under TYPE_CHECKING and in functions."""
@@ -87,6 +106,14 @@ def test_a_module_is_one_sitting() -> None:
     """No module of consumer/ or tests/ has more than six hundred lines."""
     long = {str(one): n for one in FILES if one.suffix == ".py" and (n := lines(one)) > LONGEST}
     assert long == {}
+
+
+def test_code_and_tests_do_not_grow() -> None:
+    """consumer/ and tests/ stay within `MAX_CODE` and `MAX_TESTS`."""
+    code = [path for path in FILES if path.parts[0] == "consumer"]
+    tests = [path for path in FILES if path.parts[0] == "tests"]
+    assert sum(map(code_lines, code)) <= MAX_CODE
+    assert sum(map(lines, tests)) <= MAX_TESTS
 
 
 def test_a_folder_of_tests_is_one_of_the_code() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,17 +77,17 @@ def _line(where: str, level: ast.expr, event: ast.expr, fields: frozenset[str] |
     return Line(where, name, frozenset(levels), fields)
 
 
-def logged() -> Iterator[Line]:
+@cache
+def logged() -> Sequence[Line]:
     """Every line of the product's own code."""
+    found = []
     for path in sorted((ROOT / "consumer").rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            found = read(node, where) if isinstance(node, ast.Call) else None
-            if found is not None:
-                yield found
-
-
-LINES = list(logged())
+            line = read(node, where) if isinstance(node, ast.Call) else None
+            if line is not None:
+                found.append(line)
+    return found
 
 
 def listed() -> dict[str, tuple[set[str], set[str]]]:
@@ -100,14 +101,14 @@ def listed() -> dict[str, tuple[set[str], set[str]]]:
 
 def test_the_page_lists_every_event() -> None:
     """Every event, and no other."""
-    assert len(LINES) > 20
-    assert listed().keys() == {line.event for line in LINES}
+    assert len(logged()) > 20
+    assert listed().keys() == {line.event for line in logged()}
 
 
 def test_the_page_has_their_levels() -> None:
     """Every level that the event can have, and they are valid levels."""
     found: dict[str, set[str]] = {}
-    for line in LINES:
+    for line in logged():
         found.setdefault(line.event, set()).update(line.levels)
     assert {name: levels for name, (levels, _) in listed().items()} == found
     assert set().union(*found.values()) <= LEVELS
@@ -117,7 +118,7 @@ def test_the_page_has_their_fields() -> None:
     """Every field that the event can have; those of ``stopped`` are the ledger's."""
     of_ledger = frozenset(document_of(Core().statistics().totals))
     found: dict[str, set[str]] = {}
-    for line in LINES:
+    for line in logged():
         fields = of_ledger if line.event == "stopped" and line.fields is None else line.fields
         assert fields is not None, f"{line.where}: the fields of {line.event} cannot be read"
         found.setdefault(line.event, set()).update(fields)
@@ -126,14 +127,14 @@ def test_the_page_has_their_fields() -> None:
 
 def test_event_names_are_names() -> None:
     """Lower case with underscores, which filters can use; the same for fields."""
-    for line in LINES:
+    for line in logged():
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", line.event)
         assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in line.fields or ())
 
 
 def test_fields_of_time_have_their_unit() -> None:
     """The names of delays, waits and ages say that they are seconds."""
-    for line in LINES:
+    for line in logged():
         for name in line.fields or ():
             assert not re.search(r"(^|_)(delay|wait|age|retry|timeout|duration)(_in)?$", name), (
                 line.event,

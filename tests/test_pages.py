@@ -80,7 +80,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_documentation_is_short() -> None:
-    """The pages of docs/ have at most 51,000 words, and beside them a recipe at most 350. Files that a recipe or the
+    """The pages of docs/ have at most 45,000 words, and beside them a recipe at most 350. Files that a recipe or the
     tutorial shows do not count.
 
     A word stands between blanks and has a letter or a digit: the bars and rules of tables, bullets and the marks of
@@ -90,7 +90,7 @@ def test_the_documentation_is_short() -> None:
     texts["first-event"] = _CODE.sub("", texts["first-event"])
     pages = sum(map(words, texts.values()))
     recipes = [words(_CODE.sub("", page.read_text("utf-8"))) for page in (ROOT / "docs").glob("recipes/*.md")]
-    assert pages <= 51_000
+    assert pages <= 45_000
     assert max(recipes) <= 350
 
 

@@ -21,15 +21,6 @@ from tests.support.kafka.broker import RealBroker
 _LINE_EVERY = 5.0
 
 
-class _Broker(RealBroker):
-    """A broker that often looks for old segments, so that the disk holds little more than what is still to be read."""
-
-    def _write_properties(self) -> None:
-        super()._write_properties()
-        with (self.directory / "server.properties").open("a") as file:
-            file.write("log.retention.check.interval.ms=5000\nlog.initial.task.delay.ms=1000\n")
-
-
 def main() -> None:
     """Run, print, judge."""
     arguments = _arguments()
@@ -41,7 +32,9 @@ def main() -> None:
         settings=dict(one.split("=", 1) for one in arguments.set),
     )
     console = Console()
-    with _Broker() as broker, _shown(console, plan.events) as seen:
+    # It looks for old segments often, so that the disk holds little more than what is still to be read.
+    broker = RealBroker(log_retention_check_interval_ms=5000, log_initial_task_delay_ms=1000)
+    with broker, _shown(console, plan.events) as seen:
         outcome = soak(plan, broker.bootstrap_servers, unique_topic(), seen)
     verdicts = outcome.verdicts()
     for line in report.lines(outcome, verdicts):

@@ -2,6 +2,6 @@
 
 `kafka` is the brokers, `conversions_api` the destination, `key_store` the memory of delivered keys, `schemas` the
 writers' schemas (a folder and a registry), whose answers `bounded_answers` limits, whose errors `registry_errors`
-explains and whose schemas `schemas_on_disk` keeps, `files` the files of the commands. `thread` is the one thread class,
-for all that blocks. Retries, backoff and what a failure means are up to the engine.
+explains and whose schemas `schemas_on_disk` keeps, `files` the files of the commands. `disk` writes files durably.
+`thread` is the one thread class, for all that blocks. Retries, backoff and what a failure means are up to the engine.
 """

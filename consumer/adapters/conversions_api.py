@@ -13,13 +13,21 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, explain_tls_error, file_stamp, place_of
+from consumer.adapters.network import (
+    LOGIN_REQUIRED,
+    Network,
+    Proxy,
+    ProxyFault,
+    explain_tls_error,
+    file_stamp,
+    place_of,
+)
 from consumer.engine.messages import START_EXPIRED, Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
@@ -296,10 +304,11 @@ _FAILURES: Final = (
 )
 
 
-_PROXY_FAILURES: Final[Sequence[tuple[type[Exception], Literal["unknown", "absent", "silent"]]]] = (
+_PROXY_FAILURES: Final[Sequence[tuple[type[Exception], ProxyFault]]] = (
     (aiohttp.ClientConnectorDNSError, "unknown"),
     (aiohttp.ClientProxyConnectionError, "absent"),
     (aiohttp.ConnectionTimeoutError, "silent"),
+    (aiohttp.ClientConnectorError, "ended"),
 )
 
 
@@ -326,9 +335,7 @@ def call_failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[s
         return "proxy", proxy.refusal(error.status, place_of(url))
     for one, what in _PROXY_FAILURES:
         if isinstance(error, one):
-            return "proxy", proxy.explain_error(what, place_of(url))
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "proxy", proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
+            return "proxy", proxy.explain_error(what, place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):
         return kind, f"the call went through the proxy {proxy}"
     return kind, proxy.explain_error("broken off")

@@ -22,7 +22,7 @@ from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.avro.paths import NOTHING
 from consumer.avro.plan import trimmed
 from consumer.avro.reading import MAX_ITEMS, Read, TooManyItems, Unresolvable, read_length
-from consumer.avro.resolution import Incompatible, compile_reader, resolve
+from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
 from consumer.conversion.sections import Sections
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent, section_of
@@ -85,8 +85,6 @@ def open_records(path: str, types: Types) -> Iterator[FileRecord]:
             )
         except OSError as error:
             raise _unreadable(name, error) from None
-        except ValueError as error:  # a path with a NUL in it
-            raise _unreadable(repr(path), error) from None
         # From here on the iterator closes the file: until now an error did.
         return _until_the_end(records, name, closing.pop_all())
 
@@ -101,8 +99,8 @@ def _until_the_end(
             raise _unreadable(name, error) from None
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
-    why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+def _unreadable(name: str, error: OSError) -> InputError:
+    why = error.strerror or type(error).__name__
     return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
 
 
@@ -200,7 +198,7 @@ def _reader(writer: AvroType, types: Types) -> Read:
 def _as_ours(writer: AvroType, types: Types, number: int) -> Read:
     if types.decoder is not None:
         return types.decoder.plan(writer, number).read
-    return compile_reader(writer, parse(types.choice.all[number - 1].schema))
+    return resolve(writer, parse(types.choice.all[number - 1].schema)).read
 
 
 def _branch_reader(writer: AvroType, types: Types) -> Read:

@@ -18,7 +18,6 @@ import base64
 import contextlib
 import functools
 import ipaddress
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -45,6 +44,19 @@ _NO_TLS: Final = frozenset(
 LOGIN_REQUIRED: Final = 407
 # Answers of servers that do not know CONNECT, or its target.
 _NO_PROXY_SAYS: Final = frozenset({400, 404, 405, 501})
+
+ProxyFault = Literal["absent", "unknown", "silent", "ended", "broken off"]
+_FAULTS: Final[Mapping[ProxyFault, str]] = {
+    "absent": "nothing answers at the proxy {proxy}: correct {proxy.variable}, or allow the connection in the network",
+    "unknown": "the name of the proxy {proxy} cannot be resolved: correct {proxy.variable}, or check the DNS",
+    # It accepted the connection, and did not open one to the target in time.
+    "silent": "the proxy {proxy} did not open a connection to {target} in time: check it, and the scheme of "
+    "{proxy.variable}",
+    # It opened the way to the target, and no TLS came of it.
+    "ended": "the proxy {proxy} accepted the connection to {target}, and then ended it or answered itself: let it "
+    "allow {target}, or correct {variable}",
+    "broken off": "the connection through the proxy {proxy} broke off: check it, and the scheme of {proxy.variable}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +98,9 @@ class Proxy:
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}" + (", or name that in NO_PROXY" if is_shared else "")
 
-    def explain_error(
-        self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = ""
-    ) -> str:
-        """Return what it means that the proxy does not answer, that its name is unknown, that it accepted the
-        connection and did not open a connection to `target` in time, or that the connection broke off."""
-        said = {
-            "absent": f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the "
-            "network",
-            "unknown": f"the name of the proxy {self} cannot be resolved: correct {self.variable}, or check the DNS",
-            "silent": f"the proxy {self} did not open a connection to {target} in time: check it, and the scheme of "
-            f"{self.variable}",
-            "broken off": f"the connection through the proxy {self} broke off: check it, and the scheme of "
-            f"{self.variable}",
-        }
-        return said[what]
-
-    def broken_promise(self, target: str, variable: str) -> str:
-        """Return what it means that the proxy opened the way to `target`, from the setting `variable`, and no TLS
-        came of it."""
-        return (
-            f"the proxy {self} accepted the connection to {target}, and then ended it or answered itself: let it "
-            f"allow {target}, or correct {variable}"
-        )
+    def explain_error(self, what: ProxyFault, target: str = "", variable: str = "") -> str:
+        """Return what this fault means for a call to `target`, from the setting `variable`."""
+        return _FAULTS[what].format(proxy=self, target=target, variable=variable)
 
 
 @dataclass(eq=False, repr=False)  # it holds secrets
@@ -248,7 +240,7 @@ def explain_tls_error(error: ssl.SSLError, url: str, proxy: Proxy | None, variab
     if not isinstance(error, ssl.SSLCertVerificationError):
         # Behind a proxy it cannot be known whether the server or the proxy itself answered without TLS.
         if proxy is not None:
-            return proxy.broken_promise(where, variable)
+            return proxy.explain_error("ended", where, variable)
         if error.reason not in _NO_TLS:
             return f"the TLS handshake with {where} failed ({str(error.reason).lower()}): check {variable}"
         return f"{where} does not speak TLS: correct the scheme or the port in {variable}"
@@ -279,9 +271,6 @@ def certificate_fault(
     return f"the certificate of {whose} is signed by an authority that {other_authority}"
 
 
-_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-
-
 def client_certificate(config: Mapping[str, object]) -> tuple[str, int] | None:
     """Return which property of a client of Kafka or of the registry has its certificate, and when that ends. None: it
     has none, or it cannot be read; what is inside of a keystore is not."""
@@ -302,13 +291,12 @@ def date(ends: float) -> str:
 def ends_at(pem: str) -> int | None:
     """Return when the first certificate ends, which is the client's own, in seconds since 1970. None: there is none, or
     it cannot be read."""
-    found = _PEM.search(pem)
-    if found is None:
+    if "BEGIN CERTIFICATE" not in pem:
         return None
     # Imported here: few processes have a certificate, and it takes megabytes.
     from cryptography import x509
 
     try:
-        return int(x509.load_pem_x509_certificate(found[0].encode()).not_valid_after_utc.timestamp())
+        return int(x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp())
     except Exception:  # the library has a dozen kinds
         return None

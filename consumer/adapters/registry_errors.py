@@ -143,7 +143,7 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
         if isinstance(cause, socket.gaierror):
             return proxy.explain_error("unknown")
         if isinstance(cause, ConnectionResetError | EOFError):
-            return proxy.broken_promise(place_of(url), setting)
+            return proxy.explain_error("ended", place_of(url), setting)
     # The library reports a proxy's refusal only as text: "407 Proxy Authentication Required".
     kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))
     if kind == "ProxyError" and status is not None:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import json
 from collections import ChainMap
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -121,31 +121,53 @@ class LocalSchemas:
         self._types, self._by_ref, self._seen = types, by_ref, seen
 
     def reader(self, name: str) -> dict[str, Any]:
-        """Return the schema (JSON, complete in itself) of a record: `name` is its full name, the name without
-        namespace, or the file's name without ``.avsc``. It may also be a branch of the union in a file.
-
-        Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
-        """
-        found = [
-            one
+        """Return `record` of a full name; or of the one record with this name without its namespace, or whose file has
+        this name without ``.avsc``. Raises `SchemaError`."""
+        also = {
+            one.name
             for one in self._types
             if name in (one.name, one.name.rpartition(".")[2])
             or (name == one.path.stem and one.rank != _BRANCH)
-        ]
-        return self._the_one(name, found)
+        }
+        return self.record(also.pop() if len(also) == 1 else name)
 
     def record(self, name: str) -> dict[str, Any]:
-        """Return the schema of the record type with this full name: a file's own, or a branch of the union in a file.
+        """Return the schema (JSON, complete in itself) of the record type with this full name: a file's own, or a
+        branch of the union in a file.
 
-        Raises `SchemaError`, which suggests the most similar name.
+        Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
         """
         found = [one for one in self._types if one.name == name]
-        if self._types and not found:
+        best = min((one.rank for one in found), default=_BRANCH)
+        found = [one for one in found if one.rank == best]
+        if len(found) == 1:
+            return found[0].schema
+        if found:
+            paths = " and ".join(one.path.name for one in found)
             raise SchemaError(
-                f"no .avsc file in {self._folder} defines the record {name}; "
-                f"{or_all(name, self._names())}: write the full name, or put its schema there"
+                f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
+                "a schema id: <anything>.<id>.avsc"
             )
-        return self._the_one(name, found)
+        if self._types:
+            known = or_all(name, sorted({one.name for one in self._types}))
+            raise SchemaError(
+                f"no .avsc file in {self._folder} defines the record {name}; {known}: write the full name "
+                "(PINSTREAM_SCHEMA, or the mapping), or put its schema there (PINSTREAM_SCHEMAS_DIR)"
+            )
+        if self._seen:
+            raise SchemaError(
+                f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
+            )
+        unread = ""
+        # The schema may be where none is read: in a subfolder, or in a file with another suffix.
+        with contextlib.suppress(OSError):
+            if others := sorted((*self._folder.glob("*/*.avsc"), *self._folder.glob("*.json"))):
+                first = others[0].relative_to(self._folder)
+                unread = f" (other suffixes, and folders below, are not read: {first})"
+        raise SchemaError(
+            f"there is no .avsc file in {self._folder}{unread}; put the schema of the record {name} "
+            "(PINSTREAM_SCHEMA) there, as <anything>.avsc, or set PINSTREAM_SCHEMAS_DIR to the folder where it is"
+        )
 
     def defined_in(self, path: Path | None) -> list[dict[str, Any]]:
         """Return the schemas of the record types that a file of the folder defines: its record, or the branches of its
@@ -169,44 +191,8 @@ class LocalSchemas:
             raise SchemaError(
                 f"{path or self._folder}: defines no record; pinstream maps records and unions of them"
             )
-        return [found[name] for name in sorted(found)] if path is None else [*reversed(found.values())][::-1]
-
-    def _the_one(self, name: str, found: Sequence[_Type]) -> dict[str, Any]:
-        """Return the schema of that one of these types, all called `name`, which goes before the others. Raises
-        `SchemaError`."""
-        best = min((one.rank for one in found), default=_BRANCH)
-        found = [one for one in found if one.rank == best]
-        if len(found) == 1:
-            return found[0].schema
-        if found and best != _BRANCH:
-            paths = " and ".join(one.path.name for one in found)
-            raise SchemaError(
-                f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
-                "a schema id: <anything>.<id>.avsc"
-            )
-        # Branches named without namespace may be two types: then neither counts.
-        if self._types:
-            raise SchemaError(
-                f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(self._names())}; set "
-                "PINSTREAM_SCHEMA to the full name of your record, and PINSTREAM_SCHEMAS_DIR to the folder of its file"
-            )
-        if self._seen:
-            raise SchemaError(
-                f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
-            )
-        unread = ""
-        # The schema may be where none is read: in a subfolder, or in a file with another suffix.
-        with contextlib.suppress(OSError):
-            if others := sorted((*self._folder.glob("*/*.avsc"), *self._folder.glob("*.json"))):
-                first = others[0].relative_to(self._folder)
-                unread = f" (other suffixes, and folders below, are not read: {first})"
-        raise SchemaError(
-            f"there is no .avsc file in {self._folder}{unread}; put the schema of the record {name} "
-            "(PINSTREAM_SCHEMA) there, as <anything>.avsc, or set PINSTREAM_SCHEMAS_DIR to the folder where it is"
-        )
-
-    def _names(self) -> list[str]:
-        return sorted({one.name for one in self._types})
+        # Of one file in its own order.
+        return [found[name] for name in (sorted(found) if path is None else found)]
 
     def find(self, ref: SchemaRef) -> Json | None:
         """Return the schema that `ref` names, complete in itself, or ``None``."""
@@ -264,10 +250,8 @@ def _document(path: Path) -> Json:
         return json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SchemaError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise SchemaError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct it") from None
-    except (ValueError, RecursionError):
-        raise SchemaError(f"{path}: is not JSON; correct it") from None
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"{path}: is not JSON ({error}); correct it") from None
 
 
 def _version(path: Path) -> SchemaRef | None:

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from consumer.adapters.disk import replace_file
 from consumer.adapters.thread import OwnThread
 from consumer.avro.schema import Json
 from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
@@ -129,13 +130,9 @@ class SchemaFiles:
         path = self._path(ref)
         # Each writer has a name of its own, so that two do not write into one file.
         new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.schema.new")
-        try:
-            _write_durably(new, text + _check(text))
-            os.rename(new, path)  # in one step: a reader sees the file before or the file after
-        except OSError:
-            with suppress(OSError):
-                os.unlink(new)
-            raise
+        # It is flushed before it gets its name: a power failure, after which a registry is often down for long, must
+        # not leave the name without the content. If the name itself is lost, no harm is done.
+        replace_file(str(path), str(new), text + _check(text))
         self._prune()
 
     def remove_all(self) -> int:
@@ -180,20 +177,12 @@ class SchemaFiles:
             excess, bytes_left = excess - 1, bytes_left - size
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    # The file is flushed before it gets its name: a power failure, after which a registry is often down for long, must
-    # not leave the name without the content. If the name itself is lost, no harm is done.
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        while data:  # a write may be shorter than it is asked to be
-            data = data[os.write(number, data) :]
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def _check(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest().encode() + b"\n"
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 class Registry(Protocol):
@@ -265,8 +254,7 @@ class KeptSchemas:
             schema = self.files.read(ref)
         # After any error of the file or the disk, the schema counts as absent.
         except Exception as error:
-            why = getattr(error, "strerror", None) or type(error).__name__
-            what = f"a schema in {self.files.folder} cannot be read ({why})"
+            what = f"a schema in {self.files.folder} cannot be read ({_why(error)})"
             self._report(f"{error if isinstance(error, Unfit) else what}: it is not used")
             return None
         if schema is not None and self.writes:
@@ -297,9 +285,8 @@ class KeptSchemas:
                 self.files.write(ref, found.schema)
         # The disk is full, or cannot be written.
         except Exception as error:
-            why = getattr(error, "strerror", None) or type(error).__name__
             self._report(
-                f"{self.files.folder} cannot keep what the schema registry answers ({why}): make it "
+                f"{self.files.folder} cannot keep what the schema registry answers ({_why(error)}): make it "
                 "writable, with free space; until then a start needs the registry"
             )
 

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -233,22 +233,20 @@ def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
 
 def client_certificates(settings: Settings) -> Sequence[CertificateStatistics]:
     """Return the certificates with which this process shows who it is, as far as they can be read."""
-    own = []
-    if (kafka := client_certificate(settings.kafka.client_properties())) is not None:
-        own.append(CertificateStatistics(variable(kafka[0]), kafka[1]))
-    has_registry = settings.registry.url and not settings.registry.is_glue
-    of_registry = client_certificate(settings.registry.client_configuration()) if has_registry else None
-    if of_registry is not None:
-        own.append(CertificateStatistics(registry_variable(of_registry[0]), of_registry[1]))
+    # Of each client: what names the setting of one of its properties, and these.
+    clients: list[tuple[Callable[[str], str], Mapping[str, str | float]]] = [
+        (variable, settings.kafka.client_properties())
+    ]
+    if settings.registry.url and not settings.registry.is_glue:
+        clients.append((registry_variable, settings.registry.client_configuration()))
     if settings.pinstream.shares_key_store:
         # Imported here: without a shared store nothing needs it.
         from consumer.adapters.key_store.shared.address import parse_address
 
         address = parse_address(settings.pinstream.key_store.get_secret_value())
-        of_store = client_certificate({"ssl.certificate.location": address.cert or ""})
-        if of_store is not None:
-            own.append(CertificateStatistics("PINSTREAM_KEY_STORE", of_store[1]))
-    return own
+        clients.append((lambda _: "PINSTREAM_KEY_STORE", {"ssl.certificate.location": address.cert or ""}))
+    found = [(setting, client_certificate(properties)) for setting, properties in clients]
+    return [CertificateStatistics(setting(one[0]), one[1]) for setting, one in found if one is not None]
 
 
 def network(settings: Settings) -> Network:
@@ -330,7 +328,6 @@ def _mapping_file(settings: Settings) -> str | None:
 
 
 def decoder(
-    settings: Settings,
     mapped: Sections,
     function: Transformer | None = None,
     *,
@@ -481,7 +478,7 @@ def reading_parts(
     Raises `PinstreamError` if compiled modules are out of date.
     """
     # The function may look at any field; without one, only what the mapping asks for is read.
-    decode = decoder(settings, mapped, transformer(settings, mapped))
+    decode = decoder(mapped, transformer(settings, mapped))
     convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
     if fast:
         require_current_modules()

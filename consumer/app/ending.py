@@ -1,11 +1,14 @@
-"""The end of a service: asked for by a signal, orderly within its grace, and by force if something hangs.
+"""The end of a process: asked for by a signal, of a service orderly within its grace, and by force if something hangs.
 
-Theory of operation. The system writes the number of a signal into a pipe, and a thread of its own reads it: so a signal
-is heard while the event loop stands still. The thread has the loop begin the orderly stop, and watches the time. Parts
-are closed under their names, each within what is left of the grace; one that hangs is left behind, and the end goes
-on. If the process is still there `BEYOND_GRACE` seconds after the grace, the thread says what hangs and ends it with
-code 1, in the state that a kill leaves: what is not committed is read again. If the thread gets no turn, because
-something holds the interpreter, `adapters.thread.watch_stacks` does the same without it.
+`on_stop_signal` is for commands that end by themselves, `Ending` for a service. The first SIGTERM or SIGINT asks for an
+orderly stop, the next one ends the process at once.
+
+Theory of operation of `Ending`. The system writes the number of a signal into a pipe, and a thread of its own reads it:
+so a signal is heard while the event loop stands still. The thread has the loop begin the orderly stop, and watches the
+time. Parts are closed under their names, each within what is left of the grace; one that hangs is left behind, and the
+end goes on. If the process is still there `BEYOND_GRACE` seconds after the grace, the thread says what hangs and ends
+it with code 1, in the state that a kill leaves: what is not committed is read again. If the thread gets no turn,
+because something holds the interpreter, `adapters.thread.watch_stacks` does the same without it.
 """
 
 from __future__ import annotations
@@ -22,14 +25,18 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
 from consumer import logs
 from consumer.adapters.thread import busy_threads, post, watch_stacks
-from consumer.app.signals import FORCED, is_repeated
 
+# Seconds within which a repeated signal counts as one: `timeout` and terminals send it to process and group.
+TOGETHER = 0.1
+_SHOW_CURSOR = "\x1b[?25h"
+# 128 + SIGINT, as in a shell. Not 0, because a supervisor must not take it for an orderly end.
+_FORCED = 130
 # Seconds after the grace at which the process is gone, at the latest.
 BEYOND_GRACE = 2.0
 # How long before that the thread acts, and `watch_stacks` does.
@@ -42,6 +49,39 @@ _CLOSE_TIMEOUT = 10.0
 _HUNG = 1
 
 _doing: list[str] = []
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on the first SIGTERM or SIGINT. On the next one, end the process."""
+    loop = asyncio.get_running_loop()
+    asked: tuple[int, float] | None = None
+
+    def heard(number: int) -> None:
+        nonlocal asked
+        if asked is None:
+            asked = number, loop.time()
+            stop()
+        elif _is_repeated(asked, number, loop.time()):
+            _end_at_once()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard, number)
+
+
+def _is_repeated(first: tuple[int, float], number: int, now: float) -> bool:
+    """Return whether a signal is a second wish; `first`: the number and the time of the first one."""
+    return number != first[0] or now - first[1] > TOGETHER
+
+
+def _end_at_once() -> NoReturn:
+    """End the process, and lose nothing: records that are not committed are read again."""
+    # stderr may be closed, or None.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        # A progress bar hides the cursor, and its end, which shows it again, is skipped here.
+        if sys.stderr.isatty():
+            sys.stderr.write(_SHOW_CURSOR)
+            sys.stderr.flush()
+    os._exit(_FORCED)
 
 
 @contextlib.contextmanager
@@ -162,9 +202,9 @@ class Ending:
             self._asked = number, now
             self.begin()
             post(self._loop, self._stop)
-        elif self._again and is_repeated(self._asked, number, now):
+        elif self._again and _is_repeated(self._asked, number, now):
             self._leave()
-            os._exit(FORCED)
+            os._exit(_FORCED)
 
     def _end_by_force(self) -> None:
         self._leave()

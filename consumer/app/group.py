@@ -1,8 +1,8 @@
 """What Kafka says of the whole group: who has which partitions, and the lag of each. For /group, which the page reads.
 
-Theory of operation. A member knows its own partitions only. The brokers are asked when somebody looks, by clients that
-are made for the question and end with it: a process at which nobody looks has none. One question is asked at a time,
-and its answer is kept for some seconds, so any number of open pages costs one question.
+Theory of operation. A member knows its own partitions only. The brokers are asked when a page asks, by clients that are
+made for the question and end with it: a process without an open page has none. One question is asked at a time, and its
+answer is kept for some seconds, so any number of open pages costs one question.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GroupReader:
         self._until = 0.0
 
     async def document(self) -> dict[str, Any]:
-        """Return the latest answer as JSON, or ask: state, members (the one without a name: nobody), problem."""
+        """Return the latest answer as JSON, or ask: state, members (no name: partitions without a member), problem."""
         now = asyncio.get_running_loop().time
         if self._asked is None or (self._asked.done() and now() >= self._until):
             self._asked = asyncio.create_task(self._ask())

@@ -174,13 +174,17 @@ class Member:
             return self.start.settings.pinstream.shutdown_grace
         return self._service.grace_left()
 
-    async def serve_page(self) -> Urls | None:
-        """Start page, /status, health and metrics. Return their URLs; None if they are turned off."""
+    async def serve_page(self, *, or_any_port: bool = False) -> Urls | None:
+        """Start page, /status, health and metrics. Return their URLs; None if they are turned off.
+
+        `or_any_port`: see `WebServer`. Raises `SettingsError` if it cannot listen.
+        """
         web = web_server(
             self.start.settings,
             self.statistics,
             self.info,
             unhealthy=self.unhealthy,
+            or_any_port=or_any_port,
         )
         if web is None:
             return None

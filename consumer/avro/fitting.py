@@ -243,14 +243,12 @@ def fit_text(value: Any) -> str:
     return text
 
 
-def fit_null(value: Any) -> None:
-    """Return None. Raises `Misfit` for anything else."""
+def _fit_null(value: Any) -> None:
     if value is not None:
         raise Misfit("expected null")
 
 
-def fit_boolean(value: Any) -> bool:
-    """Return True or False. Raises `Misfit` for anything else."""
+def _fit_boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise Misfit("expected true or false")
     return value
@@ -303,8 +301,8 @@ def _bytes_of(size: int | None) -> Fit:
 
 
 _PYTHON: Final[dict[str, Fit]] = {
-    "null": fit_null,
-    "boolean": fit_boolean,
+    "null": _fit_null,
+    "boolean": _fit_boolean,
     "int": _whole(INT_RANGE),
     "long": _whole(LONG_RANGE),
     "float": _fit_number,

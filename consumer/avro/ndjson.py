@@ -31,9 +31,7 @@ from consumer.avro.fitting import (
     Misfit,
     Number,
     TooMuch,
-    fit_boolean,
     fit_decimal,
-    fit_null,
     fit_text,
     misfit,
     python_leaf,
@@ -41,8 +39,6 @@ from consumer.avro.fitting import (
 from consumer.avro.paths import ORIGIN
 from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, parse
 from consumer.avro.values import (
-    INT_RANGE,
-    LONG_RANGE,
     MILLIS,
     decimal_to_scale,
     from_bytes,
@@ -176,22 +172,28 @@ def _refuse_constant(_name: str) -> NoReturn:
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:
-    logical = node.logical
+    logical, fit = node.logical, python_leaf(node)
     if logical is not None and (logical.per_second or logical.family == "date"):
-        return _time(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
+        return _time(logical, fit)
     if logical is not None and logical.family == "decimal":
         expected = f"expected a decimal of {logical.precision} digits, {logical.scale} behind the point"
         # Text is accepted, too: exports quote amounts, so that no reader makes floats of them.
         return fit_decimal((str,), partial(decimal_to_scale, logical=logical), expected)
-    return _fixed(node) if isinstance(node, Fixed) else _PLAIN[node.kind]
+    from_json, of_logical = _FROM_JSON.get(node.kind), from_bytes(node)
+
+    def leaf(value: Any) -> Any:
+        fitted = fit(value if from_json is None else from_json(value))
+        return of_logical(fitted) if of_logical else fitted
+
+    return leaf
 
 
-def _time(logical: Logical, bounds: range) -> Fit:
+def _time(logical: Logical, fit_count: Fit) -> Fit:
     expected = (
         "whole milliseconds or ISO 8601 text" if logical.per_second else "an ISO 8601 date or whole days"
     )
 
-    def fit(value: Any) -> int:
+    def fit(value: Any) -> Any:
         if type(value) is Number:
             count = _whole(value)
             # In JSON, times are milliseconds, whatever the schema's unit; a date counts days.
@@ -204,7 +206,7 @@ def _time(logical: Logical, bounds: range) -> Fit:
                 count = from_text(value, logical)
             except (TypeError, ValueError, OverflowError):
                 raise Misfit(f"expected {expected}") from None
-        return _bounded(count, bounds)
+        return fit_count(count)
 
     return fit
 
@@ -224,16 +226,6 @@ def _year(count: int, per_second: int) -> int:
     """Return the year of a count since 1970, however far away: the calendar repeats every 400 years."""
     cycles, days = divmod(count // (86_400 * per_second), 146_097)
     return 400 * cycles + (date(1970, 1, 1) + timedelta(days)).year
-
-
-def _fixed(node: Fixed) -> Fit:
-    of_size, of_logical = python_leaf(node), from_bytes(node)
-
-    def fit(value: Any) -> Any:
-        data = of_size(_bytes(value))
-        return of_logical(data) if of_logical else data
-
-    return fit
 
 
 def _bytes(value: Any) -> bytes:
@@ -261,12 +253,6 @@ def _whole(value: Any) -> int:
     raise Misfit("expected a whole number")
 
 
-def _bounded(number: int, bounds: range) -> int:
-    if number not in bounds:
-        raise Misfit(f"expected a number of {bounds.stop.bit_length()} bits")
-    return number
-
-
 def _float(value: Any) -> float:
     number = float(value) if type(value) is Number else math.nan
     if not math.isfinite(number):  # 1e999 is JSON, and no double
@@ -274,16 +260,12 @@ def _float(value: Any) -> float:
     return number
 
 
-_PLAIN: Final[dict[str, Callable[[Any], Any]]] = {
-    "null": fit_null,
-    "boolean": fit_boolean,
-    "int": lambda value: _bounded(_whole(value), INT_RANGE),
-    "long": lambda value: _bounded(_whole(value), LONG_RANGE),
-    "float": _float,
-    "double": _float,
-    "bytes": _bytes,
-    # A number keeps its literal: 27.50 its zero, and an id of 20 digits every digit.
-    "string": fit_text,
+# How a value of JSON becomes one of Python; any other kind is the same in both. A number keeps its literal as text:
+# 27.50 its zero, and an id of 20 digits every digit.
+_FROM_JSON: Final[dict[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("int", "long"), _whole),
+    **dict.fromkeys(("float", "double"), _float),
+    **dict.fromkeys(("bytes", "fixed"), _bytes),
 }
 
 
@@ -296,9 +278,9 @@ def _json(value: Any) -> Any:
 
 _ORIGIN: Final[dict[str, Callable[[Any], Any]]] = {
     "key": _json,
-    "timestamp": _time(Logical("timestamp-millis", "timestamp", MILLIS), LONG_RANGE),
+    "timestamp": _leaf(Primitive("long", Logical("timestamp-millis", "timestamp", MILLIS))),
     "header": fit_text,
     "topic": fit_text,
-    "partition": _PLAIN["int"],
-    "offset": _PLAIN["long"],
+    "partition": _leaf(Primitive("int")),
+    "offset": _leaf(Primitive("long")),
 }

@@ -473,14 +473,18 @@ def walk(value: Any, way: Iterable[str | int | Find]) -> list[Any]:
     for step in way:
         found: list[Any] = []
         for held in values:
-            if step == VALUES:
-                found += held.values() if isinstance(held, dict) else ()
-            elif step != EACH:
+            if step == EACH:
+                if isinstance(held, list):
+                    found += held
+                else:
+                    found.append(held)
+            elif not isinstance(step, str):
                 found.append(value_at(held, (step,)))
-            elif isinstance(held, list):
-                found += held
-            else:
-                found.append(held)
+            elif isinstance(held, dict):
+                if step == VALUES:
+                    found += held.values()
+                else:
+                    found.append(held.get(step))
         # Nulls are gone before the next step, so that none is walked into.
         values = [held for held in found if held is not None] if None in found else found
     return values

@@ -41,7 +41,7 @@ from consumer.avro.plan import (
     RecordPlan,
     UnionPlan,
 )
-from consumer.avro.reading import PROMOTIONS, Read, Unresolvable, read_bytes, read_fixed, refuse
+from consumer.avro.reading import PROMOTIONS, Unresolvable, read_bytes, read_fixed, refuse
 from consumer.avro.schema import (
     Array,
     AvroType,
@@ -72,19 +72,11 @@ class Incompatible(Exception):
 MAX_STEPS: Final = 100_000
 
 
-def compile_reader(writer: AvroType, reader: AvroType) -> Read:
-    """Return the reader of `writer`'s data in the shape of `reader`.
-
-    Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
-    reader is no value of its type.
-    """
-    return resolve(writer, reader).read
-
-
 def resolve(writer: AvroType, reader: AvroType, max_steps: int = MAX_STEPS) -> Plan:
-    """Return the plan that reads data of `writer` in the shape of `reader`; raises as `compile_reader` does.
+    """Return the plan that reads data of `writer` in the shape of `reader`.
 
-    `max_steps`: steps after which the writer's schema is refused.
+    Raises `Incompatible`, also after `max_steps`, or `InvalidSchema` if the writer's data would have no bound or a
+    default of the reader is no value of its type.
     """
     try:
         # Checked before the resolution, so that a refused schema costs no steps.

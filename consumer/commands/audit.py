@@ -32,7 +32,7 @@ from consumer.adapters.thread import run_blocking
 from consumer.app.receipts import destination_name
 from consumer.commands import receipts
 from consumer.commands.base import DebugCommand, asynchronous, iso
-from consumer.commands.parsing import JSON_OPTION
+from consumer.commands.parsing import JSON_OPTION, parse_since, parsed_option
 from consumer.commands.receipts import DELIVERED, PATIENCE, RANKED, FoundReceipt
 from consumer.commands.results import print_result, prose, table
 from consumer.engine.model import Record, TopicPartition
@@ -50,8 +50,13 @@ _Log = tuple[str, str, str, int]
 
 
 @click.command(cls=DebugCommand)
-@receipts.since_option("--since", None, "Count what was decided from then on.")
-@receipts.since_option("--until", "0", "Count what was decided before then; 0 is now.")
+@parsed_option(
+    "--since", parse_since, required=True, metavar="TIME", help="Count what was decided from then on."
+)
+@parsed_option(
+    "--until", parse_since, default="0", show_default=True, metavar="TIME",
+    help="Count what was decided before then; 0 is now.",
+)  # fmt: skip
 @click.option("--group", metavar="G", help="The consumer group. Default: KAFKA_GROUP_ID.")
 @JSON_OPTION
 @asynchronous

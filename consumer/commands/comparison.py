@@ -22,7 +22,7 @@ import orjson
 from rich.console import Console
 
 from consumer.commands.payload import Nets
-from consumer.commands.results import prose, readable, table
+from consumer.commands.results import counted, prose, readable, table
 from consumer.engine.model import Filtered, Rejection, Untimely
 from consumer.engine.reading import Columns
 from consumer.errors import SettingsError
@@ -195,8 +195,7 @@ def show_comparison(document: Mapping[str, Any], console: Console) -> None:
         ]
         console.print(table("outcome", ">before", ">after", rows=rows))
     for one in changes:
-        count = f"{one['records']:,} record{'' if one['records'] == 1 else 's'}"
-        what = f"{one['event_name']} {one['field']} {one['change']}: {count}"
+        what = f"{one['event_name']} {one['field']} {one['change']}: {counted(one['records'], 'record')}"
         text = "; ".join([what.strip(), *_money(one["value"])])
         prose(console, text, "red" if one["field"] in _ALARMS else None)
         prose(console, f"  {'; '.join(map(_example, one['examples']))}", "dim")

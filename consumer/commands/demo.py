@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import math
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -31,8 +30,8 @@ from consumer.adapters.files import file_types
 from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
+from consumer.app.ending import on_stop_signal
 from consumer.app.run import member
-from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, encoding
 from consumer.commands.base import DebugCommand, flag_option, on_terminal, paced, say
 from consumer.commands.live import Below, live_view
@@ -88,7 +87,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
     # HOME is needed because the default of the state folder is below it.
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
     defaults = {
-        "PINSTREAM_HTTP_ADDRESS": _free_address(8080),
+        "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:8080",
         # Without a terminal, stderr has only what ends the demo.
         "PINSTREAM_LOG_LEVEL": "warning" if on_terminal() else "error",
         # With `--invalid 0.9`, most records are dead letters on purpose.
@@ -111,18 +110,6 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         "PINTEREST_READ_TOKEN": _TOKEN,
         "PINTEREST_API_URL": url,
     }
-
-
-def _free_address(port: int) -> str:
-    """Return the loopback address with `port`, or with any free port if that one is taken."""
-    with socket.socket() as probe:
-        # A port in TIME_WAIT, as after an earlier demo, counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return "127.0.0.1:0"
-    return f"127.0.0.1:{port}"
 
 
 @dataclass(kw_only=True)
@@ -161,6 +148,8 @@ class _Demo:
             stack.push_async_callback(sandbox.stop)
             brokers = await stack.enter_async_context(embedded_broker())
             settings = load(_settings(environ, brokers, url, folder))
+            # An address that the user chose is not replaced.
+            self._or_any_port = "PINSTREAM_HTTP_ADDRESS" not in environ
             logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
             self._sections = building.sections(settings)
             # At Pinterest, a person registers the advertiser's own event names.
@@ -189,7 +178,7 @@ class _Demo:
     async def _deliver(self) -> dict[str, Any]:
         """Produce and consume to the end. Return the final /status document."""
         on_stop_signal(self._stop)
-        urls = await self._member.serve_page()
+        urls = await self._member.serve_page(or_any_port=self._or_any_port)
         where = f"page: {urls.page}    ledger: {urls.page}status" if urls else "page: off"
         say(f"{where}    Ctrl-C ends it")
         self._begun = time.monotonic()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
 from consumer.commands.base import DebugCommand, asynchronous, flag_option
 from consumer.commands.group_position import MAX_PARTITIONS_NAMED, GroupPosition, problems
-from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
+from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, parsed_option, topics_option
 from consumer.commands.results import print_result, prose, table
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, UsageError, first_of, nearest
@@ -83,8 +82,9 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
 
 
 @offsets.command(name="set", cls=DebugCommand)
-@click.option(
+@parsed_option(
     "--to",
+    parse_bound,
     required=True,
     metavar="X",
     help="beginning, end, offset:N or an ISO 8601 time (without a zone: UTC): the first record to read. By time: in "
@@ -99,7 +99,7 @@ async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> Non
 @JSON_OPTION
 @asynchronous
 async def set_(
-    to: str,
+    to: Bound,
     group: str | None,
     topics: tuple[str, ...],
     partitions: tuple[str, ...],
@@ -116,8 +116,6 @@ async def set_(
     pinstream offsets set --to 2026-11-24T06:00
     pinstream offsets set --to offset:1200 --partition orders:3 --yes
     """
-    # Parsed before the settings: an impossible bound is wrong usage in any case.
-    bound = parse_bound(to, "--to", time.time())
     async with _positions_of(group, topics) as found:
         rows = await found.rows(_chosen(partitions, found))
         # A member would go on where it is, and commit over the new offset. Refused without --yes too: while members
@@ -135,7 +133,7 @@ async def set_(
                 f"the group {found.group} stores the progress of a named replay: do not change it; start a replay with "
                 "another --name instead"
             )
-        targets = await _targets(found.offsets, bound, rows)
+        targets = await _targets(found.offsets, to, rows)
         plans = [_plan(row, targets[row.place]) for row in rows]
         totals = {name: sum(plan[name] for plan in plans) for name in ("read_again", "skipped")}
         console = Console(quiet=as_json)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
@@ -35,6 +37,13 @@ PARTITION_OPTION: Final = repeatable(
     help="Only this partition; may be repeated. Default: all.",
 )
 _SHARE: Final = click.FloatRange(0, 0.9)
+
+
+def parsed_option(
+    option: str, parse: Callable[[str, str], object], *names: str, **settings: Any
+) -> OptionDecorator:
+    """Return an option whose text `parse` reads. It gets the option's name, too, which its errors name."""
+    return click.option(option, *names, type=lambda text: parse(text, option), **settings)
 
 
 def record_options(pace: str) -> OptionDecorator:
@@ -73,7 +82,7 @@ _RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
 _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def parse_bound(text: str, option: str, now: float) -> Bound:
+def parse_bound(text: str, option: str) -> Bound:
     """Parse beginning, end, offset:N or a time. Raises `UsageError`, which names `option`."""
     text = text.strip()
     if text == "beginning":
@@ -94,15 +103,15 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
     forms = "beginning, end, offset:N, or an ISO 8601 time, for example 2026-11-24T12:00:00Z"
     milliseconds = parse_time(text, option, forms)
     # Kafka would use the present end. A user who names a later time expects records that do not exist yet.
-    if milliseconds > now * 1000:
+    if milliseconds > time.time() * 1000:
         raise UsageError(f"{option} {text} is in the future; the end is `end`")
     return Bound("time", milliseconds)
 
 
-def parse_since(text: str, option: str, now: float) -> int:
-    """Parse a duration before `now` (``2d``), or a time, as milliseconds since 1970. Raises `UsageError`."""
+def parse_since(text: str, option: str) -> int:
+    """Parse a duration before now (``2d``), or a time, as milliseconds since 1970. Raises `UsageError`."""
     with contextlib.suppress(ValueError):
-        return int((now - parse_duration(text)) * 1000)
+        return int((time.time() - parse_duration(text)) * 1000)
     return parse_time(text, option, "a duration before now, such as 2d, or an ISO 8601 time")
 
 

@@ -15,7 +15,7 @@ from consumer.adapters.kafka.cluster import create_topic, describe_cluster
 from consumer.adapters.kafka.producers import RecordProducer
 from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
-from consumer.app.signals import on_stop_signal
+from consumer.app.ending import on_stop_signal
 from consumer.avro.decode import Choice, OneSchema
 from consumer.avro.encode import Encode, encoding
 from consumer.commands.base import DebugCommand, asynchronous, paced, say

@@ -12,11 +12,8 @@ receipt takes a twentieth of the time that decoding takes, so only what a comman
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Final
-
-import click
 
 from consumer.adapters.kafka.bounded import scan
 from consumer.adapters.kafka.cluster import describe_cluster
@@ -27,9 +24,8 @@ from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.commands.base import OptionDecorator, iso, say
+from consumer.commands.base import iso, say
 from consumer.commands.group_position import GroupPosition
-from consumer.commands.parsing import parse_since
 from consumer.commands.payload import decode_now
 from consumer.commands.replay.bounded_run import scan_shown
 from consumer.engine.model import Record, TopicPartition
@@ -45,16 +41,6 @@ RANKED: Final = (DUPLICATE, FILTERED, DEAD_LETTERED, DELIVERED)
 PATIENCE: Final = 15.0  # seconds of one question to the brokers
 _KEY: Final = ("group", "destination", "topic", "topic_id", "partition", "offset")
 _TIMES: Final = ("at", "event_time", "answered_at")
-
-
-def since_option(option: str, default: str | None, help: str) -> OptionDecorator:
-    """Return an option that is a time, or a duration before now. The command gets milliseconds since 1970."""
-    shown: dict[str, Any] = (
-        {"required": True} if default is None else {"default": default, "show_default": True}
-    )
-    return click.option(
-        option, type=lambda text: parse_since(text, option, time.time()), metavar="TIME", help=help, **shown
-    )
 
 
 def rank(receipt: FoundReceipt) -> int:
@@ -106,7 +92,7 @@ async def read_receipts(
         text = str(error).removesuffix(": correct --topic")
         raise UsageError(f"there are no receipts (PINSTREAM_RECEIPTS_TOPIC): {text}") from None
     local = LocalSchemas(packaged("schemas"))
-    schema = local.reader("pinstream.Receipt")
+    schema = local.record("pinstream.Receipt")
     decoder = Decoder(OneSchema(schema, tuple((field["name"],) for field in schema["fields"])))
     writers = building.writer_schemas(settings, local)
 

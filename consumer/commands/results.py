@@ -85,6 +85,11 @@ def time_taken(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: ``1 partition``, ``1,200 partitions``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def prose(console: Console, text: str, style: str | None = None) -> None:
     """Print a line of text as it is: without markup and guessed colours, and unbroken, so that it can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from consumer.app.signals import on_stop_signal
+from consumer.app.ending import on_stop_signal
 from consumer.commands.base import DebugCommand, asynchronous, flag_option, repeatable, say
 from consumer.demo.api import Sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults

@@ -36,7 +36,7 @@ from consumer.commands.dead_letters.reading import find
 from consumer.commands.explain.explaining import explanation
 from consumer.commands.explain.showing import why
 from consumer.commands.group_position import GroupPosition
-from consumer.commands.parsing import JSON_OPTION
+from consumer.commands.parsing import JSON_OPTION, parse_since, parsed_option
 from consumer.commands.payload import decode_now
 from consumer.commands.receipts import PATIENCE, FoundReceipt, ReceiptKey, receipt_key, receipt_place
 from consumer.commands.replay.fakes import holds_keys
@@ -58,7 +58,10 @@ _Documents = Mapping[str, list[dict[str, Any]]]
 
 @click.command(cls=SettingsCommand)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@receipts.since_option("--since", "2d", "Look at receipts (without them: at records) from then on.")
+@parsed_option(
+    "--since", parse_since, default="2d", show_default=True, metavar="TIME",
+    help="Look at receipts (without them: at records) from then on.",
+)  # fmt: skip
 @JSON_OPTION
 @asynchronous
 async def trace(ids: tuple[str, ...], since: int, as_json: bool) -> None:
@@ -198,7 +201,7 @@ async def _remembered_until(
 async def _reading(settings: Settings, mapped: Sections) -> AsyncIterator[_Read]:
     """Yield a function that decodes and converts a record of a partition as `run` would now."""
     function, pinterest = building.transformer(settings, mapped), settings.pinterest
-    decoder = building.decoder(settings, mapped, function)
+    decoder = building.decoder(mapped, function)
     # Without PINTEREST_AD_ACCOUNT_ID a record may name any account.
     accounts = pinterest.ad_account_ids if pinterest.ad_account_id else ()
     converter = building.converter(settings, mapped, accounts)

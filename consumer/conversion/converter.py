@@ -20,11 +20,11 @@ from consumer.avro.paths import ITEMS, value_at, walk
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
-from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
-from consumer.conversion.fields import Description, ProgramField
+from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions
+from consumer.conversion.fields import Description, Groups, ProgramField, fields_in, grouped
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import Omitted, Unrecognised
-from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
+from consumer.conversion.rules import Rule, click_id_of, total
 from consumer.engine.figures.delivered import BITS_OF_SOURCES, COUNTED
 from consumer.engine.model import (
     CommerceEvent,
@@ -80,38 +80,38 @@ class Converter:
         event_id = None
         # Whatever cannot be read stays unknown: the record is filtered or a dead letter.
         with contextlib.suppress(Exception):
-            event_id = decide.id_of(decided_value(event, what.decided["event_id"]))
+            event_id = decide.id_of(what.read["event_id"](event))
         with contextlib.suppress(Exception):
-            fields = [field for field in what.custom_data if field.key == "order_id"]
-            Writing(what, event, "").fill(custom, fields, event)
+            fields = (field for field in fields_in(what.custom_data) if field.key == "order_id")
+            Writing(what, event, "").fill(custom, grouped(fields), event)
         return event_id if isinstance(event_id, str) else None, custom.get("order_id")
 
 
 def _converted(what: Description, event: CommerceEvent, oldest: float, present: float) -> Converted:
-    decisions, decided = what.decisions, what.decided
+    decisions, read = what.decisions, what.read
     if what.first_list is not None:
         event[ITEMS] = what.first_list.value(event, event)
     # The order is that of the decisions (see above): the first refusal counts, here and in the compiled program.
-    name = decisions.name_of(decided_value(event, decided["event_name"]))
+    name = decisions.name_of(read["event_name"](event))
     if name is decide.BY_EVENT_NAME:
         return decide.BY_EVENT_NAME
     # An event without consent is filtered even if its name is unknown: it must not be examined.
-    if what.consent is not None and decided_value(event, what.consent) is not True:
+    if what.consent is not None and what.read_consent(event) is not True:
         return decide.BY_CONSENT
     if not isinstance(name, str):
         return name
-    account = decisions.account_of(decided_value(event, decided["ad_account_id"]))
+    account = decisions.account_of(read["ad_account_id"](event))
     if not isinstance(account, str):
         return account
-    source = decisions.source_of(decided_value(event, decided["action_source"]))
+    source = decisions.source_of(read["action_source"](event))
     if not isinstance(source, str):
         return source
-    event_id = decide.id_of(decided_value(event, decided["event_id"]))
+    event_id = decide.id_of(read["event_id"](event))
     if not isinstance(event_id, str):
         return event_id
     # An event without a key of its own is identified by its id.
-    dedup_id = decide.dedup_id_of(decided_value(event, what.dedup_key), event_id)
-    time = decisions.time_of(decided_value(event, decided["event_time"]))
+    dedup_id = decide.dedup_id_of(what.read_dedup_key(event), event_id)
+    time = decisions.time_of(read["event_time"](event))
     if not isinstance(time, int):
         return time
     # Nearly every time is between the bounds; only other times need a closer check.
@@ -150,9 +150,10 @@ class Writing:
         """Write all fields that are not decided earlier. Raises `Rejected`."""
         what, event = self._description, self._event
         self.fill(payload, what.event, event)
-        for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
+        for key, groups in (("app_info", what.app_info), ("device_info", what.device_info)):
             written: dict[str, Any] = {}
-            self.fill(written, fields, event)
+            if groups:
+                self.fill(written, groups, event)
             if written:
                 payload[key] = written
         # Always there, as the platform requires it; without an identity in it the event is refused below.
@@ -192,41 +193,52 @@ class Writing:
         return custom
 
     def fill(  # noqa: C901 (a call for each step would cost more than the step: this runs for each field)
-        self, into: dict[str, Any], fields: list[ProgramField], holder: Any
+        self, into: dict[str, Any], groups: Groups, holder: Any
     ) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""
-        above, marks = None, 0
-        for field in fields:
-            # Most fields are in the same record as the field before, which is looked up once.
-            if field.above is not above:
-                above = field.above
-                here = value_at(holder, above)
-                get = here.get if isinstance(here, dict) else _NO_FIELDS.get
-            rule = field.ask
-            if field.own is not None:
-                value = get(field.own)
-            elif field.computed is not None:
-                value = field.computed.value(self._event, holder)
+        marks = 0
+        for above, fields, needs_record in groups:
+            here = value_at(holder, above) if above else holder
+            if isinstance(here, dict):
+                get = here.get
+            elif needs_record:
+                continue
             else:
-                value = here
-            if value is None or rule is None:
+                get = _NO_FIELDS.get
+            for field in fields:
+                if field.own is not None:
+                    value = get(field.own)
+                elif field.computed is not None:
+                    value = field.computed.value(self._event, holder)
+                else:
+                    value = here
                 sent = None
-            elif field.is_many:
-                sent = sent_of_many(field, rule, walk(value, field.rest), self)
-            else:
-                sent = rule(value)
-                # Most answers are text that nothing else depends on.
-                if sent.__class__ is not str or field.is_judged:
-                    sent = judged(field, sent, self)
-                if field.is_list and sent is not None:
-                    sent = [sent]
-            if sent is None and field.has_substitute:
-                # The record's own click id goes first; that of the address is the next best.
-                if field.takes_click_id and self.address is not None:
-                    sent = click_id_of(self.address)
+                if value is not None and field.ask is not None:
+                    if field.is_many:
+                        # Most are lists of the values themselves, and many of those are empty.
+                        if field.is_flat and value.__class__ is list and None not in value:
+                            values = value
+                        else:
+                            values = walk(value, field.rest)
+                        sent = sent_of_many(field, field.ask, values, self) if values else None
+                    else:
+                        known = field.memory if value.__class__ is str else None
+                        # To call the memory would cost more than the look-up.
+                        sent = field.ask(value) if known is None else known[value]
+                        # Most answers are text that nothing else depends on.
+                        if sent.__class__ is not str or field.is_judged:
+                            sent = judged(field, sent, self)
+                        if field.is_list and sent is not None:
+                            sent = [sent]
                 if sent is None:
-                    sent = field.constant
-            if sent is not None:
+                    if not field.has_substitute:
+                        continue
+                    # The record's own click id goes first; that of the address is the next best.
+                    if field.takes_click_id and self.address is not None:
+                        sent = click_id_of(self.address)
+                    sent = field.constant if sent is None else sent
+                    if sent is None:
+                        continue
                 into[field.key] = sent
                 marks |= field.mark
         self.marks |= marks
@@ -274,6 +286,6 @@ def judged(field: ProgramField, answer: Any, event: Writing) -> Any:
         decide.note_once(event.warned, field.zero)
     if field.gives_click_id:
         event.address = answer
-    if field.is_agent and is_crawler(answer):
+    if field.crawlers is not None and field.crawlers[answer]:
         decide.note_once(event.warned, decide.CRAWLER)
     return answer

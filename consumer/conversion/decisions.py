@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from consumer.avro.paths import Path, value_at
@@ -122,11 +122,18 @@ def note_once(warned: list[Warned], warning: Warned) -> None:
         warned.append(warning)
 
 
-def decided_value(event: Any, place: Path | Computation | None) -> Any:
-    """Return the one value of an event that stands at `place`, or is computed; None if there is none."""
-    if isinstance(place, Computation):
-        return place.value(event, event)
-    return None if place is None else value_at(event, place)
+def reader(place: Path | Computation | None) -> Callable[[Any], Any]:
+    """Return what reads the one value of an event that stands at `place`, or is computed; it returns None if there is
+    none."""
+    match place:
+        case None:
+            return lambda event: None
+        case Computation():
+            return lambda event: place.value(event, event)
+        case (name,):  # as nearly all
+            return lambda event: event.get(name) if isinstance(event, dict) else None
+        case _:
+            return lambda event: value_at(event, place)
 
 
 def sent_values(

@@ -7,7 +7,9 @@ the rules define what is done; the executors decide how.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Final, NamedTuple
 
 from consumer.avro.paths import EACH, Path, Source, is_several, to_first_list, written
 from consumer.conversion import decisions as decide
@@ -18,7 +20,7 @@ from consumer.conversion.computed.operators import FirstList
 from consumer.conversion.decisions import REFUSALS, Decisions
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
-from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
+from consumer.conversion.rules import Memory, Rule, flag, is_crawler, order_id, web_url
 from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WORDS, Arity, Target
 from consumer.engine.figures.delivered import BITS_OF_FIELDS, COUNTED
 
@@ -63,22 +65,23 @@ class ProgramField:
             self.steps = (EACH,) if self.computed.is_many else ()
         before = len(to_first_list(self.steps)) - 1 if is_several(self.steps) else len(self.steps)
         names = self.steps[:before]
-        # The steps to the record that holds the value, or holds the first array on the way to it. Equal steps are the
-        # same object, so that `is` compares them.
-        self.above = description.holders.setdefault(names[:-1], names[:-1])
+        # The steps to the record that holds the value, or holds the first array on the way to it.
+        self.above = names[:-1]
         # The name of that value, or array, in that record. None: the value is computed, or it is the item itself.
         self.own = names[-1] if names else None
         self.rest = self.steps[before:]  # from that array on
         self.way = Way.VALUE if source is None else _way(target, source)
+        self.is_flat = self.rest == (EACH,)  # whether that array holds the values themselves
         self.is_many = bool(self.rest) or self.way is Way.TOTAL
         self.is_list = self.way in (Way.DIGESTS, Way.ALL)  # sent as an array, even if there is one value
         # None: no value comes from the record.
         self.rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
         # The rule, with a memory of its answers if values repeat (`Memory`).
         self.ask = self.rule
+        self.memory: Memory | None = None
         is_quick = self.rule in _NOT_REMEMBERED or name in _OF_ONE_PERSON
         if self.rule is not None and self.way in (Way.VALUE, Way.DIGESTS) and not is_quick:
-            self.ask = Memory(self.rule)
+            self.ask = self.memory = Memory(self.rule)
         self.is_text = description.is_text(name)  # whether its values are only text or null, by the schema
         # Most values that are sent; None: all.
         self.maximum = _MAX_LANGUAGES if target.key == "languages" else None
@@ -92,10 +95,41 @@ class ProgramField:
         # A missing click id is taken from the page's address.
         self.gives_click_id = name == _ADDRESS and mapping.click_id_from_url
         self.takes_click_id = name == _CLICK_ID and mapping.click_id_from_url
-        self.is_agent = name == _AGENT  # which may be a crawler's
+        # Of the user agent: whether it is a crawler's. Agents repeat, and are long.
+        self.crawlers = Memory(is_crawler) if name == _AGENT else None
         self.has_substitute = self.takes_click_id or constant is not None
         # Whether the rule's answer has consequences beyond being sent, even if it is text.
-        self.is_judged = self.web_only or self.gives_click_id or self.is_agent or self.zero is not None
+        self.is_judged = (
+            self.web_only or self.gives_click_id or self.crawlers is not None or self.zero is not None
+        )
+
+
+class FieldGroup(NamedTuple):
+    """Fields that follow each other in an object, and whose values are in one record: it is looked up once.
+
+    `needs_record`: whether none of them has a value without that record.
+    """
+
+    above: Path  # the steps to that record
+    fields: list[ProgramField]
+    needs_record: bool
+
+
+Groups = list[FieldGroup]  # the fields of one object, in the order of the payload
+
+
+def grouped(fields: Iterable[ProgramField]) -> Groups:
+    """Return the fields of an object by the records that hold their values, in the same order."""
+    return [
+        FieldGroup(above, group, all(field.own is not None and not field.has_substitute for field in group))
+        for above, same in groupby(fields, lambda field: field.above)
+        for group in [list(same)]
+    ]
+
+
+def fields_in(groups: Groups) -> list[ProgramField]:
+    """Return the fields of `grouped`."""
+    return [field for group in groups for field in group.fields]
 
 
 class Description:
@@ -108,6 +142,9 @@ class Description:
         self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
         self.consent = self._place(mapping.consent)
         self.dedup_key = self._place(mapping.dedup_key)
+        # What reads them off an event.
+        self.read = {name: decide.reader(place) for name, place in self.decided.items()}
+        self.read_consent, self.read_dedup_key = decide.reader(self.consent), decide.reader(self.dedup_key)
         # Steps to the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps
         # What makes the items, if they come from the first of several lists.
@@ -117,20 +154,19 @@ class Description:
                 Source(written(steps), steps, frozenset({"record"})) for steps in mapping.item_lists
             )
             self.first_list = self.computed(FirstList(lists), None)
-        self.holders: dict[Path, Path] = {}  # `ProgramField.above` of all fields
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if mapping.click_id_from_url:
             self._filled.add(_CLICK_ID)
         # The fields of the event itself that are not decided earlier (`decisions`), in payload order.
-        self.event = [field for field in self._of("") if field.name not in DECIDED]
-        self.app_info = self._of("app_info")
-        self.device_info = self._of("device_info")
-        self.user_data = self._of("user_data")
-        self.items = self._of(CONTENTS)  # the fields of each item
+        self.event = grouped(field for field in self._of("") if field.name not in DECIDED)
+        self.app_info = grouped(self._of("app_info"))
+        self.device_info = grouped(self._of("device_info"))
+        self.user_data = grouped(self._of("user_data"))
+        self.items = grouped(self._of(CONTENTS))  # the fields of each item
         custom = self._of("custom_data")
         # Fields of ``custom_data`` whose values are those of a field of the items; they are sent after the items.
-        self.gathered = [field for field in custom if self._is_gathered(field.name)]
-        self.custom_data = [field for field in custom if not self._is_gathered(field.name)]
+        self.gathered = grouped(field for field in custom if self._is_gathered(field.name))
+        self.custom_data = grouped(field for field in custom if not self._is_gathered(field.name))
 
     def is_text(self, name: str) -> bool:
         """Return whether the values of a source are only text or null; see `ProgramField.is_text`."""

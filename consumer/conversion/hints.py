@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from functools import cache
 from typing import Any, Final
 
 from consumer.conversion.normalise import Omitted, Unrecognised, trim
@@ -20,7 +19,6 @@ from consumer.conversion.targets import (
     EVENT_NAMES,
     FILTER,
     LONGEST_OWN_EVENT,
-    MAX_OWN_EVENTS,
     TARGETS,
     Target,
 )
@@ -83,9 +81,16 @@ _FIELD_WORDS: Final = {
 }
 
 
+def _plain(word: str) -> str:
+    return re.sub(r"[\W_]+", "", word).lower()
+
+
 # The field by word.
 _EVENT_OF: Final = {word: name for name, words in _EVENT_WORDS.items() for word in words.split()}
 _FIELD_OF: Final = {word: name for name, words in _FIELD_WORDS.items() for word in words.split()}
+_FIELD_OF_KEY: Final = {
+    _plain(target.key): target.name for target in TARGETS.values() if target.parent != CONTENTS
+}
 _MAX_NAMED: Final = 8
 
 _CURLY: Final = frozenset("“”„‟‘’‚«»")
@@ -106,13 +111,6 @@ _LINES: Final = (
     (re.compile(r".*=\s*(?:#.*)?$"), "write a value behind the =; an empty one is written as two quotes"),
     (re.compile(r"[^\"]*(?:\"[^\"]*\"[^\"]*)*\"[^\"]*$"), 'a quote " is missing on this line'),
 )
-
-
-# Keys of older versions that are accepted -> the warning about them.
-WITHOUT_EFFECT: Final = {
-    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: remove "
-    "the line"
-}
 
 
 def event_of(word: str) -> str:
@@ -146,17 +144,12 @@ def field_meant(name: str) -> str:
     return next((place[near] for place in places if (near := nearest(key, place))), "")
 
 
-@cache
-def _fields_by_key() -> dict[str, str]:
-    return {_plain(target.key): target.name for target in TARGETS.values() if target.parent != CONTENTS}
-
-
 def field_named(word: str, kinds: frozenset[str]) -> str:
     """Return the field that a value of this name and these kinds surely is; empty if none is certain."""
     # What a customer has often carries the owner's name, too: customer_email.
     parts = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", word).split("_")
     whole, last = (_plain(part) for part in (word, parts[-1]))
-    field = _fields_by_key().get(whole) or _FIELD_OF.get(whole, "")
+    field = _FIELD_OF_KEY.get(whole) or _FIELD_OF.get(whole, "")
     if not field and (named := _FIELD_OF.get(last, "")).startswith("user_data."):
         field = named
     return field if field in TARGETS and kinds <= TARGETS[field].kinds else ""
@@ -221,15 +214,4 @@ def wrong_with_own_events(names: Any) -> str:
         if name in ("", FILTER):
             return f"{shown} is no name: write it as you registered it with Pinterest"
     twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        return f"{twice[0]!r} is listed twice: remove one"
-    if len(names) > MAX_OWN_EVENTS:
-        return (
-            f"declares {len(names)} names, but an advertiser may register {MAX_OWN_EVENTS}: remove those that are "
-            "not registered"
-        )
-    return ""
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"[\W_]+", "", word).lower()
+    return f"{twice[0]!r} is listed twice: remove one" if twice else ""

@@ -124,12 +124,6 @@ class Loader:
         # Lines of shared layers, by their names in errors. Unused: this schema lacks what they name.
         self.unused: dict[str, Unused] = {}
         self.used: set[str] = set()
-        self._warnings = tuple(
-            f"{layer.name}: {text}"
-            for layer in layers[1:]
-            for key, text in hints.WITHOUT_EFFECT.items()
-            if key in layer.tables
-        )
         self._paths = paths
 
     def _merged(self, key: str) -> dict[str, Any]:
@@ -202,7 +196,6 @@ class Loader:
             # An empty line removes the click id, so it must not be taken from the address either.
             click_id_from_url="event_source_url" in sources
             and self._tables["fields"].get("user_data.click_id") != "",
-            warnings=self._warnings,
         )
 
     def _check_settings(self) -> None:

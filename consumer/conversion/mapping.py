@@ -46,7 +46,6 @@ class Mapping:
     item_lists: tuple[Path, ...]
     click_id_from_url: bool  # whether a missing click id is taken from the page's address
     max_age: MaxAge
-    warnings: tuple[str, ...]  # lines about accepted settings that should be changed
 
     @property
     def known_event_names(self) -> frozenset[str]:

@@ -48,17 +48,14 @@ class Omitted:
 
     BLANK: ClassVar[Omitted]  # no value: null, empty, or white space only. Not worth a warning.
     MALFORMED: ClassVar[Omitted]  # a value that the field does not accept
-    # A placeholder: the all-zero id, ``null``, ``0.0.0.0``, order id 0.
-    PLACEHOLDER: ClassVar[Omitted]
-    UNLIKELY: ClassVar[
-        Omitted
-    ]  # a value that the field accepts, and that no shopper has: an address of 10.0.0.0/8
+    PLACEHOLDER: ClassVar[Omitted]  # the all-zero id, ``null``, ``0.0.0.0``, order id 0
+    UNLIKELY: ClassVar[Omitted]  # a value that no shopper has, though it fits: an address of 10.0.0.0/8
 
     def __init__(self, why: str) -> None:
         self._why = why
 
     def __repr__(self) -> str:
-        return f"LeftOut.{self._why}"
+        return f"Omitted.{self._why}"
 
 
 Omitted.BLANK, Omitted.MALFORMED = Omitted("BLANK"), Omitted("MALFORMED")

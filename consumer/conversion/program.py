@@ -23,7 +23,7 @@ from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Canonical, Glance, Way
 from consumer.conversion.computed.expressions import Computation, ReadValue
 from consumer.conversion.decisions import AnswerWarnings
-from consumer.conversion.fields import Description, ProgramField
+from consumer.conversion.fields import Description, ProgramField, fields_in
 from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Memory, Rule, flag, order_id, web_url
@@ -120,7 +120,9 @@ class Program:
         self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
         self.consent, self.dedup_id = self._place(what.consent), self._place(what.dedup_key)
         # The fields by their object.
-        self.fields = {name: [self._field(field) for field in getattr(what, name)] for name in _OBJECTS}
+        self.fields = {
+            name: [self._field(field) for field in fields_in(getattr(what, name))] for name in _OBJECTS
+        }
         self.items = self._items() if what.items else None
 
     def _place(self, place: Path | Computation | None, below: Path = ()) -> At | ComputedAt | None:
@@ -162,16 +164,16 @@ class Program:
         """Return the fields of each item, and the values that are collected from them."""
         what, steps = self.description, self.description.item_steps
         slotted = self._layout.item_width is not None
-        gathered = {field.name: field for field in what.gathered}
+        gathered = {field.name: field for field in fields_in(what.gathered)}
         ids, total = gathered.get("custom_data.content_ids"), gathered.get("custom_data.num_items")
         fields = []
-        for field in what.items:
+        for field in fields_in(what.items):
             at = self._in_item(field.steps) if field.computed is None else self._place(field.computed)
             fields.append(CompiledField(field, at))
         at_items = None
         if steps:
             at_items = self._layout.place(steps[:-1]) if slotted else self._at_all(steps)
-        keys = [field.key for field in what.items]
+        keys = [field.key for field in fields_in(what.items)]
         return Items(
             at_items,
             slotted,
@@ -185,7 +187,7 @@ class Program:
 
 def _slotted_items(what: Description) -> Path:
     """Return the steps to the items, if each of them may have slots of its own; else none."""
-    fields = (field for name in (*_OBJECTS, "items") for field in getattr(what, name))
+    fields = (field for name in (*_OBJECTS, "items") for field in fields_in(getattr(what, name)))
     places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
     # A value that is computed from all items of an event takes them as they are in the array.
     whole = ReadValue(False, to_first_list(what.item_steps)[:-1])

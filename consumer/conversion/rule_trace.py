@@ -17,7 +17,7 @@ from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Element
 from consumer.conversion.computed.operators import Phone
 from consumer.conversion.converter import Converter
-from consumer.conversion.fields import ProgramField
+from consumer.conversion.fields import ProgramField, fields_in, grouped
 from consumer.conversion.normalise import Omitted, Unrecognised, text_of
 from consumer.conversion.targets import DECIDED, TARGETS
 from consumer.engine.model import CommerceEvent, ConversionEvent
@@ -44,8 +44,8 @@ class RuleTrace:
         self._mapping = description.mapping
         self._fields: list[ProgramField] = []
         for group in _GROUPS:
-            fields: list[ProgramField] = getattr(description, group)
-            setattr(description, group, [self._recorded(field) for field in fields])
+            fields = fields_in(getattr(description, group))
+            setattr(description, group, grouped(map(self._recorded, fields)))
             self._fields += fields
         # How phone numbers are read before they get their country's code; None: they get none.
         phones = self._mapping.sources.get(_PHONES)
@@ -87,7 +87,7 @@ class RuleTrace:
 
         traced = copy.copy(field)
         # No `Memory` around it: a value that repeats is recorded again.
-        traced.rule = traced.ask = recorded
+        traced.rule, traced.ask, traced.memory = recorded, recorded, None
         return traced
 
     def _origin(self, name: str) -> str:

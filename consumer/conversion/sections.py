@@ -25,7 +25,6 @@ from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import ITEMS, ORIGIN, Asked, AvroSchema, SchemaPaths, Source, values_in
 from consumer.avro.plan import Plan, is_read
 from consumer.avro.schema import PRIMITIVES, AvroType, printable
-from consumer.conversion import hints
 from consumer.conversion.computed.expressions import Expression, First, sources_in
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import field_named, fields_within, line_meant
@@ -123,15 +122,13 @@ class Sections:
         )
         if len(self.own_events) > MAX_OWN_EVENTS:
             raise MappingError(
-                f"{file.name}: [own_events] of all sections declare {len(self.own_events)} names, but an advertiser "
-                f"may register {MAX_OWN_EVENTS}: remove those that are not registered"
+                f"{file.name}: [own_events] declares {len(self.own_events)} names in all, but an advertiser may "
+                f"register {MAX_OWN_EVENTS}: remove those that are not registered"
             )
         self.unknown_record = file.unknown_record
         # Whether record types are distinguished, which a file without sections may require, too.
         self.typed = file.is_divided or self.unknown_record == "filter"
-        # Warnings of the sections first: record types without a mapping are the exception.
-        warned = [*(warning for section in found for warning in section.mapping.warnings), *warnings]
-        self.warnings = tuple(dict.fromkeys(warned))
+        self.warnings = tuple(warnings)
         # The record types that are mapped, by their names and aliases.
         self._records = file.by_name(schemas)
         # Without sections for record types, a name without namespace is enough, as in Avro's schema resolution.
@@ -343,7 +340,7 @@ def _checked(
     beginning of the section's header.
     """
     settings = [key for key in SETTINGS if key not in _TOP]
-    allowed = (*TABLES, *settings, *hints.WITHOUT_EFFECT, *more)
+    allowed = (*TABLES, *settings, *more)
     for key, value in tables.items():
         if key in allowed:
             if key in TABLES and not isinstance(value, dict):
@@ -354,12 +351,13 @@ def _checked(
         if quoted and key == "record":
             raise MappingError(f'{where}: write [record."<record type>".topic…], the record type first')
         # The lines of a table without the table's header.
+        if key == "newer_event_names":  # all standard names are known since 0.2.0
+            raise MappingError(f"{where}: {key!r} has had no effect since 0.2.0: remove the line")
         if key in TARGETS or fields_within(key):
             table = f"{quoted}.fields]" if quoted else "[fields]"
             raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")
-        known = [one for one in allowed if one not in hints.WITHOUT_EFFECT]
         # A name with dots in it, written without quotes.
-        if quoted and isinstance(value, dict) and key != "topic" and not nearest(key, known):
+        if quoted and isinstance(value, dict) and key != "topic" and not nearest(key, allowed):
             raise MappingError(
                 f'{where}: {key!r} is not a mapping key; a name with dots is quoted: {quoted[:-1]}.{key}…"]'
             )
@@ -367,7 +365,7 @@ def _checked(
             raise MappingError(
                 f'{where}: a section for a topic has no topics of its own: write [topic."<topic>"]'
             )
-        raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
+        raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, allowed)}")
     # ``user_data.em = …`` without quotes is a table in TOML. Any other table is a value that is computed.
     names = {
         key: flat(tables.get(key, {}), lambda name, _: any(one.startswith(f"{name}.") for one in TARGETS))

@@ -72,38 +72,11 @@ class Target(NamedTuple):
 CONTENTS = "custom_data.contents[]"
 
 # The standard event names: those of the OpenAPI description, and the seven that came with 5.28.
-EVENT_NAMES: Final = frozenset(
-    (
-        *(
-            "add_payment_info",
-            "add_to_cart",
-            "add_to_wishlist",
-            "app_install",
-            "app_open",
-            "checkout",
-            "contact",
-        ),
-        *(
-            "custom",
-            "customize_product",
-            "find_location",
-            "initiate_checkout",
-            "lead",
-            "page_visit",
-            "schedule",
-        ),
-        *(
-            "search",
-            "signup",
-            "start_trial",
-            "submit_application",
-            "subscribe",
-            "view_category",
-            "view_content",
-        ),
-        "watch_video",
-    )
-)
+EVENT_NAMES: Final = frozenset({
+    "add_payment_info", "add_to_cart", "add_to_wishlist", "app_install", "app_open", "checkout", "contact", "custom",
+    "customize_product", "find_location", "initiate_checkout", "lead", "page_visit", "schedule", "search", "signup",
+    "start_trial", "submit_application", "subscribe", "view_category", "view_content", "watch_video",
+})  # fmt: skip
 
 MAX_OWN_EVENTS: Final = 15  # names of its own that an advertiser may register
 FILTER: Final = "!filter"  # the word in `[event_names]` for an event type that is not sent

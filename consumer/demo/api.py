@@ -2,7 +2,7 @@
 
 ====  ===============================  ========================================================
 POST  ``/v5/ad_accounts/{id}/events``  the API itself
-GET   ``/v5/ad_accounts/{id}/…``       what it knows of an account; see `reads`
+GET   ``/v5/ad_accounts/{id}/…``       what it knows of an account; see `accounts`
 GET   ``/sandbox/counts``              the counts as JSON; see `accounts.SandboxCounts`
 GET   ``/sandbox/events``              how often each event was accepted
 POST  ``/sandbox/reset``               resets the counts and the used quotas
@@ -11,10 +11,9 @@ POST  ``/sandbox/faults``              sets the faults; those not named are off.
 ====  ===============================  ========================================================
 
 A call is checked in the order of the real API (see `faults`) and answered in the forms of the OpenAPI description:
-``ConversionApiResponse`` for a 200, ``Error`` and ``DetailedError`` otherwise. The events of a call are recorded only
-if its answer says so, except for a deliberately wrong answer (`Lie`). Only `_events` waits: it reads the body, and it
-delays the answer or cuts the connection instead. All decisions take the time as `now` and the faults from the
-`CallPlan` of the call.
+``ConversionApiResponse`` for a 200, ``Error`` otherwise. The events of a call are recorded only if its answer says so.
+Only `_events` waits: it reads the body, and it delays the answer or cuts the connection instead. All decisions take the
+time as `now` and the faults from the `CallPlan` of the call.
 
 Use it on loopback only: ``/sandbox`` requires no token.
 """
@@ -35,8 +34,7 @@ from aiohttp import web
 
 from consumer.demo import rules
 from consumer.demo.accounts import SandboxCounts, SandboxMemory
-from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, SandboxQuota, draw_plan, wait_headers
-from consumer.demo.reads import SeenEvents
+from consumer.demo.faults import FAULTS, CallPlan, Faults, SandboxQuota, draw_plan, wait_headers
 from consumer.errors import UsageError
 
 # Pinterest documents no limit; this one only protects the process.
@@ -71,13 +69,11 @@ class Sandbox:
     def reset(self) -> None:
         """Reset the counts, the used quotas, and what is known of the accounts."""
         self.memory = SandboxMemory(max_ids=self.max_ids)
-        self.seen = SeenEvents()
         self._quotas: defaultdict[str, SandboxQuota] = defaultdict(SandboxQuota)
 
     def set_faults(self, faults: Faults) -> None:
-        """Set other faults. Their call numbers and seconds start at zero."""
-        self.faults = faults
-        self._set_at, self._calls = self.clock(), 0
+        """Set other faults. Their call numbers start at zero."""
+        self.faults, self._calls = faults, 0
 
     def counts(self) -> SandboxCounts:
         """Return a copy of the current counts."""
@@ -140,14 +136,14 @@ class Sandbox:
 
     async def _reads(self, request: web.Request) -> web.Response:
         """Answer a question about an account. It counts as no call, and takes no turn of the faults."""
-        now, account = self.clock(), request.match_info["account"]
-        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
+        account = request.match_info["account"]
+        plan = draw_plan(self.faults, seed=self.seed, call=self._calls)
         refusal = self._refuse_caller(account, request.headers.get("Authorization", ""), plan)
-        if refusal := refusal or self._refuse_load(plan, True, now):
+        if refusal := refusal or self._refuse_load(plan, True):
             return refusal
         match request.match_info["question"], request.query.get("lookback_period"):
             case "conversion_eqs", "1d" | "14d" as period:
-                return _json(200, self.seen.scores(account, period))
+                return _json(200, self.memory.seen.scores(account, period))
             case "conversion_eqs", _:
                 return _error(400, 4196, "lookback_period is required: 1d or 14d.")
             case "conversion_tags", _:
@@ -160,7 +156,7 @@ class Sandbox:
 
     async def _events(self, request: web.Request) -> web.Response:
         now = self.clock()
-        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
+        plan = draw_plan(self.faults, seed=self.seed, call=self._calls)
         self._calls += 1
         self.memory.counts.test_calls += request.query.get("test") == "true"
         if plan.dropped_before:  # the body is not even read
@@ -196,7 +192,7 @@ class Sandbox:
         # Only a call that is let in counts against the quota.
         limit = plan.faults.calls_per_minute
         within, headers = (True, {}) if limit is None else self._quotas[account].take(limit, now)
-        answer = self._refuse_load(plan, within, now)
+        answer = self._refuse_load(plan, within)
         if answer is None:
             answer = self._read(request, body, plan, now)
         for name, value in headers.items():
@@ -215,16 +211,15 @@ class Sandbox:
             return _error(400, 4196, "The ad account id must be 1 to 18 digits.")
         if account in plan.faults.forbidden_accounts:
             return _error(403, 29, "You are not permitted to access that resource.")
-        unknown = self.accounts is not None and account not in self.accounts
-        if unknown or account in plan.faults.unknown_accounts:
+        if self.accounts is not None and account not in self.accounts:
             return _error(404, 50, "Ad account not found.")  # the code is not documented for this endpoint
         return None
 
-    def _refuse_load(self, plan: CallPlan, within_quota: bool, now: float) -> web.Response | None:
+    def _refuse_load(self, plan: CallPlan, within_quota: bool) -> web.Response | None:
         if not within_quota or plan.throttled:
             answer = _error(429, 8, "This request exceeded a rate limit.")
             # A quota that is used up has headers of its own.
-            answer.headers.update(wait_headers(plan.faults, now) if within_quota else {})
+            answer.headers.update(wait_headers(plan.faults) if within_quota else {})
             return answer
         if plan.unavailable:
             return _error(503, 4197, "The endpoint has been ramped down and is not accepting any traffic.")
@@ -250,6 +245,7 @@ class Sandbox:
     def _judge(
         self, account: str, events: list[Any], plan: CallPlan, now: float, *, test: bool
     ) -> web.Response:
+        """Answer with one entry per event, in order. Records what became of them, unless in test mode."""
         max_age = rules.MAX_AGE if self.check_age else None
         names = rules.KNOWN_EVENT_NAMES.union(self.own_events)
         problems = [rules.check_event(event, now, max_age=max_age, event_names=names) for event in events]
@@ -257,63 +253,33 @@ class Sandbox:
         for index, problem in enumerate(problems):
             if problem is not None and problem.structural:
                 return self._refuse(problem.code, f"data[{index}]: {_message(problem, plan)}")
-        marker, how = plan.faults.marker, plan.faults.marked
-        marked = [marker is not None and marker in event["event_id"] for event in events]
-        unprocessed = "Not all events were successfully processed."
-        if any(marked) and how == "400":
-            return self._refuse("marked", "The request was invalid.")
-        if any(marked) and how == "422":
-            return self._refuse("marked", unprocessed, status=422)
-        # Its own problem goes before the mark: it would be refused without one, too.
-        verdicts = [
-            problem or (_MARKED if mark else None) for problem, mark in zip(problems, marked, strict=True)
-        ]
-        entries = self._settle(account, events, verdicts, plan, test=test)
-        if any(marked) and how == "422_details":
-            # The untyped ``details`` are the body of a 200.
-            return _error(422, 4196, unprocessed, details=_response(entries))
-        lie = plan.faults.lie if plan.lying else None
-        if lie == "not_json":
-            return _page(200, b"<html><body>OK</body></html>")
-        return _json(200, _response(entries, lie))
-
-    def _settle(
-        self,
-        account: str,
-        events: list[Any],
-        verdicts: list[rules.Violation | None],
-        plan: CallPlan,
-        *,
-        test: bool,
-    ) -> list[ResponseEvent]:
-        """Return one entry per event, in order. Records processed events, unless in test mode."""
-        maximum = rules.MAX_TEST_EVENTS
+        marker = plan.faults.marker
         entries: list[ResponseEvent] = []
-        for event, problem in zip(events, verdicts, strict=True):
+        for event, problem in zip(events, problems, strict=True):
+            # Its own problem goes before the mark: it would be refused without one, too.
+            if problem is None and marker is not None and marker in event["event_id"]:
+                problem = _MARKED
             error = warning = None
-            if test and len(entries) >= maximum:
-                error = f"Test mode processes at most {maximum} events of a request."
+            if test and len(entries) >= rules.MAX_TEST_EVENTS:
+                error = f"Test mode processes at most {rules.MAX_TEST_EVENTS} events of a request."
             elif problem is not None:
                 error = _message(problem, plan)
-            elif plan.faults.warned and plan.random.random() < plan.faults.warned:
-                warning = "This event was warned about by the sandbox."
             else:
                 warning = rules.warning_for(event)
             status = "processed" if error is None else "failed"
             entries.append({"status": status, "error_message": error, "warning_message": warning})
             # With ?test=true, Pinterest validates and records nothing.
-            if test:
-                continue
-            if problem is None:
+            if problem is None and not test:
                 self.memory.accept(account, event)
-                self.seen.note(account, event)
-            else:
+            elif problem is not None and not test:
                 self.memory.counts.rejected_events[problem.code] += 1
-        return entries
+        processed = sum(entry["status"] == "processed" for entry in entries)
+        counted = {"num_events_received": len(entries), "num_events_processed": processed}
+        return _json(200, {**counted, "events": entries})
 
-    def _refuse(self, code: str, message: str, *, status: int = 400) -> web.Response:
+    def _refuse(self, code: str, message: str) -> web.Response:
         self.memory.counts.refused_calls[code] += 1
-        return _error(status, 4196, message, details={} if status == 422 else None)
+        return _error(400, 4196, message)
 
 
 def _middleman(request: web.Request, body: bytes, faults: Faults) -> web.Response:
@@ -340,25 +306,8 @@ def _message(problem: rules.Violation, plan: CallPlan) -> str:
     return problem.message
 
 
-def _response(entries: list[ResponseEvent], lie: Lie | None = None) -> dict[str, Any]:
-    """Return a ``ConversionApiResponse``, which may be deliberately wrong."""
-    processed, events = sum(entry["status"] == "processed" for entry in entries), entries
-    match lie:
-        case "wrong_count":
-            events = entries[:-1]
-        case "contradiction":
-            processed += -1 if processed else 1
-        case "processed_with_error":
-            message: ResponseEvent = {
-                "error_message": "The sandbox says processed and complains all the same."
-            }
-            events = [one | message if one["status"] == "processed" else one for one in entries]
-    return {"num_events_received": len(entries), "num_events_processed": processed, "events": events}
-
-
-def _error(status: int, code: int, message: str, *, details: dict[str, Any] | None = None) -> web.Response:
-    body: dict[str, Any] = {"code": code, "message": message}
-    return _json(status, body if details is None else {**body, "details": details})
+def _error(status: int, code: int, message: str) -> web.Response:
+    return _json(status, {"code": code, "message": message})
 
 
 def _json(status: int, content: object) -> web.Response:

@@ -1,7 +1,7 @@
 """The faults of the sandbox: a frozen `Faults` declares them, `draw_plan` draws those of each call.
 
-The faults of a call depend only on the seed, the number of the call since the faults were set, and (for faults with
-seconds or rates) the given clock, so a run can be repeated.
+The faults of a call depend only on the seed and the number of the call since the faults were set, so a run can be
+repeated.
 
 A call meets them in the order of the real system: a proxy that cuts the connection, refuses a large body or answers
 itself; then the token, the account, the rate limit, the health of the service, the content of the call; and last the
@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from email.utils import formatdate
 from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
@@ -25,33 +24,17 @@ _WINDOW: Final = 60.0
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Chance:
-    """When a fault occurs: on the first calls or in the first seconds after it was set, then on a share of calls."""
+    """When a fault occurs: on the first calls after it was set, then on a share of calls."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
     first: Annotated[int, Field(ge=0)] = 0  # number of first calls
-    seconds: Annotated[float, Field(ge=0)] = 0.0  # number of first seconds
-
-    def strikes(self, call: int, elapsed: float, draw: float) -> bool:
-        """Return True if it occurs for call number `call` (from 0), `elapsed` seconds after it was set.
-
-        `draw` is uniform in [0, 1).
-        """
-        return call < self.first or elapsed < self.seconds or draw < self.share
 
 
 NEVER: Final = Chance()
 
 
-# How a 429 says when to try again: in ``x-ratelimit-reset``, as documented; in ``Retry-After`` as seconds, or as an
-# HTTP date rounded up to whole seconds; or not at all.
-Wait = Literal["reset", "seconds", "date", "none"]
-# The answer to a call that contains a marked event. 400: it does not name the event, and nothing is recorded. 422: with
-# empty details, and nothing is recorded. 422_details: one verdict per event, and the other events are recorded. failed:
-# a 200 in which that event has failed, and the others are recorded.
-Marked = Literal["400", "422", "422_details", "failed"]
-# The form of a wrong answer: not JSON; one entry too few in ``events``; a counter of processed events that contradicts
-# the entries; processed, but with an ``error_message``. The events are recorded nevertheless.
-Lie = Literal["not_json", "wrong_count", "contradiction", "processed_with_error"]
+# How a 429 says when to try again: in ``x-ratelimit-reset``, as documented, or in ``Retry-After``.
+Wait = Literal["reset", "seconds"]
 # The form of a middleman's answer, which never looks like Pinterest's: an HTML page, an empty body, the JSON of a
 # gateway, or a page that repeats the token and the body.
 Speech = Literal["html", "empty", "json", "echo"]
@@ -86,19 +69,15 @@ class Faults:
     dropped_after: _Chance = NEVER
     unauthorised: _Chance = NEVER  # 401, code 2, although the token is valid
     forbidden_accounts: frozenset[str] = frozenset()  # 403, code 29
-    unknown_accounts: frozenset[str] = frozenset()  # 404
     # A proxy, a firewall or a login page answers in place of Pinterest, which the call does not reach.
     middleman: _Chance = NEVER
     middleman_status: Annotated[int, Field(ge=200, le=599)] = 403
     middleman_says: Speech = "html"
-    # An event whose ``event_id`` contains this is refused as `marked` says.
-    marker: Annotated[str, Field(min_length=1)] | None = None
-    marked: Marked = "400"
+    marker: Annotated[str, Field(min_length=1)] | None = (
+        None  # an event whose ``event_id`` contains this fails
+    )
     # Larger bodies get a 413 from a proxy, which is not JSON.
     max_body_bytes: Annotated[int, Field(ge=1)] | None = None
-    lying: _Chance = NEVER
-    lie: Lie = "not_json"
-    warned: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of events processed with a ``warning_message``
     # The quota of each ad account, enforced and shown in the headers; None: neither.
     calls_per_minute: Annotated[int, Field(ge=1)] | None = 5000
     # Like Pinterest, a 401 may repeat the token, and error messages may repeat the invalid value.
@@ -126,7 +105,7 @@ class CallPlan(NamedTuple):
     """The faults of one call, decided when it arrives."""
 
     faults: Faults
-    random: random.Random  # source of the random numbers for single events
+    random: random.Random  # for the id of its answer
     # Each of these draws one random number, in this order: another order would change the faults of a seed.
     unauthorised: bool
     throttled: bool
@@ -135,17 +114,18 @@ class CallPlan(NamedTuple):
     dropped_before: bool
     dropped_after: bool
     slow: bool
-    lying: bool
     middleman: bool
 
 
-def draw_plan(faults: Faults, *, seed: int, call: int, elapsed: float) -> CallPlan:
-    """Draw the faults of call number `call` (from 0), `elapsed` seconds after they were set."""
+def draw_plan(faults: Faults, *, seed: int, call: int) -> CallPlan:
+    """Draw the faults of call number `call` (from 0) since they were set."""
     draws = random.Random(f"{seed}:{call}")  # noqa: S311  faults are not secrets
     # Each kind draws its own number for every call, so that changing one kind does not change the others.
-    struck = {
-        name: getattr(faults, name).strikes(call, elapsed, draws.random()) for name in CallPlan._fields[2:]
-    }
+    struck = {}
+    for name in CallPlan._fields[2:]:
+        chance: Chance = getattr(faults, name)
+        draw = draws.random()
+        struck[name] = call < chance.first or draw < chance.share
     return CallPlan(faults, draws, **struck)
 
 
@@ -165,18 +145,12 @@ class SandboxQuota:
         return within, _ratelimit(limit, limit - self._used, self._opened + _WINDOW - now)
 
 
-def wait_headers(faults: Faults, now: float) -> Mapping[str, str]:
+def wait_headers(faults: Faults) -> Mapping[str, str]:
     """Return the headers in which a 429 from `Faults.throttled` says when to try again."""
     seconds = math.ceil(faults.wait_seconds)
-    match faults.wait:
-        case "reset":
-            return _ratelimit(faults.calls_per_minute or 5000, 0, seconds)
-        case "seconds":
-            return {"Retry-After": str(seconds)}
-        case "date":
-            return {"Retry-After": formatdate(math.ceil(now + faults.wait_seconds), usegmt=True)}
-        case "none":
-            return {}
+    if faults.wait == "seconds":
+        return {"Retry-After": str(seconds)}
+    return _ratelimit(faults.calls_per_minute or 5000, 0, seconds)
 
 
 def _ratelimit(limit: int, remaining: int, reset: float) -> Mapping[str, str]:

@@ -20,8 +20,6 @@ class Context:
         self.policy = policy
         # The name of each section by its number. 0 is no section, so its name is empty.
         self.sections = ("", *sections)
-        # Whether the mapping has sections: most have none, and then no section is looked for.
-        self.divided = len(sections) > 0
         self.counters = Counters()
         self.now = Instant(0.0, 0.0)
         self.commands: list[Command] = []

@@ -112,7 +112,7 @@ class Pipeline:
         # The first records that could not be delivered.
         self.problems: Sequence[Problem] = self.figures.problems
         if reading is None:
-            reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
+            reading = TwoSteps(self.transforming, converter, divided=len(sections) > 0)
         if around is not None:
             reading = around(reading)
         self.admission = Admission(self.context, reading)
@@ -148,6 +148,9 @@ class Pipeline:
         self.commits = Commits(self.context, self.ledger)
         # Says whether everything is committed that may be.
         self.committed = self.commits.complete
+        # Says whether the process stood still since a moment: a call that was decided then must not begin any more, as
+        # its partitions may be another member's.
+        self.was_away = self.commits.was_away
         self._recreated = RecreatedTopics(self.context, self.ledger)
         self._differences = Differences(self.context)
         self._removals = Removals(self.context)
@@ -342,11 +345,6 @@ class Pipeline:
         """Return how many records to fetch now at most; 0: pause. Read before each fetch (rules 5 and 8)."""
         return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
 
-    def was_away(self, since: Instant, now: Instant) -> bool:
-        """Return True if the process stood still after `since`: a call that was decided then must not begin any more,
-        as its partitions may be another member's."""
-        return self.commits.was_away(since, now)
-
     def statistics(self, now: Instant) -> Statistics:
         """Return a snapshot whose figures agree with each other."""
         # Ages go by the corrected time, as in the engine. Only the clock's own figures need the local time.
@@ -354,12 +352,7 @@ class Pipeline:
         lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
         # A record without a timestamp is the oldest only if none has one.
         oldest = nsmallest(MAX_OLDEST, lowest, key=lambda one: (timestamp_of(one) < 0, timestamp_of(one)))
-        described = tuple(
-            describe_open(
-                one, now, self.policy, self.dispatcher, self.steps.unreceipted, self.keys, self.guard
-            )
-            for one in oldest
-        )
+        described = tuple(describe_open(one, now, self.steps) for one in oldest)
         # If all events of a failed look-up were dropped, or no event waits for calls, there is no retry to show.
         looks_up = self.lookups.busy and self.lookups.failures > 0
         asks = any(queue.gate.permits.failures for queue in self.dispatcher if queue.queued)

@@ -10,7 +10,6 @@ Decoder and converter know no other part of the engine; they fit the Protocols h
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,17 +83,21 @@ class Kind(NamedTuple):
     written: int
 
 
-# Digits that are counted: none, if there are more than ten before the point; not more than four behind it.
-_AMOUNT: Final = re.compile(r"(\d{1,10})(?:\.(\d{1,4})\d*)?", re.ASCII)
+_MAX_DIGITS: Final = 10  # before the point of an amount that is counted
 
 
 def packed_value(custom_data: Mapping[str, Any]) -> int:
-    """Return value and currency of an event as one number; 0: it has none, or one that is not counted."""
-    currency, amount = custom_data.get("currency"), _AMOUNT.fullmatch(custom_data.get("value", ""))
-    if not currency or amount is None:
+    """Return value and currency of an event as one number; 0: it has none, or one that is not counted.
+
+    Four digits behind the point count.
+    """
+    amount, currency = custom_data.get("value"), custom_data.get("currency")
+    if not amount or not currency:
         return 0
-    whole, fraction = amount.groups("")
-    return int(whole + fraction.ljust(4, "0")) << 15 | _code_of(currency)
+    whole, _, fraction = amount.partition(".")
+    if len(whole) > _MAX_DIGITS:
+        return 0
+    return int(whole + fraction[:4].ljust(4, "0")) << 15 | _code_of(currency)
 
 
 @cache

@@ -89,14 +89,14 @@ class Room:
             events = self._context.policy.max_open_events - ledger.open
             room = max(room, min(events, admission.room(ledger.open_bytes), int(MAX_FETCH * share)))
         pace = MAX_FETCH if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
-        return max(0, min(room, pace, admission.limit.room(ledger.counted, ledger.filtered, admission.held)))
+        return max(0, min(room, pace, admission.limited_room(ledger.counted, ledger.filtered)))
 
     def enough(self) -> bool:
         """Return True if the limit of records is reached."""
         # A record that waits may still turn out to be filtered, or is filtered and waits for its receipt: it does not
         # count then.
         waiting = len(self._parking) + len(self._untimely) + self._admission.deferred + self._receipts.rows
-        return self._admission.limit.left(self._ledger.counted) + waiting <= 0
+        return self._admission.left(self._ledger.counted) + waiting <= 0
 
     def due(self) -> float | None:
         """Return when the pace allows a whole burst again; None: it does already, or has not begun.

@@ -123,7 +123,7 @@ class Steps:
         # Each slice depends on what the one before left.
         while self.admission.waits and (piece := self.admission.next(level := self.level())) is not None:
             if self.context.policy.transform:
-                piece = piece.first(self.transforming.ready(piece.places()))
+                piece = piece.first(self.transforming.ready(piece.tp, piece.records))
                 if not piece.records:
                     break  # the user's function has not returned yet
             columns = self._read(piece)

@@ -29,14 +29,14 @@ from consumer.engine.figures.statistics import AccountStatistics, PartitionStati
 from consumer.engine.figures.waits import OldestOpen, WaitsFor
 from consumer.engine.intake.guard import Guard
 from consumer.engine.intake.transforming import Transforming
-from consumer.engine.model import GateState, Instant, Policy
+from consumer.engine.model import GateState, Instant
 from consumer.engine.records.block import AssignmentState, Block
 from consumer.engine.records.ledger import Ledger
-from consumer.engine.records.outbox import Outbox
 from consumer.engine.records.runs import Run
 from consumer.engine.records.stages import RecordStage
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queue import AccountQueue
+from consumer.engine.steps import Steps
 
 BlockRow = tuple[Block, int]
 """A record: its block, and its index there."""
@@ -227,36 +227,26 @@ _WAITS_FOR: Final = {
 }
 
 
-def describe_open(
-    place: BlockRow,
-    now: Instant,
-    policy: Policy,
-    dispatcher: Dispatcher,
-    unreceipted: int,
-    keys: Outbox[Run],
-    guard: Guard,
-) -> OldestOpen:
+def describe_open(place: BlockRow, now: Instant, steps: Steps) -> OldestOpen:
     """Describe an open record: where it lies and what it waits for."""
     block, index = place
     stage = RecordStage(block.stages[index])
     if stage is RecordStage.QUEUED:
         account: str | None = block.account(index)
-        waits_for = _queued(place, now.monotonic, policy, dispatcher, unreceipted, keys)
+        waits_for = _queued(place, now.monotonic, steps)
     else:
         waits_for, goes_somewhere = _WAITS_FOR[stage]
         account = block.account(index) if goes_somewhere else None
-        if stage in (RecordStage.ROOM, RecordStage.FREED) and guard.tripped is not None:
+        if stage in (RecordStage.ROOM, RecordStage.FREED) and steps.guard.tripped is not None:
             waits_for = WaitsFor.GUARD
     since = age(timestamp_of(place), now.unix)
     return OldestOpen(*block.assignment.tp, block.offsets[index], since, waits_for, account)
 
 
-def _queued(
-    place: BlockRow, now: float, policy: Policy, dispatcher: Dispatcher, unreceipted: int, keys: Outbox[Run]
-) -> WaitsFor:
+def _queued(place: BlockRow, now: float, steps: Steps) -> WaitsFor:
     """Return what a record that is queued for its account waits for."""
     block, index = place
-    queue = dispatcher.queue(block.account(index))
+    queue = steps.dispatcher.queue(block.account(index))
 
     def is_in(runs: Iterable[Run]) -> bool:
         return any(of is block and first <= index < end for of, first, end in runs)
@@ -271,14 +261,16 @@ def _queued(
         return WaitsFor.KEY_STORE
     if opens is None:
         # As many calls as allowed are in flight: fewer than otherwise, if the platform failed.
-        return WaitsFor.PLATFORM if int(queue.gate.pace) >= policy.concurrency else WaitsFor.QUOTA
+        return (
+            WaitsFor.PLATFORM if int(queue.gate.pace) >= steps.context.policy.concurrency else WaitsFor.QUOTA
+        )
     if opens > now:
         return WaitsFor.QUOTA
     if again is None and is_in(queue.filling):
         return WaitsFor.BATCH
     # The number of events without a durable key is limited: a call or a write must end before more are sent.
-    if next(dispatcher.in_flight(), None) is not None:
+    if next(steps.dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
-    if unreceipted:
+    if steps.unreceipted:
         return WaitsFor.RECEIPT
-    return WaitsFor.KEY_STORE if len(keys) else WaitsFor.BATCH
+    return WaitsFor.KEY_STORE if len(steps.keys) else WaitsFor.BATCH

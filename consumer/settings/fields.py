@@ -7,9 +7,6 @@ meanings are a contract with users: changing one needs a line in CHANGELOG.md.
 
 from __future__ import annotations
 
-import ast
-import functools
-import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,13 +36,8 @@ class SettingDoc(NamedTuple):
     """That file is read again when it changes (`SecretFile`)."""
     needed_for: str
     """The member of `load`'s ``needs`` that requires it; empty if it is optional."""
-    field: tuple[str, str]
-    """The names of its class and its field."""
-
-    @property
-    def reason(self) -> str:
-        """Sentences for the table and ``--help``: what the setting does, and why."""
-        return _docstrings()[self.field]
+    reason: str
+    """Sentences for the table and ``--help``: what the setting does, and why."""
 
 
 # The type is `Any`, so that a field may have any type (as pydantic's own `Field`).
@@ -78,6 +70,7 @@ _OffsetReset = Annotated[Literal["earliest", "error", "latest"], _LOWER]
 _Mechanism = Annotated[
     Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"], _UPPER
 ]
+_Destination = Annotated[Literal["pinterest"], _LOWER]
 _LogFormat = Annotated[Literal["json", "console"], _LOWER]
 _LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _LOWER]
 
@@ -91,6 +84,7 @@ class SettingsGroup(BaseModel):
     model_config = ConfigDict(
         frozen=True,  # parts that are built from it keep what they have read
         hide_input_in_errors=True,  # it may be a secret
+        use_attribute_docstrings=True,  # for `SettingDoc.reason`
     )
 
 
@@ -210,7 +204,7 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
         ..., shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream"
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
-    destination: Annotated[str | None, Parser(values.parse_destination)] = _setting(None)
+    destination: _Destination | None = _setting(None)
     """pinterest: PINTEREST_API_URL is a gateway to Pinterest (no sandbox), so what it accepts counts as
     delivered to Pinterest, under one quota. Not set: each URL has a quota and a memory of delivered events of
     its own."""
@@ -261,7 +255,7 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     )
     """Topic for records that cannot be delivered; {topic} stands for the record's topic. It is created
     with the first dead letter if it is missing and the cluster allows it."""
-    receipts_topic: Annotated[str | None, Parser(values.parse_topic)] = _setting(None)
+    receipts_topic: Annotated[str | None, Parser(values.check_topic)] = _setting(None)
     """Topic for receipts: what became of each record, written before the record is committed. It holds event ids, order
     ids and values. It is created if it is missing and the cluster allows it."""
     dead_letter_share: Annotated[float, Parser(values.parse_share)] = _setting("0.5", unit="share")
@@ -342,12 +336,13 @@ class Settings(BaseModel):
 
 def _rows(group: type[SettingsGroup]) -> Iterator[SettingDoc]:
     """The rows of a group's settings, in the order of its fields."""
-    for attribute, field in group.model_fields.items():
+    for field in group.model_fields.values():
         name, columns = field.alias or "", cast(Any, field.json_schema_extra)
         # Not the properties that pass through: they have no variable of their own.
         reread = field.annotation == SecretStr | SecretFile | None
         secret = reread or field.annotation == SecretStr
-        yield SettingDoc(name, secret=secret, reread=reread, field=(group.__name__, attribute), **columns)
+        reason = " ".join((field.description or "").split())
+        yield SettingDoc(name, secret=secret, reread=reread, reason=reason, **columns)
 
 
 # Variable -> its row, in the order of the table.
@@ -356,19 +351,3 @@ REGISTRY: Mapping[str, SettingDoc] = {
     for group in (KafkaSettings, RegistrySettings, PinterestSettings, PinstreamSettings, NetworkSettings)
     for row in _rows(group)
 }
-
-
-@functools.cache
-def _docstrings() -> Mapping[tuple[str, str], str]:
-    """Read the text below each field from this file: only help and the complaint about a missing setting need it."""
-    found: dict[tuple[str, str], str] = {}
-    for group in ast.parse(Path(__file__).read_text("utf-8")).body:
-        for pair in itertools.pairwise(group.body if isinstance(group, ast.ClassDef) else ()):
-            match group, *pair:
-                case (
-                    ast.ClassDef(name=of),
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
-                    found[of, name] = " ".join(text.split())
-    return found

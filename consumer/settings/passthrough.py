@@ -64,11 +64,8 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
 # Variables of Kafka's own shell scripts. No librdkafka property has such a name.
 FOREIGN_KAFKA_NAME = re.compile(r"KAFKA_(?:HOME|(?:\w+_)?OPTS)")
 
-# Properties that have underscores in their own names, as far as users may set them.
-_UNDERSCORED = {
-    name.upper(): name
-    for name in ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
-}
+# Properties that have underscores in their own names, as far as a variable may name them.
+_UNDERSCORED = ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
 
 # sasl.password, ssl.keystore.password, sasl.oauthbearer.client.secret, ssl.key.pem, … of librdkafka.
 _SECRET_PROPERTY = re.compile(
@@ -124,8 +121,8 @@ _SECRET_FILE_BYTES = 64 * 1024
 def kafka_property(variable: str) -> str:
     """``KAFKA_SASL_USERNAME`` -> ``sasl.username``."""
     # Variables cannot have dots in most shells.
-    rest = variable.removeprefix("KAFKA_")
-    return _UNDERSCORED.get(rest) or rest.lower().replace("_", ".")
+    rest = variable.removeprefix("KAFKA_").lower()
+    return rest if rest in _UNDERSCORED else rest.replace("_", ".")
 
 
 def kafka_variable(name: str) -> str:

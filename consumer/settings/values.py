@@ -158,11 +158,6 @@ def parse_topics(text: str) -> tuple[str, ...]:
     return topics
 
 
-def parse_topic(name: str) -> str | None:
-    """A topic's name; empty: none."""
-    return check_topic(name) if name else None
-
-
 def parse_dead_letter_topic(template: str) -> str:
     """A topic name that may contain ``{topic}``, a placeholder for the record's topic."""
     # With any topic in its place, the whole must be a topic's name.
@@ -273,11 +268,11 @@ def parse_http_address(text: str) -> HttpAddress | None:
 
 
 def parse_key_store(text: str) -> str:
-    """``memory:``, ``disk:/path``, ``redis://…``, ``rediss://…`` (read by the adapter) or empty."""
+    """``memory:``, ``disk:/path``, ``redis://…`` or ``rediss://…`` (read by the adapter)."""
     scheme, _, rest = text.partition(":")
     if scheme == "disk" and rest:
         return f"disk:{parse_path(rest)}"
-    if text not in ("", "memory:") and not re.fullmatch(r"rediss?://\S+", text):
+    if text != "memory:" and not re.fullmatch(r"rediss?://\S+", text):
         raise ValueError("not a key store; allowed: disk:/path, redis://host, rediss://host or memory:")
     return text
 
@@ -295,13 +290,6 @@ def parse_function(text: str) -> str:
     if not (_FULL_NAME.fullmatch(module) and function.isidentifier()):
         raise ValueError("not a function; allowed: package.module:function, such as shop.events:clean")
     return text
-
-
-def parse_destination(text: str) -> str:
-    """What the URL of the API leads to: ``pinterest``."""
-    if text.lower() != "pinterest":
-        raise ValueError("not a destination; allowed: pinterest, or nothing")
-    return text.lower()
 
 
 def parse_path(text: str) -> Path:

@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from consumer.errors import SettingsError
+from consumer.web.requests import drop_frames
 
 # Far more than page, Prometheus and probes need, and far below 1,024, the common limit of open files.
 MAX_CONNECTIONS = 200
@@ -46,6 +47,8 @@ class ListenAddress(NamedTuple):
     port: int
     otherwise: str = "choose another address"
     """What to do if the address is not available."""
+    or_any_port: bool = False
+    """If the port is in use, take any free one."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -81,6 +84,8 @@ async def listen(place: ListenAddress, protocol: Callable[[], asyncio.Protocol])
         )
         return _ours(await create(protocol, sock=all_addresses, backlog=BACKLOG))
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+        if place.or_any_port and isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            return await listen(place._replace(port=0, or_any_port=False), protocol)
         why = "no such host"
         if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
             # asyncio's own words would repeat the address. From Python 3.13 on it gives an address that is not this
@@ -99,7 +104,7 @@ def _ours(server: asyncio.Server) -> asyncio.Server:
     return server
 
 
-def _let_go() -> None:
+def _close_in_child() -> None:
     # A child that a function of the user forks may outlive this process, and would keep the port from the next one.
     nothing = os.open(os.devnull, os.O_RDWR)
     for one in chain.from_iterable(server.sockets for server in list(_listening)):
@@ -108,7 +113,7 @@ def _let_go() -> None:
     os.close(nothing)
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 async def try_out(*places: ListenAddress) -> None:
@@ -138,6 +143,9 @@ class Connections:
         self._answering.add(protocol)
         try:
             return await handler(request)
+        except web.HTTPException as error:  # no such path or method
+            drop_frames(error)  # the request has the error, and its frames the request
+            return web.Response(status=error.status, text=error.text, headers=error.headers)
         finally:
             self._answering.discard(protocol)
 

@@ -69,8 +69,7 @@ function showState(s) {
 
 function showProcess(s) {
   const p = s.process;
-  $("mode").hidden = !(p && p.test_mode);
-  if (!p) return;
+  $("mode").hidden = !p.test_mode;
   put("route", `Reads ${p.topics.join(", ")} as group ${p.group}, sends to ${p.sends_to}`);
   put("process", `pinstream ${p.version}, running for ${age(Math.max(0, Math.round(Date.now() / 1000 - p.started)))}.`);
 }
@@ -79,16 +78,16 @@ function showProcess(s) {
 
 // What deserves attention beside the state, as [tone, sentence, view].
 function todoOf(s) {
-  const l = s.ledger, f = freshnessOver(s, "hour"), [reason] = reasonsOf(s), fix = s.coverage?.gaps?.[0], ends = certificates(s);
+  const l = s.ledger, f = s.freshness.hour, [reason] = reasonsOf(s), fix = s.coverage.gaps[0], ends = certificates(s);
   return [
     reason && ["bad", `Most dead letters are ${reason[0].join(" ")} (${n(reason[1])} of ${n(l.dead_lettered)}): correct the cause, then redrive them.`, "refusals"],
     s.freshness.catching_up && ["warn", `${s.freshness.catching_up}.`, "quality"],
     f.within_one_hour < TARGET && f.within_one_hour != null && [tone(f.within_one_hour), `${percent(f.within_one_hour)} of the last hour's events arrived within one hour; the goal is 99${NBSP}%: see what delays them.`, "delivery"],
-    s.destination.latency?.slow && ["warn", `${s.destination.latency.slow}.`, "delivery"],
+    s.destination.latency.slow && ["warn", `${s.destination.latency.slow}.`, "delivery"],
     ends.length && ["warn", `A client certificate ends soon, or has ended: replace it.`, "delivery"],
-    ...(s.schema_drift || []).filter(one => one.lacks.length).map(one => ["warn", `${one.sentence} (${see("a-schema-drifts")}).`, "quality"]),
+    ...s.schema_drift.filter(one => one.lacks.length).map(one => ["warn", `${one.sentence} (${see("a-schema-drifts")}).`, "quality"]),
     fix && ["warn", fixWords(s, fix), "quality"],
-    s.event_quality?.gaps?.length && ["warn", s.event_quality.gaps[0], "quality"],
+    s.event_quality.gaps.length && ["warn", s.event_quality.gaps[0], "quality"],
   ].filter(Boolean).slice(0, 4);
 }
 
@@ -99,15 +98,15 @@ function showTodo(s) {
 }
 
 function showTiles(s, pace, trend) {
-  const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = unknownOf(s);
+  const l = s.ledger, f = s.freshness.hour, lag = lagOf(s), wait = behind(s), unknown = unknownOf(s);
   const oldest = s.oldest_open, calls = s.destination.latency;
   const tiles = [
     [[rate(pace), h("span.unit", " records/s")], "", `${n(l.read - l.open)} since the start`],
     [lagKnown(s) ? n(lag) : UNKNOWN, wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
-    [percent(f.within_one_hour), tone(f.within_one_hour), f.delivered ? `of ${many(f.delivered, "event")} delivered ${periodOf(s, "hour")}` : `nothing delivered ${periodOf(s, "hour")}`],
+    [percent(f.within_one_hour), tone(f.within_one_hour), f.delivered ? `of ${many(f.delivered, "event")} delivered in the last hour` : "nothing delivered in the last hour"],
     [n(l.dead_lettered), l.dead_lettered ? "bad" : "", l.dead_lettered ? `${share(l.dead_lettered, l.read)} of the records read` : "none"],
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${oldest.waits_in_words}` : "every record read is settled"],
-    [took(calls?.p95), calls?.slow ? "warn" : "", calls?.calls ? `95 % of ${many(calls.calls, "call")} within this; half within ${took(calls.p50)}` : "no calls in the last five minutes"],
+    [took(calls.p95), calls.slow ? "warn" : "", calls.calls ? `95 % of ${many(calls.calls, "call")} within this; half within ${took(calls.p50)}` : "no calls in the last five minutes"],
   ];
   put("tiles", tiles.map(([value, cls, note], i) =>
     h("div", h("dt", TILES[i]), h("dd", { class: big(wanted([value])[0], cls) }, value), h("dd", note))));
@@ -127,7 +126,7 @@ function showLedger(s) {
   put("sum", h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
     s.released ? ` ${many(s.released, "record")} more were released unsettled when their partitions were revoked; the next owner reads them again.` : "",
     s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were skipped.` : "");
-  const { outside_ledger: outside = [], members_differ_in_words: differ = [] } = s;
+  const { outside_ledger: outside, members_differ_in_words: differ } = s;
   put("missing", h("b.warn", outside.join(" ")), outside.length > 0 && " Since the start; see the log for details.");
   put("members", h("b.warn", differ.join(" ")));
 }
@@ -161,16 +160,16 @@ function showDestination(s) {
       h("p.soft", `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p.soft", "Nothing sent yet."),
   s.destination.quota_divided_by > 1 && h("p.soft", `The call quota is divided by ${s.destination.quota_divided_by} members.`),
-  s.process && h("p.soft.small.break", `Called ${s.process.sends_to}: ${[["", "calls", "events_sent", "bytes_sent"], ["answered: ", "calls_answered", "events_answered", "bytes_answered"]].map(([what, calls, events, size]) =>
+  h("p.soft.small.break", `Called ${s.process.sends_to}: ${[["", "calls", "events_sent", "bytes_sent"], ["answered: ", "calls_answered", "events_answered", "bytes_answered"]].map(([what, calls, events, size]) =>
     `${what}${many(s.counts[calls], "call")} with ${many(s.counts[events], "event")}, ${bytes(s.counts[size])}`).join("; ")}; processed: ${many(s.counts.events_processed, "event")}.`));
 }
 
 function showCalls(s) {
-  const l = s.destination.latency, ended = s.counts.calls_ended || {}, all = sum(Object.values(ended).map(one => one.count));
-  put("latency", l?.calls ? h("p", "Half of the calls within ", h("b", took(l.p50)), ", 95 % within ", h("b", took(l.p95)), ", 99 % within ", h("b", took(l.p99)), ".") : "",
-    h("p", { class: l?.slow ? "warn" : "soft" }, l?.slow ? `${l.slow} (${see("pinterest-answers-slowly")}).` : l?.calls ? `Of ${many(l.calls, "call")} in the last five minutes.` : "No calls in the last five minutes."));
+  const l = s.destination.latency, ended = s.counts.calls_ended, all = sum(Object.values(ended).map(one => one.count));
+  put("latency", l.calls ? h("p", "Half of the calls within ", h("b", took(l.p50)), ", 95 % within ", h("b", took(l.p95)), ", 99 % within ", h("b", took(l.p99)), ".") : "",
+    h("p", { class: l.slow ? "warn" : "soft" }, l.slow ? `${l.slow} (${see("pinterest-answers-slowly")}).` : l.calls ? `Of ${many(l.calls, "call")} in the last five minutes.` : "No calls in the last five minutes."));
   showTable("calls", [["Ended with", "left"], ["Calls"], ["Share"], ["On average", null, "on average"]],
-    Object.entries(OUTCOMES).filter(([id]) => ended[id]?.count).map(([id, [text, cls]]) =>
+    Object.entries(OUTCOMES).filter(([id]) => ended[id].count).map(([id, [text, cls]]) =>
       [h("span." + cls, text), n(ended[id].count), share(ended[id].count, all), took(ended[id].seconds / ended[id].count)]), "No calls yet.");
   const answers = counted(s.counts.answers);
   put("answers", answers.length > 0 && `HTTP answers: ${answers.map(([[name], count]) => `${name}: ${n(count)}`).join(", ")}.`);
@@ -213,15 +212,15 @@ function showGroup() {
   const numbers = held => Object.entries(Object.groupBy(held, one => one.topic)).map(([topic, all]) => `${topic} [${all.map(one => one.partition).join(", ")}]`).join("; ");
   putIf("group", group && [h("p.soft", group.problem || (group.state === "Unknown" ? "These brokers do not say who is in the group." : `State: ${group.state}.`)),
     table("group", [["Member", "left break"], ["Partitions", "left break"], ["Lag, records", null, "lag"]],
-      group.members.map(one => [one.member || (group.state === "Unknown" ? "not known" : h("b.warn", "nobody")), numbers(one.partitions), n(one.lag)]), null)]);
+      group.members.map(one => [one.member || (group.state === "Unknown" ? "not known" : h("b.warn", "no member")), numbers(one.partitions), n(one.lag)]), null)]);
 }
 
 // The client certificates that end soon, or have ended.
-const certificates = s => (s.certificates || []).filter(one => one.expires - Date.now() / 1000 < ENDS_SOON);
+const certificates = s => s.certificates.filter(one => one.expires - Date.now() / 1000 < ENDS_SOON);
 
 // The tables of NOTES; in `retries`, also what is wrong with commits and certificates.
 function showNotes(s) {
-  const sampleOf = (family, [code, field]) => family === "convert_warnings" && s.samples?.convert_warnings[code]?.[field];
+  const sampleOf = (family, [code, field]) => family === "convert_warnings" && s.samples.convert_warnings[code]?.[field];
   for (const [id, families] of Object.entries(NOTES)) {
     const lines = families.flatMap(([family, what, cls]) => counted(s.counts[family])
       .map(([names, count]) => [what, cls, names, count, OF_RECORDS.has(family) ? share(count, s.ledger.read) : "", sampleOf(family, names)]));
@@ -241,18 +240,14 @@ function showNotes(s) {
 
 function showKeyStore(s) {
   const keys = s.key_store;
-  put("keys", keys && [`The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
+  put("keys", [`The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
     keys.evicted_early ? h("b.warn", ` ${many(keys.evicted_early, "key")} forgotten early: see keys_forgotten_early in the log.`) : ""]);
 }
 
 // -- data quality
 
-// Freshness over the last hour or day; since the start if an older pinstream reports only that.
-const freshnessOver = (s, window) => s.freshness[window] || s.freshness;
-const periodOf = (s, window) => s.freshness[window] ? `in the last ${window}` : "since the start";
-
 function showFreshness(s) {
-  const f = freshnessOver(s, windowOf()), all = s.freshness, when = periodOf(s, windowOf());
+  const f = s.freshness[windowOf()], all = s.freshness, when = `in the last ${windowOf()}`;
   const sinceStart = `Since the start: ${percent(all.within_one_hour)} of ${many(all.delivered, "event")} within one hour.`;
   if (!f.delivered) return put("freshness", h("p.soft", all.delivered ? `Nothing delivered ${when}. ${sinceStart}` : "Nothing delivered yet."));
   const within = x => x == null ? "more than 7 days" : age(x);
@@ -260,12 +255,12 @@ function showFreshness(s) {
     h("p", h("b", { class: big("", tone(f.within_one_hour)) }, percent(f.within_one_hour)), ` of ${many(f.delivered, "event")} delivered ${when} arrived within one hour`),
     h("p", "Half within ", h("b", within(f.age_p50)), ", 95 % within ", h("b", within(f.age_p95)), ", 99 % within ", h("b", within(f.age_p99)), "."),
     all.catching_up && h("p.warn", all.catching_up + "."),
-    h("p.soft.small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
+    h("p.soft.small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", ` ${sinceStart}`));
 }
 
 // What delivered events are worth, by event name and currency.
 function showValue(s) {
-  const worth = Object.entries(s.delivered_value?.[windowOf()] || {}).flatMap(([name, by]) => Object.entries(by).map(([currency, one]) => [name, currency, one.events, one.value]));
+  const worth = Object.entries(s.delivered_value[windowOf()]).flatMap(([name, by]) => Object.entries(by).map(([currency, one]) => [name, currency, one.events, one.value]));
   showTable("value", [["Event name", "left"], ["Currency", "left"], ["Events"], ["Value"]],
     worth.sort((a, b) => a[1] < b[1] ? -1 : a[1] > b[1] ? 1 : b[3] - a[3]).map(([name, currency, events, value]) => [code(name), currency, n(events), n(value)]),
     `Not yet ten events with a value in the last ${windowOf()}.`);
@@ -282,24 +277,24 @@ const fixWords = (s, { event_name: name, id, share: part, target, events }) =>
 
 // What lies below its target, what is worth most first.
 function showFixes(s) {
-  const gaps = s.coverage?.gaps || [];
+  const gaps = s.coverage.gaps;
   put("fixes", gaps.length ? h("ol", gaps.slice(0, 5).map(gap => h("li", h("b", fixWords(s, gap)), " ", parameterOf(s, gap.id).advice))) : h("p.soft", "Nothing: each parameter reaches its goal."),
     gaps.length > 5 && h("p.soft", `${many(gaps.length - 5, "more figure")} below the goal: see the table of coverage.`));
 }
 
 function showCoverage(s) {
-  const seen = s.coverage?.[windowOf()], names = seen ? Object.keys(seen).filter(name => seen[name].events) : [];
+  const seen = s.coverage[windowOf()], names = Object.keys(seen);
   const events = sum(names.map(name => seen[name].events));
   names.sort((a, b) => seen[b].events - seen[a].events || (a < b ? -1 : 1));
   put("coverage-note", names.length ? `Of ${many(events, "event")} delivered in the last ${windowOf()}.` : `Nothing delivered in the last ${windowOf()}.`);
   put("coverage", names.length > 0 && rows([["Parameter, and Pinterest's advice"], ["All"], ...names.map(name => [breakable(name), null, name])], [
     [["Events", h("small", "How many had this name.")], n(events), ...names.map(name => n(seen[name].events))],
     ...s.coverage.parameters.map(({ id, label, advice }) => {
-      const all = sum(names.map(name => seen[name].carried[id] || 0)) / events, applies = names.some(name => seen[name].target?.[id] != null);
+      const all = sum(names.map(name => seen[name].carried[id])) / events, applies = names.some(name => seen[name].target[id] != null);
       return [
         [label, " ", h("code", id), h("small", advice)], h("td." + shade(all), share(all, 1, 0)),
         ...names.map(name => {
-          const { events, carried, target } = seen[name], part = (carried[id] || 0) / events, goal = target?.[id];
+          const { events, carried, target } = seen[name], part = (carried[id]) / events, goal = target[id];
           return applies && goal == null ? "" : h(`td.${shade(part)}${goal > part ? ".under" : ""}`, share(part, 1, 0), goal > part && h("small", ` of ${share(goal, 1, 0)}`));
         }),
       ];
@@ -309,7 +304,7 @@ function showCoverage(s) {
 
 // What Pinterest says of each ad account: the scores, and a table for each that has components.
 function showSeen(s) {
-  const { accounts = [], gaps } = s.event_quality || {}, { day = {}, parameters = [] } = s.coverage || {};
+  const { accounts, gaps } = s.event_quality, { day, parameters } = s.coverage;
   const same = new Map(parameters.map(one => [one.component, one.id]));
   const cell = (seen, ours) => seen ? h("td." + shade(seen.coverage / 100), share(seen.coverage, 100, 0), ours && ` / ${ours}`,
     seen.overlap != null && `, overlap ${share(seen.overlap, 100, 0)}`) : NONE;
@@ -322,7 +317,7 @@ function showSeen(s) {
         all.map(([one, seen]) => [code(one), ...names.map(name => cell(seen[name], ours(same.get(one), name)))]))),
       issues.map(one => h("p.soft.small", one))];
   };
-  putIf("sees", gaps?.map(one => h("p.warn", one)), accounts.flatMap(({ account, at, problem, scores }) => [
+  putIf("sees", gaps.map(one => h("p.warn", one)), accounts.flatMap(({ account, at, problem, scores }) => [
     h("p.soft", `Ad account ${account}: ${at ? "answered " + moment(at) : "no answer yet"}.`, problem && ` Not known: ${problem}.`),
     scores.map(table)]));
 }
@@ -338,7 +333,7 @@ const word = text => /^[\w.:-]+$/.test(text) ? text : `'${text.replaceAll("'", "
 
 function showReasons(s) {
   showTable("reasons", [["Reason", "left word"], ["Stage", "left"], ["Records"], ["Latest message", "left message break"]],
-    reasonsOf(s).map(([[stage, name], count]) => [code(name), [stage, ": ", STAGES[stage]], n(count), [s.samples?.rejections[stage]?.[name] || NONE,
+    reasonsOf(s).map(([[stage, name], count]) => [code(name), [stage, ": ", STAGES[stage]], n(count), [s.samples.rejections[stage]?.[name] || NONE,
       ["list", "redrive"].map(verb => command(`pinstream dead-letters ${verb} --stage ${stage} --code ${word(name)}`))]]));
 }
 
@@ -346,12 +341,12 @@ function showReasons(s) {
 function showSections(s) {
   const settled = DISPOSITIONS.filter(([name]) => name !== "open");
   putIf("sections", table("sections", [["Section of the mapping", "left word"], ...settled.map(([, title]) => [title])],
-    Object.entries(s.counts.by_section || {}).map(([name, counts]) => [code(name), ...settled.map(([outcome]) => n(counts[outcome] || 0))]), null));
+    Object.entries(s.counts.by_section).map(([name, counts]) => [code(name), ...settled.map(([outcome]) => n(counts[outcome] || 0))]), null));
 }
 
 function showLatest(s) {
   showTable("latest", [["When", "left nowrap"], ["From", "left"], ["Reason", "left word"], ["Message", "left message break"]],
-    (s.latest_dead_letters || []).map(one => [h("time", { datetime: new Date(one.at * 1000).toISOString() }, moment(one.at)),
+    s.latest_dead_letters.map(one => [h("time", { datetime: new Date(one.at * 1000).toISOString() }, moment(one.at)),
       place(one), [one.stage, " ", code(one.code), one.section && h("small", breakable(one.section))],
       [one.message, command(`pinstream dead-letters list --origin ${word(`${one.topic}:${one.partition}:${one.offset}`)}`)]]));
 }

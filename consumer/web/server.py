@@ -42,7 +42,7 @@ from consumer.web.listening import (
     page_address,
 )
 from consumer.web.metrics import FiguresCollector
-from consumer.web.requests import Requests, drop_frames
+from consumer.web.requests import Requests
 from consumer.web.status import status_document
 
 # Seconds between two snapshots for `History` and `EventStream`.
@@ -79,6 +79,8 @@ class WebServer:
     _: KW_ONLY
     host: str
     port: int
+    or_any_port: bool = False
+    """If `port` is in use, listen on any free one."""
     page_at: tuple[str, int] | None = None
     """Host and port that serve page, status, history and events instead of `host`:`port`."""
     clock: Callable[[], float] = time.monotonic
@@ -97,7 +99,7 @@ class WebServer:
         self._events = EventStream(self._document, self.clock)
         document = render_page()
         self._page = document.encode()
-        self._headers = _security_headers(document)
+        self._headers = security_headers(document)
         self.connections = Connections()
         self._runners: list[web.AppRunner] = []
         self._listening: list[asyncio.Server] = []
@@ -107,7 +109,7 @@ class WebServer:
         """Listen and return the URLs. Raises `SettingsError` if an address is not available."""
         people, machines = self._routes()
         try:
-            main = main_address(self.host, self.port)
+            main = main_address(self.host, self.port)._replace(or_any_port=self.or_any_port)
             if self.page_at is None:
                 page = health = await self._listen(main, people + machines)
             else:
@@ -144,8 +146,6 @@ class WebServer:
 
         async def harden(request: web.Request, response: web.StreamResponse) -> None:
             response.headers.update(self._headers)
-            if isinstance(response, web.HTTPException):  # one that was raised: its frames refer to it
-                drop_frames(response)
             if not request.content.is_eof():  # its body is not read (`Requests`)
                 response.force_close()
                 response.headers["Connection"] = "close"
@@ -262,7 +262,7 @@ def render_page() -> str:
     return _FOR_READERS.sub("", _PARTS.sub(insert, folder.joinpath("page.html").read_text("utf-8")))
 
 
-def _security_headers(document: str) -> dict[str, str]:
+def security_headers(document: str) -> dict[str, str]:
     """Return the headers of every answer: no other site may read it, frame the page or be called by it."""
     # The page's own style and script are allowed by their hashes, so that injected markup could not run.
     allowed = {}

@@ -49,13 +49,13 @@ function stateOf(s) {
   if (highest(accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `${BY_ITSELF}: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
   const explains = reason => !stuck || (s.oldest_open && s.oldest_open.waits_for === reason);
-  const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
+  const schema = s.open.schemas.find(one => one.seconds >= 30);
   if (schema && explains("schema")) return schemaState(schema, s, stuck);
-  if (s.clock && clockOff(s.clock) && explains("clock")) return clockState(s.clock);
+  if (clockOff(s.clock) && explains("clock")) return clockState(s.clock);
   if (s.receipts_error != null) return receiptsState(s.receipts_error, go);
   if (stuck) return stuckState(s, go);
   if (s.schemas_from_disk && wait < HOUR) return ["disk", "warn", `The schema registry does not answer: ${go}.`, { "": "Only records of new schemas wait.", "What to do": SEE_REGISTRY }];
-  const slow = s.destination.latency?.slow;
+  const slow = s.destination.latency.slow;
   if (slow && wait >= 60 && wait < HOUR) return ["slow", "warn", "Pinterest answers slowly.", { Why: `${slow}. ${go} wait; the oldest has waited ${age(wait)}. Nothing is lost.` }];
   return paceState(wait, toGo(s), go, unknownOf(s));
 }

@@ -34,9 +34,7 @@ class Process:
         status_note="`compiled`; `python`: built without a C compiler, at about twelve times the cost; "
         "`off`: there is a `PINSTREAM_TRANSFORM`.",
     )
-    transform: str | None = figure(
-        "The function that records go through.", status_note="null: `PINSTREAM_TRANSFORM` is not set."
-    )
+    transform: str | None = figure("The function of `PINSTREAM_TRANSFORM`.")
 
 
 @snapshot
@@ -48,7 +46,7 @@ class Document:
 
     @derived("outside_ledger[]")
     def outside_ledger(self) -> tuple[str, ...]:
-        """What is outside the ledger since the start, in words: never read, or received by another destination."""
+        """What is outside the ledger, in words: never read, or received by another destination."""
         seen, counts = self.statistics, self.statistics.counters
         recreated, several = ", ".join(counts.topics_made_anew), len(counts.topics_made_anew) > 1
         sentences = {

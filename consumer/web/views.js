@@ -33,7 +33,7 @@ const VIEWS = {
       "Pinterest asks for every event within one hour of the time it happened. It counts web and app events that arrive later as offline events. The goal is 99\u00a0%."),
     plot("age")),
     card("value", "Delivered value",
-      "What delivered events are worth, in whole units. The latest ones, nine at most of each name and currency, are not in it yet: nobody can read here what a single order is worth."),
+      "What delivered events are worth, in whole units. The latest ones, nine at most of each name and currency, are not in it yet, so that no figure shows what a single order is worth."),
     card("coverage", "Parameter coverage by event name",
       "The share of delivered events that carried each recommended parameter. Pinterest's resilience and event-quality ratings look at this: the more it knows of an event, the more often it can match it to a person and an ad. Framed: below our goal. Blank: it does not apply to such events.",
       h("p", { id: "coverage-note" }), wide("coverage", TABLE("coverage"))),

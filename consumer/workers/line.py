@@ -130,7 +130,7 @@ class ReportLine:
         self._writer = OwnThread("worker-line")
         # A child that a function of the user forks must not keep the pipe open: its end tells the supervisor that the
         # worker has ended.
-        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
+        os.register_at_fork(after_in_child=partial(_close_in_child, weakref.ref(self)))
 
     @classmethod
     def take(cls) -> Self:
@@ -177,7 +177,7 @@ class ReportLine:
                 left = left[os.write(self._out, left) :]
 
 
-def _let_go(line: weakref.ref[ReportLine]) -> None:
+def _close_in_child(line: weakref.ref[ReportLine]) -> None:
     if (one := line()) is not None:
         os.close(one._out)
 

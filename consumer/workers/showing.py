@@ -18,33 +18,29 @@ class WorkerFigures:
 
     worker: int = figure("Its number, 1 to N.", is_label=True)
     state: WorkerState = figure(
-        "The state of the worker.",
+        "Its state.",
         "pinstream_worker_up",
         status_note="`waiting` for the first one to join, `starting`, `running`, `pausing` until it is started "
         "again, `gone`.",
         metric_note="1: it runs, and is a member of the group.",
         number=lambda state: state is WorkerState.RUNNING,
     )
-    pid: int | None = figure("Its process.", status_note="null: there is none.")
+    pid: int | None = figure("Its process.")
     restarts: int = figure("Times the worker was started again.", "pinstream_worker_restarts_total")
     heard: float | None = figure(
         "Since its last report, or else since its start.",
         path="reported_seconds_ago",
-        status_note="null: there is no process.",
     )
     silent: bool = figure(
-        "Whether it has not reported for a second, two of its heartbeats: it stands still, or its machine is "
-        "overloaded.",
+        "Whether it has not reported for a second: it stands still, or its machine is overloaded.",
         "pinstream_worker_silent",
         metric_note="1: it has not.",
     )
     partitions: int = figure(
         "Partitions that it reads.",
-        status_note="Of one that stands still, without those that another worker has by now.",
+        status_note="Without those that another worker has by now.",
     )
-    read: int | None = figure(
-        "Records read by its process.", status_note="`ledger.read`. null: it has not reported yet."
-    )
+    read: int | None = figure("Records read by its process.", status_note="`ledger.read`.")
     open: int | None = figure("Records open in its process.", status_note="`ledger.open`.")
     unhealthy: str | None
     """Why its own health check fails; None: it is healthy."""

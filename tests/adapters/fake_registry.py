@@ -1,7 +1,7 @@
 """A schema registry in this process: the part of the Confluent REST API that pinstream uses, and its faults.
 
 Bodies, codes and paths are those of the Schema Registry API reference: 40401 no such subject, 40402 no such
-version, 40403 no such schema, 42201 invalid schema, 42206 referred to. `test_registry_contract` compares it with a
+version, 40403 no such schema, 42201 invalid schema. `test_registry_contract` compares it with a
 real registry. It starts on a loopback port of its own::
 
     async with FakeRegistry() as registry:
@@ -222,8 +222,6 @@ class FakeRegistry:
         versions = [one.version for one in there if one.subject == subject]
         if not versions:
             return _error(404, 40401, f"Subject '{subject}' not found.")
-        if any(reference["subject"] == subject for one in there for reference in one.references):
-            return _error(422, 42206, "One or more references exist to the schema")
         self._deleted.update((subject, version) for version in versions)
         return web.json_response(versions)
 

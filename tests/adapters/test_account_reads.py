@@ -16,7 +16,7 @@ from consumer.adapters.conversions_api import Token
 from consumer.demo.api import Sandbox
 from consumer.demo.faults import Chance, Faults
 from consumer.engine.figures.quality import ComponentCoverage, QualityScore
-from tests.adapters.test_conversions_api import SECRET, client, serving
+from tests.adapters.test_conversions_api import SECRET, client, respond, serving
 from tests.demo.examples import ACCOUNT, TOKEN, Clock, event, running
 
 DESCRIBED: dict[str, Any] = {
@@ -44,10 +44,7 @@ async def reading(url: str, token: str = TOKEN, timeout: float = 5.0) -> AsyncIt
 async def answering(body: object, status: int = 200) -> AsyncIterator[AccountReads]:
     """Yield what asks a server that gives this answer to everything: JSON, or bytes as they are."""
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(body=content, status=status, content_type="application/json")
-
+    answer = respond(body=content, status=status, content_type="application/json")
     async with serving(answer) as (url, _), reading(url, SECRET) as reads:
         yield reads
 
@@ -94,45 +91,36 @@ async def test_the_sandbox_refuses_what_the_platform_refuses() -> None:
 
 async def test_a_score_as_it_is_described() -> None:
     """Each field is where it belongs, and the question is a GET with the token and the day's period."""
-    async with serving(lambda _: _json([DESCRIBED])) as (url, seen), reading(url, SECRET) as reads:
+    answer = respond(body=orjson.dumps([DESCRIBED]), content_type="application/json")
+    async with serving(answer) as (url, seen), reading(url, SECRET) as reads:
         [score] = await reads.scores(ACCOUNT)
-    assert score == QualityScore(
-        "WEB",
-        "CONVERSIONS_API",
-        "FAIR",
-        {
-            ("external_event_id", "checkout"): ComponentCoverage(100.0, 37.5, ()),
-            ("hashed_email", "checkout"): ComponentCoverage(61.2, None, ("Few.",)),
-        },
-    )
+    components = {
+        ("external_event_id", "checkout"): ComponentCoverage(100.0, 37.5, ()),
+        ("hashed_email", "checkout"): ComponentCoverage(61.2, None, ("Few.",)),
+    }
+    assert score == QualityScore("WEB", "CONVERSIONS_API", "FAIR", components)
     [(method, path, headers, body)] = seen.requests
-    assert (method, path, body) == (
-        "GET",
-        f"/v5/ad_accounts/{ACCOUNT}/conversion_eqs?lookback_period=1d",
-        b"",
-    )
+    asked = f"/v5/ad_accounts/{ACCOUNT}/conversion_eqs?lookback_period=1d"
+    assert (method, path, body) == ("GET", asked, b"")
     assert headers["authorization"] == f"Bearer {SECRET}"
 
 
-async def _json(content: object) -> web.StreamResponse:
-    return web.json_response(content)
-
-
-PARTS: list[tuple[dict[str, Any], QualityScore]] = [
-    ({"overall_status": "SPLENDID"}, QualityScore("WEB", "CONVERSIONS_API", None, {})),
-    ({"overall_status": ["GOOD"]}, QualityScore("WEB", "CONVERSIONS_API", None, {})),
-    ({"source_platform": None}, QualityScore("not known", "CONVERSIONS_API", "FAIR", {})),
-    ({"quality_components": []}, QualityScore("WEB", "CONVERSIONS_API", "FAIR", {})),
-]
-
-
-@pytest.mark.parametrize(("changed", "expected"), PARTS)
-async def test_what_can_be_read_of_a_score_is_kept(changed: dict[str, Any], expected: QualityScore) -> None:
+@pytest.mark.parametrize(
+    ("changed", "read"),
+    [
+        ({"overall_status": "SPLENDID"}, ("WEB", "CONVERSIONS_API", None)),
+        ({"overall_status": ["GOOD"]}, ("WEB", "CONVERSIONS_API", None)),
+        ({"source_platform": None}, ("not known", "CONVERSIONS_API", "FAIR")),
+        ({"quality_components": []}, ("WEB", "CONVERSIONS_API", "FAIR")),
+    ],
+)
+async def test_what_can_be_read_of_a_score_is_kept(
+    changed: dict[str, Any], read: tuple[str | None, ...]
+) -> None:
     """A part that is not as described is not known; the others are."""
     async with answering([DESCRIBED | changed]) as reads:
         [score] = await reads.scores(ACCOUNT)
-    names = ("platform", "source", "score")
-    assert [getattr(score, one) for one in names] == [getattr(expected, one) for one in names]
+    assert (score.platform, score.source, score.score) == read
     assert bool(score.components) == (changed.get("quality_components") != [])
 
 

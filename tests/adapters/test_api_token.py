@@ -46,35 +46,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "token"
 
 
-async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """A token file is read before each attempt, without a restart and without white space around the token."""
-    path = tmp_path / "token"
-    path.write_text("pina_one\n")
-    async with serving() as (url, seen), client(url, token_file(path)) as api:
-        await api.send(SEND)
-        path.write_text("  pina_the_second \n")
-        await api.send(SEND)
-        assert await api.read_token() is False
-    sent = [headers["authorization"] for _, _, headers, _ in seen.requests]
-    assert sent == ["Bearer pina_one", "Bearer pina_the_second"]
-
-
-async def test_each_account_sends_its_own_and_reads_it_again(tmp_path: Path) -> None:
-    """Each account's calls carry its own token, which is read again before each attempt."""
+async def test_each_account_sends_its_own_token_and_reads_it_again(tmp_path: Path) -> None:
+    """Before each attempt, without a restart and without white space around it; also if one file serves all."""
     fill(tmp_path)
-    async with serving() as (url, seen), client(url, tokens(tmp_path)) as api:
-        for account in (ONE, OTHER):
-            await api.send(Send(1, account, [b'{"data":[]}'], 1))
-        (tmp_path / OTHER).write_text("pina_another")
-        for account in (ONE, OTHER):
-            await api.send(Send(1, account, [b'{"data":[]}'], 1))
-    sent = [headers["authorization"] for _, _, headers, _ in seen.requests]
-    assert sent == ["Bearer pina_one", "Bearer pina_other", "Bearer pina_one", "Bearer pina_another"]
+    sent = []
+    for given in (tokens(tmp_path), token_file(tmp_path / ONE)):
+        async with serving() as (url, seen), client(url, given) as api:
+            for written in ("pina_other", "  pina_another \n"):
+                (tmp_path / OTHER).write_text(written)
+                for account in (ONE, OTHER):
+                    await api.send(Send(1, account, [b'{"data":[]}'], 1))
+            assert await api.read_token() is False
+        sent.append(
+            [headers["authorization"].removeprefix("Bearer pina_") for _, _, headers, _ in seen.requests]
+        )
+    assert sent == [["one", "other", "one", "another"], ["one"] * 4]
 
 
 def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
-    """Tokens are read again after Kubernetes swaps ``..data``, the link through which all files of a secret are
-    reached, with equal sizes and perhaps equal times."""
+    """Kubernetes swaps ``..data``, the link to all files of a secret, with equal sizes and perhaps equal times."""
     for name in ("..one", "..two"):
         (tmp_path / name).mkdir()
         fill(tmp_path / name, f"pina_{name}_1", f"pina_{name}_2")
@@ -89,8 +79,7 @@ def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
 
 
 async def test_read_token_returns_whether_a_token_changed(tmp_path: Path) -> None:
-    """`read_token` reads all files and returns whether the token of one or both has changed; a file that is written
-    again with the same token counts as unchanged."""
+    """It reads all files; one that is written again with the same token counts as unchanged."""
     fill(tmp_path)
     found = tokens(tmp_path)
     async with client("http://127.0.0.1:1", found) as api:
@@ -107,8 +96,7 @@ async def test_read_token_returns_whether_a_token_changed(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
 def test_a_file_when_failing_leaves_the_last_token_in_force(path: Path, content: bytes | None) -> None:
-    """While the file is missing, empty or no text, as a secret is while it is replaced, the last token is used and one
-    line names the path; another line comes only after the file was there again."""
+    """One line names the file; another one comes only after it was there again."""
     said: list[str] = []
     token = token_file(path, said.append)
     for good in ("pina_two", "pina_three"):
@@ -130,8 +118,7 @@ def test_a_file_when_failing_leaves_the_last_token_in_force(path: Path, content:
 def test_no_token_to_begin_with_is_an_error_that_names_the_file(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """Without a token at the start the error names the variable and the file, also of one account, and also where the
-    settings are read."""
+    """Also of one account, and also where the settings are read."""
     fill(tmp_path)
     (tmp_path / OTHER).unlink()
     (tmp_path / ".hidden").write_text("pina_hidden")
@@ -161,8 +148,7 @@ def test_the_token_shows_nowhere(path: Path) -> None:
     "token", ["pina_a\npina_SECRET", "pina_\0SECRET", "pina_SECRET\u2028x", "pina_SECRETé"]
 )
 async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token: str) -> None:
-    """A token that no header can hold makes the attempt unanswered, without an exception and without the
-    token's text."""
+    """The attempt is unanswered, without the token's text."""
     async with serving() as (url, seen), client(url, Token(token)) as api:
         try:
             answer = await api.send(SEND)

@@ -54,40 +54,36 @@ TOO_LARGE = "the registry's answer is larger than 4 MiB: check what answers at S
 async def test_a_small_answer_that_unpacks_to_much(
     registry: FakeRegistry, schemas: RegistrySchemas, status: int
 ) -> None:
-    """Of an answer of 0.2 MB that decompresses to 200 MB, also in an error's body, no more is decompressed than
-    may be read."""
-    registry.faults.body, registry.faults.coding = gzip.compress(bytes(200 * MIB), 1), "gzip"
+    """Of a few KB that unpack to 64 MB, also in an error's body, no more is unpacked than may be read."""
+    registry.faults.body, registry.faults.coding = gzip.compress(bytes(64 * MIB), 1), "gzip"
     registry.faults.status = status
     assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
 
 
-async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """The connection of an endless answer is closed at the limit."""
-    registry.faults.endless = True
-    assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
-    assert registry.sent < 8 * ANSWER_LIMIT
-
-
-async def test_what_follows_a_packed_answer_is_bounded(
-    registry: FakeRegistry, schemas: RegistrySchemas
+@pytest.mark.parametrize("start", [b"", gzip.compress(b'{"schema": "x"}')], ids=["nothing", "a beginning"])
+async def test_an_answer_without_an_end(
+    registry: FakeRegistry, schemas: RegistrySchemas, start: bytes
 ) -> None:
-    """Endless bytes after the end of the compressed data, which add nothing to the text, count towards the limit."""
-    registry.faults.body, registry.faults.coding = gzip.compress(b'{"schema": "x"}'), "gzip"
+    """Its connection is closed at the limit, which counts what follows the compressed data, too."""
+    registry.faults.body, registry.faults.coding = start, "gzip" if start else None
     registry.faults.endless = True
     assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
     assert registry.sent < 8 * ANSWER_LIMIT
 
 
-async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """An answer in a coding that was not requested is refused, since its decompression cannot be bounded."""
-    registry.faults.body, registry.faults.coding = zlib.compress(bytes(MIB)), "deflate"
-    await peak_of_asking(schemas, "compressed as 'deflate', which was not requested")
-
-
-async def test_a_broken_packing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A compressed answer that cannot be decompressed makes the schema unavailable, not missing."""
-    registry.faults.body, registry.faults.coding = b"nonsense", "gzip"
-    await peak_of_asking(schemas, "has no schema")
+@pytest.mark.parametrize(
+    ("body", "coding", "reason"),
+    [
+        (zlib.compress(bytes(MIB)), "deflate", "compressed as 'deflate', which was not requested"),
+        (b"nonsense", "gzip", "has no schema"),
+    ],
+)
+async def test_a_packing_that_cannot_be_read(
+    registry: FakeRegistry, schemas: RegistrySchemas, body: bytes, coding: str, reason: str
+) -> None:
+    """One that was not requested, and could not be bounded, or that is broken: the schema is not missing."""
+    registry.faults.body, registry.faults.coding = body, coding
+    await peak_of_asking(schemas, reason)
 
 
 async def test_packed_answers_are_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:

@@ -6,11 +6,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from confluent_kafka import KafkaError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,32 +17,21 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka.client_errors import why_silent
 from consumer.adapters.network import client_certificate, ends_at
 
-KEYS: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey] = {
-    "ec": ec.generate_private_key(ec.SECP256R1()),
-    "rsa": rsa.generate_private_key(65537, 2048),
-}
+KEY = ec.generate_private_key(ec.SECP256R1())
 PAST, SOON = datetime(2001, 5, 1, 3, 4, 5, tzinfo=UTC), datetime(2049, 12, 31, tzinfo=UTC)
 FAR = datetime(2051, 1, 2, tzinfo=UTC)
 
 
-def certificate(ends: datetime, key: str = "ec", name: str = "client") -> str:
+def certificate(ends: datetime) -> str:
     """A certificate in PEM format that ends then."""
-    private = KEYS[key]
-    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "client")])
     made = (
-        x509.CertificateBuilder(named, named, private.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(named, named, KEY.public_key(), x509.random_serial_number())
         .not_valid_before(ends - timedelta(days=3_000))
         .not_valid_after(ends)
-        .sign(private, hashes.SHA256())
+        .sign(KEY, hashes.SHA256())
     )
     return made.public_bytes(serialization.Encoding.PEM).decode()
-
-
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("ends", [PAST, SOON, FAR])
-def test_the_end_of_a_certificate(ends: datetime, key: str) -> None:
-    """Before 2050 and after it, where the form of the time is another; with short and long lengths."""
-    assert ends_at(certificate(ends, key, name="c" * 60)) == ends.timestamp()
 
 
 def test_the_client_s_own_certificate_is_the_first_of_a_file() -> None:
@@ -63,19 +51,17 @@ def test_what_cannot_be_read_has_no_end(at: int, byte: int) -> None:
 
 def test_which_setting_has_the_certificate(tmp_path: Path) -> None:
     """A file, or the text itself; none where there is no certificate, or no file."""
+    location, pem = "ssl.certificate.location", "ssl.certificate.pem"
     file = tmp_path / "client.pem"
     file.write_text(certificate(FAR))
-    assert client_certificate({"ssl.certificate.location": str(file)}) == (
-        "ssl.certificate.location",
-        FAR.timestamp(),
-    )
-    assert client_certificate({"ssl.certificate.pem": certificate(SOON)}) == (
-        "ssl.certificate.pem",
-        SOON.timestamp(),
-    )
-    assert client_certificate({"ssl.certificate.location": str(tmp_path / "absent")}) is None
-    assert client_certificate({"ssl.certificate.location": str(tmp_path)}) is None
-    assert client_certificate({"ssl.keystore.location": str(file)}) is None
+    assert client_certificate({location: str(file)}) == (location, FAR.timestamp())
+    assert client_certificate({pem: certificate(SOON)}) == (pem, SOON.timestamp())
+    for none in (
+        {location: str(tmp_path / "absent")},
+        {location: str(tmp_path)},
+        {"ssl.keystore.location": str(file)},
+    ):
+        assert client_certificate(none) is None
 
 
 def test_brokers_that_refuse_an_ended_certificate_are_named_as_that(tmp_path: Path) -> None:

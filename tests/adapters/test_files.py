@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fastavro
@@ -18,7 +19,6 @@ from consumer.adapters.files import FileRecord, Types, open_records
 from consumer.avro.decode import OneSchema
 from consumer.engine.model import Rejection
 from consumer.errors import InputError
-from tests.support.orders import make_orders, write_container
 
 SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -79,8 +79,7 @@ def taken(records: Iterator[FileRecord]) -> tuple[list[FileRecord], str | None]:
     ids=["CSV", "lines of no object", "an array", "values"],
 )
 def test_a_file_without_an_object_is_no_ndjson(text: str, lines: int, tmp_path: Path) -> None:
-    """A file of which no line is a JSON object ends in an error that says so and what to do, behind the verdict on each
-    line; with a single object it is NDJSON, however many lines do not fit."""
+    """The error comes behind the verdict on each line; with a single object it is NDJSON."""
     path = tmp_path / "events"
     path.write_text(text)
     read, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))
@@ -95,8 +94,7 @@ def test_a_file_without_an_object_is_no_ndjson(text: str, lines: int, tmp_path: 
 
 
 def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
-    """After a line that does not fit the next ones are read. Blank lines are no records, and the last needs no
-    newline."""
+    """Blank lines are no records, and the last line needs no newline."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b'{"id": "a", "at": 1}\r\n\n  \nnonsense\n{"id": 7, "at": "1970-01-01T00:00:01Z"}')
     first, second, third = open_records(str(path), Types(OneSchema(SCHEMA)))
@@ -106,21 +104,13 @@ def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
     assert third == (5, {"id": "7", "at": 1000, "colour": "RED"})
 
 
-def test_a_container_is_resolved_to_our_schema(tmp_path: Path) -> None:
-    """A container is read by its content, whatever its name: fields are dropped and added, and units converted,
-    over several blocks."""
-    events = [writer_event(number) for number in range(500)]
-    path = container(tmp_path / "events.ndjson", WRITER, events, sync_interval=100)
-    assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [
-        (number + 1, event(number)) for number in range(500)
-    ]
-
-
 @pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
-def test_codecs_of_the_standard_library(tmp_path: Path, codec: str) -> None:
-    """The codecs of the standard library work without anything else installed."""
-    path = container(tmp_path / "f", WRITER, [writer_event(1)], codec=codec)
-    assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [(1, event(1))]
+def test_a_container_is_resolved_to_our_schema(tmp_path: Path, codec: str) -> None:
+    """Whatever its name: fields are dropped and added, and units converted, over several blocks."""
+    events = [writer_event(number) for number in range(500)]
+    path = container(tmp_path / "events.ndjson", WRITER, events, sync_interval=100, codec=codec)
+    expected = [(number + 1, event(number)) for number in range(500)]
+    assert list(open_records(path, Types(OneSchema(SCHEMA)))) == expected
 
 
 def test_an_unknown_codec_is_an_error(tmp_path: Path) -> None:
@@ -175,27 +165,18 @@ def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) 
     damaged = tmp_path / "damaged"
     for at in range(4, len(whole), 3):
         damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
-        try:
-            read, _ = taken(open_records(str(damaged), Types(OneSchema(SCHEMA))))
-        except InputError:
-            continue
-        assert len(read) <= 10_000
+        with suppress(InputError):
+            assert len(taken(open_records(str(damaged), Types(OneSchema(SCHEMA))))[0]) <= 10_000
 
 
 def test_what_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
-    """A file that cannot be opened is an error at once, in one line that names it."""
+    """At once, and it names the file; an empty file is no error."""
+    (tmp_path / "empty").touch()
+    assert list(open_records(str(tmp_path / "empty"), Types(OneSchema(SCHEMA)))) == []
     with pytest.raises(InputError, match=r"nowhere cannot be read: No such file"):
         open_records(str(tmp_path / "nowhere"), Types(OneSchema(SCHEMA)))
     with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
         open_records(str(tmp_path), Types(OneSchema(SCHEMA)))
-    with pytest.raises(InputError, match=r"cannot be read"):
-        open_records("nul\0byte", Types(OneSchema(SCHEMA)))
-
-
-def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
-    """An empty file has no records and is no error."""
-    (tmp_path / "empty").write_bytes(b"")
-    assert list(open_records(str(tmp_path / "empty"), Types(OneSchema(SCHEMA)))) == []
 
 
 def test_a_line_that_is_too_large_is_rejected_and_read_over(
@@ -213,13 +194,6 @@ def test_a_line_that_is_too_large_is_rejected_and_read_over(
         assert small == (2, {"id": "b", "at": 1, "colour": "RED"})
 
 
-class Stdin:
-    """A stand-in for standard input over a stream."""
-
-    def __init__(self, buffer: Any) -> None:
-        self.buffer = buffer
-
-
 def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``-`` standard input is read, NDJSON or a container, and left open."""
     avro = Path(container(tmp_path / "f", WRITER, [writer_event(1)])).read_bytes()
@@ -228,7 +202,7 @@ def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.Monke
         (b'{"id": "a", "at": 1}\n', {"id": "a", "at": 1, "colour": "RED"}),
     ):
         stream = io.BytesIO(data)
-        monkeypatch.setattr(sys, "stdin", Stdin(stream))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
         assert list(open_records("-", Types(OneSchema(SCHEMA)))) == [(1, expected)]
         assert not stream.closed
 
@@ -257,7 +231,7 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
     writing = threading.Thread(target=write)
     writing.start()
     with os.fdopen(out, "rb") as stream:
-        monkeypatch.setattr(sys, "stdin", Stdin(stream))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
         records = open_records("-", Types(OneSchema(SCHEMA)))
         assert next(records).event == {"id": "a", "at": 1, "colour": "RED"}
         go_on.set()
@@ -267,33 +241,11 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:
-    """The file is closed with the iterator, also if it was not read to its end."""
+    """Also if it was not read to its end."""
     path = tmp_path / "f"
     path.write_bytes(b'{"id": "a", "at": 1}\n' * 3)
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = os.listdir("/proc/self/fd")
     records = open_records(str(path), Types(OneSchema(SCHEMA)))
     next(records)
     records.close()  # type: ignore[attr-defined]
-    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    assert after == before
-
-
-@pytest.mark.parametrize("codec", ["null", "deflate"])
-def test_a_year_and_a_half_of_orders(tmp_path: Path, codec: str) -> None:
-    """Of a container of 10,000 orders in many blocks, every order is read in order, as it was written and as
-    fastavro reads it."""
-    schema = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
-    orders, path = make_orders(10_000), tmp_path / "orders.avro"
-    write_container(path, orders, schema, codec)
-    count = 0
-    with path.open("rb") as file:
-        for ours, their in zip(
-            open_records(str(path), Types(OneSchema(schema))), fastavro.reader(file), strict=True
-        ):
-            count += 1
-            expected = orders[count - 1].event
-            assert ours == (count, expected)
-            if count % 500 == 1:
-                assert isinstance(their, dict)
-                assert expected == {**their, "occurred_at": int(their["occurred_at"].timestamp() * 1000)}
-    assert count == len(orders)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -21,7 +21,7 @@ from aiohttp import web
 from consumer.adapters.conversions_api import ConversionsApi, Token
 from consumer.adapters.network import Network
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.engine.messages import Answered, FetchSchema, SchemaFound, SchemaUnavailable, Send, Unanswered
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable, Send, Unanswered
 from consumer.engine.model import SchemaRef
 from tests.support.certificates import Authority
 from tests.support.way_out import OutProxy, WayOut
@@ -69,8 +69,7 @@ SHORT = 2.0
     ],
 )
 def test_no_proxy(no_proxy: str, url: str, direct: bool) -> None:
-    """NO_PROXY matches names with all subdomains, addresses, networks, ports and a star; an entry that cannot
-    be read matches nothing."""
+    """Names with all subdomains, addresses, networks, ports, a star; what cannot be read matches nothing."""
     proxy = Network(https_proxy="http://proxy:3128", no_proxy=no_proxy).proxy(url)
     assert (proxy is None) is direct
 
@@ -137,41 +136,26 @@ async def behind_a_proxy(
         await runner.cleanup()
 
 
-async def send(
-    network: Network, url: str = f"https://{API}/v5", timeout: float = TIMEOUT
-) -> Answered | Unanswered:
-    """Return the answer of one call to the API."""
+async def send(network: Network, url: str = f"https://{API}/v5", timeout: float = TIMEOUT) -> tuple[str, str]:
+    """Return why one call to the API got no answer, and what is said of it; empty: it got one."""
+    token = Token("pina_SECRET")
     api = ConversionsApi(
-        url,
-        Token("pina_SECRET"),
-        account="1",
-        timeout=timeout,
-        concurrency=1,
-        agent="pinstream/test",
-        network=network,
+        url, token, account="1", timeout=timeout, concurrency=1, agent="pinstream/test", network=network
     )
-    try:
-        return await api.send(SEND)
-    finally:
-        await api.close()
+    answer = await api.send(SEND)
+    await api.close()
+    return (answer.reason, answer.said or "") if isinstance(answer, Unanswered) else ("", "")
 
 
 async def ask(
     network: Network, url: str = f"https://{REGISTRY}", timeout: float = TIMEOUT, **config: Any
-) -> SchemaFound | SchemaUnavailable:
-    """Return the answer of one query to the registry."""
+) -> str:
+    """Return why a query to the registry got no answer; empty: it got one."""
     registry = RegistrySchemas({"url": url, **config}, timeout=timeout, network=network)
-    try:
-        answer = await registry.fetch(ASK)
-    finally:
-        await registry.close()
+    answer = await registry.fetch(ASK)
+    await registry.close()
     assert isinstance(answer, SchemaFound | SchemaUnavailable)
-    return answer
-
-
-def of(authority: Authority, host: str) -> ssl.SSLContext:
-    """Return the TLS context of a server named `host`."""
-    return authority.server(host=host)
+    return answer.reason if isinstance(answer, SchemaUnavailable) else ""
 
 
 @pytest.fixture
@@ -182,37 +166,34 @@ def authority(tmp_path: Path) -> Authority:
 
 async def test_a_tunnel_with_a_login(authority: Authority) -> None:
     """Both clients use the tunnel with a password of any characters, which no server behind the proxy receives."""
-    async with behind_a_proxy(of(authority, API), login=LOGIN) as (behind, proxy):
-        network = Network(https_proxy=proxy.url, login=lambda: LOGIN, authorities=authority.file)
-        assert isinstance(await send(network), Answered)
-    async with behind_a_proxy(of(authority, REGISTRY), login=LOGIN) as (asked, other):
-        network = Network(https_proxy=other.url, login=lambda: LOGIN, authorities=authority.file)
-        assert isinstance(await ask(network), SchemaFound)
-    assert proxy.asked == [f"CONNECT {API}:443"]
-    assert other.asked == [f"CONNECT {REGISTRY}:443"]
-    assert behind.calls == ["POST /v5/ad_accounts/549755885175/events"]
-    assert not any(
-        "proxy-authorization" in {name.lower() for name in one} for one in behind.headers + asked.headers
-    )
+    for host, call, request in (
+        (API, send, "POST /v5/ad_accounts/549755885175/events"),
+        (REGISTRY, ask, "GET /schemas/ids/7"),
+    ):
+        async with behind_a_proxy(authority.server(host=host), login=LOGIN) as (behind, proxy):
+            network = Network(https_proxy=proxy.url, login=lambda: LOGIN, authorities=authority.file)
+            assert not any(await call(network))
+        assert (proxy.asked, behind.calls) == ([f"CONNECT {host}:443"], [request])
+        assert "proxy-authorization" not in {name.lower() for one in behind.headers for name in one}
 
 
 async def test_without_tls_the_proxy_forwards(authority: Authority) -> None:
     """Without TLS the proxy of HTTP_PROXY forwards the requests, with the login of its URL."""
     async with behind_a_proxy(None, login="user:a@b") as (behind, proxy):
         network = Network(http_proxy=proxy.url.replace("//", "//user:a%40b@"))
-        assert isinstance(await send(network, f"http://{API}/v5"), Answered)
-        assert isinstance(await ask(network, f"http://{REGISTRY}"), SchemaFound)
+        assert await send(network, f"http://{API}/v5") == ("", "")
+        assert await ask(network, f"http://{REGISTRY}") == ""
         assert len(behind.calls) == 2
         assert {urlsplit(one.split()[1]).hostname for one in proxy.asked} == {API, REGISTRY}
 
 
-async def test_a_proxy_that_is_reached_by_tls(authority: Authority, tmp_path: Path) -> None:
+async def test_a_proxy_that_is_reached_by_tls(authority: Authority) -> None:
     """A proxy may be reached by TLS, with the TLS of the API or the registry inside."""
-    async with behind_a_proxy(of(authority, API), tls=authority.server()) as (_, proxy):
+    async with behind_a_proxy(authority.server(host=API), tls=authority.server()) as (_, proxy):
         assert proxy.url.startswith("https:")
-        assert isinstance(await send(Network(https_proxy=proxy.url, authorities=authority.file)), Answered)
-    async with behind_a_proxy(of(authority, REGISTRY), tls=authority.server()) as (_, proxy):
-        assert isinstance(await ask(Network(https_proxy=proxy.url, authorities=authority.file)), SchemaFound)
+        assert await send(Network(https_proxy=proxy.url, authorities=authority.file)) == ("", "")
+    async with behind_a_proxy(authority.server(host=REGISTRY), tls=authority.server()) as (_, proxy):
+        assert await ask(Network(https_proxy=proxy.url, authorities=authority.file)) == ""
 
 
 async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> None:
@@ -227,8 +208,7 @@ async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> N
             "bearer.auth.logical.cluster": "lsrc",
             "bearer.auth.identity.pool.id": "pool",
         }
-        answer = await ask(Network(http_proxy=proxy.url), f"http://{REGISTRY}", **bearer)
-        assert isinstance(answer, SchemaFound)
+        assert await ask(Network(http_proxy=proxy.url), f"http://{REGISTRY}", **bearer) == ""
         assert behind.calls == ["POST /token", "GET /schemas/ids/7"]
         shown = base64.b64encode(b"me:only-for-tests").decode()
         assert shown in behind.headers[0]["Authorization"]
@@ -237,110 +217,91 @@ async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> N
 async def test_a_server_that_is_no_proxy_is_reported(authority: Authority) -> None:
     """A web server in place of the proxy, or a wrong scheme for the proxy, is an error that names the setting."""
     async with behind_a_proxy(None) as (_, proxy):
-        server = f"127.0.0.1:{proxy.routes[API][1]}"
-        answer = await send(Network(https_proxy=f"http://{server}"))
-        assert isinstance(answer, Unanswered)
-        assert answer.reason == "proxy"
-        assert "as a server that is no proxy does: correct HTTPS_PROXY" in str(answer.said)
-        asked = await ask(Network(), proxy=f"http://{server}")
-        assert isinstance(asked, SchemaUnavailable)
-        assert "as a server that is no proxy does: correct SCHEMA_REGISTRY_PROXY" in asked.reason
+        server = f"http://127.0.0.1:{proxy.routes[API][1]}"
+        reason, said = await send(Network(https_proxy=server))
+        assert reason == "proxy"
+        assert "as a server that is no proxy does: correct HTTPS_PROXY" in said
+        asked = await ask(Network(), proxy=server)
+        assert "as a server that is no proxy does: correct SCHEMA_REGISTRY_PROXY" in asked
     async with behind_a_proxy(None, tls=authority.server()) as (_, proxy):
-        answer = await send(Network(https_proxy=f"http://{proxy.place}"))
-        assert isinstance(answer, Unanswered)
-        assert "the scheme of HTTPS_PROXY" in str(answer.said)
+        assert "the scheme of HTTPS_PROXY" in (await send(Network(https_proxy=f"http://{proxy.place}")))[1]
 
 
 async def test_tls_is_required(authority: Authority) -> None:
     """When a server ends connections without TLS, the error names the URL's scheme."""
     async with behind_a_proxy(authority.server()) as (_, proxy):
         at = f"127.0.0.1:{proxy.routes[API][1]}"
-        answer = await send(Network(), f"http://{at}/v5")
-        assert isinstance(answer, Unanswered)
-        assert (
-            answer.said
-            == f"{at} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL"
-        )
+        said = f"{at} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL"
+        assert (await send(Network(), f"http://{at}/v5"))[1] == said
 
 
-async def test_the_registrys_own_proxy(authority: Authority) -> None:
-    """SCHEMA_REGISTRY_PROXY is used for the registry alone, and NO_PROXY does not count for it."""
-    async with behind_a_proxy(None) as (behind, proxy):
-        network = Network(http_proxy="http://127.0.0.1:1", no_proxy="*")
-        assert isinstance(await ask(network, f"http://{REGISTRY}", proxy=proxy.url), SchemaFound)
-        assert len(behind.calls) == 1
-
-
-async def test_the_registrys_own_proxy_refuses() -> None:
-    """When SCHEMA_REGISTRY_PROXY refuses, the error names that setting alone: its login is in its URL, and
-    NO_PROXY does not count."""
+async def test_the_registrys_own_proxy() -> None:
+    """SCHEMA_REGISTRY_PROXY serves the registry alone, NO_PROXY does not count for it, and its login is in its URL."""
     async with behind_a_proxy(None, login="user:right") as (behind, proxy):
-        for url, said in (
-            (proxy.url, "it asks for a user and password; put them into SCHEMA_REGISTRY_PROXY"),
+        network = Network(http_proxy="http://127.0.0.1:1", no_proxy="*")
+        refused = f"the registry could not be asked: the proxy {proxy.place} answered"
+        for login, said in (
+            ("", f"{refused} 407: it asks for a user and password; put them into SCHEMA_REGISTRY_PROXY"),
             (
-                proxy.url.replace("//", "//user:wr0ng@"),
-                "it refused the user and password; correct SCHEMA_REGISTRY_PROXY",
+                "user:wr0ng@",
+                f"{refused} 407: it refused the user and password; correct SCHEMA_REGISTRY_PROXY",
             ),
+            ("user:right@", ""),
         ):
-            answer = await ask(Network(), proxy=url)
-            assert isinstance(answer, SchemaUnavailable)
-            assert answer.reason.endswith(f"the proxy {proxy.place} answered 407: {said}")
+            assert (
+                await ask(network, f"http://{REGISTRY}", proxy=proxy.url.replace("//", f"//{login}")) == said
+            )
+        assert len(behind.calls) == 1
         await proxy.set(WayOut.REFUSE)
-        answer = await ask(Network(), proxy=proxy.url)
-        assert isinstance(answer, SchemaUnavailable)
-        assert answer.reason.endswith(f"the proxy {proxy.place} answered 403: let it allow {REGISTRY}:443")
-        assert behind.calls == []
+        assert await ask(Network(), proxy=proxy.url) == f"{refused} 403: let it allow {REGISTRY}:443"
 
 
-# -- faults of the proxy: calls to the API
+# -- faults of the proxy
 
 
 FAULTS = {
-    WayOut.REFUSE: (
-        "proxy",
-        "the proxy {at} answered 403: let it allow {host}:443, or name that in NO_PROXY",
-    ),
-    WayOut.GATEWAY: (
-        "proxy",
-        "the proxy {at} answered 502: it cannot reach {host}:443 itself; check it and its network",
-    ),
-    WayOut.PAGE: (
-        "proxy",
-        "the proxy {at} accepted the connection to {host}:443, and then ended it or answered itself: let it allow "
-        "{host}:443, or correct {variable}",
-    ),
-    WayOut.SILENT: (
-        "proxy",
-        "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
-    ),
-    WayOut.DEAF: (
-        "proxy",
-        "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
-    ),
-    WayOut.CUT: (
-        "connection",
-        "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
-    ),
+    WayOut.REFUSE: "the proxy {at} answered 403: let it allow {host}:443, or name that in NO_PROXY",
+    WayOut.GATEWAY: "the proxy {at} answered 502: it cannot reach {host}:443 itself; check it and its network",
+    WayOut.PAGE: "the proxy {at} accepted the connection to {host}:443, and then ended it or answered itself: let it "
+    "allow {host}:443, or correct {variable}",
+    WayOut.CUT: "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
+    WayOut.SILENT: "the proxy {at} did not open a connection to {host}:443 in time: check it, and the scheme of "
+    "HTTPS_PROXY",
 }
+FAULTS[WayOut.DEAF] = FAULTS[WayOut.SILENT]
+HANGING = (WayOut.SILENT, WayOut.DEAF)
 
 
 @pytest.mark.parametrize("mode", FAULTS)
 async def test_a_fault_on_the_way_to_the_api(mode: WayOut, authority: Authority) -> None:
-    """A fault of the proxy leaves the call unanswered, with a reason and a line that names the proxy and what
-    to do; later calls work."""
-    reason, text = FAULTS[mode]
-    async with behind_a_proxy(of(authority, API)) as (behind, proxy):
+    """The call is unanswered, and a line names the proxy and what to do; later calls work."""
+    async with behind_a_proxy(authority.server(host=API)) as (behind, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
         await proxy.set(mode)
-        answer = await send(network, timeout=SHORT if mode in (WayOut.SILENT, WayOut.DEAF) else TIMEOUT)
-        assert isinstance(answer, Unanswered)
-        assert (answer.reason, answer.said) == (
-            reason,
-            text.format(at=proxy.place, host=API, variable="PINTEREST_API_URL"),
+        assert await send(network, timeout=SHORT if mode in HANGING else TIMEOUT) == (
+            "connection" if mode is WayOut.CUT else "proxy",
+            FAULTS[mode].format(at=proxy.place, host=API, variable="PINTEREST_API_URL"),
         )
         assert behind.calls == []
         await proxy.set(WayOut.TUNNEL)
-        assert isinstance(await send(network), Answered)
+        assert await send(network) == ("", "")
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+async def test_a_fault_on_the_way_to_the_registry(mode: WayOut, authority: Authority) -> None:
+    """The schema is unavailable, which leads to no dead letter, with the same line."""
+    async with behind_a_proxy(authority.server(host=REGISTRY)) as (behind, proxy):
+        network = Network(https_proxy=proxy.url, authorities=authority.file)
+        await proxy.set(mode)
+        # The request has to be long enough to be cut.
+        login: dict[str, Any] = {"basic.auth.user.info": f"user:{'x' * 3000}"}
+        said = FAULTS[mode].format(at=proxy.place, host=REGISTRY, variable="SCHEMA_REGISTRY_URL")
+        assert await ask(network, timeout=SHORT if mode in HANGING else TIMEOUT, **login) == (
+            f"the registry did not answer within {SHORT:g} s, through the proxy {proxy.place}"
+            if mode in HANGING
+            else f"the registry could not be asked: {said}"
+        )
+        assert behind.calls == []
 
 
 @pytest.mark.parametrize("tls", [True, False])
@@ -355,175 +316,115 @@ async def test_a_fault_on_the_way_to_the_api(mode: WayOut, authority: Authority)
     ],
 )
 async def test_a_refused_login(tls: bool, login: str, said: str, authority: Authority) -> None:
-    """A refused login of the proxy (407) is reported, with and without TLS; a corrected password in the file is
-    used at once."""
+    """It is reported, with and without TLS, for both clients; a corrected password is used at once."""
     words = [login]
-    async with behind_a_proxy(of(authority, API) if tls else None, login=LOGIN) as (behind, proxy):
+    async with behind_a_proxy(authority.server(host=API) if tls else None, login=LOGIN) as (behind, proxy):
         network = Network(
             https_proxy=proxy.url, http_proxy=proxy.url, login=lambda: words[0], authorities=authority.file
         )
-        url = f"{'https' if tls else 'http'}://{API}/v5"
-        answer = await send(network, url)
-        assert isinstance(answer, Unanswered)
-        assert answer.reason == "proxy"
-        assert answer.said == f"the proxy {proxy.place} answered 407: {said}"
+        scheme = "https" if tls else "http"
+        line = f"the proxy {proxy.place} answered 407: {said}"
+        assert await send(network, f"{scheme}://{API}/v5") == ("proxy", line)
+        assert await ask(network, f"{scheme}://{REGISTRY}") == f"the registry could not be asked: {line}"
         assert behind.calls == []
         words[0] = LOGIN
-        assert isinstance(await send(network, url), Answered)
+        assert await send(network, f"{scheme}://{API}/v5") == ("", "")
 
 
-async def test_no_proxy_there(authority: Authority) -> None:
+async def test_no_proxy_there() -> None:
     """A proxy that does not listen, or whose name is unknown, is reported with the setting to correct."""
     async with behind_a_proxy(None) as (_, proxy):
         await proxy.stop()
-        answer = await send(Network(https_proxy=proxy.url))
-        assert isinstance(answer, Unanswered)
-        assert (answer.reason, answer.said) == (
-            "proxy",
-            f"nothing answers at the proxy {proxy.place}: correct HTTPS_PROXY, or allow the connection in the network",
+        line = (
+            f"nothing answers at the proxy {proxy.place}: correct HTTPS_PROXY, or allow the connection in the"
         )
-        asked = await ask(Network(https_proxy=proxy.url))
-        assert isinstance(asked, SchemaUnavailable)
-        assert f"nothing answers at the proxy {proxy.place}: correct HTTPS_PROXY" in asked.reason
-    answer = await send(Network(https_proxy="http://user:hunter2@proxy.pinstream.invalid:3128"))
-    assert isinstance(answer, Unanswered)
-    assert (answer.reason, answer.said) == (
+        assert await send(Network(https_proxy=proxy.url)) == ("proxy", f"{line} network")
+        assert line in await ask(Network(https_proxy=proxy.url))
+    assert await send(Network(https_proxy="http://user:hunter2@proxy.pinstream.invalid:3128")) == (
         "proxy",
         "the name of the proxy proxy.pinstream.invalid:3128 cannot be resolved: correct HTTPS_PROXY, or check the DNS",
     )
-
-
-# -- faults of the proxy: queries to the registry
-
-
-REGISTRY_FAULTS = {
-    WayOut.REFUSE: FAULTS[WayOut.REFUSE][1],
-    WayOut.GATEWAY: FAULTS[WayOut.GATEWAY][1],
-    WayOut.PAGE: FAULTS[WayOut.PAGE][1],
-    WayOut.CUT: "the connection through the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
-}
-
-
-@pytest.mark.parametrize("mode", REGISTRY_FAULTS)
-async def test_a_fault_on_the_way_to_the_registry(mode: WayOut, authority: Authority) -> None:
-    """A fault of the proxy makes a schema unavailable, which leads to no dead letter, with the same line."""
-    async with behind_a_proxy(of(authority, REGISTRY)) as (behind, proxy):
-        network = Network(https_proxy=proxy.url, authorities=authority.file)
-        await proxy.set(mode)
-        # the request has to be long enough to be cut
-        login: dict[str, Any] = {"basic.auth.user.info": f"user:{'x' * 3000}"}
-        answer = await ask(network, **login)
-        assert isinstance(answer, SchemaUnavailable)
-        text = REGISTRY_FAULTS[mode].format(at=proxy.place, host=REGISTRY, variable="SCHEMA_REGISTRY_URL")
-        assert answer.reason == f"the registry could not be asked: {text}"
-        assert behind.calls == []
-        await proxy.set(WayOut.TUNNEL, LOGIN)
-        refused = await ask(network)
-        assert isinstance(refused, SchemaUnavailable)
-        assert f"the proxy {proxy.place} answered 407: it asks for a user and password" in refused.reason
-
-
-@pytest.mark.parametrize("mode", [WayOut.SILENT, WayOut.DEAF])
-async def test_a_proxy_that_hangs_before_the_registry(mode: WayOut, authority: Authority) -> None:
-    """A proxy that hangs before the registry is named in the reason after the time limit."""
-    async with behind_a_proxy(of(authority, REGISTRY)) as (_, proxy):
-        network = Network(https_proxy=proxy.url, authorities=authority.file)
-        await proxy.set(mode)
-        answer = await ask(network, timeout=SHORT)
-        assert isinstance(answer, SchemaUnavailable)
-        assert (
-            answer.reason
-            == f"the registry did not answer within {SHORT:g} s, through the proxy {proxy.place}"
-        )
 
 
 # -- trusted authorities
 
 
 async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> None:
-    """A proxy that opens TLS receives no request until its authority is known, and the line says in which file
-    to put it."""
+    """It receives no request until its authority is known, and the line says in which file to put it."""
     inspector = Authority(tmp_path, "proxy-ca")
-    async with behind_a_proxy(of(authority, API), authority=inspector) as (behind, proxy):
+    async with behind_a_proxy(authority.server(host=API), authority=inspector) as (behind, proxy):
         await proxy.set(WayOut.INSPECT)
-        answer = await send(Network(https_proxy=proxy.url, authorities=authority.file))
-        assert isinstance(answer, Unanswered)
-        assert answer.reason == "tls"
-        assert answer.said == (
+        assert await send(Network(https_proxy=proxy.url, authorities=authority.file)) == (
+            "tls",
             f"the certificate of {API}:443, through the proxy {proxy.place}, is signed by an authority that is not "
             "known here: put the certificate of the authority that signed it, or of the proxy if that opens TLS, into "
-            "PINSTREAM_CA_FILE"
+            "PINSTREAM_CA_FILE",
         )
         asked = await ask(Network(https_proxy=proxy.url))
-        assert isinstance(asked, SchemaUnavailable)
-        assert "or of the proxy if that opens TLS, into PINSTREAM_CA_FILE" in asked.reason
+        assert "or of the proxy if that opens TLS, into PINSTREAM_CA_FILE" in asked
         assert behind.calls == []
         trusting = Network(https_proxy=proxy.url, authorities=inspector.file)
-        assert isinstance(await send(trusting), Answered)
-        assert isinstance(await ask(trusting), SchemaFound)
+        assert await send(trusting) == ("", "")
+        assert await ask(trusting) == ""
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "expired": (
-        {"age": timedelta(days=3)},
-        "has expired: renew it there, or correct the clock of this machine",
-    ),
-    "not yet": ({"age": timedelta(days=-3)}, "is not valid yet: correct the clock of this machine, or wait"),
-    "another name": (
-        {"host": "elsewhere.example"},
-        "is for another name: use a name of the certificate in {variable}",
-    ),
-    "another authority": (
-        {},
-        "is signed by an authority that is not known here: put the certificate of the authority that signed it into "
-        "PINSTREAM_CA_FILE",
-    ),
-}
-
-REGISTRY_WORDS = {
-    "expired": "has expired: renew it there",
-    "not yet": "is not valid yet",
-    "another name": "is for another name: reach it by a name in the certificate (SCHEMA_REGISTRY_URL)",
-    "another authority": "is signed by an authority that this machine does not know: set "
-    "SCHEMA_REGISTRY_SSL_CA_LOCATION or PINSTREAM_CA_FILE",
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-async def test_a_certificate_that_is_wrong(case: str, authority: Authority, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "said", "of_registry"),
+    [
+        (
+            {"age": timedelta(days=3)},
+            "has expired: renew it there, or correct the clock of this machine",
+            "has expired: renew it there",
+        ),
+        (
+            {"age": timedelta(days=-3)},
+            "is not valid yet: correct the clock of this machine, or wait",
+            "is not valid yet",
+        ),
+        (
+            {"host": "elsewhere.example"},
+            "is for another name: use a name of the certificate in PINTEREST_API_URL",
+            "is for another name: reach it by a name in the certificate (SCHEMA_REGISTRY_URL)",
+        ),
+        (
+            {},
+            "is signed by an authority that is not known here: put the certificate of the authority that signed it "
+            "into PINSTREAM_CA_FILE",
+            "is signed by an authority that this machine does not know: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
+            "PINSTREAM_CA_FILE",
+        ),
+    ],
+    ids=["expired", "not yet", "another name", "another authority"],
+)
+async def test_a_certificate_that_is_wrong(
+    how: dict[str, Any], said: str, of_registry: str, authority: Authority, tmp_path: Path
+) -> None:
     """Each fault of a certificate is one line, for the API's client and the registry's."""
-    how, said = WRONG[case]
-    known = Authority(tmp_path, "other-ca") if case == "another authority" else authority
+    known = authority if how else Authority(tmp_path, "other-ca")
     async with behind_a_proxy(authority.server(**{"host": "127.0.0.1", **how})) as (_, proxy):
-        port = proxy.routes[API][1]
-        network = Network(authorities=known.file)
-        answer = await send(network, f"https://127.0.0.1:{port}/v5")
-        assert isinstance(answer, Unanswered)
-        line = f"the certificate of 127.0.0.1:{port} {said}"
-        assert (answer.reason, answer.said) == ("tls", line.format(variable="PINTEREST_API_URL"))
-        asked = await ask(network, f"https://127.0.0.1:{port}")
-        assert isinstance(asked, SchemaUnavailable)
-        assert asked.reason.startswith(f"the certificate of the registry {REGISTRY_WORDS[case]}")
+        at, network = f"127.0.0.1:{proxy.routes[API][1]}", Network(authorities=known.file)
+        assert await send(network, f"https://{at}/v5") == ("tls", f"the certificate of {at} {said}")
+        asked = await ask(network, f"https://{at}")
+        assert asked.startswith(f"the certificate of the registry {of_registry}")
 
 
 async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Path) -> None:
-    """An authority that is added to the file is trusted at the next attempt; when the file is missing, the old
-    ones stay trusted and a line says so."""
+    """It is trusted at the next attempt; while the file is missing, the old ones stay trusted and a line says so."""
     file, reported = tmp_path / "bundle.pem", list[str]()
     file.write_bytes(Authority(tmp_path, "other-ca").file.read_bytes())
     async with behind_a_proxy(authority.server()) as (_, proxy):
         url = f"https://127.0.0.1:{proxy.routes[API][1]}"
         network = Network(authorities=file, on_error=reported.append)
         registry = RegistrySchemas({"url": url}, timeout=TIMEOUT, network=network)
-        assert isinstance(await send(network, url), Unanswered)
+        assert (await send(network, url))[0] == "tls"
         assert isinstance(await registry.fetch(ASK), SchemaUnavailable)
         file.write_bytes(file.read_bytes() + authority.file.read_bytes())
-        assert isinstance(await send(network, url), Answered)
+        assert await send(network, url) == ("", "")
         assert isinstance(await registry.fetch(ASK), SchemaFound)
         await registry.close()
         file.unlink()
-        assert isinstance(await send(network, url), Answered)
-        assert isinstance(await send(network, url), Answered)
+        for _ in range(2):
+            assert await send(network, url) == ("", "")
     assert reported == [
         f"PINSTREAM_CA_FILE: {file} is missing, unreadable or has no certificate; the authorities that were in it stay "
         "trusted"
@@ -531,8 +432,7 @@ async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Pat
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_again(authority: Authority, tmp_path: Path) -> None:
-    """A file that is replaced while the first context reads it is read again, so that its authority is trusted
-    at the next attempt."""
+    """While the first context reads it: its authority is trusted at the next attempt."""
     file = tmp_path / "bundle.pem"
     file.write_text("half of a certificate")
 

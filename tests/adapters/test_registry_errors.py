@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError
 from tests.adapters.fake_registry import FakeRegistry
@@ -23,6 +23,7 @@ from tests.support.kafka.broker import free_ports
 from tests.support.kafka.secured import PASSWORD, Issuer, Signer
 
 BASIC = {"basic.auth.user.info": f"shop:{PASSWORD}"}
+FOUND = SchemaFound(SchemaRef("id", "1"), '"string"')
 GUID = "89791762-2336-4186-9674-299b90a802e2"
 
 
@@ -46,11 +47,17 @@ def issuer() -> Iterator[Issuer]:
     found.close()
 
 
-async def reported(config: dict[str, str], kind: str = "id") -> str:
-    """Return why a schema is unavailable with this configuration."""
+async def fetched(config: dict[str, str], kind: str = "id") -> SchemaAnswer:
+    """Return the answer about the first schema with this configuration."""
     schemas = RegistrySchemas(config, timeout=10)
     answer = await schemas.fetch(FetchSchema(SchemaRef(kind, "1" if kind == "id" else GUID)))
     await schemas.close()
+    return answer
+
+
+async def reported(config: dict[str, str], kind: str = "id") -> str:
+    """Return why a schema is unavailable with this configuration."""
+    answer = await fetched(config, kind)
     assert isinstance(answer, SchemaUnavailable)
     assert "\n" not in answer.reason
     assert PASSWORD not in answer.reason
@@ -67,8 +74,7 @@ async def served(tls: ssl.SSLContext, config: dict[str, str], scheme: str = "htt
 
 
 async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authority) -> None:
-    """An unknown authority is reported with and without a file of authorities; with the right file the schema
-    is found."""
+    """With and without a file of authorities; with the right file the schema is found."""
     line = await served(authority.server(), {})
     assert line == (
         "the certificate of the registry is signed by an authority that this machine does not know: set "
@@ -78,11 +84,8 @@ async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authori
     line = await served(authority.server(), {"ssl.ca.location": str(other.file)})
     assert f"an authority that is not in {other.file}: set SCHEMA_REGISTRY_SSL_CA_LOCATION" in line
     async with FakeRegistry(tls=authority.server()) as registry:
-        stored = registry.add("t", '"string"')
-        schemas = RegistrySchemas({"url": registry.url, "ssl.ca.location": str(authority.file)})
-        ref = SchemaRef("id", str(stored.schema_id))
-        assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, '"string"')
-        await schemas.close()
+        registry.add("t", '"string"')
+        assert await fetched({"url": registry.url, "ssl.ca.location": str(authority.file)}) == FOUND
 
 
 async def test_a_wrong_scheme_is_reported(authority: Authority, registry: FakeRegistry) -> None:
@@ -108,11 +111,8 @@ async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority)
     assert line.endswith(f"it may not accept the client's certificate; check {both}")
     ours = str(authority.issue(host="shop"))
     async with FakeRegistry(tls=tls) as registry:
-        stored = registry.add("t", '"string"')
-        schemas = RegistrySchemas({"url": registry.url, **trust, "ssl.certificate.location": ours})
-        ref = SchemaRef("id", str(stored.schema_id))
-        assert isinstance(await schemas.fetch(FetchSchema(ref)), SchemaFound)
-        await schemas.close()
+        registry.add("t", '"string"')
+        assert await fetched({"url": registry.url, **trust, "ssl.certificate.location": ours}) == FOUND
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:
@@ -141,13 +141,10 @@ async def test_a_closed_port_and_an_unknown_host_are_reported(registry: FakeRegi
 @pytest.mark.parametrize(
     ("status", "body", "kind", "words"),
     [
-        (200, b"<html>hello</html>", "id", "the answer is not JSON (a web page?); correct the address"),
-        (
-            404,
-            b"<html>no</html>",
-            "id",
-            "404: SCHEMA_REGISTRY_URL lacks its path (Apicurio's ends in",
-        ),
+        *((status, None, "id", str(status)) for status in (400, 403, 408, 409, 422, 429, 500, 502, 504)),
+        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', "id", "404"),
+        (404, b"[]", "id", "404"),
+        (404, b"<html>no</html>", "id", "404: SCHEMA_REGISTRY_URL lacks its path (Apicurio's ends in"),
         (
             404,
             b'{"error_code": 0}',
@@ -158,16 +155,21 @@ async def test_a_closed_port_and_an_unknown_host_are_reported(registry: FakeRegi
         (403, b"", "id", "this user may not do that; grant it the right"),
         (503, b"", "id", "the registry answered 503: check the registry, and what is in front of it"),
         (401, b"", "id", "it requires a login; set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO, or"),
+        (200, b"", "id", "has no schema"),
+        (200, b"<html>hello</html>", "id", "the answer is not JSON (a web page?); correct the address"),
         (200, b"{}", "id", "has no schema (ValueError): check what answers at SCHEMA_REGISTRY_URL"),
         (200, b"[]", "id", "has no schema"),
+        (200, b'{"schema": ""}', "id", "has no schema"),
+        (200, b'{"schema": "x", "references": [{}]}', "id", "correct the address"),
     ],
 )
 async def test_an_answer_that_is_no_registry_s_is_reported(
-    registry: FakeRegistry, status: int, body: bytes, kind: str, words: str
+    registry: FakeRegistry, status: int, body: bytes | None, kind: str, words: str
 ) -> None:
-    """A web page, a wrong path, a redirect or a refusal is reported with what to correct."""
+    """It is no verdict on the schema: asked once, it is reported with what to correct."""
     registry.faults.status, registry.faults.body = status, body
     assert words in await reported({"url": registry.url}, kind)
+    assert registry.requests.count(registry.requests[0]) == 1
 
 
 async def test_a_wrong_password(registry: FakeRegistry) -> None:
@@ -176,9 +178,7 @@ async def test_a_wrong_password(registry: FakeRegistry) -> None:
     line = await reported({"url": registry.url, **BASIC})
     assert line.endswith("it refused the login; check SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO")
     registry.credentials = f"shop:{PASSWORD}"
-    schemas = RegistrySchemas({"url": registry.url, **BASIC})
-    assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", "1"))), SchemaFound)
-    await schemas.close()
+    assert await fetched({"url": registry.url, **BASIC}) == FOUND
 
 
 # ------------------------------------------------------------------------------------------- tokens
@@ -198,8 +198,7 @@ def by_token(registry: FakeRegistry, endpoint: str, secret: str = PASSWORD) -> d
 
 
 async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> None:
-    """A wrong secret, an outage, an answer without a token and a closed port of the token endpoint are each
-    reported."""
+    """A wrong secret, an outage, an answer without a token, a closed port."""
     line = await reported(by_token(registry, issuer.url, "not-the-secret"))
     assert line.startswith(
         "the token endpoint answered invalid_client: check SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID,"
@@ -224,13 +223,10 @@ async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> N
 
 
 async def test_a_refused_login_at_the_endpoint_is_a_refusal(registry: FakeRegistry, issuer: Issuer) -> None:
-    """A wrong secret counts as refused, as a wrong password does: `check` fails, although schemas are on disk. An
-    outage of the endpoint does not."""
+    """A wrong secret is one: `check` fails, although schemas are on disk. An outage is none."""
     for secret, fails, refused in (("wrong", None, True), (PASSWORD, (500, b""), False)):
         issuer.fails = fails
-        schemas = RegistrySchemas(by_token(registry, issuer.url, secret))
-        answer = await schemas.fetch(FetchSchema(SchemaRef("id", "1")))
-        await schemas.close()
+        answer = await fetched(by_token(registry, issuer.url, secret))
         assert isinstance(answer, SchemaUnavailable)
         assert answer.refused is refused
 
@@ -283,8 +279,7 @@ async def test_a_token_that_is_about_to_end_is_replaced(registry: FakeRegistry, 
 async def test_the_metadata_service_of_azure_is_asked_without_a_proxy(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Azure's metadata service, which gives tokens for this machine's identity, is called without the
-    environment's proxies."""
+    """It is on this machine, whatever the environment says of proxies."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
     for name in ("NO_PROXY", "no_proxy"):

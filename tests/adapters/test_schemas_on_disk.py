@@ -14,18 +14,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from consumer.adapters import disk as disk_module
 from consumer.adapters import schemas_on_disk
-from consumer.adapters.schemas import RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, Unfit, registry_digest
-from consumer.avro.schema import Json, parse
+from consumer.avro.schema import Json
 from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from tests.adapters.fake_registry import FakeRegistry
+from tests.adapters.faults import Fault, failing
 
 PLAIN = {"type": "record", "name": "shop.Plain", "fields": [{"name": "v", "type": "int"}]}
 OLDER = {"type": "record", "name": "shop.Plain", "fields": [{"name": "u", "type": "int"}]}
@@ -107,116 +109,82 @@ def away(ref: SchemaRef) -> SchemaUnavailable:
 
 
 async def test_what_was_answered_is_read_while_the_registry_is_away(kept: Kept) -> None:
-    """While the registry is away, schemas that it once returned are read by id and GUID, with the reason for
-    its absence; new ones are unavailable."""
+    """Unchanged, with the reason for its absence; new ones are unavailable, and fingerprints are the folder's alone."""
+    schema = {**PLAIN, "doc": "größe 😀", "fields": [{"name": "v", "type": "double", "default": 1e300}]}
+    print_ = SchemaRef("fingerprint", "0" * 16)
     kept.has(ID, json.dumps(PLAIN))
-    kept.has(GUID, OLDER)
-    await kept.ask(ID, GUID)
-    assert await kept.ask_away(ID, GUID, SchemaRef("id", "18")) == [
+    kept.has(GUID, schema)
+    await kept.ask(ID, GUID, print_)
+    assert await kept.ask_away(ID, GUID, SchemaRef("id", "18"), print_) == [
         SchemaFound(ID, json.dumps(PLAIN), unanswered=away(ID)),
-        SchemaFound(GUID, OLDER, unanswered=away(GUID)),
+        SchemaFound(GUID, schema, unanswered=away(GUID)),
         away(SchemaRef("id", "18")),
+        SchemaFound(print_, PLAIN),
     ]
-    assert kept.reported == []
+    assert (len(kept.names), kept.reported) == (2, [])
 
 
-async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
-    """A schema is kept complete, with its references, so that it can be read without the registry."""
-    async with FakeRegistry() as registry:
-        registry.add("plain", json.dumps(PLAIN))
-        event = {"type": "record", "name": "shop.Event", "fields": [{"name": "p", "type": "shop.Plain"}]}
-        reference = {"name": "shop.Plain", "subject": "plain", "version": 1}
-        ref = SchemaRef("id", str(registry.add("event", json.dumps(event), references=[reference]).schema_id))
-        for reachable in (True, False):
-            if not reachable:
-                await registry.stop()
-            schemas = KeptSchemas(RegistrySchemas({"url": registry.url}, timeout=5), kept.files, local)
-            answer = await schemas.fetch(FetchSchema(ref))
-            await schemas.close()
-            assert isinstance(answer, SchemaFound)
-            assert (answer.unanswered is None) == reachable
-            assert answer.schema["fields"][0]["type"]["fields"] == PLAIN["fields"]  # type: ignore[index]  # JSON
-
-
-async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
-    """When the registry answers, its schema counts. If it differs from the one on disk, all that is kept of
-    that registry is removed, and a line says why."""
+@pytest.mark.parametrize(
+    ("answer", "has", "stays"),
+    [
+        (SchemaFound(ID, OLDER), "another", OLDER),
+        (SchemaMissing(ID), "no", None),
+        (SchemaFound(ID, "", "PROTOBUF"), "no", None),
+        # The same in other words, as another version of the registry may write it.
+        (SchemaFound(ID, json.dumps(dict(reversed(PLAIN.items())), indent=2)), "", PLAIN),
+    ],
+)
+async def test_the_registry_counts_where_it_answers(
+    kept: Kept, answer: SchemaFound | SchemaMissing, has: str, stays: Json | None
+) -> None:
+    """If it contradicts a file, all that is kept of it goes: its other schemas may differ, too. A line says why."""
     kept.has(ID, PLAIN)
     kept.has(GUID, PLAIN)
     await kept.ask(ID, GUID)
-    kept.has(ID, OLDER)
-    assert await kept.ask(ID) == [SchemaFound(ID, OLDER)]
-    assert kept.reported == [
-        "the registry has another schema id 17, and had one before: was it reset? What was kept of it on disk is "
-        "removed (2 in all)"
-    ]
-    # After a registry was set up anew, its other schemas may differ too.
-    assert await kept.ask_away(ID, GUID) == [SchemaFound(ID, OLDER, unanswered=away(ID)), away(GUID)]
-
-
-@pytest.mark.parametrize("answer", [SchemaMissing(ID), SchemaFound(ID, "", "PROTOBUF")])
-async def test_a_schema_that_the_registry_no_longer_has_is_removed(kept: Kept, answer: SchemaAnswer) -> None:
-    """A schema that the registry no longer has, or that is not Avro now, is removed from disk."""
-    kept.has(ID, PLAIN)
-    await kept.ask(ID)
     kept.registry.known[ID] = answer
     assert await kept.ask(ID) == [answer]
-    assert await kept.ask_away(ID) == [away(ID)]
-    assert kept.names == []
-    [reported] = kept.reported
-    assert reported.startswith("the registry has no schema id 17, and had one before")
-
-
-async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
-    """A schema with other spaces or another order of keys, as another version of the registry may write it,
-    counts as equal."""
-    kept.has(ID, json.dumps(PLAIN, indent=2))
-    await kept.ask(ID)
-    kept.has(ID, json.dumps(dict(reversed(PLAIN.items()))))
-    await kept.ask(ID)
-    assert kept.reported == []
-
-
-async def test_fingerprints_are_the_folders(kept: Kept) -> None:
-    """Fingerprints are looked up in PINSTREAM_SCHEMAS_DIR alone, and nothing is kept for them."""
-    ref = SchemaRef("fingerprint", "0" * 16)
-    assert await kept.ask(ref) == [SchemaFound(ref, PLAIN)]
-    assert kept.names == []
+    line = (
+        f"the registry has {has} schema id 17, and had one before: was it reset? What was kept of it on disk is "
+        "removed (2 in all)"
+    )
+    assert kept.reported == ([line] if has else [])
+    found = [
+        away(ref) if schema is None else SchemaFound(ref, schema, unanswered=away(ref))
+        for ref, schema in ((ID, stays), (GUID, None if has else PLAIN))
+    ]
+    assert await kept.ask_away(ID, GUID) == found
 
 
 async def test_each_registry_has_its_own(kept: Kept) -> None:
-    """Schemas of each registry's address are kept apart, since one id may mean different schemas."""
-    kept.has(ID, PLAIN)
-    await kept.ask(ID)
+    """One id may mean different schemas; `check` counts the valid files of its registry."""
+    schemas = KeptSchemas(kept.registry, kept.files, local)
+    assert await schemas.kept() == 0
+    kept.files.write(ID, PLAIN)
     assert SchemaFiles(kept.folder, OTHER_REGISTRY).read(ID) is None
     SchemaFiles(kept.folder, OTHER_REGISTRY).write(ID, OLDER)
     assert kept.files.read(ID) == PLAIN
-    assert (kept.files.remove_all(), kept.files.count()) == (1, 0)
+    (kept.folder / f"guid-{GUID.value}-{HERE}.schema").write_bytes(b"")
+    assert await schemas.kept() == 1
+    await schemas.close()
+    assert (kept.files.remove_all(), kept.files.count()) == (2, 0)
     assert SchemaFiles(kept.folder, OTHER_REGISTRY).count() == 1
 
 
 def test_a_registry_is_identified_by_its_address_without_credentials() -> None:
-    """A registry is identified by its addresses, without credentials, order and default ports; a context and a
-    logical cluster count."""
+    """Nor order and default ports; a context and a logical cluster count."""
     same = [
         "http://a:8081,http://b/sr",
         "http://b:80/sr/, http://A:8081",
         "http://user:secret@a:8081,http://b/sr",
     ]
     assert len({registry_digest({"url": url, "basic.auth.user.info": url}) for url in same}) == 1
-    others = [
-        {"url": "http://a:8081"},
-        {"url": "https://a:8081"},
-        {"url": "http://a:8082"},
-        {"url": "http://a:8081/contexts/.shop"},
-        {"url": "http://a:8081", "bearer.auth.logical.cluster": "lsrc-1"},
-    ]
+    urls = ["http://a:8081", "https://a:8081", "http://a:8082", "http://a:8081/contexts/.shop"]
+    others = [{"url": url} for url in urls] + [{"url": urls[0], "bearer.auth.logical.cluster": "lsrc-1"}]
     assert len({registry_digest(config) for config in others}) == len(others)
 
 
 async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept: Kept) -> None:
-    """Under any umask files can be read by their owner alone; their name has a digest of the address, and no
-    file shows it."""
+    """Under any umask; a name has a digest of the address, and no file shows it."""
     kept.has(ID, PLAIN)
     before = os.umask(0)
     try:
@@ -231,8 +199,7 @@ async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept
 
 
 async def test_a_process_that_may_not_write_changes_nothing(kept: Kept) -> None:
-    """A process that may not write, as a dry run, `check` or `dead-letters show`, changes neither files nor
-    their times."""
+    """A dry run, `check` or `dead-letters show`: neither files nor their times."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
     [path] = kept.folder.iterdir()
@@ -276,10 +243,7 @@ def test_no_damaged_file_is_read(kept: Kept) -> None:
 
 
 def _renamed(path: Path) -> None:
-    path.rename(path.with_name(path.name.replace("id-17", "id-18")))
-    path.with_name(path.name.replace("id-17", "id-18")).rename(path.with_name(path.name))
-    other = SchemaFiles(path.parent, HERE)
-    other.write(SchemaRef("id", "18"), OLDER)
+    SchemaFiles(path.parent, HERE).write(SchemaRef("id", "18"), OLDER)
     path.with_name(path.name.replace("id-17", "id-18")).replace(path)
 
 
@@ -316,8 +280,7 @@ def _large(path: Path) -> None:
 async def test_a_file_that_is_not_of_this_schema_is_ignored(
     kept: Kept, spoil: Callable[[Path], None]
 ) -> None:
-    """A file that is no valid one of this schema is ignored with one line; once the registry answers, it is
-    written again (a folder in its place is not)."""
+    """With one line; once the registry answers, it is written again (a folder in its place is not)."""
     spoil(file_of(kept))
     assert await kept.ask_away(ID, ID) == [away(ID), away(ID)]
     assert len(kept.reported) == 1
@@ -339,98 +302,45 @@ async def test_another_users_file_is_not_read(kept: Kept, monkeypatch: pytest.Mo
 # --- a disk that fails
 
 
-class Killed(BaseException):
-    """Raised by every call after the process was killed."""
-
-
-CALLS = ("open", "write", "fsync", "rename")
-
-
-class Disk:
-    """A stand-in for `os`: call number `at` of those that change files fails, is cut short, or is the last one."""
-
-    def __init__(self, fault: str, at: int) -> None:
-        self._fault, self._at = fault, at
-        self.calls = 0
-        self.hit = self._dead = False
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name not in (*CALLS, "unlink"):
-            return real
-
-        def call(*arguments: Any) -> Any:
-            if self._dead:
-                raise Killed
-            self.calls += name in CALLS
-            if name not in CALLS or self.calls != self._at:
-                return real(*arguments)
-            self.hit = True
-            return self._fail(name, real, arguments)
-
-        return call
-
-    def _fail(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        if name == "write" and self._fault in ("short", "ENOSPC", "kill"):
-            done = real(arguments[0], arguments[1][: len(arguments[1]) // 2])
-            if self._fault == "short":
-                return done
-        if self._fault == "short":
-            return real(*arguments)
-        if self._fault == "kill":
-            self._dead = True
-            raise Killed
-        code = getattr(errno, self._fault)
-        raise OSError(code, os.strerror(code), str(arguments[0]))
-
-
-@pytest.mark.parametrize("fault", ["short", "EIO", "ENOSPC", "EROFS", "EACCES", "kill"])
-def test_a_write_leaves_the_schema_before_or_the_one_after(
-    kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When any call of a write fails, is cut short or is the last one, the old or the new schema is there, and
-    the next write works and removes leftovers."""
-    for at in range(1, 20):
+@pytest.mark.parametrize("kind", ["short", "EIO", "half ENOSPC", "kill", "half kill"])
+def test_a_write_leaves_the_schema_before_or_the_one_after(kept: Kept, kind: str) -> None:
+    """At whichever call it fails or ends; the next write works, and removes leftovers."""
+    for at in count(1):
         kept.files.remove_all()
         kept.files.write(ID, PLAIN)
-        disk = Disk(fault, at)
-        with monkeypatch.context() as patch:
-            patch.setattr(schemas_on_disk, "os", disk)
-            try:
-                kept.files.write(ID, OLDER)
-                written = True
-            except (OSError, Killed):
-                written = False
+        written = False
+        with failing(kept.folder, Fault(kind, at), disk_module) as disk, suppress(OSError):
+            kept.files.write(ID, OLDER)
+            written = True
         assert kept.files.read(ID) in ((OLDER,) if written else (PLAIN, OLDER))
         for path in kept.folder.glob(".*"):
-            assert fault == "kill", "what failed is tidied up at once"
+            assert "kill" in kind, "what failed is tidied up at once"
             os.utime(path, (1, 1))
         kept.files.write(ID, PLAIN)
         assert kept.names == [f"id-17-{HERE}.schema"]
         if not disk.hit:
             break
-    assert at > len(CALLS), "it was tried at each call"
+    assert at > (1 if "half" in kind or kind == "short" else 4), "it was tried at each call"
 
 
-@pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "EROFS", "EACCES"])
-async def test_errors_with_the_disk_is_a_line_and_no_more(
-    kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a disk that fails, answers come as without it, and each trouble is reported once."""
+async def test_a_disk_that_fails_is_a_line_and_no_more(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers come as without it, and each error is reported once."""
     kept.has(ID, PLAIN)
-    kept.has(GUID, PLAIN)
+    reason = os.strerror(errno.ENOSPC)
 
-    class Broken(Disk):
-        """A disk on which every call fails."""
+    class Full:
+        """The module `os` with a disk on which no file can be opened."""
 
         def __getattr__(self, name: str) -> Any:
-            self.calls, self._at = 0, 1
-            return super().__getattr__(name)
+            return getattr(os, name)
 
-    monkeypatch.setattr(schemas_on_disk, "os", Broken(fault, 1))
+        def open(self, *_: object) -> int:
+            raise OSError(errno.ENOSPC, reason)
+
+    for module in (schemas_on_disk, disk_module):
+        monkeypatch.setattr(module, "os", Full())
     assert await kept.ask(ID, ID) == [SchemaFound(ID, PLAIN)] * 2
     assert await kept.ask_away(ID, ID) == [away(ID)] * 2
-    reason = os.strerror(getattr(errno, fault))
     assert kept.reported == [
         f"{kept.folder} cannot keep what the schema registry answers ({reason}): make it writable, with free space; "
         "until then a start needs the registry",
@@ -439,8 +349,7 @@ async def test_errors_with_the_disk_is_a_line_and_no_more(
 
 
 async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that hangs delays no answer: writes are not waited for, reads only shortly, and the close has a
-    time limit."""
+    """Writes are not waited for, reads only shortly, and the close has a time limit."""
     monkeypatch.setattr(schemas_on_disk, "_READ_WITHIN", 0.05)
     may_go_on = threading.Event()
 
@@ -468,8 +377,7 @@ async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytes
 
 
 def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit of number or bytes, over all registries, the schemas unused for longest are removed;
-    other files stay."""
+    """Above the limit of number or bytes, over all registries; other files stay."""
     monkeypatch.setattr(schemas_on_disk, "MAX_FILES", 3)
     other_registry = SchemaFiles(kept.folder, OTHER_REGISTRY)
     refs = [SchemaRef("id", str(number)) for number in range(5)]
@@ -501,7 +409,7 @@ from consumer.adapters import schemas_on_disk
 from consumer.adapters.schemas_on_disk import SchemaFiles
 from consumer.engine.model import SchemaRef
 
-schemas_on_disk.MOST_SCHEMAS = 5
+schemas_on_disk.MAX_FILES = 5
 files = SchemaFiles(Path(sys.argv[1]), sys.argv[2])
 for turn in range(150):
     ref = SchemaRef("id", str(turn % 8))
@@ -523,31 +431,7 @@ def test_many_processes_use_one_folder(kept: Kept) -> None:
     assert not [name for name in kept.names if name.startswith(".")]
 
 
-async def test_valid_files_are_counted(kept: Kept) -> None:
-    """`kept` counts the valid files of this registry, for `pinstream check`, and is 0 without a folder."""
-    schemas = KeptSchemas(kept.registry, kept.files, local)
-    assert await schemas.kept() == 0
-    kept.files.write(ID, PLAIN)
-    kept.files.write(GUID, PLAIN)
-    SchemaFiles(kept.folder, OTHER_REGISTRY).write(ID, PLAIN)
-    (kept.folder / f"guid-{GUID.value}-{HERE}.schema").write_bytes(b"")
-    assert await schemas.kept() == 1
-    await schemas.close()
-
-
 @pytest.fixture(autouse=True)
 async def _no_task_is_left() -> AsyncIterator[None]:
     yield
     assert len(asyncio.all_tasks()) == 1
-
-
-def test_a_schema_that_was_kept_is_still_a_schema(kept: Kept) -> None:
-    """A kept schema is read unchanged, with names beyond ASCII, numbers and defaults."""
-    schema = {
-        **PLAIN,
-        "doc": "größe 😀",
-        "fields": [{"name": "v", "type": "double", "default": 1e300}],
-    }
-    kept.files.write(ID, schema)
-    assert kept.files.read(ID) == schema
-    parse(kept.files.read(ID))

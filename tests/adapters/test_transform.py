@@ -60,8 +60,7 @@ def test_it_is_called_for_each_record_in_its_own_thread() -> None:
 
 
 def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
-    """A slow function's results are returned after a hundred milliseconds' worth of records, at least one, so
-    that they do not wait."""
+    """A hundred milliseconds' worth of records, at least one: results do not wait for all."""
 
     def slow(record: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.15)
@@ -72,8 +71,7 @@ def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
 
 
 def test_a_long_call_is_reported_while_it_runs() -> None:
-    """A long call is reported with its record and time while it runs, and the event loop goes on although the
-    function computes."""
+    """With its record and time; the event loop goes on although the function computes."""
     turns = 0
     enough = threading.Event()
 
@@ -121,32 +119,6 @@ def test_any_exception_rejects_its_record_alone(error: type[BaseException]) -> N
     assert "secret" not in done.results[1].message
 
 
-def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
-    """A cancelled wait and the close return at once, although the function's daemon thread hangs."""
-    entered, endlessly = threading.Event(), threading.Event()
-
-    def wait(record: dict[str, Any]) -> dict[str, Any]:
-        entered.set()
-        endlessly.wait()
-        return record
-
-    async def session() -> None:
-        thread = TransformThread(Transformer(wait, "shop.events:clean", SCHEMA))
-        work = asyncio.create_task(thread.run(Transform(7, [{"id": "0"}]), lambda _: None))
-        while not entered.is_set():
-            await asyncio.sleep(0.01)
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        await thread.close()
-
-    begun = time.monotonic()
-    try:
-        asyncio.run(session())
-    finally:
-        endlessly.set()
-    assert time.monotonic() - begun < LIMIT
-
-
 def test_without_a_stderr_it_works_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a stderr the thread works; only the report of a function that blocks all of Python is lost."""
     monkeypatch.setattr(sys, "stderr", None)
@@ -186,8 +158,7 @@ asyncio.run(main())
 
 
 def test_code_in_c_that_blocks_python_is_reported() -> None:
-    """A regular expression that backtracks blocks the event loop too: the place is written to stderr without
-    Python's help, and reported once it returns."""
+    """Its place is written to stderr without Python's help, and reported once it returns."""
     done = subprocess.run(
         [sys.executable, "-c", _IN_C], capture_output=True, text=True, timeout=LIMIT, check=False
     )

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 _LONG = 600.0
@@ -34,28 +35,21 @@ async def _holds_the_interpreter(self: Any) -> None:
     re.match(r"(a+)+$", "a" * 100 + "b")
 
 
-def _key_store_waits() -> None:
-    from consumer.adapters.key_store.disk_store import DiskKeyStore
+def _closes_by(close: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Return what makes the key store close so."""
 
-    DiskKeyStore.close = _waits  # type: ignore[method-assign]
+    def replace() -> None:
+        from consumer.adapters.key_store.disk_store import DiskKeyStore
 
+        DiskKeyStore.close = close  # type: ignore[method-assign,assignment]
 
-def _key_store_blocks() -> None:
-    from consumer.adapters.key_store.disk_store import DiskKeyStore
-
-    DiskKeyStore.close = _blocks  # type: ignore[method-assign]
+    return replace
 
 
 def _page_blocks() -> None:
     from consumer.web.server import WebServer
 
     WebServer.stop = _blocks  # type: ignore[method-assign]
-
-
-def _interpreter_is_held() -> None:
-    from consumer.adapters.key_store.disk_store import DiskKeyStore
-
-    DiskKeyStore.close = _holds_the_interpreter  # type: ignore[method-assign]
 
 
 def _when_the_page_starts(act: Callable[[asyncio.AbstractEventLoop], object]) -> None:
@@ -78,32 +72,18 @@ def _loop_blocks() -> None:
     _when_the_page_starts(lambda loop: loop.call_later(0.5, block))
 
 
-def _thread_stays() -> None:
-    threading.Thread(target=time.sleep, args=(_LONG,), name="of-a-library").start()
-
-
-def _handler_blocks() -> None:
-    atexit.register(time.sleep, _LONG)
-
-
-def _pool_waits() -> None:
-    _when_the_page_starts(lambda loop: loop.run_in_executor(None, time.sleep, _LONG))
-
-
-def _signals_are_taken() -> None:
-    _when_the_page_starts(lambda loop: loop.add_signal_handler(signal.SIGUSR1, print))
-
-
-WAYS = {
-    "key store waits": _key_store_waits,
-    "key store blocks": _key_store_blocks,
+WAYS: dict[str, Callable[[], object]] = {
+    "key store waits": _closes_by(_waits),
+    "key store blocks": _closes_by(_blocks),
+    "interpreter is held": _closes_by(_holds_the_interpreter),
     "page blocks": _page_blocks,
-    "interpreter is held": _interpreter_is_held,
     "loop blocks": _loop_blocks,
-    "thread stays": _thread_stays,
-    "handler blocks": _handler_blocks,
-    "pool waits": _pool_waits,
-    "signals are taken": _signals_are_taken,
+    "thread stays": threading.Thread(target=time.sleep, args=(_LONG,), name="of-a-library").start,
+    "handler blocks": partial(atexit.register, time.sleep, _LONG),
+    "pool waits": lambda: _when_the_page_starts(lambda loop: loop.run_in_executor(None, time.sleep, _LONG)),
+    "signals are taken": lambda: _when_the_page_starts(
+        lambda loop: loop.add_signal_handler(signal.SIGUSR1, print)
+    ),
 }
 
 

@@ -17,27 +17,23 @@ from consumer.engine.model import PLATFORM_URL, REAL_API, destination_tag, diffe
 from consumer.errors import PinstreamError, SchemaError, SettingsError
 from consumer.settings import PinstreamSettings, load
 from consumer.settings.values import SecretFile
+from tests.settings.environment import with_
 
 
 async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None:
-    """A key of an older version is accepted, and a line says that it has no effect."""
+    """A record type that is mapped on one topic only is accepted, and a line says so."""
     file = tmp_path / "mapping.toml"
-    file.write_text("newer_event_names = true")
-    environ = {
-        "PINSTREAM_MAPPING_FILE": str(file),
-        "PINSTREAM_KEY_STORE": "memory:",
-        "HOME": str(tmp_path),
-        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
-        "KAFKA_TOPICS": "orders",
-        "PINTEREST_AD_ACCOUNT_ID": "7",
-        "PINTEREST_ACCESS_TOKEN": "pina_x",
-    }
+    file.write_text(
+        '[fields]\nevent_id = ""\n'
+        '[record."commerce.v1.CommerceEvent".topic."web".fields]\nevent_id = "event_id"'
+    )
+    settings = with_(HOME=str(tmp_path), PINSTREAM_MAPPING_FILE=str(file), PINSTREAM_KEY_STORE="memory:")
     with capture_logs() as lines:
-        async with member(load(environ)):
+        async with member(settings):
             pass
     [line] = [line for line in lines if line["event"] == "setting"]
     assert line["log_level"] == "warning"
-    assert "newer_event_names has no effect any more" in line["text"]
+    assert "on topics that have no section of their own have no mapping" in line["text"]
 
 
 LIMITS = {
@@ -98,18 +94,14 @@ def test_modules_that_were_compiled_from_other_sources_are_an_error(
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_the_state_folder_is_for_its_user_alone(umask: int, tmp_path: Path) -> None:
-    """Whatever the umask is: the folder is closed to other users."""
+    """Whatever the umask is. One that is there keeps its mode: a volume may be shared with a group on purpose."""
     before = os.umask(umask)
     try:
         building.make_state_folder(tmp_path / "state")
     finally:
         os.umask(before)
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
-
-
-def test_a_state_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
-    """A volume may be shared with a group on purpose."""
-    (tmp_path / "state").mkdir(mode=0o750)
+    (tmp_path / "state").chmod(0o750)
     building.make_state_folder(tmp_path / "state")
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o750
 
@@ -122,19 +114,32 @@ def decoder_of(field: object, folder: Path) -> None:
     (folder / "e.avsc").write_text(json.dumps(schema))
     environ = {"PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "E", "HOME": str(folder)}
     settings = load(environ, needs=())
-    building.decoder(settings, building.sections(settings))
+    building.decoder(building.sections(settings))
 
 
-def test_a_schema_that_no_record_can_be_read_as_is_one_line(tmp_path: Path) -> None:
-    """Valid Avro, and refused since its records would have no bound: the setting is named."""
-    with pytest.raises(SettingsError, match=r"PINSTREAM_SCHEMA='E' cannot be read as: an array of null"):
-        decoder_of({"name": "a", "type": {"type": "array", "items": "null"}}, tmp_path)
-
-
-def test_half_a_character_in_a_schema_is_one_line(tmp_path: Path) -> None:
-    """JSON can write a lone surrogate, which no text can hold."""
-    with pytest.raises(SchemaError, match=r"e\.avsc: a name in it contains a lone surrogate"):
-        decoder_of({"name": "\ud800", "type": "int"}, tmp_path)
+@pytest.mark.parametrize(
+    ("field", "error", "why"),
+    [
+        # Valid Avro, and refused since its records would have no bound.
+        (
+            {"name": "a", "type": {"type": "array", "items": "null"}},
+            SettingsError,
+            r"PINSTREAM_SCHEMA='E' cannot be read as: an array of null",
+        ),
+        # JSON can write half a character, which no text can hold.
+        (
+            {"name": "\ud800", "type": "int"},
+            SchemaError,
+            r"e\.avsc: a name in it contains a lone surrogate",
+        ),
+    ],
+)
+def test_a_schema_that_no_record_can_be_read_as_is_one_line(
+    field: object, error: type[PinstreamError], why: str, tmp_path: Path
+) -> None:
+    """It names the setting, or the file."""
+    with pytest.raises(error, match=why):
+        decoder_of(field, tmp_path)
 
 
 def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path) -> None:

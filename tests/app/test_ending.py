@@ -64,12 +64,6 @@ class Hanging:
         finally:
             self.process.kill()
 
-    def stop_in_order(self) -> None:
-        """SIGTERM it: it ends within its grace, with 0."""
-        code, seconds = self.stop()
-        assert code == 0
-        assert seconds < GRACE + LATE
-
 
 @pytest.mark.parametrize(
     ("what", "hung"),
@@ -106,14 +100,6 @@ def test_a_signal_is_heard_while_the_loop_stands_still(tmp_path: Path) -> None:
     assert service.stop()[0] == 130
 
 
-def test_a_library_that_takes_the_signals_descriptor(tmp_path: Path) -> None:
-    """`add_signal_handler` of the loop sets the one descriptor that a process has for signals: the service ends all the
-    same."""
-    service = Hanging(tmp_path, "signals are taken")
-    service.until('"starting"')  # logged after the library has set it
-    service.stop_in_order()
-
-
 def test_what_holds_the_interpreter(tmp_path: Path) -> None:
     """No thread of Python gets a turn. The stacks of all threads say where it hangs."""
     service = Hanging(tmp_path, "interpreter is held")
@@ -122,20 +108,27 @@ def test_what_holds_the_interpreter(tmp_path: Path) -> None:
     assert "_holds_the_interpreter" in service.said()
 
 
-def test_a_thread_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
-    """The interpreter would wait for a thread of a library that is no daemon."""
-    service = Hanging(tmp_path, "thread stays")
-    service.until('"starting"')
-    service.stop_in_order()
-
-
-def test_a_part_that_hangs_is_left_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "begun", "left_behind"),
+    [
+        # The interpreter would wait for a thread of a library that is no daemon.
+        ("thread stays", '"starting"', []),
+        # `add_signal_handler` of the loop sets the one descriptor that a process has for signals; logged after that.
+        ("signals are taken", '"starting"', []),
+        ("key store waits", "kafka_trouble", ["the key store"]),
+    ],
+)
+def test_a_part_that_hangs_is_left_behind(
+    tmp_path: Path, what: str, begun: str, left_behind: list[str]
+) -> None:
     """Closing waits no longer than the grace: the end is orderly, and the log names the part."""
-    service = Hanging(tmp_path, "key store waits")
-    service.until("kafka_trouble")
-    service.stop_in_order()
-    [line] = [json.loads(line) for line in service.said().splitlines() if "not_closed" in line]
-    assert line["part"] == "the key store"
+    service = Hanging(tmp_path, what)
+    service.until(begun)
+    code, seconds = service.stop()
+    assert code == 0
+    assert seconds < GRACE + LATE
+    lines = [json.loads(line) for line in service.said().splitlines() if "not_closed" in line]
+    assert [line["part"] for line in lines] == left_behind
 
 
 @pytest.mark.parametrize("what", ["key store blocks:worker", "page blocks:supervisor"])

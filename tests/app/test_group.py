@@ -14,22 +14,19 @@ from consumer.app import group
 from consumer.app.group import GroupReader
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from consumer.settings import load
 from tests.service.virtual_time import run
+from tests.settings.environment import with_
 from tests.web.building import TOPIC, partition, statistics
 
 
 def reader(home: Path) -> GroupReader:
     """One that has partition 1 of a topic."""
-    settings = load(
-        {"HOME": str(home), "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "KAFKA_TOPICS": TOPIC}, needs=("kafka",)
-    )
-    return GroupReader(settings, lambda: statistics(partition(1)))
+    return GroupReader(with_(HOME=str(home)), lambda: statistics(partition(1)))
 
 
 def test_many_askers_are_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who come at once, and within seconds of the answer, get the same; later ones a new one. A member has its
-    partitions and their lag; what nobody has stands first, without a name."""
+    partitions and their lag; those without a member stand first."""
     asked: list[Any] = []
 
     async def answer(*question: Any) -> tuple[str, Sequence[SharedPartition]]:

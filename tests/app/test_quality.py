@@ -18,9 +18,10 @@ from consumer.app.run import member
 from consumer.engine.figures.quality import QualityScore
 from consumer.engine.figures.statistics import Statistics
 from consumer.errors import SettingsError
-from consumer.settings import Settings, load
+from consumer.settings import Settings
 from consumer.workers.merging import NO_WORKER
 from tests.service.virtual_time import run
+from tests.settings.environment import with_
 
 ACCOUNT, OTHER = "7", "8"
 GOOD = QualityScore("WEB", "CONVERSIONS_API", "GOOD", {})
@@ -30,17 +31,8 @@ ALONE = replace(NO_WORKER, joined=True, quota_members=1)
 
 def settings(tmp_path: Path, **more: str) -> Settings:
     """Settings of a member; `more` is added."""
-    return load(
-        {
-            "HOME": str(tmp_path),
-            "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
-            "KAFKA_TOPICS": "orders",
-            "PINTEREST_AD_ACCOUNT_ID": ACCOUNT,
-            "PINTEREST_ACCESS_TOKEN": "pina_x",
-            "PINSTREAM_KEY_STORE": "memory:",
-            **more,
-        }
-    )
+    own = {"HOME": str(tmp_path), "PINTEREST_AD_ACCOUNT_ID": ACCOUNT, "PINSTREAM_KEY_STORE": "memory:"}
+    return with_(**(own | more))
 
 
 class FakeReads:
@@ -151,24 +143,18 @@ def test_a_day_as_all_of_the_group_is_compared(tmp_path: Path, more: dict[str, s
     watching(settings(tmp_path, **more), two_days)
 
 
-async def test_without_the_token_nothing_asks(tmp_path: Path) -> None:
-    """No client, no task, and an empty figure."""
-    given = settings(tmp_path)
-    assert account_reads(given) is None
-    async with member(given) as one:
-        await one.open()
-        assert one.quality is None
-        assert one.statistics().event_quality.accounts == ()
-
-
-async def test_a_member_asks_with_the_token_and_shows_no_secret(tmp_path: Path) -> None:
-    """It begins when the parts are opened, and ends with them; no figure has the token."""
+async def test_only_a_member_with_the_token_asks_and_it_shows_no_secret(tmp_path: Path) -> None:
+    """Without it no client, no task, and an empty figure. With it, it begins when the parts are opened, and ends with
+    them; no figure has the token."""
     (tmp_path / "token").write_text("pina_READ\n")
-    given = settings(tmp_path, PINTEREST_READ_TOKEN_FILE=str(tmp_path / "token"))
-    async with member(given) as one:
-        await one.open()
-        assert [account.account for account in one.statistics().event_quality.accounts] == [ACCOUNT]
-        assert "pina_READ" not in repr((given, one.statistics()))
+    assert account_reads(settings(tmp_path)) is None
+    for more, accounts in (({}, []), ({"PINTEREST_READ_TOKEN_FILE": str(tmp_path / "token")}, [ACCOUNT])):
+        given = settings(tmp_path, **more)
+        async with member(given) as one:
+            await one.open()
+            assert (one.quality is not None) == bool(more)
+            assert [known.account for known in one.statistics().event_quality.accounts] == accounts
+            assert "pina_READ" not in repr((given, one.statistics()))
     assert one.quality is not None
     assert one.quality._task.done()
 

@@ -14,8 +14,9 @@ from consumer.app import run
 from consumer.app.run import Member
 from consumer.app.start import Start
 from consumer.errors import KafkaError
-from consumer.settings import Settings, load
+from consumer.settings import Settings
 from tests.service import virtual_time
+from tests.settings.environment import with_
 from tests.web.building import empty
 
 STEPS = 15
@@ -71,15 +72,7 @@ def test_an_end_at_any_step(
 ) -> None:
     """What was opened is closed, what was joined is left, nothing goes on afterwards, and no error is lost."""
     monkeypatch.setattr(run, "tune_memory", lambda: None)
-    settings = load(
-        {
-            "HOME": str(tmp_path),
-            "KAFKA_BOOTSTRAP_SERVERS": "b:9092",
-            "KAFKA_TOPICS": "orders",
-            "PINTEREST_AD_ACCOUNT_ID": "7",
-            "PINTEREST_ACCESS_TOKEN": "pina_x",
-        }
-    )
+    settings = with_(HOME=str(tmp_path))
     lost: list[Any] = []
 
     async def ended(turns: int) -> tuple[list[str], BaseException | None]:

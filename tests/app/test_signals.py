@@ -19,7 +19,7 @@ from tests.end_to_end.processes import wait_for
 
 PROGRAM = """
 import asyncio, os, signal, sys
-from consumer.app.signals import TOGETHER, on_stop_signal
+from consumer.app.ending import TOGETHER, on_stop_signal
 
 async def main():
     stopped = asyncio.Event()

@@ -16,9 +16,10 @@ from structlog.testing import capture_logs
 
 from consumer.app.start import Start
 from consumer.errors import KafkaError, PinstreamError, SettingsError
-from consumer.settings import Settings, load
+from consumer.settings import Settings
 from consumer.web.health import why_not_ready
 from tests.service import virtual_time
+from tests.settings.environment import with_
 from tests.web.building import empty
 
 AWAY = KafkaError("Kafka: no broker answered at b:9092 within 5 s", may_pass=True)
@@ -75,15 +76,7 @@ class Brokers:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """The least that `run` needs."""
-    return load(
-        {
-            "HOME": str(tmp_path),
-            "KAFKA_BOOTSTRAP_SERVERS": "b:9092",
-            "KAFKA_TOPICS": "orders",
-            "PINTEREST_AD_ACCOUNT_ID": "7",
-            "PINTEREST_ACCESS_TOKEN": "pina_x",
-        }
-    )
+    return with_(HOME=str(tmp_path), KAFKA_BOOTSTRAP_SERVERS="b:9092")
 
 
 def start(settings: Settings, brokers: Brokers, *, fail_fast: bool = False) -> tuple[Start, list[Any]]:
@@ -92,13 +85,6 @@ def start(settings: Settings, brokers: Brokers, *, fail_fast: bool = False) -> t
     with capture_logs() as lines:
         virtual_time.run(one.find_topics())
     return one, lines
-
-
-def test_brokers_that_are_there_are_not_waited_for(settings: Settings) -> None:
-    """One question, and nothing is logged about it."""
-    brokers = Brokers(until=0)
-    one, lines = start(settings, brokers)
-    assert (one.waits_for, lines, brokers.limits) == (None, [], [5.0])
 
 
 def test_a_start_waits_for_hours_and_says_so_now_and_then(settings: Settings) -> None:
@@ -117,11 +103,15 @@ def test_a_start_waits_for_hours_and_says_so_now_and_then(settings: Settings) ->
     assert one.waits_for is None
 
 
-def test_later_attempts_leave_slow_brokers_more_time(settings: Settings) -> None:
-    """A first answer may take longer than the first attempt, which is short so that the cause is soon logged."""
-    brokers = Brokers(until=20)
-    start(settings, brokers)
-    assert brokers.limits == [5.0, 30.0]
+@pytest.mark.parametrize(("until", "limits", "lines"), [(0, [5.0], 0), (20, [5.0, 30.0], 2)])
+def test_later_attempts_leave_slow_brokers_more_time(
+    settings: Settings, until: float, limits: list[float], lines: int
+) -> None:
+    """A first answer may take longer than the first attempt, which is short so that the cause is soon logged. Brokers
+    that are there are asked once, and nothing is logged about it."""
+    brokers = Brokers(until)
+    one, logged = start(settings, brokers)
+    assert (one.waits_for, brokers.limits, len(logged)) == (None, limits, lines)
 
 
 def test_what_it_waits_for_is_known_at_every_moment(settings: Settings) -> None:

@@ -14,21 +14,10 @@ from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
 from tests.support import avro
 from tests.support.avro import numbered as record
+from tests.support.avro import zigzag
 
 SEVEN = SchemaRef("id", "7")
 PREFIX = b"\x00\x00\x00\x00\x07"
-
-
-def zigzag(number: int) -> bytes:
-    """Return a long in Avro's encoding."""
-    rest = (number << 1) ^ (number >> 63)
-    rest &= (1 << 64) - 1
-    out = bytearray()
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
 
 
 def decode(kind: Any, data: bytes) -> object:
@@ -71,7 +60,8 @@ FIXED = avro.fixed("F", 4)
         (ENUM, zigzag(2**62)),
         (["null", "int"], zigzag(2)),
         (["null", "int"], zigzag(-1) + b"\x02"),
-        (["null", "int", "string"], zigzag(-1) + b"\x02"),
+        (["null", "int"], b"\x82\x00\x02"),  # a longer spelling of 1
+        (["null", "int", "string"], zigzag(-1) + b"\x02a"),
         (["int", "string"], zigzag(2**62)),
         ("long", b"\xff" * 9 + b"\x02"),
         ("long", b"\xff" * 10 + b"\x01"),
@@ -148,6 +138,11 @@ def test_what_is_really_there_is_read() -> None:
     assert decode("long", zigzag(-(2**63))) == {"v": -(2**63)}
     assert decode("long", zigzag(2**63 - 1)) == {"v": 2**63 - 1}
     assert decode(ENUM, b"\x82\x00") == {"v": "B"}  # a longer spelling of 1, which Avro allows
+    decoder = Decoder(OneSchema(avro.record("E", v="int")))
+    decoder.add_schema(SEVEN, avro.record("E", skipped="string", v="int"))
+    assert decoder.decode(Record(0, -1, None, PREFIX + b"\x02\xff\x02", ())) == {
+        "v": 1
+    }  # not text, and not asked for
 
 
 def doubling(levels: int) -> Any:
@@ -169,8 +164,19 @@ def doubling(levels: int) -> Any:
         doubling(40),
         record("Wide", *["null"] * (MAX_VALUES_PER_DATUM + 1)),
         record("Endless", "Endless"),
+        record("Paid", "double", "Paid"),
     ],
-    ids=["nulls", "fixed0", "empty", "in a map", "in a union", "doubling", "wide", "endless"],
+    ids=[
+        "nulls",
+        "fixed0",
+        "empty",
+        "in a map",
+        "in a union",
+        "doubling",
+        "wide",
+        "endless",
+        "endless with bytes",
+    ],
 )
 def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
     """A schema whose data may be endless is refused: an array of items of no bytes, which can claim 2^62 of

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from decimal import Decimal
 from typing import Any
 
-import fastavro
 import pytest
 
-from consumer.avro.reading import PROMOTIONS, Unresolvable
-from consumer.avro.resolution import Incompatible, compile_reader
+from consumer.avro.reading import PROMOTIONS, Read, Unresolvable
+from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import InvalidSchema, outline, parse
 from tests.support import avro
 from tests.support.avro import array, decimal, field, logical, map_of
@@ -30,11 +28,9 @@ def enum(*symbols: str, name: str = "Colour", **more: Any) -> Schema:
 
 def read(writer: Schema, reader: Schema, value: Any) -> Any:
     """Write `value` with `writer` by fastavro, without logical types, and return it as read with `reader`."""
-    out = io.BytesIO()
     node = parse(writer)
-    fastavro.schemaless_writer(out, fastavro.parse_schema(outline(node)), value)
-    data = out.getvalue()
-    result, end = compile_reader(node, parse(reader))(data, 0)
+    data = avro.written(outline(node), value)
+    result, end = resolve(node, parse(reader)).read(data, 0)
     assert end == len(data)
     return result
 
@@ -177,7 +173,7 @@ def test_what_is_read_as_the_specification_says(
 def test_what_is_incompatible(writer: Schema, reader: Schema, message: str) -> None:
     """Schemas of which no datum could be read, or one with a wrong meaning, are incompatible, with the reason."""
     with pytest.raises(Incompatible, match=message):
-        compile_reader(parse(writer), parse(reader))
+        resolve(parse(writer), parse(reader))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +221,7 @@ def test_fields_of_the_reader_only_take_their_default() -> None:
         "amount": (decimal(4, 2), "\u0001", Decimal("0.01")),
     }
     ours = record(*(field(name, kind, default=default) for name, (kind, default, _) in defaults.items()))
-    compiled = compile_reader(parse(record(*ints("gone"))), parse(ours))
+    compiled: Read = resolve(parse(record(*ints("gone"))), parse(ours)).read
     (first, _), (second, _) = compiled(b"\x02", 0), compiled(b"\x02", 0)
     wanted = {name: value for name, (_, _, value) in defaults.items()}
     assert first == second == wanted
@@ -242,7 +238,7 @@ def test_fields_of_the_reader_only_take_their_default() -> None:
 def test_a_default_that_is_no_value_of_its_type_is_the_schemas_fault(kind: Schema, default: Any) -> None:
     """A reader's default that is no value of its type makes the schema invalid."""
     with pytest.raises(InvalidSchema, match="default of field a"):
-        compile_reader(parse(record(*ints("x"))), parse(record(field("a", kind, default=default))))
+        resolve(parse(record(*ints("x"))), parse(record(field("a", kind, default=default))))
 
 
 KINDS: list[Schema] = [
@@ -256,10 +252,10 @@ def test_nothing_else_resolves(writer: Schema) -> None:
     """Two types that are neither the same nor a promotion are incompatible."""
     for reader in KINDS:
         if writer is reader or (isinstance(writer, str) and (writer, str(reader)) in PROMOTED):
-            compile_reader(parse(writer), parse(reader))
+            resolve(parse(writer), parse(reader))
         else:
             with pytest.raises(Incompatible):
-                compile_reader(parse(writer), parse(reader))
+                resolve(parse(writer), parse(reader))
 
 
 PROMOTED = {

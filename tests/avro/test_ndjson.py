@@ -129,6 +129,11 @@ def test_a_number_where_text_is_wanted_keeps_its_literal(literal: str) -> None:
         (avro.decimal(6, 2), "27.5", Decimal("27.50")),
         (avro.decimal(6, 2), '"27.50"', Decimal("27.50")),
         (avro.logical("string", "uuid"), '"x"', "x"),
+        (
+            avro.fixed("U", 16, logicalType="uuid"),
+            '"0123456789abcdef"',
+            "30313233-3435-3637-3839-616263646566",
+        ),
     ],
 )
 def test_leaves(kind: Any, literal: str, expected: Any) -> None:
@@ -176,6 +181,7 @@ def test_leaves(kind: Any, literal: str, expected: Any) -> None:
         (["null", "int", "boolean"], '"jane@example.com"'),
         (["int", "string"], "null"),
         (avro.record("R"), "[]"),
+        (avro.logical("int", "date"), "3000000000"),
     ],
 )
 def test_what_does_not_fit_is_a_misfit_that_reports_no_value(kind: Any, literal: str) -> None:

@@ -13,7 +13,13 @@ from consumer.avro import resolution as avro_resolution
 from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.plan import Plan, RecordPlan
 from consumer.avro.resolution import Incompatible, resolve
-from consumer.avro.schema import MAX_NAME_CHARACTERS, MAX_SCHEMA_TYPES, InvalidSchema, parse
+from consumer.avro.schema import (
+    MAX_NAME_CHARACTERS,
+    MAX_SCHEMA_DEPTH,
+    MAX_SCHEMA_TYPES,
+    InvalidSchema,
+    parse,
+)
 from consumer.engine.model import Rejection, SchemaRef
 from tests.avro.test_decode_resolution import enum, record
 from tests.support import avro
@@ -180,3 +186,14 @@ def test_a_name_of_the_greatest_length_is_read() -> None:
     parse(record(name="n" * (MAX_NAME_CHARACTERS - 2), namespace="s"))
     with pytest.raises(InvalidSchema, match="namespace included"):
         parse(record(name="n" * (MAX_NAME_CHARACTERS - 1), namespace="s"))
+
+
+def test_the_deepest_schema_is_read() -> None:
+    """A schema of the greatest depth is read; one level more is refused."""
+
+    def nested(levels: int) -> str:
+        return '{"type":"array","items":' * levels + '"int"' + "}" * levels
+
+    parse(nested(MAX_SCHEMA_DEPTH))
+    with pytest.raises(InvalidSchema, match="items of items of"):
+        parse(nested(MAX_SCHEMA_DEPTH + 1))

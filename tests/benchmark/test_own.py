@@ -28,7 +28,8 @@ from benchmarks.tables import own_note, own_tables
 from consumer.avro.paths import EACH
 from consumer.conversion.converter import Converter
 from consumer.engine.model import ConversionEvent
-from tests.conversion.test_compiled_typed import MAPPING, SCHEMA
+from tests.conversion.convert_records import TYPED as SCHEMA
+from tests.conversion.convert_records import TYPED_OVERLAY as MAPPING
 from tests.support.kafka.harness import Kafka
 
 PLAN = OwnPlan(events=4_000, warm_up=1_000, runs=1)

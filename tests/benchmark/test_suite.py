@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import suite
 from benchmarks.load import Content
 from benchmarks.report import figures_part, machine_before
+from benchmarks.running import Paced
 from benchmarks.suite import Plan, measure, steps
 from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailable, WithRedis
 from benchmarks.tables import tables
 from tests.support.kafka.harness import Kafka
 
 PLAN = Plan(
-    events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), seconds=1.5, rates=(0, 1_000)
+    events=4_000, warm_up=1_000, runs=1, content=Content(0, partitions=2), seconds=1.5, rates=(0, 200)
 )
 
 
@@ -66,7 +68,7 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
         assert 10 < found["peak_mib"] < 1_000
         assert 0 < found["first_delivery"] < 120
         assert 0 <= found["sink_busy"] < 2
-        idle, paced = found["rates"]["0"], found["rates"]["1000"]
+        idle, paced = found["rates"]["0"], found["rates"]["200"]
         assert 0 < idle["cpu_ms"] < paced["cpu_ms"] < 1_000
         assert 10 < idle["peak_mib"] <= paced["peak_mib"] < 1_000
         assert 0 < paced["p50_ms"] <= paced["p99_ms"]
@@ -84,6 +86,27 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
     assert part["ratio_to_plain"] > 0
     expected = {"rates", "ages", "capacity", "systems", "own", "lacks"}
     assert {table.key for table in tables({"figures": part})} == expected
+
+
+def test_each_round_begins_with_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems take turns, and the medians are over the rounds."""
+    order: list[str] = []
+
+    def paced(system: System, *_: object) -> list[Paced]:
+        order.append(system.key)
+        return [Paced(100, float(len(order)), None, 1.0, 1.0, 1.0)]
+
+    monkeypatch.setattr(suite, "run_paced", paced)
+    plan = replace(PLAN, runs=3, full=False, rates=(100,))
+    figures = measure("", plan, (Pinstream(), Plain()), order.append)
+    assert [one for one in order if one in ("pinstream", "plain")] == [
+        *("pinstream", "plain"),
+        *("plain", "pinstream"),
+        *("pinstream", "plain"),
+    ]
+    assert [len(result.paced[100]) for result in figures.results] == [3, 3]
+    part = figures_part(plan, figures, machine_before())
+    assert part["systems"]["plain"]["rates"]["100"]["cpu_ms"] == figures.results[1].paced[100][1].cpu_ms
 
 
 @pytest.mark.real_kafka

@@ -36,11 +36,14 @@ SECRET = "5up3rs3cr3t"
 class Case(NamedTuple):
     """`settings` on top of good ones (None removes one), the files to write first, and what the line must say."""
 
-    settings: dict[str, str | None]
+    settings: Mapping[str, str | None]
     says: tuple[str, ...]
     files: tuple[tuple[str, bytes], ...] = ()
 
 
+AVSC, TOML = "own.avsc", "m.toml"
+OWN = b'{"type": "record", "name": "Own", "fields": [{"name": "a", "type": "int"}]}'
+SCHEMAS, MAPPING = {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"}
 WRONG_SETTINGS = {
     "brokers missing": Case({"KAFKA_BOOTSTRAP_SERVERS": None}, ("KAFKA_BOOTSTRAP_SERVERS", "required")),
     "mistyped name": Case(
@@ -49,51 +52,33 @@ WRONG_SETTINGS = {
     "schema folder missing": Case(
         {"PINSTREAM_SCHEMAS_DIR": "{folder}/nowhere"}, ("PINSTREAM_SCHEMAS_DIR", "nowhere")
     ),
-    "schema folder empty": Case(
-        {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, ("commerce.v1.CommerceEvent", "{folder}")
-    ),
-    "schema broken": Case(
-        {"PINSTREAM_SCHEMAS_DIR": "{folder}"}, ("own.avsc", "JSON"), (("own.avsc", b'{"type": "record"'),)
-    ),
+    "schema folder empty": Case(SCHEMAS, ("commerce.v1.CommerceEvent", "{folder}")),
+    "schema broken": Case(SCHEMAS, (AVSC, "JSON"), ((AVSC, b'{"type": "record"'),)),
     "schema folder is a file": Case(
-        {"PINSTREAM_SCHEMAS_DIR": "{folder}/own.avsc"}, ("is a file", "'{folder}'"), (("own.avsc", b"{}"),)
+        {"PINSTREAM_SCHEMAS_DIR": "{folder}/own.avsc"}, ("is a file", "'{folder}'"), ((AVSC, b"{}"),)
     ),
     "own schema without a mapping": Case(
-        {"PINSTREAM_SCHEMAS_DIR": "{folder}", "PINSTREAM_SCHEMA": "Own"},
+        {**SCHEMAS, "PINSTREAM_SCHEMA": "Own"},
         ("PINSTREAM_MAPPING_FILE", "event_id, event_name, event_time, action_source have no source"),
-        (("own.avsc", b'{"type": "record", "name": "Own", "fields": [{"name": "a", "type": "int"}]}'),),
+        ((AVSC, OWN),),
     ),
     "schema not there": Case({"PINSTREAM_SCHEMA": "shop.Order"}, ("shop.Order", "commerce.v1.CommerceEvent")),
     "mapping missing": Case({"PINSTREAM_MAPPING_FILE": "{folder}/nowhere.toml"}, ("PINSTREAM_MAPPING_FILE",)),
-    "mapping not TOML": Case(
-        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"}, ("m.toml", "TOML"), (("m.toml", b"[fields"),)
-    ),
-    "mapping not text": Case(
-        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"}, ("m.toml", "UTF-8"), (("m.toml", b"\xff\xfe"),)
-    ),
+    "mapping not TOML": Case(MAPPING, (TOML, "TOML"), ((TOML, b"[fields"),)),
+    "mapping not text": Case(MAPPING, (TOML, "UTF-8"), ((TOML, b"\xff\xfe"),)),
     "mapping path not in the schema": Case(
-        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"},
-        ("m.toml", "customer.email", "customer.emails"),
-        (("m.toml", b'[fields]\n"user_data.em" = "customer.email"\n'),),
+        MAPPING,
+        (TOML, "customer.email", "customer.emails"),
+        ((TOML, b'[fields]\n"user_data.em" = "customer.email"\n'),),
     ),
     "mapping to an unknown name": Case(
-        {"PINSTREAM_MAPPING_FILE": "{folder}/m.toml"},
-        ("m.toml", "chekout", "checkout"),
-        (("m.toml", b'[event_names]\norder_completed = "chekout"\n'),),
+        MAPPING, (TOML, "chekout", "checkout"), ((TOML, b'[event_names]\norder_completed = "chekout"\n'),)
     ),
     "state folder is a file": Case(
         {"PINSTREAM_STATE_DIR": "{folder}/state"}, ("PINSTREAM_STATE_DIR",), (("state", b""),)
     ),
 }
 """A case of each way to find it; all settings are in tests/settings."""
-
-WRONG_AT_THE_START = {
-    "unknown Kafka property": Case({"KAFKA_SEKURITY_PROTOCOL": "SSL"}, ("KAFKA_SEKURITY_PROTOCOL",)),
-    "state folder cannot be made": Case(
-        {"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")
-    ),
-}
-"""Found only once the service starts, which takes over the signals of its process."""
 
 
 class Ended(NamedTuple):
@@ -106,8 +91,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run a command line in this process, for commands that end before they start: a process each would take a
-    second."""
+    """Run a command line in this process, for commands that end before they start: a process takes a second."""
     monkeypatch.setattr(
         Ending, "__init__", lambda *_, **__: pytest.fail("it starts: it needs its own process")
     )
@@ -143,18 +127,22 @@ def test_a_wrong_setting(name: str, tmp_path: Path, in_process: Callable[..., En
         assert part.format(folder=tmp_path) in line
 
 
-@pytest.mark.parametrize("name", WRONG_AT_THE_START)
-def test_a_setting_that_is_found_wrong_at_the_start(name: str, tmp_path: Path) -> None:
-    """It is exit code 2 and one line that names the variable, too."""
-    case = WRONG_AT_THE_START[name]
-    changed = {name: value for name, value in case.settings.items() if value is not None}
-    done = command("run", env={**bare_environment(tmp_path), **SETTINGS, **changed})
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"KAFKA_SEKURITY_PROTOCOL": "SSL"}, ("KAFKA_SEKURITY_PROTOCOL",)),
+        ({"PINSTREAM_STATE_DIR": "/dev/null/state"}, ("PINSTREAM_STATE_DIR", "/dev/null")),
+    ],
+)
+def test_a_setting_that_is_found_wrong_at_the_start(
+    settings: dict[str, str], says: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Only once the service starts, which takes over the signals of its process: exit code 2 and one line, too."""
+    done = command("run", env={**bare_environment(tmp_path), **SETTINGS, **settings})
     line = last_error(done.stderr)
-    assert done.returncode == 2, line
-    assert done.stdout == ""
+    assert (done.returncode, done.stdout) == (2, ""), line
     assert SECRET not in done.stderr
-    for part in case.says:
-        assert part in line
+    assert all(part in line for part in says)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,27 +153,18 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-def test_a_missing_topic(kafka: Kafka, tmp_path: Path) -> None:
-    """A missing topic is exit code 1 and a line that names it and the nearest that exists; it is not created by
-    asking."""
-    topic = new_topic(kafka)
-    env = run_environment(tmp_path, kafka, topic[:-1], new_group(), "http://127.0.0.1:9/v5")
-    done = command("run", env=env)
-    line = last_error(done.stderr)
-    assert done.returncode == 1
+def test_a_missing_topic_and_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
+    """The nearest topic is named, exit code 1, and none created; an address is a setting: 2."""
+    topic, group = new_topic(kafka), new_group()
+    missing = command("run", env=run_environment(tmp_path, kafka, topic[:-1], group, "http://127.0.0.1:9/v5"))
+    line = last_error(missing.stderr)
+    assert missing.returncode == 1
     assert topic[:-1] in line
     assert topic in line
-
-
-def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
-    """A page's address that is taken is exit code 2, since it is a setting, and a line that names it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        env = run_environment(
-            tmp_path, kafka, new_topic(kafka), new_group(), "http://127.0.0.1:9/v5",
-            PINSTREAM_HTTP_ADDRESS=address,
-        )  # fmt: skip
-        done = command("run", env=env)
+        env = run_environment(tmp_path, kafka, topic, group, "http://127.0.0.1:9/v5")
+        done = command("run", env={**env, "PINSTREAM_HTTP_ADDRESS": address})
     line = last_error(done.stderr)
     assert done.returncode == 2
     assert "PINSTREAM_HTTP_ADDRESS" in line
@@ -207,8 +186,7 @@ def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_key_store(tmp_path: Path, url: str, code: int, says: str) -> None:
-    """A key store that cannot be opened is a failure (1); a kind of store that does not exist is a wrong
-    setting (2)."""
+    """One that cannot be opened is a failure (1), a kind of store that does not exist a wrong setting (2)."""
     (tmp_path / "file").write_bytes(b"not a folder")
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "format").write_bytes(b"pinstream key store, format 2\n")
@@ -250,24 +228,14 @@ def test_tracebacks_only_on_request(arguments: tuple[str, ...], tmp_path: Path) 
 
 
 def test_an_unreachable_broker(unreachable: Process) -> None:
-    """An unreachable broker is exit code 1 in bounded time, with a line that names the address and the setting."""
+    """Exit code 1 in bounded time, and one line; until then two: where it reads, and the trouble, once."""
     assert unreachable.wait() == 1
     line = last_error(unreachable.stderr)
     assert "127.0.0.1:1" in line
     assert "KAFKA_BOOTSTRAP_SERVERS" in line
-
-
-def test_while_no_broker_answers_the_log_says_so_once(unreachable: Process) -> None:
-    """While no broker answers, stderr has three lines: where it reads and where its page is, the trouble once,
-    and the error at the end."""
-    assert unreachable.wait() == 1
     assert len(unreachable.stderr.strip().splitlines()) == 3, unreachable.stderr
-    [starting] = [line for line in unreachable.log if line["event"] == "starting"]
-    assert starting["brokers"] == "127.0.0.1:1"
+    starting, error = unreachable.log
+    assert (starting["event"], starting["brokers"]) == ("starting", "127.0.0.1:1")
     assert starting["page"].startswith("http://127.0.0.1:")
-    [error] = [line for line in unreachable.log if line["event"] != "starting"]
-    assert error["event"] == "kafka_trouble"
-    assert (error["code"], error["text"]) == (
-        "_TRANSPORT",
-        "no connection to 127.0.0.1:1: Connection refused",
-    )
+    said = ("kafka_trouble", "_TRANSPORT", "no connection to 127.0.0.1:1: Connection refused")
+    assert (error["event"], error["code"], error["text"]) == said

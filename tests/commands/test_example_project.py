@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.end_to_end.processes import ROOT, bare_environment
+from tests.end_to_end.processes import ROOT
+from tests.support.shell import bash
 
 EXAMPLE = ROOT / "examples" / "shop"
 WORKFLOW: dict[str, Any] = yaml.safe_load(
@@ -29,18 +26,8 @@ def project(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLE, tmp_path / "shop"))
 
 
-def bash(script: str, project: Path, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
-    """Run a script as GitHub Actions does: with bash that stops at the first failure, and with pinstream installed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script], cwd=project, text=True, timeout=120,
-        env={**bare_environment(project), **env, "PATH": path}, capture_output=True, check=False,
-    )  # fmt: skip
-
-
 def test_the_workflow_passes_and_notices_a_change(project: Path) -> None:
-    """The workflow's last step passes; with another mapping it ends with exit code 1 and a line that says what
-    differs."""
+    """With another mapping its last step ends with exit code 1 and a line that says what differs."""
     [script] = [step["run"] for step in JOB["steps"] if step.get("name") == "expect"]
     done = bash(script, project)
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,8 +43,7 @@ def test_the_workflow_passes_and_notices_a_change(project: Path) -> None:
 
 
 def test_the_readme_s_commands_work(project: Path) -> None:
-    """The commands of the README work in order in one shell, and make the expectations that are in the project. (The
-    last is the demo, which tests/commands/test_init.py runs.)"""
+    """In order in one shell (the last is the demo: test_init.py); they make the expectations of the project."""
     blocks = re.findall(r"```sh\n(.*?)```", (project / "README.md").read_text("utf-8"), re.DOTALL)
     assert len(blocks) == 4
     done = bash("\n".join(blocks[:3]), project)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.shell import bash
 
 PAGE = (Path(__file__).parents[2] / "docs" / "first-event.md").read_text("utf-8")
 BLOCK = re.compile(r"^In `([^`]+)`.*?^```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -19,20 +18,11 @@ BEGIN, EXPLAIN, DELIVER, KEEP = SHELL
 LEDGER = re.compile(r"^(?:sandbox: )?(\w+) +([\d.,]+)$", re.MULTILINE)
 
 
-def shell(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
-    """Run the page's commands as a person does who has pinstream and no settings."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "COLUMNS": "120"}
-    return subprocess.run(
-        ["bash", "-ec", commands], cwd=folder, env=env, capture_output=True, text=True, timeout=240
-    )
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The project that `init` has laid down, changed as steps 2 to 4 say."""
     init, enter, *_ = BEGIN.splitlines()
-    assert shell(tmp_path, init).returncode == 0
+    assert bash(init, tmp_path).returncode == 0
     folder = tmp_path / enter.removeprefix("cd ")
     files = dict(BLOCK.findall(PAGE))
     assert files.keys() == {"schemas/order.avsc", "mapping.toml", "samples.ndjson"}
@@ -48,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_it_begins_with_what_works(tmp_path: Path) -> None:
     """The first step, in an empty folder, ends with the ledger that the page names."""
-    done = shell(tmp_path, BEGIN)
+    done = bash(BEGIN, tmp_path)
     assert done.returncode == 0, done.stderr
     ledger = dict(LEDGER.findall(done.stdout))
     found = [ledger[name] for name in ("read", "delivered", "filtered", "dead_lettered", "open")]
@@ -57,20 +47,19 @@ def test_it_begins_with_what_works(tmp_path: Path) -> None:
 
 
 def test_one_is_explained_and_kept(project: Path) -> None:
-    """The fourth step shows the payload, with the value and a hash in place of the address. What the sixth one writes
-    is the expectation that the project's workflow compares with."""
-    done = shell(project, EXPLAIN)
+    """The fourth step shows the payload; what the sixth one writes is what the workflow compares with."""
+    done = bash(EXPLAIN, project)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["outcome"] == "deliverable"
     assert shown["payload"]["custom_data"] == {"currency": "EUR", "value": "59.9"}
     assert re.fullmatch(r"[0-9a-f]{64}", shown["payload"]["user_data"]["em"][0])
     settings, explain = EXPLAIN.splitlines()
-    kept = shell(project, f"{settings}\n{KEEP}{explain} --expect expected.ndjson")
+    kept = bash(f"{settings}\n{KEEP}{explain} --expect expected.ndjson", project)
     assert kept.stdout == "1 of 1 records agree with expected.ndjson.\n", kept.stderr
     mapping = project / "mapping.toml"
     mapping.write_text(mapping.read_text().replace('"email"', '"mail"'))
-    wrong = shell(project, EXPLAIN)
+    wrong = bash(EXPLAIN, project)
     assert wrong.returncode == 2
     assert "'mail' is not in the schema; the nearest that is: 'email'" in wrong.stderr
 
@@ -78,7 +67,7 @@ def test_one_is_explained_and_kept(project: Path) -> None:
 def test_one_is_delivered(project: Path) -> None:
     """The fifth step ends with the ledger that the page names; what it says of more lines is so, too."""
     deliver = f"{EXPLAIN.splitlines()[0]}\n{DELIVER}"
-    done = shell(project, deliver)
+    done = bash(deliver, project)
     assert done.returncode == 0, done.stderr
     ledger = dict(LEDGER.findall(done.stdout))
     assert (ledger["delivered"], ledger["open"], ledger["value_sum"]) == ("1", "0", "59.9")
@@ -87,5 +76,5 @@ def test_one_is_delivered(project: Path) -> None:
     bad = line.replace("o-1001", "o-1002").replace("59.90", "-1")
     assert ": -1}" in bad
     samples.write_text(line * 3 + bad)
-    ledger = dict(LEDGER.findall(shell(project, deliver).stdout))
+    ledger = dict(LEDGER.findall(bash(deliver, project).stdout))
     assert (ledger["delivered"], ledger["duplicate"], ledger["dead_lettered"]) == ("1", "2", "1")

@@ -18,6 +18,7 @@ from consumer.settings import all_settings
 from tests.end_to_end.processes import ROOT, bare_environment, command
 from tests.support.limits import LATE
 
+PAGE = (ROOT / "docs" / "run.md").read_text("utf-8")
 COMMANDS = {name: commands.command(name) for name in commands.main.commands}
 
 
@@ -31,50 +32,32 @@ def leaves() -> Iterator[tuple[str, ...]]:
 
 
 def test_every_promised_command_is_there() -> None:
-    """Every command that docs/run.md names exists."""
-    promised = {
-        "run",
-        "replay",
-        "demo",
-        "init",
-        "draft",
-        "explain",
-        "check",
-        "produce",
-        "sandbox",
-        "dead-letters",
-        "offsets",
-        "trace",
-        "reconcile",
-        "audit",
-    }
-    assert COMMANDS.keys() == promised
-    assert {path for path in leaves() if path[0] == "offsets"} == {
-        ("offsets", "show"),
-        ("offsets", "set"),
-    }
+    """Every command that the table of docs/run.md names exists, and no other."""
+    named = re.findall(r"^\| `pinstream ([\w-]+)", PAGE, re.MULTILINE)
+    assert sorted(named) == sorted(COMMANDS)
+    assert {path for path in leaves() if path[0] == "offsets"} == {("offsets", "show"), ("offsets", "set")}
 
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
-    """``pinstream --help``, and pinstream without a command, list every command with a sentence on what it does."""
+    """It has the first sentence of each command's help, though no command is imported for it."""
     done = helped(folder=tmp_path)
-    for name in COMMANDS:
+    for name, found in COMMANDS.items():
         assert re.search(rf"^  {name} +[A-Z]", done.stdout, re.MULTILINE), name
-        assert COMMANDS[name].get_short_help_str(1000) in " ".join(done.stdout.split())
+        sentence = found.get_short_help_str(1000)
+        assert sentence in " ".join(done.stdout.split())
+        assert (commands.main.commands[name].get_short_help_str(1000), found.name) == (sentence, name)
     version = command("--version", env=bare_environment(tmp_path))
     assert re.fullmatch(r"pinstream, version \d+\.\d+\.\d+\n", version.stdout)
 
 
 @pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) -> None:
-    """The help of each command has its usage and options; it needs no setting and writes no file. The table of
-    docs/run.md has the command, those of a group in one row."""
+    """The help has usage and options, needs no setting and writes no file; the table of docs/run.md has the command."""
     done = helped(*path, folder=tmp_path)
     assert done.stdout.startswith("Usage: ")
     assert "--debug" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    page = (ROOT / "docs" / "run.md").read_text("utf-8")
-    [row] = re.findall(rf"^\| `pinstream {path[0]}\b.*", page, re.MULTILINE)
+    [row] = re.findall(rf"^\| `pinstream {path[0]}\b.*", PAGE, re.MULTILINE)
     assert all(f"{word}`" in row or f"{word} " in row for word in path)
 
 
@@ -87,24 +70,16 @@ def helped(*path: str, folder: Path) -> Result:
 
 
 def test_the_pace_without_a_rate() -> None:
-    """The help of `demo` says how fast it is without ``--rate``, so that a demo without an end is no load test."""
-    says = {
-        name: option.help
-        for name in ("demo", "produce")
-        for option in COMMANDS[name].params
-        if isinstance(option, click.Option) and option.name == "rate"
+    """The help says how fast it is without ``--rate``, so that a demo without an end is no load test."""
+    paces = {
+        "demo": "200 without --events and --file, else as fast as possible",
+        "produce": "as fast as possible",
     }
-    assert says == {
-        "demo": "Events per second. Default: 200 without --events and --file, else as fast as possible.",
-        "produce": "Events per second. Default: as fast as possible.",
-    }
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_overview_says_what_the_command_says(name: str) -> None:
-    """The overview has the first sentence of each command's help, although the command is not imported for it."""
-    assert commands.main.commands[name].get_short_help_str(1000) == COMMANDS[name].get_short_help_str(1000)
-    assert COMMANDS[name].name == name
+    for name, pace in paces.items():
+        [option] = [
+            one for one in COMMANDS[name].params if isinstance(one, click.Option) and one.name == "rate"
+        ]
+        assert option.help == f"Events per second. Default: {pace}."
 
 
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("wrong",)], ids=" ".join)
@@ -126,28 +101,22 @@ finally:
 @pytest.mark.parametrize("words", ["--help", "run --help", "--version"])
 def test_help_on_a_full_disk(words: str, tmp_path: Path) -> None:
     """Is one line that says so, and no traceback."""
-    script = f"exec {sys.executable} -m consumer {words} >/dev/full"
-    done = subprocess.run(
-        ["sh", "-c", script],
-        env=bare_environment(tmp_path),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    line, env = [sys.executable, "-m", "consumer", *words.split()], bare_environment(tmp_path)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            line, env=env, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 1
-    [line] = done.stderr.splitlines()
-    assert line.startswith("pinstream: ")
+    [said] = done.stderr.splitlines()
+    assert said.startswith("pinstream: ")
 
 
 @pytest.mark.parametrize("words", ["--bogus", "bogus", "run --bogus", "produce"])
 def test_wrong_usage_on_a_full_disk(words: str) -> None:
     """Has its own exit code, though its words cannot be written."""
+    line = [sys.executable, "-m", "consumer", *words.split()]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "consumer", *words.split()], cwd=ROOT, stderr=full, check=False
-        )
-    assert done.returncode == 2
+        assert subprocess.run(line, cwd=ROOT, stderr=full, check=False).returncode == 2
 
 
 def test_run_lists_every_setting(tmp_path: Path) -> None:

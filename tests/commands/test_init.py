@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from consumer.commands.init import next_commands
-from tests.end_to_end.processes import ROOT, WITHIN, bare_environment, command
+from tests.end_to_end.processes import ROOT, bare_environment, command
+from tests.support.shell import bash
 
 EXAMPLE = ROOT / "examples" / "shop"
 
@@ -22,8 +21,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_its_three_commands_work_at_once(tmp_path: Path) -> None:
-    """The project is the example. Its last three lines, entered in a shell, load the settings, test the mapping,
-    and deliver the samples."""
+    """Its last three lines, entered in a shell, load the settings, test the mapping, and deliver the samples."""
     folder = tmp_path / "my shop"
     env = bare_environment(tmp_path)
     done = command("init", str(folder), env=env)
@@ -32,11 +30,7 @@ def test_its_three_commands_work_at_once(tmp_path: Path) -> None:
     assert f"{folder} has {len(content(EXAMPLE))} files now" in done.stdout
     lines = done.stdout.splitlines()[-3:]
     assert [line[:2] for line in lines] == ["  "] * 3
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    ran = subprocess.run(
-        ["bash", "-eu", "-c", "\n".join([*lines[:2], f"{lines[2]} --json"])], cwd=ROOT, text=True, timeout=WITHIN,
-        env={**env, "PATH": path, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
-    )  # fmt: skip
+    ran = bash("\n".join([*lines[:2], f"{lines[2]} --json"]), tmp_path)
     assert ran.returncode == 0, ran.stderr
     first, *_, last = ran.stdout.splitlines()
     assert first == "9 of 9 records agree with expected.ndjson."
@@ -44,27 +38,21 @@ def test_its_three_commands_work_at_once(tmp_path: Path) -> None:
     assert (ledger["read"], ledger["delivered"], ledger["filtered"], ledger["open"]) == (8, 4, 3, 0)
 
 
-@pytest.mark.parametrize("taken", ["folder", "file"])
+@pytest.mark.parametrize("taken", ["folder", "file", "below a file"])
 def test_what_is_there_is_left_alone(taken: str, tmp_path: Path) -> None:
-    """A folder that has something in it, or a file of that name, ends it with exit code 2 and one line."""
+    """A folder that has something in it, a file of that name, a folder that cannot be made: one line that says so."""
     there = tmp_path / "shop"
     if taken == "folder":
         there.mkdir()
     (there / "mapping.toml" if taken == "folder" else there).write_text("mine")
     before = content(tmp_path)
-    done = command("init", str(there), env=bare_environment(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"pinstream: {there} is not an empty folder; name a new one\n"
-    assert content(tmp_path) == before
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """One line says why, and what to do."""
-    (tmp_path / "file").touch()
-    folder = tmp_path / "file" / "shop"
-    done = command("init", str(folder), env=bare_environment(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == f"pinstream: {folder} cannot be written (Not a directory); name another folder\n"
+    named = there / "shop" if taken == "below a file" else there
+    done = command("init", str(named), env=bare_environment(tmp_path))
+    said = {
+        "below a file": (1, f"{named} cannot be written (Not a directory); name another folder"),
+    }.get(taken, (2, f"{named} is not an empty folder; name a new one"))
+    assert (done.returncode, done.stderr) == (said[0], f"pinstream: {said[1]}\n")
+    assert (done.stdout, content(tmp_path)) == ("", before)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +68,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_the_commands_call_pinstream_as_it_can_be_called(
     environ: dict[str, str], program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `uvx pinstream init`, `uv run pinstream init` or `pipx run pinstream init` there is no `pinstream` on the
-    path; nor if an environment is not activated."""
+    """After `uvx`, `uv run` or `pipx run` there is none on the path, nor if an environment is not activated."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     (tmp_path / "pinstream").touch(0o755)
     environ = {name: text.format(folder=tmp_path) for name, text in environ.items()}

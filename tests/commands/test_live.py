@@ -11,9 +11,9 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any, Self
 
 import pytest
 
@@ -91,17 +91,25 @@ class Screen:
 
 
 class Terminal:
-    """A pseudo-terminal, and the screen that shows what is written to it."""
+    """A pseudo-terminal, and the screen that shows what is written to it. A context manager."""
 
     def __init__(self, columns: int, lines: int) -> None:
-        self.master, slave = pty.openpty()
-        self.out = open(slave, "w", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self.master, side = pty.openpty()
+        self.out = open(side, "w", encoding="utf-8")  # noqa: SIM115 - closed at the end
         self.screen = Screen(columns, lines)
         self.written = ""
         self.resize(columns, lines)
         self._read: SimpleQueue[bytes] = SimpleQueue()
         self._reader = threading.Thread(target=self._read_on, daemon=True)
         self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.out.close()
+        self._reader.join(60)
+        os.close(self.master)
 
     def _read_on(self) -> None:
         try:
@@ -117,36 +125,14 @@ class Terminal:
 
     def shown(self) -> list[str]:
         """The rows on the screen, now that all that was written is read."""
-        if not self.out.closed:
-            self.out.write(END.decode())
-            self.out.flush()
+        self.out.write(END.decode())
+        self.out.flush()
         data = b""
         while not data.endswith(END):
             data += self._read.get(timeout=60)
         self.written += (text := data.rstrip(END).decode())
         self.screen.feed(text)
         return [row.rstrip() for row in self.screen.rows]
-
-    def close(self) -> None:
-        """Close both sides."""
-        self.out.close()
-        self._reader.join(60)
-        os.close(self.master)
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    """The terminals of a test, which are closed after it."""
-    several: list[Terminal] = []
-    yield several
-    for one in several:
-        one.close()
-
-
-def opened(terminals: list[Terminal], columns: int, lines: int) -> Terminal:
-    """Return another terminal."""
-    terminals.append(Terminal(columns, lines))
-    return terminals[-1]
 
 
 def view_on(terminal: Terminal) -> list[str]:
@@ -159,72 +145,62 @@ LABELS = ["page", "settled", "rates", "ledger", "destination", "lag", "latency"]
 
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
-def test_lines_of_the_log_stand_whole_above_the_view(
-    terminals: list[Terminal], columns: int, lines: int
-) -> None:
-    """Threads log while the view is drawn: every line is there once and in order, and the view, as far as the terminal
-    has room, below all of them. Once it is closed, nothing of it is left."""
-    terminal = opened(terminals, columns, lines)
-    below = Below(terminal.out)
-    text = "x" * 60
+def test_lines_of_the_log_stand_whole_above_the_view(columns: int, lines: int) -> None:
+    """Whichever thread logs, every line is there once and in order; nothing is left once it is closed."""
+    view, text = live_view(busy(), {"settled": 1234.5}, "12 of 34", "http://127.0.0.1:8080/"), "x" * 60
+    with Terminal(columns, lines) as terminal:
+        below = Below(terminal.out)
 
-    def log(name: str) -> None:
-        for number in range(20):
-            below.write(f"{name}{number:02} {text}\n")
+        def log(name: str) -> None:
+            for number in range(20):
+                below.write(f"{name}{number:02} {text}\n")
 
-    view = live_view(busy(), {"settled": 1234.5}, "12 of 34", "http://127.0.0.1:8080/")
-    for round_ in range(5):
-        threads = [threading.Thread(target=log, args=(f"{name}{round_}-",)) for name in "abc"]
-        for thread in threads:
-            thread.start()
-        for _ in range(10):
-            below.draw(view)
-        for thread in threads:
-            thread.join()
-        assert view_on(terminal)[: len(LABELS)] == LABELS[: lines - 1]
-    below.close()
-    rows = terminal.shown()
-    lines_logged = re.findall(rf"([abc]\d-\d\d) {text}", "".join((*terminal.screen.gone, *rows)))
+        for round_ in range(5):
+            threads = [threading.Thread(target=log, args=(f"{name}{round_}-",)) for name in "abc"]
+            for thread in threads:
+                thread.start()
+            for _ in range(10):
+                below.draw(view)
+            for thread in threads:
+                thread.join()
+            assert view_on(terminal)[: len(LABELS)] == LABELS[: lines - 1]
+        below.close()
+        rows = terminal.shown()
+    logged = re.findall(rf"([abc]\d-\d\d) {text}", "".join((*terminal.screen.gone, *rows)))
     for name in "abc":
-        mine = [line for line in lines_logged if line[0] == name]
+        mine = [line for line in logged if line[0] == name]
         assert mine == [f"{name}{round_}-{number:02}" for round_ in range(5) for number in range(20)]
     assert not [row for row in rows if row.startswith(tuple(LABELS))]
 
 
-def test_another_size_leaves_nothing_of_the_former_view(terminals: list[Terminal]) -> None:
+def test_another_size_leaves_nothing_of_the_former_view() -> None:
     """After each change the screen has the latest lines of the log, and the view once, cut to the new size."""
-    terminal = opened(terminals, 110, 24)
-    below = Below(terminal.out)
     view = live_view(busy(), {"settled": 1.0}, "12 of 34", "http://127.0.0.1:8080/")
-    for number, (columns, lines) in enumerate([*SIZES, (80, 30), (20, 8), (200, 50)]):
-        terminal.resize(columns, lines)
-        below.draw(view)
-        below.write(f"line {number}\n")
-        rows = terminal.shown()
-        assert sum(row.startswith("page") for row in rows) == 1
-        assert view_on(terminal)[: len(LABELS)] == LABELS[: lines - 1]
-        above = rows[: [row.split(" ")[0] for row in rows].index("page")]
-        assert above == [f"line {one}" for one in range(number + 1)][-len(above) :] if above else lines <= 11
-    below.close()
+    with Terminal(110, 24) as terminal:
+        below = Below(terminal.out)
+        for number, (columns, lines) in enumerate([*SIZES, (80, 30), (20, 8), (200, 50)]):
+            terminal.resize(columns, lines)
+            below.draw(view)
+            below.write(f"line {number}\n")
+            rows = terminal.shown()
+            assert sum(row.startswith("page") for row in rows) == 1
+            assert view_on(terminal)[: len(LABELS)] == LABELS[: lines - 1]
+            above = rows[: [row.split(" ")[0] for row in rows].index("page")]
+            assert (
+                above == [f"line {one}" for one in range(number + 1)][-len(above) :] if above else lines <= 11
+            )
+        below.close()
 
 
-def test_a_demo_on_a_terminal(terminals: list[Terminal], tmp_path: Path) -> None:
-    """It shows rates, ledger, destination, lag, latency and refusals while it runs; its end says which faults it
-    survived, why records were refused and how fast it was."""
-    terminal = opened(terminals, 100, 30)
-    arguments = ("demo", "--events", "1500", "--rate", "1000", "--invalid", "0.1", "--faults", "--seed", "4")
+def test_a_demo_on_a_terminal(tmp_path: Path) -> None:
+    """Its end says which faults it survived, why records were refused and how fast it was."""
+    words = "demo --events 1500 --rate 1000 --invalid 0.1 --faults --seed 4"
     env = bare_environment(tmp_path) | {"TERM": "xterm-256color", "PINSTREAM_BATCH_EVENTS": "50"}
-    done = subprocess.run(
-        [sys.executable, "-m", "consumer", *arguments],
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=terminal.out,
-        timeout=120,
-        check=True,
-        text=True,
-    )
-    terminal.shown()
+    line, none = [sys.executable, "-m", "consumer", *words.split()], subprocess.DEVNULL
+    with Terminal(100, 30) as terminal:
+        streams: Any = {"stdin": none, "stdout": subprocess.PIPE, "stderr": terminal.out}
+        done = subprocess.run(line, env=env, timeout=120, check=True, text=True, **streams)
+        terminal.shown()
     drawn = CODE.sub("", terminal.written)
     for pattern in (
         r"page +http://127\.0\.0\.1:\d+/",

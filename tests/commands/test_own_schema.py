@@ -96,26 +96,20 @@ def test_it_is_short_and_leads_to_five_pages() -> None:
     assert re.findall(r"\]\(([\w-]+)\.md\)", read_on) == list(pages)
 
 
-async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], tmp_path: Path) -> None:
-    """A line of the packaged mapping whose path an own schema has by accident is named by `check`."""
+async def test_check_names_what_may_surprise(files: dict[str, str], tmp_path: Path) -> None:
+    """A line of the packaged mapping that an own schema has by accident; text that counts as numbers."""
+
+    async def row() -> str:
+        found = CheckContext(load(files, needs=()))
+        await schema(found)
+        return (await mapping(found))[0].text
+
+    assert "packaged mapping" not in await row()
     avsc = json.loads(blocks()[0])
-    (tmp_path / "schemas" / "shop_event.avsc").write_text(json.dumps(avsc))
-    assert "packaged mapping" not in await _mapping_row(files)
     avsc["fields"].append({"name": "language", "type": "string"})
     (tmp_path / "schemas" / "shop_event.avsc").write_text(json.dumps(avsc))
-    assert (await _mapping_row(files)).endswith("with a source; by the packaged mapping's lines: language")
-
-
-async def test_check_names_text_that_is_computed_with(files: dict[str, str], tmp_path: Path) -> None:
-    """`check` names the paths to text that the mapping takes for numbers, since each event whose text is none is
-    refused; what the schema says is a number is not named."""
+    assert (await row()).endswith("with a source; by the packaged mapping's lines: language")
     fields = '"custom_data.value" = { multiply = ["meta.type", { sum = "order.lines[].pieces" }] }'
     toml = re.sub('"custom_data.value" = .*', fields, blocks()[3])
     (tmp_path / "mapping.toml").write_text(toml)
-    assert (await _mapping_row(files)).endswith("; computed with as numbers, though they are text: meta.type")
-
-
-async def _mapping_row(files: dict[str, str]) -> str:
-    found = CheckContext(load(files, needs=()))
-    await schema(found)
-    return (await mapping(found))[0].text
+    assert (await row()).endswith("; computed with as numbers, though they are text: meta.type")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -17,14 +19,12 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def message_of(text: str, option: str) -> str:
-    """Return the one line that `parse_bound` fails with."""
-    with pytest.raises(UsageError) as raised:
-        parse_bound(text, option, NOW)
-    line = str(raised.value)
-    assert "\n" not in line
-    assert option in line
-    return line
+@pytest.fixture(autouse=True, scope="module")
+def now() -> Iterator[None]:
+    """It is always the same time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: NOW)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,8 @@ def message_of(text: str, option: str) -> str:
     ],
 )
 def test_each_form_is_read(text: str, bound: Bound) -> None:
-    """Each of the four forms is read. A time without a zone is UTC, a day is its beginning, and now is not the
-    future."""
-    assert parse_bound(text, "--from", NOW) == bound
+    """A time without a zone is UTC, a day is its beginning, and now is not the future."""
+    assert parse_bound(text, "--from") == bound
 
 
 FORMS = ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z")
@@ -66,10 +65,11 @@ AHEAD = ("2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31")
     ],
 )  # fmt: skip
 def test_text_that_is_no_bound_is_refused(text: str, words: tuple[str, ...]) -> None:
-    """One line names all forms, or has an example of an offset. A negative offset is refused: in some tools -1 and -2
-    are the ends of a partition, which here are words. So is a time in the future, with what the end is called."""
-    line = message_of(text, "--to")
-    assert all(word in line for word in words)
+    """One line names all forms, or an example; -1 and -2, the ends in some tools, are refused, too."""
+    with pytest.raises(UsageError) as raised:
+        parse_bound(text, "--to")
+    assert all(word in str(raised.value) for word in ("--to", *words))
+    assert "\n" not in str(raised.value)
 
 
 @given(
@@ -80,9 +80,9 @@ def test_text_that_is_no_bound_is_refused(text: str, words: tuple[str, ...]) -> 
 def test_a_time_between_two_timestamps_separates_them(moment: datetime, offset: int, timestamp: int) -> None:
     """With any zone and microseconds, a timestamp is at or after the bound if it is at or after the time."""
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset)))
-    bound = parse_bound(aware.isoformat(), "--from", NOW)
+    bound = parse_bound(aware.isoformat(), "--from")
     near = bound.value + timestamp
-    exact = (aware - EPOCH) / timedelta(microseconds=1)
+    exact = (aware - EPOCH) // timedelta(microseconds=1)  # as a float it would be rounded before 1684
     assert (near >= bound.value) == (near * 1000 >= exact)
 
 
@@ -95,14 +95,7 @@ def test_a_time_between_two_timestamps_separates_them(moment: datetime, offset: 
 )
 def test_a_shown_bound_can_be_read_again(bound: Bound) -> None:
     """A bound that an error shows can be read again."""
-    assert parse_bound(str(bound), "--from", NOW) == bound
-
-
-@given(st.text())
-def test_any_text_is_a_bound_or_one_line(text: str) -> None:
-    """Any text is read as a bound, or is a usage error."""
-    with contextlib.suppress(UsageError):
-        parse_bound(text, "--from", NOW)
+    assert parse_bound(str(bound), "--from") == bound
 
 
 @pytest.mark.parametrize(
@@ -123,7 +116,6 @@ def test_any_text_is_a_bound_or_one_line(text: str) -> None:
     ],
 )
 def test_only_bounds_that_may_have_something_between_pass(start: Bound, stop: Bound, fits: bool) -> None:
-    """Bounds in the wrong order are refused, as are those that are a slip, such as the end as the beginning. An empty
-    range is accepted, as are an offset and a time, which only the brokers could compare."""
+    """An empty range passes, as do an offset and a time, which only brokers can compare."""
     with contextlib.nullcontext() if fits else pytest.raises(UsageError, match=r"--from|--to"):
         check_order(start, stop)

@@ -23,10 +23,10 @@ from consumer.app import building
 from consumer.commands.explain.explaining import explanations
 from consumer.engine.model import Record
 from consumer.settings import load
-from tests.commands.test_example_project import bash
 from tests.conversion.test_compiled import Both, comparable_row
 from tests.end_to_end.processes import ROOT
 from tests.engine.building import Read, read_by
+from tests.support.shell import bash
 
 FOLDERS = sorted((ROOT / "examples" / "recipes").iterdir())
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -90,8 +90,7 @@ def plain_longs(schema: Any) -> Any:
 
 @each_recipe
 def test_both_executors_read_it_from_avro(folder: Path) -> None:
-    """Written as Avro, the records become the same events: compiled and not, and if the writer's schema lacks the
-    logical types of times that our copy has."""
+    """Also if the writer's schema lacks the logical types of times that our copy has."""
     schema = json.loads((folder / "schema.avsc").read_text("utf-8"))
     types = file_types(building.sections(load(environment(folder), needs=())))
     events = [record.event for record in open_records(str(folder / "records.ndjson"), types)]
@@ -212,8 +211,7 @@ BY_HAND: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
 
 @each_recipe
 def test_what_is_expected_is_right(folder: Path) -> None:
-    """Id, name, time, e-mail, value and currency are what the records say, computed without the product; and where
-    the items' prices have their taxes, they add up to the value."""
+    """Computed without the product; where the items' prices have their taxes, they add up to the value."""
     for record, line in zip(lines(folder / "records.ndjson"), lines(folder / "expected.ndjson"), strict=True):
         by_hand = BY_HAND[folder.name](record)
         payload = line["payload"]

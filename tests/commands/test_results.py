@@ -37,8 +37,7 @@ def test_a_table_takes_no_text_for_markup(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the result cannot be printed, because the disk is full, the error says so, and that what was done
-    stands. Flushing the rest raises nothing more."""
+    """The disk is full: the error says so, and that what was done stands; flushing raises nothing more."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(

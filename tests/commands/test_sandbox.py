@@ -30,8 +30,7 @@ def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") ->
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serves_until_reported_and_says_what_it_counted(tmp_path: Path, number: signal.Signals) -> None:
-    """The sandbox prints its URL, answers, refuses a wrong token and an unknown account, and counts events;
-    when stopped it ends with 0."""
+    """It refuses a wrong token and an unknown account; when stopped it ends with 0."""
     arguments = ("sandbox", "--port", "0", "--account", "549755885175", "--own-event", "Store visit")
     with Process(tmp_path, *arguments, env=bare_environment(tmp_path)) as process:
         line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its address")

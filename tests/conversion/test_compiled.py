@@ -6,7 +6,6 @@ The program is also tested alone: if it left every record to the two steps, noth
 from __future__ import annotations
 
 import io
-import itertools
 import shutil
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
@@ -29,7 +28,6 @@ from consumer.engine.messages import Assigned, Assignment, Fetched
 from consumer.engine.model import REAL_API, Chunk, Instant, Policy, Record, Rejection, SchemaRef, Untimely
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import KEY_BYTES, TOMBSTONE, Columns, Keys, TwoSteps, packed_value
-from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.conversion.test_convert import CASES, DEFAULT, NOW, SCHEMA, WEEK, event_of
 from tests.engine.building import Read, read_by
@@ -188,40 +186,6 @@ def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataOb
     both.check(value, value[:at] + junk + value[at + cut :], value)
 
 
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
-    """Fields that the mapping does not read may have any type, and the writer's schema may differ from ours."""
-    draw: Any = data.draw
-    extra, values = record(draw, itertools.count(), 3)
-    needed = [
-        avro.field("event_id", "string"),
-        avro.field("event_type", "string"),
-        avro.field("occurred_at", "long"),
-        avro.field("channel", "string"),
-    ]
-    customer = avro.record("Customer", emails=avro.array("string"))  # fmt: skip
-    fields = [*needed[:2], avro.field("extra", extra), *needed[2:], avro.field("customer", customer)]
-    writer = avro.record("shop.Event", *fields)
-    ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
-    try:
-        both = Both((ours, None), writer)
-    except Exception:  # a schema that pinstream refuses at start
-        return
-    value = both.value(
-        {
-            "event_id": data.draw(st.text(max_size=3)),
-            "event_type": "checkout",
-            "occurred_at": int(NOW * 1000) - 5,
-            "channel": "web",
-            "customer": {"emails": data.draw(st.lists(st.sampled_from(["a@b.c", "", "x"]), max_size=2))},
-            "extra": data.draw(values),
-        }
-    )
-    if value is not None:
-        both.check(value)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
 def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
     """Each hand-written event that Avro can hold has the same result in one go and in two steps."""
@@ -261,18 +225,6 @@ def test_the_module_is_compiled_where_a_compiler_is_installed() -> None:
         pytest.fail(
             "consumer/conversion/native/_events.pyx was not compiled: run `make clean setup`, and read what it says"
         )
-
-
-def test_framings_and_tombstones_in_one_fetch() -> None:
-    """Records with known and unknown schemas, tombstones and empty values may follow each other in any order."""
-    both = BOTH["default"]
-    good = both.value(event_of({}))
-    assert good is not None
-    said = both.check(good, None, b"", good, b"\0\0\0\0\x08" + good[5:], b"\xc3\x01" + good, good)
-    assert said[1] == TOMBSTONE
-    assert isinstance(said[4], SchemaRef)
-    assert [type(one) for one in (said[0], said[3], said[6])] == [list, list, list]
-    both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
 
 
 def test_headers_do_not_end_what_is_read_in_one_go() -> None:
@@ -359,6 +311,16 @@ def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool)
     assert isinstance(said, list)
     assert (both.function is not None) is (in_one_go and COMPILED is not None)
     assert both.function is None or both.alone(value) is not None
+
+
+def test_times_of_any_sign_and_size_are_written_alike() -> None:
+    """Seconds before 1970, and numbers of one digit to many, are written as orjson writes them."""
+    both = Both((SCHEMA, None), max_event_age=1e15, max_clock_skew=1e15)
+    times = [sign * 10**digits + more for sign in (-1, 1) for digits in range(15) for more in (-1, 0, 1)]
+    for value in [both.value(event_of({"occurred_at": time})) for time in times]:
+        assert value is not None
+        both.check(value)
+        assert both.alone(value) is not None
 
 
 @pytest.mark.parametrize(("tag", "earlier"), [(REAL_API, "PO4_-b8T"), ("PO4_-b8T", REAL_API)])

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
@@ -26,8 +29,10 @@ from consumer.conversion.decisions import (
     warnings_of,
     zero_warning,
 )
+from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import ConversionEvent, Converted, Filtered, Rejection, Stage
+from tests.conversion.convert_records import SETUPS, likely, shaped
 from tests.demo.examples import SENT
 from tests.support.mapping import load_mapping
 
@@ -83,10 +88,15 @@ def event_of(changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+@cache
+def mapping_of(overlay: str | None) -> Mapping:
+    """Return the packaged mapping with `overlay`."""
+    return load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
+
+
 def converter(overlay: str | None = None, **settings: Any) -> Converter:
     """Return a converter under the packaged mapping with `overlay`."""
-    mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
-    return Converter(mapping, **{"accounts": ("11", "22"), "max_event_age": WEEK, **settings})
+    return Converter(mapping_of(overlay), **{"accounts": ("11", "22"), "max_event_age": WEEK, **settings})
 
 
 def wanted(value: Any) -> Any:
@@ -178,12 +188,12 @@ def test_the_event_says_what_the_pipeline_needs() -> None:
 def test_without_accounts_any_digits_will_do() -> None:
     """Without accounts, as in `explain`, the record's account is taken if it consists of digits."""
     subject = converter(accounts=())
-    for given, account in ((None, "0"), ("549755885175", "549755885175"), (" ", "0")):
-        event = subject.convert(event_of({"ad_account_id": given}), NOW)
+    for named, account in ((None, "0"), ("549755885175", "549755885175"), (" ", "0")):
+        event = subject.convert(event_of({"ad_account_id": named}), NOW)
         assert isinstance(event, ConversionEvent)
         assert event.account == account
-    for given in ("12a", "1" * 19, "١٢", "-1"):
-        result = subject.convert(event_of({"ad_account_id": given}), NOW)
+    for named in ("12a", "1" * 19, "١٢", "-1"):
+        result = subject.convert(event_of({"ad_account_id": named}), NOW)
         assert isinstance(result, Rejection)
         assert result.code == "unknown_ad_account"
 
@@ -222,16 +232,6 @@ def test_a_bad_event_does_not_change_the_others() -> None:
     results = [subject.convert(event, NOW) for event in events]
     ids = [result.event_id if isinstance(result, ConversionEvent) else result.code for result in results]
     assert ids == ["e-0", "e-1", "missing_event_name", "missing_event_id", "e-4"]
-
-
-def test_digests_are_not_shared_between_events() -> None:
-    """Changing one payload changes no other, though digests are remembered."""
-    subject = converter()
-    first, second = (subject.convert(event_of({}), NOW) for _ in range(2))
-    assert isinstance(first, ConversionEvent)
-    assert isinstance(second, ConversionEvent)
-    first.payload["user_data"]["em"].append("x")
-    assert len(second.payload["user_data"]["em"]) == 1
 
 
 def test_messages_hold_no_values_of_the_record() -> None:
@@ -281,3 +281,55 @@ def test_every_payload_fits_the_schema_of_the_request() -> None:
             SENT.validate(json.loads(orjson.dumps({"data": [result.payload]})))
             delivered += 1
     assert delivered > 100
+
+
+def test_the_unforeseen_is_a_refusal_that_names_its_type_only() -> None:
+    """A value that raises wherever it is used refuses its event, with the type of the exception as the only detail."""
+
+    class Hostile(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            raise RuntimeError("s3cr3t")
+
+        __getitem__ = get
+
+    result = converter().convert(Hostile(), NOW)
+    assert isinstance(result, Rejection)
+    assert result.code == "unconvertible"
+    assert "RuntimeError" in result.message
+    assert "s3cr3t" not in result.message
+
+
+@pytest.mark.parametrize(
+    ("quantities", "total"),
+    [([1, 1.5], None), ([2**63 - 1, 1], None), ([1, None, 2], 3), (["2", 3.0], 5)],
+)
+def test_the_sum_of_quantities_is_never_wrong(quantities: list[Any], total: int | None) -> None:
+    """If a quantity cannot be read, or the sum does not fit int64, num_items is omitted."""
+    event = event_of({})
+    event["order"]["items"] = [{"quantity": quantity} for quantity in quantities]
+    result = converter().convert(event, NOW)
+    assert isinstance(result, ConversionEvent)
+    assert result.payload["custom_data"].get("num_items") == total
+
+
+WILD = {name: shaped(schema, wild=True) for name, (schema, _) in SETUPS.items()}
+WILD_CONVERTERS = {
+    name: Converter(
+        load_mapping(overlay, schema, default_toml=DEFAULT), accounts=("11", "22"), max_event_age=WEEK
+    )
+    for name, (schema, overlay) in SETUPS.items()
+}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_values_of_any_type_raise_nothing(name: str, data: st.DataObject) -> None:
+    """Of values that the schema does not allow, each is judged by its rule: payloads can be serialised."""
+    result = WILD_CONVERTERS[name].convert(likely(data.draw(WILD[name])), NOW)
+    if isinstance(result, ConversionEvent):
+        assert orjson.loads(orjson.dumps(result.payload)) == result.payload
+        assert result.payload["event_time"] <= NOW
+        assert len(result.warnings) == len(set(result.warnings))
+    elif isinstance(result, Rejection):
+        assert result.code != "unconvertible"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -141,63 +139,6 @@ def test_a_birthday_beyond_the_calendar_is_omitted() -> None:
         assert [warning.field for warning in event.warnings] == ["user_data.db"]
 
 
-AMOUNTS = """
-[fields]
-user_data.hashed_maids = "maid"
-custom_data.value = "paid"
-[constants]
-custom_data.currency = "USD"
-"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "sent"),
-    [
-        (logical("bytes", "decimal") | {"precision": 9, "scale": 2}, Decimal("129.90"), "129.90"),
-        ("double", 27.5, "27.5"),
-        ("double", 0.1 + 0.2, "0.30000000000000004"),
-        ("long", 9007199254740993, "9007199254740993"),
-        ("string", "1e3", "1000"),
-        (["null", "double", "string"], "5.00", "5.00"),
-    ],
-)
-def test_amounts_of_every_type_are_exact(kind: Any, value: Any, sent: str) -> None:
-    """Decimals, doubles, longs and text give the decimal text that they mean."""
-    event = convert({"paid": kind}, {"paid": value}, AMOUNTS)
-    assert isinstance(event, ConversionEvent)
-    assert event.payload["custom_data"] == {"currency": "USD", "value": sent}
-
-
-def test_one_product_without_an_array() -> None:
-    """Fields of a single product make one item; if it is null, there are no items."""
-    product = avro.record("Product", sku="long", price=["null", "string"])
-    overlay = """
-        [fields]
-        user_data.hashed_maids = "maid"
-        "custom_data.contents[].id" = "product.sku"
-        "custom_data.contents[].item_price" = "product.price"
-        custom_data.content_ids = "product.sku"
-        """
-    event = convert({"product": ["null", product]}, {"product": {"sku": 7, "price": "5.00"}}, overlay)
-    assert isinstance(event, ConversionEvent)
-    assert event.payload["custom_data"] == {
-        "contents": [{"id": "7", "item_price": "5.00"}],
-        "content_ids": ["7"],
-    }
-    event = convert({"product": ["null", product]}, {"product": None}, overlay)
-    assert isinstance(event, ConversionEvent)
-    assert "custom_data" not in event.payload
-
-
-def test_map_keys_of_any_spelling_are_only_keys() -> None:
-    """A map's key in the mapping file is only text, even if it looks like code."""
-    key = "x' or __import__('os') #\\"
-    overlay = f'[fields]\nuser_data.hashed_maids = "maid"\nlanguage = {json.dumps("bag." + key)}'
-    event = convert({"bag": avro.map_of("string")}, {"bag": {key: "en-US"}}, overlay)
-    assert isinstance(event, ConversionEvent)
-    assert event.payload["language"] == "en"
-
-
 def test_the_app_and_device_objects_keep_their_bounds() -> None:
     """Numbers outside their range, words that are no choice, and long text in the app and device objects are
     omitted with a warning."""
@@ -222,35 +163,3 @@ def test_the_app_and_device_objects_keep_their_bounds() -> None:
         "device_info.form_factor",
         "device_info.timezone_abbr",
     ]
-
-
-def test_missing_map_keys_are_absent() -> None:
-    """A map without the key gives no error and no warning."""
-    overlay = """
-        [fields]
-        user_data.hashed_maids = "maid"
-        language = "m.lang"
-        [consent]
-        require = "m.yes"
-        allowed = ["1"]
-        """
-    event = convert({"m": avro.map_of("string")}, {"m": {"yes": "1"}}, overlay)
-    assert isinstance(event, ConversionEvent)
-    assert "language" not in event.payload
-    assert event.warnings == ()
-
-
-def test_a_constant_name_and_source() -> None:
-    """Name and source may be constants, for a topic with one kind of event."""
-    overlay = """
-        [fields]
-        user_data.hashed_maids = "maid"
-        event_name = ""
-        action_source = ""
-        [constants]
-        event_name = "lead"
-        action_source = "offline"
-        """
-    event = convert({}, {"event_type": "whatever", "channel": "UNKNOWN"}, overlay)
-    assert isinstance(event, ConversionEvent)
-    assert (event.name, event.action_source) == ("lead", "offline")

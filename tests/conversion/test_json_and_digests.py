@@ -42,7 +42,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(value=VALUES)
 @example(value=[])
 @example(value=[[], ["a"], {}])

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.conversion.fields import fields_in
 from consumer.conversion.rules import LONGEST_REMEMBERED, MAX_REMEMBERED, Memory
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import SCHEMA, event_of
@@ -59,10 +60,10 @@ def test_equal_values_of_other_types_never_get_each_others_answer(values: list[A
 def test_one_memory_by_field_for_all_schemas() -> None:
     """All schemas of a process share one memory for each field."""
     both = Both((SCHEMA, None))
-    asked = [field.ask for field in both.converter.descriptions[0].user_data]
+    asked = [field.ask for field in fields_in(both.converter.descriptions[0].user_data)]
     memories = [one for one in asked if isinstance(one, Memory)]
     both.check(both.value(event_of({})))
     both.compiled._written.clear()
     both.check(both.value(event_of({})))
     assert memories
-    assert [field.ask for field in both.converter.descriptions[0].user_data] == asked
+    assert [field.ask for field in fields_in(both.converter.descriptions[0].user_data)] == asked

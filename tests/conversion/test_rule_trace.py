@@ -35,6 +35,12 @@ TRACES = {name: RuleTrace(converter) for name, converter in CONVERTERS.items()}
 RECORDS = {(name, wild): shaped(SETUPS[name][0], wild) for name in SETUPS for wild in (False, True)}
 
 
+def an_event(emails: list[str], **more: Any) -> dict[str, Any]:
+    """Return an order with these e-mail addresses."""
+    plain = {"event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB"}
+    return {**plain, "customer": {"emails": emails}, **more}
+
+
 def fields_of(holder: dict[str, Any], prefix: str = "") -> dict[str, int]:
     """Return the dotted names of a payload's fields, with the number of values of each."""
     found: dict[str, int] = {}
@@ -77,10 +83,7 @@ def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject
 
 def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
     """The trace of a refused event ends with the field that it is refused for."""
-    event = {
-        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
-        "customer": {"emails": ["a@b.c"]}, "order": {"total": "-1"},
-    }  # fmt: skip
+    event = an_event(["a@b.c"], order={"total": "-1"})
     converter = CONVERTERS["default"]
     assert isinstance(converter.convert(event, NOW), Rejection)
     rules = RuleTrace(converter).rules(event, NOW)
@@ -91,10 +94,8 @@ def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
 @pytest.mark.parametrize(("emails", "sent"), [([], 0), (["a@b.c"], 2)])
 def test_it_says_of_ids_of_unknown_form_that_they_identify_nobody(emails: list[str], sent: int) -> None:
     """The trace says so whether the event is sent or, for want of another identity, refused."""
-    event = {
-        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
-        "customer": {"emails": emails, "advertising_ids": ["ABC123", "def123", "null"]},
-    }  # fmt: skip
+    event = an_event(emails)
+    event["customer"]["advertising_ids"] = ["ABC123", "def123", "null"]
     (rule,) = (one for one in TRACES["default"].rules(event, NOW) if one["field"] == "user_data.hashed_maids")
     assert (rule["values"], rule["sent"], rule["left_out"]) == (3, sent, {"a placeholder": 1})
     assert rule["done"] == ["normalised", "hashed", "of unknown form: no identity"]
@@ -102,11 +103,8 @@ def test_it_says_of_ids_of_unknown_form_that_they_identify_nobody(emails: list[s
 
 def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
     """A computed value has all its paths in the trace; a single element of a list has its own."""
-    event = {
-        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
-        "customer": {"emails": ["a@b.c"]},
-        "order": {"currency": "EUR", "items": [{"sku": "1", "price": "1.10", "quantity": 3}]},
-    }  # fmt: skip
+    items = [{"sku": "1", "price": "1.10", "quantity": 3}]
+    event = an_event(["a@b.c"], order={"currency": "EUR", "items": items})
     rules = {rule["field"]: rule for rule in TRACES["computed"].rules(event, NOW)}
     assert rules["custom_data.value"]["from"] == "computed from order.items[].price, order.items[].quantity"
     assert rules["user_data.em"]["from"] == "customer.emails[0]"
@@ -117,10 +115,9 @@ def test_phone_numbers_that_got_their_country_s_code() -> None:
     mapping = load_mapping('phone_country = "customer.country"', SCHEMA, default_toml=DEFAULT)
     trace = RuleTrace(Converter(mapping, accounts=("11",), max_event_age=7 * 86400.0))
     customer = {"emails": ["a@b.c"], "country": "DE"}
-    event = {"event_id": "e", "event_type": "search", "occurred_at": 1759999000123, "channel": "WEB"}
     reported = {}
     for number in ("030 123456", "+49 30 123456"):
-        rules = trace.rules(event | {"customer": customer | {"phones": [number]}}, NOW)
+        rules = trace.rules(an_event([], customer=customer | {"phones": [number]}), NOW)
         [reported[number]] = [rule for rule in rules if rule["field"] == "user_data.ph"]
     national, international = reported.values()
     assert national["rule"] == "with the country's code, digits, without leading zeros; SHA-256"

@@ -21,44 +21,23 @@ from tests.end_to_end.records import SCHEMA as COMMERCE
 from tests.end_to_end.records import commerce_event
 from tests.support import avro
 
-SCHEMA: dict[str, Any] = {
-    "type": "record",
-    "name": "Order",
-    "namespace": "shop",
-    "fields": [
-        avro.field("id", "string"),
-        avro.field("paid", "boolean"),
-        avro.field("number", "int"),
-        avro.field("big", "long"),
-        avro.field("weight", "double"),
-        avro.field("raw", "bytes"),
-        avro.field("hash", avro.fixed("Hash", 4)),
-        avro.field("state", avro.enum("State", "NEW", "SENT")),
-        avro.field("total", avro.decimal(12, 2)),
-        avro.field("uuid", avro.logical("string", "uuid")),
-        avro.field("day", avro.logical("int", "date")),
-        avro.field("clock", avro.logical("long", "time-micros")),
-        avro.field("millis", avro.logical("long", "timestamp-millis")),
-        avro.field("micros", avro.logical("long", "timestamp-micros")),
-        avro.field("nanos", avro.logical("long", "timestamp-nanos")),
-        avro.field("wall", avro.logical("long", "local-timestamp-millis")),
-        avro.field("maybe", ["null", avro.logical("long", "timestamp-millis")], default=None),
-        avro.field("either", ["null", "double", "long", "string"], default=None),
-        avro.field("tags", avro.array("string")),
-        avro.field("labels", avro.map_of("string")),
-        avro.field(
-            "items",
-            avro.array(
-                avro.record(
-                    "Item",
-                    avro.field("sku", "string"),
-                    avro.field("at", avro.logical("long", "timestamp-millis")),
-                    avro.field("parts", avro.array("Item"), default=[]),
-                )
-            ),
-        ),
-    ],
-}
+_MILLIS = avro.logical("long", "timestamp-millis")
+_ITEM = avro.record(
+    "Item",
+    avro.field("sku", "string"),
+    avro.field("at", _MILLIS),
+    avro.field("parts", avro.array("Item"), default=[]),
+)
+SCHEMA: dict[str, Any] = {"namespace": "shop", **avro.record(
+    "Order",
+    id="string", paid="boolean", number="int", big="long", weight="double", raw="bytes", hash=avro.fixed("Hash", 4),
+    state=avro.enum("State", "NEW", "SENT"), total=avro.decimal(12, 2), uuid=avro.logical("string", "uuid"),
+    day=avro.logical("int", "date"), clock=avro.logical("long", "time-micros"), millis=_MILLIS,
+    micros=avro.logical("long", "timestamp-micros"), nanos=avro.logical("long", "timestamp-nanos"),
+    wall=avro.logical("long", "local-timestamp-millis"), maybe=["null", _MILLIS],
+    either=["null", "double", "long", "string"], tags=avro.array("string"), labels=avro.map_of("string"),
+    items=avro.array(_ITEM),
+)}  # fmt: skip
 MOMENT = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
 MICROS = 1772366400_123456
 EVENT: CommerceEvent = {

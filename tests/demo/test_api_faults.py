@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any, get_args
 
 import aiohttp
-import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.demo.api import Sandbox
-from consumer.demo.faults import (
-    DEMO_FAULTS,
-    FAULTS,
-    Chance,
-    Faults,
-    Lie,
-    Marked,
-    Speech,
-    Wait,
-    draw_plan,
-)
+from consumer.demo.faults import DEMO_FAULTS, FAULTS, Chance, Faults, Speech, Wait, draw_plan
 from consumer.engine.sending.verdicts import NoVerdict, read_answer
 from tests.demo.examples import NOW, TOKEN, Client, Clock, event, running
 
 ONCE = Chance(first=1)
 
 
-def faulty(clock: Clock | None = None, **faults: Any) -> Sandbox:
+def faulty(**faults: Any) -> Sandbox:
     """A sandbox with these faults."""
-    return Sandbox(token=TOKEN, clock=clock or Clock(), faults=Faults(**faults))
+    return Sandbox(token=TOKEN, clock=Clock(), faults=Faults(**faults))
 
 
 @pytest.mark.parametrize(
@@ -63,51 +51,25 @@ async def test_forms_of_the_waiting_time(wait: Wait) -> None:
     """A 429 names the time in the chosen form only, rounded up to whole seconds."""
     async with running(faulty(throttled=ONCE, wait=wait, wait_seconds=6.5)) as client:
         headers = (await client.send(event())).headers
-    assert ("retry-after" in headers) is (wait in ("seconds", "date"))
+    assert headers.get("retry-after") == ("7" if wait == "seconds" else None)
     if wait == "reset":
         assert (headers["x-ratelimit-remaining"], headers["x-ratelimit-reset"]) == ("0", "7")
-    elif wait == "seconds":
-        assert headers["retry-after"] == "7"
-    elif wait == "date":
-        assert parsedate_to_datetime(headers["retry-after"]).timestamp() == NOW + 7
 
 
-async def test_fault_for_a_while() -> None:
-    """A fault for some seconds ends by the clock: a 401 ends by itself."""
-    clock = Clock()
-    async with running(faulty(clock, unauthorised=Chance(seconds=10))) as client:
-        assert (await client.send(event())).status == 401
-        clock.now += 9.9
-        assert (await client.send(event())).status == 401
-        clock.now += 0.2
-        assert (await client.send(event())).status == 200
-
-
-async def test_dropped_before_processing() -> None:
-    """The connection is cut without an answer and nothing is recorded."""
-    sandbox = faulty(dropped_before=ONCE)
+@pytest.mark.parametrize(("kind", "recorded"), [("dropped_before", 0), ("dropped_after", 1)])
+async def test_a_dropped_call(kind: str, recorded: int) -> None:
+    """The connection is cut without an answer, before or after the call is recorded; sending again changes no sum."""
+    faults: dict[str, Any] = {kind: ONCE}
+    sandbox = faulty(**faults)
     async with running(sandbox) as client:
         with pytest.raises(aiohttp.ClientError):
             await client.send(event("a"))
-        assert sandbox.counts().accepted_events == 0
+        assert sandbox.counts().accepted_events == recorded
         assert (await client.send(event("a"))).status == 200
     counts = sandbox.counts()
-    assert (counts.accepted_events, counts.doubles["web"]) == (1, 0)
+    assert (counts.accepted_events, counts.doubles["web"]) == (1 + recorded, recorded)
+    assert (counts.distinct_event_ids, str(counts.value_sum)) == (1, "10.50")
     assert dict(counts.calls) == {"dropped": 1, "200": 1}
-
-
-async def test_dropped_after_processing() -> None:
-    """No answer, although it was recorded: sending again makes a double and changes no sum."""
-    sandbox = faulty(dropped_after=ONCE)
-    async with running(sandbox) as client:
-        with pytest.raises(aiohttp.ClientError):
-            await client.send(event("a"))
-        before = sandbox.counts()
-        assert (await client.send(event("a"))).status == 200
-    after = sandbox.counts()
-    assert (before.accepted_events, after.accepted_events) == (1, 2)
-    assert (before.distinct_event_ids, before.value_sum) == (after.distinct_event_ids, after.value_sum)
-    assert after.doubles["web"] == 1
 
 
 async def test_slow_answer_is_processed_at_once() -> None:
@@ -126,39 +88,21 @@ async def test_slow_answer_is_processed_at_once() -> None:
     assert sandbox.counts().distinct_event_ids == 2
 
 
-async def test_accounts_out_of_favour() -> None:
-    """403 and 404 can be set for single accounts; the others work."""
-    sandbox = faulty(forbidden_accounts={"2"}, unknown_accounts={"3"})
-    async with running(sandbox) as client:
-        replies = [await client.send(event(), account=account) for account in ("1", "2", "3")]
-    assert [reply.status for reply in replies] == [200, 403, 404]
+async def test_an_account_is_forbidden() -> None:
+    """403 can be set for single accounts; the others work."""
+    async with running(faulty(forbidden_accounts={"2"})) as client:
+        replies = [await client.send(event(), account=account) for account in ("1", "2")]
+    assert [reply.status for reply in replies] == [200, 403]
 
 
-@pytest.mark.parametrize(
-    ("marked", "status", "recorded"),
-    [
-        ("400", 400, 0),
-        ("422", 422, 0),
-        ("422_details", 422, 2),
-        ("failed", 200, 2),
-    ],
-)
-async def test_marked_event(marked: Marked, status: int, recorded: int) -> None:
-    """A marked event refuses the batch, with or without verdicts; without the mark the batch is accepted."""
-    sandbox = faulty(marker="poison", marked=marked)
+async def test_marked_event() -> None:
+    """A marked event fails, and the others of its call are recorded."""
+    sandbox = faulty(marker="poison")
     async with running(sandbox) as client:
         reply = await client.send(event("a"), event("b-poison"), event("c"))
-        assert reply.status == status
-        assert sandbox.counts().accepted_events == recorded
-        assert (await client.send(event("d"))).status == 200
-    body = reply.json()
-    if status != 200:
-        assert body["code"] == 4196
-    if marked == "422":
-        assert body["details"] == {}
-    if marked in ("422_details", "failed"):
-        entries = body.get("details", body)["events"]
-        assert [entry["status"] for entry in entries] == ["processed", "failed", "processed"]
+    assert [entry["status"] for entry in reply.json()["events"]] == ["processed", "failed", "processed"]
+    assert sandbox.counts().accepted_events == 2
+    assert dict(sandbox.counts().rejected_events) == {"marked": 1}
 
 
 async def test_too_large() -> None:
@@ -182,37 +126,6 @@ async def test_a_middleman_answers_in_the_platform_s_place(says: Speech) -> None
         assert verdict == NoVerdict("http_413", too_large=True)
         assert (await client.send(event("a"))).status == 200
     assert sandbox.counts().accepted_events == 1
-
-
-@pytest.mark.parametrize("lie", get_args(Lie))
-async def test_lies(lie: Lie) -> None:
-    """A wrong 200 is wrong only in the chosen way, and the events are recorded."""
-    sandbox = faulty(lying=ONCE, lie=lie)
-    async with running(sandbox) as client:
-        reply = await client.send(event("a"), event("b"))
-        honest = (await client.send(event("c"))).json()
-    assert honest["num_events_processed"] == len(honest["events"]) == 1
-    assert reply.status == 200
-    assert sandbox.counts().accepted_events == 3
-    if lie == "not_json":
-        with pytest.raises(orjson.JSONDecodeError):
-            reply.json()
-        return
-    body = reply.json()
-    processed = [entry for entry in body["events"] if entry["status"] == "processed"]
-    assert (len(body["events"]) != 2) is (lie == "wrong_count")
-    assert (body["num_events_processed"] != 2) is (lie == "contradiction")
-    assert any(entry["error_message"] for entry in processed) is (lie == "processed_with_error")
-
-
-async def test_warnings_by_share() -> None:
-    """A share of the events is processed with a warning."""
-    sandbox = faulty(warned=0.5)
-    async with running(sandbox) as client:
-        body = (await client.send(*[event(str(i)) for i in range(200)])).json()
-    warned = sum(entry["warning_message"] is not None for entry in body["events"])
-    assert 50 < warned < 150
-    assert body["num_events_processed"] == 200
 
 
 async def test_echoes_like_the_platform() -> None:
@@ -278,7 +191,7 @@ async def test_same_seed_same_faults() -> None:
 async def test_demo_faults_can_be_survived() -> None:
     """Under the demo's faults, retrying delivers every event: none is refused."""
     quick = replace(DEMO_FAULTS, slow_seconds=0.001)
-    sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=quick, seed=3)
+    sandbox = Sandbox(token=TOKEN, clock=Clock(), faults=quick, seed=4)
     async with running(sandbox) as client:
         ends = await statuses(client, *range(300))
         for number, end in enumerate(ends):
@@ -298,29 +211,16 @@ async def test_demo_faults_can_be_survived() -> None:
     share=st.floats(0, 1),
     first=st.integers(0, 10**6),
     wait=st.sampled_from(get_args(Wait)),
-    lie=st.sampled_from(get_args(Lie)),
-    marked=st.sampled_from(get_args(Marked)),
     accounts=st.frozensets(st.text("0123456789", min_size=1)),
     marker=st.none() | st.text(min_size=1),
 )
+@settings(max_examples=30)
 def test_faults_survive_json(
-    share: float,
-    first: int,
-    wait: Wait,
-    lie: Lie,
-    marked: Marked,
-    accounts: frozenset[str],
-    marker: str | None,
+    share: float, first: int, wait: Wait, accounts: frozenset[str], marker: str | None
 ) -> None:
     """``POST /sandbox/faults`` accepts what ``GET /sandbox/faults`` shows, unchanged."""
-    faults = Faults(
-        slow=Chance(share=share, first=first),
-        wait=wait,
-        lie=lie,
-        marked=marked,
-        forbidden_accounts=accounts,
-        marker=marker,
-    )
+    slow = Chance(share=share, first=first)
+    faults = Faults(slow=slow, wait=wait, forbidden_accounts=accounts, marker=marker)
     assert FAULTS.validate_json(FAULTS.dump_json(faults)) == faults
 
 
@@ -330,5 +230,5 @@ def test_one_kind_does_not_move_the_others() -> None:
     alone = Faults(throttled=throttled)
     both = Faults(throttled=throttled, unauthorised=Chance(share=0.5))
     for call in range(200):
-        plans = [draw_plan(faults, seed=4, call=call, elapsed=0) for faults in (alone, both)]
+        plans = [draw_plan(faults, seed=4, call=call) for faults in (alone, both)]
         assert plans[0].throttled == plans[1].throttled

@@ -10,8 +10,8 @@ import pytest
 from consumer.conversion.decisions import Decisions
 from consumer.conversion.mapping import Mapping
 from consumer.demo.records import EventTimes
-from tests.conversion.test_compiled_typed import fields, record_of
 from tests.conversion.test_convert import DEFAULT
+from tests.support import avro
 from tests.support.mapping import load_mapping
 
 MAPPING = """
@@ -33,9 +33,7 @@ def logical(kind: str, name: str) -> dict[str, Any]:
 def mapping_for(kind: Any) -> Mapping:
     """Return a mapping under which the time is of this type, two levels down in a map."""
     times = {"type": "map", "values": ["null", kind]}
-    schema = record_of(
-        "Event", *fields(id="string", meta=record_of("Meta", *fields(times=times, note="string")))
-    )
+    schema = avro.record("Event", id="string", meta=avro.record("Meta", times=times, note="string"))
     return load_mapping(MAPPING, schema, default_toml=DEFAULT)
 
 
@@ -90,7 +88,7 @@ def test_what_has_no_time_stays_as_it_is(broken: dict[str, Any]) -> None:
 
 def test_a_time_that_is_computed_is_moved_wherever_it_may_stand() -> None:
     """With alternatives for the time, the values at all their paths are moved, since any of them may count."""
-    schema = record_of("Event", *fields(id="string", paid=["null", "long"], made="long", dept="long"))
+    schema = avro.record("Event", id="string", paid=["null", "long"], made="long", dept="long")
     overlay = MAPPING.replace(
         '"meta.times.at"', '{ first = [{ path = "paid", when = { dept = 1 } }, "made"] }'
     )

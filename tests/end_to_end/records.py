@@ -63,6 +63,11 @@ def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[Shop, list
     return generator, list(islice(generator, count))
 
 
+def deliverable(events: Iterable[GeneratedEvent]) -> set[str]:
+    """The ids of those that the API must accept."""
+    return {one.event["event_id"] for one in events if one.event and one.expected is Disposition.DELIVERED}
+
+
 def value_of(one: GeneratedEvent) -> bytes:
     """The record's value."""
     return ENCODER.encode(one.event) if one.event is not None else one.raw or b""

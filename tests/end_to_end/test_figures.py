@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.model import Disposition
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import generated, new_group, new_topic, write_generated
-from tests.support.kafka.harness import Kafka
-from tests.web.page.browser import Visit, live, needs_browser, shows, text, turn, visit
+from tests.end_to_end.shop import Shop
+from tests.web.page.browser import Visit, live, needs_browser, shows, turn, visit
 
 __all__ = ["visit"]  # a fixture
 
@@ -62,29 +58,22 @@ def samples(metrics: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 @needs_browser
 @pytest.mark.asyncio(loop_scope="module")
-async def test_page_and_metrics_report_what_the_api_got(
-    kafka: Kafka, api: Api, tmp_path: Path, visit: Visit
-) -> None:
+async def test_page_and_metrics_report_what_the_api_got(shop: Shop, visit: Visit) -> None:
     """The ledger, freshness, and each share of coverage by event name are exact."""
-    topic = new_topic(kafka)
-    generator, events = generated(1_500, duplicates=0.1, invalid=0.05)
-    write_generated(kafka, topic, events)
-    with Process(
-        tmp_path, "run", env=run_environment(tmp_path, kafka, topic, new_group(), api.url)
-    ) as process:
-        process.until_settled(len(events))
-        got = api.events
-        assert len(got) == api.counts().accepted_events == api.counts().distinct_event_ids
+    generator = shop.generate(1_500, duplicates=0.1, invalid=0.05)
+    with shop.run() as process:
+        process.until_settled(1_500)
+        got = shop.api.events
+        assert len(got) == shop.api.counts().accepted_events == shop.api.counts().distinct_event_ids
         by_name = Counter(str(event["event_name"]) for event in got)
-        page = process.until_logged("starting")["page"]
-        async with visit(page) as shown:
+        async with visit(process.page) as shown:
             await live(shown)
-            await shows(shown, f"= {len(events):,} read", "#sum")
+            await shows(shown, "= 1,500 read", "#sum")
             counts = await shown.locator("#ledger .count").all_inner_texts()
             assert counts == [*(f"{generator.tally[one]:,}" for one in Disposition), "0"]
             assert counts[0] == f"{len(got):,}"
             await turn(shown, "quality")
-            assert f"of {len(got):,} events delivered in the last hour" in await text(shown, "#freshness")
+            await shows(shown, f"of {len(got):,} events delivered in the last hour", "#freshness")
             rows = await shown.eval_on_selector_all(
                 "#coverage tbody tr",
                 "all => all.map(row => [row.querySelector('code')?.innerText, [...row.cells].slice(1)"
@@ -126,4 +115,3 @@ async def test_page_and_metrics_report_what_the_api_got(
             for parameter, carried in carriers.items()
             for name, count in by_name.items()
         }
-        assert process.stop()[0] == 0

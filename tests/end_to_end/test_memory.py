@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import ENCODER, commerce_event, new_group
+from tests.end_to_end.processes import Process
+from tests.end_to_end.records import ENCODER, commerce_event
+from tests.end_to_end.shop import NewShop, Service
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all
 from tests.support.memory import MIB, max_resident
 
@@ -25,6 +27,9 @@ BOUND = partial(
     concurrency=CONCURRENCY,
     batch_bytes=BATCH_BYTES,
 )
+
+
+Peak = Callable[[str, int], int]
 
 
 def peak_resident(process: Process) -> int:
@@ -62,53 +67,50 @@ def fill(
     return topic
 
 
-def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
-    """Deliver everything; return the most memory that the process had."""
-    env = run_environment(
-        folder,
-        kafka,
-        topic,
-        new_group(),
-        api.url,
+@pytest.fixture
+def peak(new_shop: NewShop) -> Peak:
+    """Delivers all records of a topic; returns the most memory that the process had."""
+    shop = new_shop(
         PINSTREAM_MAX_OPEN_BYTES=f"{OPEN_BYTES}",
         PINSTREAM_MAX_OPEN_EVENTS=f"{OPEN_EVENTS}",
         PINSTREAM_CONCURRENCY=f"{CONCURRENCY}",
     )
-    with Process(folder, "run", env=env, fresh=True) as process:
-        process.until_settled(records)
-        peak = peak_resident(process)
-        assert process.stop()[0] == 0
-    return peak
+
+    def run(topic: str, records: int) -> int:
+        env = shop.env | {"KAFKA_TOPICS": topic}
+        with Service(shop.folder, "run", env=env, fresh=True) as process:
+            process.until_settled(records)
+            return peak_resident(process)
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("codec", "records"), [("gzip", 6_000), ("lz4", 6_000), ("snappy", 3_000), ("zstd", 12_000)]
 )
-def test_records_that_compress_a_thousandfold(
-    kafka: Kafka, api: Api, tmp_path: Path, codec: str, records: int
-) -> None:
+def test_records_that_compress_a_thousandfold(kafka: Kafka, peak: Peak, codec: str, records: int) -> None:
     """A gigabyte of records takes a few megabytes on disk: librdkafka unpacks a whole fetch before pinstream
     can count it."""
     topic = fill(kafka, codec, records, 100_000)
-    assert run(kafka, api, tmp_path, topic, records) < BOUND(codec, 1)
+    assert peak(topic, records) < BOUND(codec, 1)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip"])
-def test_one_batch_unpacks_whole(kafka: Kafka, api: Api, tmp_path: Path, codec: str) -> None:
+def test_one_batch_unpacks_whole(kafka: Kafka, peak: Peak, codec: str) -> None:
     """A single batch of 150 MB takes some kilobytes on disk: its unpacked size is added once, and no more."""
     unpacked = 1_500 * 100_000
     whole = {"batch.size": 2 * unpacked, "message.max.bytes": 2 * unpacked, "linger.ms": 5_000}
     more = {"queue.buffering.max.kbytes": 512 * 1024, "batch.num.messages": 1_500}
     topic = fill(kafka, codec, 1_500, 100_000, partitions=1, **whole, **more)
-    assert run(kafka, api, tmp_path, topic, 1_500) < BOUND("none", 1) + unpacked
+    assert peak(topic, 1_500) < BOUND("none", 1) + unpacked
 
 
-def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_records_of_many_headers(kafka: Kafka, peak: Peak) -> None:
     """Each takes 200 kB in Kafka and 4 MB in memory once its headers are objects: they count with that size,
     and few are taken at a time, also behind records without headers."""
     topic = fill(kafka, "none", 600, 100, partitions=1)
     add_headers(kafka, topic, 60, 18_000)
-    assert run(kafka, api, tmp_path, topic, 660) < BOUND("none", 1)
+    assert peak(topic, 660) < BOUND("none", 1)
 
 
 def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:
@@ -121,11 +123,11 @@ def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:
     assert producer.flush(WITHIN) == 0
 
 
-def test_more_headers_than_the_client_reads(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_more_headers_than_the_client_reads(kafka: Kafka, api: Api, peak: Peak) -> None:
     """librdkafka silently drops all headers of a record with more than 100,000: it is delivered all the same."""
     topic = create_topic(kafka, 1, max_message_bytes="8000000")
     add_headers(kafka, topic, 1, 100_001)
-    run(kafka, api, tmp_path, topic, 1)
+    peak(topic, 1)
     assert set(api.accepted()) == {"h-0"}
     [message] = read_all(kafka, topic, 1)
     assert message.headers() is None

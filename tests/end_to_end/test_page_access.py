@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import WITHIN, Process, run_environment
-from tests.end_to_end.records import generated, new_group, new_topic, write_generated
-from tests.support.kafka.harness import Kafka
+from tests.end_to_end.processes import WITHIN
+from tests.end_to_end.shop import NewShop
 from tests.support.limits import LATE
 
 
@@ -28,15 +26,13 @@ def basic(password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"anna:{password}".encode()).decode()}
 
 
-def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_token_from_a_file_guards_all_but_the_probes(new_shop: NewShop, tmp_path: Path) -> None:
     """A new token in the file takes effect at once; neither token is ever logged. A stop ends open streams in time."""
-    topic, group = new_topic(kafka), new_group()
-    write_generated(kafka, topic, generated(50)[1])
     secret = tmp_path / "page-token"
     secret.write_text("5up3rs3cr3t-one\n")
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_HTTP_TOKEN_FILE=str(secret))
-    with Process(tmp_path, "run", env=env) as process:
-        page = process.until_logged("starting")["page"]
+    shop = new_shop(PINSTREAM_HTTP_TOKEN_FILE=str(secret))
+    with shop.run() as process:
+        page = process.page
         process.until(lambda: process.get("/readyz")[0] == 200, "readiness")
         assert process.get("/healthz") == (200, "ok\n")
         assert {process.get(path)[0] for path in ("/", "/status", "/events", "/history", "/metrics")} == {401}
@@ -46,25 +42,18 @@ def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, t
         secret.write_text("5up3rs3cr3t-the-second\n")
         assert ask(page, "/status", basic("5up3rs3cr3t-one")).status == 401
         stream = ask(page, "/events", basic("5up3rs3cr3t-the-second"))
-        assert stream.readline() == b"retry: 2000\n"
-        assert stream.readline() == b"\n"
-        assert stream.readline() == b"event: status\n"
+        assert [stream.readline() for _ in range(3)] == [b"retry: 2000\n", b"\n", b"event: status\n"]
         code, seconds = process.stop()
-        assert code == 0
-        assert seconds < LATE
+        assert (code, seconds < LATE) == (0, True)
         stream.read()  # to a proper end: what breaks off raises
     assert "5up3rs3cr3t" not in process.stderr + process.stdout
 
 
-def test_the_page_has_an_address_of_its_own(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_the_page_has_an_address_of_its_own(new_shop: NewShop) -> None:
     """The log names both addresses: the page's, and the one for machines; the same token protects both."""
-    topic, group = new_topic(kafka), new_group()
-    write_generated(kafka, topic, generated(50)[1])
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        PINSTREAM_PAGE_ADDRESS="127.0.0.1:0", PINSTREAM_HTTP_TOKEN="5up3rs3cr3t",
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as process:
+    shop = new_shop(PINSTREAM_PAGE_ADDRESS="127.0.0.1:0", PINSTREAM_HTTP_TOKEN="5up3rs3cr3t")
+    shop.write_orders(50)
+    with shop.run() as process:
         urls = process.until_logged("starting")
         page, main = urls["page"], urls["health"]
         process.until(lambda: ask(main, "/readyz", {}).status == 200, "readiness")
@@ -79,4 +68,3 @@ def test_the_page_has_an_address_of_its_own(kafka: Kafka, api: Api, tmp_path: Pa
         process.until(
             lambda: json.loads(ask(page, "/status", token).read())["ledger"]["read"] == 50, "all read"
         )
-        assert process.stop()[0] == 0

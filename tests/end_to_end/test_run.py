@@ -1,29 +1,18 @@
 """``pinstream run`` from records on a broker to events at the API: nothing lost, nothing sent twice, and an
-orderly end."""
+orderly end. All starts are those of an interpreter of their own."""
 
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from consumer.demo.faults import Chance
-from consumer.demo.generator import Defect, GeneratedEvent
+from consumer.demo.generator import Defect
 from consumer.engine.model import Disposition
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import (
-    PARTITIONS,
-    committed_offsets,
-    dead_letters,
-    generated,
-    new_group,
-    new_topic,
-    value_of,
-    write_generated,
-)
-from tests.support.kafka.harness import Kafka, commit, read_all
+from tests.end_to_end.records import PARTITIONS, committed_offsets, value_of
+from tests.end_to_end.shop import NewShop, Service, Shop
+from tests.support.kafka.harness import commit, read_all
 from tests.support.limits import LATE
 
 CODES = {
@@ -41,154 +30,118 @@ CODES = {
 """The stage and code in the dead letter's headers for each defect of the generator."""
 
 
-@pytest.mark.real_kafka  # the embedded broker takes no commit from outside a group
-def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Ledger, API, dead letters and commits agree with the generator; and again after two restarts."""
-    topic, group = new_topic(kafka), new_group()
-    generator, events = generated(3000, duplicates=0.1, invalid=0.05)
-    write_generated(kafka, topic, events)
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
+def fresh(shop: Shop) -> Service:
+    """A service that is started as a person starts it."""
+    return Service(shop.folder, "run", env=shop.env, fresh=True)
 
-    with Process(tmp_path, "run", env=env, fresh=True) as first:
-        ledger = first.until_settled(len(events))
-        assert {one: ledger[one.value] for one in Disposition} == generator.tally
+
+@pytest.mark.real_kafka  # the embedded broker takes no commit from outside a group
+def test_every_record_ends_as_it_must(shop: Shop) -> None:
+    """Ledger, API, dead letters and commits agree with the generator; and again after two restarts."""
+    generator = shop.generate(3000, duplicates=0.1, invalid=0.05)
+    tally, api = generator.tally, shop.api
+    with fresh(shop) as first:
+        ledger = first.until_settled(3000)
+        assert {one: ledger[one.value] for one in Disposition} == tally
         assert first.get("/healthz")[0] == first.get("/readyz")[0] == 200
         code, seconds = first.stop()
-        assert (code, first.stdout) == (0, "")
-        assert seconds < LATE
+        assert (code, first.stdout, seconds < LATE) == (0, "", True)
         assert first.log[-1]["event"] == "stopped"
     counts = api.counts()
-    assert counts.distinct_event_ids == counts.accepted_events == generator.tally[Disposition.DELIVERED]
+    assert counts.distinct_event_ids == counts.accepted_events == tally[Disposition.DELIVERED]
     assert counts.value_sum == generator.value_sum
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
-    check_dead_letters(kafka, topic, [one for one in events if one.defect])
+    assert shop.committed == 3000
+    check_dead_letters(shop)
 
     # Nothing is left to do for the next one.
     calls = api.calls
-    with Process(tmp_path, "run", env=env, fresh=True) as second:
+    with fresh(shop) as second:
         second.until(lambda: len(second.status()["partitions"]) == PARTITIONS, "its partitions")
-        assert second.stop()[0] == 0
     assert (api.calls, second.log[-1]["read"]) == (calls, 0)
 
     # And were the commits lost, the delivered keys are still known: nothing is sent again.
     for number in range(PARTITIONS):
-        commit(kafka, group, topic, 0, number)
-    with Process(tmp_path, "run", env=env, fresh=True) as third:
-        ledger = third.until_settled(len(events))
-        assert third.stop()[0] == 0
-    tally = generator.tally
+        commit(shop.kafka, shop.group, shop.topic, 0, number)
+    with fresh(shop) as third:
+        ledger = third.until_settled(3000)
     assert ledger["delivered"] == 0
     assert ledger["duplicate"] == tally[Disposition.DELIVERED] + tally[Disposition.DUPLICATE]
     assert api.calls == calls
 
 
-def check_dead_letters(kafka: Kafka, topic: str, broken: list[GeneratedEvent]) -> None:
+def check_dead_letters(shop: Shop) -> None:
     """Each broken record is on the dead-letter topic with its own bytes, key and reason."""
-    letters = dead_letters(kafka, topic)
-    reasons = {value_of(one): CODES[one.defect] for one in broken if one.defect is not None}
-    assert sorted(message.value() or b"" for message, _ in letters) == sorted(map(value_of, broken))
-    keys = {value_of(one): one.key for one in broken}
+    letters, broken = shop.letters, {value_of(one): one for one in shop.events if one.defect}
+    assert sorted(message.value() or b"" for message, _ in letters) == sorted(
+        value_of(one) for one in shop.events if one.defect
+    )
     for message, headers in letters:
-        value = message.value() or b""
-        assert (headers["stage"], headers["code"]) == reasons[value]
-        assert message.key() == keys[value]
-        assert headers["topic"] == topic
-        assert int(headers["partition"]) == message.partition()
+        one = broken[message.value() or b""]
+        assert one.defect is not None
+        assert (headers["stage"], headers["code"]) == CODES[one.defect]
+        assert (message.key(), message.partition()) == (one.key, int(headers["partition"]))
+        assert (headers["topic"], headers["attempts"]) == (shop.topic, "0")
         assert int(headers["timestamp"]) > 1_700_000_000_000
-        assert headers["attempts"] == "0"
         assert headers["message"]
         assert headers["at"].endswith("Z")
-    places = {(headers["partition"], headers["offset"]) for _, headers in letters}
-    assert len(places) == len(letters)
+    assert len({(headers["partition"], headers["offset"]) for _, headers in letters}) == len(letters)
 
 
-def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_stops_in_order_in_the_middle_of_work(new_shop: NewShop) -> None:
     """SIGTERM with calls in flight: it waits for their answers and commits, so a restart sends none again."""
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(2000)
-    write_generated(kafka, topic, events)
-    delivered = sum(one.expected is Disposition.DELIVERED for one in events)
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=0.7)
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        PINSTREAM_BATCH_EVENTS="50", PINSTREAM_CONCURRENCY="4", PINSTREAM_SHUTDOWN_GRACE="60s",
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env, fresh=True) as first:
-        first.until(lambda: api.calls > 4, "a second round of calls")
+    shop = new_shop(PINSTREAM_BATCH_EVENTS="50", PINSTREAM_CONCURRENCY="4", PINSTREAM_SHUTDOWN_GRACE="60s")
+    shop.generate(2000)
+    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.7)
+    with fresh(shop) as first:
+        first.until(lambda: shop.api.calls > 4, "a second round of calls")
         code, seconds = first.stop()
-    assert code == 0
-    assert seconds < 2 * LATE
-    assert 0 < api.counts().accepted_events < delivered
+    assert (code, seconds < 2 * LATE) == (0, True)
+    assert 0 < shop.api.counts().accepted_events < len(shop.deliverable)
     assert first.log[-1]["open"] == 0
-    assert first.log[-1]["delivered"] == api.counts().accepted_events
-
-    api.set_faults()
-    with Process(tmp_path, "run", env=env, fresh=True) as second:
-        second.until(lambda: sum(committed_offsets(kafka, group, topic)) == len(events), "the rest")
-        assert second.stop()[0] == 0
-    assert set(api.accepted().values()) == {1}
-    assert api.counts().distinct_event_ids == delivered
+    assert first.log[-1]["delivered"] == shop.api.counts().accepted_events
+    shop.api.set_faults()
+    shop.finish()
+    shop.check_sent_once()
 
 
-def test_a_grace_that_is_too_short_still_ends_in_time(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_grace_that_is_too_short_still_ends_in_time(new_shop: NewShop) -> None:
     """An API that answers too late does not delay the end; what had no answer is not committed."""
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(200)
-    write_generated(kafka, topic, events)
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_SHUTDOWN_GRACE="1s")
-    with Process(tmp_path, "run", env=env, fresh=True) as process:
-        process.until(lambda: api.calls >= 1, "a call in flight")
+    shop = new_shop(PINSTREAM_SHUTDOWN_GRACE="1s")
+    shop.generate(200)
+    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
+    with fresh(shop) as process:
+        process.until(lambda: shop.api.calls >= 1, "a call in flight")
         code, seconds = process.stop()
-    assert code == 0
-    assert seconds < 1 + LATE
+    assert (code, seconds < 1 + LATE) == (0, True)
     assert process.log[-1]["delivered"] == 0
-    first_delivered = [
-        next((offset for offset, one in enumerate(of_partition) if one.expected is Disposition.DELIVERED), 0)
-        for of_partition in by_partition(kafka, topic, events)
-    ]
-    for offset, limit in zip(committed_offsets(kafka, group, topic), first_delivered, strict=True):
-        assert offset <= limit
-
-
-def by_partition(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> list[list[GeneratedEvent]]:
-    """The events on each partition of `topic`."""
-    known = {value_of(one): one for one in events}
-    lying: list[list[GeneratedEvent]] = [[] for _ in range(PARTITIONS)]
-    for message in sorted(read_all(kafka, topic, len(events)), key=lambda one: one.offset() or 0):
-        lying[message.partition() or 0].append(known[message.value() or b""])
-    return lying
+    to_send = {value_of(one) for one in shop.events if one.expected is Disposition.DELIVERED}
+    messages = [one for one in read_all(shop.kafka, shop.topic, 200) if one.value() in to_send]
+    for partition, offset in enumerate(committed_offsets(shop.kafka, shop.group, shop.topic)):
+        assert not [one for one in messages if one.partition() == partition and (one.offset() or 0) < offset]
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_a_second_signal_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path, protocol: str) -> None:
+def test_a_second_signal_ends_at_once(new_shop: NewShop, protocol: str) -> None:
     """It ends at once with exit code 130; under both group protocols."""
-    topic, group = new_topic(kafka), new_group()
-    write_generated(kafka, topic, generated(100)[1])
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="60s"
-    )
-    with Process(tmp_path, "run", env=env, fresh=True) as process:
-        process.until(lambda: api.calls >= 1, "a call in flight")
+    shop = new_shop(KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="60s")
+    shop.generate(100)
+    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
+    with fresh(shop) as process:
+        process.until(lambda: shop.api.calls >= 1, "a call in flight")
         process.send(signal.SIGTERM)
         process.until(lambda: process.status()["stopping"], "the first signal's effect")
         code, seconds = process.stop(signal.SIGINT)
-    assert code == 130
-    assert seconds < LATE
+    assert (code, seconds < LATE) == (130, True)
 
 
-def test_in_test_mode_nothing_is_recorded(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_in_test_mode_nothing_is_recorded(new_shop: NewShop) -> None:
     """``PINTEREST_TEST_MODE``: every call has ``test=true`` and at most 20 events; a warning says that it is on."""
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(100)
-    write_generated(kafka, topic, events)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINTEREST_TEST_MODE="true")
-    with Process(tmp_path, "run", env=env, fresh=True) as process:
-        ledger = process.until_settled(len(events))
-        assert process.stop()[0] == 0
-    assert ledger["delivered"] == len(api.events) > 80
-    assert set(api.queries) == {"test=true"}
-    assert api.calls >= len(api.events) / 20
-    assert (api.counts().accepted_events, api.counts().rejected_events) == (0, {})
+    shop = new_shop(PINTEREST_TEST_MODE="true")
+    shop.generate(100)
+    with fresh(shop) as process:
+        ledger = process.until_settled(100)
+    assert ledger["delivered"] == len(shop.api.events) > 80
+    assert set(shop.api.queries) == {"test=true"}
+    assert shop.api.calls >= len(shop.api.events) / 20
+    assert (shop.api.counts().accepted_events, shop.api.counts().rejected_events) == (0, {})
     assert any("PINTEREST_TEST_MODE" in line.get("text", "") for line in process.log)

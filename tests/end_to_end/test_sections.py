@@ -22,10 +22,8 @@ from tests.conversion.sections.shop import (
     order,
     signup,
 )
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import dead_letters, new_group, new_topic, write
-from tests.support.kafka.harness import Kafka
+from tests.end_to_end.records import dead_letters, new_topic, write
+from tests.end_to_end.shop import Shop
 
 NUMBER = 60
 BRANCHES = {"order": 1, "click": 2, "signup": 3, "refund": 4}
@@ -52,10 +50,10 @@ def with_own_id(kind: str, event: dict[str, Any]) -> bytes:
     return Encoder(SCHEMAS[kind], BRANCHES[kind]).encode(event)
 
 
-def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_three_record_types_and_two_topics(shop: Shop, tmp_path: Path) -> None:
     """Each record is converted by its section, with union or with schema ids; a redrive reads a letter as its
     own topic's."""
-    shop, landing, now = new_topic(kafka), new_topic(kafka), int(time.time())
+    kafka, topic, landing, now = shop.kafka, shop.topic, new_topic(shop.kafka), int(time.time())
     schemas = tmp_path / "schemas"
     schemas.mkdir()
     (schemas / "shop.9.avsc").write_text(json.dumps(UNION))
@@ -64,24 +62,19 @@ def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Pat
     mapping = tmp_path / "mapping.toml"
     mapping.write_text(MAPPING.replace("web.landing", landing))
     mixed = events(now)
-    write(kafka, shop, ((str(at).encode(), in_union(*one)) for at, one in enumerate(mixed)))
-    write(kafka, shop, [(b"own", with_own_id("order", order(1001, at=now * 10**6)))])
+    write(kafka, topic, ((str(at).encode(), in_union(*one)) for at, one in enumerate(mixed)))
+    write(kafka, topic, [(b"own", with_own_id("order", order(1001, at=now * 10**6)))])
     write(kafka, landing, [(b"c", with_own_id("click", click(1002, seconds=now)))])
     write(kafka, landing, [(b"r", with_own_id("refund", {"id": "r-2"}))])
-    env = run_environment(
-        tmp_path,
-        kafka,
-        f"{shop},{landing}",
-        new_group(),
-        api.url,
-        PINSTREAM_SCHEMAS_DIR=str(schemas),
-        PINSTREAM_MAPPING_FILE=str(mapping),
-    )
-    with Process(tmp_path, "run", env=env) as run:
+    shop.env |= {
+        "KAFKA_TOPICS": f"{topic},{landing}",
+        "PINSTREAM_SCHEMAS_DIR": str(schemas),
+        "PINSTREAM_MAPPING_FILE": str(mapping),
+    }
+    with shop.run() as run:
         ledger = run.until_settled(len(mixed) + 3)
         assert (ledger["delivered"], ledger["dead_lettered"]) == (len(mixed) + 1, 2)
         counts = run.status()["counts"]
-        assert run.stop()[0] == 0
     assert counts["by_section"] == {
         "com.shop.Order": {"delivered": NUMBER + 1},
         "com.shop.Click": {"delivered": NUMBER},
@@ -89,7 +82,7 @@ def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Pat
         "com.shop.Signup": {"delivered": NUMBER},
     }
     assert counts["rejections"] == {"decode": {"unknown_record": 2}}
-    by_id = {event["event_id"]: event for event in api.events}
+    by_id = {event["event_id"]: event for event in shop.api.events}
     assert len(by_id) == len(mixed) + 1
     assert {event["event_time"] for event in by_id.values()} == {now}
     assert by_id["o-7"]["custom_data"] == {"currency": "EUR", "value": "59.90"}
@@ -100,18 +93,15 @@ def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Pat
     assert "no section of the mapping is for the record type com.shop.Refund" in letter["message"]
 
     # A replay takes the same sections: all that is delivered is known, the refund would be refused again.
-    bounds = ("--topic", shop, "--from", "beginning", "--to", "end", "--json")
     for more in ((), ("--where", "event_name=signup")):
-        dry = command("replay", *bounds, "--dry-run", *more, env=env)
-        assert dry.returncode == 0, dry.stderr
+        dry = shop.replay("--json", "--dry-run", *more)
         found = json.loads(dry.stdout.splitlines()[-1])["ledger"]
         wanted = NUMBER if more else len(mixed)
         assert found["delivered"] + found["duplicate"] == wanted, found
 
     # The mapping learns of refunds: those of one topic are filtered there; the other's time cannot be read.
     mapping.write_text(MAPPING.replace("web.landing", landing) + _refunds(landing))
-    done = command("dead-letters", "redrive", "--topic", shop, "--topic", landing, "--json", env=env)
-    assert done.returncode == 0, done.stderr
+    done = shop.command("dead-letters", "redrive", "--topic", topic, "--topic", landing, "--json")
     ledger = json.loads(done.stdout.splitlines()[-1])["ledger"]
     assert (ledger["read"], ledger["filtered"], ledger["dead_lettered"]) == (2, 1, 1), ledger
 
@@ -129,9 +119,9 @@ event_name = "id"
 """
 
 
-def test_other_types_are_filtered_without_sections(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_other_types_are_filtered_without_sections(shop: Shop, tmp_path: Path) -> None:
     """PINSTREAM_SCHEMA names one branch of the union in the only schema file; records of the others are not sent."""
-    topic, now = new_topic(kafka), int(time.time())
+    now = int(time.time())
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "shop.9.avsc").write_text(json.dumps(UNION))
     (tmp_path / "mapping.toml").write_text(
@@ -139,21 +129,14 @@ def test_other_types_are_filtered_without_sections(kafka: Kafka, api: Api, tmp_p
         '"user_data.em" = "email"\n[constants]\naction_source = "web"\n[event_names]\npaid = "checkout"\n'
     )
     mixed = events(now)[:30]
-    write(kafka, topic, ((str(at).encode(), in_union(*one)) for at, one in enumerate(mixed)))
-    write(kafka, topic, [(b"u", in_union("order", order(77, at=now * 10**6, email=None)))])
-    env = run_environment(
-        tmp_path,
-        kafka,
-        topic,
-        new_group(),
-        api.url,
+    write(shop.kafka, shop.topic, ((str(at).encode(), in_union(*one)) for at, one in enumerate(mixed)))
+    write(shop.kafka, shop.topic, [(b"u", in_union("order", order(77, at=now * 10**6, email=None)))])
+    with shop.run(
         PINSTREAM_SCHEMAS_DIR=str(tmp_path / "schemas"),
         PINSTREAM_MAPPING_FILE=str(tmp_path / "mapping.toml"),
         PINSTREAM_SCHEMA="com.shop.Order",
-    )
-    with Process(tmp_path, "run", env=env) as run:
+    ) as run:
         ledger = run.until_settled(len(mixed) + 1)
         counts = run.status()["counts"]
-        assert run.stop()[0] == 0
     assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (10, 20, 1)
     assert (counts["by_section"], counts["filtered"]) == ({}, {"unknown_record": 20})

@@ -10,12 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.demo.faults import Chance
-from consumer.demo.generator import GeneratedEvent
-from tests.end_to_end.api import Api
 from tests.end_to_end.group.workers import Supervisor
-from tests.end_to_end.processes import ACCOUNT, Process, run_environment
-from tests.end_to_end.records import generated, new_group, new_topic, value_of
-from tests.support.kafka.harness import Kafka, produce
+from tests.end_to_end.processes import ACCOUNT, Process
+from tests.end_to_end.records import generated, value_of
+from tests.end_to_end.shop import NewShop, Shop
+from tests.support.kafka.harness import produce
 from tests.support.limits import LATE
 from tests.support.otlp import Answer, Metrics, attributes, collecting, parsed
 
@@ -29,32 +28,35 @@ def committed(process: Process) -> int:
     return sum(one["committed"] or 0 for one in process.status()["partitions"])
 
 
-def write_traced(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> None:
-    """The first records are each written in a trace of its own; the next has a broken trace header."""
-    for number, one in enumerate(events[:TRACES], start=1):
-        header = f"00-{number:032x}-{number:016x}-01".encode()
-        produce(kafka, topic, [value_of(one)], headers=[("traceparent", header)])
-    produce(kafka, topic, [value_of(events[TRACES])], headers=[("traceparent", b"jane@example.org")])
-    produce(kafka, topic, [value_of(one) for one in events[TRACES + 1 :]])
+@pytest.fixture
+def new_shop(new_shop: NewShop) -> NewShop:
+    """Shops with records: the first are each written in a trace of its own; the next has a broken trace header."""
+
+    def make(**settings: str) -> Shop:
+        shop = new_shop(**settings)
+        values = [value_of(one) for one in generated(EVENTS)[1]]
+        for number, value in enumerate(values[:TRACES], start=1):
+            header = f"00-{number:032x}-{number:016x}-01".encode()
+            produce(shop.kafka, shop.topic, [value], headers=[("traceparent", header)])
+        produce(shop.kafka, shop.topic, [values[TRACES]], headers=[("traceparent", b"jane@example.org")])
+        produce(shop.kafka, shop.topic, values[TRACES + 1 :])
+        return shop
+
+    return make
 
 
-def started(kafka: Kafka, api: Api, folder: Path, **settings: str) -> dict[str, str]:
-    """A topic with records, and what a process that reads it needs."""
-    topic = new_topic(kafka)
-    write_traced(kafka, topic, generated(EVENTS)[1])
-    return run_environment(folder, kafka, topic, new_group(), api.url, **settings)
-
-
-def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_collector_gets_the_spans_of_a_run(new_shop: NewShop) -> None:
     """Fetch, convert, send and commit have spans, with links to the records' traces; the last are exported
     before the process ends."""
-    api.set_faults(server_error=Chance(first=1))
     with collecting() as collector:
-        env = started(
-            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SERVICE_NAME="shop-events",
-            OTEL_METRICS_EXPORTER="none", PINSTREAM_BATCH_EVENTS="100",
-        )  # fmt: skip
-        with Process(tmp_path, "run", env=env) as process:
+        shop = new_shop(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_SERVICE_NAME="shop-events",
+            OTEL_METRICS_EXPORTER="none",
+            PINSTREAM_BATCH_EVENTS="100",
+        )
+        shop.api.set_faults(server_error=Chance(first=1))
+        with shop.run() as process:
             ledger = process.until_settled(EVENTS)
             process.until(lambda: committed(process) == EVENTS, "a commit of all")
             code, seconds = process.stop()
@@ -70,7 +72,7 @@ def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: P
     assert all(parents[one.parent_span_id] == one.trace_id for one in collector.spans("convert"))
     assert len(collector.spans("convert")) == len(parents)
     assert collector.spans("commit")
-    check_sends(collector.spans("send"), ledger["delivered"], api.calls)
+    check_sends(collector.spans("send"), ledger["delivered"], shop.api.calls)
     assert b"jane" not in b"".join(one.message.SerializeToString() for one in collector.requests)
 
 
@@ -91,15 +93,18 @@ def check_sends(sends: list[Any], delivered: int, calls: int) -> None:
     assert {trace for one in links for trace in one} <= set(range(1, TRACES + 1))
 
 
-def test_a_collector_that_is_down_costs_no_event(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_collector_that_is_down_costs_no_event(new_shop: NewShop) -> None:
     """Everything is delivered, one line each says what is wrong, and the process ends as quickly as otherwise."""
     with collecting() as collector:
         url = collector.url
-    env = started(
-        kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY="50",
-        OTEL_METRIC_EXPORT_INTERVAL="50", OTEL_EXPORTER_OTLP_TIMEOUT="1000", PINSTREAM_SHUTDOWN_GRACE="40s",
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as process:
+    shop = new_shop(
+        OTEL_EXPORTER_OTLP_ENDPOINT=url,
+        OTEL_BSP_SCHEDULE_DELAY="50",
+        OTEL_METRIC_EXPORT_INTERVAL="50",
+        OTEL_EXPORTER_OTLP_TIMEOUT="1000",
+        PINSTREAM_SHUTDOWN_GRACE="40s",
+    )
+    with shop.run() as process:
         process.until_settled(EVENTS)
         process.until_logged("traces_not_exported")
         process.until_logged("metrics_not_exported")
@@ -113,17 +118,17 @@ def test_a_collector_that_is_down_costs_no_event(kafka: Kafka, api: Api, tmp_pat
 
 
 @pytest.mark.parametrize("grace", ["3s", "60s"])
-def test_a_collector_that_hangs_does_not_hold_up_the_end(
-    kafka: Kafka, api: Api, tmp_path: Path, grace: str
-) -> None:
+def test_a_collector_that_hangs_does_not_hold_up_the_end(new_shop: NewShop, grace: str) -> None:
     """The exporter waits a few seconds at the end, and no longer than the grace allows."""
     with collecting(Answer(status=0)) as collector:
-        env = started(
-            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/spans",
+        shop = new_shop(
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/spans",
             OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics",
-            OTEL_BSP_SCHEDULE_DELAY="50", OTEL_EXPORTER_OTLP_TIMEOUT="60000", PINSTREAM_SHUTDOWN_GRACE=grace,
-        )  # fmt: skip
-        with Process(tmp_path, "run", env=env) as process:
+            OTEL_BSP_SCHEDULE_DELAY="50",
+            OTEL_EXPORTER_OTLP_TIMEOUT="60000",
+            PINSTREAM_SHUTDOWN_GRACE=grace,
+        )
+        with shop.run() as process:
             process.until_settled(EVENTS)
             process.until(lambda: len(collector.paths) == 2, "spans and metrics at the collector")
             code, seconds = process.stop()
@@ -135,15 +140,13 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_without_the_extra_it_runs(kafka: Kafka, api: Api, tmp_path: Path, asked: bool) -> None:
+def test_without_the_extra_it_runs(new_shop: NewShop, tmp_path: Path, asked: bool) -> None:
     """With one warning if traces and metrics are asked for, and silently if not: nothing of the extra is imported."""
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCK)
     wish = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if asked else {"OTEL_SERVICE_NAME": "shop"}
-    env = started(kafka, api, tmp_path, PYTHONPATH=str(tmp_path / "blocked"), **wish)
-    with Process(tmp_path, "run", env=env) as process:
+    with new_shop(PYTHONPATH=str(tmp_path / "blocked"), **wish).run() as process:
         process.until_settled(EVENTS)
-        assert process.stop()[0] == 0
     warnings = [one for one in process.log if one["event"] == "telemetry_off"]
     assert [one["level"] for one in warnings] == ["warning"] * asked
     assert all("pip install '.[otel]'" in one["text"] for one in warnings)
@@ -158,11 +161,10 @@ def still(series: dict[Any, float]) -> dict[Any, float]:
     return {one: 0.0 if one[0].endswith("_seconds") else value for one, value in series.items()}
 
 
-def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_collector_gets_what_metrics_shows(new_shop: NewShop) -> None:
     """Every series, with the same name, labels and value; the last export has the last counts."""
     with collecting() as collector:
-        env = started(kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **OFTEN)
-        with Process(tmp_path, "run", env=env) as process:
+        with new_shop(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **OFTEN).run() as process:
             ledger = process.until_settled(EVENTS)
             process.until(lambda: committed(process) == EVENTS, "a commit of all")
 
@@ -178,7 +180,6 @@ def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: P
             last: Metrics = process.until(same, "the same series at both")
             assert {"pinstream_partition_committed_offset"} < {name for name, _ in last.series}
             assert last.series["pinstream_records_read_total", ()] == EVENTS
-            assert process.stop()[0] == 0
         final = collector.metrics()[-1]
     assert final.at > last.at
     for part in ("delivered", "duplicate", "filtered", "dead_lettered"):
@@ -188,13 +189,11 @@ def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: P
     assert collector.paths == {"/v1/metrics"}
 
 
-def test_workers_export_as_one(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_workers_export_as_one(new_shop: NewShop) -> None:
     """The supervisor exports the sums over its workers, and no worker exports anything."""
     with collecting() as collector:
-        env = started(
-            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics", **OFTEN
-        )
-        with Supervisor(tmp_path, 2, env=env) as both:
+        shop = new_shop(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics", **OFTEN)
+        with Supervisor(shop.folder, 2, env=shop.env) as both:
             both.until_settled(EVENTS)
             assert both.stop()[0] == 0
         exports = collector.metrics()

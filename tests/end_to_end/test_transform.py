@@ -7,27 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import (
-    ROOT,
-    Process,
-    bare_environment,
-    command,
-    run_environment,
-    the_one_line,
-)
-from tests.end_to_end.records import (
-    commerce_event,
-    committed_offsets,
-    dead_letters,
-    new_group,
-    new_topic,
-    write_events,
-)
-from tests.support.kafka.harness import Kafka
+from tests.end_to_end.processes import ROOT, bare_environment, command, the_one_line
+from tests.end_to_end.records import commerce_event
+from tests.end_to_end.shop import NewShop, Shop
 
 PAGE = (ROOT / "docs" / "transform.md").read_text("utf-8")
 CLEAN = """
@@ -137,93 +123,78 @@ def test_what_cannot_be_loaded_ends_at_the_start(tmp_path: Path, name: str) -> N
     assert the_one_line(done.stderr).startswith(f"PINSTREAM_TRANSFORM={name!r}: ")
 
 
+@pytest.fixture
+def new_shop(new_shop: NewShop, tmp_path: Path) -> NewShop:
+    """Shops whose records go through the function."""
+
+    def make(**settings: Any) -> Shop:
+        shop = new_shop(**settings)
+        shop.env |= environment(tmp_path)
+        return shop
+
+    return make
+
+
 @pytest.mark.kafka
-def test_every_record_goes_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_every_record_goes_through_it(new_shop: NewShop) -> None:
     """Changed, filtered, failed and unfit records end as they must, beside two hundred that the function leaves
     unchanged."""
-    topic, group = new_topic(kafka), new_group()
+    shop = new_shop(PINSTREAM_DEAD_LETTER_SHARE="1")
     kinds = ["more", "staff", "raises", "leaves", "nonsense"]
-    write_events(kafka, topic, [*map(of, kinds), *(of("plain", number) for number in range(200))])
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")
-    with Process(tmp_path, "run", env=env | environment(tmp_path)) as process:
+    shop.write(*map(of, kinds), *(of("plain", number) for number in range(200)))
+    with shop.run() as process:
         ledger = process.until_settled(205)
         assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (201, 1, 3)
         status = process.status()
         assert status["process"]["transform"] == "own_code:clean"
         assert status["process"]["fast_path"] == "off"
         assert status["counts"]["filtered"] == {"transform": 1}
-        assert process.stop()[0] == 0
-        assert "example.com" not in process.stderr
-    letters = {headers["code"]: headers for _, headers in dead_letters(kafka, topic)}
+    assert "example.com" not in process.stderr
+    letters = {headers["code"]: headers for _, headers in shop.letters}
     assert letters.keys() == {"transform_failed", "transform_misfit"}
     assert not any("example.com" in text for headers in letters.values() for text in headers.values())
-    assert {one["custom_data"]["value"] for one in api.events if one["event_id"] == "more-0"} == {"1.500"}
-    assert sum(committed_offsets(kafka, group, topic)) == 205
+    sent = {one["custom_data"]["value"] for one in shop.api.events if one["event_id"] == "more-0"}
+    assert sent == {"1.500"}
+    assert shop.committed == 205
 
 
 @pytest.mark.kafka
-def test_a_function_that_hangs_is_named_while_it_does(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Page and log name the function and the record; the member stays in its group, and continues when the
-    function returns."""
-    topic, group = new_topic(kafka, 1), new_group()
-    write_events(kafka, topic, [of("plain"), of("hangs")])
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    # The shortest limit of polls: a member that did not poll would be excluded while the function hangs.
-    env |= {
-        "KAFKA_MAX_POLL_INTERVAL_MS": "7000",
-        "KAFKA_SESSION_TIMEOUT_MS": "6000",
-        "PINSTREAM_SHUTDOWN_GRACE": "1s",
-    }
-    with Process(tmp_path, "run", env=env | environment(tmp_path)) as process:
+def test_a_function_that_hangs_is_named_while_it_does(new_shop: NewShop, tmp_path: Path) -> None:
+    """Page and log name the function and the record; the member stays in its group, and continues when the function
+    returns. A stop does not wait for it: the record was never read, and the next start reads it again."""
+    shop = new_shop(
+        partitions=1,
+        # The shortest limit of polls: a member that did not poll would be excluded while the function hangs.
+        KAFKA_MAX_POLL_INTERVAL_MS="9000",
+        KAFKA_SESSION_TIMEOUT_MS="6000",
+        PINSTREAM_SHUTDOWN_GRACE="3s",
+    )
+    shop.write(of("plain"), of("hangs"))
+    with shop.run() as process:
         line = process.until_logged("transform_slow")
-        assert (line["function"], line["topic"], line["offset"]) == ("own_code:clean", topic, 1)
+        assert (line["function"], line["topic"], line["offset"]) == ("own_code:clean", shop.topic, 1)
+    with shop.run() as process:
         slow = process.until(
-            lambda: (found := process.status()["slow_transform"]) and found["seconds"] > 9 and found,
+            lambda: (found := process.status()["slow_transform"]) and found["seconds"] > 11 and found,
             "a call that is longer than the limit of polls",
         )
-        assert (slow["topic"], slow["offset"]) == (topic, 1)
-        status = process.status()
-        assert (len(status["partitions"]), status["ledger"]["delivered"]) == (1, 1)
+        assert (slow["topic"], slow["offset"]) == (shop.topic, 1)
+        assert len(process.status()["partitions"]) == 1
+        assert shop.api.accepted() == {"plain-0": 1}
         (tmp_path / "go").touch()
-        assert process.until_settled(2)["delivered"] == 2
+        process.until(lambda: shop.api.accepted() == {"plain-0": 1, "hangs-0": 1}, "the record's delivery")
         process.until_logged("transform_returned")
-        assert process.stop()[0] == 0
 
 
 @pytest.mark.kafka
-def test_a_stop_does_not_wait_for_a_function_that_hangs(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The function's record was never read: the next start reads it again."""
-    topic, group = new_topic(kafka, 1), new_group()
-    write_events(kafka, topic, [of("hangs")])
-    env = run_environment(tmp_path, kafka, topic, group, api.url) | environment(tmp_path)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until((tmp_path / "hangs").exists, "the call")
-        assert process.stop()[0] == 0
-    (tmp_path / "go").touch()
-    with Process(tmp_path, "run", env=env) as process:
-        assert process.until_settled(1)["delivered"] == 1
-
-
-@pytest.mark.kafka
-def test_a_dry_run_and_a_redrive_go_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_dry_run_and_a_redrive_go_through_it(new_shop: NewShop, tmp_path: Path) -> None:
     """A dry run counts the results of the function; after a correction the dead letters are delivered."""
-    topic, group = new_topic(kafka), new_group()
-    write_events(kafka, topic, [of("plain"), of("staff"), of("raises")])
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")
-    env |= environment(tmp_path)
-    dry = ["replay", "--topic", topic, "--from", "beginning", "--to", "end", "--dry-run", "--json"]
-    done = command(*dry, env=env)
-    assert done.returncode == 0, done.stderr
-    ledger = json.loads(done.stdout)["ledger"]
-    assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (1, 1, 1)
-    chosen = command(*dry, "--where", "event_name=checkout", env=env)
-    assert chosen.returncode == 0, chosen.stderr
-    ledger = json.loads(chosen.stdout)["ledger"]
-    assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (1, 2, 0)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until_settled(3)
-        assert process.stop()[0] == 0
+    shop = new_shop(PINSTREAM_DEAD_LETTER_SHARE="1")
+    shop.write(of("plain"), of("staff"), of("raises"))
+    for more, expected in (((), (1, 1, 1)), (("--where", "event_name=checkout"), (1, 2, 0))):
+        ledger = json.loads(shop.replay("--dry-run", "--json", *more).stdout)["ledger"]
+        assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == expected
+    shop.serve(3)
     (tmp_path / "own_code.py").write_text("def clean(record):\n    return record\n")
-    again = command("dead-letters", "redrive", "--topic", topic, "--json", env=env)
-    assert again.returncode == 0, again.stderr
+    again = shop.command("dead-letters", "redrive", "--topic", shop.topic, "--json")
     assert json.loads(again.stdout)["ledger"]["delivered"] == 1

@@ -39,13 +39,14 @@ from consumer.engine.model import (
 )
 from consumer.engine.native import sizes_of
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, NoEvent, Reading, SchemaLearner, split_keys
+from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, NoEvent, Reading, split_keys
 from consumer.engine.records import offset_map
 from consumer.engine.records.block import AssignmentState, Block
 from consumer.engine.records.ledger import Ledger
 from consumer.engine.records.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.records.runs import Run
 from consumer.engine.records.stages import MOVES, SETTLED_AS, RecordStage
+from tests.engine.decoder import FakeDecoder
 
 TOPIC = "shop"
 ACCOUNT = "549755885175"
@@ -94,56 +95,6 @@ def of_schema(event_id: str, schema: str, **more: Any) -> bytes:
 def ref(schema: str) -> SchemaRef:
     """Return the reference to the schema that a record of `of_schema` needs."""
     return SchemaRef("id", schema)
-
-
-class FakeDecoder(SchemaLearner):
-    """A decoder of the values above. It knows no schema at first; records without a schema need none.
-
-    With `sections`, a record's offset decides the section that it belongs to, by turns.
-    """
-
-    def __init__(self, sections: Sequence[str] = ()) -> None:
-        self._known: dict[SchemaRef, Rejection | None] = {}
-        self.doubted: set[SchemaRef] = set()
-        self._sections = len(sections)
-
-    def section_of(self, record: Record, topic: str) -> int:
-        """Return the number of the record's section; see `SchemaLearner`."""
-        return 1 + record.offset % self._sections if self._sections else 0
-
-    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
-        unusable = Rejection(Stage.DECODE, "schema_unusable", "not Avro")
-        rejection = unusable if schema_json == "broken" else None
-        self._known[ref] = rejection
-        self.doubted.discard(ref)
-        return rejection
-
-    def doubt(self, ref: SchemaRef) -> None:
-        self.doubted.add(ref)
-
-    def forget(self, ref: SchemaRef) -> None:
-        self._known.pop(ref, None)
-        self.doubted.discard(ref)
-
-    def missing(self, ref: SchemaRef) -> Rejection:
-        return Rejection(Stage.DECODE, "schema_missing", "no such schema")
-
-    def decode(
-        self, record: Record, topic: str = "", partition: int = -1
-    ) -> CommerceEvent | Rejection | SchemaRef | None:
-        if record.value is None:
-            return None
-        try:
-            decoded: CommerceEvent = orjson.loads(record.value)
-        except orjson.JSONDecodeError:
-            return Rejection(Stage.DECODE, "malformed", "the value is not an event")
-        schema = decoded.get("schema")
-        if schema is None:
-            return decoded
-        if ref(schema) not in self._known:
-            return ref(schema)
-        rejection = self._known[ref(schema)]
-        return decoded if rejection is None else ref(schema) if ref(schema) in self.doubted else rejection
 
 
 class FakeConverter:

@@ -9,7 +9,6 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
-from consumer.engine.survey import describe_open
 from tests.engine.building import NO, START, TOPIC, UNIX, Core, accepted, event
 
 FAR = 3_600.0
@@ -91,13 +90,6 @@ def test_with_a_wrong_clock_at_the_start_events_wait_until_the_platform_says_wha
     clock = core.statistics().clock
     assert clock.platform == pytest.approx(-off, abs=1.1)
     assert clock.corrected == clock.platform
-
-
-def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
-    """Once the platform's time is known, present events are sent at once, and events ahead of it are refused."""
-    core = heard(core_of(-FAR))
-    fetch(core, ("now", 0.0), ("soon", 299.0), ("ahead", 302.0))
-    assert (core.statistics().clock.future_dated, refused(core)) == (0, ["future_event_time"])
 
 
 @pytest.mark.parametrize("off", [0.0, 8 * 86_400.0, -FAR])
@@ -415,12 +407,8 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     """A record that waits for the clock is described so in /status."""
     core = core_of(-FAR)
     fetch(core, ("a", 0.0))
-    [(*_, waits)] = core.pipeline.untimely._waiting
-    engine = core.pipeline
-    place = (waits.block, waits.first)
-    found = describe_open(
-        place, core.instant(), engine.policy, engine.dispatcher, 0, engine.keys, engine.guard
-    )
+    found = core.statistics().oldest_open
+    assert found is not None
     assert (found.offset, found.waits_for.value) == (0, "clock")
 
 

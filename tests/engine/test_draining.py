@@ -11,7 +11,6 @@ from consumer.engine.model import Position
 from tests.engine.building import (
     NO,
     TOPIC,
-    UNDECODABLE,
     Core,
     event,
     event_ids,
@@ -35,15 +34,6 @@ def test_room_is_what_the_budget_leaves() -> None:
     assert core.pipeline.room() == 0
     core.deliver()
     assert core.pipeline.room() == MAX_FETCH
-
-
-def test_a_revoke_makes_room_again() -> None:
-    """A partition that goes makes room: only open records count, not earlier pauses (parallel-consumer #857)."""
-    core = reading(event("a"), event("b"), event("c"), max_open_events=3)
-    assert core.pipeline.room() == 0
-    core.lose(0)
-    core.assign(0, epoch=2)
-    assert core.pipeline.room() == 3
 
 
 # -- rule 6: revoke, stop and the end of a replay are one path
@@ -92,14 +82,6 @@ def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
     assert not core.has(m.Commit)
 
 
-def test_a_revoke_waits_for_dead_letters() -> None:
-    """A revoke waits for dead letters: a refused event settles when the broker has stored its letter."""
-    core = reading(UNDECODABLE)
-    assert released(core.revoke(0)) is None
-    asked = core.take(m.StoreDeadLetters)
-    assert released(core.feed(m.DeadLettersStored(asked.number, [True]))) == [Position(TOPIC, 0, 1, 7)]
-
-
 def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
     """A revoke waits for a leader in flight on another partition, whose delivery settles the follower."""
     core = Core()
@@ -139,18 +121,6 @@ def test_a_revoke_of_what_we_do_not_have_is_answered_at_once() -> None:
     assert released(core.revoke()) == []
 
 
-def test_lost_partitions_are_dropped_without_a_commit() -> None:
-    """Lost partitions are dropped without a commit (librdkafka #5604); a revoke that waits for them is answered."""
-    core = Core()
-    core.assign(0)
-    core.fetch(filtered(), event("a"))
-    core.send_all()
-    core.revoke(0)
-    assert released(core.lose(0)) == []
-    core.advance(10.0)
-    assert not core.has(m.Commit)
-
-
 def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
     """When a draining partition is assigned again, the revoke is answered without a commit, and records are read."""
     core = Core()
@@ -177,16 +147,6 @@ def test_a_stop_takes_no_more_and_drains() -> None:
     core.assign(1, epoch=2)
     core.fetch(event("b"), partition=1)
     assert core.statistics().totals.open == 0
-
-
-def test_a_stop_ends_at_its_deadline() -> None:
-    """At its deadline a stop commits what is settled, and returns that not all was drained."""
-    core = sending(filtered(), event("a"))
-    begun = core.now
-    core.feed(m.StopRequested(25.0))
-    core.until(lambda: stopped(core) is not None)
-    assert core.now == begun + 25.0
-    assert stopped(core) == m.Stop([Position(TOPIC, 0, 1, 7)], False)
 
 
 def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None:
@@ -262,12 +222,3 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
     assert stop.drained
     assert [one.next_offset for one in stop.positions] in ([1], [])
     assert core.statistics().totals.released == 1
-
-
-def test_a_halt_during_a_revoke_drops_the_refused_batch() -> None:
-    """A halt during a revoke drops the refused batch instead of retrying it."""
-    core = sending(event("a"))
-    core.revoke(0)
-    assert released(core.answer(core.take(m.Send), 401, NO)) == []
-    core.advance(100.0)
-    assert not core.has(m.Send)

@@ -5,6 +5,8 @@ A crash is a new `Core` that knows only what is durable: the key store's keys an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from consumer.engine import messages as m
@@ -15,9 +17,7 @@ from tests.engine.building import (
     Core,
     event,
     event_ids,
-    of_schema,
     reading,
-    ref,
     sending,
     sends,
 )
@@ -41,40 +41,6 @@ def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
     assert core.statistics().counters.failures["dead_letter"] == 11
 
 
-def test_a_retry_is_no_duplicate() -> None:
-    """A key is stored when its event is delivered, not before, so a retry is no duplicate (apache/pulsar #5218)."""
-    core = sending(event("a"))
-    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
-    assert not core.stored_keys
-    assert not core.has(m.StoreKeys)
-    core.lose(0)
-    core.assign(0, epoch=2)
-    core.fetch(event("a"))
-    core.deliver()
-    assert core.statistics().totals.delivered == 1
-
-
-def test_a_registry_outage_holds_only_the_unknown() -> None:
-    """While the registry is down, records with known schemas are delivered and the others wait (hermes #607)."""
-    core = Core()
-    core.assign(0)
-    core.assign(1)
-    core.fetch(of_schema("known", "1"), partition=0)
-    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
-    core.fetch(of_schema("unknown", "2"), partition=1)
-    for _ in range(30):
-        core.feed(m.SchemaUnavailable(core.take(m.FetchSchema).ref, "timeout"))
-        core.until(lambda: core.has(m.FetchSchema), seconds=core.policy.inner_backoff.cap)
-    core.fetch(of_schema("also known", "1"), partition=0)
-    core.deliver()
-    assert core.statistics().totals.delivered == 2
-    assert core.committable(1) is None
-    assert not core.has(m.StoreDeadLetters)
-    core.feed(m.SchemaFound(ref("2"), "good"))
-    core.deliver()
-    assert core.committable(1) == 1
-
-
 # -- crash points
 
 
@@ -84,11 +50,6 @@ def restarted(core: Core, committed: int | None) -> Core:
     after.stored_keys = set(core.stored_keys)
     after.assign(0, epoch=1, start=committed or 0)
     return after
-
-
-def crashing() -> Core:
-    """Return a core with two open events."""
-    return reading(event("a"), event("b"))
 
 
 def replayed(core: Core, *values: bytes | None) -> list[str]:
@@ -101,30 +62,42 @@ def replayed(core: Core, *values: bytes | None) -> list[str]:
     return [one for send in sends(core.log) for one in event_ids(send)]
 
 
-def test_killed_when_fetched_and_not_sent() -> None:
-    """After a kill before the call, the events are read again and sent."""
-    core = crashing()
-    assert core.committable() is None
-    assert replayed(restarted(core, None), event("a"), event("b")) == ["a", "b"]
-
-
-def test_killed_when_sent_without_an_answer() -> None:
-    """After a kill during the call, the events are sent again with the same ids."""
-    core = crashing()
+def sent(core: Core) -> None:
     core.look_up()
-    first = core.take(m.Send)
-    assert core.committable() is None
-    assert replayed(restarted(core, None), event("a"), event("b")) == event_ids(first)
 
 
-def test_killed_when_answered_and_the_key_not_stored() -> None:
-    """After a kill before the key is durable, the events are sent again: nothing was committed."""
-    core = crashing()
+def answered(core: Core) -> None:
     core.look_up()
     core.accept()
-    assert core.committable() is None
-    assert not core.stored_keys
-    assert replayed(restarted(core, None), event("a"), event("b")) == ["a", "b"]
+
+
+def key_stored(core: Core, reported: bool = False) -> None:
+    answered(core)
+    asked = core.take(m.StoreKeys)
+    core.stored_keys.update(split_keys(asked.keys))
+    if reported:
+        core.feed(m.KeysStored(asked.number))
+
+
+@pytest.mark.parametrize(
+    ("until_then", "sent_again"),
+    [
+        pytest.param(lambda core: None, ["a", "b"], id="fetched, not sent"),
+        pytest.param(sent, ["a", "b"], id="sent, no answer"),
+        pytest.param(answered, ["a", "b"], id="answered, key not yet stored"),
+        pytest.param(key_stored, [], id="key stored, not yet acknowledged"),
+        pytest.param(lambda core: key_stored(core, reported=True), [], id="key stored, not committed"),
+    ],
+)
+def test_a_kill_at_each_point(until_then: Callable[[Core], None], sent_again: list[str]) -> None:
+    """The events are read again, and sent again under the same ids; with a stored key they are duplicates."""
+    core = reading(event("a"), event("b"))
+    until_then(core)
+    assert not core.has(m.Commit)
+    after = restarted(core, None)
+    assert replayed(after, event("a"), event("b")) == sent_again
+    assert after.statistics().totals.duplicate == 2 - len(sent_again)
+    assert after.committable() == 2
 
 
 def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
@@ -140,35 +113,16 @@ def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
     assert replayed(restarted(core, None), event("0"), event("1")) == ["0", "1"]
 
 
-@pytest.mark.parametrize("reported", [False, True])
-def test_killed_when_the_key_is_stored_and_not_committed(reported: bool) -> None:
-    """After a kill between key and commit, the events are read again and are duplicates, acknowledged key or not."""
-    core = crashing()
-    core.look_up()
-    core.accept()
-    asked = core.take(m.StoreKeys)
-    core.stored_keys.update(split_keys(asked.keys))
-    if reported:
-        core.feed(m.KeysStored(asked.number))
-    after = restarted(core, None)
-    assert replayed(after, event("a"), event("b")) == []
-    assert after.statistics().totals.duplicate == 2
-    assert after.committable() == 2
-
-
 def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
-    """After a kill before the dead letter is acknowledged, the event is refused again and has another dead letter."""
-    core = crashing()
-    core.look_up()
-    send = core.take(m.Send)
-    core.answer(send, 400, NO)
-    core.answer(core.take(m.Send), 400, NO)
-    assert core.has(m.StoreDeadLetters)
-    assert core.committable() is None
+    """The event is refused again and has another dead letter; nothing was committed."""
+    core = sending(event("a"))
     after = restarted(core, None)
-    after.fetch(event("a"))
-    after.look_up()
-    after.answer(after.take(m.Send), 400, NO)
-    assert after.committable() is None
+    for one in (core, after):
+        if one is after:
+            one.fetch(event("a"))
+            one.look_up()
+        one.answer(one.take(m.Send), 400, NO)
+        assert one.has(m.StoreDeadLetters)
+        assert one.committable() is None
     assert len(after.store_letters()) == 1
     assert after.committable() == 1

@@ -13,7 +13,6 @@ from consumer.engine.reading import Kind
 from consumer.engine.receipts import Call, Outcome, Receipts
 from tests.engine.building import (
     ACCOUNT,
-    NO,
     TOPIC,
     UNDECODABLE,
     UNIX,
@@ -278,47 +277,6 @@ def test_a_stop_ends_at_its_deadline_though_the_receipts_topic_is_away() -> None
     assert [one.next_offset for one in stop.positions] == [1]
 
 
-def test_lost_partitions_keep_the_receipts_of_delivered_events() -> None:
-    """Partitions that belong to another member already: what we delivered has its receipt and its key all the same. The
-    others have theirs from the next owner."""
-    core = receiving(event("a"), filtered(), event("b"), batch_events=1)
-    first, second = core.take(m.Send), core.take(m.Send)
-    core.accept(first)
-    asked = core.take(m.StoreReceipts)
-    core.lose(0)
-    core.accept(second)
-    core.feed(m.ReceiptsStored(asked.number, [False] * len(asked.receipts), "away"))
-    core.until(lambda: core.has(m.StoreReceipts))
-    assert {offset: one.disposition for offset, one in store_all(core).items()} == {
-        0: DELIVERED,
-        2: DELIVERED,
-    }
-    core.store_keys()
-    assert len(core.stored_keys) == 2
-    assert core.statistics().totals.delivered == 0
-
-
-@pytest.mark.parametrize("answered_first", [True, False])
-def test_an_event_that_is_read_again_has_the_receipt_of_its_first_reading(answered_first: bool) -> None:
-    """The position goes back while the event is in a call, or waits for its receipt: the receipt has record and body
-    nevertheless, before the key is stored."""
-    core = receiving(event("x"), event("a"))
-    send = core.take(m.Send)
-    if answered_first:
-        core.accept(send)
-    core.offsets[0] = 1
-    core.fetch(event("a"))
-    if not answered_first:
-        core.accept(send)
-    receipts = store(core)
-    assert dispositions(receipts) == [DELIVERED, DELIVERED]
-    assert [orjson.loads(body)["event_id"] for one in receipts for body in one.bodies] == ["x", "a"]
-    core.store_keys()
-    core.look_up()
-    assert dispositions(store(core)) == [DUPLICATE]
-    assert core.committable() == 2
-
-
 def test_a_full_block_that_was_cut_keeps_the_record_of_an_event_in_a_call() -> None:
     """Finished blocks are packed; one with an event that is still in a call keeps what its receipt needs."""
     core = Core(receipts=True, batch_events=1, concurrency=40)
@@ -407,14 +365,6 @@ def test_what_a_replay_does_not_select_gets_no_receipt(monkeypatch: pytest.Monke
     assert not core.has(m.StoreReceipts)
     assert core.statistics().totals.filtered == 2
     assert dict(core.statistics().counters.filtered) == {"where": 2}
-
-
-def test_a_halted_account_does_not_hold_up_receipts() -> None:
-    """Other outcomes go on."""
-    core = receiving(event("a"), filtered())
-    core.answer(core.take(m.Send), 401, NO)
-    assert dispositions(store(core)) == [FILTERED]
-    assert core.statistics().totals.filtered == 1
 
 
 def test_a_repr_holds_no_event() -> None:

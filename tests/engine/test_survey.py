@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,6 @@ from consumer.engine.model import TopicPartition
 from tests.engine.building import (
     ACCOUNT,
     NO,
-    OTHER_ACCOUNT,
     TOPIC,
     UNIX,
     Core,
@@ -69,12 +67,29 @@ def test_the_oldest_is_named_with_its_age() -> None:
     assert [one.partition for one in core.statistics().oldest] == [1, 0]
 
 
-def test_a_record_waits_for_its_schema() -> None:
-    """A record waits for its schema until the registry has given it."""
-    core = reading(of_schema("a", "7"))
+def test_what_a_record_waits_for_on_its_way() -> None:
+    """Its schema, the key store, its batch, the platform, the next attempt, and the key store again."""
+    core = reading(of_schema("a", "7"), linger=1.0)
     assert waits_for(core) == ("schema", None)
     core.feed(m.SchemaUnavailable(ref("7"), "down"))
     assert waits_for(core) == ("schema", None)
+    core.feed(m.SchemaFound(ref("7"), {}))
+    assert waits_for(core) == ("key_store", ACCOUNT)
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
+    assert waits_for(core) == ("key_store", ACCOUNT)
+    core.until(lambda: core.has(m.LookUpKeys))
+    core.look_up()
+    assert waits_for(core) == ("batch", ACCOUNT)
+    core.advance(1.0)
+    assert waits_for(core) == ("platform", ACCOUNT)
+    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
+    assert waits_for(core) == ("retry", ACCOUNT)
+    core.until(lambda: core.has(m.Send))
+    assert waits_for(core) == ("platform", ACCOUNT)
+    core.accept()
+    assert waits_for(core) == ("key_store", ACCOUNT)
+    core.store_keys()
+    assert core.statistics().oldest_open is None
 
 
 def test_a_record_waits_for_room_once_its_schema_is_known() -> None:
@@ -83,29 +98,6 @@ def test_a_record_waits_for_room_once_its_schema_is_known() -> None:
     core.feed(m.SchemaFound(ref("7"), {}))
     assert core.statistics().waiting_for_schema == 0
     assert waits_for(core) == ("room", None)
-
-
-def test_a_record_waits_for_the_key_store() -> None:
-    """A record waits for the key store during its look-up, after a failed one, and until its key is stored."""
-    core = reading(event("a"), linger=0.0)
-    assert waits_for(core) == ("key_store", ACCOUNT)
-    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
-    assert waits_for(core) == ("key_store", ACCOUNT)
-    core.until(lambda: core.has(m.LookUpKeys))
-    core.look_up()
-    core.accept()
-    assert waits_for(core) == ("key_store", ACCOUNT)
-    core.store_keys()
-    assert core.statistics().oldest_open is None
-
-
-def test_a_record_waits_for_its_batch_and_then_for_the_platform() -> None:
-    """A record waits for its batch while that fills, and for the platform during its call."""
-    core = reading(event("a"), event("b", OTHER_ACCOUNT), linger=1.0)
-    core.look_up()
-    assert waits_for(core) == ("batch", ACCOUNT)
-    core.advance(1.0)
-    assert waits_for(core) == ("platform", ACCOUNT)
 
 
 def test_a_full_batch_waits_for_the_calls_before_it() -> None:
@@ -134,16 +126,6 @@ def test_a_full_batch_waits_for_keys_to_be_remembered() -> None:
     core.look_up()
     assert not core.has(m.Send)
     assert (oldest(core).partition, *waits_for(core)) == (1, "key_store", ACCOUNT)
-
-
-def test_a_record_waits_for_the_next_attempt() -> None:
-    """After a call without a verdict a record waits for its retry until it is due."""
-    core = reading(event("a"), linger=0.0)
-    core.look_up()
-    core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
-    assert waits_for(core) == ("retry", ACCOUNT)
-    core.until(lambda: core.has(m.Send))
-    assert waits_for(core) == ("platform", ACCOUNT)
 
 
 def test_a_record_waits_for_the_quota() -> None:
@@ -262,15 +244,6 @@ def committed(core: Core) -> None:
         core.commit()
 
 
-def test_lag_is_not_known_before_the_end_is() -> None:
-    """Lag is None until the end is known."""
-    core = Core()
-    core.assign(0)
-    assert behind(core) is None
-    ends(core, 0)
-    assert behind(core) == 0.0
-
-
 def test_lag_is_the_age_of_the_lowest_open_record() -> None:
     """Lag is the age of the lowest open record, whatever settled above it, with or without a known end."""
     core = reading(event("a"), filtered(), filtered())
@@ -304,19 +277,6 @@ def test_markers_and_aborted_transactions_are_no_lag() -> None:
     assert behind(core) == 0.0
 
 
-def test_what_is_settled_and_not_committed_yet_is_lag_in_both() -> None:
-    """Settled records that are not committed count as lag in offsets and in seconds, as old as the last record read."""
-    core = reading(event("a"))
-    ends(core, 1, 1)
-    core.deliver()
-    [partition] = core.statistics().partitions
-    assert partition.lag == 1
-    assert partition.lag_seconds == pytest.approx(core.now - 1000.0 + 1.0)
-    committed(core)
-    [partition] = core.statistics().partitions
-    assert (partition.lag, partition.lag_seconds) == (0, 0.0)
-
-
 def test_what_is_fetched_and_held_is_lag() -> None:
     """Held records count as lag, although the client's position is at the end and all records read are settled."""
     core = reading(event("a"), event("b"), event("c"), max_records=2, linger=0.0)
@@ -344,17 +304,6 @@ def test_lag_after_the_log_was_cut_is_not_that_of_what_was_cut() -> None:
     assert behind(core) == 0.0
 
 
-def test_lag_goes_with_the_partition() -> None:
-    """Lag ends with the assignment: a new one starts without it."""
-    core = reading(filtered())
-    ends(core, 10)
-    assert behind(core) is not None
-    core.lose(0)
-    assert core.statistics().partitions == ()
-    core.assign(0, epoch=2, start=1)
-    assert behind(core) is None
-
-
 def test_future_and_missing_timestamps_are_no_ages() -> None:
     """A timestamp in the future gives an age of zero, a missing one gives None."""
     core = Core()
@@ -371,37 +320,6 @@ def test_future_and_missing_timestamps_are_no_ages() -> None:
 
 
 # -- the ledger's own check, and what a snapshot costs
-
-
-def test_the_mismatch_is_zero_whatever_happens() -> None:
-    """The mismatch stays 0 with records that settle, are released by a cut or a loss, are held or ignored."""
-    core = Core()
-    core.assign(0)
-    core.assign(1)
-    steps: list[Callable[[], object]] = [
-        lambda: core.fetch(event("a"), filtered(), unconvertible(), event("a"), partition=0),
-        core.look_up,
-        lambda: core.fetch(event("b"), event("c"), partition=1),
-        lambda: core.feed(m.Fetched([chunk([event("d")], offset=1, partition=1)])),
-        core.store_letters,
-        core.deliver,
-        lambda: core.fetch(event("e"), partition=0),
-        lambda: core.lose(0),
-        lambda: core.feed(m.Fetched([chunk([event("f")], offset=9, partition=0)])),
-        core.deliver,
-    ]
-    for step in steps:
-        step()
-        assert core.statistics().mismatch == 0
-    assert core.statistics().totals.released == 3
-
-
-def test_a_lost_record_shows_as_a_mismatch() -> None:
-    """Records read are counted independently of their outcomes, so that a lost one shows as a mismatch."""
-    core = reading(event("a"))
-    core.pipeline.ledger._entered += 1
-    statistics = core.statistics()
-    assert (statistics.mismatch, statistics.totals.read, statistics.totals.open) == (1, 2, 1)
 
 
 def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:

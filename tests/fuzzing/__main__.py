@@ -10,12 +10,14 @@ target in this process, with memory measured. What was fixed then becomes a test
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +26,7 @@ from tests.fuzzing.building import ROOT
 
 FOLDER: Final = ROOT / "artifacts" / "fuzzing"
 _PROGRESS: Final = re.compile(r"#(\d+)\t")
+_END: Final = re.compile(r"=(\S+) (-?\d+)$")
 _SECONDS_A_LINE: Final = 10.0
 _TAIL: Final = 30
 
@@ -43,66 +46,67 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result for a target: the engine's exit code, how many inputs it took, what it found, its last lines."""
+    """The result for a target: its exit code, how many inputs it took, its last lines, and what it found."""
 
     code: int
     runs: int
-    finding: Path | None
     tail: str
+    finding: Path | None = None
 
 
-def fuzz(target: str, limits: Limits, folder: Path, say: Say) -> Outcome:
-    """Fuzz one target in a process of its own."""
-    corpus, findings = folder / "corpus" / target.rpartition(":")[2], folder / "findings"
-    corpus.mkdir(parents=True, exist_ok=True)
+def fuzz(targets: Mapping[str, Limits], folder: Path, say: Say) -> dict[str, Outcome]:
+    """Fuzz these targets, one after the other."""
+    corpora, findings = folder / "corpus", folder / "findings"
     findings.mkdir(parents=True, exist_ok=True)
-    _write_seeds(target, corpus)
+    for target in targets:
+        _write_seeds(target, corpora / target.rpartition(":")[2])
     before = set(findings.iterdir())
-    command = [
-        sys.executable,
-        "-m",
-        "tests.fuzzing.engine",
-        target,
-        str(corpus),
-        str(findings),
-        *limits.arguments(),
-    ]
+    limited = (",".join([target, *limits.arguments()]) for target, limits in targets.items())
     process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        [sys.executable, "-m", "tests.fuzzing.engine", str(corpora), str(findings), *limited],
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
         env={**os.environ, "PYTHONHASHSEED": "0"},
     )  # fmt: skip
     try:
-        runs, tail = _watch(target, process, say)
+        outcomes = _watch(list(targets), process, say)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with the child of its target
         process.wait()
-    # Slow inputs that passed are told by libFuzzer as well; they are no findings.
-    found = [path for path in sorted(set(findings.iterdir()) - before) if "-slow-unit-" not in path.name]
-    return Outcome(process.returncode, runs, found[0] if found else None, tail)
+    for path in sorted(set(findings.iterdir()) - before):
+        for target, outcome in outcomes.items():
+            # Slow inputs that passed are told by libFuzzer as well; they are no findings.
+            if path.name.startswith(f"{target.rpartition(':')[2]}-") and "-slow-unit-" not in path.name:
+                outcomes[target] = outcome._replace(finding=path)
+    return outcomes
 
 
 def _write_seeds(target: str, corpus: Path) -> None:
     from tests.fuzzing.seeds import seeds
 
+    corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(target)):
         (corpus / f"seed-{number:02}").write_bytes(seed)
 
 
-def _watch(target: str, process: subprocess.Popen[str], say: Say) -> tuple[int, str]:
-    """How many inputs were taken, and the last lines, when the process has ended."""
+def _watch(targets: list[str], process: subprocess.Popen[str], say: Say) -> dict[str, Outcome]:
+    """Return the outcome of each target when the process has ended; of what it did not come to, its own exit code."""
+    outcomes: dict[str, Outcome] = {}
     runs, tail, reported = 0, [""], time.monotonic()
     assert process.stderr is not None
     for line in process.stderr:
-        match = _PROGRESS.match(line)
-        if match is None:
+        if end := _END.match(line):
+            outcomes[end[1]] = Outcome(int(end[2]), runs, "".join(tail))
+            runs, tail = 0, [""]
+        elif progress := _PROGRESS.match(line):
+            runs = int(progress[1])
+            if time.monotonic() - reported >= _SECONDS_A_LINE:
+                reported = time.monotonic()
+                say(f"{targets[len(outcomes)]}: {runs} inputs")
+        else:
             tail = [*tail[-_TAIL:], line]
-            continue
-        runs = int(match[1])
-        if time.monotonic() - reported >= _SECONDS_A_LINE:
-            reported = time.monotonic()
-            say(f"{target}: {runs} inputs")
-    process.wait()
-    return runs, "".join(tail)
+    failed = Outcome(process.wait(), runs, "".join(tail))
+    return {target: outcomes.get(target, failed) for target in targets}
 
 
 def replay(target: str, file: Path) -> None:
@@ -149,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     limits = Limits(None if parsed.runs else parsed.seconds, parsed.runs, parsed.seed)
     code = 0
     for target in parsed.targets:
-        outcome = fuzz(target, limits, parsed.folder.resolve(), _say)
+        outcome = fuzz({target: limits}, parsed.folder.resolve(), _say)[target]
         if outcome.code == 0:
             _say(f"{target}: {outcome.runs} inputs, nothing found")
             continue

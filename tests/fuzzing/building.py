@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tests.fuzzing.provider import DataProvider
 from tests.support import avro
+from tests.support.avro import zigzag
 
 ROOT: Final = Path(__file__).parents[2]
 SCHEMA: Final[dict[str, Any]] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text("utf-8"))
@@ -138,17 +139,6 @@ def size_of(value: Any) -> int:
             waiting.extend(one)
         size += len(one) if isinstance(one, str | bytes) else 8
     return size
-
-
-def zigzag(number: int) -> bytes:
-    """A long as Avro writes it, of any size."""
-    rest = number << 1 if number >= 0 else ~number << 1 | 1
-    out = bytearray()
-    while rest > 127:
-        out.append(rest & 127 | 128)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
 
 
 def _deflated(data: bytes) -> bytes:

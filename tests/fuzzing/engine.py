@@ -1,9 +1,9 @@
-"""One target in one process, under atheris where it can be imported, else under Hypothesis.
+"""Each target in a process of its own, under atheris where it can be imported, else under Hypothesis.
 
-libFuzzer owns its process, and atheris instruments modules as they are imported, so `__main__` starts this module
-anew for each target: ``python -m tests.fuzzing.engine TARGET CORPUS FINDINGS [seconds=N] [runs=N] [seed=N]``. It
-ends with 0 if nothing was found, and otherwise leaves the input in FINDINGS. Progress goes to stderr, as libFuzzer
-writes it: ``#RUNS …``.
+``python -m tests.fuzzing.engine CORPORA FINDINGS TARGET[,seconds=N][,runs=N][,seed=N]…``: atheris instruments modules
+as they are imported, which takes seconds, so they are imported once. libFuzzer owns its process, so each target then
+has a child, which ends with 0 if nothing was found, and otherwise leaves the input in FINDINGS. Progress goes to
+stderr, as libFuzzer writes it: ``#RUNS …``, and ``=TARGET CODE`` at a target's end.
 
 Hypothesis is not coverage-guided. It starts from the same seeds and breaks them at random, shrinks what fails, and
 writes that down: a good deal less, and more than nothing, where atheris has no wheel.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import time
 import traceback
@@ -45,12 +46,9 @@ def load(target: str) -> Target:
     return found
 
 
-def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> None:
+def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> int:
     """Fuzz until the limits are reached; libFuzzer ends the process itself."""
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["consumer"]):
-        target = load(name)
-    importlib.import_module("tests.fuzzing.contract").Measuring.slowness = _SLOWNESS
     arguments = {
         "max_len": LONGEST,
         "timeout": SECONDS_AN_INPUT,
@@ -64,9 +62,10 @@ def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str,
         "artifact_prefix": findings / f"{name.rpartition(':')[2]}-",
     }
     atheris.Setup(
-        [sys.argv[0], *(f"-{key}={value}" for key, value in arguments.items()), str(corpus)], target
+        [sys.argv[0], *(f"-{key}={value}" for key, value in arguments.items()), str(corpus)], load(name)
     )
     atheris.Fuzz()
+    return 0
 
 
 def fuzz_with_hypothesis(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> int:
@@ -122,13 +121,25 @@ def broken(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one target; the exit code."""
-    name, corpus, findings = arguments[0], Path(arguments[1]), Path(arguments[2])
-    limits = {key: int(value) for key, _, value in (each.partition("=") for each in arguments[3:])}
+    """Run the targets, one after the other."""
+    corpora, findings, *targets = arguments
+    fuzz = fuzz_with_atheris if has_atheris() else fuzz_with_hypothesis
+    names = [one.partition(",")[0] for one in targets]
     if has_atheris():
-        fuzz_with_atheris(name, corpus, findings, limits)
-        return 0
-    return fuzz_with_hypothesis(name, corpus, findings, limits)
+        with importlib.import_module("atheris").instrument_imports(include=["consumer"]):
+            for name in names:
+                load(name)
+        importlib.import_module("tests.fuzzing.contract").Measuring.slowness = _SLOWNESS
+    for name, one in zip(names, targets, strict=True):
+        child = os.fork()
+        if not child:
+            limits = {
+                key: int(value) for key, _, value in (each.partition("=") for each in one.split(",")[1:])
+            }
+            os._exit(fuzz(name, Path(corpora, name.rpartition(":")[2]), Path(findings), limits))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(f"={name} {code}", file=sys.stderr, flush=True)
+    return 0
 
 
 if __name__ == "__main__":

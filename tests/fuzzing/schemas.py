@@ -24,6 +24,7 @@ from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.provider import DataProvider
 from tests.support import avro
+from tests.support.avro import zigzag
 
 _DEEPEST: Final = 4
 _SEVERAL: Final[tuple[Any, ...]] = (
@@ -172,7 +173,7 @@ class Bytes:
         if isinstance(schema, list):
             too_deep = depth > 3 * _DEEPEST and "null" in schema  # a record that holds itself
             branch = schema.index("null") if too_deep else self._provider.below(len(schema))
-            return number(branch) + self.datum(schema[branch], depth + 1)
+            return zigzag(branch) + self.datum(schema[branch], depth + 1)
         if isinstance(schema, str):
             return (
                 self._primitive(schema)
@@ -186,7 +187,7 @@ class Bytes:
         if kind in ("array", "map"):
             return self._blocks(schema.get("items", schema.get("values")), kind == "map", depth)
         if kind == "enum":
-            return number(self._provider.below(len(schema["symbols"]) + 1))
+            return zigzag(self._provider.below(len(schema["symbols"]) + 1))
         if kind == "fixed":
             return self._provider.take(schema["size"]).ljust(schema["size"], b"\1")
         return self._primitive(kind)
@@ -200,7 +201,7 @@ class Bytes:
                 for _ in range(count)
             )
             sized = self._provider.below(4) == 3
-            written += (number(-count) + number(len(items)) if sized else number(count)) + items
+            written += (zigzag(-count) + zigzag(len(items)) if sized else zigzag(count)) + items
         return written + b"\0"
 
     def _primitive(self, kind: str) -> bytes:
@@ -208,24 +209,15 @@ class Bytes:
         if kind in ("null", "boolean"):
             return bytes([provider.below(2)]) if kind == "boolean" else b""
         if kind in ("int", "long"):
-            return number(provider.pick(_NUMBERS if kind == "int" else (*_NUMBERS, *_LARGER)))
+            return zigzag(provider.pick(_NUMBERS if kind == "int" else (*_NUMBERS, *_LARGER)))
         if kind in ("float", "double"):
             return struct.pack("<f" if kind == "float" else "<d", provider.pick(_FLOATS))
         raw = provider.pick(_TEXTS).encode() if kind == "string" else provider.take(provider.below(6))
-        return number(len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    """An int or a long."""
-    left, written = (value << 1) ^ (value >> 63), bytearray()
-    while left > 127:
-        written.append(left & 127 | 128)
-        left >>= 7
-    return bytes([*written, left])
+        return zigzag(len(raw)) + raw
 
 
 def _text(value: str) -> bytes:
-    return number(len(value)) + value.encode()
+    return zigzag(len(value)) + value.encode()
 
 
 class World(NamedTuple):
@@ -273,7 +265,7 @@ def world(provider: DataProvider) -> World | None:
     both = Both((ours, _overlay(provider, paths, ours)), theirs)
     values = {"event_id": "e-1", "event_type": "checkout", "channel": "web"}
     known = {name: _text(value) for name, value in values.items()}
-    known |= {"occurred_at": number(int(NOW * units) - 5), "customer": number(1) + _text("a@b.c") + b"\0"}
+    known |= {"occurred_at": zigzag(int(NOW * units) - 5), "customer": zigzag(1) + _text("a@b.c") + b"\0"}
     return World(both, fields, known)
 
 

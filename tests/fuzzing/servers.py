@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib
-import importlib.util
 import json
 import zlib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import orjson
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import Position, SchemaRef, TopicPartition
+from consumer.engine.records import offset_map as offset_maps
 from consumer.engine.sending import verdicts
 from consumer.engine.sending.masking import kind, mask, who_answered
 from tests.fuzzing.building import SCHEMA, SchemaBuilder
@@ -25,12 +25,6 @@ from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.provider import MARK, DataProvider
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
 
-OFFSET_MAP: Any = (
-    importlib.import_module("consumer.engine.records.offset_map")
-    if importlib.util.find_spec("consumer.engine.records.offset_map") is not None
-    else None
-)
-"""The module, where it exists."""
 _HTTPX: Any = importlib.import_module("confluent_kafka.schema_registry.common._httpx_compat").httpx
 """The HTTP library that Confluent's client uses."""
 
@@ -235,10 +229,10 @@ def check_offset_map(base: int, text: str) -> None:
     """Reads the metadata of a commit of `base` and checks the map against the contract."""
     # A map of 4,096 characters may unfold to a million runs, and does not need to be read to a megabyte of them.
     with bounded(1_000_000, 96 << 20):
-        found = OFFSET_MAP.read_map(Position("t", 0, base, None, text)).settled
+        found = offset_maps.read_map(Position("t", 0, base, None, text)).settled
     if found is not None:
         assert list(found.bounds) == sorted(set(found.bounds))
         assert len(found.bounds) % 2 == 0
         assert found.bounds[0] >= base
-        written = OFFSET_MAP.write_map(TopicPartition("t", 0), base, found.bounds, found.leader_epoch)
-        assert OFFSET_MAP.read_map(Position("t", 0, base, None, written)).settled is not None
+        written = offset_maps.write_map(TopicPartition("t", 0), base, found.bounds, found.leader_epoch)
+        assert offset_maps.read_map(Position("t", 0, base, None, written)).settled is not None

@@ -6,7 +6,7 @@ earlier input left behind (a cache, a known schema) changes nothing.
 
 How an input is laid out is each target's own, read by `provider.DataProvider`; `seeds` writes real inputs in these
 layouts. To add a target: a function in `records`, `fast_path`, `schemas`, `servers` or beside them, a line in
-`TARGETS`, seeds in `seeds`. `offset_map` is there only where its module is.
+`TARGETS`, seeds in `seeds`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "explain": records.explain,
     "answers": servers.answers,
     "registry": servers.registry,
+    "offset_map": servers.offset_map,
     "key_store": stores.key_store,
 }
-if servers.OFFSET_MAP is not None:
-    TARGETS["offset_map"] = servers.offset_map

@@ -17,10 +17,11 @@ import fastavro
 import pytest
 
 from consumer.avro.container import MAX_BLOCK_BYTES, BrokenContainer, Container, DataBlock
-from tests.fuzzing.building import CODECS, SCHEMA, block, header, zigzag
+from tests.fuzzing.building import CODECS, SCHEMA, block, header
 from tests.fuzzing.contract import Measuring, bounded, check_line
 from tests.fuzzing.records import check_explaining
 from tests.support import avro
+from tests.support.avro import zigzag
 
 SYNC = b"S" * 16
 TEXT = json.dumps(SCHEMA).encode()

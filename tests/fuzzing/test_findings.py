@@ -19,13 +19,13 @@ from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.ndjson import LinePlan, parse_line
 from consumer.conversion.normalise import Omitted, text_of
 from consumer.engine.messages import SchemaMissing, SchemaUnavailable
-from consumer.engine.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
+from consumer.engine.model import ConversionEvent, Rejection, SchemaRef, Stage
 from consumer.engine.sending.masking import MASK, mask
 from consumer.engine.sending.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
-from tests.fuzzing.building import SCHEMA, zigzag
+from tests.fuzzing.building import SCHEMA
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
 from tests.fuzzing.provider import MARK
-from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding
+from tests.fuzzing.records import DECODE_CODES, NOW, check_converting
 from tests.fuzzing.servers import check_answer, check_offset_map, check_registry, sealed_map
 from tests.fuzzing.writers import ZOO
 from tests.support import avro
@@ -63,37 +63,6 @@ def learn(schema: Any, reader: dict[str, Any] = SCHEMA) -> tuple[Decoder, Reject
 
 # ---------------------------------------------------------------------------------------------- schemas
 
-NULLS = ["null"] * 2_000
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        avro.array(record_of("Extra", "boolean", *NULLS)),
-        avro.map_of(record_of("Extra", *NULLS)),
-        record_of("Chain", ["null", "Chain"], *NULLS),
-        record_of("Chain", ["null", record_of("Link", ["null", "Chain"], *NULLS)]),
-        avro.array(["boolean", record_of("Extra", *NULLS)]),
-    ],
-    ids=["array", "map", "chain", "chain of two", "union"],
-)
-def test_a_byte_cannot_bring_thousands_of_nulls_along(kind: Any) -> None:
-    """An item of one byte and 2,000 nulls turned a message of a megabyte into two thousand million values."""
-    _, verdict = learn(with_extra(kind))
-    assert verdict is not None
-    assert "bound" in verdict.message or "pay" in verdict.message
-
-
-def test_items_with_some_nulls_are_read() -> None:
-    """The bound is far above what people write: several nulls for each byte, and thousands once in a datum."""
-    item = record_of("Item", "boolean", *["null"] * 14)
-    schema = record_of("E", avro.array(item), record_of("Wide", *["null"] * 5_000))
-    decoder, verdict = learn(schema, schema)
-    assert verdict is None
-    event = check_decoding(decoder, Record(0, -1, None, HEAD + b"\x04\x01\x00\x00", ()))
-    assert isinstance(event, dict)
-    assert [one["f0"] for one in event["f0"]] == [True, False]
-
 
 @pytest.mark.parametrize(
     ("kind", "maximum"),
@@ -103,13 +72,19 @@ def test_items_with_some_nulls_are_read() -> None:
         (lambda nulls: avro.array(["int", record_of("Extra", *["null"] * nulls)]), 15),
         (lambda nulls: avro.map_of(record_of("Extra", *["null"] * nulls)), 15),
         (lambda nulls: record_of("Chain", ["null", "Chain"], *["null"] * nulls), 14),
+        (
+            lambda nulls: record_of(
+                "Chain", ["null", record_of("Link", ["null", "Chain"], *["null"] * nulls)]
+            ),
+            29,
+        ),
         (lambda more: record_of("Once", record_of("Extra", *["null"] * 98), *["Extra"] * more), 100),
     ],
-    ids=["a byte", "eight bytes", "a branch", "a key", "a chain", "once in a datum"],
+    ids=["a byte", "eight bytes", "a branch", "a key", "a chain", "a chain of two", "once in a datum"],
 )
 def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], maximum: int) -> None:
     """The bound is exact: a datum of a megabyte makes at most sixteen million values, and ten thousand once
-    without bytes."""
+    without bytes. An item of one byte and 2,000 nulls made two thousand million of it."""
     _, verdict = learn(with_extra(kind(maximum)))
     assert verdict is None
     _, verdict = learn(with_extra(kind(maximum + 1)))
@@ -172,42 +147,6 @@ def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
         assert verdict is not None
 
 
-# ------------------------------------------------------------------------------------------------- data
-
-
-def test_a_map_of_many_keys_costs_what_it_is() -> None:
-    """If the keys are only claimed, the map costs nothing (`test_decode_hostile`); if they are there, it is
-    read in time and memory of its size."""
-    schema = avro.record("E", v=avro.map_of("null"))
-    decoder, _ = learn(schema, schema)
-    keys = b"".join(b"\x0e%07d" % number for number in range(200_000))
-    event = decoder.decode(Record(0, -1, None, HEAD + zigzag(200_000) + keys + b"\x00", ()))
-    assert isinstance(event, dict)
-    assert len(event["v"]) == 200_000
-    claimed = check_decoding(decoder, Record(0, -1, None, HEAD + zigzag(2**62) + keys[:8_000], ()))
-    assert isinstance(claimed, Rejection)
-
-
-@pytest.mark.parametrize("framing", [b"\x00\x00\x00\x00\x07", b"\xc3\x01"])
-def test_a_string_that_claims_two_gigabytes_in_our_own_schema(framing: bytes) -> None:
-    """In the first field, and in a field of the writer's that is skipped."""
-    decoder, _ = learn(with_extra("string", "bytes"))
-    own = next(head for head in decoder.known if head[:2] == framing[:2])
-    for data in (zigzag(2 << 30), zigzag(2 << 30) + b"x" * 1_000, zigzag(-(2**62))):
-        verdict = check_decoding(decoder, Record(0, -1, None, own + data, ()))
-        assert isinstance(verdict, Rejection)
-        assert verdict.code == "undecodable"
-
-
-def test_a_tree_of_ten_thousand_records_within_records() -> None:
-    """In a schema with other fields, through a list, a map and a union: an error each time."""
-    decoder, _ = learn(ZOO, ZOO)
-    plain = b"\x00\x00\x02\x00" + b"\x00\x00" + b"\x00" * 16 + b"\x00\x00\x00"  # up to the optional tree
-    for deeper in (b"\x02", b"\x00\x02", b"\x00\x00\x02\x02k"):
-        verdict = check_decoding(decoder, Record(0, -1, None, HEAD + plain + b"\x02" + deeper * 10_000, ()))
-        assert isinstance(verdict, Rejection)
-
-
 # ------------------------------------------------------------------------------------------- conversion
 
 ACCENTS = "a" + "\u0301" * 40_000 + "\u0316" * 40_000
@@ -236,13 +175,6 @@ def test_a_phone_number_of_accents_costs_no_square() -> None:
     converted = check_converting(valid(phones=[ACCENTS, "+49 151 2345678"]), honest=True)
     assert isinstance(converted, ConversionEvent)
     assert len(converted.payload["user_data"]["ph"]) == 1
-
-
-def test_names_of_canonical_length_are_still_composed() -> None:
-    """Up to 256 characters, of any kind."""
-    spelled = [check_converting(valid(first_name=name), honest=True) for name in ("e\u0301" * 60, "é" * 60)]
-    first, second = [one.payload["user_data"]["fn"] for one in spelled if isinstance(one, ConversionEvent)]
-    assert first == second
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -306,13 +238,7 @@ def test_absurd_rate_limit_headers_say_nothing(text: str) -> None:
     assert check_answer(429, headers, b"", 1) == Throttled(None)
 
 
-def test_plain_rate_limit_headers_are_read() -> None:
-    """Whole numbers or fractions, with surrounding blanks."""
-    assert limit_headers({"x-ratelimit-reset": " 3.5 ", "x-ratelimit-remaining": "7"}) == (7, 3.5)
-    assert check_answer(429, {"retry-after": "0012."}, b"", 1) == Throttled(12.0)
-
-
-@pytest.mark.parametrize("status", [200, 400, 401, 422])
+@pytest.mark.parametrize("status", [200, 422])
 @pytest.mark.parametrize(
     "body",
     [
@@ -329,7 +255,7 @@ def test_absurd_answers_are_no_verdict_on_events(status: int, body: bytes) -> No
     assert not isinstance(verdict, PerEvent)
     if status == 200:
         assert isinstance(verdict, NoVerdict)
-    if status in (400, 422):
+    else:
         assert verdict == NoVerdict(f"http_{status}")
 
 

@@ -29,6 +29,7 @@ from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_f
 from tests.end_to_end.records import SCHEMA, commerce_event, committed_offsets, new_group, new_topic, write
 from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
+from tests.support.switches import switched
 
 Hooks = Mapping[str, Callable[[], None]]
 _HOUR = 3600.0
@@ -231,6 +232,8 @@ class TokenExpired(World):
 class Unreachable(World):
     """A firewall answers in the platform's place."""
 
+    settings: ClassVar[Mapping[str, str]] = switched(unreachable_after=6.0, longest_wait=3.0)
+
     def prepare(self) -> None:
         self.write(self.events("order", 20))
         self.start()
@@ -238,7 +241,7 @@ class Unreachable(World):
         self.api.set_faults(middleman=Chance(share=1.0), middleman_status=403)
         self.write(self.events("later", 60))
         self.service.until(
-            lambda: self.service.status()["destination"]["state"] == "unreachable", "the silence", 90.0
+            lambda: self.service.status()["destination"]["state"] == "unreachable", "the silence"
         )
 
     @property

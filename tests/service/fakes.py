@@ -29,11 +29,11 @@ from tests.engine.building import (
     TOPIC,
     UNIX,
     FakeConverter,
-    FakeDecoder,
     answer_body,
     event_ids,
     record,
 )
+from tests.engine.decoder import FakeDecoder
 from tests.service.virtual_time import START, now
 
 STEP = 0.01

@@ -73,11 +73,15 @@ class CallOutage:
     def __init__(self, process: Process, failure: Failure) -> None:
         self._accept = process.api.answering
         self._failure = failure
+        self._api = process.api
         self.calls: list[tuple[float, list[str]]] = []
         """When each failed call was made, and the events in it."""
+        self.at_once: list[tuple[float, int]] = []
+        """When each call was made, and how many were in flight then."""
         process.api.answering = self.answer
 
     async def answer(self, command: m.Send) -> m.Answered | m.Unanswered:
+        self.at_once.append((now(), self._api.in_flight))
         if not BEGIN <= now() < END:
             return await self._accept(command)
         self.calls.append((now(), event_ids(command)))
@@ -142,7 +146,8 @@ async def live_through(process: Process, watcher: Watcher, done: Callable[[], bo
 
 @pytest.mark.parametrize("failure", [refused, silent, unavailable, throttling])
 def test_ten_minutes_without_the_api(failure: Failure) -> None:
-    """Intake pauses at the budget, calls become rare, and everything is delivered and committed, once, afterwards."""
+    """Intake pauses at the budget, calls become rare and go one at a time with the same batches, and everything is
+    delivered and committed, once, afterwards."""
     process = a_process()
     outage, watcher = CallOutage(process, failure), Watcher(process)
     took, _ = run(live_through(process, watcher, all_committed(process.world)))
@@ -153,42 +158,19 @@ def test_ten_minutes_without_the_api(failure: Failure) -> None:
     assert 10 < len(outage.calls) <= MAX_CALLS
     assert process.calls.count("fetch") > LENGTH * 5, "the group was polled all the time"
     assert took < END - START + HEALING
+    if failure is silent:  # the first calls all run into their time-out; then the pace is down to one
+        during = [count for at, count in outage.at_once if BEGIN + 2 * 30.0 < at < END]
+        assert (len(during) > 10, set(during)) == (True, {1})
+        assert max(count for at, count in outage.at_once if at > END) == CONCURRENCY
+    if failure is refused:  # the same events travel together again
+        batches = {tuple(ids) for _, ids in outage.calls}
+        assert (len(batches), len({one for ids in batches for one in ids})) == (BUDGET // BATCH, BUDGET)
 
     expected = [f"{prefix}{n}" for prefix in ("", "x") for n in range(RECORDS // 2)]
     assert sorted(process.world.processed) == sorted(expected)
     totals = process.pipeline.ledger.totals()
     assert (totals.read, totals.delivered, totals.open) == (RECORDS, RECORDS, 0)
     assert not process.world.letters
-
-
-def test_one_call_at_a_time_while_it_is_down() -> None:
-    """Soon no more than one call is in flight, and there are several again at the end."""
-    process = a_process()
-    outage, under_way = CallOutage(process, silent), []
-    failing = process.api.answering
-
-    async def note(command: m.Send) -> m.Answered | m.Unanswered:
-        under_way.append((now(), process.api.in_flight))
-        return await failing(command)
-
-    process.api.answering = note
-    run(live_through(process, Watcher(process), all_committed(process.world)))
-    # The first calls all run into their time-out; then the pace is down to one.
-    during = [count for at, count in under_way if BEGIN + 2 * 30.0 < at < END]
-    assert len(during) > 10
-    assert set(during) == {1}
-    assert max(count for at, count in under_way if at > END) == CONCURRENCY
-    assert outage.calls
-
-
-def test_the_same_events_travel_together_again() -> None:
-    """Events are sent again in the same batches with the same ids."""
-    process = a_process()
-    outage = CallOutage(process, refused)
-    run(live_through(process, Watcher(process), all_committed(process.world)))
-    batches = {tuple(ids) for _, ids in outage.calls}
-    assert len(batches) == BUDGET // BATCH
-    assert sum(map(len, batches)) == len({one for ids in batches for one in ids}) == BUDGET
 
 
 @pytest.mark.parametrize("failure", [refused, silent])

@@ -20,7 +20,7 @@ from consumer.service import claimed, system_clock
 from tests.engine.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
 from tests.service.driving import all_committed, serve, settled, until, values
 from tests.service.fakes import STEP, Process, World
-from tests.service.virtual_time import START, Stuck, now, run
+from tests.service.virtual_time import START, now, run
 
 # -- the good life
 
@@ -40,7 +40,7 @@ def test_everything_is_delivered_and_committed() -> None:
 
 def test_schemas_are_fetched() -> None:
     """With or without the schema, the records continue or become dead letters."""
-    process = Process(World(p0=[of_schema("a", "1"), of_schema("b", "missing")]))
+    process = Process(World(p0=[of_schema("a", "1"), of_schema("b", "missing")]), schema_patience=5.0)
     run(serve(process, settled(process)))
     assert process.world.processed == ["a"]
     assert len(process.world.letters) == 1
@@ -103,13 +103,6 @@ def test_the_room_is_read_before_each_fetch() -> None:
     assert 0 in process.source.rooms
     assert max(process.source.rooms) == 10
     assert len(process.world.processed) == 50
-
-
-def test_calls_in_flight_are_bounded() -> None:
-    """Never more than the concurrency."""
-    process = Process(World(p0=values(60)), batch_events=1, concurrency=4)
-    run(serve(process, settled(process)))
-    assert process.api.max_in_flight == 4
 
 
 def test_housekeeping_reports_ends_and_expires_keys() -> None:
@@ -399,19 +392,6 @@ def test_the_engine_is_reported_of_a_lost_lease_whatever_was_asked(monkeypatch: 
     monkeypatch.setattr(process.key_store, "renew", renew)
     run(serve(process, settled(process)))
     assert left[:2] == [0.0, 0.0]
-
-
-def test_errors_of_the_key_store_are_of_the_tree() -> None:
-    """The fake fails as the real ones do."""
-    process = Process(World(p0=[]))
-    process.key_store.failures["look_up"] = 1
-
-    async def look_up() -> None:
-        with pytest.raises(KeyStoreError):
-            await process.key_store.look_up(b"", UNIX)
-
-    run(look_up())
-    assert issubclass(Stuck, AssertionError)
 
 
 async def test_an_event_that_went_through_a_gateway_before_is_not_claimed() -> None:

@@ -45,10 +45,8 @@ def test_the_standard_variables_are_read() -> None:
 
 def test_what_sends_nothing_out_does_not_judge_them() -> None:
     """`explain` works in a shell whose proxy is not for us."""
-    assert (
-        load({"HTTPS_PROXY": "socks5://x:1", "SSL_CERT_FILE": "/nowhere"}, needs=()).network.ssl_cert_file
-        is None
-    )
+    found = load({"HTTPS_PROXY": "socks5://x:1", "SSL_CERT_FILE": "/nowhere"}, needs=())
+    assert found.network.ssl_cert_file is None
 
 
 def test_user_and_password(tmp_path: Path) -> None:

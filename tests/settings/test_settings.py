@@ -23,32 +23,158 @@ ROOT = Path(__file__).parents[2]
 IAM = {"KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
 
 
+BEARER = "SCHEMA_REGISTRY_BEARER_AUTH_"
+OAUTH = {
+    f"{BEARER}CREDENTIALS_SOURCE": "OAUTHBEARER",
+    f"{BEARER}CLIENT_ID": "shop",
+    f"{BEARER}CLIENT_SECRET": "hush",
+    f"{BEARER}ISSUER_ENDPOINT_URL": "https://tokens/oauth",
+}
+"""What a login with tokens needs."""
+STATIC = {f"{BEARER}CREDENTIALS_SOURCE": "STATIC_TOKEN"}
+
+REFUSED: list[tuple[dict[str, str], str, str]] = [
+    # What `run` needs, absent or blank.
+    *(
+        ({name: ""}, f"{name} is not set", "")
+        for name in (
+            "KAFKA_BOOTSTRAP_SERVERS",
+            "KAFKA_TOPICS",
+            "PINTEREST_AD_ACCOUNT_ID",
+            "PINTEREST_ACCESS_TOKEN",
+        )
+    ),
+    # Names that there are not, with the nearest one.
+    ({"PINSTREAM_BATCH_EVENT": "hush"}, "PINSTREAM_BATCH_EVENT is", "PINSTREAM_BATCH_EVENTS"),
+    ({"PINSTREAM_DEDUPE_WINDOW": "hush"}, "PINSTREAM_DEDUPE_WINDOW is", "PINSTREAM_DEDUP_WINDOW"),
+    ({"PINTEREST_TOKEN": "hush"}, "PINTEREST_TOKEN is", "PINTEREST_ACCESS_TOKEN"),
+    ({"PINTEREST_READTOKEN": "hush"}, "PINTEREST_READTOKEN is", "PINTEREST_READ_TOKEN"),
+    ({"PINTEREST_ACCOUNT_ID": "hush"}, "PINTEREST_ACCOUNT_ID is", "PINTEREST_AD_ACCOUNT_ID"),
+    (
+        {"SCHEMA_REGISTRY_BASIC_AUTH_USERINFO": "hush"},
+        "SCHEMA_REGISTRY_BASIC",
+        "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO",
+    ),
+    # Names of earlier versions, with what took their place.
+    *(
+        ({name: "1s"}, f"{name} is no longer a setting: ", instead)
+        for name, instead in (
+            ("PINSTREAM_BATCH_BYTES", "4 MiB; remove it"),
+            ("PINSTREAM_COMMIT_INTERVAL", "every second; remove it"),
+            ("PINSTREAM_FAST_PATH", "fast path"),
+            ("PINSTREAM_STALL_AFTER", "two minutes; remove it"),
+            ("PINSTREAM_WIRE_FORMAT", "recognised; remove it"),
+            ("PINTEREST_PARTNER_NAME", 'partner_name = "…" under [constants]'),
+        )
+    ),
+    # Of Java's clients, as the examples of a registry have them.
+    *(
+        (
+            {f"SCHEMA_REGISTRY_{name}": "hush"},
+            f"SCHEMA_REGISTRY_{name} is a setting of Java's clients; set SCHEMA_REGISTRY_{ours}",
+            "remove this one",
+        )
+        for name, ours in (
+            ("BASIC_AUTH_CREDENTIALS_SOURCE", "BASIC_AUTH_USER_INFO alone, and"),
+            ("SSL_TRUSTSTORE_LOCATION", "SSL_CA_LOCATION, with a file in PEM format, and"),
+            ("SSL_KEYSTORE_PASSWORD", "SSL_CERTIFICATE_LOCATION, with a file in PEM format, and"),
+        )
+    ),
+    # The environment may hold any bytes, and the clients take text.
+    *(
+        ({name: "caf\udce9"}, f"{name} is not UTF-8 text; correct it", "")
+        for name in ("KAFKA_CLIENT_ID", "PINSTREAM_MAPPING_FILE", "KAFKA_SASL_PASSWORD_FILE")
+    ),
+    # Valid each, and together a contradiction.
+    ({"PINSTREAM_MAX_OPEN_EVENTS": "999"}, "PINSTREAM_MAX_OPEN_EVENTS", "PINSTREAM_BATCH_EVENTS"),
+    ({"PINSTREAM_DEDUP_WINDOW": "31s"}, "PINSTREAM_DEDUP_WINDOW", "PINSTREAM_REQUEST_TIMEOUT"),
+    ({"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "1,549755885175"}, "PINTEREST_EXTRA_AD_ACCOUNT_IDS", "again"),
+    ({"KAFKA_TOPICS": "orders,orders.dead-letters"}, "PINSTREAM_DEAD_LETTER_TOPIC", "KAFKA_TOPICS"),
+    ({"KAFKA_TOPICS": "x" * 245}, "PINSTREAM_DEAD_LETTER_TOPIC", "shorten"),
+    (
+        {"KAFKA_TOPICS": "orders,r", "PINSTREAM_RECEIPTS_TOPIC": "r"},
+        "PINSTREAM_RECEIPTS_TOPIC",
+        "KAFKA_TOPICS",
+    ),
+    ({"PINSTREAM_RECEIPTS_TOPIC": "r.dead-letters"}, "PINSTREAM_RECEIPTS_TOPIC", "dead-letter topic"),
+    (
+        {"SCHEMA_REGISTRY_URL": "", "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"},
+        "SCHEMA_REGISTRY_URL",
+        "remove",
+    ),
+    (
+        {"SCHEMA_REGISTRY_URL": "glue:", "SCHEMA_REGISTRY_TIMEOUT": "3"},
+        "SCHEMA_REGISTRY_TIMEOUT",
+        "no meaning",
+    ),
+    ({**IAM, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "KAFKA_SECURITY_PROTOCOL", "remove"),
+    ({**IAM, "KAFKA_SASL_PASSWORD": "hush"}, "KAFKA_SASL_PASSWORD", "no meaning"),
+    ({**IAM, "KAFKA_SASL_OAUTHBEARER_METHOD": "oidc"}, "KAFKA_SASL_OAUTHBEARER_METHOD", "no meaning"),
+    # The login at the registry.
+    (
+        {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "hush"},
+        "SCHEMA_REGISTRY_BASIC",
+        "has no colon; write user:password",
+    ),
+    (
+        {**OAUTH, "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"},
+        f"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO and {BEARER}CLIENT_ID are both set",
+        "keep one",
+    ),
+    (
+        {f"{BEARER}TOKEN": "hush"},
+        f"{BEARER}TOKEN needs {BEARER}CREDENTIALS_SOURCE; set that to one of",
+        "OAUTHBEARER, OAUTHBEARER_AZURE_IMDS, STATIC_TOKEN",
+    ),
+    ({f"{BEARER}CREDENTIALS_SOURCE": "CUSTOM"}, f"{BEARER}CREDENTIALS_SOURCE is none of", "STATIC_TOKEN"),
+    (STATIC, f"{BEARER}CREDENTIALS_SOURCE=STATIC_TOKEN needs", f"{BEARER}TOKEN;"),
+    (
+        {**STATIC, f"{BEARER}TOKEN": "hush", f"{BEARER}SCOPE": "all"},
+        f"{BEARER}SCOPE has no meaning",
+        "remove it",
+    ),
+    *(
+        (
+            {name: value for name, value in OAUTH.items() if name != missing},
+            f"{BEARER}CREDENTIALS_SOURCE=OAUTHBEARER needs {missing}; set it",
+            "",
+        )
+        for missing in [*OAUTH][1:]
+    ),
+    (
+        {"SCHEMA_REGISTRY_SSL_KEY_PASSWORD": "hush"},
+        "SCHEMA_REGISTRY_SSL_KEY_PASSWORD needs",
+        "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION; set it",
+    ),
+    (
+        {"SCHEMA_REGISTRY_SSL_CA_LOCATION": "/nowhere/ca.pem"},
+        "SCHEMA_REGISTRY_SSL_CA_LOCATION='/nowhere/ca.pem': no such file",
+        "PEM format",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variables", "start", "part"), REFUSED)
+def test_what_is_refused_is_named(variables: dict[str, str], start: str, part: str) -> None:
+    """One line, which begins with the variable to change and shows no secret."""
+    message = refused(**{"SCHEMA_REGISTRY_URL": "https://r", **variables})
+    assert message.startswith(start)
+    assert part in message
+    assert "hush" not in message
+
+
 class TestDefaults:
     """The defaults are those of docs/settings.md."""
 
     def test_contract(self) -> None:
-        """Every default of the contract's table."""
+        """They are read as they are written there, and none of them is worth a warning."""
         s = with_()
         own = s.pinstream
-        assert (s.kafka.group_id, s.kafka.auto_offset_reset) == ("pinstream", "earliest")
-        assert (s.registry.url, s.registry.properties) == ("", {})
-        assert (s.pinterest.api_url, s.pinterest.test_mode) == ("https://api.pinterest.com/v5", False)
-        assert s.pinterest.extra_ad_account_ids == ()
-        assert (own.batch_events, own.linger) == (1000, 0.1)
-        assert (own.concurrency, own.calls_per_minute) == (8, 5000)
-        assert (own.max_open_events, own.max_open_bytes) == (20000, 128 * 1024**2)
-        assert (own.dedup_window, own.shutdown_grace) == (48 * 3600, 25)
+        assert (own.linger, own.dedup_window, own.max_open_bytes) == (0.1, 48 * 3600, 128 * 1024**2)
         assert own.dead_letter_topic_of("orders") == "orders.dead-letters"
         assert own.http_address == HttpAddress("0.0.0.0", 8080)
-        assert (own.log_format, own.log_level, own.mapping_file) == (None, "info", None)
-        assert s.warnings == ()
-        own = with_().pinstream
-        assert (own.http_token, own.page_address) == (None, None)
-        assert own.schema_name is None
-        assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
-        assert own.key_store_max_bytes == 4 * 1024**3
-        assert (own.dead_letter_share, own.dead_letter_sample) == (0.5, 1000)
         assert (own.schemas_dir / "commerce_event.avsc").is_file()
+        assert s.warnings == ()
 
     @pytest.mark.parametrize(
         ("environ", "folder"),
@@ -76,8 +202,7 @@ class TestNeeds:
     """A command requires only the settings that it needs."""
 
     def test_nothing_needed(self, tmp_path: Path) -> None:
-        """`explain` runs in an empty environment, also where the secret is not mounted; `produce` needs the brokers
-        alone."""
+        """`explain` needs nothing, also where no secret is mounted; `produce` the brokers alone."""
         assert load({"HOME": "/h"}, needs=()).pinterest.ad_account_id == ""
         environ = {"HOME": "/h", "KAFKA_BOOTSTRAP_SERVERS": "b:1"}
         assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
@@ -87,17 +212,8 @@ class TestNeeds:
             tmp_path / "absent",
         )
 
-    @pytest.mark.parametrize(
-        "name",
-        ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "PINTEREST_AD_ACCOUNT_ID", "PINTEREST_ACCESS_TOKEN"],
-    )
-    def test_each_required_setting_is_named(self, name: str) -> None:
-        """The message names what `run` needs and is absent or blank."""
-        assert refused(**{name: ""}).startswith(f"{name} is not set")
-
     def test_all_that_is_missing_is_named_at_once(self) -> None:
-        """A new user sees all missing settings in one message, and only those that the command needs. What is set must
-        be valid, needed or not."""
+        """And only what the command needs. What is set must be valid, needed or not."""
         with pytest.raises(SettingsError) as all_:
             load({"HOME": "/h"})
         assert str(all_.value) == (
@@ -115,27 +231,8 @@ class TestNeeds:
 class TestUnknown:
     """A misspelled name is an error, not a setting without effect."""
 
-    @pytest.mark.parametrize(
-        ("slip", "meant"),
-        [
-            ("PINSTREAM_BATCH_EVENT", "PINSTREAM_BATCH_EVENTS"),
-            ("PINSTREAM_DEDUPE_WINDOW", "PINSTREAM_DEDUP_WINDOW"),
-            ("PINTEREST_TOKEN", "PINTEREST_ACCESS_TOKEN"),
-            ("PINTEREST_READTOKEN", "PINTEREST_READ_TOKEN"),
-            ("PINTEREST_ACCOUNT_ID", "PINTEREST_AD_ACCOUNT_ID"),
-            ("SCHEMA_REGISTRY_BASIC_AUTH_USERINFO", "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"),
-        ],
-    )
-    def test_unknown_names_the_nearest(self, slip: str, meant: str) -> None:
-        """The line names the variable and the nearest known one, never the value."""
-        message = refused(**{slip: "hush", "SCHEMA_REGISTRY_URL": "http://r"})
-        assert message.startswith(slip)
-        assert meant in message
-        assert "hush" not in message
-
     def test_kubernetes_service_links_are_passed_over(self) -> None:
-        """Variables that Kubernetes sets for services named kafka and pinstream are no settings, nor is the build's
-        own. What only looks like such a link is refused."""
+        """Nor is the build's own a setting. What only looks like such a link is refused."""
         links: dict[str, str] = {}
         for base in ("KAFKA", "PINSTREAM", "PINSTREAM_METRICS", "SCHEMA_REGISTRY"):
             links |= {
@@ -150,24 +247,6 @@ class TestUnknown:
         assert with_(PINSTREAM_NO_COMPILE="1") == with_()
         assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
 
-    @pytest.mark.parametrize(
-        ("name", "instead"),
-        [
-            ("PINSTREAM_BATCH_BYTES", "4 MiB"),
-            ("PINSTREAM_COMMIT_INTERVAL", "every second"),
-            ("PINSTREAM_FAST_PATH", "fast path"),
-            ("PINSTREAM_STALL_AFTER", "two minutes"),
-            ("PINSTREAM_WIRE_FORMAT", "recognised"),
-            ("PINTEREST_PARTNER_NAME", 'partner_name = "…" under [constants]'),
-        ],
-    )
-    def test_a_removed_setting_is_refused_with_what_took_its_place(self, name: str, instead: str) -> None:
-        """Whoever set it reads what holds now and what to do."""
-        message = refused(**{name: "1s"})
-        assert message.startswith(f"{name} is no longer a setting: ")
-        assert instead in message
-        assert message.endswith("; remove it")
-
     def test_kafkas_own_shell_variables_are_passed_over(self) -> None:
         """Variables of Kafka's own scripts are ignored."""
         assert with_(KAFKA_HOME="/opt/kafka", KAFKA_HEAP_OPTS="-Xmx1G", KAFKA_OPTS="-D") == with_()
@@ -175,29 +254,6 @@ class TestUnknown:
 
 class TestContradictions:
     """Settings that are valid each but contradict each other."""
-
-    @pytest.mark.parametrize(
-        ("named", "variables"),
-        [
-            ("PINSTREAM_MAX_OPEN_EVENTS", {"PINSTREAM_MAX_OPEN_EVENTS": "999"}),
-            ("PINSTREAM_DEDUP_WINDOW", {"PINSTREAM_DEDUP_WINDOW": "31s"}),
-            ("PINTEREST_EXTRA_AD_ACCOUNT_IDS", {"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "1,549755885175"}),
-            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
-            ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),
-            ("PINSTREAM_RECEIPTS_TOPIC", {"KAFKA_TOPICS": "orders,r", "PINSTREAM_RECEIPTS_TOPIC": "r"}),
-            ("PINSTREAM_RECEIPTS_TOPIC", {"PINSTREAM_RECEIPTS_TOPIC": "r.dead-letters"}),
-            ("SCHEMA_REGISTRY_URL", {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"}),
-            ("SCHEMA_REGISTRY_TIMEOUT", {"SCHEMA_REGISTRY_URL": "glue:", "SCHEMA_REGISTRY_TIMEOUT": "3"}),
-            ("KAFKA_SECURITY_PROTOCOL", {**IAM, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}),
-            ("KAFKA_SASL_PASSWORD", {**IAM, "KAFKA_SASL_PASSWORD": "hush"}),
-            ("KAFKA_SASL_OAUTHBEARER_METHOD", {**IAM, "KAFKA_SASL_OAUTHBEARER_METHOD": "oidc"}),
-        ],
-    )
-    def test_named(self, named: str, variables: dict[str, str]) -> None:
-        """The line names the setting to change."""
-        message = refused(**variables)
-        assert message.startswith(named)
-        assert "hush" not in message
 
     @pytest.mark.parametrize(
         ("variables", "part"),
@@ -250,9 +306,7 @@ class TestSecrets:
         assert s.kafka.client_properties()["sasl.password"] == "hush"
 
     def test_a_file_beside_every_secret(self, tmp_path: Path) -> None:
-        """X_FILE gives X, without the line break at the end; blanks inside a password stay. Of a token that is read
-        again when its file changes, the settings hold the path. A property of librdkafka whose name ends like this is
-        passed on."""
+        """Without the line break at its end; of a token that is read again, the settings hold the path."""
         (tmp_path / "s").write_text(" p w \r\n")
         (tmp_path / "k").write_text("redis://:x@r/0\n")
         path = str(tmp_path / "s")
@@ -333,8 +387,7 @@ class TestPassthrough:
     """Properties of the clients themselves."""
 
     def test_librdkafka_takes_what_comes_out(self) -> None:
-        """A real client accepts the properties: dots stand for underscores, except in log_level, and the registry's
-        client takes its times as numbers."""
+        """Dots stand for underscores, except in log_level; the registry's client takes its times as numbers."""
         variables = {
             "KAFKA_LOG_LEVEL": "0",
             "KAFKA_GROUP_PROTOCOL": "classic",
@@ -359,26 +412,30 @@ class TestPassthrough:
         "name",
         sorted(
             passthrough.REFUSED_PROPERTIES.keys() - {"group.id", "bootstrap.servers", "auto.offset.reset"}
+            | {"auto.commit.enable", "auto.commit.interval.ms", "offset.store.method", "offset.store.path"}
+            | {"offset.store.sync.interval.ms", "request.required.acks", "delivery.report.only.error"}
+            | {
+                "transactional.id",
+                "message.timeout.ms",
+                "plugin.library.paths",
+                "test.mock.broker.rtt",
+                "error_cb",
+            }
         ),
     )
     def test_what_weakens_the_guarantee_is_refused_by_name(self, name: str) -> None:
-        """Every refused property whose variable is not a setting of ours."""
+        """Commits of its own, weaker writes, simulated brokers, foreign code: each with a reason."""
         variable = f"KAFKA_{name.upper().replace('.', '_')}"
         message = refused(**{variable: "true"})
         assert message.startswith(f"{variable} is refused: ")
         assert message.endswith("; remove it")
+        assert len(message) > len(variable) + 40
 
-    @pytest.mark.parametrize(
-        ("variable", "value"),
-        [
-            ("KAFKA_ISOLATION_LEVEL", "read_uncommitted"),
-            ("KAFKA_TEST_MOCK_NUM_BROKERS", "3"),
-            ("KAFKA_ERROR_CB", "x"),
-        ],
-    )
-    def test_families_are_refused_too(self, variable: str, value: str) -> None:
-        """Mock brokers, callbacks, uncommitted reads; a value that changes nothing is no error."""
-        assert refused(**{variable: value}).startswith(f"{variable} is refused")
+    def test_uncommitted_reads_are_refused(self) -> None:
+        """A value that changes nothing is no error."""
+        assert refused(KAFKA_ISOLATION_LEVEL="read_uncommitted").startswith(
+            "KAFKA_ISOLATION_LEVEL is refused"
+        )
         assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
 
     def test_whatever_the_adapter_overrides_is_refused_here(self) -> None:
@@ -399,130 +456,18 @@ class TestPassthrough:
                 ["message.max.bytes"],
             )
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            *("auto.commit.enable", "auto.commit.interval.ms", "offset.store.method", "offset.store.path"),
-            *("offset.store.sync.interval.ms", "request.required.acks", "delivery.report.only.error"),
-            *("transactional.id", "message.timeout.ms", "plugin.library.paths"),
-            *("test.mock.num.brokers", "test.mock.broker.rtt"),
-        ],
-    )
-    def test_what_would_weaken_the_guarantee_has_a_reason(self, name: str) -> None:
-        """Commits of its own, weaker writes, simulated brokers, foreign code."""
-        assert len(passthrough.refusal(name, "7") or "") > 20
-
-
-OAUTH = {
-    "CREDENTIALS_SOURCE": "OAUTHBEARER",
-    "CLIENT_ID": "shop",
-    "CLIENT_SECRET": "hush",
-    "ISSUER_ENDPOINT_URL": "https://tokens/oauth",
-}
-"""What a login with tokens needs, after ``SCHEMA_REGISTRY_BEARER_AUTH_``."""
-
-
-class TestRegistryLogins:
-    """The settings of a login at the registry fit together, and say so before anything is asked."""
-
-    @pytest.mark.parametrize(
-        ("changes", "line"),
-        [
-            (
-                {"BASIC_AUTH_USER_INFO": "hush"},
-                "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO has no colon; write user:password",
-            ),
-            (
-                {
-                    **{f"BEARER_AUTH_{name}": value for name, value in OAUTH.items()},
-                    "BASIC_AUTH_USER_INFO": "u:hush",
-                },
-                "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO and SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID are both set; keep one",
-            ),
-            (
-                {"BEARER_AUTH_TOKEN": "hush"},
-                "SCHEMA_REGISTRY_BEARER_AUTH_TOKEN needs SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE; set that to "
-                "one of OAUTHBEARER, OAUTHBEARER_AZURE_IMDS, STATIC_TOKEN",
-            ),
-            (
-                {"BEARER_AUTH_CREDENTIALS_SOURCE": "CUSTOM"},
-                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE is none of OAUTHBEARER, OAUTHBEARER_AZURE_IMDS, STATIC",
-            ),
-            (
-                {"BEARER_AUTH_CREDENTIALS_SOURCE": "STATIC_TOKEN"},
-                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=STATIC_TOKEN needs SCHEMA_REGISTRY_BEARER_AUTH_TOKEN;",
-            ),
-            (
-                {
-                    "BEARER_AUTH_CREDENTIALS_SOURCE": "STATIC_TOKEN",
-                    "BEARER_AUTH_TOKEN": "hush",
-                    "BEARER_AUTH_SCOPE": "all",
-                },
-                "SCHEMA_REGISTRY_BEARER_AUTH_SCOPE has no meaning with "
-                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=STATIC_TOKEN; remove it",
-            ),
-            (
-                {"SSL_KEY_PASSWORD": "hush"},
-                "SCHEMA_REGISTRY_SSL_KEY_PASSWORD needs SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION; set it",
-            ),
-            (
-                {"SSL_CA_LOCATION": "/nowhere/ca.pem"},
-                "SCHEMA_REGISTRY_SSL_CA_LOCATION='/nowhere/ca.pem': no such file; name a file in PEM format",
-            ),
-            *(
-                (
-                    {f"BEARER_AUTH_{name}": value for name, value in OAUTH.items() if name != missing},
-                    "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=OAUTHBEARER needs "
-                    f"SCHEMA_REGISTRY_BEARER_AUTH_{missing}; set it",
-                )
-                for missing in ("CLIENT_ID", "CLIENT_SECRET", "ISSUER_ENDPOINT_URL")
-            ),
-        ],
-    )
-    def test_what_does_not_fit_is_named(self, changes: dict[str, str], line: str) -> None:
-        """One line; no secret in it."""
-        given = {f"SCHEMA_REGISTRY_{name}": value for name, value in changes.items()}
-        message = refused(SCHEMA_REGISTRY_URL="https://r", **given)
-        assert message.startswith(line)
-        assert "hush" not in message
-
-    @pytest.mark.parametrize(
-        ("name", "line"),
-        [
-            (
-                "BASIC_AUTH_CREDENTIALS_SOURCE",
-                "set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO alone, and remove this one",
-            ),
-            (
-                "SSL_TRUSTSTORE_LOCATION",
-                "set SCHEMA_REGISTRY_SSL_CA_LOCATION, with a file in PEM format, and",
-            ),
-            (
-                "SSL_KEYSTORE_PASSWORD",
-                "set SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION, with a file in PEM format, and",
-            ),
-        ],
-    )
-    def test_what_java_s_clients_have_is_known(self, name: str, line: str) -> None:
-        """People copy it from the examples of their registry."""
-        message = refused(SCHEMA_REGISTRY_URL="https://r", **{f"SCHEMA_REGISTRY_{name}": "hush"})
-        assert message.startswith(f"SCHEMA_REGISTRY_{name} is a setting of Java's clients; {line}")
-        assert "hush" not in message
-
     def test_what_only_confluent_cloud_needs_may_be_omitted(self) -> None:
         """The client insists on a logical cluster and a scope; any other registry has neither."""
-        given = {f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in OAUTH.items()}
-        found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
+
+        def configuration(**given: str) -> dict[str, str | float]:
+            return with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
+
+        found = configuration(**OAUTH)
         assert (found["bearer.auth.logical.cluster"], found["bearer.auth.scope"]) == ("", "")
         for source, name in (("STATIC_TOKEN", "TOKEN"), ("OAUTHBEARER_AZURE_IMDS", "ISSUER_ENDPOINT_QUERY")):
-            one = {"CREDENTIALS_SOURCE": source, name: "x"}
-            config = with_(
-                SCHEMA_REGISTRY_URL="https://r",
-                **{f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in one.items()},
-            )
-            RegistrySchemas(config.registry.client_configuration())  # its client takes them
-        given["SCHEMA_REGISTRY_BEARER_AUTH_LOGICAL_CLUSTER"] = "lsrc-1"
-        found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
+            # Its client takes them.
+            RegistrySchemas(configuration(**{f"{BEARER}CREDENTIALS_SOURCE": source, f"{BEARER}{name}": "x"}))
+        found = configuration(**OAUTH, **{f"{BEARER}LOGICAL_CLUSTER": "lsrc-1"})
         assert found["bearer.auth.logical.cluster"] == "lsrc-1"
 
 
@@ -556,12 +501,6 @@ def test_every_setting_has_a_reason() -> None:
         assert doc.default
         assert "|" not in doc.reason
         assert not doc.secret or doc.default in ("required", "none", "disk: under the state folder")
-
-
-@pytest.mark.parametrize("name", ["KAFKA_CLIENT_ID", "PINSTREAM_MAPPING_FILE", "KAFKA_SASL_PASSWORD_FILE"])
-def test_what_is_not_utf_8_is_refused(name: str) -> None:
-    """The environment may hold any bytes, and the clients take text."""
-    assert refused(**{name: "caf\udce9"}) == f"{name} is not UTF-8 text; correct it"
 
 
 @pytest.mark.parametrize("value", ["1" * 400, "\N{SUPERSCRIPT TWO}", "-1", "1e9"])

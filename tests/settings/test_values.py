@@ -19,13 +19,15 @@ BAD_VALUES = {
     "KAFKA_TOPICS": ["a,,b", ",", "a b", "ümlaut", "..", "x" * 250, "^a[", "^a\\d", "^(?:a)", "^a.*?"],
     "KAFKA_AUTO_OFFSET_RESET": ["beginning", "none"],
     "SCHEMA_REGISTRY_URL": [
-        "registry:8081",
-        "http://",
-        "http://u:hush@r:1",
-        "ftp://r",
-        "http://r:1,x",
-        "glue:europe",
-        "glue://eu-west-1",
+        *(
+            "registry:8081",
+            "http://",
+            "http://u:hush@r:1",
+            "ftp://r",
+            "http://r:1,x",
+            "glue:europe",
+            "glue://eu-west-1",
+        )
     ],
     "SCHEMA_REGISTRY_TIMEOUT": ["5s"],
     "SCHEMA_REGISTRY_PROXY": ["proxy.corp", "socks5://proxy.corp:1080"],
@@ -44,7 +46,7 @@ BAD_VALUES = {
     "PINSTREAM_TRANSFORM": [
         "clean",
         "shop.events",
-        "shop/events.py:clean",
+        "a/b.py:c",
         "a:b:c",
         "a:",
         ":b",
@@ -57,7 +59,16 @@ BAD_VALUES = {
     "KAFKA_SASL_MECHANISM": ["AWS_IAM", "SCRAM"],
     "PINSTREAM_MAPPING_FILE": ["/nowhere/at/all.toml"],
     "PINSTREAM_STATE_DIR": [__file__],
-    "PINSTREAM_KEY_STORE": ["disk:", "lmdb:/x/keys", "memory", "redis:", "sqlite:/x", "/var/keys"],
+    "PINSTREAM_KEY_STORE": [
+        "disk:",
+        "disk",
+        "lmdb:/x/keys",
+        "memory",
+        "memory:x",
+        "redis:",
+        "sqlite:/x",
+        "/var/keys",
+    ],
     "PINSTREAM_KEY_STORE_MAX_BYTES": ["0", "4GB", "1.5GiB"],
     "PINSTREAM_DEDUP_WINDOW": ["0", "48", "-1h", "2 weeks", "91d"],
     "PINSTREAM_MAX_EVENT_AGE": ["1s", "forever"],
@@ -77,27 +88,21 @@ BAD_VALUES = {
     "PINSTREAM_SHUTDOWN_GRACE": ["0", "0s", "2h"],
     "PINSTREAM_HTTP_ADDRESS": ["8080", ":8080", "a:99999", "::1:8080", "a:b", "http://a:1", "unix:/x"],
     "PINSTREAM_PAGE_ADDRESS": [
-        "8081",
-        ":8081",
-        "a:99999",
-        "http://a:1",
-        "0.0.0.0:8080",
-        "127.0.0.1:8080",
-        "[::]:8080",
+        *("8081", ":8081", "a:99999", "http://a:1", "0.0.0.0:8080", "127.0.0.1:8080", "[::]:8080")
     ],
     "PINSTREAM_KEY_STORE_PASSWORD": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_HTTP_TOKEN": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_PROXY_CREDENTIALS": ["hush", "user:hush\nhush"],
     "PINSTREAM_CA_FILE": ["/nowhere/at/all.pem", __file__, "/dev/null"],
     "HTTPS_PROXY": [
-        "proxy.corp",
-        "http://proxy.corp",
-        "http://:3128",
-        "socks5://proxy.corp:1080",
-        "http://proxy.corp:3128/path",
-        "http://proxy.corp:99999",
-        "http://pro xy.corp:3128",
-        "http://user:hu#sh@proxy.corp:3128",
+        *(
+            "proxy.corp",
+            "http://proxy.corp",
+            "http://:3128",
+            "socks5://proxy.corp:1080",
+            "http://pro xy.corp:3128",
+        ),
+        *("http://proxy.corp:3128/path", "http://proxy.corp:99999", "http://user:hu#sh@proxy.corp:3128"),
         "http://user:hu/sh@proxy.corp:3128",
     ],
     "HTTP_PROXY": ["proxy.corp", "ftp://proxy.corp:3128"],
@@ -123,14 +128,8 @@ class TestBadValues:
 
     def test_every_setting_with_rules_is_tried(self) -> None:
         """Only free text has no invalid value above."""
-        free = {
-            "KAFKA_GROUP_ID",
-            "KAFKA_…",
-            "SCHEMA_REGISTRY_…",
-            "NO_PROXY",
-        }
-        names = {doc.name for doc in settings.all_settings()} - free
-        assert names <= BAD_VALUES.keys()
+        free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "NO_PROXY"}
+        assert {doc.name for doc in settings.all_settings()} - free <= BAD_VALUES.keys()
 
     def test_what_is_allowed_is_said(self) -> None:
         """The bounds of a number, the forms of a duration, the words of a choice."""
@@ -147,29 +146,14 @@ class TestBadValues:
 
 GOOD_VALUES = [
     ("KAFKA_TOPICS", "b, a ,a,^orders-[0-9]+$", lambda s: s.kafka.topics, ("b", "a", "^orders-[0-9]+$")),
-    (
-        "KAFKA_BOOTSTRAP_SERVERS",
-        "[::1]:9092,SSL://a",
-        lambda s: s.kafka.bootstrap_servers,
-        "[::1]:9092,SSL://a",
-    ),
+    ("KAFKA_BOOTSTRAP_SERVERS", "[::1]:9,SSL://a", lambda s: s.kafka.bootstrap_servers, "[::1]:9,SSL://a"),
     ("SCHEMA_REGISTRY_URL", "http://r:1/ , https://q/p", lambda s: s.registry.url, "http://r:1,https://q/p"),
     ("KAFKA_SASL_MECHANISM", "aws_msk_iam", lambda s: s.kafka.uses_iam, True),
     ("SCHEMA_REGISTRY_URL", "glue:us-gov-west-1", lambda s: s.registry.url, "glue:us-gov-west-1"),
     ("SCHEMA_REGISTRY_URL", "glue:", lambda s: s.registry.is_glue, True),
-    (
-        "PINTEREST_EXTRA_AD_ACCOUNT_IDS",
-        "1,2",
-        lambda s: s.pinterest.ad_account_ids,
-        ("549755885175", "1", "2"),
-    ),
+    ("PINTEREST_EXTRA_AD_ACCOUNT_IDS", "1,2", lambda s: s.pinterest.ad_account_ids[1:], ("1", "2")),
     ("PINTEREST_TEST_MODE", "TRUE", lambda s: s.pinterest.test_mode, True),
-    (
-        "PINTEREST_API_URL",
-        "http://localhost:8000/v5/",
-        lambda s: s.pinterest.api_url,
-        "http://localhost:8000/v5",
-    ),
+    ("PINTEREST_API_URL", "http://localhost/v5/", lambda s: s.pinterest.api_url, "http://localhost/v5"),
     ("PINSTREAM_MAX_EVENT_AGE", "0", lambda s: s.pinstream.max_event_age, 0),
     ("PINSTREAM_HALT_PATIENCE", "0", lambda s: s.pinstream.halt_patience, 0),
     ("PINSTREAM_LINGER", "0", lambda s: s.pinstream.linger, 0),
@@ -183,12 +167,7 @@ GOOD_VALUES = [
     ("PINSTREAM_PAGE_ADDRESS", " ", lambda s: s.pinstream.page_address, None),
     ("PINSTREAM_HTTP_TOKEN", "hush", lambda s: s.pinstream.http_token.get_secret_value(), "hush"),
     ("PINSTREAM_LOG_LEVEL", "DEBUG", lambda s: s.pinstream.log_level, "debug"),
-    (
-        "PINSTREAM_KEY_STORE",
-        "disk:/x/keys",
-        lambda s: s.pinstream.key_store.get_secret_value(),
-        "disk:/x/keys",
-    ),
+    ("PINSTREAM_KEY_STORE", "disk:/x/k", lambda s: s.pinstream.key_store.get_secret_value(), "disk:/x/k"),
     ("PINSTREAM_KEY_STORE", "memory:", lambda s: s.pinstream.key_store.get_secret_value(), "memory:"),
     ("PINSTREAM_DEAD_LETTER_SHARE", ".25", lambda s: s.pinstream.dead_letter_share, 0.25),
     ("PINSTREAM_DEAD_LETTER_SHARE", "1.0", lambda s: s.pinstream.dead_letter_share, 1),

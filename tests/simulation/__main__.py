@@ -15,8 +15,6 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.avro_records import CANONICAL, FORMS
 from tests.simulation.knobs import draw
@@ -25,7 +23,7 @@ from tests.simulation.runs import Clock, Outcome, run_many, run_seed
 from tests.simulation.trace import report
 
 _SAY_EVERY = 5.0
-"""Seconds between lines where there is no terminal."""
+"""Seconds between lines about the progress."""
 
 
 def main() -> int:
@@ -84,16 +82,7 @@ def _run(seeds: range, jobs: int, reading: str, mutation: str | None) -> int:
 
 
 def _shown(chunks: Iterator[list[Outcome]], total: int, clock: Clock) -> Iterator[list[Outcome]]:
-    """Pass `chunks` on and show how far they are: a bar on a terminal, else a line now and then."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("seeds", total=total)
-            for chunk in chunks:
-                progress.advance(task, len(chunk))
-                yield chunk
-        return
+    """Pass `chunks` on, and print now and then how far they are."""
     done, said = 0, 0.0
     for chunk in chunks:
         done += len(chunk)

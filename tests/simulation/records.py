@@ -28,6 +28,7 @@ from consumer.engine.model import (
     Warned,
 )
 from consumer.engine.reading import Converting, Decoded, Keys, Reading, SchemaLearner
+from tests.engine.decoder import LearntSchemas
 from tests.simulation.knobs import DESTINATION, Knobs
 
 MISSING = SchemaRef("id", "404")
@@ -38,7 +39,6 @@ LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
 """Schemas that a process does not know at first; the registry has them sooner or later."""
 BROKEN = SchemaRef("id", "9")
 """A schema that the registry has and that no decoder can read."""
-_OTHER = "another"
 WALL = 1.7e9
 """The platform's time when a world begins, in unix seconds."""
 SKEW = 300
@@ -189,12 +189,12 @@ class FakeForm(Form):
         return RecordParts(Decoder(specs), Converter(specs), None)
 
     def schema(self, ref: SchemaRef) -> str:
-        """Any text: it is never read."""
-        return "{}"
+        """See `LearntSchemas`."""
+        return "broken" if ref == BROKEN else "{}"
 
     def other_schema(self) -> str:
         """See `Form`."""
-        return _OTHER
+        return self.schema(BROKEN)
 
     def value(self, spec: Spec) -> bytes:
         """The number, and as many bytes as the event has."""
@@ -215,34 +215,12 @@ class FakeForm(Form):
         return number
 
 
-class Decoder(SchemaLearner):
+class Decoder(LearntSchemas):
     """Reads the record's number out of its value."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
+        super().__init__()
         self._specs = specs
-        self._known: dict[SchemaRef, Rejection | None] = {}
-        self._doubted: set[SchemaRef] = set()
-
-    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
-        """`BROKEN` can never be read."""
-        is_unfit = ref == BROKEN or schema_json == _OTHER
-        verdict = Rejection(Stage.DECODE, "schema", "incompatible") if is_unfit else None
-        self._known[ref] = verdict
-        self._doubted.discard(ref)
-        return verdict
-
-    def doubt(self, ref: SchemaRef) -> None:
-        """Records that it cannot read wait."""
-        self._doubted.add(ref)
-
-    def forget(self, ref: SchemaRef) -> None:
-        """Forget the schema."""
-        self._known.pop(ref, None)
-        self._doubted.discard(ref)
-
-    def missing(self, ref: SchemaRef) -> Rejection:
-        """The registry does not have the schema."""
-        return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
     def decode(self, record: Record, topic: str = "", partition: int = -1) -> Decoded:
         """What the record's spec says."""
@@ -251,13 +229,13 @@ class Decoder(SchemaLearner):
         spec = self._specs[int(record.value[:6])]
         if spec.kind is RecordKind.UNDECODABLE:
             garbage = Rejection(Stage.DECODE, "garbage", "not Avro")
-            return spec.ref if spec.ref in self._doubted else garbage
+            return spec.ref if spec.ref in self.doubted else garbage
         if spec.ref is not None:
-            if spec.ref not in self._known:
+            if spec.ref not in self.verdicts:
                 return spec.ref
-            verdict = self._known[spec.ref]
+            verdict = self.verdicts[spec.ref]
             if verdict is not None:
-                return spec.ref if spec.ref in self._doubted else verdict
+                return spec.ref if spec.ref in self.doubted else verdict
         return {"number": spec.number}
 
 

@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_commands_in_another_process() -> None:
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            check=True, capture_output=True, timeout=60,
+            check=True, capture_output=True, timeout=240,
         ).stdout
         for hash_seed in ("1", "2")
     }  # fmt: skip
@@ -167,12 +167,16 @@ def test_the_command_line_names_the_first_failing_seed_and_how_to_replay_it() ->
     command = [sys.executable, "-m", "tests.simulation"]
     bug = ["--mutation", "commits_the_highest_seen"]
     run = subprocess.run(
-        [*command, "--seeds", "30", "--jobs", "1", *bug], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [*command, "--seeds", "30", "--jobs", "1", *bug],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 1
     assert "nothing open is committed past" in run.stdout
     replay = run.stdout.strip().splitlines()[-1].split("python -m tests.simulation ")[1]
-    again = subprocess.run([*command, *replay.split()], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    again = subprocess.run([*command, *replay.split()], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert again.returncode == 1
     assert "-> Commit" in again.stdout or "-> Release" in again.stdout
     assert "nothing open is committed past" in again.stdout
@@ -182,7 +186,7 @@ def test_the_command_line_exits_0_when_all_holds() -> None:
     """It says how much was tried."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.simulation", "8", "--jobs", "1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert run.returncode == 0
     assert [line.split(",")[0].split(": ")[:2] for line in run.stdout.splitlines()] == [

@@ -70,59 +70,44 @@ def curve(
         settled, at = min(events, settled + int(rate(at))), at + 1.0
 
 
-def memory_verdict(samples: list[Sample]) -> Verdict:
-    """Of private memory."""
-    return judge_memory("memory", samples, lambda one: one.private)
-
-
 def noisy(memory: Curve, swing: float = 10 * MIB, seed: int = 1) -> Curve:
     """The curve with what open events and the allocator add and remove."""
     draw = random.Random(seed)
     return lambda settled: memory(settled) + draw.uniform(-swing, swing)
 
 
-def test_flat_memory_passes() -> None:
-    """A level that varies with open events, and a rise during the warm-up, are no leak."""
-
-    def warming(settled: int) -> float:
-        return FLAT - 150 * MIB * math.exp(-settled / 60_000)
-
-    for seed in range(20):
-        assert memory_verdict(curve(memory=noisy(warming, seed=seed))).held
+def leaking(bytes_an_event: int) -> Curve:
+    """Memory that grows by so many bytes with each event."""
+    return lambda settled: FLAT + bytes_an_event * settled
 
 
-@pytest.mark.parametrize("leaked", [24, 64, 1300])
-def test_a_leak_of_an_object_an_event_fails(leaked: int) -> None:
-    """The smallest object with its reference, a key, or a body: kept for each event, each of them is a leak."""
-    for seed in range(20):
-        verdict = memory_verdict(curve(memory=noisy(lambda settled: FLAT + leaked * settled, seed=seed)))
-        assert not verdict.held
-        assert "MiB per million events" in verdict.figures
+def short(memory: Curve) -> list[Sample]:
+    """A run as short as CI's."""
+    return curve(120_000, memory=memory, rate=lambda _: 6_000)
 
 
-def test_a_leak_of_bodies_fails_in_a_short_run_too() -> None:
-    """CI's run is short: it cannot show a leak of one key for each event, but it does show one body for each event."""
-    assert memory_verdict(curve(120_000, memory=lambda _: FLAT, rate=lambda _: 6_000)).held
-    leaking = curve(120_000, memory=lambda settled: FLAT + 1300 * settled, rate=lambda _: 6_000)
-    assert not memory_verdict(leaking).held
-
-
-def test_a_leak_that_begins_late_fails() -> None:
-    """Flat for half of the run, then a kibibyte for each event."""
-    late = curve(memory=lambda settled: FLAT + 1024 * max(0, settled - EVENTS // 2))
-    assert not memory_verdict(late).held
-
-
-def test_a_peak_fails() -> None:
-    """One moment at twice the level kills a container, though the line through all samples is flat."""
-    peak = curve(memory=lambda settled: FLAT * (2 if settled == 100 * RATE else 1))
-    verdict = memory_verdict(peak)
-    assert not verdict.held
-
-
-def test_too_few_checks_are_no_proof() -> None:
-    """Three samples prove nothing."""
-    assert not memory_verdict(curve(3 * RATE)).held
+@pytest.mark.parametrize(
+    ("samples", "held"),
+    [
+        # A level that varies with open events, and a rise during the warm-up, are no leak.
+        *((curve(memory=noisy(lambda settled: FLAT - 150 * MIB * math.exp(-settled / 60_000), seed=seed)), True)
+          for seed in range(8)),
+        # The smallest object with its reference, a key, or a body: kept for each event, each of them is a leak.
+        *((curve(memory=noisy(leaking(size), seed=seed)), False) for size in (24, 64, 1300) for seed in range(4)),
+        # A short run cannot show a leak of one key for each event, but it does show one body for each event.
+        (short(lambda _: FLAT), True),
+        (short(leaking(1300)), False),
+        # Flat for half of the run, then a kibibyte for each event.
+        (curve(memory=lambda settled: FLAT + 1024 * max(0, settled - EVENTS // 2)), False),
+        # One moment at twice the level kills a container, though the line through all samples is flat.
+        (curve(memory=lambda settled: FLAT * (2 if settled == 100 * RATE else 1)), False),
+        # Three samples prove nothing.
+        (curve(3 * RATE), False),
+    ],
+)  # fmt: skip
+def test_memory_that_grows_fails(samples: list[Sample], held: bool) -> None:
+    """What grows with the events, or peaks, is named; noise and a warm-up are not."""
+    assert judge_memory("memory", samples, lambda one: one.private).held is held
 
 
 def test_the_slope_is_that_of_the_line() -> None:
@@ -142,61 +127,51 @@ def test_a_budget_is_kept_or_not() -> None:
     assert not judge_budget("open", [], 100).held
 
 
-def test_a_store_that_forgets_passes() -> None:
-    """Keys for a window and a half, at a rate that doubles and halves: no more than were delivered in that time."""
-    for rate in (
-        lambda _: RATE,
-        lambda at: RATE * (2 if 40 < at < 60 else 1),
-        lambda at: RATE / (1 + at / 50),
-    ):
-        verdict = judge_keys(curve(rate=rate), WINDOW)
-        assert verdict.held, verdict
+@pytest.mark.parametrize(
+    ("samples", "held"),
+    [
+        # Keys for a window and a half, at a rate that doubles and halves.
+        (curve(), True),
+        (curve(rate=lambda at: RATE * (2 if 40 < at < 60 else 1)), True),
+        (curve(rate=lambda at: RATE / (1 + at / 50)), True),
+        # Every key ever delivered is still there; one bucket more than the window needs.
+        (curve(keys=lambda settled: settled), False),
+        (curve(keys=lambda settled: min(settled, int(RATE * (horizon(WINDOW) + WINDOW / 2)))), False),
+        # In a run shorter than the window the store forgets nothing, which proves nothing.
+        (curve(WINDOW * RATE), False),
+    ],
+)
+def test_a_store_that_does_not_forget_fails(samples: list[Sample], held: bool) -> None:
+    """It has no more keys than were delivered in the time for which it has to keep them."""
+    assert judge_keys(samples, WINDOW).held is held
 
 
-def test_a_store_that_forgets_nothing_fails() -> None:
-    """Every key ever delivered is still there."""
-    assert not judge_keys(curve(keys=lambda settled: settled), WINDOW).held
-
-
-def test_a_store_that_forgets_late_fails() -> None:
-    """One bucket more than the window needs fails."""
-    maximum = int(RATE * (horizon(WINDOW) + WINDOW / 2))
-    assert not judge_keys(curve(keys=lambda settled: min(settled, maximum)), WINDOW).held
-
-
-def test_a_store_that_was_never_full_proves_nothing() -> None:
-    """In a run shorter than the window the store forgets nothing, and the verdict says so."""
-    verdict = judge_keys(curve(WINDOW * RATE), WINDOW)
-    assert not verdict.held
-    assert "turned over" in verdict.figures
-
-
-def size_verdict(samples: list[Sample]) -> Verdict:
-    """Of the key store on disk."""
-    return judge_store_size("size", samples, lambda one: one.key_bytes)
-
-
-def test_a_store_that_keeps_its_size_passes() -> None:
-    """As buckets come and go the size rises and falls to the same values."""
-    saw = curve(key_bytes=lambda settled: 25 * MIB + settled % (10 * RATE) * 100)
-    assert size_verdict(saw).held
-
-
-def test_a_store_that_grows_fails() -> None:
-    """Disk space that is never freed shows in the last half, however slowly it grows."""
-    assert not size_verdict(curve(key_bytes=lambda settled: 100 * settled)).held
-    assert not size_verdict(curve(5 * RATE)).held
-
-
-def test_a_store_that_holds_more_keys_may_be_larger() -> None:
-    """Nearly twice the size is no growth for twice the keys, but is growth for the same number of keys."""
-    samples = [
+def with_size(keys: int, size: int, later_keys: int, later_size: int) -> list[Sample]:
+    """Samples whose store has other figures in the second half."""
+    return [
         one._replace(keys=keys, key_bytes=size)
+        if one.at < 105
+        else one._replace(keys=later_keys, key_bytes=later_size)
         for one in curve()
-        for keys, size in [(100_000, 30 * MIB) if one.at < 105 else (200_000, 57 * MIB)]
     ]
-    assert size_verdict(samples).held
-    assert not size_verdict([one._replace(keys=100_000) for one in samples]).held
+
+
+@pytest.mark.parametrize(
+    ("samples", "held"),
+    [
+        # As buckets come and go the size rises and falls to the same values.
+        (curve(key_bytes=lambda settled: 25 * MIB + settled % (10 * RATE) * 100), True),
+        # Disk space that is never freed shows in the last half, however slowly it grows.
+        (curve(key_bytes=lambda settled: 100 * settled), False),
+        (curve(5 * RATE), False),
+        # Nearly twice the size is no growth for twice the keys, but is growth for the same number of keys.
+        (with_size(100_000, 30 * MIB, 200_000, 57 * MIB), True),
+        (with_size(100_000, 30 * MIB, 100_000, 57 * MIB), False),
+    ],
+)
+def test_a_store_that_grows_on_disk_fails(samples: list[Sample], held: bool) -> None:
+    """Its size follows its keys."""
+    assert judge_store_size("size", samples, lambda one: one.key_bytes).held is held
 
 
 LEDGER = {"read": 100, "delivered": 80, "duplicate": 10, "filtered": 4, "dead_lettered": 6, "open": 0}

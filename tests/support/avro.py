@@ -1,8 +1,11 @@
-"""Schemas of Avro as tests write them: a function for each type that has parts, and for fields."""
+"""Schemas of Avro as tests write them: a function for each type that has parts, and for fields; and data of them."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+import fastavro
 
 Schema = Any
 
@@ -55,3 +58,20 @@ def logical(kind: str, name: str, **more: Any) -> dict[str, Any]:
 def decimal(precision: int, scale: int = 0) -> dict[str, Any]:
     """Return a decimal over bytes."""
     return logical("bytes", "decimal", precision=precision, scale=scale)
+
+
+def written(schema: Schema, value: Any) -> bytes:
+    """Return a bare datum, written by fastavro."""
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema, value)
+    return out.getvalue()
+
+
+def zigzag(number: int) -> bytes:
+    """Return a long as Avro writes it, of any size."""
+    rest = number << 1 if number >= 0 else ~number << 1 | 1
+    out = bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*out, rest])

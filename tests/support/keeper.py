@@ -37,6 +37,12 @@ class Unavailable(Exception):
     """A server that cannot be started here; the text says what is missing."""
 
 
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGSTOP to a child, and wait until all its threads stand still: until then one may still answer."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 class OwnServer:
     """A server of our own. Use as a context manager, or `start` and `stop`.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import keeper
 from tests.support.kafka.broker import free_ports
 
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
@@ -79,7 +80,7 @@ class RedisServer:
     def freeze(self) -> None:
         """Freeze it: connections stay open, and nothing is answered."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        keeper.freeze(self._process)
 
     def thaw(self) -> None:
         """Let it continue."""

@@ -1,8 +1,9 @@
 """``python -m tests.support.switches ARGUMENTS``: the product with other values of what is no setting.
 
 ``SWITCHES`` in its environment (`switched`) says which: fields of the engine's `Policy`, such as ``commit_interval``;
-``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps; and
-``minute``, for how many seconds a call counts against the quota.
+``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps;
+``minute``, for how many seconds a call counts against the quota; ``longest_wait``, for how many seconds a backoff waits
+at most; and ``count_every``, how often a member asks who is in its group.
 The processes of ``--workers`` have the product's own values.
 """
 
@@ -24,12 +25,18 @@ def switched(**values: float) -> dict[str, str]:
 def apply() -> None:
     """Set the values that the environment has."""
     values: dict[str, Any] = json.loads(os.environ.get(_VARIABLE, "{}"))
+    from consumer.adapters.kafka import groups
     from consumer.app import building
+    from consumer.engine.model import Policy
     from consumer.engine.sending import gate
 
     vars(gate)["_MINUTE"] = values.pop("minute", 60.0)
+    vars(groups)["_COUNT_EVERY"] = values.pop("count_every", 10.0)
     if not values.pop("compiled", True):
         vars(building)["COMPILED"] = None
+    if longest := values.pop("longest_wait", None):
+        for name in ("delivery_backoff", "inner_backoff", "probe_backoff"):
+            values[name] = replace(getattr(Policy(), name), cap=longest)
     made = building.policy
     building.policy = lambda *given: replace(made(*given), **values)
 

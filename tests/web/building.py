@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from consumer.engine.figures.counters import Counters, KeyStoreStatistics, Samples, StoredLetter
+from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered, Freshness
 from consumer.engine.figures.latency import CallLatency, Latency
 from consumer.engine.figures.outside import (
@@ -45,7 +46,6 @@ TOPIC = "orders"
 ACCOUNT = "549755885175"
 OTHER_ACCOUNT = "549755885176"
 UNIX = 1_700_000_000
-STALL_AFTER = 120.0
 _TWO_HOURS = 7200.0
 INFO: Mapping[str, Any] = {
     "process": {
@@ -135,7 +135,6 @@ def statistics(
     """A snapshot. `ended`: what partitions that are ours no more left behind; `ages` of delivered events, seconds:
     in the last hour, and `earlier`, two hours before."""
     all_totals = [one.totals for one in partitions] + ([ended] if ended is not None else [])
-    names = ("read", "delivered", "duplicate", "filtered", "dead_lettered", "open", "released")
     freshness = Freshness()
     freshness.add([UNIX - int(one) for one in earlier], Instant(0.0, UNIX))
     freshness.add([UNIX - int(one) for one in ages], Instant(_TWO_HOURS, UNIX))
@@ -146,7 +145,7 @@ def statistics(
     }
     return replace(
         NO_WORKER,
-        totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),
+        totals=merged(Totals, all_totals),
         partitions=partitions,
         accounts=accounts,
         freshness=freshness.snapshot(_TWO_HOURS),
@@ -223,26 +222,20 @@ def coverage() -> CoverageSnapshot:
         "external_id": 0.88,
     }
     visit = {
-        "em": 0.18,
-        "external_id": 0.18,
-        "client_ip_address": 0.999,
-        "client_user_agent": 0.999,
-        "event_source_url": 1.0,
-        "content_ids": 0.71,
-    }
-    return CoverageSnapshot(
-        hour={
-            "checkout": covered(1_310, **order),
-            "page_visit": covered(36_000, **visit),
-            "search": covered(7, client_ip_address=1.0, event_source_url=1.0),
-        },
-        day={
-            "checkout": covered(31_000, **order),
-            "page_visit": covered(870_000, **visit),
-            "search": covered(260, client_ip_address=1.0, event_source_url=1.0),
-            "signup": covered(12, em=1.0, client_ip_address=1.0),
-        },
-    )
+        "em": 0.18, "external_id": 0.18, "client_ip_address": 0.999, "client_user_agent": 0.999,
+        "event_source_url": 1.0, "content_ids": 0.71,
+    }  # fmt: skip
+    search = {"client_ip_address": 1.0, "event_source_url": 1.0}
+
+    def window(checkout: int, page_visit: int, searches: int) -> dict[str, Covered]:
+        return {
+            "checkout": covered(checkout, **order),
+            "page_visit": covered(page_visit, **visit),
+            "search": covered(searches, **search),
+        }
+
+    day = window(31_000, 870_000, 260) | {"signup": covered(12, em=1.0, client_ip_address=1.0)}
+    return CoverageSnapshot(window(1_310, 36_000, 7), day)
 
 
 def samples() -> Samples:
@@ -350,42 +343,37 @@ def busy() -> Statistics:
     )
 
 
-def halted() -> Statistics:
-    """The token is refused: intake has stopped."""
+def _stopped(seconds: float, waits_for: WaitsFor, open: int = 20_000, **more: Any) -> Statistics:
+    """Nothing has settled for so long: the oldest of the open records waits for this."""
+    oldest = OldestOpen(
+        TOPIC, 0, 88_000, seconds, waits_for, None if waits_for is WaitsFor.GUARD else ACCOUNT
+    )
     return statistics(
-        partition(0, lag=52_011, lag_seconds=756.0, committed=88_000, delivered=88_000, open=20_000),
-        accounts=[account(state="halted", queued=20_000, seconds=754.2)],
-        oldest_open_ms=UNIX * 1000 - 756_000,
-        oldest_open=OldestOpen(TOPIC, 0, 88_000, 756.0, WaitsFor.HALT, ACCOUNT),
+        partition(0, lag=52_011, lag_seconds=seconds, committed=88_000, delivered=88_000, open=open),
+        oldest_open_ms=UNIX * 1000 - int(seconds * 1000),
+        oldest_open=oldest,
         ages=[20] * 10,
         room=0,
         seconds_since_progress=754.2,
+        **more,
     )
+
+
+def halted() -> Statistics:
+    """The token is refused: intake has stopped."""
+    return _stopped(756.0, WaitsFor.HALT, accounts=[account(state="halted", queued=20_000, seconds=754.2)])
 
 
 def unreachable() -> Statistics:
     """A middleman answers in the platform's place: the budget is full, and all of it waits."""
-    return statistics(
-        partition(0, lag=52_011, lag_seconds=756.0, committed=88_000, delivered=88_000, open=20_000),
-        accounts=[account(state="unreachable", queued=19_000, in_flight=1, seconds=754.2)],
-        oldest_open=OldestOpen(TOPIC, 0, 88_000, 756.0, WaitsFor.RETRY, ACCOUNT),
-        room=0,
-        seconds_since_progress=754.2,
-    )
+    away = account(state="unreachable", queued=19_000, in_flight=1, seconds=754.2)
+    return _stopped(756.0, WaitsFor.RETRY, accounts=[away])
 
 
 def guarded() -> Statistics:
     """Too many records would be dead letters: intake has stopped."""
-    return statistics(
-        partition(0, lag=52_011, lag_seconds=760.0, committed=88_000, delivered=88_000, open=640),
-        accounts=[account()],
-        oldest_open_ms=UNIX * 1000 - 760_000,
-        oldest_open=OldestOpen(TOPIC, 0, 88_000, 760.0, WaitsFor.GUARD, None),
-        ages=[20] * 10,
-        room=0,
-        seconds_since_progress=754.2,
-        guard=GuardStatistics(TOPIC, 1_640, 2_000, "convert no_identity", Cause.MAPPING),
-    )
+    guard = GuardStatistics(TOPIC, 1_640, 2_000, "convert no_identity", Cause.MAPPING)
+    return _stopped(760.0, WaitsFor.GUARD, open=640, accounts=[account()], guard=guard)
 
 
 def throttled() -> Statistics:

@@ -14,7 +14,7 @@ from consumer.web.events import MAX_LISTENERS, MAX_MISSED
 from consumer.web.status import status_document
 from tests.support.limits import LATE
 from tests.web.building import INFO, Served, busy, halted, idle
-from tests.web.listening import WITHIN, Listener, checked, listening, running, until
+from tests.web.listening import WITHIN, checked, listening, running, until
 
 
 @pytest.fixture
@@ -119,20 +119,26 @@ async def test_one_listener_above_the_limit_is_refused(served: Served) -> None:
                         break
 
 
-async def test_a_listener_that_does_not_read_is_disconnected_and_delays_no_other(served: Served) -> None:
-    """A listener that does not read is disconnected after some seconds, while the other gets every document."""
+@contextlib.asynccontextmanager
+async def deaf(served: Served) -> AsyncIterator[asyncio.StreamReader]:
+    """A listener that reads no more than the beginning of its answer."""
     port = int(served.url.rstrip("/").rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert await reader.read(1) == b"H"
-    async with listening(served) as listener:
+    yield reader
+    writer.close()
+
+
+async def test_a_listener_that_does_not_read_is_disconnected_and_delays_no_other(served: Served) -> None:
+    """A listener that does not read is disconnected after some seconds, while the other gets every document."""
+    async with deaf(served) as reader, listening(served) as listener:
         await listener.status()
         for second in range(MAX_MISSED + 3):
             served.shown.info = {"second": second, "more than all buffers hold": "x" * 8_000_000}
             served.shown.now += 1
             assert (await listener.status())["second"] == second
         assert await broken_off(reader)
-    writer.close()
 
 
 async def broken_off(reader: asyncio.StreamReader) -> bool:
@@ -152,24 +158,15 @@ async def test_a_stop_ends_the_streams_at_once(monkeypatch: pytest.MonkeyPatch) 
         listeners = [await stack.enter_async_context(listening(served)) for _ in range(3)]
         for listener in listeners:
             await listener.status()
-        port = int(served.url.rstrip("/").rpartition(":")[2])
         served.shown.info = {"more than all buffers on the way hold": "x" * 30_000_000}
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
-        writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert await reader.read(1) == b"H"
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        await served.server.stop()
-        assert loop.time() - begun < LATE  # far less than what a dawdling answer is given here
-        for listener in listeners:
-            await read_to_the_end(listener)
-        writer.close()
-
-
-async def read_to_the_end(listener: Listener) -> None:
-    """The proper end of a stream; one that breaks off raises."""
-    while await listener.message() is not None:
-        pass
+        async with deaf(served):
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            await served.server.stop()
+            assert loop.time() - begun < LATE  # far less than what a dawdling answer is given here
+            for listener in listeners:  # a stream that breaks off raises
+                while await listener.message() is not None:
+                    pass
 
 
 async def test_streams_end_when_figures_cannot_be_read() -> None:

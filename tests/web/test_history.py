@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count
-from typing import Any, NamedTuple
+from itertools import count, pairwise
+from typing import Any
 
 import orjson
 import pytest
@@ -13,31 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine.figures.counters import KeyStoreStatistics
-from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR
-from consumer.engine.figures.latency import CallLatency
+from consumer.engine.figures.delivered import AGE_BOUNDS, HOUR, Ages, FreshnessSnapshot
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS, History, Point
+from consumer.workers.merging import NO_WORKER
 from tests.engine.building import Core, event
-from tests.web.building import UNIX, busy, call_latency, idle, partition, statistics, totals
+from tests.web.building import UNIX, call_latency, idle, partition, totals
 from tests.web.listening import checked, running
 
 START = 5_000.0
 SERIES = [
-    "at",
-    "settled_per_second",
-    "delivered_per_second",
-    "duplicates_per_second",
-    "dead_lettered_per_second",
-    "lag",
-    "lag_seconds",
-    "age_p50",
-    "age_p95",
-    "keys",
-    "within_hour",
-    "age_p99",
-    "call_p50",
-    "call_p95",
-]
+    "at", "settled_per_second", "delivered_per_second", "duplicates_per_second", "dead_lettered_per_second", "lag",
+    "lag_seconds", "age_p50", "age_p95", "keys", "within_hour", "age_p99", "call_p50", "call_p95",
+]  # fmt: skip
 
 
 def history(*checks: tuple[float, Statistics]) -> list[dict[str, Any]]:
@@ -52,51 +39,6 @@ def history(*checks: tuple[float, Statistics]) -> list[dict[str, Any]]:
 def points(step: dict[str, Any], *names: str) -> list[tuple[Any, ...]]:
     """These values of each point of a step."""
     return list(zip(*(step["series"][name] for name in names), strict=True))
-
-
-# -- what a point says
-
-
-def test_lag_is_of_all_partitions_where_it_is_known() -> None:
-    """The sum of records, the maximum of seconds; None for a member without partitions."""
-    known = statistics(partition(0, lag=5), partition(1, lag=7), partition(2, lag=None))
-    steps = history((0, known), (10, known), (20, statistics(partition(lag=None))), (30, statistics()))
-    assert points(steps[0], "lag") == [(12,), (None,), (None,)]
-    everywhere = sum(one.lag or 0 for one in busy().partitions)
-    assert points(history((0, busy()), (10, busy()))[0], "lag") == [(everywhere,)]
-    late = statistics(
-        *(replace(partition(n), lag_seconds=seconds) for n, seconds in enumerate([0.5, 61.5, None]))
-    )
-    assert points(history((0, late), (10, late))[0], "lag_seconds") == [(61.5,)]
-
-
-def test_a_peak_between_two_points_is_seen() -> None:
-    """Each point has the maximum since the point before: of records and of seconds."""
-
-    def at(records: int | None, seconds: float | None) -> Statistics:
-        return statistics(replace(partition(lag=records), lag_seconds=seconds))
-
-    checks = [(float(second), at(3, 0.5)) for second in range(31)]
-    checks[4] = (4.0, at(70_000, 2.0))
-    checks[7] = (7.0, at(9, 420.0))
-    checks[20] = (20.0, at(55, 8.0))
-    checks[21] = (21.0, at(None, None))
-    steps = history(*checks)
-    assert points(steps[0], "at", "lag", "lag_seconds") == [
-        (UNIX + 10, 70_000, 420.0),
-        (UNIX + 20, 55, 8.0),
-        (UNIX + 30, 3, 0.5),
-    ]
-    gone = history(
-        (0, at(3, 0.5)), (3, at(80, 9.0)), (6, statistics()), (10, statistics()), (20, statistics())
-    )
-    assert points(gone[0], "lag", "lag_seconds") == [(80, 9.0), (None, None)]
-
-
-def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
-    """A peak between two points of the day is not lost."""
-    checks = [(10.0 * n, statistics(partition(lag=900 if n == 5 else n))) for n in range(25)]
-    assert points(history(*checks)[1], "at", "lag") == [(UNIX + 120, 900), (UNIX + 240, 24)]
 
 
 def test_a_start_has_no_points() -> None:
@@ -163,123 +105,97 @@ def test_it_is_bounded() -> None:
 # -- against a naive list
 
 
-class Sample(NamedTuple):
-    """What the naive list keeps of a look, and the maximum lag since the one before."""
-
-    at: float
-    counts: Sequence[int]
-    buckets: Sequence[int]
-    lag: int | None
-    lag_seconds: float | None
-    keys: int
-    calls: CallLatency
+BOUNDS = [*map(float, AGE_BOUNDS), None]
+LATENCIES = [call_latency(), call_latency(0.02), call_latency(0.02, 7.0)]
+Walk = list[tuple[float, Statistics]]
 
 
-def naive(readings: Sequence[Sample], seconds: int, maximum: int) -> list[Point]:
-    """The same points, from a list of all samples."""
-    groups: list[list[Sample]] = [[]]
-    for one in readings[1:]:
-        groups[-1].append(one)
-        ticks = [int((r.at - readings[0].at) // seconds) for r in (readings[readings.index(one) - 1], one)]
-        if ticks[0] != ticks[1]:
-            groups.append([])
-    made, before = [], readings[0]
-    for group in groups[:-1]:
-        made.append(naive_point(before, group))
-        before = group[-1]
+def naive(walk: Walk, seconds: int, maximum: int) -> list[Point]:
+    """The same points, from a list of all snapshots: a piece ends with the first snapshot of another interval."""
+    made, piece, before = list[Point](), Walk(), walk[0]
+    for earlier, later in pairwise(walk):
+        piece.append(later)
+        if len({(at - walk[0][0]) // seconds for at, _ in (earlier, later)}) > 1:
+            made.append(naive_point(before, piece))
+            piece, before = [], later
     return made[-maximum:]
 
 
-def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
-    """Its ages come from sorting all ages."""
-    last = group[-1]
+def naive_point(before: tuple[float, Statistics], piece: Walk) -> Point:
+    """Its ages come from a list of all ages, its lags from a list of all lags."""
+    (then, earlier), (at, last) = before, piece[-1]
+    counts = [
+        (
+            one.totals.read - one.totals.open,
+            one.totals.delivered,
+            one.totals.duplicate,
+            one.totals.dead_lettered,
+        )
+        for one in (earlier, last)
+    ]
     settled, delivered, duplicates, dead_lettered = [
-        round((late - earlier) / (last.at - before.at), 3) if late >= earlier else None
-        for earlier, late in zip(before.counts, last.counts, strict=True)
+        round((new - old) / (at - then), 3) if new >= old else None for old, new in zip(*counts, strict=True)
     ]
-    bounds = [*map(float, AGE_BOUNDS), None]
-    ages = [
-        b for b, new, old in zip(bounds, last.buckets, before.buckets, strict=True) for _ in range(new - old)
-    ]
-    lags = [one.lag for one in group if one.lag is not None]
-    late = [one.lag_seconds for one in group if one.lag_seconds is not None]
+    buckets = [one.freshness.total.buckets for one in (earlier, last)]
+    ages = [bound for bound, old, new in zip(BOUNDS, *buckets, strict=True) for _ in range(new - old)]
+    lags = [[one.lag for one in seen.partitions if one.lag is not None] for _, seen in piece]
+    late = [one.lag_seconds for _, seen in piece for one in seen.partitions if one.lag_seconds is not None]
     within = sum(bound is not None and bound <= HOUR for bound in ages)
+    p50, p95, p99 = (ages[-(-len(ages) * share // 100) - 1] if ages else None for share in (50, 95, 99))
     return Point(
-        last.at,
+        START + at,
         settled,
         delivered,
         duplicates,
         dead_lettered,
-        max(lags, default=None),
+        max((sum(known) for known in lags if known), default=None),
         max(late, default=None),
-        ages[-(-len(ages) // 2) - 1] if ages else None,
-        ages[-(-len(ages) * 19 // 20) - 1] if ages else None,
-        last.keys,
+        p50,
+        p95,
+        last.key_store.keys,
         int(within / len(ages) * 1e6) / 1e6 if ages else None,
-        ages[-(-len(ages) * 99 // 100) - 1] if ages else None,
-        last.calls.p50,
-        last.calls.p95,
+        p99,
+        last.latency.p50,
+        last.latency.p95,
     )
 
 
 @st.composite
-def walks(draw: st.DrawFn) -> list[tuple[float, Statistics]]:
+def walks(draw: st.DrawFn) -> Walk:
     """Snapshots at irregular times, with growing counts and partitions that come and go."""
-    walk, at, delivered, duplicate, ages = [], 0.0, 0, 0, []
+    walk, at, delivered, duplicate, buckets = Walk(), 0.0, 0, 0, [0] * len(BOUNDS)
     for _ in range(draw(st.integers(1, 30))):
         at += draw(st.sampled_from([0.5, 1, 9, 10, 10.5, 13, 60, 119, 120, 500]))
         delivered += draw(st.integers(0, 50))
         duplicate = max(0, duplicate + draw(st.integers(-1, 5)))
-        ages += draw(st.lists(st.sampled_from([0, 3, 50, 3600, 10**7]), max_size=4))
-        lags = draw(st.lists(st.none() | st.integers(0, 99), max_size=3))
-        took = draw(st.lists(st.sampled_from([0.02, 7.0]), max_size=2))
-        snapshot = statistics(
-            *(partition(number, lag=lag) for number, lag in enumerate(lags)),
-            ended=totals(delivered=delivered, duplicate=duplicate),
-            ages=ages,
+        for bucket in draw(st.lists(st.sampled_from([0, 3, 50, len(BOUNDS) - 1]), max_size=4)):
+            buckets[bucket] += 1
+        lags = draw(
+            st.lists(
+                st.tuples(st.none() | st.integers(0, 99), st.sampled_from([None, 0.5, 420.0])), max_size=3
+            )
+        )
+        snapshot = replace(
+            NO_WORKER,
+            partitions=[replace(partition(lag=lag), lag_seconds=seconds) for lag, seconds in lags],
+            totals=totals(delivered=delivered, duplicate=duplicate),
+            freshness=FreshnessSnapshot(0.0, Ages(tuple(buckets))),
             key_store=KeyStoreStatistics(draw(st.integers(0, 9))),
-            latency=call_latency(*took),
+            latency=draw(st.sampled_from(LATENCIES)),
         )
         walk.append((at, snapshot))
     return walk
 
 
 @given(walks())
-def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics]]) -> None:
-    """All points of both steps equal those of the naive list, however irregular the snapshots."""
+def test_the_same_as_a_naive_list(walk: Walk) -> None:
+    """All points of both steps equal those of the naive list, however irregular the snapshots: lags are the maximum
+    since the point before, of all partitions where it is known; a peak in between is seen."""
     one = History()
     for at, snapshot in walk:
         one.add(snapshot, START + at)
-    readings = list(due(walk))
     for step, (seconds, maximum) in zip(one.document(0.0, 0.0)["steps"], STEPS, strict=True):
-        expected = naive(readings, seconds, maximum)
-        assert [tuple(row) for row in points(step, *SERIES)] == [tuple(each) for each in expected]
-        assert all(value is None or value >= 0 for row in points(step, *SERIES) for value in row)
-
-
-def due(walk: list[tuple[float, Statistics]]) -> Iterator[Sample]:
-    """The samples: the first snapshot in each ten seconds, with the maximum lag since the sample before."""
-    begun, last, lags, late = walk[0][0], -1, list[int](), list[float]()
-    for at, snapshot in walk:
-        known = [one.lag for one in snapshot.partitions if one.lag is not None]
-        lags += [sum(known)] if known else []
-        late += [one.lag_seconds for one in snapshot.partitions if one.lag_seconds is not None]
-        if (tick := int((at - begun) // 10)) != last:
-            last = tick
-            ended = snapshot.totals
-            delivered, duplicate, dead_lettered = ended.delivered, ended.duplicate, ended.dead_lettered
-            settled = delivered + duplicate + dead_lettered + ended.filtered
-            counts = (settled, delivered, duplicate, dead_lettered)
-            worst = max(lags, default=None), max(late, default=None)
-            yield Sample(
-                START + at,
-                counts,
-                snapshot.freshness.total.buckets,
-                *worst,
-                snapshot.key_store.keys,
-                snapshot.latency,
-            )
-            lags, late = [], []
+        assert points(step, *SERIES) == [tuple(each) for each in naive(walk, seconds, maximum)]
 
 
 # -- over HTTP

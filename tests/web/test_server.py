@@ -32,7 +32,7 @@ from tests.web.building import (
     partition,
     statistics,
 )
-from tests.web.listening import WITHIN, checked, reported, running
+from tests.web.listening import WITHIN, checked, listening, reported, running
 
 
 @pytest.fixture
@@ -73,20 +73,23 @@ SECURITY = {
 }
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/nothing"])
-async def test_each_path_answers_in_its_type_and_for_this_site_alone(served: Served, path: str) -> None:
+NO_PATHS = ["/nothing", "/status/", "/favicon.ico", "/..%2f..%2fetc/passwd", "/page.html"]
+
+
+async def test_each_path_answers_in_its_type_and_for_this_site_alone(served: Served) -> None:
     """A type that a browser or Prometheus understands, the same headers for HEAD, and those of security, also with an
-    error; no answer names the versions of our libraries."""
-    status, headers, text = await served.get(path)
-    assert (status, bool(text)) == (200 if path in PATHS else 404, True)
-    assert headers["Content-Type"].startswith(PATHS.get(path, "text/plain"))
-    of_head = await served.get(path, "HEAD")
-    assert (of_head[0], of_head[1]["Content-Type"], of_head[2]) == (status, headers["Content-Type"], "")
-    assert SECURITY.items() <= headers.items()
-    policy = headers["Content-Security-Policy"]
-    for part in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
-        assert part in policy
-    assert "unsafe" not in policy
+    error; no answer names the versions of our libraries. No files are served."""
+    for path in (*PATHS, *NO_PATHS):
+        status, headers, text = await served.get(path)
+        assert (status, bool(text)) == (200 if path in PATHS else 404, True)
+        assert headers["Content-Type"].startswith(PATHS.get(path, "text/plain"))
+        of_head = await served.get(path, "HEAD")
+        assert (of_head[0], of_head[1]["Content-Type"], of_head[2]) == (status, headers["Content-Type"], "")
+        assert SECURITY.items() <= headers.items()
+        policy = headers["Content-Security-Policy"]
+        for part in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
+            assert part in policy
+        assert "unsafe" not in policy
 
 
 async def test_status_is_the_document_of_now(served: Served) -> None:
@@ -99,21 +102,17 @@ async def test_status_is_the_document_of_now(served: Served) -> None:
     assert orjson.loads((await served.get("/status"))[2])["ledger"]["read"] == 5_000
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/events"])
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_nothing_can_be_changed(served: Served, path: str, method: str) -> None:
-    """Only GET and HEAD are allowed: other methods get 405."""
-    status, headers, _ = await served.get(path, method)
-    assert status == 405
-    assert set(headers["Allow"].split(",")) == {"GET", "HEAD"}
-
-
-@pytest.mark.parametrize(
-    "path", ["/nothing", "/status/", "/favicon.ico", "/..%2f..%2fetc/passwd", "/page.html"]
-)
-async def test_all_other_paths_are_404(served: Served, path: str) -> None:
-    """No files are served, and none by another name."""
-    assert (await served.get(path))[0] == 404
+async def test_nothing_can_be_changed_and_no_other_site_may_read_an_answer(served: Served) -> None:
+    """Only GET and HEAD are allowed: other methods get 405, a preflight too. No CORS headers for any origin."""
+    ask = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
+    for path in (*PATHS, "/events"):
+        for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            at = served.url.rstrip("/") + path
+            async with served.session.request(method, at, headers=ask) as answer:
+                assert answer.status == (200 if method == "GET" else 405)
+                assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
+                if method != "GET":
+                    assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD"}
 
 
 async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(served: Served) -> None:
@@ -131,16 +130,6 @@ async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(
     rest = {"connect-src": "'self'", "img-src": "data:"}
     none = ("default-src", "base-uri", "form-action", "frame-ancestors")
     assert directives == rest | dict.fromkeys(none, "'none'")
-
-
-@pytest.mark.parametrize("path", [*PATHS, "/events"])
-async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> None:
-    """No CORS headers for any origin; a preflight is refused."""
-    ask = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
-    for method in ("GET", "OPTIONS"):
-        async with served.session.request(method, served.url.rstrip("/") + path, headers=ask) as answer:
-            assert answer.status == (405 if method == "OPTIONS" else 200)
-            assert [name for name in answer.headers if name.lower().startswith("access-control")] == []
 
 
 # -- what is too large, or no request at all
@@ -195,13 +184,11 @@ async def test_metrics_are_in_the_text_format(served: Served) -> None:
 
 async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
     """200 with ok, or 503 with the reason in one line. A stall, however long, is reported by /status alone: a restart
-    would not help."""
+    would not help; a fetch that does not return is not, though nothing is to be done."""
     async with running(empty) as served:
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
-        assert (await served.get("/readyz"))[::2] == (
-            503,
-            "the group has not assigned partitions yet\n",
-        )
+        waits = "the group has not assigned partitions yet\n"
+        assert (await served.get("/readyz"))[::2] == (503, waits)
         served.shown.statistics = idle()
         assert (await served.get("/readyz"))[::2] == (200, "ok\n")
         served.shown.statistics = halted()
@@ -214,14 +201,7 @@ async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
         served.shown.now += 9_000
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
         assert orjson.loads((await served.get("/status"))[2])["stalled_for"] == 9_000.0
-
-
-async def test_a_dead_fetch_loop_is_sick_though_all_checks_idle() -> None:
-    """The time of the last fetch counts: a member that has caught up and does not fetch is unhealthy."""
-    async with running(idle) as served:
-        served.shown.fetched_at = served.shown.now
-        assert (await served.get("/healthz"))[0] == 200
-        served.shown.now += FETCH_HANGS_AFTER
+        served.shown.statistics, served.shown.fetched_at = idle(), served.shown.now - FETCH_HANGS_AFTER
         assert (await served.get("/healthz"))[::2] == (503, "no fetch has returned for 120 s\n")
 
 
@@ -243,44 +223,33 @@ async def test_figures_that_cannot_be_had_are_sick() -> None:
 
 
 @pytest.mark.parametrize("listeners", [0, 1])
-def test_while_nobody_listens_few_snapshots_are_taken(listeners: int) -> None:
-    """A snapshot costs as much as an input: one in five seconds while nobody looks, enough for a point of the history
-    every ten; one a second for listeners."""
+def test_without_listeners_few_snapshots_are_taken(listeners: int) -> None:
+    """A snapshot costs as much as an input: one in five seconds while no page is open, enough for a point of the plots
+    every ten; one a second for listeners. The first one does not wait for the next of the seldom snapshots."""
     shown = Shown(idle())
     server = make_server(shown)
-    for _ in range(listeners):
+
+    def listen() -> None:
         server._events._listeners.add(_Listener(asyncio.Transport()))
+        server._events._comes.set()
 
     async def watch() -> None:
         watching = asyncio.create_task(server._watch())
+        if listeners:
+            listen()
         for second in range(100):
             shown.now += 1.0
             for one in server._events._listeners:
                 one.missed = 0
             await asyncio.sleep(1.0 if second < 99 else 0.5)  # not at the moment of one more
+        assert shown.checks == (100 if listeners else 20)
+        listen()
+        await asyncio.sleep(0.1 if not listeners else 0.5)
+        assert shown.checks == (101 if listeners else 21)
         watching.cancel()
 
     run(watch())
-    assert shown.checks == (100 if listeners else 20)
     assert len(server._history.document(shown.now, 0.0)["steps"][0]["series"]["at"]) == 9
-
-
-def test_a_page_that_opens_gets_current_figures_at_once() -> None:
-    """The first listener does not wait for the next of the seldom snapshots."""
-    shown = Shown(idle())
-    server = make_server(shown)
-
-    async def watch() -> None:
-        watching = asyncio.create_task(server._watch())
-        await asyncio.sleep(1.5)
-        assert shown.checks == 1
-        server._events._listeners.add(_Listener(asyncio.Transport()))
-        server._events._comes.set()
-        await asyncio.sleep(0.1)
-        assert shown.checks == 2
-        watching.cancel()
-
-    run(watch())
 
 
 # -- no personal data
@@ -324,6 +293,13 @@ async def test_address_in_use_is_one_line_that_names_the_variable(taken: int) ->
     server = make_server(shown)
     assert (await server.start()).page.startswith("http://127.0.0.1:")
     await server.stop()
+
+
+async def test_any_free_port_in_place_of_one_in_use(taken: int) -> None:
+    """Where that is allowed, all is served there, also the stream."""
+    async with running(idle, port=taken, or_any_port=True) as served, listening(served) as listener:
+        assert not served.url.endswith(f":{taken}/")
+        assert (await listener.status())["ledger"] == orjson.loads((await served.get("/status"))[2])["ledger"]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from consumer.engine.figures.definitions import figures_of
 from consumer.engine.figures.statistics import Statistics
 from consumer.web import metrics, status
@@ -38,9 +36,14 @@ def written(page: str) -> str:
 
 
 def test_the_page_is_current() -> None:
-    """Each table equals the generated one."""
+    """Each table equals the generated one, and the histograms are named."""
     page = PAGE.read_text("utf-8")
     assert page == written(page), "run: python -m tests.web.test_status_page"
+    [histograms] = re.findall(r"Counters end in `_total`; ([^.]*) are histograms", page)
+    kinds = {family.name: family.kind for family, _ in metrics.families(Statistics, ())}
+    assert {*re.findall(r"`(\w+)`", histograms)} == {
+        name for name, kind in kinds.items() if kind == "histogram"
+    }
 
 
 def all_figures(owner: type) -> Iterator[tuple[str, Any]]:
@@ -56,32 +59,31 @@ FIGURES = dict(
 NAMES_ITSELF = {"topic", "partition", "offset"}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_described(name: str) -> None:
+def test_a_figure_is_described() -> None:
     """Each figure has a sentence unless its name is enough; in plain text if it is a metric's help too."""
-    attribute = FIGURES[name]
-    figure = attribute.figure
-    if attribute.name in NAMES_ITSELF or not (attribute.path or figure.metric):
-        return
-    if figures_of(attribute.shape.item) and not figure.metric:
-        return  # its own figures are told of
-    assert figure.sentence.endswith("."), name
-    assert not re.search(r"[|\n]", figure.sentence + figure.status_note), "a cell of a table"
-    if figure.metric:
-        assert not re.search(r"`|\]\(", figure.sentence + figure.metric_note), "plain text"
+    for name, attribute in FIGURES.items():
+        figure = attribute.figure
+        if attribute.name in NAMES_ITSELF or not (attribute.path or figure.metric):
+            continue
+        if figures_of(attribute.shape.item) and not figure.metric:
+            continue  # its own figures are told of
+        assert figure.sentence.endswith("."), name
+        assert not re.search(r"[|\n]", figure.sentence + figure.status_note), f"{name}: a cell of a table"
+        if figure.metric:
+            assert not re.search(r"`|\]\(", figure.sentence + figure.metric_note), f"{name}: plain text"
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_that_cannot_be_added_says_how_workers_become_one(name: str) -> None:
+def test_a_figure_that_cannot_be_added_says_how_workers_become_one() -> None:
     """States, texts and what may be unknown."""
-    attribute = FIGURES[name]
-    item = attribute.shape.item
-    if not attribute.is_field or not name.startswith(
-        ("Statistics.", "Totals.", "Counters.", "ClockStatistics.")
-    ):
-        return
-    addable = not attribute.shape.optional and not issubclass(item, (str, bool, Enum))
-    assert addable or attribute.figure.merge is not None
+    merged = ("Statistics.", "Totals.", "Counters.", "ClockStatistics.")
+    for name, attribute in FIGURES.items():
+        item, optional, _ = attribute.shape
+        if (
+            attribute.is_field
+            and name.startswith(merged)
+            and (optional or issubclass(item, (str, bool, Enum)))
+        ):
+            assert attribute.figure.merge is not None, name
 
 
 def test_no_name_stands_twice() -> None:

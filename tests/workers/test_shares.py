@@ -90,12 +90,6 @@ def test_what_cannot_be_divided(tmp_path: Path, count: int, settings: dict[str, 
     check_divisible(found, 1)
 
 
-def test_the_defaults_divide(tmp_path: Path) -> None:
-    """The defaults can be divided by up to PINSTREAM_CONCURRENCY workers."""
-    for count in range(1, 9):
-        check_divisible(loaded(tmp_path), count)
-
-
 @pytest.mark.parametrize("text", ["0", "-1", "two", "", "1.5", str(MAX_WORKERS + 1), "²"])
 def test_an_invalid_number_of_workers(tmp_path: Path, text: str) -> None:
     """The error says what is allowed."""
@@ -103,42 +97,35 @@ def test_an_invalid_number_of_workers(tmp_path: Path, text: str) -> None:
         worker_count(text, loaded(tmp_path))
 
 
-def test_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto means one worker for each core."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    absent = tmp_path / "cpu.max"
-    assert worker_count("auto", loaded(tmp_path), absent) == 6
-    assert worker_count("3", loaded(tmp_path), absent) == 3
+_MANY = {"PINSTREAM_CONCURRENCY": "64"}
+_FEW_CALLS = {**_MANY, "PINSTREAM_CALLS_PER_MINUTE": "3"}
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({}, 8),
-        ({"PINSTREAM_CONCURRENCY": "64"}, 20),
-        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_MAX_OPEN_EVENTS": "4000"}, 4),
-        ({"PINSTREAM_CONCURRENCY": "64", "PINSTREAM_CALLS_PER_MINUTE": "3"}, 3),
-        (
-            {
-                "PINSTREAM_CONCURRENCY": "64",
-                "PINSTREAM_CALLS_PER_MINUTE": "3",
-                "PINSTREAM_KEY_STORE": "redis://localhost",
-            },
-            20,
-        ),
+        (_MANY, 20),
+        ({**_MANY, "PINSTREAM_MAX_OPEN_EVENTS": "4000"}, 4),
+        (_FEW_CALLS, 3),
+        ({**_FEW_CALLS, "PINSTREAM_KEY_STORE": "redis://localhost"}, 20),
     ],
 )
 def test_auto_chooses_nothing_that_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], expected: int
 ) -> None:
-    """With more cores than the settings can be divided by: the largest number that they allow."""
+    """With more cores than the settings can be divided by: the largest number that they allow; else one for each core.
+    The defaults divide by up to PINSTREAM_CONCURRENCY."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     found = loaded(tmp_path, **settings)
     count = worker_count("auto", found, tmp_path / "cpu.max")
     assert count == expected
-    check_divisible(found, count)
+    for fewer in range(1, count + 1):
+        check_divisible(found, fewer)
     with pytest.raises(SettingsError):
         check_divisible(found, count + 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert [worker_count(text, found, tmp_path / "cpu.max") for text in ("auto", "3")] == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -135,13 +135,13 @@ class BoundedSource:
         self._post_error = partial(post, asyncio.get_running_loop(), self.on_error)
         await self._thread.run(self._open)
         self._is_open = True
-        given: list[Assignment] = []
-        for part in self._parts.values():
-            _, _, begin, leader_epoch, metadata = part.range.first
-            given.append(
-                Assignment(*part.name, part.epoch, begin, False, leader_epoch, metadata, part.topic_id)
-            )
         if self.listener is not None:
+            given = []
+            for part in self._parts.values():
+                _, _, begin, leader_epoch, metadata = part.range.first
+                given.append(
+                    Assignment(*part.name, part.epoch, begin, False, leader_epoch, metadata, part.topic_id)
+                )
             await self.listener.assigned(given)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
@@ -150,9 +150,7 @@ class BoundedSource:
         Raises `KafkaError` for what does not recover by itself.
         """
         if not self._is_open:
-            raise KafkaError(
-                "the Kafka consumer is not open: start it before use, and do not use it after closing"
-            )
+            raise KafkaError(client_errors.NOT_OPEN)
         if room <= 0 or self.done:
             # Without room the consumer is not polled: it is in no group that would expel it, and librdkafka limits what
             # it fetches ahead.

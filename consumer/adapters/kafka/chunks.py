@@ -55,7 +55,7 @@ _ANSWER_SECONDS, _ANSWER_PARTS_SECONDS = 0.06, 0.002
 """Seconds that it waits for that answer at most, and then for the rest of it: an answer has a part for each
 partition."""
 
-POLL_SECONDS, IDLE_POLL_SECONDS = 0.2, 0.4
+CHECK_SECONDS, IDLE_CHECK_SECONDS = 0.2, 0.4
 """While no record comes, the thread checks at this interval, in seconds, whether it has something else to do: the
 longest that a commit or a stop waits for it. A check costs 0.1 ms; only a record ends a consume. The second interval
 holds after a fetch without records, when there is hardly anything to commit. It must be well below the time in which
@@ -136,13 +136,10 @@ class Inbox:
     messages (`keep`).
     """
 
-    def __init__(
-        self, consumer: Consumer, *, gather: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, consumer: Consumer, *, gather: float) -> None:
         """`gather`: `GATHER_SECONDS`, or 0 where all records are there."""
         self._consumer = consumer
         self._gather = gather
-        self._clock = clock
         self._kept_back: list[Message] = []
         self._emptied = -math.inf
         """When a fetch that brought records last emptied the client's queue, or waited for more (monotonic)."""
@@ -156,27 +153,27 @@ class Inbox:
         room: int,
         timeout: float,
         is_wanted: Callable[[], bool] = lambda: False,
-        poll_every: float = POLL_SECONDS,
+        check_every: float = CHECK_SECONDS,
     ) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather,
-        unless the thread `is_wanted` for something else, which it checks each `poll_every` seconds.
+        unless the thread `is_wanted` for something else, which it checks each `check_every` seconds.
 
         Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
         error, unless messages are kept back already.
         """
         taken = Taken()
         maximum = min(room if self._kept_back else max(1, room), MAX_RECORDS)
-        now, fitting, is_empty = self._clock(), 1, False
+        now, fitting, is_empty = time.monotonic(), 1, False
         gathered = self._emptied + self._gather
         waits = self._waits(taken, now + (0.0 if self._kept_back and room > 0 else timeout), gathered)
         count, until = next(waits)
         while count:
             asked = min(count, fitting)
             # It returns earlier when it has all that it asked for.
-            found = self._consumer.consume(asked, min(poll_every, max(0.0, until - now)))
+            found = self._consumer.consume(asked, min(check_every, max(0.0, until - now)))
             self._kept_back += found
             taken.add(self._kept_back, maximum)
-            now, is_empty = self._clock(), len(found) < asked
+            now, is_empty = time.monotonic(), len(found) < asked
             if taken.messages:
                 taken.since = min(taken.since, now)
                 maximum = min(maximum, _ENOUGH) if taken.since < gathered else maximum
@@ -203,7 +200,7 @@ class Inbox:
         if taken.since < gathered:
             # The records of the next answer need not wait, so that is when a fetch ends.
             yield 1, gathered + _ANSWER_SECONDS
-            yield _SLICE, self._clock() + _ANSWER_PARTS_SECONDS
+            yield _SLICE, time.monotonic() + _ANSWER_PARTS_SECONDS
 
     def keep(self, names: Container[Any]) -> None:
         """Drop kept-back messages, except for errors and records of these partitions (pairs of topic and number)."""

@@ -149,6 +149,7 @@ TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LA
 # Errors that one record causes for its whole batch or transaction.
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
 
+NOT_OPEN: Final = "the Kafka consumer is not open: start it before use, and do not use it after closing"
 # Why a client is replaced, as code and text for `OnError`.
 FORGOTTEN: Final = ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
 STRANDED: Final = ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
@@ -195,13 +196,11 @@ _TLS_ALERT: Final = b"\x15"
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
 _ABOUT_A_BROKER: Final = re.compile(
-    r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: (?:Connect to \S+ failed: |Failed to resolve '[^']*': )?(?P<why>.+)"
+    r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: "
+    r"(?:Connect to ipv[46]#(?P<address>\S+) failed: |Failed to resolve '[^']*': )?(?P<why>.+)"
 )
 # The first four bytes of an answer are its size: these are "HTTP". librdkafka advises to take larger answers.
-_HTTP: Final = re.compile(r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: .*Invalid response size 1213486160\b.*")
-_NO_CONNECTION: Final = re.compile(
-    r"(?:\w+://)?(?P<broker>[^\s/]+)/\S+: Connect to ipv[46]#(?P<address>\S+) failed: (?P<why>.+)"
-)
+_HTTP: Final = "Invalid response size 1213486160"
 
 
 def as_fatal(error: confluent_kafka.KafkaError, partition: TopicPartition | None = None) -> KafkaError | None:
@@ -270,28 +269,31 @@ def describe_error(error: confluent_kafka.KafkaError) -> str:
 
 def words(error: confluent_kafka.KafkaError) -> str:
     """Return librdkafka's text on one line, without parts that only its authors can use or that differ each time."""
-    said = _STATE.sub("", " ".join(error.str().split()))
-    if (http := _HTTP.fullmatch(said)) is not None:
-        return f"{http['broker']} speaks HTTP, not Kafka"
-    failed = _NO_CONNECTION.fullmatch(said)
-    if failed is None:
+    said = _line(error)
+    about = _ABOUT_A_BROKER.fullmatch(said)
+    if about is not None and speaks_http(error):
+        return f"{about['broker']} speaks HTTP, not Kafka"
+    if about is None or about["address"] is None:
         return said
-    at = "" if failed["address"] == failed["broker"] else f" ({failed['address']})"
-    return f"no connection to {failed['broker']}{at}: {failed['why']}"
+    at = "" if about["address"] == about["broker"] else f" ({about['address']})"
+    return f"no connection to {about['broker']}{at}: {about['why']}"
+
+
+def _line(error: confluent_kafka.KafkaError) -> str:
+    """Return librdkafka's text on one line, without for how long the connection was in its state."""
+    return _STATE.sub("", " ".join(error.str().split()))
 
 
 def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError | None) -> str:
     """Return ``host:port, connection refused`` for `messages.BrokersSilent`: what the latest error `heard` of a broker
     says; None: brokers that accept connections, and do not answer."""
-    found = (
-        None if heard is None else _ABOUT_A_BROKER.fullmatch(_STATE.sub("", " ".join(heard.str().split())))
-    )
-    if found is None:
+    found = None if heard is None else _ABOUT_A_BROKER.fullmatch(_line(heard))
+    if heard is None or found is None:
         return f"{config.get('bootstrap.servers')}, no answer"
     why = found["why"]
-    if heard is not None and speaks_http(heard):
+    if speaks_http(heard):
         why = "it speaks HTTP, not Kafka"
-    elif heard is not None and _CERTIFICATE_ALERT.search(heard.str()):
+    elif _CERTIFICATE_ALERT.search(heard.str()):
         why = f"the broker refuses the client's certificate{_ended(config)}"
     elif "timed out" in why.lower():
         why = "no answer"
@@ -300,7 +302,7 @@ def why_silent(config: Mapping[str, object], heard: confluent_kafka.KafkaError |
 
 def speaks_http(error: confluent_kafka.KafkaError) -> bool:
     """Return whether a server that is named as a broker answered in HTTP."""
-    return "Invalid response size 1213486160" in error.str()
+    return _HTTP in error.str()
 
 
 def _ended(config: Mapping[str, object]) -> str:
@@ -482,8 +484,8 @@ def _tls_context(config: Mapping[str, object]) -> ssl.SSLContext:
 
 def _http_server(heard: Sequence[confluent_kafka.KafkaError], servers: str, protocol: str) -> str | None:
     """Return a server that answers in HTTP, by the errors `heard` or by a question of our own; None if none does."""
-    for found in (_HTTP.fullmatch(" ".join(error.str().split())) for error in heard):
-        if found is not None:
+    for line in map(_line, filter(speaks_http, heard)):
+        if (found := _ABOUT_A_BROKER.fullmatch(line)) is not None:
             return found["broker"]
     found = _AT.search(servers)
     if found is None or protocol.endswith("ssl"):

@@ -172,8 +172,8 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
-    loud = {**configuration.admin_config(config), "debug": "feature", "logger": logger}
-    with configuration.make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
+    loud = configuration.admin_client(config, debug="feature", logger=logger)
+    with loud as client, contextlib.suppress(KafkaException):
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
     if lacks_consumer_protocol(" ".join(heard)):
@@ -310,10 +310,10 @@ def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettin
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         asked = client.describe_configs([resource], request_timeout=timeout)[resource]
-        answer: Any = asked.result(timeout + configuration.SLACK)
+        answer = result_of(asked, time.monotonic() + timeout)
         compacted = "compact" in answer["cleanup.policy"].value  # it may be "compact,delete"
         return TopicSettings(compacted, int(answer["max.message.bytes"].value))
-    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError, AttributeError):
+    except (KafkaException, KeyError, TypeError, ValueError, AttributeError):
         # A user who may read and write a topic need not be allowed to see its settings.
         return None
 

@@ -30,8 +30,8 @@ from consumer.engine.messages import BrokersSilent, BrokerTimes
 from consumer.errors import SettingsError, nearest
 
 # Seconds that a question gets beyond librdkafka's own limit, so that librdkafka can report why it timed out.
-SLACK: Final = 1.0
-LEAST: Final = 0.1
+_SLACK: Final = 1.0
+_LEAST: Final = 0.1
 _AGAIN_AFTER: Final = 0.2
 
 Value = str | int | float | bool
@@ -122,15 +122,15 @@ _CONSUMER_FIXED: Final[Config] = {
 _ALIASES: Final = {"max.partition.fetch.bytes": "fetch.message.max.bytes"}
 _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
-LETTERS: Final[Config] = {
+UNLIMITED_QUEUE: Final[Config] = {
     # The topic decides how large a letter may be. Only what exceeds one request (a broker's
     # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
     "message.max.bytes": 100_000_000,
-    # Letters that wait are limited before they come here. A queue that is smaller than a letter would never take it.
+    # What waits is limited before it comes here. A queue that is smaller than a letter would never take it.
     "queue.buffering.max.messages": 0,
     "queue.buffering.max.kbytes": 2_000_000,
 }
-"""Properties of producers of dead letters, beside `producer_config`."""
+"""Properties of producers whose callers limit what is queued, beside `producer_config`."""
 
 
 OnBrokers = Callable[[Sequence[BrokerTimes]], None]
@@ -408,12 +408,13 @@ def _no_mechanism(config: Config) -> str:
     )
 
 
-def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:
-    """Return a client for questions, also a context manager. Raises `SettingsError` as `make_client` does."""
-    return make_client(AdminClient, {**admin_config(config), **callbacks})
+def admin_client(config: Config, **own: object) -> AdminClient:
+    """Return a client for questions, also a context manager. `own`: further properties and callbacks. Raises
+    `SettingsError` as `make_client` does."""
+    return make_client(AdminClient, {**admin_config(config), **own})
 
 
-def time_left(deadline: float, least: float = LEAST) -> float:
+def time_left(deadline: float, least: float = _LEAST) -> float:
     """Return the seconds until `deadline` (monotonic); a question gets `least` even if less is left."""
     return max(least, deadline - time.monotonic())
 
@@ -421,7 +422,7 @@ def time_left(deadline: float, least: float = LEAST) -> float:
 def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
     """Return the answer of an AdminClient; `deadline` (monotonic) is librdkafka's. Raises `KafkaException`."""
     try:
-        return answer.result(time_left(deadline, 0.0) + SLACK)
+        return answer.result(time_left(deadline, 0.0) + _SLACK)
     except TimeoutError:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
 

@@ -84,12 +84,11 @@ class DeadLetterProducer:
         self._loop = asyncio.get_running_loop()
         self._post_error = partial(post, self._loop, on_error)
         self._report_error = client_errors.ErrorReporter(self._post_error)
-        self._servers = str(config.get("bootstrap.servers", ""))
         self._topics = WrittenTopics(config, topic, timeout, self._post_error)
         # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
-            **configuration.LETTERS,
+            **configuration.UNLIMITED_QUEUE,
             "linger.ms": 5,
         }
         # An idempotent producer whose sequence numbers are wrong never accepts anything more.
@@ -199,28 +198,26 @@ class DeadLetterProducer:
         if error.code() in client_errors.NOT_ALLOWED:
             return f": grant WRITE on {topic}"
         if error.code() == _Code.INVALID_RECORD and record.key is None:
-            command = setting_command(self._servers, topic, NO_COMPACTION)
+            command = setting_command(self._topics.servers, topic, NO_COMPACTION)
             return f": {topic} takes none without a key, as it is with cleanup.policy=compact: change it: {command}"
         size = sum(part_sizes(record).values())
         # A letter that exceeds one request cannot be stored whole on any topic.
-        if error.code() in client_errors.TOO_LARGE and size < int(configuration.LETTERS["message.max.bytes"]):
+        if error.code() in client_errors.TOO_LARGE and size < int(
+            configuration.UNLIMITED_QUEUE["message.max.bytes"]
+        ):
             limit = "segment.bytes" if error.code() == _Code.RECORD_LIST_TOO_LARGE else SIZE_LIMIT
-            command = setting_command(self._servers, topic, f"{limit}={room_for(size)}")
+            command = setting_command(self._topics.servers, topic, f"{limit}={room_for(size)}")
             return f": {topic} takes no larger one ({limit}): change it: {command}"
         return ""
 
     async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
         answers: list[asyncio.Future[_Verdict]] = []
-
-        def reported(answer: asyncio.Future[_Verdict], error: _Verdict, _: object) -> None:
-            post(self._loop, settle, answer, error)
-
         for record in records:
             answer: asyncio.Future[_Verdict] = self._loop.create_future()
             answers.append(answer)
             try:
                 # The letter's timestamp is the current time: with the record's own, retention could delete it at once.
-                producer.produce(record, partial(reported, answer))
+                producer.produce(record, partial(post, self._loop, settle, answer))
             except KafkaException as error:
                 answer.set_result(client_errors.cause_of(error))
             except BufferError:
@@ -263,7 +260,7 @@ class WrittenTopics:
         self._template = template
         self._timeout = timeout
         self._post_error = on_error
-        self._servers = str(config.get("bootstrap.servers", ""))
+        self.servers = str(config.get("bootstrap.servers", ""))
         # Number of partitions of each known topic. The mapping is replaced, never changed: two threads read it.
         self._counts: Mapping[str, int] = {}
 
@@ -302,7 +299,7 @@ class WrittenTopics:
                 for topic in origins.keys() & known.keys() if asks else ():
                     settings = ask_settings(client, topic, _SETTINGS_SECONDS)
                     if settings is not None and settings.compacted:
-                        self._post_error("INVALID_CONFIG", compaction(topic, self._servers))
+                        self._post_error("INVALID_CONFIG", compaction(topic, self.servers))
         except _NOT_NOW as why:
             self._not_looked_up("_AUTHENTICATION", str(why))
         except KafkaException as error:

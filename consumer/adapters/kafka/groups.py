@@ -57,20 +57,6 @@ _WHO: Final = "describe_consumer_groups"
 # --------------------------------------------------------------------------------------- questions to a coordinator
 
 
-def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
-    """Ask until the coordinator answers; `question` gets a deadline (monotonic) and may raise `KafkaException`."""
-    deadline = time.monotonic() + timeout
-
-    def ask() -> _Answer:
-        # One try does not get all of the time: its client may never get an answer where another one would
-        # (`RenewedAdmin`).
-        now = time.monotonic()
-        return question(min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2)))
-
-    # A coordinator that starts or moves answers within seconds.
-    return ask_again(ask, deadline, lambda error: error.name() in _ASKED_AGAIN)
-
-
 def ask_committed(
     client: cluster.RenewedAdmin,
     group: str,
@@ -136,8 +122,7 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
 
     complete = {**consumer_config(config, offset_reset="error", ignore=None), "error_cb": heard.append}
     complete.pop("group.instance.id", None)  # as a static member it would keep its partitions after leaving
-    consumer = make_client(confluent_kafka.Consumer, complete)
-    try:
+    with contextlib.closing(make_client(confluent_kafka.Consumer, complete)) as consumer:
         consumer.subscribe(list(topics), on_assign=take_none)
         deadline = time.monotonic() + timeout
         # Ignore errors that pass: only those that would end the service count.
@@ -148,8 +133,6 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
             for error in heard:
                 if (fatal := client_errors.as_fatal(error)) is not None:
                     raise fatal
-    finally:
-        consumer.close()
 
 
 # -------------------------------------------------------------------------------------------------- for members
@@ -303,11 +286,8 @@ async def read_group(
             # An AdminClient that asks for offsets may end the process (`describe_group`); a consumer, which never
             # joins here, does not.
             complete = {**consumer_config(config, offset_reset="error", ignore=None), "group.id": group}
-            consumer = make_client(confluent_kafka.Consumer, complete)
-            try:
+            with contextlib.closing(make_client(confluent_kafka.Consumer, complete)) as consumer:
                 committed = consumer.committed([RawPartition(*one) for one in places], time_left(deadline))
-            finally:
-                consumer.close()
             extents = cluster.find_extents(client.admin, places, deadline)
         rows = [
             SharedPartition(
@@ -407,8 +387,18 @@ class GroupOffsets:
             ) from error
 
     def _ask(self, what: str, question: Callable[[float], _Answer]) -> _Answer:
+        """Ask until the coordinator answers; `question` gets a deadline (monotonic) and may raise `KafkaException`."""
+        deadline = time.monotonic() + self._timeout
+
+        def ask() -> _Answer:
+            # One try does not get all of the time: its client may never get an answer where another one would
+            # (`RenewedAdmin`).
+            now = time.monotonic()
+            return question(min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2)))
+
         try:
-            return ask_patiently(question, self._timeout)
+            # A coordinator that starts or moves answers within seconds.
+            return ask_again(ask, deadline, lambda error: error.name() in _ASKED_AGAIN)
         except KafkaException as error:
             text = f"the brokers do not give the {what} of the group {self._group}: try again, or check the brokers"
             raise client_errors.kafka_failure(error, text) from error

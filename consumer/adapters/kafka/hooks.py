@@ -63,7 +63,7 @@ class Hooks:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.on_error = on_error
-        """Same as `post_error`, for calls on the event loop."""
+        """`post_error` on the event loop: heard at once, also in the last turn of a stop."""
         self.post_error: OnError = partial(post, self._loop, on_error)
         """Reports something that went wrong and recovers by itself."""
         self.report: OnNews = partial(post, self._loop, on_news)

@@ -15,6 +15,7 @@ epoch (`consumer.adapters.kafka.held`, which also has seeks and pauses).
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import client_errors, commits, configuration
-from consumer.adapters.kafka.chunks import IDLE_POLL_SECONDS, POLL_SECONDS
+from consumer.adapters.kafka.chunks import CHECK_SECONDS, IDLE_CHECK_SECONDS
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.held import HeldPartitions
 from consumer.adapters.kafka.hooks import Hooks
@@ -97,8 +98,6 @@ class GroupMember:
     offset_reset: str
     has_offsets: Callable[[float], bool]
     """Returns whether the group has committed any offset, see `starts.PendingPartitions`."""
-    timeout: float
-    """Seconds that the brokers have to say where a partition starts."""
     topic_ids: TopicIdWatch
     """Closed with the member."""
     group_watch: GroupWatch
@@ -174,7 +173,6 @@ class GroupMember:
             has_offsets=self.has_offsets,
             topic_ids=self.topic_ids.ask,
             whole=not incremental,
-            timeout=self.timeout,
             on_error=self.hooks.post_error,
             begun=begun,
         )
@@ -203,8 +201,10 @@ class GroupMember:
             # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
             # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._pending.ask()
-            # Partitions that can start, or wait for their seek or turn, must not wait for records of others.
-            until_due = max(0.0, self._held.due - time.monotonic())
+            # Partitions that can start, or wait for their seek or turn, must not wait for records of others. While the
+            # member joins, nor must its next question to the coordinator: it is ready only when that is answered.
+            asks_at = self._watch.due if self.membership is Membership.JOINING else math.inf
+            until_due = max(0.0, min(self._held.due, asks_at) - time.monotonic())
             self._consume(room, 0.0 if some_can_start else min(timeout, until_due), some_can_start)
             self._held.begin_turn(self._polled)
             self._safely(self._start_reading)
@@ -289,13 +289,10 @@ class GroupMember:
         self._late = time.monotonic() - self._polled >= self._max_idle
         held = self._held
         # The first partitions start at a poll; one that waits for its start is looked for as often as a commit.
-        poll_every = POLL_SECONDS / (1 if held.started else 2)
-        poll_every = (
-            IDLE_POLL_SECONDS
-            if held.started and held.inbox.idle and not self._pending.waiting
-            else poll_every
-        )
-        taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), poll_every)
+        check_every = CHECK_SECONDS if held.started else CHECK_SECONDS / 2
+        if held.started and held.inbox.idle and not self._pending.waiting:
+            check_every = IDLE_CHECK_SECONDS
+        taken = held.inbox.take(room, timeout, partial(self._has_other_work, some_can_start), check_every)
         held.inbox.keep(held.started)
         self._polled = time.monotonic()
         if not taken.messages:

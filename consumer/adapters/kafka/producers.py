@@ -23,13 +23,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka import client_errors
 from consumer.adapters.kafka.client_errors import cause_of, describe_error, is_unjudged_login
 from consumer.adapters.kafka.configuration import (
-    LETTERS,
     LOGGER,
+    UNLIMITED_QUEUE,
     Config,
     make_client,
     producer_config,
@@ -95,15 +95,13 @@ class PolledProducer:
         self._thread.begin(self._poll)
 
     def produce(
-        self,
-        record: NewRecord,
-        on_delivery: Callable[[confluent_kafka.KafkaError | None, Message], None],
+        self, record: NewRecord, on_report: Callable[[confluent_kafka.KafkaError | None], None]
     ) -> None:
-        """Queue one record; `on_delivery` is called in the polling thread, once.
+        """Queue one record; `on_report` is called in the polling thread, once.
 
         Returns at once. Raises `BufferError` when the queue is full, `KafkaException` for what cannot be queued.
         """
-        self._producer.produce(**record.arguments(), on_delivery=on_delivery)
+        self._producer.produce(**record.arguments(), on_delivery=lambda error, _: on_report(error))
         self._wake.set()
 
     def stop(self) -> None:
@@ -200,7 +198,7 @@ class RecordProducer:
             self._moved.clear()
             number, record = self._unqueued[0]
             try:
-                self._producer.produce(record, partial(post, self._loop, self._count, number))
+                self._producer.produce(record, partial(post, self._loop, self._count, number, record))
                 self._unqueued.popleft()
             except BufferError:
                 # The wait is bounded: each queued record is delivered, or fails at its time limit.
@@ -208,20 +206,16 @@ class RecordProducer:
             except KafkaException as error:
                 self._failure = describe_error(cause_of(error))
 
-    def _count(self, number: int, error: confluent_kafka.KafkaError | None, message: Message) -> None:
+    def _count(self, number: int, record: NewRecord, error: confluent_kafka.KafkaError | None) -> None:
         """Count a delivery report."""
         if error is None:
             self.delivered += 1
             del self._open[number]
         elif is_unjudged_login(error):
             # The broker has refused nothing. If it has stored the record all the same, there are two of it.
-            headers: Any = message.headers() or ()
-            again = NewRecord(
-                message.topic() or "", _PARTITIONER, message.key(), message.value(), tuple(headers)
-            )
-            self._unqueued.append((number, again))
+            self._unqueued.append((number, record))
         else:
-            self._failure = self._failure or f"{message.topic()}: {describe_error(error)}"
+            self._failure = self._failure or f"{record.topic}: {describe_error(error)}"
         self._moved.set()
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
@@ -261,7 +255,7 @@ class TransactionalWriter:
         loop = asyncio.get_running_loop()
         complete = {
             **producer_config(config, delivery_timeout=_DELIVERY_SECONDS),
-            **LETTERS,
+            **UNLIMITED_QUEUE,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
             # librdkafka requires it to be below the transaction's time-out.

@@ -37,7 +37,8 @@ _COMMIT_TIMEOUT: Final = 10.0
 _LEAST: Final = 1.0
 # Seconds between two tries while the coordinator starts or moves.
 _PAUSE: Final = 0.1
-# Seconds; far less than the time for which brokers keep offsets: a week, in old versions a day.
+# Seconds after which a commit repeats the positions of all other partitions; far less than the time for which brokers
+# keep offsets: a week, in old versions a day.
 _REFRESH: Final = 3600.0
 
 _LARGEST: Final = (1 << 63) - 1
@@ -164,13 +165,11 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
 class NamedProgress(GroupOffsets):
     """The offsets of a named replay's group: commits positions, each with its part of the plan.
 
-    `timeout`: seconds for each question and for `begin`. `refresh`: seconds after which a commit repeats the positions
-    of all other partitions.
+    `timeout`: seconds for each question and for `begin`.
     """
 
-    def __init__(self, config: Config, group: str, timeout: float, *, refresh: float = _REFRESH) -> None:
+    def __init__(self, config: Config, group: str, timeout: float) -> None:
         super().__init__(config, group, timeout)
-        self._refresh = refresh
         self._prefixes: dict[tuple[str, int], str] = {}
         self._last: dict[tuple[str, int], Position] = {}
         """The last committed position of each partition, without the prefix."""
@@ -230,7 +229,7 @@ class NamedProgress(GroupOffsets):
         except KafkaException as error:
             return commit_done((), cause_of(error).name())
         if refresh:
-            self._refresh_due = time.monotonic() + self._refresh
+            self._refresh_due = time.monotonic() + _REFRESH
         return read_commit_answer(None, answered, ours, omitted)
 
 

@@ -24,10 +24,11 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import confluent_kafka
 
+from consumer.adapters.kafka.client_errors import NOT_OPEN
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.configuration import (
     Config,
@@ -44,14 +45,16 @@ from consumer.engine.messages import CommitDone, EndOffsets, TopicRecreated
 from consumer.engine.model import Chunk, Position
 from consumer.errors import KafkaError, SettingsError
 
+_COMMIT_TIMEOUT: Final = 10.0
+"""Seconds for the answer to a commit."""
+
 
 class KafkaSource:
     """A member of a consumer group.
 
     `topics`: names, or patterns that start with ``^``; a pattern never matches one of Kafka's own, nor one of
     `own_topics` (names, or templates with ``{topic}``). `offset_reset`: ``earliest``, ``latest`` or ``error``,
-    see `consumer.adapters.kafka.starts`. In seconds: `commit_timeout` for the answer to a commit, `request_timeout` for
-    other questions to the brokers.
+    see `consumer.adapters.kafka.starts`.
 
     Raises `SettingsError` for a pattern under KIP-848: there the broker matches it, and cannot exclude topics.
     """
@@ -64,8 +67,6 @@ class KafkaSource:
         *,
         own_topics: Sequence[str] = ("{topic}.dead-letters",),
         offset_reset: str = "earliest",
-        commit_timeout: float = 10.0,
-        request_timeout: float = 10.0,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
         make_topic_ids: Callable[..., TopicIdWatch] = TopicIdWatch,
     ) -> None:
@@ -90,13 +91,11 @@ class KafkaSource:
             self._ready,
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
-            timeout=request_timeout,
             topic_ids=ids,
             group_watch=GroupWatch(complete["group.id"], ids.client, hooks.post_error),
             is_wanted=self._thread.has_waiting,
             make_consumer=make_consumer,
         )
-        self._commit_timeout = commit_timeout
         self._member: GroupMember | None = None
 
     async def start(self) -> None:
@@ -133,7 +132,7 @@ class KafkaSource:
         answer = functools.partial(post, loop, settle, answered)
         send = self._joined().send_commit
         try:
-            async with asyncio.timeout(self._commit_timeout):
+            async with asyncio.timeout(_COMMIT_TIMEOUT):
                 await self._thread.run(send, positions, epochs, answer)
                 return await answered
         except TimeoutError:
@@ -175,7 +174,5 @@ class KafkaSource:
 
     def _joined(self) -> GroupMember:
         if self._member is None:
-            raise KafkaError(
-                "the Kafka consumer is not open: start it before use, and do not use it after closing"
-            )
+            raise KafkaError(NOT_OPEN)
         return self._member

@@ -42,8 +42,8 @@ from consumer.engine.records.offset_map import is_void
 
 # Seconds for the first question. Each question that times out doubles them.
 _PATIENCE: Final = 2.0
-# Longest question, as a share of `timeout`: an answer to a commit that waits behind it must still come in time.
-_PATIENCE_SHARE: Final = 0.5
+# For the longest: an answer to a commit that waits behind it must still come in time.
+_MAX_PATIENCE: Final = 5.0
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
 _BEGINNINGS: Final = 1.0
@@ -66,8 +66,6 @@ class PendingPartitions:
     """`TopicIdWatch.ask`."""
     whole: bool
     """Whether all partitions have to start together: an eager group assigns all at once."""
-    timeout: float
-    """Limit, in seconds, for the answer to a question."""
     on_error: Callable[[str, str], None]
     """Called for each question that is not answered in full."""
     begun: bool = False
@@ -78,7 +76,6 @@ class PendingPartitions:
     partitions, which have started since, do not change where these start."""
 
     def __post_init__(self) -> None:
-        self._max_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self.waiting: dict[TopicPartition, Assignment | None] = {}
         """The waiting partitions, with their starts as far as known. They get an epoch only when they start. Other
@@ -110,12 +107,11 @@ class PendingPartitions:
         unknown = [name for name, start in self.waiting.items() if start is None]
         begun = time.monotonic()
         if unknown and begun >= self._ask_due:
-            # A question blocks the polls: it gets little time at first, and more after each time-out.
-            timeout = min(self._patience, self._max_patience)
             try:
-                self._find(unknown, begun + timeout)
+                # A question blocks the polls: it gets little time at first, and more after each time-out.
+                self._find(unknown, begun + self._patience)
             except KafkaException as failure:
-                self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
+                self._not_yet(cause_of(failure), time.monotonic() - begun)
         return bool(self._startable())
 
     def take(self) -> dict[TopicPartition, Assignment]:
@@ -222,11 +218,11 @@ class PendingPartitions:
         found = {name: start for name in sorted(self.waiting) if (start := self.waiting[name]) is not None}
         return {} if self.whole and len(found) < len(self.waiting) else found
 
-    def _not_yet(self, why: KafkaError, took: float, timeout: float) -> None:
+    def _not_yet(self, why: KafkaError, took: float) -> None:
         if (fatal := as_fatal(why)) is not None:
             raise fatal
-        if took >= timeout:
-            self._patience = min(2 * self._patience, self._max_patience)
+        if took >= self._patience:
+            self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._ask_due = time.monotonic() + max(_ASK_EVERY, took)  # polls get as much time as questions
         # Put the first partition last: a question that times out must not keep others from being asked.
         first = next((name for name, start in self.waiting.items() if start is None), None)

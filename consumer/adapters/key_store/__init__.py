@@ -37,13 +37,9 @@ from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.engine.model import Announcement
-from consumer.errors import SettingsError
 from consumer.ports import KeyStore
 
-__all__ = ["MIN_MAX_BYTES", "open_key_store"]
-
-# Smallest size limit in bytes that is accepted: below it, there is little room beside the journal.
-MIN_MAX_BYTES = 16 * 1024 * 1024
+__all__ = ["open_key_store"]
 
 
 def open_key_store(
@@ -57,27 +53,23 @@ def open_key_store(
 ) -> KeyStore:
     """Open the key store that `url` names, or create it.
 
-    `window` is in seconds, `max_bytes` the hard limit of the store's size. For a shared store: `lease`,
-    the seconds for which claims hold without a renewal; `password`, which is asked for each connection and takes the
-    place of the one in `url`; and `announcement`, which the other members learn.
+    The settings have checked the form of `url`, `window` (seconds) and `max_bytes` (the hard limit of the store's
+    size). For a shared store: `lease`, the seconds for which claims hold without a renewal; `password`, which is asked
+    for each connection and takes the place of the one in `url`; and `announcement`, which the other members learn.
 
-    Raises `SettingsError` for an invalid URL, window or limit, and `KeyStoreError` if the store cannot be opened (not
+    Raises `SettingsError` for an invalid address of a server, and `KeyStoreError` if the store cannot be opened (not
     writable, damaged, of another format, locked by another process). The message says what to do.
     """
-    if max_bytes < MIN_MAX_BYTES:
-        raise SettingsError(f"the key store's size limit cannot be {max_bytes} bytes: set at least 16MiB")
-    scheme, colon, rest = url.partition(":")
+    scheme, _, path = url.partition(":")
     bounds = Window.of(window)
-    if colon and scheme == "memory" and not rest:
+    if scheme == "memory":
         return MemoryKeyStore(bounds, max_bytes)
-    if colon and scheme == "disk" and rest:
-        return DiskKeyStore(rest, bounds, max_bytes)
-    if scheme in ("redis", "rediss"):
-        # Imported here: the others need neither.
-        from consumer.adapters.key_store.shared.address import parse_address
-        from consumer.adapters.key_store.shared.store import RedisKeyStore
+    if scheme == "disk":
+        return DiskKeyStore(path, bounds, max_bytes)
+    # Imported here: the others need neither.
+    from consumer.adapters.key_store.shared.address import parse_address
+    from consumer.adapters.key_store.shared.store import RedisKeyStore
 
-        return RedisKeyStore(
-            parse_address(url), bounds, lease=lease, password=password, announcement=announcement
-        )
-    raise SettingsError("PINSTREAM_KEY_STORE: not a key store; use disk:/path, redis://host or memory:")
+    return RedisKeyStore(
+        parse_address(url), bounds, lease=lease, password=password, announcement=announcement
+    )

@@ -31,6 +31,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
+from consumer.adapters.disk import replace_file, sync_folder, write_all, write_file
 from consumer.adapters.key_store.interface import Damage, bucket_length
 from consumer.adapters.key_store.native import Builder, Segment
 from consumer.adapters.key_store.plain import BLOCK_BYTES, ENTRY_BYTES, MAX_BITS
@@ -52,13 +53,6 @@ _ADVICE = {
     errno.ENOMEM: "raise the limit of address space (ulimit -v): all of the key store is mapped",
 }
 
-# A long file is flushed in parts, because unflushed data delay the flush of the journal beside it.
-_SYNC_BYTES = 8 * 1024 * 1024
-
-# A file that is written in pieces of this size is cached in large pages of memory, where the file system has them (ext4
-# and XFS do). Then a look-up in millions of keys waits only for the keys, and not for the addresses of their pages.
-_PAGE_BYTES = 2 * 1024 * 1024
-
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
@@ -78,64 +72,6 @@ def translated(path: str) -> Iterator[None]:
         raise KeyStoreError(
             f"the key store cannot use {problem.filename or path} ({reason}): {advice}"
         ) from problem
-
-
-def write_file(path: str, parts: Iterable[bytes], *, reserve: int = 0) -> None:
-    """Write a file, durably."""
-    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        # At its full length from the start: its room counts as used while it is written (`Folder.bytes_on_disk`).
-        os.ftruncate(number, reserve)
-        size = flushed = 0
-        waiting = bytearray()
-        for part in parts:
-            waiting += part
-            while len(waiting) >= _PAGE_BYTES:
-                write_all(number, waiting[:_PAGE_BYTES], size)
-                size += _PAGE_BYTES
-                del waiting[:_PAGE_BYTES]
-            if size - flushed >= _SYNC_BYTES:
-                os.fdatasync(number)
-                flushed = size
-        write_all(number, waiting, size)
-        os.ftruncate(number, size + len(waiting))
-        os.fsync(number)
-    except BaseException:
-        with suppress(OSError):  # what is left is removed later (`Folder`)
-            os.unlink(path)
-        raise
-    finally:
-        os.close(number)
-
-
-def write_all(number: int, data: bytes | bytearray, at: int) -> None:
-    """Write all of `data` to a descriptor."""
-    # `pwrite` may write less than it is given; where the disk is full, the next call says so.
-    with memoryview(data) as left:
-        done = 0
-        while done < len(left):
-            done += os.pwrite(number, left[done:], at + done)
-
-
-def read_through(path: str) -> None:
-    """Read a file into the page cache, if it is there. Raises `OSError` where the disk cannot read it."""
-    # Called before a mapping of the file is read: page by page that takes ten times as long, and a page that the disk
-    # cannot read ends the process (SIGBUS) without a message.
-    with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        piece = bytearray(_PAGE_BYTES)
-        while file.readinto(piece):
-            pass
-
-
-def sync_folder(path: str) -> None:
-    """Flush a folder's entries to disk."""
-    # A power failure loses a new file that was flushed if its name in the folder was not.
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 LIST = "format"
@@ -423,9 +359,6 @@ def open_segment(root: str, file: SegmentFile, *, in_order: bool = False) -> Seg
 
 def write_list(root: str, files: FileList) -> None:
     """Replace the list, durably."""
-    new = os.path.join(root, f"{LIST}.new")
     text = FORMAT + json.dumps(files._asdict()).encode() + b"\n"
-    write_file(new, [text, b"%08x\n" % crc32(text)])
-    # A name is changed in one step, so the list is never seen half written.
-    os.rename(new, os.path.join(root, LIST))
+    replace_file(os.path.join(root, LIST), os.path.join(root, f"{LIST}.new"), text + b"%08x\n" % crc32(text))
     sync_folder(root)

@@ -177,10 +177,7 @@ class Folder:
             table.insert(keys, stamp)
         if not len(table):
             return files
-        return self._with_segment(files, table, files.journal_slice)
-
-    def _with_segment(self, files: FileList, table: KeyTable, whose: SegmentFile) -> FileList:
-        new = whose._replace(number=files.next)
+        new = files.journal_slice._replace(number=files.next)
         new = write_segment(os.path.join(self.root, new.name), [table.sorted()], len(table), new)
         self.announce(new)
         return files._replace(next=files.next + 1, segments=(*files.segments, new))

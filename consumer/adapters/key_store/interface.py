@@ -25,7 +25,7 @@ import math
 from typing import NamedTuple
 
 from consumer.engine.reading import KEY_BYTES
-from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
+from consumer.errors import InvariantViolation, KeyStoreError
 
 MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
@@ -42,9 +42,7 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, window: float) -> Window:
-        """Make a window of `window` seconds, rounded up. Raises `SettingsError` unless it is positive."""
-        if not 0 < window <= MAX_STAMP:
-            raise SettingsError(f"the dedup window cannot be {window} s: set a positive duration such as 48h")
+        """Make a window of `window` seconds, rounded up."""
         seconds = math.ceil(window)
         return cls(seconds, bucket_length(seconds))
 

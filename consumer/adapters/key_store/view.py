@@ -11,6 +11,7 @@ import os
 from functools import partial
 from typing import NamedTuple
 
+from consumer.adapters.disk import read_through
 from consumer.adapters.key_store.files import (
     LIST,
     FileList,
@@ -18,7 +19,6 @@ from consumer.adapters.key_store.files import (
     SegmentFile,
     decode_list,
     open_segment,
-    read_through,
 )
 from consumer.adapters.key_store.interface import Damage
 from consumer.adapters.key_store.native import KeyTable, Segment
@@ -142,15 +142,12 @@ class View:
                 # The folder may have been deleted and made again by another process, with a journal of the same number.
                 if not is_same or (journal is not None and journal.is_deleted()):
                     journal = Journal(self._root, files.journal) if files.window else None
-            except Damage:
+            except BaseException as error:
                 # A file that is missing: the list was replaced since, or it is damage.
-                is_current = os.stat(self._path).st_ino == status.st_ino
+                is_final = not isinstance(error, Damage) or os.stat(self._path).st_ino == status.st_ino
                 os.close(number)
-                if is_current:
+                if is_final:
                     raise
-            except BaseException:
-                os.close(number)
-                raise
             else:
                 self._replace(number, files, segments, journal)
                 self._seen = (status.st_dev, status.st_ino)

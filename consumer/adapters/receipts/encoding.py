@@ -1,8 +1,8 @@
 """From receipts to the records that hold them: their keys and values.
 
 Theory of operation. A receipt is an object in the shape of schemas/receipt.avsc, written by fastavro (`plain`): slow,
-and what the compiled module is tested against. That writes the rows of events (`native/_receipts.pyx`) and leaves all
-others to `plain`: of a record that became no event the ids are read by the paths of the mapping, as far as they can be.
+and what the compiled module is tested against, which leaves to it what it cannot write. The ids of a record that became
+no event are read by the paths of the mapping, as far as they can be.
 
 No value has more than `MAX_RECEIPT_BYTES`, so that no topic is too small for a receipt: the longest text is halved
 until it fits, and ``cut`` names it. Nothing of ``user_data`` is read.
@@ -11,6 +11,7 @@ until it fits, and ``cut`` names it. Nothing of ``user_data`` is read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -21,7 +22,7 @@ from consumer.avro.decode import IN_HEADER, IN_VALUE, named_schema, split_framin
 from consumer.avro.encode import Encoder
 from consumer.avro.paths import AvroSchema
 from consumer.engine.model import Record, SchemaRef
-from consumer.engine.receipts import Receipts
+from consumer.engine.receipts import Outcome, Receipts
 
 MAX_RECEIPT_BYTES: Final = 1024
 """Bytes of a value at most."""
@@ -63,30 +64,38 @@ class ReceiptEncoder:
             for names in (_HEAD, _ANSWER, _LAST)
         )
         self._last = _bare(last, {"mapping": about.mapping, "member": about.member})
+        # Runs may be of one record each, and all events of a call have the same outcome.
+        self._known_parts = lru_cache(64)(self._parts)
 
     def encode(self, receipts: Receipts) -> list[Message]:
         """Return the records of these receipts, in order."""
         if native.encode is None or self._about.by == REDRIVE:
             return [self.plain(receipts, row) for row in range(len(receipts.records))]
-        common = self._common(receipts)
-        head = self._encoder.framing + _bare(self._head, {name: common[name] for name in _HEAD})
-        answer = _bare(self._answer, {name: common[name] for name in _ANSWER})
-        key = self._key(common)[:-1] + b","
-        made: list[Message] = native.encode(receipts, self.plain, schema_of, key, head, answer, self._last)
+        parts = self._known_parts(receipts.topic, receipts.topic_id, receipts.partition, receipts.outcome)
+        made: list[Message] = native.encode(receipts, self.plain, schema_of, self._ids, *parts, self._last)
         return made
 
-    def _common(self, receipts: Receipts) -> dict[str, Any]:
-        """Return the fields that all of these receipts have in common."""
-        what = receipts.outcome
+    def _parts(
+        self, topic: str, topic_id: str | None, partition: int, what: Outcome
+    ) -> tuple[bytes, bytes, bytes]:
+        """Return what receipts of this outcome have in common: the begin of their keys, and two parts of their
+        values."""
+        common = self._common(topic, topic_id, partition, what)
+        head = self._encoder.framing + _bare(self._head, {name: common[name] for name in _HEAD})
+        answer = _bare(self._answer, {name: common[name] for name in _ANSWER})
+        return self._key(common)[:-1] + b",", head, answer
+
+    def _common(self, topic: str, topic_id: str | None, partition: int, what: Outcome) -> dict[str, Any]:
+        """Return the fields that all receipts of this outcome have in common."""
         request_id, http_status, answered_at = what.call or (None, None, None)
         return {
             **self._about._asdict(),
             "outcome": what.disposition.value,
             "code": what.code,
             "at": what.at_ms,
-            "topic": receipts.topic,
-            "topic_id": receipts.topic_id,
-            "partition": receipts.partition,
+            "topic": topic,
+            "topic_id": topic_id,
+            "partition": partition,
             "request_id": request_id,
             "http_status": http_status,
             "answered_at": answered_at,
@@ -97,18 +106,24 @@ class ReceiptEncoder:
     def _key(receipt: dict[str, Any]) -> bytes:
         return orjson.dumps([receipt[name] for name in _KEY if name in receipt])
 
+    def _ids(self, record: Record, topic: str, partition: int) -> tuple[str | None, str | None]:
+        """Return event id and order id of a record that became no event."""
+        event_id, order_id = self._read_ids(record, topic, partition)
+        # An id with half of a surrogate pair is not text that a receipt can hold.
+        return (
+            event_id and event_id.encode(errors="replace").decode(),
+            order_id and order_id.encode(errors="replace").decode(),
+        )
+
     def plain(self, receipts: Receipts, row: int) -> Message:
         """Return the record of one receipt."""
         record = receipts.records[row]
-        receipt, schema = self._common(receipts), schema_of(record)
-        receipt["offset"], receipt["schema_id"] = record.offset, schema
+        receipt = self._common(receipts.topic, receipts.topic_id, receipts.partition, receipts.outcome)
+        receipt["offset"], receipt["schema_id"] = record.offset, schema_of(record)
         key = self._key(receipt)
         if (kind := receipts.kinds[row]) is None:
-            ids = self._read_ids(record, receipts.topic, receipts.partition)
-            # An id with half of a surrogate pair is not text that a receipt can hold.
-            receipt["event_id"], receipt["order_id"] = (
-                one and one.encode(errors="replace").decode() for one in ids
-            )
+            ids = self._ids(record, receipts.topic, receipts.partition)
+            receipt["event_id"], receipt["order_id"] = ids
         else:
             event = orjson.loads(receipts.bodies[row])
             custom = event.get("custom_data", {})

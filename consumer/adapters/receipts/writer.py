@@ -41,9 +41,6 @@ _BATCH_BYTES: Final = 1_000_000
 _LEAST_BYTES: Final = 2048
 """Bytes of a batch at least: one receipt with its key."""
 _SMALLER: Final = 8
-LOST_RECEIPTS: Final = (
-    "of the receipts of a record only the last is kept, which may say less than an earlier one"
-)
 
 
 class ReceiptProducer:
@@ -68,14 +65,11 @@ class ReceiptProducer:
         self._register = register
         self._timeout = timeout
         self._on_error = on_error
-        self._servers = str(config.get("bootstrap.servers", ""))
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
             "delivery.report.only.error": True,
+            **configuration.UNLIMITED_QUEUE,
             "message.max.bytes": _BATCH_BYTES,
-            # The engine limits what one write has.
-            "queue.buffering.max.messages": 0,
-            "queue.buffering.max.kbytes": 2_000_000,
             "error_cb": client_errors.ErrorReporter(on_error),
         }
         report = partial(post, asyncio.get_running_loop(), self._failed)
@@ -154,9 +148,7 @@ class ReceiptProducer:
             advice = f": grant WRITE on {topic}"
         elif error.code() in client_errors.TOO_LARGE:
             if self._batch_bytes <= _LEAST_BYTES:
-                advice = (
-                    f": change it: {setting_command(self._servers, topic, f'{SIZE_LIMIT}={_BATCH_BYTES}')}"
-                )
+                advice = f": change it: {setting_command(self._topics.servers, topic, f'{SIZE_LIMIT}={_BATCH_BYTES}')}"
             self._batch_bytes = max(_LEAST_BYTES, self._batch_bytes // _SMALLER)
         return f"receipts cannot be written to {topic}{advice} ({client_errors.describe_error(error)})"
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from consumer.adapters.thread import run_on_loop
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local, reads, registry, rights
-from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, counted, failed
-from consumer.commands.results import table
+from consumer.commands.check.rows import CheckContext, Question, Row, Severity, Skip, failed
+from consumer.commands.results import counted, table
 from consumer.errors import PinstreamError
 from consumer.settings import load
 

@@ -23,12 +23,12 @@ from consumer.commands.check.rows import (
     Row,
     Skip,
     cluster_of,
-    counted,
     failed,
     ok,
     warning,
 )
 from consumer.commands.group_position import GroupPosition, problems
+from consumer.commands.results import counted
 from consumer.engine.model import TopicPartition, differing
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError, first_of

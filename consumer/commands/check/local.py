@@ -18,7 +18,8 @@ import aiohttp
 from consumer.adapters.network import date
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.check.rows import OF_SETTINGS, CheckContext, Row, Skip, counted, failed, ok, warning
+from consumer.commands.check.rows import OF_SETTINGS, CheckContext, Row, Skip, failed, ok, warning
+from consumer.commands.results import counted
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.computed.tables import numbers_in_text
 from consumer.conversion.sections import Section, Sections

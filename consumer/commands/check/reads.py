@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from consumer.adapters.account_reads import AccountReads, NotKnown
 from consumer.app.quality import account_reads
-from consumer.commands.check.rows import CheckContext, Row, Severity, Skip, counted, ok, warning
+from consumer.commands.check.rows import CheckContext, Row, Severity, Skip, ok, warning
+from consumer.commands.results import counted
 
 # Seconds since a tag fired from which on it may be gone from the site.
 _QUIET = 24 * 3600

@@ -16,7 +16,8 @@ from consumer.adapters.schemas_on_disk import KeptSchemas
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.avro.schema import printable
-from consumer.commands.check.rows import CheckContext, Row, Skip, cluster_of, counted, ok, warning
+from consumer.commands.check.rows import CheckContext, Row, Skip, cluster_of, ok, warning
+from consumer.commands.results import counted
 from consumer.engine.figures.outside import drift_sentence
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Rejection, SchemaRef
@@ -74,7 +75,7 @@ async def writers(found: CheckContext) -> Sequence[Row]:
     if mapped is None:
         raise Skip("needs the schema")
     subjects = [f"{topic}-value" for topic in sorted(cluster_of(found).topics)[:_MAX_TOPICS]]
-    decoder = building.decoder(settings, mapped)
+    decoder = building.decoder(mapped)
     source = building.registry(settings)
     known, unreadable, drifted = [], [], []
     try:

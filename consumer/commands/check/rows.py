@@ -81,8 +81,3 @@ def cluster_of(found: CheckContext) -> ClusterView:
     if found.cluster is None:
         raise Skip("needs the brokers and topics")
     return found.cluster
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun: ``1 partition``, ``1,200 partitions``."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -12,27 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Column, Table
 
 from consumer.adapters.kafka.letters import Place
 from consumer.commands.base import DebugCommand, asynchronous, iso
 from consumer.commands.dead_letters.options import Filters, filter_options
 from consumer.commands.dead_letters.reading import DONE, WAITING, DeadLetters, facts, find
 from consumer.commands.parsing import JSON_OPTION
-from consumer.commands.results import print_result, prose
+from consumer.commands.results import print_result, prose, table
 from consumer.settings import load
 
 # Most rows: codes are the platform's, and a hostile topic may hold any number of them.
 MAX_KINDS = 10_000
 _OTHERS = ("(others)",) * 3
-# Columns of a terminal from which on there is a table, and from which on a time fits on one line.
-_LEAST_TABLE, _WIDE = 80, 100
-# Codes of ours are no longer than this, and the column of topics should not be narrower than that.
-_LONGEST_CODE, _LEAST_TOPIC = 24, 12
+_ANY_WIDTH = 10_000
 
 
 @click.command(name="list", cls=DebugCommand)
@@ -124,47 +119,25 @@ def print_listing(document: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None:
-    """Print a table; on a narrow terminal, a few lines for each kind."""
+    """Print a table; if a name that people copy, or a number, would be broken, a few lines for each kind."""
     rows = [
         [one["topic"], one["stage"], one["code"], f"{one['waiting']:,}", f"{one['done']:,}"]
         + [_short(one[moment]) for moment in ("oldest", "latest")]
         for one in counts
     ]
-    if console.width < _LEAST_TABLE:
-        # Rich would make columns narrower than their numbers, and a number that is cut is another number.
-        prose(console, "dead letters", "italic")
-        for topic, stage, code, waiting, done, _, latest in rows:
-            prose(console, topic, "bold")
-            prose(console, f"  {stage}: {code}")
-            prose(console, f"  waiting: {waiting}, done: {done}, latest: {latest}")
+    heads = ("topic", "stage", "code", f">{WAITING}", f">{DONE}", "oldest", "latest")
+    made = table(*heads, rows=rows, title="dead letters", padding=0)
+    # Only a time may be broken, between day and second. (What is measured is never wider than its room.)
+    if console.measure(made, options=console.options.update_width(_ANY_WIDTH)).minimum <= console.width:
+        for column in made.columns[:5]:
+            column.no_wrap = True
+        console.print(made)
         return
-    # With less room, a time is broken between day and second, and gets two lines.
-    time = len("2026-11-24 12:00:00" if console.width >= _WIDE else "2026-11-24")
-    heads = ("stage", "code", WAITING, DONE)
-    stage, code, *numbers = (
-        max(map(len, texts)) for texts in zip(heads, *(row[1:5] for row in rows), strict=True)
-    )
-    # With a space between two columns, and at each edge.
-    room = console.width - (stage + code + sum(numbers) + 2 * time + len(heads) + 4)
-    table = Table(
-        # Topics take the room that is left, and are broken over lines; codes only if they are not ours or too little
-        # room would be left: people copy them into --code. For the same reason there are no lines between columns.
-        Column("topic", overflow="fold"),
-        Column("stage", no_wrap=True),
-        Column("code", overflow="fold", no_wrap=code <= _LONGEST_CODE and room >= _LEAST_TOPIC),
-        Column(WAITING, no_wrap=True, justify="right"),
-        Column(DONE, no_wrap=True, justify="right"),
-        Column("oldest", width=time),
-        Column("latest", width=time),
-        title="dead letters",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    prose(console, "dead letters", "italic")
+    for topic, stage, code, waiting, done, _, latest in rows:
+        prose(console, topic, "bold")
+        prose(console, f"  {stage}: {code}")
+        prose(console, f"  waiting: {waiting}, done: {done}, latest: {latest}")
 
 
 def _short(moment: str | None) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from consumer.adapters.kafka.letters import DeadRecord, Place
-from consumer.commands.base import OptionDecorator, parse_time, repeatable
-from consumer.commands.parsing import topics_option
+from consumer.commands.base import parse_time, repeatable
+from consumer.commands.parsing import parsed_option, topics_option
 from consumer.engine.model import Stage
 from consumer.errors import UsageError
 
@@ -79,17 +79,15 @@ def parse_place(text: str) -> Place:
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select letters. The command is called with `topics` and `filters`."""
 
-    def time(option: str, help: str) -> OptionDecorator:
-        # The message about a time that cannot be read names its option.
-        return click.option(option, type=lambda text: parse_time(text, option), metavar="TIME", help=help)
-
     @topics_option(
         help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS."
     )
     @repeatable("--stage", "stages", type=_STAGE, help="Only letters of this stage; may be repeated.")
     @repeatable("--code", "codes", metavar="C", help="Only letters of this reason; may be repeated.")
-    @time("--since", help="Only letters written at or after this time (ISO 8601).")
-    @time("--until", help="Only letters written before this time.")
+    @parsed_option(
+        "--since", parse_time, metavar="TIME", help="Only letters written at or after this time (ISO 8601)."
+    )
+    @parsed_option("--until", parse_time, metavar="TIME", help="Only letters written before this time.")
     @repeatable(
         "--origin",
         "origins",

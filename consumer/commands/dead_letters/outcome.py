@@ -10,8 +10,8 @@ from rich.console import Console
 
 from consumer.commands.dead_letters.options import RedriveOptions
 from consumer.commands.dead_letters.reading import Tally
-from consumer.commands.replay.bounded_run import DOUBLED, LOST, ReplayEnd
-from consumer.commands.results import print_result, prose, table
+from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd
+from consumer.commands.results import prose, table
 from consumer.errors import PinstreamError
 
 # How many notes are printed; the others are counted.
@@ -83,19 +83,8 @@ _BECAME = {
 }
 
 
-def print_redrive(outcome: RedriveOutcome) -> None:
-    """Print the table and, with ``--json``, the document: see `print_result`."""
-    as_json = outcome.options.as_json
-    print_result(
-        lambda _, console: _show(outcome, console),
-        outcome.document(),
-        as_json=as_json,
-        beside=True,
-        lost=LOST,
-    )
-
-
-def _show(outcome: RedriveOutcome, console: Console) -> None:
+def show_redrive(outcome: RedriveOutcome, _: object, console: Console) -> None:
+    """Print an outcome for people."""
     for topic in outcome.missing:
         prose(console, f"{topic}: no dead letters")
     if outcome.tallies:

@@ -22,11 +22,11 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import click
 
-from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.cluster import setting_command
 from consumer.adapters.kafka.dead_letters import NO_COMPACTION, SIZE_LIMIT, room_for
 from consumer.adapters.kafka.letters import (
@@ -45,18 +45,24 @@ from consumer.adapters.kafka.letters import (
     read_letter,
 )
 from consumer.adapters.kafka.producers import ID_PREFIX, TransactionalWriter
-from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
-from consumer.app.ending import Parts
+from consumer.app.ending import Parts, on_stop_signal
 from consumer.app.receipts import receipt_writer
-from consumer.app.signals import on_stop_signal
 from consumer.commands.base import DebugCommand
 from consumer.commands.dead_letters.options import RedriveOptions, filter_options
-from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
+from consumer.commands.dead_letters.outcome import RedriveOutcome, show_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
-from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
+from consumer.commands.replay.bounded_run import (
+    LOST,
+    FiniteSource,
+    ReplayEnd,
+    bounded_source,
+    load_quietly,
+    serve_to_end,
+)
+from consumer.commands.results import print_result
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import CommitDone, DeadLetter
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
@@ -113,7 +119,8 @@ def redrive_letters(**given: Any) -> None:
         settings = load_quietly(os.environ, ("kafka", "account", "token"))
     outcome = run_on_loop(_run(options, settings))
     # Printed also before an error: letters that were redriven until then stay so.
-    print_redrive(outcome)
+    document, show = outcome.document(), partial(show_redrive, outcome)
+    print_result(show, document, as_json=options.as_json, beside=True, lost=LOST)
     if outcome.failure is not None:
         raise outcome.failure
     if outcome.end is ReplayEnd.INTERRUPTED:
@@ -186,15 +193,9 @@ async def _serve(
     limits = building.policy(settings, outcome.options.rate)
     # Without the fast path: letters are few.
     pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=False)
-    config = settings.kafka.client_properties()
-    inner = BoundedSource(
-        config,
-        # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
-        [one for topic in redriven.values() for one in topic.letters.ranges],
-        on_error=building.log_kafka_error,
-        # If the topic is created again before that, the marks would be for letters that are gone.
-        topic_ids=TopicIdWatch(config),
-    )
+    # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read. If a topic
+    # is created again before that, the marks would be for letters that are gone.
+    inner = bounded_source(settings, [one for topic in redriven.values() for one in topic.letters.ranges])
     source = LettersSource(inner, redriven, outcome)
 
     # The producer of dead letters would not write them in one transaction with the marks.

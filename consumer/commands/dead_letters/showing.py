@@ -111,9 +111,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Lette
     mapped = building.sections(settings, local)
     writers = building.writer_schemas(settings, local)
     try:
-        decoded = await decode_now(
-            building.decoder(settings, mapped, whole=True), record, letter.origin.topic, writers
-        )
+        decoded = await decode_now(building.decoder(mapped, whole=True), record, letter.origin.topic, writers)
     finally:
         await writers.close()
     shown["value_bytes"] = None if record.value is None else len(record.value)

@@ -18,7 +18,7 @@ from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.explaining import compared, explanations
 from consumer.commands.explain.showing import Summary, print_lines
 from consumer.commands.explain.watching import show_saves
-from consumer.commands.parsing import JSON_OPTION, RECORD_OPTION
+from consumer.commands.parsing import JSON_OPTION, RECORD_OPTION, parsed_option
 from consumer.commands.results import print_result
 from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
@@ -26,7 +26,12 @@ from consumer.settings import load
 
 @click.command(cls=DebugCommand)
 @click.argument("file", type=click.Path(allow_dash=True))
-@click.option("--now", metavar="TIME", help="Current time for computing event ages (ISO 8601). Default: now.")
+@parsed_option(
+    "--now",
+    parse_time,
+    metavar="TIME",
+    help="Current time for computing event ages (ISO 8601). Default: now.",
+)
 @click.option(
     "--expect",
     "expected",
@@ -47,7 +52,7 @@ from consumer.settings import load
 @JSON_OPTION
 def explain(
     file: str,
-    now: str | None,
+    now: int | None,
     expected: str | None,
     summary: bool,
     rules: bool,
@@ -67,7 +72,7 @@ def explain(
     modes = ("--expect", expected), ("--summary", summary), ("--rules", rules), ("--against", against)
     given = [option for option, value in (*modes, ("--watch", watch)) if value not in (None, False)]
     _refuse(file, given, expected, as_json)
-    at = None if now is None else parse_time(now, "--now") / 1000
+    at = None if now is None else now / 1000
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding than UTF-8 shows the rest escaped.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -62,7 +62,7 @@ def explanations(
     with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
     # As the service reads records, so that explain says of a record what the service does with it.
-    decoder = building.decoder(settings, mapped, transformer)
+    decoder = building.decoder(mapped, transformer)
     types = file_types(mapped, record, topic)._replace(decoder=decoder)
     # Only on request: a trace calls each rule through Python.
     traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []

@@ -56,7 +56,7 @@ class Against:
             # Both convert what the function returned, so it needs what either asks for of Kafka.
             function = building.transformer(self._settings, self._mapped)
             asked = [one.asked for one in self._old.all]
-            decoder = building.decoder(self._settings, self._mapped, function, origins=asked)
+            decoder = building.decoder(self._mapped, function, origins=asked)
         self._after = WithoutMissing(decoder) if self._where else decoder
         self.decode, self.section_of, self.missing = decoder.decode, decoder.section_of, self._after.missing
         return self

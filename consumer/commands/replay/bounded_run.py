@@ -30,10 +30,13 @@ from rich.progress import (
 )
 
 from consumer import logs
+from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import NamedProgress
+from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.app import building
+from consumer.app.ending import on_stop_signal
 from consumer.app.run import tune_memory
-from consumer.app.signals import on_stop_signal
 from consumer.commands.base import on_terminal, say
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Chunk, TopicPartition
@@ -109,6 +112,15 @@ def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
     building.set_up_logs(settings)
     building.require_limits(settings)
     return settings
+
+
+def bounded_source(
+    settings: Settings, ranges: Sequence[Range], progress: NamedProgress | None = None
+) -> BoundedSource:
+    """Return a source that reads these ranges to their ends, and ends where a topic is created again."""
+    config = settings.kafka.client_properties()
+    ids, on_error = TopicIdWatch(config), building.log_kafka_error
+    return BoundedSource(config, ranges, progress=progress, on_error=on_error, topic_ids=ids)
 
 
 async def serve_to_end(

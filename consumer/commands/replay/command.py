@@ -14,25 +14,29 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import click
 
-from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.replay_progress import MAX_METADATA, ReplayPlan
-from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.adapters.thread import run_on_loop
 from consumer.app import building
 from consumer.app.ending import Parts
 from consumer.app.receipts import receipt_writer
-from consumer.commands.base import OptionDecorator, SettingsCommand, flag_option, iso, repeatable, say
+from consumer.commands.base import SettingsCommand, flag_option, iso, repeatable, say
 from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old
-from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, parse_bound, topics_option
+from consumer.commands.parsing import (
+    JSON_OPTION,
+    PARTITION_OPTION,
+    RATE_OPTION,
+    parse_bound,
+    parsed_option,
+    topics_option,
+)
 from consumer.commands.replay.against import Against
-from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
+from consumer.commands.replay.bounded_run import LOST, bounded_source, load_quietly, serve_to_end
 from consumer.commands.replay.fakes import DryRun, SendingAgain, alone, open_keys
 from consumer.commands.replay.options import (
     LeavingOut,
@@ -42,8 +46,9 @@ from consumer.commands.replay.options import (
     check_values,
     parse_where,
 )
-from consumer.commands.replay.outcome import ReplayOutcome, print_replay
+from consumer.commands.replay.outcome import ReplayOutcome, show_replay
 from consumer.commands.replay.plan import beforehand, make_plan
+from consumer.commands.results import print_result
 from consumer.conversion.targets import EVENT_NAMES
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Policy
@@ -56,26 +61,17 @@ _DRY_CALLS = 1_000_000
 _STILL = 5.0
 
 
-def _bound(option: str, name: str, metavar: str, help: str) -> OptionDecorator:
-    """Return an option that is one end of the range."""
-    # The message about a bound that cannot be read names its option.
-    return click.option(
-        option,
-        name,
-        required=True,
-        type=lambda text: parse_bound(text, option, time.time()),
-        metavar=metavar,
-        help=help,
-    )
-
-
 @click.command(cls=SettingsCommand)
 @topics_option(required=True, help="Topic to replay; may be repeated.")
 @PARTITION_OPTION
-@_bound("--from", "start", "X", "First record to replay: beginning, end, offset:N or an ISO 8601 time.")
-@_bound(
-    "--to", "stop", "Y", "First record not to replay, in the same forms. end: the end when the replay starts."
-)
+@parsed_option(
+    "--from", parse_bound, "start", required=True, metavar="X",
+    help="First record to replay: beginning, end, offset:N or an ISO 8601 time.",
+)  # fmt: skip
+@parsed_option(
+    "--to", parse_bound, "stop", required=True, metavar="Y",
+    help="First record not to replay, in the same forms. end: the end when the replay starts.",
+)  # fmt: skip
 @repeatable(
     "--where",
     callback=lambda _ctx, _param, texts: parse_where(texts),
@@ -137,7 +133,7 @@ def replay(**given: Any) -> None:
             )
         outcome = run_on_loop(_replay(options, settings))
     # Printed in any case, before the error: events that were delivered before a failure stay delivered.
-    print_replay(outcome, as_json=options.as_json)
+    print_result(show_replay, outcome.document(), as_json=options.as_json, beside=True, lost=LOST)
     if (failure := outcome.failure()) is not None:
         raise failure
     # No error line: the differences show what is wrong.
@@ -193,14 +189,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         async for warning in beforehand(options, settings, plan):
             say(f"pinstream: warning: {warning}")
         keys = open_keys(options, settings, plan.begun, stack)
-        config, left = settings.kafka.client_properties(), plan.left()
-        source = BoundedSource(
-            config,
-            plan.ranges,
-            progress=plan.progress,
-            on_error=building.log_kafka_error,
-            topic_ids=TopicIdWatch(config),
-        )
+        left, source = plan.left(), bounded_source(settings, plan.ranges, plan.progress)
 
         dry = DryRun() if options.dry_run else None
         service = building.service(

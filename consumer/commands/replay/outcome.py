@@ -11,9 +11,9 @@ from rich.table import Table
 
 from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.comparison import show_comparison
-from consumer.commands.replay.bounded_run import LOST, Ran, ReplayEnd
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
-from consumer.commands.results import print_result, table
+from consumer.commands.results import table
 from consumer.engine.model import Problem, TopicPartition
 from consumer.engine.records.ledger import LastPosition
 from consumer.errors import Incomplete, PinstreamError, first_of
@@ -131,13 +131,8 @@ class ReplayOutcome:
         )
 
 
-def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
-    """Print the tables and, with `as_json`, the document: see `print_result`."""
-    # The tables are made from the document, so that the two never differ.
-    print_result(_show, outcome.document(), as_json=as_json, beside=True, lost=LOST)
-
-
-def _show(document: Mapping[str, Any], console: Console) -> None:
+def show_replay(document: Mapping[str, Any], console: Console) -> None:
+    """Print the JSON form of an outcome for people."""
     console.print(_ledger_table(document))
     if document["problems"]:
         rows = (

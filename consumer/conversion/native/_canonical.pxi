@@ -103,13 +103,17 @@ cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) exc
     return size
 
 
+cdef inline bint takes_number(int kind, bint is_whole) noexcept:
+    """Return whether numbers are canonical in this kind: whole ones where text is meant, all in an amount."""
+    return kind == CANONICAL_AMOUNT or is_whole and (kind == CANONICAL_TEXT or kind == CANONICAL_ORDER)
+
+
 cdef object number_text(int kind, object value):
-    """Return the text of a number: of a whole one above 0 where text is meant, of any one that is an amount."""
-    if kind == CANONICAL_AMOUNT and (type(value) is Decimal or type(value) is float):
-        return str(value)
-    if not PyLong_CheckExact(value) or not (kind == CANONICAL_TEXT or kind == CANONICAL_ORDER or kind == CANONICAL_AMOUNT):
+    """Return the text of a canonical number; whole ones are above 0."""
+    cdef bint is_whole = PyLong_CheckExact(value)
+    if not takes_number(kind, is_whole) or is_whole and not 0 < value <= LARGEST:
         return None
-    return str(value) if 0 < value <= LARGEST else None
+    return str(value) if is_whole or type(value) is Decimal or type(value) is float else None
 
 
 # -- values that are sent as they are

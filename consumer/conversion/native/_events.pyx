@@ -431,11 +431,9 @@ cdef class Events(ItemsWriting):
         self.page.number(seconds)
         self.page.raw(b'"event_id":', 11)
         if plain:
-            self.page.quoted(id_text, id_size, padded=True)
-        elif event_id is None:
-            self.page.ascii(id_text, id_size)
+            self.page.quoted(id_text, id_size)
         else:
-            self.page.text(event_id)
+            self.page.text(PyUnicode_DecodeASCII(id_text, id_size, NULL) if event_id is None else event_id)
         if self.write(slots):
             return self.refusal
         kind = self.kind_of(name, account)

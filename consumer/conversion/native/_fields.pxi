@@ -173,7 +173,7 @@ cdef class Writing:
     cdef public object source
     cdef public object address  # of its page, if there may be a click id in it
     cdef public list warned  # None: nothing
-    cdef const unsigned char* clicked  # the click id in the address, in the record's bytes
+    cdef const unsigned char* clicked  # the click id in the address, in the record's bytes: padded and plain
     cdef Py_ssize_t clicked_size  # 0: there is none, or `address` has to be asked
     cdef object refusal  # why it is no event
     cdef int marks
@@ -205,7 +205,7 @@ cdef class Writing:
         if sent is None and field.takes_click_id:
             if self.clicked_size:
                 page.put(field.key)
-                page.ascii(<const char*> self.clicked, self.clicked_size)
+                page.quoted(<const char*> self.clicked, self.clicked_size)
                 self.marks |= field.mark
                 return False
             sent = None if self.address is None else click_id_of(self.address)

@@ -54,7 +54,7 @@ cdef class Fields:
             glance = self.each + at
             glance.field, glance.way, glance.canonical, glance.mark = <PyObject*> field, one.glance, one.canonical, what.mark
             glance.may_be_zero, glance.web_only = what.zero is not None, what.web_only
-            glance.gives_click_id, glance.is_agent = what.gives_click_id, what.is_agent
+            glance.gives_click_id, glance.is_agent = what.gives_click_id, what.crawlers is not None
             glance.has_constant, glance.takes_click_id = what.constant is not None, what.takes_click_id
             glance.slot = field.at.slot if field.at is not None and field.at.in_slot else -1
             if glance.way == GLANCE_TEXT:
@@ -152,17 +152,13 @@ cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance
 
 
 cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """Write a number where text or an amount is meant; return False if it is not canonical (see `number_text`)."""
+    """Write a number where text or an amount is meant; return False if it is not canonical."""
     cdef char* into
-    cdef int size, scale = 0
-    if slot.number <= 0 or slot.number > POWERS[MAX_DIGITS]:
-        return False
-    if slot.kind == DECIMAL:
-        scale = <int> slot.size
-    if glance.canonical != CANONICAL_AMOUNT and (slot.kind == DECIMAL or glance.canonical != CANONICAL_TEXT and glance.canonical != CANONICAL_ORDER):
+    cdef int size
+    if not takes_number(glance.canonical, slot.kind == NUMBER) or not 0 < slot.number <= POWERS[MAX_DIGITS]:
         return False
     into = put_key_at_a_glance(page, glance, NUMBER_ROOM + 2)
-    size = put_digits(slot.number, scale, into)
+    size = put_digits(slot.number, <int> slot.size if slot.kind == DECIMAL else 0, into)
     into[size], into[size + 1] = c'"', c","
     page.size += glance.key_size + size + 2
     writing.marks |= glance.mark

@@ -119,34 +119,22 @@ cdef class Page:
 
     cdef int text(self, str value) except -1:
         """Write text and a comma. Raises `UnicodeEncodeError`."""
-        cdef const char* data
         cdef Py_ssize_t size = 0
-        if PyUnicode_IS_COMPACT_ASCII(value):
-            data, size = <const char*> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value)
-        else:
-            data = PyUnicode_AsUTF8AndSize(value, &size)
-        if not needs_escaping(<const unsigned char*> data, size):
-            return self.quoted(data, size)
-        self.put(dumps(value))
-        return self.raw(",", 1)
+        cdef const char* data = PyUnicode_AsUTF8AndSize(value, &size)
+        if needs_escaping(<const unsigned char*> data, size):
+            self.put(dumps(value))
+            return self.raw(",", 1)
+        self.raw(b'"', 1)
+        self.raw(data, size)
+        return self.raw(b'",', 2)
 
-    cdef inline int ascii(self, const char* data, Py_ssize_t size) except -1:
-        """Write these ASCII characters as text, and a comma."""
-        if not needs_escaping(<const unsigned char*> data, size):
-            return self.quoted(data, size)
-        self.put(dumps(PyUnicode_DecodeASCII(data, size, NULL)))
-        return self.raw(",", 1)
-
-    cdef inline int quoted(self, const char* data, Py_ssize_t size, bint padded=False) except -1:
-        """Write these bytes between quotes, and a comma."""
+    cdef inline int quoted(self, const char* data, Py_ssize_t size) except -1:
+        """Write padded, plain text between quotes, and a comma."""
         cdef char* into
         self.reserve(size + 3)
         into = self.data + self.size
         into[0] = c'"'
-        if padded:
-            copy_padded(into + 1, data, size)
-        else:
-            memcpy(into + 1, data, size)
+        copy_padded(into + 1, data, size)
         into[size + 1], into[size + 2] = c'"', c","
         self.size += size + 3
         return 0

@@ -51,7 +51,7 @@ cdef enum Kind:
     DECIMAL     # `number`, whose last `size` digits are behind the point
     TRUTH       # `number`, 0 or 1
     OBJECT      # `object`
-    ONE_TEXT    # an array of one ASCII text; the rest as for ASCII_TEXT
+    ONE_TEXT    # an array of one short plain text; the rest as for ASCII_TEXT
     NO_VALUES   # an empty array
     ITEM_SLOTS  # `size` items; the slots of the first begin at `number` of the program's `item_slots`
 
@@ -238,24 +238,6 @@ cdef int put_decimal(Reader program, const Operation* decimal, Slot* slot, Datum
     return 0
 
 
-cdef int put_array(Reader program, int where, Slot* slot, Datum* datum) except -1:
-    """Read an array. Two frequent forms make no object: an empty one, and one of a single text."""
-    cdef Py_ssize_t begun = datum.at, size
-    cdef const uint8_t* start
-    cdef int64_t count = block(datum)
-    if count == 0:
-        slot.kind = NO_VALUES
-        return 0
-    if count == 1 and program.operations[where + 1].code == CODE_TEXT:
-        size = length(datum)
-        start = taken(datum, size)
-        if block(datum) == 0 and is_ascii(start, size) and program.safe - start - size >= PADDING:
-            slot.kind, slot.text, slot.size, slot.plain = ONE_TEXT, start, size, False
-            return 0
-    datum.at = begun
-    return put(program, slot, array(program, where + 1, datum, True))
-
-
 cdef int put_keys(Reader program, int where, Slot* slots, Datum* datum) except -1:
     """Read the values of a map's keys that are asked for, each into its slot. If a key comes twice, the last counts."""
     cdef const Operation* each = &program.operations[where]
@@ -377,8 +359,6 @@ cdef int run(Reader program, int first, int stop, Datum* datum, Slot* slots) exc
         else:
             if each.code == CODE_ITEMS:
                 put_items(program, each - program.operations, slot, datum)
-            elif each.code == CODE_ARRAY:
-                put_array(program, each - program.operations, slot, datum)
             elif each.code == CODE_DECIMAL:
                 put_decimal(program, each, slot, datum)
             elif each.code == CODE_KEYS:

@@ -40,10 +40,9 @@ class CallsEnded:
     """Calls that ended in one way."""
 
     calls: int = figure(
-        "Calls that came back in this way.",
+        "Calls that ended in this way.",
         path="count",
-        status_note="`verdict` on the events, `refused` (the token or the account), `throttled`, `no_verdict` or "
-        "`no_answer`.",
+        status_note="`verdict`, `refused` (token or account), `throttled`, `no_verdict` or `no_answer`.",
     )
     seconds: float = figure("Their total time.")
 
@@ -79,7 +78,7 @@ class Counters:
         status_note="See [conversion](conversion.md).",
     )
     api_warnings: Counter[str] = counts(
-        "Warnings of the platform, without the values in them.",
+        "Warnings of the platform, without values.",
         "pinstream_api_warnings_total",
         keys=("kind",),
     )
@@ -100,7 +99,7 @@ class Counters:
         keys=("kind",),
     )
     topics_made_anew: Counter[str] = counts(
-        "Times that a topic was found deleted and created again; it is then read from its beginning.",
+        "Times that a topic was found recreated; it is then read from its beginning.",
         "pinstream_topics_made_anew_total",
         keys=("topic",),
         status_note="[Runbook](runbook.md#a-topic-was-recreated).",
@@ -108,19 +107,17 @@ class Counters:
     # Called, answered, processed: three figures, since an attempt may get no answer.
     calls: int = number("Calls begun to the Conversions API, answered or not.", "pinstream_calls_total")
     events_sent: int = number(
-        "Events in the calls that were begun: each counts in every attempt, answered or not.",
+        "Events in the calls begun: each counts in every attempt.",
         "pinstream_sent_events_total",
     )
-    bytes_sent: int = number(
-        "Bytes of the bodies of the calls that were begun, answered or not.", "pinstream_sent_bytes_total"
-    )
+    bytes_sent: int = number("Bytes of the bodies of the calls begun.", "pinstream_sent_bytes_total")
     calls_answered: int = number(
-        "Calls that came back with an HTTP answer, whatever it said.", "pinstream_answered_calls_total"
+        "Calls with an HTTP answer, whatever it said.", "pinstream_answered_calls_total"
     )
     events_answered: int = number("Events in these calls.", "pinstream_answered_events_total")
     bytes_answered: int = number("Bytes of the bodies of these calls.", "pinstream_answered_bytes_total")
     events_processed: int = number(
-        "Events that the platform said it has processed.",
+        "Events that the platform said it processed.",
         "pinstream_processed_events_total",
         status_note="They are delivered once their keys are stored.",
     )
@@ -135,7 +132,7 @@ class Counters:
     unclear_repeats: int = number(
         "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
         "pinstream_unclear_repeats_total",
-        status_note="Each is counted once, however often it was sent.",
+        status_note="Each is counted once.",
     )
     unclear_offline: int = number(
         "Unclear repeats that happened offline.",
@@ -143,8 +140,7 @@ class Counters:
         path="offline_events_unclear",
     )
     late_events: int = number(
-        "Web and app events delivered more than an hour after they happened: they may count twice, beside the browser "
-        "tag's own.",
+        "Web and app events delivered over an hour after they happened: may count twice, beside the browser tag's.",
         "pinstream_late_events_total",
         status_note="Inferred: see [platform](platform.md#late-events).",
     )
@@ -157,29 +153,29 @@ class Counters:
     )
     # Read the slow way (`consumer.engine.reading.Reading`).
     in_two_steps: int = number(
-        "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
+        "Records not read on the fast path: of a schema that it cannot take, undecodable, or unusual.",
         "pinstream_in_two_steps_records_total",
-        status_note="Nearly as many as `ledger.read`: it does not take the schema, or `process.fast_path` is `off`.",
+        status_note="Nearly all of `ledger.read`: it does not take the schema, or `process.fast_path` is `off`.",
     )
     slow_transforms: int = number(
         "Records for which the user's function took more than a second.",
         "pinstream_slow_transforms_total",
     )
     removed_unread: int = number(
-        "Records, at most, that were removed from their log before they were read: by retention, or by hand.",
+        "Records, at most, removed from their log before they were read, by retention or by hand.",
         "pinstream_removed_unread_records_total",
     )
     positions_went_back: int = number(
-        "Times that a position went back: a log was cut, or a topic was created again.",
+        "Times that a position went back: a log was cut, or a topic recreated.",
         "pinstream_positions_went_back_total",
     )
     taken_over: int = number(
-        "Events that we delivered, or sent without an answer, and that another member had taken over since our lease "
-        "ended: each may have been sent twice.",
+        "Events delivered, or sent without an answer, that another member took over after our lease ended: each may "
+        "have been sent twice.",
         "pinstream_taken_over_events_total",
     )
     delivered_after_release: int = number(
-        "Events delivered after their partition was released; its next owner finds them delivered, or sends again.",
+        "Events delivered after their partition was released; its next owner may send them again.",
         "pinstream_delivered_after_release_total",
     )
     # Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`).
@@ -222,16 +218,16 @@ class StoredLetter:
     """A dead letter that is stored."""
 
     at: float = figure(
-        "When the record was given up, seconds since 1970.",
+        "When, in seconds since 1970.",
         status_note="The newest is first, at most 20.",
     )
-    topic: str = figure("The topic that the record was read from.")
-    partition: int = figure("Its partition there.")
-    offset: int = figure("Its offset there.")
+    topic: str = figure("The record's topic.")
+    partition: int = figure()
+    offset: int = figure()
     stage: Stage = figure("The stage that gave it up.", status_note="`decode`, `convert` or `deliver`.")
     code: str = figure("Why.", status_note="See [conversion](conversion.md).")
     message: str = figure("The same in words, without personal data.")
-    section: str = figure("The section of the mapping that the record belongs to; empty: none.", default="")
+    section: str = figure("The record's section of the mapping; empty: none.", default="")
 
 
 def _latest(by_worker: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[tuple[str, str], str]:
@@ -270,7 +266,7 @@ class KeyStoreStatistics:
     """Including keys already out of the window; a key in two places counts twice."""
     bytes_used: int = _seen_by_all("What they take on disk.", path="bytes")
     """Or an upper bound of their memory; never above the store's limit."""
-    buckets: int = _seen_by_all("Slices of time that they are kept in; 0: a shared store has none.")
+    buckets: int = _seen_by_all("Slices of time that they are kept in; 0: a shared store.")
     evicted: int = figure(path="", default=0)
     """Part of `evicted_early`: by this process."""
     evicted_by_server: int = _seen_by_all(path="")
@@ -280,6 +276,6 @@ class KeyStoreStatistics:
 
     @derived(path="evicted_early")
     def evicted_early(self) -> int:
-        """Keys forgotten before the window was over: it was full, or somebody deleted the folder."""
+        """As `counts.keys_forgotten_early`."""
         # If not zero, the limit should be raised.
         return self.evicted + self.evicted_by_server

@@ -15,12 +15,14 @@ Prometheus wants them.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from types import NoneType, UnionType
 from typing import (
     Any,
@@ -116,6 +118,26 @@ class Histogram(NamedTuple):
     bounds: Sequence[float]
     counts: Sequence[int]
     total: float
+
+
+def buckets(bounds: Sequence[float]) -> Any:
+    """A field of a snapshot with how many values are in each bucket, of which these are the upper bounds."""
+    zero = (0,) * len(bounds)
+    return figure(
+        path="", default=zero, merge=lambda several: tuple(map(sum, zip(zero, *several, strict=True)))
+    )
+
+
+def quantile(share: float, bounds: Sequence[float], sentence: str, **more: Any) -> Derived[float | None]:
+    """A quantile of a snapshot's `buckets`: the upper bound of the bucket that it is in; None if there is nothing, or
+    no bound."""
+
+    def of(owner: Any) -> float | None:
+        seen = [*accumulate(owner.buckets)]
+        bound = bounds[bisect_left(seen, share * seen[-1])]
+        return bound if seen[-1] and bound < math.inf else None
+
+    return Derived(of, Figure(sentence, **more))
 
 
 class ValueType(NamedTuple):

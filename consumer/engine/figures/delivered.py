@@ -20,14 +20,22 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial, reduce
+from functools import reduce
 from itertools import accumulate
 from operator import itemgetter, or_
 from typing import Any, Final
 
 from consumer.engine.figures.counters import counted_as
-from consumer.engine.figures.definitions import Histogram, derived, figure, first, snapshot
-from consumer.engine.figures.windows import FIVE_MINUTES, Windows, added, quantile
+from consumer.engine.figures.definitions import (
+    Histogram,
+    buckets,
+    derived,
+    figure,
+    first,
+    quantile,
+    snapshot,
+)
+from consumer.engine.figures.windows import FIVE_MINUTES, Windows
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
 
@@ -57,7 +65,7 @@ _ALL = "all"
 class Ages:
     """Ages of events delivered: a histogram by `AGE_BOUNDS`, and what it says, in seconds."""
 
-    buckets: tuple[int, ...] = figure(path="", default=_NONE, merge=partial(added, _NONE))
+    buckets: tuple[int, ...] = buckets(_BOUNDS)
 
     @derived("delivered")
     def delivered(self) -> int:
@@ -65,7 +73,7 @@ class Ages:
         return sum(self.buckets)
 
     # Not rounded again: as seconds are, to three digits, it would be 1 with one in two thousand too late.
-    @derived("within_one_hour", status_note="null before the first.", show=lambda share: share)
+    @derived("within_one_hour", show=lambda share: share)
     def within_hour(self) -> float | None:
         """Share of them that were at most an hour old then, 0 to 1."""
         if not self.delivered:
@@ -73,20 +81,15 @@ class Ages:
         # Rounded down, so that 1 means all.
         return sum(self.buckets[:_UP_TO_HOUR]) * 1_000_000 // self.delivered / 1_000_000
 
-    @derived("age_p50", status_note="See below. null: none, or more than 7 days.")
-    def p50(self) -> float | None:
-        """Median of their ages in seconds; at most a quarter too high."""
-        return quantile(_BOUNDS, self.buckets, 0.50)
-
-    @derived("age_p95")
-    def p95(self) -> float | None:
-        """95th percentile of their ages."""
-        return quantile(_BOUNDS, self.buckets, 0.95)
-
-    @derived("age_p99")
-    def p99(self) -> float | None:
-        """99th percentile of their ages."""
-        return quantile(_BOUNDS, self.buckets, 0.99)
+    p50 = quantile(
+        0.50,
+        _BOUNDS,
+        "Median of their ages.",
+        path="age_p50",
+        status_note="See below. null: none, or more than 7 days.",
+    )
+    p95 = quantile(0.95, _BOUNDS, "95th percentile of their ages.", path="age_p95")
+    p99 = quantile(0.99, _BOUNDS, "99th percentile of their ages.", path="age_p99")
 
 
 @snapshot
@@ -97,14 +100,14 @@ class FreshnessSnapshot:
     age_sum: float = figure(path="")
     # Since the start.
     total: Ages = figure(path=".")
-    hour: Ages = figure("The same five of what was delivered in the last hour.", default=Ages())
-    day: Ages = figure("The same five of what was delivered in the last day.", default=Ages())
+    hour: Ages = figure("The same five of the last hour.", default=Ages())
+    day: Ages = figure("The same five of the last day.", default=Ages())
     late: int = figure(
-        "Web and app events of the last five minutes that were delivered more than an hour after they happened.",
+        "Web and app events delivered in the last five minutes, over an hour after they happened.",
         default=0,
     )
 
-    @derived("catching_up", status_note="null: there are none. [What to do](platform.md#late-events).")
+    @derived("catching_up", status_note="[What to do](platform.md#late-events).")
     def catching_up(self) -> str | None:
         """That late events are being delivered, and what they become, in words."""
         if not self.late:
@@ -197,33 +200,12 @@ _EVERYWHERE: Final[_Targets] = ((0.95, None),)
 _BESIDE: Final[_Targets] = ((0.5, OF_CUSTOMERS),)
 
 
-# What the page calls the parameters.
-_LABELS: Final[Mapping[str, str]] = {
-    "em": "E-mail, hashed",
-    "ph": "Phone, hashed",
-    "external_id": "Customer id, hashed",
-    "click_id": "Click id",
-    "client_ip_address": "IP address",
-    "client_user_agent": "Browser",
-    "hashed_maids": "Advertising id, hashed",
-    "event_id": "Event id",
-    "name": "Name, hashed",
-    "place": "Country and place, hashed",
-    "birth": "Birthday, hashed",
-    "value": "Value",
-    "currency": "Currency",
-    "content_ids": "Product ids",
-    "order_id": "Order id",
-    "event_source_url": "Page address",
-    "opt_out": "Opt-out flag",
-}
-
-
 @snapshot
 class Parameter:
     """A recommended parameter: the paths that it needs, all of them, and what the platform advises about it."""
 
-    id: str = figure("A parameter that the platform recommends; what is worth most stands first.")
+    id: str = figure("A recommended parameter; what is worth most stands first.")
+    label: str = figure("What the page calls it.")
     paths: tuple[str, ...]
     """Of paths with ``|`` between them, one is enough; none: every event has it, or it is refused."""
     advice: str = figure("What the platform asks of it, in one sentence.")
@@ -236,17 +218,13 @@ class Parameter:
     sources: tuple[str, ...] = ()
     """Where an event that carries it happens, of `web` and `app`; none: anywhere."""
 
-    @derived("label")
-    def label(self) -> str:
-        """What the page calls it."""
-        return _LABELS[self.id]
-
 
 # In this order: what matches an event to a person (without a match, nothing else counts), the platform's own "resilient
 # signals" first; what tells it apart; what campaigns optimise for; what the score does not count.
 PARAMETERS: Final = (
     Parameter(
         "em",
+        "E-mail, hashed",
         ("user_data.em",),
         "The customer's e-mail address, hashed: one of the identities the platform accepts on its own, so send it "
         "wherever the customer is known.",
@@ -255,6 +233,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "click_id",
+        "Click id",
         ("user_data.click_id",),
         "The id of the ad click as it came, or else from epik in the page's address, never hashed and its case kept, "
         "beside another identity: alone it is not enough.",
@@ -265,6 +244,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "external_id",
+        "Customer id, hashed",
         ("user_data.external_id",),
         "Your own id of the customer, hashed, spelled as the browser tag spells it, beside another identity: alone it "
         "is not enough.",
@@ -273,6 +253,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "client_ip_address",
+        "IP address",
         ("user_data.client_ip_address",),
         "The customer's IP address, not hashed: an identity only where the user agent is sent as well.",
         "ip_address",
@@ -281,6 +262,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "client_user_agent",
+        "Browser",
         ("user_data.client_user_agent",),
         "The customer's user agent, not hashed: an identity only where the IP address is sent as well.",
         "user_agent",
@@ -289,6 +271,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "hashed_maids",
+        "Advertising id, hashed",
         ("user_data.hashed_maids",),
         "The device's advertising id (MAID), hashed: one of the identities the platform accepts on its own, where the "
         "user of the app allows it.",
@@ -298,6 +281,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "event_id",
+        "Event id",
         (),
         "The event's own id, equal to the browser tag's, by which the platform deduplicates: every event has one.",
         "external_event_id",
@@ -305,6 +289,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "value",
+        "Value",
         ("custom_data.value",),
         "What the event is worth, as an exact decimal number: it is never derived where it is missing.",
         "order_value",
@@ -312,6 +297,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "currency",
+        "Currency",
         ("custom_data.currency",),
         "The currency of the value, a code of ISO 4217: an event with a value and no currency is refused.",
         None,
@@ -319,6 +305,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "content_ids",
+        "Product ids",
         ("custom_data.content_ids",),
         "The ids of the products, as text with leading zeros kept: an item without an id is omitted.",
         "product_id",
@@ -327,6 +314,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "order_id",
+        "Order id",
         ("custom_data.order_id",),
         "The order's own number, as text: an empty one or 0 counts as none.",
         "order_id",
@@ -334,6 +322,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "event_source_url",
+        "Page address",
         ("event_source_url",),
         "The absolute http or https address of the page, with its query: for web events only.",
         "source_url",
@@ -342,6 +331,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "ph",
+        "Phone, hashed",
         ("user_data.ph",),
         "The customer's phone number, hashed, beside another identity: alone it is not enough.",
         None,
@@ -349,6 +339,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "name",
+        "Name, hashed",
         ("user_data.fn", "user_data.ln"),
         "The customer's first and last name, hashed, beside another identity: alone they are not enough.",
         None,
@@ -356,6 +347,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "place",
+        "Country and place, hashed",
         ("user_data.country", "user_data.ct|user_data.zp"),
         "The customer's country, with city or postal code, hashed, beside another identity: alone it is not enough.",
         None,
@@ -363,6 +355,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "birth",
+        "Birthday, hashed",
         ("user_data.db",),
         "The customer's date of birth, hashed, beside another identity: alone it is not enough.",
         None,
@@ -370,6 +363,7 @@ PARAMETERS: Final = (
     ),
     Parameter(
         "opt_out",
+        "Opt-out flag",
         ("opt_out",),
         "Whether the customer opted out, true or false; limited data processing (LDP) needs state and country as well.",
     ),
@@ -377,8 +371,7 @@ PARAMETERS: Final = (
 
 
 # The bit of each path that belongs to a parameter. An executor says with these what it wrote, and with one of those of
-# the sources
-# where the event happened.
+# the sources where the event happened.
 _PATHS: Final = tuple(path for one in PARAMETERS for path in one.paths)
 BITS: Final[Mapping[str, int]] = {
     path: 1 << number for number, paths in enumerate(_PATHS) for path in paths.split("|")
@@ -417,16 +410,16 @@ def by_id(row: Sequence[Any]) -> Mapping[str, Any]:
 class Covered:
     """One event name in a window: all events, and how many of them carried each of `PARAMETERS`."""
 
-    events: int = figure("Events delivered in the last hour: the same that `freshness` speaks of.")
+    events: int = figure("Events delivered in the last hour.")
     carried: tuple[int, ...] = figure("How many of them carried the parameter.", keys=("id",), show=by_id)
-    web: int = figure("How many of them happened on the web.", default=0)
-    app: int = figure("How many of them happened in an app.", default=0)
+    web: int = figure("How many of them were on the web.", default=0)
+    app: int = figure("How many of them were in an app.", default=0)
     # The event name without a section: the targets depend on it.
     name: str = figure(path="", default="", merge=first)
 
     @derived("sampled")
     def sampled(self) -> int:
-        """As `events`: each is counted, none is omitted."""
+        """As `events`."""
         # Until version 0.2 only some were counted. A field of /status is never removed.
         return self.events
 
@@ -439,7 +432,7 @@ class Covered:
         "target",
         keys=("id",),
         show=by_id,
-        status_note="See [below](#targets). null: it does not apply to such events.",
+        status_note="See [below](#targets).",
     )
     def targets(self) -> tuple[float | None, ...]:
         """The share that a good integration reaches, 0 to 1."""
@@ -462,7 +455,7 @@ class CoverageGap:
 
     event_name: str = figure("What to add first: events of this name lack the parameter.")
     id: str = figure("The parameter.", status_note="Sorted by what is worth most: see [below](#targets).")
-    share: float = figure("The share of the events of the last day that carried it.")
+    share: float = figure("The share of the last day's events that carried it.")
     target: float = figure("Its target.")
     events: int = figure("How many more events would have to carry it for that.")
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from functools import partial
 from itertools import accumulate
 from typing import Final
 
-from consumer.engine.figures.definitions import derived, figure, snapshot
-from consumer.engine.figures.windows import FIVE_MINUTES, Windows, added, quantile
+from consumer.engine.figures.definitions import buckets, derived, quantile, snapshot
+from consumer.engine.figures.windows import FIVE_MINUTES, Windows
 
 # Upper bounds of the histogram's buckets in seconds: whole milliseconds, up to more than ten minutes, because a call
 # may take that long (PINSTREAM_REQUEST_TIMEOUT).
@@ -37,32 +36,27 @@ _SEVERAL: Final = 20
 class CallLatency:
     """How long the calls of the last five minutes took, from their begin to their end."""
 
-    buckets: tuple[int, ...] = figure(path="", default=_NONE, merge=partial(added, _NONE))
+    buckets: tuple[int, ...] = buckets(_BOUNDS)
 
     @derived("calls")
     def calls(self) -> int:
         """Calls of the last five minutes that brought a verdict, or no answer in time."""
         return sum(self.buckets)
 
-    @derived("p50", status_note="See [below](#latency-of-calls). null: there were none.")
-    def p50(self) -> float | None:
-        """Median of the time that they took, in seconds; at most 2 % too high."""
-        return quantile(_BOUNDS, self.buckets, 0.50)
-
-    @derived("p95")
-    def p95(self) -> float | None:
-        """95th percentile of that."""
-        return quantile(_BOUNDS, self.buckets, 0.95)
-
-    @derived("p99")
-    def p99(self) -> float | None:
-        """99th percentile of that."""
-        return quantile(_BOUNDS, self.buckets, 0.99)
+    p50 = quantile(
+        0.50,
+        _BOUNDS,
+        "Median of the time that they took.",
+        path="p50",
+        status_note="See [below](#latency-of-calls).",
+    )
+    p95 = quantile(0.95, _BOUNDS, "95th percentile of that.", path="p95")
+    p99 = quantile(0.99, _BOUNDS, "99th percentile of that.", path="p99")
 
     @derived(
         "slow",
-        status_note="null: it does not: one call in 20 takes more than five seconds at most (of fewer calls: half of "
-        "them). [Runbook](runbook.md#pinterest-answers-slowly).",
+        status_note="null: at most one call in 20 takes more than five seconds (of fewer calls: half of them). "
+        "[Runbook](runbook.md#pinterest-answers-slowly).",
     )
     def slow(self) -> str | None:
         """That Pinterest answers slowly, in words."""

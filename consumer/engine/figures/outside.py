@@ -19,7 +19,7 @@ class BrokerStatistics:
     )
     broker: str = figure(
         "The broker's id.",
-        status_note="`coordinator`: the group's coordinator, whatever its id.",
+        status_note="`coordinator`: the group's.",
         is_label=True,
     )
     round_trip: float | None = figure(
@@ -31,14 +31,14 @@ class BrokerStatistics:
         merge=maximum,
     )
     round_trip_p99: float | None = figure(
-        "99th percentile of the time from a request to its answer, over the last ten seconds.",
+        "99th percentile of the time from a request to its answer.",
         "pinstream_kafka_round_trip_p99_seconds",
         path="round_trip_p99_seconds",
-        status_note="The highest of five, each of two seconds.",
+        status_note="The highest of the last five, each of two seconds.",
         merge=maximum,
     )
     throttled: float = figure(
-        "Time for which the broker has held back answers to this client because of a quota, since the start.",
+        "Time for which the broker held back answers to this client because of a quota.",
         "pinstream_kafka_throttled_seconds_total",
         path="throttled_seconds",
     )
@@ -50,7 +50,7 @@ class Silence:
 
     why: str = figure("The broker that was asked last, and its error; of a coordinator, what it needs.")
     seconds: float = figure("For how long there has been no answer.")
-    sentence: str = figure("The same in words, as on the page, in /readyz and in the log.")
+    sentence: str = figure("The same in words.")
 
 
 def silence_of_brokers(why: str, seconds: float) -> Silence:
@@ -86,7 +86,7 @@ class SchemaWait:
     """One schema that records wait for."""
 
     kind: str = figure(
-        "How records name a schema that they wait for.",
+        "How records name the schema.",
         status_note="`id`, `guid` or `fingerprint`. The longest wait is first, at most 20.",
         is_label=True,
     )
@@ -94,8 +94,7 @@ class SchemaWait:
     records: int = figure("How many records wait for it.")
     seconds: float = figure("How long the first of them has waited.", merge=maximum)
     denied_seconds: float | None = figure(
-        "For how long the registry has been saying that there is no such schema.",
-        status_note="null: it does not say so.",
+        "For how long the registry has said that there is none.",
         merge=maximum,
     )
 
@@ -105,12 +104,12 @@ class DriftedSection:
     """The latest schema met whose records differ from what the mapping reads."""
 
     section: str = figure(
-        "The section of the mapping, or its record type, whose latest writer's schema differs from what it reads.",
+        "The mapping's section, or its record type, whose latest writer's schema differs from what it reads.",
         is_label=True,
     )
     schema: str = figure("How records name that schema.", merge=first)
     lacks: tuple[str, ...] = figure(
-        "The mapped paths that it lacks, with their fields: a default is read in their place.",
+        "The mapped paths that it lacks, with their fields: defaults are read.",
         "pinstream_schema_lacks_paths",
         path="lacks[]",
         status_note="[Runbook](runbook.md#a-schema-drifts).",
@@ -126,7 +125,7 @@ class DriftedSection:
 
     @derived("sentence")
     def sentence(self) -> str:
-        """The same in words, as on the page and in `pinstream check`."""
+        """The same in words."""
         return drift_sentence(self.schema, self.section, self.lacks, self.could_fill)
 
 

@@ -47,8 +47,8 @@ class ComponentCoverage:
 
     coverage: float = figure("Percentage of the events in which Pinterest found the component, 0 to 100.")
     overlap: float | None = figure(
-        "The percentage that Pinterest calls overlap; what it compares is not published.",
-        status_note="null: none; Pinterest gives it for `external_event_id` only.",
+        "What Pinterest calls overlap, which it does not explain: a percentage.",
+        status_note="Only of `external_event_id`.",
     )
     issues: tuple[str, ...] = figure("What Pinterest says is wrong, in its words.", path="issues[]")
 
@@ -61,7 +61,7 @@ class QualityScore:
     source: str = figure(
         "How they reached Pinterest, as it names it.", status_note="Ours is `CONVERSIONS_API`.", is_label=True
     )
-    score: str | None = figure("`GOOD`, `FAIR` or `NEEDS_IMPROVEMENT`.", status_note="null: not known.")
+    score: str | None = figure("`GOOD`, `FAIR` or `NEEDS_IMPROVEMENT`.")
     components: Mapping[tuple[str, str], ComponentCoverage] = figure(keys=("component", "event name"))
 
 
@@ -71,9 +71,7 @@ class AccountQuality:
 
     account: str = figure("The ad account.", is_label=True)
     at: int | None = figure("When Pinterest answered last, seconds since 1970.", status_note="null: never.")
-    problem: str | None = figure(
-        "Why the last question has no answer, and what to do.", status_note="null: it has one."
-    )
+    problem: str | None = figure("Why the last question has no answer, and what to do.")
     scores: tuple[QualityScore, ...] = figure(path="scores[]")
 
 

@@ -12,7 +12,6 @@ from enum import Enum
 from heapq import nlargest, nsmallest
 from itertools import chain
 from operator import attrgetter
-from typing import Final
 
 from consumer.engine.figures import outside, quality
 from consumer.engine.figures.counters import MAX_LETTERS, Counters, KeyStoreStatistics, Samples, StoredLetter
@@ -68,13 +67,10 @@ class PartitionStatistics:
     )
     position: int | None = figure("The offset after the last record read.")
     end: int | None = figure(
-        "The offset after the last record of the log: as last heard, or as far as we have fetched, if that is "
-        "further.",
-        status_note="null while nothing was heard.",
+        "The offset after the log's last record, as last heard or fetched.",
     )
     lag: int | None = figure(
-        "Records from the committed offset to the end (before the first commit, from where reading began); "
-        "0 once all are read, settled and committed.",
+        "Records from the committed offset (before the first commit: from where reading began) to the end.",
         "pinstream_partition_lag_records",
         status_note="null: the end is not known, or no broker answers.",
     )
@@ -82,12 +78,11 @@ class PartitionStatistics:
     lag_seconds: float | None = figure(
         "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
         "pinstream_lag_seconds",
-        status_note="With nothing open: the age of the last record read. null while it is not known.",
+        status_note="With nothing open: the age of the last record read.",
         default=None,
     )
     unreadable_at: int | None = figure(
-        "From this offset on it cannot be read now, because the broker sends damaged data; it is requested again.",
-        status_note="null: it can be read.",
+        "From this offset on the broker sends damaged data, which is requested again.",
         default=None,
     )
 
@@ -116,7 +111,7 @@ class AccountStatistics:
         merge=first,
     )
     reason: str | None = figure(
-        "Why it is halted or unreachable: what is refused, or what the latest call met and who answered it.",
+        "Why it is halted or unreachable, and who answered.",
         merge=first,
     )
     queued: int = figure("Events that wait to be sent, by ad account.", "pinstream_queued_events")
@@ -130,7 +125,7 @@ class AccountStatistics:
         "Seconds since the first of the calls that have brought no verdict.", default=None, merge=maximum
     )
     by_member: bool = figure(
-        "Whether another member met the throttle or the refusal, and reported it through the shared key store.",
+        "Whether another member reported the throttle or the refusal, through the shared key store.",
         path="told_by_member",
         default=False,
         merge=any,
@@ -154,15 +149,13 @@ class ClockStatistics:
     """Seconds by which our clock is behind others' (ahead, if negative), and how many events wait for it."""
 
     platform: float | None = figure(
-        "Seconds that our clock is behind the platform's, at least, as the Date of its answers says; ahead, if "
-        "negative.",
+        "Seconds that our clock is behind the platform's, at least, by the Date of its answers; ahead, if negative.",
         path="behind_platform",
-        status_note="null: it has not said, or one or two answers that nothing confirms have.",
+        status_note="null: it has not said, or nothing confirms it.",
         merge=furthest,
     )
     records: float = figure(
-        "Seconds that the records fetched in the last ten minutes were stamped ahead of our clock (median); 0: "
-        "they were not.",
+        "Median of the seconds that the last ten minutes' records were stamped ahead of our clock.",
         path="behind_records",
         merge=lambda values: max(values, default=0.0),
     )
@@ -172,18 +165,18 @@ class ClockStatistics:
         merge=lambda values: furthest(values) or 0.0,
     )
     future_dated: int = figure(
-        "Open events that are ahead of our clock, or too old by it, and wait because it may be wrong.",
+        "Open events ahead of our clock, or too old by it, which wait because it may be wrong.",
         "pinstream_early_records",
         path="early",
     )
     jumps: int = figure(
-        "Times that our clock was set, or the machine was suspended.",
+        "Times that our clock was set, or the machine suspended.",
         "pinstream_clock_jumps_total",
         default=0,
     )
     remembers_longer: float | None = figure(
-        "Seconds for which delivered keys are remembered beyond the window, because a clock jumped.",
-        status_note="null: nothing has confirmed our clock, so no key is forgotten.",
+        "Seconds for which keys are remembered beyond the window, because a clock jumped.",
+        status_note="null: our clock is not confirmed, so no key is forgotten.",
         merge=maximum, default=None,
     )  # fmt: skip
 
@@ -198,71 +191,74 @@ class SlowTransform:
     """The user's function, which has worked on one record for more than a second."""
 
     function: str = figure("The function that `PINSTREAM_TRANSFORM` names.")
-    topic: str = figure("The topic of the record that it works on.")
-    partition: int = figure("Its partition.")
-    offset: int = figure("Its offset.")
-    seconds: float = figure("For how long the function has worked on it.")
+    topic: str = figure("The record's topic.")
+    partition: int = figure()
+    offset: int = figure()
+    seconds: float = figure("For how long it has worked on the record.")
 
 
 class Cause(Enum):
-    """Why most of the records fail that trip the guard."""
+    """Why most of the records fail that trip the guard: the name in /status, what the page says of the records, and
+    what to do. The log, /status, /readyz, replay and redrive have the same words, and add how to go on."""
 
-    # They cannot be decoded.
-    SCHEMA = "schema"
-    # They cannot be converted.
-    MAPPING = "mapping"
-    # The function of PINSTREAM_TRANSFORM raises, or returns what does not fit.
-    TRANSFORM = "transform"
-    # They lie in the future, or too far back.
-    CLOCK = "clock"
-    # The platform refuses them.
-    DESTINATION = "destination"
+    SCHEMA = (
+        "schema",
+        "records cannot be decoded: the schema, or the data in them, is wrong.",
+        "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
+    )
+    MAPPING = (
+        "mapping",
+        "records cannot be converted: the mapping, or the data from the producer, is wrong.",
+        "correct the mapping or the producer",
+    )
+    TRANSFORM = (
+        "transform",
+        "the function of PINSTREAM_TRANSFORM raises, or returns what does not fit the schema.",
+        "correct the function of PINSTREAM_TRANSFORM (pinstream.message of the dead letters says where)",
+    )
+    CLOCK = (
+        "clock",
+        "event times are in the future: a clock, or the unit of the times, is wrong.",
+        "compare the producers' clocks with this machine's, set the wrong one right (far in the future: see whether "
+        "time_unit is right)",
+    )
+    DESTINATION = (
+        "destination",
+        "Pinterest refuses the events.",
+        "find out why Pinterest refuses these events (its words are in the log: events_refused), have that corrected",
+    )
+
+    words: tuple[str, str]
+
+    def __new__(cls, value: str, why: str, remedy: str) -> Cause:
+        """Make a member: its value is the name in /status."""
+        made = object.__new__(cls)
+        made._value_, made.words = value, (why, remedy)
+        return made
 
 
 _EXPIRED = "convert expired"
-# The words of the log, of /status, of /readyz and of replay and redrive, each of which adds how to go on.
-_REMEDIES: Final = {
-    Cause.SCHEMA: "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
-    Cause.MAPPING: "correct the mapping or the producer",
-    Cause.TRANSFORM: "correct the function of PINSTREAM_TRANSFORM (pinstream.message of the dead letters says where)",
-    Cause.CLOCK: "compare the producers' clocks with this machine's, set the wrong one right (far in the future: see "
-    "whether time_unit is right)",
-    Cause.DESTINATION: "find out why Pinterest refuses these events (its words are in the log: events_refused), "
-    "have that corrected",
-}
 # No clock makes an event younger, but a time in the wrong unit may be in 1970.
 _TOO_OLD = (
+    "events are older than PINSTREAM_MAX_EVENT_AGE, or the unit of their times is wrong.",
     "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream "
-    "offsets set)"
+    "offsets set)",
 )
-
-
-# The same, said of the records: what the page says of the cause.
-_CAUSES: Final = {
-    Cause.SCHEMA: "records cannot be decoded: the schema, or the data in them, is wrong.",
-    Cause.MAPPING: "records cannot be converted: the mapping, or the data from the producer, is wrong.",
-    Cause.TRANSFORM: "the function of PINSTREAM_TRANSFORM raises, or returns what does not fit the schema.",
-    Cause.CLOCK: "event times are in the future: a clock, or the unit of the times, is wrong.",
-    Cause.DESTINATION: "Pinterest refuses the events.",
-}
-_OLD: Final = "events are older than PINSTREAM_MAX_EVENT_AGE, or the unit of their times is wrong."
 
 
 @snapshot
 class GuardStatistics:
     """The guard has tripped: too many successive records of a topic would be dead letters."""
 
-    topic: str = figure("The topic of which too many records would be dead letters.")
+    topic: str = figure("The topic of these records.")
     rejected: int = figure("How many of its latest records would be dead letters.")
-    of: int = figure("The number of latest records that were looked at.")
+    of: int = figure("How many latest records were looked at.")
     mostly: str = figure("The most frequent reason of the cause: stage and code.")
     cause: Cause = figure(
         "Why most of them fail.",
         status_note="`mapping`, `schema`, `transform`, `clock` or `destination`.",
     )
-    section: str = figure(
-        "The section of the mapping that most records of that reason belong to; empty: none.", default=""
-    )
+    section: str = figure("The section that most records of that reason belong to; empty: none.", default="")
 
     @property
     def reason(self) -> str:
@@ -272,17 +268,21 @@ class GuardStatistics:
     @property
     def remedy(self) -> str:
         """What to do before a new start."""
-        return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
+        return self._words[1]
 
     @derived("why")
     def why(self) -> str:
         """The cause in words."""
-        return _OLD if self.mostly == _EXPIRED else _CAUSES[self.cause]
+        return self._words[0]
 
     @derived("advice")
     def advice(self) -> str:
         """What to do about that."""
         return f"{self.remedy} and start again"
+
+    @property
+    def _words(self) -> tuple[str, str]:
+        return _TOO_OLD if self.mostly == _EXPIRED else self.cause.words
 
 
 @snapshot
@@ -291,7 +291,7 @@ class Statistics:
 
     totals: Totals = figure(path="ledger")
     mismatch: int = figure(
-        "By how many records the ledger, or that of a partition, does not add up: anything but 0 is a bug.",
+        "By how many records the ledger, or that of a partition, does not add up; if any, a bug.",
         "pinstream_ledger_mismatch_records",
         path="ledger_mismatch",
         merge=lambda values: furthest(values) or 0,
@@ -317,12 +317,12 @@ class Statistics:
         merge=maximum,
     )
     key_store_fails: bool = figure(
-        "Whether the latest look-up or write of the key store failed; it is tried again.",
+        "Whether the key store's latest look-up or write failed; it is tried again.",
         "pinstream_key_store_failing",
         merge=any,
     )
     waiting_for_start: int = figure(
-        "Assigned partitions that are not read yet: the brokers have not said where to start.",
+        "Assigned partitions not read yet: the brokers have not said where to start.",
         "pinstream_waiting_for_start_partitions",
         status_note="They are not among `partitions`.",
     )
@@ -344,7 +344,7 @@ class Statistics:
         status_note="[Runbook](runbook.md#another-destination).",
     )
     members_differ: tuple[str, ...] = figure(
-        "Settings in which other members differ from this one, seen in the last ten minutes.",
+        "Settings in which other members differ, seen in the last ten minutes.",
         "pinstream_members_differ",
         path="members_differ[]",
         labels=("what",),
@@ -367,7 +367,6 @@ class Statistics:
     guard: GuardStatistics | None = figure(
         "The dead-letter guard has stopped intake, because too many records would be dead letters.",
         "pinstream_dead_letter_guard",
-        status_note="null: it has not.",
         metric_note="1: it has, 0: it has not.",
         number=lambda guard: guard is not None,
         merge=first,
@@ -393,7 +392,7 @@ class Statistics:
         path="open.waiting_for_schema",
     )
     schemas: Sequence[outside.SchemaWait] = figure(
-        "How long the record that has waited longest for its schema has waited.",
+        "Longest time that a record has waited for its schema.",
         "pinstream_schema_wait_seconds",
         path="open.schemas[]",
         metric_note="0: none waits.",
@@ -407,7 +406,6 @@ class Statistics:
     oldest_open: OldestOpen | None = figure(
         "The oldest open record, by its Kafka timestamp.",
         "pinstream_oldest_open_seconds",
-        status_note="null: none is open.",
         metric_note="Its age; 0: none is open.",
         number=lambda one: 0 if one is None else one.age,
         merge=lambda values: min(filter(None, values), key=oldest_first, default=None),
@@ -442,28 +440,26 @@ class Statistics:
         "The user's function works on one record for more than a second. Nothing else is read until it is done.",
         "pinstream_transform_slow_seconds",
         default=None,
-        status_note="null: none does.",
         metric_note="For how long; 0: none does.",
         number=lambda slow: 0 if slow is None else slow.seconds,
         merge=first,
     )
     claimed_elsewhere: int = figure(
-        "Open events that another member has in flight (shared key store); they wait for its outcome.",
+        "Open events that another member has in flight (shared key store).",
         "pinstream_claimed_elsewhere_events",
         default=0,
     )
     lease_left: float | None = figure(
-        "Seconds for which our claims in the shared key store are known to hold: no call begins that may take longer.",
+        "Seconds for which our claims in the shared key store hold: no call begins that may take longer.",
         "pinstream_lease_seconds",
         path="lease_seconds_left",
         default=None,
-        status_note="null: the key store is not shared.",
         number=lambda seconds: seconds or 0,
         # Each worker has a lease of its own: the one that ends first.
         merge=least,
     )
     schemas_from_disk: int = figure(
-        "Schemas read from the state folder, because the registry does not answer: it is asked again until it does.",
+        "Schemas read from the state folder, because the registry does not answer.",
         "pinstream_schemas_from_disk",
         default=0,
         status_note="[Runbook](runbook.md#registry-down).",
@@ -482,31 +478,28 @@ class Statistics:
     )
     # The engine does not know it: while the process starts, its shell adds it.
     starting: str | None = figure(
-        "What the start of the process waits for, before it joins its group.",
+        "What the process waits for before it joins its group.",
         default=None,
-        status_note="null: it has started.",
         merge=first,
     )
     # The service adds these two, because the engine has no key store and no log of its own.
     key_store: KeyStoreStatistics = figure(default=KeyStoreStatistics())
     log_lines_dropped: int = figure(
-        "Lines of the log that could not be written: the disk was full, or the reader had ended or stood still.",
+        "Lines of the log that could not be written.",
         "pinstream_log_lines_dropped_total",
         path="counts.log_lines_dropped",
         default=0,
     )
     brokers: Sequence[outside.BrokerStatistics] = items("brokers[]", outside.BrokerStatistics)
     key_store_trouble: str | None = figure(
-        "Why the key store failed, and what to do, as in the log.",
+        "Why the key store failed, and what to do.",
         default=None,
-        status_note="null: it does not.",
         merge=first,
     )
     receipts_error: str | None = figure(
-        "Why receipts cannot be written, and what to do, as in the log. Nothing settles without its receipt.",
+        "Why receipts cannot be written, and what to do. Nothing settles without its receipt.",
         "pinstream_receipts_failing",
         default=None,
-        status_note="null: they can, or none are wanted.",
         metric_note="1: they cannot, 0: they can, or none are wanted.",
         number=lambda error: error is not None,
         merge=first,
@@ -523,7 +516,7 @@ class Statistics:
         runbook="the-brokers-do-not-answer",
     )
     coordinator_silent: outside.Silence | None = outside.silence(
-        "Brokers answer, and no coordinator of the group does: no member can join, and nothing can be committed.",
+        "Brokers answer, and no coordinator of the group does: no member can join or commit.",
         "pinstream_coordinator_silent_seconds",
         otherwise="one answers, or no broker does",
         runbook="no-coordinator-of-the-group",
@@ -559,14 +552,14 @@ class Statistics:
 
     @derived("counts.keys_lost", metric="pinstream_keys_lost_total")
     def keys_lost(self) -> int:
-        """Keys of delivered events that the shared key store has lost: a replica took over that lacked them, or it was
-        flushed or restored. Such an event, read again, is sent again."""
+        """Keys of delivered events that the shared key store lost: a replica lacked them, or it was flushed or
+        restored. Such an event, read again, is sent again."""
         return self.key_store.lost
 
     @derived("counts.keys_forgotten_early", metric="pinstream_keys_forgotten_early_total")
     def keys_forgotten_early(self) -> int:
-        """Keys of delivered events that the key store forgot before their window was over: it was full, or its folder
-        was deleted."""
+        """Keys of delivered events forgotten before their window ended: the key store was full, or its folder
+        deleted."""
         return self.key_store.evicted_early
 
     @derived(metric="pinstream_unreadable_partitions")

@@ -50,15 +50,13 @@ class OldestOpen:
     topic: str = figure()
     partition: int = figure()
     offset: int = figure()
-    age: float | None = figure(
-        "Its age, by its Kafka timestamp.", path="age_seconds", status_note="null: it has none."
-    )
+    age: float | None = figure("Its age, by its Kafka timestamp.", path="age_seconds")
     waits_for: WaitsFor = figure("What it waits for: see below.")
-    account: str | None = figure("The ad account that it goes to, as far as that is known.")
+    account: str | None = figure("Its ad account, as far as known.")
 
     @derived("waits_in_words")
     def waits_in_words(self) -> str:
-        """The same in words, as on the page."""
+        """The same in words."""
         return self.waits_for.words
 
 

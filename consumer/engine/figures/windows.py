@@ -1,4 +1,4 @@
-"""Counts over the last minutes, hour or day, and quantiles of histograms.
+"""Counts over the last minutes, hour or day.
 
 Theory of operation. The owner counts the running minute. When it ends, it is added to the current bucket of each
 window, a bucket that is too old is dropped, and the sum of the window is computed. That is once a minute, so a snapshot
@@ -10,11 +10,9 @@ Windows use the monotonic clock, because setting the wall clock must not empty t
 
 from __future__ import annotations
 
-import math
 import sys
-from bisect import bisect_left
 from collections.abc import Iterable, MutableSequence, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -81,15 +79,3 @@ def _sum(buckets: Iterable[Rows]) -> Rows:
     for name, row in chain.from_iterable(map(dict.items, buckets)):
         sums[name] = list(map(add, sums[name], row)) if name in sums else list(row)
     return sums
-
-
-def added(zero: Sequence[int], histograms: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """Add histograms with the same bounds; `zero` is that of nothing."""
-    return tuple(map(sum, zip(zero, *histograms, strict=True)))
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """Return the upper bound of the bucket that the quantile is in; None if there is nothing, or no bound."""
-    seen = [*accumulate(counts)]
-    bound = bounds[bisect_left(seen, share * seen[-1])]
-    return bound if seen[-1] and bound < math.inf else None

@@ -74,10 +74,6 @@ class Fresh(NamedTuple):
         """Their partition."""
         return self.state.tp
 
-    def places(self) -> list[tuple[TopicPartition, Record | None]]:
-        """Return each record with its partition."""
-        return [(self.state.tp, record) for record in self.records]
-
     def first(self, count: int) -> Fresh:
         """Return the first `count` of them."""
         if count == len(self.records):
@@ -94,46 +90,9 @@ class Waited(NamedTuple):
     rows: Sequence[Run]
     records: Sequence[Record | None]
 
-    def places(self) -> list[tuple[TopicPartition, Record | None]]:
-        """Return each record with its partition."""
-        return [(self.tp, record) for record in self.records]
-
     def first(self, count: int) -> Waited:
         """Return the first `count` of them."""
         return Waited(self.tp, self.rows[:count], self.records[:count])
-
-
-class Limit:
-    """At most `maximum` records are read; filtered ones do not count: tombstones, records that are too old, and
-    records that ``--where`` excludes."""
-
-    def __init__(self, maximum: int | None) -> None:
-        self._maximum = math.inf if maximum is None else maximum
-
-    def left(self, counted: int) -> float:
-        """Return how many more records may be read after `counted` ones; infinite without a limit. A record that waits
-        for its schema counts, although it may turn out to be filtered."""
-        return self._maximum - counted
-
-    def cut(self, columns: Columns, count: int, counted: int) -> int:
-        """Return how many of the first `count` rows of `columns` the limit allows."""
-        left = self.left(counted)
-        if left >= count:
-            return count
-        for row in range(count):
-            # Neither filtered records count nor those settled before this assignment.
-            verdict = columns.verdicts.get(row)
-            left -= columns.is_event(row) if verdict is None else not isinstance(verdict, Filtered)
-            if left < 0:
-                return row
-        return count
-
-    def room(self, counted: int, filtered: int, held: int) -> int:
-        """Return how many records to fetch beside the `held` ones: an estimate from the share filtered so far."""
-        left = self.left(counted)
-        if math.isinf(left) or left <= 0:
-            return MAX_FETCH if left > 0 else 0
-        return int(left * (1 + counted + filtered) // (1 + counted)) - held
 
 
 class Admission:
@@ -146,7 +105,9 @@ class Admission:
         self._keys = Keys(policy.destination, policy.earlier_destination)
         # Until when keys under the earlier tag may have been stored within the window (monotonic).
         self._earlier_until: float | None = None
-        self.limit = Limit(policy.max_records)
+        # At most this many records are read; filtered ones do not count: tombstones, records that are too old, and
+        # records that ``--where`` excludes.
+        self._maximum = math.inf if policy.max_records is None else policy.max_records
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._deferred: deque[Run] = deque()
         # Free bytes below which it is no use to try again.
@@ -173,6 +134,18 @@ class Admission:
         if self.waits:
             return 0
         return int((self._context.policy.max_open_bytes - open_bytes) // self._mean_cost)
+
+    def left(self, counted: int) -> float:
+        """Return how many more records may be read after `counted` ones; infinite without a limit. A record that waits
+        for its schema counts, although it may turn out to be filtered."""
+        return self._maximum - counted
+
+    def limited_room(self, counted: int, filtered: int) -> int:
+        """Return how many records to fetch for the limit: an estimate from the share filtered so far."""
+        left = self.left(counted)
+        if math.isinf(left) or left <= 0:
+            return MAX_FETCH if left > 0 else 0
+        return int(left * (1 + counted + filtered) // (1 + counted)) - self.held
 
     # -- records that come in, and records that are forgotten
 
@@ -228,7 +201,7 @@ class Admission:
             rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
             return Waited(tp, rows, [block.record(index) for block, index, _ in rows])
         maximum = min(SLICE, self._context.policy.max_open_events - level.open)
-        if not self._held or maximum <= 0 or self.limit.left(level.counted) <= 0:
+        if not self._held or maximum <= 0 or self.left(level.counted) <= 0:
             return None
         state, chunk = self._held[0]
         sizes = sizes_of(chunk.records[:maximum])
@@ -263,7 +236,7 @@ class Admission:
             columns.cut(fitting)
             return fitting
         fitting = self._fitting(columns, level, piece.sizes, piece.passed)
-        fitting = self.limit.cut(columns, fitting, level.counted)
+        fitting = self._within_limit(columns, fitting, level.counted)
         columns.cut(fitting)
         if fitting:
             state, chunk = self._held.popleft()
@@ -274,6 +247,19 @@ class Admission:
     def held_by(self, size: int, records: int) -> None:
         """Take how many bytes the latest slice of new records holds, without those that are settled by now."""
         self._mean_cost += _NEWEST_COUNTS * (max(1.0, size / records) - self._mean_cost)
+
+    def _within_limit(self, columns: Columns, count: int, counted: int) -> int:
+        """Return how many of the first `count` rows of `columns` the limit allows."""
+        left = self.left(counted)
+        if left >= count:
+            return count
+        for row in range(count):
+            # Neither filtered records count nor those settled before this assignment.
+            verdict = columns.verdicts.get(row)
+            left -= columns.is_event(row) if verdict is None else not isinstance(verdict, Filtered)
+            if left < 0:
+                return row
+        return count
 
     def _fitting(
         self, columns: Columns, level: Level, sizes: Sequence[int] = (), passed: Sequence[int] = ()

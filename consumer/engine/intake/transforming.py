@@ -60,31 +60,31 @@ class Transforming:
             raise bug("a record was read before the user's function had it")
         return decoded
 
-    def ready(self, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
-        """Return how many of these records of one topic, from the first on, can be read now. For the others the
+    def ready(self, tp: TopicPartition, records: Sequence[Record | None]) -> int:
+        """Return how many of these records of a partition, from the first on, can be read now. For the others the
         function is called."""
         if not self._function:
-            return len(rows)
+            return len(records)
         lacking = [
             (at, record)
-            for at, (_, record) in enumerate(rows)
+            for at, record in enumerate(records)
             if record is not None and record.value is not None and id(record) not in self._done
         ]
         if not lacking:
-            return len(rows)
+            return len(records)
         if self.busy:
             return lacking[0][0]
         # A record that is not an event has its verdict already, or waits for its schema.
         events = [
             (at, record, one)
             for at, record in lacking
-            if isinstance(one := self._decoder.decode(record, *rows[at][0]), dict)
+            if isinstance(one := self._decoder.decode(record, *tp), dict)
         ]
         if not events:
-            return len(rows)
+            return len(records)
         self._number = self._context.number()
         self._asked = [record for _, record, _ in events]
-        self._places = [(rows[at][0], record.offset) for at, record, _ in events]
+        self._places = [(tp, record.offset) for _, record, _ in events]
         self._context.emit(Transform(self._number, [event for _, _, event in events]))
         return events[0][0]
 

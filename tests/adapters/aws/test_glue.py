@@ -21,6 +21,7 @@ from tests.adapters.test_schemas import PLAIN
 from tests.support.aws import Glue
 
 UNKNOWN = "00000000-0000-0000-0000-000000000000"
+ANY = SchemaRef("glue", UNKNOWN)
 
 
 @pytest.fixture
@@ -31,11 +32,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Glue]:
         monkeypatch.setenv(name, value)
     yield found
     found.close()
-
-
-async def nothing_local(command: FetchSchema) -> SchemaAnswer:
-    """Answer like a folder without schemas."""
-    return SchemaMissing(command.ref)
 
 
 async def ask(version: str, *, timeout: float = 30.0) -> SchemaAnswer:
@@ -55,31 +51,32 @@ def reason(answer: SchemaAnswer) -> str:
     return answer.reason
 
 
-@pytest.mark.parametrize("status", ["AVAILABLE", "DELETING"])
-async def test_a_version_is_found(status: str, registry: Glue) -> None:
-    """A version is found, also one that is being deleted, since records were written with it."""
+VERDICTS: dict[str, SchemaFound | SchemaMissing | SchemaUnavailable] = {
+    "AVAILABLE": SchemaFound(ANY, '"string"'),
+    "DELETING": SchemaFound(ANY, '"string"'),  # records were written with it
+    "FAILURE": SchemaMissing(ANY),
+    "PENDING": SchemaUnavailable(ANY, "AWS Glue has the schema as PENDING, not as AVAILABLE"),
+}
+
+
+@pytest.mark.parametrize("status", VERDICTS)
+async def test_what_the_status_of_a_version_means(status: str, registry: Glue) -> None:
+    """A version is missing only if Glue has refused it; records wait for one that Glue still checks."""
     version = registry.add('"string"', status=status)
-    assert await ask(version) == SchemaFound(SchemaRef("glue", version), '"string"')
+    assert await ask(version) == VERDICTS[status]._replace(ref=SchemaRef("glue", version))
     assert registry.asked == [version]
 
 
 @pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
 async def test_a_schema_of_another_kind_is_found_with_its_kind(kind: str, registry: Glue) -> None:
-    """A schema of another kind is found with that kind and no text; the decoder then says that it reads only Avro."""
-    answer = await ask(registry.add("syntax = x", kind))
-    assert isinstance(answer, SchemaFound)
-    assert (answer.schema, answer.kind) == ("", kind)
+    """And no text; the decoder then says that it reads only Avro."""
+    version = registry.add("syntax = x", kind)
+    assert await ask(version) == SchemaFound(SchemaRef("glue", version), "", kind)
 
 
 async def test_what_does_not_exist_is_missing(registry: Glue) -> None:
-    """A version is missing only if Glue says so or has refused the version."""
-    assert isinstance(await ask(UNKNOWN), SchemaMissing)
-    assert isinstance(await ask(registry.add('"string"', status="FAILURE")), SchemaMissing)
-
-
-async def test_a_version_that_is_being_checked_is_waited_for(registry: Glue) -> None:
-    """While Glue checks a version, it is unavailable, so that its records wait."""
-    assert "as PENDING, not as AVAILABLE" in reason(await ask(registry.add('"string"', status="PENDING")))
+    """A version is missing if Glue says so."""
+    assert await ask(UNKNOWN) == SchemaMissing(ANY)
 
 
 @pytest.mark.parametrize(
@@ -94,59 +91,52 @@ async def test_a_version_that_is_being_checked_is_waited_for(registry: Glue) -> 
 async def test_other_errors_are_no_verdict(
     failure: tuple[int, str], refused: bool, said: str, registry: Glue
 ) -> None:
-    """Any other error makes the schema unavailable after one query, since the engine decides about retries; an
-    error that does not pass is marked as refused."""
+    """Unavailable after one query; what does not pass is marked as refused. The same source finds it afterwards."""
     version = registry.add('"string"')
+    command = FetchSchema(SchemaRef("glue", version))
+    source = GlueSchemas("glue:eu-west-1")
     registry.fails = failure
-    answer = await ask(version)
+    answer = await source.fetch(command)
     assert said in reason(answer)
     assert isinstance(answer, SchemaUnavailable)
     assert answer.refused == refused
     assert registry.asked == [version]
-
-
-async def test_it_goes_on_after_an_error(registry: Glue) -> None:
-    """After an error the same source finds the schema once Glue answers."""
-    version = registry.add('"string"')
-    source = GlueSchemas("glue:eu-west-1")
-    registry.fails = (400, "ThrottlingException")
-    assert isinstance(await source.fetch(FetchSchema(SchemaRef("glue", version))), SchemaUnavailable)
     registry.fails = None
-    assert isinstance(await source.fetch(FetchSchema(SchemaRef("glue", version))), SchemaFound)
+    assert isinstance(await source.fetch(command), SchemaFound)
     await source.close()
 
 
-async def test_without_a_connection_a_schema_is_unavailable(
-    registry: Glue, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_glue_that_is_not_there(
+    registry: Glue, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
-    """Without a connection the schema is unavailable."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{port}")
-    assert "could not be asked: Could not connect to the endpoint" in reason(await ask(UNKNOWN))
-
-
-async def test_no_answer_in_time(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection without an answer is given up at the time limit, and the schema is unavailable."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{one.getsockname()[1]}")
-        assert "did not answer within 0.5 s" in reason(await ask(UNKNOWN, timeout=0.5))
+    """Without a connection, or without an answer within the time limit, the schema is unavailable."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        if not closed:
+            assert "did not answer within 0.5 s" in reason(await ask(UNKNOWN, timeout=0.5))
+    if closed:
+        assert "could not be asked: Could not connect to the endpoint" in reason(await ask(UNKNOWN))
 
 
 async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing credentials are marked as refused, since that does not pass, and the reason says what to check."""
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    answer = await ask(UNKNOWN)
-    assert "Unable to locate credentials: check the AWS credentials" in reason(answer)
-    assert isinstance(answer, SchemaUnavailable)
-    assert answer.refused
-    assert glue.describe_access("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
+    """Missing ones are marked as refused, and the reason says what to check; those that come later are found."""
+    command = FetchSchema(SchemaRef("glue", registry.add('"string"')))
+    source = GlueSchemas("glue:eu-west-1")
+    with monkeypatch.context() as without:
+        without.delenv("AWS_ACCESS_KEY_ID")
+        without.delenv("AWS_SECRET_ACCESS_KEY")
+        answer = await source.fetch(command)
+        assert "Unable to locate credentials: check the AWS credentials" in reason(answer)
+        assert isinstance(answer, SchemaUnavailable)
+        assert answer.refused
+        assert glue.describe_access("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
+    assert isinstance(await source.fetch(command), SchemaFound)
+    await source.close()
 
 
 async def test_ids_and_guids_are_looked_up_in_the_folder(registry: Glue, tmp_path: Path) -> None:
-    """Ids and GUIDs, which Glue does not know, are looked up in the folder alone; a file named by a version's
-    UUID is found without Glue."""
+    """Glue does not know them; a file named by a version's UUID is found without Glue."""
     (tmp_path / f"plain.{UNKNOWN}.avsc").write_text(json.dumps(PLAIN))
     local = LocalSchemas(tmp_path)
     assert isinstance(await local.fetch(FetchSchema(SchemaRef("glue", UNKNOWN))), SchemaFound)
@@ -156,21 +146,6 @@ async def test_ids_and_guids_are_looked_up_in_the_folder(registry: Glue, tmp_pat
     assert isinstance(await source.fetch(FetchSchema(SchemaRef("id", "7"))), SchemaMissing)
     assert registry.asked == []
     await source.close()
-
-
-async def test_what_was_found_is_kept_on_disk(registry: Glue, tmp_path: Path) -> None:
-    """A schema that was found is kept on disk and found there after a restart while Glue fails."""
-    version = registry.add('"string"')
-    command = FetchSchema(SchemaRef("glue", version))
-    for away in (False, True):
-        registry.fails = (500, "InternalServiceException") if away else None
-        files = SchemaFiles(tmp_path / "kept", registry_digest({"url": "glue:eu-west-1"}))
-        source = KeptSchemas(GlueSchemas("glue:eu-west-1"), files, nothing_local)
-        answer = await source.fetch(command)
-        assert isinstance(answer, SchemaFound)
-        assert (answer.unanswered is not None) == away
-        assert await source.kept() == 1
-        await source.close()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from consumer.adapters.kafka.chunks import MAX_RECORDS
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.engine.model import Chunk, Position, TopicPartition
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError
 from tests.adapters.kafka.bounded_reading import (
     TEN,
     Listener,
@@ -35,7 +35,7 @@ from tests.adapters.kafka.bounded_reading import (
     transaction,
     write,
 )
-from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, produce, unique
+from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique
 from tests.support.limits import LATE
 
 NOBODY = "127.0.0.1:9"
@@ -51,8 +51,7 @@ async def reading(kafka: Kafka, *ranges: Range, **options: Any) -> AsyncIterator
 
 
 async def test_exactly_the_ranges(each_kafka: Kafka) -> None:
-    """Each range is read to its own end, in order, also an empty one, and no fetch brings more than there is room for.
-    A chunk is of one partition, with its leader epoch and an epoch that no other source has."""
+    """Each to its own end, in order, within the room, in chunks with their epochs, which no other source has."""
     topic = create_topic(each_kafka, 4)
     for partition in range(4):
         produce(each_kafka, topic, TEN * 10, partition=partition)
@@ -92,8 +91,7 @@ async def test_where_a_named_replay_goes_on(each_kafka: Kafka) -> None:
 
 
 async def test_a_log_that_grows_while_it_is_read(each_kafka: Kafka) -> None:
-    """Records written after the end was fixed are not read. The figures name the offset after the last record that a
-    fetch brought."""
+    """What is written later is not read; the figures name the offset after what a fetch brought."""
     topic = create_topic(each_kafka)
     name = TopicPartition(topic, 0)
     produce(each_kafka, topic, TEN)
@@ -111,8 +109,7 @@ async def test_a_log_that_grows_while_it_is_read(each_kafka: Kafka) -> None:
 
 
 async def test_no_group_is_joined_and_nothing_committed(each_kafka: Kafka) -> None:
-    """No group is joined and nothing committed, even if settings of the service name an instance id or the new
-    protocol."""
+    """Even if the service's settings name an instance id or the new protocol."""
     topic, group = create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, TEN)
     own = {"group.id": group, "group.instance.id": "a", "group.protocol": "consumer"}
@@ -125,8 +122,7 @@ async def test_no_group_is_joined_and_nothing_committed(each_kafka: Kafka) -> No
 
 
 async def test_room_and_cancelled_fetches(each_kafka: Kafka) -> None:
-    """A fetch with room 0 waits out its time and returns nothing. What a cancelled fetch had consumed comes with the
-    next one, and counts as read only then. No record is lost by either."""
+    """Room 0 waits out its time; what a cancelled fetch had consumed comes next, and counts only then."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, TEN * 30)
     found: list[Chunk] = []
@@ -161,8 +157,7 @@ async def test_use_before_start_and_after_close(each_kafka: Kafka) -> None:
 
 @pytest.mark.real_kafka
 async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Of transactions committed records alone are read. A range is done whose end is a marker or an aborted record,
-    whether a record follows or not, and one of nothing else. An open transaction after the end does not delay it."""
+    """Only committed records are read, also by a member, to the marker at the end; none open is waited for."""
     name = topic()
     transaction(kafka, name, TEN, commit=False)
     assert await read(kafka, await everything(kafka, name)) == []
@@ -172,6 +167,10 @@ async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
     assert (await everything(kafka, name)).end == 14
     for end in (3, 4, 9, 13, 14):
         assert await read(kafka, Range(name, 0, 0, end)) == [0, 1, 2]
+    async with Member(kafka, [name], unique("group")) as member, asyncio.timeout(WITHIN):
+        while (await member.source.end_offsets()).reached.get(TopicPartition(name, 0)) != 14:
+            await asyncio.sleep(0.02)
+    assert [record.offset for record in member.records] == [0, 1, 2]
     produce(kafka, name, TEN[:1])
     for begin, end in itertools.product((0, 3, 5, 13), (13, 14)):
         assert await read(kafka, Range(name, 0, begin, end)) == list(range(begin, 3))
@@ -188,12 +187,9 @@ async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
 
 @pytest.mark.real_kafka
 async def test_compaction(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records removed by compaction are gaps at the beginning, within and at the end of a range."""
+    """Records removed by compaction are gaps at the beginning, within and at the end of a range, and for a member."""
     name = topic(
-        cleanup_policy="compact",
-        segment_ms="50",
-        min_cleanable_dirty_ratio="0.01",
-        delete_retention_ms="0",
+        cleanup_policy="compact", segment_ms="50", min_cleanable_dirty_ratio="0.01", delete_retention_ms="0"
     )
     for key in (b"a", b"b", b"a", b"b", b"a", b"c", b"a"):
         produce(kafka, name, [b"x"], key=key)
@@ -206,6 +202,12 @@ async def test_compaction(kafka: Kafka, topic: Callable[..., str]) -> None:
     assert await read(kafka, Range(name, 0, 0, 3)) == []
     assert await read(kafka, Range(name, 0, 0, 5)) == [3]
     assert await read(kafka, Range(name, 0, 4, 7)) == [5, 6]
+    group = unique("group")
+    async with Member(kafka, [name], group) as member:
+        await member.until(lambda: len(member.records) >= len(left), "what is left")
+        assert (await member.commit()).failure is None
+    assert [record.offset for record in member.records] == left
+    assert committed(kafka, group, name).offset == left[-1] + 1
 
 
 @pytest.mark.real_kafka
@@ -256,8 +258,7 @@ async def test_times_that_the_broker_gave_end_the_range(kafka: Kafka, topic: Cal
 
 
 async def test_no_broker_is_errors_and_closing_is_bounded() -> None:
-    """When no broker listens, or one never answers, the trouble is reported, no record comes, and closing keeps
-    its time limit."""
+    """No broker, or a silent one, is reported; no record comes, and closing keeps its limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
             reported: list[tuple[str, str]] = []
@@ -275,18 +276,9 @@ async def test_no_broker_is_errors_and_closing_is_bounded() -> None:
             assert time.monotonic() - started < 2 + LATE
 
 
-async def test_wrong_settings_name_the_variable() -> None:
-    """A property that librdkafka does not know is a settings error when the source starts."""
-    source = BoundedSource({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [])
-    with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
-        await source.start()
-    await source.close(WITHIN)
-
-
 @pytest.mark.real_kafka
 async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """When retention deletes the records to be read next, the error names partition and offset, and what to do; what is
-    left can be read. When the topic is deleted, an error names the partition."""
+    """The error names partition and offset, and what to do; what is left can be read."""
     name = topic()
     produce(kafka, name, TEN)
     held = await everything(kafka, name)
@@ -304,8 +296,7 @@ async def test_records_and_topics_deleted_under_the_reader(kafka: Kafka, topic: 
 
 
 async def test_a_partition_that_ends_too_early(each_kafka: Kafka) -> None:
-    """When a partition ends before its range for longer than `patience`, an error says that the brokers lost records.
-    For a moment, as on a replica that lags, reading continues."""
+    """For longer than `patience` it is an error; for a moment, as on a replica that lags, it is not."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, TEN)
     async with reading(each_kafka, Range(topic, 0, 0, 15), patience=0.3) as source:
@@ -322,8 +313,7 @@ async def test_a_partition_that_ends_too_early(each_kafka: Kafka) -> None:
 
 
 async def test_a_scan(each_kafka: Kafka) -> None:
-    """All records of the ranges are read, in lots no larger than those of a fetch, and nothing of empty ranges or of
-    none. A caller that ends early closes the client."""
+    """All records, in lots of a fetch, and nothing of empty ranges; ending early closes the client."""
     topic = create_topic(each_kafka, 4)
     produce(each_kafka, topic, TEN * 250)
     produce(each_kafka, topic, TEN, partition=1)

@@ -7,22 +7,14 @@ from typing import Any
 
 import confluent_kafka
 import pytest
-from confluent_kafka import (
-    TIMESTAMP_CREATE_TIME,
-    TIMESTAMP_LOG_APPEND_TIME,
-    KafkaException,
-    Message,
-)
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.ranges import Range
-from consumer.adapters.kafka.replay_progress import NamedProgress
-from consumer.engine.model import Chunk, Position, TopicPartition
+from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError
-from consumer.ports import RecordSource
 from tests.adapters.kafka.bounded_reading import offsets
 from tests.adapters.kafka.member import scripted_member
 
@@ -101,8 +93,7 @@ def _offset(message: Message) -> int:
 async def test_any_log_cut_anyhow_gives_exactly_the_range(
     log: list[Message], bounds: tuple[int, int], times: tuple[int | None, int | None], data: st.DataObject
 ) -> None:
-    """However the log is divided into consumes, each record of the range and its time comes once, in order, and
-    the source is done."""
+    """Each record of the range and its time comes once, in order, and the source is done."""
     begin, end = sorted(bounds)
     since, until = (-1 if times[0] is None else times[0]), (99 if times[1] is None else times[1])
     left = [one for one in log if _offset(one) >= begin]
@@ -119,19 +110,8 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
     await source.close(1.0)
 
 
-async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None:
-    """A bounded source is a `RecordSource`, as the type checker verifies. A commit after the close of a named replay
-    fails with ``_DESTROY``, since its client is closed."""
-    config = {"bootstrap.servers": NOBODY}
-    progress = NamedProgress(config, "shop.replay.n", 1.0)
-    source: RecordSource = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
-    await source.close(1.0)
-    assert await source.commit([Position("t", 0, 1, None)]) == commit_done((), "_DESTROY")
-
-
 async def test_records_after_the_end_in_one_consume_are_dropped() -> None:
-    """Records after the end in the same consume are dropped, also under another leader epoch, and the partition
-    is unassigned once."""
+    """Also under another leader epoch; the partition is unassigned once."""
     later = Message("t", 0, 7, b"k", b"v", None, None, (1, 1000), 0.0, 5)
     fake = FakeConsumer(
         [record(3), record(4), record(5), record(6), later, failing(_Code._PARTITION_EOF, 0, 8)]
@@ -142,8 +122,7 @@ async def test_records_after_the_end_in_one_consume_are_dropped() -> None:
 
 
 async def test_a_partition_that_cannot_be_unassigned_is_dropped() -> None:
-    """When a partition cannot be unassigned, its later records and errors are dropped, and the other partitions
-    are read."""
+    """Its later records and errors are dropped, and the others are read."""
     fake = FakeConsumer(
         [record(0), record(1)],
         [record(2), failing(_Code._AUTO_OFFSET_RESET), record(0, 1)],
@@ -197,8 +176,7 @@ async def test_a_record_without_a_time_is_omitted_only_after_a_beginning_in_time
     ],
 )
 async def test_an_error_that_does_not_pass_ends_the_reading(code: int, text: str) -> None:
-    """An error that does not pass ends the reading, in one line. One that passes, of a partition or of none, is
-    reported, and reading goes on."""
+    """In one line; one that passes, of a partition or of none, is reported, and reading goes on."""
     passing = [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)]
     source, found, reported = await play(FakeConsumer(passing, [record(0)]), Range("t", 0, 0, 1))
     assert (offsets(found), source.done) == ([0], True)
@@ -210,8 +188,7 @@ async def test_an_error_that_does_not_pass_ends_the_reading(code: int, text: str
 
 
 async def test_errors_of_the_client_end_the_reading_too() -> None:
-    """A refused login, which only the client's error callback reports, ends the reading too, at every fetch. A deleted
-    topic does so only if the partition in the text is still read."""
+    """A refused login at every fetch; a deleted topic only if its partition is still read."""
     fake = FakeConsumer([record(0)])
     source, _, reported = await play(fake, Range("t", 0, 0, 1), Range("t", 1, 0, 1))
     hear, missing = fake.config["error_cb"], _Code.UNKNOWN_TOPIC_OR_PART
@@ -228,18 +205,3 @@ async def test_errors_of_the_client_end_the_reading_too() -> None:
     for _ in range(2):
         with pytest.raises(KafkaError, match="KAFKA_SASL_PASSWORD"):
             await source.fetch(1000, 0.0)
-
-
-async def test_nothing_is_skipped_or_committed_by_the_client_itself() -> None:
-    """The configuration excludes resets, commits and aborted records."""
-    fake = FakeConsumer()
-    await play(fake, Range("t", 0, 0, 1))
-    fixed = {
-        name: fake.config[name] for name in ("auto.offset.reset", "isolation.level", "enable.auto.commit")
-    }
-    assert fixed == {
-        "auto.offset.reset": "error",
-        "isolation.level": "read_committed",
-        "enable.auto.commit": False,
-    }
-    assert fake.config["enable.partition.eof"] is True

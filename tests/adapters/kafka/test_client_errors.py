@@ -44,10 +44,7 @@ REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 
             "identical error(s) suppressed)",
             "no connection to kafka:9092 ([::1]:9092): Connection refused",
         ),
-        (
-            "kafka:9092/1: Disconnected (after 600000ms in state UP)",
-            "kafka:9092/1: Disconnected",
-        ),
+        ("kafka:9092/1: Disconnected (after 600000ms in state UP)", "kafka:9092/1: Disconnected"),
         ("3/3 brokers\n are  down", "3/3 brokers are down"),
         (HTTP, "gate:80 speaks HTTP, not Kafka"),
     ],
@@ -104,8 +101,7 @@ def test_a_server_that_speaks_http_is_named(protocol: str) -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_first_contact_with_an_http_server(at_once: bool) -> None:
-    """An HTTP server in place of a broker is named: one that answers librdkafka's bytes ends the first contact at once,
-    and one that waits for more is asked in HTTP when nothing else came."""
+    """One that answers at once ends it at once; one that waits for more is asked in HTTP."""
 
     class Server(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -127,8 +123,7 @@ def test_a_first_contact_with_an_http_server(at_once: bool) -> None:
 
 
 def test_an_error_is_reported_once() -> None:
-    """Each trouble is reported once, with its code beside the text; that all of one broker are down adds nothing to its
-    own error. A lone broker that accepts connections and never answers has no other."""
+    """That all of one broker are down adds nothing to its own error; a lone silent one has no other."""
     reported: list[tuple[str, str]] = []
 
     def hear(*errors: tuple[int, str]) -> list[tuple[str, str]]:
@@ -149,8 +144,7 @@ def test_an_error_is_reported_once() -> None:
 
 
 def test_librdkafka_s_own_line_of_the_same_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """librdkafka's log lines of errors that it also reports by callback are dropped, except at level DEBUG; its
-    other lines stay."""
+    """Lines of errors that a callback reports are dropped, but at DEBUG; the others stay."""
 
     def log() -> None:
         for facility in ("FAIL", "MAXPOLL"):
@@ -197,8 +191,7 @@ _LOGIN = "sasl_ssl://kafka:9093/1: SASL "
     ],
 )  # fmt: skip
 def test_a_refused_login_ends_the_run(said: str, ends: str | None) -> None:
-    """A broker's refusal of the login ends the run. A broken connection or a missing token passes; so does a
-    request that failed with a login, since the login's own error decides."""
+    """Only the broker's own refusal; a broken connection, a missing token, a request with a login pass."""
     found = as_fatal(KafkaError(KafkaError._AUTHENTICATION, said))
     assert (found is None) == (ends is None)
     assert ends is None or ends in str(found)
@@ -218,8 +211,7 @@ def test_a_partition_without_a_start_is_explained_by_what_was_refused(why: str, 
 
 
 def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
-    """A changed TLS file ends the run when TLS fails; neither a TLS failure with the same file nor a change
-    while TLS works does."""
+    """Neither a failure with the same file nor a change while TLS works does."""
     file = tmp_path / "client.pem"
     file.write_text("one")
     files = TlsFiles({"ssl.key.location": str(file), "ssl.ca.location": "probe", "client.id": "pinstream"})

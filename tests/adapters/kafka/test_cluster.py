@@ -49,8 +49,7 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
 async def test_a_topic_named_with_an_error_is_no_topic_of_no_partitions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A topic that the brokers name with an error, and no partitions, does not count as one: neither `run` nor a
-    replay takes it for an empty topic."""
+    """Neither `run` nor a replay takes it for an empty topic."""
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE)
     entry = SimpleNamespace(partitions={}, error=error)
     partition = SimpleNamespace(leader=1)
@@ -66,8 +65,7 @@ async def test_a_topic_named_with_an_error_is_no_topic_of_no_partitions(
 
 @pytest.mark.real_kafka
 async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
-    """A pattern stands for the topics that it matches, without dead-letter topics and without Kafka's own; one that
-    matches none is reported."""
+    """But no dead-letter topics, and none of Kafka's own; one that matches nothing is reported."""
     prefix = unique("shop")
     orders = create_topic(kafka, 2, name=f"{prefix}.orders")
     create_topic(kafka, name=f"{prefix}.orders.dead-letters")
@@ -79,8 +77,7 @@ async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
 
 
 async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> None:
-    """A missing topic is an error of one line with its name, the nearest that exists and the setting; it is not
-    created."""
+    """In one line, with the setting; it is not created."""
     topic = create_topic(each_kafka)
     mistyped = topic[:-1] + "_"
     line = await reported(each_kafka.config, [mistyped])  # type: ignore[arg-type]
@@ -91,8 +88,7 @@ async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> N
 
 
 async def test_brokers_that_are_away_or_silent_are_reported_in_time() -> None:
-    """When no broker listens, or a server answers nothing, as a firewall or a broker that hangs, an error names address
-    and setting within the time limit. The error for a name that does not resolve says so."""
+    """Address and setting are named within the limit, and a name that does not resolve."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
             started = time.monotonic()
@@ -124,8 +120,7 @@ async def test_a_refused_login_is_reported_at_once(kafka: Kafka) -> None:
 
 @pytest.mark.real_kafka
 async def test_tls_or_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
-    """TLS to a plaintext listener is an error that names the security protocol's setting and the connection tried. A
-    login at a listener without logins is one that names the port or the setting to change, and not the password."""
+    """With the port or the setting to change, and not the password."""
     config = {"bootstrap.servers": kafka.bootstrap_servers, "security.protocol": "SSL"}
     line = await reported(config, ["orders"], 2.0)
     assert "KAFKA_SECURITY_PROTOCOL" in line
@@ -144,15 +139,13 @@ async def test_tls_or_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
 async def test_wrong_settings_name_the_variable(
     embedded_kafka: Kafka, setting: dict[str, str], topics: list[str], named: str
 ) -> None:
-    """A property that librdkafka does not know, and a pattern that is no regular expression, are settings errors that
-    name the variable."""
+    """A property that librdkafka does not know, and what is no value or no regular expression."""
     with pytest.raises(SettingsError, match=named):
         await describe_cluster({**embedded_kafka.config, **setting}, topics, 10.0)
 
 
 async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
-    """A broker that closes each connection at once, which librdkafka only logs, is reported as one that
-    requires TLS or a login."""
+    """It closes each connection at once, which librdkafka only logs."""
 
     async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -173,8 +166,7 @@ async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
 
 @pytest.mark.real_kafka
 async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
-    """Plaintext to a SASL listener is an error that names the setting, if the broker closes a connection within
-    the time limit (a busy one may not within 2 s); otherwise it names what to check."""
+    """If the broker closes a connection in time, which a busy one may not within 2 s."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that is known here")
     for limit in (2.0, 8.0, 30.0):
@@ -204,8 +196,7 @@ def test_which_brokers_lack_the_consumer_protocol(log: str, lacks: bool) -> None
 async def test_only_a_member_needs_the_group_protocol(
     each_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Brokers without KIP-848 are refused where a member will join; `produce`, `offsets` and `dead-letters` never
-    join."""
+    """`produce`, `offsets` and `dead-letters` never join."""
     topic = create_topic(each_kafka)
     monkeypatch.setattr(cluster_module, "lacks_consumer_protocol", lambda _: True)
     config = {**each_kafka.config, "group.protocol": "consumer"}
@@ -216,8 +207,7 @@ async def test_only_a_member_needs_the_group_protocol(
 
 @pytest.mark.real_kafka
 async def test_settings_of_topics(kafka: Kafka, embedded_kafka: Kafka) -> None:
-    """Both settings of each existing topic are returned; none by the embedded broker, before the time limit, and none
-    after it where brokers are away."""
+    """Of each existing topic; none, in time, by the embedded broker or while brokers are away."""
     plain = create_topic(kafka, max_message_bytes="123456")
     compacted = create_topic(kafka, cleanup_policy="compact", max_message_bytes="2000000")
     found = await topic_settings({**kafka.config}, [plain, unique("missing"), compacted], 10.0)

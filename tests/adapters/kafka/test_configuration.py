@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.configuration import (
-    FETCH_BYTES,
     BrokerWatch,
     admin_client,
     admin_config,
@@ -51,32 +50,28 @@ def consuming(reset: str = "earliest", ignore: str | None = None, **user: Any) -
 
 
 def test_user_properties_win_over_defaults_and_not_over_the_guarantee() -> None:
-    """The user's properties replace defaults, but not those that keep records from being lost."""
-    config = consuming(client_id="mine", enable_auto_commit="true", isolation_level="read_uncommitted")
+    """The user's properties replace defaults, also by another name, but none that keeps records from being lost."""
+    assert consuming(max_partition_fetch_bytes="1048576")["fetch.message.max.bytes"] == "1048576"
+    wrong: dict[str, Any] = {
+        "enable_auto_commit": "true",
+        "isolation_level": "read_uncommitted",
+        "check_crcs": False,
+    }
+    config = consuming(client_id="mine", **wrong)
     fixed = (config["enable.auto.commit"], config["isolation.level"], config["enable.auto.offset.store"])
-    assert (config["client.id"], *fixed) == ("mine", False, "read_committed", False)
+    assert (config["client.id"], *fixed, config["check.crcs"]) == (
+        "mine",
+        False,
+        "read_committed",
+        False,
+        True,
+    )
     plain = producer_config({}, delivery_timeout=2.5)
     assert producer_config({"acks": "0", "linger.ms": "7"}, delivery_timeout=2.5) == {
         **plain,
         "linger.ms": "7",
     }
     assert plain["delivery.timeout.ms"] == 2500
-
-
-def test_defaults() -> None:
-    """By default fetching ahead is bounded in bytes, assignments are cooperative, a broker answers a fetch twenty times
-    a second where few records come, and each client opens its first connection soon: a start makes four of them one
-    after the other. The user's values replace that."""
-    config = consuming()
-    assert config["partition.assignment.strategy"] == "cooperative-sticky"
-    assert config["queued.max.messages.kbytes"] == 16384
-    assert config["topic.metadata.refresh.interval.ms"] == 30_000
-    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == (FETCH_BYTES, 50)
-    assert config["reconnect.backoff.ms"] == admin_config({})["reconnect.backoff.ms"] == 20
-    config = consuming(fetch_min_bytes="1", fetch_wait_max_ms="500", max_partition_fetch_bytes="1048576")
-    assert (config["fetch.min.bytes"], config["fetch.wait.max.ms"]) == ("1", "500")
-    assert config["fetch.message.max.bytes"] == "1048576"
-    assert consuming(reconnect_backoff_ms="500")["reconnect.backoff.ms"] == "500"
 
 
 @pytest.mark.parametrize(
@@ -167,12 +162,10 @@ def test_pattern_omits_what_kafka_keeps_for_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slip", "hint"),
-    [("groupid", "did you mean KAFKA_GROUP_ID?"), ("no.such.thing", "correct or remove it")],
+    ("slip", "hint"), [("groupid", "did you mean KAFKA_GROUP_ID?"), ("no.such.thing", "correct or remove it")]
 )
 def test_an_unknown_property_is_named_with_the_nearest(slip: str, hint: str) -> None:
-    """An unknown property is an error that names the environment's variable and the nearest known one, if any
-    is similar."""
+    """With the environment's variable, and the nearest known one, if any is similar."""
     with pytest.raises(SettingsError) as caught:
         make_client(confluent_kafka.Consumer, {"group.id": "shop", slip: "1"})
     assert str(caught.value) == f"{variable(slip)} is not a librdkafka property; {hint}"
@@ -229,165 +222,140 @@ def test_statistics_of_another_form_harm_nothing(text: str) -> None:
     assert not heard
 
 
-def statistics_of(*brokers: dict[str, Any], seconds: float) -> str:
-    """Return a client's statistics at this time of its clock."""
-    return json.dumps({"ts": int(seconds * 1e6), "brokers": {str(at): one for at, one in enumerate(brokers)}})
-
-
 SERVERS = {"bootstrap.servers": "kafka:9092"}
 REFUSED = KafkaError(
     KafkaError._TRANSPORT,
     "kafka:9092/1: Connect to ipv4#10.0.0.3:9092 failed: Connection refused (after 0ms in state CONNECT)",
 )
-
-
-def watching(**user: str) -> tuple[BrokerWatch, list[BrokersSilent]]:
-    """Return the watch of a client, and what it tells of silence."""
-    reported: list[BrokersSilent] = []
-    watch = BrokerWatch(lambda _: None, reported.append)
-    watch.watching({**SERVERS, **user})
-    return watch, reported
-
-
-def silences(*checks: tuple[dict[str, Any], ...], error: KafkaError | None = None) -> list[BrokersSilent]:
-    """Return what a watch tells of silence when these statistics come, two seconds apart, after `error`."""
-    watch, reported = watching()
-    for number, brokers in enumerate(checks):
-        watch.take(statistics_of(*brokers, seconds=100.0 + 2.0 * number))
-        if error is not None:
-            watch.heard(error)
-    return reported
-
-
-COORDINATOR = {"name": "GroupCoordinator", "nodeid": -1, "source": "logical"}
+COORDINATOR = broker(rx=3, name="GroupCoordinator", nodeid=-1, source="logical")
 DOWN = {"state": "TRY_CONNECT"}
+AWAY = ("query-coord", "wait-coord", "wait-broker", "wait-broker-transport")
+"""States of a group without a coordinator."""
+ALL_DOWN = (broker(rx=7, **DOWN), {**COORDINATOR, **DOWN})
+FROZEN = (broker(rx=7, waitresp_cnt=1),)
 
 
-def test_brokers_that_do_not_answer_are_reported_within_eight_seconds() -> None:
-    """The third statistics in a row without an answer tell it, with the latest error of a broker and the time since the
-    last answer; so does each that follows; the first answer ends it."""
-    down = (broker(rx=7, **DOWN), broker(rx=3, **COORDINATOR, **DOWN))
-    up = (broker(rx=8), broker(rx=3, **COORDINATOR))
-    assert silences((broker(rx=7), broker(rx=3, **COORDINATOR)), *[down] * 4, up, up, error=REFUSED) == [
-        BrokersSilent("kafka:9092, connection refused", 6.0),
-        BrokersSilent("kafka:9092, connection refused", 8.0),
-        BrokersSilent(None),
-    ]
+class Watched:
+    """The watch of a client, which gets statistics every two seconds of the client's clock."""
+
+    def __init__(self, **user: str) -> None:
+        self.reported: list[BrokersSilent] = []
+        self.watch = BrokerWatch(lambda _: None, self.reported.append)
+        self.watch.watching({**SERVERS, **user})
+        self.now = 98.0
+
+    def take(self, *brokers: dict[str, Any], after: float = 2.0, group: str = "up") -> float | None:
+        """Take the next statistics, in the form of librdkafka 2.16; return for how long no coordinator answers."""
+        self.now += after
+        known = json.dumps({str(at): one for at, one in enumerate(brokers)})
+        self.watch.take(
+            f'{{ "ts":{int(self.now * 1e6)}, "brokers":{known}, "topics":{{ "orders":{{}} }} '
+            f', "cgrp": {{ "state": "{group}", "stateage": 3, "join_state": "init" }}, "tx":2}}'
+        )
+        return self.watch.coordinator_silent
+
+
+@pytest.mark.parametrize(
+    ("checks", "reported"),
+    [
+        (
+            [(broker(rx=7), COORDINATOR), *[ALL_DOWN] * 4, *[(broker(rx=8), COORDINATOR)] * 2],
+            [("kafka:9092, connection refused", 6.0), ("kafka:9092, connection refused", 8.0), (None, 0.0)],
+        ),
+        ([FROZEN] * 4, [("kafka:9092, connection refused", 6.0)]),
+        ([(broker(rx=7), COORDINATOR)] * 6, []),
+        ([(broker(rx=7), {**COORDINATOR, "waitresp_cnt": 1})] * 6, []),
+        ([(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)], []),
+    ],
+    ids=["all are down", "frozen", "nothing is asked", "it waits for other members", "one of two answers"],
+)
+def test_brokers_that_do_not_answer_are_reported_within_eight_seconds(
+    checks: list[tuple[dict[str, Any], ...]], reported: list[tuple[str | None, float]]
+) -> None:
+    """With the third statistics in a row without an answer and each that follows; the first answer ends it."""
+    watched = Watched()
+    for brokers in checks:
+        watched.take(*brokers)
+        watched.watch.heard(REFUSED)
+    assert [(one.why, one.seconds) for one in watched.reported] == reported
 
 
 def test_an_error_right_after_the_last_answer_says_why() -> None:
-    """librdkafka reports equal errors of a broker once. One that comes in the interval of the last answer is kept; it
-    is forgotten with the next interval that has an answer.
-
-    Found in CI: a broker that was killed did "not answer" where its port refused connections."""
-    watch, reported = watching()
-    down = [broker(rx=8, **DOWN)] * 3
-    watch.take(statistics_of(broker(rx=7), seconds=100.0))
-    watch.heard(REFUSED)
-    for number, one in enumerate([broker(rx=8), *down], 1):
-        watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
-    assert reported == [BrokersSilent("kafka:9092, connection refused", 6.0)]
-    watch.heard(REFUSED)
-    later = [broker(rx=9), broker(rx=10), *[broker(rx=10, **DOWN)] * 3]
-    for number, one in enumerate(later, 10):
-        watch.take(statistics_of(one, seconds=100.0 + 2.0 * number))
-    assert reported[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
-
-
-def test_who_is_silent_and_who_is_not() -> None:
-    """A frozen broker is silent: its connection is up, requests wait, and it has no error of its own. Nothing is asked
-    between two heartbeats; who joins waits for the other members; one of several brokers that answers is enough."""
-    frozen = (broker(rx=7, waitresp_cnt=1),)
-    assert silences(*[frozen] * 4) == [BrokersSilent("kafka:9092, no answer", 6.0)]
-    asked_nothing = (broker(rx=7), broker(rx=3, **COORDINATOR))
-    joins = (broker(rx=7), broker(rx=3, waitresp_cnt=1, **COORDINATOR))
-    assert silences(*[asked_nothing] * 6) == silences(*[joins] * 6) == []
-    assert silences(*[(broker(rx=7, **DOWN), broker(rx=number)) for number in range(6)]) == []
+    """librdkafka reports equal errors once: one is kept over the interval of the last answer, and not over the next."""
+    watched = Watched()
+    watched.take(broker(rx=7))
+    watched.watch.heard(REFUSED)
+    for one in (broker(rx=8), *[broker(rx=8, **DOWN)] * 3):
+        watched.take(one)
+    assert watched.reported == [BrokersSilent("kafka:9092, connection refused", 6.0)]
+    watched.watch.heard(REFUSED)
+    for one in (broker(rx=9), broker(rx=10), *[broker(rx=10, **DOWN)] * 3):
+        watched.take(one)
+    assert watched.reported[1:] == [BrokersSilent(None), BrokersSilent("kafka:9092, no answer", 6.0)]
 
 
 @pytest.mark.parametrize(("wait", "reported_after"), [("20000", 13), ("500", 3), ("soon", 3)])
 def test_a_fetch_that_may_wait_is_no_silence(wait: str, reported_after: int) -> None:
     """With KAFKA_FETCH_WAIT_MAX_MS a broker without records answers only after that time; silence is told after it."""
-    watch, reported = watching(**{"fetch.wait.max.ms": wait})
-    for number in range(reported_after + 1):
-        assert reported == []
-        watch.take(statistics_of(broker(rx=7, waitresp_cnt=1), seconds=100.0 + 2 * number))
-    assert reported == [BrokersSilent("kafka:9092, no answer", 2.0 * reported_after)]
+    watched = Watched(**{"fetch.wait.max.ms": wait})
+    for _ in range(reported_after + 1):
+        assert watched.reported == []
+        watched.take(*FROZEN)
+    assert watched.reported == [BrokersSilent("kafka:9092, no answer", 2.0 * reported_after)]
 
 
 def test_what_interrupts_statistics_is_no_silence() -> None:
-    """After a process stood still, the first statistics know of no answer for a long time; the next ones do. A client
-    that takes the place of a useless one counts its answers from 0: a silence goes on until one comes."""
-    watch, reported = watching()
-    for seconds, answers in ((100.0, 7), (700.0, 7), (702.0, 8), (704.0, 8)):
-        watch.take(statistics_of(broker(rx=answers, waitresp_cnt=1), seconds=seconds))
-    assert reported == []
-    watch, reported = watching()
-    for number in range(4):
-        watch.take(statistics_of(broker(rx=900, **DOWN), seconds=2.0 * number))
-    watch.watching(SERVERS)
-    watch.take(statistics_of(broker(rx=0, **DOWN), seconds=8.0))
-    watch.take(statistics_of(broker(rx=1), seconds=10.0))
-    assert [(one.why is None, one.seconds) for one in reported] == [(False, 6.0), (False, 8.0), (True, 0.0)]
+    """Neither that the process stood still, nor that another client, which counts its answers from 0, replaced one."""
+    watched = Watched()
+    for seconds, answers in ((2.0, 7), (600.0, 7), (2.0, 8), (2.0, 8)):
+        watched.take(broker(rx=answers, waitresp_cnt=1), after=seconds)
+    assert watched.reported == []
+    watched = Watched()
+    for _ in range(4):
+        watched.take(broker(rx=900, **DOWN))
+    watched.watch.watching(SERVERS)
+    watched.take(broker(rx=0, **DOWN))
+    watched.take(broker(rx=1))
+    assert [(one.why is None, one.seconds) for one in watched.reported] == [
+        (False, 6.0), (False, 8.0), (True, 0.0)
+    ]  # fmt: skip
 
 
-def coordinator_silences(*checks: tuple[str, int]) -> list[float | None]:
-    """Return for how long a watch calls the coordinator silent at each of these statistics, two seconds apart: the
-    group's state, and the number of answers that the broker has given."""
-    found: list[float | None] = []
-    watch = BrokerWatch(lambda _: None)
-    watch.watching(SERVERS)
-    for number, (state, answers) in enumerate(checks):
-        brokers = json.dumps({"1": broker(rx=answers, waitresp_cnt=1)})
-        # The form of librdkafka 2.16; between the two it lists the topics.
-        watch.take(
-            f'{{ "ts":{100_000_000 + 2_000_000 * number}, "brokers":{brokers}, "topics":{{ "orders":{{}} }} '
-            f', "cgrp": {{ "state": "{state}", "stateage": 3, "join_state": "init" }}, "tx":2}}'
-        )
-        found.append(watch.coordinator_silent)
-    return found
-
-
-def test_a_coordinator_that_does_not_answer_is_seen_within_eight_seconds() -> None:
-    """The third statistics in a row without one; the client goes from state to state meanwhile. One ends it."""
-    states = ("up", "query-coord", "wait-coord", "wait-broker", "wait-broker-transport", "up", "query-coord")
-    checks = [(state, answers) for answers, state in enumerate(states)]
-    assert coordinator_silences(*checks) == [None, None, None, 6.0, 8.0, None, None]
-    starting = [("init", 1), *[("wait-coord", answers) for answers in range(2, 6)]]
-    assert coordinator_silences(*starting) == [None, None, None, 6.0, 8.0]
-    assert coordinator_silences(*[("up", 1)] * 5, *[("term", 1)] * 5) == [None] * 10
-
-
-def test_while_no_broker_answers_the_coordinator_is_not_blamed() -> None:
-    """All brokers are silent, and that is told; its time begins when one answers."""
-    checks = [("wait-coord", answers) for answers in (1, 1, 1, 1, 1, 2, 3, 4, 5)]
-    assert coordinator_silences(*checks) == [None] * 7 + [6.0, 8.0]
+@pytest.mark.parametrize(
+    ("checks", "silent"),
+    [
+        (
+            [(state, rx) for rx, state in enumerate(("up", *AWAY, "up", "query-coord"))],
+            [None, None, None, 6.0, 8.0, None, None],
+        ),
+        ([("init", 1), *[("wait-coord", rx) for rx in range(2, 6)]], [None, None, None, 6.0, 8.0]),
+        ([("up" if rx < 5 else "term", rx) for rx in range(10)], [None] * 10),
+        ([("wait-coord", rx) for rx in (1, 1, 1, 1, 1, 2, 3, 4, 5)], [None] * 7 + [6.0, 8.0]),
+    ],
+    ids=["any state but one", "from the start", "there is one", "while no broker answers that is said"],
+)
+def test_a_coordinator_that_does_not_answer_is_seen_within_eight_seconds(
+    checks: list[tuple[str, int]], silent: list[float | None]
+) -> None:
+    """With the third statistics in a row without one, from one answer of the brokers on."""
+    watched = Watched()
+    assert [watched.take(broker(rx=rx, waitresp_cnt=1), group=state) for state, rx in checks] == silent
 
 
 def test_a_client_without_brokers_is_seen() -> None:
-    """A client is stranded when ten statistics in a row, twenty seconds, name no broker: for a moment that can also be
-    while brokers are replaced."""
-    heard: list[Sequence[BrokerTimes]] = []
-    watch = BrokerWatch(heard.append)
-    coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")
-    for brokers in (
-        *[()] * 9,
-        (broker(),),
-        *[(coordinator,)] * 9,
-        (broker(nodeid=-1, source="configured"),),
-        *[(coordinator,)] * 9,
-    ):
-        reported(watch, heard, *brokers)
-        assert not watch.stranded
-    reported(watch, heard, coordinator)
-    assert watch.stranded
-    watch.watching({})
-    assert not watch.stranded, "another client"
+    """It is stranded when ten statistics in a row name none; for a moment that may be while brokers are replaced."""
+    watched, configured = Watched(), broker(nodeid=-1, source="configured")
+    for one in (*[()] * 9, (broker(),), *[(COORDINATOR,)] * 9, (configured,), *[(COORDINATOR,)] * 9):
+        watched.take(*one)
+        assert not watched.watch.stranded
+    watched.take(COORDINATOR)
+    assert watched.watch.stranded
+    watched.watch.watching({})
+    assert not watched.watch.stranded, "another client"
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a certificate or a key that does not exist, or exists and cannot be opened, is an error that names its
-    variable. A folder of authorities is accepted."""
+    """A missing one, or one that exists and cannot be opened; a folder of authorities is accepted."""
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as it:
         it.bind("key.pem")  # even root cannot open it

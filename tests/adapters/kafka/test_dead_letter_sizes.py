@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Message
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]  # public, but the package marks no re-export
 
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import letter_headers
@@ -61,22 +55,9 @@ def omitted(size: int) -> bytes:
     return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
 
 
-def test_headers_name_parts_that_are_omitted() -> None:
-    """Each part that was omitted has a header; own headers are written only if they are kept, and those of an
-    earlier dead letter never."""
-    sent = letter("orders", value=b"12345", headers=(("a", b"1"), ("pinstream.value", b"omitted: of old")))
-    whole, without_value = letter_headers(sent), letter_headers(sent, ("value",))
-    assert [name for name, _ in whole if name in ("a", "pinstream.value")] == ["a"]
-    assert without_value == (*whole, ("pinstream.value", omitted(5)))
-    bare = letter_headers(sent, ("value", "headers", "key"))
-    assert bare[:9] == whole[1:]
-    assert [name for name, _ in bare[9:]] == ["pinstream.value", "pinstream.headers", "pinstream.key"]
-
-
 @pytest.mark.real_kafka
 async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> None:
-    """A letter too large is stored without its value on its partition, and reported once, with its origin but
-    no content."""
+    """On its partition, and reported once, with its origin and no content."""
     topic, name = topics(kafka, 5000)
     sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
     async with producing(kafka) as (producer, errors):
@@ -96,8 +77,7 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
 
 @pytest.mark.real_kafka
 async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -> None:
-    """In one lot of several batches, only letters that are too large lose their value; none is missing or
-    stored twice."""
+    """In one lot of several batches; none is missing or stored twice."""
     topic, name = topics(kafka, 1_500_000)
     large = {0, 7, 8, 29}
     letters = [
@@ -115,8 +95,7 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
 
 @pytest.mark.real_kafka
 async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> None:
-    """Letters that are too large only as a batch are stored whole one by one, and nothing is reported.
-    ``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
+    """One by one, unreported; nor do KAFKA_MESSAGE_MAX_BYTES or a small queue stop that."""
     topic, name = topics(kafka, 20_000)
     letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
     async with producing(kafka) as (producer, errors):
@@ -145,8 +124,7 @@ async def test_what_is_not_too_large_by_itself_is_stored_whole(kafka: Kafka) -> 
 async def test_further_parts_are_omitted_of_a_letter_still_too_large(
     kafka: Kafka, key: int, header: int, omitted: tuple[str, ...]
 ) -> None:
-    """If a letter without its value is still too large, its own headers are omitted, then its key; each part
-    omitted has its header."""
+    """Its own headers, then its key; each has its header."""
     topic, name = topics(kafka, 5000)
     sent = letter(topic, key=bulk(key), value=b"v", headers=(("h", bulk(header)),))
     async with producing(kafka) as (producer, errors):
@@ -161,8 +139,7 @@ async def test_further_parts_are_omitted_of_a_letter_still_too_large(
 
 @pytest.mark.real_kafka
 async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_does(kafka: Kafka) -> None:
-    """A letter too large even without all parts is not stored, and reported; once the limit is raised, it is
-    stored whole."""
+    """It is reported; once the limit is raised, the letter is stored whole."""
     topic, name = topics(kafka, 100)
     sent = letter(topic, value=bulk(9000))
     async with producing(kafka) as (producer, errors):
@@ -180,8 +157,7 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
 
 @pytest.mark.real_kafka
 async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Kafka) -> None:
-    """A letter larger than a segment, for which the broker has another error code, is stored without its value too. One
-    above 100 MiB is not tried whole: the broker would close the connection, which would look like an outage."""
+    """Above 100 MiB it is not tried whole: a broker would close the connection, as in an outage."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
     async with producing(kafka) as (producer, errors):
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
@@ -197,8 +173,7 @@ async def test_larger_than_a_segment_or_a_request_is_too_large_as_well(kafka: Ka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("limit", [20_000, 3_000_000, 2**31 - 1])
 async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: int) -> None:
-    """A dead-letter topic is created with a limit above its origin's, so that the largest record fits, up to
-    the largest limit."""
+    """So that its largest record fits, up to the largest limit."""
     topic = create_topic(kafka, max_message_bytes=str(limit))
     size = min(limit, 3_000_000) - 200
     letters = [
@@ -214,8 +189,7 @@ async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: i
 
 @pytest.mark.real_kafka
 async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along(kafka: Kafka) -> None:
-    """A letter without a key, for which a compacted topic refuses the whole batch, does not keep the others
-    from being stored."""
+    """A compacted topic refuses the whole batch of a letter without a key."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact")
     letters = [
         letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
@@ -238,8 +212,7 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
 
 @pytest.mark.real_kafka
 async def test_a_compacted_topic_is_reported_before_it_drops_letters(kafka: Kafka) -> None:
-    """A compacted topic stores letters with a key, and later drops all but the last of each: it is reported with the
-    first letter."""
+    """It takes letters with a key, and later drops all but the last of each."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact,delete")
     async with producing(kafka) as (producer, errors):
         assert list(await producer.store([letter(topic), letter(topic, offset=1)])) == [True, True]

@@ -67,8 +67,7 @@ def bench(clock: Clock) -> Bench:
 
 
 def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
-    """Members with partitions are counted, without spares; the look does not wait for the answer, and ten
-    seconds later the query is repeated."""
+    """Without spares; nothing waits for the answer, and ten seconds later it is asked again."""
     assert bench.size.poll() is None
     assert len(bench.admin.asked) == 1
     assert bench.answer(described(2, 0, 1)) == 2
@@ -80,9 +79,7 @@ def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
     "state", [ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING]
 )
 def test_while_a_group_rebalances(bench: Bench, state: Any) -> None:
-    """During a classic group's rebalance no number is reported, so that the last one stays, and the query is repeated
-    soon. In a KIP-848 group members that will get partitions are counted: the coordinator knows the target before
-    partitions move."""
+    """A classic group has no number then; of a KIP-848 group those count that will get partitions."""
     assert bench.answer(described(2, 1, state=state)) is None
     assert bench.asks_within(0.5)
     group = described(3, 0, 0, state=ConsumerGroupState.UNKNOWN, of=ConsumerGroupType.CONSUMER)
@@ -106,8 +103,7 @@ def test_a_member_that_waits_to_be_listed_queries_again_soon(bench: Bench) -> No
 
 
 def test_when_partitions_come_or_go_the_query_is_repeated_at_once(bench: Bench) -> None:
-    """The query is repeated at once, also right after an answer. One from before is ignored; a new one follows it, so
-    that a silent coordinator never has two."""
+    """An answer from before is ignored, and a silent coordinator never has two questions."""
     for _ in range(3):
         bench.size.expire_cache()
         assert bench.size.poll() is None
@@ -121,8 +117,7 @@ def test_when_partitions_come_or_go_the_query_is_repeated_at_once(bench: Bench) 
 
 
 def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -> None:
-    """After half a minute without an answer a new client repeats the query, also if partitions came or went;
-    the first client is destroyed."""
+    """After half a minute, also if partitions came or went; the first client is destroyed."""
     first = bench.admin
     bench.size.expire_cache()
     bench.clock.now += 29.99
@@ -139,8 +134,7 @@ def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_client_that_cannot_be_made_is_made_later(clock: Clock, first: bool) -> None:
-    """When no client can be made, as while a certificate is replaced, the run goes on and a later look makes one: the
-    first, or another."""
+    """As while a certificate is replaced: the first client, or another."""
     bench = Bench(clock)
     if not first:
         assert bench.size.poll() is None

@@ -10,12 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from consumer.adapters.kafka.cluster import Extent
-from consumer.adapters.kafka.groups import (
-    ActiveMember,
-    GroupOffsets,
-    GroupView,
-    read_group,
-)
+from consumer.adapters.kafka.groups import ActiveMember, GroupOffsets, GroupView, read_group
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
@@ -33,8 +28,7 @@ async def members(kafka: Kafka, group: str) -> GroupView:
 @pytest.mark.real_kafka
 @PROTOCOLS
 async def test_a_group_with_members(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
-    """The view of a group is the same for classic and KIP-848 groups: without members, with two, and without again.
-    The broker refuses to set offsets while it has some; committed ones stay."""
+    """The same view under both protocols; while it has some, the broker refuses to set offsets."""
     name, group = topic(4), unique("group")
     produce(kafka, name, [b"a"] * 10)
     assert await members(kafka, group) == GroupView("Dead", ())
@@ -58,8 +52,7 @@ async def test_a_group_with_members(kafka: Kafka, topic: Callable[..., str], pro
 
 
 def test_a_group_is_active_while_it_rebalances() -> None:
-    """A group is active while it rebalances, since members are joining; one of unknown state is active only if
-    it has members."""
+    """Members are joining; one of unknown state is active only if it has members."""
     assert GroupView("CompletingRebalance", ()).active
     assert GroupView("Unknown", (ActiveMember("shop", "127.0.0.1"),)).active
     assert not GroupView("Unknown", ()).active
@@ -67,8 +60,7 @@ def test_a_group_is_active_while_it_rebalances() -> None:
 
 @pytest.mark.real_kafka
 async def test_offsets_are_found_and_set(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Positions of all topics of the group are returned, also of topics that are not named. Offsets that are set are
-    read back without metadata, so that an old offset map is gone; other partitions stay."""
+    """Of all topics, named or not; what is set has no metadata, so that an old map is gone; others stay."""
     name, other, group = topic(3), topic(1), unique("group")
     produce(kafka, name, [b"a"] * 10)
     commit(kafka, group, name, 4, metadata="of the old one")
@@ -109,9 +101,7 @@ async def test_commits_are_found_on_both_brokers(each_kafka: Kafka) -> None:
 
 @pytest.mark.real_kafka
 async def test_what_partitions_hold(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records of an open transaction are beyond the end, as they are for readers of committed records. The first record
-    since a time is found in each partition, if any; a time before 1970 finds the beginning, not the end. An unknown
-    partition is an error of one line that names it."""
+    """Up to an open transaction; the first since a time, if any; an unknown partition is named in one line."""
     name = topic(3)
     now = int(time.time() * 1000)
     for partition, ages in enumerate([[3000, 2000, 1000], [3000, 2500], []]):

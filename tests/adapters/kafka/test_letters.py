@@ -83,7 +83,7 @@ def dead(**parts: Any) -> DeadLetter:
         "headers": (),
         **parts,
     }
-    rejection = Rejection(Stage.CONVERT, "unknown_currency", "no such currency")
+    rejection = Rejection(Stage.CONVERT, "unknown_currency", "no such currency – ärgerlich")
     return DeadLetter("orders", 2, Record(**record), rejection, 3, 1_700_000_000_007)
 
 
@@ -106,14 +106,25 @@ def read(letter: DeadLetter, offset: int = 7, omitted: tuple[str, ...] = ()) -> 
 
 
 def test_a_letter_says_what_was_written() -> None:
-    """A letter that is read has its place and the values of all nine headers."""
+    """The nine headers as docs/dead-letters.md has them: numbers in decimal, `at` in ISO 8601; and they are read."""
+    assert dict(letter_headers(dead())) == {
+        "pinstream.stage": b"convert",
+        "pinstream.code": b"unknown_currency",
+        "pinstream.message": "no such currency – ärgerlich".encode(),
+        "pinstream.topic": b"orders",
+        "pinstream.partition": b"2",
+        "pinstream.offset": b"41",
+        "pinstream.timestamp": b"1600000000123",
+        "pinstream.attempts": b"3",
+        "pinstream.at": b"2023-11-14T22:13:20.007Z",
+    }
     found = read(dead())
     assert found == letters.DeadRecord(
         place=Place(TOPIC, 2, 7),
         origin=Place("orders", 2, 41),
         stage=Stage.CONVERT,
         code="unknown_currency",
-        reason="no such currency",
+        reason="no such currency – ärgerlich",
         timestamp=1_600_000_000_123,
         attempts=3,
         at_ms=1_700_000_000_007,
@@ -127,8 +138,7 @@ def test_a_letter_says_what_was_written() -> None:
 @PROPERTY
 @given(DEAD, st.sampled_from([(), ("value",), ("value", "headers"), ("value", "headers", "key")]))
 def test_every_letter_is_read_again(letter: DeadLetter, omitted: tuple[str, ...]) -> None:
-    """Every letter that the producer can write is read again with its origin, rejection and parts, whatever
-    headers its record has."""
+    """With its origin, rejection and parts, whatever headers its record has."""
     found = read(letter, omitted=omitted)
     assert found.origin == Place(letter.topic, letter.partition, letter.record.offset)
     assert (found.stage, found.code, found.reason) == letter.rejection
@@ -138,6 +148,8 @@ def test_every_letter_is_read_again(letter: DeadLetter, omitted: tuple[str, ...]
         letter.record.timestamp,
     )
     assert set(found.omitted) == set(omitted)
+    ours = [name for name, _ in found.record.headers if name in letters.LETTER_HEADERS]
+    assert ours == [*letters.LETTER_HEADERS], "those of an earlier death give way"
     assert is_original(found, letter.record)
     assert read_mark(found.record, HOME) is None
     if not omitted:
@@ -162,8 +174,7 @@ def test_hostile_headers_make_no_letter_and_no_mark(
 @pytest.mark.parametrize("name", letters.LETTER_HEADERS)
 @pytest.mark.parametrize("value", [None, b"", b"\xff", b"no such thing\x1b[31m"])
 def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
-    """A record that lacks one of the nine headers, or has an impossible value in one, is no letter; a message
-    may be any text."""
+    """Without one, or with an impossible value, it is none; a message may be any text."""
     whole = lying(dead())
     without = tuple(header for header in whole.headers if header[0] != name)
     assert read_letter(TOPIC, 2, whole._replace(headers=without)) is None
@@ -176,9 +187,7 @@ def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
 
 
 def test_what_a_producer_wrote_is_not_believed() -> None:
-    """The message that is shown contains no personal data or control characters, whatever the header says. Of several
-    headers of one name the last counts, since the dead-letter producer adds its own after the record's. A letter whose
-    record has a forged mark is a letter."""
+    """Nothing personal is shown; of headers of one name the last counts, which is ours; a forged mark is none."""
     said = Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
     assert read(dead()._replace(rejection=said)).message == "no *** [2Jhere"
     record = lying(dead(headers=((letters.DONE, b"0-6"),)))
@@ -194,8 +203,7 @@ def test_what_a_producer_wrote_is_not_believed() -> None:
 @PROPERTY
 @given(DEAD, st.integers(1, 9))
 def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter, partitions: int) -> None:
-    """The forms of a letter are whole, then without value, own headers and key in turn; each is a letter with
-    its origin."""
+    """Whole, then without value, own headers and key in turn."""
     record = letter.record
     there = [
         part
@@ -218,18 +226,11 @@ def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter,
         assert is_original(lying_there, record)
 
 
-def test_empty_parts_are_not_omitted() -> None:
-    """An empty value and a missing key take no room, so that no form leaves them out."""
-    [whole, bare] = forms(dead(value=b"", key=None, headers=(("h", b"1"),)), TOPIC, 1)
-    assert (whole.value, bare.value, bare.key, bare.omitted) == (b"", b"", None, ("headers",))
-
-
 # ---------------------------------------------------------------------------------------------------- trips
 
 
 def test_trips_are_counted_over_any_number_of_deaths() -> None:
-    """However often a letter is put back and dies again, its own headers stay as they were and the trips are
-    counted."""
+    """And the record's own headers stay as they were."""
     own = (("a", b"1"), ("a", None))
     record = dead(headers=own).record
     for trip in range(1, 6):
@@ -258,8 +259,7 @@ def test_trips_are_counted_even_where_headers_are_omitted() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"-1", b"many", b"\xff", None, b"1" * 400, b"%d" % 2**63])
 def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
-    """A count of trips that is no valid number counts as the largest one, also after the letter is put back, so
-    that it cannot begin to circle."""
+    """Also after the letter is put back, so that it cannot begin to circle."""
     letter = read(dead(headers=(("pinstream.trips", text),)))
     assert letter.trips == 2**63 - 1
     assert read(dead(headers=next_trip((), letter))).trips == letter.trips
@@ -269,8 +269,7 @@ def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
 
 
 def test_another_record_at_the_origin_is_not_the_one_that_died() -> None:
-    """Another record at the origin, as in a topic created again, is recognised by its timestamp, size, key or
-    headers."""
+    """As in a topic created again: by its timestamp, size, key or headers."""
     letter = dead(headers=(("h", b"1"),))
     found = read(letter, omitted=("value",))
     assert is_original(found, letter.record)
@@ -300,8 +299,7 @@ def test_the_runs_of_a_mark_are_read_again(runs: list[tuple[int, int]]) -> None:
 
 
 def test_a_mark_counts_only_for_offsets_before_its_own() -> None:
-    """In the text of a mark both ends of a run are inclusive. A mark that names offsets at or above its own was written
-    for another topic and is ignored."""
+    """Both ends of a run are inclusive; one that names later offsets is of another topic."""
     assert dict(mark_headers([(17, 31), (45, 46)], HOME))[DONE] == b"17-30,45"
     headers = mark_headers([(17, 31)], HOME)
     assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
@@ -324,11 +322,7 @@ def test_any_text_is_a_mark_or_not(text: str) -> None:
 
 
 HOMES = st.builds(
-    Home,
-    st.text(max_size=30),
-    st.from_regex(r"[a-z._-]{1,9}", fullmatch=True),
-    st.integers(0, 99),
-    st.none(),
+    Home, st.text(max_size=30), st.from_regex(r"[a-z._-]{1,9}", fullmatch=True), st.integers(0, 99), st.none()
 )
 
 
@@ -344,8 +338,7 @@ def test_a_mark_counts_at_its_own_place_alone(home: Home, other: Home) -> None:
 
 
 def test_a_mark_from_before_its_topic_was_created_again_is_ignored() -> None:
-    """A mark from before its topic was created again marks nothing, since its offsets are of other letters. If
-    the mark (of an older version) or the brokers name no topic id, it counts."""
+    """Its offsets are of other letters. Without an id, on either side, it counts."""
     old, new = HOME._replace(topic_id="old"), HOME._replace(topic_id="new")
     believed, ignored = [(17, 31)], list[tuple[int, int]]()
     for written, read, expected in (
@@ -370,8 +363,7 @@ def test_a_mark_from_before_its_topic_was_created_again_is_ignored() -> None:
 def test_a_mark_counts_only_for_letters_of_its_own_log(
     written: int | None, epochs: list[tuple[int, int]], done: list[tuple[int, int]]
 ) -> None:
-    """If a letter that a mark names has a later leader epoch than what was read before the mark was written, the log
-    was cut in between, and the letter is another one that is not done. A mark without an epoch counts as it is."""
+    """A letter with a later epoch than it had read lies behind a cut, and is not done."""
     record = Record(50, -1, b"k", b"v", mark_headers([(10, 20), (25, 26)], HOME, written))
     assert read_mark(record, HOME, epochs) == done
 
@@ -381,8 +373,7 @@ def test_a_mark_counts_only_for_letters_of_its_own_log(
 def test_done_is_the_union_of_all_marks(
     marks: list[list[tuple[int, int]]], others: list[tuple[int, int]]
 ) -> None:
-    """Marks in any order, overlapping or not, make the same set of offsets, in as few runs as possible. What two such
-    sets have in common is counted as of plain sets."""
+    """In any order, overlapping or not, in as few runs as possible; what two have in common is counted."""
     done, model = Done(), set[int]()
     for runs in marks:
         done.add(runs)

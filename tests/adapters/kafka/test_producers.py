@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +16,11 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from confluent_kafka import KafkaError as ConfluentError
 
 from consumer.adapters.kafka import producers
-from consumer.adapters.kafka.cluster import cluster_id
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.producers import ID_PREFIX, PolledProducer, RecordProducer, TransactionalWriter
 from consumer.errors import KafkaError
-from tests.support.kafka.broker import RealBroker, wait_until
+from tests.adapters.kafka.bounded_reading import records_of
+from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic, read_all, unique
 from tests.support.limits import LATE
 
@@ -48,29 +47,9 @@ def lot(topic: str, *values: bytes, partition: int = 0) -> list[NewRecord]:
     return [NewRecord(topic, partition, value, value, (("h", value), ("none", None))) for value in values]
 
 
-def committed_values(kafka: Kafka, topic: str, partition: int = 0) -> list[bytes | None]:
+async def committed_values(kafka: Kafka, topic: str) -> list[bytes | None]:
     """Return the values that a read_committed reader finds up to the last stable offset."""
-    consumer = Consumer(
-        {
-            **kafka.config,
-            "group.id": unique("reader"),
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "log_level": 0,
-        }
-    )
-    consumer.assign([TopicPartition(topic, partition, 0)])
-    found: list[bytes | None] = []
-    deadline = time.monotonic() + WITHIN
-    while time.monotonic() < deadline:
-        message = consumer.poll(1.0)
-        if message is not None and message.error() is not None:
-            break
-        if message is not None:
-            found.append(message.value())
-    consumer.close()
-    return found
+    return [record.value for record in await records_of(kafka, topic)]
 
 
 def left_open(kafka: Kafka, name: str, topic: str) -> Producer:
@@ -107,21 +86,20 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
 
 @pytest.mark.real_kafka
 async def test_a_start_takes_over(kafka: Kafka, make: Make) -> None:
-    """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its record is not
-    read. It fences a redrive that runs, whose next lots fail with one clear line and are not written."""
+    """It aborts what a killed redrive left open, and fences one that runs, whose lots fail in one line."""
     topic, name = create_topic(kafka), unique("redrive")
     dead = left_open(kafka, name, topic)
     first, second = make(kafka, name), make(kafka, name)
     await first.start()
     assert await first.write(lot(topic, b"1")) is None
-    assert committed_values(kafka, topic) == [b"1"]
+    assert await committed_values(kafka, topic) == [b"1"]
     await second.start()
     for _ in range(2):
         with pytest.raises(KafkaError, match="another redrive") as caught:
             await first.write(lot(topic, b"never"))
         assert len(str(caught.value).splitlines()) == 1
     assert await second.write(lot(topic, b"2")) is None
-    assert committed_values(kafka, topic) == [b"1", b"2"]
+    assert await committed_values(kafka, topic) == [b"1", b"2"]
     del dead
 
 
@@ -179,38 +157,45 @@ class _Raised(ConfluentError):
 
 
 LOGGING_IN = "EndTxn commit failed: Local: Authentication failure"
+UNSAID = [
+    _Raised(code, abortable, text)
+    for code, text in ((ConfluentError.UNKNOWN, "as told"), (ConfluentError._AUTHENTICATION, LOGGING_IN))
+    for abortable in (True, False)
+]
+PURGED = _Raised(ConfluentError._PURGE_QUEUE, False)
+FORBIDDEN = _Raised(ConfluentError.TOPIC_AUTHORIZATION_FAILED, True)
+NOT_THIS_ID = _Raised(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, True)
 
 
-@pytest.mark.parametrize("abortable", [True, False])
 @pytest.mark.parametrize(
-    ("code", "text"), [(ConfluentError.UNKNOWN, "as told"), (ConfluentError._AUTHENTICATION, LOGGING_IN)]
-)
-async def test_a_commit_without_a_clear_answer_is_reported_as_such(
-    make: Make, code: int, text: str, abortable: bool
-) -> None:
-    """A commit without a clear answer, as UNKNOWN of a broker that fences or a failed login during the commit,
-    is neither aborted nor retried: its result is unknown."""
+    ("producer", "said", "aborts"),
+    [
+        *((FakeProducer(commit=one), r"did not say whether .* another redrive has taken over", 0) for one in UNSAID),
+        (FakeProducer(records=PURGED, cause=FORBIDDEN), "grant WRITE on it", 1),
+        (FakeProducer(commit=NOT_THIS_ID), f"transactional ids that begin with {re.escape(ID_PREFIX)} ", 1),
+    ],
+    ids=[*[f"unsaid {number}" for number in range(4)], "the cause", "one grant"],
+)  # fmt: skip
+async def test_why_a_transaction_failed(make: Make, producer: FakeProducer, said: str, aborts: int) -> None:
+    """It ends the redrive. A commit without a clear answer is neither aborted nor retried: its result is unknown."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = writer._producer = FakeProducer(commit=_Raised(code, abortable, text))
-    with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
+    writer._producer = producer
+    with pytest.raises(KafkaError, match=said):
         await writer.write(lot("orders", b"1"))
-    assert producer.aborts == 0
+    assert producer.aborts == aborts
 
 
 async def test_records_under_way_at_a_login_are_written_by_another_transaction(make: Make) -> None:
-    """Records in flight at a failed login, which no broker refused, are written by another transaction after an
-    abort."""
+    """Records in flight at a failed login, which no broker refused, are written after an abort."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = FakeProducer(records=ConfluentError(ConfluentError._AUTHENTICATION))
     assert await writer.write(lot("orders", b"1")) is None
-    assert producer.aborts == 1
+    assert (producer.aborts, producer.written) == (1, ["orders"])
 
 
 @pytest.mark.real_kafka
 async def test_records_that_a_topic_refuses_are_named_and_nothing_written(kafka: Kafka, make: Make) -> None:
-    """A record too large is named, also if the broker refuses its whole batch, and so is one without a key on a
-    compacted topic, of two one with each attempt; without it the rest is written, and later lots are. Small records in
-    any number are written to a topic that accepts only small batches."""
+    """For its size or a missing key, one with each try; without it the rest is written, in small batches too."""
     writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
     await writer.start()
     for together in (1, 7):
@@ -222,19 +207,18 @@ async def test_records_that_a_topic_refuses_are_named_and_nothing_written(kafka:
         assert await writer.write(records[:-1]) is None
         values = [bytes([number]) * 700 for number in range(20)]
         assert await writer.write(lot(topic, *values)) is None
-        assert committed_values(kafka, topic) == [*small, *values]
+        assert await committed_values(kafka, topic) == [*small, *values]
     topic = create_topic(kafka, cleanup_policy="compact")
     keyless = NewRecord(topic, 0, None, b"v", ())
     assert await writer.write([*lot(topic, b"1"), keyless, keyless, *lot(topic, b"2")]) == 1
     assert await writer.write([*lot(topic, b"1"), keyless, *lot(topic, b"2")]) == 1
     assert await writer.write(lot(topic, b"1", b"2")) is None
-    assert committed_values(kafka, topic) == [b"1", b"2"]
+    assert await committed_values(kafka, topic) == [b"1", b"2"]
 
 
 @pytest.mark.real_kafka
 async def test_a_forbidden_topic_or_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) -> None:
-    """Each is one clear error within bounded time, which says what to do, instead of the client's own; lots written
-    before stay."""
+    """In one error that says what to do, in time; lots written before stay."""
     topic = create_topic(kafka)
     commit(kafka, unique("group"), topic, 0)  # so that Kafka creates its internal topics
     for records, said in (
@@ -246,38 +230,7 @@ async def test_a_forbidden_topic_or_a_missing_partition_ends_the_writing(kafka: 
         assert await writer.write(lot(topic, b"1")) is None
         with pytest.raises(KafkaError, match=said):
             await writer.write(records)
-    assert committed_values(kafka, topic) == [b"1", b"1"]
-
-
-async def test_the_cause_is_taken_from_the_transaction_where_records_name_none(make: Make) -> None:
-    """When the errors of records name no cause, the cause is taken from the transaction's error."""
-    writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    forbidden = _Raised(ConfluentError.TOPIC_AUTHORIZATION_FAILED, True)
-    purged = _Raised(ConfluentError._PURGE_QUEUE, False)
-    producer = writer._producer = FakeProducer(records=purged, cause=forbidden)
-    with pytest.raises(KafkaError, match="grant WRITE"):
-        await writer.write(lot("forbidden", b"1", b"2"))
-    assert await writer.write(lot("orders", b"3")) is None
-    assert producer.written == ["orders"]
-
-
-async def test_the_advice_on_transactional_ids_names_our_prefix(make: Make) -> None:
-    """The advice on transactional ids names the prefix of all redrives' ids, so that one grant allows any redrive."""
-    writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    refused = _Raised(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
-    writer._producer = FakeProducer(commit=refused)
-    with pytest.raises(KafkaError, match="transactional ids that begin with") as caught:
-        await writer.write(lot("orders", b"1"))
-    found = re.search(r"begin with (\S+) ", str(caught.value))
-    assert found is not None
-    assert found[1] == ID_PREFIX
-
-
-async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
-    """Every query returns the same id of the cluster."""
-    first = await cluster_id(each_kafka.config, WITHIN)
-    assert first == await cluster_id(each_kafka.config, WITHIN)
-    assert len(first) > 1
+    assert await committed_values(kafka, topic) == [b"1", b"1"]
 
 
 async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,34 +243,6 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
     await writer.close()
     assert len(str(caught.value).splitlines()) == 1
     assert time.monotonic() - started < LATE
-
-
-async def test_a_broker_that_hangs_ends_a_write_within_its_limit(
-    own_kafka: RealBroker, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a broker hangs (SIGSTOP) a write fails in one line within its time limit; afterwards all of the lot
-    is there, or none of it."""
-    monkeypatch.setattr(producers, "_DELIVERY_SECONDS", 2.0)
-    monkeypatch.setattr(producers, "_TRANSACTION_SECONDS", 11)  # longer than librdkafka waits for a broker
-    kafka = Kafka(own_kafka.bootstrap_servers, "real")
-    topic, name = create_topic(kafka), unique("redrive")
-    writer = make(kafka, name)
-    await writer.start()
-    assert await writer.write(lot(topic, b"1")) is None
-    own_kafka.pause()
-    try:
-        started = time.monotonic()
-        with pytest.raises(KafkaError) as caught:
-            await writer.write(lot(topic, b"2", b"3"))
-        assert time.monotonic() - started < 60
-        assert len(str(caught.value).splitlines()) == 1
-    finally:
-        own_kafka.resume()
-    again = make(kafka, name)
-    await again.start()
-    assert await again.write(lot(topic, b"4")) is None
-    found = await asyncio.to_thread(committed_values, kafka, topic)
-    assert found in ([b"1", b"4"], [b"1", b"2", b"3", b"4"])
 
 
 async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
@@ -334,8 +259,7 @@ async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
 
 
 async def test_records_that_fail_fail_what_follows() -> None:
-    """When a record cannot be delivered, the flush and every later produce fail in one line. A produce that waits for
-    room in a full queue fails when the queued records reach their time limit, and a flush at its own."""
+    """The flush, every later produce, one that waits for room; and a flush at its own limit."""
     producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5, queue_records=10)
 
     async def fill() -> None:
@@ -361,12 +285,12 @@ class Interrupted:
     def __init__(self, *_: object) -> None:
         self.given: list[NewRecord] = []
 
-    def produce(self, record: NewRecord, on_delivery: Callable[..., None]) -> None:
+    def produce(self, record: NewRecord, on_report: Callable[..., None]) -> None:
         """Report the record as failed the first time, then as delivered."""
         error = ConfluentError(ConfluentError._AUTHENTICATION, self.words)
         failure = error if record not in self.given else None
         self.given.append(record)
-        on_delivery(failure, Message(record.topic, 0, 0, record.key, record.value, None, failure))
+        on_report(failure)
 
     def stop(self) -> None:
         """Do nothing: no thread polls."""
@@ -435,29 +359,18 @@ def idle_client(monkeypatch: pytest.MonkeyPatch) -> IdleClient:
     return made
 
 
-def _report(reported: threading.Event, *_: object) -> None:
-    reported.set()
-
-
-def test_an_idle_producer_hardly_polls(idle_client: IdleClient) -> None:
-    """Without records a poll a second brings errors and statistics; a stop does not wait for the next one."""
+def test_an_idle_producer_hardly_polls_and_a_record_wakes_it(idle_client: IdleClient) -> None:
+    """A poll a second brings errors and statistics. Neither a record's report nor a stop waits for the next one."""
     polled = PolledProducer({}, lambda error: None)
     time.sleep(0.5)  # half the time between two polls: a busy machine makes the polls fewer, never more
     assert idle_client.polls <= 1
     begun = time.monotonic()
+    for _ in range(20):
+        reported = threading.Event()
+        polled.produce(NewRecord("t", 0, None, b"v"), lambda *_, event=reported: event.set())
+        assert reported.wait(5.0)
+    assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
+    begun = time.monotonic()
     polled.stop()
     assert wait_until(lambda: idle_client.closed, 5.0)
     assert time.monotonic() - begun < producers._IDLE_SECONDS / 2
-
-
-def test_a_record_is_acknowledged_without_waiting_for_the_next_poll(idle_client: IdleClient) -> None:
-    """A record wakes the thread, again and again."""
-    polled = PolledProducer({}, lambda error: None)
-    begun = time.monotonic()
-    for _ in range(20):
-        reported = threading.Event()
-        polled.produce(NewRecord("t", 0, None, b"v"), partial(_report, reported))
-        assert reported.wait(5.0)
-    assert time.monotonic() - begun < 20 * producers._IDLE_SECONDS / 2
-    polled.stop()
-    assert wait_until(lambda: idle_client.closed, 5.0)

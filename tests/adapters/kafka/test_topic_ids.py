@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, TopicCollection, Uuid
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Uuid
 
 from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.topic_ids import TopicIdWatch, id_text
-from tests.adapters.kafka.member.scripted_member import Clock
+from tests.adapters.kafka.member.scripted_member import Clock, FakeAdmin
 from tests.support.kafka.harness import Kafka, create_topic, unique, until
 
 ONE, OTHER = Uuid(1, 2), Uuid(-3, 4)
 
 
-class FakeAdmin:
-    """An admin client whose answers a test gives."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.controller = 1
-        self.ids: dict[str, Uuid | KafkaException] = {}
-        self.asked: list[dict[str, concurrent.futures.Future[Any]]] = []
-        self.at_once = True
-        self.groups: list[concurrent.futures.Future[Any]] = []
-
-    def list_topics(self, timeout: float) -> Any:
-        """Return metadata that name the controller."""
-        return SimpleNamespace(controller_id=self.controller, brokers={1: None})
-
-    def describe_topics(
-        self, topics: TopicCollection, request_timeout: float
-    ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Return a future for each topic."""
-        asked = {name: concurrent.futures.Future[Any]() for name in topics.topic_names}
-        self.asked.append(asked)
-        if self.at_once:
-            self.answer()
-        return asked
-
-    def describe_consumer_groups(
-        self, names: list[str], request_timeout: float
-    ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Return a future for the group."""
-        self.groups.append(concurrent.futures.Future())
-        return {names[0]: self.groups[-1]}
-
-    def answer(self) -> None:
-        """Answer the latest query."""
-        for name, future in self.asked[-1].items():
-            reported = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
-            if isinstance(reported, KafkaException):
-                future.set_exception(reported)
-            else:
-                future.set_result(SimpleNamespace(topic_id=reported))
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: the client is closed."""
-
-
 def made() -> tuple[FakeAdmin, TopicIdWatch]:
     """Return a client, and the topic ids that query it."""
-    admin = FakeAdmin({})
+    admin = FakeAdmin()
     return admin, TopicIdWatch({"bootstrap.servers": "x"}, make_admin=lambda _: admin)
 
 
@@ -75,8 +29,7 @@ def test_an_id_is_written_as_kafka_writes_it() -> None:
 
 
 def test_a_query_returns_the_topics_that_have_an_id() -> None:
-    """A query returns the ids of the topics that have one, and omits missing topics and those without ids. An
-    error that may pass is raised, since it does not mean that there is no id."""
+    """An error that may pass is raised: it does not mean that there is no id."""
     admin, ids = made()
     admin.ids = {"a": ONE, "b": Uuid(0, 0)}
     assert ids.ask({"a", "b", "gone"}, 1.0) == {"a": id_text(ONE)}
@@ -86,15 +39,6 @@ def test_a_query_returns_the_topics_that_have_an_id() -> None:
     ids.close()
 
 
-def test_a_broker_without_a_controller_is_not_asked() -> None:
-    """A broker without a controller, as the embedded one, is not queried, since it would never answer."""
-    admin, ids = made()
-    admin.controller = -1
-    assert ids.ask({"a"}, 1.0) == {}
-    assert ids.poll({"a"}) == {}
-    assert admin.asked == []
-
-
 def test_a_cluster_that_has_no_controller_for_a_moment_reports_later(clock: Clock) -> None:
     """Without a controller a start gets no ids and looks query rarely, hurried or not, until an answer comes."""
     admin, ids = made()
@@ -102,21 +46,20 @@ def test_a_cluster_that_has_no_controller_for_a_moment_reports_later(clock: Cloc
     assert ids.ask({"a"}, 1.0) == {}
     ids.expire_cache()
     assert ids.poll({"a"}) == {}
-    assert admin.asked == []
+    assert admin.topics == []
     for wait in (30.0, 3.0):
         clock.now += wait
         assert ids.poll({"a"}) == {}
         assert ids.poll({"a"}) == {"a": id_text(ONE)}
-    assert len(admin.asked) == 2
+    assert len(admin.topics) == 2
 
 
 def test_a_client_that_does_not_answer_is_replaced(clock: Clock) -> None:
-    """A client without an answer for twenty seconds, to queries or looks, is replaced: it may
-    have lost its brokers for good."""
+    """After twenty seconds without an answer: it may have lost its brokers for good."""
     admins: list[FakeAdmin] = []
 
     def make(_: object) -> FakeAdmin:
-        admins.append(FakeAdmin({}))
+        admins.append(FakeAdmin())
         admins[-1].ids = {"a": KafkaException(KafkaError(KafkaError._TIMED_OUT))}
         return admins[-1]
 
@@ -138,8 +81,7 @@ def test_a_client_that_does_not_answer_is_replaced(clock: Clock) -> None:
 
 
 def test_many_topics_are_checked_less_often(clock: Clock) -> None:
-    """With many topics looks query less often, since an answer describes each partition and may take only about
-    a hundredth of the time."""
+    """An answer describes each partition, and may take a hundredth of the time."""
     admin, ids = made()
     for count, seconds in ((1, 3.0), (2000, 20.0)):
         names = {f"topic-{number}" for number in range(count)}
@@ -147,31 +89,29 @@ def test_many_topics_are_checked_less_often(clock: Clock) -> None:
         ids.ask(names, 1.0)
         ids.poll(names)
         assert len(ids.poll(names)) == count
-        admin.asked.clear()
+        admin.topics.clear()
         clock.now += seconds - 0.1
         ids.poll(names)
-        assert admin.asked == []
+        assert admin.topics == []
         clock.now += 0.1
         ids.poll(names)
-        assert len(admin.asked) == 1
+        assert len(admin.topics) == 1
         clock.now += 100.0
 
 
 def test_a_check_never_waits() -> None:
-    """A look starts a query and returns without waiting; a later look returns its answer, and no second query runs
-    meanwhile. One that failed reports nothing. The answer to a look from before a start is dropped, since its old id
-    would end the new assignment."""
+    """One question at a time, whose answer a later look returns; none from before a start counts."""
     admin, ids = made()
     admin.ids = {"a": ONE}
     ids.ask({"a"}, 1.0)
     admin.at_once = False
     for _ in range(3):
         assert ids.poll({"a"}) == {}
-    assert len(admin.asked) == 2
-    admin.answer()
+    assert len(admin.topics) == 2
+    admin.answer_topics()
     assert ids.poll({"a"}) == {"a": id_text(ONE)}
     assert ids.poll({"a"}) == {}
-    assert len(admin.asked) == 2
+    assert len(admin.topics) == 2
     for reported in (ONE, KafkaException(KafkaError(KafkaError._TRANSPORT))):
         admin, ids = made()
         admin.ids = {"a": ONE}
@@ -208,12 +148,11 @@ async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka
 
 
 def test_the_questions_of_a_client_that_is_gone_are_asked_again(clock: Clock) -> None:
-    """Ids and group share one client. Where either gives it up, the other does not wait for an answer that never
-    comes, and asks the next client."""
+    """Ids and group share it: where one gives it up, the other asks the next client."""
     admins: list[FakeAdmin] = []
 
     def make(_: object) -> FakeAdmin:
-        admins.append(FakeAdmin({}))
+        admins.append(FakeAdmin())
         admins[-1].ids = {"a": ONE}
         return admins[-1]
 
@@ -228,8 +167,8 @@ def test_the_questions_of_a_client_that_is_gone_are_asked_again(clock: Clock) ->
     for _ in range(2):
         assert (ids.poll({"a"}), size.poll()) == ({}, None)
     assert len(admins) == 2
-    assert [len(one.groups) for one in admins] == [1, 1]
+    assert [len(one.asked) for one in admins] == [1, 1]
     assert ids.poll({"a"}) == {"a": id_text(ONE)}
-    admins[1].groups[0].set_result(SimpleNamespace(members=[], state=ConsumerGroupState.STABLE, type=None))
+    admins[1].asked[0].set_result(SimpleNamespace(members=[], state=ConsumerGroupState.STABLE, type=None))
     assert size.poll() == 0
     ids.close()

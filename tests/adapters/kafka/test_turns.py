@@ -16,7 +16,7 @@ from consumer.adapters.kafka.held import StartedPartition, Turns
 from consumer.adapters.kafka.watch import Ends
 from consumer.engine.model import TopicPartition
 from tests.adapters.kafka.member.scripted_member import Bench, Clock, brings, message, taken
-from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, unique
+from tests.support.kafka.harness import Kafka, Member, create_topic, unique
 
 MANY = 200
 LONGEST_REST = 5.0
@@ -60,8 +60,7 @@ def test_no_partition_rests_for_long(count: int, drained: bool) -> None:
 
 
 def test_few_that_lag_wait_for_no_turn() -> None:
-    """Nothing rests while few partitions lag, or many by little: one may be behind among a thousand that are not. What
-    was read over behind the last record does not count, or a topic of transactions would always have turns."""
+    """Nor many that lag by little; what was read over behind the last record does not count."""
     for count, lag, reached in ((127, 1_000_000, 0), (1_000, 63, 0), (1_000, 1_000, 997)):
         held, ends = lagging(count, lag)
         ends.reached = dict.fromkeys(held, 10 + reached)
@@ -189,10 +188,8 @@ def numbered(partition: int, count: int) -> list[bytes]:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 async def test_turns_lose_double_and_reorder_nothing(kafka: Kafka, protocol: dict[str, Any]) -> None:
-    """On a real broker, with a member that joins in the middle: each record comes once, those of a partition in
-    order."""
+    """On a real broker, with a member that joins in the middle."""
     topic, group = create_topic(kafka, MANY), unique("group")
     expected = {number: numbered(number, 300 + number % 7) for number in range(MANY)}
     fill(kafka, topic, expected)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -52,13 +52,19 @@ def open_store(folder: Path, window: float = 172_800.0, max_bytes: int = 64 * MI
 def disk_usage(folder: Path) -> int:
     """Return the bytes that `folder` takes, counted like ``du``; files may vanish during the count."""
     total = 0
-    for parent, _, names in os.walk(folder):
-        for path in [parent, *(os.path.join(parent, name) for name in names)]:
-            try:
-                total += os.stat(path).st_blocks * 512
-            except FileNotFoundError:
-                continue
+    for path in (folder, *folder.iterdir()):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_blocks * 512
     return total
+
+
+def open_files(folder: Path, kind: str = "") -> list[str]:
+    """Return the names of the files of this kind in `folder` that this process has open or mapped."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(f"{folder}/{kind}")]
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -164,8 +170,7 @@ async def used(redis: RedisServer, prefix: str = "") -> AsyncIterator[Used]:
 
 
 async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
-    """Call `ask` until the store answers, at most 30 seconds: the server's progress gives the test no signal to
-    wait for."""
+    """Call `ask` until the store answers, at most 30 seconds: servers give no signal to wait for."""
     deadline = time.monotonic() + 30.0
     while True:
         try:
@@ -178,8 +183,7 @@ async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll `condition` for at most 30 seconds: what servers do among themselves gives the test no signal to
-    wait for."""
+    """Poll `condition` for at most 30 seconds: servers give no signal of what they do among themselves."""
     deadline = time.monotonic() + 30.0
     while not condition():
         assert time.monotonic() < deadline

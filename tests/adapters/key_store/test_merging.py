@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from consumer.adapters.key_store.files import FileList, SegmentFile
 from consumer.adapters.key_store.folder import JOURNAL_KEYS, mergeable
 from consumer.adapters.key_store.native import Segment
 from consumer.errors import KeyStoreError
-from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys, open_store
+from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys, open_files, open_store
 
 GIB = 1024 * MIB
 
@@ -67,8 +66,7 @@ def test_few_segments_remain_and_a_key_is_seldom_written_again(journals: int) ->
 
 
 def test_a_few_small_segments_do_not_make_a_large_one_be_written_again() -> None:
-    """Small segments that a clock going back and forth adds to an ended slice do not make its large one be
-    merged again."""
+    """A clock that goes back and forth adds small segments to an ended slice."""
     files = sealed(FileList(), 0, 1000 * JOURNAL_KEYS)
     written = 0
     for _ in range(100):
@@ -88,8 +86,7 @@ def test_no_merge_is_larger_than_its_room() -> None:
 
 
 async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path: Path) -> None:
-    """While keys are sealed and merged, no turn of the event loop takes 20 ms of its thread's time (time that
-    other processes take does not count)."""
+    """No turn of the event loop takes 20 ms of its own thread's time meanwhile."""
     store = open_store(tmp_path, 172_800.0, GIB)
     column = keys(range(4000))
     turns = []
@@ -117,57 +114,53 @@ async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path:
     await store.close()
 
 
-async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Segments are opened by the writer's thread and unmapped by the closer's: both would block the event loop."""
-    opened, unmapped = [], []
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Return the names of the threads that have opened and unmapped segments."""
+    found: dict[str, list[str]] = {"opened": [], "unmapped": []}
     real_open, real_close = files.open_segment, files._MappedFile.close
 
     def open_segment(root: str, file: SegmentFile) -> Segment:
-        opened.append(threading.current_thread().name)
+        found["opened"].append(threading.current_thread().name)
         return real_open(root, file)
 
     def close(mapping: files._MappedFile) -> None:
-        unmapped.append(threading.current_thread().name)
+        found["unmapped"].append(threading.current_thread().name)
         real_close(mapping)
 
     monkeypatch.setattr(view, "open_segment", open_segment)
     monkeypatch.setattr(files._MappedFile, "close", close)
+    return found
+
+
+async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
+    tmp_path: Path, threads: dict[str, list[str]]
+) -> None:
+    """Segments are opened by the writer's thread and unmapped by the closer's: both would block the event loop."""
     store = open_store(tmp_path, 10.0, GIB)
     await store.confirm(keys(range(200)), NOON)
     await store.confirm(keys(range(200, 400)), NOON + 5)
-    [segment] = store._view.segments
-    assert segment.file.entries == 200
-    assert opened == ["key-store-writer"]
-    del segment
+    assert [one.file.entries for one in store._view.segments] == [200]
+    assert threads["opened"] == ["key-store-writer"]
     await store.expire(NOON + 16)
     assert not store._view.segments
-    await eventually(lambda: bool(unmapped))
-    assert unmapped == ["key-store-closer"]
+    await eventually(lambda: bool(threads["unmapped"]))
+    assert threads["unmapped"] == ["key-store-closer"]
     await store.close()
-    await eventually(lambda: not open_segments(tmp_path))
+    await eventually(lambda: not open_files(tmp_path, "segment-"))
 
 
 async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: dict[str, list[str]]
 ) -> None:
-    """A merged segment is opened by the merger's thread, not by the event loop, and its keys are found from then on."""
-    opened = []
-    real = files.open_segment
-
-    def open_segment(root: str, file: SegmentFile) -> Segment:
-        opened.append(threading.current_thread().name)
-        return real(root, file)
-
+    """Not by the event loop; its keys are found from then on."""
     monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
-    monkeypatch.setattr(view, "open_segment", open_segment)
     store = open_store(tmp_path, 172_800.0, GIB)
     for at in range(0, 1200, 200):
         await store.confirm(keys(range(at, at + 200)), NOON)
     await eventually(lambda: not is_merging(store))
     assert all(await store.look_up(keys(range(1200)), NOON))
-    assert set(opened) == {"key-store-writer", "key-store-merger"}
+    assert set(threads["opened"]) == {"key-store-writer", "key-store-merger"}
     assert not store._view._prepared
     await store.close()
 
@@ -192,7 +185,9 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
     with pytest.raises(KeyStoreError, match="No space left on device"):
         await store.expire(NOON)
     await store.expire(NOON)  # said once for each merge that failed
-    await eventually(lambda: not [name for name in open_segments(tmp_path) if name.endswith("(deleted)")])
+    await eventually(
+        lambda: not [name for name in open_files(tmp_path, "segment-") if name.endswith("(deleted)")]
+    )
     assert all(await store.look_up(keys(range(1000)), NOON))
     await store.close()
 
@@ -200,8 +195,7 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
 async def test_without_a_thread_the_files_are_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system refuses a thread for closing, the event loop closes the files itself: no look-up fails,
-    none stays open."""
+    """Where the system refuses a thread, the event loop closes the files: no look-up fails, none stays open."""
 
     def run_aside(_name: str, _function: Callable[[], object]) -> None:
         raise RuntimeError("can't start new thread")
@@ -209,18 +203,11 @@ async def test_without_a_thread_the_files_are_closed_all_the_same(
     store = open_store(tmp_path, 10.0, GIB)
     await store.confirm(keys(range(200)), NOON)
     await store.confirm(keys(range(200, 400)), NOON + 5)
-    assert len(open_segments(tmp_path)) == 1
+    assert len(open_files(tmp_path, "segment-")) == 1
+    # A closer that was started before holds the segment until it ends.
+    await eventually(lambda: all(one.name != "key-store-closer" for one in threading.enumerate()))
     monkeypatch.setattr(view, "run_aside", run_aside)
     await store.expire(NOON + 16)
     assert not any(await store.look_up(keys(range(200)), NOON + 16))
-    assert not open_segments(tmp_path)
+    assert not open_files(tmp_path, "segment-")
     await store.close()
-
-
-def open_segments(folder: Path) -> list[str]:
-    """Return the names of segment files that this process has open."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return [name for name in found if name.startswith(str(folder / "segment-"))]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -28,17 +27,10 @@ from tests.settings.environment import with_
 from tests.support.certificates import Authority
 from tests.support.limits import LATE
 from tests.support.otlp import Answer, Collector, Exported, collecting, parsed
-from tests.web.building import busy, empty, full_counters, guarded, halted, statistics, throttled
+from tests.web.building import busy, empty, full_counters, statistics
 
 MARK = "zq7xmark"
 OFTEN = {"OTEL_METRIC_EXPORT_INTERVAL": "20"}
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Undo what a start mutes: OpenTelemetry's logger."""
-    yield
-    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
 
 class Scene:
@@ -106,7 +98,7 @@ async def until(condition: Any) -> None:
 # -- what is exported
 
 
-@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, empty])
+@pytest.mark.parametrize("scene", [busy, empty])
 async def test_it_is_what_metrics_shows(monkeypatch: pytest.MonkeyPatch, scene: Any) -> None:
     """Every series of /metrics with its name, its labels, its value, its type and its help, and no other."""
     shown = Scene(scene())
@@ -244,33 +236,27 @@ async def failing(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Answer(404), "HTTP 404"),
+        (None, "no connection"),
         (Answer(401, body=MARK.encode()), "HTTP 401"),
-        (Answer(500), "HTTP 500"),
         (Answer(503, headers={"Retry-After": "9"}), "HTTP 503"),
         (Answer(302, headers={"Location": f"https://login.example.org/{MARK}"}), "HTTP 302, a redirect"),
         (Answer(200, "text/html; charset=utf-8", b"<html>zq7xmark</html>"), "HTML"),
     ],
 )
 async def test_what_is_no_collector_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, reason: str
+    monkeypatch: pytest.MonkeyPatch, answer: Answer | None, reason: str
 ) -> None:
-    """One line, not one for each interval: it has the reason and what to do, and no word of the answer."""
-    with collecting(answer) as collector:
-        lines = await failing(monkeypatch, collector.url, collector)
+    """One line, not one for each interval: it has the reason and what to do, and no word of the answer. Nor is what
+    does not listen a collector."""
+    with collecting(answer or Answer()) as collector:
+        lines = [] if answer is None else await failing(monkeypatch, collector.url, collector)
+    if answer is None:
+        lines = await failing(monkeypatch, collector.url)
     assert [one["event"] for one in lines] == ["telemetry", "metrics_not_exported"]
     assert (lines[1]["log_level"], lines[1]["reason"]) == ("warning", reason)
     assert "OTEL_METRICS_EXPORTER=none" in lines[1]["text"]
     assert MARK not in str(lines)
     assert collector.url not in str(lines)
-
-
-async def test_a_collector_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing listens at its address."""
-    with collecting() as gone:
-        pass
-    lines = await failing(monkeypatch, gone.url)
-    assert [one.get("reason") for one in lines] == [None, "no connection"]
 
 
 @pytest.mark.parametrize(
@@ -279,11 +265,7 @@ async def test_a_collector_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPa
         (True, {}, None),
         (False, {}, "certificate: unable to get local issuer certificate"),
         (True, {"age": timedelta(days=3)}, "certificate: certificate has expired"),
-        (
-            True,
-            {"host": "collector.example"},
-            "certificate: Hostname mismatch|certificate: IP address mismatch",
-        ),
+        (True, {"host": "collector.example"}, "certificate: (Hostname|IP address) mismatch"),
     ],
 )
 async def test_what_is_wrong_with_a_certificate_is_said(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -100,13 +100,6 @@ def linked(span: ReadableSpan) -> list[int]:
     return [link.context.trace_id for link in span.links]
 
 
-@pytest.fixture(autouse=True)
-def _unmuted() -> Iterator[None]:
-    """`environment.start` mutes OpenTelemetry's logger."""
-    yield
-    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
-
-
 # -- what is traced
 
 
@@ -195,7 +188,8 @@ def test_what_an_adapter_raises_ends_its_span_and_goes_on_its_way() -> None:
 
 
 def test_spans_link_to_where_their_records_come_from() -> None:
-    """Convert and send link to them; invalid headers are ignored, and the number of links is bounded."""
+    """Convert and send link to them, each batch to its own records; invalid headers are ignored, and the number of
+    links is bounded."""
     headers = [b"not a traceparent", *(traceparent(number) for number in range(1, 60))]
     process = Traced(World(p0=values(70)), headers)
     run(serve(process, settled(process)))
@@ -203,11 +197,7 @@ def test_spans_link_to_where_their_records_come_from() -> None:
     assert linked(process.one("fetch")) == []
     link = process.one("send").links[0].context
     assert (link.span_id, link.is_remote, link.trace_flags.sampled) == (1, True, True)
-
-
-def test_a_send_links_to_its_own_records_only() -> None:
-    """Each batch links to its own records."""
-    process = Traced(World(p0=values(4)), [traceparent(number) for number in range(1, 5)], batch_events=2)
+    process = Traced(World(p0=values(4)), headers[1:5], batch_events=2)
     run(serve(process, settled(process)))
     assert sorted(linked(one) for one in process.spans("send")) == [[1, 2], [3, 4]]
     assert linked(process.one("convert")) == [1, 2, 3, 4]
@@ -273,44 +263,17 @@ def test_a_value_that_cannot_be_is_one_warning(
     assert [one["event"] for one in lines] == ["telemetry_off"]
 
 
-async def test_without_traces_everything_is_as_it_is() -> None:
-    """The same source and API objects, and no search for trace headers."""
-    process, off = Process(World(p0=[])), Tracing()
-    source = FakeSource(process, process.service)
-    assert off.source(source) is source
-    assert off.api(process.api) is process.api
-    assert off.links == 0
-    await off.close()
-
-
 # -- the way out
-
-
-class Deaf(SpanExporter):
-    """A collector that accepts spans, refuses them, or fails, as the test wants."""
-
-    def __init__(self) -> None:
-        self.does: SpanExportResult | Exception = SpanExportResult.FAILURE
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Do what the test wants."""
-        if isinstance(self.does, Exception):
-            raise self.does
-        return self.does
 
 
 def test_an_outage_of_the_collector_is_two_lines() -> None:
     """One when it begins, one when it is over, with the number of spans that were lost."""
-    deaf = Deaf()
+    failure, success = SpanExportResult.FAILURE, SpanExportResult.SUCCESS
+    deaf = create_autospec(SpanExporter, instance=True)
+    deaf.export.side_effect = [failure, ValueError(MARK), success, success]
     exporter = Watched(deaf)
     with capture_logs() as lines:
-        for does in (
-            SpanExportResult.FAILURE,
-            ValueError(MARK),
-            SpanExportResult.SUCCESS,
-            SpanExportResult.SUCCESS,
-        ):
-            deaf.does = does
+        for _ in range(4):
             exporter.export([ReadableSpan("one"), ReadableSpan("two")])
     assert [one["event"] for one in lines] == ["traces_not_exported", "traces_exported_again"]
     assert lines[1]["spans_lost"] == 4

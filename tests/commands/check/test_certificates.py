@@ -44,8 +44,7 @@ def test_the_end_of_a_certificate_has_a_row(
 
 
 def test_each_certificate_has_a_row_of_its_own(tmp_path: Path) -> None:
-    """That of the registry, and the `cert` of a shared key store's URL, of which nothing else is said: it may hold a
-    password. Without one there is no row."""
+    """That of the registry, and of a shared key store's URL, which may hold a password; without one there is none."""
     assert rows(tmp_path) == []
     file = tmp_path / "client.pem"
     file.write_text(certificate(datetime(2051, 1, 2, tzinfo=UTC)))

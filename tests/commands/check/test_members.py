@@ -44,8 +44,7 @@ def test_who_read_last_by_other_settings(kafka: Kafka, api: Api, tmp_path: Path)
 def test_who_shares_the_key_store_for_another_url(
     kafka: Kafka, api: Api, redis: RedisServer, tmp_path: Path
 ) -> None:
-    """A member that shares the key store and sends the same account's events to another URL is a warning; one with
-    these settings is none."""
+    """Who sends the same account's events to another URL is a warning; one with these settings is none."""
     url = f"{redis.url}?prefix={uuid4().hex}"
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url, PINSTREAM_KEY_STORE=url)
     settings = load(env)

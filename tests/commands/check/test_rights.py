@@ -36,8 +36,7 @@ def policy(of: Settings) -> dict[str, set[str]]:
 
 
 def test_the_policy_has_every_right_that_the_acls_have() -> None:
-    """The policy has a statement for each resource with the rights that the ACLs have. DescribeTopic is named,
-    since IAM's ReadData and WriteData do not include it."""
+    """DescribeTopic is named, since IAM's ReadData and WriteData do not include it."""
     found = policy(settings(PINSTREAM_RECEIPTS_TOPIC="shop.receipts"))
     read = {"DescribeTopic", "ReadData", "DescribeTopicDynamicConfiguration"}
     letters = read | {"WriteData", "CreateTopic"}

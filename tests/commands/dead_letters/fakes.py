@@ -7,15 +7,21 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
+from hypothesis import settings
+
 from consumer.adapters.kafka.letters import Home, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.reading import DeadLetters, LetterReader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
+from tests.engine.building import PROPERTY
 
 AT = 1_700_000_000_000
 """When the first letter was written, in milliseconds; each further one is a second later."""
+
+FEWER = settings(PROPERTY, max_examples=100)
+"""For what takes long: the bugs that were tried are found by the first examples."""
 
 
 def home(topic: str, partition: int = 0) -> Home:

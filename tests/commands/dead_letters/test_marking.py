@@ -22,8 +22,17 @@ from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, Top
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
 from tests.commands.dead_letters import fakes
-from tests.commands.dead_letters.fakes import AT, DEAD, Killed, Topics, Transactions, home, runs_in, topics
-from tests.engine.building import PROPERTY
+from tests.commands.dead_letters.fakes import (
+    AT,
+    DEAD,
+    FEWER,
+    Killed,
+    Topics,
+    Transactions,
+    home,
+    runs_in,
+    topics,
+)
 from tests.service.virtual_time import run
 
 
@@ -90,8 +99,7 @@ def redrive(
     inner: Inner | None = None,
     **changes: Any,
 ) -> tuple[LettersSource, DeadLetters, RedriveOutcome]:
-    """Return a source over all letters, which stores what dies again, the letters that it chooses from, and the
-    outcome."""
+    """Return a source over all letters, the letters that it chooses from, and the outcome."""
     given = fakes.options(**changes)
     letters = fakes.dead_letters(topics, filters=given.filters)
     outcome = RedriveOutcome(given, {DEAD: letters.tally})
@@ -135,8 +143,7 @@ async def read_all(found: LettersSource) -> list[Chunk]:
 
 
 async def test_letters_are_handed_out_as_the_records_they_were() -> None:
-    """Letters are returned as the records they were, with key, value, own headers and time, at the letter's
-    offset. Letters that stay and other records are not returned."""
+    """With key, value, own headers and time, at the letter's offset; what stays and other records are not."""
     where = topics(2, headers=(("own", b"1"),))
     where.append(DEAD, 0, b"k", b"junk")
     where.bury(2, headers=(("pinstream.trips", b"3"),))
@@ -152,8 +159,7 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
 
 
 async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
-    """What a letter lacks is returned from its origin: key, value and own headers. The trips are those of the
-    letter."""
+    """Key, value and own headers are those of the origin, the trips those of the letter."""
     where = topics(0)
     own = (("h", b"1"), ("pinstream.trips", b"9"), ("pinstream.redriven", b"x:0:0"))
     where.append("orders", 0, b"k0", b"v0", own)
@@ -179,28 +185,7 @@ async def test_it_is_done_while_it_waits_for_more() -> None:
 
 
 async def test_it_is_not_done_while_letters_are_chosen() -> None:
-    """The source is not done while letters are chosen. What a letter lacks is read from Kafka, which takes a
-    moment; a redrive that ended then would miss the last letters and report that it is complete."""
-    where = topics(1)
-    where.append("orders", 0, b"k0", b"v0")
-    where.bury(0, omitted=("value",))
-    found, _, _ = redrive(where, Transactions(where))
-    seen: list[bool] = []
-    record = where.record
-
-    async def slow_record(place: Place) -> Record | None:
-        seen.append(found.done)
-        await asyncio.sleep(0)
-        return await record(place)
-
-    where.record = slow_record  # type: ignore[method-assign]
-    [chunk] = await found.fetch(1000, 0.0)
-    assert (len(chunk.records), seen, found.done) == (2, [False], True)
-
-
-async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
-    """If a stop cancels the choosing, the source is not done: its last letters were never returned, so the
-    redrive is interrupted."""
+    """A redrive that ended, or that a stop cancels, while they are read would miss the last letters."""
     where = topics(0)
     where.bury(0, omitted=("value",))
     found, _, _ = redrive(where, Transactions(where))
@@ -214,6 +199,7 @@ async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
     where.record = no_answer  # type: ignore[method-assign]
     fetching = asyncio.create_task(found.fetch(1000, 0.0))
     await asked.wait()
+    assert not found.done
     fetching.cancel()
     await asyncio.gather(fetching, return_exceptions=True)
     assert not found.done
@@ -235,31 +221,20 @@ async def test_no_more_are_handed_out_than_asked_for() -> None:
 
 
 async def test_only_what_is_settled_is_marked() -> None:
-    """A commit marks the letters below the position, and those above it that its map has as settled."""
+    """A commit marks the letters below the position, and those above it that its map has as settled, each once."""
     where = topics(8)
     writer = Transactions(where)
     found, _, outcome = redrive(where, writer)
     await read_all(found)
     one = position(0, range(8), {0, 1, 4, 5, 7})
-    assert await found.commit([one]) == CommitDone([one])
+    for _ in range(2):
+        assert await found.commit([one]) == CommitDone([one])
     assert marked(where) == {0, 1, 4, 5, 7}
     assert outcome.tallies[DEAD].redriven == 5
-    last = position(0, range(8), set(range(8)))
-    await found.close(1.0, [last])
+    await found.close(1.0, [position(0, range(8), set(range(8)))])
     assert marked(where) == set(range(8))
     assert outcome.tallies[DEAD].redriven == 8
     assert len(writer.lots) == 2
-
-
-async def test_what_is_marked_is_not_marked_again() -> None:
-    """Committing the same position again writes no marks."""
-    where = topics(4)
-    writer = Transactions(where)
-    found, _, _ = redrive(where, writer)
-    await read_all(found)
-    for _ in range(3):
-        await found.commit([position(0, range(4), {0, 1})])
-    assert len(writer.lots) == 1
 
 
 async def test_a_mark_that_cannot_be_written_ends_it() -> None:
@@ -282,8 +257,7 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
 
 
 def test_closing_keeps_its_deadline() -> None:
-    """Closing has one time limit for the last marks and the end of the client together, and raises if letters
-    are not marked."""
+    """One time limit for the last marks and the end of the client; it raises if letters are not marked."""
 
     class Hanging(Transactions):
         async def write(self, records: Sequence[NewRecord]) -> int | None:
@@ -315,8 +289,7 @@ def dead(chunk: Chunk, record: Record) -> DeadLetter:
 
 
 async def test_what_dies_again_belongs_to_its_origin() -> None:
-    """A letter that dies again has place and time of the origin, its own headers, one more trip, and the place
-    of the letter it was."""
+    """It has place, time and headers of the origin, one more trip, and the place of the letter it was."""
     where = topics(0)
     where.bury(9, partition=2, offset=77, headers=(("own", None), ("pinstream.trips", b"1")))
     found, _, _ = redrive(where, Transactions(where))
@@ -334,8 +307,7 @@ async def test_what_dies_again_belongs_to_its_origin() -> None:
 
 
 async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None:
-    """A letter that dies again is written in one transaction with the mark of the old one, so that never both
-    wait. A later commit marks only the others."""
+    """In one transaction, so that never both wait; a later commit marks only the others."""
     where = topics(6)
     writer = Transactions(where)
     found, _, outcome = redrive(where, writer)
@@ -368,8 +340,7 @@ def dies_at(lot: int) -> Callable[[int], None]:
 
 
 async def test_what_is_too_large_now_leaves_its_value_out() -> None:
-    """If a letter that dies again is too large now, its value is omitted, a note says so, and the old letter
-    is marked."""
+    """Its value is omitted, a note says so, and the old letter is marked."""
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.value == b"v1"
@@ -381,8 +352,8 @@ async def test_what_is_too_large_now_leaves_its_value_out() -> None:
     assert "without its value" in outcome.notes[0]
 
 
-async def test_a_topic_that_takes_no_letter_ends_it() -> None:
-    """If the topic refuses all letters, nothing is stored or marked, and the next fetch raises what to do."""
+async def test_a_topic_that_takes_no_letter_or_no_mark_ends_it() -> None:
+    """Nothing is stored or marked, and the next fetch raises what to do, with the command."""
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.headers[0][0] != "pinstream.done"
@@ -396,25 +367,17 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
     )
     with pytest.raises(KafkaError, match=re.escape(command)):
         await found.fetch(4, 0.0)
-
-
-async def test_a_topic_that_takes_no_mark_is_named_with_the_setting() -> None:
-    """If the topic refuses the marks, the next fetch raises which setting to change, with the command."""
-    where = topics(2)
-    writer = Transactions(where)
     writer.refuses = lambda record: True
     found, _, _ = redrive(where, writer)
     [chunk] = await read_all(found)
-    assert await found.commit([Position(DEAD, 0, chunk.records[-1].offset + 1, None)]) == CommitDone(
-        (), "not marked"
-    )
+    last = Position(DEAD, 0, chunk.records[-1].offset + 1, None)
+    assert await found.commit([last]) == CommitDone((), "not marked")
     with pytest.raises(KafkaError, match=rf"{DEAD} takes no mark .*{DEAD} --add-config max\.message\.bytes="):
         await found.fetch(4, 0.0)
 
 
 async def test_a_mark_names_the_last_leader_epoch_that_was_read() -> None:
-    """A mark names the highest leader epoch that was read before it, also of a letter that was read in one pass alone:
-    a letter with a later one, written after an unclean election at the same offset, is not done by it."""
+    """So a later letter, written after an unclean election at the same offset, is not done by it."""
     where = topics(4)
     where.epochs[DEAD] = [(4, 3), (3, 0)]
     found, letters, _ = redrive(where, Transactions(where))
@@ -429,7 +392,7 @@ async def test_a_mark_names_the_last_leader_epoch_that_was_read() -> None:
 
 @pytest.mark.parametrize("maximum", [None, 1, 3, 100])
 async def test_numbers_add_up_where_it_ends_early(maximum: int | None) -> None:
-    """The numbers add up although the redrive ends early: what was done before is known from the marks."""
+    """What was done before is known from the marks, although the redrive ends early."""
     where = topics(4)
     where.bury(4, headers=(("pinstream.trips", b"3"),))
     for number in range(5, 10):
@@ -445,11 +408,10 @@ async def test_numbers_add_up_where_it_ends_early(maximum: int | None) -> None:
     assert tally.looped + tally.left == 5 - expected
 
 
-@PROPERTY
+@FEWER
 @given(st.data())
 def test_marks_report_exactly_of_what_is_settled(data: st.DataObject) -> None:
-    """With fetches, settlements and commits in any order, and commits during fetches, an open letter is never
-    marked, and in the end all are."""
+    """In any order of fetches and commits an open letter is never marked, and in the end all are."""
     partitions = data.draw(st.integers(1, 2))
     where = topics(0)
     where.partitions[DEAD] = partitions

@@ -22,36 +22,11 @@ SHOPS: Final = sorted((Path(__file__).parent / "shops").glob("*.toml"))
 RECORDS: Final = 300
 _NOW: Final = 1_772_366_340  # 2026-03-01T11:59:00Z
 _NAMES: Final = (
-    "Ana",
-    "Bo",
-    "Cem",
-    "Di",
-    "Eva",
-    "Finn",
-    "Hugo",
-    "Ida",
-    "Jon",
-    "Kim",
-    "Lea",
-    "Max",
-    "Nora",
-    "Ole",
-    "Pia",
-)
+    "Ana", "Bo", "Cem", "Di", "Eva", "Finn", "Hugo", "Ida", "Jon", "Kim", "Lea", "Max", "Nora", "Ole", "Pia"
+)  # fmt: skip
 _CITIES: Final = (
-    "Berlin",
-    "Bonn",
-    "Ulm",
-    "Trier",
-    "Jena",
-    "Kiel",
-    "Mainz",
-    "Hamm",
-    "Aachen",
-    "Bremen",
-    "Essen",
-    "Gera",
-)
+    "Berlin", "Bonn", "Ulm", "Trier", "Jena", "Kiel", "Mainz", "Hamm", "Aachen", "Bremen", "Essen", "Gera"
+)  # fmt: skip
 _TYPES: Final = {
     "millis": avro.logical("long", "timestamp-millis"),
     "micros": avro.logical("long", "timestamp-micros"),
@@ -77,24 +52,17 @@ def _email(random: Random) -> str:
 # the name.
 _VALUES: Final[dict[str, Callable[[Random, int, str], Any]]] = {
     "choice": lambda random, _, more: _choice(random, more),
-    "part": lambda _, number, more: (
-        more[2:].split(",")[number % len(more.split(","))].split(".")[int(more[0])]
-    ),
+    "part": lambda _, number, more: more[2:].split(",")[number % len(more.split(","))].split(".")[int(more[0])],
     "uuid": lambda random, *_: _uuid(f"{random.getrandbits(128):032x}"),
     "digest": lambda random, *_: f"{random.getrandbits(256):064x}",
     "number": lambda random, number, _: 10_000 + number * 7 + random.randrange(7),
     "code": lambda random, number, more: f"{more}{10_000 + number * 7 + random.randrange(7)}",
     "email": lambda random, *_: _email(random),
     "phone": lambda random, *_: f"+49151{random.randrange(10**7, 10**8)}",
-    "ip": lambda random, *_: (
-        f"84.{random.randrange(1, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}"
-    ),
-    "agent": lambda random, *_: (
-        f"Mozilla/5.0 (X11; Linux) Chrome/{random.randrange(80, 130)}.0.1 Safari/537.36"
-    ),
-    "page": lambda random, *_: (
-        f"https://shop.example/{random.randrange(999)}{random.choice(['', '?epik=dj0', '?u=x'])}"
-    ),
+    "ip": lambda random, *_: f"84.{random.randrange(1, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}",
+    "agent": lambda random, *_: f"Mozilla/5.0 (X11; Linux) Chrome/{random.randrange(80, 130)}.0.1 Safari/537.36",
+    "page": lambda random, *_:
+        f"https://shop.example/{random.randrange(999)}{random.choice(['', '?epik=dj0', '?u=x'])}",
     "money": lambda random, *_: f"{random.randrange(5, 300)}.{random.randrange(1, 100):02}",
     "cents": lambda random, *_: random.randrange(199, 90_000),
     "whole": lambda random, *_: random.randrange(199, 90_000),
@@ -110,23 +78,18 @@ _VALUES: Final[dict[str, Callable[[Random, int, str], Any]]] = {
     "city": lambda random, *_: random.choice(_CITIES),
     "zip": lambda random, *_: f"{random.randrange(10_000, 99_999)}",
     "sku": lambda random, *_: f"{random.choice('ABC')}{random.randrange(100, 400)}",
-    "title": lambda random, *_: (
-        f"{random.choice(['red', 'old'])} {random.choice(['shirt', 'lamp'])} {random.randrange(99)}"
-    ),
+    "title": lambda random, *_:
+        f"{random.choice(['red', 'old'])} {random.choice(['shirt', 'lamp'])} {random.randrange(99)}",
     "seconds": lambda random, *_: _NOW - random.randrange(200_000),
     "seconds_text": lambda random, *_: str(_NOW - random.randrange(200_000)),
     "millis": lambda random, *_: 1000 * (_NOW - random.randrange(200_000)),
     "micros_epoch": lambda random, *_: 1_000_000 * (_NOW - random.randrange(200_000)),
-    "micros": lambda random, *_: (
-        1000 * (_NOW - random.randrange(200_000))
-    ),  # in NDJSON, times are milliseconds
+    "micros": lambda random, *_: 1000 * (_NOW - random.randrange(200_000)),  # in NDJSON, times are milliseconds
     "day": lambda random, *_: random.randrange(12_000),
-    "birthday": lambda random, *_: (
-        f"19{random.randrange(50, 99)}-0{random.randrange(1, 9)}-1{random.randrange(9)}"
-    ),
+    "birthday": lambda random, *_: f"19{random.randrange(50, 99)}-0{random.randrange(1, 9)}-1{random.randrange(9)}",
     "iso": lambda random, *_: f"2026-02-2{random.randrange(1, 9)}T1{random.randrange(9)}:00:00+01:00",
     "iso_z": lambda random, *_: f"2026-02-2{random.randrange(1, 9)}T1{random.randrange(9)}:00:00.123Z",
-}
+}  # fmt: skip
 
 
 @dataclass

@@ -22,26 +22,20 @@ from tests.support import avro
 
 MILLIS = avro.logical("long", "timestamp-millis")
 PERSONAL = (
-    "email",
-    "phone",
-    "ip",
-    "agent",
-    "uuid",
-    "digest",
-    "first",
-    "last",
-    "code",
-    "page",
-    "city",
-    "zip",
-    "birthday",
-)
+    "email", "phone", "ip", "agent", "uuid", "digest", "first", "last", "code", "page", "city", "zip", "birthday"
+)  # fmt: skip
 """Values of these names in a shop's file are those of a person."""
 
 
 def draft(*arguments: object) -> Result:
     """Run the command."""
     return CliRunner().invoke(main, ["draft", *map(str, arguments)])
+
+
+def repeated(count: int = 120, /, **fields: Any) -> list[dict[str, Any]]:
+    """Records that differ in their id."""
+    known = {"created_at": 1_772_366_340_000, "email": "a@b.com", **fields}
+    return [{"id": f"o{number}", **known} for number in range(count)]
 
 
 def drafted(folder: Path, schema: Any, records: list[dict[str, Any]] | None = None) -> str:
@@ -97,12 +91,8 @@ def test_consent_and_money_are_never_guessed(drafts: dict[str, tuple[Shop, str]]
 def test_nothing_of_a_person_is_in_a_draft(drafts: dict[str, tuple[Shop, str]], name: str) -> None:
     """No value of a path that holds ids, addresses, names or numbers of people is printed."""
     shop, text = drafts[name]
-    held = {
-        value
-        for kind in PERSONAL
-        for value in shop.values.get(kind, ())
-        if isinstance(value, str) and len(value) > 3
-    }
+    values = (value for kind in PERSONAL for value in shop.values.get(kind, ()))
+    held = {value for value in values if isinstance(value, str) and len(value) > 3}
     assert held
     assert [value for value in held if value in text] == []
 
@@ -130,20 +120,16 @@ def test_a_draft_is_the_same_each_time(drafts: dict[str, tuple[Shop, str]], tmp_
     assert "# Worth adding first:" in text
 
 
-def test_a_schema_alone_is_enough(tmp_path: Path) -> None:
-    """Without values the draft loads, money without a clear unit is a comment, and unknown values are not made up."""
-    for path in SHOPS:
-        shop = Shop(path)
-        schema, _ = shop.write(tmp_path)
-        done = draft(schema)
+def test_a_schema_alone_is_enough(drafts: dict[str, tuple[Shop, str]], tmp_path: Path) -> None:
+    """Without values the draft loads, and money without a clear unit is a comment."""
+    for shop, _ in drafts.values():
+        path = tmp_path / shop.name
+        path.mkdir()
+        done = draft(shop.write(path)[0])
         assert done.exit_code == 0, f"{shop.name}: {done.output}"
         found = active_lines(done.stdout)
-        assert not [
-            key
-            for key, value in found.items()
-            if "custom_data.value" in key and value not in shop.right.get(key, [])
-        ]
-        (tmp_path / f"{shop.name}.avsc").unlink()
+        values = {key: value for key, value in found.items() if "custom_data.value" in key}
+        assert not [key for key, value in values.items() if value not in shop.right.get(key, [])]
 
 
 def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
@@ -157,26 +143,22 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_values_are_shown_of_few_texts_in_many_records_alone(tmp_path: Path) -> None:
     """Ten different texts in a hundred records are shown; eleven, or fewer records, or an e-mail address, are not."""
-    schema = avro.record("Event", id="string", at=MILLIS, type="string", consent="string")
-
-    def records(count: int, kinds: int) -> list[dict[str, Any]]:
-        fixed = {"at": 1_772_366_340_000, "consent": "c@example.com"}
-        return [{"id": f"e{number}", "type": f"kind{number % kinds}x", **fixed} for number in range(count)]
-
-    shown = drafted(tmp_path, schema, records(100, 10))
-    assert '# kind0x = "!filter"' in shown
-    assert "@example.com" not in shown
-    for hidden in (records(99, 10), records(200, 11)):
-        text = drafted(tmp_path, schema, hidden)
-        assert "kind0x" not in text
+    schema = avro.record("Event", id="string", created_at=MILLIS, type="string", consent="string")
+    for count, kinds, is_shown in ((100, 10, True), (99, 10, False), (200, 11, False)):
+        records = repeated(count, consent="c@example.com")
+        records = [{**one, "type": f"kind{number % kinds}x"} for number, one in enumerate(records)]
+        text = drafted(tmp_path, schema, records)
+        assert ('# kind0x = "!filter"' in text) is ("kind0x" in text) is is_shown
         assert "event_names" in text
+        assert "@example.com" not in text
 
 
 @pytest.mark.parametrize(("codes", "currency"), [(["EUR"], "EUR"), (["eur", "jpy"], "eur"), (["ALL"], None)])
 def test_minor_units_of_a_small_sample(tmp_path: Path, codes: list[str], currency: str | None) -> None:
     """Their currencies are not shown: the table is that of currencies in use, and others have no value then."""
-    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com", "total_minor": 5990}
-    records = [{"id": f"o{n}", "currency": codes[n % len(codes)], **fixed} for n in range(60)]
+    records = [
+        {**one, "currency": codes[n % len(codes)]} for n, one in enumerate(repeated(60, total_minor=5990))
+    ]
     text = drafted(tmp_path, _order(avro.field("total_minor", "long")), records)
     (path, factor) = active_lines(text)["custom_data.value"]["multiply"]
     assert (path, factor["of"], len(factor["table"])) == ("total_minor", "currency", 27)
@@ -187,8 +169,7 @@ def test_minor_units_of_a_small_sample(tmp_path: Path, codes: list[str], currenc
 def test_few_values_are_no_ids(tmp_path: Path) -> None:
     """What names itself a customer's number, and has few values in many records, is a comment."""
     schema = avro.record("Order", id="string", created_at=MILLIS, email="string", customer_number="string")
-    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com"}
-    records = [{"id": f"o{n}", "customer_number": f"tier{n % 3}", **fixed} for n in range(120)]
+    records = [{**one, "customer_number": f"tier{n % 3}"} for n, one in enumerate(repeated())]
     assert "user_data.external_id" not in active_lines(drafted(tmp_path, schema, records))
     records = [{**one, "customer_number": f"c{n}"} for n, one in enumerate(records)]
     assert active_lines(drafted(tmp_path, schema, records))["user_data.external_id"] == "customer_number"
@@ -198,10 +179,9 @@ def test_units_and_nanos_are_one_amount(tmp_path: Path) -> None:
     """Money in whole units and billionths is their sum."""
     money = avro.record("Money", currency_code="string", units="long", nanos="int")
     schema = avro.record("Order", id="string", created_at=MILLIS, email="string", total=money)
-    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com"}
     total = {"currency_code": "EUR", "units": 59, "nanos": 900_000_000}
-    text = drafted(tmp_path, schema, [{"id": f"o{n}", "total": total, **fixed} for n in range(120)])
     parts = ["total.units", {"multiply": ["total.nanos", {"value": 0.000000001}]}]
+    text = drafted(tmp_path, schema, repeated(total=total))
     assert active_lines(text)["custom_data.value"] == {"add": parts}
 
 
@@ -261,10 +241,7 @@ def test_the_unit_of_money(
 ) -> None:
     """An amount is in force only where its unit is clear, and is computed where it counts another one."""
     currencies = codes.split(",") * 120
-    fixed = {"created_at": 1_772_366_340_000, field["name"]: value}
-    records = [
-        {"id": f"o{n}", "email": f"a{n}@b.com", "currency": currencies[n], **fixed} for n in range(120)
-    ]
+    records = [{**one, "currency": currencies[n], field["name"]: value} for n, one in enumerate(repeated())]
     text = drafted(tmp_path, _order(field), records)
     assert active_lines(text).get("custom_data.value") == expected
     assert expected is not None or field["name"] not in str(active_lines(text))
@@ -288,8 +265,7 @@ def test_the_currency_is_named(tmp_path: Path, values: dict[str, str], expected:
     """Three letters are no currency, of several that differ none is right, and without one there is no value."""
     schema = _order(avro.field("total", "double"), *(avro.field(name, "string") for name in values))
     schema["fields"] = [one for at, one in enumerate(schema["fields"]) if at != 3]
-    fixed = {"created_at": 1_772_366_340_000, "email": "a@b.com", "total": 59.9, **values}
-    found = active_lines(drafted(tmp_path, schema, [{"id": f"o{n}", **fixed} for n in range(120)]))
+    found = active_lines(drafted(tmp_path, schema, repeated(total=59.9, **values)))
     assert found.get("custom_data.currency") == expected
     assert found.get("custom_data.value") == ("total" if expected else None)
 
@@ -317,12 +293,8 @@ def test_another_person_is_not_the_customer(tmp_path: Path, name: str, value: st
     kind = avro.record("Of", **{inner: "string"}) if parent else "string"
     schema = avro.record("Event", avro.field(parent or inner, kind, doc=doc), id="string", created_at=MILLIS,
                          type="string")  # fmt: skip
-    fixed = {
-        "created_at": 1_772_366_340_000,
-        "type": "signup",
-        parent or inner: {inner: value} if parent else value,
-    }
-    text = drafted(tmp_path, schema, [{"id": f"e{n}", **fixed} for n in range(120)])
+    held = {"type": "signup", parent or inner: {inner: value} if parent else value}
+    text = drafted(tmp_path, schema, repeated(**held))
     assert not [key for key in active_lines(text) if key.startswith("user_data.")]
 
 
@@ -359,17 +331,9 @@ def test_an_opt_out_is_not_inverted(tmp_path: Path, field: str, expected: str) -
 
 def test_a_name_beside_consent_is_not_shown(tmp_path: Path) -> None:
     """Of texts that may be consent only plain words are shown."""
-    schema = _order(avro.field("consent_given_by", "string"), avro.field("consent_state", "string"),
-                    avro.field("consent_choice", "string"))  # fmt: skip
-    fixed = {
-        "created_at": 1_772_366_340_000,
-        "email": "a@b.com",
-        "currency": "EUR",
-        "consent_given_by": "Jane Smith",
-    }
-    known = {"consent_state": "granted", "consent_choice": "Opted In"}
-    records = [{"id": f"o{n}", **known, **fixed} for n in range(120)]
-    text = drafted(tmp_path, schema, records)
+    texts = {"consent_given_by": "Jane Smith", "consent_state": "granted", "consent_choice": "Opted In"}
+    schema = _order(*(avro.field(name, "string") for name in texts))
+    text = drafted(tmp_path, schema, repeated(currency="EUR", **texts))
     assert '"consent_given_by"' in text
     assert "Jane" not in text
     assert "granted 100%" in text
@@ -401,20 +365,18 @@ def test_a_record_whose_event_nothing_says(tmp_path: Path, name: str, expected: 
 
 def test_unions_maps_and_containers(tmp_path: Path) -> None:
     """Records of a union in a container get a section each; keys of a map are paths, unless they are many."""
-    viewed = avro.record(
-        "ItemViewed", uuid="string", ts="long", props=avro.map_of("string"), counts=avro.map_of("long")
-    )
+    texts, numbers = avro.map_of("string"), avro.map_of("long")
+    viewed = avro.record("ItemViewed", uuid="string", ts="long", props=texts, counts=numbers)
     paid = avro.record("OrderPaid", uuid="string", paid_at=MILLIS, mails=avro.array("string"))
     schema = [{**one, "namespace": "a"} for one in (viewed, paid, avro.record("Heartbeat", host="string"))]
-    records: list[tuple[str, dict[str, Any]]] = []
+    records, now = list[tuple[str, dict[str, Any]]](), 1_772_366_340_000
     for n in range(60):
         props = {"page_url": f"https://shop.example/{n}?epik=x", "useragent": "Mozilla/5.0 (X11)"}
-        now = 1_772_366_340_000
-        records.append(
-            ("a.ItemViewed", {"uuid": f"v{n}", "ts": now, "counts": {f"user{n}": 1}, "props": props})
-        )
-        records.append(("a.OrderPaid", {"uuid": f"o{n}", "paid_at": now, "mails": [f"p{n}@example.com"]}))
-        records.append(("a.Heartbeat", {"host": f"h{n}"}))
+        records += [
+            ("a.ItemViewed", {"uuid": f"v{n}", "ts": now, "counts": {f"user{n}": 1}, "props": props}),
+            ("a.OrderPaid", {"uuid": f"o{n}", "paid_at": now, "mails": [f"p{n}@example.com"]}),
+            ("a.Heartbeat", {"host": f"h{n}"}),
+        ]
     path, sample = tmp_path / "all.avsc", tmp_path / "sample.avro"
     path.write_text(json.dumps(schema))
     with sample.open("wb") as file:
@@ -423,27 +385,26 @@ def test_unions_maps_and_containers(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     found = active_lines(done.stdout)
     assert found["ItemViewed:event_source_url"] == "props.page_url"
-    assert "URL, 100% with epik" in done.stdout
     assert found["ItemViewed:event_name"] == "page_visit"
     assert found["OrderPaid:user_data.em"] == "mails"
     assert found["OrderPaid:event_name"] == "checkout"
-    assert "# a.Heartbeat has no section" in done.stdout
+    for part in (
+        "URL, 100% with epik",
+        "# a.Heartbeat has no section",
+        "deliverable 60, filtered 0, rejected 60",
+    ):
+        assert part in done.stdout
     assert "user7" not in done.stdout
-    assert "deliverable 60, filtered 0, rejected 60" in done.stdout
 
 
 def test_lists_of_pairs_and_decimals_of_any_scale(tmp_path: Path) -> None:
     """A key of a list of keys and values is a path; so is Connect's decimal; a list of one record is read as one."""
-    value = avro.record(
-        "Value",
-        avro.optional("text", "string"),
-        avro.optional("number", "double"),
-        avro.optional("whole", "long"),
-    )
+    kinds = {"text": "string", "number": "double", "whole": "long"}
+    value = avro.record("Value", *(avro.optional(name, kind) for name, kind in kinds.items()))
+    pair, contact = avro.record("Pair", key="string", value=value), avro.record("Contact", email="string")
     scaled = avro.record("Scaled", scale="int", value="bytes")
-    schema = avro.record("Event", event_id="string", event_name="string", ts="long", params=avro.array(
-        avro.record("Pair", key="string", value=value)), contacts=avro.array(avro.record("Contact", email="string")),
-        fee=scaled, order_total="Scaled")  # fmt: skip
+    schema = avro.record("Event", event_id="string", event_name="string", ts="long", params=avro.array(pair),
+                         contacts=avro.array(contact), fee=scaled, order_total="Scaled")  # fmt: skip
     records = []
     for n in range(120):
         price: dict[str, Any] = {"number": 59.9 + n} if n % 2 else {"whole": 60 + n}
@@ -456,12 +417,16 @@ def test_lists_of_pairs_and_decimals_of_any_scale(tmp_path: Path) -> None:
                         "params": [{"key": key, "value": one} for key, one in pairs.items()],
                         "contacts": [{"email": f"p{n}@example.com"}], "fee": {"scale": 2, "value": "a"},
                         "order_total": {"scale": 2, "value": "\u0017\u0000"}})  # fmt: skip
-    found = active_lines(drafted(tmp_path, schema, records))
-    assert found["event_source_url"] == "params[key='page_url'].value.text"
-    assert found["custom_data.currency"] == "params[key='currency'].value.text"
-    assert found["user_data.em"] == "contacts[0].email"
-    assert found["custom_data.value"] == "order_total"
-    assert found["time_unit"] == "microseconds"
+    assert (
+        active_lines(drafted(tmp_path, schema, records)).items()
+        >= {
+            "event_source_url": "params[key='page_url'].value.text",
+            "custom_data.currency": "params[key='currency'].value.text",
+            "user_data.em": "contacts[0].email",
+            "custom_data.value": "order_total",
+            "time_unit": "microseconds",
+        }.items()
+    )
 
 
 def test_a_path_of_the_packaged_mapping_that_is_a_record(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""``pinstream explain`` and ``check`` under a mapping with sections: which section a line belongs to, and what
-is printed."""
+"""``pinstream explain`` and ``check`` under a mapping with sections: which one a line belongs to, and what they say."""
 
 from __future__ import annotations
 
@@ -50,18 +49,22 @@ class Explained:
     """Runs `explain` with the shop's settings."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        self._env = env
+        self._env, self._path = env, Path(env["HOME"]) / "records"
 
     def __call__(self, *records: Any, **options: Any) -> list[dict[str, Any]]:
-        """Return the lines that explain these records."""
-        file = Path(self._env["HOME"]) / "records.ndjson"
-        file.write_text("".join(json.dumps(record) + "\n" for record in records))
-        return self.file(str(file), **options)
+        """Return the lines that explain these records, as NDJSON."""
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return self._lines(**options)
 
-    def file(self, path: str, **options: Any) -> list[dict[str, Any]]:
-        """Return the lines that explain a file's records."""
+    def container(self, schema: Any, *data: Any) -> list[dict[str, Any]]:
+        """Return the lines that explain these, in an Avro container."""
+        with self._path.open("wb") as out:
+            fastavro.writer(out, fastavro.parse_schema(json.loads(json.dumps(schema))), data)
+        return self._lines()
+
+    def _lines(self, **options: Any) -> list[dict[str, Any]]:
         settings = load(self._env, needs=())
-        return [one.line for one in explanations(path, NOW + 60.0, settings, **options)]
+        return [one.line for one in explanations(str(self._path), NOW + 60.0, settings, **options)]
 
 
 @pytest.fixture
@@ -76,8 +79,7 @@ def in_json(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_line_names_its_type_or_is_of_the_one_it_fits(explained: Explained) -> None:
-    """A line is of the record type that it names, as in Avro's JSON encoding of a union, or of the only one
-    that it fits."""
+    """A line is of the type that it names, as in Avro's JSON encoding of a union, or of the only one that it fits."""
     lines = explained(
         {"com.shop.Order": in_json(order())}, {"com.shop.Click": click()}, in_json(signup()), click(), in_json(order())
     )  # fmt: skip
@@ -107,20 +109,10 @@ def test_a_type_for_all_lines(explained: Explained) -> None:
         explained(both, record="com.shop.Sign")
 
 
-def test_a_topic_has_its_own_mapping(explained: Explained) -> None:
-    """``--topic`` takes the sections of that topic; without it those for other topics are used."""
-    [here] = explained(click(), topic="web.landing")
-    [there] = explained(click())
-    assert here["section"] == "com.shop.Click on web.landing"
-    assert here["payload"]["event_source_url"] == "https://shop.example.com/b"
-    assert there["payload"]["event_source_url"] == "https://shop.example.com/a?epik=dj0x"
-
-
 def test_a_function_gets_the_records_of_all_types(
     shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A function gets the records of all types with the name of each, and what it returns stays in the record's
-    section."""
+    """It gets the name of each, too, and what it returns stays in the record's section."""
     folder = Path(shop["HOME"]) / "code"
     folder.mkdir()
     (folder / "own_sections.py").write_text(
@@ -142,42 +134,21 @@ def test_a_function_gets_the_records_of_all_types(
     )
 
 
-def test_types_that_no_section_maps(explained: Explained, shop: dict[str, str]) -> None:
-    """A record of a type without a section is rejected with a code of its own, or filtered."""
-    [line] = explained({"com.shop.Refund": {"id": "r"}})
-    assert (line["error"]["stage"], line["error"]["code"]) == ("decode", "unknown_record")
-    Path(shop["PINSTREAM_MAPPING_FILE"]).write_text(f'unknown_record = "filter"\n{MAPPING}')
-    [line] = explained({"com.shop.Refund": {"id": "r"}})
-    assert (line["outcome"], line["filter"]) == ("filtered", "unknown_record")
-
-
-def test_a_container_of_a_union(explained: Explained, tmp_path: Path) -> None:
-    """Each datum of a container whose schema is a union is of the type of its branch."""
-    schema = fastavro.parse_schema(json.loads(json.dumps(UNION)))
-    file = tmp_path / "shop.avro"
+def test_a_container_names_its_types(explained: Explained) -> None:
+    """Each datum is of the type of its branch of the union, or of the one type that the schema names."""
     data = [
         ("com.shop.Signup", signup()),
         None,
         ("com.shop.Refund", {"id": "r"}),
         ("com.shop.Click", click()),
     ]
-    with file.open("wb") as out:
-        fastavro.writer(out, schema, data)
-    lines = explained.file(str(file))
+    lines = explained.container(UNION, *data)
     assert [line["outcome"] for line in lines] == ["deliverable", "rejected", "rejected", "deliverable"]
     assert [line["error"]["code"] for line in lines[1:3]] == ["unknown_record"] * 2
     assert [line["section"] for line in lines] == ["com.shop.Signup", None, None, "com.shop.Click"]
-
-
-def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
-    """The records of a container of one type are of the type that its schema names."""
-    file = tmp_path / "clicks.avro"
-    with file.open("wb") as out:
-        fastavro.writer(out, fastavro.parse_schema(CLICK), [click(1), click(2)])
-    assert [line["section"] for line in explained.file(str(file))] == ["com.shop.Click"] * 2
-    with file.open("wb") as out:
-        fastavro.writer(out, fastavro.parse_schema(REFUND), [{"id": "r"}])
-    assert [line["error"]["code"] for line in explained.file(str(file))] == ["unknown_record"]
+    lines = explained.container(CLICK, click(1), click(2))
+    assert [line["section"] for line in lines] == ["com.shop.Click"] * 2
+    assert [line["error"]["code"] for line in explained.container(REFUND, {"id": "r"})] == ["unknown_record"]
 
 
 def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,6 +18,7 @@ from consumer.settings import load
 from tests.commands.test_comparison import EXAMPLE, MAPPING, RECORDS, Try
 from tests.end_to_end.processes import ROOT
 from tests.support.limits import LATE
+from tests.support.terminal import OnTerminal
 
 NOW = 1_772_366_400.0
 WAITING = "waiting for the next save; Ctrl-C ends."
@@ -39,8 +38,7 @@ def tried(tmp_path: Path) -> Try:
 def watched(
     tried: Try, saves: Iterable[Callable[[], object]], capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
-    """Return what is printed at first and after each of the `saves`, each of which is done while it waits; then
-    Ctrl-C."""
+    """Return what is printed at first and after each of the `saves`, which are done while it waits; then Ctrl-C."""
     settings, due = load(tried.env, needs=()), iter(saves)
     printed: list[str] = []
     quiet = 0
@@ -67,8 +65,7 @@ def watched(
 def test_it_shows_record_event_reasons_coverage_and_what_changed(
     tried: Try, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At first each record (masked), its event, and the coverage; after a save of the mapping also what it changed,
-    with the records that changed first; the same file saved again changes nothing."""
+    """Records are masked, and those that changed come first; the same file saved again changes nothing."""
     edits = ('"user_data.ph" = "buyer.phone"', ""), ('"custom_data.value" = "order.grand_total"', "")
     first, second, third = watched(
         tried, [lambda: tried.edit(*edits), lambda: tried.edit(*edits, ("SHOP", "SHOP"))], capsys
@@ -90,8 +87,7 @@ def test_it_shows_record_event_reasons_coverage_and_what_changed(
 def test_errors_are_shown_and_the_next_save_is_waited_for(
     tried: Try, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A half-written mapping, a path that does not exist, a broken schema, a file that is gone: the error, and then
-    what the next save changed since the last one that was right."""
+    """Then it says what changed since the last save that was right."""
     schema = Path(tried.env["PINSTREAM_SCHEMAS_DIR"]) / "event.avsc"
     whole = schema.read_text()
     printed = watched(
@@ -124,8 +120,7 @@ def test_errors_are_shown_and_the_next_save_is_waited_for(
 def test_a_file_that_is_replaced_or_written_in_steps_counts_once(
     tried: Try, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Editors write another file and rename it, with the old time and size or not; a file that still grows is not
-    explained before it is quiet."""
+    """Editors write another file and rename it; a file that still grows is not explained yet."""
     other = tried.new.with_suffix(".new")
 
     def replace() -> None:
@@ -176,7 +171,6 @@ def test_the_function_is_imported_again(
 
 def test_the_command_in_a_terminal(tried: Try) -> None:
     """The real command: it clears the screen for each save, and Ctrl-C ends it with exit code 0."""
-    ours, theirs = pty.openpty()
     line = [
         sys.executable,
         "-m",
@@ -187,30 +181,10 @@ def test_the_command_in_a_terminal(tried: Try) -> None:
         "2026-03-01T12:00:00Z",
         "--watch",
     ]
-    process = subprocess.Popen(
-        line, cwd=ROOT, env=tried.env | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    seen = b""
-
-    def until(text: bytes) -> None:
-        nonlocal seen
-        while text not in seen:
-            part = os.read(ours, 65536)
-            assert part, seen
-            seen += part
-
-    try:
-        until(WAITING.encode())
-        assert b"\x1b[2J" in seen
-        seen = b""
+    env = tried.env | {"TERM": "xterm"}
+    with OnTerminal(line, cwd=ROOT, env=env, start_new_session=True) as terminal:
+        assert "\x1b[2J" in terminal.until(WAITING)
         tried.edit(('"custom_data.value" = "order.grand_total"', ""))
-        until(WAITING.encode())
-        assert b"2 of 2 records change." in seen
-        process.send_signal(signal.SIGINT)
-        assert process.wait(LATE) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+        assert "2 of 2 records change." in terminal.until(WAITING)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(LATE) == 0

@@ -10,7 +10,7 @@ from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
 from tests.commands.receipts.making import answered
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.processes import Process, quick_group, run_environment
 from tests.end_to_end.records import (
     committed_offsets,
     generated,
@@ -25,13 +25,12 @@ EVENTS = 1500
 
 
 def test_receipts_of_a_service_that_was_killed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The ledger of the receipts is that of the shop, also after a kill; each event that the API accepted is traced to
-    its call, and each order of a list is in its class, to the cent."""
+    """The ledger is that of the shop; each event is traced to its call, each order is in its class."""
     topic, group, receipts = new_topic(kafka), new_group(), create_topic(kafka, 2)
     shop, events = generated(EVENTS, duplicates=0.1, invalid=0.05)
     write_generated(kafka, topic, events)
     own = {"PINSTREAM_RECEIPTS_TOPIC": receipts, "PINSTREAM_BATCH_EVENTS": "25", "PINSTREAM_CONCURRENCY": "4"}
-    env = run_environment(tmp_path, kafka, topic, group, api.url, **own)
+    env = run_environment(tmp_path, kafka, topic, group, api.url, **own, **quick_group(kafka))
     api.set_faults(slow=Chance(1.0), slow_seconds=0.05)
     with Process(tmp_path / "first", "run", env=env) as service:
         service.until(lambda: api.counts().accepted_events > EVENTS / 4, "a part of the events")

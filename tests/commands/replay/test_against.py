@@ -99,8 +99,7 @@ class Compared:
 def test_a_key_that_only_one_mapping_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_asks: bool, function: str
 ) -> None:
-    """Its schema is fetched whichever of the two asks for it; until then the record waits, and is compared once. So it
-    is with a function that does not take it."""
+    """Its schema is fetched; until then the record waits, and is compared once; with a function, too."""
     (tmp_path / "againstshop.py").write_text("def clean(record, kind): return record\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     fields = (CUSTOMER, "") if old_asks else ("", CUSTOMER)

@@ -73,8 +73,7 @@ def replay(world: World, **policy: Any) -> tuple[Bounded, Ran]:
 
 
 def test_it_ends_when_all_is_settled() -> None:
-    """The run ends when all records are delivered, filtered or dead-lettered and committed; progress was shown
-    meanwhile."""
+    """All records are delivered, filtered or dead-lettered and committed; progress was shown meanwhile."""
     world = World(p0=values(50), p1=[event("a"), filtered(), unconvertible(), event("a"), None])
     process, ran = replay(world)
     totals = ran.statistics.totals
@@ -85,26 +84,23 @@ def test_it_ends_when_all_is_settled() -> None:
     assert ran.seconds >= 0
 
 
-def test_nothing_to_read_is_complete() -> None:
-    """A run over an empty range ends at once, and is complete."""
-    _, ran = replay(World(p0=[]))
-    assert (ran.end, ran.statistics.totals.read) == (ReplayEnd.COMPLETE, 0)
-
-
-@pytest.mark.parametrize("limit", [1, 7, 64, 99])
-def test_a_limit_is_kept_to_the_record(limit: int) -> None:
-    """Exactly `limit` records are read and settled, although more were fetched."""
-    world = World(p0=values(100), p1=values(100, "other-"))
+@pytest.mark.parametrize(
+    ("records", "limit", "end"),
+    [
+        (100, 1, ReplayEnd.LIMITED),
+        (100, 64, ReplayEnd.LIMITED),
+        (100, 99, ReplayEnd.LIMITED),
+        (10, 21, ReplayEnd.COMPLETE),
+        (0, 1, ReplayEnd.COMPLETE),
+    ],
+)
+def test_a_limit_is_kept_to_the_record(records: int, limit: int, end: ReplayEnd) -> None:
+    """Exactly `limit` records are read and settled, although more were fetched; fewer are the whole range."""
+    world = World(p0=values(records), p1=values(records, "other-"))
     _, ran = replay(world, max_records=limit)
-    totals = ran.statistics.totals
-    assert (ran.end, totals.read, totals.delivered, totals.open) == (ReplayEnd.LIMITED, limit, limit, 0)
-    assert sum(world.committed.values()) == limit
-
-
-def test_a_limit_that_is_not_reached_is_the_whole_range() -> None:
-    """A range of fewer records than the limit is complete."""
-    _, ran = replay(World(p0=values(10)), max_records=11)
-    assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 10)
+    totals, number = ran.statistics.totals, min(limit, 2 * records)
+    assert (ran.end, totals.read, totals.delivered, totals.open) == (end, number, number, 0)
+    assert sum(world.committed.values()) == number
 
 
 def test_a_small_budget_holds_records_and_still_ends() -> None:
@@ -114,8 +110,7 @@ def test_a_small_budget_holds_records_and_still_ends() -> None:
 
 
 def test_a_stop_drains_the_run_and_is_reported() -> None:
-    """When the run is stopped, records in flight are settled and the others released. The ledger adds up, and a
-    second run delivers the rest."""
+    """Records in flight are settled, the others released; a second run delivers the rest."""
     world = World(p0=values(500))
 
     async def main() -> Ran:
@@ -191,8 +186,7 @@ def test_a_failure_outside_is_reported_with_the_figures_up_to_then() -> None:
 
 
 def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
-    """If the source's last records come while the run stops and takes no more, it is interrupted, although the
-    source is done."""
+    """The run is interrupted, although the source is done."""
     world = World(p0=values(60))
 
     async def main() -> Ran:

@@ -18,19 +18,28 @@ def options(*given: str) -> ReplayOptions:
     return ReplayOptions(**replay.make_context("replay", line).params)
 
 
-def test_bounds_are_read() -> None:
-    """Bounds are offsets, times, beginning or end; an impossible one is a usage error that names its option. ``--name``
-    with ``--dry-run`` is refused, since a dry run keeps no progress."""
-    read = options("--from", "offset:5", "--to", "2026-01-01T00:00Z")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--from", "offset:x"), "--from 'offset:x' names no offset"),
+        (("--to", "2999-01-01"), "--to 2999-01-01 is in the future"),
+        (("--from", "offset:7", "--to", "offset:5"), "--from offset:7 is after --to offset:5"),
+        (("--name", "x", "--dry-run"), "--name and --dry-run: a dry run keeps no progress"),
+        (("--against", "old.toml"), "add --dry-run"),
+        *((("--name", name), "--name") for name in ("", "a b", "a/b", "../x", "ä", "x" * 101)),
+    ],
+)
+def test_what_cannot_be_is_refused(given: tuple[str, ...], said: str) -> None:
+    """An impossible bound names its option; a name must fit a group's name and a file's name."""
+    with pytest.raises(UsageError, match=said):
+        options(*given)
+
+
+def test_bounds_and_names_are_read() -> None:
+    """Bounds are offsets, times, beginning or end."""
+    read = options("--from", "offset:5", "--to", "2026-01-01T00:00Z", "--name", "after-outage_2026.11")
     assert (read.start, read.stop) == (Bound("offset", 5), Bound("time", 1767225600000))
-    with pytest.raises(UsageError, match="--from 'offset:x' names no offset"):
-        options("--from", "offset:x")
-    with pytest.raises(UsageError, match="--to 2999-01-01 is in the future"):
-        options("--to", "2999-01-01")
-    with pytest.raises(UsageError, match="--from offset:7 is after --to offset:5"):
-        options("--from", "offset:7", "--to", "offset:5")
-    with pytest.raises(UsageError, match="--dry-run"):
-        options("--name", "x", "--dry-run")
+    assert read.name == "after-outage_2026.11"
 
 
 @pytest.mark.parametrize(
@@ -49,31 +58,27 @@ def test_no_rate(text: str) -> None:
         parse_rate(text)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "ä", "x" * 101])
-def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
-    """A name must fit a group's name and a file's name, and others are refused."""
-    with pytest.raises(UsageError, match="--name"):
-        options("--name", name)
-    assert options("--name", "after-outage_2026.11").name == "after-outage_2026.11"
+NEAREST = r"of this name; the nearest is 'checkout' \(it is"
 
 
-def test_what_can_never_come_is_refused() -> None:
-    """A value that no record can have, by a typo or as the record's event type, is refused with the nearest
-    name: nothing would be replayed."""
+@pytest.mark.parametrize(
+    ("where", "known", "said"),
+    [
+        ("event_name=chekout", EVENT_NAMES, NEAREST),
+        ("event_name=purchase", EVENT_NAMES, NEAREST),
+        ("event_name=order_completed", frozenset({"checkout"}), "not the record's event type"),
+        ("ad_account=8", EVENT_NAMES, "ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"),
+    ],
+)
+def test_what_can_never_come_is_refused(where: str, known: frozenset[str], said: str) -> None:
+    """By a typo or as the record's event type: nothing would be replayed."""
     check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
-    with pytest.raises(UsageError, match=r"of this name; the nearest is 'checkout' \(it is"):
-        check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
-    with pytest.raises(UsageError, match=r"of this name; the nearest is 'checkout' \(it is"):
-        check_values(parse_where(["event_name=purchase"]), EVENT_NAMES, ())
-    with pytest.raises(UsageError, match="not the record's event type"):
-        check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
-    with pytest.raises(UsageError, match="ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"):
-        check_values(parse_where(["ad_account=8"]), EVENT_NAMES, ("7",))
+    with pytest.raises(UsageError, match=said):
+        check_values(parse_where([where]), known, ("7",))
 
 
 def test_the_fingerprint_is_of_what_is_replayed() -> None:
-    """The fingerprint depends on which records are replayed, and not on the order of options, the rate, the
-    limit or the output."""
+    """Not of the order of options, the rate, the limit or the output."""
     one = options("--topic", "b", "--where", "event_name=checkout", "--where", "channel=web")
     same = options(
         "--where", "channel=web", "--topic", "b", "--where", "event_name=checkout", "--topic", "b",

@@ -12,7 +12,8 @@ from consumer.adapters.kafka.ranges import Bound, Range
 from consumer.adapters.kafka.replay_progress import ReplayPlan
 from consumer.commands.replay.bounded_run import Ran, ReplayEnd
 from consumer.commands.replay.options import ReplayOptions
-from consumer.commands.replay.outcome import ReplayOutcome, print_replay
+from consumer.commands.replay.outcome import ReplayOutcome, show_replay
+from consumer.commands.results import print_result
 from consumer.engine.figures.statistics import Cause, GuardStatistics
 from consumer.engine.model import Position, Problem, Stage, TopicPartition
 from consumer.engine.records.ledger import LastPosition
@@ -23,8 +24,7 @@ from tests.engine.building import Core, event, filtered, unconvertible
 def outcome(
     end: ReplayEnd = ReplayEnd.COMPLETE, *, name: str | None = None, dry_run: bool = False, **changes: Any
 ) -> ReplayOutcome:
-    """Return the outcome of a run that read six records: a delivery, its duplicate, two filtered ones, a dead
-    letter."""
+    """Return the outcome of a run that read a delivery, its duplicate, two filtered records and a dead letter."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"), event("a"), filtered(), None, unconvertible())
@@ -47,8 +47,7 @@ def outcome(
 
 
 def test_the_document_adds_up_and_names_the_range() -> None:
-    """The document's ledger adds up and has codes and, for each partition, how far it was read, which is never
-    beyond its end."""
+    """It has the codes and, for each partition, how far it was read, never beyond its end."""
     document = outcome().document()
     ledger = document["ledger"]
     assert ledger == {"read": 5, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 1, "open": 0}
@@ -86,8 +85,7 @@ def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, A
     ],
 )
 def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: str) -> None:
-    """The line about the guard has the topic, the share of dead letters, the reason and what to do; it names
-    the mapping only if that is the cause."""
+    """The line has topic, share, reason and what to do; it names the mapping only if that is the cause."""
     one = outcome(ReplayEnd.GUARDED)
     statistics = dataclasses.replace(
         one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
@@ -101,17 +99,12 @@ def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: 
 
 @pytest.mark.parametrize("end", [ReplayEnd.COMPLETE, ReplayEnd.LIMITED])
 def test_what_is_done_has_no_errors(end: ReplayEnd) -> None:
-    """A run that is complete, or reached its limit, has no trouble: exit code 0."""
-    assert outcome(end).failure() is None
-
-
-def test_a_ledger_that_does_not_add_up_is_reported() -> None:
-    """A ledger that does not add up is a bug and has a line, even if the run is complete."""
-    one = outcome()
+    """A run that is complete, or reached its limit, is exit code 0, unless its ledger does not add up: a bug."""
+    one = outcome(end)
+    assert one.failure() is None
     wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
     statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
-    failure = dataclasses.replace(one, ran=Ran(ReplayEnd.COMPLETE, statistics, 1.0)).failure()
-    assert "does not add up" in str(failure)
+    assert "does not add up" in str(dataclasses.replace(one, ran=Ran(end, statistics, 1.0)).failure())
 
 
 @pytest.mark.parametrize(
@@ -125,8 +118,7 @@ def test_a_complete_run_has_read_and_settled_everything(read_to: int, clear: boo
 
 
 def test_where_to_go_on_is_reported_for_each_partition() -> None:
-    """For each partition the outcome says where to go on: at the end of what was read and settled, at the
-    lowest open offset, or where it began if nothing is known."""
+    """At the end of what was read and settled, at the lowest open offset, or where it began."""
     names = [TopicPartition("orders", number) for number in range(4)]
     one = outcome(
         ReplayEnd.INTERRUPTED,
@@ -158,15 +150,14 @@ def test_a_failure_is_reported_as_it_is() -> None:
 
 
 def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    """With ``--json`` stdout has only the document, and the table goes to stderr. The table's text is never
-    taken for markup."""
-    print_replay(outcome(), as_json=True)
+    """With ``--json`` the table goes to stderr; its text is never taken for markup."""
+    print_result(show_replay, outcome().document(), as_json=True, beside=True)
     out, err = capsys.readouterr()
     assert orjson.loads(out)["result"] == "complete"
     assert "orders:0:14" in err
     assert "nobody [red]here[/red]" in " ".join(err.split())
     assert "outside the time range" in err
-    print_replay(outcome(dry_run=True, sent_again=2), as_json=False)
+    print_result(show_replay, outcome(dry_run=True, sent_again=2).document(), as_json=False, beside=True)
     out, err = capsys.readouterr()
     assert err == ""
     assert "would be delivered" in out

@@ -68,12 +68,7 @@ class GivesRows:
         self.given = given
 
     def read(
-        self,
-        records: Sequence[Record | None],
-        now: float,
-        columns: Columns,
-        topic: str = "",
-        partition: int = -1,
+        self, records: Sequence[Record | None], now: float, columns: Columns, topic: str, partition: int
     ) -> None:
         for verdict in self.given:
             columns.add(verdict)
@@ -108,7 +103,7 @@ def test_what_is_too_old_is_expired_and_no_dead_letter(where: bool) -> None:
 
 
 def test_a_reading_omits_what_is_too_old_and_nothing_else() -> None:
-    """A reading of a whole topic omits events that are too old, and keeps all others in order."""
+    """All others are kept in order."""
     both = BOTH["default"]
     values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
     records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
@@ -120,51 +115,20 @@ def test_a_reading_omits_what_is_too_old_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_refused_event_cannot_be_judged(stage: Stage) -> None:
-    """Under a condition a rejected event, whose name, channel and id are not known, is omitted under its own
-    code. Verdicts of the mapping's filter, a missing schema and an early event stay as they are."""
+    """It is omitted under its own code; what was judged, filtered or waits stays, and what lies ahead waits first."""
     assert filtered(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
-    for one in (Filtered("consent"), SchemaRef("id", "5"), Later(7.0)):
+    for one in (Filtered("consent"), SchemaRef("id", "5"), Later(7.0), NOT_UNICODE):
         assert filtered(one, where=True) == one
-
-
-def test_what_lies_ahead_is_omitted_once_it_need_not_wait() -> None:
-    """An event ahead of the clock keeps its type, as the clock decides whether it waits; then it is omitted."""
-    ahead = Untimely.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0, 9.0)
+    ahead = Untimely.of(Rejection(stage, "future_event_time", "…"), 7.0, 9.0)
     found = filtered(ahead, where=True)
     assert isinstance(found, Untimely)
     assert (found.since, found.verdict) == (7.0, Filtered(UNJUDGED))
 
 
-def test_what_was_judged_and_cannot_be_sent_is_a_dead_letter() -> None:
-    """An event that matches and cannot be written as JSON (half a character) is a dead letter, as in any run."""
-    assert filtered(NOT_UNICODE, where=True) == NOT_UNICODE
-
-
-def test_values_are_alternatives_and_fields_must_all_hold() -> None:
-    """Values of one field are alternatives, and all fields must match: ``event_name=a event_name=b channel=app``."""
-    where = ["event_name=checkout", "event_name=signup", "channel=app"]
-    assert isinstance(select(where, converted("signup", "app_ios"))[0], ConversionEvent)
-    assert isinstance(select(where, converted("checkout", "app_android"))[0], ConversionEvent)
-    assert (
-        select(where, converted("page_visit", "app_ios"), converted("signup", "web"))
-        == [Filtered(NOT_MATCHED)] * 2
-    )
-
-
-def test_not_equal_omits_all_that_are_named() -> None:
-    """``event_id!=a event_id!=b`` omits both."""
-    given = [converted(event_id=one) for one in "abc"]
-    assert select(["event_id!=a", "event_id!=b"], *given) == [
-        Filtered(NOT_MATCHED),
-        Filtered(NOT_MATCHED),
-        given[2],
-    ]
-
-
-def test_an_id_may_hold_an_equals_sign() -> None:
-    """Only the first equals sign separates field and value, so an id may hold more of them."""
-    event = converted(event_id="a=b!=c")
-    assert select(["event_id=a=b!=c"], event) == [event]
+def test_channels_have_their_common_names_and_ids_may_hold_an_equals_sign() -> None:
+    """An app is one of two sources; only the first equals sign separates field and value."""
+    events = [converted(source=one, event_id="a=b!=c") for one in ("app_ios", "app_android", "web")]
+    assert select(["event_id=a=b!=c", "channel=App"], *events) == [*events[:2], Filtered(NOT_MATCHED)]
 
 
 @pytest.mark.parametrize(

@@ -9,29 +9,23 @@ from consumer.commands.replay.bounded_run import progress_line, watch
 
 
 @pytest.mark.parametrize(
-    ("done", "total", "seconds", "line"),
+    ("done", "total", "seconds", "note", "line"),
     [
-        (0, 100, 5.0, "replay: 0 of 100 (0%), 0 a second"),
-        (50, 100, 5.0, "replay: 50 of 100 (50%), 10 a second, about 5 s left"),
-        (1000, 61_000, 10.0, "replay: 1,000 of 61,000 (2%), 100 a second, about 10 min left"),
-        (1000, 3_601_000, 10.0, "replay: 1,000 of 3,601,000 (0%), 100 a second, about 10.0 h left"),
-        (0, 0, 1.0, "replay: 0 of 0 (100%), 0 a second"),
-        (5, 5, 0.0, "replay: 5 of 5 (100%), 0 a second"),
+        (0, 100, 5.0, "", "replay: 0 of 100 (0%), 0 a second"),
+        (50, 100, 5.0, "", "replay: 50 of 100 (50%), 10 a second, about 5 s left"),
+        (1000, 61_000, 10.0, "", "replay: 1,000 of 61,000 (2%), 100 a second, about 10 min left"),
+        (1000, 3_601_000, 10.0, "", "replay: 1,000 of 3,601,000 (0%), 100 a second, about 10.0 h left"),
+        (0, 0, 1.0, "", "replay: 0 of 0 (100%), 0 a second"),
+        (5, 5, 0.0, "destination halted", "replay: 5 of 5 (100%), 0 a second, destination halted"),
     ],
 )
-def test_a_line_has_rate_and_time_left(done: int, total: int, seconds: float, line: str) -> None:
-    """The line has the rate and the time left, also for zeros."""
-    assert progress_line("replay", done, total, seconds, "") == line
-
-
-def test_a_note_ends_the_line() -> None:
-    """A note, such as why nothing moves, ends the line."""
-    assert progress_line("replay", 1, 2, 1.0, "destination halted").endswith(" left, destination halted")
+def test_a_line_has_rate_and_time_left(done: int, total: int, seconds: float, note: str, line: str) -> None:
+    """Also for zeros; a note, such as why nothing moves, ends the line."""
+    assert progress_line("replay", done, total, seconds, note) == line
 
 
 def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal there is no line in the first five seconds, then at most one in five; stdout is left
-    to results."""
+    """Without a terminal: none in the first five seconds, then at most one in five; stdout is for results."""
     clock = [100.0]
     with watch("replay", 1000, lambda: clock[0]) as show:
         for tick in range(121):
@@ -45,8 +39,7 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_note_is_text_and_no_markup(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A note is printed as text, since it may quote brackets of the platform or a proxy, which must not end the
-    run as markup."""
+    """It may quote brackets of the platform or a proxy, which must not end the run as markup."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(bounded_run, "on_terminal", lambda: True)

@@ -106,7 +106,7 @@ def test_an_older_writer_with_fewer_branches(writer: dict[str, Any], payload: An
     assert result.name == "checkout"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_both_executors_say_the_same(data: st.DataObject) -> None:
     """Both executors have the same result for any record."""

@@ -13,7 +13,7 @@ from consumer.conversion.computed import phones
 from consumer.conversion.computed.phones import with_country
 from consumer.engine.model import ConversionEvent
 from consumer.errors import MappingError
-from tests.conversion.computed.test_values import SHOP, converted, mapping_of, record
+from tests.conversion.computed.test_values import SHOP, buyer, converted, mapping_of, record
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import DEFAULT
 from tests.support.mapping import load_mapping
@@ -21,10 +21,7 @@ from tests.support.mapping import load_mapping
 # Country, number as it is written, and the digits that are sent.
 NUMBERS = [
     ("DE", "030 123456", "4930123456"),  # trunk zero
-    ("DE", "030/123456", "4930123456"),
-    ("DE", "(030) 123456", "4930123456"),
     ("DE", "0151 23456789", "4915123456789"),
-    ("DE", "151 23456789", "4915123456789"),
     ("DE", "4930123456", "4930123456"),  # with its code, without a plus
     ("DE", "030 123456 ext. 5", "4930123456"),
     ("DE", "+49 (0)30 123456", "4930123456"),
@@ -34,43 +31,32 @@ NUMBERS = [
     ("DE", 30123456, "4930123456"),
     ("DE", "٠٣٠ ١٢٣٤٥٦", "4930123456"),
     ("germany", "030 123456", "4930123456"),
-    ("DEU", "030 123456", "4930123456"),
     ("AT", "0664 1234567", "436641234567"),
     ("CH", "044 668 18 00", "41446681800"),
-    ("GB", "020 7946 0958", "442079460958"),
     ("UK", "07911 123456", "447911123456"),
     ("FR", "06 12 34 56 78", "33612345678"),
     ("ES", "612 34 56 78", "34612345678"),
     ("NL", "06-12345678", "31612345678"),
     ("IT", "06 1234567", "39061234567"),  # the zero of Italian numbers stays
     ("IT", "347 1234567", "393471234567"),
-    ("US", "2125551234", "12125551234"),
     ("US", "(212) 555-1234", "12125551234"),
-    ("US", "1-212-555-1234", "12125551234"),
     ("US", "212-555-1234 x55", "12125551234"),
     ("US", "011 49 30 123456", "4930123456"),
-    ("US", "00 49 (0)30 123456", "4930123456"),
     ("MX", "55 1234 5678", "525512345678"),
     ("MX", "1 55 1234 5678", "525512345678"),  # the 1 that was once dialled before a mobile number
     ("MX", "044 55 1234 5678", "525512345678"),
-    ("MX", "52 1 55 1234 5678", "525512345678"),
     ("AR", "11 2345-6789", "541123456789"),
     ("AR", "011 15 2345-6789", "5491123456789"),  # a mobile: 15 at home is 9 from abroad
-    ("AR", "9 11 2345 6789", "5491123456789"),
     ("BR", "(11) 91234-5678", "5511912345678"),
-    ("BR", "0 11 91234-5678", "5511912345678"),
     ("JP", "03-1234-5678", "81312345678"),
     ("IN", "098765 43210", "919876543210"),
     ("RU", "8 912 345-67-89", "79123456789"),
     ("AU", "0412 345 678", "61412345678"),
     # For a number with a code the record's country is ignored.
     ("US", "+49 30 123456", "4930123456"),
-    ("US", "0049-30-123456", "4930123456"),
     # What is no number of the country is sent as its digits.
     ("US", "555-1234", "5551234"),
-    ("DE", "12", "12"),
     ("XX", "030 123456", "30123456"),
-    ("", "030 123456", "30123456"),
     (None, "030 123456", "30123456"),
 ]
 
@@ -85,12 +71,14 @@ def both_of(setting: str, numbers: str = "buyer.login", more: str = "") -> Both:
     return Both((SHOP, setting + mapping_of(f'"user_data.ph" = "{numbers}"', more)))
 
 
+COMPUTED = 'phone_country = { first = ["country", { value = "DE" }] }\n'
+WITH_CODE = 'phone_country = "country"\nphone_country_code = "49"\n'
 BY_COUNTRY = both_of('phone_country = "country"\n')
 
 
-def buyer(login: str | None, mails: list[Any] | None = None) -> dict[str, Any]:
-    """Return a buyer with this phone number, or with these."""
-    return {"email": "a@b.de", "login": login, "mails": mails or [], "tags": {}}
+def order(country: str | None, **numbers: Any) -> dict[str, Any]:
+    """Return an order from this country, with a number or several."""
+    return record(country=country, buyer=buyer(email="a@b.de", **numbers))
 
 
 def sent(both: Both, event: dict[str, Any]) -> Any:
@@ -105,7 +93,7 @@ def test_numbers_as_people_write_them(country: str | None, number: str | int, ex
     """A national or international number, with trunk prefix or extension, gives the digest of the whole number; asked
     again, as text or as an integer, the answer is the same."""
     assert with_country(number, country) == with_country(number, country)
-    assert sent(BY_COUNTRY, record(country=country, buyer=buyer(str(number)))) == [digest(expected)]
+    assert sent(BY_COUNTRY, order(country, login=str(number))) == [digest(expected)]
 
 
 @pytest.mark.parametrize(
@@ -116,49 +104,36 @@ def test_what_is_no_number_is_for_the_field_to_judge(number: Any) -> None:
     assert with_country(number, "DE") is number or with_country(number, "DE") == number
 
 
-def test_a_digest_passes() -> None:
-    """A ready digest is sent in lower case, and not hashed again."""
-    assert sent(BY_COUNTRY, record(country="DE", buyer=buyer("AB" * 32))) == ["ab" * 32]
+@pytest.mark.parametrize(
+    ("setting", "country", "number", "expected"),
+    [
+        ('phone_country = "DE"\n', None, "030 123456", "4930123456"),  # one for all, and no path
+        (COMPUTED, None, "030 123456", "4930123456"),
+        (COMPUTED, "AT", "0664 1234567", "436641234567"),
+        # The record's country goes before the code, which is for records without one.
+        (WITH_CODE, "AT", "0664 1234567", "436641234567"),
+        (WITH_CODE, None, "030 123456", "4930123456"),
+        (WITH_CODE, "US", "+43 664 1234567", "436641234567"),
+        ("", "DE", "030 123456", "30123456"),
+    ],
+)
+def test_where_the_country_comes_from(setting: str, country: str, number: str, expected: str) -> None:
+    """The country is one for all records, a path or computed; without the setting, digits are sent as they are."""
+    assert sent(both_of(setting), order(country, login=number)) == [digest(expected)]
 
 
-def test_all_of_several_numbers() -> None:
-    """Each of several numbers gets the code, and two spellings of one number are sent once."""
+def test_several_numbers_and_digests() -> None:
+    """Each of several numbers gets the code, two spellings of one are sent once, and a digest is not hashed again."""
     both = both_of('phone_country = "country"\n', "buyer.mails")
-    numbers = ["030 123456", "+4930123456", None, "0151 23456789"]
-    found = sent(both, record(country="DE", buyer=buyer(None, numbers)))
-    assert found == [digest("4930123456"), digest("4915123456789")]
+    numbers = ["030 123456", "+4930123456", None, "0151 23456789", "AB" * 32]
+    found = sent(both, order("DE", mails=numbers))
+    assert found == [digest("4930123456"), digest("4915123456789"), "ab" * 32]
 
 
-def test_one_country_for_all() -> None:
-    """Two capital letters are one country for all records, and not a path."""
-    assert sent(both_of('phone_country = "DE"\n'), record(buyer=buyer("030 123456"))) == [
-        digest("4930123456")
-    ]
-
-
-def test_a_country_that_is_computed() -> None:
-    """The country may be computed, as any value."""
-    both = both_of('phone_country = { first = ["country", { value = "DE" }] }\n')
-    assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
-    assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
-
-
-def test_the_record_goes_before_the_code_for_all() -> None:
-    """The record's country goes before ``phone_country_code``, which is for records without one."""
-    both = both_of('phone_country = "country"\nphone_country_code = "49"\n')
-    assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
-    assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
-    assert sent(both, record(country="US", buyer=buyer("+43 664 1234567"))) == [digest("436641234567")]
-
-
-def test_without_the_setting_nothing_changes() -> None:
-    """Without ``phone_country`` a number is sent as its digits without leading zeros."""
-    assert sent(both_of(""), record(country="DE", buyer=buyer("030 123456"))) == [digest("30123456")]
-
-
-def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
+def load(setting: str) -> Any:
     """Return the mapping with this setting."""
-    return load_mapping(setting + mapping_of(number), SHOP, default_toml=DEFAULT, overlay_name="my.toml")
+    numbers = '"user_data.ph" = "buyer.login"'
+    return load_mapping(setting + mapping_of(numbers), SHOP, default_toml=DEFAULT, overlay_name="my.toml")
 
 
 @pytest.mark.parametrize(
@@ -179,12 +154,6 @@ def test_a_wrong_country_is_an_error(setting: str, message: str) -> None:
     with pytest.raises(MappingError) as error:
         load(setting)
     assert message in str(error.value)
-
-
-def test_a_country_without_numbers() -> None:
-    """``phone_country`` without a source of phone numbers is an error, since it would have no effect."""
-    with pytest.raises(MappingError, match="phone_country has no numbers"):
-        load('phone_country = "country"\n', "")
 
 
 def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +185,7 @@ def test_a_hostile_number_is_not_checked_for_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("buyer", "numbers"),
+    ("given", "numbers"),
     [
         (None, None),
         ({"mails": ["030 123456", None, "030 123457"], "login": "030 1"}, ["4930123456", "4930123457"]),
@@ -225,12 +194,12 @@ def test_a_hostile_number_is_not_checked_for_long() -> None:
     ],
 )
 def test_alternatives_may_be_lists_or_one_number_or_nothing(
-    buyer: dict[str, Any] | None, numbers: list[str] | None
+    given: dict[str, Any] | None, numbers: list[str] | None
 ) -> None:
     """Alternatives give what the record has: all numbers of a list, one number, or none, which is no mistake."""
     fields = mapping_of('"user_data.ph" = { first = ["buyer.mails", "buyer.login"] }')
     ours = Both((SHOP, f'phone_country = "country"\n{fields}'))
-    whole = None if buyer is None else {"email": None, "tags": {}, **buyer}
+    whole = None if given is None else buyer(**given)
     event = converted(ours, record(country="DE", buyer=whole))
     assert isinstance(event, ConversionEvent)
     found = event.payload.get("user_data", {}).get("ph")

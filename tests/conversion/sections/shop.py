@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from consumer.adapters.schemas import LocalSchemas
+from consumer.avro.decode import Decoder
 from consumer.avro.encode import Encoder
+from consumer.conversion.converter import Converter
+from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, load_sections
+from consumer.engine.model import Record, SchemaRef
+from consumer.engine.reading import Columns, Keys, TwoSteps
 from tests.support import avro
 
 ROOT: Final = Path(__file__).parents[3]
@@ -128,3 +134,32 @@ def single_object(schema: Any, event: dict[str, Any]) -> bytes:
 def datum(schema: Any, event: dict[str, Any]) -> bytes:
     """Return the bare datum."""
     return single_object(schema, event)[10:]
+
+
+class Readings:
+    """Both executors over the same sections, with decoders that know these writers' schemas."""
+
+    def __init__(self, sections: Sections, schemas: Mapping[SchemaRef, Any], **settings: Any) -> None:
+        self.decoder, self.whole = Decoder(sections), Decoder(sections, whole=True)
+        for decoder in (self.decoder, self.whole):
+            for ref, schema in schemas.items():
+                decoder.add_schema(ref, schema)
+        mappings = [section.mapping for section in sections.all]
+        converter = Converter(*mappings, **{"accounts": ("1",), "max_event_age": 1e9, **settings})
+        self.fast = CompiledReading(self.decoder, converter, divided=True)
+        self.slow = TwoSteps(self.whole, converter, divided=True)
+
+    def check(self, records: Sequence[Record], topic: str, now: float = NOW + 60) -> Columns:
+        """Return the results of both executors for these records; assert that they are the same."""
+        fast, slow = Columns(Keys()), Columns(Keys())
+        self.fast.read(records, now, fast, topic)
+        self.slow.read(records, now, slow, topic)
+        for name in ("page", "ends", "keys", "times", "marks", "kinds", "kind_numbers", "verdicts"):
+            assert getattr(fast, name) == getattr(slow, name), name
+        # The order of warnings does not count, nor whether a row without any has an entry.
+        warnings = [{row: sorted(of) for row, of in one.warnings.items() if of} for one in (fast, slow)]
+        assert warnings[0] == warnings[1]
+        # Also for rows without an event, since the guard and the counts name the section.
+        sections = [columns.sections.ljust(len(records), b"\0") for columns in (fast, slow)]
+        assert sections[0] == sections[1]
+        return fast

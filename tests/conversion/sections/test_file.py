@@ -10,7 +10,7 @@ import pytest
 from consumer.avro.decode import Decoder
 from consumer.avro.paths import SchemaPaths, Source
 from consumer.conversion.computed import tables
-from consumer.conversion.computed.expressions import Computed
+from consumer.conversion.computed.expressions import Computed, Expression
 from consumer.conversion.computed.operators import Condition
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
@@ -23,13 +23,19 @@ EVERY = """
 action_source = "web"
 event_name = "checkout"
 """
+BASE = f'{EVERY}[fields]\nevent_id = "id"\nevent_time = "at"\n'
+
+
+def sources_of(sections: Sections, record: str, topic: str | None = None) -> dict[str, Expression]:
+    """Return the sources of this record type on this topic."""
+    number = sections.choose(record, topic)
+    assert isinstance(number, int)
+    return sections.all[number - 1].mapping.sources
 
 
 def path_of(sections: Sections, record: str, topic: str | None, field: str) -> str:
     """Return the path that fills a field of this record type on this topic."""
-    number = sections.choose(record, topic)
-    assert isinstance(number, int)
-    return sections.all[number - 1].mapping.sources[field].path
+    return sources_of(sections, record, topic)[field].path
 
 
 def test_the_narrower_layer_wins_key_by_key(tmp_path: Path) -> None:
@@ -37,10 +43,7 @@ def test_the_narrower_layer_wins_key_by_key(tmp_path: Path) -> None:
     both together before all."""
     sections = loaded(
         tmp_path,
-        f"""{EVERY}
-        [fields]
-        event_id = "id"
-        event_time = "at"
+        f"""{BASE}
         "user_data.external_id" = "id"
         [topic."web".fields]
         "user_data.external_id" = "state"
@@ -77,7 +80,7 @@ def test_what_is_shared_is_a_proposal_where_a_schema_lacks_it(tmp_path: Path) ->
 def test_a_file_without_sections_is_one_mapping_for_all(tmp_path: Path) -> None:
     """A file without sections is one mapping for PINSTREAM_SCHEMA, whatever record type is read, and a path
     that its schema lacks is an error."""
-    toml = EVERY + '[fields]\nevent_id = "id"\nevent_time = "at"\n"user_data.em" = "email"'
+    toml = BASE + '"user_data.em" = "email"'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
     assert (sections.typed, sections.names) == (False, ())
     assert [section.record for section in sections.all] == ["com.shop.Order"]
@@ -88,10 +91,7 @@ def test_a_file_without_sections_is_one_mapping_for_all(tmp_path: Path) -> None:
 def test_topics_alone_divide_the_one_record_type(tmp_path: Path) -> None:
     """With sections for topics only, all records are of PINSTREAM_SCHEMA, and a path that its schema lacks is
     an error."""
-    toml = f"""{EVERY}
-    [fields]
-    event_id = "id"
-    event_time = "at"
+    toml = f"""{BASE}
     [topic."a".fields]
     "user_data.em" = "email"
     [topic."b".fields]
@@ -110,7 +110,7 @@ def test_topics_alone_divide_the_one_record_type(tmp_path: Path) -> None:
 def test_pinstream_schema_is_mapped_beside_sections_if_it_is_named(tmp_path: Path) -> None:
     """PINSTREAM_SCHEMA is mapped beside the sections only if it is set; otherwise the packaged schema is not needed."""
     assert loaded(tmp_path).records == ("com.shop.Order", "com.shop.Click", "com.shop.Signup")
-    toml = EVERY + '[fields]\nevent_id = "id"\nevent_time = "at"\n[record."com.shop.Signup"]'
+    toml = BASE + '[record."com.shop.Signup"]'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order", is_named=True)
     assert sections.records == ("com.shop.Order", "com.shop.Signup")
 
@@ -173,9 +173,7 @@ def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path)
     other = {**SIGNUP, "fields": [*SIGNUP["fields"], avro.field("total", "boolean")]}
     sections = loaded(tmp_path, MAPPING.replace("[fields]", f"[fields]\n{line}", 1), ORDER, CLICK, other)
     assert path_of(sections, "com.shop.Order", None, "custom_data.order_id") == "total, state"
-    number = sections.choose("com.shop.Signup", None)
-    assert isinstance(number, int)
-    assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
+    assert "custom_data.order_id" not in sources_of(sections, "com.shop.Signup")
 
 
 def test_a_shared_branch_is_omitted_where_there_is_no_such_path(tmp_path: Path) -> None:
@@ -184,9 +182,7 @@ def test_a_shared_branch_is_omitted_where_there_is_no_such_path(tmp_path: Path) 
     line = '[topic."web".fields]\n"custom_data.order_id" = { branch = "member" }\n'
     sections = loaded(tmp_path, MAPPING + line)
     assert path_of(sections, "com.shop.Signup", "web", "custom_data.order_id") == "member"
-    number = sections.choose("com.shop.Order", "web")
-    assert isinstance(number, int)
-    assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
+    assert "custom_data.order_id" not in sources_of(sections, "com.shop.Order", "web")
     with pytest.raises(MappingError, match=r"'email' is no record but string; this line is of my.toml"):
         loaded(tmp_path, MAPPING + line.replace("member", "email"))
 
@@ -216,12 +212,8 @@ def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: P
     )
     assert path_of(sections, "com.shop.Order", None, "user_data.ph") == "email, state"
     assert path_of(sections, "com.shop.Order", "home", "user_data.ph") == "email"  # the country is a constant
-    number = sections.choose("com.shop.Order", "home")
-    assert isinstance(number, int)
-    assert isinstance(sections.all[number - 1].mapping.sources["user_data.ph"], Computed)
-    number = sections.choose("com.shop.Order", "abroad")
-    assert isinstance(number, int)
-    assert not isinstance(sections.all[number - 1].mapping.sources["user_data.ph"], Computed)
+    assert isinstance(sources_of(sections, "com.shop.Order", "home")["user_data.ph"], Computed)
+    assert not isinstance(sources_of(sections, "com.shop.Order", "abroad")["user_data.ph"], Computed)
     assert path_of(sections, "com.shop.Signup", None, "user_data.ph") == "member.mail"
 
 
@@ -266,10 +258,7 @@ def test_values_that_are_allowed_belong_to_their_path(tmp_path: Path) -> None:
     """A section with its own path of consent does not inherit the allowed values of the wider one."""
     sections = loaded(
         tmp_path,
-        f"""{EVERY}
-        [fields]
-        event_id = "id"
-        event_time = "at"
+        f"""{BASE}
         [consent]
         require = "id"
         allowed = ["yes"]
@@ -396,7 +385,7 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
 def test_what_is_wrong_is_reported_with_its_place(toml: str, said: str, tmp_path: Path) -> None:
     """A mistake is named with its file, section and key."""
     other = '[record."com.shop.Signup".constants]\nevent_name = "signup"\n'
-    base = f'{EVERY}\n[fields]\nevent_id = "id"\nevent_time = "at"\n'
+    base = BASE
     click = '[record."com.shop.Click".fields]\nevent_id = "click"\nevent_time = "seconds"\n'
     order = "" if "Order" in toml else '[record."com.shop.Order"]\n'
     # Lines without a table follow [fields]; a setting has to come first.
@@ -416,7 +405,7 @@ def test_too_many_event_names_of_all_sections(tmp_path: Path) -> None:
     advertiser."""
     names = [f'[record."com.shop.{record}".own_events]\nnames = {[f"{record}{n}" for n in range(8)]}\n'
              for record in ("Order", "Click")]  # fmt: skip
-    with pytest.raises(MappingError, match="all sections declare 16 names"):
+    with pytest.raises(MappingError, match="declares 16 names in all"):
         loaded(tmp_path, MAPPING + "".join(names))
 
 

@@ -12,21 +12,18 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.decode import framing_of
 from consumer.avro.encode import Encoder, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.computed.expressions import Unreadable, computation, is_many, results_of
 from consumer.conversion.computed.tables import ExpressionReader
-from consumer.conversion.converter import Converter
-from consumer.conversion.reading import CompiledReading
-from consumer.conversion.sections import Sections, load_sections
+from consumer.conversion.sections import load_sections
 from consumer.conversion.targets import CONTENTS, EVENT_NAMES, TARGETS, Arity
 from consumer.engine.model import Record, SchemaRef
-from consumer.engine.reading import Columns, Keys, TwoSteps
 from consumer.errors import MappingError
 from tests.conversion.computed.test_values import BASE, CONSTANTS, SHOP
 from tests.conversion.convert_records import shaped
-from tests.conversion.sections.shop import DEFAULT
+from tests.conversion.sections.shop import DEFAULT, Readings
 from tests.conversion.test_convert import NOW
 
 # A record type with some of the shop's fields, a few of them of other types.
@@ -154,42 +151,7 @@ def is_possible(place: str, name: str, said: Any) -> bool:
     return True
 
 
-class Readings:
-    """Both executors of one mapping."""
-
-    def __init__(self, sections: Sections) -> None:
-        self._accounts = ("11", "22")
-        self.fast = CompiledReading(
-            self._decoder(sections, whole=False), self._converter(sections), divided=True
-        )
-        self.slow = TwoSteps(self._decoder(sections, whole=True), self._converter(sections), divided=True)
-
-    def _decoder(self, sections: Sections, *, whole: bool) -> Decoder:
-        decoder = Decoder(sections, whole=whole)
-        for number, schema in enumerate(TYPES.values(), start=1):
-            assert decoder.add_schema(SchemaRef("id", str(number)), schema) is None
-        return decoder
-
-    def _converter(self, sections: Sections) -> Converter:
-        mappings = [one.mapping for one in sections.all]
-        return Converter(*mappings, accounts=self._accounts, max_event_age=7 * 86400)
-
-    def check(self, records: list[Record], topic: str) -> None:
-        """Assert that both executors have the same results for these records."""
-        fast, slow = Columns(Keys()), Columns(Keys())
-        self.fast.read(records, NOW, fast, topic)
-        self.slow.read(records, NOW, slow, topic)
-        for name in ("page", "ends", "keys", "times", "marks", "kinds", "kind_numbers", "verdicts"):
-            assert getattr(fast, name) == getattr(slow, name), name
-        # The order of warnings does not count, nor whether a row without any has an entry.
-        warnings = [
-            {row: sorted(of) for row, of in columns.warnings.items() if of} for columns in (fast, slow)
-        ]
-        assert warnings[0] == warnings[1]
-        sections = [columns.sections.ljust(len(records), b"\0") for columns in (fast, slow)]
-        assert sections[0] == sections[1]
-
-
+REFS: Final = {name: SchemaRef("id", str(number)) for number, name in enumerate(TYPES, start=1)}
 RECORDS: Final = {name: shaped(schema, wild=False) for name, schema in TYPES.items()}
 ENCODERS: Final = {name: Encoder(schema) for name, schema in TYPES.items()}
 SPOILED: Final = st.sampled_from(["", "", "", "", "cut", "longer"])
@@ -212,7 +174,8 @@ def test_both_executors_say_the_same(data: st.DataObject) -> None:
         )
     except MappingError:
         return  # a mistake that `is_possible` cannot see, such as fields of one item from two arrays
-    readings = Readings(sections)
+    schemas = {REFS[name]: schema for name, schema in TYPES.items()}
+    readings = Readings(sections, schemas, accounts=("11", "22"), max_event_age=7 * 86400)
     records = []
     for number in range(data.draw(st.integers(1, 6))):
         name = data.draw(st.sampled_from(list(TYPES)))
@@ -223,10 +186,8 @@ def test_both_executors_say_the_same(data: st.DataObject) -> None:
             value = ENCODERS[name].encode(event)
         except Unencodable:
             continue
-        framing = framing_of(SchemaRef("id", str(list(TYPES).index(name) + 1)))
-        spoiled = data.draw(SPOILED)
-        value = framing + value[10:]
-        value = {"cut": value[:-1], "longer": value + b"\0"}.get(spoiled, value)
+        value = framing_of(REFS[name]) + value[10:]
+        value = {"cut": value[:-1], "longer": value + b"\0"}.get(data.draw(SPOILED), value)
         records.append(Record(number, -1, None, value, ()))
     for topic in ("t", "u"):
-        readings.check(records, topic)
+        readings.check(records, topic, NOW)

@@ -4,7 +4,7 @@ single types."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 
 from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, framing_of
 from consumer.avro.encode import Encoder
-from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
-from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
-from consumer.engine.reading import Columns, Keys, TwoSteps
+from consumer.engine.reading import Columns
 from tests.conversion.sections.shop import (
     CLICK,
     MAPPING,
@@ -29,6 +27,7 @@ from tests.conversion.sections.shop import (
     REFUND,
     SIGNUP,
     UNION,
+    Readings,
     click,
     datum,
     loaded,
@@ -68,45 +67,15 @@ def value(kind: str, number: int, how: str) -> Record:
     return Record(number, -1, None, OWN[kind].encode(EVENTS[kind](number)), ())
 
 
-class Readings:
-    """Both executors over the same sections."""
+KNOWN: Final = {
+    **{SchemaRef("id", str(number)): SCHEMAS.get(name, UNION) for name, number in IDS.items()},
+    **{SchemaRef(kind, str(GUID)): UNION for kind in ("guid", "glue")},
+}
 
-    def __init__(self, sections: Sections) -> None:
-        self.sections = sections
-        self.decoder = Decoder(sections)
-        self.whole = Decoder(sections, whole=True)
-        for decoder in (self.decoder, self.whole):
-            for name, schema in SCHEMAS.items():
-                decoder.add_schema(SchemaRef("id", str(IDS[name])), schema)
-            assert decoder.add_schema(SchemaRef("id", "9"), UNION) is None
-            for kind in ("guid", "glue"):
-                assert decoder.add_schema(SchemaRef(kind, str(GUID)), UNION) is None
-        mappings = [section.mapping for section in sections.all]
-        self.converter = Converter(*mappings, accounts=("1",), max_event_age=1e9)
-        self.fast = CompiledReading(self.decoder, self.converter, divided=True)
-        self.slow = TwoSteps(self.whole, self.converter, divided=True)
 
-    def check(self, records: Sequence[Record], topic: str) -> Columns:
-        """Return the results of both executors for these records; assert that they are the same."""
-        fast, slow = Columns(Keys()), Columns(Keys())
-        self.fast.read(records, NOW + 60, fast, topic)
-        self.slow.read(records, NOW + 60, slow, topic)
-        for name in (
-            "page",
-            "ends",
-            "keys",
-            "times",
-            "marks",
-            "kinds",
-            "kind_numbers",
-            "verdicts",
-            "warnings",
-        ):
-            assert getattr(fast, name) == getattr(slow, name), name
-        rows = range(len(fast))
-        # Also for rows without an event, since the guard and the counts name the section.
-        assert [section_of(fast, row) for row in rows] == [section_of(slow, row) for row in rows]
-        return fast
+def readings_of(sections: Sections) -> Readings:
+    """Return both executors, which know the shop's schemas and their union."""
+    return Readings(sections, KNOWN)
 
 
 def section_of(columns: Columns, row: int) -> int:
@@ -117,7 +86,7 @@ def section_of(columns: Columns, row: int) -> int:
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> Readings:
     """Both executors over the sections of the shop."""
-    return Readings(loaded(tmp_path_factory.mktemp("schemas")))
+    return readings_of(loaded(tmp_path_factory.mktemp("schemas")))
 
 
 def payloads(columns: Columns) -> list[Any]:
@@ -162,7 +131,7 @@ def test_mixed_records_are_read_on_the_fast_path(how: str, readings: Readings) -
 def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
     """Records of types without a section, and null in a union, are refused or filtered; the records around them
     are sent."""
-    both = Readings(loaded(tmp_path, f'unknown_record = "{unknown}"\n{MAPPING}'))
+    both = readings_of(loaded(tmp_path, f'unknown_record = "{unknown}"\n{MAPPING}'))
     records = [value("order", 0, "union"), value("refund", 1, "union"), value("null", 2, "union"),
                value("refund", 3, "id"), value("click", 4, "id")]  # fmt: skip
     columns = both.check(records, "web.orders")
@@ -207,7 +176,7 @@ def test_what_is_wrong_with_a_datum_names_its_schema(how: str, name: str, readin
 def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: Path) -> None:
     """A record whose schema does not fit has the section of its type, on the fast path and off it, so that the
     guard and the counts name it."""
-    both = Readings(loaded(tmp_path))
+    both = readings_of(loaded(tmp_path))
     for decoder in (both.decoder, both.whole):
         decoder.add_schema(SchemaRef("id", "7"), {**CLICK, "fields": [avro.field("id", "bytes")]})
     record = Record(0, -1, None, framing_of(SchemaRef("id", "7")) + b"\x02a", ())
@@ -248,7 +217,7 @@ def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tm
 def test_what_a_doubted_union_cannot_read_names_it(how: str, ref: SchemaRef, tmp_path: Path) -> None:
     """What a doubted union cannot read asks for the union's schema, whatever the branch, on the fast path and
     off it: a wrong schema would give the wrong type. Other records are sent."""
-    both = Readings(loaded(tmp_path, f'unknown_record = "refuse"\n{MAPPING}'))
+    both = readings_of(loaded(tmp_path, f'unknown_record = "refuse"\n{MAPPING}'))
     order, click = value("order", 0, how), value("click", 3, how)
     cut = order._replace(value=(order.value or b"")[:-1])
     records = [order, value("refund", 1, how), cut, click]
@@ -288,10 +257,10 @@ SPOILED: Final = st.sampled_from(["", "", "", "cut", "longer", "empty"])
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([*EVENTS, "null"]), HOW, SPOILED), max_size=12),
-    st.sampled_from(["web.landing", "t"]),
+    mixed=st.lists(st.tuples(st.sampled_from([*EVENTS, "null"]), HOW, SPOILED), max_size=12),
+    topic=st.sampled_from(["web.landing", "t"]),
 )
-def test_both_executors_agree(mixed: list[tuple[str, str, str]], topic: str) -> None:
+def test_both_executors_agree(readings: Readings, mixed: list[tuple[str, str, str]], topic: str) -> None:
     """Both executors have the same results for any mixture of types and framings, some of them broken."""
     records = []
     for number, (kind, how, spoiled) in enumerate(mixed):
@@ -299,24 +268,4 @@ def test_both_executors_agree(mixed: list[tuple[str, str, str]], topic: str) -> 
         data = record.value or b""
         changed = {"cut": data[:-1], "longer": data + b"\0", "empty": b""}.get(spoiled, data)
         records.append(record._replace(value=changed))
-    columns = SHARED.check(records, topic)
-    assert len(columns) == len(records)
-
-
-class _Shared:
-    """The readings of the shop, made when they are first used."""
-
-    def __init__(self) -> None:
-        self._made: Readings | None = None
-
-    def check(self, records: Sequence[Record], topic: str) -> Columns:
-        """See `Readings.check`."""
-        if self._made is None:
-            import tempfile
-
-            with tempfile.TemporaryDirectory() as folder:
-                self._made = Readings(loaded(Path(folder)))
-        return self._made.check(records, topic)
-
-
-SHARED: Final = _Shared()
+    assert len(readings.check(records, topic)) == len(records)

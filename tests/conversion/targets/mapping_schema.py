@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from consumer.conversion.computed import tables
-from consumer.conversion.hints import WITHOUT_EFFECT
 from consumer.conversion.loading import CHOICES
 from consumer.conversion.targets import (
     ACTION_SOURCES,
@@ -287,7 +286,6 @@ def schema() -> Schema:
     lines = layer()
     top = {
         "unknown_record": described(SETTINGS["unknown_record"], {"enum": list(CHOICES["unknown_record"])}),
-        **{key: {"description": text, "deprecated": True} for key, text in WITHOUT_EFFECT.items()},
     }
     on_topics = described(
         "What differs on one topic.", {"type": "object", "additionalProperties": closed(lines)}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
 from consumer.demo.generator import GeneratedEvent
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import committed_offsets, dead_letters, generated, new_group, value_of
+from tests.end_to_end.records import committed_offsets, dead_letters, generated, value_of
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -36,7 +34,7 @@ def write_compressed(kafka: Kafka, topic: str, codec: str, events: list[Generate
 
 
 @pytest.mark.real_kafka
-def test_every_codec_is_read_and_written(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_every_codec_is_read_and_written(kafka: Kafka, shop: Shop) -> None:
     """On four topics with different codecs every event is delivered once. Dead letters are stored unchanged on
     topics with each codec, whatever codec they are sent with; a replay and a redrive read them, too."""
     topics, bad = {}, {}
@@ -48,19 +46,13 @@ def test_every_codec_is_read_and_written(kafka: Kafka, api: Api, tmp_path: Path)
         write_compressed(kafka, topic, codec, events)
         topics[codec], count = topic, count + len(events)
         bad[codec] = sorted(value_of(one) for one in events if one.defect)
-    group = new_group()
-    env = run_environment(
-        tmp_path, kafka, ",".join(topics.values()), group, api.url, KAFKA_COMPRESSION_TYPE="snappy"
-    )
-    with Process(tmp_path, "run", env=env) as service:
-        ledger = service.until_settled(count)
-        assert service.stop()[0] == 0
-    accepted = api.accepted()
+    shop.env |= {"KAFKA_TOPICS": ",".join(topics.values()), "KAFKA_COMPRESSION_TYPE": "snappy"}
+    ledger = shop.serve(count)
+    accepted = shop.api.accepted()
     assert ledger["delivered"] == accepted.total() == len(accepted) > count / 2
     for codec, topic in topics.items():
-        assert sum(committed_offsets(kafka, group, topic, PARTITIONS)) == EACH
+        assert sum(committed_offsets(kafka, shop.group, topic, PARTITIONS)) == EACH
         assert sorted(message.value() or b"" for message, _ in dead_letters(kafka, topic)) == bad[codec] != []
-    bounds = ("--topic", topics["zstd"], "--from", "beginning", "--to", "end")
-    assert command("replay", *bounds, env=env).returncode == 0
-    assert command("dead-letters", "redrive", "--topic", topics["zstd"], env=env).returncode == 0
-    assert api.accepted() == accepted
+    shop.command("replay", "--topic", topics["zstd"], "--from", "beginning", "--to", "end")
+    shop.command("dead-letters", "redrive", "--topic", topics["zstd"])
+    assert shop.api.accepted() == accepted

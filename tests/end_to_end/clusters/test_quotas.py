@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import (
-    committed_offsets,
-    dead_letters,
-    generated,
-    new_group,
-    new_topic,
-    value_of,
-    write_generated,
-)
-from tests.support.kafka.harness import Kafka, unique
+from tests.end_to_end.records import value_of
+from tests.end_to_end.shop import NewShop
+from tests.support.kafka.harness import unique
 from tests.support.kafka.raw import set_quotas
 
 SECONDS = 14
@@ -28,46 +18,42 @@ LETTER = 400
 
 
 @pytest.mark.real_kafka
-def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_throttled_is_only_slower(new_shop: NewShop) -> None:
     """The broker throttles reads, writes and requests: every record settles once and is committed. The figures
     say how long pinstream waited; health and readiness stay good, and nothing counts as a stall."""
-    topic, group, client = new_topic(kafka), new_group(), unique("client")
-    _, events = generated(300, invalid=0.3)
-    write_generated(kafka, topic, events)
-    size = sum(len(value_of(one)) for one in events)
-    letters = sum(1 for one in events if one.defect)
+    client = unique("client")
+    shop = new_shop(KAFKA_CLIENT_ID=client, KAFKA_COMPRESSION_TYPE="none")
+    shop.generate(300, invalid=0.3)
+    size = sum(len(value_of(one)) for one in shop.events)
+    letters = sum(1 for one in shop.events if one.defect)
     set_quotas(
-        kafka,
+        shop.kafka,
         client,
         consumer_byte_rate=size // SECONDS,
         producer_byte_rate=letters * LETTER // SECONDS,
         request_percentage=1,
     )
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url, KAFKA_CLIENT_ID=client, KAFKA_COMPRESSION_TYPE="none"
-    )
-    with Process(tmp_path, "run", env=env) as service:
+    with shop.run() as service:
 
         def settled() -> dict[str, int] | None:
             assert service.get("/healthz")[0] == 200
             ledger = service.ledger()
-            return ledger if ledger["read"] == len(events) and not ledger["open"] else None
+            return ledger if ledger["read"] == 300 and not ledger["open"] else None
 
         ledger = service.until(settled, "all to be settled")
         assert service.get("/readyz")[0] == 200
         service.until(lambda: len(throttles(service.status())) == 2, "the figures of both clients")
         throttled = throttles(service.status())
         metrics = service.get("/metrics")[1]
-        assert service.stop()[0] == 0
-        reported = {line["event"] for line in service.log}
+    reported = {line["event"] for line in service.log}
     assert throttled["consumer"] > 1
     assert throttled["producer"] > 0
     assert 'pinstream_kafka_throttled_seconds_total{broker="' in metrics
     assert not reported & {"stalled", "kafka_trouble", "partitions_lost"}
-    accepted = api.accepted()
+    accepted = shop.api.accepted()
     assert ledger["delivered"] == accepted.total() == len(accepted)
-    assert ledger["dead_lettered"] == len(dead_letters(kafka, topic)) >= letters
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
+    assert ledger["dead_lettered"] == len(shop.letters) >= letters
+    assert shop.committed == 300
 
 
 def throttles(status: dict[str, Any]) -> dict[str, float]:

@@ -15,29 +15,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
-from consumer.engine.model import Disposition, Position, destination_tag
+from consumer.engine.model import Position, destination_tag
 from consumer.engine.reading import NO_KEY, Keys
 from consumer.engine.records import offset_map
 from consumer.engine.records.offset_map import OffsetMap
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
-from tests.end_to_end.records import (
-    PARTITIONS,
-    committed_offsets,
-    dead_letters,
-    generated,
-    new_group,
-    new_topic,
-    value_of,
-    write_generated,
-)
+from tests.end_to_end.processes import ACCOUNT, wait_for
+from tests.end_to_end.records import PARTITIONS, value_of
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import WITHIN, Kafka, read_all
 
 BATCH, CONCURRENCY = 20, 4
@@ -97,7 +89,7 @@ class Remains(NamedTuple):
         return self.committed[place[0]].passes(place[1])
 
 
-class Line:
+class Line(Shop):
     """A topic full of records, a group and a state folder. `shares` are the generator's."""
 
     def __init__(
@@ -111,23 +103,12 @@ class Line:
         settings: Mapping[str, str] | None = None,
         **shares: float,
     ) -> None:
+        common = {"PINSTREAM_BATCH_EVENTS": str(BATCH), "PINSTREAM_CONCURRENCY": str(CONCURRENCY)}
+        super().__init__(kafka, api, folder, partitions=PARTITIONS, **{**common, **(settings or {})})
         self.at_death: Callable[[Remains], object] = lambda remains: None
         """What a test looks at while no process runs."""
-        self.kafka = kafka
-        self.api = api
-        self.folder = folder
-        self.topic, self.group = new_topic(kafka), new_group()
-        self.generator, self.events = generated(count, seed=seed, **shares)
-        write_generated(kafka, self.topic, self.events)
-        self.expected = {
-            one.event["event_id"]
-            for one in self.events
-            if one.event and one.expected is Disposition.DELIVERED
-        }
-        common = {"PINSTREAM_BATCH_EVENTS": str(BATCH), "PINSTREAM_CONCURRENCY": str(CONCURRENCY)}
-        self.env = run_environment(
-            folder, kafka, self.topic, self.group, api.url, **{**common, **(settings or {})}
-        )
+        self.generator = self.generate(count, seed=seed, **shares)
+        self.expected = self.deliverable
 
     @cached_property
     def values(self) -> dict[Place, bytes]:
@@ -142,15 +123,14 @@ class Line:
         return {place: ids[value] for place, value in self.values.items() if ids.get(value) in self.expected}
 
     @cached_property
-    def broken(self) -> set[Place]:
+    def broken_places(self) -> set[Place]:
         """The places of records that must become dead letters."""
-        broken = {value_of(one) for one in self.events if one.defect}
-        return {place for place, value in self.values.items() if value in broken}
+        return {place for place, value in self.values.items() if value in self.broken}
 
     @property
     def done(self) -> bool:
         """Whether all records are committed."""
-        return sum(committed_offsets(self.kafka, self.group, self.topic)) == len(self.events)
+        return self.committed == len(self.events)
 
     def remains(self) -> Remains:
         """Ask all three, after the API has read everything that the dead process sent."""
@@ -164,15 +144,13 @@ class Line:
         found, total = look_up(self.folder / "state" / "keys", list(keys.values()))
         stored = frozenset(name for name, here in zip(keys, found, strict=True) if here)
         assert stored <= set(accepted), "a key was stored of what the API never accepted"
-        letters = Counter(
-            (int(one["partition"]), int(one["offset"])) for _, one in dead_letters(self.kafka, self.topic)
-        )
+        letters = Counter((int(one["partition"]), int(one["offset"])) for _, one in self.letters)
         # Last, so that the broker has long had whatever commit was on its way.
-        remains = Remains(accepted, stored, total, letters, self.committed())
+        remains = Remains(accepted, stored, total, letters, self.commits())
         self._check_settled(remains)
         return remains
 
-    def committed(self) -> list[Committed]:
+    def commits(self) -> list[Committed]:
         """What the group has committed, by partition."""
         consumer = Consumer({**self.kafka.config, "group.id": self.group, "log_level": 0})
         asked = [TopicPartition(self.topic, number) for number in range(PARTITIONS)]
@@ -189,15 +167,8 @@ class Line:
         passed = self.passed_over(remains)
         lost = {self.places[place] for place in passed & self.places.keys()} - remains.stored
         assert not lost, f"passed over, and not (known to be) delivered: {lost}"
-        unwritten = passed & self.broken - remains.letters.keys()
+        unwritten = passed & self.broken_places - remains.letters.keys()
         assert not unwritten, f"passed over, and no dead letter is there: {unwritten}"
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Let one more process do the rest and stop it in order; return its log, which ends with its ledger."""
-        with Process(self.folder, "run", env=self.env) as last:
-            last.until(lambda: self.done, "the rest")
-            assert last.stop()[0] == 0
-        return last.log
 
     def check_all_is_there(self) -> Remains:
         """Check the final state against the input: every event, dead letter, key and offset."""
@@ -205,7 +176,7 @@ class Line:
         assert set(end.accepted) == self.expected == end.stored
         assert end.keys == len(self.expected)
         assert self.api.counts().value_sum == self.generator.value_sum
-        assert set(end.letters) == self.broken
+        assert set(end.letters) == self.broken_places
         assert self.passed_over(end) == self.values.keys()
         return end
 

@@ -266,14 +266,14 @@ def written(crash: Crash) -> None:
     """When the broker's acknowledgement of a dead letter arrives."""
 
     def make(real: Any) -> Any:
-        def produce(self: PolledProducer, record: NewRecord, on_delivery: Any) -> None:
+        def produce(self: PolledProducer, record: NewRecord, on_report: Any) -> None:
             was_reported: dict[str, Any] = dict(record.headers)
             place = [int(was_reported["pinstream.partition"]), int(was_reported["pinstream.offset"])]
 
-            def reported(error: Any, message: Any) -> None:
+            def reported(error: Any) -> None:
                 if error is None:
                     crash.block(letters=[place])
-                on_delivery(error, message)
+                on_report(error)
 
             real(self, record, reported)
 

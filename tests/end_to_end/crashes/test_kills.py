@@ -15,8 +15,9 @@ import pytest
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.crashes.aftermath import Committed, Line, Remains, look_up
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import PARTITIONS, new_group, new_topic
+from tests.end_to_end.processes import Process
+from tests.end_to_end.records import PARTITIONS
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import Kafka
 from tests.support.switches import switched
 
@@ -97,7 +98,7 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 def live_and_die(line: Line, dice: random.Random, within: float | None) -> float | None:
     """Start a process and kill it `within` seconds, or (None) soon after its first call; return when that was."""
     begun = time.monotonic()
-    with Process(line.folder, "run", env=line.env) as process:
+    with line.run() as process:
         if within is not None:
             time.sleep(dice.uniform(0.0, within))
             process.kill()
@@ -120,16 +121,15 @@ def keys_in(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("when", ["starting", "joining"])
-def test_reported_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, when: str) -> None:
+def test_reported_to_stop_while_it_starts(shop: Shop, when: str) -> None:
     """SIGTERM before the first record, or before the process joined its group: it ends by itself, soon, with
     exit code 0."""
-    env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
-    with Process(tmp_path, "run", env=env, fresh=True) as process:
+    with Process(shop.folder, "run", env=shop.env, fresh=True) as process:
         if when == "joining":
             process.until_logged("starting")
         else:
-            process.until(lambda: (tmp_path / "state" / "keys").exists(), "its key store")
+            process.until(lambda: (shop.folder / "state" / "keys").exists(), "its key store")
         code, seconds = process.stop()
     assert code in ((0,) if when == "joining" else (0, -15))
     assert seconds < 15
-    assert api.calls == 0
+    assert shop.api.calls == 0

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import commerce_event, new_group, write_events
-from tests.support.kafka.harness import WITHIN, Kafka, commit, create_topic
+from tests.end_to_end.processes import Process
+from tests.end_to_end.shop import NewShop
+from tests.support.kafka.harness import WITHIN, commit
 
 
 def metric(process: Process, name: str) -> float:
@@ -22,21 +19,20 @@ def metric(process: Process, name: str) -> float:
 
 
 @pytest.mark.real_kafka
-def test_what_retention_removed_is_reported(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_retention_removed_is_reported(new_shop: NewShop) -> None:
     """Committed at 5, the log begins at 20: the ten records that are left are delivered, at most fifteen are
     missing, and there is no lag."""
-    topic, group = create_topic(kafka), new_group()
-    write_events(kafka, topic, [commerce_event(str(number)) for number in range(30)])
-    commit(kafka, group, topic, 5)
-    place, admin = TopicPartition(topic, 0, 20), AdminClient({**kafka.config, "log_level": 0})
+    shop = new_shop(partitions=1)
+    shop.write_orders(30)
+    commit(shop.kafka, shop.group, shop.topic, 5)
+    place, admin = TopicPartition(shop.topic, 0, 20), AdminClient({**shop.kafka.config, "log_level": 0})
     admin.delete_records([place])[place].result(WITHIN)
-    with Process(tmp_path, "run", env=run_environment(tmp_path, kafka, topic, group, api.url)) as process:
+    with shop.run() as process:
         process.until_settled(10)
         counted = process.status()["counts"]["removed_unread"]
         assert counted == metric(process, "pinstream_removed_unread_records_total") == 15
         process.until(lambda: process.status()["partitions"][0]["lag"] == 0, "no lag")
-        assert process.stop()[0] == 0
     [line] = [one for one in process.log if one["event"] == "records_removed_unread"]
-    assert (line["level"], line["topic"], line["partition"]) == ("error", topic, 0)
+    assert (line["level"], line["topic"], line["partition"]) == ("error", shop.topic, 0)
     assert (line["expected"], line["beginning"], line["at_most"]) == (5, 20, 15)
-    assert api.counts().accepted_events == 10
+    assert shop.api.counts().accepted_events == 10

@@ -38,7 +38,7 @@ class Watch:
     """Looks at a process with a budget, and keeps the highest values."""
 
     def __init__(self, process: Process, budget: Budget) -> None:
-        self._process = process
+        self.process = process
         self._budget = budget
         self.maximum = Budget(0, 0)
         self.max_memory = 0
@@ -46,7 +46,7 @@ class Watch:
 
     def check(self) -> Status:
         """A status document, which must keep the budget."""
-        status = self._process.status()
+        status = self.process.status()
         ledger, held = status["ledger"], status["open"]["bytes"]
         assert ledger["read"] == sum(ledger[part] for part in PARTS)
         self.maximum = Budget(max(self.maximum.events, ledger["open"]), max(self.maximum.bytes, held))
@@ -57,7 +57,7 @@ class Watch:
 
     def memory(self) -> int:
         """Resident bytes of the process now."""
-        return int(psutil.Process(self._process.pid).memory_info().rss)
+        return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def until(self, condition: Callable[[Status], Any], what: str, within: float = WITHIN) -> Status:
         """Wait, for a bounded time, until `condition` holds for a status document; return that document."""
@@ -69,7 +69,7 @@ class Watch:
                 return None
             return status if condition(status) else None
 
-        found: Status = self._process.until(hold, what, within)
+        found: Status = self.process.until(hold, what, within)
         return found
 
     def until_full(self, least: int) -> Status:

@@ -18,23 +18,16 @@ from consumer.engine.model import CommerceEvent
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.faults.outages import Budget, Watch, failed
 from tests.end_to_end.faults.proxy import Mode, Proxy
-from tests.end_to_end.processes import TOKEN, Process, run_environment
-from tests.end_to_end.records import (
-    commerce_event,
-    committed_offsets,
-    new_group,
-    new_topic,
-    write_events,
-)
+from tests.end_to_end.processes import TOKEN, Process
+from tests.end_to_end.records import commerce_event
+from tests.end_to_end.shop import NewShop, Shop, once
 from tests.support.certificates import Authority
-from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
+from tests.support.switches import switched
 
 BATCH, CONCURRENCY = 20, 4
 TIGHT_IN_EVENTS = Budget(events=100, bytes=1 << 20)
 TIGHT_IN_BYTES = Budget(events=5000, bytes=64 * 1024)
-HEALING = 100.0
-"""Seconds that the longest backoff takes on a busy machine."""
 
 
 @pytest.fixture
@@ -55,22 +48,26 @@ def orders(count: int, prefix: str = "order", *, growing: bool = False) -> list[
     ]
 
 
-def ids(events: list[CommerceEvent]) -> set[str]:
-    """Their ids."""
-    return {str(event["event_id"]) for event in events}
+@pytest.fixture
+def new_shop(new_shop: NewShop, proxy: Proxy) -> NewShop:
+    """Shops with a budget, small batches, short time limits for calls, and the proxy before their API."""
+
+    def make(budget: Budget, **settings: str) -> Shop:
+        return new_shop(
+            PINSTREAM_BATCH_EVENTS=str(BATCH),
+            PINSTREAM_CONCURRENCY=str(CONCURRENCY),
+            # Short for a test, and long for a call that is answered, also on a machine that has much to do.
+            **{"PINSTREAM_REQUEST_TIMEOUT": "2s", "PINTEREST_API_URL": proxy.url, **settings},
+            **budget.settings,
+            **switched(longest_wait=2.0),
+        )
+
+    return make
 
 
-def environment(
-    folder: Path, kafka: Kafka, topic: str, group: str, url: str, budget: Budget, **settings: str
-) -> dict[str, str]:
-    """Small batches, a small budget, and short time limits for calls."""
-    own = {
-        "PINSTREAM_BATCH_EVENTS": str(BATCH),
-        "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
-        # Short for a test, and long for a call that is answered, also on a machine that has much to do.
-        "PINSTREAM_REQUEST_TIMEOUT": "2s",
-    }
-    return run_environment(folder, kafka, topic, group, url, **{**own, **budget.settings, **settings})
+def was_logged(process: Process, reason: str) -> bool:
+    """Whether the log says that a call had no verdict for this reason."""
+    return any(line["event"] == "no_verdict" and line["reason"] == reason for line in process.log)
 
 
 ERRORS = [
@@ -81,57 +78,49 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("mode", "reason"), ERRORS)
-def test_the_way_to_the_api_is_cut(
-    kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path, mode: Mode, reason: str
-) -> None:
+def test_the_way_to_the_api_is_cut(new_shop: NewShop, proxy: Proxy, mode: Mode, reason: str) -> None:
     """In the middle of work calls fail and are repeated under the same ids, intake pauses, and delivery
     continues by itself."""
-    topic, group = new_topic(kafka), new_group()
+    shop = new_shop(TIGHT_IN_EVENTS)
     before, during = orders(60, "before"), orders(400, "during")
-    write_events(kafka, topic, before)
-    env = environment(tmp_path, kafka, topic, group, proxy.url, TIGHT_IN_EVENTS)
-    with Process(tmp_path, "run", env=env) as process:
+    shop.write(*before)
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_EVENTS)
         watch.until_settled(len(before))
         proxy.set(mode)
-        write_events(kafka, topic, during)
+        shop.write(*during)
 
         full = watch.until_full(TIGHT_IN_EVENTS.events)
         assert full["ledger"]["read"] == len(before) + TIGHT_IN_EVENTS.events
         watch.stands_still(3, reason)
-        assert sum(committed_offsets(kafka, group, topic)) == len(before)
-        assert set(api.accepted()) == ids(before)
-        assert any(line["event"] == "no_verdict" and line["reason"] == reason for line in process.log)
+        assert shop.committed == len(before)
+        assert shop.api.accepted() == once(before)
+        assert was_logged(process, reason)
 
         proxy.set(Mode.FORWARD)
-        healed = watch.until_settled(len(before + during), HEALING)
+        healed = watch.until_settled(len(before + during))
         assert healed["ledger"]["delivered"] == len(before + during)
-        assert process.stop()[0] == 0
-    assert api.accepted() == Counter(ids(before + during)), "all of them, once: none had arrived"
+    assert shop.api.accepted() == once(before + during), "all of them, once: none had arrived"
     if mode is Mode.HALF_OPEN:
         again = sent_again(proxy)
         assert again, "what went into the void was sent again"
-        assert again <= ids(during)
+        assert again <= once(during).keys()
 
 
-def test_records_that_grow_fit_into_the_budget(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
+def test_records_that_grow_fit_into_the_budget(new_shop: NewShop, proxy: Proxy) -> None:
     """Each record is larger than the one before: the budget in bytes holds at every moment, before and after
     the outage."""
-    topic, group = new_topic(kafka), new_group()
-    events = orders(300, growing=True)
-    write_events(kafka, topic, events)
+    shop, events = new_shop(TIGHT_IN_BYTES), orders(300, growing=True)
+    shop.write(*events)
     proxy.set(Mode.REFUSE)
-    env = environment(tmp_path, kafka, topic, group, proxy.url, TIGHT_IN_BYTES)
-    with Process(tmp_path, "run", env=env) as process:
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_BYTES)
         watch.until_full(1)
         watch.stands_still(3, "connect")
         proxy.set(Mode.FORWARD)
-        healed = watch.until_settled(len(events), HEALING)
-        assert healed["ledger"]["delivered"] == len(events)
-        assert process.stop()[0] == 0
+        assert watch.until_settled(len(events))["ledger"]["delivered"] == len(events)
     assert watch.maximum.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
-    assert api.accepted() == Counter(ids(events))
+    assert shop.api.accepted() == once(events)
 
 
 def sent_again(proxy: Proxy) -> set[str]:
@@ -140,57 +129,46 @@ def sent_again(proxy: Proxy) -> set[str]:
     return {name.decode() for name, times in heard.items() if times > 1}
 
 
-def test_kept_connections_that_died_unnoticed(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
+def test_kept_connections_that_died_unnoticed(new_shop: NewShop, proxy: Proxy) -> None:
     """A router has forgotten the idle connections: each costs at most one time-out, then new ones are made."""
-    topic, group = new_topic(kafka), new_group()
-    before, after = orders(200, "before"), orders(200, "after")
-    write_events(kafka, topic, before)
-    env = environment(tmp_path, kafka, topic, group, proxy.url, TIGHT_IN_EVENTS)
-    with Process(tmp_path, "run", env=env) as process:
+    shop = new_shop(TIGHT_IN_EVENTS)
+    expected = shop.write_orders(200, "before")
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_EVENTS)
-        watch.until_settled(len(before))
+        watch.until_settled(200)
         kept = proxy.links
         assert 1 <= kept <= CONCURRENCY
         proxy.set(Mode.HALF_OPEN)
         proxy.set(Mode.FORWARD)
-        write_events(kafka, topic, after)
-        healed = watch.until_settled(len(before + after), HEALING)
-        assert 1 <= failed(healed, "timeout") <= kept
-        assert process.stop()[0] == 0
-    assert api.accepted() == Counter(ids(before + after))
+        expected |= shop.write_orders(200, "after")
+        assert 1 <= failed(watch.until_settled(400), "timeout") <= kept
+    assert shop.api.accepted() == expected
 
 
-def test_answers_that_never_arrive(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
+def test_answers_that_never_arrive(new_shop: NewShop, proxy: Proxy) -> None:
     """The API accepts the events and the answers are lost: the events stay open, are sent again unchanged, and
     settle once."""
-    topic, group = new_topic(kafka), new_group()
-    events = orders(300)
-    write_events(kafka, topic, events)
+    shop = new_shop(TIGHT_IN_EVENTS, PINSTREAM_REQUEST_TIMEOUT="700ms")
+    expected = shop.write_orders(300)
     proxy.set(Mode.MUTE)
-    env = environment(
-        tmp_path, kafka, topic, group, proxy.url, TIGHT_IN_EVENTS, PINSTREAM_REQUEST_TIMEOUT="700ms"
-    )
-    with Process(tmp_path, "run", env=env) as process:
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_EVENTS)
         watch.until_full(TIGHT_IN_EVENTS.events)
         watch.stands_still(4, "timeout")
-        watch.until(lambda _: max(api.accepted().values()) > 1, "an event that the API took twice")
-        assert len(api.accepted()) <= TIGHT_IN_EVENTS.events
-        assert sum(committed_offsets(kafka, group, topic)) == 0
+        watch.until(lambda _: max(shop.api.accepted().values()) > 1, "an event that the API took twice")
+        assert len(shop.api.accepted()) <= TIGHT_IN_EVENTS.events
+        assert shop.committed == 0
 
         proxy.set(Mode.FORWARD)
-        healed = watch.until_settled(len(events), HEALING)
-        assert healed["ledger"]["delivered"] == len(events)
-        assert process.stop()[0] == 0
-    assert set(api.accepted()) == ids(events), "the same ids, so that the platform can tell"
+        assert watch.until_settled(300)["ledger"]["delivered"] == 300
+    assert shop.api.accepted().keys() == expected.keys(), "the same ids, so that the platform can tell"
 
 
-def test_certificates_that_cannot_be_trusted(kafka: Kafka, servers: Loop, api: Api, tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_trusted(
+    new_shop: NewShop, servers: Loop, api: Api, tmp_path: Path
+) -> None:
     """No TLS, or a certificate of a stranger, an expired one, or another host's: no byte of ours is sent; with
     the right certificate delivery continues."""
-    topic, group = new_topic(kafka), new_group()
-    events = orders(300)
-    write_events(kafka, topic, events)
     ours, stranger = Authority(tmp_path, "ours"), Authority(tmp_path, "stranger")
     untrusted = [
         stranger.server(),
@@ -199,8 +177,9 @@ def test_certificates_that_cannot_be_trusted(kafka: Kafka, servers: Loop, api: A
     ]
     with Proxy(servers, api.url) as proxy:
         url = proxy.url.replace("http://", "https://")
-        env = environment(tmp_path, kafka, topic, group, url, TIGHT_IN_BYTES, SSL_CERT_FILE=str(ours.file))
-        with Process(tmp_path, "run", env=env) as process:
+        shop = new_shop(TIGHT_IN_BYTES, PINTEREST_API_URL=url, SSL_CERT_FILE=str(ours.file))
+        expected = shop.write_orders(300)
+        with shop.run() as process:
             watch = Watch(process, TIGHT_IN_BYTES)
             watch.until_full(1)
             watch.stands_still(2, "tls")
@@ -211,16 +190,13 @@ def test_certificates_that_cannot_be_trusted(kafka: Kafka, servers: Loop, api: A
             assert proxy.heard[:2] == b"\x16\x03"
             assert TOKEN.encode() not in proxy.heard
             assert b"event_id" not in proxy.heard
-            assert api.calls == 0
-            assert sum(committed_offsets(kafka, group, topic)) == 0
-            assert any(line["event"] == "no_verdict" and line["reason"] == "tls" for line in process.log)
+            assert (api.calls, shop.committed) == (0, 0)
+            assert was_logged(process, "tls")
 
             proxy.speak(ours.server())
-            healed = watch.until_settled(len(events), HEALING)
-            assert healed["ledger"]["delivered"] == len(events)
-            assert process.stop()[0] == 0
+            assert watch.until_settled(300)["ledger"]["delivered"] == 300
         assert watch.maximum.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
-    assert api.accepted() == Counter(ids(events))
+    assert api.accepted() == expected
 
 
 HOST = "api.pinstream.invalid"
@@ -263,49 +239,37 @@ class Resolver:
         draft.replace(self._folder / "hosts")
 
 
-def test_a_name_that_does_not_resolve(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_name_that_does_not_resolve(new_shop: NewShop, proxy: Proxy, tmp_path: Path) -> None:
     """The API's host is unknown: the log says why, and events wait; once it is known all are delivered, once."""
-    topic, group = new_topic(kafka), new_group()
-    events = orders(300)
-    write_events(kafka, topic, events)
-    resolver = Resolver(tmp_path)
-    env = environment(
-        tmp_path, kafka, topic, group, proxy.url.replace("127.0.0.1", HOST), TIGHT_IN_EVENTS,
-        **resolver.settings, PINSTREAM_REQUEST_TIMEOUT="10s",
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as process:
+    resolver, url = Resolver(tmp_path), proxy.url.replace("127.0.0.1", HOST)
+    own = {**resolver.settings, "PINSTREAM_REQUEST_TIMEOUT": "10s", "PINTEREST_API_URL": url}
+    shop = new_shop(TIGHT_IN_EVENTS, **own)
+    expected = shop.write_orders(300)
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_EVENTS)
         watch.until_full(TIGHT_IN_EVENTS.events)
         watch.stands_still(4, "dns")
-        assert sum(committed_offsets(kafka, group, topic)) == 0
-        assert proxy.connections == 0
-        assert any(line["event"] == "no_verdict" and line["reason"] == "dns" for line in process.log)
+        assert (shop.committed, proxy.connections) == (0, 0)
+        assert was_logged(process, "dns")
 
         resolver.say("127.0.0.1")
-        healed = watch.until_settled(len(events), HEALING)
-        assert healed["ledger"]["delivered"] == len(events)
-        assert process.stop()[0] == 0
-    assert api.accepted() == Counter(ids(events))
+        assert watch.until_settled(300)["ledger"]["delivered"] == 300
+    assert shop.api.accepted() == expected
 
 
 def test_a_resolver_that_says_nothing_holds_up_no_stop(
-    kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path
+    new_shop: NewShop, proxy: Proxy, tmp_path: Path
 ) -> None:
     """Calls time out while the name server is silent, and SIGTERM ends the process within the grace all the same."""
-    topic, group = new_topic(kafka), new_group()
-    write_events(kafka, topic, orders(100))
-    resolver = Resolver(tmp_path)
+    resolver, url = Resolver(tmp_path), proxy.url.replace("127.0.0.1", HOST)
     resolver.say("silence")
-    env = environment(
-        tmp_path, kafka, topic, group, proxy.url.replace("127.0.0.1", HOST), TIGHT_IN_EVENTS,
-        **resolver.settings, PINSTREAM_REQUEST_TIMEOUT="500ms", PINSTREAM_SHUTDOWN_GRACE="3s",
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as process:
+    own = {"PINSTREAM_REQUEST_TIMEOUT": "500ms", "PINSTREAM_SHUTDOWN_GRACE": "3s", "PINTEREST_API_URL": url}
+    shop = new_shop(TIGHT_IN_EVENTS, **resolver.settings, **own)
+    shop.write_orders(100)
+    with shop.run() as process:
         watch = Watch(process, TIGHT_IN_EVENTS)
         watch.until_full(TIGHT_IN_EVENTS.events)
         watch.stands_still(2, "timeout")
         code, seconds = process.stop()
-    assert code == 0
-    assert seconds < 3 + LATE
-    assert sum(committed_offsets(kafka, group, topic)) == 0
-    assert api.calls == 0
+    assert (code, seconds < 3 + LATE) == (0, True)
+    assert (shop.committed, shop.api.calls) == (0, 0)

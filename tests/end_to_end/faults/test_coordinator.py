@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -18,9 +18,9 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import generated, new_group, write_generated
+from tests.end_to_end.records import generated, new_group, new_topic, write_generated
 from tests.support.kafka.broker import RealBroker, free_ports
-from tests.support.kafka.harness import Kafka, create_topic
+from tests.support.kafka.harness import Kafka
 
 EVENTS = 40
 AT_ONCE = 5.0
@@ -34,56 +34,77 @@ _OFFSET_FETCH = 9
 Started = Callable[[RealBroker], AbstractContextManager[RealBroker]]
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
-
-def make_topics(kafka: Kafka) -> None:
-    """Make the topics that records are read from and letters written to."""
-    create_topic(kafka, 2, "orders")
-    create_topic(kafka, 1, "orders.dead-letters")
+PROTOCOLS = {"classic": {"KAFKA_SESSION_TIMEOUT_MS": "6000"}, "consumer": {}}
+"""By group protocol, its settings. (Of the second kind the broker decides on the session.)"""
 
 
-def delivers(process: Process, kafka: Kafka, api: Api) -> None:
-    """Write records and wait until the process has delivered them."""
-    before = api.counts().accepted_events
-    _, events = generated(EVENTS, seed=before, duplicates=0.0, invalid=0.0)
-    write_generated(kafka, "orders", events)
-    process.until(lambda: api.counts().accepted_events == before + EVENTS, "all events")
-    process.until(lambda: process.get("/readyz") == (200, "ok\n"), "readiness")
+class Line:
+    """A topic, and members of two groups that read it under one protocol: one to be stopped while it waits."""
+
+    def __init__(self, stack: ExitStack, kafka: Kafka, api: Api, folder: Path, protocol: str) -> None:
+        self._kafka, self._api, self._topic = kafka, api, new_topic(kafka, 2)
+        settings = {
+            **PROTOCOLS[protocol],
+            "KAFKA_GROUP_PROTOCOL": protocol,
+            "KAFKA_AUTO_OFFSET_RESET": "earliest",
+        }
+        self.stopped, self.lasting = (
+            stack.enter_context(
+                Process(
+                    own, "run", env=run_environment(own, kafka, self._topic, new_group(), api.url, **settings)
+                )
+            )
+            for own in (folder / f"{protocol}-stopped", folder / protocol)
+        )
+
+    def until(self, condition: Callable[[Process], object], what: str) -> None:
+        """Wait until the condition holds for the one that lasts."""
+        self.lasting.until(lambda: condition(self.lasting), what)
+
+    def ends_at_once(self, seconds: float) -> None:
+        """One is stopped, with 0."""
+        code, took = self.stopped.stop()
+        assert (code, took < seconds) == (0, True), took
+        assert "Traceback" not in self.stopped.stderr
+
+    def delivers(self) -> None:
+        """Write records; the other one delivers them, and is ready."""
+        before = self._api.counts().accepted_events
+        _, events = generated(EVENTS, seed=before, duplicates=0.0, invalid=0.0)
+        write_generated(self._kafka, self._topic, events)
+        self.until(lambda _: self._api.counts().accepted_events == before + EVENTS, "all events")
+        self.until(lambda process: process.get("/readyz") == (200, "ok\n"), "readiness")
+        assert self.lasting.stop()[0] == 0
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_a_group_without_a_coordinator(started: Started, api: Api, tmp_path: Path, protocol: str) -> None:
+def test_a_group_without_a_coordinator(started: Started, api: Api, tmp_path: Path) -> None:
     """One broker cannot hold three replicas of the topic of offsets. A start waits for that, names it, ends with 0 at a
-    signal, and goes on once the topic exists."""
+    signal, and goes on once the topic exists; under both protocols."""
     said = "No coordinator of the group answers (for "
-    with started(RealBroker(offsets_topic_replication_factor=3)) as broker:
+
+    def waits(process: Process) -> None:
+        process.until(lambda: process.status()["coordinator_silent"], "the silence")
+        code, text = process.get("/readyz")
+        assert (code, text.startswith(said)) == (503, True), text
+        assert process.get("/healthz") == (200, "ok\n")
+        process.until(lambda: said in process.stderr, "the log")
+        assert "pinstream_coordinator_silent_seconds 0" not in process.get("/metrics")[1]
+
+    with started(RealBroker(offsets_topic_replication_factor=3)) as broker, ExitStack() as stack:
         kafka = Kafka(broker.bootstrap_servers, "real")
-        make_topics(kafka)
-        settings = {"KAFKA_GROUP_PROTOCOL": protocol, "KAFKA_AUTO_OFFSET_RESET": "earliest"}
-        if protocol == "classic":
-            settings["KAFKA_SESSION_TIMEOUT_MS"] = "6000"  # of the other kind, the broker decides
-        env = run_environment(tmp_path, kafka, "orders", new_group(), api.url, **settings)
-
-        def waits(process: Process) -> None:
-            process.until(lambda: process.status()["coordinator_silent"], "the silence")
-            code, text = process.get("/readyz")
-            assert (code, text.startswith(said)) == (503, True), text
-            assert process.get("/healthz") == (200, "ok\n")
-            process.until(lambda: said in process.stderr, "the log")
-            assert "pinstream_coordinator_silent_seconds 0" not in process.get("/metrics")[1]
-
-        with Process(tmp_path, "run", env=env) as process:
-            waits(process)
-            code, seconds = process.stop()
-            assert (code, seconds < AT_ONCE) == (0, True)
-            assert "Traceback" not in process.stderr
-        with Process(tmp_path, "run", env=env) as process:
-            waits(process)
-            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-            compacted = {"cleanup.policy": "compact"}
-            admin.create_topics([NewTopic(OFFSETS, 1, 1, config=compacted)])[OFFSETS].result(30)
-            delivers(process, kafka, api)
-            process.until(lambda: process.status()["coordinator_silent"] is None, "the end of the silence")
-            assert process.stop()[0] == 0
+        lines = [Line(stack, kafka, api, tmp_path, protocol) for protocol in PROTOCOLS]
+        for line in lines:
+            waits(line.stopped)
+            line.ends_at_once(AT_ONCE)
+            waits(line.lasting)
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        compacted = {"cleanup.policy": "compact"}
+        admin.create_topics([NewTopic(OFFSETS, 1, 1, config=compacted)])[OFFSETS].result(30)
+        for line in lines:
+            line.until(
+                lambda process: process.status()["coordinator_silent"] is None, "the end of the silence"
+            )
+            line.delivers()
 
 
 class Between:
@@ -132,36 +153,28 @@ async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> 
         target.close()
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_nobody_answers_about_offsets(
-    started: Started, servers: Loop, api: Api, tmp_path: Path, protocol: str
-) -> None:
+def test_nobody_answers_about_offsets(started: Started, servers: Loop, api: Api, tmp_path: Path) -> None:
     """The group has assigned its partitions, and where to start is not known: it asks again until it is."""
+
+    def waits(process: Process) -> None:
+        why = "the brokers do not say where to start: 2 assigned partitions wait"
+        process.until(lambda: process.get("/readyz") == (503, f"{why}\n"), "the cause")
+        process.until(
+            lambda: "2 partitions wait for the brokers to say where to start" in process.stderr, "the log"
+        )
+        assert process.get("/healthz") == (200, "ok\n")
+        assert process.status()["waiting_for_start"] == 2
+
     broker = RealBroker()
-    with Between(servers, broker) as between, started(broker):
+    with Between(servers, broker) as between, started(broker), ExitStack() as stack:
         kafka = Kafka(broker.bootstrap_servers, "real")
-        make_topics(kafka)
-        settings = {"KAFKA_GROUP_PROTOCOL": protocol, "KAFKA_AUTO_OFFSET_RESET": "earliest"}
-        env = run_environment(tmp_path, kafka, "orders", new_group(), api.url, **settings)
-
-        def waits(process: Process) -> None:
-            why = "the brokers do not say where to start: 2 assigned partitions wait"
-            process.until(lambda: process.get("/readyz") == (503, f"{why}\n"), "the cause")
-            process.until(
-                lambda: "2 partitions wait for the brokers to say where to start" in process.stderr, "the log"
-            )
-            assert process.get("/healthz") == (200, "ok\n")
-            assert process.status()["waiting_for_start"] == 2
-
-        with Process(tmp_path, "run", env=env) as process:
-            waits(process)
-            code, seconds = process.stop()
-            assert (code, seconds < QUESTION + AT_ONCE) == (0, True), seconds
-            assert "Traceback" not in process.stderr
-        with Process(tmp_path, "run", env=env) as process:
-            waits(process)
-            dropped = between.dropped
-            process.until(lambda: between.dropped > dropped, "another question")
-            between.hears = True
-            delivers(process, kafka, api)
-            assert process.stop()[0] == 0
+        lines = [Line(stack, kafka, api, tmp_path, protocol) for protocol in PROTOCOLS]
+        for line in lines:
+            waits(line.stopped)
+            line.ends_at_once(QUESTION + AT_ONCE)
+            waits(line.lasting)
+        dropped = between.dropped
+        lines[0].until(lambda _: between.dropped > dropped, "another question")
+        between.hears = True
+        for line in lines:
+            line.delivers()

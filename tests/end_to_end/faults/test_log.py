@@ -17,7 +17,7 @@ import pytest
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import THIS, Process, run_environment, wait_for
-from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
@@ -69,13 +69,24 @@ class Unheard(Process):
         assert seconds < GRACE + LATE
 
 
-def delivers(process: Unheard, api: Api, kafka: Kafka, topic: str) -> None:
+@pytest.fixture
+def shop(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> Shop:
+    """A shop with a record, on the embedded broker."""
+    shop = Shop(embedded_kafka, api, tmp_path)
+    shop.generate(1)
+    return shop
+
+
+def unheard(shop: Shop, *more: str, under: tuple[str, ...]) -> Unheard:
+    """Its service, whose stderr goes elsewhere."""
+    return Unheard(shop.folder, *more, env=shop.env, under=under)
+
+
+def delivers(process: Unheard, shop: Shop) -> None:
     """Events that are written now arrive."""
-    before = api.counts().accepted_events
-    shop, events = generated(COUNT, seed=before + 2)
-    write_generated(kafka, topic, events)
-    now = before + shop.tally[Disposition.DELIVERED]
-    process.until(lambda: api.counts().accepted_events >= now, "the delivery")
+    before = shop.api.counts().accepted_events
+    now = before + shop.generate(COUNT, seed=before + 2).tally[Disposition.DELIVERED]
+    process.until(lambda: shop.api.counts().accepted_events >= now, "the delivery")
 
 
 @contextlib.contextmanager
@@ -102,64 +113,52 @@ def filled(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["2>>/dev/full", "2>&-"], ids=["disk full", "closed"])
-def test_a_log_that_takes_nothing(embedded_kafka: Kafka, api: Api, tmp_path: Path, how: str) -> None:
+def test_a_log_that_takes_nothing(shop: Shop, how: str) -> None:
     """It starts, delivers and ends in order; /status and /metrics have the number of lines that were dropped."""
-    topic, group = new_topic(embedded_kafka), new_group()
-    write_generated(embedded_kafka, topic, generated(1)[1])
-    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
-    with Unheard(tmp_path, env=env, under=("sh", "-c", f'exec "$@" {how}', "sh")) as process:
+    with unheard(shop, under=into("", how)) as process:
         process.until_it_answers()
-        delivers(process, api, embedded_kafka, topic)
+        delivers(process, shop)
         if "full" in how:
             assert process.until(process.dropped, "lines that are dropped") >= 1
         process.ends_in_order()
 
 
-def test_workers_and_their_supervisor_go_on_too(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_workers_and_their_supervisor_go_on_too(shop: Shop) -> None:
     """On a full disk, too, and the supervisor's figure has the lines of all of them."""
-    topic, group = new_topic(embedded_kafka), new_group()
-    write_generated(embedded_kafka, topic, generated(1)[1])
-    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
-    with Unheard(tmp_path, "--workers", "2", env=env, under=into("/dev/full")) as process:
+    with unheard(shop, "--workers", "2", under=into("/dev/full")) as process:
         process.until_it_answers()
-        delivers(process, api, embedded_kafka, topic)
+        delivers(process, shop)
         # Its own: starting, supervising, two workers that joined. Theirs: partitions that were assigned.
         assert process.until(lambda: process.dropped() > 4, "lines that are dropped")
         process.ends_in_order()
 
 
-def test_a_reader_that_ends(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_reader_that_ends(shop: Shop) -> None:
     """A log shipper that dies does not end the service."""
-    topic, group = new_topic(embedded_kafka), new_group()
-    write_generated(embedded_kafka, topic, generated(1)[1])
-    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
-    with pipe(tmp_path) as (path, end), Unheard(tmp_path, env=env, under=into(path)) as process:
+    with pipe(shop.folder) as (path, end), unheard(shop, under=into(path)) as process:
         process.until_it_answers()
         os.close(end)
-        delivers(process, api, embedded_kafka, topic)
+        delivers(process, shop)
         process.ends_in_order()
 
 
 @pytest.mark.parametrize("blocks", [True, False], ids=["blocking", "non-blocking"])
-def test_a_reader_that_stands_still(embedded_kafka: Kafka, api: Api, tmp_path: Path, blocks: bool) -> None:
+def test_a_reader_that_stands_still(shop: Shop, blocks: bool) -> None:
     """With a full pipe it starts, answers, delivers, and ends within the grace. What waited is read in order when the
     reader goes on."""
-    topic, group = new_topic(embedded_kafka), new_group()
-    write_generated(embedded_kafka, topic, generated(1)[1])
-    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
-    with pipe(tmp_path) as (path, end):
+    with pipe(shop.folder) as (path, end):
         filled(path)
         # Who opens it without blocking shares that with the command.
         under = into(path) if blocks else (THIS.python, "-c", NON_BLOCKING, str(path))
-        with Unheard(tmp_path, env=env, under=under) as process:
+        with unheard(shop, under=under) as process:
             process.until_it_answers()
-            delivers(process, api, embedded_kafka, topic)
+            delivers(process, shop)
             assert process.get("/healthz")[0] == 200
             heard = read_until(end, "partitions_assigned")
             assert {"setting", "starting", "partitions_assigned"} <= {one["event"] for one in heard}
             assert sorted(heard, key=lambda one: one["timestamp"]) == heard
             filled(path)
-            delivers(process, api, embedded_kafka, topic)
+            delivers(process, shop)
             process.ends_in_order()
 
 
@@ -202,13 +201,10 @@ def test_a_start_that_fails(tmp_path: Path, how: str, workers: tuple[str, ...]) 
             assert process.wait() == 2
 
 
-def test_a_file_that_is_cut(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_file_that_is_cut(shop: Shop) -> None:
     """Rotation by copy and truncate: the lines that follow stand at the beginning of the file."""
-    topic, group = new_topic(embedded_kafka), new_group()
-    write_generated(embedded_kafka, topic, generated(1)[1])
-    env = run_environment(tmp_path, embedded_kafka, topic, group, api.url)
-    log = tmp_path / "log"
-    with Unheard(tmp_path, env=env, under=into(log)) as process:
+    log = shop.folder / "log"
+    with unheard(shop, under=into(log)) as process:
         process.until(lambda: log.exists() and "partitions_assigned" in log.read_text(), "its lines")
         os.truncate(log, 0)
         process.ends_in_order()
@@ -216,11 +212,9 @@ def test_a_file_that_is_cut(embedded_kafka: Kafka, api: Api, tmp_path: Path) -> 
     assert log.read_bytes()[:1] == b"{"
 
 
-def test_the_last_line_is_the_error(embedded_kafka: Kafka, tmp_path: Path) -> None:
+def test_the_last_line_is_the_error(shop: Shop) -> None:
     """Behind all lines of the log, in one piece."""
-    topic = new_topic(embedded_kafka)
-    env = run_environment(tmp_path, embedded_kafka, topic, new_group(), "http://127.0.0.1:1")
-    with Process(tmp_path, "run", env=env | {"KAFKA_TOPICS": f"{topic}-none"}) as process:
+    with shop.run(KAFKA_TOPICS=f"{shop.topic}-none") as process:
         assert process.wait() == 1
     *lines, last = process.stderr.splitlines()
     assert "starting" in [json.loads(line)["event"] for line in lines]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaException
@@ -27,7 +28,6 @@ from tests.support.kafka.harness import WITHIN, Kafka, committed
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
 OLD, NEW = 200, 700
-PROTOCOLS = {"eager": EAGER, "cooperative": COOPERATIVE, "kip-848": KIP_848}
 
 
 class Shop:
@@ -40,17 +40,20 @@ class Shop:
         self._env = {
             **run_environment(folder, kafka, self.topic, self.group, api.url),
             **protocol.settings,
+            # How soon librdkafka sees that a topic is gone, and how many partitions it has.
+            "KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS": "1000",
         }
         self.expected: set[str] = set()
 
-    def write(self, prefix: str, count: int) -> None:
-        """Write `count` records."""
+    def write(self, prefix: str, count: int) -> list[str]:
+        """Write `count` records; return the ids of their events."""
         ids = [f"{prefix}-{number}" for number in range(count)]
         write_events(self.kafka, self.topic, [commerce_event(one) for one in ids])
         self.expected.update(ids)
+        return ids
 
-    def recreate(self, partitions: int = 1) -> None:
-        """Delete the topic, and create it again as soon as the broker allows it."""
+    def recreate(self, prefix: str, partitions: int = 1) -> None:
+        """Delete the topic, create it again once the broker allows it, and write `NEW` records for each partition."""
         admin = AdminClient({**self.kafka.config, "log_level": 0})
         admin.delete_topics([self.topic])[self.topic].result(WITHIN)
 
@@ -64,6 +67,7 @@ class Shop:
             return True
 
         wait_for(made, "the topic's new life")
+        self.write(prefix, partitions * NEW)
 
     @contextmanager
     def service(self) -> Iterator[Process]:
@@ -71,14 +75,15 @@ class Shop:
         with Process(self._folder, "run", env=self._env) as process:
             yield process
 
-    def until_delivered(self, process: Process) -> None:
-        """Wait until every event was accepted; none may be accepted twice."""
+    def until_delivered(self, process: Process, times: int) -> None:
+        """Wait until every event was accepted, and the log has `times` new topics. Nothing is accepted twice."""
         process.until(
             lambda: self.expected <= set(self.api.accepted()),
             f"all of {len(self.expected)} accepted",
             within=2 * WITHIN,
         )
         assert set(self.api.accepted().values()) == {1}
+        process.until(lambda: len(renewals(process)) >= times, "the word of a new topic")
 
     def until_committed(self, process: Process, offset: int) -> None:
         """Wait until the group has committed this offset."""
@@ -88,80 +93,53 @@ class Shop:
         )
 
 
-@pytest.fixture(params=PROTOCOLS)
-def shop(request: pytest.FixtureRequest, kafka: Kafka, api: Api, tmp_path: Path) -> Shop:
-    """One for each group protocol."""
-    return Shop(kafka, api, tmp_path, PROTOCOLS[request.param])
+def renewals(process: Process) -> list[dict[str, Any]]:
+    """What the log says of new topics."""
+    return [line for line in process.log if line["event"] == "topic_made_anew"]
 
 
-def test_under_a_running_member(shop: Shop) -> None:
-    """From the old offset on, 200 of 700 records would never be read: all are read, and the log and /status say why."""
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("protocol", [EAGER, COOPERATIVE, KIP_848], ids=["eager", "cooperative", "kip-848"])
+def test_all_of_a_new_topic_is_delivered(kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol) -> None:
+    """Under a running member, while a refused token pauses intake, while all members are stopped, and with another
+    number of partitions: nothing is sent twice, and the log and /status say why the records are read."""
+    shop = Shop(kafka, api, tmp_path, protocol)
     shop.write("old", OLD)
     with shop.service() as process:
         process.until_settled(OLD)
         shop.until_committed(process, OLD)
-        shop.recreate()
-        shop.write("new", NEW)
-        shop.until_delivered(process)
-        reported = process.until_logged("topic_made_anew")
+        # From the old offset on, 200 of 700 records would never be read.
+        shop.recreate("running")
+        shop.until_delivered(process, 1)
+        [reported] = renewals(process)
         assert (reported["level"], reported["topic"], reported["partitions"]) == ("error", shop.topic, 1)
         assert process.status()["counts"]["topics_made_anew"][shop.topic] >= 1
         shop.until_committed(process, NEW)
-        assert process.stop()[0] == 0
 
-
-def test_while_intake_is_paused(shop: Shop) -> None:
-    """A refused token stops intake, so no fetch can show that the topic is another one. With a new token all
-    events are delivered."""
-    shop.write("old", OLD)
-    with shop.service() as process:
-        process.until_settled(OLD)
-        shop.until_committed(process, OLD)
-        shop.api.set_token("another")
-        shop.write("late", 10)
+        # Without intake no fetch can show that the topic is another one.
+        api.set_token("another")
+        late = shop.write("late", 10)
         process.until_logged("halted")
         process.until(lambda: process.status()["room"] == 0, "no room")
-        shop.expected -= {f"late-{number}" for number in range(10)}
-        shop.recreate()
-        shop.write("new", NEW)
-        process.until_logged("topic_made_anew")
-        shop.api.set_token(TOKEN)
-        shop.until_delivered(process)
+        shop.expected.difference_update(late)
+        shop.recreate("paused")
+        process.until(lambda: len(renewals(process)) > 1, "the word of a new topic")
+        api.set_token(TOKEN)
+        shop.until_delivered(process, 2)
         shop.until_committed(process, NEW)
         assert process.stop()[0] == 0
 
-
-def test_while_all_members_are_stopped(shop: Shop) -> None:
-    """An offset of the old topic that is committed at the next start (a broker keeps it, or takes it late) does
-    not count."""
-    shop.write("old", OLD)
+    # An offset of the old topic that is there at the next start (a broker keeps it, or takes it late) does not count.
+    held = committed(kafka, shop.group, shop.topic)
+    shop.recreate("stopped")
+    consumer = Consumer({**kafka.config, "group.id": shop.group, "log_level": 0})
+    old = RawPartition(shop.topic, 0, held.offset, metadata=held.metadata)
+    consumer.commit(offsets=[old], asynchronous=False)
+    consumer.close()
     with shop.service() as process:
-        process.until_settled(OLD)
-        shop.until_committed(process, OLD)
-        assert process.stop()[0] == 0
-    held = committed(shop.kafka, shop.group, shop.topic)
-    shop.recreate()
-    shop.write("new", NEW)
-    late = Consumer({**shop.kafka.config, "group.id": shop.group, "log_level": 0})
-    late.commit(
-        offsets=[RawPartition(shop.topic, 0, held.offset, metadata=held.metadata)], asynchronous=False
-    )
-    late.close()
-    with shop.service() as process:
-        shop.until_delivered(process)
-        process.until_logged("topic_made_anew")
+        shop.until_delivered(process, 1)
         shop.until_committed(process, NEW)
-        assert process.stop()[0] == 0
 
-
-def test_with_another_number_of_partitions(shop: Shop) -> None:
-    """The new topic has three partitions where the old one had one: the group finds them, and all are read."""
-    shop.write("old", OLD)
-    with shop.service() as process:
-        process.until_settled(OLD)
-        shop.until_committed(process, OLD)
-        shop.recreate(partitions=3)
-        shop.write("new", 3 * NEW)
-        shop.until_delivered(process)
-        process.until_logged("topic_made_anew")
+        shop.recreate("divided", partitions=3)
+        shop.until_delivered(process, 2)
         assert process.stop()[0] == 0

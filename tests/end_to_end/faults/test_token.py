@@ -8,29 +8,29 @@ from pathlib import Path
 
 from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import ACCOUNT, TOKEN, Process, last_error, run_environment
-from tests.end_to_end.records import (
-    ENCODER,
-    PARTITIONS,
-    commerce_event,
-    committed_offsets,
-    generated,
-    new_group,
-    new_topic,
-    records_on,
-    write_events,
-    write_generated,
-)
-from tests.support.kafka.harness import Kafka, produce
+from tests.end_to_end.processes import ACCOUNT, TOKEN, Process, last_error
+from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event, committed_offsets, records_on
+from tests.end_to_end.shop import NewShop, Shop
+from tests.support.kafka.harness import produce
 
 OTHER_ACCOUNT = "549755885176"
+TWO_ACCOUNTS = {"PINTEREST_EXTRA_AD_ACCOUNT_IDS": OTHER_ACCOUNT}
 
 
-def test_wrong_token_halts_then_gives_up(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def states(process: Process) -> dict[str, str]:
+    """The state of each account."""
+    return {one["account"]: one["state"] for one in process.status()["destination"]["accounts"]}
+
+
+def until_halted(process: Process, account: str = ACCOUNT) -> None:
+    """Wait until this account is halted."""
+    process.until(lambda: states(process).get(account) == "halted", "the halt")
+
+
+def test_wrong_token_halts_then_gives_up(new_shop: NewShop) -> None:
     """Halted: ready no more; when patience is over one clear line and exit code 3. Committed is what was settled before
     the first event that has to be sent, no record more: with the right token all of them are delivered, once."""
-    topic, group = new_topic(kafka), new_group()
+    shop = new_shop(PINTEREST_ACCESS_TOKEN="pina_wrong_token_5up3rs3cr3t", PINSTREAM_HALT_PATIENCE="5s")
     filtered = list(range(PARTITIONS))
     for partition, count in enumerate(filtered):
         events = [
@@ -39,15 +39,11 @@ def test_wrong_token_halts_then_gives_up(kafka: Kafka, api: Api, tmp_path: Path)
             # Settled, and not to be committed: it lies behind what is open.
             commerce_event(f"later-{partition}", event_type="cart_viewed"),
         ]
-        produce(kafka, topic, map(ENCODER.encode, events), partition=partition)
+        produce(shop.kafka, shop.topic, map(ENCODER.encode, events), partition=partition)
     sold = 20 * PARTITIONS
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        PINTEREST_ACCESS_TOKEN="pina_wrong_token_5up3rs3cr3t", PINSTREAM_HALT_PATIENCE="5s",
-    )  # fmt: skip
-    api.set_faults(echo=True)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: process.status()["destination"]["state"] == "halted", "the halt")
+    shop.api.set_faults(echo=True)
+    with shop.run() as process:
+        until_halted(process)
         assert process.get("/readyz")[0] == 503
         ledger = process.ledger()
         assert (ledger["delivered"], ledger["dead_lettered"]) == (0, 0)
@@ -56,92 +52,76 @@ def test_wrong_token_halts_then_gives_up(kafka: Kafka, api: Api, tmp_path: Path)
     assert "PINTEREST_ACCESS_TOKEN" in error
     assert "401" in error
     assert "5up3rs3cr3t" not in process.stderr + process.stdout
-    assert api.counts().accepted_events == 0
-    assert records_on(kafka, f"{topic}.dead-letters") == 0
-    assert committed_offsets(kafka, group, topic) == filtered
-    right = {**env, "PINTEREST_ACCESS_TOKEN": TOKEN}
-    with Process(tmp_path, "run", env=right) as process:
-        process.until(lambda: api.counts().distinct_event_ids == sold, "all that was sold")
+    assert shop.api.counts().accepted_events == 0
+    assert records_on(shop.kafka, f"{shop.topic}.dead-letters") == 0
+    assert committed_offsets(shop.kafka, shop.group, shop.topic) == filtered
+    with shop.run(PINTEREST_ACCESS_TOKEN=TOKEN) as process:
+        process.until(lambda: shop.api.counts().distinct_event_ids == sold, "all that was sold")
         # The carts behind them are in the map beside the offset: they are not read as new ones again.
-        ledger = process.until_settled(sold)
-        assert process.stop()[0] == 0
-    assert ledger["delivered"] == sold
-    assert set(api.accepted().values()) == {1}
-    assert committed_offsets(kafka, group, topic) == [count + 21 for count in filtered]
+        assert process.until_settled(sold)["delivered"] == sold
+    assert set(shop.api.accepted().values()) == {1}
+    assert committed_offsets(shop.kafka, shop.group, shop.topic) == [count + 21 for count in filtered]
 
 
-def test_a_new_token_file_heals_without_a_restart(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_new_token_file_heals_without_a_restart(shop: Shop, tmp_path: Path) -> None:
     """The mounted secret is replaced during the halt: all events are delivered, once, by the same process."""
-    topic, group = new_topic(kafka), new_group()
-    generator, events = generated(300)
-    write_generated(kafka, topic, events)
+    shop.generate(300)
     secret = tmp_path / "token"
     secret.write_text("pina_yesterdays\n")
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    del env["PINTEREST_ACCESS_TOKEN"]
-    env["PINTEREST_ACCESS_TOKEN_FILE"] = str(secret)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: process.status()["destination"]["state"] == "halted", "the halt")
-        assert api.counts().accepted_events == 0
+    del shop.env["PINTEREST_ACCESS_TOKEN"]
+    with shop.run(PINTEREST_ACCESS_TOKEN_FILE=str(secret)) as process:
+        until_halted(process)
+        assert shop.api.counts().accepted_events == 0
         (tmp_path / "new").write_text(TOKEN + "\n")
         os.replace(tmp_path / "new", secret)
-        ledger = process.until_settled(len(events))
-        assert ledger["delivered"] == generator.tally[Disposition.DELIVERED]
-        assert process.status()["destination"]["state"] == "open"
-        assert process.stop()[0] == 0
-    assert set(api.accepted().values()) == {1}
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
+        process.until_settled(300)
+        assert states(process) == {ACCOUNT: "open"}
+    shop.check_sent_once()
+    assert shop.committed == 300
 
 
-def test_a_spell_of_refusals_heals_by_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_spell_of_refusals_heals_by_itself(shop: Shop) -> None:
     """The platform refuses a good token for a while: probes notice when it accepts it again; no event becomes a
     dead letter."""
-    topic, group = new_topic(kafka), new_group()
-    generator, events = generated(500)
-    write_generated(kafka, topic, events)
-    api.set_faults(unauthorised=Chance(first=2))
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: process.status()["destination"]["state"] == "halted", "the halt")
-        ledger = process.until_settled(len(events))
-        assert process.stop()[0] == 0
-    assert ledger["delivered"] == generator.tally[Disposition.DELIVERED] == api.counts().distinct_event_ids
+    generator = shop.generate(500)
+    shop.api.set_faults(unauthorised=Chance(first=2))
+    with shop.run() as process:
+        until_halted(process)
+        ledger = process.until_settled(500)
+    delivered = generator.tally[Disposition.DELIVERED]
+    assert ledger["delivered"] == delivered == shop.api.counts().distinct_event_ids
     assert ledger["dead_lettered"] == 0
 
 
-def test_each_account_for_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each event goes to the account that it names; an account that answers 403 does not stop the other; an
-    unknown account's event is refused."""
-    topic, group = new_topic(kafka), new_group()
-    main = [commerce_event(f"main-{number}") for number in range(40)]
-    other = [commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(40)]
-    stranger = commerce_event("stranger", ad_account_id="111")
-    mixed = [one for pair in zip(main, other, strict=True) for one in pair]
-    write_events(kafka, topic, [*mixed, stranger])
-    api.set_faults(forbidden_accounts=frozenset({OTHER_ACCOUNT}))
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url, PINTEREST_EXTRA_AD_ACCOUNT_IDS=OTHER_ACCOUNT
-    )
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: api.counts().accepted_events == 40, "the other account's neighbour")
-        assert set(api.counts().accepted_by_account) == {ACCOUNT}
-        states = {one["account"]: one["state"] for one in process.status()["destination"]["accounts"]}
-        assert states == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
-        api.set_faults()
+def test_each_account_for_itself(new_shop: NewShop) -> None:
+    """Each event goes to the account that it names; an account that answers 403 does not stop the other, nor its later
+    events; an unknown account's event is refused."""
+    shop = new_shop(**TWO_ACCOUNTS)
+    shop.write(commerce_event("other-first", ad_account_id=OTHER_ACCOUNT))
+    shop.api.set_faults(forbidden_accounts=frozenset({OTHER_ACCOUNT}))
+    with shop.run() as process:
+        until_halted(process, OTHER_ACCOUNT)
+        main = [commerce_event(f"main-{number}") for number in range(40)]
+        other = [commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(39)]
+        mixed = [one for pair in zip(main, other, strict=False) for one in pair]
+        shop.write(*mixed, main[-1], commerce_event("stranger", ad_account_id="111"))
+        process.until(lambda: shop.api.counts().accepted_events == 40, "the other account's neighbour")
+        assert set(shop.api.counts().accepted_by_account) == {ACCOUNT}
+        assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
+        shop.api.set_faults()
         ledger = process.until_settled(81)
-        assert process.stop()[0] == 0
     assert (ledger["delivered"], ledger["dead_lettered"]) == (80, 1)
-    assert api.counts().accepted_by_account == {ACCOUNT: 40, OTHER_ACCOUNT: 40}
-    assert all(event.startswith("other-") == (account == OTHER_ACCOUNT) for account, event in api.pairs())
+    assert shop.api.counts().accepted_by_account == {ACCOUNT: 40, OTHER_ACCOUNT: 40}
+    assert all(
+        event.startswith("other-") == (account == OTHER_ACCOUNT) for account, event in shop.api.pairs()
+    )
 
 
-def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_token_for_each_account(new_shop: NewShop, tmp_path: Path) -> None:
     """One account's refused token halts that account alone; a new token in its file ends the halt, without a
     restart."""
-    topic, group = new_topic(kafka), new_group()
-    write_events(
-        kafka, topic, (commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(40))
-    )
+    shop = new_shop(**TWO_ACCOUNTS)
+    shop.write_orders(40, "other", ad_account_id=OTHER_ACCOUNT)
     # As Kubernetes mounts a Secret: its files are links through a link that is swapped.
     folder, wrong = tmp_path / "tokens", "pina_yesterdays_5up3rs3cr3t"
     for version, token in (("..1", wrong), ("..2", TOKEN)):
@@ -151,21 +131,12 @@ def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> Non
     (folder / "..data").symlink_to("..1")
     for account in (ACCOUNT, OTHER_ACCOUNT):
         (folder / account).symlink_to(f"..data/{account}")
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url, PINTEREST_EXTRA_AD_ACCOUNT_IDS=OTHER_ACCOUNT
-    )
-    del env["PINTEREST_ACCESS_TOKEN"]
-    env["PINTEREST_ACCESS_TOKEN_FILE"] = str(folder)
-    api.set_faults(echo=True)
-
-    def states(process: Process) -> dict[str, str]:
-        return {one["account"]: one["state"] for one in process.status()["destination"]["accounts"]}
-
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: states(process).get(OTHER_ACCOUNT) == "halted", "the halt")
-        # Written after the halt: intake goes on.
-        write_events(kafka, topic, (commerce_event(f"main-{number}") for number in range(40)))
-        process.until(lambda: api.counts().accepted_events == 40, "the other account's neighbour")
+    del shop.env["PINTEREST_ACCESS_TOKEN"]
+    shop.api.set_faults(echo=True)
+    with shop.run(PINTEREST_ACCESS_TOKEN_FILE=str(folder)) as process:
+        until_halted(process, OTHER_ACCOUNT)
+        shop.write_orders(40, "main")  # after the halt: intake goes on
+        process.until(lambda: shop.api.counts().accepted_events == 40, "the other account's neighbour")
         assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
         assert process.get("/readyz")[0] == 200
         (folder / "next").symlink_to("..2")
@@ -173,26 +144,9 @@ def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> Non
         ledger = process.until_settled(80)
         assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "open"}
         (folder / OTHER_ACCOUNT).unlink()
-        write_events(kafka, topic, [commerce_event("last", ad_account_id=OTHER_ACCOUNT)])
+        shop.write(commerce_event("last", ad_account_id=OTHER_ACCOUNT))
         assert process.until_settled(81)["delivered"] == 81
         assert str(folder / OTHER_ACCOUNT) in process.until_logged("token_trouble")["text"]
-        assert process.stop()[0] == 0
-        assert "5up3rs3cr3t" not in process.stderr
-        assert TOKEN not in process.stderr
+    assert not any(secret in process.stderr for secret in ("5up3rs3cr3t", TOKEN))
     assert (ledger["delivered"], ledger["dead_lettered"]) == (80, 0)
-    assert set(api.accepted().values()) == {1}
-
-
-def test_a_halted_account_does_not_starve_the_others(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """While one account is halted, later events of another are still fetched and delivered."""
-    topic, group = new_topic(kafka), new_group()
-    write_events(kafka, topic, [commerce_event("halting", ad_account_id=OTHER_ACCOUNT)])
-    api.set_faults(forbidden_accounts=frozenset({OTHER_ACCOUNT}))
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url, PINTEREST_EXTRA_AD_ACCOUNT_IDS=OTHER_ACCOUNT
-    )
-    with Process(tmp_path, "run", env=env) as process:
-        process.until(lambda: process.status()["destination"]["accounts"], "the account")
-        process.until(lambda: process.status()["destination"]["accounts"][0]["state"] == "halted", "the halt")
-        write_events(kafka, topic, [commerce_event(f"later-{number}") for number in range(10)])
-        process.until(lambda: api.counts().accepted_events == 10, "what came later")
+    assert set(shop.api.accepted().values()) == {1}

@@ -6,7 +6,6 @@ registry does not, so its answers pass the proxy in the clear.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,29 +13,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from consumer.engine.model import CommerceEvent
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.faults.proxy import Proxy
-from tests.end_to_end.processes import TOKEN, Process, command, run_environment
-from tests.end_to_end.records import (
-    SCHEMA,
-    commerce_event,
-    committed_offsets,
-    dead_letters,
-    new_group,
-    new_topic,
-    write_registered,
-)
+from tests.end_to_end.processes import TOKEN, Process
+from tests.end_to_end.records import SCHEMA
+from tests.end_to_end.shop import NewShop, Shop
 from tests.support.certificates import Authority
-from tests.support.kafka.harness import Kafka
 from tests.support.kafka.secured import Issuer, SecuredBroker, environment
+from tests.support.switches import switched
 from tests.support.way_out import OutProxy, WayOut
 
 API, REGISTRY, IDP = "api.pinstream.invalid", "registry.pinstream.invalid", "idp.pinstream.invalid"
 LOGIN = "us@er:p:w%/"
 EACH = 20
-HEALING = 100.0
-"""Seconds that the longest backoff takes on a busy machine."""
 
 FAULTS = {
     WayOut.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
@@ -108,52 +97,53 @@ def company(servers: Loop, api: Api, tmp_path: Path) -> Iterator[Company]:
     one.close()
 
 
-def orders(prefix: str) -> list[CommerceEvent]:
-    """Some events."""
-    return [commerce_event(f"{prefix}-{number}") for number in range(EACH)]
+@pytest.fixture
+def new_shop(new_shop: NewShop, company: Company) -> NewShop:
+    """Shops of one partition in this company."""
+
+    def make(**settings: str) -> Shop:
+        return new_shop(partitions=1, **company.settings(), **switched(longest_wait=2.0), **settings)
+
+    return make
 
 
-def test_a_proxy_with_every_fault(kafka: Kafka, api: Api, company: Company, tmp_path: Path) -> None:
+def test_a_proxy_with_every_fault(new_shop: NewShop, company: Company) -> None:
     """Of each fault: nothing is committed or dead-lettered, log and /status name the proxy by host and port and say
     what to do, neither password nor token is told to anybody; then all is delivered, once, without a restart."""
-    topic, group = new_topic(kafka, 1), new_group()
-    schema_id = company.registry.add("orders-value", SCHEMA)
-    env = run_environment(tmp_path, kafka, topic, group, "", **company.settings())
-    written: list[CommerceEvent] = []
+    shop, schema_id = new_shop(), company.registry.add("orders-value", SCHEMA)
+    written: list[str] = []
 
     def write(prefix: str) -> None:
-        events = orders(prefix)
-        written.extend(events)
-        write_registered(kafka, topic, schema_id, events)
+        ids = [f"{prefix}-{number}" for number in range(EACH)]
+        written.extend(ids)
+        shop.write_registered(schema_id, *ids)
 
     write("first")
-    with Process(tmp_path, "run", env=env) as process:
+    with shop.run() as process:
         process.until_settled(EACH)
         for mode, words in FAULTS.items():
             settled = len(written)
-            process.until(lambda: sum(committed_offsets(kafka, group, topic)) == len(written), "the commit")
+            process.until(lambda: shop.committed == len(written), "the commit")
             company.set(mode)
             write(mode.value)
-            reason = str(process.until(partial(_reason, process, words), f"the reason: {words}", HEALING))
+            reason = str(process.until(partial(_reason, process, words), f"the reason: {words}"))
             assert f"the proxy {company.out.place}" in reason
             if mode is WayOut.INSPECT:  # its authority is put where the line says
                 company.bundle.write_bytes(company.bundle.read_bytes() + company.inspector.file.read_bytes())
             else:
-                assert sum(committed_offsets(kafka, group, topic)) == settled
+                assert shop.committed == settled
                 company.set(WayOut.TUNNEL)
-            process.until(lambda: process.ledger()["delivered"] == len(written), "all of it", HEALING)
+            process.until(lambda: process.ledger()["delivered"] == len(written), "all of it")
         # Another password, that only the file is given.
         company.set(WayOut.TUNNEL, "us@er:another")
         write("password")
-        process.until(lambda: _reason(process, "refused the user and password"), "the refusal", HEALING)
+        process.until(lambda: _reason(process, "refused the user and password"), "the refusal")
         company.login.write_text("us@er:another")
         process.until_settled(len(written))
-        assert process.stop()[0] == 0
-        reported = process.stderr
-    assert api.accepted() == Counter(str(event["event_id"]) for event in written), "all of them, once"
-    assert dead_letters(kafka, topic) == []
+    assert shop.api.accepted() == dict.fromkeys(written, 1), "all of them, once"
+    assert shop.letters == []
     for secret in (LOGIN.partition(":")[2], "another", TOKEN):
-        assert secret not in reported.replace("another authority", "")
+        assert secret not in process.stderr.replace("another authority", "")
 
 
 def _reason(process: Process, words: str) -> str | None:
@@ -162,42 +152,34 @@ def _reason(process: Process, words: str) -> str | None:
     return str(lines[-1]["said"]) if lines and words in str(lines[-1]["said"]) else None
 
 
-def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: Path) -> None:
+def test_check_says_which_way_it_goes(new_shop: NewShop, company: Company) -> None:
     """Pinterest and registry are reached through the proxy; without the password one line for each says what is
     missing."""
-    topic = new_topic(kafka, 1)
-    env = {**run_environment(tmp_path, kafka, topic, new_group(), "", **company.settings()), "COLUMNS": "300"}
-    found = command("check", "--send-test-event", env=env)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert f"{API}:443 is reached through the proxy {company.out.place}" in found.stdout
-    del env["PINSTREAM_PROXY_CREDENTIALS_FILE"]
-    found = command("check", "--send-test-event", env=env)
-    assert found.returncode == 1
+    shop = new_shop(COLUMNS="300")
+    found = shop.command("check", "--send-test-event").stdout
+    assert f"{API}:443 is reached through the proxy {company.out.place}" in found
+    del shop.env["PINSTREAM_PROXY_CREDENTIALS_FILE"]
+    found = shop.command("check", "--send-test-event", code=1).stdout
     asks = f"the proxy {company.out.place} answered 407: it asks for a user and password"
-    reported = [line for line in found.stdout.splitlines() if asks in line]
+    reported = [line for line in found.splitlines() if asks in line]
     for row in ("schema registry", "way to Pinterest", "test events"):
-        assert any(line.startswith(row) for line in reported), found.stdout
+        assert any(line.startswith(row) for line in reported), found
 
 
 def test_tokens_of_kafka_take_the_same_way(
     secured_kafka: SecuredBroker, servers: Loop, api: Api, company: Company, tmp_path: Path
 ) -> None:
     """librdkafka's own curl uses the proxy, with the password of the file, and trusts the same authorities."""
-    kafka, topic, group = secured_kafka.plain, new_topic(secured_kafka.plain, 1), new_group()
     secured_kafka.grant_all("shop")
+    shop = Shop(secured_kafka.plain, api, tmp_path, partitions=1, **company.settings())
     schema_id = company.registry.add("orders-value", SCHEMA)
-    write_registered(kafka, topic, schema_id, orders("token"))
+    shop.write_registered(schema_id, *(f"token-{number}" for number in range(EACH)))
     issuer = Issuer(secured_kafka.signer)
     try:
         with Proxy(servers, issuer.url, tls=company.authority.server(host=IDP)) as front:
             company.out.routes[IDP] = _place(front.url)
-            env = {
-                **run_environment(tmp_path, kafka, topic, group, "", **company.settings()),
-                **environment(secured_kafka.with_token(f"https://{IDP}/token", "shop")),
-            }
-            with Process(tmp_path, "run", env=env) as process:
-                assert process.until_settled(EACH)["delivered"] == EACH
-                assert process.stop()[0] == 0
+            shop.env |= environment(secured_kafka.with_token(f"https://{IDP}/token", "shop"))
+            assert shop.serve(EACH)["delivered"] == EACH
             assert f"CONNECT {IDP}:443" in company.out.asked
     finally:
         issuer.close()

@@ -43,7 +43,7 @@ from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import THIS, WITHIN, Process, RunningProgram, run_environment, wait_for
-from tests.end_to_end.records import Shop, new_group, new_topic, value_of
+from tests.end_to_end.records import Shop, deliverable, new_group, new_topic, value_of
 from tests.support.kafka.harness import Kafka, unique
 
 PARTITIONS = 6
@@ -359,11 +359,7 @@ class Traffic:
     @property
     def deliverable(self) -> set[str]:
         """The ids of all events that must be accepted."""
-        return {
-            one.event["event_id"]
-            for one in self._events
-            if one.event and one.expected is Disposition.DELIVERED
-        }
+        return deliverable(self._events)
 
     @property
     def broken(self) -> list[bytes]:

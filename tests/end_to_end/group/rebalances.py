@@ -11,7 +11,7 @@ so that calls are in flight and events queued behind them. Afterwards nothing is
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ from tests.end_to_end.records import dead_letters
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import Kafka
 
-SLOW = 0.2
-"""Seconds that the API takes to answer each call."""
+SLOW, STRUCK = 0.2, 1.0
+"""Seconds that the API takes to answer each call; more before a strike, so that all calls are in flight for seconds."""
 RATE = 100.0
 SOME, MANY = 500, 900
 """Backlogs for one or two members, and for all of them."""
@@ -51,9 +51,12 @@ def _are_busy(goals: Sequence[tuple[Member, int]], calls: int) -> bool:
 class Scene:
     """One scenario: the group, the traffic, and what was observed at each ungraceful moment."""
 
-    def __init__(self, group: Members, traffic: Traffic, api: Api, commits: CommitLog) -> None:
+    def __init__(
+        self, group: Members, traffic: Traffic, api: Api, commits: CommitLog, faults: Mapping[str, Any]
+    ) -> None:
         self.group, self.traffic, self.commits = group, traffic, commits
-        self._api = api
+        self._api, self._faults = api, faults
+        api.set_faults(**faults)
         self._fallen: dict[str, dict[int, int]] = {}
         """Those that were struck, by name: where each of their partitions was committed then."""
         self._sent: dict[str, set[str]] = {}
@@ -72,9 +75,11 @@ class Scene:
     def strike(self, number: signal.Signals, *members: Member) -> None:
         """Send SIGKILL or SIGSTOP while calls are in flight; what was sent and not committed may be sent twice."""
         partitions = {member.name: member.partitions() for member in members}
+        self._api.set_faults(**{**self._faults, "slow_seconds": STRUCK})
         self.burst(*members, backlog=MANY, calls=CONCURRENCY)
         for member in members:
             member.send(number)
+        self._api.set_faults(**self._faults)
         # Nobody else commits for these partitions, or reads them, before the group gives the members up.
         committed = self.group.committed()
         for name, own in partitions.items():
@@ -147,10 +152,10 @@ def staged(
     **faults: Any,
 ) -> Iterator[Scene]:
     """A group without members, traffic, and a slow API."""
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW, calls_per_minute=None, **faults)
     commits = CommitLog(kafka)
+    faults |= {"slow": Chance(share=1.0), "slow_seconds": SLOW, "calls_per_minute": None}
     with (
         Members(kafka, api, folder, protocol, session=session, shared=shared) as group,
         Traffic(kafka, group.topic, seed=seed, rate=RATE) as traffic,
     ):
-        yield Scene(group, traffic, api, commits)
+        yield Scene(group, traffic, api, commits, faults)

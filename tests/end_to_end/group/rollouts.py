@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import pytest
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
@@ -37,6 +39,9 @@ BACKLOG = 150
 STATIC = "pod-{}"
 """The name of a StatefulSet's member, which is its KAFKA_GROUP_INSTANCE_ID, too."""
 
+SESSION = 45.0
+"""Seconds that a member may be silent, Kafka's default: longer than a restart takes."""
+
 RecordProperty = Callable[[str, object], None]
 """pytest's fixture; tests/conftest.py prints the recorded figures."""
 
@@ -44,10 +49,8 @@ RecordProperty = Callable[[str, object], None]
 class Rollout(Scene):
     """One rollout: the group, its load, and the time it took."""
 
-    def __init__(
-        self, group: Members, traffic: Traffic, api: Api, commits: CommitLog, note: RecordProperty
-    ) -> None:
-        super().__init__(group, traffic, api, commits)
+    def __init__(self, note: RecordProperty, *about: Any) -> None:
+        super().__init__(*about)
         self._note = note
         self._timed: list[tuple[str, float, float]] = []
 
@@ -102,6 +105,10 @@ class Rollout(Scene):
             self._note("figure", text)
 
 
+RollingOut = Callable[..., AbstractContextManager[Rollout]]
+"""The type of the fixture `rollout`, which begins one."""
+
+
 def stood_still(made: Sequence[tuple[float, int]], since: float, until: float) -> float:
     """The longest time between two commits that moved the partition forward, within this time."""
     furthest, moves = -1, [since]
@@ -112,24 +119,26 @@ def stood_still(made: Sequence[tuple[float, int]], since: float, until: float) -
     return max(later - earlier for earlier, later in pairwise([*moves, until]))
 
 
-@contextmanager
-def rollout(
-    kafka: Kafka,
-    api: Api,
-    folder: Path,
-    protocol: Protocol,
-    note: RecordProperty,
-    *,
-    partitions: int,
-    session: float,
-    failing: float = 0.0,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-) -> Iterator[Rollout]:
-    """A group without members, traffic, and a slow API that fails this share of the calls."""
-    api.set_faults(**SLOW_CALLS, unavailable=Chance(share=failing))
-    commits = CommitLog(kafka)
-    with (
-        Members(kafka, api, folder, protocol, session=session, partitions=partitions, **settings) as group,
-        Traffic(kafka, group.topic, seed=36, rate=RATE, partitions=partitions) as traffic,
-    ):
-        yield Rollout(group, traffic, api, commits, note)
+@pytest.fixture
+def rollout(kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty) -> RollingOut:
+    """A group without members, traffic, and a slow API that fails a share of the calls.
+
+    `partitions` of the topic; `session` in seconds, Kafka's default if not given; `settings` of all members.
+    """
+
+    @contextmanager
+    def begin(
+        protocol: Protocol,
+        *,
+        partitions: int,
+        session: float = SESSION,
+        failing: float = 0.0,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Iterator[Rollout]:
+        faults = {**SLOW_CALLS, "unavailable": Chance(share=failing)}
+        commits = CommitLog(kafka)
+        group = Members(kafka, api, tmp_path, protocol, session=session, partitions=partitions, **settings)
+        with group, Traffic(kafka, group.topic, seed=36, rate=RATE, partitions=partitions) as traffic:
+            yield Rollout(record_property, group, traffic, api, commits, faults)
+
+    return begin

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, run_environment
-from tests.end_to_end.records import commerce_event, committed_offsets, new_group, new_topic, write_events
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka, committed
 
@@ -24,13 +23,12 @@ def test_a_broker_that_takes_no_metadata(kafka: Kafka, api: Api, tmp_path: Path)
     assert kafka
     with RealBroker(offset_metadata_max_bytes=0) as broker:
         own = Kafka(broker.bootstrap_servers, "real")
-        topic, group = new_topic(own, 1), new_group()
-        write_events(own, topic, [commerce_event(f"event-{number}") for number in range(50)])
-        with Process(tmp_path, "run", env=run_environment(tmp_path, own, topic, group, api.url)) as process:
+        shop = Shop(own, api, tmp_path, partitions=1)
+        shop.write_orders(50)
+        with shop.run() as process:
             process.until_settled(50)
-            process.until(lambda: committed_offsets(own, group, topic, 1) == [50], "the offset")
+            process.until(lambda: shop.committed == 50, "the offset")
             reported = [one for one in process.log if one["event"] == "commit_metadata_refused"]
             assert [(one["level"], one["left"]) for one in reported] == [("warning", "nothing")]
             assert process.status()["commit_metadata"] == "nothing"
-            assert process.stop()[0] == 0
-        assert not committed(own, group, topic).metadata
+        assert not committed(own, shop.group, shop.topic).metadata

@@ -27,8 +27,8 @@ from tests.support.switches import switched
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(400)]
 
-QUOTA, MINUTE = 30, 15.0
-EVENTS = 4000
+QUOTA, MINUTE = 30, 12.0
+EVENTS = 8000
 """More than the quota allows while the test runs."""
 
 
@@ -50,10 +50,13 @@ def write_backlog(kafka: Kafka, topic: str) -> None:
 def test_members_that_come_and_go_keep_the_quota(
     kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol
 ) -> None:
-    """One member, then three, then one: together they never make more calls in a minute than the quota allows. The
-    minute is 15 s here: the test waits until the calls of members that left are a minute old."""
+    """One member, then three, then one: together they never make more calls in a minute than docs/scaling.md allows.
+    The minute is 12 s here: the test waits until the calls of members that left are a minute old."""
     api.set_faults(calls_per_minute=None)
-    settings: dict[str, Any] = {"PINSTREAM_CALLS_PER_MINUTE": str(QUOTA), **switched(minute=MINUTE)}
+    settings: dict[str, Any] = {
+        "PINSTREAM_CALLS_PER_MINUTE": str(QUOTA),
+        **switched(minute=MINUTE, count_every=1.0),
+    }
     with Members(kafka, api, tmp_path, protocol, session=10.0, **settings) as group:
         write_backlog(kafka, group.topic)
         [one] = group.join(1)
@@ -61,6 +64,10 @@ def test_members_that_come_and_go_keep_the_quota(
         assert divided_by(one) == 1
         others = group.join(2)
         all_three = [one, *others]
+        wait_for(
+            lambda: any(api.sent_by(member.name) for member in others), "the first call of a joining member"
+        )
+        joined = time.monotonic()
         group.until_divided(*all_three)
         until_each(all_three, lambda member: divided_by(member) == 3, "three members")
         begun, before = time.monotonic(), api.calls
@@ -69,7 +76,13 @@ def test_members_that_come_and_go_keep_the_quota(
         assert time.monotonic() - begun >= (12 - len(all_three)) * MINUTE / QUOTA - 1.0
         leave(*others)
         group.until_divided(one)
-        one.until(lambda: divided_by(one) == 1, "the others' calls to be a minute old", within=8 * MINUTE)
+        one.until(
+            lambda: divided_by(one) == 1,
+            "the others' calls to be a minute old",
+        )
     calls = api.call_times
     maximum = max(sum(first <= one < first + MINUTE for one in calls) for first in calls)
-    assert maximum <= QUOTA + 2 * QUOTA // 3
+    # The two add their parts to what was just used up, and until they know of each other they spread the whole quota.
+    parts, rest = 2 * QUOTA / 3, 2 * (QUOTA - QUOTA / 3)
+    bound = QUOTA + parts + rest * (begun - joined) / MINUTE + len(others)
+    assert maximum <= min(bound, 3 * QUOTA - 1), "three members that divide nothing make 90"

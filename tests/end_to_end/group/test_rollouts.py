@@ -6,23 +6,21 @@ slow, but its answers arrive within the grace.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import COOPERATIVE, KIP_848, Protocol
-from tests.end_to_end.group.rollouts import RecordProperty, rollout
-from tests.support.kafka.harness import Kafka, unique
+from tests.end_to_end.group.rollouts import RollingOut
+from tests.support.kafka.harness import unique
 from tests.support.redis_server import RedisServer
+from tests.support.switches import switched
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 PARTITIONS = 3
-SESSION = 45.0
-"""Seconds that a member may be silent, Kafka's default: longer than a restart takes."""
+ASKED_OFTEN = switched(count_every=1.0)
+"""A spare member is ready once it has heard from the brokers that it is in the group."""
 BRIEF = 6.0
-"""The same where a test waits for the end of the session."""
+"""Seconds of a session whose end a test waits for."""
 
 
 def shared_store(redis: RedisServer) -> dict[str, str]:
@@ -36,25 +34,11 @@ def shared_store(redis: RedisServer) -> dict[str, str]:
     ids=["no spare, shared key store", "spare, own key stores"],
 )
 def test_a_deployment_rolls_out(
-    kafka: Kafka,
-    api: Api,
-    redis: RedisServer,
-    tmp_path: Path,
-    record_property: RecordProperty,
-    spare: int,
-    shared: bool,
-    protocol: Protocol,
+    rollout: RollingOut, redis: RedisServer, spare: int, shared: bool, protocol: Protocol
 ) -> None:
     """A new member starts and becomes ready, with or without partitions; then an old one ends, and so on."""
     with rollout(
-        kafka,
-        api,
-        tmp_path,
-        protocol,
-        record_property,
-        partitions=PARTITIONS,
-        session=SESSION,
-        settings=shared_store(redis) if shared else {},
+        protocol, partitions=PARTITIONS, settings=shared_store(redis) if shared else ASKED_OFTEN
     ) as scene:
         members = scene.group.join(PARTITIONS + spare)
         scene.until_ready(*members)
@@ -68,13 +52,9 @@ def test_a_deployment_rolls_out(
 
 
 @pytest.mark.parametrize(("spare", "protocol"), [(0, COOPERATIVE), (1, KIP_848)], ids=["no spare", "spare"])
-def test_a_stateful_set_rolls_out(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, spare: int, protocol: Protocol
-) -> None:
+def test_a_stateful_set_rolls_out(rollout: RollingOut, spare: int, protocol: Protocol) -> None:
     """Each member ends and starts again under its name: it gets its partitions and its key store back."""
-    with rollout(
-        kafka, api, tmp_path, protocol, record_property, partitions=PARTITIONS, session=SESSION
-    ) as scene:
+    with rollout(protocol, partitions=PARTITIONS, settings=ASKED_OFTEN if spare else {}) as scene:
         members = [scene.start(number) for number in range(PARTITIONS + spare)]
         scene.until_ready(*members)
         scene.group.until_divided(*members, spare=spare)
@@ -87,21 +67,10 @@ def test_a_stateful_set_rolls_out(
         scene.finish(*members)
 
 
-def test_a_deployment_is_scaled_down_and_up(
-    kafka: Kafka, api: Api, redis: RedisServer, tmp_path: Path, record_property: RecordProperty
-) -> None:
+def test_a_deployment_is_scaled_down_and_up(rollout: RollingOut, redis: RedisServer) -> None:
     """The others take over at once what the ended member had; a new member gets its share."""
     what = f"Deployment of {PARTITIONS}, shared key store"
-    with rollout(
-        kafka,
-        api,
-        tmp_path,
-        COOPERATIVE,
-        record_property,
-        partitions=PARTITIONS,
-        session=SESSION,
-        settings=shared_store(redis),
-    ) as scene:
+    with rollout(COOPERATIVE, partitions=PARTITIONS, settings=shared_store(redis)) as scene:
         *members, last = scene.group.join(PARTITIONS)
         scene.group.until_divided(*members, last)
         with scene.timed(f"{what}, scaled down by one"):
@@ -116,13 +85,9 @@ def test_a_deployment_is_scaled_down_and_up(
         scene.finish(*members)
 
 
-def test_a_stateful_set_is_scaled_down_and_up(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty
-) -> None:
+def test_a_stateful_set_is_scaled_down_and_up(rollout: RollingOut) -> None:
     """The group waits until the session of the ended member is over; then the others take its partitions."""
-    with rollout(
-        kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=BRIEF
-    ) as scene:
+    with rollout(COOPERATIVE, partitions=PARTITIONS, session=BRIEF) as scene:
         *members, last = (scene.start(number) for number in range(PARTITIONS))
         scene.group.until_divided(*members, last)
         what = f"StatefulSet of {PARTITIONS}, session {BRIEF:g} s"

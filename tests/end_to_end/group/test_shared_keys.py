@@ -146,7 +146,7 @@ def test_while_the_store_is_away_nothing_is_sent_unjudged(
         wait_for(lambda: settled(one, other)["duplicate"] >= 2 * EVENTS, "all copies to be settled")
         assert len(api.accepted()) == 2 * EVENTS
         assert twice(api) == {}
-        assert all(member.get("/readyz")[0] == 200 for member in (one, other))
+        until_each((one, other), lambda member: member.get("/readyz")[0] == 200, "ready members")
 
 
 @pytest.mark.timeout(240)

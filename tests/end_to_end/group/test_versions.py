@@ -18,9 +18,8 @@ import pytest
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.group.members import COOPERATIVE, until_each_delivers
-from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RecordProperty, rollout
+from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RollingOut
 from tests.end_to_end.processes import ROOT, THIS, RunningProgram, wait_for
-from tests.support.kafka.harness import Kafka
 
 pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(600)]
 
@@ -30,8 +29,6 @@ _INSTALL_SECONDS = 280.0
 _FETCH_SECONDS = 120.0
 IN_CI = os.environ.get("CI", "").lower() == "true"
 PARTITIONS = 2
-SESSION = 45.0
-"""Seconds that a member may be silent, Kafka's default: longer than a restart takes."""
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +101,9 @@ def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
         _source(empty, in_ci=True)
 
 
-def test_a_stateful_set_is_upgraded_and_goes_back(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: RunningProgram
-) -> None:
+def test_a_stateful_set_is_upgraded_and_goes_back(rollout: RollingOut, earlier: RunningProgram) -> None:
     """Each version refuses the other's key stores until they are moved away."""
-    with rollout(
-        kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=SESSION
-    ) as scene:
+    with rollout(COOPERATIVE, partitions=PARTITIONS) as scene:
         members = [scene.start(number, earlier) for number in range(PARTITIONS)]
         scene.group.until_divided(*members)
         until_each_delivers(*members)
@@ -136,19 +129,10 @@ def test_a_stateful_set_is_upgraded_and_goes_back(
 
 
 def test_members_of_both_versions_share_a_group(
-    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: RunningProgram
+    rollout: RollingOut, api: Api, earlier: RunningProgram
 ) -> None:
     """A new member joins an old one and takes over, while calls fail; then an old one joins and takes over."""
-    with rollout(
-        kafka,
-        api,
-        tmp_path,
-        COOPERATIVE,
-        record_property,
-        partitions=PARTITIONS,
-        session=SESSION,
-        failing=0.1,
-    ) as scene:
+    with rollout(COOPERATIVE, partitions=PARTITIONS, failing=0.1) as scene:
         group = scene.group
         (old,) = group.join(1, earlier)
         group.until_divided(old)

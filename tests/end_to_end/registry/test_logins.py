@@ -13,12 +13,10 @@ from consumer.adapters.schemas import RegistrySchemas
 from consumer.engine.messages import FetchSchema, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.settings import load
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import committed_offsets, new_group, new_topic
+from tests.end_to_end.processes import Process, command
 from tests.end_to_end.registry.serialising import evolved, write
+from tests.end_to_end.shop import NewShop, Shop
 from tests.support.certificates import Authority
-from tests.support.kafka.harness import Kafka
 from tests.support.kafka.secured import PASSWORD
 from tests.support.registry.apicurio import SecuredRegistry
 
@@ -85,84 +83,71 @@ def environment(registry: SecuredRegistry, folder: Path, settings: dict[str, str
     return found
 
 
+@pytest.fixture
+def shop(new_shop: NewShop, secured_registry: SecuredRegistry) -> Shop:
+    """One of one partition, which logs in with a password."""
+    shop = new_shop(partitions=1)
+    shop.env |= environment(secured_registry, shop.folder, by_password(secured_registry))
+    return shop
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_each_login_reads_schemas(
-    way: str,
-    kafka: Kafka,
-    secured_registry: SecuredRegistry,
-    client: SchemaRegistryClient,
-    api: Api,
-    tmp_path: Path,
+    way: str, new_shop: NewShop, secured_registry: SecuredRegistry, client: SchemaRegistryClient
 ) -> None:
     """`check` finds everything in order, and `run` delivers, as a user who may only read. No secret is shown."""
-    topic, group = new_topic(kafka, 1), new_group()
-    write(kafka, topic, client, ["one", "two"])
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        **environment(secured_registry, tmp_path, WAYS[way](secured_registry)),
-    )  # fmt: skip
-    checked = command("check", env=env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    with Process(tmp_path, "run", env=env) as service:
+    shop = new_shop(partitions=1)
+    shop.env |= environment(secured_registry, shop.folder, WAYS[way](secured_registry))
+    write(shop.kafka, shop.topic, client, ["one", "two"])
+    checked = shop.command("check")
+    with shop.run() as service:
         service.until_settled(2)
-        assert service.stop()[0] == 0
-    assert api.accepted() == {"one": 1, "two": 1}
+    assert shop.api.accepted() == {"one": 1, "two": 1}
     assert PASSWORD not in service.stderr + service.stdout + checked.stdout
 
 
 def test_idle_for_longer_than_a_token_ids(
-    kafka: Kafka, secured_registry: SecuredRegistry, client: SchemaRegistryClient, api: Api, tmp_path: Path
+    new_shop: NewShop, secured_registry: SecuredRegistry, client: SchemaRegistryClient
 ) -> None:
     """The next schema is fetched with a new token. The token endpoint is down for a while then: the record waits."""
-    issuer = secured_registry.issuer
-    topic, group = new_topic(kafka, 1), new_group()
-    write(kafka, topic, client, ["one"])
-    client.register_schema(f"{topic}-value", evolved())
+    issuer, shop = secured_registry.issuer, new_shop(partitions=1)
+    shop.env |= environment(secured_registry, shop.folder, by_oauth(secured_registry))
+    write(shop.kafka, shop.topic, client, ["one"])
+    client.register_schema(f"{shop.topic}-value", evolved())
     issuer.lifetime = 2.0
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        **environment(secured_registry, tmp_path, by_oauth(secured_registry)),
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as service:
+    with shop.run() as service:
         service.until_settled(1)
         ends = time.time() + issuer.lifetime
         service.until(lambda: time.time() > ends, "the end of its token")
         issuer.fails = (503, b"away")
-        write(kafka, topic, client, ["two"], evolved())  # this client remembers what it registered
+        write(shop.kafka, shop.topic, client, ["two"], evolved())  # this client remembers what it registered
         endpoint = "SCHEMA_REGISTRY_BEARER_AUTH_ISSUER_ENDPOINT_URL"
         until_reported(service, f"the token endpoint answered 503: check {endpoint}")
         given, issuer.fails = issuer.given, None
         assert service.until_settled(2)["delivered"] == 2
         assert issuer.given > given
-        assert service.stop()[0] == 0
-    assert committed_offsets(kafka, group, topic, 1) == [2]
+    assert shop.committed == 2
 
 
 def test_the_registry_is_started_again(
-    kafka: Kafka, secured_registry: SecuredRegistry, client: SchemaRegistryClient, api: Api, tmp_path: Path
+    shop: Shop, secured_registry: SecuredRegistry, client: SchemaRegistryClient
 ) -> None:
     """While the registry is down, records with known schemas are delivered and one with a new schema waits;
     then the registry is back, with the same schemas."""
-    topic, group = new_topic(kafka, 1), new_group()
-    write(kafka, topic, client, ["known"])
-    env = run_environment(
-        tmp_path, kafka, topic, group, api.url,
-        **environment(secured_registry, tmp_path, by_password(secured_registry)),
-    )  # fmt: skip
-    with Process(tmp_path, "run", env=env) as service:
+    write(shop.kafka, shop.topic, client, ["known"])
+    with shop.run() as service:
         service.until_settled(1)
-        client.register_schema(f"{topic}-value", evolved())
+        client.register_schema(f"{shop.topic}-value", evolved())
         secured_registry.shut_down()
-        write(kafka, topic, client, ["new"], evolved())
-        write(kafka, topic, client, ["known-later"])
-        service.until(lambda: "known-later" in api.accepted(), "the known schema")
+        write(shop.kafka, shop.topic, client, ["new"], evolved())
+        write(shop.kafka, shop.topic, client, ["known-later"])
+        service.until(lambda: "known-later" in shop.api.accepted(), "the known schema")
         until_reported(service, "the registry refuses connections: check whether it runs")
         # The API has accepted the event before its key is stored and it settles.
         service.until(lambda: service.ledger()["open"] == 1, "only the record with the new schema waits")
         secured_registry.start()
         assert service.until_settled(3)["delivered"] == 3
-        assert service.stop()[0] == 0
-    assert committed_offsets(kafka, group, topic, 1) == [3]
+    assert shop.committed == 3
 
 
 def until_reported(service: Process, line: str) -> None:
@@ -175,11 +160,9 @@ def until_reported(service: Process, line: str) -> None:
     service.until(reported, line)
 
 
-async def test_wrong_settings(
-    kafka: Kafka, secured_registry: SecuredRegistry, api: Api, tmp_path: Path
-) -> None:
+async def test_wrong_settings(shop: Shop, secured_registry: SecuredRegistry, tmp_path: Path) -> None:
     """One line says what to change, and `check` says it in the registry's row; neither shows a secret."""
-    env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
+    env = {name: value for name, value in shop.env.items() if not name.startswith("SCHEMA_REGISTRY_")}
     right = {"URL": secured_registry.url, "SSL_CA_LOCATION": str(secured_registry.authority.file)}
     other = str(Authority(tmp_path, "other-ca").file)
     base, _, _ = secured_registry.url.partition("/apis/")

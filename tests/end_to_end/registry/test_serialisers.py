@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, header_schema_id_serializer
 
 from tests.end_to_end import records
-from tests.end_to_end.api import Api, Loop, Registry
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import committed_offsets, dead_letters, new_group, new_topic
+from tests.end_to_end.api import Registry
+from tests.end_to_end.records import new_group
 from tests.end_to_end.registry.serialising import evolved, with_references, write
-from tests.support.kafka.harness import Kafka, unique
+from tests.end_to_end.shop import NewShop, Shop
+from tests.support.kafka.harness import unique
 
 
 @pytest.fixture
@@ -28,53 +29,55 @@ def ids(what: str, count: int = 3) -> list[str]:
     return [f"{what}-{number}" for number in range(count)]
 
 
-def test_every_subject_naming_strategy(
-    kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
-) -> None:
+@pytest.fixture
+def new_shop(new_shop: NewShop, real_registry: str) -> NewShop:
+    """Shops of one partition, with the registry."""
+    return partial(new_shop, partitions=1, SCHEMA_REGISTRY_URL=real_registry)
+
+
+@pytest.fixture
+def shop(new_shop: NewShop) -> Shop:
+    """One without other settings."""
+    return new_shop()
+
+
+def test_every_subject_naming_strategy(shop: Shop, client: SchemaRegistryClient) -> None:
     """Subjects by topic, by record, by both, and named by hand. `check` finds the registry in order."""
-    topic, group = new_topic(kafka, 1), new_group()
+    kafka, topic = shop.kafka, shop.topic
     written = []
     for strategy in ("TOPIC", "RECORD", "TOPIC_RECORD"):
         write(kafka, topic, client, ids(strategy), subject_name_strategy_type=strategy)
         written += ids(strategy)
     write(kafka, topic, client, ids("own"), subject_name_strategy=lambda *_: f"shop events/{topic}")
-    env = run_environment(tmp_path, kafka, topic, group, api.url, SCHEMA_REGISTRY_URL=real_registry)
-    checked = command("check", env=env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    with Process(tmp_path, "run", env=env) as service:
-        service.until_settled(12)
-        assert service.stop()[0] == 0
-    assert api.accepted() == dict.fromkeys([*written, *ids("own")], 1)
+    shop.command("check")
+    shop.serve(12)
+    assert shop.api.accepted() == dict.fromkeys([*written, *ids("own")], 1)
     assert {f"{topic}-value", f"{topic}-commerce.v1.CommerceEvent", "commerce.v1.CommerceEvent"} <= set(
         client.get_subjects()
     )
 
 
 def test_versions_references_and_deleted_subjects(
-    kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
+    shop: Shop, client: SchemaRegistryClient, tmp_path: Path
 ) -> None:
     """A topic gets records of a new version and of a schema with references, and then all subjects are deleted:
     a service that starts now reads everything, since it asks by id."""
-    topic, group = new_topic(kafka, 1), new_group()
+    kafka, topic = shop.kafka, shop.topic
     write(kafka, topic, client, ids("first"))
     schema, referred = with_references(client, topic)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, SCHEMA_REGISTRY_URL=real_registry)
-    with Process(tmp_path / "first", "run", env=env) as service:
+    with shop.run() as service:
         service.until_settled(3)
         write(kafka, topic, client, ids("second"), evolved())
         write(kafka, topic, client, ids("third"), schema)
         write(kafka, topic, client, ids("fourth"))
         assert service.until_settled(12)["delivered"] == 12
-        assert service.stop()[0] == 0
     assert client.get_versions(f"{topic}-value") == [1, 2, 3]
     client.delete_subject(f"{topic}-value")
     assert f"{topic}-value" not in client.get_subjects()
     assert referred
-    again = env | {"KAFKA_GROUP_ID": new_group(), "PINSTREAM_STATE_DIR": str(tmp_path / "another")}
-    with Process(tmp_path / "again", "run", env=again) as service:
-        assert service.until_settled(12)["delivered"] == 12
-        assert service.stop()[0] == 0
-    assert set(api.accepted().values()) == {2}
+    again = {"KAFKA_GROUP_ID": new_group(), "PINSTREAM_STATE_DIR": str(tmp_path / "another")}
+    assert shop.serve(12, **again)["delivered"] == 12
+    assert set(shop.api.accepted().values()) == {2}
 
 
 OTHERS = {
@@ -84,11 +87,12 @@ OTHERS = {
 
 
 def test_records_of_other_kinds_are_refused_for_what_they_are(
-    kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
+    new_shop: NewShop, client: SchemaRegistryClient
 ) -> None:
     """The dead letter names the schema's kind; later records are delivered. An id that no registry can have
     becomes a dead letter, too, and delays nothing."""
-    topic, group = new_topic(kafka, 1), new_group()
+    shop = new_shop(PINSTREAM_SCHEMA_PATIENCE="1s")
+    kafka, topic = shop.kafka, shop.topic
     said = []
     for kind, text in OTHERS.items():
         name = unique("Order").replace("-", "_")
@@ -97,42 +101,27 @@ def test_records_of_other_kinds_are_refused_for_what_they_are(
         said.append(f"schema id {schema_id}: it is a {kind} schema; pinstream reads Avro")
     records.write(kafka, topic, [(None, b"\x00\xff\xff\xff\xff garbage")])
     write(kafka, topic, client, ids("behind"))
-    env = run_environment(
-        tmp_path,
-        kafka,
-        topic,
-        group,
-        api.url,
-        SCHEMA_REGISTRY_URL=real_registry,
-        PINSTREAM_SCHEMA_PATIENCE="1s",
-    )
-    with Process(tmp_path, "run", env=env) as service:
+    with shop.run() as service:
         ledger = service.until_settled(6)
-        service.until(lambda: committed_offsets(kafka, group, topic, 1) == [6], "the commit")
-        assert service.stop()[0] == 0
+        service.until(lambda: shop.committed == 6, "the commit")
     assert (ledger["delivered"], ledger["dead_lettered"]) == (3, 3)
     assert {one["reason"] for one in service.log if one.get("verdict") == "incompatible_schema"} == set(said)
-    letters = sorted((one for _, one in dead_letters(kafka, topic)), key=lambda one: int(one["offset"]))
-    assert [one["message"] for one in letters[:2]] == said
-    assert [one["code"] for one in letters] == [
-        "incompatible_schema",
-        "incompatible_schema",
-        "no_such_schema",
+    assert [(offset, code) for offset, _, code in shop.reasons] == [
+        (0, "incompatible_schema"),
+        (1, "incompatible_schema"),
+        (2, "no_such_schema"),
     ]
-    shown = command("dead-letters", "list", "--topic", topic, env=env)
-    assert shown.returncode == 0
-    assert all(line in shown.stdout for line in said)
+    assert {one["message"] for _, one in shop.letters} >= set(said)
+    shown = shop.command("dead-letters", "list", "--topic", topic).stdout
+    assert all(line in shown for line in said)
 
 
-def test_schemas_by_guid_in_a_header(kafka: Kafka, servers: Loop, api: Api, tmp_path: Path) -> None:
+def test_schemas_by_guid_in_a_header(shop: Shop, registry: Registry) -> None:
     """The serialiser puts the GUID into a header, and the record's value is bare Avro. Only the fake has GUIDs."""
-    with Registry(servers) as registry, SchemaRegistryClient({"url": registry.url}) as client:
-        topic, group = new_topic(kafka, 1), new_group()
-        write(kafka, topic, client, ids("guid"), schema_id_serializer=header_schema_id_serializer)
-        write(kafka, topic, client, ids("prefix"), evolved())
-        env = run_environment(tmp_path, kafka, topic, group, api.url, SCHEMA_REGISTRY_URL=registry.url)
-        with Process(tmp_path, "run", env=env) as service:
-            service.until_settled(6)
-            assert service.stop()[0] == 0
+    with SchemaRegistryClient({"url": registry.url}) as client:
+        by_guid = header_schema_id_serializer
+        write(shop.kafka, shop.topic, client, ids("guid"), schema_id_serializer=by_guid)
+        write(shop.kafka, shop.topic, client, ids("prefix"), evolved())
+        shop.serve(6, SCHEMA_REGISTRY_URL=registry.url)
         assert sum(path.startswith("/schemas/guids/") for path in registry.requests) == 1
-    assert api.accepted() == dict.fromkeys(ids("guid") + ids("prefix"), 1)
+    assert shop.api.accepted() == dict.fromkeys(ids("guid") + ids("prefix"), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
@@ -12,8 +12,9 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from consumer.adapters.kafka.letters import letter_headers
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
-from tests.end_to_end.processes import bare_environment, command
+from tests.end_to_end.processes import Process, bare_environment, command
 from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import WITHIN, Kafka, unique
 
 AT = 1_700_000_000_000
@@ -77,6 +78,34 @@ def asked(*arguments: str, env: Mapping[str, str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return document
+
+
+class LetterShop(Shop):
+    """A shop whose dead letters are redriven."""
+
+    def bury(self, letters: Iterable[DeadLetter], **how: Any) -> None:
+        """See `bury`."""
+        bury(self.kafka, letters, **how)
+
+    def bury_many(self, count: int, **parts: Any) -> None:
+        """So many letters of events that can be delivered now; `parts`: see `letter`."""
+        self.bury(letter(self.topic, number, **parts) for number in range(count))
+
+    def redrive(self, *arguments: str, **settings: str) -> dict[str, Any]:
+        """What a redrive says that it did."""
+        return asked("redrive", *arguments, env={**self.env, **settings})
+
+    def begin(self, *arguments: str, under: tuple[str, ...] = ()) -> Process:
+        """A redrive that runs."""
+        return Process(self.folder, "dead-letters", "redrive", *arguments, env=self.env, under=under)
+
+    def counted(self) -> tuple[int, int]:
+        """How many letters wait, and how many are done."""
+        listed = asked("list", env=self.env)
+        return listed["waiting"], listed["done"]
+
+
+NewLetterShop = Callable[..., LetterShop]
 
 
 def committed(kafka: Kafka, topic: str) -> list[Message]:

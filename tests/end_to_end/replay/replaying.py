@@ -8,16 +8,15 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import Message, Producer
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import command, run_environment
-from tests.end_to_end.records import ENCODER, commerce_event, new_group, new_topic
+from tests.end_to_end.records import ENCODER, commerce_event
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import WITHIN, Kafka
 
 
@@ -30,30 +29,18 @@ class Placed(NamedTuple):
     event_id: str
 
 
-@dataclass
-class Shop:
-    """A topic, its records, and the environment of the commands that read it."""
+class ReplayShop(Shop):
+    """A topic of one partition, unless more are asked for; `placed`: its records."""
 
-    kafka: Kafka
-    api: Api
-    folder: Path
-    partitions: int = 1
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.topic = new_topic(self.kafka, self.partitions)
-        self.group = new_group()
-        self.env = run_environment(
-            self.folder, self.kafka, self.topic, self.group, self.api.url, **self.settings
-        )
+    def __init__(self, kafka: Kafka, api: Api, folder: Path, *, partitions: int = 1, **settings: str) -> None:
+        super().__init__(kafka, api, folder, partitions=partitions, **settings)
         self.placed: list[Placed] = []
 
-    def write(
+    def place(
         self, events: Iterable[dict[str, Any] | bytes | None], *, timestamps: Iterable[int] | None = None
-    ) -> list[Placed]:
-        """Produce events (or raw bytes, or tombstones) to the partitions in turn; return their places."""
+    ) -> None:
+        """Produce events (or raw bytes, or tombstones) to the partitions in turn."""
         producer = Producer({**self.kafka.config, "linger.ms": 5, "log_level": 0})
-        written: list[Placed] = []
         times = iter(timestamps or ())
         for number, event in enumerate(events):
             value = ENCODER.encode(event) if isinstance(event, dict) else event
@@ -63,32 +50,27 @@ class Shop:
                 value,
                 partition=number % self.partitions,
                 timestamp=next(times, 0),
-                on_delivery=functools.partial(_note, written, event_id),
+                on_delivery=functools.partial(_note, self.placed, event_id),
             )
             producer.poll(0)
         assert producer.flush(WITHIN) == 0
-        self.placed += written
-        return written
 
-    def write_orders(self, count: int, prefix: str = "order") -> list[Placed]:
+    def place_orders(self, count: int, prefix: str = "order") -> None:
         """Produce `count` present purchases."""
-        return self.write(commerce_event(f"{prefix}-{number}") for number in range(count))
+        self.place(commerce_event(f"{prefix}-{number}") for number in range(count))
 
     def line(self, *arguments: str, start: str = "beginning", stop: str = "end") -> tuple[str, ...]:
         """The command line of a replay of the topic."""
         return ("replay", "--topic", self.topic, "--from", start, "--to", stop, "--json", *arguments)
 
-    def replay(
+    def replayed(
         self, *arguments: str, start: str = "beginning", stop: str = "end", code: int = 0, **settings: str
     ) -> Replayed:
         """Run one replay to its end; its exit code must be `code`."""
-        line = self.line(*arguments, start=start, stop=stop)
         begun = time.monotonic()
-        done = command(*line, env={**self.env, **settings}, timeout=WITHIN * 4)
-        seconds = time.monotonic() - begun
+        done = self.command(*self.line(*arguments, start=start, stop=stop), code=code, **settings)
         assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, done.stderr
-        return Replayed(done, seconds)
+        return Replayed(done, time.monotonic() - begun)
 
     def accepted(self) -> Counter[str]:
         """How often the API accepted each event id."""
@@ -97,10 +79,13 @@ class Shop:
 
 def _note(written: list[Placed], event_id: str, error: object, message: Message) -> None:
     assert error is None, error
-    place = message.partition(), message.offset()
-    assert place[0] is not None
-    assert place[1] is not None
-    written.append(Placed(place[0], place[1], message.timestamp()[1], event_id))
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    written.append(Placed(partition, offset, message.timestamp()[1], event_id))
+
+
+NewReplayShop = Callable[..., ReplayShop]
 
 
 class Replayed:

@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.api import Api
-from tests.end_to_end.processes import command
 from tests.end_to_end.records import PARTITIONS, commerce_event, ndjson
-from tests.end_to_end.replay.replaying import Shop
-from tests.support.kafka.harness import Kafka
+from tests.end_to_end.replay.replaying import NewReplayShop, ReplayShop
 
 OLD, NEW = (
     "",
@@ -31,12 +28,12 @@ def order(number: int, **more: Any) -> dict[str, Any]:
     return commerce_event(event_id, order=bought, **more)
 
 
-def shop(kafka: Kafka, api: Api, folder: Path, **settings: str) -> Shop:
+@pytest.fixture
+def source(new_shop: NewReplayShop, tmp_path: Path) -> ReplayShop:
     """A topic and the two mappings."""
-    (folder / "old.toml").write_text(OLD)
-    (folder / "new.toml").write_text(NEW)
-    settings["PINSTREAM_MAPPING_FILE"] = str(folder / "new.toml")
-    return Shop(kafka, api, folder, PARTITIONS, settings=settings)
+    (tmp_path / "old.toml").write_text(OLD)
+    (tmp_path / "new.toml").write_text(NEW)
+    return new_shop(partitions=PARTITIONS, PINSTREAM_MAPPING_FILE=str(tmp_path / "new.toml"))
 
 
 def without_places(document: dict[str, Any]) -> dict[str, Any]:
@@ -46,24 +43,24 @@ def without_places(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("function", [False, True], ids=["fast", "with a function"])
-def test_it_compares_what_explain_compares(kafka: Kafka, api: Api, tmp_path: Path, function: bool) -> None:
+def test_it_compares_what_explain_compares(source: ReplayShop, tmp_path: Path, function: bool) -> None:
     """Each record once, although many are read again for lack of room: the same figures as `explain` has for the same
     records in a file; nothing is sent; the user's function is taken into account."""
     settings = {"PINSTREAM_MAX_OPEN_BYTES": "1MiB", "PINSTREAM_BATCH_EVENTS": "10"}
     if function:
         (tmp_path / "own.py").write_text(FUNCTION)
         settings |= {"PINSTREAM_TRANSFORM": "own:change", "PYTHONPATH": str(tmp_path)}
-    source = shop(kafka, api, tmp_path, **settings)
+    source.env |= settings
     events = [order(number) for number in range(1500)]
     events += [
         order(number, event_type="drop" if function else "cart_viewed") for number in range(1500, 1520)
     ]
     events += [order(number, channel="UNKNOWN") for number in range(1520, 1530)]
-    source.write(events)
+    source.place(events)
     old = str(tmp_path / "old.toml")
-    replayed = source.replay("--dry-run", "--against", old, code=1)
+    replayed = source.replayed("--dry-run", "--against", old, code=1)
     found = replayed.document["against"]
-    assert api.calls == 0
+    assert source.api.calls == 0
     assert (found["records"], found["changed"], found["not_compared"]) == (1530, 1500, 0)
     named = {one["field"]: one for one in found["changes"]}
     assert named.keys() == {"event_id", "language", "custom_data.value"}
@@ -78,18 +75,15 @@ def test_it_compares_what_explain_compares(kafka: Kafka, api: Api, tmp_path: Pat
 
     samples = tmp_path / "samples.ndjson"
     samples.write_text(ndjson(events))
-    env = {**source.env, "PINSTREAM_MAPPING_FILE": str(tmp_path / "new.toml")}
-    explained = command("explain", str(samples), "--against", old, "--json", env=env)
-    assert explained.returncode == 1, explained.stderr
+    explained = source.command("explain", str(samples), "--against", old, "--json", code=1)
     assert without_places(json.loads(explained.stdout.splitlines()[-1])) == without_places(found)
 
 
-def test_the_same_mapping_changes_nothing(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_the_same_mapping_changes_nothing(source: ReplayShop, tmp_path: Path) -> None:
     """Exit code 0; a record that cannot be read, a tombstone and events that `--where` omits are the same for both."""
-    source = shop(kafka, api, tmp_path)
-    source.write([*map(order, range(8)), b"\x00\x00", None, order(9, event_type="customer_registered")])
+    source.place([*map(order, range(8)), b"\x00\x00", None, order(9, event_type="customer_registered")])
     arguments = ("--dry-run", "--where", "event_name=checkout", "--against", str(tmp_path / "new.toml"))
-    found = source.replay(*arguments).document["against"]
+    found = source.replayed(*arguments).document["against"]
     assert (found["records"], found["changed"], found["not_compared"]) == (11, 0, 0)
     assert {(one["outcome"], one["reason"], one["before"], one["after"]) for one in found["outcomes"]} == {
         ("accepted", None, 8, 8),
@@ -99,18 +93,17 @@ def test_the_same_mapping_changes_nothing(kafka: Kafka, api: Api, tmp_path: Path
     }
 
 
-def test_what_cannot_be_compared_is_refused(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_refused(source: ReplayShop, tmp_path: Path) -> None:
     """Without --dry-run, a file that does not exist, a wrong file, and with a function files of other sections."""
-    source = shop(kafka, api, tmp_path)
     old, lost, wrong = (str(tmp_path / name) for name in ("old.toml", "lost.toml", "wrong.toml"))
     Path(wrong).write_text('[fields]\nevent_id = "nowhere"\n')
-    refused = source.replay("--against", old, code=2)
+    refused = source.replayed("--against", old, code=2)
     assert refused.error == "--against compares two mappings and sends nothing: add --dry-run"
-    refused = source.replay("--dry-run", "--against", lost, code=2)
+    refused = source.replayed("--dry-run", "--against", lost, code=2)
     assert refused.error.startswith(f"--against: {lost} cannot be read (No such file or directory)")
-    assert "wrong.toml" in source.replay("--dry-run", "--against", wrong, code=2).error
+    assert "wrong.toml" in source.replayed("--dry-run", "--against", wrong, code=2).error
     (tmp_path / "own.py").write_text(FUNCTION)
     Path(wrong).write_text('[record."commerce.v1.CommerceEvent".fields]\n')
     own = {"PINSTREAM_TRANSFORM": "own:change", "PYTHONPATH": str(tmp_path)}
-    refused = source.replay("--dry-run", "--against", wrong, code=2, **own)
+    refused = source.replayed("--dry-run", "--against", wrong, code=2, **own)
     assert "sections" in refused.error

@@ -16,26 +16,12 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import Stage
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import (
-    ROOT,
-    Process,
-    command,
-    last_error,
-    run_environment,
-    the_one_line,
-)
-from tests.end_to_end.records import (
-    ENCODER,
-    commerce_event,
-    new_group,
-    new_topic,
-    records_on,
-    write,
-    write_events,
-)
+from tests.end_to_end.processes import ROOT, command, last_error, run_environment, the_one_line
+from tests.end_to_end.records import ENCODER, commerce_event, new_group, new_topic, records_on, write
 from tests.end_to_end.replay.redriving import (
+    LetterShop,
+    NewLetterShop,
     asked,
-    bury,
     committed,
     event_ids,
     headers_of,
@@ -46,89 +32,88 @@ from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce
 from tests.support.limits import LATE
 
 
-def test_delivered_marked_and_its_topic_left_alone(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+@pytest.fixture
+def shop_type() -> type[LetterShop]:
+    """Shops with dead letters."""
+    return LetterShop
+
+
+@pytest.fixture
+def each_shop(each_kafka: Kafka, api: Api, tmp_path: Path) -> LetterShop:
+    """One on each kind of broker."""
+    return LetterShop(each_kafka, api, tmp_path)
+
+
+def test_delivered_marked_and_its_topic_left_alone(each_shop: LetterShop) -> None:
     """Each letter's event is delivered once; its source topic gets nothing; a second redrive finds nothing to
     do. A dry run before says the same, needs nothing but Kafka, and sends nothing."""
-    topic, group = new_topic(each_kafka), new_group()
-    bury(each_kafka, [letter(topic, number) for number in range(300)])
-    said = asked("redrive", "--dry-run", env=kafka_environment(tmp_path, each_kafka, topic, group))
-    assert (said["redriven"], api.calls) == (300, 0)
-    env = run_environment(tmp_path, each_kafka, topic, group, api.url)
-    did = asked("redrive", env=env)
+    shop = each_shop
+    shop.bury_many(300)
+    bare = kafka_environment(shop.folder, shop.kafka, shop.topic, shop.group)
+    said = asked("redrive", "--dry-run", env=bare)
+    assert (said["redriven"], shop.api.calls) == (300, 0)
+    did = shop.redrive()
     assert did == {**said, "dry_run": False, "ledger": did["ledger"]}
     assert (did["matched"], did["redriven"], did["left"]) == (300, 300, 0)
     assert (did["ledger"]["read"], did["ledger"]["delivered"]) == (300, 300)
-    assert api.accepted() == event_ids(300)
-    assert records_on(each_kafka, topic) == 0
-    again = asked("redrive", env=env)
+    assert shop.api.accepted() == event_ids(300)
+    assert records_on(shop.kafka, shop.topic) == 0
+    again = shop.redrive()
     assert (again["done_before"], again["ledger"]["read"]) == (300, 0)
-    listed = asked("list", env=env)
-    assert (listed["waiting"], listed["done"]) == (0, 300)
+    assert shop.counted() == (0, 300)
 
 
 @pytest.mark.real_kafka
-def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_after_the_mapping_is_corrected(shop: LetterShop) -> None:
     """A wrong mapping makes dead letters; with the right one those with the chosen code are delivered; the
     others wait."""
-    topic, group = new_topic(kafka), new_group()
-    events = [commerce_event(f"e{number}", event_type="sold") for number in range(40)]
-    events += [commerce_event(f"old-{number}", occurred_at=10**12) for number in range(3)]
-    write_events(kafka, topic, events)
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    with Process(tmp_path, "run", env=env) as process:
-        assert process.until_settled(43)["dead_lettered"] == 43
-        assert process.stop()[0] == 0
-    (tmp_path / "m.toml").write_text('[event_names]\nsold = "checkout"\n')
-    corrected = {**env, "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml")}
-    did = asked("redrive", "--code", "unknown_event_name", env=corrected)
+    sold = shop.write_orders(40, "e", event_type="sold")
+    shop.write_orders(3, "old", occurred_at=10**12)
+    assert shop.serve(43)["dead_lettered"] == 43
+    mapping = shop.folder / "m.toml"
+    mapping.write_text('[event_names]\nsold = "checkout"\n')
+    did = shop.redrive("--code", "unknown_event_name", PINSTREAM_MAPPING_FILE=str(mapping))
     assert (did["matched"], did["redriven"], did["ledger"]["delivered"]) == (40, 40, 40)
-    assert api.accepted() == {f"e{number}": 1 for number in range(40)}
-    assert records_on(kafka, topic) == 43
-    listed = asked("list", env=env)
-    assert (listed["waiting"], listed["done"]) == (3, 40)
+    assert shop.api.accepted() == sold
+    assert records_on(shop.kafka, shop.topic) == 43
+    assert shop.counted() == (3, 40)
 
 
-def test_sources_in_kafka_are_the_origin_s(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_sources_in_kafka_are_the_origin_s(shop: LetterShop) -> None:
     """A record dies under a wrong mapping; redriven under the right one, its key, headers, time, topic, partition and
     offset are those that it had, not the letter's."""
-    topic, group = new_topic(kafka), new_group()
     ahead = [commerce_event(f"ahead-{number}") for number in range(3)]
     values = [ENCODER.encode(one) for one in (*ahead, commerce_event("died", event_type="sold"))]
     at = int(time.time() * 1000) - 60_000
     headers = [("ce_source", b"till"), ("pinstream.code", b"own")]
-    write(kafka, topic, ((b"c-7", one) for one in values), partition=2, timestamp=at, headers=headers)
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    with Process(tmp_path, "run", env=env) as process:
-        assert process.until_settled(4)["dead_lettered"] == 1
-        assert process.stop()[0] == 0
-    (tmp_path / "m.toml").write_text(
+    keyed = ((b"c-7", one) for one in values)
+    write(shop.kafka, shop.topic, keyed, partition=2, timestamp=at, headers=headers)
+    assert shop.serve(4)["dead_lettered"] == 1
+    mapping = shop.folder / "m.toml"
+    mapping.write_text(
         '[event_names]\nsold = "checkout"\n[fields]\n"app_info.install_time" = "@timestamp"\n'
         '"custom_data.content_name" = { join = ["@topic", "@partition", "@offset", "@key", "@header.ce_source"], '
         'with = "/" }\n'
     )
-    did = asked("redrive", env=env | {"PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml")})
-    assert did["ledger"]["delivered"] == 1
-    [sent] = [one for one in api.events if one["event_id"] == "died"]
-    assert sent["custom_data"]["content_name"] == f"{topic}/2/3/c-7/till"
+    assert shop.redrive(PINSTREAM_MAPPING_FILE=str(mapping))["ledger"]["delivered"] == 1
+    [sent] = [one for one in shop.api.events if one["event_id"] == "died"]
+    assert sent["custom_data"]["content_name"] == f"{shop.topic}/2/3/c-7/till"
     assert sent["app_info"]["install_time"] == at // 1000
 
 
-def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_dies_again_is_a_letter_of_its_origin(each_shop: LetterShop) -> None:
     """A new letter has one more trip, the original place, time and headers; after three trips a redrive leaves it."""
-    topic, group = new_topic(each_kafka), new_group()
+    shop, topic = each_shop, each_shop.topic
     own = (("own", b"1"), ("own", None))
     broken = ENCODER.encode(commerce_event("old", occurred_at=10**12))
-    bury(
-        each_kafka,
-        [letter(topic, 0), letter(topic, 5, value=broken, headers=own, stage=Stage.DELIVER, code="refused")],
-    )
-    env = run_environment(tmp_path, each_kafka, topic, group, api.url)
+    again = letter(topic, 5, value=broken, headers=own, stage=Stage.DELIVER, code="refused")
+    shop.bury([letter(topic, 0), again])
     for trip in range(1, 5):
-        counts = asked("redrive", env=env)
+        counts = shop.redrive()
         expected = (1 if trip > 1 else 2, 0) if trip <= 3 else (0, 1)
         assert (counts["redriven"], counts["looped"]) == expected
         assert counts["ledger"]["dead_lettered"] == (1 if trip <= 3 else 0)
-    found = [one for one in committed(each_kafka, f"{topic}.dead-letters") if one.value() == broken]
+    found = [one for one in committed(shop.kafka, f"{topic}.dead-letters") if one.value() == broken]
     assert {one.partition() for one in found} == {1}
     headers = [headers_of(one) for one in found]
     texts: list[dict[str, Any]] = [dict(one) for one in headers]
@@ -141,145 +126,128 @@ def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, 
     assert [one for one in headers[3] if not one[0].startswith("pinstream.")] == [*own]
     assert len(headers[3]) == 2 + 9 + 2, "nothing piles up"
     assert texts[1]["pinstream.redriven"] == f"{topic}.dead-letters:1:0".encode()
-    assert "redriven too often already" in command("dead-letters", "redrive", env=env).stdout
-    assert asked("redrive", "--max-trips", "4", env=env)["redriven"] == 1
+    assert "redriven too often already" in shop.command("dead-letters", "redrive").stdout
+    assert shop.redrive("--max-trips", "4")["redriven"] == 1
 
 
 @pytest.mark.real_kafka
-def test_filters_and_max_and_what_is_omitted(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_filters_and_max_and_what_is_omitted(shop: LetterShop) -> None:
     """Only chosen letters are redriven, never more than asked for, and the rest the next time; over two topics.
     A value that a letter lacks is read from its source topic."""
-    topic, other, group = new_topic(kafka), new_topic(kafka), new_group()
-    bury(
-        kafka,
-        [letter(topic, number, code="expired" if number % 2 else "no_identity") for number in range(40)],
-    )
-    bury(kafka, [letter(other, 200 + number) for number in range(5)])
+    topic, other = shop.topic, new_topic(shop.kafka)
+    shop.bury(letter(topic, n, code="expired" if n % 2 else "no_identity") for n in range(40))
+    shop.bury(letter(other, 200 + number) for number in range(5))
     whole = letter(topic, 100)
-    produce(kafka, topic, [whole.record.value], key=whole.record.key, timestamp=whole.record.timestamp)
+    produce(shop.kafka, topic, [whole.record.value], key=whole.record.key, timestamp=whole.record.timestamp)
     omitted = whole._replace(partition=0, record=whole.record._replace(offset=0))
-    bury(kafka, [omitted, letter(topic, 104)], omitted=("value",))
-    env = run_environment(tmp_path, kafka, f"{topic},{other}", group, api.url)
-    first = asked("redrive", "--topic", topic, "--code", "expired", "--max", "7", env=env)
+    shop.bury([omitted, letter(topic, 104)], omitted=("value",))
+    shop.env["KAFKA_TOPICS"] = f"{topic},{other}"
+    first = shop.redrive("--topic", topic, "--code", "expired", "--max", "7")
     assert (first["matched"], first["redriven"], first["left"]) == (20, 7, 13)
-    assert len(api.accepted()) == 7
+    assert len(shop.api.accepted()) == 7
     times = ("--since", "2023-11-14T22:13:30Z", "--until", "2023-11-14T22:13:40Z")
-    assert asked("redrive", "--dry-run", *times, env=env)["matched"] == 10
-    second = asked("redrive", "--code", "no_identity", "--origin", f"{topic}:0", env=env)
+    assert shop.redrive("--dry-run", *times)["matched"] == 10
+    second = shop.redrive("--code", "no_identity", "--origin", f"{topic}:0")
     assert (second["matched"], second["redriven"]) == (10, 10)
-    rest = asked("redrive", env=env)
+    rest = shop.redrive()
     assert (rest["done_before"], rest["redriven"], rest["gone"]) == (17, 29, 1)
     assert sorted((one["matched"], one["left"]) for one in rest["topics"]) == [(5, 0), (42, 0)]
     assert f"{topic}.dead-letters:0:11 stays" in rest["notes"][0]
     others = {f"event-{number}": 1 for number in (100, *range(200, 205))}
-    assert api.accepted() == event_ids(40) | others
+    assert shop.api.accepted() == event_ids(40) | others
 
 
 @pytest.mark.real_kafka
-def test_an_origin_that_is_gone_is_not_needed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_an_origin_that_is_gone_is_not_needed(shop: LetterShop) -> None:
     """A source topic that was deleted is not needed: the events are delivered, and the topic is not created."""
-    topic = f"{create_topic(kafka, 4)}-gone"
-    create_topic(kafka, 4, f"{topic}.dead-letters")
-    bury(kafka, [letter(topic, number) for number in range(5)])
-    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
-    assert asked("redrive", env=env)["redriven"] == 5
-    assert api.accepted() == event_ids(5)
-    assert topic not in AdminClient({**kafka.config, "log_level": 0}).list_topics(timeout=WITHIN).topics
+    gone = f"{shop.topic}-gone"
+    create_topic(shop.kafka, 4, f"{gone}.dead-letters")
+    shop.bury(letter(gone, number) for number in range(5))
+    assert shop.redrive(KAFKA_TOPICS=gone)["redriven"] == 5
+    assert shop.api.accepted() == event_ids(5)
+    assert gone not in AdminClient({**shop.kafka.config, "log_level": 0}).list_topics(timeout=WITHIN).topics
 
 
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_far_it_is(
-    kafka: Kafka, api: Api, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_interrupted_it_says_how_far_it_is(new_shop: NewLetterShop, number: signal.Signals) -> None:
     """Letters that are settled are marked, one line says that it can be run again, exit code 1; the rest
     follows the next time."""
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, one) for one in range(400)])
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_BATCH_EVENTS="10")
-    arguments = ("dead-letters", "redrive", "--rate", "100/s", "--json")
-    with Process(tmp_path, *arguments, env=env) as process:
-        process.until(lambda: api.calls > 5, "calls")
+    shop = new_shop(PINSTREAM_BATCH_EVENTS="10")
+    shop.bury_many(400)
+    with shop.begin("--rate", "100/s", "--json") as process:
+        process.until(lambda: shop.api.calls > 5, "calls")
         code, seconds = process.stop(number)
         document = json.loads(process.stdout.splitlines()[-1])
         assert "run it again to go on" in last_error(process.stderr)
-    assert (code, document["result"]) == (1, "interrupted")
-    assert seconds < LATE
-    assert document["redriven"] == len(api.accepted()) < 400
+    assert (code, document["result"], seconds < LATE) == (1, "interrupted", True)
+    assert document["redriven"] == len(shop.api.accepted()) < 400
     assert document["redriven"] + document["left"] == 400
-    rest = asked("redrive", env=env)
+    rest = shop.redrive()
     assert (rest["done_before"], rest["left"], rest["ledger"]["duplicate"]) == (document["redriven"], 0, 0)
-    assert api.accepted() == event_ids(400)
+    assert shop.api.accepted() == event_ids(400)
 
 
 @pytest.mark.real_kafka
-def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_two_at_once(new_shop: NewLetterShop) -> None:
     """The second redrive takes over; the first ends with one clear line and exit code 1. Each letter is
     delivered; only what the first sent before it noticed may be sent twice."""
-    topic, group = new_topic(kafka), new_group()
+    shop = new_shop(PINSTREAM_BATCH_EVENTS="10", PINSTREAM_CONCURRENCY="2")
     # So many that the first is not done by itself before the second has started, however slow the machine is.
     count = 3_000
-    bury(kafka, [letter(topic, one) for one in range(count)])
-    limits = {"PINSTREAM_BATCH_EVENTS": "10", "PINSTREAM_CONCURRENCY": "2"}
-    env = run_environment(tmp_path, kafka, topic, group, api.url, **limits)
-    with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", env=env) as first:
+    shop.bury_many(count)
+    with shop.begin("--rate", "50/s") as first:
         # For three seconds: it marks what is done each second, and the second one is soon there.
-        first.until(lambda: api.calls > 15, "calls")
-        second = asked("redrive", env=env)
+        first.until(lambda: shop.api.calls > 15, "calls")
+        second = shop.redrive()
         assert first.wait() == 1
         assert "another redrive" in last_error(first.stderr)
         assert "redriven" in first.stdout
     assert second["left"] == 0
     assert second["done_before"] > 0
     assert second["done_before"] + second["redriven"] == count
-    accepted = api.accepted()
+    accepted = shop.api.accepted()
     assert accepted.keys() == event_ids(count).keys()
     in_flight, until_the_next_mark = 2 * 10, 50
-    assert sum(accepted.values()) - count <= in_flight + until_the_next_mark
-    assert asked("list", env=env)["done"] == count
+    assert accepted.total() - count <= in_flight + until_the_next_mark
+    assert shop.counted() == (0, count)
 
 
 @pytest.mark.real_kafka
-def test_beside_a_running_member(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_beside_a_running_member(shop: LetterShop) -> None:
     """``run`` goes on with the same key store and makes new dead letters meanwhile, which the redrive leaves.
     Its rate leaves part of the quota to ``run``."""
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, number) for number in range(200)])
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    with Process(tmp_path, "run", env=env) as member:
-        write_events(kafka, topic, [commerce_event(f"live-{number}") for number in range(50)])
+    shop.bury_many(200)
+    with shop.run() as member:
+        live = shop.write_orders(50, "live")
         member.until_settled(50)
         begun = time.monotonic()
-        with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", "--json", env=env) as redrive:
-            redrive.until(lambda: len(api.accepted()) > 60, "a letter")
-            write_events(kafka, topic, [commerce_event(f"old{one}", occurred_at=10**12) for one in range(20)])
-            write_events(kafka, topic, [commerce_event(f"later-{number}") for number in range(50)])
+        with shop.begin("--rate", "50/s", "--json") as redrive:
+            redrive.until(lambda: len(shop.api.accepted()) > 60, "a letter")
+            shop.write_orders(20, "old", occurred_at=10**12)
+            live |= shop.write_orders(50, "later")
             ledger = member.until_settled(120)
             assert redrive.wait() == 0, redrive.stderr
             # 200 at 50 a second, of which those of one second may go at once.
             assert time.monotonic() - begun >= 3
             counts = json.loads(redrive.stdout.splitlines()[-1])
-        assert member.stop()[0] == 0
     assert (ledger["delivered"], ledger["dead_lettered"]) == (100, 20)
     assert (counts["matched"], counts["redriven"], counts["ledger"]["delivered"]) == (200, 200, 200)
-    live = {f"{name}-{number}": 1 for name in ("live", "later") for number in range(50)}
-    assert api.accepted() == event_ids(200) | live
-    listed = asked("list", env=env)
-    assert (listed["waiting"], listed["done"]) == (20, 200)
+    assert shop.api.accepted() == event_ids(200) | live
+    assert shop.counted() == (20, 200)
 
 
 @pytest.mark.real_kafka
-def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_compacted_dead_letter_topic_keeps_marks(shop: LetterShop) -> None:
     """Marks have keys of their own and a value, so compaction keeps them."""
-    topic = create_topic(kafka, 4)
-    create_topic(kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
-    bury(kafka, [letter(topic, number) for number in range(20)])
-    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    topic = f"{shop.topic}-compacted"
+    create_topic(shop.kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
+    shop.bury(letter(topic, number) for number in range(20))
     for maximum in (8, 12):
-        assert asked("redrive", "--max", str(maximum), env=env)["redriven"] == maximum
+        assert shop.redrive("--max", str(maximum), KAFKA_TOPICS=topic)["redriven"] == maximum
     marks: list[Any] = [
         one
-        for one in committed(kafka, f"{topic}.dead-letters")
+        for one in committed(shop.kafka, f"{topic}.dead-letters")
         if "pinstream.done" in dict(one.headers() or ())
     ]
     assert len({one.key() for one in marks}) == len(marks) >= 5
@@ -287,79 +255,56 @@ def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_p
 
 
 @pytest.mark.real_kafka
-def test_a_wrong_mapping_does_not_kill_all_letters_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_wrong_mapping_does_not_kill_all_letters_again(new_shop: NewLetterShop) -> None:
     """The dead-letter guard works here, too: the redrive stops and says why."""
-    topic, group = new_topic(kafka), new_group()
-    broken = [
-        letter(topic, one, value=ENCODER.encode(commerce_event("x", event_type="odd"))) for one in range(200)
-    ]
-    bury(kafka, broken)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SAMPLE="50")
-    done = command("dead-letters", "redrive", env=env)
-    assert done.returncode == 1
+    shop = new_shop(PINSTREAM_DEAD_LETTER_SAMPLE="50")
+    shop.bury_many(200, value=ENCODER.encode(commerce_event("x", event_type="odd")))
+    done = shop.command("dead-letters", "redrive", code=1)
     assert "would be dead letters, mostly for" in last_error(done.stderr)
-    assert asked("list", env=env)["waiting"] >= 150
+    assert shop.counted()[0] >= 150
 
 
 @pytest.mark.real_kafka
-def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_nothing_personal_is_shown(shop: LetterShop) -> None:
     """Whatever the letters hold, a redrive prints no key and no value."""
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, one, key=b"jane@example.org", value=b"jane@example.org") for one in range(9)])
-    bury(kafka, [letter(topic, 12, key=b"jane@example.org")], omitted=("value",))
-    env = run_environment(tmp_path, kafka, topic, group, api.url)
-    done = command("dead-letters", "redrive", env=env)
-    assert done.returncode == 0
+    shop.bury_many(9, key=b"jane@example.org", value=b"jane@example.org")
+    shop.bury([letter(shop.topic, 12, key=b"jane@example.org")], omitted=("value",))
+    done = shop.command("dead-letters", "redrive")
     assert "9 dead again" in done.stdout
     assert "jane" not in done.stdout + done.stderr
 
 
 @pytest.mark.real_kafka
-def test_a_refused_token_ends_it_with_its_own_exit_code(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_refused_token_ends_it_with_its_own_exit_code(new_shop: NewLetterShop) -> None:
     """As in the service: when the patience is over it ends with exit code 3; the letters stay unmarked."""
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, number) for number in range(5)])
-    api.set_token("pina_another")
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_HALT_PATIENCE="2s")
-    done = command("dead-letters", "redrive", env=env)
-    assert done.returncode == 3
+    shop = new_shop(PINSTREAM_HALT_PATIENCE="2s")
+    shop.bury_many(5)
+    shop.api.set_token("pina_another")
+    done = shop.command("dead-letters", "redrive", code=3)
     assert "PINTEREST_ACCESS_TOKEN" in last_error(done.stderr)
-    listed = asked("list", env=env)
-    assert (listed["waiting"], listed["done"]) == (5, 0)
+    assert shop.counted() == (5, 0)
 
 
-def test_what_is_done_is_shown_so(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_is_done_is_shown_so(shop: LetterShop) -> None:
     """``show`` says of a letter that it is done; marks do not count as letters."""
-    topic = new_topic(kafka)
-    bury(kafka, [letter(topic, 0), letter(topic, 4)])
-    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
-    assert asked("redrive", "--max", "1", env=env)["redriven"] == 1
-    places = [f"{topic}.dead-letters:0:{offset}" for offset in range(3)]
-    assert [asked("show", place, env=env)["state"] for place in places[:2]] == ["done", "waiting"]
-    done = command("dead-letters", "show", places[2], env=env)
-    assert done.returncode == 2
-    assert "a mark" in the_one_line(done.stderr)
+    shop.bury([letter(shop.topic, 0), letter(shop.topic, 4)])
+    assert shop.redrive("--max", "1")["redriven"] == 1
+    places = [f"{shop.topic}.dead-letters:0:{offset}" for offset in range(3)]
+    assert [asked("show", place, env=shop.env)["state"] for place in places[:2]] == ["done", "waiting"]
+    assert "a mark" in the_one_line(shop.command("dead-letters", "show", places[2], code=2).stderr)
 
 
-def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_printed_is_said(shop: LetterShop) -> None:
     """The disk is full: the work is done, one line says that the result could not be written; exit code 1."""
-    topic = new_topic(kafka)
-    bury(kafka, [letter(topic, 0)])
-    env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
+    shop.bury_many(1)
+    line = [sys.executable, "-m", "consumer", "dead-letters", "redrive"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "consumer", "dead-letters", "redrive"],
-            cwd=ROOT,
-            env=env,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
+            line, cwd=ROOT, env=shop.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
         )
     assert done.returncode == 1
     assert "the result could not be printed" in last_error(done.stderr)
-    assert asked("redrive", env=env)["done_before"] == 1
+    assert shop.redrive()["done_before"] == 1
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:

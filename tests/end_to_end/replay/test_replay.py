@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error
-from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, dead_letters, records_on
-from tests.end_to_end.replay.replaying import Shop
+from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, records_on
+from tests.end_to_end.replay.replaying import NewReplayShop, ReplayShop
 from tests.support.kafka.harness import WITHIN, Kafka
 from tests.support.switches import switched
 
@@ -26,113 +29,103 @@ def ids(first: int, end: int) -> set[str]:
     return {f"order-{number}" for number in range(first, end)}
 
 
-def test_a_range_of_offsets_is_half_open(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_range_of_offsets_is_half_open(shop: ReplayShop) -> None:
     """From the first offset up to the last, without it; nothing else is sent; the service's group gets no offsets."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(50)
-    replayed = shop.replay(start="offset:10", stop="offset:30")
+    shop.place_orders(50)
+    replayed = shop.replayed(start="offset:10", stop="offset:30")
     assert set(shop.accepted()) == ids(10, 30)
     assert replayed.figures() == (20, 0, 0, 0)
     assert replayed.document["result"] == "complete"
     assert replayed.document["ranges"] == [
         {"topic": shop.topic, "partition": 0, "from": 10, "to": 30, "read_to": 30, "next": 30}
     ]
-    assert committed_offsets(kafka, shop.group, shop.topic, 1) == [0]
+    assert shop.committed == 0
 
 
-def test_a_range_of_times_is_exact_though_records_are_out_of_order(
-    kafka: Kafka, api: Api, tmp_path: Path
-) -> None:
+def test_a_range_of_times_is_exact_though_records_are_out_of_order(new_shop: NewReplayShop) -> None:
     """Every record whose timestamp is in the range, wherever it lies; the others are skipped and counted."""
-    shop = Shop(kafka, api, tmp_path, partitions=2)
+    shop = new_shop(partitions=2)
     base = 1_780_000_000_000
     minutes = [10, 50, 0, 59, 61, 20, 120, 30, 5, 60, 200, 45]
-    shop.write(
+    shop.place(
         (commerce_event(f"at-{minute}") for minute in minutes),
         timestamps=[base + minute * 60_000 for minute in minutes],
     )
-    replayed = shop.replay(start=_iso(base + 10 * 60_000), stop=_iso(base + 60 * 60_000))
+    replayed = shop.replayed(start=_iso(base + 10 * 60_000), stop=_iso(base + 60 * 60_000))
     assert set(shop.accepted()) == {f"at-{minute}" for minute in minutes if 10 <= minute < 60}
     assert replayed.ledger["read"] == 6
     assert replayed.document["outside_time"] >= 2
 
 
 def _iso(milliseconds: int) -> str:
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
 
 
-def test_the_end_is_fixed_when_it_starts(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_the_end_is_fixed_when_it_starts(shop: ReplayShop) -> None:
     """Records that come while it runs are not replayed; the same holds for a named replay that is resumed later."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(40)
-    first = shop.replay("--name", "once", "--limit", "10")
+    shop.place_orders(40)
+    first = shop.replayed("--name", "once", "--limit", "10")
     assert (first.document["result"], first.ledger["read"]) == ("limited", 10)
-    shop.write_orders(5, "later")
-    second = shop.replay("--name", "once")
+    shop.place_orders(5, "later")
+    second = shop.replayed("--name", "once")
     assert second.ledger["read"] == 30
     assert set(shop.accepted()) == ids(0, 40)
-    third = shop.replay("--name", "once")
+    third = shop.replayed("--name", "once")
     assert (third.document["result"], third.ledger["read"]) == ("complete", 0)
     assert [one.document["resumed"] for one in (first, second, third)] == [False, True, True]
     assert "up to 30 of 40 records are left" in second.stderr
     assert "is done: nothing is left; another --name starts again" in third.stderr
 
 
-def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_topic_that_grows_does_not_keep_it(shop: ReplayShop) -> None:
     """A slow replay of a growing topic ends where the topic ended at its start."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(60)
+    shop.place_orders(60)
     arguments = shop.line("--rate", "40/s")
-    with Process(tmp_path, *arguments, env=shop.env) as process:
-        process.until(lambda: api.calls > 0, "its first call")
-        shop.write_orders(60, "later")
+    with Process(shop.folder, *arguments, env=shop.env) as process:
+        process.until(lambda: shop.api.calls > 0, "its first call")
+        shop.place_orders(60, "later")
         assert process.wait() == 0
     assert set(shop.accepted()) == ids(0, 60)
 
 
-def test_what_was_delivered_is_not_sent_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_was_delivered_is_not_sent_again(shop: ReplayShop) -> None:
     """The keys of the live window hold, in the same store, beside the running service; with ``--ignore-dedup`` they
     do not, and it says how many the platform sees twice: each again, though it stands twice in the topic."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(30)
-    shop.write_orders(10)  # the first ten again
-    with Process(tmp_path, "run", env=shop.env) as service:
+    shop.place_orders(30)
+    shop.place_orders(10)  # the first ten again
+    with shop.run() as service:
         service.until_settled(40)
-        service.until(lambda: committed_offsets(kafka, shop.group, shop.topic, 1) == [40], "its commit")
-        replayed = shop.replay()
+        service.until(lambda: shop.committed == 40, "its commit")
+        replayed = shop.replayed()
         assert replayed.figures() == (0, 40, 0, 0)
         assert replayed.document["sent_again"] is None
         assert set(shop.accepted().values()) == {1}
 
-        again = shop.replay("--ignore-dedup")
+        again = shop.replayed("--ignore-dedup")
         assert again.figures() == (30, 10, 0, 0)
         assert again.document["sent_again"] == 30
         [warned] = [line for line in again.warnings if line.startswith("--ignore-dedup")]
         assert "counts as offline, and the platform does not drop doubles of that" in warned
         assert shop.accepted() == dict.fromkeys(ids(0, 30), 2)
         assert service.status()["ledger"]["read"] == 40
-        assert committed_offsets(kafka, shop.group, shop.topic, 1) == [40]
-        assert service.stop()[0] == 0
-    last = shop.replay()
+        assert shop.committed == 40
+    last = shop.replayed()
     assert last.figures() == (0, 40, 0, 0)
 
 
-def test_a_dry_run_sends_nothing_and_says_what_would_be(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_dry_run_sends_nothing_and_says_what_would_be(shop: ReplayShop) -> None:
     """It decodes, converts and looks keys up; needs no token; stores no key, letter or offset; lists ten problems."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(20)
-    shop.replay(stop="offset:5")
-    calls = api.calls
+    shop.place_orders(20)
+    shop.replayed(stop="offset:5")
+    calls = shop.api.calls
     old = commerce_event("old", occurred_at=_now() - 10 * 24 * HOUR)
     bad = [commerce_event(f"bad-{n}", customer={}) for n in range(12)]
-    shop.write(
+    shop.place(
         [commerce_event("order-7"), old, b"junk", None, commerce_event("x", event_type="nonsense"), *bad]
     )
     env = {name: value for name, value in shop.env.items() if name != "PINTEREST_ACCESS_TOKEN"}
     shop.env = env
-    dry = shop.replay("--dry-run")
+    dry = shop.replayed("--dry-run")
     assert dry.figures() == (15, 6, 2, 14)
     assert dry.document["expired"] == 1
     assert dry.document["filtered"] == {"expired": 1, "tombstone": 1}
@@ -145,69 +138,65 @@ def test_a_dry_run_sends_nothing_and_says_what_would_be(kafka: Kafka, api: Api, 
     ]
     assert all(one["message"] and one["topic"] == shop.topic for one in problems)
     assert "example.com" not in dry.stderr
-    assert api.calls == calls
-    assert dead_letters(kafka, shop.topic) == []
-    assert shop.replay("--dry-run").figures() == dry.figures()
+    assert shop.api.calls == calls
+    assert shop.letters == []
+    assert shop.replayed("--dry-run").figures() == dry.figures()
 
 
 def _now() -> int:
-    import time
-
     return int(time.time() * 1000)
 
 
-def test_what_is_too_old_is_expired(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_what_is_too_old_is_expired(shop: ReplayShop) -> None:
     """Events that are too old are counted and not sent, and become no dead letters; ``--max-age`` changes that,
     and 0 is no limit."""
-    shop = Shop(kafka, api, tmp_path)
     days = [0, 3, 5, 8, 30]
-    shop.write(commerce_event(f"age-{d}", occurred_at=_now() - d * 24 * HOUR) for d in days)
-    replayed = shop.replay()
+    shop.place(commerce_event(f"age-{d}", occurred_at=_now() - d * 24 * HOUR) for d in days)
+    replayed = shop.replayed()
     assert replayed.figures() == (3, 0, 2, 0)
     assert replayed.document["expired"] == 2
-    assert records_on(kafka, f"{shop.topic}.dead-letters") == 0
-    assert shop.replay("--max-age", "4d").document["expired"] == 3
-    assert shop.replay("--max-age", "0", "--dry-run").figures() == (2, 3, 0, 0)
+    assert shop.letters == []
+    assert shop.replayed("--max-age", "4d").document["expired"] == 3
+    assert shop.replayed("--max-age", "0", "--dry-run").figures() == (2, 3, 0, 0)
 
 
-def test_only_what_is_asked_for(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_only_what_is_asked_for(new_shop: NewReplayShop) -> None:
     """``--where`` by name, channel, account and id; other events are counted and not sent; ``--limit`` counts
     only chosen events, and is exact."""
-    shop = Shop(kafka, api, tmp_path, settings={"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "111"})
+    shop = new_shop(PINTEREST_EXTRA_AD_ACCOUNT_IDS="111")
     visit = {"event_type": "page_viewed", "order": None}
-    shop.write(
+    shop.place(
         commerce_event(f"e-{n}", **({} if n % 2 else visit), ad_account_id="111" if n % 3 == 0 else None)
         for n in range(60)
     )
-    checkouts = shop.replay("--where", "event_name=checkout", "--where", "ad_account=111", "--limit", "4")
+    checkouts = shop.replayed("--where", "event_name=checkout", "--where", "ad_account=111", "--limit", "4")
     assert set(shop.accepted()) == {"e-3", "e-9", "e-15", "e-21"}
     assert checkouts.ledger["delivered"] == 4
     assert checkouts.document["result"] == "limited"
-    visits = shop.replay("--where", "event_name!=checkout", "--where", "channel=web")
+    visits = shop.replayed("--where", "event_name!=checkout", "--where", "channel=web")
     assert visits.figures() == (30, 0, 30, 0)
     assert visits.document["not_selected"] == 30
-    shop.write([b"junk", None])
-    one = shop.replay("--where", "event_id=e-5", "--where", "event_id=e-7", "--where", "event_id=none")
+    shop.place([b"junk", None])
+    one = shop.replayed("--where", "event_id=e-5", "--where", "event_id=e-7", "--where", "event_id=none")
     assert one.figures() == (2, 0, 60, 0)
     assert one.document["filtered"] == {"tombstone": 1, "where": 58, "where_unjudged": 1}
-    assert records_on(kafka, f"{shop.topic}.dead-letters") == 0
+    assert shop.letters == []
     assert set(shop.accepted().values()) == {1}
 
 
-def test_a_rate_holds(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_rate_holds(shop: ReplayShop) -> None:
     """Events are sent no faster than asked; skipped events cost no time."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(1000)
-    slow = shop.replay("--rate", "20/s", stop="offset:60")
+    shop.place_orders(1000)
+    slow = shop.replayed("--rate", "20/s", stop="offset:60")
     assert slow.ledger["delivered"] == 60
     assert slow.document["seconds"] > 2.5
-    picked = shop.replay("--rate", "20/s", "--where", "event_id=order-999", start="offset:60")
+    picked = shop.replayed("--rate", "20/s", "--where", "event_id=order-999", start="offset:60")
     assert picked.figures() == (1, 0, 939, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_named_replay_goes_on_where_it_was_interrupted(
-    kafka: Kafka, api: Api, tmp_path: Path, how: signal.Signals
+    new_shop: NewReplayShop, how: signal.Signals
 ) -> None:
     """When stopped it settles what is in flight and says how to resume; after a kill no more is sent twice than
     was in flight. The next run reads only what is left."""
@@ -216,10 +205,10 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
         "PINSTREAM_CONCURRENCY": "2",
         **switched(commit_interval=0.05),
     }
-    shop = Shop(kafka, api, tmp_path, partitions=3, settings=settings)
-    shop.write_orders(900)
+    shop = new_shop(partitions=3, **settings)
+    shop.place_orders(900)
     arguments = shop.line("--name", "n")
-    with Process(tmp_path, *arguments, "--rate", "300/s", env=shop.env) as process:
+    with Process(shop.folder, *arguments, "--rate", "300/s", env=shop.env) as process:
         process.until(lambda: sum(shop.accepted().values()) > 250, "a third")
         if how is signal.SIGKILL:
             process.kill()
@@ -229,7 +218,7 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
             assert "goes on where it stopped" in last_error(process.stderr)
     done = sum(shop.accepted().values())
     assert done < 900
-    rest = shop.replay("--name", "n")
+    rest = shop.replayed("--name", "n")
     assert set(shop.accepted()) == ids(0, 900)
     twice = sum(shop.accepted().values()) - 900
     if how is signal.SIGKILL:
@@ -239,29 +228,27 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
         assert twice == 0
         assert rest.ledger["read"] == 900 - done
         assert rest.ledger["duplicate"] == 0
-    assert committed_offsets(kafka, shop.group, shop.topic, 3) == [0, 0, 0]
+    assert committed_offsets(shop.kafka, shop.group, shop.topic, 3) == [0, 0, 0]
 
 
-def test_a_name_belongs_to_one_replay(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_replay(shop: ReplayShop) -> None:
     """With other arguments, or while another one runs, it is refused in one line; nothing is read."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(50)
-    shop.replay("--name", "n", "--limit", "5")
-    other = shop.replay("--name", "n", start="offset:7", code=2)
+    shop.place_orders(50)
+    shop.replayed("--name", "n", "--limit", "5")
+    other = shop.replayed("--name", "n", start="offset:7", code=2)
     assert "n" in other.error
     assert "other arguments" in other.error
     arguments = shop.line("--name", "n")
-    with Process(tmp_path, *arguments, "--rate", "2/s", env=shop.env) as process:
+    with Process(shop.folder, *arguments, "--rate", "2/s", env=shop.env) as process:
         process.until(lambda: len(shop.accepted()) > 5, "its first call")
-        assert "is running" in shop.replay("--name", "n", code=2).error
+        assert "is running" in shop.replayed("--name", "n", code=2).error
         assert process.stop(signal.SIGINT)[0] == 1
     assert len(shop.accepted()) < 50
 
 
-def test_markers_of_transactions_at_the_end_do_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_markers_of_transactions_at_the_end_do_not_keep_it(shop: ReplayShop) -> None:
     """Aborted records and markers, which no reader gets, count as read; nothing aborted is sent."""
-    shop = Shop(kafka, api, tmp_path)
-    producer = Producer({**kafka.config, "transactional.id": shop.topic, "log_level": 0})
+    producer = Producer({**shop.kafka.config, "transactional.id": shop.topic, "log_level": 0})
     producer.init_transactions(WITHIN)
     for prefix, good in (("good", True), ("bad", False), ("more", True), ("worse", False)):
         producer.begin_transaction()
@@ -269,84 +256,78 @@ def test_markers_of_transactions_at_the_end_do_not_keep_it(kafka: Kafka, api: Ap
             producer.produce(shop.topic, ENCODER.encode(commerce_event(f"{prefix}-{number}")))
         producer.flush(WITHIN)
         (producer.commit_transaction if good else producer.abort_transaction)(WITHIN)
-    replayed = shop.replay()
+    replayed = shop.replayed()
     assert set(shop.accepted()) == {f"{prefix}-{n}" for prefix in ("good", "more") for n in range(5)}
     assert replayed.document["ranges"][0]["read_to"] == replayed.document["ranges"][0]["to"] == 24
 
 
-def test_a_wrong_mapping_stops_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_wrong_mapping_stops_it(new_shop: NewReplayShop, tmp_path: Path) -> None:
     """When most of the records would become dead letters, it ends, says so, and has written few of them."""
     mapping = tmp_path / "mapping.toml"
     mapping.write_text('[event_names]\norder_completed = ""\n')
     settings = {"PINSTREAM_MAPPING_FILE": str(mapping), "PINSTREAM_DEAD_LETTER_SAMPLE": "100"}
-    shop = Shop(kafka, api, tmp_path, settings=settings)
-    shop.write_orders(5000)
-    stopped = shop.replay("--name", "n", code=1)
+    shop = new_shop(**settings)
+    shop.place_orders(5000)
+    stopped = shop.replayed("--name", "n", code=1)
     assert "would be dead letters" in stopped.error
     assert stopped.document["result"] == "guarded"
-    assert records_on(kafka, f"{shop.topic}.dead-letters") <= 1100
-    assert shop.replay("--dry-run").ledger["dead_lettered"] == 5000
+    assert records_on(shop.kafka, f"{shop.topic}.dead-letters") <= 1100
+    assert shop.replayed("--dry-run").ledger["dead_lettered"] == 5000
     shop.env.pop("PINSTREAM_MAPPING_FILE")
-    mended = shop.replay("--name", "n")
-    assert mended.ledger["delivered"] + records_on(kafka, f"{shop.topic}.dead-letters") == 5000
+    mended = shop.replayed("--name", "n")
+    assert mended.ledger["delivered"] + records_on(shop.kafka, f"{shop.topic}.dead-letters") == 5000
 
 
-def test_a_refused_token_ends_it_with_three(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_a_refused_token_ends_it_with_three(shop: ReplayShop) -> None:
     """After the patience it ends; nothing is lost: the same command with a good token sends everything."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(30)
-    refused = shop.replay(code=3, PINTEREST_ACCESS_TOKEN="pina_wrong", PINSTREAM_HALT_PATIENCE="1s")
+    shop.place_orders(30)
+    refused = shop.replayed(code=3, PINTEREST_ACCESS_TOKEN="pina_wrong", PINSTREAM_HALT_PATIENCE="1s")
     assert "nothing was lost" in refused.error
     assert refused.document["result"] == "failed"
     assert refused.document["ranges"][0]["next"] == 0
-    assert shop.replay().figures() == (30, 0, 0, 0)
+    assert shop.replayed().figures() == (30, 0, 0, 0)
 
 
-def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_it_warns_of_what_could_be_sent_twice(shop: ReplayShop) -> None:
     """It warns about records that the live group has not settled, and about those older than the window: their
     number, a line each."""
-    shop = Shop(kafka, api, tmp_path)
     old = _now() - 72 * HOUR
-    shop.write(
+    shop.place(
         (commerce_event(f"order-{n}") for n in range(20)),
         timestamps=[old if n < 8 else _now() for n in range(20)],
     )
-    with Process(tmp_path, "run", env=shop.env) as service:
+    with shop.run() as service:
         service.until_settled(20)
-        assert service.stop()[0] == 0
-    shop.write_orders(5, "later")
-    warned = shop.replay("--dry-run").warnings
+    shop.place_orders(5, "later")
+    warned = shop.replayed("--dry-run").warnings
     assert len(warned) == 2
     assert "up to 8 of these records are older than PINSTREAM_DEDUP_WINDOW" in warned[0]
     assert "each is a second conversion" in warned[0]
     assert "has not settled up to 5 of these records" in warned[1]
-    assert shop.replay("--dry-run", start="offset:10", stop="offset:20").warnings == []
-    other = {"PINSTREAM_STATE_DIR": str(tmp_path / "elsewhere")}
-    [unknown] = shop.replay("--dry-run", start="offset:10", stop="offset:20", code=0, **other).warnings
+    assert shop.replayed("--dry-run", start="offset:10", stop="offset:20").warnings == []
+    other = {"PINSTREAM_STATE_DIR": str(shop.folder / "elsewhere")}
+    [unknown] = shop.replayed("--dry-run", start="offset:10", stop="offset:20", code=0, **other).warnings
     assert "there is no key store here" in unknown
     assert "settled up to 10 of these records" in unknown
     assert "each is a second conversion" in unknown
-    assert not (tmp_path / "elsewhere").exists()
+    assert not (shop.folder / "elsewhere").exists()
 
 
-def test_it_warns_of_another_replay_and_of_an_open_transaction(
-    kafka: Kafka, api: Api, tmp_path: Path
-) -> None:
+def test_it_warns_of_another_replay_and_of_an_open_transaction(shop: ReplayShop) -> None:
     """It warns about another replay that sends at the same time, and about records that no reader can read yet."""
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(30)
+    shop.place_orders(30)
     arguments = shop.line("--rate", "2/s")
-    with Process(tmp_path, *arguments, env=shop.env) as other:
-        other.until(lambda: api.calls > 0, "its first call")
-        [warning] = shop.replay(start="offset:28", stop="offset:30").warnings
+    with Process(shop.folder, *arguments, env=shop.env) as other:
+        other.until(lambda: shop.api.calls > 0, "its first call")
+        [warning] = shop.replayed(start="offset:28", stop="offset:30").warnings
         assert "another replay is running" in warning
         other.kill()
-    producer = Producer({**kafka.config, "transactional.id": shop.topic, "log_level": 0})
+    producer = Producer({**shop.kafka.config, "transactional.id": shop.topic, "log_level": 0})
     producer.init_transactions(WITHIN)
     producer.begin_transaction()
     producer.produce(shop.topic, ENCODER.encode(commerce_event("not-yet")))
     assert producer.flush(WITHIN) == 0
-    [warning] = shop.replay("--dry-run").warnings
+    [warning] = shop.replayed("--dry-run").warnings
     assert "up to 1 records at the end" in warning
     producer.abort_transaction(WITHIN)
 
@@ -355,22 +336,20 @@ def test_a_topic_of_which_no_partition_is_named_is_replayed_whole(
     kafka: Kafka, api: Api, tmp_path: Path
 ) -> None:
     """``--partition A:0`` beside ``--topic B`` does not restrict B."""
-    one, other = Shop(kafka, api, tmp_path / "a", 2), Shop(kafka, api, tmp_path / "b", 2)
-    one.write_orders(10, "a")
-    other.write_orders(10, "b")
-    replayed = one.replay("--topic", other.topic, "--partition", f"{one.topic}:1")
+    one, other = (ReplayShop(kafka, api, tmp_path / name, partitions=2) for name in "ab")
+    one.place_orders(10, "a")
+    other.place_orders(10, "b")
+    replayed = one.replayed("--topic", other.topic, "--partition", f"{one.topic}:1")
     assert replayed.ledger["delivered"] == 15
     assert len(replayed.document["ranges"]) == 3
 
 
-def test_ignore_dedup_interrupted_says_where_each_partition_stopped(
-    kafka: Kafka, api: Api, tmp_path: Path
-) -> None:
+def test_ignore_dedup_interrupted_says_where_each_partition_stopped(new_shop: NewReplayShop) -> None:
     """With these offsets the rest, and nothing else, can be replayed by hand."""
-    shop = Shop(kafka, api, tmp_path, partitions=3, settings={"PINSTREAM_BATCH_EVENTS": "10"})
-    shop.write_orders(300)
+    shop = new_shop(partitions=3, PINSTREAM_BATCH_EVENTS="10")
+    shop.place_orders(300)
     arguments = shop.line("--ignore-dedup")
-    with Process(tmp_path, *arguments, "--rate", "100/s", env=shop.env) as process:
+    with Process(shop.folder, *arguments, "--rate", "100/s", env=shop.env) as process:
         process.until(lambda: shop.accepted().total() > 60, "a share")
         assert process.stop(signal.SIGINT)[0] == 1
         ranges = json.loads(process.stdout.strip().splitlines()[-1])["ranges"]
@@ -378,7 +357,7 @@ def test_ignore_dedup_interrupted_says_where_each_partition_stopped(
     assert sum(one["next"] for one in ranges) == shop.accepted().total() < 300
     for one in ranges:
         partition = ("--partition", str(one["partition"]), "--ignore-dedup")
-        shop.replay(*partition, start=f"offset:{one['next']}")
+        shop.replayed(*partition, start=f"offset:{one['next']}")
     assert shop.accepted() == dict.fromkeys(ids(0, 300), 1)
 
 
@@ -404,17 +383,19 @@ WRONG = [
 
 
 @pytest.fixture(scope="module")
-def small_topic(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def small_topic(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> ReplayShop:
     """A topic of ten records that are never delivered."""
     nowhere = Api.__new__(Api)
     nowhere.url = "http://127.0.0.1:9/v5"
-    shop = Shop(kafka, nowhere, tmp_path_factory.mktemp("small"))
-    shop.write_orders(10)
+    shop = ReplayShop(kafka, nowhere, tmp_path_factory.mktemp("small"))
+    shop.place_orders(10)
     return shop
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(one[0]) for one in WRONG])
-def test_a_wrong_argument_is_one_clear_line(small_topic: Shop, arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_argument_is_one_clear_line(
+    small_topic: ReplayShop, arguments: tuple[str, ...], said: str
+) -> None:
     """Exit code 2, and the line names what was wrong; nothing is read."""
     done = command("replay", "--topic", small_topic.topic, *arguments, env=small_topic.env)
     assert done.returncode == 2
@@ -424,7 +405,7 @@ def test_a_wrong_argument_is_one_clear_line(small_topic: Shop, arguments: tuple[
     assert len(line) < 400
 
 
-def test_an_unknown_topic_names_the_nearest(small_topic: Shop) -> None:
+def test_an_unknown_topic_names_the_nearest(small_topic: ReplayShop) -> None:
     """As in other commands, but the message is about ``--topic``, not about settings."""
     arguments = ("--from", "beginning", "--to", "end")
     done = command("replay", "--topic", small_topic.topic + "x", *arguments, env=small_topic.env)
@@ -434,29 +415,27 @@ def test_an_unknown_topic_names_the_nearest(small_topic: Shop) -> None:
     assert "KAFKA_TOPICS" not in line
 
 
-def test_an_empty_range_is_done_at_once(small_topic: Shop) -> None:
+def test_an_empty_range_is_done_at_once(small_topic: ReplayShop) -> None:
     """With nothing to read it ends with exit code 0 and zeros."""
-    replayed = small_topic.replay(start="offset:4", stop="offset:4")
+    replayed = small_topic.replayed(start="offset:4", stop="offset:4")
     assert set(replayed.ledger.values()) == {0}
 
 
-def test_the_groups_of_replays_are_their_own(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+def test_the_groups_of_replays_are_their_own(shop: ReplayShop) -> None:
     """A replay without a name leaves no group; one with a name has a group of that name beside the live one."""
-    from confluent_kafka.admin import AdminClient
 
-    shop = Shop(kafka, api, tmp_path)
-    shop.write_orders(5)
-    admin = AdminClient({**kafka.config, "log_level": 0})
+    shop.place_orders(5)
+    admin = AdminClient({**shop.kafka.config, "log_level": 0})
 
     def groups() -> set[str]:
         # Other tests have groups on this broker, at the same time.
         listed = admin.list_consumer_groups(request_timeout=WITHIN).result(WITHIN)
         return {one.group_id for one in listed.valid if shop.group in one.group_id}
 
-    shop.replay()
+    shop.replayed()
     assert groups() == set()
-    shop.replay("--name", "mine")
+    shop.replayed("--name", "mine")
     assert groups() == {f"{shop.group}.replay.mine"}
-    consumer = Consumer({**kafka.config, "group.id": f"{shop.group}.replay.mine", "log_level": 0})
+    consumer = Consumer({**shop.kafka.config, "group.id": f"{shop.group}.replay.mine", "log_level": 0})
     assert consumer.committed([TopicPartition(shop.topic, 0)], timeout=WITHIN)[0].offset == 5
     consumer.close()

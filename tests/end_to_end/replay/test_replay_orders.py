@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.crashes.aftermath import until_heard
 from tests.end_to_end.processes import Process, last_error
-from tests.end_to_end.replay.replaying import Placed, Shop
+from tests.end_to_end.replay.replaying import Placed, ReplayShop
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 from tests.support.orders import make_orders, sum_of
 from tests.support.switches import switched
@@ -38,22 +38,22 @@ AT_RISK = 250 * 4
 
 
 @pytest.fixture(scope="module")
-def stocked(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def stocked(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> ReplayShop:
     """The orders on a topic; each test sends them to another destination."""
     nowhere = Api.__new__(Api)
     nowhere.url = "http://127.0.0.1:9/v5"
-    shop = Shop(kafka, nowhere, tmp_path_factory.mktemp("orders"), PARTITIONS, SETTINGS)
+    shop = ReplayShop(kafka, nowhere, tmp_path_factory.mktemp("orders"), partitions=PARTITIONS, **SETTINGS)
     # Events of 1997 are to be kept; and they may come in any order.
     shop.topic = create_topic(
         kafka, PARTITIONS, retention_ms="-1", message_timestamp_before_max_ms="9223372036854775807"
     )
     events = [order.event for order in ORDERS]
-    shop.write(events, timestamps=[event["occurred_at"] for event in events])
+    shop.place(events, timestamps=[event["occurred_at"] for event in events])
     return shop
 
 
 @pytest.fixture
-def shop(stocked: Shop, servers: Loop, tmp_path: Path) -> Iterator[Shop]:
+def shop(stocked: ReplayShop, servers: Loop, tmp_path: Path) -> Iterator[ReplayShop]:
     """The topic of orders, an API that accepts old events and has none yet, and a state folder without keys."""
     with Api(servers, check_age=False) as api:
         env = {
@@ -63,29 +63,29 @@ def shop(stocked: Shop, servers: Loop, tmp_path: Path) -> Iterator[Shop]:
             "PINSTREAM_MAX_EVENT_AGE": "0",
             "KAFKA_GROUP_ID": tmp_path.name,
         }
-        own = Shop.__new__(Shop)
+        own = ReplayShop.__new__(ReplayShop)
         own.__dict__.update(stocked.__dict__, api=api, env=env, folder=tmp_path)
         yield own
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_range_of_offsets(shop: Shop, seed: int) -> None:
+def test_any_range_of_offsets(shop: ReplayShop, seed: int) -> None:
     """One partition, from any offset to any other: exactly these orders, each once."""
     dice = random.Random(seed)
     partition = dice.randrange(PARTITIONS)
     here = {one.offset: one.event_id for one in shop.placed if one.partition == partition}
     begin, end = sorted(dice.sample(range(len(here) + 1), 2))
-    replayed = shop.replay("--partition", str(partition), start=f"offset:{begin}", stop=f"offset:{end}")
+    replayed = shop.replayed("--partition", str(partition), start=f"offset:{begin}", stop=f"offset:{end}")
     assert shop.accepted() == Counter(here[offset] for offset in range(begin, end))
     assert replayed.ledger["delivered"] == end - begin
 
 
 @pytest.mark.parametrize("month", [(1997, 3), (1997, 12)], ids=["1997-03", "1997-12"])
-def test_any_range_of_time(shop: Shop, month: tuple[int, int]) -> None:
+def test_any_range_of_time(shop: ReplayShop, month: tuple[int, int]) -> None:
     """Every order of a month, wherever it lies, to the millisecond at both ends."""
     since = datetime(*month, 1, tzinfo=UTC)
     until = datetime(month[0] + month[1] // 12, month[1] % 12 + 1, 1, tzinfo=UTC)
-    replayed = shop.replay(start=since.isoformat(), stop=until.isoformat())
+    replayed = shop.replayed(start=since.isoformat(), stop=until.isoformat())
     meant = {one.event_id for one in shop.placed if _in(one, since, until)}
     assert set(shop.accepted()) == meant
     assert set(shop.accepted().values()) == {1}
@@ -97,7 +97,7 @@ def _in(one: Placed, since: datetime, until: datetime) -> bool:
     return since.timestamp() * 1000 <= one.timestamp < until.timestamp() * 1000
 
 
-def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
+def test_stopped_and_killed_again_and_again(shop: ReplayShop, tmp_path: Path) -> None:
     """What a stopped replay has sent is never sent again; a killed one repeats at most what was in flight. In
     the end all orders are there, to the cent, and the last ledger has only the rest."""
     arguments = shop.line("--name", "orders")
@@ -118,14 +118,14 @@ def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
         sent.check(in_order=how is signal.SIGINT)
     assert kills
     assert stops
-    rest = shop.replay("--name", "orders")
+    rest = shop.replayed("--name", "orders")
     counts = shop.api.counts()
     assert counts.distinct_event_ids == len(ORDERS)
     assert str(counts.value_sum) == sum_of(ORDERS)
     sent.check(in_order=True)
     assert _repeated(shop) <= kills * AT_RISK
     assert 0 < rest.ledger["read"] < len(ORDERS) - 17_000
-    assert shop.replay("--name", "orders").ledger["read"] == 0
+    assert shop.replayed("--name", "orders").ledger["read"] == 0
     consumer = Consumer({**shop.kafka.config, "group.id": shop.env["KAFKA_GROUP_ID"], "log_level": 0})
     assert {one.offset for one in consumer.committed(_partitions(shop), timeout=WITHIN)} == {-1001}
     consumer.close()
@@ -134,7 +134,7 @@ def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
 class _Sent:
     """What the processes have sent so far."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: ReplayShop) -> None:
         self._shop = shop
         self._before: Counter[str] = Counter()
         self._for_good: set[str] = set()
@@ -152,14 +152,14 @@ class _Sent:
         self._before = now
 
 
-def _has(shop: Shop, count: int) -> bool:
+def _has(shop: ReplayShop, count: int) -> bool:
     return shop.accepted().total() >= count
 
 
-def _repeated(shop: Shop) -> int:
+def _repeated(shop: ReplayShop) -> int:
     accepted = shop.accepted()
     return accepted.total() - len(accepted)
 
 
-def _partitions(shop: Shop) -> list[TopicPartition]:
+def _partitions(shop: ReplayShop) -> list[TopicPartition]:
     return [TopicPartition(shop.topic, number) for number in range(PARTITIONS)]

@@ -7,20 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import (
-    commerce_event,
-    committed_offsets,
-    generated,
-    new_group,
-    new_topic,
-    write_events,
-    write_generated,
-)
+from tests.end_to_end.records import PARTITIONS
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.secured import Issuer, SecuredBroker
 
 USER = "shop"
-LIFETIME = 6.0
+LIFETIME = 4.0
 """Seconds of a token's life."""
 
 
@@ -30,30 +22,19 @@ def all_reach(broker: SecuredBroker, api: Api, folder: Path, variables: Mapping[
     `check` finds all in order; `run` delivers, stores dead letters and commits; `replay`, `redrive` and `offsets` go
     through.
     """
-    kafka = broker.plain
     broker.grant_all(USER)
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(300, invalid=0.1)
-    write_generated(kafka, topic, events)
-    env = {**run_environment(folder, kafka, topic, group, api.url), **variables}
-
-    checked = command("check", env=env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    with Process(folder, "run", env=env) as service:
-        ledger = service.until_settled(len(events))
-        assert service.stop()[0] == 0
+    shop = Shop(broker.plain, api, folder, partitions=PARTITIONS)
+    shop.env |= variables
+    shop.generate(300, invalid=0.1)
+    checked = shop.command("check").stdout
+    ledger = shop.serve(300)
     assert ledger["delivered"] == api.counts().distinct_event_ids > 200
     assert ledger["dead_lettered"] > 10
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
-
-    bounds = ("--topic", topic, "--from", "beginning", "--to", "end")
-    replayed = command("replay", *bounds, env=env)
-    assert replayed.returncode == 0, replayed.stderr
-    redriven = command("dead-letters", "redrive", "--topic", topic, env=env)
-    assert redriven.returncode == 0, redriven.stderr
-    shown = command("offsets", "show", env=env)
-    assert shown.returncode == 0, shown.stderr
-    return " ".join(checked.stdout.split())
+    assert shop.committed == 300
+    shop.replay()
+    shop.command("dead-letters", "redrive", "--topic", shop.topic)
+    shop.command("offsets", "show")
+    return " ".join(checked.split())
 
 
 def outlives_its_tokens(
@@ -70,20 +51,19 @@ def outlives_its_tokens(
 
     The log says `said` then, nothing ends, and what came meanwhile is delivered once there are tokens again.
     """
-    kafka = broker.plain
     broker.grant_all(USER)
-    topic = new_topic(kafka)
-    env = {**run_environment(folder, kafka, topic, new_group(), api.url), **variables}
-    with Process(folder, "run", env=env) as service:
-        write_events(kafka, topic, [commerce_event(f"a-{number}") for number in range(50)])
+    shop = Shop(broker.plain, api, folder, partitions=PARTITIONS)
+    shop.env |= variables
+    with shop.run() as service:
+        shop.write_orders(50, "a")
         service.until_settled(50)
         given, begun = issuer.given, time.monotonic()
         service.until(
             lambda: issuer.given >= given + 4 and time.monotonic() - begun > 2 * LIFETIME, "other tokens"
         )
         # Events, and letters for the idle producer.
-        write_events(kafka, topic, [commerce_event(f"b-{number}") for number in range(50)])
-        write_generated(kafka, topic, generated(20, invalid=1.0)[1])
+        shop.write_orders(50, "b")
+        shop.generate(20, invalid=1.0)
         ledger = service.until_settled(120)
         assert ledger["dead_lettered"] == 20
 
@@ -91,9 +71,8 @@ def outlives_its_tokens(
         service.until(lambda: any(said in str(line.get("text")) for line in service.log), "the trouble")
         away = time.monotonic()
         service.until(lambda: time.monotonic() - away > 2 * LIFETIME, "the last token to end")
-        write_events(kafka, topic, [commerce_event(f"c-{number}") for number in range(50)])
+        shop.write_orders(50, "c")
         assert service.get("/healthz")[0] == 200
         issuer.fails = None
         ledger = service.until_settled(170)
         assert ledger["delivered"] == 150
-        assert service.stop()[0] == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +22,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment, wait_for
-from tests.end_to_end.records import dead_letters, generated, new_topic, records_on, write_generated
-from tests.support.kafka.harness import create_topic, unique
+from tests.end_to_end.processes import command, wait_for
+from tests.end_to_end.records import PARTITIONS, new_topic, records_on
+from tests.end_to_end.shop import Service, Shop
+from tests.support.kafka.harness import create_topic
 from tests.support.kafka.secured import SecuredBroker, environment
 
 USER = "shop"
@@ -52,32 +54,29 @@ class MissingRight(NamedTuple):
         )  # fmt: skip
 
 
-class Shop:
+class RightsShop(Shop):
     """Topics, events, and the environment of a user who has exactly the granted rights."""
 
     def __init__(self, broker: SecuredBroker, api: Api, folder: Path) -> None:
-        self.broker, self.api, self.folder = broker, api, folder
-        self.topic, self.group = new_topic(broker.plain), unique("group")
-        self.letters = f"{self.topic}.dead-letters"
-        _, events = generated(60, invalid=0.3)
-        write_generated(broker.plain, self.topic, events)
-        self.records = len(events)
+        super().__init__(broker.plain, api, folder, partitions=PARTITIONS, COLUMNS="2000")
+        self.broker, self.letters_topic = broker, f"{self.topic}.dead-letters"
+        self.records = 60
+        self.generate(self.records, invalid=0.3)
         broker.take_back_all()
-        self.env = {
-            **run_environment(folder, broker.plain, self.topic, self.group, api.url),
-            **environment(broker.with_login(USER)),
-            "COLUMNS": "2000",
-        }
+        self.env |= environment(broker.with_login(USER))
 
     def printed(self) -> Sequence[MissingRight]:
         """The output of `check --rights kafka-acls`."""
-        said = command("check", "--rights", "kafka-acls", env=self.env)
-        assert said.returncode == 0, said.stderr
-        return [one for line in said.stdout.splitlines() if line[:1] != "#" for one in rights_of(line)]
+        said = self.command("check", "--rights", "kafka-acls").stdout
+        return [one for line in said.splitlines() if line[:1] != "#" for one in rights_of(line)]
 
-    def only(self, rights: Sequence[MissingRight]) -> None:
+    def only(self, rights: Iterable[MissingRight]) -> None:
         """Give the user exactly these rights."""
         self.broker.take_back_all()
+        self.grant(rights)
+
+    def grant(self, rights: Iterable[MissingRight]) -> None:
+        """Give the user these rights, too: a service that runs lacks none meanwhile."""
         self.broker.grant([one.binding for one in rights])
 
     def said(self, *arguments: str) -> tuple[int, str]:
@@ -85,11 +84,31 @@ class Shop:
         done = command(*arguments, env=self.env)
         return done.returncode, done.stdout + done.stderr
 
-    def deliver(self) -> None:
-        """Run until all is settled: 60 events, some of them dead letters."""
-        with Process(self.folder, "run", env=self.env) as service:
-            service.until_settled(self.records)
-            assert service.stop()[0] == 0
+    def topics(self) -> Collection[str]:
+        """All topics."""
+        return self.broker.admin().list_topics(timeout=30).topics
+
+    def delete_letters(self) -> None:
+        """Delete the dead-letter topic."""
+        admin = self.broker.admin()  # which must live until the answer comes
+        admin.delete_topics([self.letters_topic])[self.letters_topic].result(30)
+        wait_for(lambda: self.letters_topic not in self.topics(), "the topic to be gone")
+
+    @contextmanager
+    def letters_wait(self, words: str) -> Iterator[Service]:
+        """A service that delivers the rest and says `words` of its dead letters. After the block it stores them."""
+        with self.run() as service:
+            service.until(
+                lambda: any(words in str(line.get("text")) for line in service.log), "what is missing"
+            )
+            service.until(
+                lambda: (found := service.ledger())["read"] == self.records and found["open"], "what waits"
+            )
+            yield service
+            ledger = service.until_settled(self.records)
+        assert "Traceback" not in service.stderr
+        assert ledger["dead_lettered"] == records_on(self.kafka, self.letters_topic) > 5
+        assert ledger["delivered"] == self.api.accepted().total()
 
 
 def rights_of(line: str) -> list[MissingRight]:
@@ -104,20 +123,20 @@ def rights_of(line: str) -> list[MissingRight]:
 
 
 @pytest.fixture
-def shop(secured_kafka: SecuredBroker, api: Api, tmp_path: Path) -> Shop:
+def shop(secured_kafka: SecuredBroker, api: Api, tmp_path: Path) -> RightsShop:
     """A shop of its own for each test."""
-    return Shop(secured_kafka, api, tmp_path)
+    return RightsShop(secured_kafka, api, tmp_path)
 
 
-def test_each_command_works_with_just_these(shop: Shop) -> None:
+def test_each_command_works_with_just_these(shop: RightsShop) -> None:
     """Every command, also a named replay; the dead-letter topic is there, so no topic is created."""
     rights = [one for one in shop.printed() if one.operation != "Create"]
     shop.only(rights)
     code, said = shop.said("check")
     assert code == 0, said
     assert "lack" not in said
-    shop.deliver()
-    assert len(dead_letters(shop.broker.plain, shop.topic)) > 5
+    shop.serve(shop.records)
+    assert len(shop.letters) > 5
     bounds = ("--topic", shop.topic, "--from", "beginning", "--to", "end")
     for arguments in (
         ("replay", *bounds),
@@ -131,17 +150,17 @@ def test_each_command_works_with_just_these(shop: Shop) -> None:
         assert code == 0, said
 
 
-def test_receipts_are_written_and_read_with_just_these(shop: Shop) -> None:
+def test_receipts_are_written_and_read_with_just_these(shop: RightsShop) -> None:
     """With a receipts topic, too: the service writes it, `trace` and `audit` read it and what else they need."""
     shop.env["PINSTREAM_RECEIPTS_TOPIC"] = create_topic(shop.broker.plain)
     # Both who runs the service and who redrives write receipts.
     shop.only([*dict.fromkeys(one for one in shop.printed() if one.operation != "Create")])
-    shop.deliver()
+    shop.serve(shop.records)
     code, said = shop.said("audit", "--since", "1h")
     assert (code, "It adds up" in said) == (0, True), said
-    letter = dead_letters(shop.broker.plain, shop.topic)[0][1]
+    letter = shop.letters[0][1]
     code, said = shop.said("trace", f"{shop.topic}:{letter['partition']}:{letter['offset']}", "nothing")
-    assert (code, f"letter {shop.letters}:" in said, "not found" in said) == (1, True, True), said
+    assert (code, f"letter {shop.letters_topic}:" in said, "not found" in said) == (1, True, True), said
 
 
 class Checked(NamedTuple):
@@ -175,19 +194,17 @@ CHECKED = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("there", [True, False])
-def test_check_names_each_right_that_is_missing(shop: Shop, there: bool) -> None:
+def test_check_names_each_right_that_is_missing(shop: RightsShop, there: bool) -> None:
     """`check` with all printed rights but one, each in turn: it names the one that is missing. It fails without a right
     that `run` needs, and creates nothing."""
     if not there:
-        admin = shop.broker.admin()
-        admin.delete_topics([shop.letters])[shop.letters].result(30)
-        wait_for(lambda: shop.letters not in admin.list_topics(timeout=30).topics, "the topic to be gone")
+        shop.delete_letters()
     names = {
         shop.topic: "events",
-        shop.letters: "letters",
+        shop.letters_topic: "letters",
         shop.group: "group",
         f"{shop.group}.replay.": "replays",
-        f"pinstream.redrive.{shop.letters}": "transactions",
+        f"pinstream.redrive.{shop.letters_topic}": "transactions",
     }
     rights = shop.printed()
     assert {(names[one.name], one.operation) for one in rights} == CHECKED.keys()
@@ -203,25 +220,24 @@ def test_check_names_each_right_that_is_missing(shop: Shop, there: bool) -> None
         assert code == expected, (missing, said)
         assert words.format(missing.name) in said, (missing, said)
         assert words or "lack" not in said, (missing, said)
-    assert there == (shop.letters in shop.broker.admin().list_topics(timeout=30).topics)
+    assert there == (shop.letters_topic in shop.topics())
 
 
-def test_check_without_any_right_on_a_dead_letter_topic(shop: Shop) -> None:
+def test_check_without_any_right_on_a_dead_letter_topic(shop: RightsShop) -> None:
     """Where the dead-letter topic does not exist, and where it exists and the user may not see it, `check` names the
     rights that are missing."""
-    rights = [one for one in shop.printed() if one.name != shop.letters]
+    rights = [one for one in shop.printed() if one.name != shop.letters_topic]
     shop.only(rights)
     for _ in range(2):
         code, said = shop.said("check")
         assert code == 1
         for operation in ("WRITE", "CREATE"):
-            assert LACKS.format(operation, f"topic {shop.letters}", operation) in said
-        admin = shop.broker.admin()
-        if shop.letters in admin.list_topics(timeout=30).topics:
-            admin.delete_topics([shop.letters])[shop.letters].result(30)
+            assert LACKS.format(operation, f"topic {shop.letters_topic}", operation) in said
+        if shop.letters_topic in shop.topics():
+            shop.delete_letters()
 
 
-WITHOUT: dict[str, tuple[str, Callable[[Shop, MissingRight], bool], str]] = {
+WITHOUT: dict[str, tuple[str, Callable[[RightsShop, MissingRight], bool], str]] = {
     "to run: Read on the topic": (
         "run", lambda s, r: r.name == s.topic and r.operation == "Read", "grant READ on it",
     ),
@@ -231,25 +247,25 @@ WITHOUT: dict[str, tuple[str, Callable[[Shop, MissingRight], bool], str]] = {
     ),
     "to replay: Read on its group": ("replay", lambda s, r: r.name.endswith(".replay."), "grant READ on it"),
     "to redrive: Read on the dead letters": (
-        "redrive", lambda s, r: r.name == s.letters and r.operation == "Read", "grant READ on it",
+        "redrive", lambda s, r: r.name == s.letters_topic and r.operation == "Read", "grant READ on it",
     ),
     "to redrive: Write on the transactional id": (
         "redrive", lambda s, r: r.option == "--transactional-id", "grant WRITE on the transactional ids",
     ),
     "to redrive: Write on the dead letters": (
-        "redrive", lambda s, r: r.name == s.letters and r.operation == "Write", "grant WRITE on it",
+        "redrive", lambda s, r: r.name == s.letters_topic and r.operation == "Write", "grant WRITE on it",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WITHOUT)
-def test_the_message_names_the_missing_right(case: str, shop: Shop) -> None:
+def test_the_message_names_the_missing_right(case: str, shop: RightsShop) -> None:
     """Each command without one of its rights names that right in one line."""
     what, is_missing, expected = WITHOUT[case]
     rights = shop.printed()
     if what == "redrive":
         shop.only(rights)
-        shop.deliver()
+        shop.serve(shop.records)
     left = [one for one in rights if not is_missing(shop, one)]
     assert len(left) < len(rights)
     shop.only(left)
@@ -265,104 +281,55 @@ def test_the_message_names_the_missing_right(case: str, shop: Shop) -> None:
     assert "Traceback" not in said
 
 
-def test_dead_letters_wait_for_the_right(shop: Shop) -> None:
+def test_dead_letters_wait_for_the_right(shop: RightsShop) -> None:
     """The service delivers the rest, says which right is missing, and stores the letters once it has it."""
-    rights = shop.printed()
-    shop.only(
-        [one for one in rights if not (one.name == shop.letters and one.operation in ("Write", "Create"))]
-    )
-    with Process(shop.folder, "run", env=shop.env) as service:
-        service.until(
-            lambda: any("grant WRITE on" in str(line.get("text")) for line in service.log), "what is missing"
-        )
-        service.until(
-            lambda: (found := service.ledger())["read"] == shop.records and found["open"], "what waits"
-        )
+    rights, lacks = shop.printed(), ("Write", "Create")
+    shop.only(one for one in rights if one.name != shop.letters_topic or one.operation not in lacks)
+    with shop.letters_wait("grant WRITE on") as service:
         assert not service.ledger()["dead_lettered"]
-        assert "Traceback" not in service.stderr
-        shop.broker.grant([one.binding for one in rights])
-        ledger = service.until_settled(shop.records)
-        assert service.stop()[0] == 0
-    assert ledger["dead_lettered"] == len(dead_letters(shop.broker.plain, shop.topic)) > 5
+        shop.grant(rights)
 
 
-def test_a_topic_that_was_created_without_the_right_to_write(shop: Shop) -> None:
+def test_a_topic_that_was_created_without_the_right_to_write(shop: RightsShop) -> None:
     """A user who may create the dead-letter topic, but not write to it or see it, creates it. The service says which
     right is missing, at most once a minute, and stores the letters once it has it."""
-    admin = shop.broker.admin()
-    admin.delete_topics([shop.letters])[shop.letters].result(30)
+    shop.delete_letters()
     rights = shop.printed()
-    shop.only([one for one in rights if one.name != shop.letters or one.operation == "Create"])
-    with Process(shop.folder, "run", env=shop.env) as service:
-        service.until(
-            lambda: (found := service.ledger())["read"] == shop.records and found["open"], "what waits"
-        )
+    shop.only(one for one in rights if one.name != shop.letters_topic or one.operation == "Create")
+    with shop.letters_wait(f"grant WRITE on {shop.letters_topic}") as service:
         # The topic is there and was looked up again: its entry in the metadata has an error and no partitions.
-        wait_for(lambda: shop.letters in admin.list_topics(timeout=30).topics, "the topic")
-        service.until(
-            lambda: any(f"grant WRITE on {shop.letters}" in str(line.get("text")) for line in service.log),
-            "what is missing",
-        )
-        failures = service.status()["counts"]["failures"]["dead_letter"]
-        service.until(
-            lambda: service.status()["counts"]["failures"]["dead_letter"] > failures + 50, "more tries"
-        )
+        wait_for(lambda: shop.letters_topic in shop.topics(), "the topic")
+
+        def failures() -> int:
+            found: int = service.status()["counts"]["failures"]["dead_letter"]
+            return found
+
+        goal = failures() + 50
+        service.until(lambda: failures() > goal, "more tries")
         reported = [line for line in service.log if line["event"] == "dead_letters_not_stored"]
         assert len(reported) == 1
-        shop.broker.grant([one.binding for one in rights])
-        ledger = service.until_settled(shop.records)
-        assert service.stop()[0] == 0
-    assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
+        shop.grant(rights)
 
 
-def test_a_missing_dead_letter_topic_is_created_with_the_right_to(shop: Shop) -> None:
-    """Without the right the service says so and waits; with it the topic is created, and has the letters."""
-    admin = shop.broker.admin()
-    admin.delete_topics([shop.letters])[shop.letters].result(30)
+@pytest.mark.parametrize("somebody", ["grants the right", "creates the topic"])
+def test_letters_are_stored_once_their_topic_is_there(shop: RightsShop, somebody: str) -> None:
+    """Without the right to create the topic `check` says so, and the service waits; with it the topic is created. And
+    on a cluster whose topics only its owners create, it is there at last."""
+    shop.delete_letters()
     rights = shop.printed()
-    shop.only([one for one in rights if one.operation != "Create"])
-    with Process(shop.folder, "run", env=shop.env) as service:
-        service.until(
-            lambda: any(f"grant CREATE on {shop.letters}" in str(line.get("text")) for line in service.log),
-            "what is missing",
-        )
-        shop.broker.grant([one.binding for one in rights])
-        ledger = service.until_settled(shop.records)
-        assert service.stop()[0] == 0
-    assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
-
-
-def test_letters_are_stored_once_somebody_creates_their_topic(shop: Shop) -> None:
-    """On a cluster whose topics only its owners create: `check` says that the topic is missing; `run` delivers
-    the rest, names the topic, and stores the letters when it is there."""
-    admin = shop.broker.admin()
-    admin.delete_topics([shop.letters])[shop.letters].result(30)
-    shop.only([one for one in shop.printed() if one.operation != "Create"])
+    shop.only(one for one in rights if one.operation != "Create")
     code, said = shop.said("check")
-    assert code == 1
-    assert f"lacks CREATE on the topic {shop.letters}" in said
-    with Process(shop.folder, "run", env=shop.env) as service:
-        service.until(
-            lambda: any(
-                f"grant CREATE on {shop.letters}, or create it" in str(line.get("text"))
-                for line in service.log
-            ),
-            "what is missing",
-        )
-        service.until(
-            lambda: (found := service.ledger())["delivered"] + found["open"] == shop.records, "the rest"
-        )
-        create_topic(shop.broker.plain, 1, shop.letters)
-        ledger = service.until_settled(shop.records)
-        assert service.stop()[0] == 0
-    assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
-    assert ledger["delivered"] == shop.api.accepted().total()
+    assert (code, f"lacks CREATE on the topic {shop.letters_topic}" in said) == (1, True)
+    with shop.letters_wait(f"grant CREATE on {shop.letters_topic}, or create it"):
+        if somebody == "grants the right":
+            shop.grant(rights)
+        else:
+            create_topic(shop.kafka, 1, shop.letters_topic)
 
 
-def test_strimzi_has_the_same(shop: Shop) -> None:
+def test_strimzi_has_the_same(shop: RightsShop) -> None:
     """The KafkaUser grants the same as the commands."""
-    said = command("check", "--rights", "strimzi", env=shop.env)
-    user = yaml.safe_load(said.stdout)
+    user = yaml.safe_load(shop.command("check", "--rights", "strimzi").stdout)
     options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
     granted = {
         MissingRight(

@@ -11,7 +11,7 @@ from consumer.engine.dedup.lookups import ASK_AGAIN
 from consumer.engine.figures.waits import WaitsFor
 from consumer.engine.model import Note
 from consumer.engine.reading import split_keys
-from tests.engine.building import Core, answer_body, event, event_ids, reading, stopped
+from tests.engine.building import Core, answer_body, event, event_ids, reading
 
 LEASE = 60.0
 TIMEOUT = 30.0
@@ -81,15 +81,6 @@ def test_the_lease_is_renewed_each_second_and_one_renewal_is_under_way_at_a_time
     assert not core.has(m.RenewLease)
     core.advance(0.001)
     assert core.has(m.RenewLease)
-
-
-def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
-    """Until the lease holds, look-ups fail without a session, so no event is queued or sent."""
-    core = reading(event("a"), lease=LEASE, call_timeout=TIMEOUT)
-    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
-    core.advance(5.0)
-    assert not core.has(m.Send)
-    assert core.statistics().key_store_fails
 
 
 def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
@@ -188,16 +179,6 @@ def test_claims_of_a_session_that_ended_are_made_again() -> None:
     assert core.reports("claimed_again")[0].fields == {"events": 2}
 
 
-def test_what_comes_back_without_a_verdict_after_a_new_session_is_claimed_again() -> None:
-    """An event without a verdict is claimed again after a new session: another member may have it by now."""
-    core = sending_member(event("a"))
-    send = core.take(m.Send)
-    pass_time(core, RENEW_EVERY, session=2)
-    core.answer(send, 503)
-    answer_claims(core, 1, session=2)
-    assert core.statistics().totals.duplicate == 1
-
-
 def test_what_was_sent_without_an_answer_and_delivered_by_another_member_is_counted() -> None:
     """An event sent without an answer and then delivered by another member is counted as taken over: a machine
     frozen for longer than its lease finds the time limits of its calls over."""
@@ -255,14 +236,6 @@ def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None
     assert core.take(m.LookUpKeys).keys == keys[1]
 
 
-def test_what_is_dropped_at_a_revoke_is_released() -> None:
-    """Keys of events that a revoke drops are released, so that the next owner need not wait for our lease."""
-    core = core_of_a_member(linger=60.0)
-    core.fetch(event("a"), event("b"))
-    keys = split_keys(answer_claims(core, 0, 2).keys)
-    assert sorted(keys_in(core.revoke(0))) == sorted(keys)
-
-
 def test_a_failed_look_up_renews_at_once() -> None:
     """A failed look-up renews the lease at once, before the next look-up: the session may have ended."""
     core = core_of_a_member()
@@ -280,17 +253,6 @@ def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
         core.feed(m.KeyStoreFailed(command))
     assert len(core.log) == commands
     assert not core.statistics().key_store_fails
-
-
-def test_a_stop_does_not_wait_for_other_members() -> None:
-    """A stop drops events that wait for another member's outcome; the next owner reads them again."""
-    core = core_of_a_member()
-    core.fetch(event("a"))
-    answer_claims(core, 2)
-    core.feed(m.StopRequested(20.0))
-    stop = stopped(core)
-    assert stop is not None
-    assert stop.drained
 
 
 def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import CALL_BOUNDS
-from consumer.engine.figures.definitions import merged
-from consumer.engine.figures.latency import SLOW_SECONDS, CallLatency, Latency
+from consumer.engine.figures.latency import SLOW_SECONDS, Latency
 from tests.engine.building import PROPERTY, accepted, event, reading
 from tests.web.building import call_latency
 
@@ -40,18 +39,6 @@ def test_quantiles_are_never_too_low_and_at_most_2_percent_too_high(calls: list[
             # What /status shows is not rounded once more.
             assert value == round(value, 3)
     assert counted.snapshot(now + 301).p50 is None
-
-
-def test_memory_does_not_depend_on_the_number_of_calls() -> None:
-    """A day of calls of all lengths keeps at most five histograms of the same length."""
-    counted = Latency()
-    for minute in range(24 * 60):
-        for seconds in (0.0, 0.01 * minute, 1e9):
-            counted.add(seconds, 60.0 * minute)
-    [window] = counted._window._windows
-    assert len(window._buckets) <= 5
-    rows = [row for rows in window._buckets.values() for row in rows.values()]
-    assert {len(row) for row in rows} == {len(call_latency().buckets)}
 
 
 @pytest.mark.parametrize(
@@ -85,15 +72,6 @@ def test_pinterest_answers_slowly(calls: Sequence[float], slow: tuple[int, float
         assert said == pytest.approx([half, nearly_all], rel=0.021, abs=0.05)
     # The alert asks the histogram of Prometheus for the same limit.
     assert SLOW_SECONDS in CALL_BOUNDS
-
-
-def test_workers_figures_are_those_of_all_calls() -> None:
-    """Not the mean of their quantiles."""
-    one, other = call_latency(*[0.1] * 95), call_latency(*[8.0] * 5)
-    both = merged(CallLatency, [one, other])
-    assert both == call_latency(*[0.1] * 95, *[8.0] * 5)
-    assert (both.calls, both.p95) == (100, one.p95)
-    assert merged(CallLatency, []) == call_latency() == CallLatency()
 
 
 def test_a_call_counts_if_it_says_how_fast_pinterest_is() -> None:

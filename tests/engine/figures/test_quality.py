@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
-from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.quality import (
     AccountQuality,
@@ -92,13 +90,3 @@ SILENT: dict[str, tuple[EventQuality, CoverageSnapshot]] = {
 def test_nothing_is_said_of_what_cannot_be_compared(why: str) -> None:
     """Both must speak of the same day, of all of the group, of one account and of one platform."""
     assert gaps(*SILENT[why]) == ()
-
-
-def test_workers_show_the_newest_answer_and_the_shortest_time() -> None:
-    """Each worker asks for itself; one that has just started has covered nothing."""
-    old, new = AccountQuality("7", 5, None, ()), AccountQuality("7", 9, "away", (score(FEW),))
-    never = AccountQuality("7", None, "away", ())
-    of_workers = [EventQuality((one,), whole) for one, whole in ((new, 50.0), (old, DAY), (never, 7.0))]
-    assert merged(EventQuality, of_workers) == EventQuality((new,), 7.0)
-    assert merged(EventQuality, [EventQuality(), of_workers[1]]) == replace(of_workers[1])
-    assert merged(EventQuality, []) == EventQuality()

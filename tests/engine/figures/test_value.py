@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.value import DeliveredValue, ValueSnapshot, Worth, Worths
 from consumer.engine.model import CURRENCY_BITS, VALUE_PARTS
 from consumer.engine.native import plain, sum_values
@@ -110,13 +109,6 @@ def test_names_are_bounded() -> None:
     total = counted.snapshot(0.0).total
     assert len(total) == 65
     assert sum(one.value for one in total.values()) == 2_000
-
-
-def test_workers_values_are_added_before_they_are_rounded() -> None:
-    """Two halves are one."""
-    half = ValueSnapshot({("checkout", "EUR"): Worth(10, 25 * VALUE_PARTS // 2)})
-    both = merged(ValueSnapshot, [half, half]).total["checkout", "EUR"]
-    assert (both.events, both.value) == (20, 25)
 
 
 @PROPERTY

@@ -18,7 +18,6 @@ from tests.engine.building import (
     of_schema,
     reading,
     ref,
-    released,
     write_map,
 )
 
@@ -77,61 +76,6 @@ def test_what_does_not_fit_is_held() -> None:
     assert core.statistics().held == 0
     assert core.committable() == 8
     assert core.pipeline.room() > 0
-
-
-def test_held_records_wait_for_room_in_their_order() -> None:
-    """Held records are read in their order: a small one behind a large one waits, also one of another partition."""
-    core = tight()
-    core.assign(1, epoch=2)
-    core.fetch(padded("a", 1_500), padded("b", 1_500), padded("c", 200))
-    core.fetch(padded("d", 200), partition=1)
-    core.look_up()
-    assert event_ids(core.accept()) == ["a"]
-    assert core.statistics().held == 3
-    core.store_keys()
-    core.look_up()
-    assert [event_ids(core.accept()) for _ in range(3)] == [["b"], ["c"], ["d"]]
-
-
-def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
-    """While a revoke waits for calls in flight, held records of its partition are dropped and not read."""
-    core = tight()
-    core.fetch(padded("a", 1_500), padded("b", 1_500))
-    core.look_up()
-    assert released(core.revoke(0)) is None
-    assert core.statistics().held == 0
-    core.deliver_one()
-    assert [one.next_offset for one in released(core.log) or []] == [1]
-    assert not core.has(m.LookUpKeys)
-
-
-def test_the_budget_in_events_holds_too() -> None:
-    """Of one large fetch only as many records are read as may be open."""
-    core = reading(*(event(f"{n}") for n in range(200)), max_open_events=3, batch_events=1)
-    assert (core.statistics().totals.open, core.statistics().held) == (3, 197)
-    kind(core)
-    assert core.committable() == 200
-
-
-# -- one event alone
-
-
-def test_one_event_larger_than_the_budget_goes_alone() -> None:
-    """An event larger than the budget is read when nothing else is open, and nothing is read beside it."""
-    core = tight()
-    core.fetch(padded("a", 300), padded("big", 9_000), padded("b", 300))
-    assert core.statistics().totals.open == 1
-    core.look_up()
-    core.accept()
-    assert core.statistics().totals.open == 1
-    core.store_keys()
-    assert core.statistics().totals.open == 1
-    assert core.pipeline.ledger.open_bytes > BUDGET
-    core.look_up()
-    assert event_ids(core.accept()) == ["big"]
-    core.store_keys()
-    core.look_up()
-    assert event_ids(core.accept()) == ["b"]
 
 
 # -- deferred records

@@ -7,7 +7,8 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.figures.outside import DriftedSection
 from consumer.engine.model import SchemaDrift
-from tests.engine.building import Core, FakeDecoder, of_schema, ref
+from tests.engine.building import Core, of_schema, ref
+from tests.engine.decoder import FakeDecoder
 
 LACKING = SchemaDrift(
     "shop.Order", ("customer.emails (user_data.em)",), ("user_data.ph from customer.phone",)

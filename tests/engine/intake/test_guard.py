@@ -15,19 +15,16 @@ from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
     Core,
-    FakeDecoder,
     answer_body,
     event,
     event_ids,
-    filtered,
     of_schema,
     reading,
     ref,
     released,
-    stopped,
     unconvertible,
-    write_map,
 )
+from tests.engine.decoder import FakeDecoder
 
 OTHER_TOPIC = "app"
 SAMPLE = 10
@@ -140,57 +137,6 @@ def test_the_cause_is_that_of_most_of_them() -> None:
     assert (guard.rejected, guard.cause.value, guard.mostly) == (5, "mapping", "convert no_identity")
 
 
-def test_duplicates_are_good() -> None:
-    """Duplicates count as good: they were delivered."""
-    core = guarded(max_open_events=100)
-    core.fetch(event("once"))
-    judge(core)
-    for _ in range(10):
-        core.fetch(filtered(), None, event("once"), event("once"), *bad(1))
-        core.store_letters()
-        judge(core)
-    assert core.statistics().totals.duplicate == 20
-    assert tripped(core) is None
-
-
-def test_refusals_count_long_after_the_sample_went_on() -> None:
-    """Refusals count although the sample has moved on: with 50 open events all of them are judged."""
-    core = guarded(batch_events=10)
-    core.fetch(*good(50, "bad"))
-    judge(core)
-    assert tripped(core) == (TOPIC, 10, 10)
-    assert core.statistics().totals.dead_lettered == 0
-
-
-def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
-    """A tenth of 200 open events that is refused does not trip the guard, although that is twice a sample in number."""
-    core = guarded(batch_events=10, concurrency=20)
-    core.fetch(*(event(f"bad{n}" if n % 10 == 0 else f"g{n}") for n in range(200)))
-    judge(core)
-    assert tripped(core) is None
-    assert core.statistics().totals.delivered == 180
-
-
-def test_in_an_outage_open_events_count_as_good() -> None:
-    """While the API is down only rejections settle; open events count as good until they are refused."""
-    core = guarded(max_open_events=200)
-    for n in range(10):
-        core.fetch(*good(9, f"{n}-"), UNDECODABLE)
-        core.store_letters()
-    totals = core.statistics().totals
-    assert (totals.dead_lettered, totals.delivered) == (10, 0)
-    assert tripped(core) is None
-
-
-def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> None:
-    """A record that waits for its schema counts once it has its verdict, at its own place."""
-    core = guarded()
-    core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *good(9))
-    assert tripped(core) is None
-    core.deny_schema()
-    assert tripped(core) == (TOPIC, 10, 10)
-
-
 def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """When a schema is denied after the guard tripped, its records stay open, also those that would be filtered."""
     final = FakeDecoder.missing
@@ -211,60 +157,6 @@ def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch:
     assert (core.statistics().totals.open, core.statistics().totals.filtered) == (12, 0)
 
 
-def test_records_that_wait_for_the_registry_count_as_good() -> None:
-    """While the registry is down, records that wait for their schema count as good, at their places."""
-    core = guarded(max_open_events=200)
-    for n in range(10):
-        core.fetch(*(of_schema(f"{n}-{m}", "1") for m in range(9)), UNDECODABLE)
-        core.store_letters()
-    assert tripped(core) is None
-
-
-def test_what_is_filtered_when_its_schema_comes_leaves_its_place() -> None:
-    """Records filtered when their schema comes leave the sample; the share is that of the others."""
-    core = guarded(max_open_events=200)
-    page_view = orjson.dumps({"schema": "1", "filter": "event_name"})
-    for _ in range(5):
-        core.fetch(*[page_view] * 9, *bad(1))
-        core.store_letters()
-    assert tripped(core) is None
-    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
-    assert (core.statistics().totals.filtered, tripped(core)) == (45, None)
-    core.fetch(*bad(4))
-    assert tripped(core) is None
-    core.fetch(*bad(1))
-    assert tripped(core) == (TOPIC, 10, 10)
-
-
-def test_records_that_are_passed_over_are_good() -> None:
-    """Records that the offset map passes over count as good, so refused ones that are left do not trip the guard."""
-    core = Core(dead_letter_share=0.5, dead_letter_sample=SAMPLE)
-    bounds = [bound for n in range(20) for bound in (10 * n + 1, 10 * n + 10)]
-    core.assign(start=0, leader_epoch=7, metadata=write_map(0, bounds, 7))
-    for _ in range(20):
-        core.fetch(*bad(1), *good(9, "gone"))
-        core.store_letters()
-    assert core.statistics().passed == 180
-    assert tripped(core) is None
-    core.fetch(*bad(6))
-    assert tripped(core) == (TOPIC, 6, 10)
-
-
-def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
-    """A second reading, with duplicates early and refusals late, trips no more than the first: offsets order it."""
-    core = guarded(batch_events=10, concurrency=1, max_open_events=500)
-    values = [event(f"bad{n}" if n % 20 == 0 else f"g{n}") for n in range(400)]
-    for epoch in (1, 2):
-        core.assign(epoch=epoch)
-        core.fetch(*values)
-        judge(core)
-        while core.has(m.StoreDeadLetters):
-            core.store_letters()
-        assert core.statistics().totals.delivered == 380
-    totals = core.statistics().totals
-    assert (totals.duplicate, totals.dead_lettered, tripped(core)) == (380, 40, None)
-
-
 def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
     """Records that are read again with each assignment count once, and do not push other records out of the sample."""
     sample = _Sample(10, 30)
@@ -278,19 +170,6 @@ def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
     for _ in range(1_000):
         sample.add(0, range(9, 14), ())
     assert len(sample._marks) <= 16 * 30, "within bounds"
-
-
-def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
-    """A late verdict counts as long as its record's place is kept: after 100 further records, but not after 250."""
-    for behind, trips in ((100, True), (SAMPLE + 2 * 100 + 50, False)):
-        core = guarded(max_open_events=100, concurrency=1)
-        core.fetch(*(of_schema(f"{n}", "1") for n in range(6)), *good(4))
-        judge(core)
-        for n in range(behind // 50):
-            core.fetch(*good(50, f"{n}-"))
-            judge(core)
-        core.deny_schema()
-        assert (tripped(core) is not None) == trips, behind
 
 
 class Marks(bytearray):
@@ -356,19 +235,6 @@ def test_events_beyond_the_mapping_s_max_age_do_not_trip_it() -> None:
 
 
 # -- after the guard tripped
-
-
-def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
-    """After the guard tripped, waiting dead letters are dropped, their records stay open, and calls settle."""
-    core = guarded()
-    core.fetch(*good(4), *bad(6))
-    assert not core.has(m.StoreDeadLetters)
-    judge(core)
-    core.advance(300.0)
-    totals = core.statistics().totals
-    assert (totals.delivered, totals.dead_lettered, totals.open) == (4, 0, 6)
-    assert core.committable() == 4
-    assert not core.has(m.StoreDeadLetters)
 
 
 def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None:
@@ -438,30 +304,6 @@ def test_the_most_frequent_reason_is_reported() -> None:
     assert report.fields["mostly"] == "convert no_identity"
 
 
-def test_the_guard_stays_tripped() -> None:
-    """The guard stays tripped, whatever is delivered later, until a new process begins."""
-    core = guarded(batch_events=10)
-    core.fetch(*good(40), *bad(6), *good(4, "g'"))
-    judge(core)
-    core.advance(3600.0)
-    assert core.statistics().totals.delivered == 44
-    core.fetch(*good(50, "later"))
-    assert tripped(core) == (TOPIC, 6, 10)
-    assert core.statistics().held == 50
-
-
-def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
-    """A stop does not wait for dead letters that are never written, and commits nothing past open records."""
-    core = guarded()
-    core.fetch(*good(2), *bad(8))
-    judge(core)
-    core.feed(m.StopRequested(20.0))
-    stop = stopped(core)
-    assert stop is not None
-    assert stop.drained
-    assert [one.next_offset for one in stop.positions] == [2]
-
-
 def test_a_revoke_does_not_wait_for_letters_that_are_never_written() -> None:
     """A revoke does not wait for such dead letters either, nor does one that waited when the guard tripped."""
     core = guarded()
@@ -473,19 +315,3 @@ def test_a_revoke_does_not_wait_for_letters_that_are_never_written() -> None:
     assert tripped(core)
     assert any(isinstance(one, m.Release) for one in core.log)
     assert released(core.revoke(1, number=7)) == []
-
-
-def test_a_new_process_reads_the_open_ones_again() -> None:
-    """With a corrected mapping a new process delivers the open records, and passes over settled ones."""
-    core = guarded(commit_interval=0.1)
-    core.fetch(*bad(6), *good(4))
-    judge(core)
-    core.advance(1.0)
-    [position] = core.take(m.Commit).positions
-    assert position.next_offset == 0
-    again = Core()
-    again.assign(start=0, leader_epoch=7, metadata=position.metadata)
-    again.fetch(*good(10))
-    again.deliver()
-    assert (again.statistics().totals.delivered, again.statistics().passed) == (6, 4)
-    assert again.committable() == 10

@@ -32,7 +32,6 @@ from tests.engine.building import (
     event_ids,
     filtered,
     of_schema,
-    ref,
     stopped,
     unconvertible,
     write_map,
@@ -319,13 +318,3 @@ def test_the_share_is_compared_exactly(share: float) -> None:
     core.fetch(*bad(1), *good(99))
     core.fetch(*bad(round(share * 100) + 1))
     assert tripped(core)
-
-
-def test_a_schema_that_comes_is_asked_for_once() -> None:
-    """A schema that comes after the guard tripped is asked for once, although its records stay where they are."""
-    core = guarded()
-    core.fetch(of_schema("a", "1"))
-    core.fetch(*bad(10))
-    core.feed(m.SchemaFound(ref("1"), "{}"))
-    core.advance(120.0)
-    assert sum(isinstance(one, m.FetchSchema) for one in core.log) == 1

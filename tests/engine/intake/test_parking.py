@@ -12,7 +12,8 @@ from consumer.engine.messages import SchemaFound, SchemaUnavailable
 from consumer.engine.model import Backoff, Instant, Policy, SchemaRef, TopicPartition
 from consumer.engine.records.block import Block
 from consumer.engine.records.runs import Run
-from tests.engine.building import TOPIC, Books, FakeDecoder, chunk, ref
+from tests.engine.building import TOPIC, Books, chunk, ref
+from tests.engine.decoder import FakeDecoder
 
 BACKOFF = Backoff(base=1.0, cap=8.0)
 POLICY = Policy()

@@ -59,19 +59,6 @@ def test_without_a_limit_reading_never_ends() -> None:
     assert not core.pipeline.enough()
 
 
-def test_the_limit_is_reached_and_not_exceeded() -> None:
-    """Records beyond the limit are not read, although a fetch brings more than was asked for."""
-    core = made(max_records=3)
-    assert core.pipeline.room() == 3
-    core.fetch(event("a"), filtered(), *(event(f"{n}") for n in range(5)))
-    core.deliver()
-    core.advance(60.0)
-    assert core.pipeline.enough()
-    assert core.pipeline.room() == 0
-    assert (core.statistics().totals.read, core.statistics().totals.delivered) == (4, 3)
-    assert core.committable() == 4
-
-
 def test_room_grows_with_what_is_omitted() -> None:
     """When few records are selected, fetches exceed what is left of the limit, so that a replay ends in time."""
     core = made(max_records=10)
@@ -206,10 +193,10 @@ def test_filtered_records_cost_nothing() -> None:
             yield from (not_matched() for _ in range(19))
             yield value
 
-    replay(core, 30.0, values())
+    replay(core, 10.0, values())
     totals = core.statistics().totals
-    assert 280 <= totals.delivered <= 301
-    assert totals.filtered > 19 * 270
+    assert 90 <= totals.delivered <= 101
+    assert totals.filtered > 19 * 85
 
 
 def test_duplicates_and_dead_letters_cost_nothing_either() -> None:
@@ -234,17 +221,6 @@ def test_an_outage_is_not_made_up_for_in_one_go() -> None:
     assert core.pipeline.room() <= 10
     seen = replay(core, 5.0, events())
     assert seen[-1][1] <= before + 10 + 50 + 1
-
-
-def test_more_than_was_asked_for_is_made_up_for() -> None:
-    """When a fetch brought more than the pace allows, nothing is fetched until the pace has caught up."""
-    core = made(events_per_second=10.0)
-    core.fetch(*(event(f"{n}") for n in range(100)))
-    core.deliver()
-    core.advance(9.0)
-    assert core.pipeline.room() == 0
-    core.advance(1.2)
-    assert core.pipeline.room() > 0
 
 
 def test_the_timer_does_not_wait_for_open_events() -> None:

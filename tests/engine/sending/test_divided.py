@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,11 +30,6 @@ def made(gate: Gate, begin: float, end: float) -> list[float]:
             return calls
         gate.called(now)
         calls.append(now)
-
-
-def max_in_a_minute(calls: Sequence[float]) -> int:
-    """Return the most calls in any 60 seconds."""
-    return max(sum(first <= one < first + 60.0 for one in calls) for first in calls)
 
 
 def test_before_the_brokers_report_the_quota_is_divided_by_the_local_workers() -> None:
@@ -162,17 +154,3 @@ def test_members_together_keep_within_what_is_promised(
         within = sum(first <= one < first + 60.0 for one in calls)
         rounding = len(joined) + 1
         assert within <= quota + more + rounding
-
-
-@pytest.mark.parametrize("quota", [60, 600])
-def test_even_calls_of_members_that_join_add_up_to_the_quota(quota: int) -> None:
-    """When a member joins, its even calls replace those of the other, as those get older than a minute."""
-    policy = divided(quota)
-    first, second = Quota(policy), Quota(policy)
-    one, other = Gate(policy, first), Gate(policy, second)
-    calls = made(one, 0.0, 100.0)
-    for quota_of in (first, second):
-        quota_of.group_has(2, 100.0)
-    calls += made(one, 100.0, 300.0) + made(other, 100.0, 300.0)
-    assert max_in_a_minute(calls) <= quota + 1
-    assert len(calls) >= 0.9 * quota * 5

@@ -152,16 +152,6 @@ def test_refused_probes_come_ever_more_rarely() -> None:
     assert gate.halt.since == 0.0
 
 
-def test_a_probe_obeys_the_throttle() -> None:
-    """A probe that is answered with a 429 is not repeated before the time that it names."""
-    gate = Gate(Policy())
-    gate.refuse(401, 2, 0.0)
-    gate.close(60.0)
-    assert gate.halt is not None
-    gate.halt.may_probe = True
-    assert gate.opens_at(10.0, 0) == 60.0
-
-
 def test_a_probe_counts_against_the_quota() -> None:
     """Probes count against the quota as any call does."""
     gate = Gate(Policy(calls_per_minute=1))

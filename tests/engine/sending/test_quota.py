@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from consumer.engine import messages as m
 from consumer.engine.dedup.lease import RENEW_EVERY
 from consumer.engine.figures.waits import WaitsFor
@@ -191,11 +189,10 @@ def test_the_wait_grows_with_the_live_sessions_of_the_same_destination() -> None
     assert core.has(m.AcquirePermits)
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_members_together_keep_the_quota_and_use_most_of_it(members: int) -> None:
+def test_members_together_keep_the_quota_and_use_most_of_it() -> None:
     """Members together make no more calls than the quota in any 60 seconds, and use nine in ten of it."""
     quota, minutes = 40, 5
-    cores = [member(concurrency=4, calls_per_minute=quota) for _ in range(members)]
+    cores = [member(concurrency=4, calls_per_minute=quota) for _ in range(3)]
     server = SharedKeys(lambda: cores[0].now)
     calls: list[float] = []
     for core in cores:

@@ -51,14 +51,6 @@ def test_a_refused_call_of_one_event_is_reported() -> None:
     assert {name: report.fields[name] for name in expected} == expected
 
 
-def test_events_refused_together_are_one_line() -> None:
-    """A call has one line in the log, however many of its events are refused."""
-    core, send = sent(event("a"), event("b"), event("c"))
-    core.answer(send, 200, answer_body([("failed", "odd", None)] * 2 + [("processed", None, None)]), RID)
-    [report] = core.reports("events_refused")
-    assert (report.fields["refused"], report.fields["events"]) == (2, 3)
-
-
 def test_an_answer_that_broke_off_still_names_its_call() -> None:
     """When an answer breaks off after its headers, the report still has the request id."""
     core, send = sent(event("a"))

@@ -163,7 +163,6 @@ FOCUS: dict[str, dict[str, Any]] = {
     "records_do_not_wait_for_the_function": {"function": True},
     "what_the_function_returned_is_another_record_s": {"function": True},
     "room_ignores_bytes": {"odd": 0.0, "policy": policy(max_open_bytes=1500, max_open_events=500)},
-    # Little is sent, so that there is no room when a schema comes.
     # What is queued must fill the budget, so that there is no room when a schema comes.
     "deferred_records_are_forgotten": {
         "late_schemas": 0.4,
@@ -236,17 +235,27 @@ FOCUS: dict[str, dict[str, Any]] = {
 }
 """Worlds in which a bug that needs a coincidence shows within few seeds."""
 
-
-NAMES = sorted(MUTATIONS)
-"""This file has a third of them; the two files beside it have the others, so that several processes share the work."""
-
-
-def check_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 300 seeds some invariant fails, because of the bug and not because the mutation is broken Python."""
-    MUTATIONS[name](monkeypatch)
-    failure = first_failure(range(SEEDS), **FOCUS.get(name, {}))
-    assert failure is not None, f"{name} went unnoticed for {SEEDS} seeds"
-    assert failure.invariant != "nothing else is raised", failure.message
+BEGIN: dict[str, int] = {
+    "a_commit_from_before_the_absence_is_proof": 20,
+    "a_member_waits_as_if_it_were_alone": 34,
+    "a_part_never_grows_again": 11,
+    "acknowledgements_are_taken_in_any_order": 73,
+    "an_ended_session_s_answer_is_believed": 33,
+    "deadlines_are_ignored": 26,
+    "followers_of_dropped_leaders_are_forgotten": 19,
+    "followers_share_their_leaders_refusal": 20,
+    "guard_counts_what_is_read_again_twice": 22,
+    "guard_passes_over_what_is_passed_over": 122,
+    "guard_stops_fetches_alone": 34,
+    "inherited_maps_are_forgotten": 62,
+    "maps_wait_for_the_watermark": 45,
+    "other_live_sessions_are_not_counted": 34,
+    "records_after_a_gap_are_taken_for_settled": 51,
+    "the_lease_counts_from_the_answer": 54,
+    "what_comes_back_is_not_claimed_again": 127,
+}
+"""Where the search for a bug that shows in few worlds begins: it saves two and a half minutes. A change of the worlds
+makes a number worthless, not wrong: all seeds are tried."""
 
 
 @pytest.mark.parametrize("name", sorted({id(worlds): name for name, worlds in FOCUS.items()}.values()))
@@ -256,7 +265,11 @@ def test_without_a_bug_such_a_world_holds(name: str) -> None:
     assert failure is None, failure
 
 
-@pytest.mark.parametrize("name", NAMES[0::3])
+@pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_the_simulation_catches_this_bug(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 300 seeds some invariant fails."""
-    check_caught(name, monkeypatch)
+    """Within 300 seeds some invariant fails, because of the bug and not because the mutation is broken Python."""
+    MUTATIONS[name](monkeypatch)
+    begin = BEGIN.get(name, 0)
+    failure = first_failure((*range(begin, SEEDS), *range(begin)), **FOCUS.get(name, {}))
+    assert failure is not None, f"{name} went unnoticed for {SEEDS} seeds"
+    assert failure.invariant != "nothing else is raised", failure.message

@@ -166,11 +166,11 @@ replaced("keys_are_stored_under_our_clock", Clock, "delivered_at", property(lamb
 
 @around(Transforming, "ready")
 def records_do_not_wait_for_the_function(
-    ready: Any, self: Transforming, rows: Sequence[tuple[TopicPartition, Record | None]]
+    ready: Any, self: Transforming, tp: TopicPartition, records: Sequence[Record | None]
 ) -> Any:
     """Records are read before the user's function has returned."""
-    ready(self, rows)
-    return len(rows)
+    ready(self, tp, records)
+    return len(records)
 
 
 @around(Transforming, "reported")

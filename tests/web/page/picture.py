@@ -13,6 +13,9 @@ from typing import Any
 
 from playwright.async_api import async_playwright
 
+from consumer.engine.figures.value import ValueSnapshot, Worth
+from consumer.engine.model import VALUE_PARTS
+from consumer.web.status import document_of
 from tests.web.page import scenes
 from tests.web.page.browser import CHROMIUM, FLAGS, live, opened, shows, stand
 
@@ -45,23 +48,14 @@ def scene() -> dict[str, Any]:
         one["lag"] = one["ledger"]["open"] + behind
         one["end"] = one["committed"] + one["lag"]
     made["oldest_open"] = scenes.oldest("batch", max(one["lag_seconds"] for one in made["partitions"]))
-    value = {
-        "add_to_cart": {
-            "EUR": {"events": 241_300, "value": 16_402_118},
-            "USD": {"events": 113_660, "value": 8_021_377},
-        },
-        "checkout": {
-            "EUR": {"events": 47_511, "value": 4_177_909},
-            "USD": {"events": 22_321, "value": 2_110_455},
-        },
-    }
-    more: dict[str, Any] = {
-        "certificates": [],
-        "members_differ": [],
-        "members_differ_in_words": [],
-        "outside_ledger": [],
-    }
-    return made | more | {"delivered_value": {"hour": value, "day": value}}
+    orders = {
+        ("add_to_cart", "EUR"): (241_300, 16_402_118), ("add_to_cart", "USD"): (113_660, 8_021_377),
+        ("checkout", "EUR"): (47_511, 4_177_909), ("checkout", "USD"): (22_321, 2_110_455),
+    }  # fmt: skip
+    worth = {names: Worth(events, value * VALUE_PARTS) for names, (events, value) in orders.items()}
+    quiet = ("certificates", "members_differ", "members_differ_in_words", "outside_ledger", "schema_drift")
+    more: dict[str, Any] = {name: [] for name in quiet}
+    return made | more | {"delivered_value": document_of(ValueSnapshot({}, worth, worth))}
 
 
 def history() -> dict[str, Any]:

@@ -10,12 +10,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from consumer.engine.figures.counters import StoredLetter
 from consumer.engine.figures.delivered import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.figures.waits import OldestOpen, WaitsFor
+from consumer.engine.model import Stage
 from consumer.web.history import STEPS
 from consumer.web.status import document_of, status_document
-from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy, compared
+from consumer.workers.showing import WorkerFigures
+from consumer.workers.supervision import WorkerState
+from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy, compared, totals
 
 IDS = [one.id for one in PARAMETERS]
 _NAMES = {
@@ -45,13 +49,8 @@ def scene(statistics: Callable[[], Statistics] = busy, **changes: Any) -> dict[s
 
 def full(**changes: Any) -> dict[str, Any]:
     """A busy member, keeping up, with something in every panel."""
-    quiet = {
-        "coverage": coverage(),
-        "latest_dead_letters": letters(),
-        "samples": SAMPLES,
-        "oldest_open": oldest("batch"),
-    }
-    made = scene(**(quiet | changes))
+    quiet = {"coverage": coverage(), "latest_dead_letters": letters(), "samples": SAMPLES}
+    made = scene(**({**quiet, "oldest_open": oldest("batch")} | changes))
     for number, one in enumerate(made["partitions"]):
         one["lag_seconds"] = 1.5 + number
     return made
@@ -84,21 +83,15 @@ def event_quality() -> dict[str, Any]:
 
 def workers() -> list[dict[str, Any]]:
     """Two that run, one that ended, one that starts."""
-    rows = [("running", 0, 2), ("running", 3, 2), ("pausing", 7, 0), ("starting", 0, 0)]
-    return [
-        {
-            "worker": number,
-            "state": state,
-            "pid": 4_000 + number,
-            "restarts": restarts,
-            "reported_seconds_ago": None if state == "pausing" else 0.3,
-            "silent": False,
-            "partitions": partitions,
-            "read": 120_000 * number if partitions else None,
-            "open": 40 * number if partitions else None,
-        }
-        for number, (state, restarts, partitions) in enumerate(rows, start=1)
-    ]
+    running, ended = WorkerState.RUNNING, WorkerState.PAUSING
+    rows = [(running, 0, 2), (running, 3, 2), (ended, 7, 0), (WorkerState.STARTING, 0, 0)]
+    made = []
+    for number, (state, restarts, count) in enumerate(rows, start=1):
+        heard = None if state is ended else 0.3
+        read, open_ = (120_000 * number, 40 * number) if count else (None, None)
+        one = WorkerFigures(number, state, 4_000 + number, restarts, heard, False, count, read, open_, None)
+        made.append(document_of(one))
+    return made
 
 
 def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
@@ -112,14 +105,9 @@ def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
 def enormous() -> dict[str, Any]:
     """`full` with counts of twelve digits. The ledger still adds up."""
     made = full()
-    made["ledger"] = {
-        "read": 987_654_321_098,
-        "delivered": 387_654_321_098,
-        "duplicate": 200_000_000_000,
-        "filtered": 150_000_000_000,
-        "dead_lettered": 125_000_000_000,
-        "open": 125_000_000_000,
-    }
+    made["ledger"] = document_of(
+        totals(387_654_321_098, 200_000_000_000, 150_000_000_000, 125_000_000_000, 125_000_000_000)
+    )
     for one in made["partitions"]:
         one["ledger"] = dict(made["ledger"])
         one |= dict.fromkeys(("lag", "committed", "position", "end"), 201_348_765_123)
@@ -193,20 +181,15 @@ def _covered(name: str, events: int, carried: Iterable[int]) -> Covered:
 
 def letters(count: int = 6) -> list[dict[str, Any]]:
     """The latest dead letters, newest first."""
+    said = SAMPLES["rejections"]
     reasons = [
-        ("convert", "no_identity", "none of em, hashed_maids, or client_ip_address and client_user_agent"),
-        ("decode", "malformed", "the bytes end within a field (order.items[].price)"),
-        ("deliver", "refused", "'event_time' is in the future"),
+        (Stage.CONVERT, "no_identity", said["convert"]["no_identity"]),
+        (Stage.DECODE, "malformed", said["decode"]["malformed"]),
+        (Stage.DELIVER, "refused", "'event_time' is in the future"),
     ]
     return [
-        {
-            "at": UNIX - 37.5 * number,
-            "topic": TOPIC,
-            "partition": number % 4,
-            "offset": 1_200_340 - 311 * number,
-            **dict(zip(("stage", "code", "message"), reasons[number % 3], strict=True)),
-        }
-        for number in range(count)
+        document_of(StoredLetter(UNIX - 37.5 * n, TOPIC, n % 4, 1_200_340 - 311 * n, *reasons[n % 3]))
+        for n in range(count)
     ]
 
 

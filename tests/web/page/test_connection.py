@@ -11,8 +11,8 @@ from tests.web.building import busy, idle
 from tests.web.listening import running
 from tests.web.page import scenes
 from tests.web.page.browser import (
-    CONTRAST,
     Visit,
+    accessible,
     check,
     live,
     needs_browser,
@@ -21,10 +21,8 @@ from tests.web.page.browser import (
     stand,
     text,
     turn,
-    visit,
 )
 
-__all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -45,12 +43,12 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
         assert (await text(shown, "#state")).startswith("Keeping up")
         assert await shown.evaluate(colour) != fresh
         assert (await shown.title()).startswith("No connection")
-        assert await shown.evaluate(CONTRAST) == []
         await shows(shown, "No connection to pinstream. The figures are out of date.", "#announce")
         await shoot(shown, "disconnected")
+        await shown.clock.resume()
+        await accessible(shown)
         server.status = scenes.scene(idle)
         await server.start()
-        await shown.clock.resume()
         await live(shown)
         await shows(shown, "Caught up", "#state")
         assert await shown.is_hidden("#lost")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.web.page import scenes
-from tests.web.page.browser import SIZES, Visit, check, fits, needs_browser, shoot, shows, text, turn, visit
+from tests.web.page.browser import Visit, check, fits, needs_browser, shoot, shows, text, turn
 
-__all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
 async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
     """The refused one is named at the top, which does not call the others well if they are not."""
     async with check(visit, scenes.crowd(), scenes.history(), size=size) as (_, shown):
@@ -72,7 +71,7 @@ async def test_workers_are_shown(visit: Visit) -> None:
 
 
 async def test_the_whole_group_is_shown(visit: Visit) -> None:
-    """Who has which partitions, and the lag of each; what nobody has. Where Kafka cannot say, a sentence says so."""
+    """Members with their partitions and lags, and partitions without a member; a sentence where Kafka cannot say."""
     held = [{"topic": "orders", "partition": number, "lag": 5} for number in range(3)]
     async with check(visit, scenes.full()) as (server, shown):
         server.group = {
@@ -88,7 +87,7 @@ async def test_the_whole_group_is_shown(visit: Visit) -> None:
         assert [
             " ".join(one.split()) for one in await shown.locator("#group tbody tr").all_inner_texts()
         ] == [
-            "nobody orders [0] 5",
+            "no member orders [0] 5",
             "shop (10.0.0.7) orders [1, 2] 10",
         ]
         server.group = {"state": None, "members": [], "problem": "Kafka: the brokers do not say who is in it"}

@@ -11,9 +11,8 @@ import pytest
 from consumer.engine.figures.statistics import Statistics, Totals
 from tests.web.building import partition, silent, statistics, uncoordinated
 from tests.web.page import scenes
-from tests.web.page.browser import Visit, check, live, needs_browser, shoot, shows, stand, text, turn, visit
+from tests.web.page.browser import Visit, check, live, needs_browser, shoot, shows, text, turn
 
-__all__ = ["visit"]  # a fixture
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -100,18 +99,6 @@ async def test_the_page_says_why_the_key_store_fails(visit: Visit) -> None:
         )
 
 
-async def test_the_page_says_why_receipts_cannot_be_written(visit: Visit) -> None:
-    """The cause is that of the log, and nothing is lost."""
-    why = "the topic receipts does not exist: create it"
-    made = scenes.scene(lambda: statistics(partition(open=5, lag=5), receipts_error=why))
-    async with check(visit, made) as (_, shown):
-        state = await text(shown, "#state")
-        assert state.startswith(
-            f"Receipts cannot be written: 5 records to go. Why: {why}. No record settles without"
-        )
-        assert "Nothing is lost" in state
-
-
 async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
     """From fourteen days before, and after its end."""
     setting = "KAFKA_SSL_CERTIFICATE_LOCATION"
@@ -129,20 +116,18 @@ async def test_the_page_says_when_a_certificate_ends(visit: Visit) -> None:
 
 async def test_members_that_differ_are_named(visit: Visit) -> None:
     """What other members send by other settings stands below the ledger, with what to do; nothing where they agree."""
-    async with stand(scenes.scene(lambda: statistics(partition()))) as server:
-        async with visit(server.url) as shown:
-            await live(shown)
-            assert await shown.locator("#members").is_hidden()
-        differ = ("mapping", "function", "destination")
-        server.status = scenes.scene(lambda: statistics(partition(), members_differ=differ))
-        async with visit(server.url) as shown:
-            await live(shown)
-            assert await text(shown, "#members") == (
-                "Other members of the group send by another mapping, function: normal while an update is rolled out. "
-                "After it, give all the same. Members that share the key store send to another URL for the same ad "
-                "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION. "
-                "See docs/runbook.md#members-differ."
-            )
+    differ = statistics(partition(), members_differ=("mapping", "function", "destination"))
+    async with check(visit, scenes.scene(lambda: statistics(partition()))) as (server, shown):
+        assert await shown.locator("#members").is_hidden()
+        server.report(**scenes.scene(lambda: differ))
+        await shows(
+            shown,
+            "Other members of the group send by another mapping, function: normal while an update is rolled out. "
+            "After it, give all the same. Members that share the key store send to another URL for the same ad "
+            "account: each has a quota and a memory of its own. Give all the same, or see PINSTREAM_DESTINATION. "
+            "See docs/runbook.md#members-differ.",
+            "#members",
+        )
 
 
 async def test_late_events_are_a_banner(visit: Visit) -> None:

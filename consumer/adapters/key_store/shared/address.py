@@ -96,8 +96,6 @@ def parse_address(url: str) -> Address:
 
 def _hosts(parts: SplitResult, *, sentinel: bool) -> tuple[tuple[str, int], ...]:
     """Return the hosts and ports of a URL. Raises `ValueError`."""
-    if parts.scheme not in ("redis", "rediss"):
-        raise ValueError
     hosts = []
     for one in parts.netloc.rpartition("@")[2].split(","):
         # An IPv6 address stands in brackets, because it has colons of its own.
@@ -123,20 +121,10 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         from redis.asyncio.cluster import ClusterNode
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
-        from redis.credentials import CredentialProvider
     except ImportError:
         raise SettingsError(f"PINSTREAM_KEY_STORE names Redis, and {missing_extra('redis')}") from None
 
-    class Credentials(CredentialProvider):
-        def get_credentials(self) -> tuple[str] | tuple[str, str]:
-            word = password() or ""
-            return (address.user, word) if address.user else (word,)
-
-        async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-            return self.get_credentials()  # the library's own warns in the log
-
-    # None if neither is set: a server without a password refuses an AUTH.
-    credentials = Credentials() if address.user or password() else None
+    credentials = _credentials(address.user, password)
     tls: dict[str, Any] = {}
     if address.tls:
         files = {"ssl_ca_certs": address.ca, "ssl_certfile": address.cert, "ssl_keyfile": address.key}
@@ -167,6 +155,22 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         return master
     ((host, port),) = address.hosts
     return Redis(host=host, port=port, **common)
+
+
+def _credentials(user: str | None, password: Callable[[], str | None]) -> object:
+    """Return what logs in on each new connection; None if there is neither a user nor a password: a server without a
+    password refuses an AUTH."""
+    from redis.credentials import CredentialProvider
+
+    class Credentials(CredentialProvider):
+        def get_credentials(self) -> tuple[str] | tuple[str, str]:
+            word = password() or ""
+            return (user, word) if user else (word,)
+
+        async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+            return self.get_credentials()  # the library's own warns in the log
+
+    return Credentials() if user or password() else None
 
 
 def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: dict[str, Any]) -> Any:

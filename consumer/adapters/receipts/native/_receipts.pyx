@@ -1,4 +1,4 @@
-"""Receipts of events as records: `consumer.adapters.receipts.encoding.ReceiptEncoder.plain`, compiled.
+"""Receipts as records: `consumer.adapters.receipts.encoding.ReceiptEncoder.plain`, compiled.
 
 Theory of operation. What the rows of one `Receipts` have in common is written once. Ids, value and currency are found
 in the event's JSON: a name in it has a colon behind it, and a quote before and behind itself, and a quote within a text
@@ -34,13 +34,15 @@ cdef struct Part:
     Py_ssize_t size
 
 
-def encode(receipts, plain, schema_of, bytes key, bytes head, bytes answer, bytes last):
-    """Return the records of these receipts. `plain` makes one of them in Python, `schema_of` names a record's schema.
+def encode(receipts, plain, schema_of, read_ids, bytes key, bytes head, bytes answer, bytes last):
+    """Return the records of these receipts. `plain` makes one of them in Python, `schema_of` names a record's schema,
+    `read_ids` reads the ids of a record that became no event.
     `key`: the keys up to the offset; `head`, `answer` and `last`: the values up to the offset, from the request's id to
     the attempts, and from the mapping on."""
     cdef list made = [], records = receipts.records
     cdef array.array ends = receipts.ends, times = receipts.times
     cdef object record, kind, value, kinds = receipts.kinds_there, numbers = receipts.kind_numbers
+    cdef object topic = receipts.topic, partition = receipts.partition
     cdef tuple headers
     cdef bytes known = b"", page = receipts.text
     cdef Part body = Part(PyBytes_AS_STRING(page), 0)
@@ -55,23 +57,30 @@ def encode(receipts, plain, schema_of, bytes key, bytes head, bytes answer, byte
         body.size, end = ends.data.as_longlongs[row] - end, ends.data.as_longlongs[row]
         value, headers = (<tuple> record)[RECORD_VALUE], (<tuple> record)[RECORD_HEADERS]
         text.size, offset = 0, (<tuple> record)[RECORD_OFFSET]
-        if body.size and value is not None and not names_schema(headers) and find(body, found):
-            kind = kinds[numbers[row]]
+        if value is not None and not names_schema(headers) and (not body.size or find(body, found)):
             if not known or not (<bytes> value).startswith(known):
                 known = (<bytes> value)[: 18 if value[:1] == b"\3" else 10 if value[:1] == b"\xc3" else 5]
                 schema.size = 0
                 optional(&schema, schema_of(record))
             put(&text, head)
             number(&text, offset)
-            optional(&text, (<tuple> kind)[KIND_ACCOUNT])
-            optional(&text, (<tuple> kind)[KIND_NAME])
-            part(&text, found[EVENT_ID])
-            part(&text, found[ORDER_ID])
-            raw(&text, b"\2", 1)
-            number(&text, times.data.as_longlongs[row] * 1000)
-            part(&text, found[SOURCE])
-            part(&text, found[VALUE])
-            part(&text, found[CURRENCY])
+            if body.size:
+                kind = kinds[numbers[row]]
+                optional(&text, (<tuple> kind)[KIND_ACCOUNT])
+                optional(&text, (<tuple> kind)[KIND_NAME])
+                part(&text, found[EVENT_ID])
+                part(&text, found[ORDER_ID])
+                raw(&text, b"\2", 1)
+                number(&text, times.data.as_longlongs[row] * 1000)
+                part(&text, found[SOURCE])
+                part(&text, found[VALUE])
+                part(&text, found[CURRENCY])
+            else:  # no account and no name; the ids; and none of the four that follow
+                event_id, order_id = read_ids(record, topic, partition)
+                raw(&text, b"\0\0", 2)
+                optional(&text, event_id)
+                optional(&text, order_id)
+                raw(&text, b"\0\0\0\0", 4)
             put(&text, answer)
             raw(&text, schema.data, schema.size)
             put(&text, last)

@@ -11,7 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaException, Message
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupType,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    Uuid,
+)
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
@@ -72,7 +80,15 @@ class FakeConsumer:
         self.stored: dict[int, int] = {}
         self.epochs: dict[int, int] = {}
         """The leader epochs that were committed with the offsets of `stored`."""
+        self.metadata = ""
+        """The metadata that were committed with each of them."""
+        self.unstable: set[int] = set()
+        """The partitions whose committed offsets the broker does not return now."""
         self.beginnings: dict[int, int] = {}
+        self.leaderless: set[int] = set()
+        """The partitions of which no end or beginning can be had: a question times out."""
+        self.asked: list[tuple[float, float]] = []
+        """When each question for committed offsets was asked, and how many seconds it had."""
         self.cached_begin = self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
         """The error that each method named here always raises."""
@@ -110,21 +126,22 @@ class FakeConsumer:
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
         """Return the offsets of `stored`, or raise the refusal."""
-        self._refuse("committed")
-        return [
-            raw_partition(
-                one.topic,
-                one.partition,
-                self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID),
-                self.epochs.get(one.partition),
-            )
-            for one in partitions
-        ]
+        self.asked.append((time.monotonic(), timeout))
+        self._refuse("committed", timeout)
+        unstable = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT)
+        found: list[Any] = []
+        for topic, number in ((one.topic, one.partition) for one in partitions):
+            offset = self.stored.get(number, confluent_kafka.OFFSET_INVALID)
+            text = self.metadata if number in self.stored else ""
+            whole = raw_partition(topic, number, offset, self.epochs.get(number), text)
+            found.append(SimpleNamespace(error=unstable) if number in self.unstable else whole)
+        return found
 
     def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
         """Return where each log begins, by `beginnings`; for a time that is not the beginning nothing is known."""
         assert {one.offset for one in partitions} == {confluent_kafka.OFFSET_BEGINNING}
-        self._refuse("offsets_for_times")
+        self._refuse("offsets_for_times", timeout)
+        self._need_leaders(partitions, timeout)
         return [
             RawPartition(one.topic, one.partition, self.beginnings.get(one.partition, -1))
             for one in partitions
@@ -144,7 +161,10 @@ class FakeConsumer:
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
         """Return (0, 77) when asked, and the cached ends, by default unknown, when `cached`."""
-        return (self.cached_begin, self.cached_end) if cached else (0, 77)
+        if cached:
+            return self.cached_begin, self.cached_end
+        self._need_leaders([partition], timeout)
+        return 0, 77
 
     def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
         """Record the call and succeed, unless `refused` or `commit_answers` names an error."""
@@ -152,7 +172,7 @@ class FakeConsumer:
         self.calls.append(("commit", asynchronous, named))
         self._refuse("commit")
         if self.commit_answers:
-            raise KafkaException(confluent_kafka.KafkaError(self.commit_answers.pop(0)))
+            raise KafkaException(KafkaError(self.commit_answers.pop(0)))
         return None if asynchronous else offsets
 
     def unsubscribe(self) -> None:
@@ -177,9 +197,16 @@ class FakeConsumer:
 
         return call
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str, timeout: float = 0.0) -> None:
         if what in self.refused:
+            if self.refused[what].args[0].code() == KafkaError._TIMED_OUT:
+                time.sleep(timeout)
             raise self.refused[what]
+
+    def _need_leaders(self, partitions: Sequence[RawPartition], timeout: float) -> None:
+        if self.leaderless.intersection(one.partition for one in partitions):
+            time.sleep(timeout)
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 class Reported(Hooks):
@@ -268,6 +295,34 @@ class FakeAdmin:
         self.calls: list[str] = []
         self.asked: list[concurrent.futures.Future[Any]] = []
         self.ended = threading.Event()
+        self.controller = 1
+        self.ids: dict[str, Uuid | KafkaException] = {}
+        self.topics: list[dict[str, concurrent.futures.Future[Any]]] = []
+        """The questions for ids."""
+        self.at_once = True
+        """Whether they are answered at once, and not with `answer_topics`."""
+
+    def list_topics(self, timeout: float) -> Any:
+        """Return metadata that name the controller."""
+        return SimpleNamespace(controller_id=self.controller, brokers={1: None})
+
+    def describe_topics(
+        self, topics: TopicCollection, request_timeout: float
+    ) -> dict[str, concurrent.futures.Future[Any]]:
+        """Return a future for each topic."""
+        self.topics.append({name: concurrent.futures.Future[Any]() for name in topics.topic_names})
+        if self.at_once:
+            self.answer_topics()
+        return self.topics[-1]
+
+    def answer_topics(self) -> None:
+        """Answer the latest question for ids."""
+        for name, future in self.topics[-1].items():
+            reported = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+            if isinstance(reported, KafkaException):
+                future.set_exception(reported)
+            else:
+                future.set_result(SimpleNamespace(topic_id=reported))
 
     def describe_consumer_groups(
         self, names: list[str], request_timeout: float
@@ -326,7 +381,6 @@ class Bench:
         self,
         *,
         reset: str = "earliest",
-        timeout: float = 1.0,
         strategy: str = "cooperative-sticky",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -348,7 +402,6 @@ class Bench:
             self.ready,
             offset_reset=reset,
             has_offsets=lambda _: bool(self.consumer.stored),
-            timeout=timeout,
             topic_ids=self.ids,
             group_watch=GroupWatch(
                 "g", RenewedAdmin({}, make_admin=lambda _: self.coordinator), self.reported.post_error

@@ -1,20 +1,20 @@
-"""Logs that were cut, and have outgrown the committed offset again, before a partition is assigned: they are read from
-the cut on; and offsets that are in order raise no alarm."""
+"""Logs that were changed on the broker's disk: cut before a partition is assigned, they are read from the cut on;
+offsets that are in order raise no alarm; damaged batches are waited for."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.bounded import BoundedSource, scan
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import open_plan
-from consumer.engine.model import Position
+from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.bounded_reading import delete_before, read_on, records_of, transaction
 from tests.adapters.kafka.member.scripted_member import (
@@ -29,7 +29,6 @@ from tests.adapters.kafka.member.scripted_member import (
 )
 from tests.support.kafka.broker import RealBroker, wait_until
 from tests.support.kafka.harness import (
-    PROTOCOLS,
     WITHIN,
     Kafka,
     Member,
@@ -43,6 +42,8 @@ from tests.support.kafka.segments import LogSegment
 OLD: list[bytes | None] = [b"old-%d" % number for number in range(100)]
 NEW: list[bytes | None] = [b"new-%d" % number for number in range(100)]
 PLAN = "all of it"
+BATCHES = [[b"%d-%d " % (batch, number) + b"abcdef" * 50 for number in range(10)] for batch in range(6)]
+ALL = [value for batch in BATCHES for value in batch]
 
 
 class Logs(NamedTuple):
@@ -124,8 +125,7 @@ def polls(consumer: FakeConsumer) -> list[confluent_kafka.Message]:
 
 
 def test_each_start_with_an_epoch_is_sought_before_anything_is_read() -> None:
-    """Each committed offset that has a leader epoch is sought to, with the epoch, once it is assigned and before the
-    next poll: librdkafka asks the leader about it then. Without an epoch, and at offset 0, there is nothing to ask."""
+    """Before the next poll, with its epoch: then librdkafka asks the leader. Nothing is asked without one, or at 0."""
     bench = Bench()
     bench.consumer.stored, bench.consumer.epochs = {0: 7, 1: 9, 2: 0}, {0: 3, 2: 3}
     epochs: list[int] = []
@@ -140,8 +140,7 @@ def test_each_start_with_an_epoch_is_sought_before_anything_is_read() -> None:
 
 
 def test_the_seeks_of_a_thousand_partitions_leave_the_polls_their_time(clock: Clock) -> None:
-    """However long seeks take, there is a poll every fifth of a second, and it waits for nothing while some are left. A
-    record of a partition that is not sought yet is not handed out."""
+    """A poll comes every 0.2 s, and waits for nothing; no record of a partition comes before its seek."""
     bench = Bench()
     numbers = range(1000)
     bench.consumer.stored = dict.fromkeys(numbers, 7)
@@ -177,9 +176,7 @@ def test_the_seeks_of_a_thousand_partitions_leave_the_polls_their_time(clock: Cl
 
 @pytest.mark.parametrize("then", ["begun", "revoked"])
 def test_a_start_that_cannot_be_sought_yet_waits_quietly(clock: Clock, then: str) -> None:
-    """librdkafka refuses a seek in a partition that it has not begun to read. Until it takes it nothing is handed out,
-    nothing is reported, and nothing counts as unreadable; a partition that is revoked meanwhile is not sought any
-    more."""
+    """librdkafka refuses a seek before it reads: nothing is handed out or reported; a revocation ends it."""
     bench = Bench()
     bench.consumer.stored, bench.consumer.epochs = {0: 7}, {0: 3}
     refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
@@ -212,14 +209,12 @@ def test_a_start_is_sought_without_room_too() -> None:
 
 
 @pytest.mark.parametrize("room", [1000, 0], ids=["room", "no room at first"])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_log_that_outgrew_the_committed_offset_is_read_from_the_cut(
-    logs: Logs, protocol: str, room: int
+    logs: Logs, protocol: dict[str, Any], room: int
 ) -> None:
-    """All records that were written since the cut are read, each once, under each group protocol, with room and
-    paused when the partition is assigned; nothing is reported as unreadable."""
+    """What was written since is read once, under each protocol, paused at the assignment or not."""
     group = logs.group(logs.cut)
-    async with Member(logs.kafka, [logs.cut], group, config=PROTOCOLS[protocol]) as member:
+    async with Member(logs.kafka, [logs.cut], group, config=protocol) as member:
         member.room = room
         await member.until(lambda: bool(member.assignments), "the assignment")
         await member.obeys(room)
@@ -266,8 +261,7 @@ async def test_an_offset_without_an_epoch_is_taken_as_it_is(logs: Logs) -> None:
 
 
 async def test_a_named_replay_of_a_cut_log_ends_and_says_where_it_was_cut(logs: Logs) -> None:
-    """What is behind the cut are other records than those that the replay was begun for: it reads none of them, and
-    says from where on it can be begun anew."""
+    """Behind the cut are other records: it reads none of them, and says from where it can begin anew."""
 
     async def resolve() -> list[Range]:
         raise AssertionError("the plan is there")
@@ -286,3 +280,82 @@ async def test_a_named_replay_of_a_cut_log_ends_and_says_where_it_was_cut(logs: 
         f"that lacked the records from there on. Start again from `offset:{logs.at}`, and under another --name"
     )
     assert source.figures == {plan.ranges[0].name: 90}
+
+
+def segment(own_kafka: RealBroker, codec: str, partitions: int = 1) -> tuple[Kafka, str, LogSegment]:
+    """Make a topic with six batches of ten records in partition 0; return broker, name and segment."""
+    kafka = Kafka(own_kafka.bootstrap_servers, "real")
+    name = create_topic(kafka, partitions, compression_type=codec)
+    for batch in BATCHES:
+        produce(kafka, name, batch)
+    return kafka, name, LogSegment(own_kafka.directory, name)
+
+
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+@pytest.mark.parametrize("codec", ["uncompressed", "lz4"])
+async def test_a_flipped_bit_is_waited_for_and_reported(
+    own_kafka: RealBroker, strategy: str, codec: str
+) -> None:
+    """It and what is behind it are read once and in order after the repair; another partition goes on."""
+    disk, name, log = segment(own_kafka, codec, partitions=2)
+    hurt = next(one for one in log.batches() if one.base >= 20)
+    log.flip(hurt)
+    settings = {"partition.assignment.strategy": strategy}
+    async with Member(disk, [name], unique("group"), config=settings) as member:
+        await member.until(lambda: len(member.values) == hurt.base, "what is before it")
+        await member.until(
+            lambda: sum("cannot be read further" in one[1] for one in member.errors) >= 3, "tries"
+        )
+        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
+        assert (await member.commit()).committed[0].next_offset == hurt.base
+        produce(disk, name, [b"beside"], partition=1)
+        await member.until(lambda: member.values[-1] == b"beside", "the other partition")
+        assert member.values[:-1] == ALL[: hurt.base]
+        log.flip(hurt)
+        await member.until(lambda: len(member.values) > len(ALL), "what is behind it")
+        assert [one for one in member.values if one != b"beside"] == ALL
+        assert (await member.source.end_offsets()).unreadable == {}
+
+
+@pytest.mark.parametrize("codec", ["lz4", "gzip", "snappy", "zstd", "uncompressed"])
+async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_reported(
+    own_kafka: RealBroker, codec: str
+) -> None:
+    """Also one of an impossible length, which the broker reports; it is read after the repair."""
+    disk, name, log = segment(own_kafka, codec)
+    hurt = next(one for one in log.batches() if one.base >= 20)
+    before = log.unmeasure(hurt) if codec == "uncompressed" else log.spoil(hurt)
+    async with Member(disk, [name], unique("group")) as member:
+        await member.until(lambda: bool(member.errors), "the trouble")
+        assert member.errors[0][0] == ("INVALID_MSG" if codec == "uncompressed" else "_BAD_COMPRESSION")
+        assert (await member.source.end_offsets()).unreadable == {TopicPartition(name, 0): hurt.base}
+        # The consumer's thread reports the trouble; records read before it may not have arrived yet.
+        await member.until(lambda: len(member.values) >= hurt.base, "what is before it")
+        assert member.values == ALL[: hurt.base]
+        log.restore(hurt, before)
+        await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
+        assert member.values == ALL
+
+
+async def test_ways_past_a_damaged_batch(own_kafka: RealBroker) -> None:
+    """A group that is moved past it reads on there, as the runbook says; a replay fails and says where."""
+    disk, name, log = segment(own_kafka, "uncompressed")
+    hurt, behind = log.batches()[2:4]
+    log.flip(hurt)
+    group = unique("group")
+    commit(disk, group, name, behind.base)
+    async with Member(disk, [name], group) as member:
+        await member.until(lambda: member.values == ALL[behind.base :])
+    assert member.errors == []
+    read: list[int] = []
+
+    async def read_on() -> None:
+        async for chunks in scan(disk.config, [Range(name, 0, 0, len(ALL))]):
+            read.extend(offsets(chunks))
+
+    with pytest.raises(
+        KafkaError, match=rf"{name}\[0\] cannot be read further than offset {hurt.base}: .* damaged"
+    ):
+        await asyncio.wait_for(read_on(), 30.0)
+    assert read == list(range(len(read)))
+    assert len(read) <= hurt.base

@@ -42,8 +42,7 @@ class Listener:
 
 
 async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_path: Path) -> None:
-    """Partitions assigned while a certificate is replaced wait, since the client for their topic ids cannot be
-    made; a warning says why."""
+    """The client for their topics' ids cannot be made; a warning says why."""
     authority = tmp_path / "ca.pem"
     authority.write_text(Authority(tmp_path, "brokers").file.read_text())
     fake = FakeConsumer({})
@@ -71,8 +70,7 @@ async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_pat
 
 
 async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost() -> None:
-    """Records that a cancelled fetch left are dropped when their partition is lost: they come again under the
-    next epoch only."""
+    """These records come again, under the next epoch only."""
     made: list[FakeConsumer] = []
 
     def make(config: dict[str, Any]) -> Any:

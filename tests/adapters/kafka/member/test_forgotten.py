@@ -4,10 +4,12 @@ brokers, and when the process had no time for a rebalance."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -19,12 +21,12 @@ from consumer.adapters.kafka.client_errors import as_fatal
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
+from tests.adapters.kafka.bounded_reading import TEN
 from tests.adapters.kafka.member.scripted_member import Bench, Clock, FakeConsumer, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 from tests.support.limits import LATE
 
-TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 MORE: list[bytes | None] = [b"new %d" % number for number in range(20)]
 FORGOTTEN = "Fatal error: Broker: The group id does not exist: ConsumerGroupHeartbeat fatal error"
 
@@ -59,8 +61,7 @@ def test_a_forgotten_group_is_joined_again() -> None:
 
 
 def test_a_client_that_lost_its_brokers_is_replaced() -> None:
-    """When a client has lost all brokers, its partitions are lost; another client joins without waiting for its
-    end and ignores its callbacks."""
+    """Its partitions are lost; another joins without waiting for its end, and ignores its callbacks."""
     bench = Bench()
     bench.assign(0, 1)
     first, closing, close = bench.consumer, threading.Event(), threading.Event()
@@ -91,8 +92,7 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
 def test_a_client_is_not_replaced_before_another_can_be_made(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """While IAM gives no token, or a certificate is missing, a client that lost its brokers is kept, and the reason
-    reported every ten seconds, not with every fetch; once it is there, another client joins."""
+    """Without a token or a certificate it is kept, and the reason is reported every ten seconds."""
     authority = tmp_path / "ca.pem"
     authority.touch()
     if missing == "a token":
@@ -134,8 +134,7 @@ def test_a_client_is_not_replaced_before_another_can_be_made(
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
 def test_the_cause_of_a_client_s_end_is_named(code: str) -> None:
-    """The error names a shared instance id as the cause, and does not ask for a restart, which would fence the
-    other process."""
+    """A shared instance id is named, without the advice to restart, which would fence the other process."""
     words = confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, code)).str()
     found = as_fatal(
         confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, f"Fatal error: {words}: x")
@@ -159,22 +158,31 @@ async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -
     assert "give each process its own" in str(failure)
 
 
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
-async def test_a_cluster_that_is_replaced(own_kafka: RealBroker, protocol: str) -> None:
-    """When an empty cluster takes the ports of the old one, the member joins its group there, reads and commits."""
+async def test_a_cluster_that_is_replaced(own_kafka: RealBroker) -> None:
+    """An empty cluster takes its ports: a member under each protocol joins its group there, reads and commits."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
-    topic, group = create_topic(kafka), unique("group")
-    produce(kafka, topic, TEN)
-    async with Member(kafka, [topic], group, config=PROTOCOLS[protocol]) as member:
-        await member.until(lambda: member.values == TEN)
+    topics = [create_topic(kafka) for _ in PROTOCOLS]
+    members = [
+        Member(kafka, [topic], unique("group"), config=one)
+        for topic, one in zip(topics, PROTOCOLS.values(), strict=True)
+    ]
+
+    async def reads(member: Member, values: list[bytes | None]) -> None:
+        await member.until(lambda: set(values) <= set(member.values), "what is there")
         assert (await member.commit()).failure is None
+
+    async with contextlib.AsyncExitStack() as stack:
+        for topic, member in zip(topics, members, strict=True):
+            produce(kafka, topic, TEN)
+            await stack.enter_async_context(member)
+            await reads(member, TEN)
         own_kafka.replace()
-        create_topic(kafka, name=topic)
-        produce(kafka, topic, MORE)
-        await member.until(lambda: len(member.assignments) > 1, "the group there")
-        await member.until(lambda: set(MORE) <= set(member.values), "what is there")
-        assert member.losses
-        assert (await member.commit()).failure is None
+        for topic in topics:
+            create_topic(kafka, name=topic)
+            produce(kafka, topic, MORE)
+        for member in members:
+            await reads(member, MORE)
+            assert member.losses
 
 
 # -- a process that has no time for a rebalance: its event loop does not answer
@@ -229,16 +237,15 @@ class Starved(Member):
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_loop_that_stands_still_in_a_rebalance(
-    kafka: Kafka, protocol: str, monkeypatch: pytest.MonkeyPatch
+    kafka: Kafka, protocol: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets its partitions again and reads everything; nothing of the assignment that it missed is committed."""
     monkeypatch.setattr(hooks, "_NOTIFY_TIMEOUT", 1.0)
     topic, group = create_topic(kafka, 2), unique("group")
     values: list[bytes | None] = [b"%d" % number for number in range(20)]
     produce(kafka, topic, values)
-    starved = Starved(kafka, [topic], group, config=PROTOCOLS[protocol])
+    starved = Starved(kafka, [topic], group, config=protocol)
     starved.stands = 3.0
     async with starved as member:
         await member.until(lambda: len(member.losses) == 1, "the loss of what it missed")

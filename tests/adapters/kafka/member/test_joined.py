@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.adapters.kafka.member.scripted_member import Bench, described, given, parts
 from tests.support.kafka.broker import wait_until
-from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
+from tests.support.kafka.harness import Kafka, Member, unique
+from tests.support.limits import LATE
 
 
 def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined() -> None:
-    """Under KIP-848 no callback says that a member without partitions has joined: it asks the coordinator until
-    it is listed."""
+    """Under KIP-848 no callback says so: it asks until it is listed."""
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.coordinator.answer = lambda _: described(0)
 
@@ -28,6 +30,16 @@ def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined(
     asked = len(bench.coordinator.asked)
     assert [check() for _ in range(4)] == [True] * 4
     assert len(bench.coordinator.asked) == asked
+
+
+def test_a_member_that_joins_asks_on_time_though_no_record_comes() -> None:
+    """It is ready only once it is listed, and a rolling update waits for that: no fetch may hold up the question."""
+    bench = Bench(settings={"group.protocol": "consumer"})
+    bench.member.is_wanted = lambda: False
+    bench.member._watch.due = begun = time.monotonic() + 0.05
+    bench.member.fetch(100, 10 * LATE)
+    assert time.monotonic() - begun < LATE
+    assert len(bench.coordinator.asked) == 1
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
@@ -75,13 +87,12 @@ def test_a_member_of_a_classic_group_queries_no_coordinator() -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_spare_member_knows_that_it_has_joined(
-    kafka: Kafka, topic: Callable[..., str], protocol: str
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
     """Of two members and one partition, both learn that they have joined, the one without the partition too."""
     name, group = topic(1), unique("group")
-    one, other = (Member(kafka, [name], group, config=PROTOCOLS[protocol]) for _ in range(2))
+    one, other = (Member(kafka, [name], group, config=protocol) for _ in range(2))
     async with one:
         await one.until(lambda: bool(one.held), "the partition")
         assert (await one.source.end_offsets()).joined

@@ -30,22 +30,8 @@ from tests.adapters.kafka.member.scripted_member import (
 )
 
 
-def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:
-    """A record that arrives in the same consume as its partition's revocation is dropped, since the engine has
-    drained it."""
-    bench = Bench()
-
-    def step(consumer: FakeConsumer) -> list[Message]:
-        consumer.take_away(0)
-        return [message(5, 0), message(9, 1)]
-
-    bench.assign(0, 1)
-    assert offsets(bench.fetch(step)) == [9]
-
-
 def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
-    """Records of a partition revoked and assigned again in one consume are dropped, and it is read from its new
-    start."""
+    """The records of that consume are dropped, and it is read from its new start."""
     bench = Bench()
     bench.consumer.stored[0] = 3
 
@@ -66,8 +52,7 @@ def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
 
 
 def test_chunks_split_where_the_leader_epoch_changes() -> None:
-    """A chunk ends where the leader epoch changes, since a position carries the leader epoch of the record
-    before it."""
+    """A position carries the leader epoch of the record before it."""
     bench = Bench()
     bench.assign(0, 1)
     chunks = bench.fetch(
@@ -80,18 +65,6 @@ def test_chunks_split_where_the_leader_epoch_changes() -> None:
     ]
 
 
-def test_revoked_positions_are_committed_before_the_unassignment() -> None:
-    """Positions of revoked partitions alone are committed in the callback, with leader epochs, before the
-    unassignment."""
-    bench = Bench()
-    bench.reported.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
-    bench.assign(0, 1)
-    bench.fetch(taken(0))
-    names = [call[0] for call in bench.consumer.calls]
-    assert bench.calls("commit") == [("commit", False, [(0, 8, 2)])]
-    assert names.index("commit") < names.index("incremental_unassign")
-
-
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "drained too late"])
 def test_what_is_lost_is_not_committed(lost: bool) -> None:
     """Lost partitions, and those whose draining exceeds its time, are reported and dropped, and not committed."""
@@ -102,16 +75,6 @@ def test_what_is_lost_is_not_committed(lost: bool) -> None:
     assert bench.reported.losses == [[TopicPartition("t", 0)]]
     assert bench.calls("commit") == []
     assert len(bench.calls("incremental_unassign")) == 1
-
-
-def test_eager_assigns_and_unassigns_whole() -> None:
-    """Under an eager strategy the whole assignment is set and dropped at once."""
-    bench = Bench(strategy="range")
-    bench.consumer.stored[1] = 6
-    bench.assign(0, 1)
-    bench.fetch(taken(0, 1))
-    assert bench.calls("assign")[1:] == [("assign", [(0, confluent_kafka.OFFSET_BEGINNING), (1, 6)])]
-    assert bench.calls("unassign") == [("unassign", [])]
 
 
 def test_commit_of_an_older_epoch_is_not_sent() -> None:
@@ -128,9 +91,7 @@ def test_commit_of_an_older_epoch_is_not_sent() -> None:
 
 
 def test_each_commit_is_answered() -> None:
-    """The result of a commit names the positions that were committed, and the error code of the one that was refused. A
-    commit in flight whose answer can no longer come fails at the close, so that its caller does not wait
-    indefinitely."""
+    """With what was committed, and the code of what was refused; at the close, what is in flight fails."""
     bench = Bench()
     bench.assign(0, 1)
     epochs = [one.epoch for one in bench.reported.assignments]
@@ -152,8 +113,7 @@ def test_each_commit_is_answered() -> None:
 
 
 def test_without_room_for_long_partitions_are_paused_and_polled(clock: Clock) -> None:
-    """A moment without room pauses nothing, since a pause drops records fetched ahead and the resume takes up to a
-    second. After a second partitions are paused and polls continue, since rebalances come only with polls."""
+    """For a second nothing is paused, which would drop what was fetched ahead; polls go on, with rebalances."""
     bench = Bench()
     bench.assign(0)
     for _ in range(3):
@@ -175,8 +135,7 @@ def test_without_room_for_long_partitions_are_paused_and_polled(clock: Clock) ->
 
 
 def test_the_end_seen_last_is_reported(clock: Clock) -> None:
-    """The end offset is unknown without a fetch. The one seen last is reported, from a fetch or, while partitions are
-    paused, from a query, also if the log was cut; it is dropped with the partition."""
+    """From a fetch or, while paused, a question, also after a cut; it goes with the partition."""
     bench = Bench()
     bench.assign(0)
 
@@ -213,8 +172,7 @@ def test_the_end_seen_last_is_reported(clock: Clock) -> None:
     ],
 )
 def test_errors_of_the_client(name: str, says: str | None) -> None:
-    """An error that does not pass, from librdkafka's error callback, ends the fetch and names the setting to change.
-    One that passes is reported as an error, and fetching continues."""
+    """One that does not pass ends the fetch and names the setting; one that passes is reported."""
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
@@ -232,8 +190,7 @@ def test_errors_of_the_client(name: str, says: str | None) -> None:
 
 
 def test_topic_that_vanishes_later_is_errors() -> None:
-    """A missing topic ends the run only before the first assignment; later it is trouble, since other topics
-    may be left."""
+    """A missing topic ends the run before the first assignment only: later, others may be left."""
     unknown = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART)
     lacking = Message("t", -1, -1, None, None, None, unknown, (0, 0), 0.0, 0)
     with pytest.raises(KafkaError, match="topic t does not exist"):
@@ -291,8 +248,7 @@ def test_no_other_change_of_membership_is_made() -> None:
 
 
 def test_an_idle_member_checks_less_often_whether_something_waits_for_it() -> None:
-    """While records come, a commit waits 0.2 s at most for the consumer's thread, and so does a partition for its
-    start; after a fetch that brought none, 0.4 s."""
+    """While records come every 0.2 s, for a commit or a start; after a fetch without any, 0.4 s."""
     bench = Bench()
 
     def checks(*steps: Step) -> float:

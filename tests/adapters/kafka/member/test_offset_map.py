@@ -14,9 +14,9 @@ from consumer.adapters.kafka.commits import commit_done
 from consumer.engine.messages import Assignment
 from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.engine.records import offset_map
+from tests.adapters.kafka.bounded_reading import TEN
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import (
-    PROTOCOLS,
     WITHIN,
     Kafka,
     Member,
@@ -27,14 +27,7 @@ from tests.support.kafka.harness import (
     unique,
 )
 
-TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 REFUSED = "OFFSET_METADATA_TOO_LARGE"
-
-
-@pytest.fixture(params=list(PROTOCOLS))
-def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the configuration of a group protocol."""
-    return PROTOCOLS[request.param]
 
 
 # What maps are bound to; nothing here checks that it is the partition they are committed for.
@@ -87,8 +80,7 @@ async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> As
 async def test_maps_go_to_the_member_that_takes_over(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """A map committed during a rebalance reaches the partition's new owner with its assignment, and one as large as
-    allowed the next member: offset, leader epoch and map come back as they were committed."""
+    """In a rebalance, and the largest to the next member: offset, leader epoch and map as committed."""
     name, group = topic(2), unique("group")
     for partition in (0, 1):
         produce(kafka, name, TEN, partition=partition)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import confluent_kafka
 import pytest
-from confluent_kafka import Consumer, KafkaException, Message
-from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.groups import group_has_offsets
-from consumer.adapters.kafka.starts import PendingPartitions
-from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
+from tests.adapters.kafka.bounded_reading import TEN
 from tests.adapters.kafka.member.scripted_member import (
     Bench,
     Clock,
@@ -31,12 +30,10 @@ from tests.adapters.kafka.member.scripted_member import (
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, committed, produce, unique
 
 MOVED = confluent_kafka.KafkaError.NOT_COORDINATOR
-TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> None:
-    """While a certificate is replaced, no client can ask whether the group has offsets: that counts as a query
-    that failed and may be repeated."""
+    """No client can ask for the group's offsets: that is a question that failed, and may be repeated."""
     config = {
         "bootstrap.servers": "127.0.0.1:1",
         "group.id": "g",
@@ -54,8 +51,7 @@ def refuse(bench: Bench, code: int | None) -> None:
 
 
 def test_a_login_in_the_middle_of_the_question_ends_nothing(clock: Clock) -> None:
-    """A failed login during a query, which no broker refused, does not end the run: the partition waits and is
-    queried again."""
+    """No broker refused it: the partition waits, and is asked for again."""
     bench = Bench()
     words = "Failed to get committed offsets: Local: Authentication failure"
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, words)
@@ -81,8 +77,7 @@ def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Be
     ("strategy", "assign"), [("cooperative-sticky", "incremental_assign"), ("range", "assign")]
 )
 def test_a_partition_without_a_start_is_not_read(clock: Clock, strategy: str, assign: str) -> None:
-    """A partition without a start is not read and not reported as assigned; half a second later it is queried
-    again and starts at its committed offset."""
+    """Nor reported as assigned; half a second later it is asked for again, and starts."""
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
     assert bench.reported.assignments == []
@@ -100,8 +95,7 @@ def test_a_partition_without_a_start_is_not_read(clock: Clock, strategy: str, as
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_a_start_is_queried_without_limit(clock: Clock, reset: str) -> None:
-    """Under any reset the query is repeated without limit, each refusal is reported, and an answer counts
-    whenever it comes."""
+    """Under any reset; each refusal is reported, and an answer counts whenever it comes."""
     bench = waiting(reset=reset)
     for _ in range(120):
         clock.now += 0.5
@@ -149,8 +143,7 @@ def test_a_partition_that_goes_before_its_start_was_never_assigned(
 
 
 def test_a_partition_is_read_while_others_wait_for_their_start(clock: Clock) -> None:
-    """Under a cooperative strategy one partition is read while two wait; a revocation names only the partition
-    that had started."""
+    """In a cooperative group; a revocation names only what had started."""
     bench = Bench()
     bench.assign(0)
     refuse(bench, MOVED)
@@ -163,19 +156,6 @@ def test_a_partition_is_read_while_others_wait_for_their_start(clock: Clock) -> 
     clock.now += 0.5
     bench.fetch()
     assert [one.partition for one in bench.reported.assignments] == [0, 2]
-
-
-def test_a_late_start_is_paused_without_room(clock: Clock) -> None:
-    """A partition that starts late while there is no room is paused like the others."""
-    bench = Bench()
-    bench.assign(0)
-    refuse(bench, MOVED)
-    bench.assign(1)
-    refuse(bench, None)
-    bench.fetch(room=0)
-    clock.now += 1.0
-    bench.fetch(room=0)
-    assert [call[1] for call in bench.calls("pause")] == [[(0, -1001)], [(1, -1001)]]
 
 
 @pytest.mark.parametrize("code", ["GROUP_AUTHORIZATION_FAILED", "TOPIC_AUTHORIZATION_FAILED"])
@@ -194,129 +174,67 @@ def test_a_refusal_that_does_not_pass_ends_the_run(clock: Clock, code: str) -> N
         bench.fetch()
 
 
-class Slow:
-    """A cluster in which every query takes its whole time limit, unless its fields say otherwise."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.asked: list[tuple[float, float]] = []
-        """When each query was asked, and how many seconds it had."""
-        self.has_commits = False
-        """Whether the group has a commit of partition 9, which is another member's."""
-        self.leaderless: set[int] = set()
-        self.silent = True
-        self.refuses = False
-
-    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """Raise a refusal or a time-out, or return the committed offsets."""
-        self.asked.append((self.clock.now, timeout))
-        if self.refuses:
-            raise KafkaException(confluent_kafka.KafkaError(MOVED))
-        if self.silent:
-            self._hang(timeout)
-        for one in partitions:
-            one.offset = 5 if self.has_commits and one.partition == 9 else confluent_kafka.OFFSET_INVALID
-        return partitions
-
-    def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """Return that every log begins at 0, or time out if any partition has no leader."""
-        if self.leaderless.intersection(one.partition for one in partitions):
-            self._hang(timeout)
-        return [RawPartition(one.topic, one.partition, 0) for one in partitions]
-
-    def has_offsets(self, _: float) -> bool:
-        """Report whether the group has the commit of partition 9."""
-        return self.has_commits
-
-    def get_watermark_offsets(
-        self, partition: RawPartition, timeout: float = -1, cached: bool = False
-    ) -> tuple[int, int]:
-        """Return 100 as the end, or time out for a partition without a leader."""
-        if partition.partition in self.leaderless:
-            self._hang(timeout)
-        return 0, 100
-
-    def _hang(self, timeout: float) -> None:
-        self.clock.now += timeout
-        raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
-
-
-def slow(
-    clock: Clock, *partitions: int, whole: bool = False, reset: str = "latest"
-) -> tuple[Slow, PendingPartitions]:
-    """Return such a cluster, and these partitions waiting in it."""
-    cluster = Slow(clock)
-    pending = PendingPartitions(
-        cast(Consumer, cluster),
-        reset,
-        has_offsets=cluster.has_offsets,
-        topic_ids=lambda *_: {},
-        whole=whole,
-        timeout=10.0,
-        on_error=lambda *_: None,
-    )
-    pending.add([TopicPartition("t", one) for one in partitions])
-    return cluster, pending
-
-
 def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
-    """A query that hangs gets 2 s, then 4 s, then half of an answer's time limit, and a pause as long as it
-    took follows it."""
-    cluster, pending = slow(clock, 0)
+    """It gets 2 s, 4 s, then half of an answer's limit; a pause as long as it took follows."""
+    bench = Bench(reset="latest")
+    refuse(bench, confluent_kafka.KafkaError._TIMED_OUT)
+    bench.fetch(given(0))
     while clock.now < 1040.0:
-        assert not pending.ask()
+        bench.fetch()
         clock.now += 0.1
-    assert [timeout for _, timeout in cluster.asked] == [2.0, 4.0, 5.0, 5.0, 5.0]
-    times = [at for at, _ in cluster.asked]
-    pauses = [after - before - took for (before, took), after in zip(cluster.asked, times[1:], strict=False)]
-    assert all(pause >= took for pause, (_, took) in zip(pauses, cluster.asked, strict=False))
-    cluster.silent = False
+    asked = bench.consumer.asked
+    assert [timeout for _, timeout in asked] == [2.0, 4.0, 5.0, 5.0, 5.0]
+    assert all(after - before >= 2 * took for (before, took), (after, _) in itertools.pairwise(asked))
+    assert bench.reported.assignments == []
+    refuse(bench, None)
     clock.now += 5.0
-    assert pending.ask()
-    assert [*pending.take().values()] == [Assignment("t", 0, 0, 100, True)]
-    pending.add([TopicPartition("t", 1)])
-    cluster.silent = True
-    pending.ask()
-    assert cluster.asked[-1][1] == 2.0, "patience is short again"
+    bench.fetch()
+    assert [(one.start, one.commit_start) for one in bench.reported.assignments] == [(77, True)]
+    refuse(bench, confluent_kafka.KafkaError._TIMED_OUT)
+    bench.assign(1)
+    assert asked[-1][1] == 2.0, "patience is short again"
 
 
 def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
-    """A query that is refused at once does not lengthen the next one's time, and an empty assignment does not
-    shorten the pause."""
-    cluster, pending = slow(clock, 0)
-    cluster.silent = False
-    cluster.refuses = True
-    for _ in range(5):
-        pending.ask()
-        pending.add([])
-        pending.ask()
+    """It does not lengthen the next question, nor does an empty assignment shorten the pause."""
+    bench = waiting(reset="latest")
+    for _ in range(4):
+        bench.fetch(given())
+        bench.fetch()
         clock.now += 0.5
-    assert [timeout for _, timeout in cluster.asked] == [2.0] * 5
+    bench.fetch()
+    assert len(bench.consumer.asked) == 5
+    assert {timeout for _, timeout in bench.consumer.asked} == {2.0}
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_partition_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
-    """Under `latest` a partition without a leader delays the others by one query only, or until it is known
-    where all must start together."""
-    cluster, pending = slow(clock, 0, 1, 3, whole=whole)
-    cluster.silent = False
-    cluster.leaderless.add(0)
-    begun = []
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_a_partition_without_a_leader_keeps_no_other_from_its_start(clock: Clock, strategy: str) -> None:
+    """Under `latest` it delays the others by one query only, or until it is known where all must start together."""
+    bench = Bench(reset="latest", strategy=strategy)
+    bench.consumer.leaderless = {0}
+    bench.fetch(given(0, 1, 3))
+
+    def starts() -> list[tuple[int, int | None]]:
+        return [(one.partition, one.start) for one in bench.reported.assignments]
+
     for _ in range(100):
-        pending.ask()
-        begun += [(name.partition, start.start) for name, start in pending.take().items()]
+        before = clock.now
+        bench.fetch()
+        assert clock.now <= before + 5.0, "all questions share one time limit"
         clock.now += 0.1
-        cluster.has_commits = bool(begun)
-    assert sorted(begun) == ([] if whole else [(1, 100), (3, 100)])
-    assert len(pending.waiting) == (3 if whole else 1)
-    cluster.leaderless.clear()
+        bench.consumer.stored = {9: 5} if starts() else {}
+    whole = strategy == "range"
+    assert sorted(starts()) == ([] if whole else [(1, 77), (3, 77)])
+    assert bench.member.end_offsets().waiting_for_start == (3 if whole else 1)
+    bench.consumer.leaderless.clear()
     clock.now += 5.0
-    assert pending.ask()
-    begun += [(name.partition, start.start) for name, start in pending.take().items()]
-    assert sorted(begun) == [(0, 100), (1, 100), (3, 100)], (
+    bench.fetch()
+    assert sorted(starts()) == [(0, 77), (1, 77), (3, 77)], (
         "as one of a new topic, though others have committed"
     )
-    assert len(pending.waiting) == 0
+    if not whole:
+        bench.assign(2)
+        assert starts()[-1] == (2, None), "judged by the commits of its own time"
 
 
 class Moving(confluent_kafka.Consumer):
@@ -340,16 +258,15 @@ def moving() -> type[Moving]:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_on_a_broker_a_late_start_is_where_the_group_committed(
-    kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: str
+    kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: dict[str, Any]
 ) -> None:
     """Under each protocol, after several refused queries, a member reads from its commits, and commits."""
     name, group = topic(2), unique("group")
     for partition in range(2):
         produce(kafka, name, TEN, partition=partition)
         commit(kafka, group, name, 7, partition)
-    async with Member(kafka, [name], group, config=PROTOCOLS[protocol], make_consumer=moving) as member:
+    async with Member(kafka, [name], group, config=protocol, make_consumer=moving) as member:
         await member.until(lambda: moving.asked >= 3, "three questions")
         assert member.held == {}
         moving.found = True

@@ -18,7 +18,7 @@ from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
 from consumer.adapters.kafka.topic_ids import TopicIdWatch
 from consumer.engine.messages import Assignment, TopicRecreated
-from consumer.engine.model import Position
+from consumer.engine.model import Position, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.errors import KafkaError
 from tests.adapters.kafka.member.scripted_member import (
@@ -32,38 +32,33 @@ from tests.adapters.kafka.member.scripted_member import (
     taken,
 )
 from tests.adapters.kafka.member.test_forgotten import FORGOTTEN, ended
-from tests.adapters.kafka.member.test_starts import P0, P1, FakeOffsets, find_starts
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import WITHIN, Kafka, Member, create_topic, produce, unique
 
+P0, P1 = (TopicPartition("t", number) for number in (0, 1))
 OLD_ID, NEW_ID = "x5vNb0eWTeyZpT1Aw2Z5Cg", "AAAAAAAAAAAAAAAAAAAAAg"
 EAGER = "range"
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
-def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
-    """An offset committed under another topic id starts at the beginning, whatever the reset; one without an id
-    counts as it is."""
-    source = FakeOffsets([7, 7], [9, 9])
-    source.metadata = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
-    starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
-    assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7, beginning=0)
+@pytest.mark.parametrize("now", [NEW_ID, OLD_ID, None])
+def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str, now: str | None) -> None:
+    """Whatever the reset. An offset of the present id, or where either id is unknown, counts as it is."""
+    bench = Bench(reset=reset)
+    bench.ids.reported = {} if now is None else {"t": now}
+    bench.consumer.stored, bench.consumer.beginnings = {0: 7, 1: 7}, {0: 0}
+    bench.consumer.metadata = text = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
+    bench.assign(0, 1)
+    first, second = (one._replace(epoch=0) for one in bench.reported.assignments)
+    old = Assignment(*P0, 0, 7, False, None, text, now)
+    void = Assignment(*P0, 0, None, False, None, text, now, void=7, beginning=0)
+    assert first == (void if now == NEW_ID else old)
     # The metadata are of partition 0 and say nothing of partition 1.
-    assert starts[P1] == Assignment(*P1, 0, 7, False, None, source.metadata, NEW_ID)
-
-
-@pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
-def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
-    """An offset committed under the topic's present id, or where that id is unknown, is the start."""
-    source = FakeOffsets([7], [9])
-    source.metadata = offset_map.write_map(P0, 7, [], None, topic_id=OLD_ID)
-    starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
-    assert starts[P0] == Assignment(*P0, 0, 7, False, None, source.metadata, ids.get("t"))
+    assert second == Assignment(*P1, 0, 7, False, None, text, now)
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:
-    """Where offsets of a partition go back or repeat, a new chunk begins, so that offsets within each chunk rise, also
-    where another partition's records stand between; rising records of one partition stay together."""
+    """Or repeat, also behind another partition's records: offsets rise within a chunk."""
     taken = Taken()
     taken.add([message(one) for one in (8, 9, 0, 1, 1, 5)], 100)
     chunks = taken.chunks({("t", 0): 3}.get)
@@ -97,8 +92,7 @@ def test_a_partition_restarted_begins_under_a_new_epoch(strategy: str) -> None:
 
 
 def test_a_refused_seek_is_tried_again(clock: Clock) -> None:
-    """A seek that fails because the new leader is unknown is reported, and tried again after a while, not with each
-    fetch. A request for another epoch, or a partition that is not held, is ignored."""
+    """It is reported, and tried after a while; a request for another epoch or partition is ignored."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.reported.assignments[0].epoch
@@ -123,8 +117,7 @@ def test_a_refused_seek_is_tried_again(clock: Clock) -> None:
 
 
 def test_a_partition_revoked_before_its_seek_is_not_restarted(clock: Clock) -> None:
-    """A partition revoked before its seek succeeded is not read anew. The listener's positions are committed
-    unchanged, since it holds nothing of the earlier topic any more (`test_topic_ids`)."""
+    """The listener's positions are committed as they are: it holds nothing of the earlier topic."""
     bench = Bench()
     bench.assign(0, 1)
     epoch = bench.reported.assignments[0].epoch
@@ -143,8 +136,7 @@ def test_a_partition_revoked_before_its_seek_is_not_restarted(clock: Clock) -> N
 
 
 def test_topic_ids_are_reported_while_paused_too(clock: Clock) -> None:
-    """Topic ids are reported with each look at the ends, also while paused; offsets that go back hurry the next
-    query."""
+    """With each look at the ends; offsets that go back hurry the next question."""
     bench = Bench()
     bench.ids.reported = {"t": OLD_ID}
     bench.assign(0)
@@ -163,8 +155,7 @@ def test_topic_ids_are_reported_while_paused_too(clock: Clock) -> None:
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["with its topic", "with the cluster"])
 def test_a_group_whose_offsets_are_gone_is_no_new_group(forgotten: bool) -> None:
-    """Under ``latest`` a partition whose offset was deleted with its topic is read from the beginning of the new topic;
-    so is all where the brokers forgot the group, of the cluster that replaced the old one."""
+    """Under ``latest`` all is read from the beginning where they went with the topic, or with the cluster."""
     bench = Bench(reset="latest", settings={"group.protocol": "consumer"} if forgotten else None)
     bench.consumer.stored = {0: 5}
     bench.assign(0)
@@ -214,8 +205,7 @@ def delete_and_make(kafka: Kafka, topic: str) -> None:
 
 @pytest.mark.real_kafka
 async def test_replays_of_a_topic_that_is_recreated(kafka: Kafka) -> None:
-    """A replay whose topic is created again while it reads fails with a clear error instead of reading on in the new
-    log. The plan of a named replay holds the topic's id from its first commit; for another id it is refused."""
+    """A replay fails instead of reading on in the new log; a named one is refused for another id."""
     topic, group = create_topic(kafka), unique("replay")
     produce(kafka, topic, [b"old"] * 10)
 
@@ -260,8 +250,7 @@ def many_headers(offset: int) -> Message:
 
 
 def test_records_kept_back_are_dropped_when_their_topic_is_created_again() -> None:
-    """Records with many headers are returned a few at a time; those kept back are dropped when their topic is
-    read anew."""
+    """Records with many headers come a few at a time; those kept back are of the old topic."""
     bench = Bench()
     bench.ids.reported = {"t": OLD_ID}
     bench.assign(0)
@@ -274,8 +263,7 @@ def test_records_kept_back_are_dropped_when_their_topic_is_created_again() -> No
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
 def test_records_kept_back_are_dropped_with_their_assignment(strategy: str) -> None:
-    """Records kept back are dropped with their assignment: after the next one reading starts from the group's
-    offset."""
+    """After the next one, reading starts at the group's offset."""
     bench = Bench(strategy=strategy)
     bench.assign(0)
     assert offsets(bench.fetch(brings(*map(many_headers, range(12))))) == [0, 1]
@@ -292,8 +280,7 @@ _TURNS = 7
 
 @pytest.mark.real_kafka  # the embedded broker does not wait for a minimum of bytes
 async def test_a_sought_partition_is_read_as_soon_as_when_brokers_did_not_wait(kafka: Kafka) -> None:
-    """A record that comes alone after a seek waits for the fetch that is under way, and then again: both together
-    are at most what the first wait alone was. The second longest of some turns counts."""
+    """It waits for the fetch under way, then again: at most what one wait was. The second longest counts."""
     topic = create_topic(kafka, 2)
     produce(kafka, topic, [b"alone"])
     async with Member(kafka, [topic], unique("group")) as member:

@@ -4,22 +4,20 @@ ends if none comes."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaException
 
 from consumer.engine.model import TopicPartition
-from tests.adapters.kafka.bounded_reading import delete_before
-from tests.adapters.kafka.member.scripted_member import Bench, brings, message, taken
-from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, produce, unique
-
-TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+from tests.adapters.kafka.bounded_reading import TEN, delete_before
+from tests.adapters.kafka.member.scripted_member import Bench, Clock, brings, message, taken
+from tests.support.kafka.harness import Kafka, Member, commit, produce, unique
 
 
 def test_where_the_log_begins_is_searched_at_gaps_alone() -> None:
-    """The log's beginning is looked up at gaps alone: before or within fetched records, but not at the first
-    read from the beginning."""
+    """Before or within fetched records, but not at the first read from the beginning."""
     bench = Bench()
     bench.consumer.cached_begin = 4
     bench.consumer.stored = {1: 2}
@@ -30,10 +28,8 @@ def test_where_the_log_begins_is_searched_at_gaps_alone() -> None:
     assert [one.log_start for one in bench.fetch(brings(message(9, partition=1)))] == [4]
 
 
-def test_where_the_log_began_is_kept_from_the_assignment() -> None:
-    """A partition that is read from its beginning is assigned with where that is: the first record that comes from
-    another place, and only that, is handed out with where the log begins now. A beginning that cannot be had now
-    keeps no partition from its start."""
+def test_where_the_log_began_is_kept_from_the_assignment(clock: Clock) -> None:
+    """A first record from elsewhere, and only that, says where the log begins now; unknown keeps no start."""
     bench = Bench()
     bench.consumer.cached_begin, bench.consumer.beginnings = 9, {0: 4, 1: 9}
     bench.assign(0, 1)
@@ -49,16 +45,14 @@ def test_where_the_log_began_is_kept_from_the_assignment() -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_what_is_removed_before_a_first_read_is_reported(
-    kafka: Kafka, topic: Callable[..., str], protocol: str
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Records that are removed after a partition without an offset was assigned, and before anything of it was read,
-    are told with the first record: the assignment says where the log began, the chunk where it begins now."""
+    """The assignment says where the log began, the first chunk where it begins now."""
     name = topic()
     produce(kafka, name, TEN * 3)
     delete_before(kafka, name, 5)
-    async with Member(kafka, [name], unique("group"), config=PROTOCOLS[protocol]) as member:
+    async with Member(kafka, [name], unique("group"), config=protocol) as member:
         member.room = 0
         await member.until(lambda: bool(member.assignments), "the assignment")
         await member.until(lambda: member.source._joined()._held.full, "the pause")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
 
 import pytest
-from confluent_kafka import Producer
 
+from consumer.adapters.kafka import source
 from consumer.adapters.kafka.commits import commit_done
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
@@ -39,8 +38,7 @@ async def test_fetches_original_bytes_in_order(each_kafka: Kafka) -> None:
 
 
 async def test_what_is_committed(each_kafka: Kafka) -> None:
-    """Fetching and leaving commit nothing by themselves. A commit stores the leader epoch of the records beside the
-    offset, and so does leaving with positions. The next member starts there, and its assignment says so."""
+    """Nothing by itself; a commit, and leaving, store leader epoch and offset, where the next member starts."""
     topic, group = create_topic(each_kafka), unique("group")
     name = TopicPartition(topic, 0)
     produce(each_kafka, topic, numbered(10))
@@ -64,8 +62,7 @@ async def test_what_is_committed(each_kafka: Kafka) -> None:
 
 
 async def test_no_room_pauses_and_polls_on(each_kafka: Kafka) -> None:
-    """With room 0 no record comes and the member stays in the group for longer than its session; then all
-    records come."""
+    """Without room no record comes, and the member stays longer than its session; then all come."""
     topic, group = create_topic(each_kafka), unique("group")
     member = Member(
         each_kafka, [topic], group, config={"session.timeout.ms": 1000, "heartbeat.interval.ms": 300}
@@ -84,9 +81,7 @@ async def test_no_room_pauses_and_polls_on(each_kafka: Kafka) -> None:
 
 
 async def test_pauses_and_cancelled_fetches_neither_lose_nor_double(each_kafka: Kafka) -> None:
-    """While fetches alternate between some room and none, each record comes once and in order; what a cancelled fetch
-    had consumed comes with the next one. A chunk holds rising offsets of one partition; no fetch brings more records
-    than there is room for."""
+    """Each record comes once, in order, within the room; what a cancelled fetch had consumed comes next."""
     topic = create_topic(each_kafka, 2)
     for partition in (0, 1):
         produce(each_kafka, topic, numbered(200), partition=partition)
@@ -132,13 +127,13 @@ async def test_end_offsets_are_known_while_paused(each_kafka: Kafka) -> None:
     assert len(member.records) == 5
 
 
-async def test_commits_in_flight_and_of_partitions_not_held(each_kafka: Kafka) -> None:
-    """Several commits in flight are each answered, while records keep coming. A position of a partition that is not
-    assigned is omitted and reported as failed; the others are committed. Without fetches a commit gets no answer, and
-    fails within its time limit."""
+async def test_commits_in_flight_and_of_partitions_not_held(
+    each_kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered while records come; what is not held is left out; without fetches it times out."""
     topic, other, group = create_topic(each_kafka), create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, numbered(5))
-    async with Member(each_kafka, [topic], group, commit_timeout=5.0) as member:
+    async with Member(each_kafka, [topic], group) as member:
         await member.until(lambda: len(member.records) == 5)
         ours, foreign = Position(topic, 0, 2, 0), Position(other, 0, 9, 0)
         assert await member.source.commit([ours, foreign]) == commit_done((ours,), "_ASSIGNMENT_LOST")
@@ -150,15 +145,14 @@ async def test_commits_in_flight_and_of_partitions_not_held(each_kafka: Kafka) -
         assert [result.failure for result in results] == [None] * 4
         assert committed(each_kafka, group, topic).offset == 5
         await member.halt()
-        member.source._commit_timeout = 0.3
+        monkeypatch.setattr(source, "_COMMIT_TIMEOUT", 0.3)
         assert await member.commit() == commit_done((), "_TIMED_OUT")
     assert committed(each_kafka, group, other).offset < 0
 
 
 @pytest.mark.real_kafka
 async def test_pattern_matches_neither_dead_letters_nor_what_is_kafka_s_own(kafka: Kafka) -> None:
-    """A pattern omits the dead-letter topics of the template, and the topics that Kafka keeps for itself, even if
-    it matches them. A topic named in full is read, even if its name looks like one of dead letters."""
+    """A topic that is named in full is read, whatever its name looks like."""
     prefix = unique("shop")
     orders = create_topic(kafka, name=f"{prefix}.orders")
     letters = create_topic(kafka, name=f"{prefix}.orders.dead-letters")
@@ -175,8 +169,7 @@ async def test_pattern_matches_neither_dead_letters_nor_what_is_kafka_s_own(kafk
 
 
 async def test_pattern_with_the_new_group_protocol_is_refused() -> None:
-    """A pattern is refused with KIP-848, where the broker matches it without exceptions: dead letters would be
-    read again."""
+    """With KIP-848 the broker matches it without exceptions: dead letters would be read again."""
 
     class Nobody:
         """A listener that is never called."""
@@ -189,8 +182,7 @@ async def test_pattern_with_the_new_group_protocol_is_refused() -> None:
 
 @pytest.mark.real_kafka
 async def test_what_does_not_pass_ends_the_run(kafka: Kafka) -> None:
-    """A configured topic that does not exist, or a wrong password, ends the run with an error of one line that names
-    the variables to change, and not the password."""
+    """A missing topic and a wrong password: one line that names the variables, and not the password."""
     missing = unique("nowhere")
     async with Member(kafka, [missing], unique("group")) as member:
         failure = await member.until_fails()
@@ -208,55 +200,6 @@ async def test_what_does_not_pass_ends_the_run(kafka: Kafka) -> None:
     assert "KAFKA_SASL_PASSWORD" in str(failure)
     assert "not-the-password" not in str(failure)
     assert "\n" not in str(failure)
-
-
-@pytest.mark.real_kafka
-async def test_transactions(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records of an aborted transaction are never read; offsets have gaps for them and for the markers. With a marker
-    and an aborted transaction after the last record, reading still counts as having reached the end."""
-    name = topic()
-    producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
-    producer.init_transactions(WITHIN)
-
-    def transaction(value: bytes, *, keep: bool) -> None:
-        producer.begin_transaction()
-        producer.produce(name, value, partition=0)
-        producer.flush(WITHIN)
-        (producer.commit_transaction if keep else producer.abort_transaction)(WITHIN)
-
-    transaction(b"aborted", keep=False)
-    transaction(b"kept", keep=True)
-    produce(kafka, name, [b"plain"])
-    transaction(b"aborted", keep=False)
-    async with Member(kafka, [name], unique("group")) as member:
-        async with asyncio.timeout(WITHIN):
-            while (await member.source.end_offsets()).reached.get(TopicPartition(name, 0)) != 7:
-                await asyncio.sleep(0.02)
-    assert [(record.offset, record.value) for record in member.records] == [(2, b"kept"), (4, b"plain")]
-
-
-@pytest.mark.real_kafka
-async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Of a compacted topic the remaining records come in order, with gaps in their offsets, and commits work."""
-    settings = {"segment_ms": "50", "min_cleanable_dirty_ratio": "0.01", "max_compaction_lag_ms": "100"}
-    name, group = topic(cleanup_policy="compact", **settings), unique("group")
-    for round_number in range(5):
-        produce(kafka, name, numbered(10, start=10 * round_number), key=b"same")
-
-    async def offsets_left() -> list[int]:
-        async with Member(kafka, [name], unique("look")) as member:
-            await member.until(lambda: bool(member.records) and member.records[-1].offset >= 49)
-            return [record.offset for record in member.records]
-
-    async with asyncio.timeout(WITHIN):
-        # The active segment is never compacted: new records make it roll.
-        while len(left := await offsets_left()) >= 50:
-            produce(kafka, name, [b"roll"], key=b"other")
-    assert left == sorted(left)
-    async with Member(kafka, [name], group) as member:
-        await member.until(lambda: bool(member.records) and member.records[-1].offset >= left[-1])
-        assert (await member.commit()).failure is None
-    assert committed(kafka, group, name).offset > left[-1]
 
 
 async def test_unreachable_broker_is_errors_not_the_end() -> None:

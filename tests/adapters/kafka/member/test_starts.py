@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any
 
 import confluent_kafka
 import pytest
-from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka import KafkaException
 
-from consumer.adapters.kafka.starts import PendingPartitions
-from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
+from tests.adapters.kafka.bounded_reading import TEN
+from tests.adapters.kafka.member.scripted_member import Bench
 from tests.support.kafka.harness import (
-    PROTOCOLS,
     Kafka,
     Member,
     add_partitions,
@@ -28,145 +25,42 @@ from tests.support.kafka.harness import (
     unique,
 )
 
-TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+END = 77
+"""Where each log of the fake ends."""
+LEADERLESS = KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE))
 
 
-class FakeOffsets:
-    """A cluster with one topic: each partition's committed offset (None without a commit) and its end."""
-
-    def __init__(self, offsets: list[int | None], ends: list[int]) -> None:
-        self.offsets = offsets
-        self.ends = ends
-        self.metadata = ""
-        """The metadata committed with each offset."""
-        self.error: confluent_kafka.KafkaError | None = None
-
-    def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """Behave like `confluent_kafka.Consumer.committed`."""
-        found = []
-        for one in partitions:
-            offset = self.offsets[one.partition]
-            metadata = "" if offset is None else self.metadata
-            found.append(
-                RawPartition(
-                    one.topic,
-                    one.partition,
-                    confluent_kafka.OFFSET_INVALID if offset is None else offset,
-                    metadata=metadata,
-                )
-            )
-        return found
-
-    def offsets_for_times(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """Behave like `confluent_kafka.Consumer.offsets_for_times` for the beginning; the logs begin at 0."""
-        return [RawPartition(one.topic, one.partition, 0) for one in partitions]
-
-    def get_watermark_offsets(
-        self, partition: RawPartition, timeout: float = -1, cached: bool = False
-    ) -> tuple[int, int]:
-        """Behave like `confluent_kafka.Consumer.get_watermark_offsets`."""
-        return 0, self.ends[partition.partition]
-
-
-class FoundStarts(NamedTuple):
-    """The starts that are known after one search, and why others are not (None: all are known)."""
-
-    starts: dict[TopicPartition, Assignment]
-    failure: confluent_kafka.KafkaException | None
-
-
-def starting(
-    name: TopicPartition, offset: int | None, *, commit: bool = False, leader_epoch: int | None = None
-) -> Assignment:
-    """Return the start of a partition that has no epoch yet."""
-    return Assignment(*name, 0, offset, commit, leader_epoch, beginning=0 if offset is None else None)
-
-
-def find_starts(
-    source: FakeOffsets,
-    partitions: list[TopicPartition],
-    reset: str,
-    timeout: float,
-    new: set[TopicPartition],
-    *,
-    has_other_offsets: bool = False,
-    ids: Mapping[str, str] = MappingProxyType({}),
-) -> FoundStarts:
-    """Return what is found for a group with the offsets of `source`, and of other topics if
-    `has_other_offsets`."""
-
-    def has_offsets(_: float) -> bool:
-        return has_other_offsets or any(offset is not None for offset in source.offsets)
-
-    return find_all_starts(source, partitions, reset, timeout, new, has_offsets, ids)
-
-
-def find_all_starts(
-    source: FakeOffsets,
-    partitions: list[TopicPartition],
-    reset: str,
-    timeout: float,
-    new: set[TopicPartition],
-    has_offsets: Callable[[float], bool],
-    ids: Mapping[str, str] = MappingProxyType({}),
-) -> FoundStarts:
-    """Return what is found; `new` is kept from one call to the next."""
-    pending = PendingPartitions(
-        cast(Any, source),
-        reset,
-        has_offsets=has_offsets,
-        topic_ids=lambda *_: ids,
-        whole=False,
-        timeout=timeout,
-        on_error=lambda *_: None,
-        new=new,
-    )
-    pending.add(partitions)
-    failure = None
-    try:
-        pending._find(partitions, time.monotonic() + timeout)
-    except confluent_kafka.KafkaException as error:
-        failure = error
-    return FoundStarts({name: one for name, one in pending.waiting.items() if one is not None}, failure)
-
-
-P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
-LEADERLESS = confluent_kafka.KafkaException(
-    confluent_kafka.KafkaError(confluent_kafka.KafkaError.LEADER_NOT_AVAILABLE)
-)
+def starts(bench: Bench, *partitions: int) -> list[tuple[int, int | None, bool]]:
+    """Assign partitions; return those of which the start is known then, with it, and whether it is to be committed."""
+    bench.assign(*partitions)
+    return [(one.partition, one.start, one.commit_start) for one in bench.reported.assignments]
 
 
 @pytest.mark.parametrize(
-    ("reset", "committed", "has_other_offsets", "expected"),
+    ("reset", "stored", "expected"),
     [
-        *((reset, [7, 0], False, [(7, False), (0, False)]) for reset in ("earliest", "latest", "error")),
-        ("earliest", [None, 3], False, [(None, False), (3, False)]),
-        ("latest", [None, None], False, [(9, True), (4, True)]),
-        ("latest", [None, 3], False, [(None, False), (3, False)]),
-        ("latest", [None], True, [(None, False)]),
+        *((reset, {0: 7, 1: 0}, [(7, False), (0, False)]) for reset in ("earliest", "latest", "error")),
+        ("earliest", {1: 3}, [(None, False), (3, False)]),
+        ("latest", {}, [(END, True), (END, True)]),
+        ("latest", {1: 3}, [(None, False), (3, False)]),
+        ("latest", {9: 1}, [(None, False), (None, False)]),
     ],
 )
 def test_the_rules_of_starts(
-    reset: str, committed: list[int | None], has_other_offsets: bool, expected: list[tuple[int | None, bool]]
+    reset: str, stored: dict[int, int], expected: list[tuple[int | None, bool]]
 ) -> None:
-    """A committed offset always wins. Without one, ``earliest`` starts at the beginning, and ``latest`` at the end,
-    which is to be committed at once: but at the beginning if the group has any other commit, also of other topics."""
-    names = [P0, P1][: len(committed)]
-    found = find_starts(
-        FakeOffsets(committed, [9, 4]), names, reset, 1, set(), has_other_offsets=has_other_offsets
-    )
-    starts = [starting(name, at, commit=again) for name, (at, again) in zip(names, expected, strict=True)]
-    assert found == (dict(zip(names, starts, strict=True)), None)
+    """A committed offset wins; without one, ``latest`` skips records only if the group has no offset at all."""
+    bench = Bench(reset=reset)
+    bench.consumer.stored = stored
+    assert [start[1:] for start in starts(bench, 0, 1)] == expected
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
-    """The metadata come with the committed offset, whatever their text; without a commit they are empty. Metadata that
-    are not UTF-8, which confluent_kafka raises for when they are read, count as empty; offset and leader epoch are
-    used."""
-    source = FakeOffsets([7, None], [9, 9])
-    source.metadata = "pinstream:1:äö€"
-    starts = find_starts(source, [P0, P1], "earliest", 1, set()).starts
-    assert [starts[one].metadata for one in (P0, P1)] == ["pinstream:1:äö€", ""]
+    """Whatever its text; empty without a commit, or where it is no UTF-8, which the client notices when it is read."""
+    bench = Bench()
+    bench.consumer.stored, bench.consumer.metadata = {0: 7}, "pinstream:1:äö€"
+    bench.assign(0, 1)
+    assert [one.metadata for one in bench.reported.assignments] == ["pinstream:1:äö€", ""]
 
     class NotText:
         """A committed offset whose metadata are the byte 0xff."""
@@ -177,127 +71,51 @@ def test_the_metadata_comes_with_the_committed_offset() -> None:
         def metadata(self) -> str:
             return b"\xff".decode()
 
-    source = FakeOffsets([7], [9])
-    source.committed = lambda partitions, timeout=-1: [NotText()]  # type: ignore[method-assign,list-item]
-    found = find_starts(source, [P0], "latest", 1, set())
-    assert found == ({P0: starting(P0, 7, leader_epoch=3)}, None)
+    bench = Bench(reset="latest")
+    bench.consumer.committed = lambda partitions, timeout=-1: [NotText()]  # type: ignore[method-assign,list-item]
+    bench.assign(0)
+    [found] = bench.reported.assignments
+    assert (found.start, found.leader_epoch, found.metadata) == (7, 3, "")
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
-    """Under ``error`` a partition without a commit is refused, by a message that names it and counts the
-    others; none starts."""
-    found = find_starts(FakeOffsets([None, 3, None, None], [9] * 4), [P0, P1, P2, P3], "error", 1, set())
-    assert found.starts == {}
-    assert code_of(found) == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
-    assert "no committed offset of t[0] and 2 more" in str(found.failure)
+    """Under ``error`` a partition without a commit is named, and the others are counted; none starts."""
+    bench = Bench(reset="error")
+    bench.consumer.stored = {1: 3}
+    with pytest.raises(KafkaError, match=r"no committed offset of t\[0\] and 2 more"):
+        bench.assign(0, 1, 2, 3)
+    assert bench.reported.assignments == []
 
 
-def code_of(found: FoundStarts) -> int:
-    """Return the error code of a search that failed."""
-    assert found.failure is not None
-    return int(found.failure.args[0].code())
+@pytest.mark.parametrize("reset", ["latest", "earliest"])
+def test_the_group_is_asked_for_only_where_that_decides(reset: str) -> None:
+    """Only under ``latest``, for partitions without a commit; they wait if the question fails."""
 
-
-def test_the_group_is_asked_for_only_where_that_decides() -> None:
-    """The group's commits are queried only under ``latest`` for a partition without one; if that fails the
-    partition waits."""
-
-    def unasked(_: float) -> bool:
-        raise AssertionError("asked for the group")
-
-    def unreported(_: float) -> bool:
+    def unanswered(_: float) -> bool:
         raise LEADERLESS
 
-    source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
-    for reset in ("latest", "earliest"):
-        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
-        assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
-    assert find_all_starts(source, [P0], "latest", 1, new, unreported) == (
-        {},
-        LEADERLESS,
-    )
-    assert new == set()
-
-
-def test_a_partition_without_a_leader_does_not_delay_others() -> None:
-    """A partition without a leader, or a topic that was deleted, does not delay the starts of the others."""
-
-    class Partly(FakeOffsets):
-        """A cluster without commits where partition 1 has no leader and the topic `gone` was deleted."""
-
-        def get_watermark_offsets(
-            self, partition: RawPartition, timeout: float = -1, cached: bool = False
-        ) -> tuple[int, int]:
-            if partition.topic == "gone":
-                raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(3))
-            if partition.partition == 1:
-                raise LEADERLESS
-            return super().get_watermark_offsets(partition, timeout, cached)
-
-    gone = TopicPartition("gone", 0)
-    found = find_starts(Partly([None] * 3, [9, 4, 5]), [gone, P1, P0, P2], "latest", 1, set())
-    assert found.starts == {P0: starting(P0, 9, commit=True), P2: starting(P2, 5, commit=True)}
-    assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
-
-
-def test_a_partition_that_was_new_at_its_first_query_stays_new() -> None:
-    """Under ``latest`` partition 1, found new but without a leader, starts at its end even after partition 0
-    has committed; a partition that comes later is judged by the commits of that time."""
-    source, new = FakeOffsets([None] * 3, [9, 4, 5]), set[TopicPartition]()
-    find_starts(source, [P0, P1], "latest", 1, new)
-    assert new == {P0, P1}
-    source.offsets[0] = 9
-    found = find_starts(source, [P1, P2], "latest", 1, new)
-    assert found.starts == {P1: starting(P1, 4, commit=True), P2: starting(P2, None)}
-    assert new == {P0, P1}
-
-
-def test_all_questions_share_one_time_limit() -> None:
-    """All queries share one time limit: one that hangs takes the time of those after it, and no more."""
-    asked: list[float] = []
-
-    class Hanging(FakeOffsets):
-        """A cluster where each query for an end takes its whole time limit and fails for want of a leader."""
-
-        def get_watermark_offsets(
-            self, partition: RawPartition, timeout: float = -1, cached: bool = False
-        ) -> tuple[int, int]:
-            asked.append(timeout)
-            until = time.monotonic() + timeout
-            while time.monotonic() < until:
-                pass
-            raise LEADERLESS
-
-    found = find_starts(Hanging([None] * 3, [9] * 3), [P0, P1, P2], "latest", 0.05, set())
-    assert found.starts == {}
-    assert len(asked) == 1
-    assert 0 < asked[0] <= 0.05
+    bench = Bench(reset=reset)
+    bench.member._pending.has_offsets = unanswered
+    bench.consumer.stored = {1: 3}
+    assert starts(bench, 0, 1) == [(0, None, False), (1, 3, False)]
+    bench = Bench(reset=reset)
+    bench.member._pending.has_offsets = unanswered
+    assert starts(bench, 0) == ([] if reset == "latest" else [(0, None, False)])
+    assert bench.member._pending.new == set()
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_unknown_is_not_taken_for_none(reset: str) -> None:
     """A partition whose committed offset the broker does not return gets no start; another one does."""
-
-    class Failing(FakeOffsets):
-        """A cluster whose coordinator does not return the offset of partition 0."""
-
-        def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-            unstable = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT)
-            return [
-                SimpleNamespace(offset=-1001, leader_epoch=None, error=unstable)  # type: ignore[misc]
-                if one.partition == 0
-                else super(Failing, self).committed([one])[0]
-                for one in partitions
-            ]
-
-    found = find_starts(Failing([None, 3], [9, 9]), [P0, P1], reset, 1, set())
-    assert found.starts == {P1: starting(P1, 3)}
-    assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
+    bench = Bench(reset=reset)
+    bench.consumer.stored = {1: 3}
+    bench.consumer.unstable = {0}
+    assert starts(bench, 0, 1) == [(1, 3, False)]
+    assert [code for code, _ in bench.reported.errors] == ["UNSTABLE_OFFSET_COMMIT"]
 
 
 async def test_where_groups_start(each_kafka: Kafka) -> None:
-    """Under ``earliest`` a new group reads all records from before. Under ``latest`` it starts at the end, reports so,
-    and has it to commit; a group with one commit reads its other partitions from the beginning."""
+    """A new group: at the beginning, or under ``latest`` at the end, which it commits; else at the beginning."""
     name, group = create_topic(each_kafka, 2), unique("group")
     place = TopicPartition(name, 0)
     for partition in (0, 1):
@@ -320,14 +138,12 @@ FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_latest_reads_a_topic_that_is_added_from_the_beginning(
-    kafka: Kafka, topic: Callable[..., str], protocol: str
+    kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Under ``latest`` a group that has offsets of other topics, also of one that it no longer reads, reads a
-    new topic whole."""
+    """If the group has offsets of any topic, also of one that it no longer reads."""
     old, added, instead, group = topic(), topic(), topic(), unique("group")
-    settings = PROTOCOLS[protocol]
+    settings = protocol
     produce(kafka, old, TEN)
     async with Member(kafka, [old], group, offset_reset="latest", config=settings) as member:
         await member.until(lambda: TopicPartition(old, 0) in member.held)
@@ -348,8 +164,7 @@ def _has_read(member: Member, values: list[bytes | None]) -> bool:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strategy: str) -> None:
-    """Under ``latest`` a running group reads new topics of its pattern and new partitions whole, once topics
-    are looked up again (topic.metadata.refresh.interval.ms, 30 s by default)."""
+    """New topics of a pattern and new partitions, once topics are looked up (here every 0.5 s)."""
     prefix, group = unique("family"), unique("group")
     first = create_topic(kafka, name=f"{prefix}.one")
     settings = {"partition.assignment.strategy": strategy, "topic.metadata.refresh.interval.ms": 500}
@@ -370,8 +185,7 @@ async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strate
 
 @pytest.mark.real_kafka
 async def test_an_offset_that_cannot_be_used(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """A committed offset outside the log leads to its beginning, also under ``latest``. Under ``error`` it ends the run
-    with a message on what to do, as does a partition without one; nothing is committed."""
+    """Outside of the log it is the beginning; under ``error``, as without one, the run ends without a commit."""
     name = topic()
     produce(kafka, name, TEN)
     for reset, offset in (("latest", 999), ("earliest", 999), ("error", 999), ("error", None)):

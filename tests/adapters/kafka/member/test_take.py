@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -11,6 +10,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Message
 
 from consumer.adapters.kafka.chunks import MAX_FETCH_BYTES, MAX_RECORDS, Inbox
+from tests.adapters.kafka.member.scripted_member import Clock
 
 HEADER = 184
 GATHER = 0.12
@@ -32,8 +32,7 @@ class Queue:
 
 def inbox_of(queue: Queue | Arriving) -> Inbox:
     """Return an inbox that takes from `queue`."""
-    clock = queue.clock if isinstance(queue, Arriving) else time.monotonic
-    return Inbox(cast(Consumer, queue), gather=GATHER, clock=clock)
+    return Inbox(cast(Consumer, queue), gather=GATHER)
 
 
 def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Message:
@@ -67,27 +66,28 @@ def test_a_fetch_ends_with_a_slice_that_is_not_full() -> None:
 class Arriving:
     """A client whose records arrive at set times, with a clock that a wait moves at once."""
 
-    def __init__(self, *times: float) -> None:
+    def __init__(self, clock: Clock, *times: float) -> None:
         self._times = deque(times)
-        self.now = 0.0
+        self._clock = clock
+        clock.now = 0.0
 
-    def clock(self) -> float:
-        return self.now
+    @property
+    def now(self) -> float:
+        return self._clock.now
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         until, found = self.now + timeout, list[Message]()
         while self._times and len(found) < num_messages and self._times[0] <= until:
-            self.now = max(self.now, self._times.popleft())
+            self._clock.now = max(self.now, self._times.popleft())
             found.append(message(len(self._times), b"v"))
         if len(found) < num_messages:
-            self.now = until
+            self._clock.now = until
         return found
 
 
-def test_records_that_come_one_by_one_are_gathered() -> None:
-    """The first record comes at once, and those that follow come about seven times a second, however small the parts
-    are in which brokers send them. They say how long the first of them has waited."""
-    queue = Arriving(*(1 + at / 100 for at in range(100)))
+def test_records_that_come_one_by_one_are_gathered(clock: Clock) -> None:
+    """The first at once, the others seven times a second; they say how long the first of them has waited."""
+    queue = Arriving(clock, *(1 + at / 100 for at in range(100)))
     inbox = inbox_of(queue)
     taken = []
     while len((found := inbox.take(1000, 2.0)).messages):
@@ -96,47 +96,44 @@ def test_records_that_come_one_by_one_are_gathered() -> None:
     assert len(taken) == 9
 
 
-def test_what_is_gathered_ends_with_an_answer() -> None:
+def test_what_is_gathered_ends_with_an_answer(clock: Clock) -> None:
     """The records of the last answer do not wait, and all parts of an answer come together."""
-    queue = Arriving(0.1, 0.15, 0.2, 0.25, 0.2505, 0.251, 0.3)
+    queue = Arriving(clock, 0.1, 0.15, 0.2, 0.25, 0.2505, 0.251, 0.3)
     inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 1
     assert len(inbox.take(1000, 2.0).messages) == 5
     assert queue.now == pytest.approx(0.252)
 
 
-def test_a_record_that_comes_alone_does_not_wait() -> None:
-    """A record that comes long after the last one is returned without a wait, also just after a fetch that brought
-    none."""
-    queue = Arriving(0.1, 0.3, 1.11, 1.12)
+def test_a_record_that_comes_alone_does_not_wait(clock: Clock) -> None:
+    """Nor just after a fetch that brought none."""
+    queue = Arriving(clock, 0.1, 0.3, 1.11, 1.12)
     inbox = inbox_of(queue)
     assert [len(inbox.take(1000, 0.8).messages) for _ in range(4)] == [1, 1, 0, 1]
     assert queue.now == 1.11
 
 
-def test_records_that_fill_the_room_do_not_wait() -> None:
-    """Records that fill the room are returned at once, also while others are gathered and after a fetch that
-    left some."""
-    queue = Arriving(*[0.1] * 300, 0.101, *[0.102] * 700)
+def test_records_that_fill_the_room_do_not_wait(clock: Clock) -> None:
+    """Also while others are gathered, and after a fetch that left some."""
+    queue = Arriving(clock, *[0.1] * 300, 0.101, *[0.102] * 700)
     inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 300
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
     assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
 
 
-def test_nothing_waits_long_for_a_fetch_that_gathers() -> None:
+def test_nothing_waits_long_for_a_fetch_that_gathers(clock: Clock) -> None:
     """A commit, or a partition that can be read, ends a fetch that gathers."""
-    queue = Arriving(0.1, 0.11, 0.15, 0.16, 0.18)
+    queue = Arriving(clock, 0.1, 0.11, 0.15, 0.16, 0.18)
     inbox = inbox_of(queue)
     assert len(inbox.take(1000, 2.0).messages) == 1
     assert len(inbox.take(1000, 2.0, lambda: queue.now >= 0.12, 0.05).messages) == 3
     assert queue.now == pytest.approx(0.16)
 
 
-def test_records_for_a_whole_call_do_not_wait() -> None:
-    """A fetch that gathers ends with as many records as a call takes, and the next one gathers from then on; without a
-    wait it takes twice as many."""
-    queue = Arriving(0.1, *(0.11 + at / 10_000 for at in range(1_500)), *[1.0] * 3_000)
+def test_records_for_a_whole_call_do_not_wait(clock: Clock) -> None:
+    """What gathers ends with as many as a call takes; without a wait twice as many are taken."""
+    queue = Arriving(clock, 0.1, *(0.11 + at / 10_000 for at in range(1_500)), *[1.0] * 3_000)
     inbox = inbox_of(queue)
     assert len(inbox.take(2000, 2.0).messages) == 1
     taken = [(len(inbox.take(2000, 2.0).messages), round(queue.now, 4)) for _ in range(3)]
@@ -174,8 +171,7 @@ def test_records_kept_back_come_next_and_in_order() -> None:
 
 
 def test_without_room_records_kept_back_stay() -> None:
-    """Without room, records kept back stay, and with none kept back one is taken all the same, since it may be
-    an error."""
+    """With none kept back one is taken all the same: it may be an error."""
     queue = Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5)))
     inbox = inbox_of(queue)
     assert [one.offset() for one in inbox.take(0, 0.5).messages] == [0]
@@ -191,8 +187,7 @@ def test_without_room_records_kept_back_stay() -> None:
 
 @pytest.mark.parametrize("end", [lambda inbox: inbox.keep(()), lambda inbox: inbox.keep({("t", 1): 7})])
 def test_records_kept_back_end_with_their_assignment(end: Callable[[Inbox], None]) -> None:
-    """Records kept back are dropped when their assignment ends or their partition is read from another place,
-    since they would come twice or out of order."""
+    """And when their partition is read from elsewhere: they would come twice, or out of order."""
     inbox = inbox_of(Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5))))
     assert [one.offset() for one in inbox.take(9, 0.5).messages] == [0, 1]
     assert inbox.first_offsets() == {("t", 0): 2}
@@ -211,8 +206,7 @@ def test_a_slice_that_meets_large_records_is_the_last() -> None:
 
 
 def test_errors_and_records_of_partitions_not_held_are_kept_apart() -> None:
-    """An error in the middle of a fetch goes to `errors`; the records around it come in one chunk, in order. Records of
-    partitions that are not held are dropped."""
+    """An error parts no chunk; records of partitions that are not held are dropped."""
     error = Message(topic="t", partition=0, error=KafkaError(KafkaError._TRANSPORT))
     taken = inbox_of(Queue(message(1, b"v"), error, message(2, b"v"))).take(1000, 0.5)
     [chunk] = taken.chunks({("t", 0): 1}.get)
@@ -222,8 +216,7 @@ def test_errors_and_records_of_partitions_not_held_are_kept_apart() -> None:
 
 
 def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
-    """Records after a damaged batch are dropped, but count into the bound, since they take memory until the
-    fetch ends."""
+    """It is dropped, but takes memory until the fetch ends."""
     error = KafkaError(KafkaError._BAD_MSG, "failed CRC32C check")
     damaged = Message("t", 0, 0, None, None, None, error, (0, -1), 0.0, -1)
     queue = Queue(damaged, *(message(offset, b"v" * 1_000_000) for offset in range(1000)))

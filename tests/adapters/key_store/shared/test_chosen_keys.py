@@ -15,8 +15,7 @@ def column(numbers: range) -> bytes:
 
 
 async def test_keys_that_share_their_first_bits_fill_no_set(redis: RedisServer) -> None:
-    """They are found by look-ups, claims and second confirmations within the window and not after it, and no set has
-    more than a few dozen of them; nothing of them is left when they are out of the window."""
+    """They are found within the window only, no set has more than a few dozen, and none stays behind."""
     at, count = LONG_AGO, 20_000
     async with used(redis) as one:
         store, everything = one.store, column(range(count))
@@ -46,8 +45,7 @@ async def test_each_layout_has_a_secret_of_its_own(redis: RedisServer) -> None:
 
 
 async def test_after_a_loss_all_members_use_the_secret_made_since(redis: RedisServer) -> None:
-    """The server reads the secret for each call. When it has lost everything, the next call makes a layout, and what
-    one member then confirms the other finds, also one that had known the former layout."""
+    """The server reads it for each call, also for a member that had known the former layout."""
     async with used(redis, "lost") as (one, server, names), used(redis, "lost") as (other, _, _):
         layout = server.get(f"{names}layout")
         await one.confirm(column(range(10)), NOON)

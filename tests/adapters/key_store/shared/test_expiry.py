@@ -19,8 +19,7 @@ def names(server: client.Redis, prefix: str) -> set[bytes]:
 
 
 async def test_nothing_that_was_delivered_expires_by_itself(redis: RedisServer) -> None:
-    """No set of delivered keys has a time to live, nor has a member's count of them: a server whose clock jumps
-    would forget all at once, and the missing count would be told as a loss."""
+    """No set of delivered keys has a time to live, nor has a member's count of them: a clock may jump."""
     async with used(redis) as (store, server, prefix):
         await store.confirm(keys(range(100)), NOON)
         found = names(server, prefix)
@@ -32,8 +31,7 @@ async def test_nothing_that_was_delivered_expires_by_itself(redis: RedisServer) 
 async def test_a_key_stays_while_it_is_in_the_window_by_a_member_s_time(
     redis: RedisServer, now: float
 ) -> None:
-    """Nothing is removed before a member's time says so, nor while it is not known (0), whatever the server's clock
-    says; and not by what is stored beside it, either."""
+    """Nor while that is not known (0), whatever the server's clock says and is stored beside it."""
     async with used(redis) as (store, _, _):
         await store.confirm(keys(range(100)), LONG_AGO)
         for n in range(10):
@@ -53,8 +51,7 @@ async def test_a_key_stays_while_it_is_in_the_window_by_the_server_s_clock(redis
 
 
 async def test_what_is_out_of_the_window_is_removed(redis: RedisServer) -> None:
-    """Once both say so, all keys that are too old are removed, whether or not something is stored beside them, a
-    thousand sets in each round of housekeeping; and no others."""
+    """Once both say so: all that is too old, a thousand sets in each round of housekeeping; and no others."""
     async with used(redis) as one:
         store = one.store
         await store.confirm(keys(range(30_000)), LONG_AGO)
@@ -68,8 +65,7 @@ async def test_what_is_out_of_the_window_is_removed(redis: RedisServer) -> None:
 
 
 async def test_memory_peaks_at_a_little_more_than_the_window(redis: RedisServer) -> None:
-    """While keys come evenly, those that are out of the window are removed by those that come: there are never a
-    quarter more than the window has, with hardly any housekeeping."""
+    """Keys that come evenly remove those that are too old: there are never a quarter more than the window has."""
     async with used(redis) as (store, server, prefix):
         maximum, each = 0, 400
         for turn in range(40):
@@ -82,8 +78,7 @@ async def test_memory_peaks_at_a_little_more_than_the_window(redis: RedisServer)
 
 
 async def test_the_numbers_of_a_member_that_ended_long_ago_are_removed(redis: RedisServer) -> None:
-    """When a member has not renewed its lease for a window, its numbers go, too; those of a member that goes on stay,
-    however far the time moves at once."""
+    """Those of a member that goes on stay, however far the time moves at once."""
     async with used(redis) as (store, server, prefix):
         async with member(f"{redis.url}?prefix={prefix.partition(':')[0]}") as other:
             await other.renew()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import pytest
 import redis as client
 from redis.crc import key_slot
 
+from consumer.adapters.key_store.shared.address import CONNECTIONS
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import NOON, RIGHTS, key, keys, member, until_answered, wait_for, works
+from tests.support.limits import LATE
 from tests.support.redis_server import RedisServer, redis_cluster, redis_server
 
 
@@ -60,8 +62,7 @@ SENTINEL_RIGHTS = "allchannels +sentinel|masters +client|setname"
 def ask_sentinels(
     stack: ExitStack, folder: Path, primary: RedisServer, secured: str, count: int = 3
 ) -> list[RedisServer]:
-    """Start Sentinels that watch `primary` as "shop"; `secured` are the lines of their files that say whom they
-    answer."""
+    """Start Sentinels that watch `primary` as "shop"; `secured`: the lines of their files that say whom they answer."""
     reported = f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop hush\n{secured}\n"
     return [
         stack.enter_context(redis_server(folder / f"sentinel-{n}", "--sentinel", configuration=reported))
@@ -84,8 +85,7 @@ def url_of(sentinels: list[RedisServer], user: str = "") -> str:
     ids=["open", "a password", "a user"],
 )
 async def test_sentinels_may_ask_for_the_same_password(tmp_path: Path, user: str, secured: str) -> None:
-    """Sentinels get the password only if they ask for it; the error for a wrong one says whether Sentinels
-    refuse it."""
+    """They get it only if they ask for it; the error for a wrong one says whether Sentinels refuse it."""
     word = {"": "--requirepass", "shop@": "--masterauth"}[user]
     acl = f"user shop on >hush {RIGHTS}\n" if user else ""
     with ExitStack() as stack:
@@ -108,8 +108,7 @@ async def test_sentinels_may_ask_for_the_same_password(tmp_path: Path, user: str
 async def test_sentinels_that_do_not_answer_leave_time_for_the_others(
     tmp_path: Path, word: str | None
 ) -> None:
-    """When two of three Sentinels stand still the third one is asked; when all do, or none knows the name, an
-    error says so."""
+    """Of three, two may stand still; when all do, or none knows the name, an error says so."""
     secured = ("--requirepass", word) if word else ()
     with ExitStack() as stack:
         primary = stack.enter_context(redis_server(tmp_path / "one", *secured))
@@ -119,10 +118,10 @@ async def test_sentinels_that_do_not_answer_leave_time_for_the_others(
                 await store.renew()
         sentinels[0].freeze()
         sentinels[1].freeze()
-        async with member(url_of(sentinels), word=word) as store:
+        async with member(url_of(sentinels), word=word, time_limit=3.0) as store:
             await works(store)
         sentinels[2].freeze()
-        async with member(url_of(sentinels), word=word) as store:
+        async with member(url_of(sentinels), word=word, time_limit=3.0) as store:
             with pytest.raises(KeyStoreError, match="has Sentinels that name no primary"):
                 await store.renew()
 
@@ -139,11 +138,7 @@ async def test_a_primary_with_too_few_replicas_is_reported(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("how", ["killed", "silent"])
 async def test_a_node_of_a_cluster_that_is_lost_is_replaced(tmp_path: Path, how: str) -> None:
-    """When a node is lost, members follow its replica by themselves, and continue when the node returns as a
-    replica.
-
-    A machine that is switched off does not even refuse connections: calls to it end by their time limit.
-    """
+    """Members follow its replica, also if calls to it end by their time limit only, and go on when it returns."""
     with redis_cluster(tmp_path, 3, replicas=1) as nodes:
         async with member(
             f"redis://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}?cluster=true"
@@ -168,32 +163,28 @@ async def test_a_node_of_a_cluster_that_is_lost_is_replaced(tmp_path: Path, how:
 
 
 async def test_in_a_cluster(cluster: list[RedisServer]) -> None:
-    """Keys are spread over all nodes of a cluster, any node leads to the others, and an error names the
-    cluster's address."""
+    """Keys are spread over all nodes, any node leads to the others, and an error names the cluster's address. More
+    calls at once than there are connections wait for one; renewals do not."""
     url = f"redis://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}?cluster=true"
     async with member(url) as store:
         await works(store)
         assert [bool(client.Redis(port=node.port).dbsize()) for node in cluster] == [True] * 3
         assert await store.review()
+        blocks = [keys(range(100 * n, 100 * n + 100)) for n in range(5, 25)]
+        claimed = await asyncio.gather(*(store.claim(one, NOON) for one in blocks))
+        assert all(one.found == bytes(100) for one in claimed)
+        turns = store._server._turns
+        async with AsyncExitStack() as all_are_taken, asyncio.timeout(LATE):
+            for _ in range(CONNECTIONS):
+                await all_are_taken.enter_async_context(turns)
+            assert (await store.renew()).session == 1
         cluster[2].kill()
         with pytest.raises(KeyStoreError, match=r"the shared key store redis://127\.0\.0\.1:\d+,127"):
             await store.renew()
 
 
-async def test_more_calls_at_once_than_connections_wait_their_turn(cluster: list[RedisServer]) -> None:
-    """When more blocks are claimed at once than there are connections, they wait for one; renewals do not."""
-    async with member(f"{cluster[0].url}?cluster=true") as store:
-        await until_answered(store.renew)
-        blocks = [keys(range(100 * n, 100 * n + 100)) for n in range(20)]
-        renewal = asyncio.create_task(store.renew())
-        claimed = await asyncio.gather(*(store.claim(one, NOON) for one in blocks))
-        assert all(one.found == bytes(100) for one in claimed)
-        assert (await renewal).session == 1
-
-
 async def test_while_a_cluster_moves_a_slot_calls_there_fail(cluster: list[RedisServer]) -> None:
-    """While a cluster moves a slot, look-ups and writes there fail, since its keys are on two nodes; afterwards
-    none is lost."""
+    """Its keys are on two nodes meanwhile; afterwards none is lost."""
     slot = key_slot(b"0")
     async with member(f"{cluster[0].url}?cluster=true") as store:
         await until_answered(store.renew)

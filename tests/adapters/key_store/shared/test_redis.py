@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis as client
 
-from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.shared.address import parse_address
 from consumer.adapters.key_store.shared.server import Unclear
 from consumer.adapters.key_store.shared.store import RedisKeyStore
@@ -27,11 +27,30 @@ from tests.adapters.key_store.helpers import (
     keys,
     member,
     until_answered,
+    used,
     works,
 )
 from tests.support.certificates import Authority
 from tests.support.kafka.broker import free_ports
 from tests.support.redis_server import RedisServer, redis_server
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://", "redis://user:secret@host:port", "redis://user:secret@one,two"),
+        *("redis://user:secret@host?colour=red", "rediss://user:secret@host/1?cluster=true"),
+        *("redis://user:secret@h?prefix=a{b}", "redis://user:secret@h:99999", "redis://user:secret@h/x"),
+        "redis://user:secret@h?cluster=maybe",
+        # What looks like an option may be the end of a password with a question mark.
+        *("redis://:so?secret=1@h", "redis://h?secret=1", "redis://h?prefix=a&secret"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(url: str) -> None:
+    """The error names the variable and where its forms are, and repeats no secret."""
+    with pytest.raises(SettingsError, match=r"PINSTREAM_KEY_STORE: .*docs/scaling.md") as refused:
+        parse_address(url)
+    assert "secret" not in str(refused.value)
 
 
 async def test_a_server_that_cannot_be_reached_is_an_error_of_one_line() -> None:
@@ -44,8 +63,7 @@ async def test_a_server_that_cannot_be_reached_is_an_error_of_one_line() -> None
 
 
 async def test_a_frozen_server_is_an_error_in_time_and_heals(tmp_path: Path) -> None:
-    """After a frozen server's time-out a new session begins, and late answers to the previous session do not
-    disturb it."""
+    """A new session begins after the time-out, and late answers to the previous one do not disturb it."""
     with redis_server(tmp_path) as server:
         async with member(server.url, time_limit=0.5) as store, member(server.url) as other:
             await store.renew()
@@ -62,33 +80,25 @@ async def test_a_frozen_server_is_an_error_in_time_and_heals(tmp_path: Path) -> 
             assert (await other.claim(keys([1, 2]), NOON)).found == b"\2\2"
 
 
-async def test_a_server_that_forgot_all_is_noticed(tmp_path: Path) -> None:
-    """When the server restarts without its data, the keys that it lost are counted and a new session begins."""
-    with redis_server(tmp_path) as server:
+@pytest.mark.parametrize(
+    ("arguments", "lost"), [((), 7), (("--appendonly", "yes", "--appendfsync", "always"), 0)]
+)
+async def test_a_server_that_is_killed_and_started_again(
+    tmp_path: Path, arguments: tuple[str, ...], lost: int
+) -> None:
+    """With an append-only file no key, claim or lease is lost; without it the keys are counted, a session begins."""
+    with redis_server(tmp_path, *arguments) as server:
         async with member(server.url) as store:
             await store.renew()
+            await store.claim(key(8), NOON)
             await store.confirm(keys(range(7)), NOON)
             server.kill()
             with pytest.raises(KeyStoreError, match="cannot be reached"):
                 await store.renew()
             server.start()
             await until_answered(store.renew)
-            assert store.statistics().lost == 7
-            assert (await store.renew()).session == 2
-
-
-async def test_a_server_with_an_append_only_file_forgets_nothing(tmp_path: Path) -> None:
-    """A server with an append-only file that is killed and restarted has lost no key, claim or lease."""
-    with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
-        async with member(server.url) as store:
-            await store.renew()
-            await store.claim(key(8), NOON)
-            await store.confirm(keys(range(7)), NOON)
-            server.kill()
-            server.start()
-            await until_answered(store.renew)
-            assert (await store.claim(keys([6, 8]), NOON)).found == b"\1\0"
-            assert store.statistics().lost == 0
+            assert store.statistics().lost == lost
+            assert (await store.claim(keys([6, 8]), NOON)) == ((b"\0\0", 2) if lost else (b"\1\0", 1))
 
 
 async def test_a_full_server_refuses_and_goes_on_when_it_has_room(tmp_path: Path) -> None:
@@ -119,36 +129,32 @@ async def test_a_replica_is_refused_by_name(tmp_path: Path) -> None:
 
 
 async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
-    """The rights listed in docs/scaling.md are enough for all calls, also where sets are made, joined and asked for
-    another's claim; a wrong password is an error of one clear line."""
+    """The rights in docs/scaling.md do for all calls; a wrong password is an error of one clear line."""
     assert f"user pinstream on >PASSWORD {RIGHTS}\n" in (REPOSITORY / "docs/scaling.md").read_text()
     with redis_server(tmp_path, configuration=f"user shop on >hush {RIGHTS}\nuser default off\n") as server:
         url = server.url.replace("//", "//shop@")
-        async with member(url, word="hush") as store:
+        async with member(url, word="hush") as store, member(url, word="hush") as other:
             await works(store)
             await store.review()
+            # Where sets are made and joined, and another's claim is asked for.
             await store.confirm(keys(range(100, 4_000)), NOON - 1e8)
             await store.expire(NOON)
             await store.confirm(keys(range(100)), NOON)
-            async with member(url, word="hush") as other:
-                await other.renew()
-                await other.claim(key(9_999), NOON)
-                assert await store.confirm(key(9_999), NOON) == b"\0"
-        async with member(url, word="wrong") as store:
-            with pytest.raises(KeyStoreError, match="refuses the user or the password") as refused:
-                await store.renew()
-            assert "wrong" not in str(refused.value)
-        async with member(server.url) as store:
-            with pytest.raises(KeyStoreError, match="refuses the user or the password"):
-                await store.renew()
+            await other.renew()
+            await other.claim(key(9_999), NOON)
+            assert await store.confirm(key(9_999), NOON) == b"\0"
+        for wrong, word in ((url, "wrong"), (server.url, None)):
+            async with member(wrong, word=word) as store:
+                with pytest.raises(KeyStoreError, match="refuses the user or the password") as refused:
+                    await store.renew()
+                assert "wrong" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("right", "named"), [("+evalsha", "evalsha"), ("+hmget", "docs/scaling.md"), ("~pinstream:*", "keys")]
 )
 async def test_a_missing_right_is_named(tmp_path: Path, right: str, named: str) -> None:
-    """An error names the missing right as far as the server says it, which it does not for a command within a
-    script."""
+    """As far as the server says it, which it does not for a command within a script."""
     user = f"user shop on >hush {RIGHTS.replace(right, '')}\nuser default off\n"
     with redis_server(tmp_path, configuration=user) as server:
         async with member(server.url.replace("//", "//shop:hush@")) as store:
@@ -184,48 +190,42 @@ async def test_over_tls(tmp_path: Path) -> None:
                 await store.renew()
 
 
-async def test_a_member_with_another_window_or_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
-    """A member with another window is refused whatever it asks, and changes nothing: with a shorter one it would remove
-    what the others need. An earlier version compares all of the layout with "2" and its slices of time, and refuses
-    too; the names that its housekeeping would remove are not used. No claim stays of what was confirmed or released."""
-    with redis_server(tmp_path) as server:
-        async with member(server.url) as store:
-            await works(store)
-            direct = client.Redis(port=server.port)
-            assert direct.hlen("pinstream:{0}:claims") == 0
-            assert direct.get("pinstream:{0}:layout").split()[:2] == [b"3", b"3600"]  # type: ignore[union-attr]  # synchronous
-            assert not direct.exists("pinstream:{0}:slices", "pinstream:{0}:removing")
-            before = direct.hgetall("pinstream:{0}:sets")
-            other = RedisKeyStore(parse_address(server.url), Window.of(60.0), lease=30.0)
-            for ask in (
-                other.renew,
-                other.members,
-                partial(other.expire, NOON + 3000),
-                partial(other.look_up, key(1), NOON),
-            ):
-                with pytest.raises(
-                    KeyStoreError, match=r"is used with another PINSTREAM_DEDUP_WINDOW: set the same"
-                ):
-                    await ask()
-            await other.close()
-            assert direct.hgetall("pinstream:{0}:sets") == before
-
-
 @pytest.mark.parametrize(
-    "layout", [b"2 1800", b"4 3600 12 34"], ids=["an earlier version", "a later version"]
+    ("layout", "says"),
+    [
+        (b"3 60 12 34", r"is used with another PINSTREAM_DEDUP_WINDOW: set the same"),
+        (b"2 1800", r"another version of pinstream.* \?prefix= .*upgrading\.md"),
+        (b"4 3600 12 34", r"another version of pinstream.* \?prefix= .*upgrading\.md"),
+    ],
+    ids=["another window", "an earlier version", "a later version"],
 )
-async def test_a_store_of_another_version_is_refused(tmp_path: Path, layout: bytes) -> None:
-    """What another version stored is left as it is, and the error says in one line to set another prefix."""
-    with redis_server(tmp_path) as server:
-        direct = client.Redis(port=server.port)
-        direct.set("pinstream:{0}:layout", layout)
-        async with member(server.url) as store:
-            for ask in (store.renew, partial(store.expire, NOON), partial(store.confirm, key(1), NOON)):
-                with pytest.raises(
-                    KeyStoreError, match=r"another version of pinstream.* \?prefix= .*upgrading\.md"
-                ):
-                    await ask()
-        assert direct.keys() == [b"pinstream:{0}:layout"]
+async def test_a_store_of_another_window_or_version_is_refused(
+    redis: RedisServer, layout: bytes, says: str
+) -> None:
+    """Whatever is asked, nothing is changed: with a shorter window a member would remove what others need."""
+    prefix = uuid4().hex
+    direct = client.Redis(port=redis.port)
+    direct.set(f"{prefix}:{{0}}:layout", layout)
+    async with member(f"{redis.url}?prefix={prefix}") as store:
+        for ask in (
+            store.renew,
+            store.members,
+            partial(store.expire, NOON + 3000),
+            partial(store.look_up, key(1), NOON),
+            partial(store.confirm, key(1), NOON),
+        ):
+            with pytest.raises(KeyStoreError, match=says):
+                await ask()
+    assert direct.keys(f"{prefix}:*") == [f"{prefix}:{{0}}:layout".encode()]
+
+
+async def test_what_a_member_leaves_in_the_store(redis: RedisServer) -> None:
+    """A layout that earlier versions refuse, no name that their housekeeping removes, and no claim that has ended."""
+    async with used(redis) as (store, direct, names):
+        await works(store)
+        assert direct.hlen(f"{names}claims") == 0
+        assert direct.get(f"{names}layout").split()[:2] == [b"3", b"3600"]  # type: ignore[union-attr]  # synchronous
+        assert not direct.exists(f"{names}slices", f"{names}removing")
 
 
 async def test_a_review_names_eviction_and_missing_persistence(tmp_path: Path) -> None:
@@ -242,8 +242,7 @@ async def test_a_review_names_eviction_and_missing_persistence(tmp_path: Path) -
 async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_that_it_ended(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claim that waited for a release without an answer fails: that release may be done later and would undo
-    the claim."""
+    """A release without an answer may be done later, and would undo the claim that waited for it."""
     async with member(f"{redis.url}?prefix=late") as store, member(f"{redis.url}?prefix=late") as other:
         await store.renew()
         await other.renew()
@@ -275,24 +274,23 @@ async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_th
 async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
     """An answer that makes no sense raises an error, and is never taken for a claim or a delivered key."""
     async with pretender(nonsense) as url, member(url, time_limit=0.2) as store:
-        store._name = "session"
-        for ask in (store.claim, store.confirm, store.look_up):
-            with pytest.raises(KeyStoreError):
-                await ask(key(1), NOON)
+        for ask in (
+            partial(store.claim, key(1), NOON),
+            partial(store.confirm, key(1), NOON),
+            partial(store.look_up, key(1), NOON),
+            partial(store.release, key(1)),
+            store.renew,
+            partial(store.acquire_permits, "shop", 1, 1, 1.0),
+            partial(store.expire, NOON),
+        ):
             store._name = "session"
-        with pytest.raises(KeyStoreError):
-            await store.release(key(1))
-        with pytest.raises(KeyStoreError):
-            await store.renew()
-        with pytest.raises(KeyStoreError):
-            await store.acquire_permits("shop", 1, 1, 1.0)
-        with pytest.raises(KeyStoreError):
-            await store.expire(NOON)
+            with pytest.raises(KeyStoreError):
+                await ask()
 
 
 async def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log() -> None:
     """When the server's error repeats the password, as some do with an unknown command's arguments, ours does not."""
-    answer = b"-ERR unknown command 'AUTH', with args beginning with: 'user' 'hush', or hush"
+    answer = b"-ERR hush: unknown command 'AUTH', with args beginning with: 'user' 'hush'"
     async with pretender(answer) as url, member(url.replace("//", "//user@"), word="hush") as store:
         with pytest.raises(KeyStoreError) as refused:
             await store.renew()
@@ -322,33 +320,9 @@ async def pretender(answer: bytes) -> AsyncIterator[str]:
         server.close()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://user:hush@h?prefix=a{b}",
-        "redis://user:hush@h:99999",
-        "redis://user:hush@h/x",
-        "redis://user:hush@h?cluster=maybe",
-        "redis://:so?hush=1@h",
-        "redis://h?hush=1",
-        "redis://h?prefix=a&hush",
-    ],
-)
-def test_a_wrong_url_says_what_is_wrong(url: str) -> None:
-    """The error for a wrong URL names the variable and repeats no password, also where what looks like an option may be
-    the end of one with a question mark."""
-    with pytest.raises(SettingsError, match="PINSTREAM_KEY_STORE") as refused:
-        parse_address(url)
-    assert "hush" not in str(refused.value)
-
-
-async def test_a_note_that_makes_no_sense_is_an_error(tmp_path: Path) -> None:
-    """A note that makes no sense raises an error at the next renewal and does not end the service."""
-    with redis_server(tmp_path) as server:
-        async with member(server.url) as store:
+async def test_a_note_that_makes_no_sense_is_an_error(redis: RedisServer) -> None:
+    """At the next renewal; it does not end the service."""
+    async with used(redis) as (store, direct, names):
+        direct.hset(f"{names}notes", "somewhere", f"{int(time.time() + 60) * 1000} x")
+        with pytest.raises(KeyStoreError):
             await store.renew()
-            client.Redis(port=server.port).hset(
-                "pinstream:{0}:notes", "somewhere", f"{int(time.time() + 60) * 1000} x"
-            )
-            with pytest.raises(KeyStoreError):
-                await store.renew()

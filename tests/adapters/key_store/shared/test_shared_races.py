@@ -68,8 +68,7 @@ class Driven:
 
 
 async def lose_an_answer(member: Driven, ask: Callable[[], Any], chance: random.Random) -> None:
-    """Make the connection break before the server does the call, before it answers, or let the server do the
-    call later."""
+    """Break the connection before the server does the call or before it answers, or let it do the call later."""
     store = member.store
     if isinstance(store, SharedMember):
         if chance.random() < 0.5:  # otherwise the connection breaks before the call
@@ -130,8 +129,7 @@ async def take_a_step(one: Driven, members: list[Driven], delivered: set[int], c
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_no_key_is_held_by_two_members_at_once(shop: Shop, seed: int) -> None:
-    """With lost answers, ended sessions and simultaneous releases and claims, each key has one holder, and none
-    indefinitely."""
+    """With lost answers, ended sessions and simultaneous calls, each key has one holder, and none indefinitely."""
     chance = random.Random(seed)
     members = [Driven(await shop.member()) for _ in range(MEMBERS)]
     delivered: set[int] = set()

@@ -67,14 +67,6 @@ def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bo
     assert not bounds or base < bounds[0] < bounds[-1] <= max(books) + 1
 
 
-@PROPERTY
-@given(BLOCKS)
-def test_packed_blocks_have_the_same_bounds(layout: list[list[tuple[int, bool]]]) -> None:
-    """Bounds are the same whether finished blocks are packed or not."""
-    base = -1
-    assert settled_bounds(tracked(layout, pack=True)[0], base) == settled_bounds(tracked(layout)[0], base)
-
-
 def test_a_gap_between_spans_belongs_to_the_run_before_it() -> None:
     """A gap between blocks belongs to the run before it: no record can come in it, so one run is enough for both."""
     blocks, _ = tracked([[(1, False), (1, True)], [(40, True), (1, False)], [(9, True)]])
@@ -196,6 +188,17 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
         expected = before if before is RecordStage.REWOUND else stage
         assert [block.stages[at] == expected for at in indexes] == [True] * len(indexes)
         assert all(block.stages[at] == before for at in {0, 1, 2, 3} - {*indexes})
+
+
+def test_rows_of_several_stages_move_together() -> None:
+    """Each row moves as the table says; a rewound one stays, and the answer says so."""
+    ledger = Books()
+    state = ledger.begin(TP, 1, 0, False)
+    block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, [Record(at, 0, None, b"v", ()) for at in range(3)]))
+    block.stages[:] = bytes([RecordStage.SCHEMA, RecordStage.CLOCK, RecordStage.REWOUND])
+    assert block.move(0, 2, RecordStage.ROOM)
+    assert not block.move(1, 3, RecordStage.FREED)
+    assert [*block.stages] == [RecordStage.ROOM, RecordStage.FREED, RecordStage.REWOUND]
 
 
 def test_no_record_of_an_ended_assignment_moves() -> None:

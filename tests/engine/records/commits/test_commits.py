@@ -16,7 +16,6 @@ from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
     Core,
-    bounds_of,
     event,
     event_ids,
     filtered,
@@ -113,56 +112,6 @@ def test_a_commit_checks_no_partition_that_has_not_changed(monkeypatch: pytest.M
     core.feed(m.TopicIds({TOPIC: TOPIC_ID}))
     core.advance(1.0)
     assert len(core.commit()) == 20
-
-
-def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
-    """Records settled behind an open one are committed in the map of the same offset, and so is each change."""
-    core = core_of()
-    core.fetch(event("a"), filtered(), filtered(), event("b"), filtered())
-    core.advance(1.0)
-    [position] = core.commit()
-    assert position.next_offset == 0
-    assert bounds_of(position) == [1, 3, 4, 5]
-    core.advance(5.0)
-    assert not core.has(m.Commit)
-    core.fetch(filtered())
-    core.advance(1.0)
-    [position] = core.commit()
-    assert bounds_of(position) == [1, 3, 4, 6]
-
-
-def test_a_failed_commit_is_due_again() -> None:
-    """A failed commit is reported and sent again."""
-    core = core_of()
-    core.fetch(filtered())
-    core.advance(1.0)
-    asked = core.take(m.Commit)
-    committed(core, [], "COORDINATOR_NOT_AVAILABLE")
-    [report] = core.reports("commit_failed")
-    assert report.fields["reason"] == "COORDINATOR_NOT_AVAILABLE"
-    assert core.statistics().counters.failures["commit"] == 1
-    core.advance(1.0)
-    assert core.commit() == asked.positions
-
-
-def test_a_broker_that_refuses_maps_gets_commits_without_them() -> None:
-    """After OFFSET_METADATA_TOO_LARGE the commit is repeated without a map, and no later commit has a map."""
-    core = core_of()
-    core.fetch(filtered(), event("a"), filtered())
-    core.advance(1.0)
-    asked = core.take(m.Commit)
-    assert asked.positions[0].metadata
-    committed(core, [], "OFFSET_METADATA_TOO_LARGE")
-    core.advance(1.0)
-    assert core.commit() == [Position(TOPIC, 0, 1, 7)]
-    core.fetch(event("b"), filtered())
-    core.advance(1.0)
-    assert not core.has(m.Commit)
-    core.lose(0)
-    core.assign(0, epoch=9, start=1)
-    core.fetch(filtered(), event("c"), filtered())
-    core.advance(1.0)
-    assert core.commit() == [Position(TOPIC, 0, 2, 7)]
 
 
 def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
@@ -339,41 +288,6 @@ def test_a_call_must_begin_before_an_absence_would_be_noticed() -> None:
     assert core.take(m.Send).start_deadline == core.now + AWAY
 
 
-def test_a_commit_that_was_sent_before_proves_nothing() -> None:
-    """A commit sent before the absence proves nothing, as its answer may be old; the next commit is sent at once."""
-    core = core_of()
-    core.fetch(filtered())
-    core.advance(1.0)
-    before = core.take(m.Commit)
-    queued(core, event("a"))
-    core.take(m.Send)
-    queued(core, event("b"))
-    core.take(m.Send)
-    is_away(core)
-    assert not core.has(m.Commit)
-    queued(core, event("c"))
-    assert begun(committed(core, before.positions)) == []
-    assert not core.has(m.Send)
-    assert len(begun(core.log)) == 2
-    after = core.take(m.Commit)
-    assert [event_ids(one) for one in sends(committed(core, after.positions))] == [["c"]]
-
-
-def test_a_proof_that_failed_is_tried_again() -> None:
-    """A failed proof is repeated until it succeeds."""
-    core = core_of()
-    queued(core, event("a"))
-    core.take(m.Send)
-    is_away(core)
-    queued(core, event("b"))
-    for _ in range(4):
-        core.take(m.Commit)
-        assert begun(committed(core, [], "REQUEST_TIMED_OUT")) == []
-        core.advance(1.0)
-    core.commit()
-    assert event_ids(core.take(m.Send)) == ["b"]
-
-
 def test_a_proof_of_one_partition_is_none_of_another() -> None:
     """While a partition with open records is unproven, no call begins at all: a call may hold events of several."""
     core = core_of(0, 1)
@@ -402,31 +316,6 @@ def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
     proven = [one for one in asked.positions if one.partition == 0]
     commands = committed(core, proven, "ILLEGAL_GENERATION")
     assert [event_ids(one) for one in sends(commands)] == [["a"]]
-
-
-def test_a_partition_that_was_lost_since_is_not_waited_for() -> None:
-    """When a partition turns out to be lost, its events are not sent; those of others are sent after their proof."""
-    core = core_of(0, 1)
-    for partition in (0, 1):
-        core.fetch(event(f"a{partition}"), partition=partition)
-    is_away(core)
-    core.look_up()
-    asked = core.take(m.Commit)
-    core.lose(0)
-    assert begun(core.log) == []
-    kept = [one for one in asked.positions if one.partition == 1]
-    commands = committed(core, kept, "_ASSIGNMENT_LOST")
-    assert [event_ids(one) for one in sends(commands)] == [["a1"]]
-
-
-def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:
-    """A revoke shows that the partition was ours until now: it commits without a proof and drops queued events."""
-    core = core_of()
-    core.fetch(filtered(), event("a"))
-    is_away(core)
-    core.look_up()
-    assert released(core.revoke(0)) == [Position(TOPIC, 0, 1, 7)]
-    assert begun(core.log) == []
 
 
 def test_a_draining_partition_does_not_hold_up_others() -> None:
@@ -463,22 +352,6 @@ def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
     assert begun(core.log) == []
     assert list(asked.positions) == [Position(TOPIC, 0, 4, None)]
     assert len(begun(committed(core, asked.positions))) == 2
-
-
-def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
-    """A commit of the old assignment does not prove the new one, although partition and offset are the same."""
-    core = core_of()
-    core.fetch(event("a"))
-    is_away(core)
-    asked = core.take(m.Commit)
-    core.lose(0)
-    core.assign(0, epoch=7)
-    core.fetch(event("b"))
-    core.look_up()
-    assert begun(committed(core, asked.positions)) == []
-    core.advance(1.0)
-    core.commit()
-    assert core.has(m.Send)
 
 
 def test_an_assignment_long_after_an_absence_needs_no_proof() -> None:
@@ -533,17 +406,3 @@ def test_an_idle_process_checks_the_clock_often_enough() -> None:
     core.take(m.Commit)  # the same while a commit is in flight
     core.advance(500.0)
     assert core.reports("away") == []
-
-
-def test_in_flight_calls_are_answered_until_then() -> None:
-    """A call in flight during an absence ends as usual: its key is stored and its records settle."""
-    core = core_of()
-    core.fetch(event("a"))
-    core.look_up()
-    send = core.take(m.Send)
-    is_away(core)
-    core.deliver_one(send)
-    assert core.statistics().totals.delivered == 1
-    state = core.pipeline.ledger.get(TopicPartition(TOPIC, 0))
-    assert state is not None
-    assert not state.proven

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import TopicPartition
 from consumer.engine.records import offset_map
 from tests.engine.building import TOPIC, Core, event, filtered, released
 from tests.engine.records.commits.test_commits import DESTINATION, TOPIC_ID
@@ -43,37 +43,6 @@ def test_another_id_ends_the_assignment() -> None:
     assert core.statistics().partitions == ()
     core.advance(60.0)
     assert not core.has(m.Commit)
-
-
-def test_what_comes_of_the_ended_life_is_dropped() -> None:
-    """Records under the old epoch are dropped; those under the new one are read from the beginning."""
-    core = core_of()
-    core.fetch(filtered(), filtered())
-    core.feed(m.TopicIds({TOPIC: NEXT_ID}))
-    core.fetch(filtered(), epoch=1)
-    assert core.pipeline.ledger.get(TopicPartition(TOPIC, 0)) is None
-    core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
-    core.fetch(filtered())
-    core.advance(1.0)
-    [position] = core.commit()
-    assert position.next_offset == 1
-    assert offset_map.read_map(position).topic_id == NEXT_ID
-    assert recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID}))) == []
-
-
-def test_an_answer_to_the_old_life_settles_nothing() -> None:
-    """When a call of the old topic is answered, its key is stored, and no offset is committed."""
-    core = core_of()
-    core.fetch(event("a"))
-    core.send_all()
-    core.feed(m.TopicIds({TOPIC: NEXT_ID}))
-    core.deliver_one()
-    core.advance(5.0)
-    assert not core.has(m.Commit)
-    core.assign(0, epoch=9, start=0, topic_id=NEXT_ID)
-    core.fetch(event("a"))
-    core.deliver()
-    assert core.statistics().totals.duplicate == 1
 
 
 def test_a_commit_under_way_does_no_harm() -> None:
@@ -158,27 +127,3 @@ def test_a_rebalance_that_brings_a_new_topic_id_is_reported_as_well() -> None:
     assert report.fields == {"topic": TOPIC, "partitions": 1, "released": 0}
     core.assign(0, epoch=10, topic_id=NEXT_ID)
     assert len(core.reports("topic_made_anew")) == 1
-
-
-def test_the_tail_of_one_log_and_the_head_of_the_next_in_one_fetch() -> None:
-    """When offsets go back within one fetch, earlier records are void, and positions are consistent."""
-    core = core_of()
-    core.fetch(*[filtered()] * 5)
-    core.offsets[0] = 0
-    core.fetch(filtered(), filtered())
-    assert core.reports("position_went_back")
-    core.advance(1.0)
-    assert [one.next_offset for one in core.commit()] == [2]
-    assert recreated(core.feed(m.TopicIds({TOPIC: NEXT_ID}))) == [m.TopicRecreated(TOPIC, 0, 1, NEXT_ID)]
-
-
-def test_nothing_changes_while_stopping() -> None:
-    """During a stop a changed topic id drops draining partitions: no offset of another topic id is committed."""
-    core = core_of()
-    core.fetch(event("a"), filtered())
-    core.send_all()
-    core.feed(m.StopRequested(20.0))
-    commands = core.feed(m.TopicIds({TOPIC: NEXT_ID}))
-    assert recreated(commands) == []
-    [stop] = [one for one in commands if isinstance(one, m.Stop)]
-    assert list(stop.positions) == list[Position]()

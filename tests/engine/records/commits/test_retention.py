@@ -123,7 +123,9 @@ def test_a_gap_that_the_client_has_skipped_is_reported() -> None:
     core = Core()
     core.assign(start=0)
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
-    core.feed(m.EndOffsets({P0: 11}, {P0: 11}, begins={P0: 10}))
+    for reached in (2, 2, 11):  # the log is not empty, so nothing is reported yet
+        core.feed(m.EndOffsets({P0: 11}, {P0: reached}, begins={P0: 10}))
+    assert reported(core) == []
     core.feed(m.Fetched([chunk(10, 10)]))
     assert reported(core) == [(2, 10, 8)]
 

@@ -17,7 +17,6 @@ from hypothesis.stateful import (
 )
 
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
-from consumer.engine.reading import Columns, Keys, Kind
 from consumer.engine.records import offset_map
 from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.runs import Run
@@ -67,19 +66,6 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
     assert committable(ledger) == Position(TOPIC, 0, 3, 7)
 
 
-def test_a_gap_is_skipped_only_when_the_next_record_was_seen() -> None:
-    """Compaction and transactions leave gaps: the position is the next record read, or one past the last."""
-    ledger = opened()
-    block = track(ledger, 3, 10, 40)
-    ledger.settle_row(block, 0, Disposition.FILTERED)
-    assert committable(ledger) == Position(TOPIC, 0, 10, 7)
-    ledger.settle_row(block, 1, Disposition.FILTERED)
-    ledger.settle_row(block, 2, Disposition.FILTERED)
-    assert committable(ledger) == Position(TOPIC, 0, 41, 7)
-    track(ledger, 90)
-    assert committable(ledger) == Position(TOPIC, 0, 41, 7)
-
-
 def test_the_leader_epoch_is_that_of_the_record_before() -> None:
     """A commit has the leader epoch of the last settled record (apache/kafka PR 23183)."""
     ledger = opened()
@@ -115,17 +101,6 @@ def test_what_is_committed_is_not_offered_again() -> None:
     assert ledger.final_positions([state]) == [Position(TOPIC, 0, 2, 7)]
 
 
-def test_settling_twice_is_a_bug_and_stops() -> None:
-    """Settling a record twice raises an error: a record has exactly one disposition."""
-    ledger = opened()
-    block = track(ledger, 0)
-    ledger.settle_row(block, 0, Disposition.DELIVERED)
-    with pytest.raises(InvariantViolation, match="settled twice"):
-        ledger.settle_row(block, 0, Disposition.DUPLICATE)
-    with pytest.raises(InvariantViolation, match="asked for again"):
-        block.record(0)
-
-
 @pytest.mark.parametrize("offsets", [(5,), (4,), (6, 6), (8, 7)])
 def test_offsets_that_do_not_rise_are_a_bug_and_stop(offsets: tuple[int, ...]) -> None:
     """Records out of order raise an error."""
@@ -149,30 +124,6 @@ def test_books_that_do_not_add_up_stop_the_process() -> None:
         ledger.final_positions([state])
     with pytest.raises(InvariantViolation, match="does not add up"):
         ledger.drop(TP)
-
-
-def test_bytes_count_the_whole_record() -> None:
-    """Open bytes count key, value, headers with their objects, and the event's JSON, until the record settles."""
-    ledger = opened()
-    block = track(ledger, 0)
-    record = len(b"keyvalue") + len("name") + 1 + 184
-    assert ledger.open_bytes == record + ROW_BYTES
-    columns = Columns(Keys())
-    columns.add_event(Kind("1", "checkout", 0), "id", 0, False, b"x" * 99, ())
-    ledger.insert(block, {0: 0}, columns)
-    assert ledger.open_bytes == block.assignment.open_bytes == record + ROW_BYTES + 99 + len(",")
-    ledger.settle_row(block, 0, Disposition.DELIVERED)
-    assert ledger.open_bytes == block.assignment.open_bytes == 0
-
-
-def test_position_is_after_the_last_record_read() -> None:
-    """The position is one past the last record read; before any record, the start, if known."""
-    ledger = opened(start=12)
-    state = ledger.get(TP)
-    assert state is not None
-    assert state.position() == 12
-    track(ledger, 20)
-    assert state.position() == 21
 
 
 class LedgerMachine(RuleBasedStateMachine):

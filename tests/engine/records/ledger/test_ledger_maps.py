@@ -47,17 +47,6 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
     assert bounds_of(position) == [5, 6]
 
 
-@pytest.mark.parametrize("commit_start", [False, True])
-def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> None:
-    """A committed offset that is out of range is not committed again, not even as a proof."""
-    ledger = Books()
-    state = ledger.begin(TP, 1, 999, commit_start, 3)
-    ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
-    reads(ledger, 0, 10)
-    for position in (state.committable(), state.proof()):
-        assert position is None or position.next_offset == 0
-
-
 # -- how little is kept, and how much room is left
 
 
@@ -82,25 +71,6 @@ def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
     assert (totals.delivered, totals.open) == (30_000, 1)
 
 
-def test_many_open_records_keep_no_more_than_themselves() -> None:
-    """With some open blocks among thousands of finished ones, the blocks kept are bounded by the open records."""
-    ledger = Books()
-    state = ledger.begin(TP, 1, 0, False)
-    waiting: list[Block] = []
-    for number in range(5_000):
-        block = reads(ledger, 2 * number, 2)
-        if number % 500:
-            settle_all(ledger, block)
-        else:
-            waiting.append(block)
-        state.committable()
-        assert len(state.blocks) <= max(16, 2 * (2 * len(waiting) + 1))
-    for block in waiting:
-        settle_all(ledger, block)
-    assert state.committable() == Position(TOPIC, 0, 10_000, 7)
-    assert len(state.blocks) == 0
-
-
 def test_finished_spans_keep_their_leader_epoch() -> None:
     """A packed block commits with the leader epoch of the last record before the position."""
     ledger = Books()
@@ -115,37 +85,6 @@ def test_finished_spans_keep_their_leader_epoch() -> None:
     assert state.committable() == Position(TOPIC, 0, 41, 2)
     settle_all(ledger, last)
     assert state.committable() == Position(TOPIC, 0, 43, 3)
-
-
-def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
-    """A record below the map with a higher leader epoch voids the map: after a cut no record is passed over."""
-    committed = Position(TOPIC, 0, 10, 4, write_map(10, [12, 20], 4))
-    ledger = Books()
-    state = begin(ledger, committed)
-    for offset, leader_epoch in ((8, 5), (11, 5), (14, 5)):
-        chunk = chunk_of([Identity(offset + n, leader_epoch) for n in range(3)])
-        passed = state.settled_before(chunk)
-        assert passed == []
-        ledger.enter(state, chunk, passed)
-    assert (ledger.open, ledger.passed) == (9, 0)
-
-
-def test_what_is_not_read_again_yet_is_handed_on() -> None:
-    """Settled records that a short life did not read again are handed on to the next one."""
-    ledger = Books()
-    state = begin(ledger, Position(TOPIC, 0, 10, 4, write_map(10, [12, 20, 25, 40], 4)))
-    block = reads(ledger, 10, 2, leader_epoch=4)
-    ledger.settle_row(block, 1, Disposition.DELIVERED)
-    position = state.committable()
-    assert position is not None
-    found = read_map(position)
-    assert found is not None
-    assert (list(found.bounds), found.leader_epoch) == ([11, 20, 25, 40], 4)
-    settle_all(ledger, block)
-    position = state.committable()
-    assert position is not None
-    assert position.next_offset == 12
-    assert bounds_of(position) == [12, 20, 25, 40]
 
 
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
@@ -277,8 +216,7 @@ def was_cut(state: AssignmentState) -> bool:
     return bounds != (list(found.bounds) if found is not None else [])
 
 
-@pytest.mark.parametrize("step", [1, 3])
-@pytest.mark.parametrize("waiting", [0.05, 0.5])
+@pytest.mark.parametrize(("waiting", "step"), [(0.05, 1), (0.5, 3)])
 @pytest.mark.parametrize("burst", [1, 1_000])
 def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: int) -> None:
     """When some records stay open, reading slows down and stops before a map is cut."""

@@ -1,8 +1,7 @@
-"""A disk that fails: each system call of the key store can fail, be cut short, or be the last one of the
-process.
+"""A disk that fails: each system call of a store of files can fail, be cut short, or be the last one of the process.
 
-Theory of operation. `Disk` replaces the module `os` where the key store changes files. It counts its calls, and at the
-N-th it fails as its `Fault` says. After ``kill`` no call does anything (`Killed` passes through all code that would
+Theory of operation. `Disk` replaces the module `os` where files are changed. It counts its calls, and at the N-th it
+fails as its `Fault` says. After ``kill`` no call does anything (`Killed` passes through all code that would
 clean up), and the changes of earlier calls stay, as after SIGKILL. After ``power`` only flushed data stay: a file's
 content as of its last flush, and its name as of the folder's last flush.
 """
@@ -14,13 +13,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
-from consumer.adapters.key_store import files, folder
-
-CHANGES = ("open", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlink")
+CHANGES = ("open", "write", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlink")
 
 
 class Killed(BaseException):
@@ -37,12 +35,11 @@ class Fault(NamedTuple):
 
     def may_be_at(self, name: str) -> bool:
         """Report whether this fault can occur at a call of the function `name`."""
-        return name == "pwrite" or self.kind in ("EIO", "kill", "power")
+        return name in ("write", "pwrite") or self.kind in ("EIO", "kill", "power")
 
 
 class Disk:
-    """A stand-in for the module `os` that counts calls which change files, and fails at the one that its fault
-    names."""
+    """Counts the calls of `os` that change files, and fails at the one that its fault names."""
 
     def __init__(self, root: Path, fault: Fault | None) -> None:
         self.calls = 0
@@ -72,8 +69,8 @@ class Disk:
 
     def _fail(self, kind: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         if kind in ("short", "half ENOSPC", "half kill"):
-            number, data, at = arguments
-            done = real(number, data[: len(data) // 2], at)
+            number, data, *at = arguments
+            done = real(number, data[: len(data) // 2], *at)
             if kind == "short":
                 return done
         if kind in ("EIO", "half ENOSPC"):
@@ -103,11 +100,11 @@ class Disk:
 
 
 @contextmanager
-def failing(root: Path, fault: Fault | None) -> Iterator[Disk]:
-    """Let the key store in `root` use a disk that fails with `fault`; a kill ends the block."""
+def failing(root: Path, fault: Fault | None, *modules: ModuleType) -> Iterator[Disk]:
+    """Let `modules`, which keep files in `root`, use a disk that fails with `fault`; a kill ends the block."""
     disk = Disk(root, fault)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (files, folder):
+        for module in modules:
             patch.setattr(module, "os", disk)
         try:
             yield disk
