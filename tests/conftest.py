@@ -14,6 +14,8 @@ import gc
 import os
 import shutil
 import tempfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -46,7 +48,10 @@ _Broker = TypeVar("_Broker", bound=RealBroker)
 
 _RUN_DIRECTORY = pytest.StashKey[Path]()
 _RUN_PID = pytest.StashKey[int]()
+_NOT_RUN = pytest.StashKey[int]()
 _KEY = "pinstream_run"
+_PARTS = 5
+"""CI divides the files that have slow tests into this number of parts, a part a day."""
 
 _HERE = Path(__file__).parent
 # A busy machine is no failure of an example: what may not take long has a limit of its own.
@@ -76,6 +81,15 @@ _TURNS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make test-all` and CI ask for: the slow tests too, or a part of the slow ones alone."""
+    parser.addoption("--all", action="store_true", help="with the tests that are marked slow")
+    parser.addoption(
+        "--slow-part", type=int, metavar="N", help=f"only slow tests, of the files of part N of {_PARTS}"
+    )
+    parser.addoption("--reverse", action="store_true", help="files in reverse order: no test needs another")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make a directory for all processes of this run, and record the process that they belong to."""
     gc.disable()  # until all tests are found, of which none is garbage: a third of the time of that
@@ -96,17 +110,18 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_report_header() -> str | None:
     """Report that the tests use an external broker: the variable may be set for something else."""
     return _EXTERNAL_NOTE if EXTERNAL else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a broker, and order: what waits for processes and brokers comes first, what only computes last.
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what uses a broker, deselect what is slow, and order the rest.
 
-    What stays in one process, and what has a time limit of its own, takes long: it comes before its neighbours. A long
-    test that began last would keep all processes waiting, and those that wait leave the processors to each other.
+    What waits for processes and brokers comes first, what only computes last. What stays in one process, and what has
+    a time limit of its own, takes long: it comes before its neighbours. A long test that began last would keep all
+    processes waiting, and those that wait leave the processors to each other.
     """
     for item in items:
         asks = (_BROKERS | _REGISTRIES).intersection(getattr(item, "fixturenames", ()))
@@ -114,7 +129,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if _folder(item.path) == "simulation":
             item.add_marker(pytest.mark.simulation)
+    not_run = [item for item in items if not _is_wanted(item, config)]
+    if not_run:
+        config.hook.pytest_deselected(items=not_run)
+        items[:] = [item for item in items if _is_wanted(item, config)]
+    _count_not_run(config, len(not_run))
     items.sort(key=_rank)
+    if config.getoption("--reverse"):
+        items.reverse()
+
+
+def _is_wanted(item: pytest.Item, config: pytest.Config) -> bool:
+    slow = item.get_closest_marker("slow") is not None
+    part: int | None = config.getoption("--slow-part")
+    if part is None:
+        return not slow or bool(config.getoption("--all"))
+    file = item.nodeid.partition("::")[0]
+    return slow and zlib.crc32(file.encode()) % _PARTS == part % _PARTS
+
+
+def _count_not_run(config: pytest.Config, number: int) -> None:
+    config.stash[_NOT_RUN] = number
+    if hasattr(config, "workeroutput"):  # pytest-xdist: each process finds all tests
+        config.workeroutput[_KEY] = number
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take from a process of pytest-xdist, which has ended, how many tests it did not run."""
+    node.config.stash[_NOT_RUN] = getattr(node, "workeroutput", {}).get(_KEY, 0)
 
 
 def _rank(item: pytest.Item) -> tuple[int, bool, bool]:
@@ -192,8 +235,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests have measured and recorded (`record_property("figure", …)`)."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was not tested and why, and the figures that tests have recorded (`record_property("figure", …)`)."""
     if EXTERNAL:
         terminalreporter.write_line(_EXTERNAL_NOTE)  # again: with -q there is no header
     recorded = [
@@ -207,6 +250,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
     for line in recorded:
         terminalreporter.write_line(str(line))
+    not_tested = [
+        f"{number} skipped: {reason}" for reason, number in _skipped(terminalreporter).most_common()
+    ]
+    if number := config.stash.get(_NOT_RUN, 0):
+        not_tested.append(f"{number} not run: slow; make test-all runs them")
+    if not_tested:
+        terminalreporter.section("not tested")
+    for line in not_tested:
+        terminalreporter.write_line(line)
+
+
+def _skipped(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """How many tests were skipped for each reason, without what only one of them says behind the colon."""
+    reasons: Counter[str] = Counter()
+    for report in reporter.getreports("skipped"):
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[text.removeprefix("Skipped: ").strip().splitlines()[0]] += 1
+    return reasons
 
 
 @pytest.fixture(scope="session")
