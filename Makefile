@@ -30,7 +30,8 @@ CHART_TOOLS_READY := tests/deploy/target/.ready
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=15
-MEASURED := tests/benchmark/test_ratio.py tests/benchmark/test_rates.py
+# What others running beside them would change: they measure, or keep the disk busy.
+ALONE := tests/benchmark/test_ratio.py tests/benchmark/test_rates.py tests/image
 MERMAID := website/target/mermaid.min.js
 CODE := consumer tests benchmarks website hatch_build.py .ci/check_commits.py .ci/release.py .ci/sbom.py .ci/wheels.py
 
@@ -38,21 +39,31 @@ CODE := consumer tests benchmarks website hatch_build.py .ci/check_commits.py .c
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate bench soak fuzz wheels lock site clean FORCE
+.PHONY: help setup demo test test-all check simulate bench soak fuzz wheels lock site clean FORCE
 
 help:
-	@echo "make setup | demo | test | check | simulate | bench | soak | fuzz | wheels | lock | site | clean   (see README.md)"
+	@echo "make setup | demo | test | test-all | check | simulate | bench | soak | fuzz | wheels | lock | site | clean   (see README.md)"
 
 setup: $(READY)
 
 demo: $(READY)
 	@$(BIN)/pinstream demo $(ARGS)
 
-# Without ARGS: all of them, and last, by themselves, those that measure what others running beside them would change.
+# What a change needs, within ten minutes.
 test: $(READY)
-	$(PYTEST) --numprocesses $(WORKERS) $(or $(ARGS),$(MEASURED:%=--ignore=%))
+	$(PYTEST) --numprocesses $(WORKERS) $(ARGS)
+
+# And what only a release needs: the tests marked slow. What cannot be installed here is skipped, and said.
+test-all: $(READY)
+	@$(MAKE) --no-print-directory $(RIVALS_READY) || echo "going on without FastStream and Quix Streams" >&2
+	@$(MAKE) --no-print-directory $(CHART_TOOLS_READY) || echo "going on without helm" >&2
+	@$(MAKE) --no-print-directory $(MERMAID) || echo "going on without the site's diagrams" >&2
+	@failed=0; set -x; \
+	$(PYTEST) --all --numprocesses $(WORKERS) $(ALONE:%=--ignore=%) $(ARGS) || failed=1; \
+	$(PYTEST) --all --numprocesses 1 $(ALONE) $(ARGS) || failed=1; \
+	exit $$failed
 ifeq ($(strip $(ARGS)),)
-	$(PYTEST) --numprocesses 1 $(MEASURED)
+	@$(MAKE) --no-print-directory wheels ARGS="--python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') --machine $$(uname -m)"
 endif
 
 check: $(READY)
