@@ -117,6 +117,9 @@ GROUP_IN_USE: Final = frozenset(
 BETWEEN_GENERATIONS: Final = frozenset(
     {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
 )
+# Codes of a last commit that is repeated: no later one replaces it. A connection that broke, or had to log in again,
+# gives it up after five attempts within a second.
+LAST_COMMIT_AGAIN: Final = BETWEEN_GENERATIONS | PASSING
 # Codes of a commit that is too large: this broker accepts less than the default of 4,096 bytes of metadata, or less for
 # all commits together.
 METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})

@@ -116,7 +116,8 @@ def read_position(raw: RawPartition) -> Position:
 def commit_last(
     consumer: Consumer, positions: Sequence[Position], until: float, on_error: client_errors.OnError
 ) -> None:
-    """Commit `positions`; try again until `until` (monotonic) while the group is between generations.
+    """Commit `positions`; try again until `until` (monotonic) while the group is between generations, or the
+    connection to its coordinator is lost.
 
     Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
     """
@@ -132,10 +133,11 @@ def commit_last(
         if failure in client_errors.METADATA_TOO_LARGE and any(one.metadata for one in left):
             # Better a commit without metadata than none: no later one follows.
             left = [one._replace(metadata="") for one in left]
-        elif failure in client_errors.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
+        elif failure in client_errors.LAST_COMMIT_AGAIN and time.monotonic() + _AGAIN_AFTER < until:
             # The broker refuses a delayed commit, which names the previous generation, and a commit while the group
-            # waits for its leader's plan. Both pass, and no later commit replaces this one. A retry is safe: the broker
-            # accepts a commit only from a member, and no other member gets the partition before we return it.
+            # waits for its leader's plan. Both pass, as a lost connection does, and no later commit replaces this one.
+            # A retry is safe: the broker accepts a commit only from a member, and no other member gets the partition
+            # before we return it.
             time.sleep(_AGAIN_AFTER)
         else:
             break

@@ -1,13 +1,14 @@
-"""The brokers answer, and the group gets no further: it has no coordinator, or nobody answers about its offsets.
+"""The brokers answer, and the group gets no further: it has no coordinator, or nobody answers about its offsets or
+takes its last commit.
 
-The member waits, names the cause, can be stopped at once, and goes on by itself. Each test has a broker of its own.
+The member waits, names the cause, can be stopped at once, and goes on by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Self
@@ -19,8 +20,10 @@ from confluent_kafka.cimpl import NewTopic
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.end_to_end.shop import Shop
 from tests.support.kafka.broker import RealBroker, free_ports
 from tests.support.kafka.harness import Kafka
+from tests.support.switches import switched
 
 EVENTS = 40
 AT_ONCE = 5.0
@@ -28,8 +31,8 @@ AT_ONCE = 5.0
 QUESTION = 5.0
 """Seconds of a question where to start, at most; a stop waits for its end."""
 OFFSETS = "__consumer_offsets"
-_OFFSET_FETCH = 9
-"""The API key of the question for committed offsets."""
+_OFFSET_COMMIT, _OFFSET_FETCH = 8, 9
+"""The API keys of a commit, and of the question for committed offsets."""
 
 Started = Callable[[RealBroker], AbstractContextManager[RealBroker]]
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -108,12 +111,12 @@ def test_a_group_without_a_coordinator(started: Started, api: Api, tmp_path: Pat
 
 
 class Between:
-    """Stands before a broker, passes all on, and drops questions for committed offsets until it `hears` them. A context
-    manager."""
+    """Stands before a broker and passes all on, but drops questions for committed offsets until it `hears` them, and
+    breaks the connection at the next `cuts` commits. A context manager."""
 
     def __init__(self, loop: Loop, broker: RealBroker) -> None:
         self.hears = False
-        self.dropped = 0
+        self.dropped = self.cuts = 0
         self._loop, self._behind = loop, int(broker.bootstrap_servers.rpartition(":")[2])
         [port] = free_ports(1)
         self._port = port
@@ -136,7 +139,11 @@ class Between:
                 while True:
                     size = await client.readexactly(4)
                     request = await client.readexactly(int.from_bytes(size, "big"))
-                    if int.from_bytes(request[:2], "big") == _OFFSET_FETCH and not self.hears:
+                    kind = int.from_bytes(request[:2], "big")
+                    if kind == _OFFSET_COMMIT and self.cuts:
+                        self.cuts -= 1
+                        break
+                    if kind == _OFFSET_FETCH and not self.hears:
                         self.dropped += 1
                     else:
                         to_broker.write(size + request)
@@ -153,7 +160,35 @@ async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> 
         target.close()
 
 
-def test_nobody_answers_about_offsets(started: Started, servers: Loop, api: Api, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def between(started: Started, servers: Loop) -> Iterator[tuple[Between, Kafka]]:
+    """A broker, and who stands before it."""
+    broker = RealBroker()
+    with Between(servers, broker) as found, started(broker):
+        yield found, Kafka(broker.bootstrap_servers, "real")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_connection_breaks_at_the_last_commit(
+    between: tuple[Between, Kafka], api: Api, tmp_path: Path, protocol: str
+) -> None:
+    """More often than the client repeats it by itself: the member repeats it within its grace, and all is committed."""
+    cutter, kafka = between
+    cutter.hears = True
+    shop = Shop(
+        kafka, api, tmp_path, partitions=2, KAFKA_GROUP_PROTOCOL=protocol, **switched(commit_interval=600)
+    )
+    shop.write_orders(60)
+    with shop.run() as service:
+        service.until_settled(60)
+        assert shop.committed == 0
+        cutter.cuts = 9
+    assert cutter.cuts == 0
+    assert shop.committed == 60
+    assert "last commit" not in service.stderr
+
+
+def test_nobody_answers_about_offsets(between: tuple[Between, Kafka], api: Api, tmp_path: Path) -> None:
     """The group has assigned its partitions, and where to start is not known: it asks again until it is."""
 
     def waits(process: Process) -> None:
@@ -165,16 +200,16 @@ def test_nobody_answers_about_offsets(started: Started, servers: Loop, api: Api,
         assert process.get("/healthz") == (200, "ok\n")
         assert process.status()["waiting_for_start"] == 2
 
-    broker = RealBroker()
-    with Between(servers, broker) as between, started(broker), ExitStack() as stack:
-        kafka = Kafka(broker.bootstrap_servers, "real")
+    silent, kafka = between
+    silent.hears = False
+    with ExitStack() as stack:
         lines = [Line(stack, kafka, api, tmp_path, protocol) for protocol in PROTOCOLS]
         for line in lines:
             waits(line.stopped)
             line.ends_at_once(QUESTION + AT_ONCE)
             waits(line.lasting)
-        dropped = between.dropped
-        lines[0].until(lambda _: between.dropped > dropped, "another question")
-        between.hears = True
+        dropped = silent.dropped
+        lines[0].until(lambda _: silent.dropped > dropped, "another question")
+        silent.hears = True
         for line in lines:
             line.delivers()

@@ -23,6 +23,8 @@ PASSING = [
     confluent_kafka.KafkaError.STALE_MEMBER_EPOCH,
     confluent_kafka.KafkaError.NOT_COORDINATOR,
     confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    confluent_kafka.KafkaError._TRANSPORT,
+    confluent_kafka.KafkaError._AUTHENTICATION,
 ]
 COMMIT = ("commit", False, [(0, 8, 2)])
 GRACE = 25.0
@@ -98,8 +100,9 @@ def test_a_commit_that_a_rebalance_delayed_is_repeated(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("code", PASSING)
-def test_a_last_commit_between_generations_is_repeated(clock: Clock, code: int) -> None:
-    """That of a revoked partition, alone and before its unassignment, and that of a member that leaves."""
+def test_a_last_commit_that_meets_what_passes_is_repeated(clock: Clock, code: int) -> None:
+    """A rebalance, a moving coordinator, a lost connection: that of a revoked partition, alone and before its
+    unassignment, and that of a member that leaves."""
     bench = a_member(0, 1)
     bench.consumer.commit_answers = [code, code]
     bench.fetch(taken(0))
