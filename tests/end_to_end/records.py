@@ -7,17 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import CommerceEvent, Disposition
 from tests.adapters.receipts.building import read
 from tests.end_to_end.processes import ROOT
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
+from tests.support.kafka.harness import WITHIN, Kafka, all_committed, ask, create_topic, read_all, unique
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
 PARTITIONS = 4
@@ -112,30 +113,18 @@ def new_group() -> str:
 
 
 def committed_offsets(kafka: Kafka, group: str, topic: str, partitions: int = PARTITIONS) -> list[int]:
-    """The group's committed offset of each partition, 0 where there is none.
-
-    Asks again for a bounded time: a broker that has just started may load its groups first.
-    """
-    consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
-    asked = [TopicPartition(topic, number) for number in range(partitions)]
-    deadline = time.monotonic() + WITHIN
-    while True:
-        try:
-            found = consumer.committed(asked, timeout=WITHIN)
-            break
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-    consumer.close()
-    return [max(0, one.offset) for one in found]
+    """The group's committed offset of each partition, 0 where there is none."""
+    return [max(0, one.offset) for one in all_committed(kafka, group, topic, range(partitions))]
 
 
 def records_on(kafka: Kafka, topic: str) -> int:
     """How many records are on a topic now."""
     consumer = Consumer({**kafka.config, "group.id": "watermarks", "log_level": 0})
-    numbers = consumer.list_topics(topic, timeout=WITHIN).topics[topic].partitions
-    marks = [consumer.get_watermark_offsets(TopicPartition(topic, number), WITHIN) for number in numbers]
+    numbers = ask(lambda: consumer.list_topics(topic, timeout=WITHIN)).topics[topic].partitions
+    marks = [
+        ask(partial(consumer.get_watermark_offsets, TopicPartition(topic, number), WITHIN))
+        for number in numbers
+    ]
     consumer.close()
     return sum(high - low for low, high in marks)
 
@@ -163,7 +152,7 @@ def dead_letters(kafka: Kafka, topic: str) -> list[tuple[Message, dict[str, str]
 def receipts_on(kafka: Kafka, topic: str) -> list[dict[str, Any]]:
     """All receipts of a topic, as a reader of Avro that is not ours reads them; none if there is no such topic."""
     consumer = Consumer({**kafka.config, "group.id": "watermarks", "log_level": 0})
-    is_there = topic in consumer.list_topics(timeout=WITHIN).topics
+    is_there = topic in ask(lambda: consumer.list_topics(timeout=WITHIN)).topics
     consumer.close()
     return (
         [read(one.value() or b"") for one in read_all(kafka, topic, records_on(kafka, topic))]

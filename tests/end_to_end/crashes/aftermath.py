@@ -19,7 +19,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from consumer.adapters.key_store import open_key_store
 from consumer.engine.model import Position, destination_tag
@@ -30,7 +30,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, wait_for
 from tests.end_to_end.records import PARTITIONS, value_of
 from tests.end_to_end.shop import Shop
-from tests.support.kafka.harness import WITHIN, Kafka, read_all
+from tests.support.kafka.harness import Kafka, all_committed, read_all
 
 BATCH, CONCURRENCY = 20, 4
 AT_RISK = CONCURRENCY * BATCH
@@ -152,10 +152,7 @@ class Line(Shop):
 
     def commits(self) -> list[Committed]:
         """What the group has committed, by partition."""
-        consumer = Consumer({**self.kafka.config, "group.id": self.group, "log_level": 0})
-        asked = [TopicPartition(self.topic, number) for number in range(PARTITIONS)]
-        found = consumer.committed(asked, timeout=WITHIN)
-        consumer.close()
+        found = all_committed(self.kafka, self.group, self.topic, range(PARTITIONS))
         return [committed_of(one) for one in found]
 
     def passed_over(self, remains: Remains) -> set[Place]:

@@ -24,7 +24,10 @@ def test_a_middleman_s_answer_settles_nothing(new_shop: NewShop, status: int, sa
     shop.api.set_faults(middleman=Chance(share=1.0), middleman_status=status, middleman_says=says)
     with shop.run() as process:
         watch = Watch(process, BUDGET)
-        seen = watch.until(lambda one: failed(one, f"http_{status}") >= 12, "twelve failed calls")
+        seen = watch.until(
+            lambda one: failed(one, f"http_{status}") >= 12 and one["ledger"]["read"] == RECORDS,
+            "twelve failed calls, and all records",
+        )
         assert seen["ledger"] == {
             "read": RECORDS, "delivered": 0, "duplicate": 0, "filtered": 0, "dead_lettered": 0, "open": RECORDS,
         }  # fmt: skip

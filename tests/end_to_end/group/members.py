@@ -28,7 +28,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaException, Message, Producer
 from confluent_kafka import KafkaError as RawError
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
@@ -43,8 +43,8 @@ from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import THIS, WITHIN, Process, RunningProgram, run_environment, wait_for
-from tests.end_to_end.records import Shop, deliverable, new_group, new_topic, value_of
-from tests.support.kafka.harness import Kafka, unique
+from tests.end_to_end.records import Shop, committed_offsets, deliverable, new_group, new_topic, value_of
+from tests.support.kafka.harness import Kafka, ask, unique
 
 PARTITIONS = 6
 BATCH, CONCURRENCY = 20, 4
@@ -133,7 +133,6 @@ class Members:
             self._settings["KAFKA_HEARTBEAT_INTERVAL_MS"] = "300"
         else:
             set_session(kafka, self.group, session)
-        self._admin = AdminClient({**kafka.config, "log_level": 0})
         self._all: list[Member] = []
 
     def __enter__(self) -> Self:
@@ -188,11 +187,7 @@ class Members:
 
     def committed(self) -> list[int]:
         """The committed offset of each partition."""
-        asked = [RawPartition(self.topic, number) for number in range(self.partitions)]
-        question = ConsumerGroupTopicPartitions(self.group, asked)
-        answer = self._admin.list_consumer_group_offsets([question])[self.group].result(WITHIN)
-        offsets = {one.partition: max(0, one.offset) for one in answer.topic_partitions}
-        return [offsets[number] for number in range(self.partitions)]
+        return committed_offsets(self.kafka, self.group, self.topic, self.partitions)
 
     def until_committed(self, expected: list[int]) -> None:
         """Wait until exactly these offsets are committed."""
@@ -255,7 +250,7 @@ def set_session(kafka: Kafka, group: str, seconds: float) -> None:
     )
     resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=[entry])
     admin = AdminClient({**kafka.config, "log_level": 0})
-    admin.incremental_alter_configs([resource])[resource].result(WITHIN)
+    ask(lambda: admin.incremental_alter_configs([resource])[resource].result(WITHIN))
 
 
 class Traffic:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from consumer.app.ending import TOGETHER
@@ -25,7 +25,7 @@ from tests.end_to_end.group.workers import Series, Supervisor
 from tests.end_to_end.processes import TOKEN, last_error, quick_group, the_one_line, wait_for
 from tests.end_to_end.records import committed_offsets, dead_letters
 from tests.end_to_end.shop import NewShop, Shop
-from tests.support.kafka.harness import WITHIN, create_topic
+from tests.support.kafka.harness import WITHIN, ask, create_topic
 
 PARTITIONS = 6
 BATCH, CONCURRENCY = 20, 4
@@ -337,11 +337,8 @@ def test_who_has_no_partitions_says_goodbye_too(new_shop: NewShop) -> None:
     shop.env["KAFKA_SESSION_TIMEOUT_MS"] = "45000"
     admin = AdminClient({"bootstrap.servers": shop.kafka.bootstrap_servers})
 
-    def members() -> int | None:
-        try:
-            return len(admin.describe_consumer_groups([shop.group])[shop.group].result(10).members)
-        except KafkaException:  # its coordinator is not ready yet
-            return None
+    def members() -> int:
+        return len(ask(lambda: admin.describe_consumer_groups([shop.group])[shop.group].result(10)).members)
 
     with supervisor(shop, 3) as all_three:
         all_three.until(lambda: members() == 3, "all to join")

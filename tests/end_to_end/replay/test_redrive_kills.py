@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event, new_group, new_topic
 from tests.end_to_end.replay.redriving import asked, bury, committed, event_ids, headers_of, letter
-from tests.support.kafka.harness import WITHIN, Kafka
+from tests.support.kafka.harness import WITHIN, Kafka, ask
 from tests.support.switches import switched
 
 BEFORE_THE_ANSWER = ("started", "unsent", "half_sent")
@@ -148,7 +149,7 @@ def stable(kafka: Kafka, topic: str) -> bool:
         config = {**kafka.config, "group.id": "ends", "isolation.level": level, "log_level": 0}
         consumer = Consumer(config)
         places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        ends.append([consumer.get_watermark_offsets(place, WITHIN)[1] for place in places])
+        ends.append([ask(partial(consumer.get_watermark_offsets, one, WITHIN))[1] for one in places])
         consumer.close()
     return ends[0] == ends[1]
 

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error
 from tests.end_to_end.records import ENCODER, commerce_event, committed_offsets, records_on
 from tests.end_to_end.replay.replaying import NewReplayShop, ReplayShop
-from tests.support.kafka.harness import WITHIN, Kafka
+from tests.support.kafka.harness import WITHIN, Kafka, ask, committed
 from tests.support.switches import switched
 
 pytestmark = pytest.mark.real_kafka  # commits from outside a group, transactions, and topics of one partition
@@ -249,7 +249,7 @@ def test_a_name_belongs_to_one_replay(shop: ReplayShop) -> None:
 def test_markers_of_transactions_at_the_end_do_not_keep_it(shop: ReplayShop) -> None:
     """Aborted records and markers, which no reader gets, count as read; nothing aborted is sent."""
     producer = Producer({**shop.kafka.config, "transactional.id": shop.topic, "log_level": 0})
-    producer.init_transactions(WITHIN)
+    ask(lambda: producer.init_transactions(WITHIN))
     for prefix, good in (("good", True), ("bad", False), ("more", True), ("worse", False)):
         producer.begin_transaction()
         for number in range(5):
@@ -323,7 +323,7 @@ def test_it_warns_of_another_replay_and_of_an_open_transaction(shop: ReplayShop)
         assert "another replay is running" in warning
         other.kill()
     producer = Producer({**shop.kafka.config, "transactional.id": shop.topic, "log_level": 0})
-    producer.init_transactions(WITHIN)
+    ask(lambda: producer.init_transactions(WITHIN))
     producer.begin_transaction()
     producer.produce(shop.topic, ENCODER.encode(commerce_event("not-yet")))
     assert producer.flush(WITHIN) == 0
@@ -429,13 +429,11 @@ def test_the_groups_of_replays_are_their_own(shop: ReplayShop) -> None:
 
     def groups() -> set[str]:
         # Other tests have groups on this broker, at the same time.
-        listed = admin.list_consumer_groups(request_timeout=WITHIN).result(WITHIN)
+        listed = ask(lambda: admin.list_consumer_groups(request_timeout=WITHIN).result(WITHIN))
         return {one.group_id for one in listed.valid if shop.group in one.group_id}
 
     shop.replayed()
     assert groups() == set()
     shop.replayed("--name", "mine")
     assert groups() == {f"{shop.group}.replay.mine"}
-    consumer = Consumer({**shop.kafka.config, "group.id": f"{shop.group}.replay.mine", "log_level": 0})
-    assert consumer.committed([TopicPartition(shop.topic, 0)], timeout=WITHIN)[0].offset == 5
-    consumer.close()
+    assert committed(shop.kafka, f"{shop.group}.replay.mine", shop.topic).offset == 5

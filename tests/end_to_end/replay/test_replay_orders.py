@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.crashes.aftermath import until_heard
 from tests.end_to_end.processes import Process, last_error
+from tests.end_to_end.records import committed_offsets
 from tests.end_to_end.replay.replaying import Placed, ReplayShop
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic
+from tests.support.kafka.harness import Kafka, create_topic
 from tests.support.orders import make_orders, sum_of
 from tests.support.switches import switched
 
@@ -126,9 +126,7 @@ def test_stopped_and_killed_again_and_again(shop: ReplayShop, tmp_path: Path) ->
     assert _repeated(shop) <= kills * AT_RISK
     assert 0 < rest.ledger["read"] < len(ORDERS) - 17_000
     assert shop.replayed("--name", "orders").ledger["read"] == 0
-    consumer = Consumer({**shop.kafka.config, "group.id": shop.env["KAFKA_GROUP_ID"], "log_level": 0})
-    assert {one.offset for one in consumer.committed(_partitions(shop), timeout=WITHIN)} == {-1001}
-    consumer.close()
+    assert set(committed_offsets(shop.kafka, shop.env["KAFKA_GROUP_ID"], shop.topic, PARTITIONS)) == {0}
 
 
 class _Sent:
@@ -159,7 +157,3 @@ def _has(shop: ReplayShop, count: int) -> bool:
 def _repeated(shop: ReplayShop) -> int:
     accepted = shop.accepted()
     return accepted.total() - len(accepted)
-
-
-def _partitions(shop: ReplayShop) -> list[TopicPartition]:
-    return [TopicPartition(shop.topic, number) for number in range(PARTITIONS)]

@@ -9,13 +9,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from consumer.adapters.kafka import client_errors
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment, CommitDone, GroupSize
@@ -24,6 +25,20 @@ from tests.support.kafka.broker import wait_until
 
 WITHIN = 30.0
 """Seconds that any step of a test may take."""
+
+ASKED_AGAIN = 60.0
+"""Seconds for which a question is asked again."""
+_PASSING = client_errors.PASSING | {
+    *(
+        "_TIMED_OUT",
+        "_ALL_BROKERS_DOWN",
+        "REQUEST_TIMED_OUT",
+        "UNSTABLE_OFFSET_COMMIT",
+        "CONCURRENT_TRANSACTIONS",
+    ),
+    *("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "REBALANCE_IN_PROGRESS", "UNKNOWN_TOPIC_OR_PART"),
+}
+_Answer = TypeVar("_Answer")
 
 _numbers = itertools.count(1)
 
@@ -94,20 +109,40 @@ def produce(
     assert producer.flush(WITHIN) == 0
 
 
-def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPartition:
-    """The group's committed offset (below 0 for none) and its leader epoch."""
-    consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
-    deadline = time.monotonic() + WITHIN
+def ask(question: Callable[[], _Answer], within: float = ASKED_AGAIN) -> _Answer:
+    """Return the brokers' answer to a question, which is asked again while they say that it cannot be answered yet:
+    after a start, while a coordinator or a leader moves, without a connection."""
+    deadline = time.monotonic() + within
     while True:
         try:
-            found: RawPartition = consumer.committed([RawPartition(topic, partition)], timeout=WITHIN)[0]
-            break
-        except KafkaException:  # the brokers' first group: its coordinator is still starting
-            if time.monotonic() > deadline:
+            return question()
+        except KafkaException as error:
+            if error.args[0].name() not in _PASSING or time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
-    consumer.close()
-    return found
+        time.sleep(0.1)
+
+
+def all_committed(kafka: Kafka, group: str, topic: str, partitions: Iterable[int]) -> list[RawPartition]:
+    """What the group has committed of these partitions: offset (below 0 for none), leader epoch, metadata."""
+    consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
+    asked = [RawPartition(topic, number) for number in partitions]
+
+    def whole() -> list[RawPartition]:
+        found = consumer.committed(asked, timeout=WITHIN)
+        for one in found:  # an answer in part has an error in place of an offset
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return found
+
+    try:
+        return ask(whole)
+    finally:
+        consumer.close()
+
+
+def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPartition:
+    """The group's committed offset (below 0 for none) and its leader epoch."""
+    return all_committed(kafka, group, topic, [partition])[0]
 
 
 def read_all(kafka: Kafka, topic: str, count: int) -> list[Message]:
@@ -136,7 +171,7 @@ def commit(
     """Commit from outside the group (it must have no members)."""
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
     position = RawPartition(topic, partition, offset, metadata=metadata, leader_epoch=leader_epoch)
-    consumer.commit(offsets=[position], asynchronous=False)
+    ask(lambda: consumer.commit(offsets=[position], asynchronous=False))
     consumer.close()
 
 
